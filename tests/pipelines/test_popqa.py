@@ -13,6 +13,7 @@ from tests.pages import ROOT
 from tests.pipelines.scripts import FOLDER, Script
 
 
+@pytest.mark.slow
 def test_popqa_with_and_without_a_paragraph(
     script: Script,
     tmp_path: Path,

@@ -119,6 +119,7 @@ def test_a_part_writes_its_rows(part: str, study: ModuleType, shared: Path) -> N
     assert ("definition, test, 3 edits, 3 records" in {number.row for number in made}) == (part == "retention")
 
 
+@pytest.mark.slow
 def test_records_on_which_settings_were_chosen_are_left_out(study: ModuleType, shared: Path) -> None:
     every = study.find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
     assert study.PARTS["single"].records()[0].id == every[24].id

@@ -25,7 +25,7 @@ KEPT = {
 
 def test_edit_tells_what_else_changed(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows(KEPT))
-    result = edit(*ROME, "--set", "learning_rate=5", "--set", "hold=0.01")
+    result = edit(*ROME, "--locality-check", "--set", "learning_rate=5", "--set", "hold=0.01")
     assert result.code == 0, result.err
     found = read_differences(place / "out" / "locality.jsonl")
     own = [one for one in found if one.asked.source == "edit"]
@@ -43,7 +43,9 @@ def test_edit_tells_what_else_changed(edit: Run, place: Path) -> None:
         report = (place / "out" / name).read_text()
         assert line in report and "Where does the river Thames" in report
     assert "Where does the river Thames" in result.out
-    assert edit(*ROME, "--set", "learning_rate=5", "--set", "hold=0.01").out == result.out, "nothing is asked again"
+    assert edit(*ROME, "--locality-check", "--set", "learning_rate=5", "--set", "hold=0.01").out == result.out, (
+        "nothing is asked again"
+    )
 
 
 def test_locality_check_can_be_left_out(edit: Run, place: Path) -> None:

@@ -93,7 +93,7 @@ def test_corpus_that_is_too_short_writes_nothing(kg_edit: Run, tiny_folder: Path
 
 @pytest.mark.parametrize("method", [ROME, pytest.param(GLAME, marks=pytest.mark.slow)], ids=["rome", "glame"])
 def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], edit: Run, place: Path) -> None:
-    first = edit(*method)
+    first = edit(*method, "--locality-check")
     assert first.code == 0, first.err
     files = content(place / "out")
     assert files is not None
@@ -109,7 +109,7 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     } | reports
     assert set(files) == {".lock", "run.json"} | written | picture
     assert all(name in first.out for name in set(files) - {".lock", "run.json", "alone.jsonl"})
-    again = edit(*method)
+    again = edit(*method, "--locality-check")
     assert "nothing to compute" in again.err
     assert (again.code, again.out, content(place / "out")) == (0, first.out, files)
 
@@ -133,7 +133,7 @@ def test_triplets_of_ids_get_their_labels_from_the_graph(edit: Run, place: Path)
     assert made["edit"]["prompt"].startswith("{} ")
 
 
-@pytest.mark.parametrize("method", [ROME, GLAME], ids=["rome", "glame"])
+@pytest.mark.parametrize("method", [ROME, pytest.param(GLAME, marks=pytest.mark.slow)], ids=["rome", "glame"])
 def test_killed_run_is_resumed(
     method: tuple[str, ...], edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

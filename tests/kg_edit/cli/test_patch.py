@@ -263,6 +263,7 @@ def test_edits_are_made_on_a_ledger_and_removed(kg_edit: Run, place: Path, tiny_
     assert [record["edit"]["id"] for record in Ledger.open(place / "ledger").patch.edits] == ["france"]
 
 
+@pytest.mark.slow
 def test_removal_needs_the_own_graph_of_the_edits_and_takes_the_packaged_one(
     kg_edit: Run, place: Path, tiny_folder: Path
 ) -> None:

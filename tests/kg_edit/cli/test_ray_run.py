@@ -109,6 +109,7 @@ class InProcess:
         self.killed += 1
 
 
+@pytest.mark.slow
 def test_shards_of_lost_and_other_workers_are_merged(
     options: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -236,6 +236,7 @@ def test_line_goes_along_its_axis_whatever_the_order_of_the_values(tmp_path: Pat
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.slow
 def test_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """Without the withheld answers, and in a cell with `exclude_answers` without those of the probes."""
     asked = {"kind": "two-hop", "start": "France", "hops": ["P36", "P17"], "answers": ["Italy"], "stated": False}

@@ -85,6 +85,7 @@ def test_locality_without_answer_is_named(tmp_path: Path) -> None:
         find_dataset("qaedit")(written(tmp_path, row))
 
 
+@pytest.mark.slow
 def test_published_rows_are_read(shared: Path) -> None:
     """Each row of HalluEditBench has two yes/no questions, five of several hops and one each of the other forms."""
     records = BENCH(shared / "halluedit" / "llama_2_7b_chat_hf.jsonl")

@@ -72,6 +72,7 @@ def test_row_of_no_subset_is_refused(tmp_path: Path) -> None:
         KNOWEDIT(written(tmp_path, {"prompt": "x"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "rows", "usable"),
     [

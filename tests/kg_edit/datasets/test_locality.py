@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.locality import HeldOutPrompts, count_locality_queries, locality_queries
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
@@ -38,6 +40,7 @@ def test_held_out_prompts_are_removed_from_training() -> None:
     assert test.without(untouched) == untouched
 
 
+@pytest.mark.slow
 def test_held_out_prompts_remove_shared_neighbours_of_published_files(shared: Path) -> None:
     """A training file without the tested subjects still had a fifth of the tested neighbours."""
     test = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[:100]

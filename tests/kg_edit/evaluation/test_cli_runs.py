@@ -157,6 +157,7 @@ def test_ceilings_need_questions(evaluate: Run, place: Path) -> None:
     assert not (place / "out").exists()
 
 
+@pytest.mark.slow
 def test_skipped_records_are_not_scored(evaluate: Run, place: Path) -> None:
     found = evaluate("--skip", "2", "--limit", "1", "--out", "out")
     assert found.code == 0, found.err

@@ -35,9 +35,11 @@ from wikidata_cache.errors import OfflineError
 EDITS = (EDIT, SECOND)
 
 
-def run(out: Path, *, name: str = "rome", **settings: object) -> tuple[ReportRow, ...]:
+def run(out: Path, *, name: str = "rome", locality_check: bool = False, **settings: object) -> tuple[ReportRow, ...]:
     model = tiny("llama")
-    return run_edits(method(name, model, **settings), model, EDITS, out, progress=False).rows
+    return run_edits(
+        method(name, model, **settings), model, EDITS, out, locality_check=locality_check, progress=False
+    ).rows
 
 
 def test_files_have_what_is_returned(tmp_path: Path) -> None:
@@ -88,6 +90,7 @@ def test_loss_of_every_step_is_saved_and_drawn(tmp_path: Path, caplog: pytest.Lo
     assert "the steps in between were not saved" in (tmp_path / PAGE).read_text()
 
 
+@pytest.mark.slow
 def test_killed_run_loses_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the files of an edit, and within a line of the losses."""
     run(tmp_path / "whole")
@@ -127,11 +130,11 @@ def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("cut", keep_first(["{", "", '{"edit": "1"}\n']))
 def test_missing_or_damaged_report_is_recomputed(cut: str, tmp_path: Path) -> None:
-    rows = run(tmp_path)
+    rows = run(tmp_path, locality_check=True)
     files = {name: (tmp_path / name).read_bytes() for name in (RECORDS, LOCALITY, REPORT, PAGE)}
     (tmp_path / RECORDS).write_text(cut)
     (tmp_path / REPORT).unlink()
-    assert run(tmp_path) == rows
+    assert run(tmp_path, locality_check=True) == rows
     assert {name: (tmp_path / name).read_bytes() for name in files} == files
 
 
@@ -203,6 +206,7 @@ def test_damaged_partial_patch_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_resumed_run_samples_contexts_from_the_unedited_model() -> None:
     """Contexts sampled with the first half's patch applied would be other contexts, and another patch."""
 

@@ -99,7 +99,10 @@ def test_graph_without_labels_is_warned_about(tmp_path: Path, caplog: pytest.Log
         ("names.tsv", b"Q1\tcapital of\tFrance\n", "expected three tab-separated cells", 1),
         ("nolabel.tsv", b"Q1\tlabel\t \n", "expected three", 1),
         ("unzipped.nt.gz", MANY, "corrupt or cut-off gzip", 1),
-        ("bomb.nt.gz", gzip.compress(LINE % 1 + b"a" * 20_000_000, 1), "has a line of more than 16 MiB", 2),
+        pytest.param(
+            *("bomb.nt.gz", gzip.compress(LINE % 1 + b"a" * 20_000_000, 1), "has a line of more than 16 MiB", 2),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bad_file_error_names_line(tmp_path: Path, name: str, content: bytes, problem: str, line: int | None) -> None:
