@@ -54,6 +54,7 @@ def test_two_facts_of_one_subject_hold_once_the_advice_is_followed(kg_edit: Run)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # ROME's values of a sentence of 28 words take minutes, more beside other work
 @pytest.mark.parametrize(
     ("name", "options", "rows"),
     [
