@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more th
 if TYPE_CHECKING:  # it takes seconds to import, and the process that hands the tests out needs none of it
     from kg_edit.models.language_model import LanguageModel
 
-settings.register_profile("everyday", deadline=None, max_examples=25)  # a slow machine is no failure
+settings.register_profile("everyday", deadline=None, max_examples=10)  # a slow machine is no failure
 settings.register_profile("all", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "150")))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

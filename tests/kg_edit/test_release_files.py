@@ -167,6 +167,7 @@ def test_killed_run_resumes(kg_edit: Run, place: Path) -> None:
     assert content(place / "cache") == covariances
 
 
+@pytest.mark.slow
 @EVALUATIONS
 def test_killed_evaluation_resumes(name: str, options: tuple[str, ...], kg_edit: Run, place: Path) -> None:
     out = place / f"evaluate-{name}"

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.adapters.base import AdapterConfig
 from kg_edit.methods.config import LayerConfig
@@ -114,6 +116,7 @@ def test_choices_have_the_measured_numbers() -> None:
     assert same[0] == same[1]
 
 
+@pytest.mark.slow
 def test_names_need_no_torch_and_a_method_not_the_others() -> None:
     code = """
 import sys

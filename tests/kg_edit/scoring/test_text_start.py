@@ -62,6 +62,7 @@ def test_model_that_reads_the_first_token_needs_no_start(bos: bool) -> None:
     assert with_start(tiny("llama", bos=bos), ["Google was founded by"], patch=patch).remark is None
 
 
+@pytest.mark.slow
 def test_server_starts_texts_and_says_so_once(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     """As `generate` does: a completion equals that of the text after a line break."""
     desk = EditDesk(find_method("rome").on(smollm2, settings={}))

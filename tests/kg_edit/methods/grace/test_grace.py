@@ -140,6 +140,7 @@ def test_key_within_a_longer_prompt_is_met_with_every_token_only() -> None:
             assert torch.equal(logits(model, longer), clean) is not met
 
 
+@pytest.mark.slow
 def test_correction_is_active_in_half_precision() -> None:
     """In bfloat16 the key of a prompt moves with the batch; it is still the same prompt."""
     whole = tiny("llama")
