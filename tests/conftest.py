@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,14 +38,30 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("everyday" if config.option.markexpr == "not slow" else "all")
 
 
+def pytest_collection_finish() -> None:
+    """Leave the modules and tests, millions of objects that stay, out of each later collection of garbage."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _command_trees_are_built_once() -> Iterator[None]:
-    """Typer builds its tree of commands anew for each call, in some 50 ms; the tests call hundreds of times."""
-    once = cache(typer.main.get_command)
+def _slow_looks_are_done_once() -> Iterator[None]:
+    """The tests run hundreds of commands in one process; what each finds anew in 20 to 50 ms is kept."""
+    from kg_edit.evaluation.settings import commit
+
+    trees, tracked = cache(typer.main.get_command), cache(commit)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("typer.main.get_command", once)
-        patch.setattr("typer.testing._get_command", once)
+        patch.setattr("typer.main.get_command", trees)
+        patch.setattr("typer.testing._get_command", trees)
+        patch.setattr("kg_edit.evaluation.settings.commit", tracked)
+        for module in ("datasets", "methods.plug_ins", "methods.registry", "models.architectures"):
+            patch.setattr(f"kg_edit.{module}.entry_points", lambda **chosen: _plug_ins((*sys.path,), **chosen))
         yield
+
+
+@cache
+def _plug_ins(path: tuple[str, ...], **chosen: str) -> EntryPoints:
+    """The plug-ins installed in ``path``."""
+    return entry_points(**chosen)
 
 
 @pytest.fixture(scope="session")

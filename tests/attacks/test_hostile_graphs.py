@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import networkx as nx
@@ -22,12 +23,12 @@ EDIT = Edit(id="e", subject="France", prompt="In {}, the capital is", target_new
 OK = "Rome,capital of,Italy\nItaly,continent,Europe\n"
 NODES = '<node id="Rome"/><node id="Italy"/>'
 EDGE = '<edge source="Rome" target="Italy"><data key="l">capital of</data></edge>'
-BAD: dict[str, tuple[str, bytes, str]] = {
+BAD: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     "lines that end in CR": ("g.csv", OK.replace("\n", "\r").encode(), "line 1"),
-    "lies about itself": ("g.csv.gz", gzip.compress(b"a" * 300_000_000, 1), "has a line of more than"),
+    "lies about itself": ("g.csv.gz", lambda: gzip.compress(b"a" * 300_000_000, 1), "has a line of more than"),
     "cut gzip": ("g.csv.gz", gzip.compress(OK.encode())[:-10], "cut-off gzip"),
     "no gzip": ("g.csv.gz", OK.encode(), "gzip"),
-    "open quote of 60 MB": ("g.csv", OK.encode() + b'"' + b"a\n" * 30_000_000, "line 3: not a row of a table"),
+    "open quote of 60 MB": ("g.csv", lambda: OK.encode() + b'"' + b"a\n" * 30_000_000, "line 3: not a row of a table"),
     "open quote": ("g.csv", OK.encode() + b'"a,r,c\n' + b"x,r,y\n" * 50, "close the quotes"),
     "line of 2 MB": ("g.csv", OK.encode() + b"a" * 2_000_000 + b",r,c\n", "line 3: has a line of more than"),
     "empty": ("g.csv", b"", "has no statement"),
@@ -60,7 +61,7 @@ READ: dict[str, tuple[str, int]] = {  # text, statements
 def test_hostile_file_of_facts_is_refused(name: str, tmp_path: Path) -> None:
     file, data, message = BAD[name]
     path = tmp_path / file
-    path.write_bytes(data)
+    path.write_bytes(data() if callable(data) else data)
     with bounded_memory(), pytest.raises((KgEditError, WikidataCacheError)) as caught:
         PrivateGraph(read_facts([path])[0]).subgraph(EDIT)
     assert message in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +41,11 @@ GOOD = array(np.eye(SIZE, dtype=np.float32) * 1000)
 TOKENS = array(np.int64(1000))
 NAN, INF, SKEW, NEGATIVE = (np.eye(SIZE, dtype=np.float32) for _ in range(4))
 NAN[3, 4], INF[2, 2], SKEW[0, 1] = np.nan, np.inf, 5
-FILES: dict[str, dict[str, bytes]] = {
+FILES: dict[str, dict[str, bytes | Callable[[], bytes]]] = {
     "10^12 numbers": {SUM: stated("(1000000, 1000000)"), COUNT: TOKENS},
     "objects, which are pickled": {SUM: stated(f"({SIZE}, {SIZE})", "'|O'"), COUNT: TOKENS},
-    "zip bomb": {SUM: GOOD, COUNT: TOKENS, "more.npy": bytes(400_000_000)},
-    "bomb for the sum": {SUM: header("a" * 60_000) + bytes(400_000_000), COUNT: TOKENS},
+    "zip bomb": {SUM: GOOD, COUNT: TOKENS, "more.npy": lambda: bytes(400_000_000)},
+    "bomb for the sum": {SUM: lambda: header("a" * 60_000) + bytes(400_000_000), COUNT: TOKENS},
     "header that is a program": {SUM: header("__import__('os').system('touch pwned')"), COUNT: TOKENS},
     "nested header": {SUM: header("(" * 9000), COUNT: TOKENS},
     "header of 4 GB": {SUM: header("{}", version=b"\x02\x00", length=2**32 - 1), COUNT: TOKENS},
@@ -77,11 +77,11 @@ def changed(name: str, change: Callable[[bytes], bytes]) -> bytes:
     return change(zipped(FILES[name] if name else {SUM: GOOD, COUNT: TOKENS}))
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: Mapping[str, bytes | Callable[[], bytes]]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in members.items():
-            archive.writestr(name, data)
+            archive.writestr(name, data() if callable(data) else data)
     return file.getvalue()
 
 
