@@ -90,22 +90,23 @@ def test_loss_of_every_step_is_saved_and_drawn(tmp_path: Path, caplog: pytest.Lo
     assert "the steps in between were not saved" in (tmp_path / PAGE).read_text()
 
 
-@pytest.mark.slow
-def test_killed_run_loses_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "between", keep_first(["callbacks.LossLines.append_to", "patches.weight_patch.WeightPatch.save"])
+)
+def test_killed_run_loses_no_curve(between: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the files of an edit, and within a line of the losses."""
     run(tmp_path / "whole")
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for between in ("kg_edit.patches.weight_patch.WeightPatch.save", "kg_edit.callbacks.LossLines.append_to"):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(between, killed)
-            run(tmp_path / between)
-        with (tmp_path / between / LOSSES).open("a") as file:
-            file.write('{"edit": "1", "st')
-        run(tmp_path / between)
-        assert read_losses(tmp_path / between / LOSSES) == read_losses(tmp_path / "whole" / LOSSES)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"kg_edit.{between}", killed)
+        run(tmp_path / "killed")
+    with (tmp_path / "killed" / LOSSES).open("a") as file:
+        file.write('{"edit": "1", "st')
+    run(tmp_path / "killed")
+    assert read_losses(tmp_path / "killed" / LOSSES) == read_losses(tmp_path / "whole" / LOSSES)
 
 
 def test_report_without_its_graph_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,6 @@ def test_damaged_partial_patch_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         run(tmp_path)
 
 
-@pytest.mark.slow
 def test_resumed_run_samples_contexts_from_the_unedited_model() -> None:
     """Contexts sampled with the first half's patch applied would be other contexts, and another patch."""
 
@@ -214,7 +214,7 @@ def test_resumed_run_samples_contexts_from_the_unedited_model() -> None:
         model = tiny("llama")
         size = weight_matrix(model.down_projection(1)).shape[1]
         unit = Covariance(moment=torch.eye(size), tokens=0, ridge=0.0, id="unit")
-        config = RomeConfig(layer=1, steps=4, learning_rate=5.0, context_lengths=((8, 3),))
+        config = RomeConfig(layer=1, steps=2, learning_rate=5.0, context_lengths=((8, 3),))
         return Rome(model, config, covariance=unit)
 
     whole = fresh().edit(EDITS)
