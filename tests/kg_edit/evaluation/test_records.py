@@ -19,6 +19,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.likelihood import Pair
 from kg_edit.scoring.questions import generated_from, pair_of
+from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge
 from tests.kg_edit.evaluation.test_sequences import TEXT, Depends, without_times
 
@@ -104,7 +105,7 @@ def test_sequence_resumes_from_a_sum(
     assert names(part) == ["00000-00004", "00000-sum-00004"]
 
 
-@pytest.mark.parametrize("deleted", ["records.jsonl", "general.jsonl"])
+@pytest.mark.parametrize("deleted", keep_first(["records.jsonl", "general.jsonl"]))
 def test_steps_whose_results_were_deleted_are_recomputed(
     deleted: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

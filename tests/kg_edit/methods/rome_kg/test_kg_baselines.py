@@ -119,7 +119,7 @@ def test_patch_equals_the_plain_method_on_the_edit_and_its_facts(name: str) -> N
     assert all("loss_after" in request for request in record["requests"])
 
 
-@both
+@pytest.mark.parametrize("name", keep_first(reversed(MAKERS)))
 def test_answers_among_the_facts_are_counted(name: str) -> None:
     model, (with_graph, _) = tiny("llama"), MAKERS[name]
     asked = Question(question="Where does LeBron James work?", answer="Los Angeles")
@@ -130,7 +130,7 @@ def test_answers_among_the_facts_are_counted(name: str) -> None:
     assert "answers_met" not in with_graph(model).edit([LEBRON]).edits[0]
 
 
-@both
+@pytest.mark.parametrize("name", keep_first(reversed(MAKERS)))
 def test_answers_of_a_records_probes_are_counted(name: str) -> None:
     """MQuAKE and RippleEdits ask them; the edit itself has no test questions."""
     model, (with_graph, _) = tiny("llama"), MAKERS[name]
