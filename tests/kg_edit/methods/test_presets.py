@@ -31,6 +31,7 @@ PARAMETERS = {  # as their authors count them
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
     "mistral-7b": 7_241_732_096,
+    "phi-4": 14_659_507_200,
     "qwen2.5-7b": 7_615_616_512,
     "smollm2-135m": 134_515_008,
 }
