@@ -76,7 +76,7 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "wikidata-cache fetch linked.jsonl --offline": Expected(r"requests\W+0\b[\s\S]*37b6e9a0acc8"),
     "wikidata-cache export": Expected(leaves="snapshot.jsonl.gz"),
     "wikidata-cache import": Expected(leaves="mine.sqlite"),
-    "wikidata-cache import sample": Expected(r"48 of 48 facts are new", "world.sqlite"),
+    "wikidata-cache import sample": Expected(r"68 of 68 facts are new", "world.sqlite"),
     "wikidata-cache diff": Expected(r"5 changes of 10 items", "changed.jsonl"),
     "kg-edit edit changed.jsonl": Expected(r"\d of 5 edits succeeded", "updated/report.html"),
     "kg-edit generate --patch updated/": Expected(r"head of state of Mexico is .*\nThe head of state of France is"),

@@ -111,13 +111,31 @@ def test_packaged_sample_becomes_edits_of_known_relations(tmp_path: Path) -> Non
     """The tutorial's first steps: every change of the sample has a template, so `kg-edit` makes its prompt."""
     cache, out = str(tmp_path / "c.sqlite"), tmp_path / "changed.jsonl"
     run_cli("import", "sample", "--cache", cache)
-    with pytest.raises(BadOptionError, match=r"no answers of the kind out .*; add --dates"):
-        run_cli("diff", "--since", "2019-12-01", "--cache", cache)
     shown = run_cli(*f"diff --dates --since 2019-12-01 --until 2025-03-01 --cache {cache} --out {out}".split())
     assert "8 changes of 10 items; left out: 1 where objects were only added" in shown
     edits = {edit.subject: edit for edit in read_edits(out).edits}
     assert edits["Poland"].text == "The head of government of Poland is"
     assert (edits["Finland"].target_true, edits["Finland"].target_new) == ("Sauli Niinistö", "Alexander Stubb")
+
+
+def test_packaged_sample_has_two_versions_of_its_answers(tmp_path: Path) -> None:
+    """They show the changes of offices that the dates show; a player's new team only joins the others."""
+    cache, files = str(tmp_path / "c.sqlite"), [tmp_path / "dates.jsonl", tmp_path / "versions.jsonl"]
+    run_cli("import", "sample", "--cache", cache)
+    days = ("--since", "2023-06-01", "--until", "2025-03-01", "--cache", cache, "--out")
+    shown = [
+        run_cli("diff", *days, str(file), *options) for file, options in zip(files, (["--dates"], []), strict=True)
+    ]
+    assert "5 changes of 10 items" in shown[0]
+    assert "4 changes of 10 items; left out: 1 where objects were only added" in shown[1]
+    dates, versions = ([(edit.subject, edit.target_new) for edit in read_edits(file).edits] for file in files)
+    assert versions == [edit for edit in dates if edit[0] != "Kylian Mbappé"]
+
+
+def test_answers_of_the_other_kind_are_named(tmp_path: Path) -> None:
+    save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", [["P54", "Q1", "normal", "", ""]]), at=JUNE)
+    with pytest.raises(BadOptionError, match=r"no answers of the kind out .*; add --dates"):
+        run_cli("diff", "--since", JUNE, "--cache", str(tmp_path / "c.sqlite"))
 
 
 def test_change_without_a_label_names_the_command(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def import_(
 ) -> None:
     """Import a snapshot into the cache after checking its hash and every row.
 
-    An error leaves the cache unchanged. `sample` is the packaged one, for a first `wikidata-cache diff --dates`.
+    An error leaves the cache unchanged. `sample` is the packaged one, for a first `wikidata-cache diff`.
 
     Examples:
 
