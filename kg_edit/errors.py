@@ -119,8 +119,9 @@ class UnknownNameError(KgEditError):
 
 def first_faults(faults: Sequence[object], *, records: int | None = None) -> str:
     """Return the first five faults, a line each, and the number of the others; ``records``: so many have faults."""
-    of = f" faults; {records:,} record{'s have' if records > 1 else ' has'} faults" if records else ""
-    more = [f"and {len(faults) - _LISTED:,} more{of}"] if len(faults) > _LISTED else []
+    left = len(faults) - _LISTED
+    of = f" fault{'s' * (left > 1)}; {records:,} record{'s have' if records > 1 else ' has'} faults" if records else ""
+    more = [f"and {left:,} more{of}"] if left > 0 else []
     return "\n".join([*map(str, faults[:_LISTED]), *more])
 
 

@@ -136,7 +136,9 @@ def _clear(items: Sequence[CachedItem], wanted: set[str], *, days: float, yes: b
     size = size_text(sum(item.size for item in can))
     if not what:
         _say_left(left)
-        stdout().print("there is nothing to delete")
+        kept = WIKIDATA not in wanted and _answers().exists()
+        way = f"; answers about Wikidata are in {_answers()}: kg-edit cache {WIKIDATA} --clear" if kept else ""
+        say(f"there is nothing to delete{way}")
         return
     question = f"Delete {' and '.join(what)} ({size})?" if can else f"Delete {what[0]}?"
     if not yes and not sys.stdin.isatty():
@@ -151,7 +153,8 @@ def _clear(items: Sequence[CachedItem], wanted: set[str], *, days: float, yes: b
     done = [f"{len(can)} deleted, {size}"] if can else []
     if answers:
         with AnswerStore(path) as store:
-            done.append(f"{store.forget(before=before):,} answers about Wikidata deleted")
+            gone = store.forget(before=before)
+            done.append(f"{gone:,} answer{'s' * (gone != 1)} about Wikidata deleted")
     _say_left(left)
     say("; ".join(done))
 

@@ -120,10 +120,11 @@ def test_answers_about_wikidata_are_deleted_by_age_beside_a_reader(kg_edit: Run,
             other.save("wikidata", "labels", [("label", f"Q{number + 1}", ["Rome", "en"])], exchange(moment))
         assert "2 answers of endpoints" in kg_edit("cache").out
         result = kg_edit("cache", "wikidata", "--clear", "--older-than", "30", "--yes")
-        assert "1 answers about Wikidata deleted" in result.out
+        assert "1 answer about Wikidata deleted" in result.out
         assert list(other.look_up("wikidata", "label", ["Q1", "Q2"])) == ["Q2"]
         other.save("wikidata", "labels", [("label", "Q3", ["Oslo", "en"])], exchange(OLD))
         kg_edit("cache", "all", "--clear", "--yes")
+        assert "nothing to delete; answers about Wikidata are in" in kg_edit("cache", "all", "--clear", "--yes").out
         assert other.span()[0] == 2, "all is kg-edit's own folder: KG_EDIT_CACHE does not move the answers"
         kg_edit("cache", "wikidata", "--clear", "--yes")
         assert other.span()[0] == 0
