@@ -203,10 +203,10 @@ _MARGIN = 0.05  # "the same", or a level, holds within it
 CLAIM_COLUMNS = ("claim", "theirs", "ours", "difference [95 %]", "measured", "verdict")
 CLAIMS_INTRODUCTION = """# The claims of the papers
 
-A row per claim, in percent: what the paper found, what this project found, and a verdict, generated from
+A row per claim, in percent: what the paper found, what we found, and a verdict, from
 [claims.toml](../results/claims.toml) and the [CSV files](../results/tables.toml). Ours is of SmolLM2-135M unless
-*measured* names another model, theirs of others, most of them larger, so a difference is reproduced by its sign, not by
-its size. *Measured* names the table and the metric; n is 100 unless it is given.
+*measured* names another model, theirs of others, most larger, so a difference is reproduced by its sign, not by its
+size. *Measured* names the table and the metric; n, of the first row, is 100 unless it is given.
 
 The verdicts: {counts}.
 
@@ -216,11 +216,12 @@ The verdicts: {counts}.
 - **contradicted**: the interval lies below half of the smallest difference that the paper found (below 0, if it gives
   none); if the claim is an equality or a level, it lies wholly beyond the 5 points.
 - **not seen**: neither of them. *Needs 13, theirs 2.5*: a difference would be seen, with 80 % power, from 13 points on;
-  the paper's is 2.5, so there are too few records.
+  the paper's is 2.5.
 - **not run**: listed below the table, with the cost in hours of one processor thread.
 
 The interval is that of two independent rows, made from the intervals of both, or from share and n where a row has none.
-It is mostly too wide where both rows have the same records, and not corrected for the number of claims.
+It is mostly too wide where both rows have the same records, too narrow for edits that share a model, and not corrected
+for the number of claims.
 """
 
 
