@@ -1,7 +1,8 @@
 """Switches of the closed forms for long sequences: ``remember``, ``anchor`` and ``sphere``; all are off by default.
 
 - ``remember`` (OTE = SE, arXiv 2605.26670): the keys K_p of earlier edits stay in the least squares, so that a sequence
-  of batches solves what one batch of all edits would solve. A patch stores its keys (`KEY`); `remembered` reads them.
+  of batches solves what one batch would, given the same keys and values and one layer. A patch stores its keys (`KEY`);
+  `remembered` reads them.
 - ``anchor`` (NAS, arXiv 2602.02543): each wanted value has the norm that values have in the unedited model.
 - ``sphere`` (SPHERE, arXiv 2510.01172): an update avoids the principal directions of the weight that it changes.
 """
