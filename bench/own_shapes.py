@@ -87,7 +87,7 @@ def measured(
     """Return the shares over all edits, and print a line for each shape; a failed edit counts as no success."""
     kind = find_method(name)
     try:
-        method = kind.on(model, settings=dict(settings), graph=bare_graph(edits))
+        method = kind.on(model, settings=dict(settings), graph=bare_graph(edits) if kind.needs_graph else None)
         method.prepare()
     except KgEditError as error:
         print(f"{name}: {error}", flush=True)
