@@ -11,7 +11,8 @@ that must stay.
 follows the beginning of the next one in the file. Both are asked about other people.
 
 A row per model: the unedited one, both adapters alone, the expert less the anti-expert's own part (Ext-Sub), and the
-expert less the whole anti-expert. Values are means of -log p in nats per token, and a perplexity of plain text.
+expert less the whole anti-expert; the paper's λ is the factor of what is taken away. Values are means of -log p in nats
+per token with their bootstrap intervals over the texts, and a perplexity of plain text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from statistics import fmean
 
 from study import SHARED
 from tables import RESULTS, Number, Results
@@ -32,6 +32,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.locality import locality_queries
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.statistics import Estimate, estimates
 from kg_edit.methods import find_method
 from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.models.language_model import LanguageModel
@@ -132,15 +133,17 @@ def adapters(model: LanguageModel, study: Study, *, epochs: int) -> tuple[Patch,
     return expert.edit(study.wanted), anti.edit(study.unwanted)
 
 
-def scores(model: LanguageModel, columns: Columns, text: str) -> dict[str, float]:
+def scores(model: LanguageModel, columns: Columns, text: str) -> dict[str, Estimate]:
     """Return the mean -log p of each column, of sentences how often the true one is likelier, and the perplexity."""
     found = score(model, list(dict.fromkeys(pair for pairs in columns.values() for pair in pairs)))
-    nll = {name: [found[pair].nll for pair in pairs] for name, pairs in columns.items()}
-    means = {name: fmean(values) for name, values in nll.items()}
-    if "true sentence (lower)" in nll:
-        pairs = zip(nll["true sentence (lower)"], nll["false sentence (higher)"], strict=True)
-        means["the true one is likelier"] = fmean(true < false for true, false in pairs)
-    return {**means, "perplexity (lower)": perplexity(model, text)}
+    values: dict[str, Sequence[float]] = {name: [found[pair].nll for pair in pairs] for name, pairs in columns.items()}
+    if "true sentence (lower)" in values:
+        pairs = zip(values["true sentence (lower)"], values["false sentence (higher)"], strict=True)
+        values["the true one is likelier"] = [float(true < false) for true, false in pairs]
+    values["perplexity (lower)"] = [perplexity(model, text)]
+    return {
+        name: estimates([{name: value} for value in some], names=[name], seed=0)[name] for name, some in values.items()
+    }
 
 
 STUDIES: dict[str, tuple[str, Callable[[int], Study], int, int]] = {
@@ -169,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "expert alone": expert,
         "anti-expert alone": anti,
         "ext-sub": subtracted(expert, anti),
+        "ext-sub, λ = 2": subtracted(expert, anti, strength=2),
         "expert less the whole anti-expert": subtracted(expert, anti, extract=False),
+        "expert less the whole anti-expert, λ = 0.2": subtracted(expert, anti, strength=0.2, extract=False),
     }
     for name, patch in changes.items():
         with patch.applied(model) as edited:
@@ -178,12 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = {"table": f"ext-sub-{options.data}", "data": data, "model": "SmolLM2-135M"}
     for name, row in found.items():
         log.info("%s: %s", name, row)
-        values = {metric: f"{value:.{1 if 'perplexity' in metric else 2}f}" for metric, value in row.items()}
-        asked = {one: str(len(study.columns.get(one, ())) or limit) for one in values}
-        results.add(
-            Number(**about, n=asked[one], method=name, settings="", metric=one, mean=value)
-            for one, value in values.items()
-        )
+        method, _, settings = name.partition(", ")
+        for metric, value in row.items():
+            asked = str(len(study.columns.get(metric, ())) or limit)
+            ends = zip(("mean", "low", "high"), (value.mean, value.ci95_low, value.ci95_high), strict=True)
+            numbers = {end: f"{one:.{1 if 'perplexity' in metric else 2}f}" for end, one in ends if one is not None}
+            results.add([Number(**about, n=asked, method=method, settings=settings, metric=metric, **numbers)])
     results.save()
 
 
