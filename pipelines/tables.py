@@ -20,6 +20,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from math import hypot, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -206,7 +207,8 @@ CLAIMS_INTRODUCTION = """# The claims of the papers
 A row per claim, in percent: what the paper found, what we found, and a verdict, from
 [claims.toml](../results/claims.toml) and the [CSV files](../results/tables.toml). Ours is of SmolLM2-135M unless
 *measured* names another model, theirs of others, most larger, so a difference is reproduced by its sign, not by its
-size. *Measured* names the table and the metric; n, of the first row, is 100 unless it is given.
+size. *Measured* names the table and the metric; n, of the first row, is 100 unless it is given. An empty cell is as
+above.
 
 The verdicts: {counts}.
 
@@ -293,6 +295,8 @@ def claims_page(results: Results) -> str:
     parts, verdicts = [], Counter[str]()
     for paper in papers:
         rows = [claim_cells(results, claim) for claim in paper["claims"] if "cost" not in claim]
+        for above, row in reversed([*pairwise(rows)]):
+            row[4] = "" if row[4] == above[4] else row[4]  # what was measured; an empty cell is as above
         costs = [claim for claim in paper["claims"] if "cost" in claim]
         undone = "\n".join(_escaped(f"- Not run: {claim['claim']}. Cost: {claim['cost']}.") for claim in costs)
         verdicts.update([re.split("[,:(]", row[-1])[0].strip() for row in rows] + ["not run"] * len(costs))
