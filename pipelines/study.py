@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from kg_edit.cli.console import friendly
 from kg_edit.cli.evaluation_graph import graph_for, guarded
 from kg_edit.cli.method_plan import open_graph
 from kg_edit.datasets import find_dataset
+from kg_edit.datasets.entity_inferences import sentences_of, with_specificity
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import part_of
 from kg_edit.errors import ConfigError, unknown_name
@@ -55,7 +57,7 @@ class Part:
 
     table: str
     dataset: str
-    data: Path | str
+    data: Path | str  # a file, a pattern of files in the folder of data, or a packaged benchmark
     graph: Path | str = GRAPH
     schedule: str = "single"  # as `evaluate --schedule`; {n} is the number of records, {batch} at most 100 of them
     skip: int = 0  # of the first records, on which settings were chosen
@@ -64,16 +66,27 @@ class Part:
     spread: bool = False  # take records of 2, 3 and 4 hops in turn
     probes: tuple[str, ...] = ()  # as `evaluate --probes`
     kept: int = 0  # so many later records have the unrelated prompts of the retention rates
+    others: int = 0  # so many sentences about other entities are drawn for each record (specificity)
 
     def records(self) -> list[BenchmarkRecord]:
         """Return all records of the part that can be read, in its order."""
         dataset = find_dataset(self.dataset)
         if self.dataset == "ripples":
             return [*part_of(dataset(self.data), "test")]
-        found = dataset.read(Path(self.data))
-        for problem in found.problems:
-            log.warning("left out: %s", problem)
-        fitting = [record for record in found.records if self.hops in (None, len(record.chain))]
+        fitting: list[BenchmarkRecord] = []
+        files = sorted(SHARED.glob(str(self.data))) if isinstance(self.data, str) else [self.data]
+        for file in files:
+            found = dataset.read(file)
+            for problem in found.problems:
+                log.warning("left out: %s", problem)
+            prefix = f"{file.stem}-" if len(files) > 1 else ""
+            fitting += [record.model_copy(update={"id": f"{prefix}{record.id}"}) for record in found.records]
+        fitting = [record for record in fitting if self.hops in (None, len(record.chain))]
+        if self.others:
+            draw, sentences = random.Random(0), [one for record in fitting for one in sentences_of(record)]
+            fitting = [
+                one for record in fitting for one in with_specificity([record], draw.sample(sentences, self.others))
+            ]
         if self.spread:
             groups = [[record for record in fitting if len(record.chain) == hops] for hops in (2, 3, 4)]
             fitting = [record for row in zip_longest(*groups) for record in row if record is not None]
@@ -102,6 +115,9 @@ PARTS = {
     ),
     "retention": replace(ZSRE, table="retention", schedule="sequential:{n}", kept=200),
     "zsre": ZSRE,
+    "entities": Part(
+        table="entity-inferences", dataset="entity-inferences", data="ecbd/entity_inferences_*.json", others=20
+    ),
     "knowedit": Part(table="knowedit", dataset="knowedit", data=SHARED / "knowedit" / "wiki_counterfact_train_cf.json"),
     "mquake": replace(MQUAKE, table="mquake-2", hops=2, spread=False),
     "mquake-1": MQUAKE,

@@ -159,7 +159,7 @@ class Evaluation:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="ECBD's file of sentences about other entities, to score their masked spans.",
+            help="ECBD or Entity Inferences: a file whose masked sentences are also scored, those of other entities.",
             rich_help_panel=EXTRA,
         ),
     ] = None
@@ -211,7 +211,7 @@ class Evaluation:
         """
         from kg_edit.datasets import FileContent, read_dataset
         from kg_edit.datasets.counterfact import read_references, with_references
-        from kg_edit.datasets.entity_inferences import read_spans, with_specificity
+        from kg_edit.datasets.entity_inferences import read_sentences, with_specificity
         from kg_edit.datasets.ripples import part_of
         from kg_edit.edits.files import in_form
 
@@ -241,7 +241,7 @@ class Evaluation:
         if self.references:
             found = with_references(found, read_references(self.references))
         if self.specificity:
-            found = with_specificity(found, read_spans(self.specificity))
+            found = with_specificity(found, read_sentences(self.specificity))
         content = FileContent(tuple(found), whole.problems)
         scored = found[self.span(content)]
         if self.skip and not scored:

@@ -4,14 +4,14 @@ Both mask one span of the definition and one span of a further sentence. The edi
 mask. The text after the mask is the edit's ``ending``, which is taught too. In Entity Inferences, the further
 sentence has labels to choose from; in ECBD the masked span itself is scored. A mask may be within a word ("wide" and
 "-body"): a span is then scored without a space before it (`GLUE`), and an edit's target begins with the whole word, so
-the sentence is the published one. `read_spans` and `with_specificity` add sentences about other entities to every
+the sentence is the published one. `read_sentences` and `with_specificity` add sentences about other entities to every
 record. They measure the cost of teaching a definition for these entities (specificity).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -104,13 +104,21 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     return built(name, [edit], probes, form="Entity Inferences" if row.label else "ECBD")
 
 
-def read_spans(path: Path) -> tuple[Query, ...]:
-    """Read the masked sentences of an ECBD file, each with its span; the other fields are not used.
+class OtherSentence(NamedTuple):
+    """A masked sentence without the definition of its entity: what it measures when another entity is edited."""
+
+    entity: str
+    measures: str
+    query: Query
+
+
+def read_sentences(path: Path) -> tuple[OtherSentence, ...]:
+    """Read the masked sentences of a file, with the span of each or its labels; the definitions are not used.
 
     Raises:
-        EditFileError: the file can't be read, a row is wrong, or there is no masked span; the message names it.
+        EditFileError: the file can't be read, a row is wrong, or there is no masked sentence; the message names it.
     """
-    found: list[Query] = []
+    found: list[OtherSentence] = []
     for number, row in enumerate(every_row(document(path)), 1):
         try:
             if not isinstance(row, dict):
@@ -118,16 +126,35 @@ def read_spans(path: Path) -> tuple[Query, ...]:
             record = parse(row, str(number))
         except EditError as error:
             raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
-        found += [query for probe in record.group("span") for query in probe.queries]
+        found += sentences_of(record)
     if not found:
-        raise EditFileError(f"{path}: no record has a masked span; expected rows of ECBD, such as its specificity file")
+        raise EditFileError(f"{path}: no record has a masked sentence; expected rows of ECBD or Entity Inferences")
     return tuple(found)
 
 
-def with_specificity(records: Iterable[BenchmarkRecord], spans: tuple[Query, ...]) -> tuple[BenchmarkRecord, ...]:
-    """Add ``spans``, sentences about other entities, to each record as a specificity probe."""
-    added = Probe(measures="specificity", queries=spans)
-    return tuple(record.model_copy(update={"probes": (*record.probes, added)}) for record in records)
+def sentences_of(record: BenchmarkRecord) -> list[OtherSentence]:
+    """Return a record's masked sentences, as questions for the edits of other entities."""
+    return [
+        OtherSentence(record.edits[0].subject, measures, query)
+        for group, measures in (("span", "specificity"), ("inference", "inference-specificity"))
+        for probe in record.group(group)
+        for query in probe.queries
+    ]
+
+
+def with_specificity(
+    records: Iterable[BenchmarkRecord], sentences: Sequence[OtherSentence]
+) -> tuple[BenchmarkRecord, ...]:
+    """Add to each record the ``sentences`` that are about other entities, as a specificity probe of each kind."""
+    found = []
+    for record in records:
+        asked: dict[str, list[Query]] = {}
+        for sentence in sentences:
+            if sentence.entity != record.edits[0].subject:
+                asked.setdefault(sentence.measures, []).append(sentence.query)
+        added = tuple(Probe(measures=measures, queries=tuple(queries)) for measures, queries in asked.items())
+        found.append(record.model_copy(update={"probes": (*record.probes, *added)}))
+    return tuple(found)
 
 
 def _masked(text: str, *, field: str) -> Masked:
@@ -147,6 +174,6 @@ def _unmasked(text: str, *, field: str) -> str:
 ENTITY_INFERENCES = Dataset(
     name="entity-inferences",
     about="Entity Inferences and ECBD (Onoe et al. 2022, 2023): a definition is taught",
-    measures=("inference", "span", "specificity"),
+    measures=("inference", "inference-specificity", "span", "specificity"),
     parser=lambda: parse,
 )

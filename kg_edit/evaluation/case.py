@@ -41,6 +41,7 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "hallucination": frozenset({"first answer", "all answers"}),
     "hops": frozenset({"continuation"}),
     "inference": frozenset({"all answers"}),
+    "inference-specificity": frozenset({"all answers"}),
     "locality": frozenset({"continuation", "first answer", "predicted tokens"}),
     "locality-text": frozenset({"continuation"}),
     "multihop": frozenset({"continuation", "all answers"}),

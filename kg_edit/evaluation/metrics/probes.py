@@ -199,6 +199,12 @@ _WHOLE: Mapping[str, Metric] = {
         source="Entity Inferences (Onoe et al. 2023), as their program ranks labels; ties count as wrong.",
         needs=("inference",),
     ),
+    "inference-specificity.choice": Metric(
+        compute=over_categories("inference-specificity", most_probable),
+        formula="As inference.choice, for sentences about other entities (from the file of `--specificity`).",
+        source="Specificity on Entity Inferences (Onoe et al. 2023), which asks about all other entities.",
+        needs=("inference-specificity",),
+    ),
     "multiple-choice.choice": Metric(
         compute=over_categories("multiple-choice", most_probable),
         formula="1 if the letter of the right choice is the most probable of the letters, after the question and the "

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.datasets import find_dataset
-from kg_edit.datasets.entity_inferences import read_spans, with_specificity
+from kg_edit.datasets.entity_inferences import read_sentences, with_specificity
 from kg_edit.errors import EditFileError
 from kg_edit.models.prompts import join
 from kg_edit.scoring.questions import fact
@@ -43,17 +43,24 @@ def test_specificity_spans_are_added_to_each_record(tmp_path: Path) -> None:
     sentence = {"probe_sentence": "The Bengal is <extra_id_0> cat.", "label": "<extra_id_0> an average <extra_id_1>"}
     row = {name: value for name, value in ENTITY.items() if name != "label"}
     (tmp_path / "other").mkdir()
-    spans = read_spans(written(tmp_path / "other", {**row, "probe_sentences": {"template_0": sentence}}))
+    spans = read_sentences(written(tmp_path / "other", {**row, "ent_str": "The Bengal", "probe_sentences": {"template_0": sentence}}))
     found = with_specificity(records, spans)
     assert [len(record.group("specificity")) for record in found] == [1, 1]
     (query,) = found[0].group("specificity")[0].queries
     assert (query.prompt, query.answers) == ("The Bengal is", (("an average",),))
     assert found[0].group("inference") == records[0].group("inference")
-    with pytest.raises(EditFileError, match="no record has a masked span"):
-        read_spans(written(tmp_path, ENTITY))
     for wrong, fault in (({**ENTITY, "definition": "no mask"}, "field definition: "), ("ECBD", "found the text")):
         with pytest.raises(EditFileError, match=rf"record 2, {fault}"):
-            read_spans(written(tmp_path, ENTITY, wrong))
+            read_sentences(written(tmp_path, ENTITY, wrong))
+
+
+def test_labels_of_other_entities_are_specificity_and_the_own_are_not(tmp_path: Path) -> None:
+    rows = [ENTITY, {**ENTITY, "ex_id": "b", "ent_str": "Severe", "label": "Italy"}]
+    records = ENTITIES(written(tmp_path, *rows))
+    found = with_specificity(records, read_sentences(tmp_path / "records.json"))
+    answers = [[one.answers for probe in record.group("inference-specificity") for one in probe.queries] for record in found]
+    assert answers == [[(("Italy",),)], [(("Australia",),)]]
+    assert not any(record.group("specificity") for record in found)
 
 
 def test_masked_span_is_a_probe(tmp_path: Path) -> None:
@@ -106,4 +113,4 @@ def test_published_rows_are_read(shared: Path) -> None:
     for row, (edit,) in zip(rows, (record.edits for record in spans), strict=True):
         sentence = join(edit.text, edit.target_new).removeprefix(f"{row['ent_str']}: ")
         assert sentence in row["definition"].replace("<extra_id_0>", row["def_target"][13:-13]), row["ex_id"]
-    assert len(read_spans(shared / "ecbd" / "specificity_popular_20np_20random.json")) == 40
+    assert len(read_sentences(shared / "ecbd" / "specificity_popular_20np_20random.json")) == 40
