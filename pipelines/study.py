@@ -83,10 +83,10 @@ class Part:
             fitting += [record.model_copy(update={"id": f"{prefix}{record.id}"}) for record in found.records]
         fitting = [record for record in fitting if self.hops in (None, len(record.chain))]
         if self.others:
-            draw, sentences = random.Random(0), [one for record in fitting for one in sentences_of(record)]
-            fitting = [
-                one for record in fitting for one in with_specificity([record], draw.sample(sentences, self.others))
-            ]
+            draw = random.Random(0)  # noqa: S311 - which sentences are asked
+            sentences = [one for record in fitting for one in sentences_of(record)]
+            asked = [draw.sample(sentences, self.others) for _ in fitting]
+            fitting = [one for pair in zip(fitting, asked, strict=True) for one in with_specificity([pair[0]], pair[1])]
         if self.spread:
             groups = [[record for record in fitting if len(record.chain) == hops] for hops in (2, 3, 4)]
             fitting = [record for row in zip_longest(*groups) for record in row if record is not None]

@@ -43,7 +43,9 @@ def test_specificity_spans_are_added_to_each_record(tmp_path: Path) -> None:
     sentence = {"probe_sentence": "The Bengal is <extra_id_0> cat.", "label": "<extra_id_0> an average <extra_id_1>"}
     row = {name: value for name, value in ENTITY.items() if name != "label"}
     (tmp_path / "other").mkdir()
-    spans = read_sentences(written(tmp_path / "other", {**row, "ent_str": "The Bengal", "probe_sentences": {"template_0": sentence}}))
+    spans = read_sentences(
+        written(tmp_path / "other", {**row, "ent_str": "The Bengal", "probe_sentences": {"template_0": sentence}})
+    )
     found = with_specificity(records, spans)
     assert [len(record.group("specificity")) for record in found] == [1, 1]
     (query,) = found[0].group("specificity")[0].queries
@@ -58,7 +60,9 @@ def test_labels_of_other_entities_are_specificity_and_the_own_are_not(tmp_path: 
     rows = [ENTITY, {**ENTITY, "ex_id": "b", "ent_str": "Severe", "label": "Italy"}]
     records = ENTITIES(written(tmp_path, *rows))
     found = with_specificity(records, read_sentences(tmp_path / "records.json"))
-    answers = [[one.answers for probe in record.group("inference-specificity") for one in probe.queries] for record in found]
+    answers = [
+        [one.answers for probe in record.group("inference-specificity") for one in probe.queries] for record in found
+    ]
     assert answers == [[(("Italy",),)], [(("Australia",),)]]
     assert not any(record.group("specificity") for record in found)
 
