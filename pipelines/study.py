@@ -118,6 +118,9 @@ PARTS = {
     "entities": Part(
         table="entity-inferences", dataset="entity-inferences", data="ecbd/entity_inferences_*.json", others=20
     ),
+    "halluedit": Part(table="halluedit", dataset="halluedit", data="halluedit/llama_2_7b_chat_hf.jsonl"),
+    "qaedit": Part(table="qaedit", dataset="qaedit", data="qaedit/qaedit_1k.jsonl"),
+    "akew": Part(table="akew", dataset="akew", data="akew/mquake_cf.jsonl"),
     "knowedit": Part(table="knowedit", dataset="knowedit", data=SHARED / "knowedit" / "wiki_counterfact_train_cf.json"),
     "mquake": replace(MQUAKE, table="mquake-2", hops=2, spread=False),
     "mquake-1": MQUAKE,
