@@ -216,9 +216,10 @@ def edits(
 ) -> None:
     """Draw edits (s, r, o*) from a graph into a file, for training or for making many edits.
 
-    The new object o* is of the class that the relation asks for. Each edit has its old object and locality prompts
-    (fields `target_true`, `neighborhood`); with `--questions`, it also has questions about the statements of o* in the
-    graph (`portability`), from which the preset `propmend` of `kg-edit mend train` learns.
+    The new object o* is of the class that the relation asks for. An edit whose subject has one current object in the
+    graph also has this old object (field `target_true`), and prompts about other subjects with it, if there are any
+    (`neighborhood`). `--questions` adds questions about the statements of o* in the graph, if there are any
+    (`portability`), from which the preset `propmend` of `kg-edit mend train` learns.
 
     Examples:
 
