@@ -68,8 +68,8 @@ CHOICES = (
     Choice(
         "what follows from one fact",
         "glame-plus --graph GRAPH",
-        "63 % of the two-hop questions whose facts the model knows are right (30 edits), without a graph 62 %, with a "
-        "wrong one 20 %; with rome 43 %",
+        "63 % of the two-hop questions whose second hop the model knows are right (30 edits), without a graph 62 %, "
+        "with a wrong one 20 %; with rome 43 %",
     ),
     Choice(
         "hundreds of facts, in the weights",
@@ -79,7 +79,7 @@ CHOICES = (
     Choice(
         "hundreds of facts, weights unchanged",
         "serac",
-        "100 % after 300 edits; its network is trained first: kg-edit serac train",
+        "100 % of the edits are generated after 300; its network is trained first: kg-edit serac train",
     ),
     Choice(
         "nothing else may change",
@@ -89,8 +89,7 @@ CHOICES = (
     Choice(
         "nothing trained, nothing computed",
         "ike",
-        "97 % of 100 edits are generated; the fact is put before prompts that name its subject, so other prompts are "
-        "unchanged",
+        "97 % of 100 edits are generated, without demonstrations; only prompts that name a subject change",
     ),
 )
 

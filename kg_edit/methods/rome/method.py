@@ -413,5 +413,5 @@ class RRome(Rome):
 
     name = "r-rome"
     paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.07175"
-    about = "ROME with one key throughout, so that the denominator of an update is never near 0"
+    about = "ROME with one key throughout, so that the denominator of an update is positive"
     config_class = RRomeConfig
