@@ -75,7 +75,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     ),
     "retention.ARR": RunMetric(
         where=_RETENTION,
-        formula="retention.TRR over only the test prompts that the unedited model answers correctly.",
+        formula="retention.TRR over only the test prompts that the unedited model answers correctly. A WikiBio file "
+        "has no rate, only the perplexity of its accurate sentences.",
         source=f"Accurate retention rate: {_GRACE}, there for sentences that were accurate before.",
     ),
     **{
@@ -129,10 +130,10 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
 _HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; to change it, change the code and run the command again. -->
 # Metrics
 
-A metric's name contains its protocol: `efficacy.prob` and `efficacy.greedy` answer different questions, so a table must
-not call both "efficacy". The main protocol is **greedy** generation with natural stop: this is what a user of the
-edited model reads. Teacher forcing (`.teacher_forced`) predicts each token from the right tokens before it, so it is
-easier than generation; it is included because published numbers use it.
+A metric's name contains its protocol: `efficacy.prob` and `efficacy.greedy` answer different questions. The main
+protocol is **greedy** generation with natural stop, which a user of the edited model reads. Teacher forcing
+(`.teacher_forced`) predicts each token from the right tokens before it, so it is easier than generation; published
+numbers use it.
 
 - Values are from 0 to 1 and higher is better, unless the end of the formula says otherwise.
 - Where the edits broke the model, retention rates are 0, and their perplexities missing.
@@ -153,7 +154,7 @@ easier than generation; it is included because published numbers use it.
   Ripples, SUB a sub-category such as `Reasoning`; `kg-edit metrics` prints every name. A metric of `portability` or
   `locality` whose probes have sub-categories is the mean over these of the mean over their probes.
 - Where a formula says "1 if" and a record has several edits or probes, it is the mean over them.
-- `portability.choice` is missing if the data has fewer than {CHOICES} answers.
+- `portability.choice` is missing if the data has fewer than {CHOICES - 1} other answers.
 - `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` (without `edit_wise` and `old.nll`) over the
   records with so many facts in the new chain.
 """
@@ -172,8 +173,8 @@ def metrics_page() -> str:
         _HEAD,
         _section("Of every record", {**METRICS, **CHAT_METRICS}.items()),
         _section("Of the probes that a data set brings", probed.items()),
-        "The groups of a Ripples file are explained in [benchmarks](benchmarks.md#ripples); `ripples-known` and "
-        "`ripples-unknown` have all five metrics, the others `greedy` only. The tests of RippleEdits:\n\n"
+        "The groups of a Ripples file are explained in [benchmarks](benchmarks.md#ripples); `ripples-known…` and "
+        "`ripples-unknown…` have all five metrics, the others `greedy` only. The tests of RippleEdits:\n\n"
         f"{markdown_table(('metric', 'what is tested'), tests)}\n",
         _section("On request: probes made from an edit (`--probes`)", TEMPLATE_METRICS.items()),
         _section("On request: costly metrics (`--extra`)", EXTRAS.items()),
