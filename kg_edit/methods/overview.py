@@ -24,7 +24,8 @@ Every method takes edits and returns a patch; a later call can build on an earli
 prints the settings of a method. Below the title of a family are the pages with the equations, papers and weaknesses of
 its methods, and what is the same for all of them. The columns:
 
-- *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model, or exported as LoRA.
+- *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model,
+  or exported as LoRA.
 - *batch*: whether the edits of one call are computed together, or as a sequence, each on the model with the earlier
   ones (`grace`: without its earlier entries).
 - *remove*: exact where one edit can be removed from a batch or a memory of many; else the ledger computes the others
