@@ -1,7 +1,7 @@
 """Errors that a user can put right, and the pieces of their messages.
 
-Each message has what was found, what was expected and what to do. `KgEditError` is the base of all; `unknown_name`,
-`did_you_mean`, `describe` and `first_faults` word messages, `faults_of` those of pydantic.
+A message says what was found, what was expected and, if that is not plain, what to do. `KgEditError` is the base of
+all; `unknown_name`, `did_you_mean`, `describe` and `first_faults` word messages, `faults_of` those of pydantic.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class MethodPlan:
                     self.method.check_inputs(self.config, self.source, edits)
                     return tuple(edits)
                 except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, GraphError):
-                    if len(edits) == 1 or file is None:
+                    if file is None:
                         raise
             # One by one, so that all wrong names are shown at once
             for edit in edits:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from kg_edit.callbacks import LossFile
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
+from kg_edit.methods.registry import find_method
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -227,6 +228,10 @@ def test_unclear_names_are_listed_with_the_command_that_links_them(edit: Run, pl
     assert "No entity is labelled 'Atlantis'" in result.err
     command = "wikidata-cache link edits.jsonl --graph graph.tsv --out edits-linked.jsonl"
     assert result.err.splitlines()[-1].strip() == command
+    both = (place / "edits.jsonl").read_bytes()
+    (place / "edits.jsonl").write_bytes(rows(GOOD))
+    assert edit(*GLAME, "--require-graph").err.splitlines()[-1].strip() == command
+    (place / "edits.jsonl").write_bytes(both)
     linked = CliRunner().invoke(wikidata_cli, command.split()[1:])
     assert linked.exit_code == 3, linked.output
     settled = map(json.loads, (place / "edits-linked.jsonl").read_text().splitlines())
@@ -275,6 +280,10 @@ def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: p
         assert "The time that is left is shown after the first edits" in asked.err
         assert (place / "out").exists() == (code == 0)
     assert "take" not in edit(*ROME, "--yes").err
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
+    monkeypatch.setattr(find_method("rome"), "joint", True)
+    joint = edit(*ROME, "--device", "cpu").err
+    assert "resumes" in joint and "time that is left" not in joint, "a joint method makes both at once"
 
 
 def test_patches_that_contradict_each_other_are_named(edit: Run, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
