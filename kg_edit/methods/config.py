@@ -275,7 +275,7 @@ class ValueConfig(MethodConfig):
     )
     descent_dtype: DescentDtype = Field(
         "model",
-        description="bfloat16: descend on a copy in bfloat16, twice as fast on processors that have it",
+        description="bfloat16: descend on a copy in bfloat16, faster on processors that compute in it",
     )
 
     def idle(self) -> dict[str, str]:
