@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,10 +118,7 @@ class TextCorpus:
 
     def _encoded(self, tokenizer: Any) -> Iterator[list[int]]:
         texts = self._texts()
-        for _ in count():
-            batch = list(islice(texts, 64))
-            if not batch:
-                return
+        while batch := list(islice(texts, 64)):
             yield from (row[: self._max_tokens] for row in tokenizer(batch)["input_ids"] if row)
 
 
