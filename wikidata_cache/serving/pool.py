@@ -19,6 +19,7 @@ from wikidata_cache.errors import ServeError
 from wikidata_cache.serving.worker import Outcome, Task
 
 _START_S = 30.0  # seconds that a process may take to start
+_STOPPING = "the server is being stopped"
 
 
 class WorkerPool:
@@ -64,6 +65,8 @@ class WorkerPool:
             return {"status": 500, "text": str(error)}
         finally:
             self._places.release()
+        if self._closed:
+            return {"status": 500, "text": _STOPPING}
         if time.monotonic() >= deadline:
             return {"status": 504, "text": f"The query timed out: it was stopped after {self._seconds} s."}
         text = f"The query was stopped: it took more than {self._megabytes} MB of memory, or the store is damaged."
@@ -73,13 +76,13 @@ class WorkerPool:
         """End all processes."""
         with self._lock:
             self._closed = True
-            for worker in self._all:
+            for worker in tuple(self._all):  # a copy: `run` discards its process as soon as it has ended
                 worker.end()
 
     def _started(self) -> _Worker:
         with self._lock:  # `close` must not miss a process
             if self._closed:
-                raise ServeError("the server is being stopped")
+                raise ServeError(_STOPPING)
             worker = _Worker(self._command)
             self._all.add(worker)
         try:
