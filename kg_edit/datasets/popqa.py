@@ -71,10 +71,9 @@ class AskedRow(Record):
 
 
 def rows(document: object) -> Iterable[object]:
-    """Return the rows of a list; or the rows of the parts dev and then test of an object."""
-    if isinstance(document, dict) and isinstance(document.get("dev"), list):
-        return [*document["dev"], *document.get("test", [])]
-    return every_row(document)
+    """Return the rows of a list, or those of an object's parts dev and then test."""
+    parts = [document[part] for part in ("dev", "test") if part in document] if isinstance(document, dict) else []
+    return [row for part in parts for row in every_row(part)] if parts else every_row(document)
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
@@ -116,7 +115,7 @@ def asked_about(question: str) -> tuple[str, str] | None:
 def _answers_of(text: str, *, field: str) -> tuple[str, ...]:
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
         found = None
     names = tuple(name for name in found if isinstance(name, str) and name.strip()) if isinstance(found, list) else ()
     if not names:

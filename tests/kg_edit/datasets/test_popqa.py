@@ -32,9 +32,20 @@ def test_short_row_is_read_by_its_question(tmp_path: Path) -> None:
     )
 
 
-def test_answers_that_are_no_list_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match="record 1, field possible_answers: found 'politician'; expected a list"):
-        find_dataset("popqa")(written(tmp_path, {**POPQA, "possible_answers": "politician"}))
+@pytest.mark.parametrize("text", ["politician", "[" * 100_000])
+def test_answers_that_are_no_list_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=r"record 1, field possible_answers: found .*; expected a list"):
+        find_dataset("popqa")(written(tmp_path, {**POPQA, "possible_answers": text}))
+
+
+def test_one_part_is_enough_and_a_part_that_is_no_list_is_one_wrong_row(tmp_path: Path) -> None:
+    file = tmp_path / "parts.json"
+    row = {"input": "What sport does José Silva play?", "output": '["football"]', "id": 9}
+    file.write_text(json.dumps({"test": [row]}))
+    assert [record.id for record in find_dataset("popqa")(file)] == ["9"]
+    file.write_text(json.dumps({"dev": [row], "test": None}))
+    with pytest.raises(EditFileError, match=r"record 2, found None \(null\); expected an object"):
+        find_dataset("popqa")(file)
 
 
 @pytest.mark.slow
