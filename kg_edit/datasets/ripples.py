@@ -86,14 +86,14 @@ def rows(document: object) -> Iterable[object]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return every_row(document)
     shared = {name: document.get(name, {}) for name in _HEADER}
-    return [{**row, **shared} if isinstance(row, dict) else row for row in document.get("records", [])]
+    return [{**row, **shared} if isinstance(row, dict) else row for row in every_row(document.get("records", []))]
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record, with one probe for each question.
 
     Raises:
-        EditError: a field is wrong, or a relation has no noun; the message names it.
+        EditError: a field is wrong, or a relation has no noun or no inverse question; the message names it.
     """
     if "records" in raw:
         raise EditError([Fault("format", f"expected {FORMAT!r}; make the file with `kg-edit data ripples`")])
@@ -101,8 +101,12 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     of_relation = row.paraphrases.get(str(row.edit.get("relation_id")), ())
     shared = [sentence.replace("{}", str(row.edit.get("subject"))) for sentence in of_relation]
     edit = fields_of(Edit, {"id": name, "paraphrases": shared, **row.edit})
-    itself = RippleQuestion(kind="edit", start=edit.subject, hops=(edit.relation_id or "",), answers=(edit.target_new,))
-    probes = [_probe(question, row, place) for place, question in enumerate([*row.questions, itself])]
+    if edit.target_text or not edit.relation_id:
+        field, needed = ("target_new", "o*") if edit.target_text else ("relation_id", "the property, such as P36")
+        raise EditError([Fault(f"edit.{field}", f"is missing; expected {needed}, for the question of the edit itself")])
+    itself = RippleQuestion(kind="edit", start=edit.subject, hops=(edit.relation_id,), answers=(edit.target_new,))
+    probes = [_probe(question, row, f"questions[{place}].hops") for place, question in enumerate(row.questions)]
+    probes.append(_probe(itself, row, "edit.relation_id"))
     return built(name, [edit], probes, form=f"Ripples, {row.split}")
 
 
@@ -135,8 +139,8 @@ def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozens
     return found
 
 
-def _probe(question: RippleQuestion, row: RippleRow, place: int) -> Probe:
-    """The probe of a question, whose number in its row is ``place``."""
+def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
+    """The probe of a question; ``field`` is that of its hops, for the message."""
     right, old = (
         tuple(dict.fromkeys([*names, *(alias for name in names for alias in row.aliases.get(name, ()))]))
         for names in (question.answers, question.old)
@@ -161,8 +165,11 @@ def _probe(question: RippleQuestion, row: RippleRow, place: int) -> Probe:
             examples=_examples(question, row, taken=taken),
         )
     except KeyError as error:
-        message = f"relation {error} has no noun; add one to the file's nouns"
-        raise EditError([Fault(f"questions.{place}.hops", message)]) from None
+        last = question.hops[-1]
+        is_inverse = last.startswith(_INVERSE) and last.removeprefix(_INVERSE) not in row.inverse
+        lacking, header = ("inverse question", "inverse") if is_inverse else ("noun", "nouns")
+        message = f"relation {error} has no {lacking}; add one to the file's {header}"
+        raise EditError([Fault(field, message)]) from None
 
     if question.kind == "two-hop":
         known, stated = "known" if question.known else "unknown", "stated" if question.stated else "withheld"
@@ -196,10 +203,10 @@ def _examples(question: RippleQuestion, row: RippleRow, *, taken: Container[str]
     relation alone.
     """
     own = list(question.hops)
-    ends = [path.split() for path in row.examples if path.split()[-1] == own[-1]]
+    ends = [path.split() for path in row.examples if path.split()[-1:] == own[-1:]]
     fitting = [hops for hops in ends if len(hops) in (len(own), 1)]
     for hops in sorted(fitting, key=lambda hops: (hops != own, len(hops) != len(own), hops)):
-        paths = [path for path in row.examples[" ".join(hops)] if path[-1].casefold() not in taken]
+        paths = [path for path in row.examples[" ".join(hops)] if path and path[-1].casefold() not in taken]
         if len(paths) >= _SHOWN:
             return tuple(
                 Example(question=worded(path[0], hops, row), answer=path[-1], facts=_sentences(path, hops, row))

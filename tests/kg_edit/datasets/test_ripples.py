@@ -89,10 +89,37 @@ def test_other_answers_are_other_objects_and_the_old_answer(tmp_path: Path) -> N
 
 
 def test_fault_names_record_and_field(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=r"record 1, field questions\.0\.hops: relation 'P99' has no noun"):
+    with pytest.raises(EditFileError, match=r"record 1, field questions\[0\]\.hops: relation 'P99' has no noun"):
         read(tmp_path, document({**CAPITAL, "hops": ["P17", "P99"]}))
+    with pytest.raises(EditFileError, match=r"relation 'P17' has no inverse question; add one to the file's inverse"):
+        read(tmp_path, document({**INVERSE, "hops": ["-P17"]}))
+    with pytest.raises(EditFileError, match=r"field edit\.relation_id: relation 'P17' has no noun"):
+        read(tmp_path, document(nouns={"P36": "capital"}))
     with pytest.raises(EditFileError, match="expected 'kg-edit ripples/1'; make the file with `kg-edit data ripples`"):
         read(tmp_path, document(CAPITAL, format="else"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({**EDIT, "relation_id": None}, r"field edit\.relation_id: is missing; expected the property"),
+        ({"prompt": "Where is Rome?", "target_text": "In Japan.", "relation_id": "P17"}, r"field edit\.target_new: is"),
+    ],
+)
+def test_edit_without_a_question_of_its_own_is_refused(edit: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=message):
+        read(tmp_path, document(records=[{"id": "one", "edit": edit, "questions": []}]))
+
+
+@pytest.mark.parametrize("records", [None, 3])
+def test_records_that_are_no_list_are_refused(records: object, tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=r"record 1, found .*; expected an object"):
+        read(tmp_path, document(records=records))
+
+
+def test_empty_paths_of_the_header_are_no_examples(tmp_path: Path) -> None:
+    record = read(tmp_path, document(STAYS, examples={"": [["Oslo", "Norway"]], "P17": [[], [], []]}))
+    assert [query.examples for probe in record.probes for query in probe.queries] == [(), ()]
 
 
 def test_lint_finds_unchanged_answer(tmp_path: Path) -> None:
