@@ -91,7 +91,10 @@ def parse_akew(raw: RawRecord, name: str) -> BenchmarkRecord:
     edits, probes = [], list(case.probes)
     for place, (fact, given) in enumerate(zip(case.edits, rewrites, strict=True)):
         field = f"requested_rewrite[{place}]"
-        row = fields_of(AkewRewrite, given)
+        try:
+            row = fields_of(AkewRewrite, given)
+        except EditError as error:
+            raise EditError(Fault(f"{field}.{fault.field}", fault.message) for fault in error.faults) from None
         asked = template(row.question, row.subject, field=f"{field}.question")
         fields = {
             "id": fact.id,

@@ -43,7 +43,7 @@ def test_case_of_akew_has_paragraphs_and_the_probes_of_mquake(tmp_path: Path) ->
     with pytest.raises(EditFileError, match=r"field requested_rewrite: expected a list of edits"):
         find_dataset("akew")(written(tmp_path, {**AKEW, "requested_rewrite": []}))
     bare = {name: value for name, value in AKEW["requested_rewrite"][0].items() if name != "fact_new_uns"}
-    with pytest.raises(EditFileError, match="fact_new_uns: is missing"):
+    with pytest.raises(EditFileError, match=r"field requested_rewrite\[0\]\.fact_new_uns: is missing"):
         find_dataset("akew")(written(tmp_path, {**AKEW, "requested_rewrite": [bare]}))
 
 
