@@ -17,7 +17,7 @@ from kg_edit.cli.evaluation import JUDGE, Evaluation
 from kg_edit.cli.fields import with_fields_of
 from kg_edit.cli.options import CHECKS, MACHINE, Out, Overwrite, refuse_unused
 from kg_edit.errors import ConfigError
-from kg_edit.storage.run_folder import delete_run, is_run, read_settings
+from kg_edit.storage.run_folder import is_run, read_settings
 from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
@@ -72,11 +72,9 @@ def evaluate(
 
     - `kg-edit evaluate --dataset counterfact-plus --data dev.json --method rome --limit 24 --out runs/rome/`
     """
-    if not resume and is_run(out):
-        if not overwrite:
-            way = "continue that run with --resume, or start over with --overwrite"
-            raise ConfigError(f"{out} already has a run; give another --out, {way}")
-        delete_run(out)
+    if not resume and not overwrite and is_run(out):
+        way = "continue that run with --resume, or start over with --overwrite"
+        raise ConfigError(f"{out} already has a run; give another --out, {way}")
     if not judge_url:
         refuse_unused(context, ("judge_model",), "without --judge", way="also give --judge URL")
     chosen = _judge_at(judge_url, judge_model) if judge_url else None
@@ -89,7 +87,7 @@ def evaluate(
 
         summary = evaluate_on_ray(evaluation, out)
     else:
-        summary = evaluation.run(out, overwrite=overwrite)
+        summary = evaluation.run(out, resume=resume, overwrite=overwrite)
     show(summary, out)
     skipped = summary.provenance["data"]["skipped"]
     if evaluation.keep_going and skipped:  # without it, rows that can't be read are none of those that are used

@@ -64,6 +64,8 @@ def test_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run,
     assert (place / "found.md").read_text().startswith("| metric | n | unedited | whole | whole - unedited | p |")
     refused = evaluate(*options, "--out", "whole", "--no-resume")
     assert (refused.code, "whole already has a run" in refused.err) == (2, True)
+    anew = evaluate(*options, "--out", "whole", "--no-resume", "--overwrite")
+    assert (anew.code, "the other run in whole is deleted" in anew.err) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,16 @@ def test_wrong_address_of_a_judge_is_refused_before_the_run(evaluate: Run, place
     result = evaluate("--judge", "localhost:8000/v1", "--out", "out")
     assert (result.code, "expected an address such as http://localhost:8000/v1" in result.err) == (2, True)
     assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--judge-model", "qwen3"), ("--ray",), ("--model", "none/such"), ("--general-limit", "5")]
+)
+def test_run_is_not_deleted_by_a_command_that_is_refused(wrong: tuple[str, ...], evaluate: Run, place: Path) -> None:
+    (place / "out").mkdir()
+    (place / "out" / "run.json").write_text('{"job": "evaluate"}')
+    assert evaluate("--out", "out", "--no-resume", "--overwrite", *wrong).code == 2
+    assert (place / "out" / "run.json").read_text() == '{"job": "evaluate"}'
 
 
 def test_limit_of_documents_needs_tasks(evaluate: Run) -> None:
