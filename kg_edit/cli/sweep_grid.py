@@ -24,6 +24,9 @@ from kg_edit.storage.run_folder import digest
 from kg_edit.storage.seeds import Seed
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.nll", "portability.choice")
+METHOD, PRESET = "method", "preset"  # axes that are no settings of the method
+_MOST_CELLS = 10_000
+_LONGEST = 120  # characters of a folder's name, at most
 
 
 class SweepData(BaseModel):
@@ -73,7 +76,7 @@ class SweepSettings(BaseModel):
         for axis, values in grid.items():
             if not values:
                 raise ValueError(f"the axis {axis} has no value; give it some, or leave it out")
-            if len({repr(value) for value in values}) < len(values):
+            if len(set(map(str, values))) < len(values):  # as text, because a cell's folder is named by it
                 raise ValueError(f"the axis {axis} has a value twice: {list(values)}; keep one")
         return grid
 
@@ -123,11 +126,6 @@ def _flattened(grid: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, 
             yield from _flattened(value, f"{start}{name}.")
         else:
             yield f"{start}{name}", value
-
-
-METHOD, PRESET = "method", "preset"
-_MOST_CELLS = 10_000
-_LONGEST = 120  # characters of a folder's name, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +179,7 @@ def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
 def _check_axis(axis: str, settings: SweepSettings) -> None:
     """Refuse an axis that is also set elsewhere, as a whole or in part."""
     path = axis.split(".")
-    if _holds(settings.settings, path):
+    if axis in settings.settings or _holds(settings.settings, path):  # "a.b" = 1, or a table a with b = 1
         raise ConfigError(f"{axis} is set in [grid] and in [settings]; keep one")
     for end in range(1, len(path)):
         group = ".".join(path[:end])

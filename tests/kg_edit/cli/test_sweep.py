@@ -72,6 +72,7 @@ def test_one_sweep_compares_the_policies() -> None:
         ("method = 'rome'", "grid: is missing"),
         ("[grid]\nlayer = []", "no value"),
         ("[grid]\nlayer = [1, 1]", "twice"),
+        ("[grid]\nlayer = [1, '1']", "twice"),
         ("[grid]\nlayer = 3", "a list"),
         ("[grid", "not valid TOML"),
         ("metrics = ['efficacy.pro']\n[grid]\nlayer = [1]", "did you mean 'efficacy.prob'"),
@@ -117,6 +118,10 @@ def test_folders_differ_where_their_readable_part_does_not() -> None:
         ({"grid": {"preset": ["papr"]}}, "did you mean 'paper'"),
         ({"grid": {"steps": [0]}}, "steps"),
         ({"settings": {"layer": 3}}, "keep one"),
+        (
+            {"settings": {"covariance.tokens": 9}, "grid": {"covariance": {"tokens": [1, 2]}}},
+            r"covariance\.tokens is set in \[grid\] and in \[settings\]; keep one",
+        ),
         (
             {"settings": {"covariance": "self"}, "grid": {"covariance": {"tokens": [1, 2]}}},
             r"covariance\.tokens is an axis of the grid, but \[settings\] sets covariance as a whole; keep one",
