@@ -1,8 +1,8 @@
 """OpenAI's API for the model of `kg-edit serve`, with all active edits of its ledger.
 
 ``POST /v1/completions``, ``POST /v1/chat/completions`` and ``GET /v1/models`` support what a greedy continuation needs.
-With ``stream``, the finished text is sent as server-sent events. Other requests (a temperature above 0, several
-answers) are refused, not answered differently. Errors have OpenAI's form (`openai_error`).
+With ``stream``, the finished text is sent as server-sent events. Several answers are refused. Completions also refuse
+what would change the text, such as a temperature above 0; chat ignores it. Errors have OpenAI's form (`openai_error`).
 """
 
 from __future__ import annotations

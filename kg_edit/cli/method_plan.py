@@ -255,6 +255,11 @@ def plan(
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
     """Load a model, without progress bars and warnings of transformers.
 
+    Args:
+        model: the value of ``--model``.
+        dtype: the value of ``--dtype``.
+        device: the value of ``--device``.
+
     Raises:
         ModelError: it can't be loaded; a wrong name is found before torch and transformers are imported.
     """
@@ -362,7 +367,13 @@ class LazyGraph:
 def graph_of(
     method: str, graph: list[str] | None, contact: str | None, *, default: str = EXTRACT
 ) -> WikidataCache | PrivateGraph | None:
-    """Open the graph of ``--graph``; without it, a method that needs a graph gets the packaged ``default``.
+    """Open the graph of ``--graph``; without it, a method that needs a graph gets a packaged one.
+
+    Args:
+        method: the method's name.
+        graph: the texts of ``--graph``.
+        contact: e-mail address or URL for the endpoints of Wikimedia.
+        default: the name of the packaged graph.
 
     Raises:
         UnknownNameError: there is no such method.
