@@ -219,8 +219,11 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     what = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigError(f"{what}; add --yes to start them, or give fewer edits")
-    progress = "" if planned.method.joint else " The time that is left is shown after the first edits."
-    typer.echo(f"{what}.{progress} Ctrl-C stops, and the same command resumes.", err=True)
+    if planned.method.joint:  # one batch
+        after = "They are saved when all are made: before that, Ctrl-C loses them; after it, the same command resumes."
+    else:
+        after = "The time that is left is shown after the first edits. Ctrl-C stops, and the same command resumes."
+    typer.echo(f"{what}. {after}", err=True)
     if not typer.confirm("Start?", err=True):
         raise typer.Exit(1)
 

@@ -283,7 +283,7 @@ def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: p
     monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
     monkeypatch.setattr(find_method("rome"), "joint", True)
     joint = edit(*ROME, "--device", "cpu").err
-    assert "resumes" in joint and "time that is left" not in joint, "a joint method makes both at once"
+    assert "They are saved when all are made" in joint and "time that is left" not in joint, "both are made at once"
 
 
 def test_patches_that_contradict_each_other_are_named(edit: Run, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
