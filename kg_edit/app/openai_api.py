@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kg_edit.app.messages import Problem, Prompt
 from kg_edit.edits.edit import Record, Text
@@ -42,7 +42,18 @@ class StreamOptions(Record):
     include_usage: bool = Field(False, description="true: a last event has the numbers of tokens")
 
 
-class CompletionRequest(Record):
+class ApiRequest(Record):
+    """The body of a request. A field that is null is the same as an absent one, because clients send null for those."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, fields: object) -> object:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class CompletionRequest(ApiRequest):
     """A request for continuations. What would change a greedy text, and is not supported, may be absent or off."""
 
     model: str | None = Field(None, description="name of the served model; may be left out")
@@ -118,7 +129,7 @@ class ChatMessage(Record):
     )
 
 
-class ChatRequest(Record):
+class ChatRequest(ApiRequest):
     """A conversation to be answered; further fields, such as ``top_p``, are ignored."""
 
     model_config = ConfigDict(extra="ignore")

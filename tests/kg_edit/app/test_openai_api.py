@@ -95,6 +95,19 @@ def test_stop_ends_a_continuation_before_the_first_of_its_texts(server: Served) 
     assert completed(server, PROMPTS[0], max_tokens=12, stop=None) == [whole]
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", CHAT])
+def test_null_is_the_same_as_an_absent_field(path: str) -> None:
+    made = workshop(None)
+    made.model = chatting()
+    body = {"prompt": "The river"} if path != CHAT else {"messages": [{"role": "user", "content": "Who?"}]}
+    null = dict.fromkeys(("max_tokens", "temperature", "n", "stream", "model", "stop", "tools"))
+    with served(made) as running:
+        (code, plain), (_, answer) = running.post(path, body), running.post(path, {**body, **null})
+        missing = running.post(path, dict.fromkeys(body))[1]["error"]["param"]
+    assert code == 200 and answer["choices"] == plain["choices"]
+    assert missing == next(iter(body))
+
+
 def events(server: Served, path: str, body: dict[str, object]) -> list[dict[str, Any]]:
     """The events of a stream, as a client reads them."""
     code, text, headers = server.send("POST", path, json.dumps(body), {"Content-Type": "application/json"})
