@@ -12,8 +12,8 @@ from kg_edit.cli.options import Device, Dtype, Layer, ModelArgument, complete_me
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 
-_WIDEST = 120  # columns
-_BRIEF = ("method", "changes", "graph", "what it does")  # what fits so many
+_WIDEST = 120  # characters of a line
+_BRIEF = ("method", "changes", "graph", "what it does")  # columns of the overview that fit into such lines
 
 
 def methods(

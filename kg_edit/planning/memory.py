@@ -325,7 +325,8 @@ def suggestions(found: Estimate) -> tuple[str, ...]:
         ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
     states = bytes_of.get("states for the backward pass", 0.0)
     if states >= 0.1 * max(found.needed(place) for place in found.lacking):
-        ways.append(f"`--memory {states / 2e6:.0f}` makes passes smaller: the same results, a little slower")
+        way = f"`kg-edit evaluate --memory {states / 2e6:.0f}`, or `method.memory` in Python,"
+        ways.append(f"{way} makes passes smaller: the same results, a little slower")
     held = sum(map(found.added_by_covariance, found.lacking))
     if held >= 0.2 * max(found.needed(place) for place in found.lacking):
         ways.append(
