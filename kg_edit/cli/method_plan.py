@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _SHOWN = 20  # edits that can't be made, in a message
+_OF_THE_GRAPH = (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, GraphError)  # are listed for all edits
 
 log = logging.getLogger(__name__)
 
@@ -133,23 +134,27 @@ class MethodPlan:
             keep_going: leave out edits that can't be made, and list them on stderr.
 
         Raises:
-            KgEditError, WikidataCacheError: something is wrong; with ``keep_going`` only if no edit can be made.
+            KgEditError, WikidataCacheError: something is wrong; with ``keep_going`` only if no edit can be made. With
+                ``file``, the message lists all edits with a name that the graph can't resolve.
         """
         faults: dict[Edit, Exception] = {}
         with doing("checking the edits"):
-            if not keep_going:
-                try:  # all at once, which is one read of the graph
-                    self.method.check_inputs(self.config, self.source, edits)
-                    return tuple(edits)
-                except (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, GraphError):
-                    if file is None:
-                        raise
-            # One by one, so that all wrong names are shown at once
-            for edit in edits:
+            # Each check opens what all edits share, such as the corpus of C: all edits are checked at once, and only a
+            # part with a fault is halved, until every wrong edit is known.
+            parts = [tuple(edits)]
+            while parts:
+                part = parts.pop()
                 try:
-                    self.method.check_inputs(self.config, self.source, [edit])
+                    self.method.check_inputs(self.config, self.source, part)
                 except (KgEditError, WikidataCacheError) as error:
-                    faults[edit] = error
+                    listed = file is not None and isinstance(error, _OF_THE_GRAPH)
+                    if not part or (len(part) == len(edits) and not (keep_going or listed)):
+                        raise
+                    if len(part) == 1:
+                        faults[part[0]] = error
+                    else:
+                        half = len(part) // 2
+                        parts += [part[half:], part[:half]]
         if faults and not keep_going:
             raise _all_faults(faults, link_command(file, graph) if file else None)
         if faults and len(faults) == len(edits):

@@ -1,0 +1,51 @@
+"""A method's plan: which edits can be made, and what it costs to know it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kg_edit.cli.method_plan import plan
+from kg_edit.covariance.corpora import open_corpus
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import EditError
+
+
+def edit(name: str) -> Edit:
+    return Edit(id=name, subject="Rome", prompt="{} is in", target_new="Japan")
+
+
+def text(name: str) -> Edit:
+    return Edit(id=name, prompt="Where is Rome?", target_text="It is in Japan.")  # ROME takes no paragraph
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The corpora that are opened."""
+    names: list[str] = []
+
+    def counted(name: str, **options: Any) -> Any:
+        names.append(name)
+        return open_corpus(name, **options)
+
+    monkeypatch.setattr("kg_edit.methods.base.open_corpus", counted)
+    return names
+
+
+def test_corpus_is_opened_once_for_all_edits(opened: list[str]) -> None:
+    edits = [edit(f"e{number}") for number in range(64)]
+    assert plan("rome").usable(edits, keep_going=True) == tuple(edits)
+    assert len(opened) == 1
+
+
+def test_wrong_edits_are_found_by_halves(opened: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    edits = [text("wrong") if number == 40 else edit(f"e{number}") for number in range(64)]
+    assert plan("rome").usable(edits, keep_going=True) == (*edits[:40], *edits[41:])
+    assert capsys.readouterr().err.startswith("skipped: wrong: ")
+    assert len(opened) < 10
+
+
+def test_edits_that_are_all_wrong_are_an_error() -> None:
+    with pytest.raises(EditError, match="such as 'first'"):
+        plan("rome").usable([text("first"), text("second")], keep_going=True)
