@@ -68,7 +68,14 @@ class SweepSettings(BaseModel):
     @classmethod
     def _flat(cls, grid: object) -> object:
         """Flatten the grid: ``covariance.tokens = [...]`` is a nested table in TOML, but one axis here."""
-        return dict(_flattened(grid)) if isinstance(grid, Mapping) else grid
+        if not isinstance(grid, Mapping):
+            return grid
+        found: dict[str, Any] = {}
+        for axis, values in _flattened(grid):
+            if axis in found:  # as "covariance.tokens" and in a table
+                raise ValueError(f"the axis {axis} is given twice; keep one")
+            found[axis] = values
+        return found
 
     @field_validator("grid")
     @classmethod

@@ -73,6 +73,7 @@ def test_one_sweep_compares_the_policies() -> None:
         ("[grid]\nlayer = []", "no value"),
         ("[grid]\nlayer = [1, 1]", "twice"),
         ("[grid]\nlayer = [1, '1']", "twice"),
+        ("[grid]\n'covariance.seed' = [1]\ncovariance.seed = [2]", r"covariance\.seed is given twice; keep one"),
         ("[grid]\nlayer = 3", "a list"),
         ("[grid", "not valid TOML"),
         ("metrics = ['efficacy.pro']\n[grid]\nlayer = [1]", "did you mean 'efficacy.prob'"),
