@@ -38,7 +38,7 @@ ANSWERS = "locality_answer"  # the column with the answers of the column localit
 _EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality", *LOCALITY}
 
 
-def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str, object], dict[str, str]]:
+def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, str]]:
     """Rename the row's fields to those of `Edit` (or of a triplet).
 
     Returns the renamed row, and a map from the new field names to the row's own names.
@@ -46,10 +46,9 @@ def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str,
     Args:
         row: a row of any shape. Of a CounterFact record, only ``candidates`` is removed.
         triplet: whether the row is a triplet.
-        check: refuse a row that gives one field under two names.
 
     Raises:
-        EditError: the row gives one field under two names, and ``check`` is true.
+        EditError: the row gives one field under two names, or its locality prompts have more or fewer answers.
     """
     left = {name: value for name, value in row.items() if name != LINKED}
     if "requested_rewrite" in row:
@@ -59,7 +58,7 @@ def canonical(row: Row, *, triplet: bool, check: bool = True) -> tuple[dict[str,
     found: dict[str, object] = {}
     for name, value in left.items():
         own = renamed.get(name, name)
-        if own in found and check:
+        if own in found:
             raise EditError([Fault(name, f"is another name for {own!r}, which the row has too; keep one of them")])
         found[own] = [value] if own in LISTS and isinstance(value, str) else value
     names = {own: name for name, own in renamed.items()}

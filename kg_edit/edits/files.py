@@ -161,7 +161,11 @@ def read_rows(
         EditFileError: the file can't be read, or has no rows.
     """
     templates = templates or RelationTemplates.load()
-    rows = list(islice(numbered_rows(path), limit))
+    # A null field counts as absent
+    rows = [
+        (number, {name: value for name, value in row.items() if value is not None} if isinstance(row, dict) else row)
+        for number, row in islice(numbered_rows(path), limit)
+    ]
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
 
@@ -182,8 +186,7 @@ def read_rows(
                 raise row
             if not isinstance(row, dict):
                 raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-            given = {name: value for name, value in row.items() if value is not None}
-            edit = to_edit(given, row_id=f"row-{number}", labels=known, templates=templates, looked_in=looked_in)
+            edit = to_edit(row, row_id=f"row-{number}", labels=known, templates=templates, looked_in=looked_in)
             if edit.id in by_id:
                 raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {by_id[edit.id]} too; give it another")])
             first, same = by_fact.get((edit.subject, edit.prompt), (0, edit))

@@ -121,7 +121,10 @@ def to_edit(
         fields, names = _from_triplet(row, labels, templates, looked_in), {**_TRIPLET, **names}
     else:
         _refuse_unknown(row, _EDIT_FIELDS)
-        fields = {**row, **_relation_fields(row, labels, templates)} if _lacks_prompt(row) else row
+        if _lacks_prompt(row):
+            row = {**row, **{name: _bare(row[name]) for name in ("relation", "relation_id") if name in row}}
+            row |= _relation_fields(row, labels, templates)
+        fields = row
     try:
         # The cell of a table has lost the space before its ending; scripts without case, such as Chinese, take none.
         ending = fields.get("ending")
@@ -133,15 +136,18 @@ def to_edit(
 
 
 def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
-    """Return the Wikidata ids in a row whose labels `to_edit` will need."""
+    """Return the Wikidata ids in a row whose labels `to_edit` will need; none if `to_edit` will refuse the row."""
     ids: list[object] = []
     if isinstance(rewrite := row.get("requested_rewrite"), dict):
         ids = [rewrite.get("relation_id")]
     elif _is_triplet(row):
-        fields = _renamed(canonical(row, triplet=True, check=False)[0])
+        try:
+            fields = _renamed(canonical(row, triplet=True)[0])
+        except EditError:  # to_edit raises it again, where the row's place is known
+            return set()
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
     elif _lacks_prompt(row):
-        ids = [row.get("relation"), row.get("relation_id")]
+        ids = [_bare(row.get("relation")), _bare(row.get("relation_id"))]
     return {id_ for id_ in ids if is_entity_id(id_) or (is_property_id(id_) and not templates.find(id_))}
 
 
@@ -191,7 +197,12 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
 def _renamed(row: Row) -> dict[str, object]:
     """Rename the fields of a triplet to those of an `Edit`, and shorten each Wikidata address to its id."""
     fields = {name: row[own] for name, own in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True) if own in row}
-    return {name: bare_id(value.strip()) if isinstance(value, str) else value for name, value in fields.items()}
+    return {name: _bare(value) for name, value in fields.items()}
+
+
+def _bare(value: object) -> object:
+    """A text without white space around it, and a Wikidata address as its id."""
+    return bare_id(value.strip()) if isinstance(value, str) else value
 
 
 def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> Row:

@@ -125,6 +125,25 @@ def test_labels_are_asked_only_for_ids(tmp_path: Path) -> None:
     assert labels.asked == []
 
 
+def test_null_prompt_counts_as_absent_when_labels_are_looked_up(tmp_path: Path) -> None:
+    row = {"subject": "Ann", "relation_id": "P2348", "target_new": "Rome"}
+    for one in (row, {**row, "prompt": None}):
+        (edit,) = read_edits(write(tmp_path, "edits.jsonl", lines(one)), labels=Labels()).edits
+        assert edit.prompt == "The time period of {} is"
+
+
+def test_triplet_with_too_few_answers_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    wrong = {
+        "subject": "Ann",
+        "relation": "country",
+        "new_object": "Italy",
+        "locality": {"near": {"prompt": ["Snow is", "Coal is"], "ground_truth": ["white"]}},
+    }
+    file = read_edits(write(tmp_path, "edits.jsonl", lines(wrong, GOOD)), keep_going=True)
+    assert (len(file.edits), [problem.row for problem in file.problems]) == (1, [1])
+    assert "2 prompts have 1 answers" in str(file.problems[0])
+
+
 def test_file_may_mix_shapes(tmp_path: Path) -> None:
     triplet = {"subject": "Bob", "relation": "P551", "new_object": "Rome"}
     path = write(tmp_path, "edits.json", json.dumps([GOOD, triplet]))

@@ -136,6 +136,16 @@ def test_fault_has_the_triplets_own_name(change: dict[str, object], field: str, 
     assert message in found
 
 
+@pytest.mark.parametrize(
+    "relation", [" P17", "http://www.wikidata.org/prop/direct/P17", "https://www.wikidata.org/wiki/Property:P17"]
+)
+def test_edit_without_prompt_may_name_its_relation_by_an_address(relation: str) -> None:
+    found = edit({"subject": "Ann", "relation": relation, "target_new": "Rome"})
+    assert (found.relation, found.relation_id, found.prompt) == ("country", "P17", "{} lies in the country of")
+    unknown = {"subject": "Ann", "relation": relation.replace("P17", "P2348"), "target_new": "Rome"}
+    assert ids_to_label(unknown, TEMPLATES) == {"P2348"}
+
+
 def test_row_without_subject_or_with_a_number_is_refused() -> None:
     with pytest.raises(EditError, match="field relation: found the number 54; expected text"):
         edit(TRIPLET | {"relation": 54})
