@@ -361,7 +361,8 @@ def compare(
 
     known = metric_names(row for scores in sides.values() for row in scores.values())
     known += (EDITING_SCORE,) if set(SCORED) <= set(known) else ()
-    wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    # A metric that is named twice is one test: Holm's correction would count two
+    wanted = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
     for name in wanted:
         if name not in known:
             points = (point for run in runs for point in RunFolder(run.folder).points())

@@ -23,7 +23,7 @@ from kg_edit.evaluation.statistics import EDITING_SCORE, RESAMPLES, Difference, 
 from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.atomic import write_json, write_text
 from kg_edit.storage.frames import csv_of
-from kg_edit.text.display import markdown_table, terminal_table
+from kg_edit.text.display import markdown_table, plain, terminal_table
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def render(summary: Summary) -> str:
 def rich_table(summary: Summary) -> Table:
     """Return the table of the metrics for the terminal."""
     header, *rows = _cells(summary)
-    return terminal_table(header, rows, numbers_from=1, caption=_caption(summary))
+    return terminal_table(header, rows, numbers_from=1, caption=plain(_caption(summary)))
 
 
 def rich_general(summary: Summary) -> Table | None:
@@ -182,13 +182,15 @@ _CELL, _GAP = 15, 3  # characters as wide as "0.720 [0.610, 0.830]", with its sm
 _ESCAPED = str.maketrans(
     {"↑": "$\\uparrow$", "↓": "$\\downarrow$", "†": "$^{\\dagger}$", "‡": "$^{\\ddagger}$"}
     | {mark: f"\\{mark}" for mark in "&%$#_{}"}
-    | {"~": "\\textasciitilde{}", "^": "\\^{}", "<": "$<$"}
+    | {"~": "\\textasciitilde{}", "^": "\\^{}", "\\": "\\textbackslash{}"}
+    | {mark: f"${mark}$" for mark in "<>|"}
 )
 
 
 def markdown(comparison: Comparison) -> str:
     """Return a Markdown table; a significant difference is bold."""
     header, *rows = _compared_cells(comparison, bold=lambda text: f"**{text}**")
+    header = [title.replace("|", "\\|") for title in header]  # a run's name is that of its folder
     line = f"{comparison.schedules_line}\n\n" if comparison.schedules else ""
     return f"{line}{markdown_table(header, rows, numbers_from=1)}\n\n{caption(comparison)}\n"
 
@@ -251,8 +253,9 @@ def rich_comparison(comparison: Comparison) -> Table:
             found = _difference(row.differences.get(side), lambda text: f"{text} *")
             rows.append([f"  {side}", _mean(row, side), *found])
     text = caption(comparison).replace("Bold:", "*:")
-    header = ["metric, run", "mean", f"- {comparison.sides[0]}", "p"]
-    return terminal_table(header, rows, numbers_from=1, caption=text, caption_left=True, lines=False)
+    # A run's name is that of its folder, which may look like rich's markup
+    header = ["metric, run", "mean", f"- {plain(comparison.sides[0])}", "p"]
+    return terminal_table(header, rows, numbers_from=1, caption=plain(text), caption_left=True, lines=False)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:

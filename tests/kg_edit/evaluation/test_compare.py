@@ -188,6 +188,23 @@ def test_presets_are_in_the_notes(run: Run) -> None:
     assert not any("preset" in note for note in compare([runs[0], run("third", seed=3, preset="default")]).notes)
 
 
+def test_metric_named_twice_is_one_test(run: Run) -> None:
+    runs = [run("rome", seed=1), run("glame", seed=2)]
+    once, twice = (compare(runs, metrics=["portability.nll"] * times) for times in (1, 2))
+    assert once == twice and once.rows[0].differences["glame"].p < 1
+
+
+def test_name_of_a_folder_is_whole_in_every_table(run: Run) -> None:
+    found = compare([run("rome[red]", seed=1), run("a|b\\c", seed=2)])
+    console = Console(file=io.StringIO(), record=True, width=120)
+    console.print(rich_comparison(found))
+    text = console.export_text()
+    assert "- rome[red]" in text.splitlines()[0] and "Differences to rome[red] are paired" in " ".join(text.split())
+    header, ruler = markdown(found).splitlines()[:2]
+    assert len(re.findall(r"(?<!\\)\|", header)) == ruler.count("|")
+    assert "a$|$b\\textbackslash{}c & " in latex(found)
+
+
 def test_difference_is_that_of_the_means(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     lines = (second / "records.jsonl").read_text().splitlines()
