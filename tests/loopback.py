@@ -22,6 +22,16 @@ class QuietHandler(BaseHTTPRequestHandler):
         pass
 
 
+class OtherProtocol(QuietHandler):
+    """Replies in a protocol that is not HTTP."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+    do_GET = do_POST
+
+
 class Loopback(ThreadingHTTPServer):
     """Answers at its ``url`` while its ``with`` block runs."""
 

@@ -11,7 +11,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -25,7 +27,7 @@ from kg_edit.scoring.questions import right_answers, scored_after
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import normalised
-from wikidata_cache.endpoints.web import whole_reply
+from wikidata_cache.endpoints.web import is_http_address, whole_reply
 from wikidata_cache.progress import Bar
 
 PROMPT = (
@@ -59,13 +61,16 @@ class Judge:
     key: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the address.
+        """Check the address and the key.
 
         Raises:
-            ConfigError: it is no HTTP address.
+            ConfigError: ``url`` is no HTTP address, or ``key`` can't be in a header.
         """
-        if not self.url.startswith(("http://", "https://")):
+        if not is_http_address(self.url):
             raise ConfigError(f"--judge {self.url!r}: expected an address such as http://localhost:8000/v1")
+        # Python's error for such a header would show the key
+        if self.key and not (self.key.isascii() and self.key.isprintable()):
+            raise ConfigError("the judge's key has a line break or a letter beyond ASCII; correct KG_EDIT_JUDGE_KEY")
 
     def verdict(self, question: str, answers: Sequence[str], text: str) -> tuple[bool | None, str]:
         """Return whether ``text`` gives one of the right ``answers`` (None if the reply is neither yes nor no), and the
@@ -94,11 +99,13 @@ class Judge:
                 return whole_reply(request, timeout=_SECONDS, limit=_MOST_BYTES)
             except urllib.error.HTTPError as error:
                 if error.code not in _LATER or tries == _TRIES:
-                    text = error.read(200)
+                    text = b""
+                    with suppress(OSError, HTTPException):  # the connection may end here, too
+                        text = error.read(200)
                     raise JudgeError(f"{address}: refused with {error.code}: {text!r}; check model and key") from error
                 asked = error.headers.get("Retry-After")
                 wait = float(asked) if asked and asked.isdecimal() else wait
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 if tries == _TRIES:
                     raise JudgeError(f"{address}: can't be reached: {error}; check the address") from error
             time.sleep(min(wait, _LONGEST_WAIT))

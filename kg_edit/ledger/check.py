@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import json
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
 from kg_edit.text.matching import begins_with, first_sentence, mentions
-from wikidata_cache.endpoints.web import whole_reply
+from wikidata_cache.endpoints.web import is_http_address, whole_reply
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
@@ -166,14 +167,16 @@ class CompletionServer:
     seconds: float = SECONDS
 
     def __post_init__(self) -> None:
-        """Check the address.
+        """Check the address and the key.
 
         Raises:
-            ConfigError: it is no HTTP address.
+            ConfigError: ``url`` is no HTTP address, or ``key`` can't be in a header.
         """
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if not is_http_address(self.url):
             raise ConfigError(f"--server {self.url!r}: expected an address such as http://localhost:8080")
+        # Python's error for such a header would show the key
+        if self.key and not (self.key.isascii() and self.key.isprintable()):
+            raise ConfigError(f"the server's key has a line break or a letter beyond ASCII; correct {KEY}")
 
     def named(self) -> CompletionServer:
         """Return the same server with a model's name: the given one, or the only one that ``GET /v1/models`` lists.
@@ -228,7 +231,9 @@ class CompletionServer:
         try:
             text = whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
         except urllib.error.HTTPError as error:
-            reply = error.read(_MOST_BYTES).decode(errors="replace")
+            reply = ""
+            with suppress(OSError, HTTPException):  # the connection may end here, too
+                reply = error.read(_MOST_BYTES).decode(errors="replace")
             try:  # two usual forms of an error's message; else the whole reply
                 parsed = json.loads(reply)
                 reply = str(parsed.get("message") or parsed["error"]["message"])
@@ -236,7 +241,7 @@ class CompletionServer:
                 pass
             way = f"set the server's API key in {KEY}" if error.code in (401, 403) else "check the address and --served"
             raise ServerError(f"{address} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             problem = f"can't be reached: {reason}; check the address, and that the server runs"
             if isinstance(reason, TimeoutError):

@@ -7,6 +7,7 @@ a redirect to another host, port or protocol is not followed: it is an error rep
 from __future__ import annotations
 
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -58,6 +59,17 @@ def largest_answer() -> int:
     if not 0 < megabytes < 1e9:
         raise BadOptionError(f"{LIMIT}={setting!r}: expected the maximal size of an answer in megabytes, such as 50.")
     return int(megabytes * _MB)
+
+
+def is_http_address(url: str) -> bool:
+    """Return whether requests can be sent to `url`: http or https, a host, a port that is a number, and no spaces."""
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0 and not re.search(r"[\s\0-\x1f]", url)
+        )
+    except ValueError:  # such as a port in letters, or a bracket that is not closed
+        return False
 
 
 def open_url(request: Request, timeout: float) -> HTTPResponse:

@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.judge import Judge, JudgeError, judge_run
 from kg_edit.evaluation.records import Entry, RunFolder, Section
-from tests.loopback import Loopback, QuietHandler
+from tests.loopback import Loopback, OtherProtocol, QuietHandler
 
 
 class Server(Loopback):
@@ -70,8 +70,22 @@ def test_refusals_and_other_replies(server: Server) -> None:
     with pytest.raises(JudgeError, match=r"refused with 401.*check model and key"):
         Judge(url=server.url, model="m").verdict("?", ("a",), "b")
     assert len(server.asked) == 1
-    with pytest.raises(ConfigError, match="expected an address such as"):
-        Judge(url="localhost", model="m")
+    for wrong in ("localhost", "http://", "http://localhost:port/v1", "http://[::1/v1", "http://local host/v1"):
+        with pytest.raises(ConfigError, match="expected an address such as"):
+            Judge(url=wrong, model="m")
+
+
+def test_key_that_no_header_takes_is_refused_without_showing_it() -> None:
+    for key in ("secret\n", "sécret"):
+        with pytest.raises(ConfigError, match="line break or a letter beyond ASCII") as raised:
+            Judge(url="http://localhost/v1", model="m", key=key)
+        assert "cret" not in str(raised.value)
+
+
+def test_server_of_another_protocol_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kg_edit.evaluation.judge._LONGEST_WAIT", 0.0)
+    with Loopback(OtherProtocol) as other, pytest.raises(JudgeError, match="can't be reached"):
+        Judge(url=other.url, model="m").verdict("?", ("a",), "b")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.kg_edit.app.serving import served, workshop
 from tests.kg_edit.cli.test_patch import HEAT as HEAT_WITH_LOCALITY
 from tests.kg_edit.cli.test_patch import LAKERS, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.loopback import Loopback, QuietHandler
+from tests.loopback import Loopback, OtherProtocol, QuietHandler
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -180,9 +180,22 @@ def test_served_check_error_for_slow_and_missing_servers(standin: StandIn) -> No
         list(check_served(CompletionServer(url=standin.url, seconds=0.1), [entry(HEAT)], ("rewrite",)))
     with pytest.raises(ServerError, match="can't be reached"):
         CompletionServer(url="http://127.0.0.1:9").named()
-    for wrong in ("localhost:8080", "ftp://localhost", "http://", ""):
+    for wrong in (
+        "localhost:8080",
+        "ftp://localhost",
+        "http://",
+        "",
+        "http://localhost:port",
+        "http://[::1",
+        "http://a b",
+    ):
         with pytest.raises(ConfigError, match="expected an address such as"):
             CompletionServer(url=wrong)
+    with Loopback(OtherProtocol) as other, pytest.raises(ServerError, match="can't be reached"):
+        CompletionServer(url=other.url, model="m").complete("Paris is in", tokens=1)
+    with pytest.raises(ConfigError, match="line break or a letter beyond ASCII") as raised:
+        CompletionServer(url=standin.url, key="secret\n")
+    assert "secret" not in str(raised.value)
 
 
 def test_named_finds_the_model_of_a_server(standin: StandIn) -> None:
