@@ -19,13 +19,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.errors import ConfigError, KgEditError, OutputError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.scoring.questions import right_answers, scored_after
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from kg_edit.storage.run_folder import digest
+from kg_edit.storage.run_folder import digest, folder_lock
 from kg_edit.text.matching import normalised
 from wikidata_cache.endpoints.web import is_http_address, whole_reply
 from wikidata_cache.progress import Bar
@@ -119,7 +119,7 @@ class Verdict(BaseModel):
 
     id: str
     section: str
-    group: str  # the group of probes
+    group: str  # the group of probes, or the first one if the question is in several
     question: str
     text: str
     judge: str  # the model's name
@@ -153,26 +153,30 @@ def judge_run(
     Raises:
         ConfigError: no answer of the run belongs to a question of ``records``.
         JudgeError: the judge can't be asked; the verdicts so far are in the file.
-        OutputError: the run's records or its verdicts can't be read or written.
+        OutputError: the folder has no records of a run, they or the verdicts can't be read or written, or another
+            process works on the folder.
     """
-    file = folder / _FILE
-    drop_cut_line(file)
-    known = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
+    if not RunFolder(folder).records.is_file():
+        raise OutputError(f"{folder} has no records of a run; give the output folder of kg-edit evaluate")
     wanted = list(_unjudged(folder, {record.id: Case.of(record) for record in records}, judge))
     if not wanted:
         raise ConfigError(
             f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
         )
-    for verdict, names in Bar(wanted, title="judge", unit="answer"):
-        if verdict.key not in known:
-            right, reply = judge.verdict(verdict.question, names, verdict.text)
-            known[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
-            append_lines(file, [known[verdict.key].model_dump_json()])
-    # The mean over a record's questions, then over records.
+    file = folder / _FILE
+    with folder_lock(folder):
+        drop_cut_line(file)
+        known = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
+        for verdict, names in Bar(wanted, title="judge", unit="answer"):
+            if verdict.key not in known:
+                right, reply = judge.verdict(verdict.question, names, verdict.text)
+                known[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
+                append_lines(file, [known[verdict.key].model_dump_json()])
+    # The mean over a record's questions, then over records. The one verdict on a question of two groups counts in both.
     rows: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for verdict in (known[verdict.key] for verdict, _ in wanted):
+    for verdict, _ in wanted:
         by_record = rows.setdefault((verdict.section, f"{verdict.group}.judge"), {})
-        by_record.setdefault(verdict.id, []).append(float(verdict.right is True))
+        by_record.setdefault(verdict.id, []).append(float(known[verdict.key].right is True))
     found: dict[str, dict[str, float | None]] = {}
     for (section, name), by_record in rows.items():
         found.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())

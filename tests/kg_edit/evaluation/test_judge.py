@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from kg_edit.datasets.record import BenchmarkRecord, as_record
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.judge import Judge, JudgeError, judge_run
 from kg_edit.evaluation.records import Entry, RunFolder, Section
+from kg_edit.scoring.questions import scored_after
+from kg_edit.storage.run_folder import folder_lock
 from tests.loopback import Loopback, OtherProtocol, QuietHandler
 
 
@@ -150,6 +152,29 @@ def test_reply_may_hold_any_end_of_a_line(end: str, server: Server, run: tuple[P
         assert judge_run(folder, records, judge) == {"edited": {"portability.judge": 1}}
     assert len(server.asked) == 2
     assert end in (folder / "judge.jsonl").read_text(encoding="utf-8")
+
+
+def test_question_of_two_groups_counts_in_both(server: Server, tmp_path: Path, edits: tuple[Edit, ...]) -> None:
+    query = Query(prompt="Where?", answers=(("Rome",),))
+    probes = tuple(Probe(measures=group, queries=(query,)) for group in ("multihop", "recall"))
+    record = BenchmarkRecord(id="r", edits=edits[:1], probes=probes)
+    section = Section(scores={}, nll={}, texts={scored_after(query): " Rome"})
+    RunFolder(tmp_path).append([Entry(id="r", phase="edited", sha256="0", sections={"edited": section})])
+    found = judge_run(tmp_path, [record], Judge(url=server.url, model="m"))
+    assert found == {"edited": {"multihop.judge": 1, "recall.judge": 1}}
+    assert len(server.asked) == 1
+
+
+def test_folder_in_use_or_without_a_run_is_refused(
+    server: Server, run: tuple[Path, list[BenchmarkRecord]], tmp_path: Path
+) -> None:
+    folder, records = run
+    judge = Judge(url=server.url, model="m")
+    with folder_lock(folder), pytest.raises(OutputError, match="another process works on"):
+        judge_run(folder, records, judge)
+    assert server.asked == []
+    with pytest.raises(OutputError, match="no records of a run; give the output folder"):
+        judge_run(tmp_path / "nowhere", records, judge)
 
 
 def test_damaged_verdict_is_named(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
