@@ -89,13 +89,20 @@ def merge(
         refuse_unused(context, ("gguf", "gguf_type"), f"with --to {to}", way="give --to gguf")
     _check_push(context, push)
     check_patches([ledger])
+    _check_outside_ledgers(out)
     from kg_edit.export.merged_model import check_mergeable
     from kg_edit.reports.shipping import gguf_of
 
+    # All that can be refused is refused before a model of many GB is loaded
     patch, entries = active_at(ledger)
-    check_mergeable(patch, out, shard=shard)  # before a model of many GB is loaded
+    check_mergeable(patch, out, shard=shard)
     name = model_for(patch, model)
-    file = gguf_of(name, gguf) if to == "gguf" else None
+    file = None
+    if to == "gguf":
+        from kg_edit.export.gguf_files import check_kind
+
+        check_kind(gguf_type)
+        file = gguf_of(name, gguf)
     loaded = load(name, dtype, device)
     shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=loaded if scores else None)
     if file:
@@ -131,7 +138,6 @@ def export(
     - `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """
     from kg_edit.ledger.listing import active_at, check_patches
-    from kg_edit.ledger.log import LOG
 
     if to not in TARGETS:
         raise unknown_name("format", to, TARGETS)
@@ -147,17 +153,18 @@ def export(
     patch, entries = active_at(ledger)
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
-    try:  # a file among those of a ledger would damage its history
-        ledgers = [folder for folder in (out.resolve(), *out.resolve().parents) if (folder / LOG).exists()]
-        if ledgers:
-            raise OutputError(f"{out} is inside the ledger {ledgers[0]}; give a path outside the ledger")
-    except OSError as error:
-        raise OutputError(f"can't read {out}: {error.strerror}; give another path") from error
+    _check_outside_ledgers(out)
     if to == "patch":
         if out.exists():
             raise OutputError(f"{out} already exists; give another file, or delete it first")
         patch.save(out)
     else:
+        from kg_edit.export.merged_model import check_new
+        from kg_edit.export.peft_adapter import with_one_rank
+
+        # Before the prompts are asked: the folder, and whether an adapter can have such a patch
+        check_new(out)
+        with_one_rank(patch)
         name = model_for(patch, model)
         shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=load(name) if scores else None)
         (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
@@ -176,6 +183,18 @@ def model_for(patch: Patch, name: str | None) -> str:
     if not found:
         raise ConfigError("the patch does not say which model it is for; give --model")
     return found
+
+
+def _check_outside_ledgers(out: Path) -> None:
+    """Refuse a path inside a ledger, whose next step would replace a file of the same name."""
+    from kg_edit.ledger.log import LOG
+
+    try:
+        ledgers = [folder for folder in (out.resolve(), *out.resolve().parents) if (folder / LOG).exists()]
+    except OSError as error:
+        raise OutputError(f"can't read {out}: {error.strerror}; give another path") from error
+    if ledgers:
+        raise OutputError(f"{out} is inside the ledger {ledgers[0]}; give a path outside the ledger")
 
 
 def _shipment(
@@ -251,6 +270,7 @@ def subtract(
     """
     from kg_edit.export.peft_adapter import is_adapter
 
+    _check_outside_ledgers(out)
     if out.exists():
         raise OutputError(f"{out} already exists; give another --out")
     for path in (expert, anti):

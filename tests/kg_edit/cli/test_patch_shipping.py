@@ -72,6 +72,31 @@ def test_wrong_target_is_refused_and_nothing_is_written(kg_edit: Run, place: Pat
         refused(kg_edit, "patch", *command, message=message, out=out)
 
 
+def test_refusal_comes_before_the_model_is_loaded(
+    kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, model = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1), place / "base.gguf"
+    (place / "full").mkdir()
+    (place / "full" / "notes").touch()
+    model.touch()
+    monkeypatch.setattr("kg_edit.cli.patch_shipping.load", lambda *_: pytest.fail("the model is loaded"))
+    for command, message in (
+        (("export", file, "--to", "peft", "full", "--scores"), "full already exists"),
+        (("merge", file, "--to", "gguf", "--gguf", model, "--out", "m", "--gguf-type", "F8"), "kind of numbers 'F8'"),
+    ):
+        result = kg_edit("patch", *command)
+        assert result.code == 2 and message in result.err, result
+
+
+def test_nothing_is_written_into_a_ledger(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    file = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1)
+    kg_edit("patch", "add", "ledger", file)
+    next_step = place / "ledger" / "patches" / "0002.safetensors"  # `patch add` would replace it
+    for command in (("merge", file), ("subtract", file, file)):
+        result = kg_edit("patch", *command, "--out", next_step)
+        assert result.code == 2 and "is inside the ledger" in result.err and not next_step.exists(), result
+
+
 def test_patch_file_is_exported_without_a_model(kg_edit: Run, place: Path) -> None:
     factors = {"w": Factors(left=torch.ones(2, 1), right=torch.ones(3, 1))}
     edits = [{"edit": HEAT.model_dump(mode="json", exclude_defaults=True), "method": "rome"}]
