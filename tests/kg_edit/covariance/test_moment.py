@@ -137,6 +137,22 @@ def test_half_precision_keys_are_added_in_full() -> None:
     assert mean_of(running).item() == 65537 / 2
 
 
+def test_killed_write_leaves_no_moment_without_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = Identity(model="m", module="w", corpus="c", tokens=1)
+    manifest = Manifest(**identity.model_dump(), count=1, chunks=1, model_name="tiny", size=2)
+
+    def killed(path: Path, value: object) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("kg_edit.covariance.files.write_json", killed)
+        write_moment(tmp_path, torch.ones(flat_size(2)), manifest)
+    assert not moment_path(tmp_path, identity).exists()
+    assert write_moment(tmp_path, torch.ones(flat_size(2)), manifest).with_suffix(".json").exists()
+
+
 def test_moment_file_of_another_identity_is_refused(tmp_path: Path) -> None:
     identity = Identity(model="m", module="x", corpus="c", tokens=2)
     manifest = Manifest(**identity.model_dump(), count=2, chunks=1, model_name="named", size=2)
