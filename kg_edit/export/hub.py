@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shlex import quote
 
 from kg_edit.errors import ConfigError, ServerError
 
@@ -52,7 +53,9 @@ def push_folder(folder: str | Path, name: str, *, private: bool) -> str:
         elif code == _TOO_LARGE:
             way = "the hub takes no file of this size; export an adapter, or upload with git"
         elif code is not None and (code == _TOO_MANY or code >= _HUBS_FAULT):
-            way = "the hub is busy or has a fault; run the same command again later"
-        message = f"can't upload to {name} at {api.endpoint}: {first}; {way}. The files are in {folder}"
+            way = "the hub is busy or has a fault; try again later"
+        # The same command would refuse the folder that it has written
+        upload = f"hf upload {name} {quote(str(folder))}{' --private' * private}"
+        message = f"can't upload to {name} at {api.endpoint}: {first}; {way}. The files are in {folder}: {upload}"
         raise ServerError(message) from error
     return str(made)

@@ -118,7 +118,7 @@ def test_push_error_names_the_reason_and_the_folder(hub: Hub, tmp_path: Path) ->
         assert done.returncode == 1 and done.stderr.startswith("ServerError: can't upload to someone/edits"), (
             done.stderr
         )
-        assert way in done.stderr and f"The files are in {folder}" in done.stderr
+        assert way in done.stderr and f"The files are in {folder}: hf upload someone/edits {folder}" in done.stderr
     gone = environment(hub, tmp_path / "home") | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     assert "check the connection" in push(folder, "someone/edits", gone).stderr
     offline = environment(hub, tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}
