@@ -86,7 +86,7 @@ def locate(
     if wanted is None:
         raise unknown_name("answer", answer, ANSWERS)
     settings = TraceSettings(kind=chosen, window=window, samples=samples, answer=wanted, seed=seed)
-    facts = (read_known(known) if known else facts_of(read))[:limit]
+    facts = read_known(known)[:limit] if known else facts_of(read[:limit])
     trace = partial(trace_all, load(model, dtype, device), facts, settings, out=out, known_only=known is not None)
     summary = replace_run(out, trace, overwrite=overwrite)
     _show(summary, out)

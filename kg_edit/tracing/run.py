@@ -15,7 +15,7 @@ from kg_edit.evaluation.settings import tokenizer_digest
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_json
-from kg_edit.storage.run_folder import Settings, claim, digest
+from kg_edit.storage.run_folder import Settings, claim, digest, folder_lock
 from kg_edit.tracing.corrupted_run import FACTOR, noise_level
 from kg_edit.tracing.summary import LocateSummary, draw_summary, draw_trace
 from kg_edit.tracing.trace import Trace, TracedFact, TraceSettings, is_known, prompt_of, trace
@@ -62,11 +62,18 @@ def locate(
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: two facts have the same id, or no fact could be traced.
-        OutputError: ``out`` has another run, or can't be written.
+        ConfigError: two facts have the same id, the answers are to be traced and no fact has one, or no fact could be
+            traced.
+        OutputError: ``out`` has another run, can't be written, or another process works on it.
     """
     settings = settings or TraceSettings()
     refuse_same_ids("facts", (fact.id for fact in facts))
+    # Found before an earlier run is replaced (--overwrite)
+    if settings.answer == "true" and all(fact.answer is None for fact in facts):
+        raise ConfigError(
+            "no fact has an answer to trace; give the edits a target_true, or trace the model's own next token with "
+            "--answer predicted"
+        )
     decides: Settings = {  # run.json: everything that decides the traces
         "job": "locate",
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
@@ -78,42 +85,47 @@ def locate(
         "facts_sha256": digest([fact.model_dump(mode="json") for fact in facts]),
         "kg_edit": __version__,
     }
-    claim(out, decides)
-    drop_cut_line(out / RECORDS)
-    done = {entry.id: entry for entry in read_lines(out / RECORDS, Entry)}
-    left = [fact for fact in facts if fact.id not in done]
+    with suppress(OSError):  # `claim` then raises the error with its reason
+        out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(out):
+        claim(out, decides)
+        drop_cut_line(out / RECORDS)
+        done = {entry.id: entry for entry in read_lines(out / RECORDS, Entry)}
+        left = [fact for fact in facts if fact.id not in done]
 
-    # The noise has one level for all facts. A fact whose subject can't be found fails later, when it is traced.
-    prompts = list[Prompt]()
-    for fact in facts if left else ():
-        with suppress(KgEditError):
-            prompts.append(prompt_of(model, fact))
-    level = noise_level(model, prompts) if prompts else 0.0
+        # The noise has one level for all facts. A fact whose subject can't be found fails later, when it is traced.
+        prompts = list[Prompt]()
+        for fact in facts if left else ():
+            with suppress(KgEditError):
+                prompts.append(prompt_of(model, fact))
+        level = noise_level(model, prompts) if prompts else 0.0
 
-    with Bar(title="tracing", unit="fact", total=len(facts), done=len(done), shown=progress) as bar:
-        for fact in left:
-            try:
-                if known_only and is_known(model, fact) is False:
-                    entry = Entry(id=fact.id, unknown=True)
-                else:
-                    entry = Entry(id=fact.id, trace=trace(model, fact, settings, level=level))
-            except KgEditError as error:
-                entry = Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
-            done[fact.id] = entry
-            append_lines(out / RECORDS, [entry.model_dump_json(exclude_none=True)])
-            bar.update()
+        with Bar(title="tracing", unit="fact", total=len(facts), done=len(done), shown=progress) as bar:
+            for fact in left:
+                try:
+                    if known_only and is_known(model, fact) is False:
+                        entry = Entry(id=fact.id, unknown=True)
+                    else:
+                        entry = Entry(id=fact.id, trace=trace(model, fact, settings, level=level))
+                except KgEditError as error:
+                    entry = Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
+                done[fact.id] = entry
+                append_lines(out / RECORDS, [entry.model_dump_json(exclude_none=True)])
+                bar.update()
 
-    entries = [done[fact.id] for fact in facts]
-    failed = {entry.id: entry.error for entry in entries if entry.error is not None}
-    unknown = [entry.id for entry in entries if entry.unknown]
-    traces = [entry.trace for entry in entries if entry.trace is not None]
-    if not traces:
-        (out / RECORDS).unlink(missing_ok=True)  # the folder is then free for other facts
-        why = next(iter(failed.values()), "the model knows none of them")
-        raise ConfigError(f"none of {number_of(len(facts), 'fact')} could be traced: {why}; give other facts, or more")
-    summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)
-    write_json(out / SUMMARY, summary.model_dump(mode="json"))
-    draw_summary(summary, out / PICTURE, model=model.name)
-    for place, found in enumerate(traces[:_OWN_PICTURES]):
-        draw_trace(found, out / f"heatmap-{place:02d}.svg")
-    return summary
+        entries = [done[fact.id] for fact in facts]
+        failed = {entry.id: entry.error for entry in entries if entry.error is not None}
+        unknown = [entry.id for entry in entries if entry.unknown]
+        traces = [entry.trace for entry in entries if entry.trace is not None]
+        if not traces:
+            (out / RECORDS).unlink(missing_ok=True)  # the folder is then free for other facts
+            why = next(iter(failed.values()), "the model knows none of them")
+            raise ConfigError(
+                f"none of {number_of(len(facts), 'fact')} could be traced: {why}; give other facts, or more"
+            )
+        summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)
+        write_json(out / SUMMARY, summary.model_dump(mode="json"))
+        draw_summary(summary, out / PICTURE, model=model.name)
+        for place, found in enumerate(traces[:_OWN_PICTURES]):
+            draw_trace(found, out / f"heatmap-{place:02d}.svg")
+        return summary

@@ -202,7 +202,15 @@ def roles(prompt: Prompt) -> tuple[str, ...]:
 
 
 def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
-    """Return the facts before the edits, with the old object as answer; an edit in both forms is asked in plain."""
+    """Return the facts before the edits, with the old object as answer; an edit in both forms is asked in plain.
+
+    Raises:
+        EditError: an edit has no subject, as an unstructured one may; names it.
+    """
+    if without := next((edit for edit in edits if not edit.subject), None):
+        way = "leave the edit out; kg-edit edit also takes --layer N in the place of --layer auto"
+        found = f"edit {without.id!r} has no subject, and causal tracing adds its noise to the subject's tokens"
+        raise EditError([Fault("", f"{found}; {way}")])
     return tuple(
         TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true, chat=edit.forms[0])
         for edit in edits

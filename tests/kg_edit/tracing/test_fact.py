@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import EditFileError
+from kg_edit.errors import EditError, EditFileError
 from kg_edit.tracing.trace import TracedFact, facts_of, read_known
 
 ROW = {"known_id": 3, "subject": "Beats Music", "prompt": "Beats Music is owned by", "attribute": "Apple"}
@@ -25,6 +25,12 @@ def test_facts_of_edits_have_the_old_object() -> None:
     (fact,) = facts_of([edit])
     assert fact == TracedFact(id="1", subject="France", prompt="In {}, the capital is", answer="Paris")
     assert fact.text == "In France, the capital is"
+
+
+def test_edit_without_a_subject_is_named() -> None:
+    edit = Edit(id="ada", prompt="What did Ada do?", target_text="Ada wrote notes.")
+    with pytest.raises(EditError, match="edit 'ada' has no subject"):
+        facts_of([edit])
 
 
 def test_read_known_replaces_the_subject_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.errors import ConfigError, ModelError, OutputError
+from kg_edit.storage.run_folder import folder_lock
 from kg_edit.tracing import run as module
 from kg_edit.tracing.run import locate
 from kg_edit.tracing.trace import Trace, TracedFact, TraceSettings
@@ -73,6 +74,26 @@ def test_locate_counts_a_fact_without_answer_as_failed(tmp_path: Path) -> None:
     found = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
     assert (found.facts, list(found.failed)) == (2, ["b"])
     assert found.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' has no answer to trace")
+
+
+def test_locate_without_any_answer_keeps_the_run_that_it_would_replace(
+    kg_edit: Run, tiny_folder: Path, place: Path
+) -> None:
+    rows = [json.loads(line) for line in (place / "edits.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps({name: value for name, value in row.items() if name != "target_true"}) for row in rows]
+    (place / "edits.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    arguments = ("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "1", "--limit", "1", "--out", "out")
+    assert kg_edit(*arguments).code == 0
+    before = content(place / "out")
+    found = kg_edit(*arguments, "--answer", "true", "--overwrite")
+    assert (found.code, "no fact has an answer to trace" in found.err) == (2, True), found.err
+    assert content(place / "out") == before
+
+
+def test_locate_refuses_the_folder_of_another_process(tmp_path: Path) -> None:
+    with folder_lock(tmp_path), pytest.raises(OutputError, match="another process works on"):
+        locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path, progress=False)
+    assert not (tmp_path / "records.jsonl").exists()
 
 
 def test_locate_leaves_out_unknown_facts(tmp_path: Path) -> None:
