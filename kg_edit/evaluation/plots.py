@@ -107,7 +107,8 @@ def draw_curve(summary: Summary, path: Path) -> Path:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top", "right"]].set_visible(False)
     run = summary.provenance
-    drawn.suptitle(f"{run['method']} on {run['model']['name']}, {run['schedule']}", fontsize=11)
+    title = f"{run['method']} on {run['model']['name']}, {run['schedule']}"
+    drawn.suptitle(title, fontsize=11, parse_math=False)  # a folder's name may have $ in it
     return save_figure(drawn, path)
 
 
@@ -123,8 +124,10 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
         )
         axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         # A point has other records than the one before it: the unedited model's line shows what of a change that is.
-        before = [(point.edits, point.unedited[name].mean) for point in points if name in point.unedited]
-        axes.plot([edits for edits, _ in before], [mean or 0.0 for _, mean in before], color=colour, lw=0.8, ls=":")
+        # A metric that compares with the unedited model has no mean there.
+        means = [(point.edits, point.unedited[name].mean) for point in points if name in point.unedited]
+        before = [(edits, mean) for edits, mean in means if mean is not None]
+        axes.plot([edits for edits, _ in before], [mean for _, mean in before], color=colour, lw=0.8, ls=":")
     axes.plot([], [], color="black", lw=0.8, ls=":", label="unedited model, the same records")
     broken = [point.edits for point in points if point.failed]
     if broken:

@@ -109,5 +109,7 @@ def test_gguf_of_finds_the_file_to_merge_into(tmp_path: Path) -> None:
     assert gguf_of("smollm2-135m", None).name == "SmolLM2-135M-Instruct.Q4_1.gguf"
     with pytest.raises(ConfigError, match="is not a GGUF file, so edits can't be merged into it"):
         gguf_of("owner/name", None)
+    with pytest.raises(ConfigError, match=r"other\.bin' is not a GGUF file"):
+        gguf_of("smollm2-135m", tmp_path / "other.bin")
     with pytest.raises(ConfigError, match="there is no GGUF file"):
         gguf_of("owner/name", tmp_path / "nowhere.gguf")
