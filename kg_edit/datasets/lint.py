@@ -148,23 +148,27 @@ def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
         yield from _ids_in(record, (edit.prompt, *names, *edit.paraphrases))
         for question in edit.portability:
             right = (question.answer, *question.aliases)
-            yield from _of_answer(record, Query(prompt=question.question, answers=(right,)))
+            yield from _ids_in(record, (question.question, *right))
+            yield from _of_answer(record, Query(prompt=question.question, answers=(right,)), before=())
     for probe in record.probes:
         for query in (*probe.queries, *probe.conditions):
             yield from _ids_in(record, (query.prompt, *(name for names in query.answers for name in names)))
             if probe.family in _CHANGED:
-                yield from _of_answer(record, query)
+                # The rivals of a Ripples question are drawn from its relation's objects; MQuAKE's is the old answer
+                drawn = probe.family.startswith("ripples-")
+                yield from _of_answer(record, query, before=query.old if drawn else (*query.old, *query.others))
 
 
-def _of_answer(record: BenchmarkRecord, query: Query) -> Iterator[Finding]:
+def _of_answer(record: BenchmarkRecord, query: Query, *, before: Sequence[str]) -> Iterator[Finding]:
     right = [name for names in query.answers for name in names]
     mentioned = next((names[0] for names in query.answers if mentions(query.prompt, names[0])), None)
     if mentioned:
         yield Finding("answer-in-question", record.id, f"{mentioned!r} in {query.prompt!r}")
-    before = (*query.old, *query.others)
-    same = {normalised(name) for name in before} & {normalised(name) for name in right}
+    names = {normalised(name) for name in right}
+    same = next((name for name in before if normalised(name) in names), None)
     if same:
-        yield Finding("answer-unchanged", record.id, f"{right[0]!r} was {before[0]!r} before: one of its names")
+        message = f"{same!r} names the answer before the edits, and {right[0]!r} after them"
+        yield Finding("answer-unchanged", record.id, message)
 
 
 def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:

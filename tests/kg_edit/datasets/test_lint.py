@@ -11,8 +11,10 @@ import pytest
 from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.datasets.lint import Finding, lint
 from kg_edit.errors import EditFileError
-from tests.kg_edit.datasets.rows import FACT, FLAT, MQUAKE, POPQA, ZSRE, written
+from tests.kg_edit.datasets.rows import FACT, FLAT, MQUAKE, POPQA, RIPPLES, ZSRE, written
 from tests.kg_edit.datasets.test_reading import ROWS
+
+OWN = {"subject": "Ada", "prompt": "{} lives in", "target_new": "Lyon"}
 
 
 class Known:
@@ -39,6 +41,7 @@ def test_lint_finds_nothing_in_good_files(tmp_path: Path) -> None:
     ("dataset", "row", "change", "kind"),
     [
         ("counterfact", FLAT, {"target_new": "Q42"}, "unlabelled-id"),
+        ("edits", OWN, {"portability": [{"question": "Which city is it?", "answer": "Q90"}]}, "unlabelled-id"),
         ("knowedit", FACT, {"portability": {"Reasoning": [{"prompt": "x", "ground_truth": "Q42"}]}}, "unlabelled-id"),
         ("zsre", ZSRE, {"rephrase": "Who is Q1234567's sister?"}, "unlabelled-id"),
         ("counterfact", FLAT, {"subject": "Ada"}, "missing-subject"),
@@ -57,6 +60,16 @@ def test_lint_finds_each_fault_of_a_record(
 ) -> None:
     assert kind in {found for found, _ in faults(tmp_path, dataset, {**row, **change})}
     assert kind not in {found for found, _ in faults(tmp_path, dataset, row)}
+
+
+def test_lint_names_the_answer_that_stays_and_no_drawn_object(tmp_path: Path) -> None:
+    row = {**MQUAKE, "new_answer_alias": ["United States of America"]}
+    (found,) = lint(find_dataset("mquake").read(written(tmp_path, row)))
+    assert found.message == "'United States of America' names the answer before the edits, and 'Peru' after them"
+    # A spelling of the answer among the objects that are drawn is no answer before the edits
+    question = {"kind": "two-hop", "start": "Rome", "hops": ["P17", "P36"], "answers": ["Tōkyō"], "old": ["Rome"]}
+    drawn = {**RIPPLES, "questions": [question], "choices": {"P36": ["Tokyo", "Oslo"]}}
+    assert faults(tmp_path, "ripples", drawn) == []
 
 
 def test_lint_accepts_names_that_look_like_ids(tmp_path: Path) -> None:

@@ -125,4 +125,5 @@ def test_empty_paths_of_the_header_are_no_examples(tmp_path: Path) -> None:
 def test_lint_finds_unchanged_answer(tmp_path: Path) -> None:
     record = read(tmp_path, document({**CAPITAL, "old": ["Edo", "Tōkyō"]}, {**THREE, "answers": ["Rome"]}))
     (finding,) = lint(FileContent((record,)))
-    assert (finding.kind, finding.message) == ("answer-unchanged", "'Tokyo' was 'Edo' before: one of its names")
+    message = "'Tōkyō' names the answer before the edits, and 'Tokyo' after them"
+    assert (finding.kind, finding.message) == ("answer-unchanged", message)
