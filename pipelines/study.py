@@ -59,7 +59,7 @@ class Part:
     dataset: str
     data: Path | str  # a file, a pattern of files in the folder of data, or a packaged benchmark
     graph: Path | str = GRAPH
-    schedule: str = "single"  # as `evaluate --schedule`; {n} is the number of records, {batch} at most 100 of them
+    schedule: str = "single"  # as `evaluate --schedule`; {n} is the number of records, {batch} that of --batch
     skip: int = 0  # of the first records, on which settings were chosen
     hops: int | None = None
     ceilings: bool = False
@@ -203,7 +203,7 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
     every = part.records()
     records, later = every[: options.limit], every[options.limit :]
     model, graph = LanguageModel.load(options.model, dtype=options.dtype), open_graph([str(part.graph)], None)
-    schedule = part.schedule.format(n=len(records), batch=min(len(records), 100))
+    schedule = part.schedule.format(n=len(records), batch=min(len(records), options.batch))
     edits = "" if schedule == "single" else f"{len(records)} edits"
     text = None if schedule == "single" else (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8")
     results = Results(options.results)
@@ -255,6 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", help="METHOD[:PRESET][+CONTROL], with commas; by default all that need no training")
     parser.add_argument("--controls", action="store_true", help="also each control of a method that reads a graph")
     parser.add_argument("--limit", type=int, default=100, help="so many records; %(default)s by default")
+    parser.add_argument("--batch", type=int, default=100, help="edits of a batch; %(default)s by default")
     parser.add_argument("--every", type=int, help="edits between two points of a sequence's curve; about ten in all")
     parser.add_argument("--sample", type=int, help="of a sequence: score so many records at each point; by default all")
     parser.add_argument("--seed", type=int, default=0, help="of the methods that draw; another than 0 has its own rows")
