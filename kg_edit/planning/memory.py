@@ -92,8 +92,8 @@ class Job:
                 each = 2.0 * load.hops * shape.width**2
                 together = max(1, min(facts, int(self.limit / (4.0 * FLOAT32 * each)))) if each else 1
                 return each * (together if self.method.joint else 1)
-            case "weight":  # [d, d_ff]
-                return float(shape.width) * shape.inner
+            case "weight":  # [d, d_ff] in each layer
+                return float(shape.width) * shape.inner * len(self.layers)
             case "all weights":
                 return float(shape.block) * len(self.layers)
             case "adapters":  # a pair of factors for each changed matrix

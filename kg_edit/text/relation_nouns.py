@@ -40,6 +40,12 @@ def relation_examples() -> Mapping[str, Sequence[tuple[str, str]]]:
     return found
 
 
+def example_things() -> tuple[str, ...]:
+    """Return the things of the example facts, without those that the locality check asks about."""
+    asked = {thing for _, thing, _ in _rows("related_facts.tsv")}
+    return tuple(dict.fromkeys(thing for _, thing, _ in _rows("relation_examples.tsv") if thing not in asked))
+
+
 def _table(name: str) -> Mapping[str, str]:
     return {row[0]: row[1] for row in _rows(name)}
 

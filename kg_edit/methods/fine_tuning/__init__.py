@@ -4,6 +4,7 @@ METHODS = {
     "adalora": "adalora:AdaLora",
     "ft": "ft:Ft",
     "ft-all": "ft_all:FtAll",
+    "ft-augmented": "ft_augmented:FtAugmented",
     "ft-constrained": "ft_constrained:FtConstrained",
     "ft-ewc": "ft_ewc:FtEwc",
     "ft-l": "ft:FtL",

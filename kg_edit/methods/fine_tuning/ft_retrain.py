@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydantic import Field, PositiveInt
@@ -42,7 +42,7 @@ class FtRetrain(FineTuning):
 
     def rows(self, edit: Edit, before: Patch) -> list[TrainingRow]:
         """Return the edit's own row, then those of earlier edits in their order; at most ``replayed`` at random."""
-        earlier = still_valid(before, edit)
+        earlier = still_valid(before, [edit])
         if len(earlier) > self.config.replayed:
             draw = random.Random(f"{self.config.seed}/{len(before.edits)}")  # noqa: S311 - a sample, no secret
             chosen = sorted(draw.sample(range(len(earlier)), self.config.replayed))
@@ -54,8 +54,8 @@ class FtRetrain(FineTuning):
         return rows
 
 
-def still_valid(before: Patch, edit: Edit) -> Sequence[Edit]:
-    """Return the edits recorded in ``before``, without those that were undone or that a later edit contradicts.
+def still_valid(before: Patch, edits: Iterable[Edit]) -> Sequence[Edit]:
+    """Return the edits recorded in ``before`` that are neither undone nor contradicted by a later one or by ``edits``.
 
     An edit in plain text and one in chat form are two; an edit in both forms is returned in each.
     """
@@ -70,6 +70,7 @@ def still_valid(before: Patch, edit: Edit) -> Sequence[Edit]:
         if scale > 0 and strengths[old.text, old.chat, old.target_new] > 0:
             valid.pop((old.text, old.chat), None)  # so that the later edit's position counts
             valid[old.text, old.chat] = old
-    for form in edit.forms:
-        valid.pop((edit.text, form), None)
+    for edit in edits:
+        for form in edit.forms:
+            valid.pop((edit.text, form), None)
     return list(valid.values())

@@ -26,6 +26,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ext-sub": {"steps": 4, "rank": 2, "learning_rate": 0.01, "dropout": 0.0},
     "ft": _TUNING,
     "ft-all": {"steps": 4, "learning_rate": 0.002},
+    "ft-augmented": {"layers": [1], "steps": 4, "learning_rate": 0.01, "contexts": 2, "context_tokens": 4, "texts": 1},
     "ft-constrained": {**_TUNING, "radius": 0.02},
     "ft-ewc": {**_TUNING, "fisher_texts": 3, "fisher_tokens": 5},
     "ft-l": _TUNING,

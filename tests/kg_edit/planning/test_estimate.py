@@ -262,6 +262,14 @@ def test_a_batch_trains_an_rgnn_for_each_fact_that_fits_into_the_memory() -> Non
     assert few == 3 * one and 0.5e9 < many <= 1e9
 
 
+def test_each_tuned_layer_has_its_trained_numbers() -> None:
+    one, two = (
+        next(part.bytes for part in reckoned(name, **settings).parts if part.what.startswith("trained"))
+        for name, settings in (("ft-m", {}), ("ft-augmented", {"layers": (1, 2)}))
+    )
+    assert two == 2 * one
+
+
 class PluggedConfig(MethodConfig):
     layer: int | None = None
     steps: int = 3

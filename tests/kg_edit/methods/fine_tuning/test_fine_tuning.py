@@ -263,16 +263,16 @@ def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
     changed = EDIT.model_copy(update={"id": "4", "target_new": "Los Angeles Lakers"})
     chosen = method("ft-retrain", model)
     before = chosen.edit([EDIT, SECOND, changed])
-    assert still_valid(before, THIRD) == [SECOND, changed]
-    assert still_valid(before, EDIT) == [SECOND]
-    assert isinstance(before, WeightPatch) and still_valid(before + -before, THIRD) == []
+    assert still_valid(before, [THIRD]) == [SECOND, changed]
+    assert still_valid(before, [EDIT]) == [SECOND]
+    assert isinstance(before, WeightPatch) and still_valid(before + -before, [THIRD]) == []
     one = chosen.edit([SECOND])
-    assert isinstance(one, WeightPatch) and still_valid(before + -one, THIRD) == [changed]
-    assert still_valid(before + one.scaled(-0.5), THIRD) == [SECOND, changed], "half of it stands"
-    assert still_valid(-before, THIRD) == []
+    assert isinstance(one, WeightPatch) and still_valid(before + -one, [THIRD]) == [changed]
+    assert still_valid(before + one.scaled(-0.5), [THIRD]) == [SECOND, changed], "half of it stands"
+    assert still_valid(-before, [THIRD]) == []
     both = WeightPatch(factors={}, provenance={"edits": [{"edit": EDIT.in_chat(chat="both").model_dump()}]})
-    assert still_valid(both, SECOND) == [EDIT, EDIT.in_chat()], "an edit in both forms is one in each"
-    assert still_valid(both, changed) == [EDIT.in_chat()] and still_valid(both, changed.in_chat()) == [EDIT]
+    assert still_valid(both, [SECOND]) == [EDIT, EDIT.in_chat()], "an edit in both forms is one in each"
+    assert still_valid(both, [changed]) == [EDIT.in_chat()] and still_valid(both, [changed.in_chat()]) == [EDIT]
     assert isinstance(chosen, FtRetrain)
     few = method("ft-retrain", model, replayed=1).rows(THIRD, before)
     assert len(few) == 2 and few[0] == chosen.row(THIRD) and few[1] in (chosen.row(SECOND), chosen.row(changed))

@@ -1,0 +1,219 @@
+"""Standard fine-tuning on augmented data (Gangadhar and Stratos, Findings of ACL 2024, arXiv 2402.11078).
+
+Some down-projections W are trained on all edits of a call together, in mini-batches over epochs. With p the next-token
+distribution without the training, and p' with it, the loss of a step is L_e + kept (L_s + L_t):
+
+- L_e: the mean of max(0, -log p'(target) - stop_below) per token, over the edits' prompts, bare and after a sampled
+  text, and over earlier edits of a sequence;
+- L_s: the mean of KL(p || p') after the edits' prompts with other subjects;
+- L_t: the mean of KL(p || p') after each token of texts that the model wrote.
+
+The paper has true facts in the place of L_s and L_t, and trains all weights or LoRA.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+from torch.optim.lr_scheduler import LinearLR
+
+from kg_edit.callbacks import report_losses
+from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.methods.base import annotate_errors
+from kg_edit.methods.config import Layers
+from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
+from kg_edit.methods.fine_tuning.descent import changed, checked_loss, no_change, take_step
+from kg_edit.methods.fine_tuning.epochs import batches
+from kg_edit.methods.fine_tuning.ft_retrain import still_valid
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
+from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched
+from kg_edit.models.sampling import sample_contexts, sample_rows
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.storage.seeds import Seed
+from kg_edit.text.relation_nouns import example_things
+from wikidata_cache.progress import Bar
+
+_DEPTHS = 0.13, 0.36  # of the default layers: 4 to 10 of 30
+_SAMPLED, _TEXT_TOKENS = 128, 32  # texts that the model writes, of which each step draws some
+
+
+class FtAugmentedConfig(StatementConfig):
+    """Settings of fine-tuning on augmented data."""
+
+    steps: PositiveInt = Field(9, description="maximum number of epochs; each but the last trains every edit once")
+    learning_rate: float = Field(
+        1.5e-3, gt=0, description="learning rate of Adam in the first epoch; it falls evenly to 0"
+    )
+    stop_below: float = Field(
+        0.05, description="a row whose loss is below this value is not trained; the end, if it is the edits' mean"
+    )
+    layers: Layers | None = Field(None, description="tuned blocks, 0-based; default 0.13 to 0.36 of the depth")
+    batch_size: PositiveInt = Field(8, description="edits in a step")
+    contexts: NonNegativeInt = Field(64, description="sampled texts; one comes before each edit of a step (0: none)")
+    context_tokens: PositiveInt = Field(10, description="length of these texts, in tokens")
+    replayed: NonNegativeInt = Field(8, description="earlier edits of a sequence in a step")
+    kept: float = Field(1.5, ge=0, description="weight of the divergence on other subjects and on texts")
+    subjects: PositiveInt = Field(2, description="other subjects with which the prompt of each edit is asked in a step")
+    texts: PositiveInt = Field(2, description="texts by the model in a step")
+    seed: Seed = Field(0, description="random seed of what is sampled and drawn")
+
+    def written_layers(self, blocks: int) -> tuple[int, ...]:
+        """Return the layers in the settings, or those from 0.13 to 0.36 of the depth."""
+        first, end = (round(depth * blocks) for depth in _DEPTHS)
+        return tuple(range(first, max(first + 1, end))) if self.layers is None else self.layers
+
+    def workload(self, *, edits: int) -> Workload:
+        """Return the workload: one descent; a step has the rows of ``batch_size`` edits, and those that are held."""
+        batch = min(edits, self.batch_size)
+        return Workload(rows=batch * (1 + bool(self.contexts) + self.subjects) + self.texts)
+
+    def idle(self) -> dict[str, str]:
+        """Return the length of the contexts, if there are none."""
+        return {} if self.contexts else {"context_tokens": "with contexts=0 no texts come before a prompt"}
+
+
+class FtAugmented(TuningMethod):
+    """All edits of a call are trained together, in contexts; elsewhere the model is held."""
+
+    name = "ft-augmented"
+    paper = "Gangadhar and Stratos, Findings of ACL 2024, arXiv 2402.11078"
+    about = "fine-tune some down-projections on all edits, in contexts, and hold the answers about other subjects"
+    family = "fine-tuning"
+    trains = "weight"
+    joint = True
+    config_class = FtAugmentedConfig
+    config: FtAugmentedConfig
+
+    def prepare(self) -> None:
+        """Sample the contexts and the texts from the model, once for all edits."""
+        with untouched(self.model):
+            _ = self.contexts, self.texts
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """Templates ``TEXT. {}``; none with ``contexts=0``."""
+        lengths = ((self.config.context_tokens, self.config.contexts),)
+        return sample_contexts(self.model, lengths=lengths, seed=self.config.seed)[1:]
+
+    @cached_property
+    def texts(self) -> list[TrainingRow]:
+        """Texts by the model, whose every next token is held."""
+        rows = sample_rows(self.model, rows=_SAMPLED, tokens=_TEXT_TOKENS, seed=self.config.seed)
+        return [TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(ids[1:]))) for ids in rows]
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Tune the weights on the rows of all edits; the change is the same for all records.
+
+        Raises:
+            PatchError: a loss or the change is not finite.
+        """
+        refuse_clash(edits)
+        config = self.config
+        changes = {layer: no_change(self.model.down_projection(layer)) for layer in self.layers}  # [d, d_ff] each
+        optimizer = config.descent.optimizer(list(changes.values()))
+        schedule = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=config.steps - 1)  # of epochs
+        epochs = list[Tensor]()  # the loss of each edit's bare prompt, [edits]
+        with untouched(self.model):
+            replayed = still_valid(before, edits)
+            own, earlier = self._rows(edits), self._rows(replayed)
+            others = tuple(dict.fromkeys([*(edit.subject for edit in edits), *example_things()]))
+            edited = {edit.text for edit in (*edits, *replayed)}
+            for epoch in Bar(range(config.steps), title=self.name, unit="epoch"):
+                losses = torch.zeros(len(edits))
+                for batch in batches(len(edits), config.batch_size, seed=config.seed, epoch=epoch):
+                    rows = [own[place] for place in batch]
+                    if epoch == config.steps - 1:  # so that the loss of the final change is known
+                        with torch.no_grad(), self._changed(changes):
+                            losses[batch] = RowLosses(self.model, self.layers[0], rows)().cpu()
+                        continue
+                    draw = random.Random(f"{config.seed}/{len(before.edits)}/{epoch}/{batch}")  # noqa: S311 - a sample
+                    chosen = [edits[place] for place in batch]
+                    rows += self._in_contexts(chosen, draw)
+                    rows += draw.sample(earlier, min(config.replayed, len(earlier)))
+                    held = (
+                        self._of_others(chosen, others, draw, leave_out=edited),
+                        draw.sample(self.texts, min(config.texts, len(self.texts))),
+                    )
+                    values, kept = self._step(rows, held, changes)
+                    loss = (values - config.stop_below).relu().mean() + config.kept * kept
+                    checked_loss(loss, epoch)
+                    take_step(optimizer, loss)
+                    losses[batch] = values[: len(batch)].detach().cpu()
+                schedule.step()
+                epochs.append(losses)
+                report_losses(epoch, dict(enumerate(losses.tolist())), of=len(edits))
+                if float(losses.mean()) < config.stop_below:
+                    break
+        norm = sum(float(change.detach().norm()) ** 2 for change in changes.values()) ** 0.5
+        records = [
+            {**self.record(edit), "norms": {"update": round(norm, 6)}, **loss_notes(of_edit)}
+            for edit, of_edit in zip(edits, torch.stack(epochs, 1).tolist(), strict=True)
+        ]
+        factors = {self.model.weight_name(layer): Factors.dense(change.detach()) for layer, change in changes.items()}
+        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+        patch.check_finite()
+        return patch
+
+    def _step(
+        self, rows: Sequence[TrainingRow], held: Sequence[Sequence[TrainingRow]], changes: Mapping[int, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses of ``rows``, [rows], and L_s + L_t, which is the sum over the groups ``held``."""
+        trained, *groups = (RowLosses(self.model, self.layers[0], group) for group in (rows, *held))
+        with torch.no_grad():  # p; it also runs the blocks below the first change, once for both
+            log_p = [group.logits().float().log_softmax(-1) for group in groups]
+        with self._changed(changes):
+            log_q = [group.logits().float().log_softmax(-1) for group in groups]
+            divergences = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(log_p, log_q, strict=True)]
+            return trained(), torch.stack(divergences).sum()
+
+    @contextmanager
+    def _changed(self, changes: Mapping[int, Tensor]) -> Iterator[None]:
+        """Within the ``with`` block, add each layer's change [d, d_ff] to its down-projection's output."""
+        with ExitStack() as stack:
+            for layer, change in changes.items():
+                stack.enter_context(changed(self.model.down_projection(layer), [change]))
+            yield
+
+    def _rows(self, edits: Iterable[Edit]) -> list[TrainingRow]:
+        """Return the bare row of each edit."""
+        rows = list[TrainingRow]()
+        for edit in edits:
+            with annotate_errors(edit):
+                rows.append(self.row(edit))
+        return rows
+
+    def _in_contexts(self, edits: Iterable[Edit], draw: random.Random) -> list[TrainingRow]:
+        """Return a row of each edit after one of the sampled texts."""
+        if not self.contexts:
+            return []
+        prompts = [
+            self.model.encode_fact(
+                edit.prompt,
+                subject=edit.subject,
+                target=edit.target_new,
+                context=draw.choice(self.contexts),
+                chat=edit.one_form(self.name),
+            )
+            for edit in edits
+        ]
+        return [row_of(prompt, self.config.aim) for prompt in prompts]
+
+    def _of_others(
+        self, edits: Iterable[Edit], others: Sequence[str], draw: random.Random, *, leave_out: Container[str]
+    ) -> list[TrainingRow]:
+        """Return the prompts of the edits about other subjects, without those that are edited: ``leave_out``."""
+        found = list[TrainingRow]()
+        for edit in edits:
+            names = [other for other in others if edit.prompt.replace("{}", other) not in leave_out]
+            for subject in draw.sample(names, min(self.config.subjects, len(names))):
+                ids = self.model.encode_fact(edit.prompt, subject=subject, chat=edit.one_form(self.name)).ids
+                found.append(TrainingRow(ids=ids, wanted=((len(ids) - 1, 0),)))  # no token is wanted: only its logits
+        return found

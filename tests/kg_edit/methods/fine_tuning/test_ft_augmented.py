@@ -1,0 +1,103 @@
+"""Fine-tuning on augmented data: what a step trains, where it holds the model, and what is trained again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from kg_edit.methods.fine_tuning.ft_augmented import FtAugmented
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.prompts import related_facts
+from kg_edit.text.relation_nouns import example_things
+from tests.kg_edit.methods.fine_tuning.test_locft import EDITS
+from tests.kg_edit.tiny import tiny
+
+
+def method(model: LanguageModel, **settings: Any) -> FtAugmented:
+    quick = {"layers": [1], "steps": 4, "learning_rate": 0.01, "contexts": 2, "context_tokens": 4, "texts": 2}
+    return FtAugmented.on(model, settings={**quick, "batch_size": 5, **settings})
+
+
+def divergence(chosen: FtAugmented, patch: Patch) -> float:
+    """KL(p || p') after the edits' prompts with other subjects and in the model's texts."""
+    draw = random.Random(1)  # noqa: S311 - a sample, no secret
+    rows = [*chosen._of_others(EDITS, example_things(), draw, leave_out=()), *chosen.texts[:8]]
+    with torch.no_grad():
+        p = RowLosses(chosen.model, 1, rows).logits().log_softmax(-1)
+        with patch.applied(chosen.model):
+            q = RowLosses(chosen.model, 1, rows).logits().log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[TrainingRow]]:
+    """The groups of rows that go through the model."""
+    groups, made = list[Sequence[TrainingRow]](), RowLosses.__init__
+
+    def watching(self: RowLosses, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
+        groups.append(rows)
+        made(self, model, layer, rows)
+
+    monkeypatch.setattr(RowLosses, "__init__", watching)
+    return groups
+
+
+def test_step_trains_the_prompts_bare_and_in_context_and_holds_other_subjects_and_texts(
+    seen: list[Sequence[TrainingRow]],
+) -> None:
+    model = tiny("llama")
+    chosen = method(model, steps=2)
+    patch = chosen.edit(EDITS)
+    trained, others, texts, last = seen
+    assert {chosen.row(edit) for edit in EDITS} == set(trained[:5]) == set(last)
+    decoded = [model.tokenizer.decode(row.ids) for row in trained[5:]]
+    assert len(decoded) == 5 and all(any(edit.text in text for text in decoded) for edit in EDITS)
+    assert all(not text.startswith(edit.text) for text in decoded for edit in EDITS)
+    asked = [model.tokenizer.decode(row.ids) for row in others]
+    assert len(asked) == 10 and not {edit.text for edit in EDITS} & set(asked)
+    assert sum("plays for" in text for text in asked) == 4, "two other subjects for each of the two prompts"
+    names, edited = ("LeBron James", "Dwyane Wade", "Ann"), {EDITS[0].text, EDITS[4].text}
+    draw = random.Random(0)  # noqa: S311 - a sample, no secret
+    one = chosen._of_others(EDITS[:1], names, draw, leave_out=edited)
+    assert [model.tokenizer.decode(row.ids) for row in one] == ["Ann plays for"], "edited prompts are not held"
+    assert len(texts) == 2 and all(len(row.wanted) == len(row.ids) for row in texts)
+    assert isinstance(patch, WeightPatch)
+    (pair,) = patch.factors.values()
+    assert pair.product.abs().max() == pytest.approx(0.01, rel=1e-4), "one step of Adam from 0"
+
+
+def test_other_answers_are_held() -> None:
+    model = tiny("llama")
+    held, free = (method(model, steps=8, kept=kept) for kept in (30.0, 0.0))
+    one, other = held.edit(EDITS), free.edit(EDITS)
+    assert divergence(held, one) < 0.5 * divergence(held, other)
+    assert all(record["loss_after"] < record["loss_before"] for patch in (one, other) for record in patch.edits)
+
+
+def test_rows_below_the_margin_are_not_trained() -> None:
+    patch = method(tiny("llama"), stop_below=100.0, kept=0.0).edit(EDITS)
+    assert isinstance(patch, WeightPatch)
+    assert all(not pair.product.any() for pair in patch.factors.values())
+    assert [record["steps"] for record in patch.edits] == [1] * 5
+
+
+def test_earlier_edits_are_trained_again_unless_contradicted(seen: list[Sequence[TrainingRow]]) -> None:
+    model = tiny("llama")
+    chosen = method(model, steps=2, contexts=0)
+    before = chosen.edit(EDITS[:3])
+    again = EDITS[0].model_copy(update={"id": "6", "target_new": "London"})
+    del seen[:]
+    chosen.edit([again], start=before)
+    assert set(seen[0]) == {chosen.row(again), chosen.row(EDITS[1]), chosen.row(EDITS[2])}
+
+
+def test_packaged_subjects_are_not_those_of_the_locality_check() -> None:
+    asked = {thing for facts in related_facts().values() for thing, _ in facts}
+    assert len(example_things()) > 150 and not asked & set(example_things())
