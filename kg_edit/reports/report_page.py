@@ -372,14 +372,15 @@ def _drawing(entry: _Entry) -> str:
     count = entry.graph.number_of_edges()
     counted = f"{count} statement{'s' * (count != 1)}" if count <= _MOST else f"{_MOST} of {count} statements"
     title = one_line(f"The statements of the graph around: {entry.own.probe.prompt}")
-    picture = svg.inline_svg(entry.graph, title=title, most=_MOST)
-    return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(entry.graph)}</div>'
+    shown = svg.nearest(entry.graph, _MOST)
+    picture = svg.inline_svg(shown, title=title, most=_MOST)
+    return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(shown)}</div>'
 
 
 def _list(graph: nx.MultiDiGraph) -> str:
     """Return the statements that are drawn as a list, those of one subject together."""
     shown, by_subject = with_old_edge(graph), dict[str, list[str]]()
-    for subject, target, data in list(shown.edges(data=True))[:_MOST]:
+    for subject, target, data in shown.edges(data=True):
         kind = {"edit": "target", "old": "old"}.get(data.get("role", ""), "")
         name = _text(str(shown.nodes[target].get("label", target)))
         rule = f' <span class="soft">follows by {_text(data["rule"])}</span>' if "rule" in data else ""

@@ -120,11 +120,28 @@ def inline_svg(graph: nx.MultiDiGraph, *, title: str, most: int = 60) -> str:
     Raises:
         BadOptionError: the graph is empty.
     """
-    edges = list(graph.edges(keys=True))  # in the order in which a subgraph grew
-    shapes, _, width, height = _tree_shapes(graph.edge_subgraph(edges[:most]) if len(edges) > most else graph)
+    shapes, _, width, height = _tree_shapes(nearest(graph, most))
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     fit = 'style="max-width: 100%; height: auto"'
     return f'<svg class="subgraph" role="img" {size} {fit}><title>{escape(title)}</title>{shapes}</svg>'
+
+
+def nearest(graph: nx.MultiDiGraph, most: int) -> nx.MultiDiGraph:
+    """Return the part of a graph with at most `most` statements, those nearest to the edit, and the edit first."""
+    if graph.number_of_edges() <= most:
+        return graph
+    hops: dict[str, int] = dict(graph.nodes(data="hop", default=0))
+    edges = sorted(
+        graph.edges(keys=True, data=True),
+        key=lambda edge: (edge[3].get("role") != "edit", max(hops[end] for end in edge[:2])),
+    )[:most]
+    # Not graph.edge_subgraph, whose nodes are in no fixed order: the first one is the root of the tree
+    part = nx.MultiDiGraph()
+    part.graph.update(graph.graph)
+    ends = {end for edge in edges for end in edge[:2]}
+    part.add_nodes_from((node, data) for node, data in graph.nodes(data=True) if node in ends)
+    part.add_edges_from(edges)
+    return part
 
 
 def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:

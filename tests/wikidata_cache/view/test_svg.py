@@ -78,6 +78,22 @@ def test_inline_svg_of_a_large_graph_draws_the_nearest_statements(cache: Wikidat
     assert sum(kind in ("edge", "edge edit") for kind in kinds) == 10 and kinds.count("edge edit") == 1
 
 
+def test_part_of_a_large_graph_begins_with_the_subject_and_has_what_leads_to_it() -> None:
+    for name in "abcdef":  # of a set of nodes, some other one would be first
+        graph = nx.MultiDiGraph()
+        graph.add_node("s", label="S", hop=0, role="subject")
+        graph.add_node("o", label="O", hop=1, role="target_new")
+        graph.add_edge("s", "o", key="P1", label="edit", role="edit")
+        for place in range(40):
+            graph.add_node(f"{name}{place}", label="far", hop=2)
+            graph.add_edge("o", f"{name}{place}", key="P2", label="far", role="statement")
+        graph.add_node("near", label="near", hop=1)
+        graph.add_edge("near", "s", key="P3", label="near", role="statement")
+        drawing = inline_svg(graph, title="", most=10)
+        assert next(kind for kind in classes(drawing) if kind.startswith("node")) == "node s"
+        assert texts(drawing).count("far") == 2 * 8 and "near" in texts(drawing)
+
+
 def test_draw_writes_labels_heading_and_legend(cache: WikidataCache, tmp_path: Path) -> None:
     graph = cache.subgraph(SPIKE)
     found = texts(draw(graph, tmp_path / "a.svg", title="Spike Hughes → Philadelphia").read_text())
