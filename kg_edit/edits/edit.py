@@ -216,7 +216,7 @@ class Edit(Record):
             return fields
         # Up to 40 characters of the subject's words, and 6 hex digits of the fact's SHA-256: one fact has one id.
         target = "target_new" if "target_new" in fields else "target_text"
-        fact = [str(fields.get(name, "")).strip() for name in ("subject", "prompt", target)]
+        fact = [str(fields.get(name) or "").strip() for name in ("subject", "prompt", target)]
         fact += [f"chat {chat}"] if (chat := fields.get("chat")) else []
         words = "-".join(re.findall(r"\w+", (fact[0] or fact[1]).lower()))[:40]
         digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]

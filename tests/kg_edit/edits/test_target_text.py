@@ -31,6 +31,10 @@ def test_paragraph_is_the_new_target(tmp_path: Path) -> None:
     assert read_edits(table).edits[0].target_new == TEXT
 
 
+def test_subject_none_is_no_subject() -> None:
+    assert Edit(subject=None, prompt="Who?", target_text=TEXT) == Edit(prompt="Who?", target_text=TEXT)
+
+
 def test_edit_without_a_paragraph_has_the_dump_of_0_1_0() -> None:
     edit = Edit(id="a", subject="Ada", prompt="{} is", target_new="old")
     assert "target_text" not in edit.model_dump(mode="json")
