@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kg_edit.datasets.building import built, form_of, probe, without_null
@@ -43,13 +44,18 @@ def record_of(edit: Edit) -> BenchmarkRecord:
     return built(edit.id, [edit], probes, form=OWN)
 
 
-def parse(row: RawRecord, name: str) -> BenchmarkRecord:
+def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
     """Parse an edit or a triplet as a record.
+
+    Args:
+        row: the fields.
+        name: the id of an edit without one.
+        templates: for rows without a prompt.
 
     Raises:
         EditError: a field is wrong; the message names it.
     """
-    return record_of(to_edit(without_null(row), row_id=name, labels={}, templates=RelationTemplates.load()))
+    return record_of(to_edit(without_null(row), row_id=name, labels={}, templates=templates))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +81,7 @@ OWN_EDITS = OwnEdits(
     name=OWN,
     about="your own edits, as `kg-edit edit` takes them: JSON lines, JSON, CSV or TSV",
     measures=("efficacy", "paraphrase", *TEXTS, "locality", "locality-text", *CATEGORIES),  # or others that a row names
-    parser=lambda: parse,
+    parser=lambda: partial(parse, templates=RelationTemplates.load()),
     edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
     precedence=-1,  # a benchmark's rows may look like edits
 )

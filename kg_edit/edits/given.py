@@ -39,14 +39,14 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
         case str() | Path():
             return read_edits(given).edits
         case Mapping():
-            return (_from_row(given),)
+            return (_from_row(given, RelationTemplates.load()),)
     other: object = given
     if isinstance(other, BaseModel) or not isinstance(other, Iterable):  # pydantic's models can be iterated too
         raise EditError([Fault("", f"found {describe(other)}; {_EXPECTED}")])
-    found = list[Edit]()
+    found, templates = list[Edit](), RelationTemplates.load()
     for number, one in enumerate(given, 1):
         try:
-            found.append(one if isinstance(one, Edit) else _from_row(one))
+            found.append(one if isinstance(one, Edit) else _from_row(one, templates))
         except EditError as error:
             raise EditError(Fault("", f"edit {number}: {fault}") for fault in error.faults) from None
     if not found:
@@ -54,7 +54,7 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
     return tuple(found)
 
 
-def _from_row(row: Row) -> Edit:
+def _from_row(row: Row, templates: RelationTemplates) -> Edit:
     if not isinstance(row, Mapping):
         raise EditError([Fault("", f"found {describe(row)}; {_EXPECTED}")])
-    return to_edit(row, labels={}, templates=RelationTemplates.load())
+    return to_edit(row, labels={}, templates=templates)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.datasets.own_edits import OWN_EDITS
+from kg_edit.edits import templates
+from kg_edit.edits.given import as_edits
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditFileError
 
@@ -90,3 +93,14 @@ def test_unreadable_template_file_is_refused(own: Path) -> None:
     own.write_bytes(HEADER.encode() + b"P1\tcaf\xe9\t{} is")
     with pytest.raises(EditFileError, match="line 2, byte offset 30: found the byte 0xe9, which is not UTF-8"):
         RelationTemplates.load(own)
+
+
+def test_table_is_read_once_for_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables, read = list[Path](), templates._table
+    monkeypatch.setattr(templates, "_table", lambda file, text: tables.append(file) or read(file, text))
+    rows = [{"subject": name, "relation": "P54", "new_object": "Miami Heat"} for name in ("LeBron James", "Shaq")]
+    assert {edit.prompt for edit in as_edits(rows)} == {"{} plays for"}
+    assert len(tables) == 1
+    parse = OWN_EDITS.parser()
+    assert [parse(row, row["subject"]).edits[0].subject for row in rows] == ["LeBron James", "Shaq"]
+    assert len(tables) == 2
