@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -104,7 +104,12 @@ def moment_path(folder: Path, identity: Identity) -> Path:
 
 
 def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
-    """Write C, as the upper block triangle ``flat`` of `kg_edit.covariance.moment.SecondMoment`, in float32.
+    """Write C and its manifest.
+
+    Args:
+        folder: the store.
+        flat: the upper block triangle of `kg_edit.covariance.moment.SecondMoment`; it is stored in float32.
+        manifest: its identity, which names the file.
 
     Raises:
         CovarianceError: C is not finite.
@@ -131,7 +136,12 @@ def check_finite(values: Tensor, identity: Identity) -> None:
 
 
 def read_moment(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
-    """Read C [size, size] in float32, and its manifest. ``size`` is the module's number of inputs, if it is known.
+    """Read C [size, size] in float32, and its manifest.
+
+    Args:
+        path: the file.
+        identity: the source that the file must have.
+        size: the module's number of inputs, if it is known.
 
     Raises:
         CovarianceError: the file is damaged, has another identity, or has another size; the size is checked before the
@@ -143,6 +153,11 @@ def read_moment(path: Path, identity: Identity, *, size: int | None = None) -> t
 
 def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> tuple[Tensor, Manifest]:
     """Read the upper block triangle (flat) in a covariance's file, and check that it is a second moment.
+
+    Args:
+        path: as for `read_moment`.
+        identity: as for `read_moment`.
+        size: as for `read_moment`.
 
     Raises:
         CovarianceError: as `read_moment`.
@@ -210,6 +225,11 @@ def read_metadata(path: Path) -> str:
 def write_tensors(path: Path, tensors: dict[str, Tensor], manifest: BaseModel) -> None:
     """Write tensors and their manifest in one file, atomically.
 
+    Args:
+        path: the file.
+        tensors: by name.
+        manifest: the metadata: a `Manifest` or a `Position`.
+
     Raises:
         OutputError: the file can't be written.
     """
@@ -236,12 +256,12 @@ class Position(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    identities: dict[int, Identity]
+    identities: dict[int, Identity] = Field(min_length=1)
     sizes: dict[int, int]
     model_name: str
     ridge: float
-    part: int = 0
-    parts: int = 1
+    part: int = Field(0, ge=0)
+    parts: int = Field(1, ge=1)
     chunks: int = 0
     seen: int = 0
     count: int = 0
@@ -271,9 +291,17 @@ def read_position(path: Path) -> Position:
     """Read the progress of the sums in a file.
 
     Raises:
-        CovarianceError: the file is damaged, or has no sums.
+        CovarianceError: the file is damaged, or has no sums but a complete covariance.
     """
+    text = read_metadata(path)
     try:
-        return Position.model_validate_json(read_metadata(path))
+        return Position.model_validate_json(text)
     except ValidationError as error:
-        raise damaged(path, error) from error
+        try:
+            whole = Manifest.parse(text, path)
+        except CovarianceError:
+            raise damaged(path, "; ".join(map(str, faults_of(error, Position)))) from error
+        raise CovarianceError(
+            f"{path} is the complete covariance of {whole.module}; expected the sums of a shard, a file whose name has "
+            "shard-I-of-N"
+        ) from error

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from kg_edit.covariance.files import Identity, Manifest, moment_path, read_moment
+from kg_edit.covariance.files import Identity, Manifest, Position, moment_path, read_moment
 from kg_edit.covariance.hub import FolderPlace, pull
 from kg_edit.covariance.moment import flat_size, moment_problem
 from kg_edit.covariance.store import (
@@ -20,6 +20,7 @@ from kg_edit.covariance.store import (
     find_covariances,
     measure_covariances,
     measure_shard,
+    merge_shards,
     stored_covariances,
 )
 from kg_edit.errors import CovarianceError
@@ -61,6 +62,24 @@ def test_measured_file_is_read_and_pulled(tmp_path: Path) -> None:
     found, _ = read_moment(moment_path(tmp_path / "place", IDENTITY), IDENTITY, size=SIZE)
     torch.testing.assert_close(found, MOMENT)
     assert pull(FolderPlace(tmp_path / "place"), tmp_path / "store")
+
+
+def test_complete_covariance_among_shards_is_not_called_damaged(tmp_path: Path) -> None:
+    path = forged(tmp_path, {"upper": FLAT})
+    with pytest.raises(CovarianceError, match=r"is the complete covariance of layers\.1; expected the sums") as raised:
+        merge_shards([path], tmp_path)
+    assert "delete" not in str(raised.value)
+
+
+@pytest.mark.parametrize("wrong", [{"identities": {}}, {"parts": 0}, {"count": "many"}])
+def test_impossible_position_is_refused_on_one_line(wrong: dict[str, object], tmp_path: Path) -> None:
+    right = Position(identities={1: IDENTITY}, sizes={1: SIZE}, model_name="a", ridge=0.1, parts=2)
+    path = tmp_path / "sums.safetensors"
+    fields = json.dumps(right.model_dump(mode="json") | wrong)
+    save_file({"total.1": FLAT}, path, metadata={"manifest": fields})
+    with pytest.raises(CovarianceError, match=rf"is damaged \(field {next(iter(wrong))}") as raised:
+        merge_shards([path], tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 def test_file_of_a_later_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
