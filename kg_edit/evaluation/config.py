@@ -35,8 +35,8 @@ class EvalConfig(BaseModel, metaclass=Called):
 
     Raises:
         UnknownNameError: there is no such schedule, extra metric, or template probe.
-        ConfigError: a number in the schedule, `evaluate_every` or `sample` is not possible; an extra needs a package
-            that is not installed.
+        ConfigError: a number in the schedule, `evaluate_every`, `sample` or `shard` is not possible; an extra needs a
+            package that is not installed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -183,6 +183,13 @@ class EvalConfig(BaseModel, metaclass=Called):
 
     @classmethod
     def of(cls, settings: Settings) -> EvalConfig:
-        """Return the config of a run with these `settings`, without the texts and tasks that they only name."""
+        """Return what the `settings` of a run say about its records: which ones, and when each is scored.
+
+        What else is measured is left out: texts and tasks are only named there, and an extra may need a package that a
+        reader of the run has not installed.
+
+        Raises:
+            ConfigError: as for the class.
+        """
         names = ("schedule", "evaluate_every", "sample", "ceilings", "chat", "seed", "shard")
         return cls(**{name: settings[name] for name in names if name in settings})

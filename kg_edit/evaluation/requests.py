@@ -131,8 +131,8 @@ class CaseRequests:
         return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def _greedy(limit: int, *, until: Sequence[str] = (LINE_END,)) -> dict[str, Any]:
-    """Settings of a greedy continuation, by default to the end of the line."""
+def _greedy(limit: int, *, until: Sequence[str]) -> dict[str, Any]:
+    """Settings of a greedy continuation to one of the texts ``until``, or to its limit."""
     return {"until": list(until), "max_gen_toks": limit, "do_sample": False}
 
 
