@@ -94,6 +94,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise EditFileError(str(error)) from None
     for row in rows:
         value: Any = {"prompt": row.value} if isinstance(row.value, str) else row.value
+        if isinstance(value, dict):  # a null field counts as absent, as in a file of edits
+            value = {name: field for name, field in value.items() if field is not None}
         if suffix == ".csv" and isinstance(value, dict) and "answer" in value:
             value = {**value, "answer": [name.strip() for name in value["answer"].split(" | ")]}
         yield row.line, value

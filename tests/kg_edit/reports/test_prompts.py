@@ -30,6 +30,8 @@ FILES = {
     "prompts.csv": "prompt,answer\nThe capital of Italy is,Rome | Milan\nSnow is,white\nOnce upon a,\n",
     "prompts.jsonl": '{"prompt": "The capital of Italy is", "answer": ["Rome", "Milan"]}\n'
     '{"prompt": "Snow is", "answer": "white"}\n"Once upon a"\n',
+    "null.jsonl": '{"prompt": "The capital of Italy is", "answer": ["Rome", "Milan"], "edit": null}\n'
+    '{"prompt": "Snow is", "answer": "white", "chat": null}\n{"prompt": "Once upon a", "answer": null}\n',
 }
 
 
