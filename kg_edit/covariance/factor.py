@@ -66,26 +66,41 @@ class Factor:
         except (RuntimeError, MemoryError) as error:
             if self._device == CPU or not is_memory_error(error):
                 raise
-            log.debug("%s has no room to factor a matrix of size %d, so the CPU does", self._device, len(self._c))
-            self._c, self._device = self._c.cpu(), CPU
-            return self._make(exact=True)
+            return self._to_cpu()
         if failed and exact:
             raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
         return self._make(exact=True) if failed else None
 
+    def _to_cpu(self) -> None:
+        log.debug(
+            "%s has no room for the factor of a matrix of size %d, so the CPU does it", self._device, len(self._c)
+        )
+        self._c, self._device = self._c.cpu(), CPU
+        self._make(exact=True)
+
     def solve(self, columns: Tensor) -> Tensor:
-        """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64."""
-        here = columns.to(self._device)
-        lower = self._lower.to(self._device, non_blocking=True)
+        """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64.
+
+        Raises:
+            torch.linalg.LinAlgError: A is not positive definite, which float32 did not show.
+        """
         found: Tensor | None
-        if self._exact:
-            found = torch.cholesky_solve(here, lower)
-        else:
-            found = refined(self._c.to(self._device, non_blocking=True), self._shift, lower, here)
-            if found is None:
-                log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(here))
-                self._make(exact=True)
-                return self.solve(columns)
+        try:
+            here = columns.to(self._device)
+            lower = self._lower.to(self._device, non_blocking=True)
+            if self._exact:
+                found = torch.cholesky_solve(here, lower)
+            else:
+                found = refined(self._c.to(self._device, non_blocking=True), self._shift, lower, here)
+        except (RuntimeError, MemoryError) as error:  # less may be free now than when it was factored
+            if self._device == CPU or not is_memory_error(error):
+                raise
+            self._to_cpu()
+            return self.solve(columns)
+        if found is None:
+            log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(here))
+            self._make(exact=True)
+            return self.solve(columns)
         return found.to(columns.device)
 
 

@@ -54,19 +54,19 @@ class Covariance:
             return self
         return self._ridged.setdefault(ridge, replace(self, ridge=ridge))
 
-    def _factor(self, device: torch.device) -> Factor:
-        """The factor of C with its ridge where C is, if that is an accelerator with float64, else on ``device``."""
+    def _solved(self, columns: Tensor) -> Tensor:
+        """C^-1 B, with the ridge; factored once where C is, if that is an accelerator with float64, else where B is."""
         here = self.moment.device
-        place = here if here != CPU and has_float64(here) else device
-        if place not in self._factors:
-            try:
+        place = here if here != CPU and has_float64(here) else columns.device
+        try:
+            if place not in self._factors:
                 self._factors[place] = Factor(self.moment, self.ridge, place)
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-                raise CovarianceError(
-                    f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
-                    f"use at least {10 * len(self.moment)} tokens, or a ridge above {self.ridge:g}"
-                ) from error
-        return self._factors[place]
+            return self._factors[place].solve(columns)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise CovarianceError(
+                f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
+                f"use at least {10 * len(self.moment)} tokens, or a ridge above {self.ridge:g}"
+            ) from error
 
     def solve(self, key: Tensor, *, others: OtherKeys | None = None, weight: float = 0.0) -> Tensor:
         """Return (C + w H)^-1 k in float64, with the ridge in C, where `exact` puts k.
@@ -81,7 +81,7 @@ class Covariance:
         """
         columns = exact(key).reshape(len(key), -1)
         if others is None or not weight:
-            return self._factor(columns.device).solve(columns).reshape(key.shape)
+            return self._solved(columns).reshape(key.shape)
 
         # Woodbury with N = others.rows [n, d_ff]: A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K, A = C + w moment
         rows = others.rows.to(columns)

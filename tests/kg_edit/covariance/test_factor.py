@@ -85,6 +85,31 @@ def test_matrix_that_is_not_positive_definite_is_an_error(slow_float64: None) ->
         covariance(torch.tensor([[1.0, 2.0], [2.0, 1.0]])).solve(torch.ones(2))
 
 
+def test_matrix_that_only_float32_finds_positive_definite_is_an_error(slow_float64: None) -> None:
+    """Of keys along one direction, with float64's rounding below 0: [1, a; a, a² - 1e-9]."""
+    numbers = torch.linspace(0.5, 1.5, 50, dtype=torch.float64)
+    found = [torch.tensor([[1.0, a], [a, a * a - 1e-9]], dtype=torch.float64) for a in numbers.tolist()]
+    (passing, *_) = (matrix for matrix in found if not torch.linalg.cholesky_ex(matrix.float())[1])
+    Factor(passing, 0.0, CPU)
+    with pytest.raises(CovarianceError, match="not positive definite"):
+        covariance(passing, ridge=0.0).solve(torch.ones(2))
+
+
+def test_device_that_is_full_by_now_leaves_the_solution_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is ``meta``, which has no numbers, so that only the CPU can have solved."""
+
+    def full(columns: Tensor, lower: Tensor) -> Tensor:
+        if columns.is_meta:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return solve(columns, lower)
+
+    solve, solver = torch.cholesky_solve, Factor(torch.diag(torch.tensor([2.0, 4.0])), 0.0, CPU)
+    solver._device = torch.device("meta")
+    monkeypatch.setattr(torch, "cholesky_solve", full)
+    found = solver.solve(torch.ones(2, 1, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize(("ratio", "fast"), [(2.0, True), (32.0, False)])
 def test_float64_is_fast_if_it_is_measured_so(ratio: float, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {torch.float64: ratio, torch.float32: 1.0}
