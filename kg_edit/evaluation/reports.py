@@ -148,14 +148,15 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
     )
     lines = [line for text in (about, comparison.schedules_line) for line in textwrap.wrap(text, _CAPTION)]
     # Below the whole figure: a label of the axes begins right of the metrics' names, and would run over the edge.
-    drawn.supxlabel("\n".join(lines), fontsize=8)
+    drawn.supxlabel(_no_math("\n".join(lines)), fontsize=8)
     return save_figure(drawn, path)
 
 
 def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
     axes.axvline(0, color="#999999", lw=1)
     for number, (side, colour) in enumerate(zip(sides, COLOURS * len(sides), strict=False)):
-        label: str | None = side
+        # A legend leaves out names that begin with an underscore
+        label: str | None = _no_math(f" {side}" if side.startswith("_") else side)
         for place, row in enumerate(rows):
             found = row.differences.get(side)
             if found is None:
@@ -169,6 +170,11 @@ def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
     axes.set_yticks(range(len(rows)), [f"{row.metric}{_arrow(row.metric)}" for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _no_math(text: str) -> str:
+    """A text in which matplotlib reads no formula: a run's name is that of its folder."""
+    return text.replace("$", r"\$")
 
 
 def _mark(metric: str, change: Difference) -> str:

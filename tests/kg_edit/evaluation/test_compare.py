@@ -205,6 +205,12 @@ def test_name_of_a_folder_is_whole_in_every_table(run: Run) -> None:
     assert "a$|$b\\textbackslash{}c & " in latex(found)
 
 
+def test_name_of_a_folder_is_whole_in_the_picture(run: Run, tmp_path: Path) -> None:
+    found = compare([run("$\\frac$", seed=1), run("_rome", seed=2), run("a$b$c", seed=3)])
+    drawn = write_comparison(found, tmp_path / "picture.svg").read_text()
+    assert all(name in drawn for name in ("difference to $\\frac$", "_rome<", "a$b$c<"))
+
+
 def test_difference_is_that_of_the_means(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     lines = (second / "records.jsonl").read_text().splitlines()
