@@ -29,6 +29,10 @@ from wikidata_cache.ids import is_item, is_property
 def _readable(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "is empty")
+    return _encodable(text)
+
+
+def _encodable(text: str) -> str:
     if re.search("[\ud800-\udfff]", text):
         raise ValueError(f"{text!r} contains half a surrogate pair, which no tokenizer can read; correct the text")
     return text
@@ -43,6 +47,7 @@ _BARE_ID = (
 EntityId = Annotated[str, StringConstraints(pattern="^(Q[1-9][0-9]*|node:.*[^ ].*)$")]  # node:KEY in a graph of names
 PropertyId = Annotated[str, StringConstraints(pattern="^P[1-9][0-9]*$")]
 Text = Annotated[str, AfterValidator(_readable)]
+TextOrEmpty = Annotated[str, AfterValidator(_encodable)]
 Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]
 # A generated text ends with its line, so line breaks can't be taught.
 Line = Annotated[str, AfterValidator(lambda text: " ".join(text.split())), AfterValidator(_readable)]
@@ -75,7 +80,7 @@ class Question(Record):
     question: Text = Field(description="the question")
     answer: Name = Field(description="its answer once the edit is made")
     aliases: Texts = Field((), description="other right answers")
-    recalled_relation: str | None = Field(None, description="the further fact that links o* to the answer")
+    recalled_relation: TextOrEmpty | None = Field(None, description="the further fact that links o* to the answer")
     category: Name | None = Field(
         None,
         description="the group that it is scored with, such as Reasoning",
@@ -134,7 +139,7 @@ class Edit(Record):
         description="a paragraph that the edited model should generate, in the place of target_new",
         exclude_if=lambda text: text is None,  # an edit without one has the digest that 0.1.0 wrote
     )
-    ending: str = Field("", description="the text after the object in the sentence that states the fact")
+    ending: TextOrEmpty = Field("", description="the text after the object in the sentence that states the fact")
     relation: Name | None = Field(None, description="the label of r")
     subject_id: EntityId | None = Field(None, description="the Wikidata id of s")
     relation_id: PropertyId | None = Field(None, description="the Wikidata id of r")

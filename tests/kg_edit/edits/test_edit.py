@@ -38,6 +38,7 @@ def test_edit_text_has_any_subject(subject: str) -> None:
 
 
 ASKED = {"question": "Who?", "answer": "he", "alias": ["him"]}
+RECALLED = {"question": "Who?", "answer": "he", "recalled_relation": "(\ud83d, is, he)"}
 MISSPELT = {"prompt": "Pelé plays the sport of", "answr": "football"}
 
 
@@ -85,6 +86,8 @@ MISSPELT = {"prompt": "Pelé plays the sport of", "answr": "football"}
         ({"portability": [ASKED]}, "portability[0].alias", "unknown field, did you mean 'aliases'?"),
         ({"locality": [MISSPELT]}, "locality[0].answr", "unknown field, did you mean 'answer'?"),
         ({"subject": "LeBron \ud83d"}, "subject", "half a surrogate pair"),
+        ({"ending": ". \ud83d"}, "ending", "half a surrogate pair"),
+        ({"portability": [RECALLED]}, "portability[0].recalled_relation", "half a surrogate pair"),
     ],
 )
 def test_fault_has_field_and_message(fields: dict[str, object], field: str, message: str) -> None:
