@@ -43,9 +43,16 @@ class TokenBatch:
 def keys_of_rows(
     model: LanguageModel, layers: Sequence[int], rows: Sequence[TokenRow], see: See, *, packed: bool = False
 ) -> None:
-    """Pass the keys of token rows to ``see``; each row is a text of its own. With ``packed`` there is little padding.
+    """Pass the keys of token rows to ``see``; each row is a text of its own.
 
     The forward pass ends at the down-projection of the highest layer: the layers above and the head do not run.
+
+    Args:
+        model: the model; it is not changed.
+        layers: the layers whose keys are wanted, at least one.
+        rows: the token ids of each text; empty ones are left out.
+        see: is called with a layer and its keys [tokens, d_ff], once for each layer and batch.
+        packed: put several texts into a row, which leaves little padding; only if `can_pack`.
     """
     full = [row for row in rows if row]
     batches = packed_batches if packed else padded_batches
@@ -117,7 +124,13 @@ def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[T
 
 
 def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -> TokenBatch:
-    """Return a batch with one row for each bin of texts; rows are filled up with texts of one token."""
+    """Return a batch with one row for each bin of texts; rows are filled up with texts of one token.
+
+    Args:
+        bins: the texts of each row, together at most ``width`` tokens.
+        width: the length of a row.
+        device: where the batch is made.
+    """
     ids, positions, real = [], [], []
     for texts in bins:
         tokens = [token for text in texts for token in text]

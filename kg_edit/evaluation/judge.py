@@ -76,6 +76,11 @@ class Judge:
         """Return whether ``text`` gives one of the right ``answers`` (None if the reply is neither yes nor no), and the
         reply.
 
+        Args:
+            question: the question, as a user would ask it.
+            answers: its right answers, by all their names.
+            text: the answer to judge.
+
         Raises:
             JudgeError: the judge can't be reached, refuses, or replies in another form.
         """
