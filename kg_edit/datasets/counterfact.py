@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template, without_null
+from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template
 from kg_edit.datasets.reading import Dataset, RawRecord, document, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text
@@ -51,7 +51,7 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
     """
     if "requested_rewrite" not in row:
         return parse_flat(row, name)
-    edit = to_edit(without_null(row), row_id=name, labels={}, templates=templates)
+    edit = to_edit(row, row_id=name, labels={}, templates=templates)
     # Fluency and consistency are judged on texts that the model generates from these prompts.
     given = row.get("generation_prompts")
     prompts = [one for one in given if isinstance(one, str) and one] if isinstance(given, list | tuple) else []

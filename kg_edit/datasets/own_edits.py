@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kg_edit.datasets.building import built, form_of, probe, without_null
+from kg_edit.datasets.building import built, form_of, probe
 from kg_edit.datasets.knowedit import CATEGORIES
 from kg_edit.datasets.reading import Dataset, FileContent, Problem, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
@@ -55,7 +55,7 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
     Raises:
         EditError: a field is wrong; the message names it.
     """
-    return record_of(to_edit(without_null(row), row_id=name, labels={}, templates=templates))
+    return record_of(to_edit(row, row_id=name, labels={}, templates=templates))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,11 +161,7 @@ def read_rows(
         EditFileError: the file can't be read, or has no rows.
     """
     templates = templates or RelationTemplates.load()
-    # A null field counts as absent
-    rows = [
-        (number, {name: value for name, value in row.items() if value is not None} if isinstance(row, dict) else row)
-        for number, row in islice(numbered_rows(path), limit)
-    ]
+    rows = list(islice(numbered_rows(path), limit))
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
 

@@ -101,7 +101,7 @@ def to_edit(
     """Build the edit that a row of any shape describes.
 
     Args:
-        row: the fields.
+        row: the fields; one that is null counts as absent.
         row_id: the id of an edit without one; None: an id is made of its fact.
         labels: the labels of the ids that `ids_to_label` returns.
         templates: for rows without a prompt.
@@ -110,6 +110,7 @@ def to_edit(
     Raises:
         EditError: a field is wrong; it has one fault for each wrong field, with the row's own field name.
     """
+    row = _given(row)
     # Published files number their records; an id is a text.
     numbers = {name: str(row[name]) for name in ("id", "case_id") if type(row.get(name)) is int}
     row = {**row, **numbers}
@@ -137,7 +138,7 @@ def to_edit(
 
 def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     """Return the Wikidata ids in a row whose labels `to_edit` will need; none if `to_edit` will refuse the row."""
-    ids: list[object] = []
+    row, ids = _given(row), list[object]()
     if isinstance(rewrite := row.get("requested_rewrite"), dict):
         ids = [rewrite.get("relation_id")]
     elif _is_triplet(row):
@@ -149,6 +150,10 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     elif _lacks_prompt(row):
         ids = [_bare(row.get("relation")), _bare(row.get("relation_id"))]
     return {id_ for id_ in ids if is_entity_id(id_) or (is_property_id(id_) and not templates.find(id_))}
+
+
+def _given(row: Row) -> Row:
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _lacks_prompt(row: Row) -> bool:

@@ -146,6 +146,13 @@ def test_edit_without_prompt_may_name_its_relation_by_an_address(relation: str) 
     assert ids_to_label(unknown, TEMPLATES) == {"P2348"}
 
 
+@pytest.mark.parametrize("row", [TRIPLET, {"subject": "Ann", "relation_id": "P17", "target_new": "Rome"}])
+def test_null_field_of_a_row_is_absent(row: dict[str, object]) -> None:
+    null = dict.fromkeys(("prompt", "paraphrases", "chat", "requested_rewrite"))
+    assert edit(row | null) == edit(row)
+    assert ids_to_label(row | null, TEMPLATES) == ids_to_label(row, TEMPLATES)
+
+
 def test_row_without_subject_or_with_a_number_is_refused() -> None:
     with pytest.raises(EditError, match="field relation: found the number 54; expected text"):
         edit(TRIPLET | {"relation": 54})
