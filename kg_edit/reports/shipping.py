@@ -162,8 +162,8 @@ def gguf_of(model: str, given: Path | None) -> Path:
     found = given or (named_model_file(model) if model in NAMED_MODELS else Path(model))
     if found.suffix != ".gguf":
         raise ConfigError(
-            f"{str(given or model)!r} is not a GGUF file, so edits can't be merged into it; give the same model as GGUF "
-            "(--gguf FILE), or merge --to folder and convert the folder with llama.cpp's convert_hf_to_gguf.py"
+            f"{str(given or model)!r} is not a GGUF file, so edits can't be merged into it; give the same model as "
+            "GGUF (--gguf FILE), or merge --to folder and convert the folder with llama.cpp's convert_hf_to_gguf.py"
         )
     if not found.is_file():
         raise ConfigError(f"there is no GGUF file {found}; check --gguf")

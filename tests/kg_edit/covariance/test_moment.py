@@ -137,9 +137,7 @@ def test_half_precision_keys_are_added_in_full() -> None:
     assert mean_of(running).item() == 65537 / 2
 
 
-def test_killed_write_leaves_no_moment_without_its_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_write_leaves_no_moment_without_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = Identity(model="m", module="w", corpus="c", tokens=1)
     manifest = Manifest(**identity.model_dump(), count=1, chunks=1, model_name="tiny", size=2)
 
