@@ -229,20 +229,20 @@ def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked
 
 def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
     """Return the relation's id, its label, and the prompt: the row's own prompt, or else one made from the relation."""
-    name, id_ = fields.get("relation"), fields.get("relation_id")
-    if not isinstance(name, str | None) or not isinstance(id_, str | None):
+    name, id_, prompt = fields.get("relation"), fields.get("relation_id"), fields.get("prompt")
+    if not (isinstance(name, str | None) and isinstance(id_, str | None) and isinstance(prompt, str | None)):
         return {}  # checking the edit's types gives a better message
     if is_property_id(name) and id_ in (None, name):
         name, id_ = None, name
     known = templates.find(id_) or templates.find(name)
-    if name and not (known or id_ or fields.get("prompt")) and (near := templates.near(name)):
+    if name and not (known or id_ or prompt) and (near := templates.near(name)):
         message = (
             f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or give "
             "`kg-edit edit` a file with a template for it: --templates FILE"
         )
         raise EditError([Fault("relation", message)])
     label = name or (known.label if known else labels.get(id_ or ""))
-    prompt = fields.get("prompt") or (known.template if known else label and f"The {label} of {{}} is")
+    prompt = prompt or (known.template if known else label and f"The {label} of {{}} is")
     if not prompt:
         message = "is missing; expected the label or the id of a relation, or a prompt"
         if id_ is not None:

@@ -153,6 +153,12 @@ def test_null_field_of_a_row_is_absent(row: dict[str, object]) -> None:
     assert ids_to_label(row | null, TEMPLATES) == ids_to_label(row, TEMPLATES)
 
 
+@pytest.mark.parametrize(("prompt", "found"), [([], "a list"), (0, "the number 0")])
+def test_prompt_of_a_triplet_that_is_no_text_is_refused(prompt: object, found: str) -> None:
+    assert fault(TRIPLET | {"prompt": prompt}) == ("prompt", f"found {found}; expected text")
+    assert edit(TRIPLET | {"prompt": " "}).prompt == edit(TRIPLET).prompt
+
+
 def test_row_without_subject_or_with_a_number_is_refused() -> None:
     with pytest.raises(EditError, match="field relation: found the number 54; expected text"):
         edit(TRIPLET | {"relation": 54})
