@@ -13,7 +13,7 @@ from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, ModelName, Out, Overwrite, Seed
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import check_model_name
-from kg_edit.storage.run_folder import replace_run
+from kg_edit.storage.run_folder import check_folder, replace_run
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def locate(
     - `kg-edit locate edits.jsonl --model smollm2-135m --out locate/`
     - `kg-edit locate --known known_1000.json --limit 100 --samples 5 --kind hidden --out hidden/`
     """
-    # Names and files are checked before torch is imported
+    # The model's name, the folder and the edits are checked before torch is imported, and all before a model is loaded
     check_model_name(model)
+    check_folder(out)
     if (edits is None) == (known is None):
         raise ConfigError("give either a file of edits or --known FILE; see kg-edit locate --help")
     if known and not known.exists():

@@ -76,6 +76,14 @@ def test_locate_counts_a_fact_without_answer_as_failed(tmp_path: Path) -> None:
     assert found.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' has no answer to trace")
 
 
+def test_locate_command_checks_the_folder_before_the_model(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = list[object]()
+    monkeypatch.setattr("kg_edit.cli.locate.load", lambda *model: loaded.append(model))
+    found = kg_edit("locate", "edits.jsonl", "--out", "edits.jsonl")
+    assert (found.code, "edits.jsonl is a file; give --out a folder" in found.err) == (2, True), found.err
+    assert loaded == []
+
+
 def test_locate_without_any_answer_keeps_the_run_that_it_would_replace(
     kg_edit: Run, tiny_folder: Path, place: Path
 ) -> None:
