@@ -329,7 +329,7 @@ def compare(
 
     Raises:
         ConfigError: no run is given, one is given twice, ``against`` is none of them, or no record has one of
-            ``metrics`` on each side.
+            ``metrics`` (or any metric) on each side.
         UnknownNameError: a metric is in none of the runs.
         OutputError: a folder holds no finished run, or the runs differ in a setting that must be equal: the model, the
             data set, its records or the protocol.
@@ -374,6 +374,11 @@ def compare(
             raise unknown_name("metric", name, known)
     base = {} if UNEDITED in sides else {name: runs[0].base(name) for name in ids}
     rows = _rows(sides, ids, wanted or known, seed, base=base)
+    if not rows and not wanted:
+        raise ConfigError(
+            f"no record has a score of the same metric on each side ({', '.join(sides)}), so there is nothing to "
+            "compare; look for errors in the records.jsonl of each run"
+        )
     lacking = sorted(set(wanted) - {row.metric for row in rows})
     if lacking and not rows:
         lacks = [

@@ -194,6 +194,16 @@ def test_metric_named_twice_is_one_test(run: Run) -> None:
     assert once == twice and once.rows[0].differences["glame"].p < 1
 
 
+def test_runs_without_a_common_metric_are_not_compared(run: Run) -> None:
+    one, other = run("a", seed=1, records=3), run("b", seed=1, records=3)
+    lines = [json.loads(line) for line in (other / "records.jsonl").read_text().splitlines()]
+    for section in (section for line in lines for section in line.get("sections", {}).values()):
+        section["scores"] = {"another.metric": 1.0}
+    (other / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ConfigError, match=r"no record has a score of the same metric on each side \(a, b\)"):
+        compare([one, other])
+
+
 def test_name_of_a_folder_is_whole_in_every_table(run: Run) -> None:
     found = compare([run("rome[red]", seed=1), run("a|b\\c", seed=2)])
     console = Console(file=io.StringIO(), record=True, width=120)
