@@ -15,7 +15,7 @@ from tests.wikidata_cache.fault_server import hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache import WikidataCache
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.web import largest_answer
+from wikidata_cache.endpoints.web import is_http_address, largest_answer
 from wikidata_cache.errors import BadOptionError, EndpointError
 
 MB = 1_000_000
@@ -137,3 +137,18 @@ def test_redirect_loop_ends(server: Server) -> None:
     with pytest.raises(EndpointError):
         facts(EndpointSource(server.url, limiter=hasty())).labels(["Q65"])
     assert len(server.requests) < 50
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8000/v1", "https://example.org", "http://[::1]:80/v1", "HTTP://a.b/c?d"]
+)
+def test_address_that_can_be_asked(url: str) -> None:
+    assert is_http_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:80", "ftp://a", "http://", "http://:80", "http://a:b", "http://[::1", "http://a b", "http://a\n"],
+)
+def test_address_that_no_request_can_be_sent_to(url: str) -> None:
+    assert not is_http_address(url)
