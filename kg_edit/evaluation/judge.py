@@ -27,7 +27,7 @@ from kg_edit.scoring.questions import right_answers, scored_after
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest, folder_lock
 from kg_edit.text.matching import normalised
-from wikidata_cache.endpoints.web import is_http_address, whole_reply
+from wikidata_cache.endpoints.web import is_header_text, is_http_address, whole_reply
 from wikidata_cache.progress import Bar
 
 PROMPT = (
@@ -68,8 +68,7 @@ class Judge:
         """
         if not is_http_address(self.url):
             raise ConfigError(f"--judge {self.url!r}: expected an address such as http://localhost:8000/v1")
-        # Python's error for such a header would show the key
-        if self.key and not (self.key.isascii() and self.key.isprintable()):
+        if self.key and not is_header_text(self.key):
             raise ConfigError("the judge's key has a line break or a letter beyond ASCII; correct KG_EDIT_JUDGE_KEY")
 
     def verdict(self, question: str, answers: Sequence[str], text: str) -> tuple[bool | None, str]:

@@ -26,7 +26,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
 from kg_edit.text.matching import begins_with, first_sentence, mentions
-from wikidata_cache.endpoints.web import is_http_address, whole_reply
+from wikidata_cache.endpoints.web import is_header_text, is_http_address, whole_reply
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
@@ -174,8 +174,7 @@ class CompletionServer:
         """
         if not is_http_address(self.url):
             raise ConfigError(f"--server {self.url!r}: expected an address such as http://localhost:8080")
-        # Python's error for such a header would show the key
-        if self.key and not (self.key.isascii() and self.key.isprintable()):
+        if self.key and not is_header_text(self.key):
             raise ConfigError(f"the server's key has a line break or a letter beyond ASCII; correct {KEY}")
 
     def named(self) -> CompletionServer:

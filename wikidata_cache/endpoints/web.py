@@ -61,6 +61,11 @@ def largest_answer() -> int:
     return int(megabytes * _MB)
 
 
+def is_header_text(text: str) -> bool:
+    """Return whether `text`, such as a key, can be in a header. Python's error for one that can't would show it."""
+    return text.isascii() and text.isprintable()
+
+
 def is_http_address(url: str) -> bool:
     """Return whether requests can be sent to `url`: http or https, a host, a port that is a number, and no spaces."""
     try:
