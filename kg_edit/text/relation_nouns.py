@@ -62,7 +62,8 @@ def diverse_prompts(edit: Edit) -> list[str]:
     They are built from the packaged relation templates and nouns; a relation that is in neither has none. The edit's
     own paraphrases are not used, because a benchmark tests with them.
     """
-    row = RelationTemplates.load().find(edit.relation_id or "") or RelationTemplates.load().find(edit.relation or "")
+    templates = RelationTemplates.load()
+    row = templates.find(edit.relation_id) or templates.find(edit.relation)
     noun = relation_nouns().get(edit.relation_id or "")
     worded = [wording.format(noun=noun) for wording in WORDINGS] if noun else []
     found = dict.fromkeys([*([row.template] if row else []), *worded])
