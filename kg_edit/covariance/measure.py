@@ -41,6 +41,7 @@ from kg_edit.covariance.moment import (
 )
 from kg_edit.errors import CovarianceError
 from kg_edit.models.device_memory import free_bytes
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from wikidata_cache.progress import Bar
 
@@ -103,7 +104,8 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
     title = "covariance" if position.parts == 1 else f"covariance, shard {position.part}/{position.parts}"
     saved = time.monotonic()
-    with Bar(title=title, unit="token", total=wanted, done=position.seen, shown=progress) as bar:
+    counted = Bar(title=title, unit="token", total=wanted, done=position.seen, shown=progress)
+    with counted as bar, untouched(model):  # a model in training mode would add its dropout to the keys
 
         def see(layer: int, keys: Tensor) -> None:
             sums.see(layer, keys)

@@ -563,7 +563,7 @@ class ValueMethod(EditingMethod):
         """The templates around the prompt, so that the edit holds after other text; the first is the bare ``{}``."""
         if self._given_contexts is not None:
             return self._given_contexts
-        with untouched(self.model):  # `check` may ask first, outside of `prepare`, for a model in training mode
+        with untouched(self.model):  # `check` or `provenance` may ask first, of a model in training mode
             return self.sampled_contexts()
 
     @abstractmethod
@@ -588,20 +588,20 @@ class ValueMethod(EditingMethod):
     @cached_property
     def value_norm(self) -> float:
         """The mean norm of the unedited model's values, for the setting ``anchor``."""
-        return mean_value_norm(
-            self.model,
-            self.layers[-1 if self.site == "block" else 0],  # GLAME-Plus' second layer has no value of this kind
-            self.contexts,
-            site=self.site,
-            clamp=self.config.clamp_norm_factor,
-            stops=self.config,
-        )
+        with untouched(self.model):  # `provenance` may ask first, as for the contexts
+            return mean_value_norm(
+                self.model,
+                self.layers[-1 if self.site == "block" else 0],  # GLAME-Plus' second layer has no value of this kind
+                self.contexts,
+                site=self.site,
+                clamp=self.config.clamp_norm_factor,
+                stops=self.config,
+            )
 
     def prepare(self) -> None:
         """Sample the contexts, load or measure the covariances, and with ``anchor`` measure the values' norm."""
-        with untouched(self.model):
-            _ = self.contexts, self.covariances
-            _ = self.config.anchor and self.value_norm
+        _ = self.contexts, self.covariances
+        _ = self.config.anchor and self.value_norm
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, and the norm of ``anchor`` if it is on."""

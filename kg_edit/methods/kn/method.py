@@ -119,12 +119,12 @@ class Kn(EditingMethod):
     @cached_property
     def contexts(self) -> tuple[str, ...]:
         """The templates around the prompt; the first one is the bare ``{}``."""
-        return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
+        with untouched(self.model):  # `provenance` may ask first, of a model in training mode
+            return sample_contexts(self.model, lengths=self.config.context_lengths, seed=self.config.seed)
 
     def prepare(self) -> None:
         """Sample the contexts from the model, once for all edits."""
-        with untouched(self.model):
-            _ = self.contexts
+        _ = self.contexts
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Check that every edit has an old answer, and encode its prompts.

@@ -127,7 +127,8 @@ class Wise(AdapterMethod):
         """The templates around the prompt; the first one is the bare ``{}``."""
         starts, seed = self.config.context_starts, self.config.seed
         lengths = self.config.context_tokens
-        sampled = [started_contexts(self.model, starts=starts, tokens=length, seed=seed)[1:] for length in lengths]
+        with untouched(self.model):  # `provenance` may ask first, of a model in training mode
+            sampled = [started_contexts(self.model, starts=starts, tokens=length, seed=seed)[1:] for length in lengths]
         return (BARE, *(context for one in sampled for context in one))
 
     @cached_property

@@ -180,6 +180,24 @@ def test_update_is_the_rest_of_an_edit(name: str) -> None:
     assert [edit["edit"]["id"] for edit in update.edits] == ["2"]
 
 
+@pytest.mark.parametrize("name, settings", [("rome", {"anchor": 1e6}), ("memit", {}), ("wise", {}), ("kn", {})])
+def test_update_of_a_model_in_training_mode_has_no_dropout(
+    name: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`update` asks for the provenance before `prepare` has measured anything."""
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "evaluating"))
+    expected = method(name, tiny("gpt2"), **settings).update([EDIT])
+    model = copy.deepcopy(tiny("gpt2"))
+    model.model.train().requires_grad_(True)
+    before = state(model)
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "training"))
+    update = method(name, model, **settings).update([EDIT])
+    assert state(model) == before
+    assert (
+        update.save(tmp_path / "1.safetensors").read_bytes() == expected.save(tmp_path / "2.safetensors").read_bytes()
+    )
+
+
 @pytest.mark.parametrize("gone", ["1", "2"])
 @pytest.mark.parametrize("name", some(METHODS))
 def test_edit_is_removed_from_a_ledger(name: str, gone: str, tmp_path: Path) -> None:
