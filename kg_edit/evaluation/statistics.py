@@ -210,14 +210,19 @@ def _ends(spread: Table, n: int) -> tuple[float, float] | tuple[None, None]:
 def _sign_flips(change: Table, rng: np.random.Generator) -> float:
     if len(change) <= _EXACT:  # all 2^n sign patterns
         sums = np.array(list(product((-1.0, 1.0), repeat=len(change)))) @ change
-        return float((np.abs(sums) >= abs(change.sum()) - 1e-12).mean())
+        return float(_as_large(sums, float(change.sum())).mean())
     sums = np.concatenate([(2.0 * heads - 1.0) @ change for heads in _coins(len(change), rng)])
     return _share_as_large(sums, float(change.sum()))
 
 
 def _share_as_large(drawn: Table, found: float) -> float:
     """The p-value of ``found``: the share of values at least as far from 0; ``found`` counts as one of them."""
-    return float((1 + (np.abs(drawn) >= abs(found) - 1e-12).sum()) / (1 + len(drawn)))
+    return float((1 + _as_large(drawn, found).sum()) / (1 + len(drawn)))
+
+
+def _as_large(drawn: Table, found: float) -> NDArray[np.bool_]:
+    """Which values are at least as far from 0 as ``found``; sums that differ only by rounding are equal."""
+    return np.abs(drawn) >= abs(found) - max(1e-12, 1e-10 * float(np.abs(drawn).max()))
 
 
 def _bootstrap(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:

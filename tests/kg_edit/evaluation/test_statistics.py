@@ -115,6 +115,17 @@ def test_others_by_all_sign_flips_where_they_are_few() -> None:
     assert other.p == 4 / 8
 
 
+@pytest.mark.parametrize("records", [12, 40])
+def test_sign_flips_of_large_scores_are_those_of_small_ones(records: int) -> None:
+    """Rounded sums of perplexities are equal to the one that was found: p is not too small, and never 0."""
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        change = np.where(np.arange(records) < 4, rng.random(records), 0.0)
+        few, many = (paired_difference(np.zeros(records), scale * change, seed=0) for scale in (1.0, 1e6))
+        assert few is not None and many is not None
+        assert many.p == few.p > 0.1
+
+
 def test_many_sign_flips_are_as_the_normal_law_has_it() -> None:
     """400 differences of mean .1 and deviation 1: z = 2, p about .0455."""
     change = np.random.default_rng(3).normal(size=400)
