@@ -153,7 +153,8 @@ def _mentions_any(asked: AskedPrompt, names: Iterable[str]) -> bool:
 def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt]]:
     """Return for each relation of the edits its prompt about ten well-known things that fit the relation.
 
-    A relation is known by its id, by its label, or if the edit's prompt is a packaged template.
+    A relation is known by its id, by its label, or if the edit's prompt is a packaged template. A prompt without a
+    place for the subject can't be asked about another thing.
     """
     templates, facts = RelationTemplates.load(), related_facts()
     by_template = {row.template: row for row in templates.by_name.values()}
@@ -161,7 +162,7 @@ def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt
     for edit in edits:
         row = templates.find(edit.relation_id) or templates.find(edit.relation) or by_template.get(edit.prompt)
         relation = edit.relation_id or (row.property_id if row else "")
-        if relation in facts and relation not in found:
+        if relation in facts and relation not in found and "{}" in edit.prompt:
             found[relation] = [
                 AskedPrompt(prompt=_about(thing, edit.prompt), answer=(name,), chat=chat, source="relation")
                 for thing, name in facts[relation]

@@ -97,6 +97,12 @@ def test_each_packaged_relation_is_asked_of_ten_things_that_fit_it() -> None:
     assert "The Taj Mahal is in the city of" in [one.prompt for one in unrelated_prompts([louvre])]
 
 
+def test_prompt_without_a_place_for_the_subject_is_not_asked_of_other_things() -> None:
+    text = Edit(prompt="What is the capital of Italy?", target_text="It is Paris, on the Seine.", relation_id="P36")
+    assert {one.source for one in unrelated_prompts([text])} == {"unrelated"}
+    assert [one.source for one in unrelated_prompts([text, CAPITAL])].count("relation") == 9
+
+
 def test_relations_take_turns() -> None:
     born = Edit(subject="Ann", prompt="{} was born in", target_new="Rome", relation="place of birth")
     related = [one.prompt for one in unrelated_prompts([CAPITAL, born]) if one.source == "relation"]
