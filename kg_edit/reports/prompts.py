@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from kg_edit.edits.edit import Edit, LocalityPrompt, Record, Text, Texts, checked
+from kg_edit.edits.edit import Edit, LocalityPrompt, Name, Record, Text, checked
 from kg_edit.edits.files import unit_of
 from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
@@ -35,7 +35,7 @@ class AskedPrompt(Record):
     """A prompt that both models are asked; a prompt with ``chat`` is a user's turn."""
 
     prompt: Text = Field(description="the text to continue")
-    answer: Annotated[Texts, BeforeValidator(_several)] = Field(
+    answer: Annotated[tuple[Name, ...], BeforeValidator(_several), Field(strict=False)] = Field(
         (), description="the answer, or a list of answers, whose probabilities are measured"
     )
     chat: bool = Field(False, description="whether it is asked in chat form")
@@ -85,7 +85,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     if suffix not in _ROWS:
         for number, line in enumerate(utf8_text(path).split("\n"), 1):
             prompt, *answers = line.rstrip("\r").split("\t")
-            if prompt.strip():
+            if line.strip():
                 yield number, {"prompt": prompt, "answer": [name for name in answers if name.strip()]}
         return
     try:

@@ -27,6 +27,9 @@ PROMPTS = (
 )
 FILES = {
     "prompts.txt": "The capital of Italy is\tRome\tMilan\n\nSnow is\twhite\r\nOnce upon a\n",
+    "spaces.txt": "The capital of Italy is\t Rome\tMilan \nSnow is\twhite  \n\t\nOnce upon a\t\n",
+    "spaces.jsonl": '{"prompt": "The capital of Italy is", "answer": [" Rome", "Milan "]}\n'
+    '{"prompt": "Snow is", "answer": "white "}\n"Once upon a"\n',
     "prompts.csv": "prompt,answer\nThe capital of Italy is,Rome | Milan\nSnow is,white\nOnce upon a,\n",
     "prompts.jsonl": '{"prompt": "The capital of Italy is", "answer": ["Rome", "Milan"]}\n'
     '{"prompt": "Snow is", "answer": "white"}\n"Once upon a"\n',
@@ -50,7 +53,8 @@ def test_faults_of_a_file_of_prompts_are_listed(tmp_path: Path) -> None:
     assert places == ["line 1, field prompt", "line 1, field promt", "line 2, field prompt", *places[3:5]]
     assert places[3].startswith("line 3, found a list; expected a prompt in each row")
     assert places[4].startswith("line 4, not JSON")
-    for text, message in (("\n \n", "has no prompts"), ("text,answer\na,b\n", "unknown column 'text'")):
+    wrong = ("\n \n", "has no prompts"), ("a\n\tb\n", "line 2, .*prompt"), ("text,answer\na,b\n", "column 'text'")
+    for text, message in wrong:
         file = tmp_path / ("a.csv" if "," in text else "a.txt")
         file.write_text(text)
         with pytest.raises(EditFileError, match=message):
