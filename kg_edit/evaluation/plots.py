@@ -42,10 +42,12 @@ def figure(width: float, height: float) -> Figure:
 
 
 def legend_below(axes: Axes) -> None:
-    """Put the legend of a panel below its horizontal axis and the axis labels."""
+    """Put the legend of a panel below its horizontal axis and the axis labels; $ in a name begins no formula."""
     height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
     place = (0.0, -0.48 / max(height, 0.5))  # 0.48 inches for the labels
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0)
+    legend = axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0)
+    for text in legend.get_texts():  # the group of a user's own probes is in a metric's name
+        text.set_parse_math(False)
 
 
 def save_figure(made: Figure, path: Path) -> Path:

@@ -167,13 +167,13 @@ def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
             face = colour if found.is_found else "white"
             axes.plot([found.mean], [at], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
             label = None
-    axes.set_yticks(range(len(rows)), [f"{row.metric}{_arrow(row.metric)}" for row in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [_no_math(f"{row.metric}{_arrow(row.metric)}") for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _no_math(text: str) -> str:
-    """A text in which matplotlib reads no formula: a run's name is that of its folder."""
+    """A text in which matplotlib reads no formula: a run's name is that of its folder, a group's name the user's."""
     return text.replace("$", r"\$")
 
 

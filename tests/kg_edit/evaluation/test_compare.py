@@ -219,6 +219,9 @@ def test_name_of_a_folder_is_whole_in_the_picture(run: Run, tmp_path: Path) -> N
     found = compare([run("$\\frac$", seed=1), run("_rome", seed=2), run("a$b$c", seed=3)])
     drawn = write_comparison(found, tmp_path / "picture.svg").read_text()
     assert all(name in drawn for name in ("difference to $\\frac$", "_rome<", "a$b$c<"))
+    group = found.rows[0].model_copy(update={"metric": "locality.a$^$b.greedy"})
+    own = write_comparison(found.model_copy(update={"rows": (group,)}), tmp_path / "own.svg").read_text()
+    assert "locality.a$^$b.greedy" in own, "the group of a user's own probes"
 
 
 def test_difference_is_that_of_the_means(run: Run) -> None:

@@ -16,14 +16,14 @@ def estimate(mean: float | None) -> Estimate:
     return Estimate(mean=mean, ci95_low=None, ci95_high=None)
 
 
-def summary(model: str) -> Summary:
+def summary(model: str, name: str = "locality.greedy") -> Summary:
     """Two points of a run on zsRE: nothing can be unchanged on the unedited model itself."""
     points = tuple(
         CurvePoint(
             edits=edits,
             n=2,
-            scores={"locality.unchanged": estimate(mean), "locality.greedy": estimate(0.5)},
-            unedited={"locality.unchanged": estimate(None), "locality.greedy": estimate(0.75)},
+            scores={"locality.unchanged": estimate(mean), name: estimate(0.5)},
+            unedited={"locality.unchanged": estimate(None), name: estimate(0.75)},
             retention={},
             general={},
         )
@@ -46,3 +46,9 @@ def test_metric_without_a_value_of_the_unedited_model_has_no_line_at_0(
 
 def test_model_in_a_folder_with_dollar_signs_is_drawn(tmp_path: Path) -> None:
     assert plots.draw_curve(summary("/data/$a_$b"), tmp_path / "curve.svg").is_file()
+
+
+def test_group_of_probes_with_dollar_signs_is_drawn(tmp_path: Path) -> None:
+    name = "locality.a$^$b.greedy"
+    drawn = plots.draw_curve(summary("tiny", name), tmp_path / "curve.svg").read_text()
+    assert f"{name}<" in drawn
