@@ -68,6 +68,11 @@ def test_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run,
     assert (anew.code, "the other run in whole is deleted" in anew.err) == (0, True)
 
 
+def test_shard_without_a_record_has_not_failed(evaluate: Run) -> None:
+    found = evaluate("--limit", "1", "--shard", "1/2", "--out", "empty")
+    assert (found.code, "edits of 0 records" in " ".join(found.out.split())) == (0, True), found.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
