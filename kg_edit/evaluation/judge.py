@@ -7,12 +7,13 @@ The verdicts are stored in the run's folder as JSON lines, so that no answer is 
 from __future__ import annotations
 
 import json
+import logging
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 
@@ -38,8 +39,11 @@ PROMPT = (
 _TRIES, _SECONDS, _LONGEST_WAIT = 4, 60.0, 30.0
 _LATER = (408, 429, 500, 502, 503, 504)
 _MOST_BYTES = 10_000_000  # size of a reply, at most
+_SHOWN = 100  # characters of a reply in a warning
 _FILE = "judge.jsonl"
 _ASKED = ("portability", "multihop", "hops", "recall")
+
+log = logging.getLogger(__name__)
 
 
 class JudgeError(KgEditError):
@@ -53,12 +57,12 @@ class Judge:
     Attributes:
         url: the address before /chat/completions.
         model: the model's name there.
-        key: sent as a bearer token; never written to a file.
+        key: sent as a bearer token; never shown or written to a file.
     """
 
     url: str
     model: str
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the address and the key.
@@ -90,7 +94,7 @@ class Judge:
             reply = str(json.loads(data)["choices"][0]["message"]["content"])
         except (ValueError, LookupError, TypeError) as error:
             raise JudgeError(f"{self.url}: replied {data[:200]!r}; expected a chat completion") from error
-        first = (*normalised(reply), "")[0]
+        first = (*normalised(reply.rpartition("</think>")[2]), "")[0]  # a reasoning model's answer is at the end
         return {"yes": True, "no": False}.get(first), reply
 
     def _post(self, body: bytes) -> bytes:
@@ -155,14 +159,17 @@ def judge_run(
         are yes; a reply that is neither yes nor no counts as no.
 
     Raises:
-        ConfigError: no answer of the run belongs to a question of ``records``.
+        ConfigError: ``records`` have no questions, or no answer of the run belongs to one of them.
         JudgeError: the judge can't be asked; the verdicts so far are in the file.
         OutputError: the folder has no records of a run, they or the verdicts can't be read or written, or another
             process works on the folder.
     """
     if not RunFolder(folder).records.is_file():
         raise OutputError(f"{folder} has no records of a run; give the output folder of kg-edit evaluate")
-    wanted = list(_unjudged(folder, {record.id: Case.of(record) for record in records}, judge))
+    cases = {record.id: Case.of(record) for record in records}
+    if not any(True for case in cases.values() for _ in _asked(case)):
+        raise ConfigError(f"the data has no questions whose answers are judged; they are those of {', '.join(_ASKED)}")
+    wanted = list(_answers(folder, cases, judge))
     if not wanted:
         raise ConfigError(
             f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
@@ -176,6 +183,13 @@ def judge_run(
                 right, reply = judge.verdict(verdict.question, names, verdict.text)
                 known[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
                 append_lines(file, [known[verdict.key].model_dump_json()])
+    if unclear := [known[verdict.key].reply for verdict, _ in wanted if known[verdict.key].right is None]:
+        log.warning(
+            "%d of %d replies are neither yes nor no, and count as no; the first: %r",
+            len(unclear),
+            len(wanted),
+            unclear[0][:_SHOWN],
+        )
     # The mean over a record's questions, then over records. The one verdict on a question of two groups counts in both.
     rows: dict[tuple[str, str], dict[str, list[float]]] = {}
     for verdict, _ in wanted:
@@ -187,7 +201,7 @@ def judge_run(
     return found
 
 
-def _unjudged(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Verdict, tuple[str, ...]]]:
+def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Verdict, tuple[str, ...]]]:
     """Yield each answer of the run as an empty verdict, with the right answers."""
     prompt = digest(PROMPT)
     for entry in RunFolder(folder).entries():

@@ -49,7 +49,17 @@ def server() -> Iterator[Server]:
         yield found
 
 
-@pytest.mark.parametrize(("reply", "right"), [("Yes.", True), ("no", False), ("**No**, it", False), ("Perhaps", None)])
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("Yes.", True),
+        ("no", False),
+        ("**No**, it", False),
+        ("Perhaps", None),
+        ("<think>\nNo other name is given.\n</think>\n\nYes", True),
+        ("<think>\nYes, it", None),
+    ],
+)
 def test_reply_is_a_verdict(reply: str, right: bool | None, server: Server) -> None:
     server.replies = [(200, reply)]
     judge = Judge(url=server.url, model="m", key="secret")
@@ -82,6 +92,7 @@ def test_key_that_no_header_takes_is_refused_without_showing_it() -> None:
         with pytest.raises(ConfigError, match="line break or a letter beyond ASCII") as raised:
             Judge(url="http://localhost/v1", model="m", key=key)
         assert "cret" not in str(raised.value)
+    assert "cret" not in repr(Judge(url="http://localhost/v1", model="m", key="secret"))
 
 
 def test_server_of_another_protocol_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +127,17 @@ def test_verdicts_are_stored_and_asked_once(server: Server, run: tuple[Path, lis
     assert len(server.asked) == 2
     judge_run(folder, records, Judge(url=server.url, model="other"))
     assert len(server.asked) == 4
+
+
+def test_replies_that_are_no_verdict_are_counted(
+    server: Server, run: tuple[Path, list[BenchmarkRecord]], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, records = run
+    server.replies = [(200, "The answer is right."), (200, "yes")]
+    judge_run(folder, records, Judge(url=server.url, model="m"))
+    assert caplog.messages == [
+        "1 of 2 replies are neither yes nor no, and count as no; the first: 'The answer is right.'"
+    ]
 
 
 def test_other_right_answers_are_other_verdicts(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
@@ -175,6 +197,19 @@ def test_folder_in_use_or_without_a_run_is_refused(
     assert server.asked == []
     with pytest.raises(OutputError, match="no records of a run; give the output folder"):
         judge_run(tmp_path / "nowhere", records, judge)
+
+
+def test_data_without_a_question_or_of_another_run_is_named(
+    server: Server, run: tuple[Path, list[BenchmarkRecord]]
+) -> None:
+    folder, (first, *_) = run
+    judge = Judge(url=server.url, model="m")
+    (edit,) = first.edits
+    bare = first.model_copy(update={"edits": (edit.model_copy(update={"portability": ()}),)})
+    with pytest.raises(ConfigError, match=r"the data has no questions whose answers are judged; .* portability, mult"):
+        judge_run(folder, [bare], judge)
+    with pytest.raises(ConfigError, match="give --data and --dataset of the run"):
+        judge_run(folder, [first.model_copy(update={"id": "other"})], judge)
 
 
 def test_damaged_verdict_is_named(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
