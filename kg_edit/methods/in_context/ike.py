@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from math import gcd
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -70,10 +71,17 @@ class IkeConfig(PromptConfig):
         "paper": {"source": "file", "count": 32, "own_copy": True, "threshold": 0.0, "most": 1},
     }
 
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The kinds of demonstrations in the ``ratio``, before they are shuffled."""
-        return tuple(kind for kind, count in zip(_KINDS, self.ratio, strict=True) for _ in range(count))
+    def kinds(self, count: int) -> list[Kind]:
+        """Return the kinds of ``count`` demonstrations, in the ``ratio`` or as near to it as so few can be."""
+        shares = [share // gcd(*self.ratio) for share in self.ratio]
+        rounds, rest = divmod(count, sum(shares))
+        # The largest remainders: of what a kind should have of the rest, and has not yet, the most is next.
+        last = [0] * len(shares)
+        for _ in range(rest):
+            short = [share * rest / sum(shares) - own for share, own in zip(shares, last, strict=True)]
+            last[short.index(max(short))] += 1
+        whole = [kind for kind, share in zip(_KINDS, shares, strict=True) for _ in range(share)] if rounds else []
+        return whole * rounds + [kind for kind, own in zip(_KINDS, last, strict=True) for _ in range(own)]
 
     @field_validator("ratio")
     @classmethod
@@ -197,7 +205,7 @@ class Demonstrations:
     def examples(self, edit: Edit, config: IkeConfig) -> tuple[str, ...]:
         """Return ``config.count`` demonstrations for ``edit``, the most similar one first.
 
-        Their kinds are those of ``config.kinds`` in turn, shuffled. Records about the edit's subject are left out, and
+        Their kinds are in the ``ratio`` (`IkeConfig.kinds`), shuffled. Records about the edit's subject are left out, and
         those whose prompt is a neighbour of the edit. So are other prompts of a record that name this subject or are
         neighbours of the edit, because these prompts test the edit.
         """
@@ -215,7 +223,7 @@ class Demonstrations:
         near = [self._facts[allowed[place]] for place in best([scores[place] for place in allowed], config.count)]
         # The kinds are shuffled for each edit, so that they do not go along with the similarity.
         draw = random.Random(f"{config.seed}/{edit.id}")  # noqa: S311 - nothing secret
-        drawn = [config.kinds[place % len(config.kinds)] for place in range(len(near))]
+        drawn = config.kinds(len(near))
         draw.shuffle(drawn)
         found = list[str]()
         for (other, record), kind in zip(near, drawn, strict=True):

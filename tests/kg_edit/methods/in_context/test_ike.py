@@ -102,6 +102,17 @@ def test_ratio_without_retained_answers(training: Path) -> None:
     assert told.count("'s team") == 6 and "Keeper" not in told.replace("New Fact: Keeper", "")
 
 
+@pytest.mark.parametrize("ratio, count, expected", [
+    ((1, 3, 4), 16, (2, 6, 8)), ((10, 30, 40), 16, (2, 6, 8)), ((12, 38, 50), 16, (2, 6, 8)), ((1, 3, 4), 5, (1, 2, 2)),
+    ((1, 3, 4), 1, (0, 0, 1)), ((1, 1, 0), 3, (2, 1, 0)), ((0, 0, 1_000_000), 2, (0, 0, 2)),
+])  # fmt: skip
+def test_demonstrations_are_in_the_ratio_however_it_is_written(
+    ratio: tuple[int, int, int], count: int, expected: tuple[int, int, int]
+) -> None:
+    kinds = IkeConfig(ratio=ratio).kinds(count)
+    assert tuple(map(kinds.count, ("copy", "update", "retain"))) == expected
+
+
 def test_own_copy_is_the_last_demonstration(training: Path) -> None:
     patch = made(EDIT, demonstrations=str(training), count=3, own_copy=True)
     blocks = patch.prompt_transform("The team of LeBron James is").split("\n\n")
