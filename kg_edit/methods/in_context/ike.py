@@ -206,18 +206,19 @@ class Demonstrations:
         """Return ``config.count`` demonstrations for ``edit``, the most similar one first.
 
         Their kinds are in the ``ratio`` (`IkeConfig.kinds`), shuffled. Records about the edit's subject are left out, and
-        those whose prompt is a neighbour of the edit. So are other prompts of a record that name this subject or are
-        neighbours of the edit, because these prompts test the edit.
+        those whose prompt is a neighbour or a locality prompt of the edit. So are other prompts of a record that name
+        this subject or are one of these, because they test the edit.
         """
         subject = edit.subject.casefold()
+        unchanged = {*edit.neighborhood, *(one.prompt for one in edit.locality)}
 
         def tests_the_edit(prompt: str) -> bool:
-            return subject in prompt.casefold() or prompt in edit.neighborhood
+            return subject in prompt.casefold() or prompt in unchanged
 
         allowed = [
             place
             for place, (other, _) in enumerate(self._facts)
-            if other.subject.casefold() != subject and other.text not in edit.neighborhood
+            if other.subject.casefold() != subject and other.text not in unchanged
         ]
         scores = self._index(new_fact(edit))
         near = [self._facts[allowed[place]] for place in best([scores[place] for place in allowed], config.count)]

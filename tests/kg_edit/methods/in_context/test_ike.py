@@ -150,10 +150,10 @@ def test_demonstrations_do_not_show_prompts_that_test_the_edit(tmp_path: Path) -
         told = made(EDIT, demonstrations=str(path), count=8, ratio=ratio).prompt_transform("LeBron James plays for")
         shown = told.rpartition("\n\n")[0]
         assert "Magic Johnson" in shown and "LeBron James" not in shown and "Kobe Bryant" not in shown
-    asked = EDIT.model_copy(update={"neighborhood": ("Magic Johnson plays for",)})
-    assert "Magic Johnson" not in made(asked, demonstrations=str(path), count=8).prompt_transform(
-        "LeBron James plays for"
-    )
+    for asked in ({"neighborhood": ["Magic Johnson plays for"]}, {"locality": "Magic Johnson plays for"}):
+        edit = Edit.model_validate({**EDIT.model_dump(), **asked})
+        told = made(edit, demonstrations=str(path), count=8).prompt_transform("LeBron James plays for")
+        assert "Magic Johnson" not in told
 
 
 def test_seed_determines_the_demonstrations(training: Path) -> None:
