@@ -205,9 +205,9 @@ class Demonstrations:
     def examples(self, edit: Edit, config: IkeConfig) -> tuple[str, ...]:
         """Return ``config.count`` demonstrations for ``edit``, the most similar one first.
 
-        Their kinds are in the ``ratio`` (`IkeConfig.kinds`), shuffled. Records about the edit's subject are left out, and
-        those whose prompt is a neighbour or a locality prompt of the edit. So are other prompts of a record that name
-        this subject or are one of these, because they test the edit.
+        Their kinds are in the ``ratio`` (`IkeConfig.kinds`), shuffled. Records about the edit's subject are left out,
+        and those whose prompt is a neighbour or a locality prompt of the edit. So are other prompts of a record that
+        name this subject or are one of these, because they test the edit.
         """
         subject = edit.subject.casefold()
         unchanged = {*edit.neighborhood, *(one.prompt for one in edit.locality)}

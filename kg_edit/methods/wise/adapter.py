@@ -161,7 +161,8 @@ class SideMemory(Adapter):
             return [] if one is None else [self._memory(one, list(self.shards))]
         found = list[Memory]()
         for group in groups:
-            complete = int(torch.isin(self.owners, torch.tensor(group).float()).sum()) >= size * self.settings.shard
+            # In a sum of patches that were made apart, a shard may have more edits than `shard`, and the next one none.
+            complete = len(group) == size and all((self.owners == n).sum() >= self.settings.shard for n in group)
             if complete and size > 1:
                 merged = ties([self.shards[n] for n in group], [1 / size] * size, density=density)
                 found.append(self._memory(merged, group))

@@ -56,6 +56,16 @@ def test_complete_groups_of_shards_are_merged_and_others_stay_alone() -> None:
     assert len(memory(*shards, owners=[0, 1, 2], activations=[8.0, 6.0, 4.0], merge=1).memories()) == 3
 
 
+def test_shard_with_the_edits_of_two_patches_is_no_complete_group() -> None:
+    one = memory([[1.0, 0.0], [0.0, 2.0]], owners=[0], activations=[8.0], density=0.25)
+    (alone,) = one.plus(one).memories()
+    assert alone.change.tolist() == [[2.0, 0.0], [0.0, 4.0]], "not merged with itself, where a part of it would be lost"
+    more = memory(
+        [[1.0, 0.0], [0.0, 2.0]], [[3.0, 1.0], [0.0, -4.0]], owners=[0, 0, 0, 1], activations=[1.0] * 4, shard=2
+    )
+    assert len(more.memories()) == 2
+
+
 def test_without_retrieval_all_shards_are_one_memory() -> None:
     """WISE-Merge: of the third shard 0.4, of what is merged already 0.6, as in the published program."""
     shards = ([[1.0, 0.0], [0.0, 2.0]], [[3.0, 1.0], [0.0, -4.0]], [[5.0, -5.0], [5.0, -5.0]])
