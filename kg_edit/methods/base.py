@@ -335,10 +335,15 @@ class EditingMethod(ABC):
         return made
 
     def _recorded(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
-        """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits."""
+        """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits.
+
+        The records of a joint method have the size of their batch, so that a ledger computes the same batches again.
+        """
         known = {record.get("edit", {}).get("id") for record in patch.edits}
-        records = [self.record(edit) for edit in edits if edit.id not in known]
-        return patch.with_records(records, self.provenance()) if records else patch
+        records = [*patch.edits, *(self.record(edit) for edit in edits if edit.id not in known)]
+        if self.joint:
+            records = [{**record, "batch": len(edits)} for record in records]
+        return patch if records == [*patch.edits] else patch.with_records(records, self.provenance())
 
     def record(self, edit: Edit) -> dict[str, Any]:
         """Return the record of an edit for a patch's provenance; a method may add what it notes of the edit."""

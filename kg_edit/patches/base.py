@@ -83,16 +83,16 @@ class Patch(ABC):
         return found
 
     def with_records(self, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Patch:
-        """Return the patch with further records of edits.
+        """Return the patch with these records of its edits.
 
         Args:
-            records: of edits, after those that the patch has.
+            records: of all edits, in order.
             provenance: values of the fields that the patch's provenance lacks.
 
         Raises:
             PatchError: a patch class of a plug-in is no dataclass.
         """
-        whole = {**provenance, **self.provenance, "edits": [*self.edits, *records]}
+        whole = {**provenance, **self.provenance, "edits": [*records]}
         try:
             return replace(self, provenance=whole)  # type: ignore[type-var]
         except TypeError as error:
@@ -322,9 +322,9 @@ class PatchStack(Patch):
         return PatchStack.of(self, other)
 
     def with_records(self, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Patch:
-        """Return the stack with further records of edits, in its first part."""
+        """Return the stack with these records of its edits, in its first part."""
         first, *others = self.patches
-        return PatchStack((first.with_records(records, provenance), *others))
+        return PatchStack((first.with_records(records, provenance), *(part.with_records((), {}) for part in others)))
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:

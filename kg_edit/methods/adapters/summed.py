@@ -213,9 +213,7 @@ class SummedMethod(AdapterMethod):
             for name, tensor in start.items()
         }
         size = torch.cat([tensor.flatten() for tensor in made.values()])
-        batch = {"batch": len(edits)} if self.joint else {}
-        records = [record(self, edit, change=size, losses=found) | batch for edit in edits]
-        return replace(adapter, changes=made), records
+        return replace(adapter, changes=made), [record(self, edit, change=size, losses=found) for edit in edits]
 
 
 def linear_init(rows: int, columns: int, draw: torch.Generator) -> Tensor:

@@ -272,7 +272,6 @@ class UltraEdit(StatementMethod):
                 "nll_before": round(row.nll, 6),
                 "tokens": count,
                 "norms": {"update": round(norm, 6)},
-                "batch": len(edits),
             }
             for edit, row, count, norm in zip(edits, rows, counts, norms, strict=True)
         ]

@@ -22,7 +22,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
-from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.methods.refusals import (
     check_refusal,
     refusal_of_family,
@@ -212,6 +212,31 @@ def test_edit_is_removed_from_a_ledger(name: str, gone: str, tmp_path: Path) -> 
     with ledger.patch.applied(model) as edited:
         torch.testing.assert_close(asked(edited, other.text), expected, rtol=1e-3, atol=1e-3)
     assert [entry.name for entry in ledger.edits if entry.state == "active"] == [other.id]
+
+
+JOINT = [name for name in METHODS if find_method(name).joint]
+
+
+@pytest.mark.parametrize("name", keep_first(["mend", *sorted({*JOINT} - {"mend"})], keep=1))
+def test_edit_is_removed_from_a_sequence_of_batches(name: str, tmp_path: Path) -> None:
+    """The rest is a sequence again, not one batch."""
+    model, third = tiny("llama"), SECOND.model_copy(update={"id": "3", "subject": "Spike Hughes", "prompt": "{} is in"})
+    editor = method(name, model, **({"edit_lr": 0.5} if name in UNTRAINED else {}))
+
+    def sequence(*edits: Edit) -> Patch:
+        patch = editor.edit(edits[:1])
+        for edit in edits[1:]:
+            patch = editor.edit([edit], start=patch)
+        return patch
+
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(sequence(EDIT, SECOND, third), force=True)  # toy edits are wild
+    ledger.remove(["1"], model=model, graph=graph())
+    for text in (SECOND.text, third.text):
+        with sequence(SECOND, third).applied(model) as edited:
+            expected = asked(edited, text)
+        with ledger.patch.applied(model) as edited:
+            torch.testing.assert_close(asked(edited, text), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", some(METHODS))
