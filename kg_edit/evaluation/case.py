@@ -26,9 +26,9 @@ from kg_edit.scoring.questions import (
     stepped_from,
 )
 
-Asked = Literal["continuation", "steps", "first answer", "all answers", "gains", "predicted tokens"]
-"""The kinds of evidence about a query: the greedy continuation ("continuation"), the same with the steps written out
-("steps"), the likelihood of the first right answer ("first answer"), of all right and rival answers ("all answers"), of
+Asked = Literal["continuation", "beginning", "steps", "first answer", "all answers", "gains", "predicted tokens"]
+"""The kinds of evidence about a query: the greedy continuation ("continuation"), its first tokens ("beginning"), the
+same with the steps written out ("steps"), the likelihood of the first right answer ("first answer"), of all right and rival answers ("all answers"), of
 these without the question ("gains"), and the arg-max tokens at the first right answer's places ("predicted tokens")."""
 
 EVIDENCE: Mapping[str, frozenset[Asked]] = {
@@ -43,7 +43,7 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "inference": frozenset({"all answers"}),
     "inference-specificity": frozenset({"all answers"}),
     "locality": frozenset({"continuation", "first answer", "predicted tokens"}),
-    "locality-text": frozenset({"continuation"}),
+    "locality-text": frozenset({"beginning"}),
     "multihop": frozenset({"continuation", "all answers"}),
     "multiple-choice": frozenset({"all answers"}),
     "negation": frozenset({"first answer", "all answers"}),
@@ -201,7 +201,8 @@ class Case:
     def continued(self) -> dict[str, str]:
         """Each text that the model continues greedily -> the name of its continuation in a section."""
         own = {} if self.ceiling else {edit.text: edit.text for edit in self.edits}
-        return {**self._asked, **own, **self._probed}
+        compared = {generated_from(query): scored_after(query) for query in self._queries("beginning")}
+        return {**self._asked, **own, **compared, **self._probed}
 
     @property
     def answered(self) -> frozenset[str]:
@@ -221,11 +222,8 @@ class Case:
 
     @property
     def compared(self) -> frozenset[str]:
-        """The texts of `continued` whose continuation is only compared with the unedited model's."""
-        probes = self.group("locality-text")
-        return frozenset(generated_from(query) for probe in probes for query in probe.queries) - frozenset(
-            generated_from(query) for query in self._queries("first answer")
-        )
+        """The texts of `continued` whose continuation's beginning is compared with the unedited model's."""
+        return frozenset(map(generated_from, self._queries("beginning")))
 
     @property
     def foreseen(self) -> tuple[str, ...]:

@@ -126,14 +126,15 @@ def _score_together(
         with wholly_patched(model, patch):
             predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
             following = next_tokens(model, case.foreseen, known=unedited.next_tokens if unedited else None)
+        texts = {prompt: written[owner, prompt] for prompt in case.continued}
         evidence = Evidence(
             scores=found,
-            texts={prompt: written[owner, prompt] for prompt in case.continued}
-            | {prompt: compared_text(model, written[owner, prompt], chat=case.chat) for prompt in case.compared},
+            texts=texts,
+            compared=_compared(model, case, texts),
             predicted=predicted,
             samples=sampled,
             next_tokens=following,
-            before=_evidence_of(case, unedited) if unedited else None,
+            before=_evidence_of(model, case, unedited) if unedited else None,
         )
         sections.append(_section(case, evidence))
     return tuple(sections)
@@ -150,13 +151,14 @@ def answer_seconds(model: LanguageModel, prompt: str) -> float:
 def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:
     """Return the token limit after each prompt; small for an edit's own prompt, unless an answer is expected after it.
 
-    An edit's prompt has room for its target, a probe's for each name that counts as an answer to it.
+    An edit's prompt has room for its target, a probe's for each name that counts as an answer to it. Of a text that is
+    only compared with the unedited model's, the beginning suffices.
     """
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
-    limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
-    limits |= dict.fromkeys(case.long_texts, LONG_TOKENS)
     if not case.chat:
         limits |= dict.fromkeys(case.compared, COMPARED)
+    limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
+    limits |= dict.fromkeys(case.long_texts, LONG_TOKENS)
     # Each edit's statement with its target, and each prompt of a probe with each name of its answers.
     accepted = [] if case.ceiling else [(edit.text, edit.target_new) for edit in case.edits]
     queries = (query for probe in case.probes for query in probe.queries)
@@ -185,11 +187,19 @@ def _section(case: Case, evidence: Evidence) -> Section:
     )
 
 
-def _evidence_of(case: Case, section: Section) -> Evidence:
+def _compared(model: LanguageModel, case: Case, texts: Mapping[str, str]) -> dict[str, str]:
+    """The parts of the texts by which two models are compared."""
+    prompts = texts.keys() & case.compared
+    return {prompt: compared_text(model, texts[prompt], chat=case.chat) for prompt in prompts}
+
+
+def _evidence_of(model: LanguageModel, case: Case, section: Section) -> Evidence:
     """The part of the unedited model's evidence that its section has: texts, arg-max tokens, and next tokens."""
+    texts = {prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts}
     found = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]
     return Evidence(
-        texts={prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts},
+        texts=texts,
+        compared=_compared(model, case, texts),
         predicted={pair: tokens for pair, tokens in found if tokens is not None},
         next_tokens=section.next_tokens,
     )

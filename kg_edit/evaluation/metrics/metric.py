@@ -74,16 +74,18 @@ class Evidence:
     Attributes:
         scores: the scores of (prompt, candidate) pairs.
         texts: greedy continuations by prompt.
+        compared: the parts of them that are compared with the unedited model's, by prompt.
         predicted: the arg-max token ids at a candidate's places, by pair.
         samples: each prompt with the text sampled after it, by prompt.
         cosines: the similarity of a generated text and its target, by (text, target); empty if it was not computed.
         next_tokens: log p of the unedited model's likeliest next tokens, by prompt and token.
-        before: the unedited model's evidence, with ``texts``, ``predicted`` and ``next_tokens`` only; None if this is
-            the unedited model's.
+        before: the unedited model's evidence, with ``texts``, ``compared``, ``predicted`` and ``next_tokens`` only;
+            None if this is the unedited model's.
     """
 
     scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    compared: Mapping[str, str] = field(default_factory=dict)
     predicted: Mapping[Pair, tuple[int, ...]] = field(default_factory=dict)
     samples: Mapping[str, str] = field(default_factory=dict)
     next_tokens: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
@@ -205,7 +207,7 @@ def unchanged(query: Query, evidence: Evidence) -> float | None:
 def same_text(query: Query, evidence: Evidence) -> float | None:
     """Return whether the compared part of the greedy text is the unedited model's; None for the unedited model."""
     prompt = generated_from(query)
-    return None if evidence.before is None else float(evidence.before.texts[prompt] == evidence.texts[prompt])
+    return None if evidence.before is None else float(evidence.before.compared[prompt] == evidence.compared[prompt])
 
 
 def ripple_passed(group: str) -> Compute:

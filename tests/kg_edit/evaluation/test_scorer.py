@@ -9,15 +9,18 @@ import pytest
 import torch
 
 from kg_edit.datasets import BenchmarkRecord, find_dataset
+from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.scorer import ANSWER_TOKENS, score_cases
+from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import answers, choices, fact
 from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
+from tests.kg_edit.evaluation.parrot import Lesson, parrot
 
 ROWS = {
     "counterfact": FLAT,
@@ -153,6 +156,20 @@ def test_no_alias_of_an_edits_target_is_cut(model: LanguageModel, edits: tuple[E
     texts = [continuations(model, [edit.text], limits=[limit])[0] for limit in (ANSWER_TOKENS, length, length + 2)]
     assert len(set(texts)) == 3
     assert written_after(model, edit, Probe(measures="edit", queries=(stated(edit, "Rome", alias),))) == texts[-1]
+
+
+def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:
+    """The new object is longer than the five tokens that are compared; a text that differs after them is the same."""
+    near, new = "Paris is", "Ax Bx Cx Dx Ex Fx Gx Hx"
+    model, edit = parrot(new, "Oslo"), Edit(subject="Ada", prompt="{} is", target_new=new, neighborhood=(near,))
+    case = Case.of(with_probes(record_of(edit), ("elsewhere",)))
+    (found,) = score_cases(model, [case])
+    assert found.scores["elsewhere.greedy"] == 1
+    before = found.model_copy(update={"texts": {**found.texts, near: f" {new} Oslo"}})
+    (same,) = score_cases(model, [case], before=[before])
+    assert same.scores["locality.same_text"] == 1
+    (other,) = score_cases(model, [case], before=[before], patches=[Lesson(model, None).update([edit])])
+    assert (other.scores["locality.same_text"], other.scores["elsewhere.greedy"]) == (0, 0)
 
 
 def test_ceilings_ask_the_questions_of_all_edits(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
