@@ -36,7 +36,7 @@ from kg_edit.scoring.generation import COMPARED, compared_text, continuations, r
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import next_tokens, predictions, score_each
 from kg_edit.scoring.perplexity import general_scores
-from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.questions import generated_from, right_answers
 from kg_edit.scoring.text_vectors import cosines
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings, digest
@@ -126,11 +126,11 @@ def _score_together(
         with wholly_patched(model, patch):
             predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
             following = next_tokens(model, case.foreseen, known=unedited.next_tokens if unedited else None)
-        texts = {prompt: written[owner, prompt] for prompt in case.continued}
+        continued = {prompt: written[owner, prompt] for prompt in case.continued}
         evidence = Evidence(
             scores=found,
-            texts=texts,
-            compared=_compared(model, case, texts),
+            texts=continued,
+            compared=_compared(model, case, continued),
             predicted=predicted,
             samples=sampled,
             next_tokens=following,
@@ -151,16 +151,18 @@ def answer_seconds(model: LanguageModel, prompt: str) -> float:
 def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:
     """Return the token limit after each prompt; small for an edit's own prompt, unless an answer is expected after it.
 
-    An edit's prompt has room for its target, a probe's for each name that counts as an answer to it. Of a text that is
-    only compared with the unedited model's, the beginning suffices.
+    An edit's prompt has room for its target, a question or a probe for each name that counts as an answer. Of a text
+    that is only compared with the unedited model's, the beginning suffices.
     """
     limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
     if not case.chat:
         limits |= dict.fromkeys(case.compared, COMPARED)
     limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
     limits |= dict.fromkeys(case.long_texts, LONG_TOKENS)
-    # Each edit's statement with its target, and each prompt of a probe with each name of its answers.
+    # Each edit's statement with its target, each question and each prompt of a probe with each name of its answers.
     accepted = [] if case.ceiling else [(edit.text, edit.target_new) for edit in case.edits]
+    questions = zip(case.few_shot_prompts, case.questions, strict=True)
+    accepted += [(prompt, name) for prompt, question in questions for name in right_answers(question)]
     queries = (query for probe in case.probes for query in probe.queries)
     accepted += [(generated_from(query), name) for query in queries for names in query.answers for name in names]
     for prompt, name in accepted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from string import ascii_uppercase
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import Probe, Query
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.scorer import ANSWER_TOKENS, score_cases
 from kg_edit.evaluation.template_probes import with_probes
@@ -156,6 +157,18 @@ def test_no_alias_of_an_edits_target_is_cut(model: LanguageModel, edits: tuple[E
     texts = [continuations(model, [edit.text], limits=[limit])[0] for limit in (ANSWER_TOKENS, length, length + 2)]
     assert len(set(texts)) == 3
     assert written_after(model, edit, Probe(measures="edit", queries=(stated(edit, "Rome", alias),))) == texts[-1]
+
+
+def test_no_answer_to_a_question_is_cut() -> None:
+    """As in the report of `kg-edit edit`: a name in another script has many tokens."""
+    answer = " ".join(f"{letter}x" for letter in ascii_uppercase)
+    model = parrot(answer, "Oslo")
+    assert len(model.tokenizer(answer)["input_ids"]) > ANSWER_TOKENS
+    for question in (Question(question="Where?", answer=answer), Question(question="?", answer="x", aliases=(answer,))):
+        edit = Edit(subject="Ada", prompt="{} is", target_new="old", portability=(question,))
+        case = Case.of(edit)
+        found = score_cases(model, [case, ceiling_cases(case)["fact_in_prompt"]])
+        assert [one.scores["portability.greedy"] for one in found] == [1, 1]
 
 
 def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:
