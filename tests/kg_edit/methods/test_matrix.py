@@ -180,11 +180,12 @@ def test_update_is_the_rest_of_an_edit(name: str) -> None:
     assert [edit["edit"]["id"] for edit in update.edits] == ["2"]
 
 
-@pytest.mark.parametrize("name, settings", [("rome", {"anchor": 1e6}), ("memit", {}), ("wise", {}), ("kn", {})])
+@pytest.mark.parametrize("name", ["rome", "memit", "wise", "kn"])
 def test_update_of_a_model_in_training_mode_has_no_dropout(
-    name: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`update` asks for the provenance before `prepare` has measured anything."""
+    settings = {"anchor": 1e6} if "anchor" in find_method(name).config_class.model_fields else {}
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "evaluating"))
     expected = method(name, tiny("gpt2"), **settings).update([EDIT])
     model = copy.deepcopy(tiny("gpt2"))
