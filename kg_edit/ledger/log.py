@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -160,11 +160,15 @@ class Store:
 
     @property
     def near(self) -> Path | None:
-        """The ledger beside this folder that has nearly the same name, if there is one."""
-        parent = self.folder.parent
-        ledgers = [path.name for path in parent.iterdir() if Store(path).exists] if parent.is_dir() else []
-        found = get_close_matches(self.folder.name, ledgers, n=1, cutoff=_NEAR)
-        return self.folder.with_name(found[0]) if found else None
+        """The ledger beside this folder that has nearly the same name, if there is one that can be read."""
+        names = list[str]()
+        with suppress(OSError):
+            names = [path.name for path in self.folder.parent.iterdir()]
+        for name in get_close_matches(self.folder.name, names, n=len(names) or 1, cutoff=_NEAR):
+            with suppress(OSError):  # a folder of somebody else
+                if Store(self.folder.with_name(name)).exists:
+                    return self.folder.with_name(name)
+        return None
 
     def check_folder(self, *, create: bool) -> None:
         """Refuse a path that has no ledger, unless ``create`` is set and one can be made.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -345,6 +347,23 @@ def test_misspelled_path_of_a_served_ledger_is_refused(tmp_path: Path) -> None:
             store.open_store(tmp_path / path).refuse_misspelled()
     for path in ("ledger", "customers", "filess", "files/ledger"):
         store.open_store(tmp_path / path).refuse_misspelled()
+
+
+def test_folder_of_somebody_else_is_no_near_name() -> None:
+    """A folder for everybody, such as /tmp, has folders that only their owner can read."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to other users
+        place, user = Path(name), os.geteuid()
+        place.chmod(0o755)
+        (place / "ledger").mkdir(mode=0)
+        if user == 0:  # root reads every folder
+            os.seteuid(65534)
+        try:
+            store.open_store(place / "ledgers").refuse_misspelled()
+            with pytest.raises(PatchError, match=r"no ledger at \S*/ledgers; kg-edit patch add"):
+                Ledger.open(place / "ledgers", create=False)
+        finally:
+            os.seteuid(user)
+            (place / "ledger").chmod(0o700)
 
 
 def test_add_all_adds_all_or_none(tmp_path: Path) -> None:
