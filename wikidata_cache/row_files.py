@@ -51,7 +51,8 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
     Args:
         path: the file; its ending is the format.
         expected: a description of the file for error messages.
-        header_fault: is called with the columns of a table, and returns what is wrong with them, or None.
+        header_fault: is called with the columns of a table that have a name, and returns what is wrong with them, or
+            None.
 
     Returns:
         The rows; a row that cannot be read has a `RowFault` as its value.
@@ -176,8 +177,9 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
     if isinstance(header, RowFault):
         raise EditRowError(path, header.message, place=f"line {line}")
     # A spreadsheet may have several empty columns, which have no name.
-    twice = next((name for name in header if name and header.count(name) > 1), None)
-    problem = header_fault(header) if header_fault else None
+    named = [name for name in header if name]
+    twice = next((name for name in named if named.count(name) > 1), None)
+    problem = header_fault(named) if header_fault else None
     if problem := problem or (twice and f"the column {twice!r} occurs twice; keep one"):
         raise EditRowError(path, problem, place=f"line {line}")
     for line, cells in rows:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kg_edit.edits.edit import Edit, Question, is_entity_id, is_property_id
 from kg_edit.edits.files import read_edits, write_edits
 from kg_edit.errors import OutputError
-from tests.kg_edit.edit_rows import COUNTERFACT, GOOD, HEADER, ROW, Labels, lines, write
+from tests.kg_edit.edit_rows import COUNTERFACT, GOOD, HEADER, ROW, Labels, lines, refusal, write
 
 # What is read
 
@@ -95,6 +95,14 @@ def test_table_cells_may_be_lists(tmp_path: Path) -> None:
     assert first.neighborhood == ("Bob lives in",)
     assert (second.subject, second.prompt, second.paraphrases) == ('Ann "Bo" Ash', "{} of\nold is", ())
     assert third.id == "c"
+
+
+def test_empty_columns_of_a_spreadsheet_are_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path, "edits.csv", f"{HEADER.rstrip()},,\r\n{ROW.rstrip()},,\r\nBob,{{}} is in,Oslo,Bern,,\r\n")
+    assert [edit.target_new for edit in read_edits(path)] == ["Rome", "Bern"]
+    path.write_text(f"{HEADER.rstrip()},,\n{ROW.rstrip()},,\nBob,{{}} is in,Oslo,Bern,,ask Ann\n")
+    fault = "found 'ask Ann' in a column without a name; name the column in the header, or empty the cell"
+    assert refusal(path) == f"{path}, line 3, {fault}"
 
 
 @pytest.mark.parametrize("suffix, separator", [(".csv", ","), (".tsv", "\t")])
