@@ -74,12 +74,14 @@ def utf8_text(file: Path) -> str:
 
 def _table(file: Path, text: str) -> dict[str, RelationTemplate]:
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
-    if not lines or _cells(lines[0][1]) != _HEADER:
+    # A spreadsheet puts a cell with a comma into quotes.
+    rows = [(f"{file}, line {number}", row) for number, line in lines for _, row in row_files.table_rows([line], "\t")]
+    if not rows or rows[0][1] != [*_HEADER]:
         raise EditFileError(f"{file}: expected a header line with the columns {', '.join(_HEADER)}, separated by tabs")
     table: dict[str, RelationTemplate] = {}
-    for number, line in lines[1:]:
-        cells = _cells(line)
-        place = f"{file}, line {number}"
+    for place, cells in rows[1:]:
+        if isinstance(cells, row_files.RowFault):
+            raise EditFileError(f"{place}: {cells.message}")
         if len(cells) != len(_HEADER):
             raise EditFileError(f"{place}: found {len(cells)} cells; expected {len(_HEADER)}, separated by tabs")
         row = RelationTemplate(*cells)
@@ -96,7 +98,3 @@ def _table(file: Path, text: str) -> dict[str, RelationTemplate]:
             raise EditFileError(f"{place}: {names}: already has a template on an earlier line; keep one")
         table |= dict.fromkeys(row.names, row)
     return table
-
-
-def _cells(line: str) -> tuple[str, ...]:
-    return tuple(cell.strip() for cell in line.split("\t"))

@@ -62,6 +62,13 @@ def test_own_templates_replace_the_packaged_ones(own: Path) -> None:
     assert templates.find("P19") == RelationTemplates.load().find("P19")
 
 
+def test_quotes_of_a_spreadsheet_are_not_part_of_a_template(own: Path) -> None:
+    """A spreadsheet's text file has quotes around a cell with a comma, and writes a quote inside twice."""
+    own.write_text(f'{HEADER}P36\tcapital\t"In {{}}, the ""capital"" is"\n')
+    found = RelationTemplates.load(own).find("P36")
+    assert found is not None and found.template == 'In {}, the "capital" is'
+
+
 @pytest.mark.parametrize(
     "row, message",
     [
@@ -71,6 +78,7 @@ def test_own_templates_replace_the_packaged_ones(own: Path) -> None:
         ("P54\tplays for\tplays for", "line 3: template: found 'plays for'; expected one {} for the subject"),
         ("P54\tplays for\t{} and {}", "line 3: template: found '{} and {}'"),
         ("P17\tplays for\t{} plays for", "line 3: p17: already has a template on an earlier line; keep one"),
+        ('P54\tplays for\t"{}" plays for', "line 3: not a row of a table: "),
     ],
 )
 def test_wrong_row_is_named(own: Path, row: str, message: str) -> None:
