@@ -89,6 +89,9 @@ def nested(row: RawRecord) -> RawRecord:
         raise EditError([Fault("requested_rewrite", "expected a list of edits")])
     rewrites = []
     for rewrite in flat:
+        if not isinstance(rewrite, dict):  # `parse` refuses it, with its place
+            rewrites.append(rewrite)
+            continue
         # target_new_str and target_new_id become {"target_new": {"str": …, "id": …}}.
         fields = dict(rewrite)
         for target in ("target_new", "target_true"):

@@ -88,6 +88,22 @@ MQUAKE: dict[str, Any] = {
         "edit_triples": [["Q596874", "P50", "Q44461"], ["Q44461", "P27", "Q419"]],
     },
 }
+# The same case in the form of MQuAKE-Remastered, which is not nested
+MQUAKE_REMASTERED: dict[str, Any] = {
+    **{field: value for field, value in MQUAKE.items() if field != "orig"},
+    **{("orig_" if field.startswith("triples") else "") + field: value for field, value in MQUAKE["orig"].items()},
+    "requested_rewrite": [
+        {field: value for field, value in rewrite.items() if field not in ("target_new", "target_true")}
+        | {
+            f"{target}_{part}": rewrite[target][part]
+            for target in ("target_new", "target_true")
+            for part in ("str", "id")
+        }
+        for rewrite in MQUAKE["requested_rewrite"]
+    ],
+    "split": {"1000": ["edited"]},
+}
+
 AKEW: dict[str, Any] = {
     **MQUAKE,
     "requested_rewrite": [

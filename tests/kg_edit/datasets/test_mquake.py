@@ -9,7 +9,7 @@ import pytest
 
 from kg_edit.datasets import BenchmarkRecord, find_dataset
 from kg_edit.errors import EditFileError
-from tests.kg_edit.datasets.rows import MQUAKE, written
+from tests.kg_edit.datasets.rows import MQUAKE, MQUAKE_REMASTERED, written
 
 
 def read(folder: Path, *rows: dict[str, Any]) -> tuple[BenchmarkRecord, ...]:
@@ -83,19 +83,7 @@ def test_answer_extended_is_ignored(tmp_path: Path) -> None:
 
 
 def test_remastered_form_gives_the_same_record(tmp_path: Path) -> None:
-    flat = {field: value for field, value in MQUAKE.items() if field not in ("orig", "requested_rewrite")}
-    orig = {("orig_" if field.startswith("triples") else "") + field: value for field, value in MQUAKE["orig"].items()}
-    rewrites = [
-        {field: value for field, value in rewrite.items() if field not in ("target_new", "target_true")}
-        | {
-            f"{target}_{part}": rewrite[target][part]
-            for target in ("target_new", "target_true")
-            for part in ("str", "id")
-        }
-        for rewrite in MQUAKE["requested_rewrite"]
-    ]
-    row = {**flat, **orig, "requested_rewrite": rewrites, "split": {"1000": ["edited"]}}
-    assert read(tmp_path, row) == read(tmp_path, MQUAKE)
+    assert read(tmp_path, MQUAKE_REMASTERED) == read(tmp_path, MQUAKE)
 
 
 @pytest.mark.parametrize(

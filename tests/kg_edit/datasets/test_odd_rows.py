@@ -12,12 +12,13 @@ import pytest
 
 from kg_edit.datasets import DATASETS
 from kg_edit.datasets.lint import lint
-from tests.kg_edit.datasets.rows import FLAT, written
+from tests.kg_edit.datasets.rows import FLAT, MQUAKE_REMASTERED, written
 from tests.kg_edit.datasets.test_reading import ROWS
 from tests.kg_edit.datasets.test_zsre import EASY_EDIT
 
 MORE: dict[str, list[dict[str, Any]]] = {
     "counterfact": [FLAT],
+    "mquake": [MQUAKE_REMASTERED],
     "zsre": [EASY_EDIT],
     "knowedit": [
         {"ent": "E", "pos": ["a"], "neg": ["b"]},
