@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SERVER = "Server"  # panel of the help
-_HERE = ("127.0.0.1", "localhost")
+_HERE = ("127.0.0.1", "localhost", "::1")
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with
 _END_S = 3  # for connections that are open when the server ends
 
@@ -116,13 +118,15 @@ def serve(
         active = number_of(len(opened.active), "edit")
         log.info("%s: %s", opened.folder, active if opened.events else "a new ledger, without edits")
     with listening(host, port) as place:  # a port that is taken is an error before the model is loaded
+        hosts = host_names(host, names or ())
         note_choice(given, graph)
         made = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
             made.prepare()
         desk = EditDesk(made, graph=planned.graph, ledger=opened, start=start)
-        app = make_app(desk, hosts=host_names(host, names or ()), largest=int(max_body * 1_000_000))
-        typer.echo(f"http://{host}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
+        app = make_app(desk, hosts=hosts, largest=int(max_body * 1_000_000))
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"http://{shown}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
         run(app, place)
     typer.echo("stopped")
 
@@ -137,10 +141,13 @@ def listening(host: str, port: int) -> socket.socket:
         raise ConfigError(
             "--host is empty; give an address, such as 127.0.0.1, or 0.0.0.0 for requests from every machine"
         )
+    is_ipv6 = ":" in host
+    family, both = (socket.AF_INET6, socket.has_dualstack_ipv6()) if is_ipv6 else (socket.AF_INET, False)
     try:
-        return socket.create_server((host, port))
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; give another --port") from error
+        other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; give another {other}") from error
 
 
 def run(app: FastAPI, place: socket.socket) -> None:
@@ -153,12 +160,19 @@ def run(app: FastAPI, place: socket.socket) -> None:
 
 
 def host_names(host: str, given: Sequence[str]) -> tuple[str, ...]:
-    """Return the names under which the page answers: another site's name that leads here is refused."""
-    from kg_edit.app.guard import ANY_ADDRESS
+    """Return the names under which the page answers: another site's name that leads here is refused.
 
-    wanted = tuple(name.lower() for name in given)
+    Raises:
+        ConfigError: one of those that are ``given`` is no name of a host.
+    """
+    from kg_edit.app.guard import ANY_ADDRESS, LOCAL
+
+    wanted = tuple(name.strip().lower() for name in given)
+    for name in wanted:
+        if not re.fullmatch(r"[\w.-]+", name):  # it is compared with the name in a request, which has no port
+            raise ConfigError(f"--name {name}: expected a host name without scheme and port, such as lab.example")
     if host in _HERE:
-        return (*_HERE, *wanted)
+        return (*dict.fromkeys((*LOCAL, host)), *wanted)
     log.warning("listening at %s: anyone who can reach this machine can make edits; there is no password", host)
     own = () if host in _EVERYWHERE else (host.lower(),)
     return (*own, "localhost", socket.gethostname().lower(), *wanted, ANY_ADDRESS)

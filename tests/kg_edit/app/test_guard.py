@@ -46,6 +46,30 @@ def test_guard_answers_to_its_names_and_addresses(server: Served, name: str) -> 
 
 def test_default_names_are_of_this_machine() -> None:
     assert host_names("127.0.0.1", ()) == ("127.0.0.1", "localhost")
+    assert host_names("::1", ["Lab.example"]) == ("127.0.0.1", "localhost", "::1", "lab.example")
+
+
+@pytest.mark.parametrize("name", ["lab.example:8443", "https://lab.example", ""])
+def test_name_that_no_request_has_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected a host name without scheme and port, such as lab"):
+        host_names("127.0.0.1", [name])
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_server_listens_at_an_ipv6_address(host: str) -> None:
+    with listening(host, 0) as place:
+        port = place.getsockname()[1]
+        for caller in ("::1",) if host == "::1" else ("::1", "127.0.0.1"):
+            socket.create_connection((caller, port), timeout=5).close()
+
+
+def test_address_that_cannot_be_had_is_named_with_its_option() -> None:
+    with pytest.raises(ConfigError, match=r"can't listen at lab\.invalid:8000: .*; give another --host"):
+        listening("lab.invalid", 8000)
+    taken = listening("127.0.0.1", 0)
+    with taken, pytest.raises(ConfigError, match=r"can't listen at .*; give another --port"):
+        listening("127.0.0.1", taken.getsockname()[1])
 
 
 def test_empty_host_is_refused() -> None:
