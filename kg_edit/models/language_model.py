@@ -116,7 +116,8 @@ class LanguageModel:
         except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
-            hint = f"{WAYS}; without internet access, download a hub model first: hf download {name}"
+            download = f"; without internet access, download a hub model first: hf download {name}"
+            hint = f"{WAYS}{download * (not Path(path).exists())}"
             raise ModelError(f"can't load the model {name!r}: {in_short(error)}; {hint}") from error
         if device_map is None:
             nn.Module.to(model, target)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 
 from kg_edit.errors import ModelError, did_you_mean
 from kg_edit.storage.atomic import open_to_readers
@@ -118,7 +119,7 @@ def dequantise(gguf: Path) -> Path:
     """Return the cache folder with the content of ``gguf`` as float32 safetensors; made once for each content (sha256).
 
     Raises:
-        ModelError: the file can't be read as a causal language model.
+        ModelError: the file can't be read as a causal language model, or the cache can't be written.
     """
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -129,19 +130,20 @@ def dequantise(gguf: Path) -> Path:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=parent))
-        except OSError as error:
-            message = f"can't write into the cache {parent}: {error.strerror}; set KG_EDIT_CACHE to a folder of yours"
-            raise ModelError(message) from error
-        try:
-            convert(gguf, scratch)
-            open_to_readers(scratch)
             try:
-                scratch.rename(folder)
-            except OSError:  # another process was faster: the content is the same
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+                convert(gguf, scratch)
+                open_to_readers(scratch)
+                try:
+                    scratch.rename(folder)
+                except OSError:  # another process was faster: the content is the same
+                    if not folder.is_dir():
+                        raise
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        except (OSError, SafetensorError) as error:  # safetensors raises the latter on a full disk
+            reason = getattr(error, "strerror", None) or error
+            way = "free disk space, or set KG_EDIT_CACHE to a folder of yours"
+            raise ModelError(f"can't write into the cache {parent}: {reason}; {way}") from error
     mark_used(folder)
     return folder
 
@@ -309,13 +311,13 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Return the dtype with this name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
 
     Raises:
-        ModelError: there is no floating-point dtype of this name.
+        ModelError: there is no floating-point dtype of this name, or it is one of a byte, in which no model computes.
     """
     import torch
 
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize == 1:
         raise ModelError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
     return found

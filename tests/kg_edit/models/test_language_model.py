@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import errno
 import socket
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import disk_offload
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
@@ -70,6 +72,28 @@ def test_dequantised_model_is_readable_by_others(tmp_path: Path, monkeypatch: py
     assert [path.stat().st_mode & 0o777 for path in (folder, folder / "model.safetensors")] == [0o755, 0o644]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_full_disk_of_the_cache_is_named(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(_: Path, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise error
+
+    monkeypatch.setattr("kg_edit.models.loading.convert", convert)
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    with pytest.raises(
+        ModelError, match=r"can't write into the cache .*: .*No space left .*; free disk space, or set KG"
+    ):
+        dequantise(tmp_path / "base.gguf")
+    assert list((tmp_path / "cache" / "models").iterdir()) == [], "no half-made folder stays"
+
+
 def test_absent_wheel_error_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     named = NAMED_MODELS["smollm2-135m"]
     absent = type(named)(package="no_such_wheel", pattern="*", install=named.install, about="")
@@ -105,8 +129,17 @@ def test_damaged_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_folder_without_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no config.json"):
         LanguageModel.load(str(tmp_path))
-    with pytest.raises(ModelError, match="dtype 'float7' is unknown"):
-        LanguageModel.load("smollm2-135m", dtype="float7")
+    for dtype in ("float7", "int8", "float8_e4m3fn"):
+        with pytest.raises(ModelError, match=f"dtype '{dtype}' is unknown; use auto, float32"):
+            LanguageModel.load("smollm2-135m", dtype=dtype)
+
+
+def test_damaged_folder_is_not_to_be_downloaded(tmp_path: Path) -> None:
+    """As a hub id would be: the folder is there."""
+    tiny("llama").model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"can't load the model .* or a \.gguf file") as caught:
+        LanguageModel.load(str(tmp_path))  # it has no tokenizer
+    assert "hf download" not in str(caught.value)
 
 
 def test_unknown_hub_id_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
