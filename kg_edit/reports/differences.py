@@ -122,9 +122,8 @@ def is_unchanged(
     model: LanguageModel, asked: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
 ) -> bool:
     """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
-    for answer in asked.answer:
-        if generates(unedited, answer, chat=asked.chat):
-            return generates(edited, answer, chat=asked.chat)
+    if given := [answer for answer in asked.answer if generates(unedited, answer, chat=asked.chat)]:
+        return any(generates(edited, answer, chat=asked.chat) for answer in given)
     old, new = (compared_text(model, text, tokens=tokens, chat=asked.chat) for text in (unedited, edited))
     return old == new
 

@@ -45,6 +45,8 @@ from tests.kg_edit.tiny import chatting, tiny
         (("Rome",), False, "the city of", "Rome", False),
         (("Rome",), False, "the city of Rome and", "the city of Milan", True),
         (("Rome", "Milan"), False, "Milan", "Rome", False),
+        (("Rome, Italy", "Rome"), False, "Rome, Italy", "Rome is", True),  # of either order
+        (("Rome", "Rome, Italy"), False, "Rome, Italy", "Rome is", True),
         ((), False, "the city of", "the city of", True),
         ((), False, "Rome.", "Rome, and", False),
         ((), False, "a\ufffd\ufffd\ufffda", "b\ufffd\ufffd\ufffda", False),
