@@ -163,7 +163,7 @@ def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int
     accepted = [] if case.ceiling else [(edit.text, edit.target_new) for edit in case.edits]
     questions = zip(case.few_shot_prompts, case.questions, strict=True)
     accepted += [(prompt, name) for prompt, question in questions for name in right_answers(question)]
-    queries = (query for probe in case.probes for query in probe.queries)
+    queries = (query for probe in case.probes for query in (*probe.queries, *probe.conditions))
     accepted += [(generated_from(query), name) for query in queries for names in query.answers for name in names]
     for prompt, name in accepted:
         if prompt in limits:

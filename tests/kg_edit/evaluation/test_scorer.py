@@ -169,6 +169,10 @@ def test_no_answer_to_a_question_is_cut() -> None:
         case = Case.of(edit)
         found = score_cases(model, [case, ceiling_cases(case)["fact_in_prompt"]])
         assert [one.scores["portability.greedy"] for one in found] == [1, 1]
+    known, asked = (Query(prompt=text, answers=((answer,),), form="sentence") for text in ("Rome is", "Paris is"))
+    test = Probe(measures="ripple.CI", queries=(asked,), conditions=(known,))
+    (section,) = score_cases(model, [Case(edit=edit, probes=(test,))])
+    assert section.scores["ripple.CI"] == 1, "the condition is fulfilled"
 
 
 def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:
