@@ -56,7 +56,7 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "ripple": frozenset({"continuation"}),
     "ripples-edit": frozenset({"continuation"}),
     "ripples-known": frozenset({"continuation", "steps", "first answer", "all answers", "gains"}),
-    "ripples-more": frozenset({"continuation", "first answer"}),
+    "ripples-more": frozenset({"continuation"}),
     "ripples-stay": frozenset({"continuation"}),
     "ripples-unknown": frozenset({"continuation", "steps", "first answer", "all answers", "gains"}),
     "sentiment": frozenset({"all answers"}),

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kg_edit.datasets import DATASETS
-from kg_edit.datasets.record import Probe
+from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluation.case import EVIDENCE, Case
@@ -21,8 +23,10 @@ from kg_edit.evaluation.metrics.catalogue import (
     shown_name,
 )
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
+from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS
 from kg_edit.evaluation.template_probes import PROBES
+from kg_edit.scoring.likelihood import TokenScores
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
 PROTOCOLS = {
@@ -83,6 +87,31 @@ def test_what_a_metric_needs_is_what_the_records_of_a_data_set_may_have() -> Non
 def test_model_is_asked_about_every_family_that_a_metric_needs() -> None:
     for name, metric in {**PROBE_METRICS, **TEMPLATE_METRICS}.items():
         assert {group.partition(".")[0] for group in metric.needs} <= EVIDENCE.keys(), name
+
+
+class Noted(dict[Any, Any]):
+    """Has one value under every key, and notes the keys that are read."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value, self.read = value, set[Any]()
+
+    def __getitem__(self, key: Any) -> Any:
+        self.read.add(key)
+        return self.value
+
+
+@pytest.mark.parametrize("group", sorted({name for one in DATASETS.values() for name in one.measures} | PROBES.keys()))
+def test_model_is_asked_nothing_that_no_metric_reads(group: str) -> None:
+    edit = Edit(subject="Ada", prompt="{} is", target_new="old")
+    query = Query(prompt="Where?", answers=(("Rome",),), others=("Oslo",), old=("Bern",))
+    asked, bare = Case(edit=edit, probes=(Probe(measures=group, queries=(query,)),)), Case(edit=edit)
+    scores, texts = Noted(TokenScores(1.0, 1.0)), Noted("Rome")
+    evidence = Evidence(scores=scores, texts=texts, compared=texts, predicted=Noted((1,)))
+    for metric in metrics_for(asked).values():
+        metric(asked, replace(evidence, before=evidence))
+    assert {*asked.pairs} - {*bare.pairs} <= scores.read
+    assert asked.continued.keys() <= texts.read
 
 
 def test_run_metrics_name_the_function_that_computes_them() -> None:
