@@ -3,7 +3,9 @@ project's.
 
 `kg-edit data tasks` writes the folder that ``lm_eval --include_path`` reads; its tasks are `BenchmarkTask`. All prompts
 of a record are asked together, as log-likelihoods and continuations (`kg_edit.evaluation.requests`). The harness loads
-the model, usually an edited one. Metrics that compare with the unedited model (locality.unchanged) are missing.
+the model, usually an edited one. Metrics that compare with the unedited model (locality.unchanged) are missing. Own
+edits are asked as they are in the file, in plain text: without the line break that `kg-edit evaluate` puts before a
+subject that the model would not read there.
 
 Only the harness imports this module, which needs the extra ``kg-edit[lm-eval]``.
 """
