@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, KgEditError, OutputError
-from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.scoring.questions import right_answers, scored_after
@@ -205,9 +205,11 @@ def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[
     """Yield each answer of the run as an empty verdict, with the right answers."""
     prompt = digest(PROMPT)
     for entry in RunFolder(folder).entries():
-        case = cases.get(entry.id)
-        for section, found in entry.sections.items() if case else ():
-            for group, question, name, names in _asked(case) if case else ():
+        if (case := cases.get(entry.id)) is None:
+            continue
+        ceilings = ceiling_cases(case)  # the questions of their probes come after facts, and are named with them
+        for section, found in entry.sections.items():
+            for group, question, name, names in _asked(ceilings.get(section, case)):
                 if name in found.texts:
                     yield (
                         Verdict(

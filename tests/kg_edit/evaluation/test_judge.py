@@ -12,8 +12,11 @@ import pytest
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError
+from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.judge import Judge, JudgeError, judge_run
 from kg_edit.evaluation.records import Entry, RunFolder, Section
+from kg_edit.evaluation.scorer import score_cases
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import scored_after
 from kg_edit.storage.run_folder import folder_lock
 from tests.loopback import Loopback, OtherProtocol, QuietHandler
@@ -185,6 +188,21 @@ def test_question_of_two_groups_counts_in_both(server: Server, tmp_path: Path, e
     found = judge_run(tmp_path, [record], Judge(url=server.url, model="m"))
     assert found == {"edited": {"multihop.judge": 1, "recall.judge": 1}}
     assert len(server.asked) == 1
+
+
+def test_questions_of_several_hops_are_judged_after_the_facts_too(
+    server: Server, run: tuple[Path, list[BenchmarkRecord]], model: LanguageModel
+) -> None:
+    folder, (first, _) = run
+    query = Query(prompt="Where?", answers=(("Rome",),), recalled="It is in Italy.")
+    probes = (Probe(measures="multihop", queries=(query,)),)
+    record = BenchmarkRecord(id="hops", edits=first.edits, probes=probes)
+    cases = {"base": Case.of(record), **ceiling_cases(Case.of(record))}
+    sections = dict(zip(cases, score_cases(model, list(cases.values())), strict=True))
+    RunFolder(folder).append([Entry(id="hops", phase="base", sha256="0", sections=sections)])
+    found = judge_run(folder, [record], Judge(url=server.url, model="m"))
+    assert found.keys() == {"base", "fact_in_prompt", "fact_and_relation_in_prompt"}
+    assert all(shares == {"portability.judge": 1, "multihop.judge": 1} for shares in found.values())
 
 
 def test_folder_in_use_or_without_a_run_is_refused(
