@@ -40,9 +40,14 @@ _PLAIN = rb'[^"\\\x00-\x1f\x7f]*'
 _CANONICAL = re.compile(
     _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
 )
+# N-Triples also allows no space, or several, between two terms; a text may contain the same characters.
+_SPACED = re.compile(rb'(?:<[^>]*>|_:[^\s<>"]+) <[^>]*> [<"_]')
+_MAYBE_NOT_SPACED = re.compile(rb'>(?:[<"_\t]| [ \t])')
+_LOOSE_ENDS = (b"  .", b"\t .")
 _CONTROL = bytes([*range(10), *range(11, 32), 127])
 _CAPITALS = re.compile(rb'"@[a-z0-9-]*[A-Z]')
-_BLANK = re.compile(rb"(?m)(?:^|(?<=> ))_:([^\s<>\"]+)(?= )")
+# A subject, before the predicate, or an object, before the end of the line: a literal may contain the same characters.
+_BLANK = re.compile(rb"(?m)^_:([^\s<>\"]+)(?= <)|(?<=> )_:([^\s<>\"]+)(?= \.$)")
 _GENID = b"<http://www.wikidata.org/.well-known/genid/%s-%s>"
 
 KIND_IRIS = {
@@ -117,7 +122,7 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
     mark = blake2b(name.encode(), digest_size=4).hexdigest().encode()
 
     def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _BLANK.sub(lambda found: _GENID % (mark, found[1]), _tidy(lines, first, bad))
+        tidy = _BLANK.sub(lambda found: _GENID % (mark, found[1] or found[2]), _tidy(lines, first, bad))
         return _canonical([line for line in tidy.split(b"\n") if line.startswith(b"<")], tidy, first, bad)
 
     return translate
@@ -128,12 +133,17 @@ def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
     # Counting is much faster than matching: most chunks are tidy, and are returned as they are.
     count = lines.count(b"\n")
     begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
-    spaced = not (b">\t" in lines or b">  " in lines)
-    if begun == count == lines.count(b" .\n") and spaced:
-        return lines
+    if begun == count == lines.count(b" .\n") and not any(end + b"\n" in lines for end in _LOOSE_ENDS):
+        place = 0
+        while found := _MAYBE_NOT_SPACED.search(lines, place):
+            if not _SPACED.match(lines, lines.rfind(b"\n", 0, found.start()) + 1):
+                break
+            place = lines.find(b"\n", found.start())
+        else:
+            return lines
     tidy = []
     for number, row in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):
-        usual = row.startswith((b"<", b"_:")) and row.endswith(b" .") and b">\t" not in row and b">  " not in row
+        usual = _SPACED.match(row) and row.endswith(b" .") and not row.endswith(_LOOSE_ENDS)
         tidy.append(row if usual else _parsed(row, number, bad))
     return b"\n".join(tidy) + b"\n"
 

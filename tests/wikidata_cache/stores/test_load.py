@@ -113,12 +113,25 @@ def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
     assert len(stored(tmp_path / "wd")) == 2
 
 
+def test_keep_all_leaves_texts_as_they_are(tmp_path: Path) -> None:
+    lines = [f'<{WD}Q1> {LABEL} "a <br> _:x <i> -> _:y ."@en .', f"_:x <{P}direct/P31> _:y ."]
+    source = written(tmp_path / "a.nt", "\n".join(lines))
+    load([source], tmp_path / "wd", options=LoadOptions(keep_all=True))
+    [edge] = stored(tmp_path / "wd") - {lines[0]}
+    assert edge.count("/.well-known/genid/") == 2
+
+
 @pytest.mark.parametrize(
     ("spelling", "change"),
     [
         ("escapes", lambda text: text.replace("ë", "\\u00EB").replace("东", "\\u4E1C").replace("😀", "\\U0001F600")),
         ("capitals", lambda text: text.replace("@en-gb", "@en-GB").replace("@mul", "@MUL")),
         ("tabs", lambda text: text.replace("> ", ">\t")),
+        ("no spaces", lambda text: text.replace("> <", "><").replace('> "', '>"').replace(" .\n", ".\n")),
+        ("no spaces before texts", lambda text: text.replace('> "', '>"')),
+        ("no spaces before predicates", lambda text: text.replace("> <http", "><http")),
+        ("spaces before the end", lambda text: text.replace(" .\n", "  .\n")),
+        ("tabs before the end", lambda text: text.replace(" .\n", "\t .\n")),
         ("carriage returns", lambda text: text.replace("\n", "\r\n")),
         ("comments", lambda text: "# a dump\n\n" + text.replace(" .\n", ". # a comment\n")),
         ("no last line end", lambda text: text.rstrip("\n")),
@@ -132,6 +145,8 @@ def test_content_hash_does_not_depend_on_spelling(tmp_path: Path, spelling: str,
     assert other.content_hash == plain.content_hash, spelling
     assert other.counts == plain.counts
     assert stored(tmp_path / "wd2") == set(WANTED.splitlines())
+    kept = load([tmp_path / "other.nt"], tmp_path / "wd3", options=LoadOptions(keep_all=True)).manifest
+    assert (kept.content_hash, kept.counts) == (plain.content_hash, plain.counts), spelling
 
 
 def test_repeated_triples_count_once(tmp_path: Path) -> None:
