@@ -65,7 +65,7 @@ _IDS = re.compile(
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> <http://www\.wikidata\.org/prop/direct/P([0-9]{1,18})> "
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> \."
 )
-_NAME = re.compile(rb'<[^>]+/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z-]+) \.')
+_NAME = re.compile(rb"<" + _W + rb'entity/([QP][0-9]+)> <([^>]+)> "(.*)"@([a-z-]+) \.')
 _UNESCAPED = re.compile(r"\\(?:u([0-9A-F]{4})|(.))")
 _CHARACTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 

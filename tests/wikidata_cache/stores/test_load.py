@@ -258,6 +258,13 @@ def test_load_fills_the_label_index(dump: Path, tmp_path: Path) -> None:
         assert [(m.id, m.weight) for m in index.exact("Instance of")] == [("P31", 1)]
 
 
+def test_label_index_has_names_of_wikidata_only(tmp_path: Path) -> None:
+    lines = [f'<http://dbpedia.org/resource/Q7> {LABEL} "Audi Q7"@en .', f'<{WD}Q1> {LABEL} "One"@en .']
+    load([written(tmp_path / "a.nt", "\n".join(lines))], tmp_path / "wd", options=LoadOptions(keep_all=True))
+    with LabelIndex(tmp_path / "wd" / "labels.sqlite") as index:
+        assert index.exact("Audi Q7") == [] and index.counts == (1, 1, 0)
+
+
 def test_load_adds_labels_file_of_the_same_folder(tmp_path: Path) -> None:
     graph = written(tmp_path / "graph.tsv", "Q1\tP31\tQ2\n")
     written(tmp_path / "labels.tsv", "Q1\tlabel\tOne\n")
