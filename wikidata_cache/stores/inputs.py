@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,15 @@ _SIBLINGS = ("labels.nt.gz", "labels.nt", "labels.tsv.gz", "labels.tsv")
 
 @dataclass(frozen=True)
 class Input:
-    """A file to load, its kind, and its first line (`header`), which is needed to read KGTK files and JSON dumps."""
+    """A file to load, its kind, and its first line (`header`), which is needed to read KGTK files and JSON dumps.
+
+    `name` tells the file from the others of the load: it is the file's name, or the path if several have that name.
+    """
 
     path: Path
+    name: str
     kind: Kind
-    header: bytes = b""
+    header: bytes
 
     def translate(self, *, keep_all: bool, values: bool, bad: BadLineHandler) -> LineTranslator:
         """Return the function that translates lines of the file to the N-Triples to keep.
@@ -65,7 +70,7 @@ class Input:
         """
         match self.kind:
             case "N-Triples" if keep_all:
-                return ntriples.all_lines_translator(self.path.name, bad)
+                return ntriples.all_lines_translator(self.name, bad)
             case "N-Triples":
                 return ntriples.wanted_lines_translator(bad, values=values)
             case "TSV":
@@ -100,11 +105,12 @@ def find_inputs(sources: Iterable[Path]) -> list[Input]:
     for file in files:
         if files.count(file) > 1:
             raise GraphFileError(file, "is given twice; give it once")
-    return [detect(file) for file in files]
+    names = Counter(file.name for file in files)
+    return [detect(file, file.name if names[file.name] == 1 else str(file)) for file in files]
 
 
-def detect(path: Path) -> Input:
-    """Detect the kind of a file by its first bytes.
+def detect(path: Path, name: str) -> Input:
+    """Detect the kind of a file by its first bytes; `name` is that of the `Input`.
 
     Raises:
         GraphFileError: it is empty or of an unknown kind.
@@ -119,7 +125,7 @@ def detect(path: Path) -> Input:
         )
     for kind, form in _FORMS.items():
         if form.match(body):
-            return Input(path, kind, (body if kind == "JSON dump" else start).partition(b"\n")[0])
+            return Input(path, name, kind, (body if kind == "JSON dump" else start).partition(b"\n")[0])
     raise GraphFileError(path, f"is not a graph: it begins with {start[:40]!r}; expected {_EXPECTED}")
 
 

@@ -253,4 +253,4 @@ def _labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
         logger.warning("No labels in these sources: statements without labels are left out of every subgraph")
         return []
     logger.info("No labels in these sources; also loading %s from the same folder", sibling.name)
-    return [detect(sibling)]
+    return [detect(sibling, sibling.name)]

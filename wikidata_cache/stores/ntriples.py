@@ -9,6 +9,7 @@ triples are equal bytes in every store. Line endings are not part of a line. For
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
@@ -117,9 +118,9 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
     """Return a translator of N-Triples that keeps every triple; `bad` is called for unreadable lines.
 
     Blank nodes become IRIs, as on Wikidata's own endpoint. The label of a blank node is local to its file, so the IRI
-    contains a hash of the file's `name`.
+    contains a hash of `name`, which no other file of the load has.
     """
-    mark = blake2b(name.encode(), digest_size=4).hexdigest().encode()
+    mark = blake2b(os.fsencode(name), digest_size=4).hexdigest().encode()
 
     def translate(lines: bytes, first: int) -> list[bytes]:
         tidy = _BLANK.sub(lambda found: _GENID % (mark, found[1] or found[2]), _tidy(lines, first, bad))

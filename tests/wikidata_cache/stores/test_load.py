@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,10 +108,11 @@ def test_keep_all_loads_every_triple(dump: Path, tmp_path: Path) -> None:
 
 
 def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
-    for name in ("a.nt", "b.nt"):
-        written(tmp_path / name, "_:x <http://p> <http://o> .\n")
-    load([tmp_path / "a.nt", tmp_path / "b.nt"], tmp_path / "wd", options=LoadOptions(keep_all=True))
-    assert len(stored(tmp_path / "wd")) == 2
+    names = ("a.nt", os.fsdecode(b"\xe9.nt"), "old/a.nt")  # the second name is not UTF-8
+    files = [written(tmp_path / name, "_:x <http://p> <http://o> .\n") for name in names]
+    for number, some in enumerate([files[:2], files[::2]]):
+        load(some, tmp_path / f"wd{number}", options=LoadOptions(keep_all=True))
+        assert len(stored(tmp_path / f"wd{number}")) == 2
 
 
 def test_keep_all_leaves_texts_as_they_are(tmp_path: Path) -> None:
