@@ -97,9 +97,14 @@ def load(
     options = options or LoadOptions()
     target = Path(store).expanduser().resolve()
     inputs = find_inputs(Path(source) for source in sources)
-    # Everything that decides the content: a load with another plan does not resume, but starts over.
-    files = [[str(i.path.absolute()), i.path.stat().st_size, i.path.stat().st_mtime_ns, i.kind] for i in inputs]
-    plan = [FORMAT, release(), options.keep_all, options.values, files]
+    # Everything that decides the content: a load with another plan does not resume, but starts over. The labels file
+    # nearby is loaded too if the sources have no labels.
+    paths = [source.path for source in inputs]
+    files, nearby = (
+        [[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in some if path]
+        for some in (paths, [sibling_labels(paths)])
+    )
+    plan = [FORMAT, release(), options.keep_all, options.values, files, nearby]
     with store_write_errors(target):
         restore(target)
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):

@@ -186,6 +186,25 @@ def test_load_of_changed_sources_starts_over(tmp_path: Path, monkeypatch: pytest
     assert contents(store).count(b"\n") == 2
 
 
+def test_load_starts_over_if_the_labels_nearby_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wikidata_cache.stores.chunks.CHUNK", 100)
+    monkeypatch.setattr("wikidata_cache.stores.chunks._KEPT", 100)
+    source = written(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
+    written(tmp_path / "labels.tsv", "".join(f"Q{number}\tlabel\told\n" for number in range(1, 100)))
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        add, left = loading.Database.add, iter(range(6))
+        patch.setattr(loading.Database, "add", lambda *given: add(*given) if next(left) < 5 else stop())
+        with pytest.raises(KeyboardInterrupt):
+            load([source], tmp_path / "wd")
+    written(tmp_path / "labels.tsv", "".join(f"Q{number}\tlabel\tnewer\n" for number in range(1, 100)))
+    load([source], tmp_path / "wd")
+    assert contents(tmp_path / "wd").count(b"newer") == 99 and b"old" not in contents(tmp_path / "wd")
+
+
 def test_load_replaces_stores_only_with_force(tmp_path: Path) -> None:
     source = written(tmp_path / "g.tsv", "Q1\tP1\tQ2\n")
     (tmp_path / "empty").mkdir()
