@@ -132,7 +132,7 @@ def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) 
         if work.progress.triples:
             left = (
                 f"The {work.progress.triples} triples before it are stored in {work.folder}: the same command resumes "
-                f"there (--skip-bad-lines skips what cannot be read), and starts over if a source has changed"
+                f"there, and starts over if a source has changed"
             )
         else:
             discard(work.folder)

@@ -120,6 +120,15 @@ def test_unusable_sources_are_refused(tmp_path: Path, name: str, content: bytes,
     assert not (tmp_path / "wd").exists()
 
 
+def test_cut_off_file_after_others_is_no_bad_line(tmp_path: Path) -> None:
+    whole, cut = written(tmp_path / "whole.tsv", "Q1\tP1\tQ2\n"), tmp_path / "cut.nt.gz"
+    cut.write_bytes(gzip.compress(GOOD * 9000, mtime=0)[:-20])
+    for options in (LoadOptions(), LoadOptions(skip_bad_lines=True)):
+        with pytest.raises(GraphFileError, match=r"fetch the file again.*resumes there") as caught:
+            load([whole, cut], tmp_path / "wd", options=options)
+        assert "--skip-bad-lines" not in str(caught.value)  # does not help
+
+
 def test_missing_and_repeated_sources_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "g.nt", GOOD.decode())
     with pytest.raises(GraphFileError, match="does not exist"):
