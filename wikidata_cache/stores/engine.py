@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ from wikidata_cache.stores.ntriples import names, statement_numbers
 
 _BLOCK = 16 << 20  # bytes
 _FULL = "free some space or give another --store, and run the same command again: it resumes where it stopped"
+
+_FILES = 10_240  # open files; the most that every macOS allows
 
 _INDEX_BLOCK = 1 << 20  # pairs
 _COMMON = 1 << 28  # larger than the number of any item of Wikidata
@@ -116,7 +118,10 @@ def _allow_many_files() -> None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        # macOS has no hard limit, and refuses a soft limit that is infinite. The engine works with less, too.
+        wanted = max(soft, _FILES) if hard == resource.RLIM_INFINITY else hard
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager

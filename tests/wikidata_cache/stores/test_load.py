@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -305,6 +306,23 @@ def test_load_command_reports_counts(dump: Path, tmp_path: Path) -> None:
     assert isinstance(again.exception, StoreError)
     assert runner.invoke(app, [*command, "--force", "--keep-all"]).exit_code == 0
     assert read_manifest(tmp_path / "wd").keep_all
+
+
+@pytest.mark.parametrize("refuses", ["an infinite limit", "every limit"])
+def test_load_works_where_the_limit_of_open_files_is_refused(
+    dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: str
+) -> None:
+    wanted: list[int] = []
+
+    def set_limit(_: int, limits: tuple[int, int]) -> None:
+        wanted.append(limits[0])
+        if refuses == "every limit" or limits[0] == resource.RLIM_INFINITY:
+            raise ValueError("current limit exceeds maximum limit")  # as on macOS
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    load([dump], tmp_path / "wd")
+    assert wanted == [10_240]
 
 
 def test_link_to_a_store_stays_a_link(dump: Path, tmp_path: Path) -> None:
