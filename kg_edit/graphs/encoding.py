@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from kg_edit.errors import GraphError
 from kg_edit.graphs.source import check_graph, subject_of
 from kg_edit.models.first_token import LEAD
 from kg_edit.models.language_model import LanguageModel
@@ -25,6 +26,7 @@ from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
 _ROWS = 256  # labels in one pass
+_SHOWN = 60  # characters of a label in a message
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,8 +96,8 @@ def encode_subgraph(
         start_token: as in `label_vectors`.
 
     Raises:
-        GraphError: not exactly one node has the role of the subject, a node or an edge has no label, or there is no
-            edge.
+        GraphError: not exactly one node has the role of the subject, a node or an edge has no label, or one that is
+            longer than the model's positions; or there is no edge.
     """
     check_graph(graph)
     keys = sorted(graph.nodes)
@@ -135,6 +137,9 @@ def label_vectors(
         start_token: put the document's start and a line break before each label. In many models, the first token of a
             text is an attention sink (`models.first_token`), which has the same huge hidden state for every token; in
             some models, so is the first token after the document's start.
+
+    Raises:
+        GraphError: a label is longer than the model's positions.
     """
     vectors: dict[str, Tensor] = {}
     for padded, some in _batches(model, labels, start_token=start_token):
@@ -151,6 +156,12 @@ def _batches(
     """Yield left-padded batches of the distinct labels by length: the rows, and (label, number of its own tokens)."""
     rows = {label: _row(model, label, start_token=start_token) for label in sorted(set(labels))}
     by_length = sorted(rows, key=lambda label: len(rows[label][0]))
+    longest = by_length[-1] if by_length else ""
+    if longest and model.positions and (length := len(rows[longest][0])) > model.positions:
+        raise GraphError(
+            f"the label {longest[:_SHOWN]!r}… has {length} tokens, and {model.name} has positions for "
+            f"{model.positions}; shorten it, or leave it out of the graph"
+        )
     for start in range(0, len(by_length), _ROWS):
         some = by_length[start : start + _ROWS]
         padded = left_pad([rows[label][0] for label in some], device=model.device)

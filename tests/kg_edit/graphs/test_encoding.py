@@ -174,6 +174,16 @@ def test_special_tokens_do_not_count_as_the_label(pooling: str) -> None:
     assert ends == [len(sentencepiece_style()("Los Angeles")["input_ids"]) - 1]
 
 
+@pytest.mark.parametrize("start", [False, True])
+def test_label_longer_than_the_positions_is_refused(start: bool) -> None:
+    """A cell of a user's own file of facts may have a paragraph; Llama computes positions for any length."""
+    labels = ["Paris", "the capital of France " * 60]
+    for model in (tiny("gpt2"), tiny("opt")):
+        with pytest.raises(GraphError, match=r"'the capital of France .*'… has \d+ tokens, and .* positions for 128"):
+            label_vectors(model, labels, layer=1, start_token=start)
+    assert label_vectors(tiny("llama"), labels, layer=1, start_token=start).shape == (2, 32)
+
+
 def test_start_token_is_not_doubled() -> None:
     """A tokenizer that adds a BOS must not get a second one."""
     model = tiny("llama", bos=True)
