@@ -25,6 +25,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.storage.atomic import write_safetensors
+from kg_edit.storage.run_folder import digest
 from wikidata_cache.progress import Bar
 
 Row = tuple[int, ...]
@@ -85,9 +86,10 @@ def lower_states(
     for row in ordered:
         places[row] = total
         total += len(row)
-    states = _read(file, (total, model.width))
+    shape, rows_sha256 = (total, model.width), digest([first, ordered])
+    states = _read(file, shape, rows_sha256)
     if states is None:
-        found, done = torch.empty(total, model.width, dtype=model.model.dtype), 0  # [all tokens, d]
+        found, done = torch.empty(shape, dtype=model.model.dtype), 0  # [all tokens, d]
         with Bar(title="states of the lower blocks", unit="text", total=len(ordered), shown=progress) as bar:
             for _, same in groupby(ordered, len):
                 group = list(same)
@@ -97,20 +99,21 @@ def lower_states(
                     found[done : done + len(output)] = output.cpu()
                     done += len(output)
                     bar.update(len(batch.ids))
-        write_safetensors(file, {"states": found}, {})
-        states = _read(file, (total, model.width))  # as a memory map
+        write_safetensors(file, {"states": found}, {"rows_sha256": rows_sha256})
+        states = _read(file, shape, rows_sha256)  # as a memory map
     assert states is not None  # noqa: S101 - just written
     return LowerStates(model=model, first=first, places=places, states=states, outputs=_outputs(model, ordered[0]))
 
 
-def _read(file: Path, shape: tuple[int, int]) -> Tensor | None:
+def _read(file: Path, shape: tuple[int, int], rows_sha256: str) -> Tensor | None:
     """The states of a file; None if there is no file, or it is damaged or of other rows."""
     try:
         with safe_open(file, framework="pt") as opened:
+            same = (opened.metadata() or {}).get("rows_sha256") == rows_sha256
             states: Tensor = opened.get_tensor("states")
     except (OSError, SafetensorError):
         return None
-    return states if states.shape == shape else None
+    return states if same and states.shape == shape else None
 
 
 def _outputs(model: LanguageModel, row: Row) -> int:

@@ -69,3 +69,11 @@ def test_file_of_other_rows_is_recomputed(tmp_path: Path) -> None:
     file.unlink()
     file.write_bytes(first[:50])  # damaged
     assert torch.equal(stored(model, rows, file).states, lower.states)
+
+
+def test_file_of_as_many_other_tokens_is_recomputed(tmp_path: Path) -> None:
+    model, file = tiny("llama"), tmp_path / "states"
+    lower_states(model, [(5, 6, 7), (8, 9)], 2, file)
+    for rows, first in ([(5, 6, 7), (8, 4)], 2), ([(5, 6, 7), (8, 4)], 3), ([(5, 6), (7, 8, 4)], 3):
+        found = lower_states(model, rows, first, file)
+        assert torch.equal(found.states, lower_states(model, rows, first, tmp_path / f"{rows}-{first}").states)
