@@ -62,7 +62,8 @@ class Adapter(ABC):
         """Build the adapter from the results of `metadata` and `tensors`.
 
         Raises:
-            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
+            KeyError, RuntimeError, TypeError, ValueError: the data and the tensors don't fit together; torch raises
+                RuntimeError.
         """
 
     @abstractmethod
@@ -155,7 +156,7 @@ class AdapterPatch(Patch):
         """Build the patch of a file.
 
         Raises:
-            PatchError: its parts don't fit together.
+            PatchError: its parts don't fit together, or a method of it is not installed.
         """
         adapters: dict[Place, Adapter] = {}
         try:
@@ -164,7 +165,9 @@ class AdapterPatch(Patch):
                 prefix = f"{method}/{name}/"
                 own = {key.removeprefix(prefix): value for key, value in file.tensors.items() if key.startswith(prefix)}
                 adapters[method, name] = declared_by_method(method, "adapter_class").read(one["adapter"], own)
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, UnknownNameError) as error:
+        except UnknownNameError as error:
+            raise PatchError(f"can't read the patch {file.path}: {error}; install the package that made it") from error
+        except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
         return cls(adapters=adapters, provenance=file.provenance)
 

@@ -135,6 +135,23 @@ def test_numbers_that_are_not_real_are_refused(tmp_path: Path, dtype: torch.dtyp
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("adapter", "shape", 0), -1, "is damaged: RuntimeError.*; make the patch again"),
+        (("method",), "theirs", "can't read the patch .*: unknown method 'theirs'.*; install the package that made it"),
+    ],
+)
+def test_adapter_that_can_not_be_made_is_refused(
+    place: tuple[Any, ...], value: Any, message: str, tmp_path: Path
+) -> None:
+    patch = method("calinet", tiny("llama")).edit(edits_of(1))
+    metadata, tensors = written(patch, tmp_path / "patch.safetensors")
+    path = forged(tmp_path / "forged.safetensors", replaced(metadata, ("content", 0, *place), value), tensors)
+    with pytest.raises(PatchError, match=message):
+        Patch.load(path)
+
+
 def test_product_that_overflows_is_refused_on_reading(tmp_path: Path) -> None:
     metadata, tensors = written(ONE, tmp_path / "patch.safetensors")
     path = forged(tmp_path / "forged.safetensors", metadata, {name: value * 1e25 for name, value in tensors.items()})
