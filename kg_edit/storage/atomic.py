@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -111,8 +112,10 @@ def append_lines(file: Path, lines: Iterable[str]) -> None:
                     handle.truncate(before)
                 raise
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way = "free disk space" if full else "check the path and its permissions"
         raise OutputError(
-            f"can't write {file}: {error.strerror}; free disk space, and start again: the lines so far are kept"
+            f"can't write {file}: {error.strerror}; {way}, and start again: the lines so far are kept"
         ) from error
 
 

@@ -38,6 +38,13 @@ def test_full_disk_is_named(tmp_path: Path) -> None:
         append_lines(RunFolder(tmp_path).records, ["a line"])
 
 
+def test_file_that_cannot_be_written_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(
+        OutputError, match=r"can't write .*: Is a directory; check the path and its permissions, and start"
+    ):
+        append_lines(tmp_path, ["a line"])
+
+
 def test_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "records.jsonl"
     append_lines(file, ["first"])
