@@ -193,9 +193,13 @@ class Edit(Record):
             EditError: the edit asks for both forms.
         """
         if self.chat == "both":
-            way = "take a method that finds a value by descent, such as rome or memit"
-            message = f"found 'both' (CLI: --both-forms), and {method} makes an edit in one form; give true or false "
-            raise EditError([Fault("chat", f"{message}(CLI: --chat or --plain), or {way}")])
+            one = "an unstructured edit" if self.target_text else "an edit"
+            way = "give true or false (CLI: --chat or --plain)"
+            if not self.target_text:  # memit too makes an unstructured one in one form
+                way += ", or take a method that finds a value by descent, such as rome or memit"
+            raise EditError(
+                [Fault("chat", f"found 'both' (CLI: --both-forms), and {method} makes {one} in one form; {way}")]
+            )
         return self.chat
 
     @model_validator(mode="before")
