@@ -17,7 +17,7 @@ from typing import Self
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, PromptError
+from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.methods.mend.network import MendTraining
 from kg_edit.methods.trained.edits import training_edits
 from kg_edit.methods.trained.training import batch_of, shuffled
@@ -119,7 +119,11 @@ def make_examples(
             )
         )
     if left_out:
-        log.warning("%d edits are left out: their target's first token merges with the prompt's end", left_out)
+        log.warning(
+            "%d edits are left out: their target's first token merges with the prompt's end, or they are longer than "
+            "the model's positions",
+            left_out,
+        )
     return found
 
 
@@ -129,7 +133,7 @@ def _encoded(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Pr
     for text, target in pairs:
         try:
             found.append(model.encode(text.rstrip(), target=target))
-        except PromptError:
+        except (PromptError, ModelError):  # merged with its target, or longer than the model's positions
             continue
     return tuple(found)
 

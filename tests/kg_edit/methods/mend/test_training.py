@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kg_edit.datasets import find_dataset
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.methods.mend import training
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples
@@ -176,6 +177,16 @@ def test_edits_without_neighbours_get_texts_of_the_model() -> None:
     model = tiny("llama")
     course = BatchOrder.of(model, edits(neighbours=False), quick(text_tokens=5))
     assert {len(row.target_ids) for step in range(3) for row in course.rows(step).unrelated} == {5}
+
+
+def test_prompts_longer_than_the_positions_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """One long row of a file is no reason to refuse the others."""
+    model, long = tiny("gpt2"), f"{'so ' * 200}Paris is in"
+    fact = {"subject": "Paris", "prompt": "{} is in", "target_new": "Rome"}
+    others = Edit.model_validate({**fact, "paraphrases": [long, "Paris lies in"], "neighborhood": [long]})
+    (found,) = make_examples(model, [others, Edit.model_validate({**fact, "prompt": f"{'so ' * 200}{{}} is in"})])
+    assert len(found.equivalents) == 1 and found.unrelated == ()
+    assert "1 edits are left out" in caplog.text and "longer than the model's positions" in caplog.text
 
 
 def test_too_few_edits_are_refused(tmp_path: Path) -> None:
