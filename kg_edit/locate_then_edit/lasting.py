@@ -34,11 +34,8 @@ from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 KEY = "key/"  # prefix of a patch's state; the weight's name follows. The state has the facts' keys, [d_ff, facts]
 FACTS = 32  # whose values give the norm of ``anchor``; one for each of so many relations
 _OUTLIERS = 0.05  # share of the largest norms that the mean leaves out, as in the public code
-_RATE, _WEIGHT_DECAY, _KL_WEIGHT = (
-    0.5,
-    0.5,
-    0.0625,
-)  # of the descent for the norm: MEMIT's, whatever the method, as in the public code
+# Of the descent for the norm: MEMIT's, whatever the method, as in the public code
+_RATE, _WEIGHT_DECAY, _KL_WEIGHT = 0.5, 0.5, 0.0625
 _ENERGY = 0.5  # share of the eigenvalues' sum that the principal directions have, as in the public code
 
 log = logging.getLogger(__name__)
@@ -73,6 +70,8 @@ def remembered(before: Patch, name: str, *, weight: float) -> Tensor | None:
 
 def anchored(descent: Descent, value: Tensor, *, norm: float, most: float) -> Descent:
     """Return the descent with v* = m + delta rescaled to the anchor's norm: delta = v* norm / |v*| - m.
+
+    Its losses stay those before the rescaling.
 
     Args:
         descent: with the change delta, [d].

@@ -7,8 +7,9 @@ subspace, with the text of the edit in several contexts, until
       + [a_i - alpha]+ + [beta - a_e]+ + [gamma - (a_e - a_i)]+                                    (Eq. 5)
 
 is small. a is the activation, the mean of |D x| over the tokens so far: a_e in the texts of the edit where its target
-is predicted, a_i in texts that no edit is about. The input x of the module does not depend on D, so that the margins
-need no further pass of the model. `wise.adapter` has the equations of the edited model.
+is predicted, a_i in texts that no edit is about. By default (`relative`) the second line has activations and margins in
+units of the median |W x| in those texts. The input x of the module does not depend on D, so that the margins need no
+further pass of the model. `wise.adapter` has the equations of the edited model.
 """
 
 from __future__ import annotations
