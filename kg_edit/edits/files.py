@@ -309,8 +309,13 @@ def _header_fault(header: Sequence[str]) -> str | None:
 def _cell(field: str, cell: Any) -> object:
     """Convert the text of a table's cell: lists are separated by " | ", and ``chat`` is true, false or both."""
     if field in _LISTED:
-        return [entry.strip() for entry in _BAR.split(cell)]
+        return entries(cell)
     return _TRUTH.get(str(cell).strip().lower(), cell) if field == "chat" else cell
+
+
+def entries(cell: str) -> list[str]:
+    """Return the entries of a table's cell, which " | " separates; one may be empty."""
+    return [entry.strip() for entry in _BAR.split(cell)]
 
 
 def unit_of(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from kg_edit.edits.edit import Edit, LocalityPrompt, Name, Record, Text, checked
-from kg_edit.edits.files import unit_of
+from kg_edit.edits.files import entries, unit_of
 from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
 from kg_edit.reports.probes import Query
@@ -97,7 +97,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         if isinstance(value, dict):  # a null field counts as absent, as in a file of edits
             value = {name: field for name, field in value.items() if field is not None}
         if suffix == ".csv" and isinstance(value, dict) and "answer" in value:
-            value = {**value, "answer": [name.strip() for name in value["answer"].split(" | ")]}
+            value = {**value, "answer": entries(value["answer"])}
         yield row.line, value
 
 

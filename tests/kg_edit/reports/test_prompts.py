@@ -53,7 +53,12 @@ def test_faults_of_a_file_of_prompts_are_listed(tmp_path: Path) -> None:
     assert places == ["line 1, field prompt", "line 1, field promt", "line 2, field prompt", *places[3:5]]
     assert places[3].startswith("line 3, found a list; expected a prompt in each row")
     assert places[4].startswith("line 4, not JSON")
-    wrong = ("\n \n", "has no prompts"), ("a\n\tb\n", "line 2, .*prompt"), ("text,answer\na,b\n", "column 'text'")
+    wrong = (
+        ("\n \n", "has no prompts"),
+        ("a\n\tb\n", r"line 2, .*prompt"),
+        ("text,answer\na,b\n", "column 'text'"),
+        ("prompt,answer\nSnow is,white | \n", r"line 2, field answer\[1\]: is empty"),
+    )
     for text, message in wrong:
         file = tmp_path / ("a.csv" if "," in text else "a.txt")
         file.write_text(text)
