@@ -24,6 +24,7 @@ _ARTICLE_TWICE = re.compile(r"\b(an?|the) (?:an?|the)\b", re.IGNORECASE)
 RELATED = 10  # prompts about the edits' relations, at most
 Source = Literal["edit", "relation", "unrelated", "file"]
 _ROWS = (".jsonl", ".json", ".csv")
+_HEADER = ("prompt", ["answer"])
 _FORM = 'expected a prompt in each row, such as {"prompt": "The capital of Italy is", "answer": "Rome"}'
 
 
@@ -53,7 +54,7 @@ def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
     """Read a file of prompts, in the file's order.
 
     A .jsonl, .json or .csv file has rows with ``prompt`` and ``answer`` (optional; in CSV, " | " separates several).
-    Any other file has a prompt on each line, with answers after tabs.
+    Any other file has a prompt on each line, with answers after tabs; its first line may be the header prompt, answer.
 
     Raises:
         EditFileError: the file can't be read, has no prompt, or a row is wrong; the message lists the first faults.
@@ -85,7 +86,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     if suffix not in _ROWS:
         for number, line in enumerate(utf8_text(path).split("\n"), 1):
             prompt, *answers = line.rstrip("\r").split("\t")
-            if line.strip():
+            if line.strip() and (number, prompt, answers) != (1, *_HEADER):
                 yield number, {"prompt": prompt, "answer": [name for name in answers if name.strip()]}
         return
     try:

@@ -30,6 +30,7 @@ FILES = {
     "spaces.txt": "The capital of Italy is\t Rome\tMilan \nSnow is\twhite  \n\t\nOnce upon a\t\n",
     "spaces.jsonl": '{"prompt": "The capital of Italy is", "answer": [" Rome", "Milan "]}\n'
     '{"prompt": "Snow is", "answer": "white "}\n"Once upon a"\n',
+    "prompts.tsv": "prompt\tanswer\r\nThe capital of Italy is\tRome\tMilan\r\nSnow is\twhite\r\nOnce upon a\n",
     "prompts.csv": "prompt,answer\nThe capital of Italy is,Rome | Milan\nSnow is,white\nOnce upon a,\n",
     "prompts.jsonl": '{"prompt": "The capital of Italy is", "answer": ["Rome", "Milan"]}\n'
     '{"prompt": "Snow is", "answer": "white"}\n"Once upon a"\n',
