@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -151,22 +151,28 @@ class LabelIndex:
         return self._found(_WORDS, (query,), limit, entity)
 
     def properties(self) -> list[Match]:
-        """Return all labels and aliases of properties, best first; this scans the whole index."""
-        with closing(self._connection.cursor()) as cursor:
-            return list(map(Match._make, cursor.execute(_PROPERTIES)))
+        """Return all labels and aliases of properties, best first; this scans the whole index.
+
+        Raises:
+            LabelIndexError: the file is damaged.
+        """
+        return list(self._matches(_PROPERTIES, ()))
 
     def _found(self, query: str, values: tuple[str, ...], limit: int, entity: EntityKind | None) -> list[Match]:
         best: dict[str, Match] = {}
+        for match in self._matches(query, values):
+            if entity is None or match.id.startswith(LETTERS[entity]):
+                best.setdefault(match.id, match)
+            if len(best) >= limit:
+                break
+        return list(best.values())
+
+    def _matches(self, query: str, values: tuple[str, ...]) -> Iterator[Match]:
         try:
             with closing(self._connection.cursor()) as cursor:
-                for match in map(Match._make, cursor.execute(query, values)):
-                    if entity is None or match.id.startswith(LETTERS[entity]):
-                        best.setdefault(match.id, match)
-                    if len(best) >= limit:
-                        break
+                yield from map(Match._make, cursor.execute(query, values))
         except sqlite3.DatabaseError as error:
             raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
-        return list(best.values())
 
 
 def build_label_index(

@@ -5,6 +5,7 @@ import itertools
 import resource
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,22 @@ def test_invalid_index_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(LabelIndexError, match=r"labels/99.*this release reads"):
         LabelIndex(path)
+
+
+def test_damaged_index_is_named_by_every_query(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    build_label_index(path, [LabelEntry(f"P{n}", f"relation {n} of {n % 7}", "en", "label") for n in range(1, 3_000)])
+    with closing(sqlite3.connect(path)) as connection:
+        [[counts]] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'counts'")
+    content = bytearray(path.read_bytes())
+    for page in range(1, len(content) // 4096):  # from 0, with the schema, which is read when the file is opened
+        if page != counts - 1:
+            content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    with LabelIndex(path) as index:
+        for query in (index.properties, lambda: index.exact("relation 9 of 2"), lambda: index.tokens("relation 9")):
+            with pytest.raises(LabelIndexError, match=r"labels\.sqlite: is damaged \(.*load the store again"):
+                query()
 
 
 def test_index_in_read_only_folder_is_readable(tmp_path: Path) -> None:
