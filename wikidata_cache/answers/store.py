@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from wikidata_cache.answers.database import Database, dumps, pack, unpack
+from wikidata_cache.answers.database import Database, cache_file_errors, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
 from wikidata_cache.answers.validate import latest_time, log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState
@@ -236,20 +236,21 @@ def open_pack(path: str | Path) -> AnswerStore:
     """Open a pack (a cache file that somebody else made) read-only, and check its format.
 
     Raises:
-        CacheFileError: there is no such file, it is a snapshot (which must be imported first), or it has another
-            format.
+        CacheFileError: there is no such file, it can't be read, it is a snapshot (which must be imported first), it has
+            another format, or it is empty.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise CacheFileError(path, "there is no such pack", "Check --pack (packs=...) and KG_PACKS.")
-    with path.open("rb") as file:
+    with cache_file_errors(path, reading=True), path.open("rb") as file:
         start = file.read(2)
     if start == _GZIP or path.name.endswith((".jsonl", ".jsonl.gz")):
         target = path.with_name(path.name.removesuffix(".gz").removesuffix(".jsonl") + ".sqlite")
         suggestion = f"Make a cache file from it: wikidata-cache import {path} --cache {target}"
         raise CacheFileError(path, "is a snapshot, not a cache file", suggestion)
     store = AnswerStore(path, read_only=True)
-    store.database.read("SELECT 1")  # checks the format now instead of in the middle of a run
+    if not store.database.read("SELECT 1"):  # checks the format now instead of in the middle of a run
+        raise CacheFileError(path, "is empty", "Get the pack again, or leave it out (--pack, packs=..., KG_PACKS).")
     return store
 
 

@@ -138,6 +138,15 @@ def test_pack_is_never_written(tmp_path: Path) -> None:
         pack.save("wikidata", "labels/1", [LABEL], ASKED)
 
 
+def test_pack_without_content_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.sqlite").touch()  # such as what a failed download leaves
+    (tmp_path / "folder").mkdir()
+    packs = {"empty.sqlite": "is empty", "folder": r"cannot be read \(Is a directory", "nowhere": "no such pack"}
+    for name, problem in packs.items():
+        with pytest.raises(CacheFileError, match=rf"{name}: .*{problem}"):
+            WikidataCache(cache=tmp_path / "c.sqlite", packs=[tmp_path / name])
+
+
 def test_store_works_without_shared_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
