@@ -102,13 +102,20 @@ class _SameHostRedirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        """Return the request for a redirect to follow, or None for a redirect that is not followed."""
+        """Return the request for a redirect to follow, or None for a redirect that is not followed.
+
+        A POST is sent again as it was. The status 303 asks for a GET without its body, and is not followed.
+        """
         old, new = (
             (url.scheme, url.hostname, url.port or _PORTS.get(url.scheme))
             for url in (urlsplit(req.full_url), urlsplit(newurl))
         )
         upgrade = old[1:] == (old[1], 80) and new == ("https", old[1], 443)
-        return super().redirect_request(req, fp, code, msg, headers, newurl) if new == old or upgrade else None
+        if new != old and not upgrade:
+            return None
+        if req.data is not None:  # urllib would ask without the body, which is the whole question
+            return None if code == 303 else Request(newurl, req.data, dict(req.headers))  # noqa: S310  # as before
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:

@@ -132,6 +132,25 @@ def test_redirect_on_the_same_host_is_followed(server: Server) -> None:
     assert facts(EndpointSource(server.url)).labels(["Q65"]) == {"Q65": "Los Angeles"}
 
 
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+def test_redirected_post_keeps_its_query(server: Server, code: int) -> None:
+    def once(handler: QuietHandler, body: bytes) -> bool:
+        return "moved" not in handler.path and reply(handler, code, b"", headers={"Location": "/query?moved=1"})
+
+    server.fault = once
+    source = EndpointSource(server.url, contact="me@example.org", limiter=hasty())
+    assert facts(source).named(["x" * 3_000, "Los Angeles"])["Los Angeles"] == ("Q65",)
+    (first, *_), (last, headers, _) = server.requests
+    assert (first, last) == ("POST", "POST") and "(me@example.org)" in headers["User-Agent"]
+
+
+def test_redirect_of_a_post_to_a_get_is_refused(server: Server) -> None:
+    server.fault = status(303, b"", {"Location": "/query?moved=1"})
+    with pytest.raises(EndpointError, match=r"HTTP 303 .*rejected.*has moved to /query\?moved=1"):
+        facts(EndpointSource(server.url, limiter=hasty())).named(["x" * 3_000])
+    assert len(server.requests) == 1
+
+
 def test_redirect_loop_ends(server: Server) -> None:
     server.fault = lambda handler, body: reply(handler, 302, b"", headers={"Location": handler.path})
     with pytest.raises(EndpointError):
