@@ -16,6 +16,7 @@ from wikidata_cache.endpoints.action_api import ActionApiSource, is_action_api
 from wikidata_cache.endpoints.chain import EndpointChain, LazySource
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import RateLimiter
+from wikidata_cache.endpoints.web import is_http_address
 from wikidata_cache.errors import BadOptionError, GraphFileError, PrivateGraphError, SourceStringError
 from wikidata_cache.extract import names_extract, packaged_extract
 from wikidata_cache.sources.oxigraph import OxigraphSource
@@ -88,6 +89,8 @@ def open_source(
     """
     parts = _parts(spec) if spec is not None else []
     urls = [part for part in parts if part.startswith(_REMOTE)]
+    if wrong := next((url for url in urls if not is_http_address(url)), None):
+        raise SourceStringError(f"{wrong!r} is not the address of an endpoint; expected such as https://host/sparql.")
     others = [part for part in parts if part not in urls]
     stores = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part).expanduser())]
     if (urls or stores) and len(others) + bool(urls) > 1:

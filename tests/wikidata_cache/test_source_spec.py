@@ -110,6 +110,9 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
             open_source(empty)
     with pytest.raises(SourceStringError, match="combined"):
         open_source([packaged_extract(), "http://127.0.0.1:1/query"])
+    for url in ("http://[::1/query", "http:///query", "http://127.0.0.1:99999/", "https://a b/"):
+        with pytest.raises(SourceStringError, match="is not the address of an endpoint"):
+            open_source(url)
     with pytest.raises(GraphFileError, match=r"absent\.nt\.gz: does not exist"):
         open_source(str(tmp_path / "absent.nt.gz"))
     shutil.copy(packaged_extract(), tmp_path / "graph.ttl")

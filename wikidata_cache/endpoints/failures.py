@@ -121,7 +121,7 @@ def connection_error(error: Exception, url: str, timeout: float) -> EndpointErro
         return too_large(url, error.limit)
     if isinstance(error, TimeoutError):
         return timed_out(url, f"no complete answer within the time limit of {timeout:g} s of this client")
-    if isinstance(error, InvalidURL | UnicodeError):
+    if isinstance(error, InvalidURL | ValueError):  # in the URL itself, or in that of a redirect
         return EndpointError(url, "rejected", f"not a valid URL: {error}", f"Correct the URL. {ELSEWHERE}")
     if isinstance(error, HTTPException | OSError):  # such as a URLError with a TimeoutError inside: no connection
         found = f"no connection: {getattr(error, 'reason', '') or type(error).__name__}"

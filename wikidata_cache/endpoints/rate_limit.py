@@ -19,6 +19,7 @@ import logging
 import math
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from wikidata_cache.errors import EndpointError, EndpointTrouble, MissingContactError, OfflineError
 from wikidata_cache.ids import release
@@ -289,7 +289,8 @@ class SystemClock:
 
 def host_of(url: str) -> str:
     """Return the host name and port of a URL; rate limits are per host."""
-    return urlsplit(url).netloc.rpartition("@")[2].lower()
+    # Not urlsplit, which raises for a malformed URL: the request for it fails with an EndpointError.
+    return re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2].lower()
 
 
 def usual_rate(host: str) -> float | None:
@@ -306,14 +307,18 @@ def user_agent(url: str, contact: str | None) -> str:
     """Return the User-Agent with `contact`, else with KG_EDIT_CONTACT.
 
     Raises:
-        MissingContactError: a Wikimedia host has no contact, or a contact has unprintable characters.
+        MissingContactError: a Wikimedia host has no contact, or a contact has characters that no header can have.
     """
     host = host_of(url)
     contact = contact or os.environ.get("KG_EDIT_CONTACT", "")
-    reachable = contact.isprintable() and ("@" in contact or "://" in contact)
-    if (wants_contact(url) and not reachable) or not contact.isprintable():
+    try:
+        contact.encode("latin-1")  # as http.client does
+        usable = contact.isprintable() and (not wants_contact(url) or "@" in contact or "://" in contact)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
         raise MissingContactError(
-            f"Requests to {host} must name a contact address; found contact={contact!r}. Give "
+            f"Requests to {host} must name a contact address in Latin letters; found contact={contact!r}. Give "
             f"--contact you@example.org (in Python contact='you@example.org'), or a URL of yours, or set "
             f"KG_EDIT_CONTACT. The address is sent with each request."
         )

@@ -221,6 +221,7 @@ def test_connection_timeout_is_unavailable() -> None:
         ("http://127.0.0.1:9/sparql", "unavailable", "Connection refused"),
         ("http://127.0.0.1:9/a b", "rejected", "not a valid URL"),
         ("http://127.0.0.1:9/ü", "rejected", "not a valid URL"),
+        ("http://[::1/sparql", "rejected", "not a valid URL"),
     ],
 )
 def test_unreachable_url_is_reported(url: str, kind: str, hint: str) -> None:
@@ -229,12 +230,25 @@ def test_unreachable_url_is_reported(url: str, kind: str, hint: str) -> None:
     assert caught.value.trouble == kind
 
 
-@pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1"])
+@pytest.mark.parametrize("target", ["http://127.0.0.1:99999/", "http://[::1/"])
+def test_redirect_to_a_malformed_url_is_reported(server: Server, target: str) -> None:
+    assert trouble(server, status(302, b"", {"Location": target})).trouble == "rejected"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1", "Юрий <yuri@example.org>"])
 def test_wikimedia_endpoint_requires_contact(contact: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingContactError, match=r"query\.wikidata\.org must name a contact.*KG_EDIT_CONTACT"):
         EndpointSource("https://query.wikidata.org/sparql", contact=contact)
     monkeypatch.setenv("KG_EDIT_CONTACT", "you@example.org")
     assert EndpointSource("https://query.wikidata.org/sparql").name == "https://query.wikidata.org/sparql"
+
+
+@pytest.mark.parametrize("contact", ["Юрий <yuri@example.org>", "a@b.org\n"])
+def test_contact_that_no_header_can_have_is_refused(server: Server, contact: str) -> None:
+    with pytest.raises(MissingContactError, match="Latin letters"):
+        EndpointSource(server.url, contact=contact)
+    assert EndpointSource(server.url, contact="Jörg <joerg@example.org>", limiter=hasty()).select("SELECT * {}") == [{}]
 
 
 @pytest.mark.parametrize("host", ["qlever-wikidata.wmcloud.org", "blazegraph.toolforge.org"])
