@@ -96,6 +96,7 @@ class ActionApi:
     Raises:
         OfflineError: KG_OFFLINE is set.
         MissingContactError: a Wikimedia host without a contact.
+        BadOptionError: the timeout is not a positive number.
         EndpointError: any failure of a request.
     """
 

@@ -69,6 +69,7 @@ class EndpointSource(SparqlSource):
     Raises:
         OfflineError: KG_OFFLINE is set.
         MissingContactError: a Wikimedia host, and no contact.
+        BadOptionError: the timeout is not a positive number.
     """
 
     def __init__(

@@ -78,13 +78,18 @@ class RateLimiter:
         return wait if wait > _NOW else 0.0
 
     def too_soon_error(self, url: str, budget: WaitBudget) -> EndpointError:
-        """Return the EndpointError for a wait that exceeds `budget`; it names the end of the wait and the reason."""
+        """Return the EndpointError for a wait that exceeds `budget`, or that no attempt follows.
+
+        It names the end of the wait and the reason.
+        """
         state, now = self._store.read(host_of(url)), self._clock.now()
         wait = self.wait(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         found = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"
+        too_long = f"this run waits at most {budget.left:.0f} s"
+        limit = too_long if wait > budget.left else "the last attempt of this run has failed"
         suggestion = (
-            f"Try again then (an earlier request can get you banned); this run waits at most {budget.left:.0f} s. "
+            f"Try again then (an earlier request can get you banned); {limit}. "
             f"Facts that are already in the cache are not requested again. {ELSEWHERE}"
         )
         trouble = state.trouble if state.not_before > now else "throttled"

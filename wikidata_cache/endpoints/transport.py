@@ -17,8 +17,10 @@ from urllib.parse import quote_plus
 from urllib.request import Request
 
 from wikidata_cache.endpoints.web import AnswerTooLargeError, largest_answer, open_url, read_body
+from wikidata_cache.errors import BadOptionError
 
 _GET_LIMIT = 7_500  # bytes of the URL; longer queries are sent by POST
+_LONGEST = 1e9  # seconds; sockets and queues can't wait longer than some 300 years
 _ERROR_BYTES = 1 << 20  # largest body to read of a reply with an error status
 
 
@@ -44,6 +46,9 @@ class Transport:
         timeout: wall-clock limit, in seconds.
         post: always send POST.
         max_bytes: largest body to read, zipped and unzipped.
+
+    Raises:
+        BadOptionError: the timeout is not a positive number.
     """
 
     url: str
@@ -51,6 +56,10 @@ class Transport:
     timeout: float
     post: bool = False
     max_bytes: int = field(default_factory=largest_answer)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.timeout, int | float) and 0 < self.timeout < _LONGEST):
+            raise BadOptionError(f"timeout={self.timeout!r}: expected a number of seconds greater than 0.")
 
     def send(self, query: str) -> Reply:
         """Return the reply to a query; raises TimeoutError, AnswerTooLargeError, or errors of urllib and http.client.

@@ -15,7 +15,7 @@ from tests.loopback import QuietHandler
 from tests.wikidata_cache.fault_server import FAULTS, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.errors import EndpointError, MissingContactError, OfflineError
+from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
 from wikidata_cache.sources.templates import OUT
 
 
@@ -189,6 +189,12 @@ def test_deep_json_is_refused(server: Server) -> None:
 def test_client_deadline_ends_a_request(server: Server, name: str) -> None:
     error = trouble(server, FAULTS[name](), timeout=0.2)
     assert error.trouble == "timeout" and "0.2 s" in str(error)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), None, "5"])
+def test_timeout_that_is_no_time_is_refused(server: Server, timeout: Any) -> None:
+    with pytest.raises(BadOptionError, match=f"timeout={timeout!r}: expected a number of seconds"):
+        EndpointSource(server.url, timeout=timeout)
 
 
 @pytest.mark.parametrize("name", ["outage", "503", "html", "short gzip"])

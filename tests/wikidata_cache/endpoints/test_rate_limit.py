@@ -125,6 +125,13 @@ def test_outage_wait_is_bounded_by_patience(server: Server) -> None:
     assert len(server.requests) == 2
 
 
+def test_last_refusal_is_not_called_too_long_a_wait(server: Server) -> None:
+    server.fault = status(429, b"", {"Retry-After": "1"})
+    with pytest.raises(EndpointError, match=r"\d s from now .*the last attempt of this run has failed") as caught:
+        facts(EndpointSource(server.url, limiter=hasty())).out(["Q65"])
+    assert "waits at most" not in str(caught.value) and len(server.requests) == 4
+
+
 def test_waits_are_logged(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="wikidata_cache")
     server.fault = first(1, FAULTS["429 with Retry-After"]())
