@@ -7,6 +7,7 @@ else.
 
 import time
 from collections.abc import Container, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from typing import Any
@@ -196,7 +197,11 @@ def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
 
 def _time(date: str | None) -> float | None:
     """Return the Unix time of an HTTP date; None if the text is not a date."""
+    if not date:
+        return None
     try:
-        return parsedate_to_datetime(date).timestamp() if date else None
+        moment = parsedate_to_datetime(date)
+        # The old form without a zone ("Fri Nov 27 21:46:59 2026") is in UTC like the others (RFC 9110, 5.6.7).
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

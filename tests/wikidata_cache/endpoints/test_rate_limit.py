@@ -14,6 +14,7 @@ from tests.loopback import QuietHandler
 from tests.wikidata_cache.fault_server import FAULTS, OUTAGE, SkippedTime, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.failures import seconds_to_wait
 from wikidata_cache.endpoints.rate_limit import (
     MemoryRateLimitStore,
     RateLimiter,
@@ -179,6 +180,19 @@ def test_small_clock_differences_are_allowed() -> None:
     ask(limiter, clock, times=1, error=THROTTLED)
     clock.time -= 2
     assert limiter.wait(WDQS) == pytest.approx(32, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "until", ["Fri, 27 Nov 2026 21:46:59 GMT", "Friday, 27-Nov-26 21:46:59 GMT", "Fri Nov 27 21:46:59 2026"]
+)
+def test_retry_after_date_may_have_each_form_of_http(monkeypatch: pytest.MonkeyPatch, until: str) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert seconds_to_wait({"retry-after": until, "date": "Fri, 27 Nov 2026 21:46:52 GMT"}) == 7
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_retry_after_date_uses_the_server_clock(server: Server) -> None:
