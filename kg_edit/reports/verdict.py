@@ -292,9 +292,12 @@ class Verdict(BaseModel):
         ledger = quote(f"{self.folder}-ledger/")  # of this run alone: names of other edits can't be meant
         names = " ".join(quote(result.edit) for result in self.failed)
         model, failed = quote(self.model), quote(str(self.folder / FAILED))
+        opened = f"--model {model}{self.graph_options}"
+        # After "--", an id that begins with a dash is no option
+        dashed = any(result.edit.startswith("-") for result in self.failed)
         return (
             f"kg-edit patch add {ledger} {quote(str(self.folder))}{' --force' if self.refused else ''}",
-            f"kg-edit patch remove {ledger} {names} --model {model}{self.graph_options}",
+            f"kg-edit patch remove {ledger} {f'{opened} -- {names}' if dashed else f'{names} {opened}'}",
             f"kg-edit patch edit {ledger} {failed} --method {ways[0]} --model {model}",
             f"kg-edit patch check {ledger} --model {model}",
         )

@@ -119,6 +119,12 @@ def test_edit_in_both_forms_succeeds_in_both() -> None:
     assert not Verdict.of(rows[:2]).failed
 
 
+def test_id_that_begins_with_a_dash_is_no_option_of_a_command() -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="-x y", success=False)]
+    verdict = Verdict.of(rows, model="m", folder=Path("out"), graph=["facts.csv"])
+    assert verdict.commands[1] == "kg-edit patch remove out-ledger/ --model m --graph facts.csv -- '-x y'"
+
+
 def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False)]
     verdict = Verdict.of(rows, alone={"row-2": False}, refused=["row-2: too large"], model="m", folder=Path("an out"))
