@@ -54,6 +54,7 @@ from kg_edit.graphs.source import (
     why_alone,
 )
 from kg_edit.locate_then_edit.lasting import mean_value_norm
+from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
 from kg_edit.methods.plug_ins import code_of, fault_of, owner_of
@@ -74,6 +75,7 @@ from wikidata_cache.progress import Bar
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
+_OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
 
 
 def hint_settings(on: Constructor) -> Constructor:
@@ -602,6 +604,27 @@ class ValueMethod(EditingMethod):
                 clamp=self.config.clamp_norm_factor,
                 stops=self.config,
             )
+
+    @property
+    def parameters(self) -> int:
+        """The number of values that are trained for an edit: those of its change."""
+        return self.model.width
+
+    def portions(self, requests: Sequence[Request]) -> Iterator[slice]:
+        """Yield the parts of ``requests`` for which what each keeps during a descent fits into ``memory`` at once.
+
+        That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
+        """
+        token = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
+        start, size = 0, 0.0
+        for place, request in enumerate(requests):
+            own = token * sum(len(row.ids) for row in request.rewrites) + _OPTIMISER_BYTES * self.parameters
+            if place > start and size + own > self.memory * 1e6:
+                yield slice(start, place)
+                start, size = place, 0.0
+            size += own
+        if requests:
+            yield slice(start, len(requests))
 
     def prepare(self) -> None:
         """Sample the contexts, load or measure the covariances, and with ``anchor`` measure the values' norm."""

@@ -97,7 +97,8 @@ class Patch(ABC):
             return replace(self, provenance=whole)  # type: ignore[type-var]
         except TypeError as error:
             raise PatchError(
-                f"{type(self).__name__} has no records of its edits, and is no dataclass; {error}"
+                f"{type(self).__name__} lacks records of its edits, or the size of their batch, and is no dataclass: "
+                f"{error}"
             ) from error
 
     def __add__(self, other: Patch) -> Patch:

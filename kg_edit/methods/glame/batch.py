@@ -54,11 +54,6 @@ class GlameBatch(GraphValues, Memit):
     config_class = GlameBatchConfig
     config: GlameBatchConfig
 
-    @property
-    def parameters(self) -> int:
-        """The number of values that are trained for a fact: those of its R-GNN, two matrices [d, d] for each hop."""
-        return 2 * self.config.hops * self.model.width**2
-
     def penalty(self, change: Tensor, state: Tensor) -> Tensor:
         """Return 0: AdamW's decay is the only regulariser."""
         return change.new_zeros(len(change))

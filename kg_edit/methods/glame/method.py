@@ -133,6 +133,11 @@ class GraphValues(GraphReader):
         return subgraph.with_self_loops() if self.config.self_loops else subgraph, notes
 
     @property
+    def parameters(self) -> int:
+        """The number of values that are trained for an edit: those of its R-GNN, two matrices [d, d] for each hop."""
+        return 2 * self.config.hops * self.model.width**2
+
+    @property
     def representation_layer(self) -> int:
         """k, the block (0-based) whose output represents the labels."""
         layer = self.config.representation_layer

@@ -20,7 +20,7 @@ stores the values z, so that an edit can be removed and the others written again
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -72,7 +72,6 @@ from kg_edit.patches.weight_patch import WeightPatch
 
 PUBLISHED: dict[str, Any] = {"further_steps": 0, "hold": 0.0}
 FAST: dict[str, Any] = {"descent_dtype": "bfloat16", "steps": 12, "learning_rate": 1.0}
-_OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
 
 
 class JointConfig(ValueConfig):
@@ -126,11 +125,6 @@ class JointMethod(ValueMethod):
     separable = True
     site: ClassVar[Site] = "block"
     config: JointConfig
-
-    @property
-    def parameters(self) -> int:
-        """The number of values that are trained for a fact: z - h."""
-        return self.model.width
 
     def sampled_contexts(self) -> tuple[str, ...]:
         """Return MEMIT's contexts: the bare prompt, and one sampled text for each start word in ``context_starts``."""
@@ -257,13 +251,13 @@ class JointMethod(ValueMethod):
         Returns:
             One `FactValue` per fact, in order.
         """
-        layer, found = self.layers[-1], list[FactValue]()
+        layer, found, prompts = self.layers[-1], list[FactValue](), [fact.prompts for fact in facts]
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             contexts = SharedContexts.of(model, self.contexts)
-            for some in self._portions(facts):
+            for part in self.portions(prompts):
                 # h [facts, d]: the layer's state at the subject's last token of the bare prompt
-                requests = [fact.prompts for fact in some]
+                some, requests = facts[part], prompts[part]
                 bare = [request.rewrites[0] for request in requests]
                 _, states = subject_states(self.model, bare, layer=layer, last=layer, site=self.site)
                 loss = Objective(
@@ -288,23 +282,6 @@ class JointMethod(ValueMethod):
                     for state, descent, (_, notes) in zip(states, descents, proposals, strict=True)
                 ]
         return found
-
-    def _portions(self, facts: Sequence[Fact]) -> Iterator[list[Fact]]:
-        """Split the facts so that what each keeps at once fits into ``memory``.
-
-        That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
-        """
-        token = 2 * self.model.width * len(self.model.blocks) * torch.finfo(self.model.model.dtype).bits // 8
-        some, size = list[Fact](), 0
-        for fact in facts:
-            own = token * sum(len(row.ids) for row in fact.prompts.rewrites) + _OPTIMISER_BYTES * self.parameters
-            if some and size + own > self.memory * 1e6:
-                yield some
-                some, size = [], 0
-            some.append(fact)
-            size += own
-        if some:
-            yield some
 
     def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """Return the parameters of a fact's change z - h, and notes for its record; ``state`` is h, [d]."""

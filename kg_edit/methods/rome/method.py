@@ -125,7 +125,7 @@ class EditValue:
 
 
 class RankOneMethod(ValueMethod):
-    """One rank-one update for each edit. A batch shares the descent; each edit gets a patch of its own."""
+    """One rank-one update for each edit. Many share a descent; each edit gets a patch of its own."""
 
     family = "rank-one"
     config: RankOneConfig
@@ -180,7 +180,7 @@ class RankOneMethod(ValueMethod):
             prompts = [attempt(edit, partial(self.request, edit)) for edit in edits]
             usable = [(edit, own) for edit, own in zip(edits, prompts, strict=True) if isinstance(own, Request)]
 
-            # m*, k and k* of all edits in one descent, then W' of each edit alone.
+            # m*, k and k* of all edits together, then W' of each edit alone.
             values = iter(self.find_values([edit for edit, _ in usable], [own for _, own in usable]))
             return tuple(
                 attempt(edit, partial(self.write, edit, next(values), before=before))
@@ -194,28 +194,34 @@ class RankOneMethod(ValueMethod):
         return Request.of(self.model, edit, self.contexts)
 
     def find_values(self, edits: Sequence[Edit], requests: Sequence[Request]) -> list[EditValue]:
-        """Find m* of each edit (Eq. 4) in one descent, and read the keys k and k* (Eq. 3)."""
+        """Find m* of each edit (Eq. 4), and read the keys k and k* (Eq. 3).
+
+        A descent has as many edits at once as fit into ``memory``.
+        """
         if not edits:
             return []
+        found = list[EditValue]()
         with untouched(self.model):
-            # One pass over all prompts of the unedited model gives m [edits, d], k and k* [edits, d_ff].
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
-            loss = self.objective(model, edits, requests)
-            if model is not self.model:  # m and the keys are always those of the model itself
-                loss.value, loss.bare_key, loss.mean_key = self.clean_states(requests)
+            for part in self.portions(requests):
+                # One pass over all prompts of the unedited model gives m [edits, d], k and k* [edits, d_ff].
+                loss = self.objective(model, edits[part], requests[part])
+                if model is not self.model:  # m and the keys are always those of the model itself
+                    loss.value, loss.bare_key, loss.mean_key = self.clean_states(requests[part])
 
-            # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
-            proposals = [self.proposal(edit, value) for edit, value in zip(edits, loss.value, strict=True)]
-            descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
-            if self.config.anchor:
-                anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
-                descents = list(map(anchor, descents, loss.value))
-        return [
-            EditValue(request=request, clean=clean, bare_key=k, mean_key=k_mean, descent=descent, notes=notes)
-            for request, clean, k, k_mean, descent, (_, notes) in zip(
-                requests, loss.value, loss.bare_key, loss.mean_key, descents, proposals, strict=True
-            )
-        ]
+                # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
+                proposals = [self.proposal(edit, value) for edit, value in zip(edits[part], loss.value, strict=True)]
+                descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
+                if self.config.anchor:
+                    anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
+                    descents = list(map(anchor, descents, loss.value))
+                found += [
+                    EditValue(request=request, clean=clean, bare_key=k, mean_key=k_mean, descent=descent, notes=notes)
+                    for request, clean, k, k_mean, descent, (_, notes) in zip(
+                        requests[part], loss.value, loss.bare_key, loss.mean_key, descents, proposals, strict=True
+                    )
+                ]
+        return found
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """Return the loss of ``edits`` with their prompts ``requests``, on ``model``."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.passes import pass_limit
+from kg_edit.methods.rome import method as rome_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts, run_prefix
 from kg_edit.models.prompts import Prompt, encode
@@ -91,6 +93,25 @@ def test_memory_limit_changes_the_passes_but_no_patch() -> None:
     for one, other in zip(chosen.edit_each(EDITS), frugal.edit_each(EDITS), strict=True):
         assert isinstance(one, Patch) and isinstance(other, Patch)
         # other passes round in another way
+        assert (delta(one) - delta(other)).norm() < 1e-4 * delta(one).norm()
+
+
+@pytest.mark.parametrize("name", ["rome", "glame"])
+def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand edits of one call would keep gigabytes of keys, values and R-GNNs."""
+    model, sizes, original = tiny("llama"), list[int](), rome_method.optimise_values
+
+    def counted(objective: Any, parameters: Any, settings: Any) -> Any:
+        sizes.append(len(parameters))
+        return original(objective, parameters, settings)
+
+    monkeypatch.setattr(rome_method, "optimise_values", counted)
+    chosen, frugal = method(name, model), method(name, model)
+    frugal.memory = 0.001
+    pairs = list(zip(chosen.edit_each(EDITS[:2]), frugal.edit_each(EDITS[:2]), strict=True))
+    assert sizes == [2, 1, 1]
+    for one, other in pairs:
+        assert isinstance(one, Patch) and isinstance(other, Patch)
         assert (delta(one) - delta(other)).norm() < 1e-4 * delta(one).norm()
 
 
