@@ -69,8 +69,8 @@ class WorkerPool:
             return {"status": 500, "text": _STOPPING}
         if time.monotonic() >= deadline:
             return {"status": 504, "text": f"The query timed out: it was stopped after {self._seconds} s."}
-        text = f"The query was stopped: it took more than {self._megabytes} MB of memory, or the store is damaged."
-        return {"status": 500, "text": text}
+        causes = f"it took more than {self._megabytes} MB of memory, is nested too deeply, or the store is damaged"
+        return {"status": 500, "text": f"The query was stopped: {causes}."}
 
     def close(self) -> None:
         """End all processes."""

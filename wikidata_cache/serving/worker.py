@@ -2,7 +2,8 @@
 
 `python -m wikidata_cache.serving.worker FOLDER SECONDS MEGABYTES` prints `{"ready": true}`. Then it reads lines (each a
 `Task` as JSON) from its input, and prints one line (an `Outcome`) for each. The process ends if a query does not stop:
-by an alarm signal a little after SECONDS, or when the query needs more than MEGABYTES of memory.
+by an alarm signal a little after SECONDS, or when the query needs more than MEGABYTES of memory. A query that is nested
+too deeply for the engine's parser ends it too.
 """
 
 from __future__ import annotations

@@ -132,6 +132,12 @@ def test_query_beyond_the_memory_limit_is_stopped(loaded: Path, tmp_path: Path) 
         assert pool.run(ONE, [], tmp_path / "out")["status"] == 200
 
 
+def test_query_that_is_nested_too_deeply_ends_its_process_alone(url: str) -> None:
+    status, _, text = post(url, f"SELECT * {'{' * 5_000}{'}' * 5_000}")
+    assert status == 500 and "nested too deeply" in text
+    assert post(url, ONE)[0] == 200
+
+
 @pytest.mark.parametrize(
     ("query", "accept", "expected"),
     [
