@@ -7,6 +7,7 @@ every 20 seconds (`CHECKPOINT_SECONDS`), so that a killed run can be resumed.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -94,8 +95,11 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`.
 
     Raises:
-        CovarianceError: the text has fewer tokens than wanted.
+        CovarianceError: the folder can't be written, or the text has fewer tokens than wanted.
     """
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):  # said now, and not after the pass
+        raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
     wanted, path = sums.position.wanted, sums.position.path(folder)
     if corpus.at_hand:  # report a text that is too short now, and not after hours
         _check_length(corpus.name, sum(chunk.tokens for chunk in corpus.chunks(model, tokens=wanted)), wanted)

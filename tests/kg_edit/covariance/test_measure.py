@@ -56,6 +56,15 @@ def test_layers_together_equal_layers_alone(tmp_path: Path) -> None:
     assert _files(tmp_path / "alone") == _files(tmp_path / "together"), "manifests and errors too"
 
 
+def test_cache_that_can_not_be_written_is_refused_before_the_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setattr(SelfCorpus, "chunks", lambda *_, **__: pytest.fail("the text is read"))
+    with pytest.raises(CovarianceError, match=r"can't write into the cache .*; set KG_EDIT_CACHE to a folder of yours"):
+        of(tmp_path / "cache" / "covariance", 1)
+
+
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_forward_pass_ends_at_the_highest_layer(family: str) -> None:
     model = tiny(family)
