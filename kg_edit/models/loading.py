@@ -89,9 +89,11 @@ def check_model_name(name: str) -> Path | None:
         if not path.is_file():
             raise ModelError(f"there is no GGUF file {path}; check the path")
         return path
-    # A PEFT adapter is accepted too: it names its base model.
-    if path.is_dir() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {WAYS}")
+    if path.is_dir() and not (path / "config.json").is_file():
+        way = WAYS
+        if (path / "adapter_config.json").is_file():
+            way = "it is a PEFT adapter: merge it into its base model (merge_and_unload), and give that model's folder"
+        raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {way}")
     if name.startswith((".", "/", "~")) and not path.exists():  # it can't be a hub id
         raise ModelError(f"can't load the model {name!r}: there is no folder {name}; {WAYS}")
     return None
