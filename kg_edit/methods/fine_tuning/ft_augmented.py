@@ -1,21 +1,23 @@
 """Standard fine-tuning on augmented data (Gangadhar and Stratos, Findings of ACL 2024, arXiv 2402.11078).
 
 Some down-projections W are trained on all edits of a call together, in mini-batches over epochs. With p the next-token
-distribution without the training, and p' with it, the loss of a step is L_e + kept (L_s + L_t):
+distribution of the unedited model, and p' of the model in training, the loss of a step is L_e + kept (L_s + L_t):
 
 - L_e: the mean of max(0, -log p'(target) - stop_below) per token, over the edits' prompts, bare and after a sampled
-  text, and over earlier edits of a sequence;
+  text, and over earlier edits of a sequence, bare or after a sampled text;
 - L_s: the mean of KL(p || p') after the edits' prompts with other subjects;
 - L_t: the mean of KL(p || p') after each token of texts that the model wrote.
 
-The paper has true facts in the place of L_s and L_t, and trains all weights or LoRA.
+In a sequence p is therefore without the earlier edits, so that what they changed elsewhere does not add up (after a
+method with an adapter, p is of the model with it). The paper has true facts in the place of L_s and L_t, and trains
+all weights or LoRA.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 
 import torch
@@ -36,7 +38,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.sampling import sample_contexts, sample_rows
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch, wholly_patched
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.relation_nouns import example_things
 from wikidata_cache.progress import Bar
@@ -59,7 +61,7 @@ class FtAugmentedConfig(StatementConfig):
     batch_size: PositiveInt = Field(8, description="edits in a step")
     contexts: NonNegativeInt = Field(64, description="sampled texts; one comes before each edit of a step (0: none)")
     context_tokens: PositiveInt = Field(10, description="length of these texts, in tokens")
-    replayed: NonNegativeInt = Field(8, description="earlier edits of a sequence in a step")
+    replayed: NonNegativeInt = Field(8, description="earlier edits of a sequence in a step; half of them in a context")
     kept: float = Field(1.5, ge=0, description="weight of the divergence on other subjects and on texts")
     subjects: PositiveInt = Field(2, description="other subjects with which the prompt of each edit is asked in a step")
     texts: PositiveInt = Field(2, description="texts by the model in a step")
@@ -123,9 +125,10 @@ class FtAugmented(TuningMethod):
         epochs = list[Tensor]()  # the loss of each edit's bare prompt, [edits]
         with untouched(self.model):
             replayed = still_valid(before, edits)
-            own, earlier = self._rows(edits), self._rows(replayed)
+            own = self._rows(edits)
             others = tuple(dict.fromkeys([*(edit.subject for edit in edits), *example_things()]))
             edited = {edit.text for edit in (*edits, *replayed)}
+            undone = -before if isinstance(before, WeightPatch) else None  # added to the model, it is unedited
             for epoch in Bar(range(config.steps), title=self.name, unit="epoch"):
                 losses = torch.zeros(len(edits))
                 for batch in batches(len(edits), config.batch_size, seed=config.seed, epoch=epoch):
@@ -137,12 +140,14 @@ class FtAugmented(TuningMethod):
                     draw = random.Random(f"{config.seed}/{len(before.edits)}/{epoch}/{batch}")  # noqa: S311 - a sample
                     chosen = [edits[place] for place in batch]
                     rows += self._in_contexts(chosen, draw)
-                    rows += draw.sample(earlier, min(config.replayed, len(earlier)))
+                    again = draw.sample(replayed, min(config.replayed, len(replayed)))
+                    half = len(again) // 2 if self.contexts else 0  # of them after a sampled text
+                    rows += self._rows(again[half:]) + self._in_contexts(again[:half], draw)
                     held = (
                         self._of_others(chosen, others, draw, leave_out=edited),
                         draw.sample(self.texts, min(config.texts, len(self.texts))),
                     )
-                    values, kept = self._step(rows, held, changes)
+                    values, kept = self._step(rows, held, changes, wholly_patched(self.model, undone))
                     loss = (values - config.stop_below).relu().mean() + config.kept * kept
                     checked_loss(loss, epoch)
                     take_step(optimizer, loss)
@@ -163,12 +168,17 @@ class FtAugmented(TuningMethod):
         return patch
 
     def _step(
-        self, rows: Sequence[TrainingRow], held: Sequence[Sequence[TrainingRow]], changes: Mapping[int, Tensor]
+        self,
+        rows: Sequence[TrainingRow],
+        held: Sequence[Sequence[TrainingRow]],
+        changes: Mapping[int, Tensor],
+        unedited: AbstractContextManager[None],
     ) -> tuple[Tensor, Tensor]:
         """Return the losses of ``rows``, [rows], and L_s + L_t, which is the sum over the groups ``held``."""
+        with torch.no_grad(), unedited:
+            before = [RowLosses(self.model, self.layers[0], group) for group in held]
+            log_p = [group.logits().float().log_softmax(-1) for group in before]
         trained, *groups = (RowLosses(self.model, self.layers[0], group) for group in (rows, *held))
-        with torch.no_grad():  # p; it also runs the blocks below the first change, once for both
-            log_p = [group.logits().float().log_softmax(-1) for group in groups]
         with self._changed(changes):
             log_q = [group.logits().float().log_softmax(-1) for group in groups]
             divergences = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(log_p, log_q, strict=True)]
