@@ -153,7 +153,6 @@ def test_other_settings_and_damaged_files_are_refused() -> None:
     [
         None,
         [{}],
-        [{"method": "nowhere", "weight": "w", "adapter": {}}],
         [{"method": "rome", "weight": "w", "adapter": {}}],  # a method without adapters
         [{"method": "memory", "weight": "w", "adapter": {"shape": [2, 3], "settings": {"slots": 0}}}],
         [{"method": "t-patcher", "weight": "w", "adapter": {"shape": [2, 3]}}],  # its tensors are missing
