@@ -115,7 +115,7 @@ def test_others_by_all_sign_flips_where_they_are_few() -> None:
     assert other.p == 4 / 8
 
 
-@pytest.mark.parametrize("records", [12, 40])
+@pytest.mark.parametrize("records", [12, pytest.param(40, marks=pytest.mark.slow)])
 def test_sign_flips_of_large_scores_are_those_of_small_ones(records: int) -> None:
     """Rounded sums of perplexities are equal to the one that was found: p is not too small, and never 0."""
     rng = np.random.default_rng(1)

@@ -131,14 +131,16 @@ def test_keep_all_leaves_texts_as_they_are(tmp_path: Path) -> None:
         ("capitals", lambda text: text.replace("@en-gb", "@en-GB").replace("@mul", "@MUL")),
         ("tabs", lambda text: text.replace("> ", ">\t")),
         ("no spaces", lambda text: text.replace("> <", "><").replace('> "', '>"').replace(" .\n", ".\n")),
-        ("no spaces before texts", lambda text: text.replace('> "', '>"')),
-        ("no spaces before predicates", lambda text: text.replace("> <http", "><http")),
-        ("spaces before the end", lambda text: text.replace(" .\n", "  .\n")),
-        ("tabs before the end", lambda text: text.replace(" .\n", "\t .\n")),
+        pytest.param("no spaces before texts", lambda text: text.replace('> "', '>"'), marks=pytest.mark.slow),
+        pytest.param(
+            "no spaces before predicates", lambda text: text.replace("> <http", "><http"), marks=pytest.mark.slow
+        ),
+        pytest.param("spaces before the end", lambda text: text.replace(" .\n", "  .\n"), marks=pytest.mark.slow),
+        pytest.param("tabs before the end", lambda text: text.replace(" .\n", "\t .\n"), marks=pytest.mark.slow),
         ("carriage returns", lambda text: text.replace("\n", "\r\n")),
         ("comments", lambda text: "# a dump\n\n" + text.replace(" .\n", ". # a comment\n")),
-        ("no last line end", lambda text: text.rstrip("\n")),
-        ("twice", lambda text: text + text),
+        pytest.param("no last line end", lambda text: text.rstrip("\n"), marks=pytest.mark.slow),
+        pytest.param("twice", lambda text: text + text, marks=pytest.mark.slow),
         ("backwards", lambda text: "\n".join(text.splitlines()[::-1]) + "\n"),
     ],
 )
