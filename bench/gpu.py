@@ -3,13 +3,15 @@
 The weights are random and made on the device, so nothing is downloaded. For each shape: one descent and one of 32 edits
 (published contexts and steps; ms a step, and the share of the limit), then whole edits by each method. The limit of a
 step is the longer of two times: reading the weights above the edited layer twice (forward, backward) at the speed of a
-copy, and their products at the speed of one large product; both speeds are measured first.
+copy, and their products at the speed of one large product; both speeds are measured first. ``profile`` among the
+methods shows which kernels take the time of both descents and of an edit by GLAME.
 
 Prints a table and then a JSON line for each row; `--out` gets the lines as they are measured. A section that takes too
 long ends without a number, and says so. Without a card a tiny model is measured.
 
     python bench/gpu.py                                       # all shapes, 8 minutes at most
     python bench/gpu.py --shapes llama-3-8b:bfloat16 --methods rome,memit
+    python bench/gpu.py --shapes gpt-j:bfloat16 --methods profile
     python bench/gpu.py --device cpu --shapes tiny:float32
 """
 
@@ -57,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--shapes", help=f"MODEL:DTYPE, with commas; default {','.join(SHAPES)}, on a CPU tiny:float32")
-    parser.add_argument("--methods", default=",".join(METHODS), help="names with commas")
+    parser.add_argument("--methods", default=",".join(METHODS), help="names with commas; also: profile")
     parser.add_argument("--seconds", type=float, default=480, help="time limit of the whole run")
     parser.add_argument("--section-seconds", type=float, default=60, help="time limit of one section")
     parser.add_argument("--out", type=Path, default=Path(os.devnull), help="file for the JSON lines")

@@ -15,21 +15,25 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_every_section_runs_without_a_card(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    shapes = ["--device", "cpu", "--shapes", "tiny:float32,tiny:bfloat16"]
+    methods = ["rome", "memit", "glame", "alphaedit", "grace"]
+    shapes = ["--device", "cpu", "--shapes", "tiny:float32,tiny:bfloat16", "--methods", ",".join([*methods, "profile"])]
     options = [*shapes, "--seconds", "1500", "--section-seconds", "200", "--out", str(out)]
     run = subprocess.run(
         [sys.executable, "bench/gpu.py", *options], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    methods = ["rome", "memit", "glame", "alphaedit", "grace"]
-    sections = ["model", "descent", "descent", "plain descent", *methods, "covariance"]
+    profiles = ["profile: a descent", "profile: a descent of 2", "profile: an edit by GLAME"]
+    sections = ["model", "descent", "descent", "plain descent", *methods, *profiles, "covariance"]
     assert [row["section"] for row in rows] == 2 * sections
     assert [row["error"] for row in rows if "error" in row] == []
     for row in rows:
         assert row["section"] == "model" or row["seconds"] > 0
         assert row["section"] != "descent" or row["share_of_limit"] > 0
         assert row["section"] not in methods or row["GB_planned"] > 0
+        if row["section"] in profiles:
+            assert row["groups"]["matrix products"]["kernels"] > 0 and len(row["groups"]) == 5
+            assert sum(group["ms"] for group in row["groups"].values()) > 0.5 * row["device_ms"] > 0
     assert run.stdout.splitlines()[-len(rows) :] == out.read_text().splitlines()
 
 

@@ -26,6 +26,7 @@ from kg_edit.covariance.corpora import TextCorpus
 from kg_edit.covariance.files import Identity
 from kg_edit.covariance.moment import Covariance
 from kg_edit.datasets import find_dataset
+from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.evaluation.run import evaluate
 from kg_edit.graphs.source import open_named
@@ -34,6 +35,7 @@ from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.tail_forward import tail
 from kg_edit.methods import EditingMethod, find_method
+from kg_edit.methods.alphaedit.method import AlphaEdit
 from kg_edit.methods.base import ValueMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import model_presets, preset_models
@@ -47,6 +49,7 @@ from kg_edit.planning.memory import Job, memory_parts
 from kg_edit.planning.shape import shape_of_config
 
 __all__ = ["Clock", "pick_device", "sections"]
+from tools.device_profile import profiled
 from tools.growth_models import made_up_edits, packaged_tokenizer, small_tokenizer
 from tools.model_edits import DEMO, PENALTY
 from tools.model_edits import RECORDS as CASES
@@ -59,6 +62,7 @@ TINY = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 1000, "max_position_embeddings": 512}
 TINY_SETTINGS = {"steps": 2, "further_steps": 0, "per_node": 2}
 SIZES = {"cpu": (2**24, 512), "cuda": (2**30, 8192)}  # bytes of the copy, and size of the product
+PROFILE = "profile"
 BATCHES = {"rome": 8, "memit": 100, "alphaedit": 100, "grace": 8}  # edits of a call
 
 
@@ -103,7 +107,7 @@ def sections(place: torch.device, shapes: Sequence[str], methods: Sequence[str],
     Args:
         place: the device.
         shapes: MODEL:DTYPE each, a name of a preset or ``tiny``.
-        methods: the methods whose whole edits are measured.
+        methods: the methods whose whole edits are measured; ``profile`` shows which kernels take the time.
         clock: the time limits.
     """
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
@@ -129,7 +133,13 @@ def of_shape(common: Row, device: torch.device, methods: Sequence[str], clock: C
             yield from guarded("descent", partial(shaped.descent, edits), common, clock)
         yield from guarded("plain descent", shaped.plain, common, clock)
         for method in methods:
-            yield from guarded(method, partial(shaped.whole, method), common, clock)
+            if method == PROFILE:
+                yield from guarded(f"{PROFILE}: a descent", partial(shaped.profiled_descent, 1), common, clock)
+                several = partial(shaped.profiled_descent, shaped.batch)
+                yield from guarded(f"{PROFILE}: a descent of {shaped.batch}", several, common, clock)
+                yield from guarded(f"{PROFILE}: an edit by GLAME", shaped.profiled_edit, common, clock)
+            else:
+                yield from guarded(method, partial(shaped.whole, method), common, clock)
         yield from guarded("covariance", shaped.covariance, common, clock)
         if name == REAL:
             yield from guarded("records", shaped.records, common, clock)
@@ -208,18 +218,11 @@ class Shaped:
 
     def descent(self, edits: int) -> Row:
         """The descent to the values of some edits: published contexts, 20 steps, no early end."""
-        model, layer = self.model, self._settings("rome").written_layers(len(self.model.blocks))[0]
-        requests = [Request.of(model, edit, self._contexts) for edit in made_up_edits(edits + 1)[1:]]
-
-        def run(steps: int) -> float:
-            loss = Objective(model, layer, requests, kl_weight=0.0625, penalty=PENALTY)
-            parameters = [FreeDelta(value, RomeConfig()) for value in loss.value]
-            stops = Stops(steps=steps, stop_below=-1.0)
-            return seconds_of(lambda: optimise_values(loss, parameters, stops), model.device)
-
-        run(2)  # the first steps start libraries
-        short = run(2)  # the second step is captured as a graph
-        measured = self._costs(lambda: run(STEPS), edits)
+        model, layer = self.model, self._layer
+        requests = self._requests(edits)
+        self._descend(requests, 2)  # the first steps start libraries
+        short = self._descend(requests, 2)  # the second step is captured as a graph
+        measured = self._costs(lambda: self._descend(requests, STEPS), edits)
         step = (measured["seconds"] - short) / (STEPS - 2)
         # Twice the weights above the edit at the speed of a copy, or their products, forward and backward.
         above = [part for block in model.blocks[layer:] for part in block.parameters() if part.dim() == 2]
@@ -234,13 +237,40 @@ class Shaped:
         share = {"ms_a_step": round(1e3 * step, 2), "limit_ms": round(1e3 * limit, 2)}
         return {**measured, **share, "share_of_limit": float(f"{limit / step:.3g}"), "tokens": tokens}
 
+    @property
+    def _layer(self) -> int:
+        """The layer that ROME edits."""
+        return int(self._settings("rome").written_layers(len(self.model.blocks))[0])
+
+    def _requests(self, edits: int) -> list[Request]:
+        return [Request.of(self.model, edit, self._contexts) for edit in made_up_edits(edits + 1)[1:]]
+
+    def _descend(self, requests: Sequence[Request], steps: int) -> float:
+        """Seconds of the descent alone, without the pass that records the prompts."""
+        loss = Objective(self.model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY)
+        parameters = [FreeDelta(value, RomeConfig()) for value in loss.value]
+        stops = Stops(steps=steps, stop_below=-1.0)
+        return seconds_of(lambda: optimise_values(loss, parameters, stops), self.model.device)
+
+    def profiled_descent(self, edits: int) -> Row:
+        """The kernels of a descent, with the pass that records the prompts."""
+        requests = self._requests(edits)
+        self._descend(requests, 2)
+        work = partial(seconds_of, lambda: self._descend(requests, STEPS), self.model.device)
+        return {"edits": edits, **profiled(work, self.model.device)}
+
+    def profiled_edit(self) -> Row:
+        """The kernels of a whole edit by GLAME."""
+        made, edits = self._made("glame")
+        work = partial(seconds_of, lambda: made.edit(edits[:1]), self.model.device)
+        return {"edits": 1, **profiled(work, self.model.device)}
+
     def plain(self) -> Row:
         """The same descent for one edit, in which each step runs all prompts through the whole model, as published."""
-        model, layer = self.model, self._settings("rome").written_layers(len(self.model.blocks))[0]
-        requests = [Request.of(model, edit, self._contexts) for edit in made_up_edits(2)[1:]]
+        model, requests = self.model, self._requests(1)
 
         def run(steps: int) -> None:
-            loss = Objective(model, layer, requests, kl_weight=0.0625, penalty=PENALTY, forward=PlainForward)
+            loss = Objective(model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY, forward=PlainForward)
             delta = FreeDelta(loss.value, RomeConfig())
             for _ in range(steps):
                 delta.change().grad = loss._gradient(delta.change())[1]  # without a CUDA graph
@@ -251,7 +281,7 @@ class Shaped:
 
     def covariance(self) -> Row:
         """C of one layer from 10 d_ff tokens of made-up sentences."""
-        layer = self._settings("rome").written_layers(len(self.model.blocks))[0]
+        layer = self._layer
         tokens = 10 * weight_matrix(self.model.down_projection(layer)).shape[1]
         lines = [edit.text for edit in made_up_edits(10_000)]
         corpus = TextCorpus("made up", lambda: cycle(lines), max_tokens=128)
@@ -276,6 +306,14 @@ class Shaped:
 
     def whole(self, method: str) -> Row:
         """Whole edits by a method with default settings in its published layers; C is made up, and factored before."""
+        made, edits = self._made(method)
+        return {
+            **self._costs(lambda: made.edit(edits), len(edits)),
+            "GB_planned": self._planned(type(made), made.config, len(edits)),
+        }
+
+    def _made(self, method: str) -> tuple[EditingMethod, list[Edit]]:
+        """A method that has made its first edit, and the edits to measure."""
         chosen, config = find_method(method), self._settings(method)
         most = 3 if self.name == "tiny" else None
         edits = (made_up_edits(BATCHES[method]) if method in BATCHES else list(read_edits(DEMO).edits))[:most]
@@ -287,11 +325,11 @@ class Shaped:
         if chosen.needs_graph:
             given["graph"] = open_named("extract")
         made = chosen(self.model, config, **given)
+        if isinstance(made, AlphaEdit):  # C's eigenvectors, once: it is the same in all layers
+            first, *others = made.layers
+            made._null_spaces.update(dict.fromkeys(others, made.null_space(first)))
         made.edit_each(edits[:1])  # starts libraries, and factors C
-        return {
-            **self._costs(lambda: made.edit(edits), len(edits)),
-            "GB_planned": self._planned(chosen, config, len(edits)),
-        }
+        return made, edits
 
     def _planned(self, method: type[EditingMethod], config: MethodConfig, edits: int) -> float:
         """The GB above the weights that `kg-edit plan` tells for an accelerator, when C is measured already."""
