@@ -3,13 +3,18 @@
 A step of a descent is some thousand kernels, and in a large model to start them one by one takes far longer than to run
 them. A CUDA graph starts all at once, without Python. The function must be pure: of all that it reads, only its
 arguments may change between two calls, and nothing may be read back to the main memory.
+
+`Repeated` copies the arguments to where the graph reads them. `RepeatedInPlace` is for parameters, which an optimiser
+changes where they are; its graphs are the function and its gradient.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +23,8 @@ log = logging.getLogger(__name__)
 
 Tensors = tuple[Tensor, ...]
 Work = Callable[..., Tensors]
+Graphs = tuple[Callable[[], Tensor], Callable[[Tensor], Tensors]]
+"""() -> the function's result; its gradient -> those of the parameters, after the last result."""
 _SLACK = 0.05  # relative; sums of bfloat16 products may be added in another order
 
 
@@ -55,7 +62,53 @@ class Repeated:
         return (self._replay or work)(*given)
 
 
-def without_waiting(work: Work, *given: Tensor) -> Tensors:
+class RepeatedInPlace:
+    """Calls a function of parameters, and differentiates it: as it is, or as two CUDA graphs, if it can be captured.
+
+    The parameters must stay in their memory. ``capture`` is whether to try: only on CUDA, with all tensors on one
+    device.
+    """
+
+    def __init__(self, *, capture: bool) -> None:
+        self._capture = capture
+        self._graphs: Graphs | None = None
+        self._result: Tensor | None = None  # the last one of a graph
+
+    def __call__(self, work: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
+        """Return ``work(*parameters)``; ``work`` and ``parameters`` are the same at each call.
+
+        The result can be differentiated until the next call. That of a graph is a leaf, after whose backward pass
+        `pass_on` has to be called.
+        """
+        if self._capture:
+            self._capture = False  # it is tried once
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    # As it is, which makes the libraries ready, and shows what the graphs have to return.
+                    result, *gradients = without_waiting(_with_gradients, work, *parameters)
+                    self._graphs = captured_in_place(work, parameters, result, gradients)
+            except RuntimeError as error:
+                log.debug("a function of parameters is not captured as CUDA graphs: %s", error)
+        if not self._graphs:
+            return work(*parameters)
+        self._result = self._graphs[0]().requires_grad_()
+        return self._result
+
+    def pass_on(self, parameters: Iterable[Tensor]) -> None:
+        """Give ``parameters`` their gradients, if the last result is a graph's, which has only its own."""
+        if self._graphs and self._result is not None and self._result.grad is not None:
+            for parameter, gradient in zip(parameters, self._graphs[1](self._result.grad), strict=True):
+                parameter.grad = gradient
+
+
+def _with_gradients(work: Callable[..., Tensor], *parameters: Tensor) -> Tensors:
+    """Return ``work(*parameters)``, and the gradients of its sum, of each parameter."""
+    result = work(*parameters)
+    return result, *torch.autograd.grad(result, parameters, torch.ones_like(result))
+
+
+def without_waiting(work: Work, *given: Any) -> Tensors:
     """Return ``work(*given)``, which also makes the libraries ready for a capture.
 
     Raises:
@@ -72,26 +125,13 @@ def without_waiting(work: Work, *given: Tensor) -> Tensors:
 def captured(work: Work, example: Tensors, expected: Tensors) -> Work:
     """Return ``work`` as a CUDA graph for tensors like ``example``, with which its results are ``expected``.
 
-    `torch.cuda.graph` would first give back all memory that torch keeps for later tensors, which takes as long as some
-    steps, as does getting it again.
-
     Raises:
         RuntimeError: it can't be captured, or the graph's results are others.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(example[0].device):
-        torch.cuda.graph(graph)  # makes the stream for captures; one is enough for all
-        stream, outer = torch.cuda.graph.default_capture_stream, torch.cuda.current_stream()
-        assert stream  # noqa: S101
-        stream.wait_stream(outer)
-        with torch.cuda.stream(stream):
-            graph.capture_begin()
-            try:
-                results = work(*example)
-            finally:
-                graph.capture_end()
-        outer.wait_stream(stream)
-        graph.replay()
+    with _capturing(graph, example[0].device):
+        results = work(*example)
+    graph.replay()
     if not all(_alike(*pair) for pair in zip(results, expected, strict=True)):
         raise RuntimeError("the graph's results are not those of the function")
 
@@ -102,6 +142,68 @@ def captured(work: Work, example: Tensors, expected: Tensors) -> Work:
         return tuple(result.clone() for result in results)  # the next replay writes over them
 
     return replay
+
+
+def captured_in_place(
+    work: Callable[..., Tensor], parameters: Tensors, expected: Tensor, gradients: Sequence[Tensor]
+) -> Graphs:
+    """Return ``work(*parameters)`` and its gradient as two CUDA graphs that share their memory.
+
+    Args:
+        work: the function.
+        parameters: what it reads; the graphs read it where it is.
+        expected: its result.
+        gradients: those of the sum of the result, of each parameter.
+
+    Raises:
+        RuntimeError: it can't be captured, or the graphs' results are others.
+    """
+    forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    # Leaves of their own in the same memory, whose backward pass is in the graph's stream.
+    leaves = [parameter.detach().requires_grad_() for parameter in parameters]
+    above = torch.ones_like(expected)
+    with _capturing(forward, above.device):
+        result = work(*leaves)
+    with _capturing(backward, above.device, pool=forward.pool()):
+        # An optimiser of one kernel reads weights and gradients by their place in memory.
+        found = tuple(gradient.contiguous() for gradient in torch.autograd.grad(result, leaves, above))
+    result = result.detach()
+    forward.replay()
+    backward.replay()
+    if not all(_alike(*pair) for pair in zip((result, *found), (expected.detach(), *gradients), strict=True)):
+        raise RuntimeError("the graphs' results are not those of the function")
+
+    def replay() -> Tensor:
+        forward.replay()
+        return result.clone()
+
+    def replay_backward(gradient: Tensor) -> Tensors:
+        above.copy_(gradient)
+        backward.replay()
+        return found
+
+    return replay, replay_backward
+
+
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph, device: torch.device, *, pool: Any = None) -> Iterator[None]:
+    """Capture what the block runs on ``device`` as ``graph``, in the memory of ``pool`` if that is given.
+
+    `torch.cuda.graph` would first give back all memory that torch keeps for later tensors, which takes as long as some
+    steps, as does getting it again.
+    """
+    with torch.cuda.device(device):
+        torch.cuda.graph(graph)  # makes the stream for captures; one is enough for all
+        stream, outer = torch.cuda.graph.default_capture_stream, torch.cuda.current_stream()
+        assert stream  # noqa: S101
+        stream.wait_stream(outer)
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool)
+            try:
+                yield
+            finally:
+                graph.capture_end()
+        outer.wait_stream(stream)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

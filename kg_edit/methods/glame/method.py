@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import DeltaParameters
 from kg_edit.locate_then_edit.objective import Request
+from kg_edit.locate_then_edit.repeated import RepeatedInPlace
 from kg_edit.methods.base import GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
@@ -196,11 +198,16 @@ class GraphValue(nn.Module):
         self._subgraph, self._value, self._config, self.rgnn = subgraph, value, config, rgnn
         self._size = value.norm(dim=-1, keepdim=True)
         self.gate = nn.Parameter(torch.zeros_like(self._size[..., 0])) if config.gate else None
+        # Dropout is drawn on the CPU, so that it is the same on all devices; a graph has no part there.
+        self._repeated = RepeatedInPlace(capture=value.device.type == "cuda" and not config.dropout)
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
         config = self._config
-        return torch.optim.AdamW(self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        fused = self._value.device.type == "cuda" or None  # one pass over the weights instead of a dozen
+        return torch.optim.AdamW(
+            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
+        )
 
     @classmethod
     def together(cls, several: Sequence[GraphValue]) -> GraphValue:
@@ -218,7 +225,17 @@ class GraphValue(nn.Module):
         return made
 
     def change(self) -> Tensor:
-        """Return the current change m* - m = z_s^n, shaped like the value; gradients flow through the rescaling."""
+        """Return the current change m* - m = z_s^n, shaped like the value."""
+        names, parameters = zip(*self.named_parameters(), strict=True)
+
+        def change(*given: Tensor) -> Tensor:
+            found: Tensor = functional_call(self, dict(zip(names, given, strict=True)), ())
+            return found
+
+        return self._repeated(change, *parameters)
+
+    def forward(self) -> Tensor:
+        """Compute z_s^n, shaped like the value; gradients flow through the rescaling."""
         graph = self._subgraph
         nodes = self.rgnn(graph.nodes, graph.edges, graph.relations, graph.sizes)  # [..., nodes, d]
         z: Tensor = nodes.flatten(0, -2)[graph.subject]  # [..., d]
@@ -234,12 +251,13 @@ class GraphValue(nn.Module):
         if not (self._config.dropout or self._config.keep_lowest):
             return None
         self.eval()
-        found = self.change()
+        found: Tensor = self()
         self.train()
         return found
 
     def learn(self) -> None:
         """Take one step of AdamW on the R-GNN's parameters."""
+        self._repeated.pass_on(self.parameters())
         self._optimizer.step()
         self._optimizer.zero_grad()
 

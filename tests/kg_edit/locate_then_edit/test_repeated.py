@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,9 +11,10 @@ from torch import Tensor
 from kg_edit.locate_then_edit import repeated
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.locate_then_edit.repeated import Repeated, Tensors, Work
+from kg_edit.locate_then_edit.repeated import Graphs, Repeated, RepeatedInPlace, Tensors, Work
+from kg_edit.methods.glame import method as glame
 from kg_edit.methods.rome.method import RomeConfig
-from tests.kg_edit.locate_then_edit.test_operators import CONTEXTS, EDITS
+from tests.kg_edit.locate_then_edit.test_operators import CONTEXTS, EDITS, graph_made
 from tests.kg_edit.tiny import tiny
 
 
@@ -102,3 +105,104 @@ def test_a_function_is_captured_unless_it_reads_a_number_back() -> None:
 
     reading = Repeated(capture=True)
     assert [reading(lambda given: (given * float(given[0]),), n * pair)[0].tolist() for n in (1, 2)] == [[1, 1], [4, 4]]
+
+
+def in_their_memory(
+    work: Callable[..., Tensor], parameters: Tensors, expected: Tensor, gradients: Sequence[Tensor]
+) -> Graphs:
+    """A stand-in for the two graphs: parameters are read where they are, gradients are always in the same memory."""
+    leaves, above = [parameter.detach().requires_grad_() for parameter in parameters], torch.empty_like(expected)
+    results, found = list[Tensor](), tuple(torch.empty_like(gradient) for gradient in gradients)
+
+    def replay() -> Tensor:
+        results[:] = [work(*leaves)]
+        return results[0].detach().clone()
+
+    def replay_backward(gradient: Tensor) -> Tensors:
+        above.copy_(gradient)
+        for place, value in zip(found, torch.autograd.grad(results[0], leaves, above), strict=True):
+            place.copy_(value)
+        return found
+
+    return replay, replay_backward
+
+
+def by_networks(steps: int = 5, edits: int = len(EDITS)) -> list[Descent]:
+    found = Objective(
+        tiny("llama"), 1, [Request.of(tiny("llama"), edit, CONTEXTS) for edit in EDITS[:edits]], kl_weight=0
+    )
+    return optimise_values(
+        found,
+        [graph_made(value, edit) for edit, value in enumerate(found.value)],
+        Stops(steps=steps, stop_below=-1.0),
+    )
+
+
+@pytest.mark.parametrize("edits", [1, len(EDITS)])
+def test_a_captured_network_gives_the_same_descent(monkeypatch: pytest.MonkeyPatch, edits: int) -> None:
+    captures, plain = list[int](), by_networks(edits=edits)
+
+    def counted(work: Callable[..., Tensor], parameters: Tensors, expected: Tensor, gradients: Tensors) -> Graphs:
+        captures.append(len(expected))
+        return in_their_memory(work, parameters, expected, gradients)
+
+    monkeypatch.setattr(repeated, "captured_in_place", counted)
+    monkeypatch.setattr(repeated, "without_waiting", lambda work, *given: work(*given))
+    monkeypatch.setattr(glame, "RepeatedInPlace", lambda capture: RepeatedInPlace(capture=True))
+    for one, other in zip(by_networks(edits=edits), plain, strict=True):
+        assert one.losses == other.losses and torch.equal(one.change, other.change)
+        assert one.losses[-1][0] < one.losses[0][0]
+    assert captures == [edits], "once, of the networks of all edits"
+
+
+def test_a_network_that_can_not_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, plain = list[int](), by_networks(edits=1)
+
+    def refused(*_: object) -> Graphs:
+        tried.append(1)
+        raise RuntimeError("this can't be captured")
+
+    monkeypatch.setattr(repeated, "captured_in_place", refused)
+    monkeypatch.setattr(repeated, "without_waiting", lambda work, *given: work(*given))
+    monkeypatch.setattr(glame, "RepeatedInPlace", lambda capture: RepeatedInPlace(capture=True))
+    (found,) = by_networks(edits=1)
+    assert found.losses == plain[0].losses and torch.equal(found.change, plain[0].change)
+    assert tried == [1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("edits", [1, 3])
+def test_a_network_on_cuda_is_captured_and_learns_as_it_does_without(edits: int) -> None:
+    """In four steps, up to the order of sums."""
+    draw, found = torch.Generator().manual_seed(0), list[list[Tensor]]()
+    values = [torch.randn(64, generator=draw).cuda() for _ in range(edits)]
+    for capture in (False, True):
+        networks = [graph_made(value.cpu(), edit) for edit, value in enumerate(values)]
+        moved = [
+            glame.GraphValue(one._subgraph.to(value.device), value, one._config, rgnn=one.rgnn.to(value.device))
+            for one, value in zip(networks, values, strict=True)
+        ]
+        whole = glame.GraphValue.together(moved)
+        whole._repeated = RepeatedInPlace(capture=capture)
+        changes = list[Tensor]()
+        for step in range(4):
+            change = whole.change()
+            changes.append(change.detach().clone())
+            change.backward(torch.full_like(change, 1.0 + step))
+            whole.learn()
+        assert (whole._repeated._graphs is not None) == capture
+        found.append(changes)
+    for plain, captured in zip(*found, strict=True):
+        torch.testing.assert_close(captured, plain, rtol=1e-2, atol=1e-3)
+    assert not torch.equal(found[0][0], found[0][-1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_parameters_that_can_not_be_captured_are_differentiated_as_they_are() -> None:
+    """A number is read back, so there is no graph."""
+    weight = torch.ones(2, device="cuda", requires_grad=True)
+    step = RepeatedInPlace(capture=True)
+    for _ in range(2):
+        step(lambda given: given * float(given[0]), weight).backward(torch.ones(2, device="cuda"))
+    step.pass_on([weight])
+    assert step._graphs is None and weight.grad is not None and weight.grad.tolist() == [2.0, 2.0]
