@@ -41,7 +41,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import model_presets, preset_models
 from kg_edit.methods.rome.method import RankOneMethod, RomeConfig
 from kg_edit.models.device_memory import free_bytes, pass_megabytes
-from kg_edit.models.fused_norms import use_fused_norms
+from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device
 from kg_edit.planning.machine import Machine
@@ -175,7 +175,7 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> Languag
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if device.type == "cuda":
-        use_fused_norms(model)  # as `LanguageModel.load` does
+        use_fused_kernels(model)  # as `LanguageModel.load` does
     tokenizer = small_tokenizer() if name == "tiny" else packaged_tokenizer()
     return LanguageModel.wrap(model.requires_grad_(False), tokenizer, name=name)
 

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError, describe
 from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
 from kg_edit.models.chat import ChatForm, chat_form
-from kg_edit.models.fused_norms import use_fused_norms
+from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.loading import (
     WAYS,
     cached_only,
@@ -124,7 +124,7 @@ class LanguageModel:
         if takes_onednn():
             use_onednn(model)
         if any(parameter.is_cuda for parameter in model.parameters()):
-            use_fused_norms(model)
+            use_fused_kernels(model)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""PyTorch's norm in place of transformers': which families take it, and that nothing else changes."""
+"""PyTorch's norm and GELU in place of transformers': which families take them, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.models.fused_norms import FusedRMSNorm, use_fused_norms
+from kg_edit.models.fused_kernels import FusedGELU, FusedRMSNorm, use_fused_kernels
 from tests.kg_edit.tiny import CONFIGS, tiny
 
-FUSED = ("llama", "smollm3", "mistral", "phi3", "qwen2", "qwen3", "granite", "olmo2", "olmo3")
+NORMS = ("llama", "smollm3", "mistral", "phi3", "qwen2", "qwen3", "granite", "olmo2", "olmo3")
+ACTIVATIONS = ("gpt2", "gptj", "phi")
 
 
 def gradients(model: torch.nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,18 +23,18 @@ def gradients(model: torch.nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_model_computes_the_same_with_fused_norms(family: str) -> None:
+def test_a_model_computes_the_same_with_fused_kernels(family: str) -> None:
     """Gemma's norm has another formula, and LayerNorm is one kernel anyway: they stay."""
     model = copy.deepcopy(tiny(family).model)
     for parameter in model.parameters():  # a norm's weight is 1 in a new model
         parameter.data += 0.1 * torch.linspace(0, 1, parameter.numel()).reshape(parameter.shape)
     ids = torch.arange(3, 15).reshape(2, 6)
     before = gradients(model, ids)
-    use_fused_norms(model)
+    use_fused_kernels(model)
     for found, expected in zip(gradients(model, ids), before, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    fused = sum(isinstance(module, FusedRMSNorm) for module in model.modules())
-    assert (fused > 0) == (family in FUSED), family
+    kinds = {type(module) for module in model.modules()}
+    assert (FusedRMSNorm in kinds, FusedGELU in kinds) == (family in NORMS, family in ACTIVATIONS), family
 
 
 def test_second_derivatives_pass_through() -> None:
