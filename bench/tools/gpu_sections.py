@@ -33,7 +33,7 @@ from kg_edit.graphs.source import open_named
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.locate_then_edit.tail_forward import tail
+from kg_edit.locate_then_edit.tail_forward import TailForward, tail
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.alphaedit.method import AlphaEdit
 from kg_edit.methods.base import ValueMethod
@@ -44,6 +44,7 @@ from kg_edit.models.device_memory import free_bytes, pass_megabytes
 from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device
+from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.memory import Job, memory_parts
 from kg_edit.planning.shape import shape_of_config
@@ -247,7 +248,8 @@ class Shaped:
 
     def _descend(self, requests: Sequence[Request], steps: int) -> float:
         """Seconds of the descent alone, without the pass that records the prompts."""
-        loss = Objective(self.model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY)
+        forward = partial(TailForward, contexts=SharedContexts.of(self.model, self._contexts))  # as the methods do
+        loss = Objective(self.model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY, forward=forward)
         parameters = [FreeDelta(value, RomeConfig()) for value in loss.value]
         stops = Stops(steps=steps, stop_below=-1.0)
         return seconds_of(lambda: optimise_values(loss, parameters, stops), self.model.device)

@@ -32,7 +32,7 @@ class FusedRMSNorm(nn.Module):
 class FusedGELU(nn.Module):
     """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - transformers' name
+    def forward(self, input: Tensor) -> Tensor:
         """Return the activation of ``input`` [..., d_ff]."""
         return nn.functional.gelu(input, approximate="tanh")
 
@@ -48,4 +48,4 @@ def use_fused_kernels(model: nn.Module) -> None:
             if (fused - own).norm() <= _SAME * own.norm():
                 module.__class__ = FusedRMSNorm
         elif type(module) is NewGELUActivation:
-            module.__class__ = FusedGELU
+            module.__class__ = FusedGELU  # type: ignore[assignment]

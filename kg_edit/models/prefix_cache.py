@@ -50,7 +50,8 @@ class SharedContexts:
     def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
         """`run_prefix` of rows, reusing the contexts with which they begin; ``beyond`` more tokens will follow.
 
-        The whole rows are computed if a row begins with no context, or if `mask_decides` is false.
+        The whole rows are computed if a row begins with no context, or if `mask_decides` is false. If the rows are many
+        for few contexts, as with many edits, the contexts' keys and values are not stored for each row.
         """
         index = [place for row in rows if (place := self._longest(row)) is not None]
         if len(index) < len(rows) or not self._prefix.layers:
@@ -60,7 +61,12 @@ class SharedContexts:
         width = self._prefix.mask.shape[-1] + max(map(len, own))
         if not mask_decides(model, width + beyond):
             return run_prefix(model, rows)
-        return run_prefix(model, own, after=self._prefix.rows(torch.tensor(index, device=model.device)))
+        places = torch.tensor(index, device=model.device)
+        found, start = run_prefix(model, own, after=self._prefix.rows(places)), self._prefix.mask.shape[-1]
+        if len(index) < 2 * len(set(index)):
+            return found
+        layers = tuple((keys[..., start:, :].clone(), values[..., start:, :].clone()) for keys, values in found.layers)
+        return replace(found, layers=layers, start=(self._prefix, places))
 
     def beginning(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
         """Return the longest context with which a row begins, leaving at least one token of the row.
@@ -101,12 +107,14 @@ class Prefix:
 
     ``mask`` is [rows, length] (1 = token). ``layers`` has the keys and the values of each block, both
     [rows, heads, length, head size]; it is empty if no row has a token. ``sums`` has the sums of
-    `kg_edit.models.token_means` by name, if a patch asked for them.
+    `kg_edit.models.token_means` by name, if a patch asked for them. ``start`` is another prefix, and the number of its
+    row with which each row begins, [rows]: its keys and values come before those in ``layers`` (`whole`).
     """
 
     mask: Tensor
     layers: tuple[tuple[Tensor, Tensor], ...]
     sums: Mapping[str, Tensor] = field(default_factory=dict)
+    start: tuple[Prefix, Tensor] | None = None
 
     @property
     def lengths(self) -> Tensor:
@@ -117,15 +125,33 @@ class Prefix:
         """Return the prefix of the rows with the numbers ``index`` [rows'], in this order."""
         layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
         sums = {name: _picked(state, index) for name, state in self.sums.items()}
-        return Prefix(mask=_picked(self.mask, index), layers=layers, sums=sums)
+        start = None if self.start is None else (self.start[0], self.start[1][index])
+        return Prefix(mask=_picked(self.mask, index), layers=layers, sums=sums, start=start)
+
+    def whole(self) -> Prefix:
+        """Return the prefix with the keys and values of ``start`` in its own ``layers``."""
+        if self.start is None:
+            return self
+        first, index = self.start
+        layers = tuple(
+            (torch.cat([_picked(keys, index), own_keys], -2), torch.cat([_picked(values, index), own_values], -2))
+            for (keys, values), (own_keys, own_values) in zip(first.layers, self.layers, strict=True)
+        )
+        return replace(self, layers=layers, start=None)
 
     def frozen(self, blocks: int) -> Cache:
         """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, but does not store these."""
-        return self._cache(_FrozenLayer, blocks, stores=False)
+        found = self._cache(_FrozenLayer, blocks, stores=False)
+        if self.start is not None:
+            first, index = self.start
+            for layer, (keys, values) in zip(found.layers, first.layers, strict=True):
+                assert isinstance(layer, _FrozenLayer)  # noqa: S101
+                layer.first = keys, values, index.to(keys.device)
+        return found
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
         """Return a cache that begins with the prefix and stores new tokens, ``room`` of them in preallocated memory."""
-        return self._cache(partial(_RoomyLayer, room) if room else _PrefixLayer, blocks)
+        return self.whole()._cache(partial(_RoomyLayer, room) if room else _PrefixLayer, blocks)
 
     def _cache(self, kind: Callable[[], _PrefixLayer], blocks: int, *, stores: bool = True) -> SummedCache:
         layers: list[Any] = [kind() for _ in range(blocks)]
@@ -156,7 +182,7 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
 
     All must have ``sums`` of the same names.
     """
-    width = max(one.mask.shape[-1] for one in prefixes)
+    width, prefixes = max(one.mask.shape[-1] for one in prefixes), [one.whole() for one in prefixes]
     # A prefix without tokens has no layers: it gets layers [rows, heads, 0, head size] like those of the others.
     filled, other = list(prefixes), next((one for one in prefixes if one.layers), None)
     for place, one in enumerate(prefixes):
@@ -239,13 +265,26 @@ class _RoomyLayer(_PrefixLayer):
 
 
 class _FrozenLayer(_PrefixLayer):
-    """A `_PrefixLayer` that returns its own keys and values and the new tokens', but does not store the new ones."""
+    """A `_PrefixLayer` that returns its own keys and values and the new tokens', but does not store the new ones.
+
+    ``first`` has keys, values, and their row with which each row begins; they come before its own.
+    """
+
+    first: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens before the new ones."""
+        return super().get_seq_length() + (0 if self.first is None else self.first[0].shape[-2])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             return key_states, value_states
         assert self.keys is not None and self.values is not None  # noqa: S101 - initialised
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        keys, values = [self.keys, key_states], [self.values, value_states]
+        if self.first is not None:
+            first_keys, first_values, rows = self.first
+            keys, values = [first_keys[rows], *keys], [first_values[rows], *values]
+        return torch.cat(keys, -2), torch.cat(values, -2)
 
 
 def mask_decides(model: LanguageModel, longest: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 
 import pytest
@@ -16,6 +17,7 @@ from kg_edit.locate_then_edit.objective import Objective, Request, TargetRow
 from kg_edit.locate_then_edit.passes import PassLimit, padded_tokens, pass_limit
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from tests.kg_edit.tiny import tiny
 
@@ -56,6 +58,31 @@ def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: 
     (together,) = passes.passes(rows, whole)
     assert len(together) == len(rows) and padded_tokens(together) > 512
     assert len(list(passes.passes(rows, on_cpu))) > 1
+
+
+def test_contexts_of_many_edits_are_stored_once() -> None:
+    """Their keys and values, of which each row had a copy; the losses are the same, also after edits have ended."""
+    model, limit, long = tiny("llama"), PassLimit(4096, padding=inf), "The quick brown fox jumps over the lazy dog. "
+    contexts = ("{}", long + "{}", long + long + "{}")
+    asked = [
+        Request(
+            rewrites=tuple(model.encode_fact("{} is", subject=subject, target="Rome", context=one) for one in contexts)
+        )
+        for subject in [*SUBJECTS, *(f"{subject} {number}" for subject in SUBJECTS for number in range(3))]
+    ]
+    change = torch.randn(len(asked), model.width, generator=torch.Generator().manual_seed(0))
+    shared, sizes, losses = SharedContexts.of(model, contexts), list[int](), list[Tensor]()
+    for forward in (TailForward, partial(TailForward, contexts=shared)):
+        found = Objective(model, LAYER, asked, kl_weight=0.0, forward=forward, limit=limit)
+        (whole,) = found._passes
+        prefix = whole.forward._prefix  # type: ignore[attr-defined]
+        sizes.append(sum(state.nbytes for layer in prefix.layers for state in layer))
+        losses.append(found.gradient(change)[0].nll)
+        found.drop(range(1, len(asked)))
+        losses.append(found.gradient(change)[0].nll[:1])
+    assert sizes[1] < sizes[0] / 4
+    torch.testing.assert_close(losses[2], losses[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(losses[3], losses[1], rtol=1e-5, atol=1e-5)
 
 
 class Tight(TailForward):
