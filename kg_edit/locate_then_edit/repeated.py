@@ -165,8 +165,9 @@ def captured_in_place(
     with _capturing(forward, above.device):
         result = work(*leaves)
     with _capturing(backward, above.device, pool=forward.pool()):
-        # An optimiser of one kernel reads weights and gradients by their place in memory.
-        found = tuple(gradient.contiguous() for gradient in torch.autograd.grad(result, leaves, above))
+        # In the parameters' layout, because an optimiser of one kernel reads both by their place in memory.
+        torch.autograd.backward([result], [above], inputs=leaves)
+    found = tuple(leaf.grad for leaf in leaves if leaf.grad is not None)
     result = result.detach()
     forward.replay()
     backward.replay()
