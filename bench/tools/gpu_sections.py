@@ -28,6 +28,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.errors import ModelError
 from kg_edit.evaluation.run import evaluate
 from kg_edit.graphs.source import open_named
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
@@ -58,6 +59,7 @@ from tools.model_edits import RECORDS as CASES
 Row = dict[str, Any]
 REAL = "smollm2-135m"
 STEPS = 20
+PROFILED_STEPS = 5  # of a descent whose kernels are shown: the profiler keeps a record of each kernel
 RECORDS = 60  # CounterFactPlus records of the section of the same name, with all their scores
 TINY = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 1000, "max_position_embeddings": 512}
@@ -124,8 +126,9 @@ def of_shape(common: Row, device: torch.device, methods: Sequence[str], clock: C
 
     def made() -> Row:
         limits = measured_limits(device, dtype)
-        held.append(Shaped(random_model(name, dtype, device), name, limits))
-        note = f"copy {limits.bandwidth / 1e9:.0f} GB/s, product {limits.product / 1e12:.2f} TFLOP/s"
+        model, absent = random_model(name, dtype, device)
+        held.append(Shaped(model, name, limits))
+        note = f"copy {limits.bandwidth / 1e9:.0f} GB/s, product {limits.product / 1e12:.2f} TFLOP/s{absent}"
         return {"note": note, "GB": round(held[0].weights / 1e9, 2)}
 
     yield from guarded("model", made, common, clock)
@@ -166,10 +169,13 @@ def guarded(section: str, work: Callable[[], Row], common: Row, clock: Clock) ->
         torch.cuda.empty_cache()  # each section begins with all memory beside the model
 
 
-def random_model(name: str, dtype: torch.dtype, device: torch.device) -> LanguageModel:
-    """A model of a published shape, with random weights that are made on the device; or the real one."""
+def random_model(name: str, dtype: torch.dtype, device: torch.device) -> tuple[LanguageModel, str]:
+    """A model of a published shape, with random weights that are made on the device; or the real one.
+
+    Its tokenizer is that of the packaged model. If that is not installed, it is a small one, and the text says so.
+    """
     if name == REAL:
-        return LanguageModel.load(name, device=str(device), dtype=str(dtype).removeprefix("torch."))
+        return LanguageModel.load(name, device=str(device), dtype=str(dtype).removeprefix("torch.")), ""
     of_presets = {model_presets(one).name: model_presets(one).config for one in preset_models()}
     config = AutoConfig.for_model(**(TINY if name == "tiny" else of_presets[name]), bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
@@ -177,8 +183,13 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> Languag
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if device.type == "cuda":
         use_fused_kernels(model)  # as `LanguageModel.load` does
-    tokenizer = small_tokenizer() if name == "tiny" else packaged_tokenizer()
-    return LanguageModel.wrap(model.requires_grad_(False), tokenizer, name=name)
+    absent = ""
+    try:
+        tokenizer = small_tokenizer() if name == "tiny" else packaged_tokenizer()
+    except ModelError as error:
+        tokenizer = small_tokenizer()
+        absent = f"; with a tokenizer of {len(tokenizer)} tokens, so rows may be longer, as {error}"
+    return LanguageModel.wrap(model.requires_grad_(False), tokenizer, name=name), absent
 
 
 def measured_limits(device: torch.device, dtype: torch.dtype) -> Limits:
@@ -255,11 +266,12 @@ class Shaped:
         return seconds_of(lambda: optimise_values(loss, parameters, stops), self.model.device)
 
     def profiled_descent(self, edits: int) -> Row:
-        """The kernels of a descent, with the pass that records the prompts."""
+        """The kernels of a descent of few steps, with the pass that records the prompts and the capture of a step."""
         requests = self._requests(edits)
         self._descend(requests, 2)
-        work = partial(seconds_of, lambda: self._descend(requests, STEPS), self.model.device)
-        return {"edits": edits, **profiled(work, self.model.device)}
+        work = partial(seconds_of, lambda: self._descend(requests, PROFILED_STEPS), self.model.device)
+        row = profiled(work, self.model.device)
+        return {"edits": edits, "steps": PROFILED_STEPS, **row, "note": f"{PROFILED_STEPS} steps: {row['note']}"}
 
     def profiled_edit(self) -> Row:
         """The kernels of a whole edit by GLAME."""
