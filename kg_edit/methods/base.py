@@ -63,6 +63,8 @@ from kg_edit.methods.workload import Family, Trains
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import refuse_patched, untouched
 from kg_edit.models.language_model import LanguageModel, as_model
+from kg_edit.models.prefix_cache import context_starts, longest_start, mask_decides
+from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Kind, Patch, as_patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
@@ -614,14 +616,25 @@ class ValueMethod(EditingMethod):
         """Yield the parts of ``requests`` for which what each keeps during a descent fits into ``memory`` at once.
 
         That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
+        Those of the contexts are kept once, if the model's attention allows it (`SharedContexts.prefix`).
         """
         token = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
-        start, size = 0, 0.0
+        rows = [row for request in requests for row in request.rewrites]
+        shares = mask_decides(self.model, max((len(row.ids) for row in rows), default=0))
+        starts = list(dict.fromkeys(context_starts(self.model, self.contexts))) if shares else []
+        shared = token * len(starts) * max(map(len, starts), default=0)  # padded to the longest
+
+        def own_tokens(row: Prompt) -> int:
+            place = longest_start(starts, row.ids)
+            return len(row.ids) - (0 if place is None else len(starts[place]))
+
+        start, size = 0, float(shared)
         for place, request in enumerate(requests):
-            own = token * sum(len(row.ids) for row in request.rewrites) + _OPTIMISER_BYTES * self.parameters
+            padded = len(request.rewrites) * max(map(own_tokens, request.rewrites))
+            own = token * padded + _OPTIMISER_BYTES * self.parameters
             if place > start and size + own > self.memory * 1e6:
                 yield slice(start, place)
-                start, size = place, 0.0
+                start, size = place, float(shared)
             size += own
         if requests:
             yield slice(start, len(requests))

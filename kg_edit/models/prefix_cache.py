@@ -43,9 +43,7 @@ class SharedContexts:
     @classmethod
     def of(cls, model: LanguageModel, contexts: Sequence[str]) -> Self:
         """Compute the keys and values of contexts, each up to the place of its prompt. All edits of a run use them."""
-        # no trailing space: the next token may include it
-        starts = (context.partition(BARE)[0].rstrip() for context in contexts)
-        return cls(model, (encode(model.tokenizer, start).ids for start in starts))
+        return cls(model, context_starts(model, contexts))
 
     def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
         """`run_prefix` of rows, reusing the contexts with which they begin; ``beyond`` more tokens will follow.
@@ -77,8 +75,20 @@ class SharedContexts:
         return None if place is None else (self._prefix, place, len(self._ids[place]))
 
     def _longest(self, row: Sequence[int]) -> int | None:
-        fits = [place for place, ids in enumerate(self._ids) if tuple(row[: len(ids)]) == ids]
-        return max(fits, key=lambda place: len(self._ids[place]), default=None)
+        return longest_start(self._ids, row)
+
+
+def context_starts(model: LanguageModel, contexts: Iterable[str]) -> list[tuple[int, ...]]:
+    """Return the tokens of each context up to the place of its prompt."""
+    # no trailing space: the next token may include it
+    starts = (context.partition(BARE)[0].rstrip() for context in contexts)
+    return [encode(model.tokenizer, start).ids for start in starts]
+
+
+def longest_start(starts: Sequence[tuple[int, ...]], row: Sequence[int]) -> int | None:
+    """Return which of ``starts`` is the longest with which a row begins; None if it begins with none of them."""
+    fits = [place for place, ids in enumerate(starts) if tuple(row[: len(ids)]) == ids]
+    return max(fits, key=lambda place: len(starts[place]), default=None)
 
 
 def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:

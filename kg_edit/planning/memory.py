@@ -142,18 +142,20 @@ def memory_parts(job: Job) -> Iterator[Part]:
 
     # Of each fact that a descent takes at once: keys and values of its prompts in all blocks; the input of the edited
     # block, of the one above, and the last output, 3 d a token of its tails; d_ff a row; and one row of clean logits.
+    # The contexts' keys and values are kept once for all facts; the rows of one fact alone have a copy.
     if job.method.trains in ("value", "graph network"):
-        prefix = load.rows * _PROMPT + load.context_tokens
-        rows = load.rows + 1
+        own, contexts, rows = load.rows * _PROMPT, load.context_tokens, load.rows + 1
         facts = float(load.facts * job.edits if joint else load.facts * min(job.edits, load.together))
-        most = max(1.0, job.limit / (2.0 * shape.width * shape.layers * size * max(prefix, 1)))
-        numbers = prefix * shape.cache + 3.0 * rows * _TAIL * shape.width + rows * shape.inner + shape.vocabulary
+        shared = contexts * (1.0 if facts > 1 else 2.0)
+        token = 2.0 * shape.width * shape.layers * size  # as `ValueMethod.portions` counts
+        most = max(1.0, (job.limit - shared * token) / (token * max(own, 1)))
+        numbers = own * shape.cache + 3.0 * rows * _TAIL * shape.width + rows * shape.inner + shape.vocabulary
         yield Part(
             what="prompts: keys, values, states",
-            bytes=min(facts, most) * numbers * size,
+            bytes=(min(facts, most) * numbers + shared * shape.cache) * size,
             phase="editing",
             place=place,
-            formula=f"{prefix} tokens a fact, {facts:.0f} facts, within --memory",
+            formula=f"{own} tokens a fact, {facts:.0f} facts within --memory; contexts: {shared:.0f} tokens",
         )
     if load.kept:
         yield Part(

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.passes import pass_limit
+from kg_edit.methods import base
 from kg_edit.methods.rome import method as rome_method
+from kg_edit.models import prefix_cache
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts, run_prefix
 from kg_edit.models.prompts import Prompt, encode
@@ -115,6 +118,25 @@ def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: 
     for one, other in pairs:
         assert isinstance(one, Patch) and isinstance(other, Patch)
         assert (delta(one) - delta(other)).norm() < 1e-4 * delta(one).norm()
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_descent_has_the_edits_whose_keys_and_values_fit(shares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contexts take no room of every edit, as they are stored once; with ALiBi each row has its own."""
+    for module in (base, prefix_cache):
+        monkeypatch.setattr(module, "mask_decides", lambda *_: shares)
+    model, long = tiny("gpt2"), "The quick brown fox jumps over the lazy dog. " * 2
+    chosen = method("rome", model)
+    chosen._given_contexts = ("{}", long + "{}", long + long + "{}")
+    edits = [Edit(subject=f"LeBron {place}", prompt="Here {} is of", target_new="Rome") for place in range(100)]
+    asked = [Request.of(model, edit, chosen.contexts) for edit in edits]
+    chosen.memory = 2.0
+    first, *_ = chosen.portions(asked)
+    objective = chosen.objective(model, edits[first], asked[first])
+    prefixes = [part.forward._prefix for part in objective._passes]  # type: ignore[attr-defined]
+    starts = {id(one.start[0]): one.start[0] for one in prefixes if one.start}
+    stored = sum(state.nbytes for one in [*prefixes, *starts.values()] for pair in one.layers for state in pair)
+    assert 0.5 < stored / 2e6 < 1
 
 
 @pytest.mark.parametrize("name", ["rome", "glame"])
