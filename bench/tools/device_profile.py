@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# The first pattern that a kernel's name has; a copy is also an elementwise kernel by name, so copies come first.
+# The first pattern that a kernel's name has. Attention is first, as "cutlass" is in the names of some kernels; a
+# copy is also an elementwise kernel by name.
 _GROUPS = {
-    "matrix products": r"gemm|gemv|cutlass|xmma|nvjet|splitk|cublas|addmm|bmm|\bmm\b|linear|dot_kernel",
     "attention": r"flash|fmha|attention",
+    "matrix products": r"gemm|gemv|cutlass|xmma|nvjet|splitk|cublas|addmm|bmm|\bmm\b|linear|dot_kernel",
     "copies": r"memcpy|memset|copy|catarray|\bcat\b|clone|fill",
     "optimiser": r"multi_tensor|foreach|fused_?adam",
     "softmax and loss": r"softmax|nll_loss|cross_entropy|logsumexp",
