@@ -34,20 +34,25 @@ def no_change(module: nn.Module) -> Tensor:
 
 
 @contextmanager
-def changed(module: nn.Module, changes: Sequence[Tensor], counts: Sequence[int] | None = None) -> Iterator[None]:
+def changed(
+    module: nn.Module, changes: Sequence[Tensor], counts: Sequence[int] | None = None, *, acting: Tensor | None = None
+) -> Iterator[None]:
     """Within the ``with`` block, add the changes' output to that of ``module``, as if they were in its weight.
 
     Args:
         module: a projection with the weight [out, in].
         changes: D of each edit, [out, in].
         counts: how many of a pass's rows belong to each edit; None: there is one change, for all rows.
+        acting: 1 at the tokens at which the changes act, 0 at the others, [rows, tokens]; None: they act at all.
     """
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         sizes = list(counts or (len(args[0]),))
         rows = args[0].to(changes[0]).reshape(sum(sizes), -1, args[0].shape[-1])  # OPT has rows and tokens in one
-        moved = [linear(own, rounded(module, D)) for own, D in zip(rows.split(sizes), changes, strict=True)]
-        return output + torch.cat(moved).reshape(output.shape).to(output)
+        moved = torch.cat([linear(own, rounded(module, D)) for own, D in zip(rows.split(sizes), changes, strict=True)])
+        if acting is not None:
+            moved = moved * acting.to(moved).reshape(*moved.shape[:-1], 1)
+        return output + moved.reshape(output.shape).to(output)
 
     with module.register_forward_hook(add, prepend=True):  # first: hooks of patches read the changed output
         yield

@@ -1,12 +1,16 @@
 """Standard fine-tuning on augmented data (Gangadhar and Stratos, Findings of ACL 2024, arXiv 2402.11078).
 
 Some down-projections W are trained on all edits of a call together, in mini-batches over epochs. With p the next-token
-distribution of the unedited model, and p' of the model in training, the loss of a step is L_e + kept (L_s + L_t):
+distribution of the unedited model, and p' of the model in training, the loss of a step is
+L_e + kept L_s + kept_texts L_t:
 
 - L_e: the mean of max(0, -log p'(target) - stop_below) per token, over the edits' prompts, bare and after a sampled
   text, and over earlier edits of a sequence, bare or after a sampled text;
 - L_s: the mean of KL(p || p') after the edits' prompts with other subjects;
 - L_t: the mean of KL(p || p') after each token of texts that the model wrote.
+
+In a share ``at_subject`` of the rows of L_e the changes act at the subject's last token alone, as those of ROME's line
+do when a value is optimised: what is learned there serves the fact in other words too.
 
 In a sequence p is therefore without the earlier edits, so that what they changed elsewhere does not add up (after a
 method with an adapter, p is of the model with it). The paper has true facts in the place of L_s and L_t, and trains
@@ -18,7 +22,9 @@ from __future__ import annotations
 import random
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -36,7 +42,7 @@ from kg_edit.methods.fine_tuning.ft_retrain import still_valid
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
-from kg_edit.models.sampling import sample_contexts, sample_rows
+from kg_edit.models.sampling import BARE, sample_contexts, sample_rows
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, wholly_patched
 from kg_edit.storage.seeds import Seed
@@ -44,7 +50,17 @@ from kg_edit.text.relation_nouns import example_things
 from wikidata_cache.progress import Bar
 
 _DEPTHS = 0.13, 0.36  # of the default layers: 4 to 10 of 30
-_SAMPLED, _TEXT_TOKENS = 128, 32  # texts that the model writes, of which each step draws some
+
+# For hundreds of edits in one call; chosen on the second thousand edits of CounterFact.
+MANY: dict[str, Any] = {
+    "steps": 17,
+    "batch_size": 32,
+    "kept_texts": 3.0,
+    "at_subject": 0.5,
+    "texts": 16,
+    "text_tokens": 64,
+    "written_texts": 1024,
+}
 
 
 class FtAugmentedConfig(StatementConfig):
@@ -64,8 +80,19 @@ class FtAugmentedConfig(StatementConfig):
     replayed: NonNegativeInt = Field(8, description="earlier edits of a sequence in a step; half of them in a context")
     kept: float = Field(1.5, ge=0, description="weight of the divergence on other subjects and on texts")
     subjects: PositiveInt = Field(2, description="other subjects with which the prompt of each edit is asked in a step")
+    kept_texts: float | None = Field(None, ge=0, description="weight of the divergence on texts; default: kept")
+    at_subject: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the edits' rows in which the change acts at the subject's last token alone",
+    )
     texts: PositiveInt = Field(2, description="texts by the model in a step")
+    text_tokens: PositiveInt = Field(32, description="length of these texts, in tokens")
+    written_texts: PositiveInt = Field(128, description="texts that the model writes, of which each step draws")
     seed: Seed = Field(0, description="random seed of what is sampled and drawn")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"many": MANY}
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the layers in the settings, or those from 0.13 to 0.36 of the depth."""
@@ -108,7 +135,8 @@ class FtAugmented(TuningMethod):
     @cached_property
     def texts(self) -> list[TrainingRow]:
         """Texts by the model, whose every next token is held."""
-        rows = sample_rows(self.model, rows=_SAMPLED, tokens=_TEXT_TOKENS, seed=self.config.seed)
+        config = self.config
+        rows = sample_rows(self.model, rows=config.written_texts, tokens=config.text_tokens, seed=config.seed)
         return [TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(ids[1:]))) for ids in rows]
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -133,12 +161,14 @@ class FtAugmented(TuningMethod):
                 losses = torch.zeros(len(edits))
                 for batch in batches(len(edits), config.batch_size, seed=config.seed, epoch=epoch):
                     rows = [own[place] for place in batch]
+                    chosen = [edits[place] for place in batch]
                     if epoch == config.steps - 1:  # so that the loss of the final change is known
                         with torch.no_grad(), self._changed(changes):
                             losses[batch] = RowLosses(self.model, self.layers[0], rows)().cpu()
                         continue
                     draw = random.Random(f"{config.seed}/{len(before.edits)}/{epoch}/{batch}")  # noqa: S311 - a sample
-                    chosen = [edits[place] for place in batch]
+                    if config.at_subject:
+                        rows = [self._row_in(BARE, edit, draw) for edit in chosen]
                     rows += self._in_contexts(chosen, draw)
                     again = draw.sample(replayed, min(config.replayed, len(replayed)))
                     half = len(again) // 2 if self.contexts else 0  # of them after a sampled text
@@ -147,8 +177,9 @@ class FtAugmented(TuningMethod):
                         self._of_others(chosen, others, draw, leave_out=edited),
                         draw.sample(self.texts, min(config.texts, len(self.texts))),
                     )
-                    values, kept = self._step(rows, held, changes, wholly_patched(self.model, undone))
-                    loss = (values - config.stop_below).relu().mean() + config.kept * kept
+                    values, others_kl, texts_kl = self._step(rows, held, changes, wholly_patched(self.model, undone))
+                    loss = (values - config.stop_below).relu().mean() + config.kept * others_kl
+                    loss = loss + (config.kept if config.kept_texts is None else config.kept_texts) * texts_kl
                     checked_loss(loss, epoch)
                     take_step(optimizer, loss)
                     losses[batch] = values[: len(batch)].detach().cpu()
@@ -173,8 +204,8 @@ class FtAugmented(TuningMethod):
         held: Sequence[Sequence[TrainingRow]],
         changes: Mapping[int, Tensor],
         unedited: AbstractContextManager[None],
-    ) -> tuple[Tensor, Tensor]:
-        """Return the losses of ``rows``, [rows], and L_s + L_t, which is the sum over the groups ``held``."""
+    ) -> tuple[Tensor, ...]:
+        """Return the losses of ``rows``, [rows], and the divergence of each group ``held``: L_s and L_t."""
         with torch.no_grad(), unedited:
             before = [RowLosses(self.model, self.layers[0], group) for group in held]
             log_p = [group.logits().float().log_softmax(-1) for group in before]
@@ -182,14 +213,15 @@ class FtAugmented(TuningMethod):
         with self._changed(changes):
             log_q = [group.logits().float().log_softmax(-1) for group in groups]
             divergences = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(log_p, log_q, strict=True)]
-            return trained(), torch.stack(divergences).sum()
+        with self._changed(changes, acting=trained.acting):
+            return trained(), *divergences
 
     @contextmanager
-    def _changed(self, changes: Mapping[int, Tensor]) -> Iterator[None]:
-        """Within the ``with`` block, add each layer's change [d, d_ff] to its down-projection's output."""
+    def _changed(self, changes: Mapping[int, Tensor], *, acting: Tensor | None = None) -> Iterator[None]:
+        """Within the ``with`` block, add each layer's change [d, d_ff] to its down-projection's output (`changed`)."""
         with ExitStack() as stack:
             for layer, change in changes.items():
-                stack.enter_context(changed(self.model.down_projection(layer), [change]))
+                stack.enter_context(changed(self.model.down_projection(layer), [change], acting=acting))
             yield
 
     def _rows(self, edits: Iterable[Edit]) -> list[TrainingRow]:
@@ -202,19 +234,20 @@ class FtAugmented(TuningMethod):
 
     def _in_contexts(self, edits: Iterable[Edit], draw: random.Random) -> list[TrainingRow]:
         """Return a row of each edit after one of the sampled texts."""
-        if not self.contexts:
-            return []
-        prompts = [
-            self.model.encode_fact(
-                edit.prompt,
-                subject=edit.subject,
-                target=edit.target_new,
-                context=draw.choice(self.contexts),
-                chat=edit.one_form(self.name),
-            )
-            for edit in edits
-        ]
-        return [row_of(prompt, self.config.aim) for prompt in prompts]
+        return [self._row_in(draw.choice(self.contexts), edit, draw) for edit in edits] if self.contexts else []
+
+    def _row_in(self, context: str, edit: Edit, draw: random.Random) -> TrainingRow:
+        """Return the row of an edit in a context; in a share ``at_subject`` the change acts at the subject alone."""
+        prompt = self.model.encode_fact(
+            edit.prompt,
+            subject=edit.subject,
+            target=edit.target_new,
+            context=context,
+            chat=edit.one_form(self.name),
+        )
+        row = row_of(prompt, self.config.aim)
+        alone = self.config.at_subject and draw.random() < self.config.at_subject
+        return replace(row, acting_at=prompt.edited_at) if alone else row
 
     def _of_others(
         self, edits: Iterable[Edit], others: Sequence[str], draw: random.Random, *, leave_out: Container[str]

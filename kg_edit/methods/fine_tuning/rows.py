@@ -22,12 +22,14 @@ Aim = Literal["target", "text", "prompt_last"]
 class TrainingRow:
     """A training row: token ids, and pairs (position, token that should be predicted there).
 
-    ``prompt_end`` is the position of the prompt's last token; None for a plain text.
+    ``prompt_end`` is the position of the prompt's last token; None for a plain text. ``acting_at`` is the only position
+    at which the change that is trained acts; None: it acts at all.
     """
 
     ids: tuple[int, ...]
     wanted: tuple[tuple[int, int], ...]
     prompt_end: int | None = None
+    acting_at: int | None = None
 
 
 def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
@@ -66,6 +68,9 @@ class RowLosses:
         wanted = [(index, pads[index] + at, token) for index, row in enumerate(rows) for at, token in row.wanted]
         self._owners, self._columns, self._tokens = (torch.tensor(part) for part in zip(*wanted, strict=True))
         self._counts = torch.tensor([len(row.wanted) for row in rows])
+        self._acting_at = [
+            None if row.acting_at is None else pad + row.acting_at for pad, row in zip(pads, rows, strict=True)
+        ]
         self._recorded: RecordedBlocks | None = None
 
     def __call__(self) -> Tensor:
@@ -74,6 +79,18 @@ class RowLosses:
         tokens, owners, counts = index_for((self._tokens, self._owners, self._counts), logits)
         nll = cross_entropy(logits, tokens, reduction="none")
         return nll.new_zeros(len(counts)).index_add(0, owners, nll) / counts
+
+    @property
+    def acting(self) -> Tensor | None:
+        """1 at the tokens at which the change acts, [rows, tokens] as padded; None: it acts at all of every row."""
+        if all(place is None for place in self._acting_at):
+            return None
+        acting = torch.ones(self._batch.ids.shape)
+        for row, place in enumerate(self._acting_at):
+            if place is not None:
+                acting[row] = 0.0
+                acting[row, place] = 1.0
+        return acting
 
     def logits(self) -> Tensor:
         """Return the logits at the positions that predict wanted tokens, row after row, [wanted, vocabulary]."""

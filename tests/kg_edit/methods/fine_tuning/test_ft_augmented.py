@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from kg_edit.methods.fine_tuning.descent import changed
 from kg_edit.methods.fine_tuning.ft_augmented import FtAugmented
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
@@ -122,3 +124,49 @@ def test_half_of_the_earlier_edits_come_after_a_sampled_text(seen: list[Sequence
     whole = [chosen.model.tokenizer.decode(chosen.row(edit).ids) for edit in EDITS[:4]]
     assert len(earlier) == 4 and len({*earlier} & {*whole}) == 2
     assert all(any(text.endswith(one) for one in whole) for text in earlier)
+
+
+def test_a_change_may_act_at_the_subject_alone(seen: list[Sequence[TrainingRow]]) -> None:
+    model = tiny("llama")
+    chosen = method(model, steps=2, at_subject=1.0)
+    chosen.edit(EDITS)
+    trained = seen[2]
+    assert len(trained) == 10, "bare and in a context"
+    for row in trained:
+        assert row.acting_at is not None
+        read, text = model.tokenizer.decode(row.ids[: row.acting_at + 1]), model.tokenizer.decode(row.ids)
+        assert any(edit.text in text and read.endswith(edit.subject) for edit in EDITS)
+    change = torch.randn(*model.down_projection(1).weight.shape)
+    alone = RowLosses(model, 1, trained)
+    with torch.no_grad(), changed(model.down_projection(1), [change], acting=alone.acting):
+        padded = alone.logits()
+    with torch.no_grad():
+        for row, found in zip(trained, padded.split([len(row.wanted) for row in trained]), strict=True):
+            with model.down_projection(1).register_forward_hook(added_at(row.acting_at or 0, change)):
+                own = model.model(torch.tensor([row.ids])).logits[0, [at for at, _ in row.wanted]]
+            torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-4)
+
+
+def added_at(place: int, change: Tensor) -> Any:
+    """A hook that adds D x to a projection's output at one token."""
+
+    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        output[:, place] += args[0][:, place] @ change.T
+        return output
+
+    return add
+
+
+def test_texts_have_a_weight_of_their_own() -> None:
+    model = tiny("llama")
+    held, free = (method(model, steps=8, kept=0.0, kept_texts=weight) for weight in (30.0, None))
+    one, other = held.edit(EDITS), free.edit(EDITS)
+    texts = RowLosses(model, 1, held.texts[:8])
+    with torch.no_grad():
+        p = texts.logits().log_softmax(-1)
+        far = list[float]()
+        for patch in (one, other):
+            with patch.applied(model):
+                q = RowLosses(model, 1, held.texts[:8]).logits().log_softmax(-1)
+            far.append(float((p.exp() * (p - q)).sum(-1).mean()))
+    assert far[0] < 0.5 * far[1]
