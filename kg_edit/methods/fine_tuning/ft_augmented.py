@@ -53,13 +53,13 @@ _DEPTHS = 0.13, 0.36  # of the default layers: 4 to 10 of 30
 
 # For hundreds of edits in one call; chosen on the second thousand edits of CounterFact.
 MANY: dict[str, Any] = {
-    "steps": 17,
+    "steps": 13,
     "batch_size": 32,
     "kept_texts": 3.0,
     "at_subject": 0.5,
-    "texts": 16,
+    "texts": 8,
     "text_tokens": 64,
-    "written_texts": 1024,
+    "written_texts": 512,
 }
 
 
