@@ -42,7 +42,7 @@ from kg_edit.cli.options import (
     refuse_unused,
 )
 from kg_edit.cli.patch_check import check
-from kg_edit.cli.patch_shipping import export, merge, subtract
+from kg_edit.cli.patch_shipping import average, export, merge, subtract
 from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
@@ -304,5 +304,5 @@ def _show_added(ledger: Ledger, number: int) -> None:
     show_conflicts([conflict for conflict in ledger.conflicts() if conflict.second.place.step == number])
 
 
-for _command in (check, merge, export, subtract):
+for _command in (check, merge, export, subtract, average):
     app.command()(_command)

@@ -1,4 +1,4 @@
-"""`kg-edit patch merge`, `export` and `subtract`: a ledger's edits in the forms that others load, and patch arithmetic.
+"""`kg-edit patch merge` and `export`: a ledger's edits in the forms that others load; `subtract` and `average` patches.
 
 `merge` writes the edited model, `export` an adapter or one patch file. `subtract` (Ext-Sub) takes patches or PEFT
 adapters instead of a ledger.
@@ -296,3 +296,32 @@ def subtract(
     patch = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
     patch.check_finite()
     say(f"{patch.save(out)}: {len(patch.factors)} weights changed")
+
+
+def average(
+    patches: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATCH...", help="Patch files, output folders of `kg-edit edit`, or ledgers."),
+    ],
+    share: Annotated[
+        list[float], typer.Option("--share", help="Factor of a patch's change; once for each patch, in their order.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Patch file to write.")],
+) -> None:
+    """Write the weighted sum of patches of the same edits, such as those of two methods.
+
+    Examples:
+
+    - `kg-edit patch average alphaedit/ trained/ --share 0.4 --share 0.8 --out both.safetensors`
+    """
+    _check_outside_ledgers(out)
+    if out.exists():
+        raise OutputError(f"{out} already exists; give another --out")
+    from kg_edit.patches.average import averaged
+    from kg_edit.patches.base import Patch
+
+    patch = averaged([Patch.load(path) for path in patches], share)
+    patch.check_finite()
+    edits = number_of(len(patch.edits), "edit")
+    say(f"{patch.save(out)}: {edits}, {number_of(len(patch.factors), 'weight')} changed")

@@ -29,6 +29,7 @@ from kg_edit.methods.grace.patch import CodebookPatch
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.average import AVERAGED
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns
 from kg_edit.patches.prompt_patch import PromptPatch
@@ -49,9 +50,14 @@ def recorded_method(patch: Patch) -> Record:
     """Return the entry of a patch's provenance about its method.
 
     Raises:
-        PatchError: there is no such entry, or several.
+        PatchError: there is no such entry, or several; or the patch is an average.
     """
     methods = patch.provenance.get("methods", ())
+    if AVERAGED in patch.provenance:
+        raise PatchError(
+            "the patch is an average of several, from which a single edit can't be removed; remove all of its edits "
+            "(STEP/*), and average patches without it"
+        )
     if len(methods) != 1 or {record["method"] for record in patch.edits} - {methods[0].get("name")}:
         raise PatchError(
             f"the patch records {len(methods)} methods or settings, but not which edit was made with which; "

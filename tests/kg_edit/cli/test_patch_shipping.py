@@ -187,3 +187,19 @@ def test_exports_name_edits_of_a_first_token(tmp_path: Path) -> None:
     others = Shipment.of(patch, edits[1:], model="smollm2-135m")
     others.to_peft(tmp_path / "others")
     assert others.remark is None and "line break" not in (tmp_path / "others" / "README.md").read_text()
+
+
+def test_average_of_two_patches_goes_into_a_ledger_whole(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    one = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1)
+    two = write_patch(place / "two.safetensors", tiny_folder, HEAT, size=0.2)
+    result = kg_edit("patch", "average", one, two, "--share", 0.5, "--share", 2, "--out", "both.safetensors")
+    assert result.code == 0 and "1 edit, 1 weight changed" in result.out, result
+    (first,), (second,), (both,) = (
+        Patch.load(place / f"{name}.safetensors").factors.values() for name in ("one", "two", "both")
+    )
+    torch.testing.assert_close(both.product, 0.5 * first.product + 2 * second.product)
+    assert kg_edit("patch", "average", one, two, "--share", 1, "--out", "x.safetensors").code == 2
+    again = kg_edit("patch", "average", one, two, "--share", 1, "--share", 1, "--out", "both.safetensors")
+    assert again.code == 2 and "already exists" in again.err
+    assert kg_edit("patch", "add", "ledger", "both.safetensors").code == 0
+    assert kg_edit("patch", "remove", "ledger", HEAT.id).code == 0, "all edits of the patch, so nothing is computed"

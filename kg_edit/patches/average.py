@@ -1,0 +1,51 @@
+"""Average changes of weights: the sum of patches of the same edits, each with its share (arXiv 2203.05482, 2212.04089).
+
+What two methods change for an edit adds up, because both make its target likelier; what they change elsewhere, each in
+its own way, hardly does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+from kg_edit.errors import ConfigError, PatchError
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+
+AVERAGED = "averaged"  # the field of a provenance with the patches and their shares
+
+
+def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
+    """Return the sum of the patches' changes, each times its share.
+
+    The result lists every edit once, has no state, and single edits can't be removed from it.
+
+    Args:
+        patches: at least two patches of weights for one model.
+        shares: the factor of each patch's change.
+
+    Raises:
+        ConfigError: there are not as many shares as patches, or fewer than two patches.
+        PatchError: one of them is not a patch of weights.
+        PatchMismatchError: they are for different models.
+    """
+    if len(patches) < 2 or len(patches) != len(shares):
+        raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")
+    scaled, records = list[Patch](), dict[str, dict[str, object]]()
+    for patch, share in zip(patches, shares, strict=True):
+        if not isinstance(patch, WeightPatch):
+            raise PatchError(f"a patch of the {patch.kind} can't be averaged; expected patches of weights")
+        scaled.append(patch.scaled(share))
+        for record in patch.edits:
+            methods = str(records.get(id_ := str(record["edit"]["id"]), record)["method"]).split(" + ")
+            records[id_] = {"edit": record["edit"], "method": " + ".join(dict.fromkeys([*methods, record["method"]]))}
+    total = reduce(add, scaled)
+    assert isinstance(total, WeightPatch)  # noqa: S101 - the sum of patches of weights
+    note = [
+        {"share": share, "methods": patch.provenance.get("methods", ()), "edits": len(patch.edits)}
+        for patch, share in zip(patches, shares, strict=True)
+    ]
+    provenance = {**total.provenance, "edits": [*records.values()], AVERAGED: note}
+    return WeightPatch(factors=total.factors, provenance=provenance)

@@ -1,0 +1,53 @@
+"""Averages of patches: the weighted sum by hand, every edit once, and what can't be averaged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
+from kg_edit.ledger.removal import recorded_method
+from kg_edit.patches.average import averaged
+from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+
+
+def patch(method: str, value: float, *ids: str, weights: str = "w", model: str = "2-x") -> WeightPatch:
+    edits = [{"edit": {"id": id_}, "method": method, "batch": len(ids)} for id_ in ids]
+    provenance = {"model": {"fingerprint": model}, "methods": [{"name": method}], "edits": edits}
+    factors = {name: Factors(left=torch.tensor([[value], [0.0]]), right=torch.ones(3, 1)) for name in weights}
+    return WeightPatch(factors=factors, provenance=provenance, state={"key": torch.ones(3, len(ids))})
+
+
+def test_average_is_the_weighted_sum_with_every_edit_once() -> None:
+    found = averaged(
+        [patch("memit", 2.0, "1", "2", weights="wu"), patch("ft-m", 10.0, "2", "3", weights="wv")], [0.5, 0.25]
+    )
+    tops = {name: pair.product[0, 0].item() for name, pair in found.factors.items()}
+    assert tops == {"w": 3.5, "u": 1.0, "v": 2.5}
+    assert [(edit["edit"]["id"], edit["method"]) for edit in found.edits] == [
+        ("1", "memit"),
+        ("2", "memit + ft-m"),
+        ("3", "ft-m"),
+    ]
+    assert [(one["share"], one["edits"]) for one in found.provenance["averaged"]] == [(0.5, 2), (0.25, 2)]
+    assert [one["name"] for one in found.provenance["methods"]] == ["memit", "ft-m"]
+    assert not found.state, "the keys of one method's edits say nothing about the sum"
+
+
+def test_a_single_edit_of_an_average_is_not_removed() -> None:
+    found = averaged([patch("rome", 1.0, "1", "2"), patch("rome", 2.0, "1", "2")], [0.5, 0.5])
+    with pytest.raises(PatchError, match="is an average of several"):
+        recorded_method(found)
+
+
+def test_what_can_not_be_averaged_is_refused() -> None:
+    one = patch("rome", 1.0, "1")
+    with pytest.raises(ConfigError, match="found 2 and 1"):
+        averaged([one, one], [0.5])
+    with pytest.raises(ConfigError, match="at least two"):
+        averaged([one], [0.5])
+    with pytest.raises(PatchError, match="a patch of the prompt can't be averaged"):
+        averaged([one, PromptPatch(facts=())], [0.5, 0.5])
+    with pytest.raises(PatchMismatchError):
+        averaged([one, patch("rome", 1.0, "1", model="2-y")], [0.5, 0.5])
