@@ -51,7 +51,7 @@ from wikidata_cache.progress import Bar
 
 _DEPTHS = 0.13, 0.36  # of the default layers: 4 to 10 of 30
 
-# For hundreds of edits in one call; chosen on the second thousand edits of CounterFact.
+# For hundreds of edits in one call; at_subject and kept_texts were chosen on the second thousand of CounterFact.
 MANY: dict[str, Any] = {
     "steps": 13,
     "batch_size": 32,
