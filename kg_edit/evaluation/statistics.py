@@ -136,7 +136,9 @@ def paired_difference(first: Table, second: Table, *, seed: int) -> Difference |
         return None
     binary = bool(np.isin([first, second], (0.0, 1.0)).all())
     rng = np.random.default_rng(seed)
-    spread = np.concatenate([drawn @ change for drawn in _bootstrap(len(change), rng)]) / len(change)
+    # The means of resamples; drawing their records is several times as fast as drawing how often each occurs.
+    drawn = (change[rng.integers(len(change), size=(rows, len(change)))] for rows in _portions(len(change)))
+    spread = np.concatenate([values.mean(1) for values in drawn])
     p = mcnemar(int((change > 0).sum()), int((change < 0).sum())) if binary else _sign_flips(change, rng)
     return _difference(len(change), float(change.mean()), spread, p, "McNemar" if binary else "sign flips")
 

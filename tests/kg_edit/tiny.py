@@ -99,12 +99,16 @@ def same_weights(model: LanguageModel, weights: dict[str, torch.Tensor]) -> bool
 
 
 MADE: dict[tuple[str, bool], LanguageModel] = {}
+# Each weight and buffer of a shared model, and a copy of it as it was made
+CONTENT: dict[tuple[str, bool], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
 
 def tiny(name: str, *, bos: bool = False) -> LanguageModel:
     """A tiny random model, made once and shared; weights are large enough for changes to matter."""
     if (name, bos) not in MADE:
-        MADE[name, bos] = _made(name, bos=bos)
+        made = MADE[name, bos] = _made(name, bos=bos)
+        stored = made.model.state_dict(keep_vars=True).values()
+        CONTENT[name, bos] = [(tensor, tensor.detach().clone()) for tensor in stored]
     return MADE[name, bos]
 
 

@@ -48,7 +48,7 @@ def test_every_script_is_tested() -> None:
     assert {file.stem for file in FOLDER.glob("*.py")} == {*SCRIPTS, *files} - {"methods"} | {"stages"}
 
 
-@pytest.mark.parametrize("name", keep_first(SCRIPTS, keep=3))
+@pytest.mark.parametrize("name", keep_first(SCRIPTS, keep=2))
 def test_script_shows_each_stage_and_writes_the_patch_of_the_library(
     name: str, script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

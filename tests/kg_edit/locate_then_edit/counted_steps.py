@@ -82,12 +82,12 @@ if __name__ == "__main__":
     for family in sys.argv[1:]:
         model = elsewhere(family)
         line: dict[str, object] = {"family": family}
-        # The difference of two descents is the count of five steps, without what happens once.
-        for kind, some in (("steps", (3, 8)), ("further_steps", (3, 8))):
-            few, more = (descended(model, **{"steps": 2, "further_steps": 0, kind: number}) for number in some)
-            line[kind] = {name: (more[name] - few[name]) / 5 for name in ("waits", "copies")}
-        few, more = written(model, 3), written(model, 8)
-        line["token"] = {name: (more[name] - few[name]) / 5 for name in ("waits", "copies")}
+        # The difference of two descents is the count of three steps, without what happens once.
+        for kind in ("steps", "further_steps"):
+            few, more = (descended(model, **{"steps": 2, "further_steps": 0, kind: number}) for number in (2, 5))
+            line[kind] = {name: (more[name] - few[name]) / 3 for name in ("waits", "copies")}
+        few, more = written(model, 2), written(model, 5)
+        line["token"] = {name: (more[name] - few[name]) / 3 for name in ("waits", "copies")}
         line["scored"] = scored(model)["waits"]
         print(json.dumps(line))  # noqa: T201
     again = solved_again()

@@ -50,8 +50,8 @@ def test_real_model_stops_at_the_end_of_the_line(smollm2: LanguageModel) -> None
 
 def test_paragraph_has_several_lines(smollm2: LanguageModel) -> None:
     prompt = "Question: Who wrote Hamlet?\nAnswer: Shakespeare.\n\nQuestion: Who painted Guernica?\nAnswer:"
-    (line,) = continuations(smollm2, [prompt], limits=[24])
-    (text,) = continuations(smollm2, [prompt], limits=[24], several_lines=True)
+    (line,) = continuations(smollm2, [prompt], limits=[12])
+    (text,) = continuations(smollm2, [prompt], limits=[12], several_lines=True)
     assert text.startswith(line.strip()) and len(text) > len(line) and "\n" not in text
 
 

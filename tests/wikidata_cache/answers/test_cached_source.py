@@ -198,7 +198,7 @@ def test_query_log_records_origin(server: Server, cache_path: str) -> None:
     assert entry["template"].startswith("labels/") and "content-type" in {name.lower() for name in entry["headers"]}
 
 
-@pytest.mark.parametrize("name", keep_first(FAULTS, keep=5))
+@pytest.mark.parametrize("name", keep_first(FAULTS, keep=3))
 def test_cache_after_a_fault_is_right_or_empty(name: str, server: Server, cache_path: str, truth: list[str]) -> None:
     graph, clock = open_source(packaged_extract()), SkippedTime()
 

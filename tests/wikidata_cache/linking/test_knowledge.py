@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.everyday import keep_first
 from tests.wikidata_cache.api_server import ApiServer
 from tests.wikidata_cache.link_graph import homonyms, only, write_graph
 from tests.wikidata_cache.wikidata_helpers import Server, read_shared
@@ -32,7 +33,7 @@ def loaded(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("relation", [None, "P19"])
+@pytest.mark.parametrize("relation", keep_first(["P19", None]))
 @pytest.mark.parametrize("text", ["Paris", "french", "City of Light", "Q1000", "the South", "東京"])
 def test_store_links_as_its_files_do(loaded: Path, tmp_path: Path, text: str, relation: str | None) -> None:
     from_store, from_files = WikidataCache(loaded).linker, homonyms(tmp_path).linker

@@ -164,7 +164,7 @@ def test_number_of_facts_of_a_kind_is_a_setting(name: str) -> None:
 
 
 @both
-@pytest.mark.parametrize("target", ["Paris", "Atlantis"])
+@pytest.mark.parametrize("target", keep_first(["Atlantis", "Paris"]))
 def test_object_without_statements_is_edited_alone(name: str, target: str) -> None:
     """Whether the graph has no statement of o*, or not even o*."""
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
