@@ -78,6 +78,11 @@ def evaluate(
     if not judge_url:
         refuse_unused(context, ("judge_model",), "without --judge", way="also give --judge URL")
     chosen = _judge_at(judge_url, judge_model) if judge_url else None
+    if chosen:
+        from kg_edit.datasets import read_dataset
+        from kg_edit.evaluation.judge import cases_to_judge
+
+        cases_to_judge(read_dataset(evaluation.dataset, evaluation.data, keep_going=True).records)
     if ray and overwrite:
         raise ConfigError("--overwrite has no effect with --ray; give another --out, or delete the folder")
     if ray and evaluation.config.shard:

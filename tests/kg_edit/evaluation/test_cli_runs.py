@@ -125,6 +125,14 @@ def test_wrong_address_of_a_judge_is_refused_before_the_run(evaluate: Run, place
     assert not (place / "out").exists()
 
 
+def test_data_without_questions_for_a_judge_are_refused_before_the_run(evaluate: Run, place: Path) -> None:
+    unasked = {name: value for name, value in row(1, "Rome").items() if name != "portability"}
+    (place / "data.json").write_text(json.dumps([unasked]))
+    refused = evaluate("--dataset", "counterfact", "--judge", "http://localhost:9/v1", "--out", "run")
+    assert refused.code == 2 and "no questions whose answers are judged" in refused.err
+    assert not (place / "run").exists()
+
+
 @pytest.mark.parametrize(
     "wrong", [("--judge-model", "qwen3"), ("--ray",), ("--model", "none/such"), ("--general-limit", "5")]
 )
