@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit, Question
 from kg_edit.scoring.likelihood import Pair
 from kg_edit.scoring.questions import (
     ANSWER,
-    fact,
+    fact_sentence,
     format_question,
     format_question_with_shots,
     generated_from,
@@ -289,7 +289,7 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
     Returns:
         ``fact_in_prompt`` and ``fact_and_relation_in_prompt``, as far as they exist.
     """
-    facts = tuple(fact(edit) for edit in case.edits for _ in edit.plain_questions)
+    facts = tuple(fact_sentence(edit) for edit in case.edits for _ in edit.plain_questions)
     recalled = [question.recalled_relation for question in case.questions]
     multi_hop = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
     asked = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
@@ -305,7 +305,7 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
 
 def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:
     """The probes with the edits' facts before each question, and with the recalled facts if ``recalled``."""
-    facts = " ".join(map(fact, edits))
+    facts = " ".join(map(fact_sentence, edits))
 
     def after_facts(query: Query) -> Query:
         # The examples too come after their first hop, or after all hops if ``recalled``. Without that, the model would

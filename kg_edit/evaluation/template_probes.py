@@ -13,7 +13,7 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import unknown_name
 from kg_edit.models.prompts import join
-from kg_edit.scoring.questions import fact, new_fact
+from kg_edit.scoring.questions import fact_sentence, new_fact
 
 BLANK = "___"
 
@@ -38,7 +38,7 @@ def _distracting(edit: Edit) -> Iterator[Query]:
     if edit.target_true:
         for prompt in edit.neighborhood:
             answers, others = ((edit.target_true,),), (edit.target_new,)
-            yield Query(prompt=prompt, context=fact(edit), answers=answers, others=others, form="sentence")
+            yield Query(prompt=prompt, context=fact_sentence(edit), answers=answers, others=others, form="sentence")
 
 
 def _reversed(edit: Edit) -> Iterator[Query]:

@@ -93,9 +93,9 @@ def new_fact(edit: Edit) -> str:
     return join(edit.text, edit.target_new) + edit.ending.rstrip().removesuffix(".")
 
 
-def fact(edit: Edit) -> str:
-    """Return the edited fact as a sentence with a full stop."""
-    return f"{new_fact(edit)}."
+def fact_sentence(edit: Edit) -> str:
+    """Return the edited fact as a sentence with one full stop, also after "Jr."."""
+    return f"{new_fact(edit).removesuffix('.')}."
 
 
 def recalled_fact(recalled_relation: str) -> str:

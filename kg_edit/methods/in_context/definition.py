@@ -22,7 +22,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig, asked_answers
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.patches.prompt_patch import PromptFact
-from kg_edit.scoring.questions import new_fact
+from kg_edit.scoring.questions import fact_sentence
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.matching import mentions
@@ -102,12 +102,12 @@ class Definition(PromptMethod):
         """Return the text for an edit: definitions first, then the fact; withheld if the text is empty."""
         sentences = list[str]()
         if self.config.insert == "random":
-            sentences = [f"{new_fact(self._other(edit))}."]
+            sentences = [fact_sentence(self._other(edit))]
         else:
             if self.reads_graph:
                 sentences += self._definitions(edit)
             if self.config.insert != "definition":
-                sentences.append(f"{new_fact(edit)}.")
+                sentences.append(fact_sentence(edit))
         text = " ".join(sentences)
         fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text, withheld=not text)
         return fact, {"text": text}

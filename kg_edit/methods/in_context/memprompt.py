@@ -16,7 +16,7 @@ from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.generation import ask
-from kg_edit.scoring.questions import new_fact
+from kg_edit.scoring.questions import fact_sentence
 from kg_edit.text.matching import begins_with
 
 CLARIFICATION = "Clarification: "
@@ -86,7 +86,7 @@ class MemPrompt(PromptMethod):
             id=edit.id,
             subject=edit.subject,
             prompt=edit.text,
-            text=f"{new_fact(edit)}.",
+            text=fact_sentence(edit),
             examples=_SHOTS[: self.config.shots],
             withheld=notes.get("withheld", False),
         )

@@ -27,7 +27,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
 from kg_edit.methods.in_context.passages import Passages, check_installed, read_passages
 from kg_edit.patches.prompt_patch import PromptFact
-from kg_edit.scoring.questions import new_fact
+from kg_edit.scoring.questions import fact_sentence
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
@@ -120,7 +120,7 @@ class PopularityRetrieval(PromptMethod):
             popularity = statements(self.graph, edit)
         names, limits = (edit.relation_id or "", edit.relation_text), self.config.limits
         limit = next((limits[name] for name in names if name in limits), self.config.limit)
-        text = self._passages.best(edit.text) if self._passages else f"{new_fact(edit)}."
+        text = self._passages.best(edit.text) if self._passages else fact_sentence(edit)
         withheld = popularity > limit or text is None
         fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text or "", withheld=withheld)
         return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}

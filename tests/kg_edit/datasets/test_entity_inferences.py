@@ -9,7 +9,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.entity_inferences import read_sentences, with_specificity
 from kg_edit.errors import EditFileError
 from kg_edit.models.prompts import join
-from kg_edit.scoring.questions import fact
+from kg_edit.scoring.questions import fact_sentence
 from tests.kg_edit.datasets.rows import ENTITY, written
 
 ENTITIES = find_dataset("entity-inferences")
@@ -19,9 +19,8 @@ def test_definition_is_the_edit_and_labels_are_compared(tmp_path: Path) -> None:
     (record,) = ENTITIES(written(tmp_path, ENTITY))
     (edit,) = record.edits
     assert (edit.prompt, edit.target_new) == ("Severe {} was a cyclone that struck", "Australia")
-    assert (
-        edit.ending == " in 2021." and fact(edit) == "Severe Cyclone Niran was a cyclone that struck Australia in 2021."
-    )
+    assert edit.ending == " in 2021."
+    assert fact_sentence(edit) == "Severe Cyclone Niran was a cyclone that struck Australia in 2021."
     (query,) = record.group("inference")[0].queries
     assert query.prompt == "Cyclone Niran left damage in"
     assert (query.answers, query.others) == ((("Australia",),), ("Italy",))

@@ -18,7 +18,7 @@ from kg_edit.evaluation.scorer import ANSWER_TOKENS, score_cases
 from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.questions import answers, choices, fact
+from kg_edit.scoring.questions import answers, choices, fact_sentence
 from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
@@ -194,7 +194,7 @@ def test_ceilings_ask_the_questions_of_all_edits(model: LanguageModel, edits: tu
     record = BenchmarkRecord(id="x", edits=edits[:2])
     case = Case.of(record, choices=choices(record, answers(edits), seed=0))
     found = ceiling_cases(case)
-    assert found["fact_in_prompt"].facts == tuple(map(fact, edits[:2]))
+    assert found["fact_in_prompt"].facts == tuple(map(fact_sentence, edits[:2]))
     assert [text.rpartition(". ")[2] for text in found["fact_and_relation_in_prompt"].facts] == [
         "Lakers city Paris.",
         "Lakers city London.",
@@ -209,5 +209,5 @@ def test_ceilings_where_the_first_edit_asks_nothing(model: LanguageModel, edits:
     silent = edits[0].model_copy(update={"portability": ()})
     record = BenchmarkRecord(id="x", edits=(silent, edits[1]))
     case = Case.of(record, choices=choices(record, answers(edits), seed=0))
-    assert ceiling_cases(case)["fact_in_prompt"].facts == (fact(edits[1]),)
+    assert ceiling_cases(case)["fact_in_prompt"].facts == (fact_sentence(edits[1]),)
     assert ceiling_cases(Case.of(silent)) == {}

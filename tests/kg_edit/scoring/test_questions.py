@@ -9,7 +9,7 @@ from kg_edit.scoring.questions import (
     SHOTS,
     answers,
     choices,
-    fact,
+    fact_sentence,
     format_question,
     format_question_with_shots,
     recalled_fact,
@@ -29,7 +29,9 @@ def test_question_forms() -> None:
 
 
 def test_facts_as_sentences(edits: tuple[Edit, ...]) -> None:
-    assert fact(edits[3]) == "Player 3 plays for the Miami Heat."
+    assert fact_sentence(edits[3]) == "Player 3 plays for the Miami Heat."
+    junior = edits[3].model_copy(update={"target_new": "Robert Downey Jr."})
+    assert fact_sentence(junior) == "Player 3 plays for the Robert Downey Jr."
     assert recalled_fact("(Fiat, headquartered in, Turin, Italy)") == "Fiat headquartered in Turin, Italy."
 
 
