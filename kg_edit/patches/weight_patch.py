@@ -42,6 +42,14 @@ class Factors:
             return cls(left=torch.eye(rows, dtype=change.dtype, device=change.device), right=change.T.contiguous())
         return cls(left=change, right=torch.eye(columns, dtype=change.dtype, device=change.device))
 
+    @classmethod
+    def total(cls, several: Sequence[Factors]) -> Factors:
+        """Return the sum of changes of one weight; it is multiplied once, if the ranks exceed that of the weight."""
+        whole = cls(
+            left=torch.cat([one.left for one in several], 1), right=torch.cat([one.right for one in several], 1)
+        )
+        return cls.dense(whole.product) if whole.rank > min(whole.shape) else whole
+
     def __repr__(self) -> str:
         return f"Factors({self.shape[0]} x {self.shape[1]}, rank {self.rank})"
 

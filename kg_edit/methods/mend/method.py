@@ -5,10 +5,9 @@ The manifest of the network has what the gradient is of: -log p of the target, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import add
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,9 +113,12 @@ class Mend(StatementMethod):
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
         refuse_clash(edits)
         with untouched(self.model):
-            return reduce(add, [self._patch(edit) for edit in edits])
+            changes, records = zip(*map(self._change, edits), strict=True)
+        factors = {name: Factors.total([change[name] for change in changes]) for name in changes[0]}
+        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [*records]})
 
-    def _patch(self, edit: Edit) -> WeightPatch:
+    def _change(self, edit: Edit) -> tuple[Mapping[str, Factors], dict[str, Any]]:
+        """Return the change of each weight for one edit, and the edit's record."""
         editor = self._editor
         with annotate_errors(edit):
             prompt = whole_statement(self.row(edit)) if editor.whole else self.row(edit)
@@ -127,7 +129,7 @@ class Mend(StatementMethod):
             "nll_before": round(loss, 6),
             "norms": {name: round(float(pair.product.norm()), 6) for name, pair in factors.items()},
         }
-        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
+        return factors, record
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, plus the digest of the editor and data on its training."""

@@ -15,7 +15,7 @@ from kg_edit.methods.mend.training import train
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.methods.mend.examples import edits, quick
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
 from tests.kg_edit.tiny import tiny
@@ -89,6 +89,19 @@ def test_batch_is_the_sum_of_its_edits(editor: str) -> None:
     for name, pair in both.factors.items():
         torch.testing.assert_close(pair.product, first.factors[name].product + second.factors[name].product)
     assert [edit["edit"]["id"] for edit in both.edits] == ["1", "2"]
+
+
+def test_large_batch_is_summed_once(editor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sum for all edits: a sum after each edit multiplied whole matrices again and again."""
+    chosen, some = method(tiny("llama"), network=editor), edits()[::3]
+    many = [*some, *(one.model_copy(update={"prompt": "The capital of {} is"}) for one in some)]
+    each = [patch_of(chosen, one) for one in many]
+    monkeypatch.setattr(Factors, "__add__", None)
+    batch = patch_of(chosen, *many)
+    for name, pair in batch.factors.items():
+        torch.testing.assert_close(pair.product, sum(one.factors[name].product for one in each))
+    dense = [name for name, pair in batch.factors.items() if pair.rank < sum(one.factors[name].rank for one in each)]
+    assert dense and all(batch.factors[name].rank == min(batch.factors[name].shape) for name in dense)
 
 
 def test_editor_of_another_model_is_refused(editor: str) -> None:
