@@ -22,7 +22,6 @@ from torch import Tensor
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ModelError
 from kg_edit.methods.mend.examples import BatchOrder, Rows
 from kg_edit.methods.mend.gradients import (
     Changes,
@@ -172,6 +171,7 @@ class EditorRun(TrainingRun[Validation]):
     """
 
     state: State[Validation]
+    lower = "a lower learning_rate or edit_lr"
 
     def __init__(
         self, model: LanguageModel, order: BatchOrder, names: Sequence[str], state: State[Validation], path: Path
@@ -189,12 +189,10 @@ class EditorRun(TrainingRun[Validation]):
         """Return the losses after the edits of ``rows``.
 
         Raises:
-            ModelError: a loss is not finite.
+            DivergedError: a loss is not finite.
         """
         losses = self.losses_of(rows, self._lower)
-        if not torch.isfinite(losses.total):
-            step = self.state.progress.step
-            raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate or edit_lr")
+        self.check_loss(float(losses.total.detach()))
         return losses
 
     def held_out(self) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ModelError, PromptError
+from kg_edit.errors import PromptError
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows
 from kg_edit.methods.serac.network import (
@@ -108,8 +108,7 @@ class _Run(TrainingRun[Validation]):
         scope = scope_scores(self._network, self._states, self._order.scope_rows(step)).loss
         edit = answer_loss(self._model, self._network, self._marker, self._order.questions(step))
         loss = scope + edit
-        if not torch.isfinite(loss):
-            raise ModelError(f"after {step} steps the loss is not finite; train with a lower learning_rate")
+        self.check_loss(float(loss.detach()))
         loss.backward()
         return {"scope": f"{scope:.3f}", "edit": f"{edit:.2f}"}
 

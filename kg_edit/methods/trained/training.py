@@ -7,6 +7,7 @@ seed and the number of a step determine its examples (`batch_of`), and a checkpo
 from __future__ import annotations
 
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from kg_edit.errors import ModelError
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.trained.files import NETWORK, Manifest, NetworkFormat
 from kg_edit.models.hooks import untouched
@@ -89,6 +91,10 @@ class Progress(BaseModel, Generic[Measured]):
         return len(self.validations) - 1 - self.validations.index(self.best)
 
 
+class DivergedError(ModelError):
+    """The loss of a step or of a validation is not finite."""
+
+
 @dataclass(eq=False, kw_only=True)
 class State(Generic[Measured]):
     """The state of a run between two steps: the present and the best network, Adam's moments, and the progress."""
@@ -142,6 +148,7 @@ class TrainingRun(ABC, Generic[Measured]):
     """
 
     name: ClassVar[str]
+    lower: ClassVar[str] = "a lower learning_rate"  # what a training needs whose loss is not finite
 
     def __init__(self, state: State[Measured], settings: TrainingConfig, path: Path, *, examples: int) -> None:
         self.state, self.settings, self._path, self._examples = state, settings, path, examples
@@ -151,7 +158,7 @@ class TrainingRun(ABC, Generic[Measured]):
         """Compute the gradient of the step's loss for the network's parameters; return texts for the progress bar.
 
         Raises:
-            ModelError: the loss is not finite.
+            DivergedError: the loss is not finite.
         """
 
     @abstractmethod
@@ -165,7 +172,13 @@ class TrainingRun(ABC, Generic[Measured]):
         """Compute what no step changes; called before a new run begins, and before an interrupted run continues."""
 
     def train(self, *, progress: bool, checkpoint_seconds: float) -> None:
-        """Train from the checkpoint, or from the start, to the last step or until nothing improves."""
+        """Train from the checkpoint, or from the start, to the last step or until nothing improves.
+
+        If the loss is no longer finite, the training ends there, provided that some step improved the network.
+
+        Raises:
+            DivergedError: the loss is not finite, and no step improved the network.
+        """
         self.prepare(progress=progress)
         state, settings = self.state, self.settings
         if self._path.is_file():
@@ -178,24 +191,41 @@ class TrainingRun(ABC, Generic[Measured]):
         with Bar(title=self.name, unit="step", total=settings.steps, done=at, shown=progress) as bar:
             while state.progress.step < settings.steps and state.progress.waited < settings.patience:
                 # The seed and the number of the step determine its examples, so that a resumed run draws the same.
-                state.optimizer.zero_grad()
-                shown = self.backward(state.progress.step)
-                torch.nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
-                state.optimizer.step()
-                step = state.progress.step + 1
-                state.progress = state.progress.model_copy(update={"step": step})
-                if step % settings.validate_every == 0 or step == settings.steps:
-                    self._validate()
+                try:
+                    state.optimizer.zero_grad()
+                    shown = self.backward(state.progress.step)
+                    torch.nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
+                    state.optimizer.step()
+                    step = state.progress.step + 1
+                    state.progress = state.progress.model_copy(update={"step": step})
+                    if step % settings.validate_every == 0 or step == settings.steps:
+                        self._validate()
+                except DivergedError as error:
+                    if not state.progress.best.step:
+                        raise
+                    log.warning("%s; the result is the network of step %d", error, state.progress.best.step)
+                    return
                 bar.set_postfix({**shown, "best": f"{state.progress.best.total:.3f}"})
                 bar.update()
                 if time.monotonic() - saved >= checkpoint_seconds:
                     state.save(self._path)
                     saved = time.monotonic()
 
+    def check_loss(self, loss: float) -> None:
+        """Check that a loss is finite.
+
+        Raises:
+            DivergedError: it is not.
+        """
+        if not math.isfinite(loss):
+            step = self.state.progress.step
+            raise DivergedError(f"after {step} steps the loss is not finite; train with {self.lower}")
+
     def _validate(self) -> None:
         """Validate the network, and keep a copy of it if it is the best one so far."""
         state = self.state
         found = self.validation(state.progress.step)
+        self.check_loss(found.total)
         validations = (*state.progress.validations, found)
         state.progress = state.progress.model_copy(update={"validations": validations})
         is_best = state.progress.best == found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -212,6 +213,27 @@ def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the loss is not finite; train with a lower"):
         made(tmp_path, edit_lr=1e12, rate_learning_rate=100.0)
+
+
+def test_training_that_diverges_late_ends_with_the_best_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise hours of training would be lost: it can't be resumed either, as it would diverge again."""
+    whole, calls = losses_after, []
+
+    def diverging(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        found = whole(*args, **options)
+        # the validation after two steps is the fourth call; the fourth step has no finite loss
+        return found if len(calls) < 6 else replace(found, total=found.total * torch.inf)
+
+    monkeypatch.setattr(training, "losses_after", diverging)
+    manifest = made(tmp_path, learning_rate=1e-3, rate_learning_rate=0.01)
+    assert manifest.steps == 2 and [one.step for one in manifest.validations] == [0, 2]
+    assert "after 3 steps the loss is not finite" in caplog.text and "the network of step 2" in caplog.text
+    monkeypatch.undo()
+    best = made(tmp_path / "short", steps=2, learning_rate=1e-3, rate_learning_rate=0.01)
+    assert best.validations == manifest.validations and not (tmp_path / CHECKPOINT).exists()
 
 
 def test_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
