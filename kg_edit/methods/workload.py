@@ -33,8 +33,9 @@ class Workload:
     """What one edit holds in memory, in numbers that need no model.
 
     Attributes:
-        rows: rows of tokens in an evaluation: the prompt in each of its contexts, or the edits that are trained.
-        context_tokens: tokens of all contexts together, which run once for all edits.
+        rows: rows of tokens in an evaluation: the prompt in each of its contexts, or the prompts that are trained.
+        context_tokens: tokens of all contexts together, which run once for all edits; in training, of all texts of a
+            step besides its prompts.
         facts: facts that are written for one edit, each with its own search.
         covariance: what C is measured from; None: no C.
         hops: the layers of the R-GNN that is trained; 0 without one.

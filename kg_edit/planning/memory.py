@@ -117,27 +117,29 @@ def memory_parts(job: Job) -> Iterator[Part]:
     if load.covariance:
         yield from _covariance_parts(job)
 
-    # A forward and backward pass keeps (10 d + 5 d_ff) a token and block above l, and V for the head; it takes as many
-    # tokens at once as `tokens_at_once` allows.
+    # A forward and backward pass keeps (10 d + 5 d_ff) a token and block above l, and V for the head; most methods take
+    # as many tokens at once as `tokens_at_once` allows.
     if family not in (None, "in-context"):
         lowest = min(job.layers)
-        if family in ("rank-one", "joint"):
-            tokens = float(load.rows * _TAIL * (load.facts if joint else 1))
-        elif family == "codebook":  # one value at the prompt's last token
-            tokens = float(_TARGET * min(job.edits, load.together))
-        elif family == "neurons":
-            tokens = float(load.rows * _TAIL)
-        else:
-            tokens = float(_PROMPT)
         blocks = shape.layers - lowest
         kept = numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary)
         most = tokens_at_once(kept, size=size, limit=job.limit, cpu=job.machine.is_cpu)
+        if family in ("rank-one", "joint"):
+            tokens = min(most, float(load.rows * _TAIL * (load.facts * job.edits if joint else 1)))
+        elif family == "codebook":  # one value at the prompt's last token
+            tokens = min(most, float(_TARGET * min(job.edits, load.together)))
+        elif family == "neurons":
+            tokens = min(most, float(load.rows * _TAIL))
+        elif family == "gradient":
+            tokens = min(most, float(_PROMPT * job.edits))
+        else:  # the rows of a step are one pass, of any size
+            tokens = float(load.rows * _PROMPT + load.context_tokens)
         yield Part(
             what="states for the backward pass",
-            bytes=float(size * kept) * min(most, tokens * (job.edits if joint else 1)),
+            bytes=float(size * kept) * tokens,
             phase="editing",
             place=place,
-            formula=f"(10 d + 5 d_ff) x {blocks} blocks + V, a token",
+            formula=f"{tokens:,.0f} tokens x ((10 d + 5 d_ff) x {blocks} blocks + V)",
         )
 
     # Of each fact that a descent takes at once: keys and values of its prompts in all blocks; the input of the edited
@@ -171,7 +173,7 @@ def memory_parts(job: Job) -> Iterator[Part]:
 
     # The patch has a pair of factors, d + d_ff numbers, for each fact and layer, or whole matrices.
     if family in ("fine-tuning", "low-rank", "adapter"):
-        rank = job.edits * load.rank
+        rank = load.rank * (1 if joint else job.edits)
     else:
         rank = job.edits * (_PROMPT if family == "hypernetwork" else load.facts)  # MEND: rank one a token
     matrices = layers * (load.matrices if family == "gradient" else 1)

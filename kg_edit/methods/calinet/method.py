@@ -42,8 +42,8 @@ class CalinetConfig(UnitSettings, AdapterConfig):
     learning_rate: float = Field(3e-3, gt=0, description="learning rate of Adam; published: 1e-3 with Adafactor")
 
     def workload(self, *, edits: int) -> Workload:
-        """Return the workload: ``units`` units."""
-        return Workload(rank=self.units)
+        """Return the workload: ``units`` units, trained on all edits together."""
+        return Workload(rows=edits, rank=self.units)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

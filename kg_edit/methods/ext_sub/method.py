@@ -59,8 +59,8 @@ class ExtSubConfig(LoraConfig):
     }
 
     def workload(self, *, edits: int) -> Workload:
-        """Return the workload: two LoRAs, of which the patch has both."""
-        return replace(super().workload(edits=edits), rank=2 * self.rank)
+        """Return the workload: two LoRAs of all edits, of which the patch has both."""
+        return replace(super().workload(edits=edits), rows=min(edits, self.batch_size), rank=2 * self.rank)
 
 
 class ExtSub(Lora):

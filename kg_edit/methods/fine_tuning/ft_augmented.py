@@ -100,9 +100,13 @@ class FtAugmentedConfig(StatementConfig):
         return tuple(range(first, max(first + 1, end))) if self.layers is None else self.layers
 
     def workload(self, *, edits: int) -> Workload:
-        """Return the workload: one descent; a step has the rows of ``batch_size`` edits, and those that are held."""
-        batch = min(edits, self.batch_size)
-        return Workload(rows=batch * (1 + bool(self.contexts) + self.subjects) + self.texts)
+        """Return the workload: one descent; a step has the rows of ``batch_size`` edits, and those that are held.
+
+        The bare rows of the edits are padded to those in contexts.
+        """
+        batch, padded = min(edits, self.batch_size), 2 * self.context_tokens if self.contexts else 0
+        rows = batch * (1 + bool(self.contexts) + self.subjects)
+        return Workload(rows=rows, context_tokens=batch * padded + self.texts * self.text_tokens)
 
     def idle(self) -> dict[str, str]:
         """Return the length of the contexts, if there are none."""

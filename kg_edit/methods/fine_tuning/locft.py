@@ -18,6 +18,7 @@ from kg_edit.methods.fine_tuning.descent import changed, no_change
 from kg_edit.methods.fine_tuning.epochs import train_epochs
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.statement import encode_statement
+from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
@@ -31,6 +32,10 @@ class LocFtConfig(FineTuningConfig):
     batch_size: PositiveInt = Field(8, description="edits in a step; published: 100, for batches of thousands")
     end: bool = Field(True, description="add the end-of-text token to the target (not with aim prompt_last)")
     seed: Seed = Field(0, description="random seed of the order of the edits")
+
+    def workload(self, *, edits: int) -> Workload:
+        """Return the workload: a step has the rows of ``batch_size`` edits."""
+        return Workload(rows=min(edits, self.batch_size))
 
 
 class LocFt(FineTuning):

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.methods.adapters.base import AdapterConfig
 from kg_edit.methods.adapters.summed import SummedMethod
 from kg_edit.methods.memoe.adapter import Experts, ExpertSettings
+from kg_edit.methods.workload import Workload
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.replay import block_output
 from kg_edit.patches.adapter_hooks import replacing_output
@@ -28,6 +29,10 @@ class MemoeConfig(ExpertSettings, AdapterConfig):
         50, description="maximum number of loss evaluations; an optimiser step follows each but the last"
     )
     learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam, for the router and the experts")
+
+    def workload(self, *, edits: int) -> Workload:
+        """Return the workload: all edits are trained together."""
+        return Workload(rows=edits)
 
 
 class Memoe(SummedMethod):

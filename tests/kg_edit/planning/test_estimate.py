@@ -308,6 +308,34 @@ def test_each_tuned_layer_has_its_trained_numbers() -> None:
     assert two == 2 * one
 
 
+def test_a_step_of_many_edits_counts_the_tokens_of_its_rows() -> None:
+    """All rows of a step are one pass: of the whole call, or of ``batch_size`` edits, with the texts of the step."""
+    tokens = {
+        "ft-augmented": 32 * 4 * 8 + 32 * 2 * 10 + 8 * 64,  # prompts of 8 tokens, contexts, texts that are held
+        "ft-retrain": 32 * 8,  # with 31 earlier edits
+        "locft": 8 * 8,
+        "ext-sub": 8 * 8,
+        "calinet": 100 * 8,
+        "mend": 8,  # one gradient after the other
+    }
+    for name, expected in tokens.items():
+        method = find_method(name)
+        config = method.config_class.preset("many" if name == "ft-augmented" else "default")
+        where = Machine(device=CPU, host=10**12, accelerator=None)
+        found = estimate(method, config, small(), where, edits=100)
+        blocks = 10 - min(config.written_layers(10))
+        states = next(part.bytes for part in found.parts if part.what.startswith("states"))
+        assert states == 4 * expected * ((1000 + 2000) * blocks + 1000), name
+
+
+def test_edits_that_are_trained_together_share_the_ranks_of_their_patch() -> None:
+    ranks = {
+        name: next(part.formula for part in reckoned(name, edits=3).parts if part.what == "the patch").partition(",")[0]
+        for name in ("lora", "ext-sub")
+    }
+    assert ranks == {"lora": "rank 24", "ext-sub": "rank 32"}
+
+
 class PluggedConfig(MethodConfig):
     layer: int | None = None
     steps: int = 3
