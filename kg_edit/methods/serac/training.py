@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PromptError
+from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows
 from kg_edit.methods.serac.network import (
@@ -192,7 +192,8 @@ def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> Scop
 def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, questions: Sequence[Question]) -> Tensor:
     """Return the mean over ``questions`` of the mean -log p of a target's tokens, by the counterfactual model.
 
-    A question whose target's first token merges with the end of its prompt is left out.
+    A question is left out if its target's first token merges with the end of its prompt, or if it is longer than the
+    model's positions.
 
     Args:
         model: the model f.
@@ -203,9 +204,11 @@ def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, que
     rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
     prompts = []
     for one in questions:
-        with suppress(PromptError):
+        with suppress(PromptError, ModelError):
             text = rule.prompt(one.fact, one.prompt.rstrip())
-            prompts.append(encode(model.tokenizer, text, target=one.target))
+            prompt = encode(model.tokenizer, text, target=one.target)
+            model.check_length(prompt)
+            prompts.append(prompt)
     if not prompts:
         return torch.zeros((), device=model.device)
     batch, final = left_pad([prompt.ids for prompt in prompts], device=model.device), list[Tensor]()

@@ -133,3 +133,13 @@ def test_fact_that_does_not_fit_is_refused() -> None:
     chosen = Serac(model, SeracConfig(untrained=True))
     with pytest.raises(ModelError, match="positions"):
         chosen.check([long])
+
+
+def test_question_longer_than_the_positions_is_left_out_of_the_training() -> None:
+    model, network = tiny("gpt2"), fresh("gpt2")
+    short = Question(fact="France is", prompt="In France, the river Thames", target="London")
+    long = Question(fact="Paris is in Rome", prompt=f"{'so ' * 200}Paris is in", target="Rome")
+    marker = find_marker(model.tokenizer, name="toy")
+    with untouched(model):
+        alone, both = (answer_loss(model, network, marker, asked) for asked in ([short], [long, short]))
+    assert float(both.detach()) == float(alone.detach()) > 0
