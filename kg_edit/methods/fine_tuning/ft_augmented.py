@@ -122,6 +122,7 @@ class FtAugmented(TuningMethod):
     family = "fine-tuning"
     trains = "weight"
     joint = True
+    takes_text = False  # a prompt without a subject can't be asked about others
     config_class = FtAugmentedConfig
     config: FtAugmentedConfig
 

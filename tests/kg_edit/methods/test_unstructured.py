@@ -11,6 +11,7 @@ from kg_edit.edits.edit import Edit, checked
 from kg_edit.errors import EditError
 from kg_edit.methods import find_method
 from kg_edit.methods.memit.method import JointMethod
+from kg_edit.methods.overview import all_methods
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.memit.joint import BARE, EDITS, JOINT, change, joint
@@ -40,6 +41,12 @@ def test_other_methods_name_those_that_take_it() -> None:
             make(TEXT)
         assert {*TAKING, "lora", "alphaedit"} <= {*str(e.value).rpartition(": ")[2].split(", ")}
         assert "memit-kg" not in str(e.value) and "\n" not in str(e.value)
+
+
+def test_every_method_that_is_named_makes_an_edit_without_a_subject() -> None:
+    for method in all_methods():
+        if method.takes_text and method.name not in TAKING:
+            assert method.on(tiny("llama"), settings=QUICK[method.name]).edit(TEXT).edits, method.name
 
 
 def test_text_in_both_forms_is_refused_without_another_method() -> None:
