@@ -238,8 +238,12 @@ class FtAugmented(TuningMethod):
         return rows
 
     def _in_contexts(self, edits: Iterable[Edit], draw: random.Random) -> list[TrainingRow]:
-        """Return a row of each edit after one of the sampled texts."""
-        return [self._row_in(draw.choice(self.contexts), edit, draw) for edit in edits] if self.contexts else []
+        """Return a row of each edit after one of the sampled texts; bare if it is an earlier one without a subject."""
+        if not self.contexts:
+            return []
+        return [
+            self._row_in(draw.choice(self.contexts), edit, draw) if edit.subject else self.row(edit) for edit in edits
+        ]
 
     def _row_in(self, context: str, edit: Edit, draw: random.Random) -> TrainingRow:
         """Return the row of an edit in a context; in a share ``at_subject`` the change acts at the subject alone."""

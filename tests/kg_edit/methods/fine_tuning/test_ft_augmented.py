@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kg_edit.edits.edit import Edit
+from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.descent import changed
 from kg_edit.methods.fine_tuning.ft_augmented import FtAugmented
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
@@ -124,6 +126,16 @@ def test_half_of_the_earlier_edits_come_after_a_sampled_text(seen: list[Sequence
     whole = [chosen.model.tokenizer.decode(chosen.row(edit).ids) for edit in EDITS[:4]]
     assert len(earlier) == 4 and len({*earlier} & {*whole}) == 2
     assert all(any(text.endswith(one) for one in whole) for text in earlier)
+
+
+def test_an_earlier_edit_without_a_subject_is_trained_again_bare(seen: list[Sequence[TrainingRow]]) -> None:
+    model = tiny("llama")
+    texts = [Edit(prompt=f"Where is {place}?", target_text=f"It is in {place}.") for place in ("Paris", "London")]
+    before = find_method("ft-m").on(model, settings={"steps": 1}).edit(texts)
+    seen.clear()
+    made = method(model, steps=2).edit(EDITS[:1], start=before)
+    assert {model.encode(one.text, target=one.target_new).ids[:-1] for one in texts} <= {row.ids for row in seen[2]}
+    assert len(made.edits) == 3
 
 
 def test_a_change_may_act_at_the_subject_alone(seen: list[Sequence[TrainingRow]]) -> None:
