@@ -15,9 +15,10 @@ Several matrices W [out, in] of the MLPs are edited, each on its own. For every 
 
     W += V^T H (H^T H + ridge I)^-1  =  V^T (H H^T + ridge I)^-1 H
 
-No subject is needed, no covariance, no descent. The second form of 4 solves for tokens instead of inputs, and gives the
-factors of the patch. Here the tokens of texts that the model writes are further rows of H, with v = 0 (``hold``). The
-sums behind the statistics are the patch's state, so a later call continues them.
+No subject is needed, no covariance, no descent. The second form of 4 solves for tokens instead of inputs, which is
+less if they are fewer; both give the factors of the patch. Here the tokens of texts that the model writes are further
+rows of H, with v = 0 (``hold``). The sums behind the statistics are the patch's state, so a later call continues
+them.
 """
 
 from __future__ import annotations
@@ -242,13 +243,15 @@ class UltraEdit(StatementMethod):
             inputs = features[name][:, :size].double()
             if texts and self.config.hold:
                 inputs = torch.cat([inputs, self.config.hold**0.5 * texts[name][:, :size].to(inputs)])
-            gram = inputs @ inputs.T
+            few = len(inputs) <= size  # of both forms of 4, the one with the smaller matrix to solve with
+            gram = inputs @ inputs.T if few else inputs.T @ inputs
             gram.diagonal().add_(self.config.ridge)
-            right = torch.linalg.solve(gram, inputs)[: len(wanted)]
+            solved = torch.linalg.solve(gram, inputs if few else inputs.T)  # [rows, in], or its transpose [in, rows]
+            right = (solved if few else solved.T)[: len(wanted)]
             factors[name] = Factors(left=wanted.T.float().contiguous(), right=right.T.float().contiguous())
 
         patch = WeightPatch(
-            factors=factors,
+            factors={name: Factors.total([own]) for name, own in factors.items()},  # dense where that takes less
             provenance={**self.provenance(), "edits": self.records(edits, rows, factors)},
             state={SUM + name: one.sums for name, one in own.items()},
         )

@@ -112,6 +112,26 @@ def test_two_batches_are_those_of_the_published_algorithm(statistics: str) -> No
             torch.testing.assert_close(change, wanted[name], rtol=1e-3, atol=1e-6 * float(wanted[name].abs().max()))
 
 
+def test_more_tokens_than_inputs_are_solved_for_the_inputs() -> None:
+    """The same change, from a matrix that does not grow with the edits, in a patch that does not either."""
+    model = tiny("llama")
+    names = ("Spain", "France", "Paris", "London", "Miami", "The dog")
+    many = [
+        one.model_copy(update={"id": f"{name} {one.id}", "subject": name, "target_new": "Oslo and Miami Heat"})
+        for name in names
+        for one in (EDIT, SECOND)
+    ]
+    patch = method(model).edit(many)
+    assert isinstance(patch, WeightPatch)
+    assert sum(record["tokens"] for record in patch.edits) > max(max(pair.shape) for pair in patch.factors.values())
+    assert all(pair.rank == min(pair.shape) for pair in patch.factors.values())
+    (expected,) = published(model, [many], shared=True)
+    for name, change in changes(patch).items():
+        torch.testing.assert_close(
+            change, expected[name], rtol=1e-3, atol=1e-5 * float(expected[name].abs().max()), check_dtype=False
+        )
+
+
 def test_statistics_continue_from_a_file(tmp_path: Path) -> None:
     """A resumed run makes the same second batch; the state does not grow with the edits."""
     chosen = method(tiny("llama"))
