@@ -30,7 +30,7 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PromptError
+from kg_edit.errors import ModelError, PromptError
 from kg_edit.locate_then_edit.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.methods.glame_plus.questions import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.hooks import index_for, watched
@@ -139,7 +139,7 @@ def write_answers(
         if (row := asking[fact].worded(model, other, number))
     ]
     for number, other in enumerate(others):
-        with suppress(PromptError):
+        with suppress(PromptError, ModelError):
             worded = rewrites(other)
             about_others.append(_end(worded[number % len(worded)]))
     theirs = known.keys(model, about_others, layer, starts)  # [d_ff, n]
@@ -289,14 +289,16 @@ class Question:
         return tuple(row for row in found if row)
 
     def worded(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
-        """Return the row in one wording, edited at the question's last token; None if it can't be encoded."""
+        """Return the row in one wording, edited at the question's last token; None if it can't be used."""
         template, context = self.forms[number % len(self.forms)]
-        with suppress(PromptError):
+        with suppress(PromptError, ModelError):
             row = encode(model.tokenizer, template, subject=subject, target=self.target, context=context)
             # An answer ends with the line break that also ends the example facts before a question. Some tokenizers,
             # such as Llama-2's, put a token for a space before it.
             end: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][-1]
-            return _end(replace(row, ids=(*row.ids, end)))
+            row = replace(row, ids=(*row.ids, end))
+            model.check_length(row)
+            return _end(row)
         return None
 
 

@@ -229,6 +229,14 @@ def test_prefix_before_a_subject_is_computed_once(family: str, monkeypatch: pyte
     assert new == rows[2:], "the second row's key is known"
 
 
+@pytest.mark.parametrize("words", [36, 38])
+def test_other_things_whose_prompt_does_not_fit_are_left_out(words: int) -> None:
+    """Their names are longer than the subject: a question has no position left, or the edit's own prompt has none."""
+    model, edit = tiny("gpt2"), EDIT.model_copy(update={"prompt": "so " * words + "{} plays for"})
+    chosen = GlamePlus(model, GlamePlusConfig.preset("default", QUICK["glame-plus"]), graph=graph())
+    assert len(chosen.edit([edit]).edits) == 1
+
+
 def test_late_layer_must_be_above_the_edited_one() -> None:
     config = GlamePlusConfig(layer=2, answers=AnswerOptions(layer=1))
     with pytest.raises(ConfigError, match=r"answers\.layer=1 is not above the edited layer 2"):
