@@ -104,13 +104,14 @@ class AdaLora(Lora):
             UnsupportedModelError: the model is on several devices.
         """
         self._check_device()
+        removes = self.config.rank < self.config.initial_rank  # PEFT can't remove none
         with svd_adapted(self.model, self.targets, self.config) as adapters:
             row_losses = RowLosses(self.model, 0, [row])
             losses = self.config.descent.run(
                 adapters.parameters,
                 lambda: row_losses().mean(),
                 penalty=lambda: self.config.orthogonality * adapters.distance(),
-                constrain=adapters.allocate,
+                constrain=adapters.allocate if removes else lambda: None,
             )
             return adapters.factors(), losses
 

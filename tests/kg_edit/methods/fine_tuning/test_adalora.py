@@ -47,6 +47,13 @@ def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     assert ranks == [2, *[3] * (len(ranks) - 1)]
 
 
+def test_all_triplets_may_stay() -> None:
+    """As in the preset ``paper``; PEFT fails where it has none to remove."""
+    model = tiny("llama")
+    patch = method(model, rank=3).edit([EDIT])
+    assert patch.edits[0]["rank"] == 3 * len(target_modules(model))
+
+
 def test_ranks_go_to_the_weights_that_matter() -> None:
     """Of three triplets a weight one is left on the average, where they matter most."""
     model = tiny("llama")
