@@ -76,7 +76,7 @@ class FtAugmentedConfig(StatementConfig):
     layers: Layers | None = Field(None, description="tuned blocks, 0-based; default 0.13 to 0.36 of the depth")
     batch_size: PositiveInt = Field(8, description="edits in a step")
     contexts: NonNegativeInt = Field(64, description="sampled texts; one comes before each edit of a step (0: none)")
-    context_tokens: PositiveInt = Field(10, description="length of these texts, in tokens")
+    context_tokens: int = Field(10, ge=2, description="length of these texts, in tokens")
     replayed: NonNegativeInt = Field(8, description="earlier edits of a sequence in a step; half of them in a context")
     kept: float = Field(1.5, ge=0, description="weight of the divergence on other subjects and on texts")
     subjects: PositiveInt = Field(2, description="other subjects with which the prompt of each edit is asked in a step")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.descent import changed
 from kg_edit.methods.fine_tuning.ft_augmented import FtAugmented
@@ -167,6 +168,12 @@ def added_at(place: int, change: Tensor) -> Any:
         return output
 
     return add
+
+
+def test_texts_before_a_prompt_of_one_token_are_refused() -> None:
+    """The start of a text counts as a token, so nothing would be sampled."""
+    with pytest.raises(ConfigError, match="context_tokens"):
+        method(tiny("llama"), context_tokens=1)
 
 
 def test_texts_have_a_weight_of_their_own() -> None:
