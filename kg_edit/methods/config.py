@@ -71,8 +71,8 @@ class MethodConfig(BaseModel, metaclass=Called):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _numbers_are_sensible(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Refuse true and false as numbers (pydantic makes them 1 and 0) and huge counts, also in nested values."""
+    def _values_are_sensible(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Refuse true and false as numbers (pydantic makes them 1 and 0), huge counts and empty names, also nested."""
         taken = take(value)
         for place, given, expected in cls._faults(value, taken, info.field_name or ""):
             message = f"found {describe(given)}; expected {expected}"
@@ -81,9 +81,11 @@ class MethodConfig(BaseModel, metaclass=Called):
 
     @classmethod
     def _faults(cls, given: Any, taken: Any, place: str) -> Iterator[tuple[str, Any, str]]:
-        """Yield (place, value, what is expected) of each bool or huge count in ``given``; ``taken`` is validated."""
+        """Yield (place, value, what is expected) of each bool, huge count or empty name; ``taken`` is validated."""
         if isinstance(given, bool) and not isinstance(taken, bool):
             yield place, given, "a number"
+        elif given == "" and not place.endswith("]"):  # an unset variable of a shell; in a list, no first word
+            yield place, given, "a name; leave the setting out for none"
         elif isinstance(taken, int) and taken > LARGEST_COUNT and place not in _OTHER_RANGE:
             yield place, given, f"at most {LARGEST_COUNT}"
         elif isinstance(taken, float) and abs(taken) > LARGEST_NUMBER:

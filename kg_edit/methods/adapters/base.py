@@ -32,7 +32,6 @@ from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.adapter_hooks import Reads, read_module
 from kg_edit.patches.adapter_patch import Adapter, AdapterPatch, Place, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
-from kg_edit.patches.guards import with_weight_norms
 
 
 class AdapterConfig(LayerConfig, TuningConfig):
@@ -117,8 +116,7 @@ class AdapterMethod(StatementMethod):
         # The adapter that is trained further is not applied: `train` runs it together with its change.
         rest = without_adapter(before, self.place) or self.empty_patch()
         with rest.applied(self.model):
-            made = self.make(edits, before=before)
-        return with_weight_norms(made, self.model)
+            return self.make(edits, before=before)
 
 
 @torch.no_grad()

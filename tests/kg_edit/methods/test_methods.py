@@ -257,6 +257,15 @@ def test_truth_value_in_place_of_a_number_is_refused(name: str, settings: dict[s
         config.preset("default", settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"), [("mend", "network"), ("ike", "demonstrations"), ("rome", "covariance.corpus")]
+)
+def test_empty_name_is_no_name(name: str, setting: str) -> None:
+    """As a shell's unset variable gives it: MEND would make untrained edits without a word."""
+    with pytest.raises(ConfigError, match=f"setting {setting} of {name}: found an empty text; expected a name"):
+        find_method(name).config_class.preset("default", {setting: ""}, method=name)
+
+
 def test_unknown_method_is_refused_with_a_similar_name() -> None:
     assert {"rome", "glame"} <= set(method_names())
     with pytest.raises(UnknownNameError, match="did you mean 'rome'"):
