@@ -159,6 +159,7 @@ class GlamePlus(GraphReader, Rome):
         The cached questions are dropped first, because the model may have changed since the last call.
         """
         self._ripples.clear()
+        self._taught.clear()
         made = super().make_each(edits, before=before)
         if self.config.answers is None:
             return made

@@ -237,6 +237,14 @@ def test_other_things_whose_prompt_does_not_fit_are_left_out(words: int) -> None
     assert len(chosen.edit([edit]).edits) == 1
 
 
+def test_facts_of_an_edit_are_not_kept_for_later_ones() -> None:
+    """A server makes edits for as long as it runs."""
+    chosen = GlamePlus(tiny("llama"), GlamePlusConfig.preset("default", QUICK["glame-plus"]), graph=graph())
+    for name in ("1", "2"):
+        chosen.edit([EDIT.model_copy(update={"id": name})])
+    assert [edit.id for edit in chosen._taught] == ["2"]
+
+
 def test_late_layer_must_be_above_the_edited_one() -> None:
     config = GlamePlusConfig(layer=2, answers=AnswerOptions(layer=1))
     with pytest.raises(ConfigError, match=r"answers\.layer=1 is not above the edited layer 2"):
