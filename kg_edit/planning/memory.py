@@ -30,6 +30,8 @@ FLOAT32, FLOAT64 = 4, 8
 _RECORD, _ENCODED = 9e3, 10e3  # bytes of an edit's texts and record; of its encoded prompts (measured)
 _TAIL, _PROMPT, _TARGET = 4, 8, 1  # tokens from the subject's end on, of a prompt, of a target: as in CounterFact
 
+_LIMITED = ("rank-one", "joint", "codebook", "neurons", "gradient")  # families whose passes --memory limits
+
 Phase = Literal["always", "measuring C", "comparing C", "factoring C", "editing", "checking"]
 MemoryPlace = Literal["main memory", "accelerator"]
 PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")
@@ -329,8 +331,11 @@ def suggestions(found: Estimate) -> tuple[str, ...]:
         ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
     states = bytes_of.get("states for the backward pass", 0.0)
     if states >= 0.1 * max(found.needed(place) for place in found.lacking):
-        way = f"`kg-edit evaluate --memory {states / 2e6:.0f}`, or `method.memory` in Python,"
-        ways.append(f"{way} makes passes smaller: the same results, a little slower")
+        if job.method.family in _LIMITED:
+            way = f"`kg-edit evaluate --memory {states / 2e6:.0f}`, or `method.memory` in Python,"
+            ways.append(f"{way} makes passes smaller: the same results, a little slower")
+        elif "batch_size" in type(job.config).model_fields:
+            ways.append("a smaller batch_size makes steps smaller; the results differ")
     held = sum(map(found.added_by_covariance, found.lacking))
     if held >= 0.2 * max(found.needed(place) for place in found.lacking):
         ways.append(

@@ -328,6 +328,12 @@ def test_a_step_of_many_edits_counts_the_tokens_of_its_rows() -> None:
         assert states == 4 * expected * ((1000 + 2000) * blocks + 1000), name
 
 
+def test_a_large_step_is_made_smaller_by_its_batch_size() -> None:
+    """Not by --memory, which limits the passes of other methods."""
+    said = "\n".join(suggestions(reckoned("ft-augmented", host=10**6, edits=1000, batch_size=1000)))
+    assert "batch_size" in said and "--memory" not in said
+
+
 def test_edits_that_are_trained_together_share_the_ranks_of_their_patch() -> None:
     ranks = {
         name: next(part.formula for part in reckoned(name, edits=3).parts if part.what == "the patch").partition(",")[0]
