@@ -342,16 +342,16 @@ MODELS = {"smollm2-135m": "SmolLM2-135M"}  # names in the tables
 
 
 def value_of(run: Summary, section: str, metric: str) -> tuple[float | None, float | None, float | None]:
-    """Return mean and interval of a metric; of retention rates and perplexity the value at the end of the curve."""
+    """Return mean and interval of a metric; of scores of the whole model, the value at the curve's end."""
     if metric == "seconds":
         return (run.seconds_per_edit if section == "edited" else None), None, None
-    if metric == "perplexity" or metric.startswith("retention."):
+    if metric == "perplexity" or metric.startswith(("retention.", "general.")):
         points = run.curve or ()
         if not points or section not in ("base", "edited"):
             return None, None, None
         point = points[0 if section == "base" else -1]
-        found = point.general.get("general.perplexity") if metric == "perplexity" else point.retention.get(metric)
-        return found, None, None
+        name = "general.perplexity" if metric == "perplexity" else metric
+        return {**point.retention, **point.general}.get(name), None, None
     score = run.sections[section].get(metric)
     return (score.mean, score.ci95_low, score.ci95_high) if score else (None, None, None)
 

@@ -141,9 +141,9 @@ def test_a_finished_run_becomes_rows(
 ) -> None:
     model = LanguageModel.load(str(tiny_folder))
     records = find_dataset("counterfact-plus")(Path("data.json"))
-    run = evaluate(
-        Nudge(model), model, records, out=tmp_path / "run", config=EvalConfig(schedule=schedule, ceilings=True)
-    )
+    text = None if schedule == "single" else "The quick brown fox jumps over the lazy dog."
+    config = EvalConfig(schedule=schedule, ceilings=True, general=text)
+    run = evaluate(Nudge(model), model, records, out=tmp_path / "run", config=config)
     results = tables.Results()
     results.tables["single"] = [number._replace(n="2") for number in results.tables["single"]]
     before = [number for number in results.tables["single"] if number.method == "rome"]
@@ -158,5 +158,7 @@ def test_a_finished_run_becomes_rows(
     assert unedited["unedited, the fact in the prompt"].mean == f"{run.fact_in_prompt['portability.greedy'].mean:.2f}"
     rates = [*tables.of_run(results, "retention", run, "nudge")]
     assert any(number.metric == "ERR" for number in rates) == (schedule != "single")
+    last = run.curve[-1].general["general.perplexity"] if text else None
+    assert [tables.value_of(run, "edited", name)[0] for name in ("general.perplexity", "perplexity")] == [last] * 2
     others = {number.row for number in tables.of_run(results, "batches-1000", run, "nudge")}
     assert others == {"unedited, 2 records", "nudge, 2 records"}, "the table has a hundred records"
