@@ -133,7 +133,7 @@ def change_norm(pair: Any, places: tuple[int, ...] | None = None) -> float:
 
     With ``places``, only these columns of the factors count.
     """
-    left, right = (np.asarray(factor, dtype=np.float64) for factor in (pair.left, pair.right))
-    if places is not None:
-        left, right = left[:, list(places)], right[:, list(places)]
+    # columns first: the whole factors, copied for each edit, would take a time quadratic in the edits
+    own = slice(None) if places is None else list(places)
+    left, right = (np.asarray(factor[:, own], dtype=np.float64) for factor in (pair.left, pair.right))
     return float(max(((left.T @ left) * (right.T @ right)).sum(), 0.0) ** 0.5)

@@ -6,10 +6,11 @@ the same method, and with the norm of the weight. `refuse_disabling` raises an e
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
-from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kg_edit.errors import DisablingEditError
@@ -53,16 +54,24 @@ def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
 
 
 class _Sized(NamedTuple):
-    """An edit's record, the norm of its change, and the names of the weights that its patch changes."""
+    """An edit's record, the norm of its change, and its method with the weights that its patch changes."""
 
     record: Mapping[str, Any]
     norm: float | None
-    weights: frozenset[str]
+    group: tuple[str, frozenset[str]]
 
 
 def _sized(patch: Patch | Changes) -> list[_Sized]:
     weights = frozenset(changes_of(patch).factors)
-    return [_Sized(record, norm, weights) for record, norm in zip(patch.edits, edit_norms(patch), strict=True)]
+    pairs = zip(patch.edits, edit_norms(patch), strict=True)
+    return [_Sized(record, norm, (record["method"], weights)) for record, norm in pairs]
+
+
+def _median_of_others(values: list[float], own: float) -> float | None:
+    """The median of the sorted ``values`` without one that is ``own``; None if too few are left."""
+    left, place = len(values) - 1, bisect_left(values, own)
+    middle = (values[n + (n >= place)] for n in ((left - 1) // 2, left // 2))
+    return sum(middle) / 2 if left >= _ENOUGH else None
 
 
 def disabling(
@@ -80,21 +89,23 @@ def disabling(
         PatchMismatchError: the patch is for another model.
     """
     found = list[str]()
-    known, mine = [one for other in others for one in _sized(other)], _sized(patch)
-    for place, one in enumerate(mine):
-        rest = [
-            other
-            for other in (*known, *mine[:place], *mine[place + 1 :])
-            if other.record["method"] == one.record["method"] and other.weights == one.weights
-        ]
+    mine = _sized(patch)
+    # The norms and the division factors of the edits of one method in the same weights, each sorted.
+    norms, factors = defaultdict[object, list[float]](list), defaultdict[object, list[float]](list)
+    for one in (*mine, *(one for other in others for one in _sized(other))):
+        if one.norm is not None:
+            insort(norms[one.group], one.norm)
+        if factor := division_factor(one.record):
+            insort(factors[one.group], factor)
+    for one in mine:
         name, norm, factor = one.record["edit"]["id"], one.norm, division_factor(one.record)
-        norms = [other.norm for other in rest if other.norm is not None]
-        if norm is not None and len(norms) >= _ENOUGH and norm > MEDIANS * median(norms):
-            times = f"{norm / median(norms):.1f} times the other edits'"
+        usual = None if norm is None else _median_of_others(norms[one.group], norm)
+        if norm is not None and usual is not None and norm > MEDIANS * usual:
+            times = f"{norm / usual:.1f} times the other edits'"
             found.append(f"{name}: its change has the norm {norm:.3g}, {times}")
-        factors = [its for other in rest if (its := division_factor(other.record))]
-        if factor and len(factors) >= _ENOUGH and factor * MEDIANS < median(factors):
-            found.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {median(factors):.3g}")
+        usual = _median_of_others(factors[one.group], factor) if factor else None
+        if factor and usual is not None and factor * MEDIANS < usual:
+            found.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {usual:.3g}")
 
     # The largest edit in each weight, against the weight itself.
     changes, own = changes_of(patch), columns(patch)

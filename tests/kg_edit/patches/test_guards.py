@@ -6,13 +6,15 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from kg_edit.errors import PatchError
 from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import weight_matrix
-from kg_edit.patches.changes import change_norm, edit_norms
+from kg_edit.patches import guards
+from kg_edit.patches.changes import Pair, change_norm, edit_norms
 from kg_edit.patches.guards import MEDIANS, SHARE, disabling, refuse_disabling
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
@@ -29,6 +31,24 @@ def test_edit_norms_by_hand() -> None:
         (float(pair.product.norm()),)
     )
     assert edit_norms(WeightPatch(factors={"w": pair}, provenance={"edits": [{}]})) == (None,), "rank 2, one edit"
+
+
+def test_norm_of_one_edit_reads_its_own_columns() -> None:
+    """A float64 copy of these factors would take 8 TB."""
+    factor = np.broadcast_to(np.float32(1.0), (1_000_000, 1_000_000))
+    assert change_norm(Pair(factor, factor), (3,)) == pytest.approx(1_000_000)
+
+
+def test_each_edit_is_compared_with_the_median_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, factor = list[object](), guards.division_factor
+    monkeypatch.setattr(guards, "division_factor", lambda record: counted.append(record) or factor(record))
+    sizes = torch.tensor([5.0, 3.0, 90.0, 1.0, 2.0, 3.0, 4.0, 2.0])
+    others = made_up(edits_of(8))
+    factors = Factors(left=torch.ones(1, 8), right=sizes[None])
+    several = WeightPatch(factors={"w.weight": factors}, provenance=others.provenance)
+    (reason,) = disabling(several, ())
+    assert reason == "e2: its change has the norm 90, 30.0 times the other edits'"
+    assert len(counted) == 16, "the records are not read again for each edit"
 
 
 def test_edit_norms_of_a_dense_change_are_unknown() -> None:
