@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from kg_edit.errors import PatchError
 from kg_edit.storage.run_folder import ORIGIN
@@ -49,7 +49,7 @@ class _Record(_Open):
     edit: _Edit = _Edit(id="")
     method: str = ""
     scale: _Number = 1.0
-    batch: int = 1
+    batch: PositiveInt = 1
     norms: _Norms = _Norms()
     requests: list[_Request] = []
 

@@ -106,6 +106,7 @@ def test_any_change_of_the_metadata_is_refused_or_harmless(tmp_path_factory: Any
         (("provenance", "edits", 0, "method"), 5, r"edits\.0\.method is 5"),
         (("provenance", "edits", 0, "edit"), ["x"], r"edits\.0\.edit"),
         (("provenance", "edits", 0, "scale"), "2", r"edits\.0\.scale"),
+        (("provenance", "edits", 0, "batch"), 0, r"edits\.0\.batch is 0"),
         (("provenance", "edits"), {"a": 1}, "edits is"),
         (("provenance", "model"), "toy", "model is 'toy'"),
         (("provenance", "model", "fingerprint"), 7, r"model\.fingerprint is 7"),
