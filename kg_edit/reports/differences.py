@@ -25,7 +25,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from kg_edit.errors import KgEditError
+from kg_edit.errors import KgEditError, PromptError, describe
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.provenance import merged_provenance
@@ -86,7 +86,7 @@ def compare_prompts(
         progress: show a progress bar on a terminal.
 
     Raises:
-        PromptError: a prompt's end and an answer can't be separated.
+        PromptError: a prompt is no text, or its end and an answer can't be separated.
         ModelError: the edited model's output is not finite, or a prompt does not fit into the model's positions.
         ChatTemplateError: a prompt is in chat form, and the tokenizer has no chat template.
     """
@@ -96,8 +96,11 @@ def compare_prompts(
     else:
         merged, records = None, as_patch(patch)
     model = as_model(model)
-    several = [prompts] if isinstance(prompts, AskedPrompt | str) else prompts
+    several = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
     given = [AskedPrompt(prompt=one) if isinstance(one, str) else one for one in several]
+    for one in given:
+        if not isinstance(one, AskedPrompt):
+            raise PromptError(f"found {describe(one)} in the place of a prompt; give a text or an AskedPrompt")
     plain = dict.fromkeys(one.prompt for one in given if not one.chat)
     led = dict(zip(plain, with_start(model, tuple(plain), patch=records).texts, strict=True))
     asked = [one if one.chat else one.model_copy(update={"prompt": led[one.prompt]}) for one in given]

@@ -196,6 +196,11 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         "graph has no effect: rome reads no graph",
     ),
     "a patch that is none": (lambda _: compare_prompts(tiny("llama"), 3, "x"), "found the number 3; expected the path"),
+    "a number among prompts": (
+        lambda _: compare_prompts(tiny("llama"), rome().empty_patch(), [3]),
+        "found the number 3 in the place of a prompt; give a text",
+    ),
+    "a number as prompts": (lambda _: compare_prompts(tiny("llama"), rome().empty_patch(), 3), "found the number 3 in"),
     "an edit of an empty ledger": (
         lambda folder: Ledger.open(folder / "new").remove(["ipone"]),
         "unknown edit 'ipone': there is no edit$",
