@@ -91,9 +91,11 @@ def clearable(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[C
     Left is what was used in the last ten minutes, and a folder in which there are also files of others.
     """
     now = time.time()
-    old = [item for item in items if item.used <= now - days * 86_400]
-    can = [item for item in old if now - item.used >= IN_USE and not item.foreign]
-    return can, [item for item in old if item not in can]
+    can, left = list[CachedItem](), list[CachedItem]()
+    for item in items:
+        if item.used <= now - days * 86_400:
+            (can if now - item.used >= IN_USE and not item.foreign else left).append(item)
+    return can, left
 
 
 def delete(item: CachedItem) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from kg_edit.ledger import Ledger, log
 from kg_edit.storage import cached_files
-from kg_edit.storage.cached_files import cached_items, clearable
+from kg_edit.storage.cached_files import CachedItem, cached_items, clearable
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.wikidata_cache.wikidata_helpers import save_facts
 from wikidata_cache import WikidataCache, open_source, packaged_extract
@@ -85,3 +85,11 @@ def test_stored_file_of_the_future_is_never_old(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(cached_files.time, "time", lambda: FUTURE + 2 * YEAR)
     (item,), _ = clearable(cached_items(tmp_path), days=300)
     assert item.path == file.parent
+
+
+def test_files_to_clear_are_not_compared_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [CachedItem("scores", Path(name), (), 1, used) for name, used in (("a", 0.0), ("b", FUTURE), ("c", 1.0))]
+    monkeypatch.setattr(cached_files.time, "time", lambda: FUTURE + 1)
+    monkeypatch.setattr(CachedItem, "__eq__", lambda *_: pytest.fail("quadratic in the files of a cache"))
+    can, left = clearable(items)
+    assert [item.path.name for item in can] == ["a", "c"] and [item.path.name for item in left] == ["b"]
