@@ -16,6 +16,7 @@ from kg_edit.edits.files import LabelSource
 from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
+from wikidata_cache import safe_json
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
 
@@ -56,7 +57,7 @@ def document(path: Path, *, tables: bool = False) -> object:
         )
     text = utf8_text(path)
     try:
-        return json.loads(text)
+        return safe_json.parse(text, most=len(text))
     except json.JSONDecodeError as error:
         lines = enumerate(text.split("\n"), 1)  # not splitlines(): JSON texts may hold U+2028
         if error.msg != "Extra data":
@@ -64,10 +65,14 @@ def document(path: Path, *, tables: bool = False) -> object:
         rows = []
         for number, line in lines:
             try:
-                rows += [json.loads(line)] if line.strip() else []
+                rows += [safe_json.parse(line, most=len(line))] if line.strip() else []
             except json.JSONDecodeError as fault:
                 raise EditFileError(f"{path}, line {number}, column {fault.colno}: not JSON: {fault.msg}") from None
+            except ValueError as fault:
+                raise EditFileError(f"{path}, line {number}: can't be read: {fault}") from None
         return rows
+    except ValueError as error:  # nested too deeply, or a number of too many digits
+        raise EditFileError(f"{path}: can't be read: {error}") from None
 
 
 def _from_hub(name: str) -> list[object]:
