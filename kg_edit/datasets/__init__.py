@@ -143,12 +143,12 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
         return (given,)
     if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
         return tuple(map(record_of, as_edits(given)))
-    found = list[BenchmarkRecord]()
-    for one in given:
-        found += [one] if isinstance(one, BenchmarkRecord) else map(record_of, as_edits([one]))
-    if not found:
+    if not (several := list(given)):
         raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
-    return tuple(found)
+    # all rows at once: a fault names the number of its row
+    rows = [one for one in several if not isinstance(one, BenchmarkRecord)]
+    edits = iter(as_edits(rows) if rows else ())
+    return tuple(one if isinstance(one, BenchmarkRecord) else record_of(next(edits)) for one in several)
 
 
 def read_dataset(

@@ -101,6 +101,10 @@ def test_a_models_name_is_loaded(tiny_folder: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a second record with a wrong field": (
+        lambda _: as_records([EDIT, *as_records(EDIT), {"subject": "Rome"}]),
+        "edit 2: field prompt: is missing",
+    ),
     "a list with something else": (lambda _: rome().edit([7]), "edit 1: found the number 7; expected an Edit"),
     "a sentence": (lambda _: rome().edit("The Louvre is in Madrid"), "expected an Edit, a list of edits, or the path"),
     "something else": (lambda _: rome().edit(7), "found the number 7; expected an Edit, a list of edits, or the path"),
