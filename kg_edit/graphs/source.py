@@ -110,7 +110,8 @@ class PrivateGraph:
         subject = self._find(edit.subject_id, edit.subject) or _SUBJECT
         made = nx.MultiDiGraph(**self.provenance())
         made.add_node(subject, label=edit.subject, role="subject", hop=0)
-        made.add_node(target, label=self._labels[target], role="target_new", hop=1)
+        if target != subject:  # as in "The album {} is by", of Weezer by Weezer
+            made.add_node(target, label=self._labels[target], role="target_new", hop=1)
         made.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
         frontier = [target]
         for hop in range(2, options.hops + 1):
@@ -415,7 +416,8 @@ def edge_alone(source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
     content = [(subject, edit.subject), edit.relation_text, (target, edit.target_new)]
     made = nx.MultiDiGraph(kind="edge alone", right=graph_identity(source), content_hash=digest(content))
     made.add_node(subject, label=edit.subject, role="subject", hop=0)
-    made.add_node(target, label=edit.target_new, role="target_new", hop=1)
+    if target != subject:
+        made.add_node(target, label=edit.target_new, role="target_new", hop=1)
     made.add_edge(subject, target, key=edit.relation_id or "edit", label=edit.relation_text, role="edit")
     return made
 

@@ -7,7 +7,8 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
-from kg_edit.graphs.source import PrivateGraph, check_graph
+from kg_edit.graphs.facts import target_of
+from kg_edit.graphs.source import PrivateGraph, check_graph, edge_alone, subject_of
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 EDIT = Edit(
@@ -104,3 +105,14 @@ def test_content_hash_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     second = source.subgraph(EDIT)
     assert read == ["2"], "of o* alone"
     assert nx.utils.graphs_equal(first, second) and first.graph == second.graph
+
+
+def test_subject_may_be_the_new_object() -> None:
+    """Weezer, the album, is by Weezer."""
+    graph = nx.MultiDiGraph([("Weezer", "rock", {"label": "genre"})])
+    edit = Edit(id="a", subject="Weezer", prompt="The album {} is by", relation="performer", target_new="Weezer")
+    by_id = edit.model_copy(update={"subject_id": "Q1", "target_new_id": "Q1"})
+    source = PrivateGraph(graph)
+    for made, expected in ((source.subgraph(edit), 2), (edge_alone(source, by_id), 1)):
+        check_graph(made)
+        assert made.number_of_edges() == expected and target_of(made) == subject_of(made)
