@@ -17,7 +17,7 @@ from fastapi import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kg_edit.app.messages import Problem, Prompt
-from kg_edit.edits.edit import Record, Text
+from kg_edit.edits.edit import Record, TextOrEmpty
 from kg_edit.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class ChatMessage(Record):
     """A turn of a conversation."""
 
     role: Literal["system", "user", "assistant"] = Field(description="whose turn it is")
-    content: Annotated[Text, Field(max_length=20_000), BeforeValidator(_text_of_parts)] = Field(
+    content: Annotated[TextOrEmpty, Field(max_length=20_000), BeforeValidator(_text_of_parts)] = Field(
         description="the text of the turn, or a list of text parts"
     )
 
@@ -206,7 +206,7 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         text = before_stop(found.text, wanted.stop)
         reason: Literal["stop", "length"] = "stop" if found.ended or text != found.text else "length"
         written = found.written if text == found.text else tokens_of(text)
-        message = ChatMessage.model_construct(role="assistant", content=text)  # an answer may be empty
+        message = ChatMessage.model_construct(role="assistant", content=text)  # of any length
         made = ChatAnswer(
             id=f"chatcmpl-{secrets.token_hex(8)}",
             created=int(time.time()),

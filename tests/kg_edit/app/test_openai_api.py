@@ -149,6 +149,17 @@ def test_chat_streams_stops_and_takes_text_parts() -> None:
     assert "found a part 'image_url'; expected text parts" in other["error"]["message"]
 
 
+def test_chat_takes_back_its_own_empty_answer() -> None:
+    made, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
+    made.model = chatting()
+    start = reply(made.model, [turn], tokens=8).text[0]
+    with served(made) as running:
+        _, answer = running.post(CHAT, {"messages": [turn], "max_tokens": 8, "stop": start})
+        message = answer["choices"][0]["message"]
+        code, later = running.post(CHAT, {"messages": [turn, message, turn], "max_tokens": 8})
+    assert message["content"] == "" and code == 200, later
+
+
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:
     desk = workshop(None)
     assert desk.complete(PROMPTS, tokens=3) == continuations(tiny("llama"), PROMPTS, limits=[3] * 3)
