@@ -9,6 +9,7 @@ Court by issue. GRACE's form has two parts, with rows ``{"text": â€¦, "label": â
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -69,11 +70,10 @@ def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
         EditFileError: the file can't be read, has no texts or one id twice, or a row is wrong; the message names it.
     """
     found = tuple(_texts(Path(path)))
-    names = [text.id for text in found]
     if not found:
         raise EditFileError(f"{path}: has no texts; expected rows with text and label")
-    if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
+    (double, times), *_ = Counter(text.id for text in found).most_common(1)
+    if times > 1:
         raise EditFileError(f"{path}: two texts have the id {double!r}; give each text a different id, or no id")
     return found
 
