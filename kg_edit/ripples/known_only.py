@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
@@ -104,6 +105,7 @@ def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list
             yield probe, [(query,) for query in (*probe.conditions, *(chain if probe.family == "multihop" else ()))]
 
 
+@cache  # it is asked for with each question
 def _forms() -> tuple[str, ...]:
     """The forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
     forms = RippleWords.load().knowledge

@@ -10,6 +10,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.ripples.known_only import KnownOnly, known_only
+from kg_edit.ripples.words import RippleWords
 from tests.kg_edit.datasets.rows import MQUAKE, RIPPLE, RIPPLES, written
 from tests.kg_edit.evaluation.parrot import parrot
 
@@ -51,6 +52,20 @@ def test_known_only_uses_the_recalled_relation(tmp_path: Path, text: str, left: 
     again = known_only(parrot("something else", "x"), found.records, folder=tmp_path / text)
     assert again.questions == left, "the answers are stored: nothing was asked again"
     assert str(found) == f"{left} of 1 questions are left, in {left} records"
+
+
+def test_known_only_reads_its_forms_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, load = list[RippleWords](), RippleWords.load
+
+    def counted() -> RippleWords:
+        loaded.append(load())
+        return loaded[-1]
+
+    monkeypatch.setattr(RippleWords, "load", counted)
+    question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
+    edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,) * 3)
+    assert asked(tmp_path, "Italy", [BenchmarkRecord(id="1", edits=(edit,))]).asked == 3
+    assert len(loaded) <= 1, "not once for each question"
 
 
 def test_known_only_leaves_out_unknown_ripples(tmp_path: Path) -> None:
