@@ -192,11 +192,11 @@ def read_settings(folder: Path) -> Settings:
     file = folder / _RUN
     try:
         found: Settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{folder} has no run: can't read {file}; give another folder") from error
     if not isinstance(found, dict):
         raise OutputError(f"{folder} has no run: {file} is of another program; give another folder")
-    if (version := found.pop("version", VERSION)) > VERSION:
+    if (version := found.pop("version", VERSION)) != VERSION:
         raise OutputError(f"{folder} has a run of format {version}, and this kg-edit reads only {VERSION}; update it")
     return found
 

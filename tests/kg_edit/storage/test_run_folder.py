@@ -173,3 +173,10 @@ def test_folder_that_is_not_a_run_alone_is_never_deleted(whose: str, run: Path) 
     with folder_lock(run) if whose == "a process" else nullcontext(), pytest.raises(OutputError, match=message[whose]):
         replace_run(run, other, overwrite=True)
     assert sorted(file for file in run.iterdir() if file.name != ".lock") == before
+
+
+@pytest.mark.parametrize("content", ['{"job": "x", "version": "1.0"}', '{"job": "x", "version": null}', "[" * 100_000])
+def test_another_programs_run_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(OutputError, match=r"has a run of format|has no run"):
+        read_settings(tmp_path)
