@@ -61,7 +61,9 @@ def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: s
         with _incoming(folder) as hidden:
             described = hidden / f"{name}.json"
             place.fetch(described.name, described)
-            manifest = Manifest.parse(described.read_text(encoding="utf-8"), Path(place.name) / described.name)
+            manifest = Manifest.parse(
+                described.read_text(encoding="utf-8", errors="replace"), Path(place.name) / described.name
+            )
             if manifest.id != name:
                 raise CovarianceError(
                     f"{place.name}: {name}.json describes the covariance {manifest.id}; it was renamed there"

@@ -97,6 +97,9 @@ def test_damaged_covariance_is_neither_pushed_nor_pulled(
     with pytest.raises(CovarianceError, match="damaged"):
         pull(place, tmp_path / "mine", ids=[name])
     assert list((tmp_path / "mine").iterdir()) == []
+    (place.folder / f"{name}.json").write_bytes(b"\xff")
+    with pytest.raises(CovarianceError, match=rf"{name}\.json is damaged"):
+        pull(place, tmp_path / "mine", ids=[name])
     (store / "other.safetensors").write_bytes(b"no tensors")
     assert len(stored_covariances(store)) == 2, "a file that can't be read does not hide the others"
     assert "other.safetensors is damaged" in caplog.text
