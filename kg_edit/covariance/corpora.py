@@ -189,7 +189,14 @@ def hub_corpus(name: str) -> TextCorpus:
     dataset, _, config = name.partition(":")
 
     def texts() -> Iterator[str]:
-        stream = load_dataset(dataset, config or None, split="train", streaming=True)
-        return (row["text"] for row in stream if row["text"].strip())
+        try:
+            for row in load_dataset(dataset, config or None, split="train", streaming=True):
+                if row["text"].strip():
+                    yield row["text"]
+        except Exception as error:  # the datasets library passes on errors of many other libraries
+            raise CovarianceError(
+                f"can't read the corpus hf:{name}: {error!r}; expected hf:NAME[:CONFIG] with the split train and the "
+                "column text"
+            ) from error
 
     return TextCorpus(f"hf:{name}", texts)

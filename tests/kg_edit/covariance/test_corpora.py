@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from kg_edit.covariance.corpora import PACKAGED_TOKENS, packaged_corpus
+from kg_edit.covariance.corpora import PACKAGED_TOKENS, hub_corpus, packaged_corpus
 from kg_edit.covariance.store import CovarianceConfig, measure_covariances
+from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
 from tests.kg_edit.tiny import tiny
@@ -29,3 +32,10 @@ def test_large_models_take_what_the_packaged_text_has() -> None:
     assert CovarianceConfig().tokens_for(18_944) == PACKAGED_TOKENS
     assert CovarianceConfig(tokens=200_000).tokens_for(18_944) == 200_000
     assert CovarianceConfig(corpus="self").tokens_for(18_944) == 189_440
+
+
+def test_data_set_without_texts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = SimpleNamespace(load_dataset=lambda *_, split, streaming: [{"content": "a"}])
+    monkeypatch.setitem(sys.modules, "datasets", rows)
+    with pytest.raises(CovarianceError, match=r"corpus hf:some/data: KeyError\('text'\); expected .* the column text"):
+        next(hub_corpus("some/data").chunks(tiny("llama"), tokens=10))
