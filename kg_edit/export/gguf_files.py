@@ -145,9 +145,10 @@ def write_gguf_model(
         writer.data_alignment = int(reader.alignment)  # the field general.alignment, which is copied, is not enough
         for field in reader.fields.values():
             own = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
-            if not own:  # the writer adds these fields itself
+            # The writer adds its own fields itself, and can't write an empty array.
+            if not own and (value := field.contents()) != []:
                 number, *inner = field.types
-                writer.add_key_value(field.name, field.contents(), number, sub_type=inner[-1] if inner else None)
+                writer.add_key_value(field.name, value, number, sub_type=inner[-1] if inner else None)
         _sign(writer, patch)
         for tensor in reader.tensors:
             if tensor.name in quantised:

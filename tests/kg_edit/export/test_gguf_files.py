@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,16 @@ def test_gguf_model_differs_only_in_the_edited_tensors(kind: str, written: str, 
     expected = old[name] + patch.factors[model.weight_name(1)].product.numpy()
     assert np.allclose(new[name], expected, atol=close) and not np.allclose(new[name], old[name], atol=close)
     assert (folder / MODEL).stat().st_mode & 0o777 == 0o644
+
+
+def test_gguf_model_of_a_file_with_an_empty_array(tmp_path: Path) -> None:
+    model = tiny("llama")
+    base = as_gguf(model, tmp_path / "base.gguf")
+    name, empty = struct.pack("<IQ", 8, 4) + b"tiny", struct.pack("<IIQ", 9, 8, 0)  # a text; no texts
+    base.write_bytes(base.read_bytes().replace(name, empty))
+    assert content(base)[0].pop("general.name") == []
+    folder = write_gguf_model(patch_of(model, {1: 2}), tmp_path / "m", model=model, base=base)
+    assert content(base)[0].keys() - content(folder / MODEL)[0].keys() == {"general.name"}
 
 
 def test_gguf_export_refuses_unsupported_models_and_patches(tmp_path: Path) -> None:
