@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -164,11 +165,14 @@ class WeightPatch(Patch):
             if name.startswith(SUM):
                 state[name] = tensor - other.state[name].to(tensor) if name in other.state else tensor
                 continue
-            left = list(range(tensor.shape[-1]))
-            for column in other.state[name].to(tensor).unbind(-1) if name in other.state else ():
-                # of equal columns the last one goes; another edit may have made the others
-                same = [place for place in left if torch.equal(tensor[..., place], column)]
-                left = [place for place in left if place not in same[-1:]]
+            gone = Counter(_columns_as_bytes(other.state[name].to(tensor)) if name in other.state else ())
+            left = list[int]()
+            # of equal columns the last one goes; another edit may have made the others
+            for place, column in reversed([*enumerate(_columns_as_bytes(tensor))]):
+                if gone[column]:
+                    gone[column] -= 1
+                else:
+                    left.insert(0, place)
             state[name] = tensor[..., left]
         return replace(self, state=state) + -other
 
@@ -268,6 +272,10 @@ class WeightPatch(Patch):
             if not factors[name].is_finite:
                 raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it again")
         return cls(factors=factors, provenance=file.provenance, state=state)
+
+
+def _columns_as_bytes(tensor: Tensor) -> list[bytes]:
+    return [column.tobytes() for column in (tensor.detach().movedim(-1, 0).double().cpu() + 0.0).numpy()]  # no -0
 
 
 @torch.no_grad()
