@@ -192,7 +192,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else config
         raise PatchError(f"{path} is an adapter of the type {found!r}; only LORA can be read as a patch")
-    more = [name for name in ("use_dora", "modules_to_save", "lora_bias") if config.get(name)]
+    more = [name for name in ("use_dora", "modules_to_save", "lora_bias", "layer_replication") if config.get(name)]
     more += ["bias"] if config.get("bias", "none") != "none" else []
     if more:
         raise PatchError(f"{path} uses {', '.join(more)}, which a patch can't have; only low-rank changes can be read")
