@@ -295,7 +295,7 @@ def subtract(
     # E - strength * (the part of A that E does not have), weight by weight; with --whole, of all of A
     patch = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
     patch.check_finite()
-    say(f"{patch.save(out)}: {len(patch.factors)} weights changed")
+    say(f"{patch.save(out)}: {number_of(len(patch.factors), 'weight')} changed")
 
 
 def average(

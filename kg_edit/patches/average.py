@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
+from typing import Any
 
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.patches.base import Patch
@@ -28,7 +29,7 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
 
     Raises:
         ConfigError: there are not as many shares as patches, or fewer than two patches.
-        PatchError: one of them is not a patch of weights.
+        PatchError: one of them is not a patch of weights, or two have different edits of one id.
         PatchMismatchError: they are for different models.
     """
     if len(patches) < 2 or len(patches) != len(shares):
@@ -39,8 +40,15 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
             raise PatchError(f"a patch of the {patch.kind} can't be averaged; expected patches of weights")
         scaled.append(patch.scaled(share))
         for record in patch.edits:
-            methods = str(records.get(id_ := str(record["edit"]["id"]), record)["method"]).split(" + ")
-            records[id_] = {"edit": record["edit"], "method": " + ".join(dict.fromkeys([*methods, record["method"]]))}
+            edit, id_ = record["edit"], str(record["edit"]["id"])
+            known: Any = records.get(id_, record)
+            if any(known["edit"].get(name) != edit.get(name) for name in ("subject", "prompt", "target_new")):
+                raise PatchError(
+                    f"the patches have different edits of the id {id_!r}, of which one would be lost from the record; "
+                    "give the edits ids of their own, and make the patches again"
+                )
+            methods = known["method"].split(" + ")
+            records[id_] = {"edit": edit, "method": " + ".join(dict.fromkeys([*methods, record["method"]]))}
     total = reduce(add, scaled)
     assert isinstance(total, WeightPatch)  # noqa: S101 - the sum of patches of weights
     note = [

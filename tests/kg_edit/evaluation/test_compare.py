@@ -283,6 +283,8 @@ def test_caption_says_what_could_have_been_found(run: Run) -> None:
     assert "least certain" not in caption(compare([run("third", seed=1), run("fourth", seed=1)])), (
         "no difference at all"
     )
+    few = caption(compare([run("fifth", seed=1, records=5), run("sixth", seed=2, records=5)]))
+    assert "fewer than 6 records no difference" in few and "least certain" not in few
 
 
 def test_records_of_no_known_file_are_compared_by_their_hashes(run: Run) -> None:

@@ -49,5 +49,9 @@ def test_what_can_not_be_averaged_is_refused() -> None:
         averaged([one], [0.5])
     with pytest.raises(PatchError, match="a patch of the prompt can't be averaged"):
         averaged([one, PromptPatch(facts=())], [0.5, 0.5])
+    other = patch("rome", 1.0, "1")
+    other.provenance["edits"][0]["edit"]["subject"] = "Björk"
+    with pytest.raises(PatchError, match="different edits of the id '1'"):
+        averaged([one, other], [0.5, 0.5])
     with pytest.raises(PatchMismatchError):
         averaged([one, patch("rome", 1.0, "1", model="2-y")], [0.5, 0.5])
