@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
@@ -56,7 +56,8 @@ def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord], *, fold
 
     ``folder`` stores the model's answers.
     """
-    hops = [query for record in records for _, needed in _questions(record) for hop in needed for query in hop]
+    questions = partial(_questions, forms=_forms())
+    hops = [query for record in records for _, needed in questions(record) for hop in needed for query in hop]
 
     def generated(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
@@ -72,7 +73,7 @@ def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord], *, fold
     for record in records:
         left = {  # the selected questions by identity, because two may be equal
             id(asked)
-            for asked, needed in _questions(record)
+            for asked, needed in questions(record)
             if all(2 * sum(right[query] for query in hop) > len(hop) for hop in needed)
             and not (isinstance(asked, Probe) and asked.family == "ripples-unknown")
         }
@@ -82,19 +83,21 @@ def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord], *, fold
         )
         probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in left)
         reduced.append(record.model_copy(update={"edits": edits, "probes": probes}))
-    whole = tuple(record for record in reduced if list(_questions(record)))
-    counts = [sum(len(list(_questions(record))) for record in some) for some in (whole, records)]
+    whole = tuple(record for record in reduced if list(questions(record)))
+    counts = [sum(len(list(questions(record))) for record in some) for some in (whole, records)]
     return KnownOnly(whole, *counts)
 
 
-def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list[tuple[Query, ...]]]]:
+def _questions(
+    record: BenchmarkRecord, *, forms: Sequence[str]
+) -> Iterator[tuple[Question | Probe, list[tuple[Query, ...]]]]:
     """Yield the portability questions, each with the hops that the model must know, in one form or several."""
     for edit in record.edits:
         for question in edit.portability:
             # CounterFactPlus: "(Rome, capital of, Italy)" is asked as "Rome | capital of |" after examples.
             inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
             thing, relation, target = (*(part.strip() for part in inner.split(",", 2)), "", "", "")[:3]
-            prompts = [form.replace("{thing}", thing).replace("{noun}", relation) for form in _forms()]
+            prompts = [form.replace("{thing}", thing).replace("{noun}", relation) for form in forms]
             hop = tuple(Query(prompt=prompt, answers=((target,),), form="sentence") for prompt in prompts)
             yield question, [hop] if target else []
     # MQuAKE: hops whose answer is a new target are made by the edits themselves.
@@ -105,7 +108,6 @@ def _questions(record: BenchmarkRecord) -> Iterator[tuple[Question | Probe, list
             yield probe, [(query,) for query in (*probe.conditions, *(chain if probe.family == "multihop" else ()))]
 
 
-@cache  # it is asked for with each question
 def _forms() -> tuple[str, ...]:
     """The forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
     forms = RippleWords.load().knowledge
