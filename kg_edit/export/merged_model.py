@@ -25,7 +25,7 @@ from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cached_only, resolve_model
 from kg_edit.models.sampling import plain_generation
-from kg_edit.patches.base import Patch, as_patch
+from kg_edit.patches.base import Patch, as_patch, edits_beside_weights
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
 from kg_edit.storage.run_folder import ORIGIN
 
@@ -95,8 +95,8 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
     check_new(Path(folder))
     if not patch.mergeable:
         raise PatchError(
-            f"a part of the patch does not change weights ({patch.summary}), so the patch can't be merged; remove "
-            "those edits first, or keep the patch file and use patch.applied(model)"
+            f"edits of the patch are not changes of weights ({edits_beside_weights(patch) or patch.summary}), so it "
+            "can't be merged; remove those edits first, or keep the patch file and use patch.applied(model)"
         )
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to merge; add edits first")

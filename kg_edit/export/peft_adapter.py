@@ -26,12 +26,11 @@ from transformers.pytorch_utils import Conv1D
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.export.merged_model import new_folder, write_notes
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch, PatchStack
+from kg_edit.patches.base import Patch, edits_beside_weights
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.atomic import write_json, write_safetensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NAMED = 5  # edits that a message names, at most
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"  # around a module's name
 _ADAPTER_ONLY = (True, False, None, "gaussian", "eva", "orthogonal")  # initialisations that leave the model's weights
 
@@ -91,12 +90,9 @@ def with_one_rank(patch: Patch) -> dict[str, Factors]:
     if patch.is_empty:
         raise PatchError("the patch changes no weight, so it can't become a LoRA adapter")
     if not isinstance(patch, WeightPatch):
-        parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-        others = [record for part in parts if not isinstance(part, WeightPatch) for record in part.edits]
-        named = ", ".join(f"{record['edit'].get('id')} ({record.get('method')})" for record in others[:_NAMED])
         raise PatchError(
-            f"{len(others)} of the patch's {len(patch.edits)} edits are not changes of weights, so it can't become a "
-            f"LoRA adapter: {named}; remove them (kg-edit patch remove), or use the patch file itself"
+            "edits of the patch are not changes of weights, so it can't become a LoRA adapter: "
+            f"{edits_beside_weights(patch)}; remove them (kg-edit patch remove), or use the patch file itself"
         )
     rank, padded = max(pair.rank for pair in patch.factors.values()), dict[str, Factors]()
     for name, pair in patch.factors.items():

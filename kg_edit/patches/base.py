@@ -351,3 +351,10 @@ class PatchStack(Patch):
             PatchError: always.
         """
         raise PatchError(f"can't write {path}: a file can't have patches of different kinds; save each part alone")
+
+
+def edits_beside_weights(patch: Patch) -> str:
+    """Return the first edits of a patch that are not changes of weights, with their methods: "a (grace), b (ike)"."""
+    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
+    others = [record for part in parts if not part.mergeable for record in part.edits]
+    return ", ".join(f"{record['edit'].get('id')} ({record.get('method')})" for record in others[:5])

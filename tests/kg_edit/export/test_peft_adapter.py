@@ -128,7 +128,7 @@ def test_peft_adapter_is_refused_without_adaptable_weights(tmp_path: Path) -> No
         write_peft(WeightPatch(factors={}), tmp_path / "a", modules=model.model)
     fact = Edit(id="paris", subject="Paris", prompt="{} is in", target_new="Italy")
     told = find_method("ike").on(model, settings={"source": "patch"}).edit([fact])
-    with pytest.raises(PatchError, match=r"1 of the patch's 1 edits are not .*: paris \(ike\); remove"):
+    with pytest.raises(PatchError, match=r"edits of the patch are not .*: paris \(ike\); remove"):
         write_peft(PatchStack((patch, told)), tmp_path / "a", modules=model.model)
     with pytest.raises(PatchMismatchError, match=r"has no weight model\.layers"):
         write_peft(patch, tmp_path / "a", modules=tiny("gpt2").model)
