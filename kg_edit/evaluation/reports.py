@@ -325,14 +325,14 @@ _FEWEST = 6  # pairs for which a two-sided paired test can have p < 0.05: 2 / 2^
 
 def _smallest(comparison: Comparison) -> list[str]:
     """What could have been found: (1.96 + 0.84) standard errors, 80 % power, for the widest interval of a share."""
+    if comparison.records < _FEWEST:
+        return [f"With fewer than {_FEWEST} records no difference has p below 0.05, however large it is."]
     widths = [
         ((found.ci95_high - found.ci95_low) / 2, row)
         for row in comparison.rows
         for found in row.differences.values()
         if is_share(row.metric) and found.ci95_low is not None and found.ci95_high is not None
     ]
-    if comparison.records < _FEWEST:
-        return [f"With fewer than {_FEWEST} records no difference has p below 0.05, however large it is."]
     width, row = max(widths, key=lambda found: found[0], default=(0, None))
     if not width or row is None:
         return []

@@ -161,7 +161,9 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
 
     ones = np.ones((1, len(first)))
     found = float((scores(ones, new) - scores(ones, old))[0])
-    spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in _bootstrap(len(first), rng)])
+    # How often each record is drawn in some resamples, [resamples, records]
+    often = (rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows) for rows in _portions(len(first)))
+    spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in often])
     # A record whose coin is 1 swaps its scores: its change leaves the sum of one run and enters the other's.
     counts, more = present.sum(0), new - old
     swapped = [
@@ -225,12 +227,6 @@ def _share_as_large(drawn: Table, found: float) -> float:
 def _as_large(drawn: Table, found: float) -> NDArray[np.bool_]:
     """Which values are at least as far from 0 as ``found``; sums that differ only by rounding are equal."""
     return np.abs(drawn) >= abs(found) - max(1e-12, 1e-10 * float(np.abs(drawn).max()))
-
-
-def _bootstrap(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
-    """Yield tables [some resamples, records] of how often each record is drawn."""
-    for rows in _portions(records):
-        yield rng.multinomial(records, [1 / records] * records, size=rows)
 
 
 def _coins(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
