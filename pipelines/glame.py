@@ -42,7 +42,7 @@ class ShownGlame(Glame):
         show_value(3, value)
 
         # 4. The update (Eq. 8): W + (m* - m) u^T / (k . u) with u = C^-1 k*, in a patch with its provenance.
-        patch = self.write(edit, value)
+        patch = self.write(edit, value, before=before)
         show_update(4, patch)
         return patch
 

@@ -165,7 +165,7 @@ class RecomputeContext:
                 f"would differ; load the model in {there} (CLI: --dtype {there})"
             )
         try:
-            config = found.config_class.model_validate(recorded["config"])
+            config = found.config_class.of_record(recorded["config"])
         except ValidationError as error:
             raise PatchError(
                 f"the settings recorded in the patch are not valid for {recorded['name']} in this version: {error}"

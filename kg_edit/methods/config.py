@@ -50,7 +50,6 @@ from kg_edit.storage.seeds import Seed
 
 LARGEST_COUNT = 1_000_000  # of steps, texts, ranks: more would take years, or more memory than any machine has
 LARGEST_NUMBER = 1e12  # of rates, weights, bounds: larger ones only overflow
-SWITCHES = ("remember", "anchor", "sphere", "chunk_tokens")  # settings that version 0.1.0 has not
 _OTHER_RANGE = ("seed", "covariance.seed", "covariance.tokens")
 
 
@@ -61,12 +60,15 @@ class MethodConfig(BaseModel, metaclass=Called):
         presets: the presets that the class itself defines, besides ``default`` (the fields' defaults): values that
             differ from the defaults, by preset name.
         published_as: the method whose published presets these settings take; None: the method's own.
+        unrecorded: settings that version 0.1.0 had not, with the values that mean the same as its files without them.
+            Such a value is not recorded, so that patches and runs of that version are those of the same settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     published_as: ClassVar[str | None] = None
+    unrecorded: ClassVar[Mapping[str, Any]] = {}
     _preset: str = PrivateAttr("default")
 
     @field_validator("*", mode="wrap")
@@ -132,6 +134,20 @@ class MethodConfig(BaseModel, metaclass=Called):
             raise cls._refused(faults_of(error, cls), of=of) from None
         found._preset = name
         return found
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the settings that a patch records.
+
+        Raises:
+            ValidationError: a setting is unknown or invalid in this version.
+        """
+        return cls.model_validate({**cls.unrecorded, **record})
+
+    @model_serializer(mode="wrap")
+    def _to_record(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        absent = object()
+        return {name: value for name, value in dump(self).items() if value != self.unrecorded.get(name, absent)}
 
     @property
     def preset_name(self) -> str:
@@ -242,6 +258,8 @@ class LayerConfig(MethodConfig):
 class ValueConfig(MethodConfig):
     """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C."""
 
+    unrecorded: ClassVar[Mapping[str, Any]] = {"remember": 0.0, "anchor": 0.0, "sphere": 0.0}
+
     steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
     further_steps: NonNegativeInt = Field(
         28, description="maximum of further evaluations until the target is predicted in each context; published: 0"
@@ -257,7 +275,7 @@ class ValueConfig(MethodConfig):
     )
     hold: float = Field(1.0, ge=0, description="weight of the keys of the prompts' other tokens; C has 1; published: 0")
     remember: float = Field(
-        0.0, ge=0, description="weight of the keys of earlier edits in one model; a new key has 1; 0: off; published: 1"
+        1.0, ge=0, description="weight of the keys of earlier edits in one model; a new key has 1; 0: off; published: 0"
     )
     anchor: float = Field(
         0.0,
@@ -288,11 +306,6 @@ class ValueConfig(MethodConfig):
         if self.covariance.corpus.startswith(IMPORTED):
             found["covariance.tokens"] = "an imported covariance has its own number of tokens"
         return found
-
-    @model_serializer(mode="wrap")
-    def _without_unused_switches(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the switches that have their defaults: version 0.1.0 has none, and its patches and runs go on."""
-        return {name: value for name, value in dump(self).items() if name not in SWITCHES or _changed(self, name)}
 
 
 class GraphSettings(MethodConfig):

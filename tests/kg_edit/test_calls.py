@@ -274,7 +274,7 @@ def test_reprs_are_one_line() -> None:
     assert repr(method.model) == model
     assert repr(patch) == (
         "WeightPatch(1 edit of tiny-llama by rome: 'Google was founded by' → 'Ada <b>Lovelace'; "
-        f"{weight}: rank 1; 0.3 kB)"
+        f"{weight}: rank 1; 0.5 kB)"
     )
     assert isinstance(patch, WeightPatch) and repr(patch.factors) == f"{{'{weight}': Factors(32 x 48, rank 1)}}"
     assert repr(method).startswith("Rome('tiny-llama', layer 1, settings={'layer': 1, 'steps': 4")

@@ -36,6 +36,7 @@ from wikidata_cache.sources.graph_files import load_files
 
 __all__ = ["kg_edit"]  # a fixture
 EDITS = ("james", "france", "hughes")
+AS_THEN = ("--set", "remember=0")  # the default since is 1
 SETTINGS_OF_THE_USER = ("KG_OFFLINE", "KG_CACHE", "KG_PACKS", "KG_GRAPH", "KG_EDIT_CONTACT")
 EVALUATIONS = pytest.mark.parametrize(
     ("name", "options"), keep_first([("single", SINGLE), ("sequence", SEQUENCE)], unpack=True)
@@ -151,13 +152,13 @@ def test_patches_of_several_kinds_add_up(model: LanguageModel, kg_edit: Run) -> 
 
 def test_finished_run_is_left_unchanged(kg_edit: Run, place: Path) -> None:
     before = shown(place)
-    done(kg_edit, "edit", "edits.jsonl", *ROME, "--out", "edit")
+    done(kg_edit, "edit", "edits.jsonl", *ROME, *AS_THEN, "--out", "edit")
     assert shown(place) == before
 
 
 def test_killed_run_resumes(kg_edit: Run, place: Path) -> None:
     partial, covariances = Patch.load("edit-killed/patch.partial.safetensors"), content(place / "cache")
-    done(kg_edit, "edit", "edits.jsonl", *ROME, "--out", "edit-killed")
+    done(kg_edit, "edit", "edits.jsonl", *ROME, *AS_THEN, "--out", "edit-killed")
     patch, whole = Patch.load("edit-killed/patch.safetensors"), Patch.load("edit/patch.safetensors")
     (first,) = partial.edits
     assert patch.edits[0] == first
@@ -172,7 +173,7 @@ def test_killed_run_resumes(kg_edit: Run, place: Path) -> None:
 def test_killed_evaluation_resumes(name: str, options: tuple[str, ...], kg_edit: Run, place: Path) -> None:
     out = place / f"evaluate-{name}"
     before = shown(out)
-    done(kg_edit, "evaluate", *options, "--out", out.name)
+    done(kg_edit, "evaluate", *options, *AS_THEN, "--out", out.name)
     after = shown(out)
     phases = Counter((line["id"], line["phase"]) for line in map(json.loads, after["records.jsonl"].splitlines()))
     assert set(phases.values()) == {1}

@@ -20,8 +20,9 @@ from wikidata_cache import WikidataCache
 
 SCRIPTS: dict[str, dict[str, Any]] = {
     "glame": RANK_ONE,
-    "rome_kg": {**RANK_ONE, "further_steps": 0},  # with them the random model would be broken, which is refused
-    "rome": RANK_ONE,
+    # With further steps the random model would be broken, which is refused
+    "rome_kg": {**RANK_ONE, "further_steps": 0},
+    "rome": {**RANK_ONE, "further_steps": 0},
     "memit": JOINT,
     "memit_kg": JOINT,
 }

@@ -9,6 +9,7 @@ little else; K_p are the keys of earlier batches, K [d_ff, facts] those of this 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -36,6 +37,8 @@ class AlphaEditConfig(SpreadConfig):
     third of the keys' energy; the published absolute threshold leaves 61 to 76 %.
     """
 
+    unrecorded: ClassVar[Mapping[str, Any]] = {**SpreadConfig.unrecorded, "remember": 1.0}
+
     threshold: float = Field(1.0, gt=0, description="eigenvectors of C with eigenvalues below this are free for edits")
     relative: bool = Field(True, description="threshold is a multiple of the mean eigenvalue of C; published: absolute")
     ridge: float = Field(
@@ -50,7 +53,7 @@ class AlphaEditConfig(SpreadConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": FAST,
-        "paper": {**PUBLISHED, "threshold": 0.02, "relative": False, "ridge": 10.0},
+        "paper": {**PUBLISHED, "remember": 1.0, "threshold": 0.02, "relative": False, "ridge": 10.0},
     }
 
     def idle(self) -> dict[str, str]:

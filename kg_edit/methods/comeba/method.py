@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -32,11 +33,18 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 class ComebaConfig(GateSettings, MemitConfig):
     """MEMIT's settings, and those of the gate."""
 
+    unrecorded: ClassVar[Mapping[str, Any]] = {**MemitConfig.unrecorded, "remember": 1.0}
+
     remember: float = Field(
         1.0, gt=0, description="weight of the keys of earlier edits in one model; a new key has 1; published: 1"
     )
     texts: PositiveInt = Field(16, description="texts sampled from the model; z-scores are relative to their keys")
     text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        **MemitConfig.presets,
+        "paper": {**MemitConfig.presets["paper"], "remember": 1.0},
+    }
 
 
 class Comeba(Memit):

@@ -78,7 +78,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": RomeConfig.presets["fast"],
-        "one-value": {"answers": None, "further_steps": 0, "hold": 0.0},
+        "one-value": {"answers": None, "further_steps": 0, "hold": 0.0, "remember": 0.0},
     }
 
     def idle(self) -> dict[str, str]:

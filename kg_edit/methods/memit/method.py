@@ -20,7 +20,7 @@ stores the values z, so that an edit can be removed and the others written again
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -70,12 +70,14 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 
-PUBLISHED: dict[str, Any] = {"further_steps": 0, "hold": 0.0}
+PUBLISHED: dict[str, Any] = {"further_steps": 0, "hold": 0.0, "remember": 0.0}
 FAST: dict[str, Any] = {"descent_dtype": "bfloat16", "steps": 12, "learning_rate": 1.0}
 
 
 class JointConfig(ValueConfig):
     """Settings of methods that write the values of a batch of facts at once."""
+
+    unrecorded: ClassVar[Mapping[str, Any]] = {**ValueConfig.unrecorded, "chunk_tokens": 40}
 
     optimiser: Optimiser = Field("adam", description=OPTIMISER)
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")

@@ -67,6 +67,7 @@ PUBLISHED: dict[str, Any] = {
     "learning_rate": 0.5,
     "clamp_norm_factor": 4.0,
     "hold": 0.0,
+    "remember": 0.0,
 }
 FAST: dict[str, Any] = {"descent_dtype": "bfloat16"}
 LONG: dict[str, Any] = {"further_steps": 100, "clamp_norm_factor": 4.0}  # for long targets (docs/limits.md)

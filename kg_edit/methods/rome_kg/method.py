@@ -147,7 +147,8 @@ class RomeKg(GraphRequestMethod, Rome):
         made = self.empty_patch()
         for fact in (edit, *self.further_edits(edit)):
             with made.stacked_on(self.model):
-                (update,) = super().make_each((fact,), before=before + made)
+                # ``before`` has no key of this edit's own facts: most share one, so that none could be held
+                (update,) = super().make_each((fact,), before=before)
             if isinstance(update, Exception):
                 raise update
             made = made + update

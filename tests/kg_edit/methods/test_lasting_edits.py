@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
@@ -49,7 +50,7 @@ def outputs(patch: Patch, model: LanguageModel, key: Tensor) -> Tensor:
 def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) -> None:
     """Also if the patch with its key was saved and read again, as a resumed sequence does."""
     model = tiny("llama")
-    method, forgetful = made(name, model, remember=100.0), made(name, model)
+    method, forgetful = made(name, model, remember=100.0), made(name, model, remember=0.0)
     first = method.edit([FIRST])
     assert isinstance(first, WeightPatch)
     key = first.state[KEY + model.weight_name(1)][:, 0]
@@ -58,12 +59,25 @@ def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) ->
     assert moved < 0.2 * freely
 
 
-def test_patch_records_a_switch_only_if_it_is_set() -> None:
-    """Version 0.1.0 has none of them; AlphaEdit and COMEBA remember by default."""
-    assert made("rome", tiny("gpt2"), sphere=0.8).config.model_dump()["sphere"] == 0.8
-    for name in ("memit", "alphaedit", "comeba"):
-        assert not {"remember", "anchor", "sphere"} & made(name, tiny("gpt2")).config.model_dump().keys()
-    assert made("alphaedit", tiny("gpt2"), remember=0.0).config.model_dump()["remember"] == 0
+def test_patch_records_a_switch_only_if_it_changes_the_edits_of_version_0_1_0() -> None:
+    """Of the closed forms only AlphaEdit and COMEBA remembered in that version, which recorded no switch."""
+    model = tiny("gpt2")
+    assert made("rome", model, sphere=0.8).config.model_dump()["sphere"] == 0.8
+    for name, then, now in [("memit", 0.0, 1.0), ("rome", 0.0, 1.0), ("alphaedit", 1.0, 0.5), ("comeba", 1.0, 0.5)]:
+        kind = type(made(name, model).config)
+        assert not {"remember", "anchor", "sphere"} & made(name, model, remember=then).config.model_dump().keys()
+        assert made(name, model, remember=now).config.model_dump()["remember"] == now
+        assert (kind.of_record({}).remember, kind.of_record({"remember": now}).remember) == (then, now)
+        assert kind.preset("paper").remember == then
+
+
+def test_facts_of_one_edit_are_written_as_if_nothing_were_remembered() -> None:
+    """ROME-KG's facts of an edit share its key: ``remember`` holds the keys of the edits before it."""
+    once, never = (made("rome-kg", tiny("llama"), remember=weight).edit([FIRST]) for weight in (1.0, 0.0))
+    assert isinstance(once, WeightPatch) and isinstance(never, WeightPatch)
+    assert once.factors.keys() == never.factors.keys() and len(once.edits[0]["requests"]) > 0
+    for name, factors in once.factors.items():
+        assert torch.equal(factors.product, never.factors[name].product)
 
 
 @pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=1))
