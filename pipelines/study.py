@@ -145,9 +145,10 @@ class Row:
             ConfigError: a setting has no effect.
         """
         kind = find_method(self.method).config_class
-        # C as in all recorded numbers, so that a new row can be compared with them
+        # As in most recorded numbers, so that a new row can be compared with them: C, and nothing remembered
         own_text = {"covariance": {"corpus": "self"}} if "covariance" in kind.model_fields else {}
-        made = kind.preset(self.preset, {**own_text, **self.settings}, method=self.method)
+        then = {name: value for name, value in kind.unrecorded.items() if name == "remember"}
+        made = kind.preset(self.preset, {**own_text, **then, **self.settings}, method=self.method)
         made.refuse_idle()
         return made
 

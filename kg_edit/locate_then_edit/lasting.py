@@ -1,4 +1,4 @@
-"""Switches of the closed forms for long sequences: ``remember``, ``anchor`` and ``sphere``; all are off by default.
+"""Settings of the closed forms for long sequences: ``remember``, which is 1 by default, ``anchor`` and ``sphere``.
 
 - ``remember`` (OTE = SE, arXiv 2605.26670): the keys K_p of earlier edits stay in the least squares, so that a sequence
   of batches solves what one batch would, given the same keys and values and one layer. A patch stores its keys (`KEY`);
