@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
@@ -69,15 +68,6 @@ def test_patch_records_a_switch_only_if_it_changes_the_edits_of_version_0_1_0() 
         assert made(name, model, remember=now).config.model_dump()["remember"] == now
         assert (kind.of_record({}).remember, kind.of_record({"remember": now}).remember) == (then, now)
         assert kind.preset("paper").remember == then
-
-
-def test_facts_of_one_edit_are_written_as_if_nothing_were_remembered() -> None:
-    """ROME-KG's facts of an edit share its key: ``remember`` holds the keys of the edits before it."""
-    once, never = (made("rome-kg", tiny("llama"), remember=weight).edit([FIRST]) for weight in (1.0, 0.0))
-    assert isinstance(once, WeightPatch) and isinstance(never, WeightPatch)
-    assert once.factors.keys() == never.factors.keys() and len(once.edits[0]["requests"]) > 0
-    for name, factors in once.factors.items():
-        assert torch.equal(factors.product, never.factors[name].product)
 
 
 @pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=1))

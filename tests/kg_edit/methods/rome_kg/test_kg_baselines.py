@@ -107,12 +107,12 @@ def assert_same(one: Patch, other: Patch) -> None:
 
 @both
 def test_patch_equals_the_plain_method_on_the_edit_and_its_facts(name: str) -> None:
-    """ROME-KG one after the other, MEMIT-KG in one batch."""
+    """ROME-KG one after the other, MEMIT-KG in one batch; ``remember`` is for the edits before this one."""
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     patch = with_graph(model).edit([LEBRON])
     further = as_edits(facts(LEBRON), LEBRON)
     assert len(further) == 6
-    assert_same(patch, plain(model).edit([LEBRON, *further]))
+    assert_same(patch, plain(model, remember=0.0).edit([LEBRON, *further]))
     (record,) = patch.edits
     assert record["edit"]["id"] == "lebron" and record["method"] == name
     assert [request["edit"]["target_new"] for request in record["requests"]] == [edit.target_new for edit in further]
