@@ -65,6 +65,8 @@ class Part:
     ceilings: bool = False
     spread: bool = False  # take records of 2, 3 and 4 hops in turn
     probes: tuple[str, ...] = ()  # as `evaluate --probes`
+    extras: tuple[str, ...] = ()  # as `evaluate --extra`
+    timed: bool = False  # as `evaluate --time-answers`
     kept: int = 0  # so many later records have the unrelated prompts of the retention rates
     others: int = 0  # so many sentences about other entities are drawn for each record (specificity)
 
@@ -98,7 +100,15 @@ MQUAKE = Part(table="mquake-hops", dataset="mquake", data=SHARED / "mquake" / "M
 PARTS = {
     "single": Part(table="single", dataset="counterfact-plus", data=DEV, ceilings=True, skip=24),
     "all": Part(table="all", dataset="counterfact-plus", data=DEV, skip=24),
-    "probes": Part(table="probes", dataset="counterfact-plus", data=DEV, skip=24, probes=tuple(PROBES)),
+    "probes": Part(
+        table="probes",
+        dataset="counterfact-plus",
+        data=DEV,
+        skip=24,
+        probes=tuple(PROBES),
+        extras=("neighborhood.next_token_kl",),
+        timed=True,
+    ),
     "ripples": Part(table="ripples", dataset="ripples", data=RIPPLES, graph=RIPPLES, ceilings=True),
     "sequence": Part(table="sequence-300", dataset="counterfact-plus", data=DEV, schedule="sequential:{n}"),
     "batches": Part(
@@ -225,6 +235,8 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
                 retention=RetentionTest.of(later[: part.kept]) if part.kept else None,
                 ceilings=part.ceilings,
                 probes=part.probes,
+                extras=part.extras,
+                time_answers=part.timed,
             ),
         )
         results.add(of_run(results, part.table, summary, row.method, ", ".join(filter(None, (row.said(), edits)))))

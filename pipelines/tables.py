@@ -346,6 +346,9 @@ def value_of(run: Summary, section: str, metric: str) -> tuple[float | None, flo
     """Return mean and interval of a metric; of scores of the whole model, the value at the curve's end."""
     if metric == "seconds":
         return (run.seconds_per_edit if section == "edited" else None), None, None
+    if metric == "answer":  # its seconds, as a multiple of the unedited model's
+        times = run.seconds_per_answer if section == "edited" else None
+        return (times["edited"] / times["base"] if times else None), None, None
     if metric == "perplexity" or metric.startswith(("retention.", "general.")):
         points = run.curve or ()
         if not points or section not in ("base", "edited"):

@@ -13,9 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
-
-from pydantic import Field
+from typing import NamedTuple
 
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, template
 from kg_edit.datasets.reading import Dataset, RawRecord, document, every_row
@@ -49,7 +47,7 @@ class EntityRow(Record):
     qid: object = None
     additional_sentences: object = None
     conceptnet: object = None
-    generic_sentences: Annotated[object, Field()] = None
+    generic_sentences: object = None
     specific_sentences: object = None
 
 
