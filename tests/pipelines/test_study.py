@@ -84,6 +84,9 @@ def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
     )
     assert (glame.settings, rome.settings) == ({"seed": 1}, {"clamp_norm_factor": 4, "steps": 3, "seed": 1})
     assert rome.config().covariance.corpus == "self", "as in the recorded numbers"
+    assert rome.config().remember == 0, "as in the recorded numbers"
+    (remembers,) = rows(study, "--rows", "rome", "--set", "rome.remember=1")
+    assert remembers.config().remember == 1
 
 
 def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:

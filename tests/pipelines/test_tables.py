@@ -142,7 +142,7 @@ def test_a_finished_run_becomes_rows(
     model = LanguageModel.load(str(tiny_folder))
     records = find_dataset("counterfact-plus")(Path("data.json"))
     text = None if schedule == "single" else "The quick brown fox jumps over the lazy dog."
-    config = EvalConfig(schedule=schedule, ceilings=True, general=text)
+    config = EvalConfig(schedule=schedule, ceilings=True, general=text, time_answers=schedule == "single")
     run = evaluate(Nudge(model), model, records, out=tmp_path / "run", config=config)
     results = tables.Results()
     results.tables["single"] = [number._replace(n="2") for number in results.tables["single"]]
@@ -160,5 +160,9 @@ def test_a_finished_run_becomes_rows(
     assert any(number.metric == "ERR" for number in rates) == (schedule != "single")
     last = run.curve[-1].general["general.perplexity"] if text else None
     assert [tables.value_of(run, "edited", name)[0] for name in ("general.perplexity", "perplexity")] == [last] * 2
+    times = run.seconds_per_answer
+    share = None if times is None else times["edited"] / times["base"]
+    assert tables.value_of(run, "edited", "answer")[0] == share and (share is None) == (schedule != "single")
+    assert tables.value_of(run, "base", "answer")[0] is None
     others = {number.row for number in tables.of_run(results, "batches-1000", run, "nudge")}
     assert others == {"unedited, 2 records", "nudge, 2 records"}, "the table has a hundred records"
