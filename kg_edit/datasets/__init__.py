@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from kg_edit.datasets.mquake import MQUAKE
 from kg_edit.datasets.own_edits import OWN_EDITS, record_of
 from kg_edit.datasets.popqa import POPQA
 from kg_edit.datasets.qaedit import QAEDIT
-from kg_edit.datasets.reading import Dataset, FileContent, Problem
+from kg_edit.datasets.reading import Dataset, FileContent, Problem, document
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.datasets.ripple_edits import RIPPLE_EDITS
 from kg_edit.datasets.ripples import RIPPLES
@@ -243,9 +244,10 @@ def _readable(path: str | Path) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     errors: list[EditFileError] = []
+    parsed = cache(document)  # once for all benchmarks
     for name, dataset in known_datasets().items():
         try:
-            found[name] = len(dataset.read(path, limit=_GUESS_ROWS).records)
+            found[name] = len(dataset.read(path, limit=_GUESS_ROWS, parsed=parsed).records)
         except EditFileError as error:  # the file has not this data set's format: a table, or JSON lines in .json
             found[name] = 0
             errors.append(error)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from kg_edit.datasets.building import built, form_of, probe
 from kg_edit.datasets.knowedit import CATEGORIES
-from kg_edit.datasets.reading import Dataset, FileContent, Problem, RawRecord
+from kg_edit.datasets.reading import Dataset, FileContent, Problem, RawRecord, document
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.edits.files import LabelSource, read_rows, unit_of
@@ -62,7 +63,14 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
 class OwnEdits(Dataset):
     """The data set of own edits, in JSON lines, JSON, CSV or TSV."""
 
-    def read(self, path: str | Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
+    def read(
+        self,
+        path: str | Path,
+        *,
+        limit: int | None = None,
+        labels: LabelSource | None = None,
+        parsed: Callable[..., object] = document,
+    ) -> FileContent:
         """Read a file as `kg-edit edit` does; rows of a hub's data set are parsed one by one.
 
         Raises:
@@ -70,7 +78,7 @@ class OwnEdits(Dataset):
         """
         path = Path(path)
         if str(path).startswith(HUB):
-            return super().read(path, limit=limit)
+            return super().read(path, limit=limit, parsed=parsed)
         file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit)
         unit = unit_of(path)
         problems = (Problem(path, row, f"row-{row}", fault, unit) for _, row, fault in file.problems)

@@ -21,6 +21,7 @@ from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, raw_rows
 
 RawRecord = Mapping[str, Any]
+_TABLES = (".csv", ".tsv")
 Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
 
@@ -45,7 +46,7 @@ def document(path: Path, *, tables: bool = False) -> object:
         raise EditFileError(f"{path}: no such file, and no packaged data of this name{hint}")
     if path.is_dir():
         raise EditFileError(f"{path}: is a folder; give the path of a file in it")
-    if path.suffix.lower() in (".csv", ".tsv"):
+    if path.suffix.lower() in _TABLES:
         if tables:
             try:
                 return [row.value for row in raw_rows(path)]
@@ -168,13 +169,21 @@ class Dataset:
             raise faulty_file(self.name, path, found.problems, way="find_dataset('{}') reads it")
         return found.records
 
-    def read(self, path: str | Path, *, limit: int | None = None, labels: LabelSource | None = None) -> FileContent:
+    def read(
+        self,
+        path: str | Path,
+        *,
+        limit: int | None = None,
+        labels: LabelSource | None = None,
+        parsed: Callable[..., object] = document,
+    ) -> FileContent:
         """Return the records of a file; rows with faults are left out and reported.
 
         Args:
             path: the file, a packaged benchmark's name, or ``hf:NAME``.
             limit: the number of rows to read; None: all.
             labels: the source of the labels of ids, for rows that may have ids in the place of names (own edits).
+            parsed: `document`, or a cache of it where several data sets read one file.
 
         Raises:
             EditFileError: the file can't be read at all, or has no rows.
@@ -184,7 +193,8 @@ class Dataset:
         by_id: dict[str, int] = {}
         problems: list[Problem] = []
         parse = self.parser()
-        for number, row in enumerate(islice(self.rows(document(path, tables=self.tables)), limit), 1):
+        content = parsed(path, tables=self.tables and path.suffix.lower() in _TABLES)
+        for number, row in enumerate(islice(self.rows(content), limit), 1):
             # A record without an id of its own is named by its number.
             own = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
             name = str(own[0]) if own and isinstance(own[0], str | int) and str(own[0]).strip() else f"row-{number}"

@@ -13,6 +13,7 @@ from kg_edit.datasets.lint import Finding, lint
 from kg_edit.errors import EditFileError
 from tests.kg_edit.datasets.rows import FACT, FLAT, MQUAKE, POPQA, RIPPLES, ZSRE, written
 from tests.kg_edit.datasets.test_reading import ROWS
+from wikidata_cache import safe_json
 
 OWN = {"subject": "Ada", "prompt": "{} lives in", "target_new": "Lyon"}
 
@@ -130,6 +131,18 @@ def test_lint_finds_known_faults_of_knowedit(shared: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {"zsre-alt"}))
 def test_guess_dataset_recognises_each_file(name: str, tmp_path: Path) -> None:
     assert guess_dataset(written(tmp_path, ROWS[name])).name == name
+
+
+def test_guess_dataset_parses_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own edits have their own reader, in `wikidata_cache.row_files`."""
+    file, parsed = written(tmp_path, ROWS["mquake"]), list[str]()
+
+    def counted(text: str, *, most: int) -> object:
+        parsed.append(text)
+        return json.loads(text)
+
+    monkeypatch.setattr(safe_json, "parse", counted)
+    assert guess_dataset(file).name == "mquake" and len(parsed) == 1
 
 
 def test_guess_dataset_refuses_unknown_rows(tmp_path: Path) -> None:
