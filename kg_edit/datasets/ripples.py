@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ from kg_edit.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.datasets.record import Answer, BenchmarkRecord, Example, Probe, Query
 from kg_edit.edits.edit import Edit, Name, Record, Text
 from kg_edit.errors import ConfigError, EditError, Fault
+from wikidata_cache.row_files import RowFault
 
 FORMAT = "kg-edit ripples/1"
 Kind = Literal[
@@ -45,7 +46,6 @@ GROUPS = (
     *(f"ripples-stay.{kind}" for kind in STAYS),
 )
 CHOICES = 10
-_HEADER = ("nouns", "asks", "inverse", "paraphrases", "aliases", "choices", "examples")
 _SHOWN = 2  # examples before a question
 _INVERSE = "-"  # prefix of a property that is asked in the inverse direction
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
@@ -65,28 +65,39 @@ class RippleQuestion(Record):
     stated: bool = Field(True, description="whether a method that reads a graph may see the answer there")
 
 
+class Header(Record):
+    """What the file has for all its records."""
+
+    nouns: Words = Field({}, description="the noun of each relation")
+    asks: Words = Field({}, description="questions for relations that no noun words")
+    inverse: Words = Field({}, description="questions for relations in the inverse direction")
+    paraphrases: Mapping[str, Names] = Field({}, description="other wordings of the edits of each relation")
+    aliases: Mapping[str, Names] = Field({}, description="other names of answers")
+    choices: Mapping[str, Names] = Field({}, description="objects of each relation")
+    examples: Mapping[str, list[list[str]]] = Field({}, description="paths of other entities, as labels")
+
+
 class RippleRow(Record):
-    """A record of the file, with the fields that the file's header gives for all records."""
+    """A record of the file, with the file's header."""
 
     id: Name
     split: Literal["dev", "test"] = "test"
-    edit: Mapping[str, Any]
+    edit: Edit
     questions: Annotated[tuple[RippleQuestion, ...], Field(strict=False)]
-    nouns: Words = Field({}, description="of the file's header")
-    asks: Words = Field({}, description="of the file's header")
-    inverse: Words = Field({}, description="of the file's header")
-    paraphrases: Mapping[str, list[str]] = Field({}, description="of the file's header")
-    aliases: Mapping[str, list[str]] = Field({}, description="of the file's header")
-    choices: Mapping[str, list[str]] = Field({}, description="of the file's header")
-    examples: Mapping[str, list[list[str]]] = Field({}, description="of the file's header")
+    header: Header = Header()
 
 
 def rows(document: object) -> Iterable[object]:
-    """Return the records of a file, each with the header's fields; a document of another format is left to `parse`."""
+    """Return the records of a file, each with its header; a document of another format is left to `parse`."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return every_row(document)
-    shared = {name: document.get(name, {}) for name in _HEADER}
-    return [{**row, **shared} if isinstance(row, dict) else row for row in every_row(document.get("records", []))]
+    try:  # once, not for each record
+        header = fields_of(Header, {name: document[name] for name in Header.model_fields if name in document})
+    except EditError as error:
+        return [RowFault(*error.faults[0])]
+    return [
+        {**row, "header": header} if isinstance(row, dict) else row for row in every_row(document.get("records", []))
+    ]
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
@@ -98,13 +109,13 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     if "records" in raw:
         raise EditError([Fault("format", f"expected {FORMAT!r}; make the file with `kg-edit data ripples`")])
     row = fields_of(RippleRow, raw)
-    of_relation = row.paraphrases.get(str(row.edit.get("relation_id")), ())
-    shared = [sentence.replace("{}", str(row.edit.get("subject"))) for sentence in of_relation]
-    edit = fields_of(Edit, {"id": name, "paraphrases": shared, **row.edit})
-    if edit.target_text or not edit.relation_id:
+    edit = row.edit
+    if edit.target_text or not (relation := edit.relation_id):
         field, needed = ("target_new", "o*") if edit.target_text else ("relation_id", "the property, such as P36")
         raise EditError([Fault(f"edit.{field}", f"is missing; expected {needed}, for the question of the edit itself")])
-    itself = RippleQuestion(kind="edit", start=edit.subject, hops=(edit.relation_id,), answers=(edit.target_new,))
+    shared = tuple(text.replace("{}", edit.subject) for text in row.header.paraphrases.get(relation, ()))
+    edit = edit.model_copy(update={"id": name, "paraphrases": edit.paraphrases or shared})
+    itself = RippleQuestion(kind="edit", start=edit.subject, hops=(relation,), answers=(edit.target_new,))
     probes = [_probe(question, row, f"questions[{place}].hops") for place, question in enumerate(row.questions)]
     probes.append(_probe(itself, row, "edit.relation_id"))
     return built(name, [edit], probes, form=f"Ripples, {row.split}")
@@ -141,34 +152,35 @@ def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozens
 
 def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
     """The probe of a question; ``field`` is that of its hops, for the message."""
+    header = row.header
     right, old = (
-        tuple(dict.fromkeys([*names, *(alias for name in names for alias in row.aliases.get(name, ()))]))
+        tuple(dict.fromkeys([*names, *(alias for name in names for alias in header.aliases.get(name, ()))]))
         for names in (question.answers, question.old)
     )
     taken = {name.casefold() for name in (*right, *old)}
 
     # Wrong answers to choose from: objects of the last relation, drawn with a seed from the record's id.
-    objects = [name for name in row.choices.get(question.hops[-1], []) if name.casefold() not in taken]
+    objects = [name for name in header.choices.get(question.hops[-1], ()) if name.casefold() not in taken]
     number = min(CHOICES - 1, len(objects))
     drawn = random.Random(f"{row.id}/{question.hops}").sample(objects, number)  # noqa: S311 - no secret
     others = tuple(dict.fromkeys([*(question.old[:1] if question.kind == "two-hop" else ()), *drawn]))[: CHOICES - 1]
     try:
         # The facts that lead from the edit's new object to the answer, for the ceilings of an evaluation.
-        things = (row.edit["target_new"], *question.via, question.answers[0])
+        things = (row.edit.target_new, *question.via, question.answers[0])
         has_hops = question.kind in ("two-hop", "three-hop")
         query = Query(
-            prompt=worded(question.start, question.hops, row),
+            prompt=worded(question.start, question.hops, header),
             answers=(right,),
             others=others,
             old=old,
-            recalled=" ".join(_sentences(things, question.hops[1:], row)) if has_hops else "",
-            examples=_examples(question, row, taken=taken),
+            recalled=" ".join(_sentences(things, question.hops[1:], header)) if has_hops else "",
+            examples=_examples(question, header, taken=taken),
         )
     except KeyError as error:
         last = question.hops[-1]
-        is_inverse = last.startswith(_INVERSE) and last.removeprefix(_INVERSE) not in row.inverse
-        lacking, header = ("inverse question", "inverse") if is_inverse else ("noun", "nouns")
-        message = f"relation {error} has no {lacking}; add one to the file's {header}"
+        is_inverse = last.startswith(_INVERSE) and last.removeprefix(_INVERSE) not in header.inverse
+        lacking, part = ("inverse question", "inverse") if is_inverse else ("noun", "nouns")
+        message = f"relation {error} has no {lacking}; add one to the file's {part}"
         raise EditError([Fault(field, message)]) from None
 
     if question.kind == "two-hop":
@@ -181,35 +193,37 @@ def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
     return Probe(measures=measures, queries=(query,))
 
 
-def worded(start: str, hops: Sequence[str], row: RippleRow) -> str:
+def worded(start: str, hops: Sequence[str], header: Header) -> str:
     """Return the question of a path: "On which continent is the country of Rome?"."""
     *before, last = hops
     if last.startswith(_INVERSE):
-        return row.inverse[last.removeprefix(_INVERSE)].replace("{}", start)
-    thing = "".join(f"the {row.nouns[hop]} of " for hop in reversed(before)) + start
-    return row.asks[last].replace("{}", thing) if last in row.asks else f"What is the {row.nouns[last]} of {thing}?"
+        return header.inverse[last.removeprefix(_INVERSE)].replace("{}", start)
+    thing = "".join(f"the {header.nouns[hop]} of " for hop in reversed(before)) + start
+    if last in header.asks:
+        return header.asks[last].replace("{}", thing)
+    return f"What is the {header.nouns[last]} of {thing}?"
 
 
-def _sentences(things: Sequence[str], hops: Sequence[str], row: RippleRow) -> tuple[str, ...]:
+def _sentences(things: Sequence[str], hops: Sequence[str], header: Header) -> tuple[str, ...]:
     """The facts of a path: "The country of Rome is Japan.", "The capital of Japan is Tokyo."."""
     steps = zip(things, hops, things[1:], strict=False)
-    return tuple(f"The {row.nouns[hop]} of {thing} is {end}." for thing, hop, end in steps)
+    return tuple(f"The {header.nouns[hop]} of {thing} is {end}." for thing, hop, end in steps)
 
 
-def _examples(question: RippleQuestion, row: RippleRow, *, taken: Container[str]) -> tuple[Example, ...]:
+def _examples(question: RippleQuestion, header: Header, *, taken: Container[str]) -> tuple[Example, ...]:
     """Two paths like the question's, from other entities to other answers; () if the file has fewer than two.
 
     The question's own hops are preferred, then others of the same length with the same last relation, then that
     relation alone.
     """
     own = list(question.hops)
-    ends = [path.split() for path in row.examples if path.split()[-1:] == own[-1:]]
+    ends = [path.split() for path in header.examples if path.split()[-1:] == own[-1:]]
     fitting = [hops for hops in ends if len(hops) in (len(own), 1)]
     for hops in sorted(fitting, key=lambda hops: (hops != own, len(hops) != len(own), hops)):
-        paths = [path for path in row.examples[" ".join(hops)] if path and path[-1].casefold() not in taken]
+        paths = [path for path in header.examples[" ".join(hops)] if path and path[-1].casefold() not in taken]
         if len(paths) >= _SHOWN:
             return tuple(
-                Example(question=worded(path[0], hops, row), answer=path[-1], facts=_sentences(path, hops, row))
+                Example(question=worded(path[0], hops, header), answer=path[-1], facts=_sentences(path, hops, header))
                 for path in paths[:_SHOWN]
             )
     return ()

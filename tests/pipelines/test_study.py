@@ -52,9 +52,8 @@ def test_ripples_with_a_control(
         {**RIPPLES, "id": name, "edit": {**RIPPLES["edit"], "target_new": target, "target_new_id": item}}
         for name, (target, item) in edits.items()
     ]
-    header = {name: RIPPLES[name] for name in ("nouns", "inverse", "choices")}
-    bare = [{name: part for name, part in row.items() if name not in header} for row in records]
-    Path("ripples.json").write_text(json.dumps({"format": "kg-edit ripples/1", **header, "records": bare}))
+    bare = [{name: part for name, part in row.items() if name != "header"} for row in records]
+    Path("ripples.json").write_text(json.dumps({"format": "kg-edit ripples/1", **RIPPLES["header"], "records": bare}))
     names = {"Q17": "Japan", "Q114": "Kenya", "Q1490": "Tokyo", "Q3870": "Nairobi", "P36": "capital", "P17": "country"}
     lines = ["Q17\tP36\tQ1490", "Q114\tP36\tQ3870", *(f"{item}\tlabel\t{name}" for item, name in names.items())]
     Path("places.tsv").write_text("\n".join(lines) + "\n")

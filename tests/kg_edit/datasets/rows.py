@@ -198,9 +198,7 @@ RIPPLES: dict[str, Any] = {
         {"kind": "two-hop", "start": "Rome", "hops": ["P17", "P36"], "answers": ["Tokyo", "Edo"], "old": ["Rome"]},
         {"kind": "new-object", "start": "Japan", "hops": ["P36"], "answers": ["Tokyo"]},
     ],
-    "nouns": {"P17": "country", "P36": "capital"},
-    "inverse": {},
-    "choices": {"P36": ["Tokyo", "Paris", "Rome"]},
+    "header": {"nouns": {"P17": "country", "P36": "capital"}, "choices": {"P36": ["Tokyo", "Paris", "Rome"]}},
 }
 FACT = {
     "subject": "Goursez Vreizh",

@@ -69,7 +69,8 @@ def test_lint_names_the_answer_that_stays_and_no_drawn_object(tmp_path: Path) ->
     assert found.message == "'United States of America' names the answer before the edits, and 'Peru' after them"
     # A spelling of the answer among the objects that are drawn is no answer before the edits
     question = {"kind": "two-hop", "start": "Rome", "hops": ["P17", "P36"], "answers": ["Tōkyō"], "old": ["Rome"]}
-    drawn = {**RIPPLES, "questions": [question], "choices": {"P36": ["Tokyo", "Oslo"]}}
+    header = {**RIPPLES["header"], "choices": {"P36": ["Tokyo", "Oslo"]}}
+    drawn = {**RIPPLES, "questions": [question], "header": header}
     assert faults(tmp_path, "ripples", drawn) == []
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kg_edit.datasets import find_dataset
+from kg_edit.datasets import find_dataset, ripples
+from kg_edit.datasets.building import fields_of
 from kg_edit.datasets.lint import lint
 from kg_edit.datasets.reading import FileContent
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import split_of, withheld_answers
+from kg_edit.edits.edit import Record
 from kg_edit.errors import EditFileError
 
 EDIT = {
@@ -109,6 +112,31 @@ def test_fault_names_record_and_field(tmp_path: Path) -> None:
 def test_edit_without_a_question_of_its_own_is_refused(edit: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match=message):
         read(tmp_path, document(records=[{"id": "one", "edit": edit, "questions": []}]))
+
+
+def test_fault_of_the_edit_or_of_the_header_is_named(tmp_path: Path) -> None:
+    bare = {name: part for name, part in EDIT.items() if name != "subject"}
+    with pytest.raises(EditFileError, match=r"record 1, field edit\.subject: is missing"):
+        read(tmp_path, document(records=[{"id": "one", "edit": bare, "questions": []}]))
+    with pytest.raises(EditFileError, match=r"record 1, field choices\.P36\[1\]: found the number 3; expected text$"):
+        read(tmp_path, document(choices={"P36": ["Paris", 3]}))
+
+
+def test_header_is_validated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validated = list[type]()
+
+    def counted(model: type[Record], row: Mapping[str, Any]) -> Record:
+        validated.append(model)
+        return fields_of(model, row)
+
+    monkeypatch.setattr(ripples, "fields_of", counted)
+    one = document(CAPITAL, paraphrases={"P17": ["{} belongs to"]})
+    file = tmp_path / "ripples.json"
+    file.write_text(json.dumps({**one, "records": [{**one["records"][0], "id": str(place)} for place in range(3)]}))
+    records = find_dataset("ripples")(file)
+    assert [record.edits[0].id for record in records] == ["0", "1", "2"]
+    assert {record.edits[0].paraphrases for record in records} == {("Rome belongs to",)}
+    assert validated.count(ripples.Header) == 1 and len(validated) == 4
 
 
 @pytest.mark.parametrize("records", [None, 3])
