@@ -159,7 +159,8 @@ def evaluate(
     if config.retention:
         config.retention.check(model.in_chat() if config.chat else model)
     grown = _grown_from(out, settings, model, all_records, config)
-    claim(out, settings, grown=grown, rows=partial(_other_records, out, all_records))
+    unrecorded = getattr(method.config, "unrecorded", {})
+    claim(out, settings, grown=grown, unrecorded=unrecorded, rows=partial(_other_records, out, all_records))
     with folder_lock(out), untouched(model):
         folder = RunFolder(out)
         folder.drop_cut_lines()

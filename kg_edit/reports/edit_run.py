@@ -134,7 +134,9 @@ def run_edits(
         "edits_sha256": digest([edit.model_dump(mode="json") for edit in given]),
         "kg_edit": __version__,
     }
-    check_folder(out, settings, rows=lambda: _other_edits(out, edits, given=len(given)))
+    check_folder(
+        out, settings, unrecorded=method.config.unrecorded, rows=lambda: _other_edits(out, edits, given=len(given))
+    )
     if not (out / PATCH).is_file():
         if len(edits) > FEW and not method.joint and method.kind == "weights":
             way = "; --method alphaedit makes them all at once" if len(edits) <= MANY else ""

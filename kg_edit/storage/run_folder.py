@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from shutil import rmtree
+from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -66,6 +67,7 @@ def claim(
     settings: Settings,
     *,
     grown: Settings | None = None,
+    unrecorded: Mapping[str, Any] = MappingProxyType({}),
     rows: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Write ``run.json`` into an empty folder, or check that it has the same settings.
@@ -76,13 +78,14 @@ def claim(
         folder: the folder of the run.
         settings: the settings of the run.
         grown: other settings that are accepted too: those of a smaller run that this one extends; they are replaced.
+        unrecorded: as for `check_folder`.
         rows: as for `check_folder`.
 
     Raises:
         AnotherRunError: the folder belongs to another run.
         OutputError: it has other files, or can't be written.
     """
-    check_folder(folder, grown or settings, rows=rows)
+    check_folder(folder, grown or settings, unrecorded=unrecorded, rows=rows)
     if grown or _names(folder) <= {_RUN}:
         write_json(folder / _RUN, {"version": VERSION, **settings})
 
@@ -93,13 +96,18 @@ def is_run(folder: Path) -> bool:
 
 
 def check_folder(
-    folder: Path, settings: Settings | None = None, *, rows: Callable[[], str | None] = lambda: None
+    folder: Path,
+    settings: Settings | None = None,
+    *,
+    unrecorded: Mapping[str, Any] = MappingProxyType({}),
+    rows: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Refuse early, without writing anything, what `claim` would refuse; without ``settings``, only what is certain.
 
     Args:
         folder: the folder of the run.
         settings: the settings of the run.
+        unrecorded: the values of the method's settings that a ``config`` without them means.
         rows: how its edits or records differ from those in the folder, in words; ``run.json`` only counts and hashes
             them. Asked if they differ; None: the counts and hashes are named.
 
@@ -121,9 +129,38 @@ def check_folder(
             words = rows() if differ and there.get("job") == here.get("job") else None
             if words:
                 there, here = ({key: own[key] for key in own.keys() - set(_OF_ROWS)} for own in (there, here))
-            found = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words]))
+            there, here = (_with_config(own, unrecorded) for own in (there, here))
+            found = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words or _to_resume(there, here)]))
             way = f"give another --out, or delete {folder} to start over"
             raise AnotherRunError(f"{folder} contains another run ({found})", way)
+
+
+def _with_config(settings: Settings, unrecorded: Mapping[str, Any]) -> Settings:
+    """Complete the settings of a method by those that it doesn't record."""
+    config = settings.get("config")
+    return {**settings, "config": {**unrecorded, **config}} if isinstance(config, dict) else settings
+
+
+def _to_resume(there: Settings, here: Settings) -> str | None:
+    """Say which settings of the method resume the run in the folder; None if that can't be said in a few words."""
+    if difference({**there, "config": None}, {**here, "config": None}):
+        return None
+    was, now = (dict(_leaves(own.get("config"))) for own in (there, here))
+    values = {name: was.get(name) for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+    if len(values) > _LISTED or any(value is None or isinstance(value, list) for value in values.values()):
+        return None
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in sorted(values.items())}
+    given = " ".join(f"{name}={text}" for name, text in texts.items())
+    return f"to resume it set {given}, by --set or in [settings] of a sweep"
+
+
+def _leaves(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a method with their names as ``--set`` takes them."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from _leaves(value, f"{name}.{key}".lstrip("."))
+    else:
+        yield name, config
 
 
 def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) -> Result:

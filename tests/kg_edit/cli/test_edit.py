@@ -63,7 +63,7 @@ def test_output_folder_with_other_files_is_refused(edit: Run, place: Path) -> No
 def test_output_folder_with_another_run_is_refused(edit: Run, place: Path) -> None:
     assert edit(*ROME).code == 0
     out = place / "out"
-    message = "out contains another run (config.learning_rate: 1.0 in the folder, 0.3 now); --overwrite replaces it"
+    message = "out contains another run (config.learning_rate: 1.0 in the folder, 0.3 now; to resume it set learning_"
     refused(edit, *ROME, "--set", "learning_rate=0.3", message=message, out=out)
     refused(edit, *GLAME, message='out contains another run (method: "rome" in the folder, "glame" now)', out=out)
     (place / "edits.jsonl").write_bytes(rows(GOOD))
@@ -74,6 +74,15 @@ def test_output_folder_with_another_run_is_refused(edit: Run, place: Path) -> No
     (out / "run.json").write_text("{")
     for more in ((), ("--overwrite",)):
         refused(edit, *ROME, *more, message="out has no run: can't read out/run.json", out=out)
+
+
+def test_run_from_before_a_setting_existed_is_resumed_with_what_the_message_says(edit: Run, place: Path) -> None:
+    """Version 0.1.0 had no ``remember``, which is 1 by default since."""
+    assert edit(*ROME, "--set", "remember=0").code == 0
+    assert "remember" not in json.loads((place / "out" / "run.json").read_text())["config"]
+    message = "(config.remember: 0.0 in the folder, 1.0 now; to resume it set remember=0.0, by --set or in [settings]"
+    refused(edit, *ROME, message=message, out=place / "out")
+    assert edit(*ROME, "--set", "remember=0.0").code == 0
 
 
 @pytest.mark.slow

@@ -39,9 +39,35 @@ def test_claim_resumes_the_same_settings(run: Path) -> None:
 
 def test_claim_refuses_other_settings(run: Path) -> None:
     before = (run / "run.json").read_bytes()
-    with pytest.raises(OutputError, match=r"another run \(config.steps: 3 in the folder, 4 now\); give another --out"):
+    words = r"\(config.steps: 3 in the folder, 4 now; to resume it set steps=3, by --set or .*\); give another --out"
+    with pytest.raises(OutputError, match=words):
         claim(run, {**SETTINGS, "config": {"steps": 4, "sizes": (1, 2)}})
     assert (run / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "way"),
+    [
+        (
+            {"config": {"steps": 3, "group": {"corpus": "c"}, "remember": 1.0}},
+            "set group.corpus=mine.txt remember=0.5,",
+        ),
+        ({"config": {"steps": 3, "sizes": (1, 3)}}, None),
+        ({"config": {"steps": 4}, "seed": 1}, None),
+        ({"config": {"steps": 4}, "edits": 7}, None),
+    ],
+    ids=["settings", "list", "other option", "other edits"],
+)
+def test_claim_names_the_settings_that_resume_a_run(changed: dict, way: str | None, tmp_path: Path) -> None:
+    """A run of an older version lacks settings: their values are those that it had without them."""
+    config = {"steps": 3, "group": {"corpus": "mine.txt"}} if way else SETTINGS["config"]
+    claim(tmp_path, {**SETTINGS, "config": config, "edits": 2})
+    (tmp_path / "patch.safetensors").write_text("an hour's work")
+    with pytest.raises(OutputError, match="contains another run") as error:
+        claim(tmp_path, {**SETTINGS, "edits": 2, **changed}, unrecorded={"remember": 0.5})
+    assert ("to resume it" in str(error.value)) == bool(way)
+    assert (way or "") in str(error.value)
+    assert ("config.remember: 0.5 in the folder, 1.0 now" in str(error.value)) == bool(way)
 
 
 def test_claim_compares_models_by_fingerprint(run: Path) -> None:
@@ -133,7 +159,7 @@ def test_another_run_is_replaced_and_the_same_one_resumed(run: Path) -> None:
     assert (run / "patch.safetensors").is_file()
     with pytest.raises(AnotherRunError) as caught:
         work(4, overwrite=False)
-    assert str(caught.value).endswith("now); --overwrite replaces it, or give another --out")
+    assert str(caught.value).endswith("); --overwrite replaces it, or give another --out")
     work(4, overwrite=True)
     assert [file.name for file in run.parent.iterdir()] == ["out"]
     assert read_settings(run)["config"]["steps"] == 4 and not (run / "patch.safetensors").exists()
