@@ -8,6 +8,7 @@ a server that listens to other machines also answers to every IP address.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +22,7 @@ ANY_ADDRESS = "*"  # among hosts: every IP address
 LARGEST = 1_000_000  # bytes of a request's body
 _READING = ("GET", "HEAD", "OPTIONS")
 _JSON = "application/json"
-_UNKNOWN_HOST, _FOREIGN, _TOO_LARGE, _NOT_JSON = 400, 403, 413, 415
+_UNKNOWN_HOST, _FOREIGN, _TOO_LARGE, _NOT_JSON, _STOPPED = 400, 403, 413, 415, 503
 
 
 class Refusal(NamedTuple):
@@ -81,7 +82,10 @@ def _is_served(host: str, hosts: tuple[str, ...]) -> bool:
 
 
 class BodyLimit:
-    """Reads a request's body first, and refuses one of more than ``largest`` bytes."""
+    """Reads a request's body first, and refuses one of more than ``largest`` bytes.
+
+    As the outermost layer, it also answers the requests that the server's end cuts off.
+    """
 
     def __init__(self, app: ASGIApp, *, largest: int, answer: Callable[[str, Refusal], Response]) -> None:
         self._app, self._largest, self._answer = app, largest, answer
@@ -103,7 +107,22 @@ class BodyLimit:
             """Return the body, then the later messages."""
             return waiting.pop() if waiting else await receive()
 
-        await self._app(scope, replay, send)
+        started = False
+
+        async def noted(message: Message) -> None:
+            """Send a part of the answer."""
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, replay, noted)
+        except asyncio.CancelledError:  # Ctrl-C during a long request: raised on, it is a traceback and an error 500
+            message = (
+                "the server was stopped during this request; start it again, and see its ledger before you repeat it"
+            )
+            if not started:
+                await self._answer(scope["path"], Refusal(_STOPPED, "StoppedError", message))(scope, receive, send)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None if it is too large, or its announced length is."""

@@ -83,9 +83,9 @@ _RUN = uvicorn.Server.run  # as it is before a test puts something else in its p
 
 
 @contextmanager
-def answering(app: FastAPI, place: socket.socket) -> Iterator[None]:
-    """A real uvicorn in a thread, stopped afterwards."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+def answering(app: FastAPI, place: socket.socket, *, end_s: int | None = None) -> Iterator[None]:
+    """A real uvicorn in a thread, stopped afterwards; open requests are cut off after ``end_s``."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=end_s))
     thread = threading.Thread(target=_RUN, args=(server,), kwargs={"sockets": [place]})
     thread.start()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ import torch
 import uvicorn
 
 from kg_edit.app.messages import PromptToTry, TryRequest, problem_of
+from kg_edit.app.server import make_app
+from kg_edit.cli.serve import listening
 from kg_edit.errors import DisablingEditError, LedgerChangedError, PatchError
 from kg_edit.ledger import Ledger
 from kg_edit.patches.base import Patch
@@ -319,6 +322,24 @@ def test_missing_ledger_or_graph_is_named_with_its_option() -> None:
         assert code == 422
         assert "--ledger FOLDER" in problem["message"]
         assert "--graph" in answer["no_subgraph"]
+
+
+def test_request_during_which_the_server_is_stopped_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C uvicorn cancels it, which was a traceback of sixty lines and an error 500."""
+    desk, begun = workshop(), threading.Event()
+
+    def slow(_: TryRequest) -> None:
+        begun.set()
+        time.sleep(3)
+
+    monkeypatch.setattr(desk, "try_edit", slow)
+    with ThreadPoolExecutor(1) as pool, listening("127.0.0.1", 0) as place:
+        served_at = Served(f"http://127.0.0.1:{place.getsockname()[1]}", desk)
+        with answering(make_app(desk), place, end_s=1):
+            asked = pool.submit(served_at.post, "/api/try", EDIT)
+            assert begun.wait(30)
+        code, answer = asked.result(30)
+    assert (code, answer["kind"]) == (503, "StoppedError")
 
 
 @pytest.mark.slow
