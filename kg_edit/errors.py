@@ -15,6 +15,7 @@ from wikidata_cache.errors import expected_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
 
 _LISTED = 5  # faults of a file that an error lists; more would hide the first ones
 
@@ -162,7 +163,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     near = difflib.get_close_matches(name.casefold(), names, n=1)
-    if not near:
+    if not near and len(name) > 1:  # one letter is half of any two initials
         words = {one: [word for word in re.split("[-_.]", one) if word] for one in names}
         initials = {"".join(word[0] for word in parts): one for one, parts in words.items() if len(parts) > 1}
         near = [initials[short] for short in difflib.get_close_matches(name.casefold(), initials, n=1)]
@@ -172,9 +173,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
     """Return the faults that pydantic found in a record of `model`, in plain words."""
     found = list[Fault]()
-    for one in error.errors():
-        # Where a field takes several types, the place also names the type that was tried: the first one counts
-        place = tuple(step for step in one["loc"] if isinstance(step, int) or not _TRIED.match(step))
+    places = [_place(one) for one in error.errors()]
+    for place, one in zip(places, error.errors(), strict=True):
+        # Where a field takes several types, the first one that was tried counts: a text, of texts or lists of them
+        if place != one["loc"] and any(len(other) > len(place) and other[: len(place)] == place for other in places):
+            continue  # unless the value is a list, and the fault is in it
         context = one.get("ctx", {})
         fields = _model_at(place[:-1], model).model_fields
         known = fields.get(str(place[-1])) if place else None
@@ -207,6 +210,11 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
         if place == one["loc"] or all(other.field.partition("[")[0] != path.partition("[")[0] for other in found):
             found.append(fault)
     return tuple(found)
+
+
+def _place(error: ErrorDetails) -> tuple[int | str, ...]:
+    """The place of a fault in a record, without the type that pydantic tried there."""
+    return tuple(step for step in error["loc"] if isinstance(step, int) or not _TRIED.match(step))
 
 
 _TRIED = re.compile(r"(constrained-|function-\w+\[|(tuple|list|nullable|literal)\[|(str|int|float|bool)$)")

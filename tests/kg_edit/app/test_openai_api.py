@@ -126,6 +126,21 @@ def test_stream_sends_the_finished_texts_as_events(server: Served) -> None:
     assert {part["object"] for part in parts} == {"text_completion"}
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": "a", "stop": ["b", ""]}, "field stop[1]: found an empty text; expected at least 1"),
+        ({"prompt": ["a", 5]}, "field prompt[1]: found the number 5; expected text"),
+        ({"prompt": 5}, "field prompt: found the number 5; expected text"),
+    ],
+)
+def test_fault_in_a_list_is_named_where_a_text_or_a_list_is_allowed(server: Served, body: dict, message: str) -> None:
+    """It was: found a list; expected text."""
+    code, answer = server.post("/v1/completions", body)
+    assert code == 400
+    assert answer["error"]["message"].startswith(message)
+
+
 def test_chat_streams_stops_and_takes_text_parts() -> None:
     made = workshop(None)
     made.model = chatting()

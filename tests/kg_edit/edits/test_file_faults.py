@@ -80,6 +80,7 @@ def test_malformed_json_is_located(tmp_path: Path, content: str, message: str) -
         ("subject,relation,object", "line 1: lacks the column 'new_object'"),
         ("subject,target_new", "line 1: lacks the column 'prompt'"),
         ("Subject,prompt,target_new", "line 1: unknown column 'Subject', did you mean 'subject'?"),
+        ("a,prompt,target_new", "line 1: unknown column 'a'; known:"),
         ("subject,prompt,target_new,portability", "line 1: unknown column 'portability'; known:\n  id, subject"),
         (
             "Marie Curie,was born in,Rome",
