@@ -166,11 +166,14 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
             raise PatchError(f"the factors of {name} don't fit: {tuple(b.shape)} and {tuple(a.shape)}; save it again")
         rank, module = a.shape[0], name.removeprefix(_PREFIX)
-        # The first pattern that matches the module's name, or its end after a dot, has the module's own alpha.
-        patterns = (config.get("alpha_pattern") or {}).items()
-        own = (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module))
-        alpha = float(next(own, config.get("lora_alpha", rank)))
-        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        try:
+            # The first pattern that matches the module's name, or its end after a dot, has the module's own alpha.
+            patterns = (config.get("alpha_pattern") or {}).items()
+            own = (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module))
+            alpha = float(next(own, config.get("lora_alpha", rank)))
+            scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as error:
+            raise PatchError(f"{folder / CONFIG} gives {module} no scale ({error}); save the adapter again") from error
         factors[f"{module}.weight"] = Factors(left=scale * b, right=a.T.contiguous())
     about = {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)}
     patch = WeightPatch(factors=factors, provenance={"model": about, "methods": [{"name": f"PEFT, {folder.name}"}]})
@@ -183,7 +186,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     """Read ``adapter_config.json``, and refuse an adapter that is more than low-rank changes."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PatchError(f"can't read {path}: {error}; expected a PEFT adapter's folder") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else config

@@ -234,6 +234,24 @@ def test_read_peft_refuses_more_than_a_lora(change: dict[str, Any], message: str
         read_peft(tmp_path / "a", model)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"peft_type": "LORA", "alpha_pattern": [1]}',
+        '{"peft_type": "LORA", "alpha_pattern": {"(": 1}}',
+        '{"peft_type": "LORA", "lora_alpha": "high"}',
+        '{"peft_type": "LORA", "lora_alpha": null}',
+        "[" * 100_000,
+    ],
+)
+def test_read_peft_refuses_a_damaged_config(text: str, tmp_path: Path) -> None:
+    model = tiny("llama")
+    write_peft(patch_of(model, {1: 2}), tmp_path / "a", modules=model.model)
+    (tmp_path / "a" / "adapter_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(PatchError, match=r"adapter_config\.json"):
+        read_peft(tmp_path / "a", model)
+
+
 def test_read_peft_refuses_missing_files_and_other_models(tmp_path: Path) -> None:
     trained(tiny("llama"), tmp_path / "a")
     with pytest.raises(PatchMismatchError):
