@@ -245,7 +245,7 @@ def _push(out: Path, push: str | None, *, private: bool) -> None:
         say(push_folder(out, push, private=private))
 
 
-_CHANGE = "a patch file of weights, or the folder of a PEFT LoRA adapter"
+_CHANGE = "a patch file of weights, output folder of `kg-edit edit`, ledger, or folder of a PEFT LoRA adapter"
 
 
 def subtract(
@@ -269,6 +269,7 @@ def subtract(
     - `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
     """
     from kg_edit.export.peft_adapter import is_adapter
+    from kg_edit.ledger.listing import check_patches
 
     _check_outside_ledgers(out)
     if out.exists():
@@ -276,8 +277,13 @@ def subtract(
     for path in (expert, anti):
         if not path.exists():
             raise ConfigError(f"{path} does not exist; give {_CHANGE}")
-        if path.is_dir() and not is_adapter(path):
-            raise ConfigError(f"the folder {path} has no PEFT adapter (adapter_config.json); give {_CHANGE}")
+        if is_adapter(path):
+            continue
+        try:
+            check_patches([path])
+        except (OutputError, PatchError) as error:
+            error.add_note(f"expected {_CHANGE} (with adapter_config.json)")
+            raise
     # A patch has the fingerprint of its model; an adapter only a path, so its modules are looked up in the model
     adapters = [path for path in (expert, anti) if is_adapter(path)]
     if adapters and model is None:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from kg_edit.cli.app import app
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, OutputError
+from kg_edit.errors import ConfigError, OutputError, PatchError
+from kg_edit.ledger import Ledger
 from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -22,6 +23,7 @@ from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
 from tests.kg_edit.export.test_gguf_files import as_gguf
 from tests.kg_edit.export.test_hub import Hub, environment, hub
+from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.methods.ext_sub.test_extraction import patch as some_patch
 from tests.kg_edit.tiny import tiny
 
@@ -161,8 +163,20 @@ def test_subtract_of_something_else_is_refused(tmp_path: Path) -> None:
     for options in ((), ("--model", "smollm2-135m")):
         with pytest.raises(ConfigError, match="lost does not exist; give a patch file"):
             subtract(tmp_path / "lost", tmp_path / "lost", "--out", tmp_path / "3.safetensors", *options)
-        with pytest.raises(ConfigError, match="has no PEFT adapter"):
+        with pytest.raises(PatchError, match="there is no ledger") as caught:
             subtract(tmp_path, tmp_path, "--out", tmp_path / "3.safetensors", *options)
+        assert "adapter_config.json" in caught.value.__notes__[0]
+
+
+def test_subtract_takes_run_folders_and_ledgers(tmp_path: Path) -> None:
+    expert, anti = made_up(edits_of(2)), made_up(edits_of(1, start=2))
+    expert.save(tmp_path / "run" / "patch.safetensors")
+    Ledger.open(tmp_path / "ledger").add(anti)
+    subtract(tmp_path / "run", tmp_path / "ledger", "--out", tmp_path / "3.safetensors")
+    found = Patch.load(tmp_path / "3.safetensors")
+    assert isinstance(found, WeightPatch)
+    wanted = subtracted(expert, anti).factors["w.weight"].product
+    torch.testing.assert_close(found.factors["w.weight"].product, wanted)
 
 
 def test_exports_name_edits_of_a_first_token(tmp_path: Path) -> None:
