@@ -25,6 +25,7 @@ from kg_edit.ledger.entries import EditPosition, edit_of
 from kg_edit.ledger.listing import total
 from kg_edit.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.methods import EditingMethod, find_method
+from kg_edit.methods.ext_sub.extraction import SUBTRACTED
 from kg_edit.methods.grace.patch import CodebookPatch
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.methods.serac.patch import ScopePatch
@@ -50,13 +51,18 @@ def recorded_method(patch: Patch) -> Record:
     """Return the entry of a patch's provenance about its method.
 
     Raises:
-        PatchError: there is no such entry, or several; or the patch is an average.
+        PatchError: there is no such entry, or several; or the patch is an average or a difference.
     """
     methods = patch.provenance.get("methods", ())
     if AVERAGED in patch.provenance:
         raise PatchError(
             "the patch is an average of several, from which a single edit can't be removed; remove all of its edits "
             "(STEP/*), and average patches without it"
+        )
+    if SUBTRACTED in patch.provenance:
+        raise PatchError(
+            "an anti-expert was subtracted from the patch, so a single edit can't be removed; remove all of its edits "
+            "(STEP/*), and subtract from a patch without it"
         )
     if len(methods) != 1 or {record["method"] for record in patch.edits} - {methods[0].get("name")}:
         raise PatchError(

@@ -19,6 +19,8 @@ from kg_edit.models.precision import exact
 from kg_edit.patches.base import Patch, joined
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
+SUBTRACTED = "subtracted"  # the field of a provenance with what was subtracted
+
 
 def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bool = True) -> WeightPatch:
     """Subtract the anti-expert's patch from the expert's.
@@ -60,7 +62,7 @@ def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bo
             factors[name] = Factors(left=left, right=torch.cat([own.right, other.right.to(own.right)], 1))
     provenance = {**joined(expert.provenance, anti.provenance), "edits": [*expert.edits]}
     note = {"strength": strength, "extract": extract, "anti_expert": [edit.get("edit", {}) for edit in anti.edits]}
-    return WeightPatch(factors=factors, provenance={**provenance, "subtracted": note})
+    return WeightPatch(factors=factors, provenance={**provenance, SUBTRACTED: note})
 
 
 def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factors:

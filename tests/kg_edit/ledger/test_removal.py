@@ -16,11 +16,12 @@ from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchEr
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.removal import check_same_graph
 from kg_edit.ledger.view import entry_lines
+from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import ask
 from tests.everyday import keep_first
-from tests.kg_edit.ledger.ledgers import edits_of, method, same
+from tests.kg_edit.ledger.ledgers import edits_of, made_up, method, same
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
@@ -56,6 +57,16 @@ def test_remove_of_random_edits_equals_never_made(count: int, steps: int, tmp_pa
     assert {entry.name for entry in ledger.edits if entry.state == "removed"} == set(gone)
     ledger.undo()
     assert same(ledger.patch, whole)
+
+
+def test_remove_from_a_subtracted_patch_is_refused(tmp_path: Path) -> None:
+    """The edits that are left would be recomputed without the subtraction."""
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(subtracted(made_up(edits_of(2)), made_up(edits_of(1, start=2))))
+    with pytest.raises(PatchError, match="an anti-expert was subtracted"):
+        ledger.remove(["e0"], model=tiny("llama"))
+    ledger.remove(["1/*"])
+    assert not ledger.active
 
 
 @pytest.mark.slow
