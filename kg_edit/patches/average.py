@@ -29,7 +29,8 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
 
     Raises:
         ConfigError: there are not as many shares as patches, or fewer than two patches.
-        PatchError: one of them is not a patch of weights, or two have different edits of one id.
+        PatchError: one of them is not a patch of weights, lacks an edit or its method in a record, or two have
+            different edits of one id.
         PatchMismatchError: they are for different models.
     """
     if len(patches) < 2 or len(patches) != len(shares):
@@ -40,6 +41,8 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
             raise PatchError(f"a patch of the {patch.kind} can't be averaged; expected patches of weights")
         scaled.append(patch.scaled(share))
         for record in patch.edits:
+            if not {"edit", "method"} <= record.keys():
+                raise PatchError("a record of a patch lacks its edit or its method; make the patch again")
             edit, id_ = record["edit"], str(record["edit"]["id"])
             known: Any = records.get(id_, record)
             if any(known["edit"].get(name) != edit.get(name) for name in ("subject", "prompt", "target_new")):

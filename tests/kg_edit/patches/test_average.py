@@ -53,5 +53,10 @@ def test_what_can_not_be_averaged_is_refused() -> None:
     other.provenance["edits"][0]["edit"]["subject"] = "Björk"
     with pytest.raises(PatchError, match="different edits of the id '1'"):
         averaged([one, other], [0.5, 0.5])
+    for name in ("edit", "method"):
+        nameless = patch("rome", 1.0, "1")
+        del nameless.provenance["edits"][0][name]
+        with pytest.raises(PatchError, match="lacks its edit or its method"):
+            averaged([nameless, one], [0.5, 0.5])
     with pytest.raises(PatchMismatchError):
         averaged([one, patch("rome", 1.0, "1", model="2-y")], [0.5, 0.5])
