@@ -83,7 +83,7 @@ class Manifest(Identity):
             OtherFormatError: it is of another format.
             CovarianceError: the text is not a valid manifest, or of a later version.
         """
-        with suppress(ValueError, AttributeError):  # what is no object of JSON is refused below
+        with suppress(ValueError, AttributeError, RecursionError):  # what is no object of JSON is refused below
             fields = json.loads(text)
             form, version = str(fields.get("format", FORMAT)), fields.get("version", VERSION)
             if form != FORMAT and form.startswith(FORMAT):

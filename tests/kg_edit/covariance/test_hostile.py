@@ -71,6 +71,13 @@ def test_complete_covariance_among_shards_is_not_called_damaged(tmp_path: Path) 
     assert "delete" not in str(raised.value)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]"])
+def test_manifest_that_is_no_object_is_refused(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_file({"upper": FLAT}, tmp_path / "a.safetensors", metadata={"manifest": text})
+    assert stored_covariances(tmp_path) == []
+    assert "a.safetensors is damaged" in caplog.text
+
+
 @pytest.mark.parametrize("wrong", [{"identities": {}}, {"parts": 0}, {"count": "many"}])
 def test_impossible_position_is_refused_on_one_line(wrong: dict[str, object], tmp_path: Path) -> None:
     right = Position(identities={1: IDENTITY}, sizes={1: SIZE}, model_name="a", ridge=0.1, parts=2)
