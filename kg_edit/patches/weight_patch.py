@@ -20,7 +20,7 @@ from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
-from kg_edit.patches.changes import STATE, is_identity
+from kg_edit.patches.changes import KEY, STATE, is_identity
 from kg_edit.patches.container import PatchFile
 
 _FEW_RANKS = 64  # of several patches together: computed for every token, they cost less than a pick of each one's
@@ -271,6 +271,12 @@ class WeightPatch(Patch):
             factors[name] = Factors(left=left, right=right)
             if not factors[name].is_finite:
                 raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it again")
+        for name, value in state.items():
+            changed, shape = factors.get(name.removeprefix(KEY)), tuple(value.shape)
+            if not shape or (changed and (len(shape) != 2 or shape[0] != changed.shape[1])):
+                raise PatchError(
+                    f"the patch {file.path} has a {name} of the shape {shape}, which does not fit; make it again"
+                )
         return cls(factors=factors, provenance=file.provenance, state=state)
 
 

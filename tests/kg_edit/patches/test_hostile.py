@@ -163,6 +163,16 @@ def test_product_that_overflows_is_refused_on_reading(tmp_path: Path) -> None:
     assert Factors(left=torch.zeros(0, 3), right=torch.zeros(2, 3)).is_finite
 
 
+@pytest.mark.parametrize("shape", [(), (5, 2), (6,)])
+def test_keys_that_do_not_fit_the_weight_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    metadata, tensors = written(ONE, tmp_path / "patch.safetensors")
+    state = {"state/key/w.weight": torch.ones(6, 2)}
+    assert isinstance(Patch.load(forged(tmp_path / "whole.safetensors", metadata, tensors | state)), WeightPatch)
+    state = {"state/key/w.weight": torch.ones(shape)}
+    with pytest.raises(PatchError, match=r"has a key/w\.weight of the shape .* does not fit; make it again"):
+        Patch.load(forged(tmp_path / "forged.safetensors", metadata, tensors | state))
+
+
 @pytest.mark.parametrize("size", [1e5, 1e38])
 def test_weight_that_would_overflow_is_unchanged(size: float) -> None:
     """Each of two changes is finite, their sum, or either in half precision, is not."""
