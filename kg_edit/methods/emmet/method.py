@@ -18,6 +18,8 @@ from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.memit.method import FAST, PUBLISHED, JointConfig, JointMethod
 
+_SAME = 0.02  # relative distance of a key from itself in another pass; bfloat16 has only two significant digits
+
 
 class EmmetConfig(LayerConfig, JointConfig):
     """EMMET's settings. The values are found as in ROME, where the defaults come from."""
@@ -54,8 +56,15 @@ class Emmet(JointMethod):
     config: EmmetConfig
 
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
-        """Return C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]; earlier keys K_p are constraints with a change of 0."""
-        known = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)
+        """Return C^-1 K (K^T C^-1 K + eps I)^-1, [d_ff, facts]; other earlier keys are constraints with a change of 0.
+
+        The key of a fact that is edited again is no such constraint: it would halve the fact's own new change.
+        """
+        known = keys
+        if protected is not None:
+            earlier = protected.to(keys)  # times sqrt(remember)
+            apart = torch.cdist(earlier.T / self.config.remember**0.5, keys.T) / keys.norm(dim=0)  # [earlier, facts]
+            known = torch.cat([keys, earlier[:, apart.amin(1) > _SAME]], 1)
         solved, facts = self.solved(layer, known, others), keys.shape[1]
         diagonal = float((known * solved).sum(0)[:facts].mean())  # of K^T C^-1 K: eps is relative, whatever C's scale
         return joint_directions(known, solved, weight=self.config.relaxation * diagonal, first=facts)
