@@ -64,7 +64,7 @@ def remembered(before: Patch, name: str, *, weight: float) -> Tensor | None:
         return None
     keys = state_of(before, KEY + name)
     if keys is None and any(name in part.factors for part in _weight_patches(before)):
-        log.warning("the earlier edits of %s were made without remember, so they are not protected", name)
+        log.warning("the patch has no keys of its edits of %s (remember=0, or a sum), so they are not protected", name)
     return None if keys is None else weight**0.5 * keys
 
 
@@ -132,17 +132,26 @@ def _facts() -> Iterator[Edit]:
         yield Edit(id=noun, subject=thing, prompt=WORDINGS[0].format(noun=noun), target_new=target)
 
 
-def off_principal(weight: Tensor, right: Tensor, *, strength: float) -> Tensor:
+def off_principal(principal: Tensor, right: Tensor, *, strength: float) -> Tensor:
     """Return P U for the right factor U [d_ff, facts] of an update R U^T, with P = I - strength V V^T.
 
-    V [d_ff, directions] are the principal directions of ``weight`` W [d, d_ff]: with A the rows of W at norm 1, the
-    eigenvectors of A^T A with the largest eigenvalues, as many as have half of the eigenvalues' sum.
+    V is ``principal``, the `principal_directions` of the weight that the update changes.
     """
-    rows, wide = exact(weight), exact(right)
+    wide = exact(right)
+    removed: Tensor = strength * principal @ (principal.T @ wide)
+    return (wide - removed).to(right.dtype)
+
+
+def principal_directions(weight: Tensor) -> Tensor:
+    """Return V [d_ff, directions] of ``weight`` W [d, d_ff], in float64.
+
+    With A the rows of W at norm 1, they are the eigenvectors of A^T A with the largest eigenvalues, as many as have
+    half of the eigenvalues' sum.
+    """
+    rows = exact(weight)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)  # A
     values, vectors = torch.linalg.eigh(rows @ rows.T)  # the smaller A A^T, [d, d], has the same eigenvalues
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     count = int((values.cumsum(0) / values.sum() <= _ENERGY).sum()) + 1
-    directions = rows.T @ vectors[:, :count] / values[:count].sqrt()  # V
-    removed: Tensor = strength * directions @ (directions.T @ wide)
-    return (wide - removed).to(right.dtype)
+    directions: Tensor = rows.T @ vectors[:, :count] / values[:count].sqrt()  # V
+    return directions

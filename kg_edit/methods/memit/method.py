@@ -42,7 +42,7 @@ from kg_edit.locate_then_edit.descent import (
     optimise_values,
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
-from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, remembered
+from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, principal_directions, remembered
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, refuse_norm_after_mlp, subject_states
@@ -336,7 +336,7 @@ class JointMethod(ValueMethod):
         if not self.config.sphere:
             return right
         weight = weight_matrix(self.model.down_projection(layer))
-        return off_principal(weight, right, strength=self.config.sphere)
+        return off_principal(principal_directions(weight), right, strength=self.config.sphere)
 
     def solved(self, layer: int, keys: Tensor, others: OtherKeys) -> Tensor:
         """Return (C + hold H)^-1 K, [d_ff, facts]."""

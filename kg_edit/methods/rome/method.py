@@ -39,7 +39,7 @@ from kg_edit.locate_then_edit.descent import (
     descent_model,
     optimise_values,
 )
-from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, remembered
+from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, principal_directions, remembered
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import other_keys, subject_states
@@ -110,6 +110,7 @@ class EditValue:
         mean_key: k*, the mean key over the contexts, [d_ff].
         descent: m* - m [d], and the losses of every step.
         notes: what the patch records about the change.
+        principal: V, the principal directions of the weight, which all edits of a call share; None without ``sphere``.
     """
 
     request: Request
@@ -118,6 +119,7 @@ class EditValue:
     mean_key: Tensor
     descent: Descent
     notes: dict[str, Any]
+    principal: Tensor | None = None
 
     @property
     def wanted(self) -> Tensor:
@@ -202,6 +204,8 @@ class RankOneMethod(ValueMethod):
         if not edits:
             return []
         found = list[EditValue]()
+        weight = weight_matrix(self.model.down_projection(self.layer))
+        principal = principal_directions(weight.detach()) if self.config.sphere else None
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions(requests):
@@ -217,7 +221,15 @@ class RankOneMethod(ValueMethod):
                     anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
                     descents = list(map(anchor, descents, loss.value))
                 found += [
-                    EditValue(request=request, clean=clean, bare_key=k, mean_key=k_mean, descent=descent, notes=notes)
+                    EditValue(
+                        request=request,
+                        clean=clean,
+                        bare_key=k,
+                        mean_key=k_mean,
+                        descent=descent,
+                        notes=notes,
+                        principal=principal,
+                    )
                     for request, clean, k, k_mean, descent, (_, notes) in zip(
                         requests[part], loss.value, loss.bare_key, loss.mean_key, descents, proposals, strict=True
                     )
@@ -282,8 +294,9 @@ class RankOneMethod(ValueMethod):
             hold=self.config.hold,
             earlier=None if before is None else remembered(before, name, weight=self.config.remember),
         )
-        if self.config.sphere:  # as published, after the closed form: the output for k is no longer exactly m*
-            factors = replace(factors, right=off_principal(weight, factors.right, strength=self.config.sphere))
+        if found.principal is not None:  # as published, after the closed form: the output for k is no longer exactly m*
+            right = off_principal(found.principal, factors.right, strength=self.config.sphere)
+            factors = replace(factors, right=right)
         record = {
             **self.record(edit),
             "norms": {

@@ -12,7 +12,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
-from kg_edit.locate_then_edit.lasting import anchored, off_principal
+from kg_edit.locate_then_edit.lasting import anchored, off_principal, principal_directions
 from kg_edit.methods.emmet.method import Emmet, EmmetConfig
 from kg_edit.methods.memit.method import JointMethod, Memit, MemitConfig
 from kg_edit.methods.rome.method import rank_one_update
@@ -59,6 +59,15 @@ def test_emmet_with_earlier_keys_leaves_their_outputs() -> None:
     assert update.tolist() == [pytest.approx([0.0, 3.0])]
 
 
+@pytest.mark.parametrize("remember", [1.0, 4.0])
+def test_emmet_writes_a_key_that_is_edited_again(remember: float) -> None:
+    """K_p has K = (1, 1) itself, up to rounding, and (1, 0), which is held: as without the first."""
+    method = toy(Emmet, EmmetConfig(layer=1, relaxation=0.0, remember=remember, hold=0.0))
+    protected = remember**0.5 * torch.tensor([[1.001, 1.0], [1.0, 0.0]])
+    update = written(method, torch.tensor([[1.0], [1.0]]), torch.tensor([[3.0]]), protected)
+    assert update.tolist() == [pytest.approx([0.0, 3.0])]
+
+
 def test_rank_one_update_with_earlier_keys() -> None:
     """C = I, d_ff = 2, so lambda = 0.2 and K_p K_p^T / lambda = diag(5, 0) for K_p = (1, 0).
 
@@ -94,9 +103,9 @@ def test_update_off_the_principal_directions() -> None:
     """The rows of W at norm 1 are e1, e1, e2: A^T A has the eigenvalues 2, 1, so e1 alone has half of the sum."""
     weight = torch.tensor([[4.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
     right = torch.tensor([[1.0, 5.0], [2.0, 0.0], [3.0, 1.0]])
-    assert off_principal(weight, right, strength=0.8).tolist() == [
+    assert off_principal(principal_directions(weight), right, strength=0.8).tolist() == [
         pytest.approx([0.2, 1.0]),
         pytest.approx([2.0, 0.0]),
         pytest.approx([3.0, 1.0]),
     ]
-    torch.testing.assert_close(off_principal(weight, right, strength=0.0), right)
+    torch.testing.assert_close(off_principal(principal_directions(weight), right, strength=0.0), right)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.run import evaluate
-from kg_edit.locate_then_edit.lasting import KEY
+from kg_edit.locate_then_edit.lasting import KEY, off_principal, principal_directions
 from kg_edit.methods import find_method
 from kg_edit.methods.base import ValueMethod
 from kg_edit.models.language_model import LanguageModel
@@ -82,6 +83,26 @@ def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
         assert abs(norm - value.norm()) - 1e-3 <= record["norms"]["change"] <= norm + value.norm() + 1e-3
     with pytest.raises(PatchError, match=r"as long as in the unedited model; anchor allows 0\.01"):
         made(name, model, anchor=0.01).edit([FIRST])
+
+
+def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decomposition of the weight takes longer than an edit in a large model."""
+    model, asked = tiny("llama"), list[Tensor]()
+
+    def counted(weight: Tensor) -> Tensor:
+        asked.append(weight)
+        return principal_directions(weight)
+
+    monkeypatch.setattr("kg_edit.methods.rome.method.principal_directions", counted)
+    method, plain = made("rome", model, sphere=0.8), made("rome", model)
+    for edit, one, freely in zip(
+        (FIRST, SECOND), method.edit_each([FIRST, SECOND]), plain.edit_each([FIRST, SECOND]), strict=True
+    ):
+        assert isinstance(one, WeightPatch) and isinstance(freely, WeightPatch), edit
+        name = model.weight_name(1)
+        own = off_principal(principal_directions(asked[0]), freely.factors[name].right, strength=0.8)
+        torch.testing.assert_close(one.factors[name].right, own)
+    assert len(asked) == 1
 
 
 @pytest.mark.slow
