@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from kg_edit.errors import EditError, Fault
+from kg_edit.errors import EditError, Fault, describe
 
 Row = Mapping[str, object]
 
@@ -59,7 +59,8 @@ def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, 
     for name, value in left.items():
         own = renamed.get(name, name)
         if own in found:
-            raise EditError([Fault(name, f"is another name for {own!r}, which the row has too; keep one of them")])
+            other = next(other for other in left if renamed.get(other, other) == own)
+            raise EditError([Fault(name, f"is the same field as {other!r}, which the row has too; keep one of them")])
         found[own] = [value] if own in LISTS and isinstance(value, str) else value
     names = {own: name for name, own in renamed.items()}
     if not triplet:
@@ -80,9 +81,10 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     if isinstance(old := found.get("target_true"), list) and old:
         found["target_true"] = old[0]
     if isinstance(asked := found.get("portability"), Mapping):
+        recalled = asked.get("Recalled Relation")
         found["portability"] = [
-            {"question": prompt, "answer": answer, **({"aliases": others} if others else {}), **_of(category)}
-            for category, prompt, (answer, *others) in _pairs(asked)
+            {"question": prompt, "answer": answer, "aliases": others, "recalled_relation": recalled, **_of(category)}
+            for category, prompt, (answer, *others) in _pairs(asked, "portability")
         ]
     return {name: value for name, value in found.items() if value is not None}
 
@@ -106,9 +108,11 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
         own += [_named("", prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
     elif given is not None:
         for one in given if isinstance(given, list) else [given]:
-            is_group = isinstance(one, Mapping) and ("prompt" not in one or "ground_truth" in one)
-            own += _pairs({"": one}) if is_group else [one]
-    own += (("", *pair) for pair in _paired(*map(fields.get, LOCALITY)))
+            if isinstance(one, Mapping) and ("prompt" not in one or "ground_truth" in one):
+                own += _pairs(one, "locality")
+            else:
+                own.append(one)
+    own += (("", *pair) for pair in _paired(*map(fields.get, LOCALITY), field=LOCALITY[1]))
     near: list[object] = []
     kept: list[object] = []
     for one in own:
@@ -131,26 +135,32 @@ def _of(category: str) -> dict[str, object]:
     return {"category": category} if category else {}
 
 
-def _pairs(groups: Row, name: str = "") -> Iterator[tuple[str, object, list[object]]]:
+def _pairs(groups: Row, field: str, name: str = "") -> Iterator[tuple[str, object, list[object]]]:
     """Yield (category, prompt, answers) from EasyEdit's or CounterFactPlus' field names, also from nested groups.
 
     The category is the group's ``name``; neighbours of the fact, in EasyEdit's group ``neighborhood``, have none.
+
+    Raises:
+        EditError: something else is in a group, or there are more prompts than answers, or fewer.
     """
     category = "" if name in (NEIGHBORHOOD, *(own for own in ALIASES if ALIASES[own] == NEIGHBORHOOD)) else name
     if "New Question" in groups:
-        pairs = _paired(groups.get("New Question"), groups.get("New Answer"))
+        pairs = _paired(groups.get("New Question"), groups.get("New Answer"), field=f"{field}.New Answer")
     elif "prompt" in groups:
-        pairs = _paired(groups.get("prompt"), groups.get("ground_truth"))
+        pairs = _paired(groups.get("prompt"), groups.get("ground_truth"), field=f"{field}.ground_truth")
     else:
         for inner, group in groups.items():
             for part in group if isinstance(group, list) else [group]:
                 if isinstance(part, Mapping):
-                    yield from _pairs(part, inner)
+                    yield from _pairs(part, f"{field}.{inner}", inner)
+                elif part is not None:
+                    message = f"found {describe(part)}; expected objects with prompt and ground_truth"
+                    raise EditError([Fault(f"{field}.{inner}", message)])
         return
     yield from ((category, prompt, names) for prompt, names in pairs)
 
 
-def _paired(prompt: object, answer: object, *, field: str = "ground_truth") -> Iterator[tuple[object, list[object]]]:
+def _paired(prompt: object, answer: object, *, field: str) -> Iterator[tuple[object, list[object]]]:
     """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers.
 
     Raises:

@@ -23,6 +23,7 @@ from kg_edit.edits.edit import (
     Question,
     Record,
     Text,
+    TextOrEmpty,
     Texts,
     checked,
     is_entity_id,
@@ -72,7 +73,7 @@ class RequestedRewrite(Record):
 class Portability(Record):
     """The fields that CounterFactPlus adds to a CounterFact record."""
 
-    recalled_relation: str | None = Field(None, alias="Recalled Relation")
+    recalled_relation: TextOrEmpty | None = Field(None, alias="Recalled Relation")
     question: Text = Field(alias="New Question")
     answer: Name = Field(alias="New Answer")
 

@@ -35,7 +35,31 @@ def read(tmp_path: Path, *rows: object) -> tuple[Edit, ...]:
 def test_easy_edit_row_with_too_few_answers_is_refused(tmp_path: Path) -> None:
     asked = {"Reasoning": {"prompt": ["Which country shares it?", "Which sea?"], "ground_truth": ["Brazil"]}}
     path = write(tmp_path, "edits.jsonl", lines(EASY_EDIT, {**EASY_EDIT, "case_id": 2, "portability": asked}))
-    assert "field ground_truth: 2 prompts have 1 answers" in refusal(path)
+    assert "field portability.Reasoning.ground_truth: 2 prompts have 1 answers" in refusal(path)
+    row = {**EASY_EDIT, "locality_prompt": ["In Peru"], "locality_ground_truth": ["a", "b"]}
+    path = write(tmp_path, "edits.jsonl", lines(row))
+    assert "field locality_ground_truth: 1 prompts have 2 answers" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "group", "place"),
+    [
+        ("portability", {"Reasoning": [{"question": "Where?", "answer": "Italy"}]}, "portability.Reasoning.question"),
+        ("locality", {"Forgetfulness": ["Snow is"]}, "locality.Forgetfulness"),
+        ("locality", {"Forgetfulness": {"prompts": ["Snow is"]}}, "locality.Forgetfulness.prompts"),
+    ],
+)
+def test_group_without_prompts_is_refused(field: str, group: dict[str, object], place: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "edits.jsonl", lines({**EASY_EDIT, field: group}))
+    assert f"field {place}: found the text" in (fault := refusal(path))
+    assert fault.endswith("; expected objects with prompt and ground_truth")
+    assert read(tmp_path, {**EASY_EDIT, field: {"Reasoning": None, "Forgetfulness": []}})
+
+
+def test_recalled_relation_of_an_easy_edit_row_is_read(tmp_path: Path) -> None:
+    asked = {"New Question": "Who speaks it?", "New Answer": "Brazil", "Recalled Relation": "(Portuguese, of, Brazil)"}
+    (edit,) = read(tmp_path, {**EASY_EDIT, "portability": asked})
+    assert edit.plain_questions[0].recalled_relation == "(Portuguese, of, Brazil)"
 
 
 @pytest.mark.parametrize("name", ALIASES)
@@ -51,9 +75,9 @@ def test_alias_is_read_as_the_field(name: str, tmp_path: Path) -> None:
 
 def test_field_with_two_names_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.jsonl", lines(GOOD | {"neighbours": [], "neighborhood": []}))
-    assert "field neighborhood: is another name for 'neighborhood'" in refusal(path)
+    assert "field neighborhood: is the same field as 'neighbours', which the row has too" in refusal(path)
     path = write(tmp_path, "edits.jsonl", lines(GOOD | {"ground_truth": "rome"} | {"target_true": "Oslo"}))
-    assert "is another name for 'target_true', which the row has too; keep one of them" in refusal(path)
+    assert "is the same field as 'target_true', which the row has too; keep one of them" in refusal(path)
 
 
 def test_fault_has_the_rows_own_name(tmp_path: Path) -> None:
@@ -169,7 +193,7 @@ def test_triplet_may_have_target_ids(tmp_path: Path) -> None:
     (edit,) = read(tmp_path, row)
     assert (edit.target_new_id, edit.target_true_id) == ("Q220", "Q585")
     path = write(tmp_path, "edits.jsonl", lines(row | {"new_object_id": "Q220"}))
-    assert "another name for 'new_object_id'" in refusal(path)
+    assert "field new_object_id: is the same field as 'target_new_id'" in refusal(path)
 
 
 @pytest.mark.parametrize("shape", ["new_object", "target_new"])

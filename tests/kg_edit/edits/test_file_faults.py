@@ -116,6 +116,14 @@ def test_unusable_header_is_refused(tmp_path: Path, header: str, message: str) -
             {"subject": "Q1", "relation": "P31", "new_object": "x"},
             "field subject: found the id Q1, for",
         ),
+        (
+            {
+                "case_id": 1,
+                "requested_rewrite": {"subject": "Ann", "prompt": "{} is", "target_new": {"str": "x"}},
+                "portability": {"New Question": "Who?", "New Answer": "x", "Recalled Relation": "\ud800"},
+            },
+            r"field portability.Recalled Relation: '\ud800' contains half a surrogate pair",
+        ),
         (["Ann", "Rome"], "found a list; expected an object {...} of fields"),
         ("Ann", "found the text 'Ann'; expected an object {...} of fields"),
     ],
