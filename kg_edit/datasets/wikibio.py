@@ -21,6 +21,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, Fault
 from kg_edit.text.matching import sentences
+from wikidata_cache.row_files import RowFault
 
 HALLUCINATION, ACCURATE = "hallucination", "accurate"
 _MARK = re.compile(r"accurate|(?:\w+_)?inaccurate")
@@ -52,9 +53,9 @@ def rows(document: object) -> Iterable[object]:
     inaccurate sentence before it. At the end of the file, the last row gets the remaining ones.
     """
     waiting, last, passage = list[tuple[str, str]](), dict[str, Any](), dict[str, Any]()
-    for row in every_row(document):
+    for number, row in enumerate(every_row(document), 1):
         if not _is_passage(row):
-            yield row
+            yield _refused(row, number)
             continue
         passage, marks = dict(row), row["annotation"]
         # "major_inaccurate" and "minor_inaccurate" count alike.
@@ -80,7 +81,18 @@ def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
     texts = all(isinstance(found, list) and all(isinstance(part, str) for part in found) for found in lists)
     if not texts or not isinstance(row.get("wiki_bio_text"), str) or len(lists[0] or ()) != len(lists[1] or ()):
         return False
-    return all(map(_MARK.fullmatch, row["annotation"]))
+    return bool(row["annotation"]) and all(map(_MARK.fullmatch, row["annotation"]))
+
+
+def _refused(row: object, number: int) -> object:
+    """What is wrong with a row that is no passage; as a record is a sentence, the fault has the passage's number."""
+    if not isinstance(row, dict):
+        return row
+    try:
+        parse({**row, "place": None}, "")
+    except EditError as error:
+        return RowFault("", f"passage {number}, {error.faults[0]}")
+    return row
 
 
 def _before(row: Mapping[str, Any], place: int) -> str:

@@ -81,3 +81,10 @@ def test_true_sentence_has_no_old_target(tmp_path: Path) -> None:
 def test_wrong_row_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match=message):
         WIKIBIO_SET(written(tmp_path, {**WIKIBIO, **change}))
+
+
+def test_wrong_passage_is_named_by_its_own_number(tmp_path: Path) -> None:
+    """A passage of three edits, which are three records, is before it; it may be empty."""
+    first = {**WIKIBIO, "annotation": ["minor_inaccurate"] * 3}
+    with pytest.raises(EditFileError, match="record 3, passage 2, field gpt3_sentences: found a list; expected at"):
+        WIKIBIO_SET(written(tmp_path, first, {**WIKIBIO, "gpt3_sentences": [], "annotation": []}))
