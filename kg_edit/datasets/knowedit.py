@@ -25,7 +25,8 @@ from kg_edit.datasets.building import (
 from kg_edit.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Remark
 from kg_edit.edits.edit import Name, Record, Text, Texts
-from kg_edit.errors import EditError, Fault
+from kg_edit.errors import EditError, Fault, describe
+from wikidata_cache.row_files import RowFault
 from wikidata_cache.terminal import number_of
 
 # Field of the questions to forget -> field of the locality questions, in the two published files.
@@ -102,14 +103,23 @@ def rows(document: object) -> Iterable[object]:
     for forgotten, locality in _SANITATION.items():
         if forgotten in document and locality in document:
             edited, others = list(every_row(document[forgotten])), list(every_row(document[locality]))
-            asked = [
-                (str(row.get("question", "")), str(row.get("ground_truth", ""))) if isinstance(row, dict) else ("", "")
-                for row in others
-            ]
+            asked, faults = list[tuple[str, str]](), list[RowFault]()
+            for place, row in enumerate(others):
+                match row:
+                    case {"question": str(question), "ground_truth": str(answer)} if (
+                        question.strip() and answer.strip()
+                    ):
+                        asked.append((question, answer))
+                    case _:
+                        message = "expected an object with question and ground_truth, each a text"
+                        faults.append(RowFault(f"{locality}[{place}]", f"found {describe(row)}; {message}"))
             # Edit i of n gets the questions i, i + n, i + 2n, …
             return [
-                {**row, "locality": asked[place :: len(edited)]} if isinstance(row, dict) else row
-                for place, row in enumerate(edited)
+                *(
+                    {**row, "locality": asked[place :: len(edited)]} if isinstance(row, dict) else row
+                    for place, row in enumerate(edited)
+                ),
+                *faults,
             ]
     return every_row(document)
 

@@ -67,6 +67,21 @@ def test_sanitation_locality_questions_are_distributed(tmp_path: Path) -> None:
     assert (first.edits[0].subject, first.edits[0].prompt) == ("What is A", "{}?")
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"ground_truth": "V"}, {"question": None, "ground_truth": "V"}, {"question": "V?"}, 3]
+)
+def test_wrong_locality_question_of_sanitation_is_named(wrong: object, tmp_path: Path) -> None:
+    edited = {"question": "What is A?", "ground_truth": "A", "target_new": "I don't know."}
+    file = tmp_path / "sanitation.json"
+    file.write_text(json.dumps({"K_F": [edited], "K_R": [{"question": "Who is V?", "ground_truth": "V"}, wrong]}))
+    with pytest.raises(
+        EditFileError, match=r"record 2, field K_R\[1\]: found .*; expected an object with question and"
+    ):
+        KNOWEDIT(file)
+    (record,) = KNOWEDIT.read(file).records
+    assert [probe.queries[0].prompt for probe in record.group("locality")] == ["Who is V?"]
+
+
 def test_row_of_no_subset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EditFileError, match="record 1, field subject: is missing; expected a row of KnowEdit"):
         KNOWEDIT(written(tmp_path, {"prompt": "x"}))
