@@ -92,14 +92,16 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         relation, subject = found
         place, right = Template(QUESTIONS[relation], subject), _answers_of(asked.output, field="output")
         ids = {}
+        names = {"prompt": "input", "subject": "input", "target_new": "output"}
     else:
         row = fields_of(PopqaRow, raw)
         relation, place = row.prop, template(row.question, row.subj, field="question")
         right = (row.obj, *_answers_of(row.possible_answers, field="possible_answers"))
         uris = {"subject_id": row.s_uri, "target_new_id": row.o_uri}
         ids = {field: match[1] for field, uri in uris.items() if (match := _ENTITY.fullmatch(uri.strip()))}
+        names = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
     fields = {"id": name, **place._asdict(), "relation": relation, "target_new": right[0], **ids}
-    edit = built_edit(fields, names={"prompt": "question", "target_new": "obj", "subject": "subj"})
+    edit = built_edit(fields, names=names)
     recall = probe("recall", edit.text, (tuple(dict.fromkeys(right)),))
     return built(name, [edit], recall, form="PopQA; its own answer is taught")
 
