@@ -189,6 +189,9 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
             found = f"found {len(cells)} cells; expected {len(header)}, one for each column"
             fault = RowFault("", f"{found}; put a cell that contains the separator in double quotes")
             yield RawRow(line, fault)
+        elif unnamed := next((cell for name, cell in zip(header, cells, strict=True) if cell and not name), None):
+            found = f"found {unnamed!r} in a column without a name"
+            yield RawRow(line, RowFault("", f"{found}; name the column in the header, or empty the cell"))
         else:
             yield RawRow(line, {name: cell for name, cell in zip(header, cells, strict=True) if cell})
 

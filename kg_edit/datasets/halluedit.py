@@ -52,7 +52,13 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     Raises:
         EditError: a field is wrong; the message names it.
     """
-    row = fields_of(HallueditRow, {_OF_A_MODEL.sub(r"\1", str(field)): value for field, value in raw.items()})
+    fields = dict[str, Any]()
+    for field, value in raw.items():
+        own = _OF_A_MODEL.sub(r"\1", field)
+        if own in fields:
+            raise EditError([Fault(field, f"is a second column of {own}; keep that of one model")])
+        fields[own] = value
+    row = fields_of(HallueditRow, fields)
     old, remarks = old_target(row.object, row.output.strip() or None)
     fields = {
         "id": name,

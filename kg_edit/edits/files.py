@@ -273,9 +273,6 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
     for row in rows:
         if isinstance(row.value, RowFault):
             yield row.line, EditError([Fault(*row.value)])
-        elif in_table and isinstance(row.value, dict) and "" in row.value:
-            found = f"found {row.value['']!r} in a column without a name"
-            yield row.line, EditError([Fault("", f"{found}; name the column in the header, or empty the cell")])
         elif in_table and isinstance(row.value, dict):
             yield row.line, {name: _cell(str(_IN_TABLES.get(name, name)), cell) for name, cell in row.value.items()}
         else:

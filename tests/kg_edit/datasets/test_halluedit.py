@@ -53,6 +53,15 @@ def test_published_table_is_the_same_records(tmp_path: Path) -> None:
     table.write_text(table.read_text() + "a,b\n")
     with pytest.raises(EditFileError, match="record 3, found 2 cells; expected 19, one for each column"):
         BENCH(table)
+    table.write_text(",subject,object,question\n0,Saale,Elbe,Into which river does the Saale flow?\n")
+    with pytest.raises(EditFileError, match="record 1, found '0' in a column without a name; name the column"):
+        BENCH(table)
+
+
+def test_answers_of_two_models_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, {**HALLUEDIT, "output_other_chat": "Rhine"})
+    with pytest.raises(EditFileError, match="record 1, field output_other_chat: is a second column of output; keep"):
+        BENCH(file)
 
 
 @pytest.mark.parametrize(
