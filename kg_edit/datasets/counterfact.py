@@ -53,9 +53,8 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
         return parse_flat(row, name)
     edit = to_edit(row, row_id=name, labels={}, templates=templates)
     # Fluency and consistency are judged on texts that the model generates from these prompts.
-    given = row.get("generation_prompts")
-    prompts = [one for one in given if isinstance(one, str) and one] if isinstance(given, list | tuple) else []
-    queries = tuple(Query(prompt=prompt, form="sentence") for prompt in prompts)
+    prompts = row.get("generation_prompts") or ()
+    queries = tuple(Query(prompt=prompt, form="sentence") for prompt in prompts if prompt.strip())
     generation = (Probe(measures="generation", queries=queries),) if queries else ()
     return built(edit.id, [edit], generation, form="CounterFact")
 

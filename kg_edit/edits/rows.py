@@ -9,7 +9,7 @@ link` adds. docs/files.md shows every field.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -92,7 +92,7 @@ class CounterFactRecord(Record):
     locality: Locality = ()
     chat: bool | Literal["both"] = False
     attribute_prompts: object = None
-    generation_prompts: object = None
+    generation_prompts: Annotated[tuple[TextOrEmpty, ...], Field(strict=False)] = ()
     pararel_idx: object = None
 
 

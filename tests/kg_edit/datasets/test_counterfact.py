@@ -50,6 +50,12 @@ def test_generation_prompts_are_a_probe(tmp_path: Path) -> None:
     assert all(query.form == "sentence" and not query.answers for query in probe.queries)
 
 
+def test_generation_prompts_of_another_form_are_refused(tmp_path: Path) -> None:
+    for wrong in ("LeBron James lives in", [3]):
+        with pytest.raises(EditFileError, match="record 1, field generation_prompts"):
+            find_dataset("counterfact")(written(tmp_path, {**COUNTERFACT, "generation_prompts": wrong}))
+
+
 def test_flat_form_is_read(tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, FLAT))
     (edit,) = record.edits
