@@ -121,7 +121,7 @@ def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
     """
     found = guess_dataset(path).read(path)
     if found.problems:
-        others = len(found.problems) - 1
+        others = len({one.row for one in found.problems}) - 1
         more = f" (and {others} more)" if others else ""
         log.warning("left out, as it can't be read: %s%s", found.problems[0], more)
     return found.records

@@ -126,6 +126,8 @@ def test_unreadable_row_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     test = read_retention_test(written(tmp_path, ZSRE, broken))
     assert len(test.queries) == 1
     assert "left out, as it can't be read: " in caplog.text and "subject" in caplog.text
+    read_retention_test(written(tmp_path, ZSRE, {}, {}))
+    assert caplog.text.count("more)") == 1 and "(and 1 more)" in caplog.text
 
 
 def test_file_without_unrelated_prompts(tmp_path: Path) -> None:
