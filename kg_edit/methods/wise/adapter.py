@@ -109,7 +109,7 @@ class SideMemory(Adapter):
         rows, columns = metadata["shape"]
         shards = {int(name.removeprefix(_SHARD)): own for name, own in tensors.items() if name.startswith(_SHARD)}
         owners, activations = tensors["owners"], tensors["activations"]
-        if owners.shape != activations.shape or owners.dim() != 1 or set(owners.int().tolist()) != set(shards):
+        if owners.shape != activations.shape or owners.dim() != 1 or not shards or set(owners.tolist()) != set(shards):
             raise ValueError(f"owners {owners.tolist()} and activations of {len(activations)} edits don't fit together")
         if any(tuple(own.shape) != (rows, columns) for own in shards.values()):
             raise ValueError(f"a shard is no change of a weight [{rows}, {columns}]")

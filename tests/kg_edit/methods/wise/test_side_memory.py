@@ -118,3 +118,9 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     for name, tensor in broken.items():
         with pytest.raises(ValueError, match=r"don't fit|no change"):
             SideMemory.read(whole.metadata(), {**whole.tensors(), name: tensor})
+    for changed in ({"owners": torch.tensor([0.5])}, {"owners": torch.zeros(0), "activations": torch.zeros(0)}):
+        tensors = {**whole.tensors(), **changed}
+        if not len(changed["owners"]):
+            del tensors["shard/0"]
+        with pytest.raises(ValueError, match="don't fit"):
+            SideMemory.read(whole.metadata(), tensors)
