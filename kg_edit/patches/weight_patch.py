@@ -100,7 +100,14 @@ class Factors:
         """Return the sum of two changes, on the device of the first.
 
         The ranks add up. If the sum of ranks exceeds the full rank of the weight, the result is a dense change.
+
+        Raises:
+            PatchMismatchError: they are changes of weights of different shapes.
         """
+        if self.shape != other.shape:
+            raise PatchMismatchError(
+                f"can't add changes of weights of the shapes {self.shape} and {other.shape}; give patches of one model"
+            )
         other = Factors(left=other.left.to(self.left.device), right=other.right.to(self.right.device))
         if self.rank + other.rank > min(self.shape):
             return Factors.dense(self.product + other.product)

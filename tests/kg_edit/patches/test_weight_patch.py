@@ -131,3 +131,12 @@ def test_columns_of_a_state_are_not_compared_with_each_other(monkeypatch: pytest
     monkeypatch.setattr(torch, "equal", lambda *_: pytest.fail("quadratic in the edits"))
     difference = first - second
     assert isinstance(difference, WeightPatch) and difference.state["key/w"].tolist() == [[1.0, 2.0]]
+
+
+def test_changes_of_other_shapes_are_not_added() -> None:
+    """Patches that name no model."""
+    one, other = (
+        WeightPatch(factors={"w": Factors(left=torch.ones(2, 1), right=torch.ones(size, 1))}) for size in (3, 4)
+    )
+    with pytest.raises(PatchMismatchError, match=r"\(2, 3\) and \(2, 4\)"):
+        one + other
