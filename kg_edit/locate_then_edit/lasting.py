@@ -64,7 +64,7 @@ def remembered(before: Patch, name: str, *, weight: float) -> Tensor | None:
         return None
     keys = state_of(before, KEY + name)
     if keys is None and any(name in part.factors for part in _weight_patches(before)):
-        log.warning("the patch has no keys of its edits of %s (remember=0, or a sum), so they are not protected", name)
+        log.warning("the applied patch has no keys of its edits of %s, so they are not protected", name)
     return None if keys is None else weight**0.5 * keys
 
 

@@ -179,6 +179,16 @@ class JointMethod(ValueMethod):
                 opposed.append(len(every) - len(own))
             values = iter(self.find_values(list(chain(*facts))))
             found = [[next(values) for _ in own] for own in facts]
+            outliers = [
+                edit.id
+                for edit, those in zip(edits, found, strict=True)
+                if any(value.descent.refused for value in those)
+            ]
+            if len(outliers) > 1:  # a single one is named below
+                raise PatchError(
+                    f"{len(outliers)} edits of the batch were refused, because their values are longer than anchor "
+                    f"allows: {', '.join(map(repr, outliers))}; leave them out, or make anchor larger"
+                )
             records = []
             for edit, own, those, left_out in zip(edits, facts, found, opposed, strict=True):
                 with annotate_errors(edit):

@@ -85,6 +85,11 @@ def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
         made(name, model, anchor=0.01).edit([FIRST])
 
 
+def test_a_batch_names_all_its_outliers() -> None:
+    with pytest.raises(PatchError, match=r"2 edits of the batch were refused, .*: '1', '2'; leave them out"):
+        made("memit", tiny("llama"), anchor=0.01).edit([FIRST, SECOND])
+
+
 def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decomposition of the weight takes longer than an edit in a large model."""
     model, asked = tiny("llama"), list[Tensor]()
