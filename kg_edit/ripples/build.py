@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,9 @@ class Builder:
         items = _items_of(chosen)
         self.table.read(items)
         pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
-        return self._document(self._knowledge(pools, spared=items), chosen, usable, pools)
+        return self._document(self._knowledge(pools, spared=set(items)), chosen, usable, pools)
 
-    def _knowledge(self, found: Sequence[Candidates], *, spared: Sequence[str] = ()) -> Knowledge:
+    def _knowledge(self, found: Sequence[Candidates], *, spared: Container[str] = ()) -> Knowledge:
         """Choose three example facts for each relation, and make the `Knowledge` that asks with them.
 
         Examples are about frequent objects, and for the edited relations also about frequent subjects. No item of
@@ -177,7 +177,10 @@ class Builder:
             name for row in records for one in row["questions"] for name in (*one["answers"], *one.get("old", ()))
         }
         names = {names for some in found for one in some for names in (one.answers, *(f.names for f in one.knows))}
-        aliases = {label: more for label, *more in sorted(names) if more and label in answers}
+        aliases: dict[str, list[str]] = {}
+        for label, *more in sorted(names):  # two answers may have one label
+            if more and label in answers:
+                aliases[label] = list(dict.fromkeys([*aliases.get(label, ()), *more]))
 
         # The objects of each relation at the end of a two-hop question, the most frequent ones first.
         ends: dict[str, Counter[str]] = {}

@@ -17,6 +17,7 @@ from kg_edit.ripples.edits import Change
 from kg_edit.ripples.facts import FactTable
 from kg_edit.ripples.questions import Proposal, proposals
 from kg_edit.ripples.words import RippleWords
+from tests.kg_edit.ripples import toy
 from tests.kg_edit.ripples.toy import table_of
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
@@ -108,6 +109,18 @@ def test_build_for_gives_unknown_questions(tmp_path: Path) -> None:
     (edit,) = reading.records[0].edits
     assert edit == MINE.model_copy(update={"neighborhood": edit.neighborhood, "paraphrases": edit.paraphrases})
     assert json.loads(file.read_text())["provenance"]["graph"] == made["provenance"]["graph"]
+
+
+def test_aliases_of_two_answers_with_one_label_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The capitals of Japan and of Peru have one label; Cuba's is the third example of a capital."""
+    monkeypatch.setattr(toy, "LABELS", {**toy.LABELS, "Q24": "Tokyo", "Q17": "Cuba", "Q25": "Havana"})
+    cuba = (("Q17", "P31", "Q6256"), ("Q25", "P31", "Q515"), ("Q25", "P17", "Q17"), ("Q17", "P36", "Q25"))
+    monkeypatch.setattr(toy, "FACTS", [*toy.FACTS, *cuba])
+    monkeypatch.setattr(toy, "ALIASES", [*toy.ALIASES, ("Q21", "Yedo"), ("Q24", "City of Kings")])
+    peru = {"id": "peru", "subject": "Milan", "subject_id": "Q2", "target_new": "Peru", "target_new_id": "Q16"}
+    builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
+    made = builder.build_for([MINE, MINE.model_copy(update=peru)])
+    assert sorted(made["aliases"]["Tokyo"]) == ["City of Kings", "Yedo"]
 
 
 @pytest.mark.parametrize("lacking", ["target_true_id", "subject_id"])
