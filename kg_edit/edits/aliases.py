@@ -17,6 +17,7 @@ from kg_edit.errors import EditError, Fault, describe
 Row = Mapping[str, object]
 
 ALIASES = {
+    "case_id": "id",
     "neighbours": "neighborhood",
     "neighbors": "neighborhood",
     "neighbourhood": "neighborhood",
@@ -53,7 +54,7 @@ def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, 
     left = {name: value for name, value in row.items() if name != LINKED}
     if "requested_rewrite" in row:
         return left, {}
-    known = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {"case_id": "id"})}
+    known = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {})}
     renamed = {name: known[name] for name in left if name in known}
     found: dict[str, object] = {}
     for name, value in left.items():
@@ -164,7 +165,7 @@ def _paired(prompt: object, answer: object, *, field: str) -> Iterator[tuple[obj
     """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers.
 
     Raises:
-        EditError: there are more prompts than answers, or fewer.
+        EditError: there are more prompts than answers, or fewer, or an answer without a prompt.
     """
     if isinstance(prompt, list) and answer is None:
         answer = [None] * len(prompt)
@@ -176,6 +177,8 @@ def _paired(prompt: object, answer: object, *, field: str) -> Iterator[tuple[obj
             yield one, list(_names(its)) or [None]
     elif prompt is not None:
         yield prompt, list(_names(answer)) or [None]
+    elif answer is not None:
+        raise EditError([Fault(field, f"found {describe(answer)}, and no prompt; give the prompt that it answers")])
 
 
 def _names(answer: object) -> Iterator[object]:

@@ -65,7 +65,7 @@ def test_recalled_relation_of_an_easy_edit_row_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ALIASES)
 def test_alias_is_read_as_the_field(name: str, tmp_path: Path) -> None:
     own = ALIASES[name]
-    values = {"portability": [{"question": "Where?", "answer": "Italy"}], "target_true": "Bern"}
+    values = {"id": "a", "portability": [{"question": "Where?", "answer": "Italy"}], "target_true": "Bern"}
     value = values.get(own, ["Bob lives in"])
     plain = {key: held for key, held in GOOD.items() if key != own}
     assert read(tmp_path, {**plain, name: value}) == read(tmp_path, {**plain, own: value})
@@ -83,6 +83,21 @@ def test_field_with_two_names_is_refused(tmp_path: Path) -> None:
 def test_fault_has_the_rows_own_name(tmp_path: Path) -> None:
     row = {key: value for key, value in GOOD.items() if key != "target_true"} | {"ground_truth": 7}
     assert "field ground_truth: found the number 7" in refusal(write(tmp_path, "edits.jsonl", lines(row)))
+
+
+def test_case_id_of_a_triplet_or_a_table_is_its_id(tmp_path: Path) -> None:
+    triplet = {"case_id": 7, "subject": "Rome", "relation": "country", "new_object": "Peru"}
+    assert read(tmp_path, triplet)[0].id == "7"
+    table = "\n".join(",".join(map(str, row)) for row in (triplet, triplet.values()))
+    assert read_edits(write(tmp_path, "edits.csv", table)).edits[0].id == "7"
+
+
+@pytest.mark.parametrize("field", ["locality_answer", "locality_ground_truth"])
+def test_answer_without_its_prompt_is_refused(field: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "edits.jsonl", lines(GOOD | {field: "white"}))
+    assert f"field {field}: found the text 'white', and no prompt; give the prompt" in refusal(path)
+    path = write(tmp_path, "edits.csv", f"subject,prompt,target_new,{field}\nAnn,{{}} is in,Rome,white\n")
+    assert f"field {field}: found a list, and no prompt" in refusal(path)
 
 
 def test_table_columns_may_be_aliases(tmp_path: Path) -> None:
@@ -108,7 +123,8 @@ def test_easy_edit_lists_are_read(tmp_path: Path) -> None:
     locality = {
         "neighborhood": {"prompt": ["In Peru, one speaks", "In Chad, one speaks"], "ground_truth": ["Spanish", "x"]}
     }
-    (edit,) = read(tmp_path, {**EASY_EDIT, "ground_truth": ["Spanish"], "locality": locality, "locality_prompt": None})
+    bare = {name: part for name, part in EASY_EDIT.items() if not name.startswith("locality")}
+    (edit,) = read(tmp_path, {**bare, "ground_truth": ["Spanish"], "locality": locality})
     assert edit.neighborhood == ("In Peru, one speaks",)
     assert edit.locality == (LocalityPrompt(prompt="In Chad, one speaks", answer="x"),)
 
