@@ -134,6 +134,7 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
         }
         path = f"requested_rewrite[{place}]"
         names = {"target_new": f"{path}.target_new.str", "target_true": f"{path}.target_true.str"}
+        names |= {"subject_id": "orig.edit_triples"}
         edit = built_edit(fields, names={field: f"{path}.{field}" for field in fields} | names)
         edits.append(edit)
         # The answer's aliases are those of the hop that the edit changes.

@@ -94,7 +94,8 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
         "paraphrases": (row.rephrase,) if row.rephrase.strip() else (),
         "portability": (Question.model_validate(row.portability.model_dump()),) if row.portability and is_alt else (),
     }
-    edit = built_edit(fields, names={"target_new": "answers[0]" if towards == "answers" else "alt", "prompt": "src"})
+    target = "answers[0]" if towards == "answers" else "alt"
+    edit = built_edit(fields, names={"target_new": target, "target_true": "answers[0]", "prompt": "src"})
     inverse = row.inverse_question or "" if is_alt else ""
     probes = [
         *_probes(edit.text, new, row.rephrase, row.loc, row.loc_ans),

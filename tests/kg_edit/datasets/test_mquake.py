@@ -105,6 +105,10 @@ def test_wrong_field_is_named_with_file_and_record(change: dict[str, Any], messa
 def test_fault_inside_an_edit_is_named_by_its_path(tmp_path: Path) -> None:
     bad = json.loads(json.dumps(MQUAKE))
     bad["requested_rewrite"][1]["prompt"] = "is a citizen of"
+    bad["orig"]["edit_triples"][0][0] = ""
+    with pytest.raises(EditFileError, match=r"record 1, field orig.edit_triples: found an empty text; expected a Wiki"):
+        find_dataset("mquake")(written(tmp_path, bad))
+    bad["orig"] = MQUAKE["orig"]
     with pytest.raises(EditFileError, match=r"record 1, field requested_rewrite\[1\].prompt: .* has no {}"):
         read(tmp_path, bad)
 
