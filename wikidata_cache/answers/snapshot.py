@@ -277,6 +277,8 @@ def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
             if (found["fact"], found["query"]) != expected or digest.hexdigest() != header.get("sha256"):
                 problem = "its rows do not match the counts and the sha256 in its header. Get the file again"
                 raise SnapshotError(path, problem)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise SnapshotError(path, f"can't be read: {error.strerror}; check the path") from error
     except (OSError, EOFError, zlib.error) as error:
         problem = f"cannot be read to its end ({error}). It is cut off, damaged or not a .jsonl.gz file"
         raise SnapshotError(path, f"{problem}; get the file again") from error

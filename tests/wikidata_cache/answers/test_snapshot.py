@@ -194,7 +194,7 @@ def test_invalid_snapshot_leaves_cache_unchanged(forge: Callable[[bytes], bytes]
 
 
 def test_missing_snapshot_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError, match=r"absent\.jsonl\.gz: cannot be read"):
+    with pytest.raises(SnapshotError, match=r"absent\.jsonl\.gz: can't be read: No such file or directory; check"):
         import_snapshot(AnswerStore(tmp_path / "c.sqlite"), tmp_path / "absent.jsonl.gz")
     assert not (tmp_path / "c.sqlite").exists()
 
