@@ -90,6 +90,11 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         shown: bool | None = super().update(n)
         return shown
 
+    def skip(self, n: int) -> None:
+        """Count ``n`` more items as done by an earlier run: they took no time of this one."""
+        self.initial += n
+        self.n += n
+
     def phase(self, name: str, items: int) -> None:
         """Begin a phase of ``items`` items. Each item has all phases, whose mean times give the time that is left."""
         now = time.time()

@@ -294,7 +294,7 @@ class _Run:
             place = f"{self.folder.path}, sequence {sequence.number}"
             log.info("%s resumes after %d of %d records", place, known[-1].edits, len(records))
         for number, scoring in enumerate(scorings):
-            if bar:
+            if bar and number >= len(known):
                 bar.phase("editing", len(scoring.step))
                 bar.note("")
             if number >= summed:
@@ -307,7 +307,9 @@ class _Run:
                     self._point(sequence, scoring.edits, patch)
                 if update and patch:
                     files.sum_up(number + 1, patch)
-            if bar:
+            if bar and number < len(known):
+                bar.skip(len(scoring.step))
+            elif bar:
                 bar.update(len(scoring.step))
 
     def _is_known(self, sequence: _Sequence, scoring: Scoring, failed: set[str]) -> bool:

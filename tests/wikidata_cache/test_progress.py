@@ -48,6 +48,24 @@ def test_line_every_ten_seconds_with_the_time_that_is_left(
     assert capsys.readouterr() == ("", "")
 
 
+def test_skipped_items_do_not_count_for_the_time_that_is_left(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A resumed sequence of four records, one of them done, had "about 0 s left"."""
+    caplog.set_level("INFO")
+    with Bar(title="rome", unit="record", total=4) as bar:
+        bar.phase("unedited", 4)
+        bar.skip(1)
+        for _ in range(3):
+            bar.phase("editing", 1)
+            clock.now += 12
+            bar.update()
+    assert caplog.messages == [
+        "rome: 2 of 4 records, 12 s so far",
+        "rome: 3 of 4 records, about 12 s left",
+        "rome: 4 of 4 records, 36 s so far",
+        "rome: 4 of 4 records in 36 s",
+    ]
+
+
 def test_stopped_work_does_not_look_done(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with suppress(KeyboardInterrupt):

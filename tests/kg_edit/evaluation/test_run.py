@@ -34,6 +34,7 @@ from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache.progress import Bar
 
 OWN = {f"{group}.{name}" for group in ("efficacy", "paraphrase") for name in ("teacher_forced", "nll")}
 OWN |= {"paraphrase.greedy"}  # the scores of own edits besides METRICS
@@ -481,6 +482,22 @@ def test_cached_scores_without_a_metric_are_computed_again(
     file.write_text(json.dumps(found))
     assert evaluate(method, model, edits[:1], out=tmp_path / "second").base == first.base
     assert "efficacy.nll" in json.loads(file.read_text())["scores"]
+
+
+def test_resumed_sequence_skips_its_known_records_in_the_progress(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted as done in this run, they took no time, and the time that is left was 0."""
+    config = EvalConfig(schedule="sequential:3", evaluate_every=1)
+    evaluate(method, model, edits[:3], out=tmp_path, config=config)
+    lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
+    end = next(place for place, line in enumerate(lines) if json.loads(line)["phase"] == "after:2")
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:end]))
+    counted = list[tuple[str, int]]()
+    monkeypatch.setattr(Bar, "update", lambda _, n: counted.append(("done", n)))
+    monkeypatch.setattr(Bar, "skip", lambda _, n: counted.append(("skipped", n)))
+    evaluate(method, model, edits[:3], out=tmp_path, config=config)
+    assert counted == [("skipped", 1), ("done", 1), ("done", 1)]
 
 
 def test_plug_in_whose_code_changed_is_named_on_resuming(
