@@ -111,6 +111,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
         pool=records,
         data=DataSource.of(chosen.dataset, chosen.file),
         config=config,
+        overwrite=overwrite,
     )
     return replace_run(out, work, overwrite=overwrite)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import claim, digest
+from kg_edit.storage.run_folder import claim, digest, replace_run
 from kg_edit.text.display import markdown_table
 from wikidata_cache.terminal import number_of
 
@@ -53,6 +54,7 @@ def run_sweep(
     pool: Sequence[Edit | BenchmarkRecord] | None = None,
     data: DataSource | None = None,
     config: EvalConfig | None = None,
+    overwrite: bool = False,
 ) -> tuple[Outcome, ...]:
     """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluate`), and return the outcomes.
 
@@ -68,6 +70,7 @@ def run_sweep(
         pool: the records that give the wrong answers of portability.choice; by default ``records``.
         data: the source of the records, for the provenance.
         config: what is measured, and when.
+        overwrite: replace a cell's run with other settings; the other cells remain.
 
     Raises:
         OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
@@ -83,15 +86,9 @@ def run_sweep(
     outcomes = []
     for place, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
         log.info("cell %d of %d: %s", place, len(cells), cell.folder)
-        summary = evaluate(
-            method,
-            model,
-            records,
-            out=out / cell.folder,
-            pool=pool,
-            data=data,
-            config=config,
-        )
+        folder = out / cell.folder
+        work = partial(evaluate, method, model, records, out=folder, pool=pool, data=data, config=config)
+        summary = replace_run(folder, work, overwrite=overwrite)
         outcomes.append(Outcome(cell=cell, summary=summary))
     return tuple(outcomes)
 

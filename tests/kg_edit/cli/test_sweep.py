@@ -169,6 +169,16 @@ def test_each_cell_is_a_run_that_is_not_done_twice(
     with pytest.raises(OutputError, match="another run"):
         run(settings(settings={**FAST, "steps": 3}))
 
+    # One cell has other settings, such as those of an older version: only that one is replaced
+    stored = json.loads((out / "layer=1" / "run.json").read_text())
+    stored["config"]["steps"] = 7
+    (out / "layer=1" / "run.json").write_text(json.dumps(stored))
+    finished = (out / "layer=2" / "records.jsonl").stat().st_mtime_ns
+    again = run_sweep(cells_of(found), model, records, out=out, overwrite=True)
+    assert [one.summary.edited for one in again] == [one.summary.edited for one in outcomes]
+    assert json.loads((out / "layer=1" / "run.json").read_text())["config"]["steps"] == FAST["steps"]
+    assert (out / "layer=2" / "records.jsonl").stat().st_mtime_ns == finished
+
 
 def outcome(values: dict[str, Any], mean: float | None) -> Outcome:
     """A cell that scored ``mean`` on every metric."""
