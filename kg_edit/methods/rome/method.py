@@ -204,8 +204,9 @@ class RankOneMethod(ValueMethod):
         if not edits:
             return []
         found = list[EditValue]()
-        weight = weight_matrix(self.model.down_projection(self.layer))
-        principal = principal_directions(weight.detach()) if self.config.sphere else None
+        principal = None
+        if self.config.sphere:
+            principal = principal_directions(weight_matrix(self.model.down_projection(self.layer)).detach())
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions(requests):
