@@ -75,7 +75,7 @@ CHOICES = (
     Choice(
         "hundreds of facts, in the weights",
         "alphaedit --preset fast",
-        "94 % of the edits are generated after 300 in sequence, with rome 60 %",
+        "94 % of the edits are generated after 300 in sequence, with memit 95 %, with rome 68 %",
     ),
     Choice(
         "hundreds of facts, weights unchanged",

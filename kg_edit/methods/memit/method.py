@@ -163,6 +163,7 @@ class JointMethod(ValueMethod):
 
         Raises:
             EditError: two edits have the same prompt and different targets.
+            PatchError: a value is not finite, or longer than ``anchor`` allows.
         """
         refuse_clash(edits)
         targets = {edit.text: edit.target_new for edit in edits}

@@ -88,7 +88,8 @@ MEASURED = {  # of each choice: the table, method, settings and metric of its pe
     ),
     "alphaedit --preset fast": (
         ("sequence-300", "alphaedit", "300 edits", "efficacy, greedy"),
-        ("sequence-300", "rome", "300 edits", "efficacy, greedy"),
+        ("sequence-300", "memit", "fast, remember=1, 300 edits", "efficacy, greedy"),
+        ("sequence-300", "rome", "fast, remember=1, 300 edits", "efficacy, greedy"),
     ),
     "serac": (("sequence-300", "serac", "150 training steps, 300 edits", "efficacy, greedy"),),
     "grace": (
