@@ -187,7 +187,7 @@ def test_fetch_errors_name_a_remedy(edits: Path, tmp_path: Path) -> None:
     error = failing(["fetch", "Q42", "--cache", cache, "--offline"])
     assert "expected a file of edits" in error
     assert "no cache file" in failing(["export", "s.jsonl.gz", "--cache", cache])
-    assert "cannot be read" in failing(["import", "absent.jsonl.gz", "--cache", cache])
+    assert "No such file or directory; check the path" in failing(["import", "absent.jsonl.gz", "--cache", cache])
 
 
 def test_fetch_skips_unknown_edits_with_keep_going(edits: Path, server: Server, tmp_path: Path) -> None:
