@@ -15,7 +15,6 @@ from wikidata_cache.errors import expected_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
-    from pydantic_core import ErrorDetails
 
 _LISTED = 5  # faults of a file that an error lists; more would hide the first ones
 
@@ -173,8 +172,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
     """Return the faults that pydantic found in a record of `model`, in plain words."""
     found = list[Fault]()
-    places = [_place(one) for one in error.errors()]
-    for place, one in zip(places, error.errors(), strict=True):
+    errors = error.errors()
+    # The places in the record, without the type that pydantic tried there
+    places = [tuple(step for step in one["loc"] if isinstance(step, int) or not _TRIED.match(step)) for one in errors]
+    for place, one in zip(places, errors, strict=True):
         # Where a field takes several types, the first one that was tried counts: a text, of texts or lists of them
         if place != one["loc"] and any(len(other) > len(place) and other[: len(place)] == place for other in places):
             continue  # unless the value is a list, and the fault is in it
@@ -210,11 +211,6 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
         if place == one["loc"] or all(other.field.partition("[")[0] != path.partition("[")[0] for other in found):
             found.append(fault)
     return tuple(found)
-
-
-def _place(error: ErrorDetails) -> tuple[int | str, ...]:
-    """The place of a fault in a record, without the type that pydantic tried there."""
-    return tuple(step for step in error["loc"] if isinstance(step, int) or not _TRIED.match(step))
 
 
 _TRIED = re.compile(r"(constrained-|function-\w+\[|(tuple|list|nullable|literal)\[|(str|int|float|bool)$)")
