@@ -23,7 +23,7 @@ from kg_edit.ledger.removal import RecomputeContext, recomputed_edits, without
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
-from kg_edit.patches.guards import refuse_disabling
+from kg_edit.patches.guards import SeenEdits, refuse_disabling
 from kg_edit.storage.run_folder import PATCH
 
 
@@ -195,6 +195,7 @@ class Ledger(Listing):
     def _add(self, new: Sequence[_New], *, force: bool, model: LanguageModel | None) -> tuple[int, ...]:
         """Check each patch against the active ones and those before it, then store all. Needs the lock."""
         others = list(self.patches.values())
+        seen = SeenEdits(() if force else others)
         steps = {step.file.sha256: step.number for step in self.steps}
         for patch, source, _ in new:
             if source and not force and (number := steps.get(sha256_of(source))):
@@ -206,7 +207,7 @@ class Ledger(Listing):
                 if model is not None:
                     patch.check_model(model)
                 if not force:
-                    refuse_disabling(patch, others, model)
+                    refuse_disabling(patch, seen, model)
             others.append(patch)
         # The files are written first, then all lines of the log at once, so a kill or a full disk leaves all or none.
         files = self._store.put_all([source or patch for patch, source, _ in new])

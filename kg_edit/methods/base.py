@@ -250,6 +250,7 @@ class EditingMethod(ABC):
                 with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
                     with blame_plug_in(type(self)):
                         made = self._recorded(self._made(batch, patch), batch)
+                        made.check_finite()
                     guard(made, patch)
                     patch = patch + made
                     after_each(patch)

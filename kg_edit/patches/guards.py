@@ -61,12 +61,6 @@ class _Sized(NamedTuple):
     group: tuple[str, frozenset[str]]
 
 
-def _sized(patch: Patch | Changes) -> list[_Sized]:
-    weights = frozenset(changes_of(patch).factors)
-    pairs = zip(patch.edits, edit_norms(patch), strict=True)
-    return [_Sized(record, norm, (record["method"], weights)) for record, norm in pairs]
-
-
 def _median_of_others(values: list[float], own: float) -> float | None:
     """The median of the sorted ``values`` without one that is ``own``; None if too few are left."""
     left, place = len(values) - 1, bisect_left(values, own)
@@ -74,36 +68,54 @@ def _median_of_others(values: list[float], own: float) -> float | None:
     return sum(middle) / 2 if left >= _ENOUGH else None
 
 
+class SeenEdits:
+    """The norms and division factors k . u of edits, sorted, by method and weights: what a new edit is compared with.
+
+    A sequence keeps one, so that the earlier edits are not measured again for each new one.
+    """
+
+    def __init__(self, patches: Iterable[Patch | Changes] = ()) -> None:
+        self.norms, self.factors = defaultdict[object, list[float]](list), defaultdict[object, list[float]](list)
+        for patch in patches:
+            self.add(patch)
+
+    def add(self, patch: Patch | Changes) -> list[_Sized]:
+        """Add the edits of ``patch``, and return their sizes."""
+        weights = frozenset(changes_of(patch).factors)
+        pairs = zip(patch.edits, edit_norms(patch), strict=True)
+        sized = [_Sized(record, norm, (record["method"], weights)) for record, norm in pairs]
+        for one in sized:
+            if one.norm is not None:
+                insort(self.norms[one.group], one.norm)
+            if factor := division_factor(one.record):
+                insort(self.factors[one.group], factor)
+        return sized
+
+
 def disabling(
-    patch: Patch | Changes, others: Iterable[Patch | Changes], model: LanguageModel | None = None
+    patch: Patch | Changes, others: Iterable[Patch | Changes] | SeenEdits, model: LanguageModel | None = None
 ) -> tuple[str, ...]:
     """Return the reasons why edits of ``patch`` look as if they would break the model; empty if there are none.
 
     Args:
         patch: the patch to judge.
         others: patches whose edits are usual. The norm and the division factor k . u of an edit are compared with those
-            of edits of the same method and the same weights, in this patch and in ``others``.
+            of edits of the same method and the same weights, in this patch and in ``others``. To `SeenEdits` the edits
+            of ``patch`` are added.
         model: the norm is also compared with that of the weight in this model, or else with that recorded in the patch.
 
     Raises:
         PatchMismatchError: the patch is for another model.
     """
     found = list[str]()
-    mine = _sized(patch)
-    # The norms and the division factors of the edits of one method in the same weights, each sorted.
-    norms, factors = defaultdict[object, list[float]](list), defaultdict[object, list[float]](list)
-    for one in (*mine, *(one for other in others for one in _sized(other))):
-        if one.norm is not None:
-            insort(norms[one.group], one.norm)
-        if factor := division_factor(one.record):
-            insort(factors[one.group], factor)
-    for one in mine:
+    seen = others if isinstance(others, SeenEdits) else SeenEdits(others)
+    for one in seen.add(patch):
         name, norm, factor = one.record["edit"]["id"], one.norm, division_factor(one.record)
-        usual = None if norm is None else _median_of_others(norms[one.group], norm)
+        usual = None if norm is None else _median_of_others(seen.norms[one.group], norm)
         if norm is not None and usual is not None and norm > MEDIANS * usual:
             times = f"{norm / usual:.1f} times the other edits'"
             found.append(f"{name}: its change has the norm {norm:.3g}, {times}")
-        usual = _median_of_others(factors[one.group], factor) if factor else None
+        usual = _median_of_others(seen.factors[one.group], factor) if factor else None
         if factor and usual is not None and factor * MEDIANS < usual:
             found.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {usual:.3g}")
 
@@ -128,7 +140,7 @@ def disabling(
 
 
 def refuse_disabling(
-    patch: Patch | Changes, others: Iterable[Patch | Changes], model: LanguageModel | None = None
+    patch: Patch | Changes, others: Iterable[Patch | Changes] | SeenEdits, model: LanguageModel | None = None
 ) -> None:
     """Raise an error if `disabling`, with the same arguments, finds a reason.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
-from kg_edit.patches.guards import disabling, refuse_disabling
+from kg_edit.patches.guards import SeenEdits, disabling, refuse_disabling
 from kg_edit.reports.alone import make_alone, read_alone
 from kg_edit.reports.differences import PromptDifference, check_prompts, compare_prompts, read_differences
 from kg_edit.reports.probes import ReportRow, check_probes
@@ -240,15 +241,20 @@ def _patch(
     if start:
         log.info("continuing with %s after %d of %d edits", partial, done, len(edits))
     drop_cut_line(out / LOSSES)
-    losses = LossLines()
+    losses, seen = LossLines(), SeenEdits([start] if start and not force else ())
+    last, due = start, 0.0
 
     def save(made: Patch) -> None:
-        losses.append_to(out / LOSSES)  # first: a curve that is in the file twice is read once, a lost one is lost
-        made.save(partial)
+        nonlocal last, due
+        last, begin = made, time.monotonic()
+        if begin >= due:
+            losses.append_to(out / LOSSES)  # first: a curve that is in the file twice is read once, a lost one is lost
+            made.save(partial)
+            due = time.monotonic() + 19 * (time.monotonic() - begin)  # so that saving a long sequence takes 5 % at most
 
-    def guard(made: Patch, before: Patch) -> None:
+    def guard(made: Patch, _: Patch) -> None:
         if not force:
-            refuse_disabling(made, [] if before.is_empty else [before], method.model)
+            refuse_disabling(made, seen, method.model)
 
     if start and done == len(edits):  # the run was killed after its last edit
         patch = start
@@ -262,10 +268,15 @@ def _patch(
                 callbacks=(*callbacks, losses),
                 progress=progress,
             )
-        except Exception as error:
+        except BaseException as error:  # also Ctrl-C
+            due = 0.0
+            with suppress(KgEditError):  # a full disk, which may be the first error
+                if last is not None:
+                    save(last)
             if partial.is_file():
                 error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
             raise
+        losses.append_to(out / LOSSES)
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import networkx as nx
@@ -153,7 +154,7 @@ def test_change_that_is_not_finite_names_its_edit(tmp_path: Path, monkeypatch: p
     def refuse(*_: object) -> None:
         raise PatchError("the change is not finite")
 
-    monkeypatch.setattr(WeightPatch, "save", refuse)
+    monkeypatch.setattr(WeightPatch, "check_finite", refuse)
     with pytest.raises(PatchError) as caught:
         run(tmp_path)
     assert caught.value.__notes__ == ["in the edit '1': 'LeBron James plays for' -> 'Los Angeles Lakers'"]
@@ -164,7 +165,7 @@ def test_full_disk_leaves_the_partial_patch(tmp_path: Path, monkeypatch: pytest.
 
     def full(*arguments: object, **options: object) -> None:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) >= 2:
             raise SafetensorError("I/O error: No space left on device (os error 28)")
         save_file(*arguments, **options)  # type: ignore[arg-type]
 
@@ -174,6 +175,28 @@ def test_full_disk_leaves_the_partial_patch(tmp_path: Path, monkeypatch: pytest.
     assert "the edits made before this error are saved" in caught.value.__notes__[-1]
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", LOSSES, PARTIAL}
     assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
+
+
+def test_long_saves_are_rare_and_ctrl_c_loses_no_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = [EDIT.model_copy(update={"id": str(number), "subject": f"Player {number}"}) for number in range(4)]
+    saved, write, model = list[int](), WeightPatch.save, tiny("llama")
+
+    def slow(patch: WeightPatch, path: Path) -> Path:
+        saved.append(len(patch.edits))
+        time.sleep(0.5)
+        return write(patch, path)
+
+    def stop_at_last(patch: WeightPatch) -> None:
+        if patch.edits[0]["edit"]["id"] == edits[-1].id:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(WeightPatch, "save", slow)
+        patched.setattr(WeightPatch, "check_finite", stop_at_last)
+        run_edits(method("rome", model), model, edits, tmp_path, progress=False)
+    assert saved == [1, 3], "after the first edit, and at the end; in between a save would have been over 5 %"
+    assert len(Patch.load(tmp_path / PARTIAL).edits) == 3
+    assert len(run_edits(method("rome", model), model, edits, tmp_path, progress=False).rows) == 4
 
 
 def test_folder_of_another_process_is_refused(tmp_path: Path) -> None:
