@@ -5,6 +5,7 @@ python pipelines/study.py --part single --rows rome:fast,glame:paper,ft-m       
 python pipelines/study.py --part single --rows ke --set ke.network=ke/             # trained by `kg-edit ke train`
 python pipelines/study.py --part zsre --rows ike --label "16 demonstrations" --set ike.demonstrations=train.json
 python pipelines/study.py --part sequence --limit 300 --every 100 --sample 100 --rows rome:fast
+python pipelines/study.py --part models --limit 50 --rows rome:fast --set rome.covariance={} --model FILE.gguf
 python pipelines/study.py --part mquake-100 --rows alphaedit:fast                  # a hundred records in one model
 
 Without --rows every method is run that needs no trained network. `python pipelines/tables.py` renders the tables, and
@@ -99,6 +100,7 @@ ZSRE = Part(table="zsre", dataset="zsre", data=SHARED / "zsre" / "zsre_mend_eval
 MQUAKE = Part(table="mquake-hops", dataset="mquake", data=SHARED / "mquake" / "MQuAKE-CF-3k.dev.json", spread=True)
 PARTS = {
     "single": Part(table="single", dataset="counterfact-plus", data=DEV, ceilings=True, skip=24),
+    "models": Part(table="models", dataset="counterfact-plus", data=DEV, skip=24),
     "all": Part(table="all", dataset="counterfact-plus", data=DEV, skip=24),
     "probes": Part(
         table="probes",

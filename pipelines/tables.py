@@ -312,14 +312,18 @@ def claims_page(results: Results) -> str:
 def of_run(results: Results, table: str, run: Summary, method: str, settings: str = "") -> Iterator[Number]:
     """Yield the numbers of a finished run: of the unedited model, the edited one, and the ceilings if it has them.
 
-    If fewer or more records were scored than for the table's first row, the rows say so: they replace no others.
+    If fewer or more records were scored than for the table's first row, the rows say so: they replace no others. The
+    rows of the table `models` name their model.
     """
     described = results.words["tables"][table]
     n = str(max(run.provenance["counts"]["edited"].values(), default=run.n))  # of a long sequence a sample is scored
     other = "" if n == next((number.n for number in results.tables[table]), n) else f"{n} records"
+    model = run.provenance.get("model", {}).get("name", "smollm2-135m")
+    model = MODELS.get(Path(model).stem, model)
+    if table == "models":
+        other = ", ".join(filter(None, (other, model)))
     rows = {"base": ("unedited", ""), "edited": (method, settings)}
     rows |= {section: ("unedited", told) for section, told in CEILINGS.items() if section in run.sections}
-    model = run.provenance.get("model", {}).get("name", "smollm2-135m")
     for section, (name, told) in rows.items():
         about = {
             "table": table,
@@ -327,7 +331,7 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
             "n": n,
             "method": name,
             "settings": ", ".join(filter(None, (told, other))),
-            "model": MODELS.get(model, model),
+            "model": model,
             "commit": str(run.provenance.get("commit") or "")[:7],
         }
         for label, metric in described["metrics"].items():
@@ -339,7 +343,11 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
 
 
 COSTS = ("seconds", "perplexity")
-MODELS = {"smollm2-135m": "SmolLM2-135M"}  # names in the tables
+MODELS = {  # names in the tables
+    "smollm2-135m": "SmolLM2-135M",
+    "gemma-3-270m-q4_k_m": "Gemma 3 270M",
+    "qwen2.5-coder-0.5b": "Qwen2.5-Coder-0.5B",
+}
 
 
 def value_of(run: Summary, section: str, metric: str) -> tuple[float | None, float | None, float | None]:

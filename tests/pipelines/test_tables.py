@@ -166,3 +166,5 @@ def test_a_finished_run_becomes_rows(
     assert tables.value_of(run, "base", "answer")[0] is None
     others = {number.row for number in tables.of_run(results, "batches-1000", run, "nudge")}
     assert others == {"unedited, 2 records", "nudge, 2 records"}, "the table has a hundred records"
+    rows = {number.row for number in tables.of_run(results, "models", run, "nudge")}
+    assert all(row.endswith(f", {tiny_folder}") for row in rows), "a row of each model"
