@@ -28,6 +28,11 @@ _CELLS = 4_000_000  # largest size of a table of resamples
 Test = Literal["McNemar", "sign flips", "swaps"]
 
 
+def random_numbers(seed: int) -> np.random.Generator:
+    """Return the generator of a seed; NumPy takes no negative seed, so -1 counts as the pair 1, 1."""
+    return np.random.default_rng(seed if seed >= 0 else (-seed, 1))
+
+
 class Estimate(BaseModel):
     """A mean over records and its 95 % bootstrap interval.
 
@@ -53,7 +58,7 @@ def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> 
     values = np.array([[np.nan if row.get(name) is None else row[name] for name in names] for row in rows], float)
     records = len(rows)
     # How often each record is drawn in each resample: [resamples, records]. All metrics share the resamples.
-    drawn = np.random.default_rng(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
+    drawn = random_numbers(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
     means, spread = _means(values, np.ones((1, records))), _means(values, drawn)
     shown = list(names)
     if set(SCORED) <= set(names):  # the harmonic mean of the means, in each resample as well
@@ -135,7 +140,7 @@ def paired_difference(first: Table, second: Table, *, seed: int) -> Difference |
     if not len(change):
         return None
     binary = bool(np.isin([first, second], (0.0, 1.0)).all())
-    rng = np.random.default_rng(seed)
+    rng = random_numbers(seed)
     # The means of resamples; drawing their records is several times as fast as drawing how often each occurs.
     drawn = (change[rng.integers(len(change), size=(rows, len(change)))] for rows in _portions(len(change)))
     spread = np.concatenate([values.mean(1) for values in drawn])
@@ -153,7 +158,7 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
     if not present.any(0).all():
         return None
     old, new = (np.where(present, table, 0.0) for table in (first, second))  # [records, parts]
-    rng = np.random.default_rng(seed)
+    rng = random_numbers(seed)
 
     def scores(weights: NDArray[Any], table: Table) -> Table:
         with np.errstate(invalid="ignore"):

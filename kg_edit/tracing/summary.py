@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from kg_edit.evaluation.plots import figure, save_figure
+from kg_edit.evaluation.statistics import random_numbers
 from kg_edit.tracing.corrupted_run import Kind
 from kg_edit.tracing.trace import LAST, ROLES, Trace
 
@@ -95,7 +96,7 @@ class LocateSummary(BaseModel):
         means = _means(values, np.ones((1, len(traces))))[0]  # [roles, layers]
 
         # Bootstrap over facts: how often each is drawn in each resample, [resamples, facts].
-        random, share = np.random.default_rng(seed), [1 / len(traces)] * len(traces)
+        random, share = random_numbers(seed), [1 / len(traces)] * len(traces)
         drawn = random.multinomial(len(traces), share, size=_RESAMPLES).astype(float)
         spread = _means(values, drawn)  # [resamples, roles, layers]
         absent = np.isnan(spread).all(0)

@@ -78,6 +78,15 @@ def test_seeds_decide_the_interval() -> None:
     assert first == again != other
 
 
+def test_negative_seed_gives_intervals_of_its_own() -> None:
+    rows = [{name: value / 9 for name in SCORED} for value in range(1, 9)]
+    found = [estimates(rows, names=SCORED, seed=seed) for seed in (-1, -1, 1)]
+    assert found[0] == found[1] != found[2]
+    scores = np.array([list(row.values()) for row in rows])
+    assert score_difference(scores, scores[::-1], seed=-1) is not None
+    assert paired_difference(scores[:, 0], scores[::-1, 0], seed=-1) is not None
+
+
 def test_no_records_give_no_mean() -> None:
     assert estimates([], names=SCORED, seed=0)[EDITING_SCORE].mean is None
     assert counts([], names=SCORED)[EDITING_SCORE] == 0

@@ -58,6 +58,7 @@ def test_summary_interval_is_empty_for_equal_facts() -> None:
     assert same.roles[LAST].ci95_high == pytest.approx([0.1, 0.4, 0.2])
     mixed = [made(str(place), (LAST, [0.4, 0, 0] if place % 2 else [0, 0, 0.5])) for place in range(6)]
     doubt = LocateSummary.of(mixed, seed=3)
+    assert LocateSummary.of(mixed, seed=-3).peak.layer == doubt.peak.layer
     assert (doubt.peak.layer, doubt.peak.ci95) == (2, (0, 2))
     assert doubt.peak.share is not None
     assert 0.4 < doubt.peak.share < 0.9
