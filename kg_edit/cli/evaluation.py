@@ -184,8 +184,13 @@ class Evaluation:
     memory: Memory = None
 
     def span(self, content: FileContent) -> slice:
-        """Return the part of the records that is scored; a row that can't be read counts as skipped, too."""
-        lost = 0 if self.split else len({one.row for one in content.problems if one.row <= self.skip})
+        """Return the part of the records that is scored.
+
+        ``skip`` counts rows, also those that can't be read; but records if some rows are left out, as ``limit`` does:
+        so ``limit`` N and ``skip`` N never share a record.
+        """
+        counts_records = self.split or self.keep_going or self.known_only
+        lost = 0 if counts_records else len({one.row for one in content.problems if one.row <= self.skip})
         start = self.skip - lost
         return slice(start, None if self.limit is None else start + self.limit)
 
@@ -355,7 +360,7 @@ class Evaluation:
         """The records with only the questions that ``--known-only`` keeps.
 
         Raises:
-            ConfigError: no question is left.
+            ConfigError: no question is left, or no record after ``skip``.
         """
         from kg_edit.datasets import FileContent
         from kg_edit.models.loading import cache_folder
@@ -370,7 +375,13 @@ class Evaluation:
                 "other hops; remove --known-only, or use another model"
             )
         log.warning("--known-only: %s", found)
-        return FileContent(found.records, content.problems)
+        known = FileContent(found.records, content.problems)
+        if not known.records[self.span(known)]:
+            raise ConfigError(
+                f"--skip {self.skip} leaves none of the {len(known.records)} records that --known-only leaves; skip "
+                "fewer"
+            )
+        return known
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.cli.evaluation import Evaluation
+from kg_edit.errors import ConfigError
 from kg_edit.evaluation.quick_tasks import QuickTasks
+from kg_edit.ripples import known_only
+from kg_edit.ripples.known_only import KnownOnly
 from tests.kg_edit.command_line import QUICK, Result, Run, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES
+from tests.kg_edit.tiny import tiny
 
 __all__ = ["kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -200,6 +205,30 @@ def test_skipped_records_are_not_scored(evaluate: Run, place: Path) -> None:
     none = evaluate("--skip", "4", "--out", "none")
     assert none.code == 2
     assert "--skip 4 leaves no record: data.json has 3; skip fewer" in " ".join(none.err.split())
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_limit_and_skip_share_no_record(wrong: int, place: Path) -> None:
+    """Also of a file with a row that can't be read: settings are chosen on the first records, and tested on others."""
+    rows = [row(number, city) for number, city in enumerate(CITIES[:4])]
+    rows[wrong] = {"case_id": wrong}
+    (place / "data.json").write_text(json.dumps(rows))
+    found = []
+    for part in ({"limit": 2}, {"skip": 2}):
+        asked = Evaluation(data=place / "data.json", dataset="counterfact", keep_going=True, **part)
+        content = asked.read()
+        found += [record.id for record in content.records[asked.span(content)]]
+    assert found == [str(number) for number in range(4) if number != wrong]
+
+
+def test_skip_beyond_the_known_records_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:4])]))
+    asked = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=2)
+    content = asked.read()
+    known = KnownOnly(tuple(content.records[:2]), 2, 4)
+    monkeypatch.setattr(known_only, "known_only", lambda *_, **__: known)
+    with pytest.raises(ConfigError, match="--skip 2 leaves none of the 2 records that --known-only leaves; skip fewer"):
+        asked._known(tiny("llama"), content)
 
 
 def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(

@@ -79,7 +79,7 @@ def test_seeds_decide_the_interval() -> None:
 
 
 def test_negative_seed_gives_intervals_of_its_own() -> None:
-    rows = [{name: value / 9 for name in SCORED} for value in range(1, 9)]
+    rows = [dict.fromkeys(SCORED, value / 9) for value in range(1, 9)]
     found = [estimates(rows, names=SCORED, seed=seed) for seed in (-1, -1, 1)]
     assert found[0] == found[1] != found[2]
     scores = np.array([list(row.values()) for row in rows])
