@@ -32,18 +32,20 @@ class ModelSpec:
     """Module paths of one model family, relative to the causal language model.
 
     ``down_projection`` is relative to a block: the second matrix of the MLP. Its input is the key, its output the
-    value. ``project_out`` is an optional projection between final norm and head (OPT-350M). ``attention``, also
-    relative to a block, is only needed to trace which states the attention restores.
+    value. It is None for a mixture of experts, which has many: the methods that read it refuse the model.
+    ``project_out`` is an optional projection between final norm and head (OPT-350M). ``attention``, also relative to a
+    block, is only needed to trace which states the attention restores.
     """
 
     blocks: str
-    down_projection: str
+    down_projection: str | None
     final_norm: str
     project_out: str | None = None
     attention: str = "self_attn"
 
 
 _LLAMA_LIKE = ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", final_norm="model.norm")
+_EXPERTS = ModelSpec(blocks="model.layers", down_projection=None, final_norm="model.norm")
 
 ARCHITECTURES: dict[str, ModelSpec] = {
     "falcon": ModelSpec(
@@ -104,7 +106,7 @@ def known_architectures() -> dict[str, ModelSpec]:
 
 
 def find_spec(config: PreTrainedConfig) -> ModelSpec:
-    """Return the spec for a ``config.model_type``.
+    """Return the spec for a ``config.model_type``; any mixture of experts with softmax attention has one.
 
     Raises:
         UnsupportedModelError: neither the table nor a plug-in has this type. The message says how to add the family, or
@@ -114,24 +116,20 @@ def find_spec(config: PreTrainedConfig) -> ModelSpec:
     if config.model_type in known:
         return known[config.model_type]
     message = f"models of type {config.model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
-    if reason := _unfit(config):
-        raise UnsupportedModelError(f"{message}Its blocks have {reason}; take a model of another family")
+    text = config.get_text_config()
+    if not set(getattr(text, "layer_types", None) or ()) <= _ATTENTION:
+        raise UnsupportedModelError(
+            f"{message}Its blocks have layers without softmax attention, whose states of earlier tokens can't be "
+            "shared between prompts; take a model of another family"
+        )
+    if any(getattr(text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
+        return _EXPERTS
     raise UnsupportedModelError(
         f"{message}To add this family, give its module paths, which print(model) shows. In Python: "
         'LanguageModel.load(NAME, spec=ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", '
         f'final_norm="model.norm")); for the commands: a ModelSpec in the entry-point group {ENTRY_POINTS!r} '
         "(docs/models.md, Another family)"
     )
-
-
-def _unfit(config: PreTrainedConfig) -> str | None:
-    """What no ModelSpec can describe in the blocks of a family; None if they may fit."""
-    text = config.get_text_config()
-    if any(getattr(text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
-        return "a mixture of experts instead of one MLP, so there is no single matrix to edit"
-    if not set(getattr(text, "layer_types", None) or ()) <= _ATTENTION:
-        return "layers without softmax attention, whose states of earlier tokens can't be shared between prompts"
-    return None
 
 
 def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
@@ -143,12 +141,14 @@ def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
     from torch import nn
 
     try:
-        blocks = model.get_submodule(spec.blocks)
-        down = blocks[0].get_submodule(spec.down_projection)  # type: ignore[index]
+        first = model.get_submodule(spec.blocks)[0]  # type: ignore[index]
+        down = None if spec.down_projection is None else first.get_submodule(spec.down_projection)
     except (AttributeError, IndexError, TypeError) as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not fit its ModelSpec {spec}: {error}; give the right module paths"
         ) from error
+    if down is None:
+        return
     weight = getattr(down, "weight", None)
     if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or not weight.is_floating_point():
         raise UnsupportedModelError(

@@ -322,12 +322,13 @@ class LanguageModel:
 
         Raises:
             ModelError: the model has no such layer.
+            UnsupportedModelError: the model is a mixture of experts.
         """
-        return self.block(layer).get_submodule(self.spec.down_projection)
+        return self.block(layer).get_submodule(self._down)
 
     def mlp(self, layer: int) -> nn.Module | None:
         """Return the MLP module of block ``layer`` (0-based); None if the family has no separate MLP module."""
-        path, _, _ = self.spec.down_projection.rpartition(".")
+        path, _, _ = self._down.rpartition(".")
         return self.block(layer).get_submodule(path) if path else None
 
     def block(self, layer: int) -> nn.Module:
@@ -344,7 +345,16 @@ class LanguageModel:
 
     def weight_name(self, layer: int) -> str:
         """Return the state-dict name of the down-projection's weight in block ``layer``; edits change this weight."""
-        return f"{self.spec.blocks}.{layer}.{self.spec.down_projection}.weight"
+        return f"{self.spec.blocks}.{layer}.{self._down}.weight"
+
+    @property
+    def _down(self) -> str:
+        if self.spec.down_projection is None:
+            raise UnsupportedModelError(
+                f"{self.name} is a mixture of experts: its blocks have no single second matrix to read and edit; "
+                "take a method that puts the fact into the prompt (rag, ike, definition), or lora"
+            )
+        return self.spec.down_projection
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and head over the last block's output: [..., d] -> [..., vocabulary]."""

@@ -58,7 +58,11 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         with torch.device("meta"):  # weights have a shape but take no memory
             model = AutoModelForCausalLM.from_config(config)
         blocks = model.get_submodule(spec.blocks)
-        width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
+        if spec.down_projection is None:  # of a token's experts, all together
+            inner = getattr(text, "moe_intermediate_size", None) or text.intermediate_size
+            width, inner = text.hidden_size, inner * text.num_experts_per_tok
+        else:
+            width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"can't read the size of {name!r} from its config: {error}; check that config.json is complete"
@@ -75,7 +79,7 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         width=width,
         inner=inner,
         vocabulary=model.get_output_embeddings().weight.shape[0],
-        block=sum(part.numel() for part in blocks[0].parameters() if part.dim() == 2),
+        block=sum(part.numel() for part in blocks[0].parameters() if part.dim() >= 2),
         parameters=sum(part.numel() for part in model.parameters()),
         cache=2 * len(blocks) * attended,
     )

@@ -49,6 +49,19 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {**_LLAMA, "no_rope_layer_interval": 2, "pad_token_id": 0}),
 }
 
+# Mixtures of experts, which have no single down-projection
+_ROUTED = {**_LLAMA, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_LATENT = {"q_lora_rank": None, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deepseek_v3": (
+        "deepseek_v3",
+        {**_ROUTED, **_LATENT, "num_key_value_heads": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+    ),
+    "gpt_oss": ("gpt_oss", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}),
+    "mixtral": ("mixtral", {**_LLAMA, "num_local_experts": 4}),
+    "qwen3_moe": ("qwen3_moe", {**_ROUTED, "num_experts": 4, "head_dim": 8}),
+}
+
 # One of each kind: a gated MLP; Conv1D; parallel attention; norms after the MLP; a projection behind the embedding
 KINDS_OF_FAMILY = ("llama", "gpt2", "gptj", "gemma2", "opt-350m")
 
@@ -113,13 +126,13 @@ def tiny(name: str, *, bos: bool = False) -> LanguageModel:
 
 
 def _made(name: str, *, bos: bool) -> LanguageModel:
-    model_type, options = CONFIGS[name]
+    model_type, options = {**CONFIGS, **EXPERTS}[name]
     config = AutoConfig.for_model(model_type, vocab_size=400, bos_token_id=0, eos_token_id=1, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.dim() == 2:
+                if parameter.dim() >= 2:
                     parameter.normal_(std=0.25)
     return LanguageModel.wrap(model, byte_level(bos=bos), name=f"tiny-{name}")
