@@ -175,7 +175,7 @@ class Patch(ABC):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of memory that the patch's tensors take; small tensors of some kinds are not counted."""
+        """The bytes of memory that the patch's tensors take."""
         return 0
 
     @property

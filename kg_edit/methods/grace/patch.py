@@ -53,6 +53,11 @@ class CodebookPatch(Patch):
         )
 
     @property
+    def nbytes(self) -> int:
+        """The bytes of all keys and values."""
+        return sum(book.keys.nbytes + book.values.nbytes for book in self.codebooks.values())
+
+    @property
     def is_empty(self) -> bool:
         """Whether no codebook has an entry."""
         return not any(len(book) for book in self.codebooks.values())

@@ -96,6 +96,11 @@ class ScopePatch(Patch):
         )
 
     @property
+    def nbytes(self) -> int:
+        """The bytes of the network and of the facts' vectors."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
     def is_empty(self) -> bool:
         """Whether the memory has no edit."""
         return not self.facts
