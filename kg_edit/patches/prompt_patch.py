@@ -23,7 +23,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
-from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_apart, rarity, share
+from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_of, share_index, within_letters
 from wikidata_cache.terminal import number_of
 
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
@@ -94,17 +94,13 @@ class FactBook:
         rule = self.rule
         question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
         scores = self._index(question)
-        shares = scores
-        if rule.gate == "subject":
-            idf = rarity()
-            shares = [share(fact.subject, question, idf) for fact in self.facts]
-        fits = [
-            place
-            for place, fact in enumerate(self.facts)
-            if shares[place] >= rule.threshold
-            or (rule.letters is not None and letters_apart(fact.prompt, question) <= rule.letters)
-        ]
-        return tuple(self.facts[fits[place]] for place in best([scores[place] for place in fits], rule.most))
+        found = self._subjects(question) if rule.gate == "subject" else scores
+        fits = {place for place, share in enumerate(found) if share >= rule.threshold}
+        if rule.letters is not None:
+            asked = letters_of(question)
+            fits |= {place for place, own in enumerate(self._letters) if within_letters(own, asked, rule.letters)}
+        places = sorted(fits)
+        return tuple(self.facts[places[n]] for n in best([scores[place] for place in places], rule.most))
 
     def prompt_transform(self, prompt: str, *, examples: int | None = None) -> str:
         """Return ``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
@@ -133,6 +129,14 @@ class FactBook:
     def _index(self) -> Index:
         prompts = [fact.prompt for fact in self.facts]
         return bm25_index(prompts) if self.rule.gate == "bm25" else index_of(prompts, self.rule.encoder)
+
+    @cached_property
+    def _subjects(self) -> Index:
+        return share_index([fact.subject for fact in self.facts])
+
+    @cached_property
+    def _letters(self) -> list[str]:
+        return [letters_of(fact.prompt) for fact in self.facts]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

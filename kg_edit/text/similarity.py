@@ -59,16 +59,15 @@ def rarity() -> Rarity:
     return Rarity(map(_plain, sorted({row.template for row in RelationTemplates.load().by_name.values()})))
 
 
-def share(name: str, text: str, idf: Rarity) -> float:
-    """Return the share of ``name`` that occurs in ``text``, 0 to 1; each word is weighted by its squared idf."""
-    there = set(_plain(text))
-    weights = {word: idf(word) ** 2 for word in _plain(name)}
-    whole = sum(weights.values())
-    return sum(weight for word, weight in weights.items() if word in there) / whole if whole else 0.0
-
-
 Index = Callable[[str], list[float]]
 """A text -> its similarity to each of the texts in the index, at most 1."""
+
+
+def share_index(names: Sequence[str]) -> Index:
+    """Index names by the share of each that occurs in a text, 0 to 1; each word is weighted by its squared idf."""
+    idf = rarity()
+    several = [{word: idf(word) ** 2 for word in _plain(name)} for name in names]
+    return lambda text: _shares(several, text)
 
 
 def tfidf_index(texts: Sequence[str]) -> Index:
@@ -94,14 +93,16 @@ def bm25_index(texts: Sequence[str]) -> Index:
         {word: idf(word) * f * (_K1 + 1) / (f + _K1) for word, f in Counter(_plain(text)).items()} for text in texts
     ]
 
-    def scores(text: str) -> list[float]:
-        query = set(_plain(text))
-        return [
-            sum(weight for word, weight in weights.items() if word in query) / (sum(weights.values()) or 1.0)
-            for weights in several
-        ]
+    return lambda text: _shares(several, text)
 
-    return scores
+
+def _shares(several: Sequence[Vector], text: str) -> list[float]:
+    """The share of each vector's weight that is in the words of ``text``; 0 of an empty vector."""
+    there = set(_plain(text))
+    return [
+        sum(weight for word, weight in weights.items() if word in there) / (sum(weights.values()) or 1.0)
+        for weights in several
+    ]
 
 
 def _plain(text: str) -> list[str]:
@@ -155,12 +156,25 @@ def best(scores: Sequence[float], most: int) -> list[int]:
     return sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:most]
 
 
-def letters_apart(first: str, second: str) -> int:
-    """Return the Levenshtein distance of the texts' words, ignoring case: characters inserted, deleted or replaced."""
-    one, other = (" ".join(_plain(text)) for text in (first, second))
-    row = list(range(len(other) + 1))
-    for place, letter in enumerate(one, 1):
-        before, row = row, [place]
-        for column, wanted in enumerate(other):
-            row.append(min(before[column + 1] + 1, row[column] + 1, before[column] + (letter != wanted)))
-    return row[-1]
+def letters_of(text: str) -> str:
+    """Return what `within_letters` compares: the words of a text in lower case, without punctuation."""
+    return " ".join(_plain(text))
+
+
+def within_letters(first: str, second: str, most: int) -> bool:
+    """Return whether at most ``most`` characters are inserted, deleted or replaced between two texts (Levenshtein).
+
+    A cell of the table so far from its diagonal that it needs more than ``most`` is not computed.
+    """
+    if abs(len(first) - len(second)) > most:
+        return False
+    row = list(range(len(second) + 1))
+    for place, letter in enumerate(first, 1):
+        before, row = row, [place, *[most + 1] * len(second)]
+        begin, end = max(1, place - most), min(len(second), place + most)
+        for column in range(begin, end + 1):
+            changed = before[column - 1] + (letter != second[column - 1])
+            row[column] = min(before[column] + 1, row[column - 1] + 1, changed)
+        if min(row[begin - 1 : end + 1]) > most:
+            return False
+    return row[-1] <= most

@@ -17,7 +17,7 @@ from kg_edit.patches.container import write_patch
 from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import Pair, score
-from kg_edit.text.similarity import best, cosine, encoder_index, rarity, share, tfidf_index
+from kg_edit.text.similarity import best, cosine, encoder_index, share_index, tfidf_index
 from tests.kg_edit.tiny import tiny
 
 LAKERS = PromptFact(
@@ -226,11 +226,11 @@ def test_damaged_prompt_patch_is_refused(facts: object, tmp_path: Path) -> None:
 
 
 def test_tfidf_shares_and_cosines() -> None:
-    idf = rarity()
-    assert share("LeBron James", "James and lebron", idf) == pytest.approx(1)
-    assert share("LeBron James", "James Bond", idf) == pytest.approx(0.5), "two names, equally rare"
-    assert share("University of Oslo", "University of Rome", idf) < 0.75, "of is common"
-    assert share("", "anything", idf) == share("?!", "?!", idf) == 0
+    assert share_index(["LeBron James"])("James and lebron") == pytest.approx([1])
+    assert share_index(["LeBron James"])("James Bond") == pytest.approx([0.5]), "two names, equally rare"
+    (oslo,) = share_index(["University of Oslo"])("University of Rome")
+    assert oslo < 0.75, "of is common"
+    assert share_index(["", "?!"])("anything?!") == [0, 0]
     assert cosine({"a": 3.0, "b": 4.0}, {"a": 1.0}) == pytest.approx(0.6)
     assert cosine({}, {"a": 1.0}) == 0
     alike = tfidf_index(["LeBron James", "Spike Hughes", ""])("james lebron?")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from kg_edit.methods.in_context.memprompt import CLARIFICATION, MemPrompt, MemPr
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
-from kg_edit.text.similarity import letters_apart
+from kg_edit.text.similarity import letters_of, within_letters
 from tests.kg_edit.tiny import chatting, tiny
 
 MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
@@ -47,8 +49,28 @@ def test_misspelt_question_is_similar_by_letters() -> None:
     ("first", "second", "apart"),
     [("", "", 0), ("kitten", "sitting", 3), ("Rome", "ROME.", 0), ("abc", "", 3), ("flaw", "lawn", 2)],
 )
-def test_letters_apart_is_the_edit_distance(first: str, second: str, apart: int) -> None:
-    assert letters_apart(first, second) == letters_apart(second, first) == apart
+def test_letters_are_compared_by_the_edit_distance(first: str, second: str, apart: int) -> None:
+    one, other = letters_of(first), letters_of(second)
+    for some in ((one, other), (other, one)):
+        assert [within_letters(*some, most) for most in range(7)] == [most >= apart for most in range(7)]
+
+
+def test_letters_within_a_limit_agree_with_the_whole_table() -> None:
+    draw = random.Random(0)  # noqa: S311 - no secret
+    texts = ["".join(draw.choice("abc") for _ in range(draw.randrange(9))) for _ in range(60)]
+    for first, second in pairwise(texts):
+        apart = plain_distance(first, second)
+        assert [within_letters(first, second, most) for most in range(10)] == [most >= apart for most in range(10)]
+
+
+def plain_distance(first: str, second: str) -> int:
+    """Every cell of Levenshtein's table."""
+    row = list(range(len(second) + 1))
+    for place, letter in enumerate(first, 1):
+        before, row = row, [place]
+        for column, wanted in enumerate(second):
+            row.append(min(before[column + 1] + 1, row[column] + 1, before[column] + (letter != wanted)))
+    return row[-1]
 
 
 def test_later_clarification_replaces_the_earlier() -> None:
