@@ -13,7 +13,7 @@ from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
 from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
 from wikidata_cache.answers.store import AnswerStore, open_pack
 from wikidata_cache.endpoints.action_api import ActionApiSource, is_action_api
-from wikidata_cache.endpoints.chain import EndpointChain, LazySource
+from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import RateLimiter
 from wikidata_cache.endpoints.web import is_http_address
@@ -113,11 +113,8 @@ def open_source(
         opened = [open_endpoint(url, contact=contact, timeout=timeout, limiter=limiter) for url in urls]
         return opened[0] if len(opened) == 1 else EndpointChain(opened)
 
-    inner: Source | None = None
-    if mode == "cache_first":  # an endpoint that is never needed needs no contact
-        inner = LazySource(", ".join(urls), endpoints)
-    elif mode != "offline":
-        inner = endpoints()
+    # An endpoint that is never needed, because the cache has all answers, needs no contact.
+    inner = None if mode == "offline" else endpoints if mode == "cache_first" else endpoints()
     opened_packs = [open_pack(pack) for pack in pack_files(packs)]
     return CachedSource(inner, store, mode=mode, graph=graph_name, packs=opened_packs, as_of=as_of, urls=urls)
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from wikidata_cache.answers.database import dumps
 from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, utc
 from wikidata_cache.answers.store import AnswerStore, CacheLayers
-from wikidata_cache.endpoints.chain import LazySource
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import CacheMissError
 from wikidata_cache.progress import Bar
@@ -44,7 +43,7 @@ class CachedSource:
     Each answer is written to the cache before it is returned; errors are never written.
 
     Args:
-        inner: the source to ask; None for an offline cache.
+        inner: the source to ask, or a function that opens it at the first question; None for an offline cache.
         store: the cache file.
         mode: what to read, ask and write (`Mode`); without an inner source the mode is "offline".
         graph: the name of the graph in the cache. Two endpoints with the same graph name share their answers.
@@ -59,7 +58,7 @@ class CachedSource:
 
     def __init__(
         self,
-        inner: Source | None,
+        inner: Source | Callable[[], Source] | None,
         store: AnswerStore,
         *,
         mode: Mode | None = None,
@@ -71,21 +70,23 @@ class CachedSource:
         self.mode = effective_mode(mode, endpoint=inner is not None, as_of=as_of)
         self.graph = graph
         self.request_counts = RequestCounts()
-        self._inner = None if self.mode == "offline" else inner
+        self._given = inner
         self._layers = CacheLayers(store, packs, graph=graph, as_of=None if as_of is None else utc(as_of))
         self._urls = tuple(urls)
 
     @property
     def name(self) -> str:
         """The name of the inner source; offline, the graph's name and the cache file."""
-        return f"{self.graph} ({self._layers.store.path})" if self._inner is None else self._inner.name
+        if self.mode == "offline":
+            return f"{self.graph} ({self._layers.store.path})"
+        return ", ".join(self._urls) or self._inner.name
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return the graph's name, the URLs that answered about the ids, and the first and last time (UTC) of answers.
 
         The result is the same with and without network. In mode "online", it is the provenance of the inner source.
         """
-        if self._inner is not None and self.mode == "online":
+        if self.mode == "online":
             return self._inner.provenance(ids)
         wanted = list(ids)
         origins = [origin for kind in _STATEMENTS for origin in self._layers.origins(kind, wanted)]
@@ -106,20 +107,20 @@ class CachedSource:
         """
         known = self._layers.look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
         missing = [entity for entity in ids if entity not in known]
-        if missing and self._inner is None:
+        if missing and self.mode == "offline":
             # For many ids, the command names a file of edits instead.
             what = ["--kind", template.kind, *missing] if len(missing) <= _LISTED else ["EDITS.jsonl"]
             raise CacheMissError(template.kind, missing, self._layers.files, self.fetch_hint.command(*what))
         if known:
             self.request_counts.found += len(known)
             yield cached_answer(template, known)
-        if not missing or self._inner is None:
+        if not missing:
             return
-        self._open_lazy(self._inner)
+        inner = self._inner  # opened here, so that its errors (no contact, offline) come before a cache file is made
         many = len(missing) > template.size
         with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
-                answers, done = self._next(self._inner, template, missing)
+                answers, done = self._next(inner, template, missing)
                 missing = [entity for entity in missing if entity not in done]
                 bar.update(len(done))
                 yield from answers
@@ -132,25 +133,25 @@ class CachedSource:
             CacheMissError: the cache is offline and lacks the answer.
             CacheFileError: the cache file cannot be read or written. The errors of the inner source are raised as well.
         """
-        if self._inner is None:
+        if self.mode == "offline":
             forbid_service(query, "the cache is offline")
         key = query_key(query)
         rows = self._layers.look_up("query", [key]) if self.mode in ("offline", "cache_first") else {}
         if key in rows:
             return [dict(row) for row in rows[key]]
-        if self._inner is None:
+        if self.mode == "offline":
             raise CacheMissError("query", [canonical(query)[:200]], self._layers.files, self.fetch_hint.for_query())
-        self._open_lazy(self._inner)
+        inner = self._inner
         if self.mode == "online":
-            return self._inner.select(query)
+            return inner.select(query)
         with self._layers.store.request_lock():
             rows = self._layers.look_up("query", [key]) if self.mode != "refresh" else {}
             if key in rows:  # another process has cached them in the meantime
                 return [dict(row) for row in rows[key]]
             fetched_at, start = now(), time.monotonic()
-            found = [dict(row) for row in self._inner.select(query)]
+            found = [dict(row) for row in inner.select(query)]
             elapsed = round(1000 * (time.monotonic() - start))
-            exchange = plain_exchange(self._inner, query, found, fetched_at=fetched_at, elapsed_ms=elapsed)
+            exchange = plain_exchange(inner, query, found, fetched_at=fetched_at, elapsed_ms=elapsed)
             self._layers.store.save(self.graph, "query", [("query", key, found)], exchange)
             self.request_counts.requests += 1
             return found
@@ -174,10 +175,11 @@ class CachedSource:
         """The commands that fetch missing facts, for error messages."""
         return FetchHint(self._layers.store.path, self.graph, self._urls or self._layers.urls())
 
-    def _open_lazy(self, inner: Source) -> None:
-        """Open a lazy source now, so that its errors (no contact, offline) come before a cache file is created."""
-        if isinstance(inner, LazySource):
-            inner.ready()
+    @cached_property
+    def _inner(self) -> Source:
+        """The source to ask, which no mode but "offline" does without."""
+        assert self._given is not None  # noqa: S101  # else the mode is "offline"
+        return self._given() if callable(self._given) else self._given
 
     def _next(
         self, inner: Source, template: Template, missing: Sequence[str]

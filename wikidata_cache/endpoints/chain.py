@@ -1,17 +1,16 @@
-"""Combine several endpoints of one graph into one source, and open a source only at its first use.
+"""Combine several endpoints of one graph into one source: the first one that is free is asked.
 
-`EndpointChain` asks the first endpoint that is free; if it fails, the next endpoint gets the remaining ids.
-`LazySource` opens an endpoint only at the first question, so that a complete cache needs no contact address.
+If it fails, the next endpoint gets the remaining ids.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, EndpointError
-from wikidata_cache.sources.source import Answer, Binding, Provenance, Source, Template
+from wikidata_cache.sources.source import Answer, Binding, Provenance, Template
 
 logger = logging.getLogger(__name__)
 
@@ -114,35 +113,3 @@ def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
     waits = [error.retry_after for error in errors if error.retry_after is not None]
     found = f"all {len(errors)} endpoints failed: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
     return EndpointError(name, last.trouble, found, last.suggestion, retry_after=min(waits, default=None))
-
-
-class LazySource:
-    """A `Source` called `name`, which `make` opens at the first question. Raises the errors of `make`."""
-
-    def __init__(self, name: str, make: Callable[[], Source]) -> None:
-        self._name = name
-        self._make = make
-        self._made: Source | None = None
-
-    @property
-    def name(self) -> str:
-        """The name that was given to the source."""
-        return self._name
-
-    def ready(self) -> Source:
-        """Return the source; open it if it is not open yet."""
-        if self._made is None:
-            self._made = self._make()
-        return self._made
-
-    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """Return `provenance` of the source; open it if it is not open yet."""
-        return self.ready().provenance(ids)
-
-    def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Return `ask` of the source; open it if it is not open yet."""
-        return self.ready().ask(template, ids)
-
-    def select(self, query: str) -> Sequence[Binding]:
-        """Return `select` of the source; open it if it is not open yet."""
-        return self.ready().select(query)
