@@ -12,7 +12,7 @@ from typing import TypedDict
 from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
 from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
 from wikidata_cache.answers.store import AnswerStore, open_pack
-from wikidata_cache.endpoints.action_api import ActionApiSource, is_action_api
+from wikidata_cache.endpoints.action_api import ActionApi, is_action_api
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.rate_limit import RateLimiter
@@ -123,7 +123,7 @@ def open_endpoint(
     url: str, *, contact: str | None = None, timeout: float = 90.0, limiter: RateLimiter | None = None
 ) -> EndpointSource:
     """Open a URL as an Action API if it ends in api.php, else as a SPARQL endpoint, with the options of both."""
-    kind = ActionApiSource if is_action_api(url) else EndpointSource
+    kind = ActionApi if is_action_api(url) else EndpointSource
     return kind(url, contact=contact, timeout=timeout, limiter=limiter)
 
 

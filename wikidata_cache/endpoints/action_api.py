@@ -1,9 +1,8 @@
-"""Wikidata's Action API (https://www.wikidata.org/w/api.php): a client, and a second road to the facts of endpoints.
+"""Wikidata's Action API (https://www.wikidata.org/w/api.php): names to link, and a second road to facts about ids.
 
 `ActionApi` uses wbsearchentities, search, and wbgetentities (50 ids per request), with the same rate limits and retries
-as endpoints. `ActionApiSource` answers questions about ids from it, with the facts that the query service would give;
-it is used while that service refuses or limits requests. The format of entities:
-https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html
+as endpoints. As a source, it has the facts that the query service would give, and is asked while that service refuses
+or limits requests. The format of entities: https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from wikidata_cache.endpoints.endpoint import (
     now,
     with_retries,
 )
-from wikidata_cache.endpoints.failures import connection_error, parse_reply, printable, seconds_to_wait, wrong_answer
+from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, wrong_answer
 from wikidata_cache.endpoints.rate_limit import RateLimiter, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
@@ -83,21 +82,23 @@ class ApiEntity:
 _NOTHING = ApiEntity("", (), None, None, frozenset(), ())
 
 
-class ActionApi:
-    """The Action API of Wikidata or of another Wikibase.
+@dataclass
+class _Get(Transport):
+    """A `Transport` that sends URL parameters by GET instead of SPARQL."""
 
-    Args:
-        url: the address of api.php.
-        contact: your e-mail address or URL (default: KG_EDIT_CONTACT); Wikimedia hosts require it.
-        timeout: seconds per request.
-        patience: seconds to wait in all where a host requires it.
-        limiter: the rate limits to obey; by default of this object only.
+    def _request(self, query: str) -> Request:
+        headers = {"User-Agent": self.agent.replace("SPARQLWrapper/2", "urllib"), "Accept-Encoding": "gzip"}
+        return Request(f"{self.url}?{query}", headers=headers)  # noqa: S310 it is http
 
-    Raises:
-        OfflineError: KG_OFFLINE is set.
-        MissingContactError: a Wikimedia host without a contact.
-        BadOptionError: the timeout is not a positive number.
-        EndpointError: any failure of a request.
+
+class ActionApi(EndpointSource):
+    """The Action API of Wikidata or of another Wikibase: searches for names, and a `Source` of facts about ids.
+
+    As a source, it answers questions about the ids themselves ("out", "claims", "types", "label", "description",
+    "redirect", "sitelinks", "values"), at most 50 ids per request; an answer also has the facts of other kinds that its
+    request brought. An entity that exists counts as "mentioned". Other questions, and users' queries, need SPARQL.
+
+    `url` is the address of api.php; the other arguments and the errors are those of `EndpointSource`.
     """
 
     def __init__(
@@ -106,14 +107,11 @@ class ActionApi:
         *,
         contact: str | None = None,
         timeout: float = 30.0,
-        patience: float = 180.0,
         limiter: RateLimiter | None = None,
     ) -> None:
-        forbid_when_offline(url)
-        self.url = url
+        super().__init__(url, contact=contact, timeout=timeout, limiter=limiter)
         self._transport = _Get(url, user_agent(url, contact), timeout)
-        self._patience = patience
-        self._limiter = limiter or RateLimiter()
+        self._sizes = BlockSizes(most=_BATCH)
 
     def search(self, text: str, *, limit: int = 10, kind: EntityKind = "item") -> list[str]:
         """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each)."""
@@ -137,48 +135,65 @@ class ActionApi:
         """Return the existing entities by requested id; a merged id gives the entity into which it was merged."""
         found: dict[str, ApiEntity] = {}
         for block in batches(sorted(set(ids)), size=_BATCH):
-            found |= self.block(block, "labels|aliases|descriptions|claims")[0]
+            found |= self._block(block, "labels|aliases|descriptions|claims")[0]
         return found
 
-    def block(
+    def _block(
         self, ids: Sequence[str], props: str, *, patience: float | None = None
     ) -> tuple[dict[str, ApiEntity], Exchange]:
-        """Return what `entities` returns for at most 50 ids, with the record of the request.
-
-        Args:
-            ids: the ids.
-            props: the parts of the entities to send, as the API names them.
-            patience: replaces the client's own patience, in seconds.
-        """
+        """Return what `entities` returns for at most 50 ids, with `props` as the API names them, and the request."""
         request = {"action": "wbgetentities", "props": props, "languages": "|".join(LANGUAGES), "ids": "|".join(ids)}
         return self._get(request, "entities", partial(_parse_entities, wanted=ids), patience=patience)
+
+    def can_answer(self, template: Template | None) -> bool:
+        """Return whether the source answers a question; None stands for a user's query."""
+        return template is not None and template.kind in _PROPS
+
+    def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
+        """Raise EndpointError, since the API has no SPARQL."""
+        raise self._needs_sparql("a SPARQL query")
+
+    def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
+        if not self.can_answer(template):
+            raise self._needs_sparql(f"a question of the kind {template.kind!r}")
+        props = _PROPS[template.kind]
+        entities, exchange = self._block(block, props, patience=patience)
+        # Each answer also has the facts of the other kinds that its parts of the entities hold.
+        kinds = [kind for kind, parts in _PROPS.items() if parts in props and kind in (template.kind, *_FREE)]
+        facts = [
+            Fact(kind, requested, value)
+            for requested in block
+            for kind, value in _values(requested, entities.get(requested)).items()
+            if kind in kinds
+        ]
+        return Answer("wbgetentities/1", facts, exchange)
+
+    def _needs_sparql(self, what: str) -> EndpointError:
+        advice = "Give a SPARQL endpoint too, or ids instead of labels (`wikidata-cache link EDITS --online`)."
+        return EndpointError(self.name, "rejected", f"the Action API can't answer {what}", advice)
 
     def _get(
         self, parameters: Mapping[str, str], field: str, parse: Callable[[Json], T], *, patience: float | None = None
     ) -> tuple[T, Exchange]:
         """Send a request and return the parsed `field` of its answer; retry where waiting helps."""
-        forbid_when_offline(self.url)
+        forbid_when_offline(self.name)
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
         return with_retries(
             self._limiter,
-            self.url,
-            lambda: self._once(query, field, parse),
+            self.name,
+            lambda: self._content(query, field, parse),
             patience=self._patience if patience is None else patience,
             attempts=lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1,
         )
 
-    def _once(self, query: str, field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
-        fetched_at = now()
-        try:
-            reply = self._transport.send(query)
-        except Exception as error:  # urllib, http.client and socket share no base class
-            raise connection_error(error, self.url, self._transport.timeout) from error
+    def _content(self, query: str, field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
+        fetched_at, reply = now(), self._reply(query)
         content = self._field(reply, field)
         try:
-            return parse(content), exchange(self.url, query, reply, fetched_at=fetched_at, rows=len(content))
+            return parse(content), exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
         except _MALFORMED as error:
             raise wrong_answer(
-                self.url, f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
+                self.name, f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
             ) from error
 
     def _field(self, reply: Reply, field: str) -> Json:
@@ -191,24 +206,15 @@ class ActionApi:
         if isinstance(answer, dict) and isinstance(error := answer.get("error"), dict):
             code = str(error.get("code", "unknown"))
             raise EndpointError(
-                self.url,
+                self.name,
                 _PASSING.get(code, "rejected"),
                 printable(f"the API answers {code}: {error.get('info', '')}"),
                 _SUGGESTION,
                 status=reply.status,
                 retry_after=seconds_to_wait(reply.headers),
             )
-        parse_reply(reply, self.url)  # raises for every reply that is not a SPARQL answer
-        raise EndpointError(self.url, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)
-
-
-@dataclass
-class _Get(Transport):
-    """A `Transport` that sends URL parameters by GET instead of SPARQL."""
-
-    def _request(self, query: str) -> Request:
-        headers = {"User-Agent": self.agent.replace("SPARQLWrapper/2", "urllib"), "Accept-Encoding": "gzip"}
-        return Request(f"{self.url}?{query}", headers=headers)  # noqa: S310 it is http
+        parse_reply(reply, self.name)  # raises for every reply that is not a SPARQL answer
+        raise EndpointError(self.name, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)
 
 
 def _parse_entities(answer: Json, wanted: Collection[str]) -> dict[str, ApiEntity]:
@@ -292,50 +298,6 @@ def _checked_id(entity: Json) -> str:
 def is_action_api(url: str) -> bool:
     """Return whether a URL is that of an Action API (its path ends in api.php) instead of a SPARQL endpoint."""
     return urlsplit(url).path.endswith("/api.php")
-
-
-class ActionApiSource(EndpointSource):
-    """A `Source` over an `ActionApi`, with the facts that the query service of the same Wikibase would give.
-
-    It answers questions about the ids themselves ("out", "claims", "types", "label", "description", "redirect",
-    "sitelinks", "values"), at most 50 ids per request; an answer also has the facts of other kinds that its request
-    brought. An entity that exists counts as "mentioned". Other questions, and users' queries, need SPARQL. The
-    arguments and errors are those of `EndpointSource`.
-    """
-
-    def __init__(
-        self, url: str, *, contact: str | None = None, timeout: float = 90.0, limiter: RateLimiter | None = None
-    ) -> None:
-        super().__init__(url, contact=contact, timeout=timeout, limiter=limiter)
-        self._api = ActionApi(url, contact=contact, timeout=timeout, limiter=self._limiter)
-        self._sizes = BlockSizes(most=_BATCH)
-
-    def can_answer(self, template: Template | None) -> bool:
-        """Return whether the source answers a question; None stands for a user's query."""
-        return template is not None and template.kind in _PROPS
-
-    def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
-        """Raise EndpointError, since the API has no SPARQL."""
-        raise self._needs_sparql("a SPARQL query")
-
-    def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
-        if not self.can_answer(template):
-            raise self._needs_sparql(f"a question of the kind {template.kind!r}")
-        props = _PROPS[template.kind]
-        entities, exchange = self._api.block(block, props, patience=patience)
-        # Each answer also has the facts of the other kinds that its parts of the entities hold.
-        kinds = [kind for kind, parts in _PROPS.items() if parts in props and kind in (template.kind, *_FREE)]
-        facts = [
-            Fact(kind, requested, value)
-            for requested in block
-            for kind, value in _values(requested, entities.get(requested)).items()
-            if kind in kinds
-        ]
-        return Answer("wbgetentities/1", facts, exchange)
-
-    def _needs_sparql(self, what: str) -> EndpointError:
-        advice = "Give a SPARQL endpoint too, or ids instead of labels (`wikidata-cache link EDITS --online`)."
-        return EndpointError(self.name, "rejected", f"the Action API can't answer {what}", advice)
 
 
 def _values(requested: str, found: ApiEntity | None) -> dict[Kind, Json]:

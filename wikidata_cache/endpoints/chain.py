@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
-from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.endpoint import PATIENCE, EndpointSource
 from wikidata_cache.errors import BadOptionError, EndpointError
 from wikidata_cache.sources.source import Answer, Binding, Provenance, Template
 
@@ -24,17 +24,16 @@ class EndpointChain:
     """A `Source` over endpoints of the same graph, the preferred endpoint first.
 
     Each question goes to the first endpoint that can answer it, and can be asked without a long wait. If an endpoint
-    fails, the remaining ids go to the next one. If none answers, the chain waits for one, at most `patience` seconds.
+    fails, the remaining ids go to the next one. If none answers, the chain waits for one, at most `PATIENCE` seconds.
 
     Raises:
         BadOptionError: there is no endpoint.
     """
 
-    def __init__(self, endpoints: Sequence[EndpointSource], *, patience: float = 180.0) -> None:
+    def __init__(self, endpoints: Sequence[EndpointSource]) -> None:
         if not endpoints:
             raise BadOptionError("endpoints=(): a chain needs at least one endpoint.")
         self._endpoints = list(endpoints)
-        self._patience = patience
         self._refusals: dict[str, EndpointError] = {}
 
     @property
@@ -92,10 +91,10 @@ class EndpointChain:
         # A generator, because `troubles` has the failures so far only when the next endpoint is wanted.
         for endpoint in endpoints:
             if endpoint.name not in troubles:
-                yield endpoint, min(_SHORT, self._patience)
+                yield endpoint, _SHORT
         later = [endpoint for endpoint in endpoints if troubles[endpoint.name].trouble in _WAITING]
         for endpoint in sorted(later, key=lambda endpoint: troubles[endpoint.name].retry_after or 0.0):
-            yield endpoint, self._patience
+            yield endpoint, PATIENCE
 
     def _note(self, error: EndpointError, troubles: dict[str, EndpointError]) -> None:
         if error.trouble in _OURS:

@@ -44,6 +44,7 @@ _PATIENT = 4  # successes in a row before a larger block is tried
 _MOST_PATIENT = 64  # upper limit of that number, which doubles when a larger block fails
 
 MAX_ATTEMPTS = 4  # requests for one question
+PATIENCE = 180.0  # seconds that a question may wait in all for its requests to be allowed
 TRANSIENT = ("throttled", "outage", "unavailable")  # failures after which waiting helps
 _WAITS = ("throttled", "outage")
 
@@ -78,7 +79,7 @@ class EndpointSource(SparqlSource):
         *,
         contact: str | None = None,
         timeout: float = 90.0,
-        patience: float = 180.0,
+        patience: float = PATIENCE,
         limiter: RateLimiter | None = None,
         max_bytes: int | None = None,
     ) -> None:
@@ -184,11 +185,14 @@ class EndpointSource(SparqlSource):
         return 2 if error.trouble == "cut off" else 1  # "cut off" may be transient: one retry before the block is split
 
     def _once(self, query: str, literals: Container[str] | None) -> tuple[list[Binding], Reply]:
+        reply = self._reply(query)
+        return parse_reply(reply, self.name, literals=literals), reply
+
+    def _reply(self, query: str) -> Reply:
         try:
-            reply = self._transport.send(query)
+            return self._transport.send(query)
         except Exception as error:  # urllib, http.client and socket share no base class
             raise connection_error(error, self.name, self._transport.timeout) from error
-        return parse_reply(reply, self.name, literals=literals), reply
 
 
 class BlockSizes:

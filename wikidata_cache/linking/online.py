@@ -29,7 +29,7 @@ class OnlineKnowledge:
     @property
     def name(self) -> str:
         """The URL of the API, for messages."""
-        return self._api.url
+        return self._api.name
 
     @property
     def is_remote(self) -> bool:

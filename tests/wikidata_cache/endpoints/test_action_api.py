@@ -15,7 +15,7 @@ from tests.wikidata_cache.full_graph import ADA, CAVS, CYCLE, HEAT, LAKERS, NAME
 from tests.wikidata_cache.wikidata_helpers import EDITS, Fault, Server, content_hashes, reply, run_cli
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.endpoints.action_api import ActionApiSource
+from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EndpointError
@@ -34,8 +34,8 @@ def api(store: Store) -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def source(api: ApiServer) -> ActionApiSource:
-    return ActionApiSource(api.url, limiter=hasty())
+def source(api: ApiServer) -> ActionApi:
+    return ActionApi(api.url, limiter=hasty())
 
 
 def values(source: EndpointSource, kind: Kind, ids: list[str]) -> dict[str, Json]:
@@ -72,7 +72,7 @@ def test_ranks_times_and_merged_items_are_those_of_sparql() -> None:
         ids = [ADA, CAVS, HEAT, LAKERS, NAMELESS, CYCLE, OLD, "Q404", "P54"]
         for kind in KINDS:
             expected = values(EndpointSource(server.url), kind, ids)
-            assert values(ActionApiSource(api.url), kind, ids) == expected
+            assert values(ActionApi(api.url), kind, ids) == expected
         assert expected[OLD] == CAVS, "the last kind is the redirect"
 
 
@@ -89,7 +89,7 @@ def test_ranks_times_and_merged_items_are_those_of_sparql() -> None:
         (time_value("+1616-04-00T00:00:00Z", precision=10, calendar="Q1985786"), "1616-04-01T00:00:00Z"),
     ],
 )
-def test_times_are_written_as_in_rdf(value: dict, expected: str, api: ApiServer, source: ActionApiSource) -> None:
+def test_times_are_written_as_in_rdf(value: dict, expected: str, api: ApiServer, source: ActionApi) -> None:
     qualifiers = {"P580": [{"snaktype": "somevalue"}], "P582": [{"datavalue": {"type": "time", "value": value}}]}
     api.get = lambda name: entity(name, "x", claims={"P39": [claim("Q5") | {"qualifiers": qualifiers}]})
     assert values(source, "claims", ["Q1"]) == {"Q1": [["P39", "Q5", "normal", "", expected]]}
@@ -105,7 +105,7 @@ def test_fetch_writes_the_pages_of_subjects(edits: Path, api: ApiServer, tmp_pat
     assert "2 of 2 subjects" in run_cli(*arguments, "--offline")
 
 
-def test_preferred_unknown_value_hides_normal_ones(api: ApiServer, source: ActionApiSource) -> None:
+def test_preferred_unknown_value_hides_normal_ones(api: ApiServer, source: ActionApi) -> None:
     api.get = lambda name: entity(name, "x", claims={"P39": [claim("Q5"), NO_VALUE | {"rank": "preferred"}]})
     assert values(source, "out", ["Q1"]) == {"Q1": []}
     assert values(source, "claims", ["Q1"]) == {"Q1": [["P39", "Q5", "normal", "", ""]]}
@@ -117,7 +117,7 @@ def test_outage_of_the_query_service_is_bridged(
     right = content_hashes(WikidataCache(EndpointSource(server.url)))
     asked, server.fault, clock = len(server.requests), status(429, OUTAGE), SkippedTime()
     limiter = hasty(clock=clock)
-    roads = [EndpointSource(server.url, limiter=limiter), ActionApiSource(api.url, limiter=limiter)]
+    roads = [EndpointSource(server.url, limiter=limiter), ActionApi(api.url, limiter=limiter)]
     assert content_hashes(WikidataCache(EndpointChain(roads))) == right
     assert len(server.requests) == asked + 1 and len(api.requests) > 2
     assert clock.slept == [] and "Asking the next endpoint" in caplog.text
@@ -126,7 +126,7 @@ def test_outage_of_the_query_service_is_bridged(
 def test_question_that_needs_sparql_waits_for_it(server: Server, api: ApiServer) -> None:
     clock = SkippedTime()
     limiter = hasty(clock=clock)
-    chain = EndpointChain([ActionApiSource(api.url, limiter=limiter), EndpointSource(server.url, limiter=limiter)])
+    chain = EndpointChain([ActionApi(api.url, limiter=limiter), EndpointSource(server.url, limiter=limiter)])
     server.fault = first(1, status(429, OUTAGE))
     assert WikidataCache(chain).find("Philadelphia") == ("Q1345",)
     assert clock.slept == [pytest.approx(65, abs=20)] and api.requests == []
@@ -134,7 +134,7 @@ def test_question_that_needs_sparql_waits_for_it(server: Server, api: ApiServer)
 
 
 @pytest.mark.parametrize("kind", ["in", "named"])
-def test_api_alone_says_what_it_lacks(kind: Kind, source: ActionApiSource) -> None:
+def test_api_alone_says_what_it_lacks(kind: Kind, source: ActionApi) -> None:
     for ask in (lambda: list(source.ask(TEMPLATES[kind], ["Q1"])), lambda: source.select("SELECT ?s { ?s ?p ?o }")):
         with pytest.raises(EndpointError, match=r"the Action API can't answer .*Give a SPARQL endpoint too"):
             ask()
@@ -153,12 +153,12 @@ def test_api_alone_says_what_it_lacks(kind: Kind, source: ActionApiSource) -> No
 def test_api_waits_as_long_as_it_is_told(fault: Fault, wait: float | None, api: ApiServer) -> None:
     clock = SkippedTime()
     api.fault = fault
-    found = values(ActionApiSource(api.url, limiter=hasty(clock=clock)), "label", MANY)
+    found = values(ActionApi(api.url, limiter=hasty(clock=clock)), "label", MANY)
     assert sorted(found) == sorted(MANY) and found["Q30"] == ["United States of America", "en"]
     assert wait is None or clock.slept[0] == pytest.approx(wait, rel=0.3)
 
 
-def test_too_large_answer_is_halved(api: ApiServer, source: ActionApiSource) -> None:
+def test_too_large_answer_is_halved(api: ApiServer, source: ActionApi) -> None:
     def limited(handler: QuietHandler, _: bytes) -> bool:
         return len(api.requests[-1][0]["ids"].split("|")) > 20 and reply(handler, 200, b'{"entities": {"Q1": ')
 

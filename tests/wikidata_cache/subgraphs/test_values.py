@@ -19,7 +19,7 @@ from tests.wikidata_cache.full_graph import PROP, RANK, RDF_TYPE, RDFS, WD, XSD
 from tests.wikidata_cache.wikidata_helpers import Server, as_json, facts, run_cli, write_edits, written
 from wikidata_cache import WikidataCache, open_source
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.endpoints.action_api import ActionApiSource
+from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.sources.graph_files import load_files
@@ -130,7 +130,7 @@ def test_every_road_gives_the_same_values(dump: Path, server: Server, api: ApiSe
     roads = [
         WikidataCache(dump),
         WikidataCache(EndpointSource(server.url)),
-        WikidataCache(ActionApiSource(api.url, limiter=hasty())),
+        WikidataCache(ActionApi(api.url, limiter=hasty())),
         WikidataCache(tmp_path / "rdf"),
         WikidataCache(tmp_path / "json"),
     ]
