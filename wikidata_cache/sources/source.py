@@ -7,7 +7,7 @@ that answer SPARQL 1.1 SELECT. Answers are sorted and complete, so that differen
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -123,34 +123,24 @@ class Source(Protocol):
     """Anything that answers the questions of `templates.py`; answers are sorted and complete."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The name of the source for messages: file names, a folder, a URL."""
 
+    @abstractmethod
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return where the statements of these ids come from, with hashes or times, as plain JSON values."""
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield answers as soon as they are known; together they have a fact of `template.kind` for every id."""
 
+    @abstractmethod
     def select(self, query: str) -> Sequence[Binding]:
-        """Return the rows of a user's own SELECT query."""
+        """Return the rows of a user's own SELECT query, in any order."""
 
 
-class SparqlSource(ABC):
+class SparqlSource(Source):
     """Base class of sources that answer SPARQL 1.1 SELECT; a subclass adds `name`, `provenance` and `select`."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The name of the source, for messages."""
-
-    @abstractmethod
-    def provenance(self, ids: Iterable[str] = ()) -> Provenance:
-        """Return where the statements of these ids come from, as plain JSON values."""
-
-    @abstractmethod
-    def select(self, query: str) -> Sequence[Binding]:
-        """Return the rows of a SELECT query, in any order."""
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield one answer for each block of `template.size` ids; raises the errors of `read_answer`."""
