@@ -6,8 +6,8 @@ object by another, (s, r, o -> o*); what is only added, only removed, or replace
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import TypeVar
@@ -16,6 +16,7 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.deny_lists import meta_properties
 
 Thing = TypeVar("Thing")
+Pair = tuple[str, str]  # relation, object
 _BLOCK = 500  # ids that are looked up at once
 
 
@@ -45,20 +46,21 @@ class Changes:
     def _internal(self) -> frozenset[str]:
         return meta_properties()
 
-    def compare(self, subject: str, old: Iterable[Sequence[str]], new: Iterable[Sequence[str]], *, time: str) -> None:
-        """Add what differs between the (relation, object) pairs of a subject; `time` is that of the new ones."""
+    def compare(self, subject: str, old: Iterable[Pair], new: Mapping[Pair, str]) -> None:
+        """Add what differs between the (relation, object) pairs of a subject; `new` has the time of each new one."""
         self.compared += 1
         gone, come = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
-        was, now = {tuple(pair) for pair in old}, {tuple(pair) for pair in new}
-        for relation, value in sorted(was - now):
+        was = set(old)
+        for relation, value in sorted(was - new.keys()):
             gone[relation].append(value)
-        for relation, value in sorted(now - was):
+        for relation, value in sorted(new.keys() - was):
             come[relation].append(value)
         for relation in sorted(gone.keys() | come.keys()):
             if relation in self._internal:
                 continue
             match gone[relation], come[relation]:
                 case [one], [other]:
+                    time = new[relation, other]
                     self.found.append(Change(subject=subject, relation=relation, old=one, new=other, time=time))
                 case [], _:
                     self.others["objects were only added"] += 1
@@ -85,7 +87,7 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
         old, new = (store.look_up(graph, "out", ids, as_of=time) for time in (since, until))
         origins = store.origins(graph, "out", ids, as_of=until)
         for item in sorted(old.keys() & new.keys()):
-            changes.compare(item, old[item], new[item], time=origins[item][1])
+            changes.compare(item, map(tuple, old[item]), dict.fromkeys(map(tuple, new[item]), origins[item][1]))
     return changes
 
 
@@ -101,13 +103,9 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
     changes = Changes()
     for ids in _blocks(store.ids(graph, "claims")):
         for item, claims in sorted(store.look_up(graph, "claims", ids).items()):
-            was, now = ([claim[:2] for claim in claims if _is_true(claim, time[:10])] for time in (since, until))
-            changes.compare(item, was, now, time=until)
-            starts = {(claim[0], claim[1]): claim[3] for claim in claims if _is_true(claim, until[:10])}
-            changes.found = [
-                replace(one, time=starts[one.relation, one.new] or one.time) if one.subject == item else one
-                for one in changes.found
-            ]
+            was, now = ([claim for claim in claims if _is_true(claim, time[:10])] for time in (since, until))
+            starts = {(relation, value): start or until for relation, value, _, start, _ in now}
+            changes.compare(item, ((relation, value) for relation, value, *_ in was), starts)
     return changes
 
 
