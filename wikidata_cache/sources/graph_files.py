@@ -68,7 +68,7 @@ def load_file(store: Store, path: Path) -> str:
     if not is_graph_file(path):
         raise GraphFileError(path, f"is not a graph file; expected a name ending in {', '.join(SUFFIXES)}")
     with open_graph_file(path) as reader:
-        if ".tsv" in path.name.lower()[-7:]:
+        if path.name.lower().endswith((".tsv", ".tsv.gz")):
             store.bulk_extend(_tsv_quads(reader, path))
         else:
             try:

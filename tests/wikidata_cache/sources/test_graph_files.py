@@ -27,6 +27,11 @@ def test_tsv_header_is_optional(tmp_path: Path) -> None:
     assert facts(open_source(tmp_path / "c.tsv.gz")).named(["borders"]) == {"borders": ("P1",)}
 
 
+def test_last_ending_of_a_name_is_the_format(tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv.nt").write_bytes(LINE % 1)
+    assert facts(open_source(tmp_path / "rows.tsv.nt")).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
+
+
 @pytest.mark.parametrize(
     "content",
     [
