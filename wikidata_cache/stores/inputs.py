@@ -38,7 +38,7 @@ _FORMS: dict[Kind, re.Pattern[bytes]] = {
     "N-Triples": re.compile(rb"\s*(?:<[^>]*>|_:\S+)[ \t]*<"),
     "CoDEx labels": re.compile(rb'\s*\{\s*"[QP][0-9]+"\s*:'),
     "JSON dump": re.compile(rb'\s*(?:\[\s*(?:$|\{)|\{\s*"(?:type|id|pageid)")'),
-    "KGTK": re.compile(rb"(?=[^\n]*\bnode1\b)(?=[^\n]*\blabel\b)(?=[^\n]*\bnode2\b)[^\n]*\t"),
+    "KGTK": re.compile(b"".join(rb"(?=(?:[^\n]*\t)?%s[\t\r\n])" % name for name in (b"node1", b"label", b"node2"))),
     "TSV": re.compile(rb"[^\n\t]+\t[^\n]*"),
 }
 _TURTLE = re.compile(rb"\s*(?:@prefix|@base|prefix\s|base\s)", re.IGNORECASE)

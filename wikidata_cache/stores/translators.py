@@ -59,7 +59,7 @@ def _plain_row(cells: list[str]) -> Iterable[bytes]:
 
 def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
     """Return a translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows."""
-    names = header.decode().strip("\ufeff\r\n").split("\t")
+    names = header.decode(errors="replace").strip("\ufeff\r\n").split("\t")
     subject, relation, value = (names.index(name) for name in ("node1", "label", "node2"))
 
     def row(cells: list[str]) -> Iterable[bytes]:

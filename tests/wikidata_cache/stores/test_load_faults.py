@@ -25,6 +25,8 @@ BAD = {
     "latin.tsv": (b"Q1\tP31\tQ2\nQ1\tlabel\tcaf\xe9\n", 2, "is not UTF-8"),
     "columns.tsv": (b"Q1\tP31\tQ2\n\nQ1\tP31\n", 3, "expected three tab-separated cells"),
     "cells.tsv": (b"node1\tlabel\tnode2\nQ1\tP31\tQ2\nQ1\tP31\n", 3, "found 2 cells; expected 3"),
+    "names.tsv": (b"my node1\tlabel\tnode2\nQ1\tP31\tQ2\n", 1, "expected three tab-separated cells"),
+    "header.tsv": (b"node1\tlabel\tnode2\tcaf\xe9\nQ1\tP31\tQ2\t\n", 1, "is not UTF-8"),
     "no_end.nt": (GOOD + GOOD[:-3], 2, "is not N-Triples"),
     "middle.json": (b'[\n{"type":"item","id":"Q1","claims":{"P31":[]}},\n{"type":"it\n]\n', 3, "is not an entity"),
 }
