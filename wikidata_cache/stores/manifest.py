@@ -22,6 +22,7 @@ from pyoxigraph import Quad, RdfFormat, Store, parse
 
 from wikidata_cache.errors import StoreError
 from wikidata_cache.progress import Bar
+from wikidata_cache.safe_json import parse as parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
             problem = f"is not a store, because it has no {MANIFEST}; {make}"
         raise StoreError(folder, problem)
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         version = found.pop("format")
         if version != FORMAT:
             raise StoreError(

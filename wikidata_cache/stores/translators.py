@@ -180,7 +180,7 @@ def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
         try:
             return [
                 text_line(entity, kind, words, language)
-                for entity, texts in json.loads(text).items()
+                for entity, texts in parse(text).items()
                 for kind in ("label", "description")
                 if (words := texts.get(kind)) and words.strip() and is_entity(entity)
             ]

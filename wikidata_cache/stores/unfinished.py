@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import StoreError
+from wikidata_cache.safe_json import parse
 from wikidata_cache.stores.manifest import LABELS, MANIFEST, SourceFile
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def discard(folder: Path) -> None:
 
 def _resumed(folder: Path, plan: list[object]) -> Progress | None:
     try:
-        found = Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+        found = Progress(**parse((folder / PROGRESS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
     if found.plan != json.loads(json.dumps(plan)):

@@ -131,6 +131,15 @@ def test_cut_off_file_after_others_is_no_bad_line(tmp_path: Path) -> None:
         assert "--skip-bad-lines" not in str(caught.value)  # does not help
 
 
+def test_nested_labels_are_a_bad_file(tmp_path: Path) -> None:
+    folder = tmp_path / "codex" / "entities" / "en"
+    folder.mkdir(parents=True)
+    written(tmp_path / "codex" / "train.txt", "Q1\tP31\tQ2\n")
+    written(folder / "labels.json", f'{{"Q1": {"[" * 100_000}')
+    with pytest.raises(GraphFileError, match=r"labels\.json, line 1: expected .*nested too deeply"):
+        load([tmp_path / "codex"], tmp_path / "wd")
+
+
 def test_missing_and_repeated_sources_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "g.nt", GOOD.decode())
     with pytest.raises(GraphFileError, match="does not exist"):

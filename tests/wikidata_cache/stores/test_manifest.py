@@ -89,6 +89,7 @@ def scribble(path: Path, *, keep_time: bool = False) -> None:
         (lambda store: change(store, files={"labels.sqlite": 7}), "manifest.json cannot be read"),
         (lambda store: (store / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda store: (store / "manifest.json").write_text("[1]"), "manifest.json cannot be read"),
+        (lambda store: (store / "manifest.json").write_text("[" * 100_000), "manifest.json cannot be read.*too deeply"),
         (lambda store: (store / "labels.sqlite").unlink(), "is incomplete: labels.sqlite is missing"),
         (lambda store: table(store).unlink(), r"is incomplete: oxigraph/\d+.sst is missing"),
         (lambda store: table(store).write_bytes(table(store).read_bytes()[:-9]), r"has \d+ bytes instead of \d+"),
