@@ -106,6 +106,12 @@ def test_command_writes_a_table_that_is_read_again(graph: Path, tmp_path: Path) 
         run_cli("rules", graph, "--support", "50")
 
 
+def test_labels_with_line_breaks_do_not_break_the_table(graph: Path, tmp_path: Path) -> None:
+    graph.write_text(graph.read_text().replace("the P17", "the\u2028P17\x85"), encoding="utf-8")
+    run_cli("rules", graph, "--support", "1", "--confidence", "0.3", "--out", tmp_path / "rules.tsv")
+    assert CITIZEN in map(str, read_rules(tmp_path / "rules.tsv").all)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -10,6 +10,7 @@ import typer
 from wikidata_cache.atomic import check_out, write_atomically
 from wikidata_cache.cli.console import echo
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.terminal import one_line
 
 
 def rules(
@@ -55,7 +56,7 @@ def rules(
             f"{opened.source.name} has no rule with --support {support} and --confidence {confidence}; give less."
         )
     labels = opened.labels({name for rule in found.all for name in rule.relations})
-    rows = [f"{rule}\t{rule.support}\t{rule.confidence}\t{rule.words(labels)}" for rule in found.all]
+    rows = [f"{rule}\t{rule.support}\t{rule.confidence}\t{one_line(rule.words(labels))}" for rule in found.all]
     if out is None:
         echo("\n".join(rows))
     else:

@@ -139,7 +139,7 @@ def read_rules(path: str | Path) -> Rules:
     """
     path = Path(path).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BadOptionError(f"{path} can't be read ({error}); expected a file of `wikidata-cache rules`.") from error
     found = []
