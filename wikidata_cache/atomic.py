@@ -1,6 +1,6 @@
 """Replace files atomically: even after a crash, a reader sees either the old file or the complete new file.
 
-`check_out` refuses, before the work, a file that cannot be written.
+`check_out` refuses, before the work, a file that cannot be written. `user_path` reads a path as a user writes it.
 """
 
 import gzip
@@ -38,6 +38,11 @@ def replacing(path: Path) -> Iterator[Path]:
         if error.errno is None:
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path with the home folder for `~`; `~name` of no user of this machine is a name like any other."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises for such a name
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import cache_file, pack_files
 from wikidata_cache.answers.store import AnswerStore, Inventory, take_inventory
+from wikidata_cache.atomic import user_path
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump, offline_forced
 from wikidata_cache.errors import WikidataCacheError
@@ -117,7 +118,7 @@ def _check_store(graph: SourceSpec) -> Finding | None:
     """Check the database of a store; None for another kind of graph."""
     if not isinstance(graph, str | Path):
         return None
-    folder = Path(str(graph).removeprefix("oxigraph:")).expanduser()
+    folder = user_path(str(graph).removeprefix("oxigraph:"))
     try:
         store = store_of(folder)
         is_plain = store is None and is_engine(folder)

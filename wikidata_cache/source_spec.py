@@ -12,6 +12,7 @@ from typing import TypedDict
 from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
 from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
 from wikidata_cache.answers.store import AnswerStore, open_pack
+from wikidata_cache.atomic import user_path
 from wikidata_cache.endpoints.action_api import ActionApi, is_action_api
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
@@ -92,7 +93,7 @@ def open_source(
     if wrong := next((url for url in urls if not is_http_address(url)), None):
         raise SourceStringError(f"{wrong!r} is not the address of an endpoint; expected such as https://host/sparql.")
     others = [part for part in parts if part not in urls]
-    stores = [part for part in others if part.startswith("oxigraph:") or is_store(Path(part).expanduser())]
+    stores = [part for part in others if part.startswith("oxigraph:") or is_store(user_path(part))]
     if (urls or stores) and len(others) + bool(urls) > 1:
         raise SourceStringError(f"{(stores or urls)[0]} cannot be combined with other sources; give it alone.")
     if others and as_of is not None:
@@ -101,7 +102,7 @@ def open_source(
             f"(--as-of), or leave out the graph."
         )
     if stores:
-        return OxigraphSource.from_store(Path(stores[0].removeprefix("oxigraph:")))
+        return OxigraphSource.from_store(user_path(stores[0].removeprefix("oxigraph:")))
     if others:
         return OxigraphSource.from_files([file for part in others for file in _files(part)])
 
@@ -161,13 +162,13 @@ def _parts(spec: SourceSpec) -> list[str]:
 
 def _exists(spec: str) -> bool:
     try:
-        return Path(spec).expanduser().exists()
-    except (OSError, RuntimeError):  # the list of many files is longer than a file name may be
+        return user_path(spec).exists()
+    except OSError:  # the list of many files is longer than a file name may be
         return False
 
 
 def _files(part: str) -> list[Path]:
-    path = Path(part).expanduser()
+    path = user_path(part)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_graph_file(file))
         if not files:

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from kg_edit.covariance.files import Manifest, check_moment
 from kg_edit.errors import ConfigError, CovarianceError, OutputError
 from kg_edit.storage.atomic import replacing
+from wikidata_cache.atomic import user_path
 
 _ENDINGS = (".safetensors", ".json")
 
@@ -110,7 +111,7 @@ def open_place(text: str, *, private: bool = False) -> RemoteFolder:
     if text.startswith("file://"):
         return FolderPlace(Path(unquote(urlsplit(text).path)))
     if text.startswith(("/", ".", "~")):
-        return FolderPlace(Path(text).expanduser())
+        return FolderPlace(user_path(text))
     repository = text.removeprefix("hf:")
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise ConfigError(f"{text!r} is neither a hub repository OWNER/NAME nor a folder; write a folder as ./NAME")

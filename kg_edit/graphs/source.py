@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectEr
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import check_graph_name, packaged_graph
 from kg_edit.storage.run_folder import NAMES_A_FILE, digest
+from wikidata_cache.atomic import user_path
 from wikidata_cache.errors import (
     AmbiguousLabelError,
     BadOptionError,
@@ -267,7 +267,7 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
     parts = [names] if isinstance(names, str | Path) else list(names)
     for part in parts:
         check_graph_name(str(part))
-    paths = [Path(os.path.expanduser(part)) for part in parts]  # noqa: PTH111 - unlike Path's, it never raises
+    paths = [user_path(part) for part in parts]
     try:
         if own := [path for path in paths if has_names(path)]:
             if len(own) < len(paths):

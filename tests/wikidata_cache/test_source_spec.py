@@ -61,6 +61,17 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert facts(open_source("~/wd")).out(["Q1"]) == facts(open_source("~/g.nt")).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
 
 
+def test_tilde_of_no_user_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GraphFileError, match=r"~nobody-here/g\.nt: does not exist"):
+        open_source("~nobody-here/g.nt")
+    Path("~nobody-here").mkdir()
+    Path("~nobody-here/g.nt").write_text(LINE)
+    load(["~nobody-here/g.nt"], "~nobody-here/wd")
+    assert facts(open_source("~nobody-here/wd")).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
+    assert open_source(None, cache="~nobody-here/c.sqlite").name == "wikidata (~nobody-here/c.sqlite)"
+
+
 def test_as_of_requires_a_cache(tmp_path: Path) -> None:
     (tmp_path / "g.nt").write_text(LINE)
     with pytest.raises(BadOptionError, match=r"g\.nt is a local graph without versions.*Leave out as_of"):

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import platformdirs
 
+from wikidata_cache.atomic import user_path
 from wikidata_cache.endpoints.action_api import is_action_api
 from wikidata_cache.endpoints.rate_limit import offline_forced, wants_contact
 from wikidata_cache.errors import BadOptionError
@@ -57,14 +58,14 @@ def cache_file(path: str | Path | None = None) -> Path:
     """Return the cache file: `path`, else KG_CACHE, else cache.sqlite in the user's cache folder."""
     chosen = path or os.environ.get("KG_CACHE", "").strip()
     if chosen:
-        return Path(chosen).expanduser()
+        return user_path(chosen)
     return Path(platformdirs.user_cache_dir("wikidata-cache", appauthor=False)) / "cache.sqlite"
 
 
 def pack_files(packs: Sequence[str | Path] = ()) -> list[Path]:
     """Return the read-only cache files: `packs`, else those of KG_PACKS (separated as in PATH)."""
     chosen = list(packs) or [part for part in os.environ.get("KG_PACKS", "").split(os.pathsep) if part.strip()]
-    return [Path(pack).expanduser() for pack in chosen]
+    return [user_path(pack) for pack in chosen]
 
 
 def utc(time: str) -> str:

@@ -59,7 +59,6 @@ class OxigraphSource(SparqlSource):
             StoreError: a store is incomplete, damaged or of another version.
             SourceStringError: there is no store, or one without triples.
         """
-        folder = folder.expanduser()
         if loaded := store_of(folder):
             manifest = read_manifest(loaded)
             store, name = open_database(loaded, manifest), loaded.resolve().name

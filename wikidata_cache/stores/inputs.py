@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from wikidata_cache.atomic import user_path
 from wikidata_cache.errors import GraphFileError
 from wikidata_cache.ids import LANGUAGES
 from wikidata_cache.stores import ntriples
@@ -88,14 +89,14 @@ class Input:
         return check_array_closed(chunks, bad.cut_off) if is_array else chunks
 
 
-def find_inputs(sources: Iterable[Path]) -> list[Input]:
+def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
     """Return the given files and the files of given folders, in order, each with its kind.
 
     Raises:
         GraphFileError: a file is missing, empty, of an unknown kind, or given twice.
     """
     files: list[Path] = []
-    for source in (source.expanduser() for source in sources):
+    for source in map(user_path, sources):
         found = [source]
         if source.is_dir():
             found = codex_files(source) or sorted(file for file in source.iterdir() if _NAMES.search(file.name))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wikidata_cache.atomic import write_atomically
+from wikidata_cache.atomic import user_path, write_atomically
 from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
 from wikidata_cache.ids import LANGUAGES, RDFS_LABEL, release
 from wikidata_cache.stores.chunks import Chunk, add_hashes, batches, open_chunks, read_ahead
@@ -95,8 +95,8 @@ def load(
     if not sources:
         raise BadOptionError("Nothing to load; name at least one file or folder.")
     options = options or LoadOptions()
-    target = Path(store).expanduser().resolve()
-    inputs = find_inputs(Path(source) for source in sources)
+    target = user_path(store).resolve()
+    inputs = find_inputs(sources)
     # Everything that decides the content: a load with another plan does not resume, but starts over. The labels file
     # nearby is loaded too if the sources have no labels.
     paths = [source.path for source in inputs]

@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from wikidata_cache.atomic import user_path
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import Statement
 
@@ -137,7 +138,7 @@ def read_rules(path: str | Path) -> Rules:
     Raises:
         BadOptionError: the file can't be read, or a row is not a rule; the message names the row and the field.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
