@@ -55,6 +55,6 @@ class Ke(Mend):
     def _editor_of(self, network: KeNetwork, note: dict[str, Any]) -> Editor:
         return Editor(
             weights=network.shapes,
-            factors=lambda prompt, factors: network.conditioned(self.model, [prompt]).factors(factors),
+            factors=lambda prompts, factors: network.conditioned(self.model, prompts).factors(factors),
             note=note,
         )

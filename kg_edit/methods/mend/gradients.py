@@ -53,6 +53,12 @@ def gradient_factors(
     return factors, float(loss.detach())
 
 
+def at_targets(prompt: Prompt, factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the factors u and delta, [..., tokens, size], of the tokens that predict the prompt's target only."""
+    count = len(prompt.target_ids)  # the last token that is read predicts the last one of the target
+    return {name: (u[..., -count:, :], delta[..., -count:, :]) for name, (u, delta) in factors.items()}
+
+
 def has_gradient(deltas: Tensor) -> Tensor:
     """Return a mask [...] of the tokens whose gradient [..., out] is not 0.
 
@@ -159,7 +165,9 @@ class EditedPasses:
                     right: Tensor = right,
                 ) -> Tensor:
                     inputs, mine = self._by_row(args[0]).float(), owners.to(output.device)
-                    pair = (factor.to(output.device)[mine] for factor in (left, right))
+                    pair = (factor.to(output.device) for factor in (left, right))
+                    if len(left) > 1:  # else all rows run with the same change
+                        pair = (factor[mine] for factor in pair)
                     return output + low_rank(inputs, *pair).to(output).reshape(output.shape)
 
                 stack.callback(self._modules[name].register_forward_hook(add).remove)

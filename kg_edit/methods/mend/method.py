@@ -58,13 +58,14 @@ class Editor:
 
     Attributes:
         weights: the names of the edited weights.
-        factors: the change of each weight, from the edit's prompt and the factors of its gradient.
+        factors: the change of each weight, from the prompts of the edits that are made together, and the factors of
+            their gradients.
         note: the network in the provenance of a patch.
         whole: whether the gradient is that of the whole statement.
     """
 
     weights: Iterable[str]
-    factors: Callable[[Prompt, Pairs], dict[str, Factors]]
+    factors: Callable[[Sequence[Prompt], Pairs], dict[str, Factors]]
     note: dict[str, Any]
     whole: bool = False
 
@@ -81,6 +82,7 @@ class Mend(StatementMethod):
     config: MendConfig
     file_format: ClassVar[NetworkFormat] = FORMAT
     manifest_class: ClassVar[type[NetworkManifest]] = MendManifest
+    network_class: ClassVar[type[MendNetwork]] = MendNetwork
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
@@ -107,7 +109,7 @@ class Mend(StatementMethod):
             ConfigError, ModelError: as `check_inputs`.
             PatchMismatchError: the editor was trained for another model.
         """
-        _ = self._editor
+        _ = self.editor
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
@@ -119,11 +121,8 @@ class Mend(StatementMethod):
 
     def _change(self, edit: Edit) -> tuple[Mapping[str, Factors], dict[str, Any]]:
         """Return the change of each weight for one edit, and the edit's record."""
-        editor = self._editor
-        with annotate_errors(edit):
-            prompt = whole_statement(self.row(edit)) if editor.whole else self.row(edit)
-            gradient, loss = gradient_factors(self.model, prompt, list(editor.weights))
-        factors = WeightPatch(factors=editor.factors(prompt, gradient)).scaled(self.config.strength).factors
+        prompt, gradient, loss = self.gradient(edit)
+        factors = self.factors([prompt], gradient)
         record = {
             **self.record(edit),
             "nll_before": round(loss, 6),
@@ -131,21 +130,37 @@ class Mend(StatementMethod):
         }
         return factors, record
 
+    def gradient(self, edit: Edit) -> tuple[Prompt, Pairs, float]:
+        """Return the row of an edit, the factors of its gradient for each weight, and its loss.
+
+        Raises:
+            ModelError: the loss or the gradient is not finite.
+        """
+        with annotate_errors(edit):
+            prompt = whole_statement(self.row(edit)) if self.editor.whole else self.row(edit)
+            return prompt, *gradient_factors(self.model, prompt, list(self.editor.weights))
+
+    def factors(self, prompts: Sequence[Prompt], gradients: Pairs) -> Mapping[str, Factors]:
+        """Return the editor's change of each weight, ``strength`` times."""
+        return WeightPatch(factors=self.editor.factors(prompts, gradients)).scaled(self.config.strength).factors
+
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, plus the digest of the editor and data on its training."""
         found = super().provenance()
-        found["methods"][0]["editor"] = self._editor.note
+        found["methods"][0]["editor"] = self.editor.note
         return found
 
     @cached_property
-    def _editor(self) -> Editor:
+    def editor(self) -> Editor:
+        """The editor of the settings."""
         folder = self._folder(self.config)
         return self.untrained() if folder is None else self.load(folder)
 
     def untrained(self) -> Editor:
         """Return the network before its training: one plain step of gradient descent."""
         shapes = weight_shapes(self.model, mlp_weights(self.model, self.config.blocks))
-        network = MendNetwork(shapes, rank=1, edit_lr=self.config.edit_lr).to(self.model.device).requires_grad_(False)
+        network = self.network_class(shapes, rank=1, edit_lr=self.config.edit_lr)
+        network.to(self.model.device).requires_grad_(False)
         return Editor(weights=shapes, factors=lambda _, factors: network.factors(factors), note={"digest": "untrained"})
 
     def load(self, folder: Path) -> Editor:
@@ -155,10 +170,13 @@ class Mend(StatementMethod):
             ModelError: the folder has no editor, or its file is damaged.
             PatchMismatchError: the editor was trained for another model.
         """
-        trained = FORMAT.trained(folder, self.model, MendManifest, MendManifest.network)
+        kind = self.manifest_class
+        assert issubclass(kind, MendManifest)  # noqa: S101 - KE, which has another, loads its own
+        trained = self.file_format.trained(folder, self.model, kind, kind.network)
+        network = trained.network
         return Editor(
-            weights=trained.network.shapes,
-            factors=lambda _, factors: trained.network.factors(factors),
+            weights=network.shapes,
+            factors=lambda _, factors: network.factors(factors),
             note=trained.note,
             whole=trained.manifest.training.gradient_of == "text",
         )

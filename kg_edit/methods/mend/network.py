@@ -49,14 +49,16 @@ class LowRankLayer(nn.Module):
 
 
 class MendNetwork(nn.Module):
-    """Two `LowRankLayer` for each shape of weight; their input for each token is [u, delta], normalised by feature.
+    """``layers`` of `LowRankLayer` for each shape of weight; their input for each token is [u, delta], normalised.
 
     ``shapes`` are (out, in) by the weights' names. The change of a weight is the sum over tokens of
     -rate * delta~ u~^T, with a learned rate for each weight. Before `normalise_by` and training, u~ = u and
     delta~ = delta, so the change is one step of gradient descent with ``edit_lr``.
     """
 
-    def __init__(self, shapes: Mapping[str, Shape], *, rank: int, edit_lr: float, seed: int = 0) -> None:
+    def __init__(
+        self, shapes: Mapping[str, Shape], *, rank: int, edit_lr: float, layers: int = 2, seed: int = 0
+    ) -> None:
         super().__init__()
         self.shapes = dict(sorted(shapes.items()))  # sorted, because tensors are named by a weight's index
         self._edit_lr = edit_lr
@@ -70,7 +72,7 @@ class MendNetwork(nn.Module):
         self.layers = nn.ModuleDict()
         for shape, members in same.items():
             self.layers[_key(shape)] = nn.ModuleList(
-                LowRankLayer(sum(shape), rank=rank, members=len(members), generator=generator) for _ in range(2)
+                LowRankLayer(sum(shape), rank=rank, members=len(members), generator=generator) for _ in range(layers)
             )
         self.log_rates = nn.Parameter(torch.zeros(len(self.shapes)))  # the logarithm of rate / edit_lr
         for place, shape in enumerate(self.shapes.values()):
@@ -102,6 +104,11 @@ class MendNetwork(nn.Module):
             state = layer(state, self._members[name])
         better, direction = state.split([inputs.shape[-1], deltas.shape[-1]], -1)
         return better, direction
+
+    @property
+    def rates(self) -> list[nn.Parameter]:
+        """The learned logarithms of numbers that each weight has of its own."""
+        return [self.log_rates]
 
     def rate(self, name: str) -> Tensor:
         """Return the learned rate of a weight, which is positive."""
@@ -196,6 +203,11 @@ class MendTraining(training.TrainingConfig):
     def at_once(self) -> dict[str, int]:
         """The settings with a number of training edits that are used at once; there must be as many as the largest."""
         return {"batch": self.batch, "normalise_on": self.normalise_on}
+
+    @property
+    def edits_a_step(self) -> int:
+        """The number of edits in a step of the optimiser."""
+        return self.batch
 
 
 class Validation(training.Validation):

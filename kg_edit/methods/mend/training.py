@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,12 +38,14 @@ from kg_edit.methods.mend.gradients import (
 )
 from kg_edit.methods.mend.network import FORMAT, MendManifest, MendTraining, Pairs, Validation
 from kg_edit.methods.trained.edits import digest_of, training_edits
-from kg_edit.methods.trained.files import Manifest
+from kg_edit.methods.trained.files import Manifest, NetworkFormat
 from kg_edit.methods.trained.training import CHECKPOINT_SECONDS, STATES, Progress, State, TrainingRun, run_training
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.lower_states import LowerStates, lower_states
+from kg_edit.models.prompts import Prompt
 
 _STATES_GB = 4.0  # more than that is not stored
+Trained = TypeVar("Trained", bound=MendManifest)
 
 
 def train(
@@ -72,7 +74,27 @@ def train(
         ModelError: a loss is not finite, or the file of an interrupted run is damaged.
         OutputError: ``out`` contains another run, or can't be written.
     """
-    manifest = MendManifest(
+    return train_editor(
+        model, edits, settings, out, MendManifest, MendRun, progress=progress, checkpoint_seconds=checkpoint_seconds
+    )
+
+
+def train_editor(
+    model: LanguageModel,
+    edits: Sequence[Edit | BenchmarkRecord],
+    settings: MendTraining,
+    out: Path,
+    kind: type[Trained],
+    run: type[MendRun],
+    *,
+    progress: bool,
+    checkpoint_seconds: float,
+) -> Trained:
+    """Train a network whose manifest is of the class ``kind``, by a training run of the class ``run``.
+
+    The other arguments and the errors are those of `train`.
+    """
+    manifest = kind(
         model=model.fingerprint,
         model_name=model.name,
         shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
@@ -83,8 +105,8 @@ def train(
         model,
         manifest,
         out,
-        lambda path: _Run(model, BatchOrder.of(model, edits, settings), manifest, path),
-        format=FORMAT,
+        lambda path: run(model, BatchOrder.of(model, edits, settings), manifest, path),
+        format=run.format,
         progress=progress,
         checkpoint_seconds=checkpoint_seconds,
     )
@@ -209,7 +231,7 @@ class EditorRun(TrainingRun[Validation]):
         """Compute the states of the lower blocks, if the steps draw each prompt twice or more."""
         rows, settings = {read_tokens(prompt) for prompt in self.order.prompts()}, self.order.settings
         # A step draws for each edit its own prompt, a paraphrase, an unrelated prompt, and the questions.
-        drawn = settings.steps * settings.batch * (3 + settings.questions)
+        drawn = settings.steps * settings.edits_a_step * (3 + settings.questions)
         size = sum(map(len, rows)) * self.model.width * self.model.model.dtype.itemsize
         if self._first and drawn >= 2 * len(rows) and size <= _STATES_GB * 1e9:
             self._lower = lower_states(self.model, rows, self._first, self._file, progress=progress)
@@ -221,37 +243,41 @@ class EditorRun(TrainingRun[Validation]):
         return done
 
 
-class _Run(EditorRun):
+class MendRun(EditorRun):
     """A training run of MEND."""
 
     name = "mend"
+    format: ClassVar[NetworkFormat] = FORMAT
 
     def __init__(self, model: LanguageModel, order: BatchOrder, manifest: MendManifest, path: Path) -> None:
         self._manifest, settings = manifest, manifest.training
         self._network = manifest.network().to(model.device)
         groups = [
             {"params": list(self._network.layers.parameters()), "lr": settings.learning_rate},
-            {"params": [self._network.log_rates], "lr": settings.rate_learning_rate},
+            {"params": self._network.rates, "lr": settings.rate_learning_rate},
         ]
         optimizer = torch.optim.Adam(groups)
-        state = State(format=FORMAT, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
+        state = State(format=self.format, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
         super().__init__(model, order, tuple(manifest.shapes), state, path)
 
     def begin(self) -> None:
-        """Measure the mean and the deviation of the factors, over all tokens with a gradient."""
+        """Measure the mean and the deviation of the factors, over all tokens that the network reads."""
         names = list(self._manifest.shapes)
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
         for prompt in self.order.for_normalising():
             factors, _ = gradient_factors(self.model, prompt, names)
-            for name, (inputs, deltas) in factors.items():
-                alive = has_gradient(deltas)
-                found[name].append((inputs[alive], deltas[alive]))
+            for name, pair in self.read_by_network(prompt, factors).items():
+                found[name].append(pair)
         self._network.normalise_by(
             {
                 name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs]))
                 for name, pairs in found.items()
             }
         )
+
+    def read_by_network(self, prompt: Prompt, factors: Pairs) -> Pairs:
+        """Return the factors of the tokens that the network reads: those with a gradient."""
+        return {name: (u[has_gradient(delta)], delta[has_gradient(delta)]) for name, (u, delta) in factors.items()}
 
     def backward(self, step: int) -> Mapping[str, str]:
         """Compute the losses of the step's rows and their gradient; return the losses to display."""
@@ -260,6 +286,7 @@ class _Run(EditorRun):
         return {"edit": f"{losses.edit:.2f}", "kl": f"{losses.locality:.3f}"}
 
     def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
+        """Return the losses after the edits of ``rows``."""
         settings = self._manifest.training
         weights = {"edit_weight": settings.edit_weight, "locality_weight": settings.locality_weight}
         return losses_after(self.model, self._network, rows, lower=lower, **weights)
