@@ -159,5 +159,9 @@ def test_command_in_a_sentence_exists(page: DocPage, kg_edit: Run) -> None:
     """`kg-edit plan --model …` and the like: the command is there; what it does is tested where it is."""
     named = set(re.findall(r"`kg-edit ([a-z-]+)(?: ([a-z]+))?", page.text.replace("\n", " ")))
     for name, sub in sorted(named):
-        words = (name, sub) if name in ("patch", "data", "mend", "ke", "serac", "covariance") and sub else (name,)
+        words = (
+            (name, sub)
+            if name in ("patch", "data", "mend", "ke", "malmen", "rledit", "serac", "covariance") and sub
+            else (name,)
+        )
         assert kg_edit(*words, "--help").code == 0, words

@@ -1,4 +1,4 @@
-"""`kg-edit ke train`, `mend train` and `serac train`: train the network that a method edits with.
+"""`kg-edit mend train`, and so for KE, MALMEN, RLEdit and SERAC: train the network that a method edits with.
 
 They learn from a file of edits. The result is a folder for `--set network=FOLDER`.
 """
@@ -48,12 +48,14 @@ _EXAMPLE = """Examples:
 """
 _TRAINS = {  # method: what is trained
     "ke": "Train the editing network of KE, for `--method ke --set network=OUT`.",
+    "malmen": "Train the editing network of MALMEN, for `--method malmen --set network=OUT`.",
     "mend": "Train the editing network of MEND, for `--method mend --set network=OUT`.",
+    "rledit": "Train the editing network of RLEdit, for `--method rledit --set network=OUT`.",
     "serac": "Train the classifier and the counterfactual model of SERAC, for `--set network=OUT`.",
 }
+_OF_AN_EDITOR = (("-log p (new target)", "edit", 3), ("KL elsewhere", "locality", 4), ("loss", "total", 4))
 _LOSSES = {  # method: (column, field of a validation, decimals)
-    "ke": (("-log p (new target)", "edit", 3), ("KL elsewhere", "locality", 4), ("loss", "total", 4)),
-    "mend": (("-log p (new target)", "edit", 3), ("KL elsewhere", "locality", 4), ("loss", "total", 4)),
+    **dict.fromkeys(("ke", "malmen", "mend", "rledit"), _OF_AN_EDITOR),
     "serac": (
         ("-log p (new target)", "edit", 3),
         ("scope", "scope", 3),
@@ -105,6 +107,16 @@ def _training_of(method: str) -> tuple[type[MethodConfig], Callable[..., Network
         from kg_edit.methods.ke.training import train as train_ke
 
         return KeTraining, train_ke
+    if method == "malmen":
+        from kg_edit.methods.malmen.network import MalmenTraining
+        from kg_edit.methods.malmen.training import train as train_malmen
+
+        return MalmenTraining, train_malmen
+    if method == "rledit":
+        from kg_edit.methods.rledit.network import RLEditTraining
+        from kg_edit.methods.rledit.training import train as train_rledit
+
+        return RLEditTraining, train_rledit
     if method == "mend":
         from kg_edit.methods.mend.network import MendTraining
         from kg_edit.methods.mend.training import train as train_mend
@@ -162,7 +174,9 @@ def _show(method: str, manifest: Any, out: Path) -> None:
         values = [(getattr(found, field), decimals) for _, field, decimals in _LOSSES[method]]
         cells = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in values]
         table.add_row(f"{found.step}{' *' if found.step == manifest.steps else ''}", *cells)
-    stdout().print(table, "measured on held-out edits, each edited alone; * marks the saved step")
+    together = {"malmen": "edited in batches", "rledit": "edited in sequences of batches"}
+    how = together.get(method, "each edited alone")
+    stdout().print(table, f"measured on held-out edits, {how}; * marks the saved step")
     say(f"{out}: network.safetensors, run.json; use --method {method} --set network={out}")
 
 

@@ -1,1 +1,1 @@
-"""What methods share that train a network (MEND, KE, SERAC): its file, its training edits, its training."""
+"""What MEND, MALMEN, RLEdit, KE and SERAC share, which train a network: its file, its training edits, its training."""

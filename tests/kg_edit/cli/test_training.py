@@ -1,4 +1,4 @@
-"""`kg-edit ke train`, `mend train` and `serac train`, and an edit with each network."""
+"""`kg-edit mend train`, and so for KE, MALMEN, RLEdit and SERAC; and an edit with each network."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from kg_edit.methods.trained.files import NETWORK
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, rows, tiny_folder
 from tests.kg_edit.datasets.rows import MQUAKE, written
 from tests.kg_edit.methods.ke.test_ke import quick as quick_ke
+from tests.kg_edit.methods.malmen.examples import quick as quick_malmen
+from tests.kg_edit.methods.malmen.examples import quick_sequence as quick_rledit
 from tests.kg_edit.methods.mend.examples import edits
 from tests.kg_edit.methods.mend.examples import quick as quick_mend
 from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
@@ -22,7 +24,13 @@ from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 MINE = {"subject": "Rome", "prompt": "{} lies in the country of", "target_new": "Japan", "target_new_id": "Q12"}
-QUICK: dict[str, BaseModel] = {"ke": quick_ke(), "mend": quick_mend(normalise_on=6), "serac": quick_serac()}
+QUICK: dict[str, BaseModel] = {
+    "ke": quick_ke(),
+    "malmen": quick_malmen(normalise_on=6),
+    "mend": quick_mend(normalise_on=6),
+    "rledit": quick_rledit(normalise_on=6),
+    "serac": quick_serac(),
+}
 
 
 def options(settings: BaseModel, *, without: str = "") -> list[str]:
@@ -40,7 +48,8 @@ def many(place: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "method", ["mend", *(pytest.param(method, marks=pytest.mark.slow) for method in ("ke", "serac"))]
+    "method",
+    ["malmen", "mend", *(pytest.param(method, marks=pytest.mark.slow) for method in ("ke", "rledit", "serac"))],
 )
 def test_network_is_trained_and_edited_with(
     method: str, kg_edit: Run, place: Path, many: Path, tiny_folder: Path

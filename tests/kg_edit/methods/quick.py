@@ -13,7 +13,8 @@ _ADAPTER: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 _TUNING: dict[str, Any] = {"layer": 1, "steps": 4, "learning_rate": 0.01}
 
 # What a method needs that has no network of its own at hand
-UNTRAINED: dict[str, dict[str, Any]] = {name: {"untrained": True} for name in ("ke", "mend", "serac")}
+_TRAINED = ("ke", "malmen", "mend", "rledit", "serac")
+UNTRAINED: dict[str, dict[str, Any]] = {name: {"untrained": True} for name in _TRAINED}
 
 QUICK: dict[str, dict[str, Any]] = {
     "adalora": {"steps": 4, "rank": 2, "initial_rank": 3, "warm_up": 1, "final": 0, "learning_rate": 0.05},
@@ -44,6 +45,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "kn": {"steps": 2, "context_lengths": [[4, 1]]},
     "locft": {**_TUNING, "batch_size": 2},
     "lora": {"steps": 4, "rank": 2, "learning_rate": 0.005},
+    "malmen": UNTRAINED["malmen"],
     "mello": {"shots": 0, "steps": 1, "tokens": 4},
     "memit": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "memit-kg": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "statements": 1, "composed": 1},
@@ -55,6 +57,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "popularity-retrieval": {},
     "r-rome": _RANK_ONE,
     "rag": {},
+    "rledit": UNTRAINED["rledit"],
     "rome": _RANK_ONE,
     "rome-kg": {**_RANK_ONE, "statements": 1, "composed": 1},
     "serac": UNTRAINED["serac"],

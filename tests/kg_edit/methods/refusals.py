@@ -66,7 +66,9 @@ _NO_NUMBER = {
     "grace": Refusal(ModelError, "the loss of the value is not finite; give a lower learning_rate", _FIRST),
     "kn": Refusal(PatchError, "no neuron for the old answer 'Miami Heat' after 'LeBron James plays for'", _FIRST),
     "ke": _NO_GRADIENT,
+    "malmen": _NO_GRADIENT,
     "mend": _NO_GRADIENT,
+    "rledit": _NO_GRADIENT,
     "ultraedit": _NO_GRADIENT,
 }
 

@@ -32,7 +32,7 @@ def test_network_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in trained.network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["ke", "mend", "serac"])
+@pytest.mark.parametrize("name", ["ke", "malmen", "mend", "rledit", "serac"])
 def test_missing_network_names_the_command(name: str, tmp_path: Path) -> None:
     """Before a model is loaded: without the setting, with two that exclude each other, and with an empty folder."""
     method = find_method(name)

@@ -1,0 +1,3 @@
+"""MALMEN: a network turns the gradients of many edits into one update, by least squares; with its training."""
+
+METHODS = {"malmen": "method:Malmen"}

@@ -1,0 +1,3 @@
+"""RLEdit: MALMEN's network, trained on sequences of batches whose updates stay in the weights."""
+
+METHODS = {"rledit": "method:RLEdit"}

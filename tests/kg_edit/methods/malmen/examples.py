@@ -1,0 +1,47 @@
+"""Toy edits that can be made together, and settings with which training takes a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.malmen.network import MalmenTraining
+from kg_edit.methods.rledit.network import RLEditTraining
+from tests.kg_edit.methods.mend.examples import PEOPLE, PLACES, edits
+
+_PROMPTS = ("{} originates from", "The capital of {} is", "The river of {} is")
+_SMALL: dict[str, Any] = {
+    "blocks": 2,
+    "rank": 8,
+    "steps": 6,
+    "normalise_on": 8,
+    "validation": 4,
+    "validate_every": 2,
+    "learning_rate": 0.01,
+    "rate_learning_rate": 0.1,
+    "edit_lr": 1e-3,
+    "texts": 3,
+    "text_tokens": 4,
+}
+
+
+def apart() -> tuple[Edit, ...]:
+    """Eighteen edits with eighteen prompts, each with a paraphrase and a neighbour."""
+    some = {edit.subject: edit for edit in edits()}
+    return tuple(
+        some[person].model_copy(
+            update={"id": f"{person}, {number}", "prompt": prompt, "target_new": PLACES[(place + number) % 3]}
+        )
+        for place, person in enumerate(PEOPLE)
+        for number, prompt in enumerate(_PROMPTS)
+    )
+
+
+def quick(**settings: Any) -> MalmenTraining:
+    """Six steps of four edits together on the last two blocks."""
+    return MalmenTraining.preset("default", {**_SMALL, "batch": 4, **settings})
+
+
+def quick_sequence(**settings: Any) -> RLEditTraining:
+    """Six steps of two updates by two edits each."""
+    return RLEditTraining.preset("default", {**_SMALL, "batch": 2, "length": 2, "look_back": 2, **settings})
