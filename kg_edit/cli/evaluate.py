@@ -15,13 +15,18 @@ import typer
 from kg_edit.cli.console import say, stdout
 from kg_edit.cli.evaluation import JUDGE, Evaluation
 from kg_edit.cli.fields import with_fields_of
-from kg_edit.cli.options import CHECKS, MACHINE, Out, Overwrite, refuse_unused
+from kg_edit.cli.method_plan import open_graph
+from kg_edit.cli.options import CHECKS, MACHINE, Contact, GivenGraph, Out, Overwrite, refuse_unused
 from kg_edit.errors import ConfigError
 from kg_edit.storage.run_folder import is_run, read_settings
 from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kg_edit.datasets.record import BenchmarkRecord
+    from kg_edit.edits.files import LabelSource
     from kg_edit.evaluation.judge import Judge
     from kg_edit.evaluation.summary import Summary
 
@@ -79,10 +84,10 @@ def evaluate(
         refuse_unused(context, ("judge_model",), "without --judge", way="also give --judge URL")
     chosen = _judge_at(judge_url, judge_model) if judge_url else None
     if chosen:
-        from kg_edit.datasets import read_dataset
         from kg_edit.evaluation.judge import cases_to_judge
 
-        cases_to_judge(read_dataset(evaluation.dataset, evaluation.data, keep_going=True).records)
+        records = _records(evaluation.dataset, evaluation.data, evaluation.opened_graph())
+        cases_to_judge(records)
     if ray and overwrite:
         raise ConfigError("--overwrite has no effect with --ray; give another --out, or delete the folder")
     if ray and evaluation.config.shard:
@@ -99,7 +104,7 @@ def evaluate(
         rows = f"{number_of(len(skipped), 'row')} of the whole file that can't be read"
         typer.echo(f"skipped {rows}: {', '.join(skipped)}", err=True)
     if chosen:
-        _judge(out, evaluation.data, evaluation.dataset, chosen)
+        _judge(out, records, chosen)
     if summary.provenance["failed"] == summary.n > 0:  # a shard may have no record
         raise typer.Exit(1)  # no edit could be made
 
@@ -127,6 +132,8 @@ def judge(
         str, typer.Option("--judge-model", metavar="NAME", help="Name of the judge model at the server.")
     ] = "default",
     dataset: Annotated[str, typer.Option(help="Benchmark of the run.")] = "counterfact-plus",
+    graph: GivenGraph = None,
+    contact: Contact = None,
 ) -> None:
     """Let a language model judge the greedy answers of a run.
 
@@ -139,7 +146,7 @@ def judge(
     """
     if not run.is_dir():
         read_settings(run)
-    _judge(run, data, dataset, _judge_at(url, model))
+    _judge(run, _records(dataset, data, open_graph(graph, contact)), _judge_at(url, model))
 
 
 def _judge_at(url: str, model: str) -> Judge:
@@ -149,12 +156,18 @@ def _judge_at(url: str, model: str) -> Judge:
     return Judge(url=url, model=model, key=os.environ.get(KEY))
 
 
-def _judge(run: Path, data: Path, dataset: str, judge: Judge) -> None:
-    """Let a judge judge a run, and print the shares of right answers."""
+def _records(dataset: str, data: Path, labels: LabelSource | None) -> Sequence[BenchmarkRecord]:
+    """Return the records whose answers may be judged; ``labels`` gives the labels of ids in own edits."""
     from kg_edit.datasets import read_dataset
+
+    return read_dataset(dataset, data, labels=labels, keep_going=True).records
+
+
+def _judge(run: Path, records: Sequence[BenchmarkRecord], judge: Judge) -> None:
+    """Let a judge judge a run, and print the shares of right answers."""
     from kg_edit.evaluation.judge import judge_run
 
-    for section, shares in judge_run(run, read_dataset(dataset, data, keep_going=True).records, judge).items():
+    for section, shares in judge_run(run, records, judge).items():
         for name, share in shares.items():
             say(f"{section}  {name}  {'' if share is None else f'{share:.3f}'}")
     say(f"{run}: judge.jsonl")

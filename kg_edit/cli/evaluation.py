@@ -290,19 +290,29 @@ class Evaluation:
             if unused:
                 log.warning(fault)
 
+    @property
+    def _asked_graph(self) -> list[str] | None:
+        """The graph of ``graph``, or the packaged one if a control or packaged data ask for one."""
+        packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
+        return self.graph or packaged
+
+    def opened_graph(self) -> LazyGraph:
+        """Return the graph that the method reads and that labels the ids in own edits; it is opened when needed."""
+        method = choose_method(self.method, self._asked_graph)
+        return LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
+
     def ready(self, out: Path) -> Ready:
         """Check the options, read the data and load the model; ``out`` is checked, but not written.
 
         Raises:
             KgEditError, WikidataCacheError: an option or a file is wrong.
         """
-        packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
-        method = choose_method(self.method, graph := self.graph or packaged)
+        opened = self.opened_graph()
+        method = opened.method
         check_names(method, self.model)
         check_folder(out)
 
         # All that can be wrong without a model is checked before the model is loaded.
-        opened = LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
         content = self.read(opened)
         opened.refuse_unread()
         if self.control and not find_method(method).needs_graph:
@@ -325,7 +335,7 @@ class Evaluation:
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
         chosen.method.refuse_texts(edit for record in content.records[self.span(content)] for edit in record.edits)
 
-        note_choice(self.method, graph)
+        note_choice(self.method, self._asked_graph)
         model = load(self.model, self.dtype, self.device)
         from kg_edit.evaluation.settings import chat_settings
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kg_edit.cli.method_plan import LazyGraph
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluation.finish import merge
 from kg_edit.evaluation.schedule import Shard
@@ -49,7 +48,7 @@ def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int
     ray = _ray()
     check_folder(out)
     size = evaluation.config.plan.schedule.sequence
-    content = evaluation.read(LazyGraph("rome", evaluation.graph, evaluation.contact))  # for the labels of own edits
+    content = evaluation.read(evaluation.opened_graph())
     sequences = -(-len(content.records[evaluation.span(content)]) // size)  # rounded up
     if not sequences:
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")

@@ -12,7 +12,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.ripples import known_only
 from kg_edit.ripples.known_only import KnownOnly
-from tests.kg_edit.command_line import QUICK, Result, Run, kg_edit, place, tiny_folder
+from tests.kg_edit.command_line import QUICK, TRIPLET, Result, Run, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES
 from tests.kg_edit.tiny import tiny
 
@@ -128,6 +128,18 @@ def test_wrong_address_of_a_judge_is_refused_before_the_run(evaluate: Run, place
     result = evaluate("--judge", "localhost:8000/v1", "--out", "out")
     assert (result.code, "expected an address such as http://localhost:8000/v1" in result.err) == (2, True)
     assert not (place / "out").exists()
+
+
+def test_ids_of_judged_records_get_their_labels(kg_edit: Run, place: Path) -> None:
+    asked = [{"question": "Where is the team?", "answer": "Los Angeles"}]
+    (place / "own.jsonl").write_text(json.dumps({**TRIPLET, "portability": asked}))
+    options = ("--dataset", "edits", "--data", "own.jsonl", "--graph", "graph.tsv", "--judge", "http://127.0.0.1:9/v1")
+    run = kg_edit("evaluate", *options, "--method", "glame", "--model", "nowhere/", "--out", "out")
+    assert (run.code, "nowhere/" in run.err, "no label" in run.err) == (2, True, False), run.err
+    (place / "run").mkdir()
+    (place / "run" / "records.jsonl").write_text("")
+    read = kg_edit("judge", "run", *options)
+    assert (read.code, "no answer of this run belongs to a question of the data" in read.err) == (2, True), read.err
 
 
 def test_data_without_questions_for_a_judge_are_refused_before_the_run(evaluate: Run, place: Path) -> None:
