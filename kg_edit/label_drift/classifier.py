@@ -20,6 +20,7 @@ from kg_edit.models.hooks import with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, note_fingerprint
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import plain_generation
+from wikidata_cache.progress import Bar
 
 _ROWS = 8  # texts in a forward pass
 _STEPS = 100  # at most, of L-BFGS
@@ -47,35 +48,39 @@ class ClassifierModel(LanguageModel):
         return replace(prompt, ids=(*prompt.ids, self.labels.index(target)), target_start=len(prompt.ids))
 
     @torch.no_grad()
-    def scores(self, texts: Sequence[str]) -> Tensor:
+    def scores(self, texts: Sequence[str], *, title: str = "") -> Tensor:
         """Return the logits of the classes after each text, [texts, classes]; float32, on the CPU.
+
+        ``title``: that of a progress bar; without it none is shown.
 
         Raises:
             ModelError: a logit is not finite.
         """
         found = list[Tensor]()
-        for start in range(0, len(texts), _ROWS):
-            rows = [self.encode(text).ids for text in texts[start : start + _ROWS]]
-            batch = left_pad(rows, device=self.device)
-            ends = torch.zeros(batch.ids.shape, dtype=torch.bool)
-            ends[:, -1] = True
-            with with_prompt_ends(self, ends):
-                output = self.model(
-                    input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-                )
-            found.append(output.logits[:, -1].float().cpu())
+        with Bar(title=title, unit="text", total=len(texts), shown=bool(title)) as bar:
+            for start in range(0, len(texts), _ROWS):
+                rows = [self.encode(text).ids for text in texts[start : start + _ROWS]]
+                batch = left_pad(rows, device=self.device)
+                ends = torch.zeros(batch.ids.shape, dtype=torch.bool)
+                ends[:, -1] = True
+                with with_prompt_ends(self, ends):
+                    output = self.model(
+                        input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+                    )
+                found.append(output.logits[:, -1].float().cpu())
+                bar.update(len(rows))
         whole = torch.cat(found) if found else torch.empty(0, len(self.labels))
         if not whole.isfinite().all():
             raise ModelError("the classifier's output is not finite; make a weaker edit, or load the model in float32")
         return whole
 
-    def classes(self, texts: Sequence[str]) -> list[str]:
-        """Return the most probable class of each text.
+    def classes(self, texts: Sequence[str], *, title: str = "") -> list[str]:
+        """Return the most probable class of each text; ``title`` as for `scores`.
 
         Raises:
             ModelError: as `scores`.
         """
-        return [self.labels[place] for place in self.scores(texts).argmax(-1).tolist()] if texts else []
+        return [self.labels[place] for place in self.scores(texts, title=title).argmax(-1).tolist()] if texts else []
 
 
 def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> ClassifierModel:
@@ -115,7 +120,7 @@ def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Seque
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise ConfigError(f"a classifier needs texts of at least two classes; found {', '.join(classes) or 'none'}")
-    states = with_head(model, nn.Identity(), [str(n) for n in range(model.width)]).scores(texts)
+    states = with_head(model, nn.Identity(), [str(n) for n in range(model.width)]).scores(texts, title="classifier")
     wanted = torch.tensor([classes.index(label) for label in labels])
     return with_head(model, fitted_head(states, wanted, classes=len(classes), decay=_DECAY), classes)
 

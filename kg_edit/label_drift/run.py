@@ -183,7 +183,7 @@ def _points(
         note_environment(out, environment(method, model))
         folder, state = DriftFolder(out), _State(model)
         known, points = folder.texts(), folder.points()
-        right = state.right(drift.stream)
+        right = state.right(drift.stream, title="unedited classifier")
         accurate = [text for text, is_right in zip(drift.stream, right, strict=True) if is_right]
 
         def point(seen: int) -> DriftPoint:
@@ -225,11 +225,14 @@ class _State:
     failed: int = 0
     seconds: list[float] = field(default_factory=list)
 
-    def right(self, texts: Sequence[LabelledText]) -> list[bool]:
-        """Return whether each text gets its label; no text does if edits broke the classifier."""
+    def right(self, texts: Sequence[LabelledText], *, title: str = "") -> list[bool]:
+        """Return whether each text gets its label; no text does if edits broke the classifier.
+
+        ``title`` as for `ClassifierModel.scores`.
+        """
         try:
             with self.patch.applied(self.model) if self.patch else nullcontext(self.model):
-                labels = self.model.classes([text.prompt for text in texts])
+                labels = self.model.classes([text.prompt for text in texts], title=title)
         except ModelError:
             if self.patch is None:
                 raise

@@ -29,6 +29,18 @@ def test_head_is_fitted_and_leaves_the_model_its_own() -> None:
     assert found.scores([]).shape == (0, 2) and found.classes([]) == []
 
 
+def test_progress_is_shown_while_older_texts_are_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 1e-6)
+    caplog.set_level("INFO")
+    found = trained_classifier(tiny("llama"), TEXTS * 2, LABELS * 2)
+    assert [line for line in caplog.messages if line.startswith("classifier: 8 of 12 texts")], caplog.messages
+    caplog.clear()
+    found.classes(TEXTS)
+    assert not caplog.messages, "one text of many"
+
+
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow), "opt-350m", "half"])
 def test_head_is_fitted_in_every_family_and_in_half_precision(family: str) -> None:
     model = copy.deepcopy(tiny("llama" if family == "half" else family))
