@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from kg_edit.errors import ConfigError, KgEditError, faults_of, unknown_name
-from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.metrics.catalogue import CATALOGUE, ESTIMATED
+from kg_edit.evaluation.metrics.sampled_text import EXTRAS
 from kg_edit.methods import EditingMethod, MethodConfig, find_method
 from kg_edit.storage.run_folder import digest
 from kg_edit.storage.seeds import Seed
@@ -92,7 +93,8 @@ def read_sweep(path: Path) -> SweepSettings:
     """Read a sweep's file.
 
     Raises:
-        ConfigError: it can't be read, is no TOML, or has an unknown key or a wrong value.
+        ConfigError: it can't be read, is no TOML, has an unknown key or a wrong value, or a sweep does not measure one
+            of its metrics.
         UnknownNameError: there is no such metric; the message suggests the nearest.
     """
     try:
@@ -108,7 +110,7 @@ def checked_sweep(fields: Mapping[str, Any], *, name: str) -> SweepSettings:
     """Check the fields of a sweep from the file ``name``.
 
     Raises:
-        ConfigError: a key is unknown, or a value is wrong.
+        ConfigError: a key is unknown, a value is wrong, or a sweep does not measure a metric.
         UnknownNameError: there is no such metric; the message suggests the nearest.
     """
     try:
@@ -119,6 +121,11 @@ def checked_sweep(fields: Mapping[str, Any], *, name: str) -> SweepSettings:
     for metric in settings.metrics:
         if metric not in CATALOGUE:
             raise unknown_name("metric", metric, CATALOGUE)
+        if metric in EXTRAS or getattr(CATALOGUE[metric], "where", ESTIMATED) != ESTIMATED:
+            raise ConfigError(
+                f"{name}: key metrics: no cell of a sweep has {metric}, which `kg-edit evaluate` measures on request; "
+                "leave it out"
+            )
     return settings
 
 

@@ -23,16 +23,17 @@ from kg_edit.text.display import markdown_table
 
 _GRACE = "GRACE (Hartvigsen et al. 2023)"
 _RETENTION = "kg_edit.evaluation.retention.RetentionTest"
+ESTIMATED = "kg_edit.evaluation.statistics.estimates"  # where metrics are made from those of the records
 RUN_METRICS: Mapping[str, RunMetric] = {
     "editing_score": RunMetric(
-        where="kg_edit.evaluation.statistics.estimates",
+        where=ESTIMATED,
         formula="Harmonic mean of the data set's means of efficacy.prob, paraphrase.prob, neighborhood.prob and "
         "portability.greedy; 0 where one of them is 0. Not the mean of the records' harmonic means.",
         source='"Score" of ROME and MEMIT (Meng et al. 2022), with portability as in GLAME (Zhang et al. 2024).',
     ),
     **{
         f"{group}.perplexity": RunMetric(
-            where="kg_edit.evaluation.statistics.estimates",
+            where=ESTIMATED,
             formula="exp of the mean over records of the group's nll.",
             source="Onoe et al. 2023 (ECBD), whose program takes the same mean over sentences before exp.",
             values="1 to ∞",

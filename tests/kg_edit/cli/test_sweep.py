@@ -77,6 +77,8 @@ def test_one_sweep_compares_the_policies() -> None:
         ("[grid]\nlayer = 3", "a list"),
         ("[grid", "not valid TOML"),
         ("metrics = ['efficacy.pro']\n[grid]\nlayer = [1]", "did you mean 'efficacy.prob'"),
+        ("metrics = ['retention.TRR']\n[grid]\nlayer = [1]", "no cell of a sweep has retention.TRR"),
+        ("metrics = ['fluency.ngram_entropy']\n[grid]\nlayer = [1]", "no cell of a sweep has fluency.ngram_entropy"),
     ],
 )
 def test_sweep_file_with_a_fault_is_refused(text: str, message: str, tmp_path: Path) -> None:
