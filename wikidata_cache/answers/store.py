@@ -16,7 +16,7 @@ from pathlib import Path
 from wikidata_cache.answers.database import Database, cache_file_errors, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
 from wikidata_cache.answers.validate import latest_time, log_entry_problem
-from wikidata_cache.endpoints.rate_limit import RateLimitState
+from wikidata_cache.endpoints.rate_limit import RateLimitState, RateLimitStore
 from wikidata_cache.errors import CacheFileError, UnfitFactError
 from wikidata_cache.ids import LANGUAGES, release
 from wikidata_cache.sources.schema import value_problem
@@ -254,7 +254,7 @@ def open_pack(path: str | Path) -> AnswerStore:
     return store
 
 
-class CacheRateLimitStore:
+class CacheRateLimitStore(RateLimitStore):
     """A `RateLimitStore` in a cache file; all processes that use the file share it. Methods raise CacheFileError."""
 
     def __init__(self, database: Database) -> None:

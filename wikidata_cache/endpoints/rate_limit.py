@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 from wikidata_cache.errors import EndpointError, EndpointTrouble, MissingContactError, OfflineError
 from wikidata_cache.ids import release
@@ -60,11 +59,11 @@ _NOW = 0.001  # seconds; a shorter wait counts as none
 
 
 class RateLimiter:
-    """Limits the rate of requests to each host. `store` has the states of the hosts; tests replace `clock`."""
+    """Limits the rate of requests to each host. `store` has the states of the hosts."""
 
     def __init__(self, store: RateLimitStore | None = None, *, clock: Clock | None = None) -> None:
-        self._store: RateLimitStore = store or MemoryRateLimitStore()
-        self._clock: Clock = clock or SystemClock()
+        self._store = store or RateLimitStore()
+        self._clock = clock or Clock()
 
     def wait(self, url: str) -> float:
         """Return the seconds until the host of `url` may be asked again; 0.0 if it may be asked now."""
@@ -237,21 +236,11 @@ def _tokens(state: RateLimitState, now: float, rate: float) -> float:
     return min(max(1.0, _BURST * rate), state.tokens + gained)
 
 
-class RateLimitStore(Protocol):
-    """Has the `RateLimitState` of each host; clients that share a store share the limits."""
+class RateLimitStore:
+    """Has the `RateLimitState` of each host, here in memory, for the threads of one process.
 
-    def read(self, host: str) -> RateLimitState:
-        """Return the state of a host (name and port); `RateLimitState()` for a host that was never asked."""
-
-    def write(self, host: str, state: RateLimitState) -> None:
-        """Write the state of a host; it replaces the older state."""
-
-    def slot(self, host: str) -> AbstractContextManager[object]:
-        """Return a lock on the host: while it is held, no other client with this store sends the host a request."""
-
-
-class MemoryRateLimitStore:
-    """A `RateLimitStore` in memory, for the threads of one process."""
+    Clients that share a store share the limits.
+    """
 
     def __init__(self) -> None:
         self._states: dict[str, RateLimitState] = {}
@@ -266,22 +255,12 @@ class MemoryRateLimitStore:
         self._states[host] = state
 
     def slot(self, host: str) -> AbstractContextManager[object]:
-        """Return a lock on the host: while it is held, no other thread with this store sends the host a request."""
+        """Return a lock on the host: while it is held, no other client with this store sends the host a request."""
         return self._locks.setdefault(host, threading.RLock())
 
 
-class Clock(Protocol):
-    """A source of the time that can also wait; tests replace it."""
-
-    def now(self) -> float:
-        """Return the current Unix time, in seconds."""
-
-    def sleep(self, seconds: float) -> None:
-        """Return after `seconds` seconds."""
-
-
-class SystemClock:
-    """The `Clock` of this machine."""
+class Clock:
+    """The time of this machine; tests replace it."""
 
     def now(self) -> float:
         """Return the current Unix time, in seconds."""

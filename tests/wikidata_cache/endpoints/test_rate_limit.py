@@ -16,9 +16,9 @@ from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.endpoints.failures import seconds_to_wait
 from wikidata_cache.endpoints.rate_limit import (
-    MemoryRateLimitStore,
     RateLimiter,
     RateLimitState,
+    RateLimitStore,
     WaitBudget,
     with_failure,
     with_success,
@@ -97,13 +97,13 @@ def test_learned_rate_is_dropped_after_successes() -> None:
 
 
 def test_bucket_ignores_a_clock_set_back() -> None:
-    limits, clock = MemoryRateLimitStore(), SkippedTime()
+    limits, clock = RateLimitStore(), SkippedTime()
     limits.write(HOST, RateLimitState(tokens=0.0, at=clock.now() + 86_400))
     assert ask(RateLimiter(limits, clock=clock), clock, times=1) == pytest.approx([0])
 
 
 def test_retry_after_applies_to_later_sources(server: Server) -> None:
-    limits, clock = MemoryRateLimitStore(), SkippedTime()
+    limits, clock = RateLimitStore(), SkippedTime()
     server.fault = first(1, status(429, b"", {"Retry-After": "3600"}))
     with pytest.raises(EndpointError, match=r"no request is allowed before \d{4}-\d\d-\d\d .* UTC, 3600 s") as caught:
         facts(EndpointSource(server.url, limiter=hasty(limits, clock=clock))).out(["Q65"])
@@ -162,7 +162,7 @@ def test_requests_are_sent_one_at_a_time(server: Server) -> None:
 
 
 def test_wait_restarts_after_a_clock_set_back() -> None:
-    clock, limits = SkippedTime(), MemoryRateLimitStore()
+    clock, limits = SkippedTime(), RateLimitStore()
     now = clock.time
     clock.time += 10 * 365 * 86_400
     limiter = RateLimiter(limits, clock=clock)
@@ -175,7 +175,7 @@ def test_wait_restarts_after_a_clock_set_back() -> None:
 
 
 def test_small_clock_differences_are_allowed() -> None:
-    clock, limits = SkippedTime(), MemoryRateLimitStore()
+    clock, limits = SkippedTime(), RateLimitStore()
     limiter = RateLimiter(limits, clock=clock)
     ask(limiter, clock, times=1, error=THROTTLED)
     clock.time -= 2
