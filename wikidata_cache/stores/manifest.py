@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -207,13 +207,14 @@ def store_read_errors(folder: Path) -> Iterator[None]:
 def stored_files(folder: Path) -> dict[str, StoredFile]:
     """Return all files of a store by path, except the engine's LOCK and LOG files, which change."""
     engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
-    return {path.relative_to(folder).as_posix(): describe_file(path) for path in (*engine, folder / LABELS)}
-
-
-def describe_file(path: Path) -> StoredFile:
-    """Return size, modification time and sha256 of a finished file."""
-    stat = path.stat()
-    return StoredFile(bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=_sha256([path])[path])
+    paths = (*engine, folder / LABELS)
+    stats, found = [path.stat() for path in paths], _sha256(paths)
+    return {
+        path.relative_to(folder).as_posix(): StoredFile(
+            bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=found[path]
+        )
+        for path, stat in zip(paths, stats, strict=True)
+    }
 
 
 def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = False) -> None:
@@ -256,22 +257,17 @@ def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = 
         )
 
 
-def _sha256(paths: Iterable[Path]) -> dict[Path, str]:
+def _sha256(paths: Sequence[Path]) -> dict[Path, str]:
     """Return the sha256 of each file as hex; a progress bar appears after one second."""
-    files = list(paths)
-    total = sum(path.stat().st_size for path in files)
-    bar = Bar(title="checking", unit="B", total=total, leave=False, delay=_SLOW_S)
-    with closing(bar):
-        return {path: _hashed(path, bar) for path in files}
-
-
-def _hashed(path: Path, bar: Bar) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+    total = sum(path.stat().st_size for path in paths)
+    digests = {path: hashlib.sha256() for path in paths}
+    with closing(Bar(title="checking", unit="B", total=total, leave=False, delay=_SLOW_S)) as bar:
+        for path, digest in digests.items():
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+                    bar.update(len(block))
+    return {path: digest.hexdigest() for path, digest in digests.items()}
 
 
 def _suggestion(folder: Path) -> str:

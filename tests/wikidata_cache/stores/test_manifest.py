@@ -128,8 +128,8 @@ def test_files_with_another_time_are_hashed(
     loaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     read: list[str] = []
-    hashed = checksums._hashed
-    monkeypatch.setattr(checksums, "_hashed", lambda path, bar: read.append(path.name) or hashed(path, bar))
+    hashed = checksums._sha256
+    monkeypatch.setattr(checksums, "_sha256", lambda paths: read.extend(path.name for path in paths) or hashed(paths))
     monkeypatch.setattr(checksums, "_SLOW_S", -1)
     with caplog.at_level(logging.INFO, logger="wikidata_cache"):
         open_source(loaded)
