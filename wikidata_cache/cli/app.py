@@ -25,6 +25,7 @@ from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, Seed
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, build_extract, names_extract, packaged_extract, read_seeds
 from wikidata_cache.ids import release
+from wikidata_cache.stores.inputs import LoadOptions
 from wikidata_cache.terminal import one_line
 from wikidata_cache.usage import Commands
 
@@ -125,7 +126,7 @@ def load(
     """
     from wikidata_cache.stores import load as loading  # numpy takes a tenth of a second to import
 
-    options = loading.LoadOptions(keep_all=keep_all, values=values, skip_bad_lines=skip_bad_lines)
+    options = LoadOptions(keep_all=keep_all, values=values, skip_bad_lines=skip_bad_lines)
     sources = [packaged_extract() if names_extract(source) else source for source in sources]
     report = loading.load(sources, store, force=force, options=options)
     counts, seconds = report.manifest.counts, report.seconds

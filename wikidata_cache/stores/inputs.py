@@ -49,6 +49,21 @@ SUFFIXES = (".nt", ".nt.gz", ".tsv", ".tsv.gz")
 _SIBLINGS = ("labels.nt.gz", "labels.nt", "labels.tsv.gz", "labels.tsv")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """What to keep of the sources.
+
+    Args:
+        keep_all: keep every triple of N-Triples files.
+        values: keep dates and quantities of N-Triples files and JSON dumps too.
+        skip_bad_lines: leave out unreadable lines, instead of raising GraphFileError.
+    """
+
+    keep_all: bool = False
+    values: bool = False
+    skip_bad_lines: bool = False
+
+
 @dataclass(frozen=True)
 class Input:
     """A file to load, its kind, and its first line (`header`), which is needed to read KGTK files and JSON dumps.
@@ -61,25 +76,19 @@ class Input:
     kind: Kind
     header: bytes
 
-    def translate(self, *, keep_all: bool, values: bool, bad: BadLineHandler) -> LineTranslator:
-        """Return the function that translates lines of the file to the N-Triples to keep.
-
-        Args:
-            keep_all: keep every triple of an N-Triples file.
-            values: keep the dates and quantities of an N-Triples file or a JSON dump too.
-            bad: called for unreadable lines.
-        """
+    def translate(self, options: LoadOptions, bad: BadLineHandler) -> LineTranslator:
+        """Return the function from lines of the file to the N-Triples to keep; `bad` is called for unreadable lines."""
         match self.kind:
-            case "N-Triples" if keep_all:
+            case "N-Triples" if options.keep_all:
                 return ntriples.all_lines_translator(self.name, bad)
             case "N-Triples":
-                return ntriples.wanted_lines_translator(bad, values=values)
+                return ntriples.wanted_lines_translator(bad, values=options.values)
             case "TSV":
                 return plain_rows(bad)
             case "KGTK":
                 return kgtk_rows(self.header, bad)
             case "JSON dump":
-                return json_entities(bad, values=values)
+                return json_entities(bad, values=options.values)
             case "CoDEx labels":
                 return codex_labels(self.path, bad)
 

@@ -20,7 +20,7 @@ from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexErro
 from wikidata_cache.ids import LANGUAGES, RDFS_LABEL, release
 from wikidata_cache.stores.chunks import Chunk, add_hashes, batches, open_chunks, read_ahead
 from wikidata_cache.stores.engine import Database, count_ids, index_names, store_write_errors
-from wikidata_cache.stores.inputs import BadLines, Input, detect, find_inputs, sibling_labels
+from wikidata_cache.stores.inputs import BadLines, Input, LoadOptions, detect, find_inputs, sibling_labels
 from wikidata_cache.stores.manifest import (
     FORMAT,
     LABELS,
@@ -38,21 +38,6 @@ from wikidata_cache.stores.unfinished import NAMES, WEIGHTS, Work, discard, open
 logger = logging.getLogger(__name__)
 
 _PROBES = 16  # triples that the manifest lists, so that opening the store can look them up
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """What to keep of the sources.
-
-    Args:
-        keep_all: keep every triple of N-Triples files.
-        values: keep dates and quantities of N-Triples files and JSON dumps too.
-        skip_bad_lines: leave out unreadable lines, instead of raising GraphFileError.
-    """
-
-    keep_all: bool = False
-    values: bool = False
-    skip_bad_lines: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,7 +186,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
     """Add the rest of one file, batch by batch, and record it as done."""
     progress, before = work.progress, work.progress.skipped
     bad = BadLines(source.path, leave_out=options.skip_bad_lines)
-    translate = source.translate(keep_all=options.keep_all, values=options.values, bad=bad)
+    translate = source.translate(options, bad)
     with open_chunks(source.path) as reader:
         chunks = source.checked(reader.chunks(start=progress.offset, lines=progress.lines), bad)
         read = batches(_as_one_chunk(chunks) if source.kind == "CoDEx labels" else chunks, translate)

@@ -17,7 +17,8 @@ from wikidata_cache.cli import app
 from wikidata_cache.errors import StoreError
 from wikidata_cache.labels.label_index import LabelIndex
 from wikidata_cache.sources import templates
-from wikidata_cache.stores.load import LoadOptions, load
+from wikidata_cache.stores.inputs import LoadOptions
+from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import open_database, read_manifest
 
 WD = "http://www.wikidata.org/entity/"

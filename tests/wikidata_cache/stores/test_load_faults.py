@@ -10,7 +10,8 @@ import pytest
 from tests.everyday import keep_first
 from tests.wikidata_cache.wikidata_helpers import written
 from wikidata_cache.errors import BadOptionError, GraphFileError
-from wikidata_cache.stores.load import LoadOptions, load
+from wikidata_cache.stores.inputs import LoadOptions
+from wikidata_cache.stores.load import load
 
 WD = "http://www.wikidata.org/entity/"
 P = "http://www.wikidata.org/prop/"

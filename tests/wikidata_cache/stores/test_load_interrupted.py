@@ -14,7 +14,8 @@ from tests.wikidata_cache.wikidata_helpers import written
 from wikidata_cache import packaged_extract
 from wikidata_cache.errors import GraphFileError, StoreError
 from wikidata_cache.stores import load as loading
-from wikidata_cache.stores.load import LoadOptions, load
+from wikidata_cache.stores.inputs import LoadOptions
+from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import is_store, open_database, read_manifest
 
 # Small batches, so that there is much to interrupt; the timer makes it a kill -9 at a random moment.

@@ -23,7 +23,8 @@ from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, CacheMissError
 from wikidata_cache.sources.graph_files import load_files
-from wikidata_cache.stores.load import LoadOptions, load
+from wikidata_cache.stores.inputs import LoadOptions
+from wikidata_cache.stores.load import load
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.values import date_value, json_value, literal_value, quantity_value, words
 
