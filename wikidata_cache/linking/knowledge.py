@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -29,7 +28,7 @@ T = TypeVar("T")
 _TYPE = "P31"
 _SCANNED = 5_000_000  # labels that can be scanned in about a second
 
-_NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
+NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
 
 _ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 _KINDS: tuple[tuple[NameKind, str], ...] = (("label", RDFS_LABEL), ("alias", _ALIAS))
@@ -199,7 +198,7 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
     end = relation_end_key(relation, role)
     try:
         sampled, counts = facts.ends([end])[end]
-    except _NOT_NOW:
+    except NOT_NOW:
         return None
     return RelationEndTypes(relation, role, sampled, {kind: n / sampled for kind, n in counts}) if sampled else None
 
@@ -209,18 +208,9 @@ def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) 
     places = {f"{relation_end_key(relation, role)} {entity}": entity for entity in ids if is_item(entity)}
     try:
         found = facts.at_ends(places)
-    except _NOT_NOW:
+    except NOT_NOW:
         return frozenset()
     return frozenset(entity for place, entity in places.items() if found[place])
-
-
-def prefetch_ends(facts: Facts, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
-    """Fetch, in few requests, the types at these ends of relations, and which candidates (ids by end) are there."""
-    ends = {relation_end_key(*end): ids for end, ids in candidates.items()}
-    with suppress(*_NOT_NOW):
-        sampled = facts.ends(ends)
-        shown = {end: ids for end, ids in ends.items() if sampled[end][0]}
-        facts.at_ends(f"{end} {entity}" for end, ids in shown.items() for entity in ids if is_item(entity))
 
 
 def open_index(source: Source) -> LabelIndex | None:

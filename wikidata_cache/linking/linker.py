@@ -8,23 +8,25 @@ Wikidata's API.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 
 from wikidata_cache import deny_lists
 from wikidata_cache.endpoints.action_api import ActionApi
+from wikidata_cache.ids import is_item
 from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.linking import candidates as scores
 from wikidata_cache.linking.candidates import CandidateBuilder, LinkResult, Mention, Reason, build_candidates, ranked
 from wikidata_cache.linking.knowledge import (
+    NOT_NOW,
     GraphKnowledge,
     Knowledge,
     RelationEndTypes,
     items_at_end,
     open_index,
-    prefetch_ends,
     sample_end_types,
 )
 from wikidata_cache.linking.online import OnlineKnowledge
-from wikidata_cache.sources.queries import Role
+from wikidata_cache.sources.queries import Role, relation_end_key
 from wikidata_cache.subgraphs.facts import Facts
 
 
@@ -119,7 +121,11 @@ class Linker:
 
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
-        prefetch_ends(self._graph, candidates)
+        ends = {relation_end_key(*end): ids for end, ids in candidates.items()}
+        with suppress(*NOT_NOW):
+            sampled = self._graph.ends(ends)
+            shown = {end: ids for end, ids in ends.items() if sampled[end][0]}
+            self._graph.at_ends(f"{end} {entity}" for end, ids in shown.items() for entity in ids if is_item(entity))
 
     def _at_end(self, relation: str, role: Role) -> RelationEndTypes | None:
         key = relation, role
