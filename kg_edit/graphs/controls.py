@@ -18,7 +18,7 @@ import networkx as nx
 
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import GraphError
-from kg_edit.graphs.facts import guarding, hashed, target_of, without_answers
+from kg_edit.graphs.facts import guarding, hashed, target_of, without_answers, without_nodes
 from kg_edit.graphs.source import (
     FAILURES,
     SAMPLING,
@@ -142,13 +142,10 @@ class Withheld(Control):
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph without the withheld nodes; the edit's own subject and object stay."""
-        graph = graph.copy()
         names, ends = self.names.get(edit.id, frozenset()), {subject_of(graph), target_of(graph)}
-        gone = [node for node, label in graph.nodes(data="label") if label in names and node not in ends]
-        graph.remove_nodes_from(gone)
-        reached = nx.node_connected_component(graph.to_undirected(as_view=True), target_of(graph)) | ends
-        graph.remove_nodes_from([node for node in graph if node not in reached])
-        return graph
+        return without_nodes(
+            graph, [node for node, label in graph.nodes(data="label") if label in names and node not in ends]
+        )
 
     def notes(self) -> dict[str, Any]:
         """Return a hash of the withheld names."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -180,8 +180,17 @@ def without_answers(graph: nx.MultiDiGraph, answers: Sequence[str]) -> nx.MultiD
     Raises:
         GraphError: the graph is not an edit's subgraph.
     """
+    return without_nodes(graph, answers_in(graph, answers))
+
+
+def without_nodes(graph: nx.MultiDiGraph, nodes: Iterable[str]) -> nx.MultiDiGraph:
+    """Return a copy of an edit's subgraph without these nodes, and without those that only these lead to.
+
+    Raises:
+        GraphError: the graph is not an edit's subgraph.
+    """
     made, ends = graph.copy(), {subject_of(graph), target_of(graph)}
-    made.remove_nodes_from(answers_in(graph, answers))
+    made.remove_nodes_from(nodes)
     reached = nx.node_connected_component(made.to_undirected(as_view=True), target_of(made)) | ends
     made.remove_nodes_from([node for node in made if node not in reached])
     return made
