@@ -40,19 +40,17 @@ def _deny_list(given: DenyList | None, packaged: str, is_id: Callable[[str], boo
     if given is None:
         return frozenset(first_column(files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")))
     where = f"{given}" if isinstance(given, str | Path) else "the deny-list"
-    found = _read(Path(given)) if isinstance(given, str | Path) else frozenset(given)
-    if wrong := sorted(text for text in found if not is_id(text)):
-        raise DenyListError(f"{where}: found {wrong[0]!r}; expected ids such as {example}.")
-    return found
-
-
-def _read(path: Path) -> frozenset[str]:
     try:
-        return frozenset(first_column(path.read_text(encoding="utf-8-sig")))
+        found: Collection[str] = (
+            first_column(Path(given).read_text(encoding="utf-8-sig")) if isinstance(given, str | Path) else given
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise DenyListError(
-            f"{path} cannot be read ({error}); expected a UTF-8 TSV file with the columns id and label."
+            f"{given} cannot be read ({error}); expected a UTF-8 TSV file with the columns id and label."
         ) from error
+    if wrong := sorted(text for text in found if not is_id(text)):
+        raise DenyListError(f"{where}: found {wrong[0]!r}; expected ids such as {example}.")
+    return frozenset(found)
 
 
 def first_column(table: str) -> list[str]:

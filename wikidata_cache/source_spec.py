@@ -4,6 +4,7 @@ Graph files and folders are read into memory. Stores are opened read-only on dis
 cache. None means the cache alone. docs/wikidata.md has a table of all forms.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,20 +152,13 @@ def _parts(spec: SourceSpec) -> list[str]:
         parts = [part for item in spec for part in _parts(item)]
     elif spec.startswith(_REMOTE):
         parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
-    elif spec.strip() and _exists(spec):  # Path("") means the current folder
+    elif spec.strip() and os.path.exists(user_path(spec)):  # noqa: PTH110  # Path.exists raises for a long list
         parts = [spec]  # a comma here belongs to the name
     else:
         parts = [part.strip().removeprefix("memory:") for part in spec.split(",") if part.strip()]
     if not parts:
         raise SourceStringError(f"An empty source; expected {_FORMS}.")
     return [str(packaged_extract()) if names_extract(part) else part for part in parts]
-
-
-def _exists(spec: str) -> bool:
-    try:
-        return user_path(spec).exists()
-    except OSError:  # the list of many files is longer than a file name may be
-        return False
 
 
 def _files(part: str) -> list[Path]:

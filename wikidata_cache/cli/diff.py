@@ -15,6 +15,7 @@ from wikidata_cache.cli.console import echo
 from wikidata_cache.cli.options import Cache, GraphName
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.terminal import number_of
 
 
 def diff(
@@ -77,8 +78,8 @@ def diff(
             table.add_row(row["subject"], row["relation"], row["object"], row["new_object"], time)
         Console().print(table)
     others = [f"{count} where {what}" for what, count in sorted(changes.others.items())]
-    plural = f"{len(rows)} change{'s' * (len(rows) != 1)} of {known} item{'s' * (known != 1)}"
-    echo(plural + (f"; left out: {', '.join(others)}" if others else ""))
+    left_out = f"; left out: {', '.join(others)}" if others else ""
+    echo(f"{number_of(len(rows), 'change')} of {number_of(known, 'item')}{left_out}")
     if not changes.compared:
         echo(
             f"no item has answers from before {since}; later answers are added by `fetch --kind out ... --mode refresh`"
