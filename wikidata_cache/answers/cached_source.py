@@ -120,8 +120,9 @@ class CachedSource:
         many = len(missing) > template.size
         with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
-                answers, done = self._next(inner, template, missing)
-                missing = [entity for entity in missing if entity not in done]
+                block = missing[: template.size]
+                answers, done = self._next(inner, template, block)
+                missing[: template.size] = [entity for entity in block if entity not in done]
                 bar.update(len(done))
                 yield from answers
 
@@ -182,10 +183,9 @@ class CachedSource:
         return self._given() if callable(self._given) else self._given
 
     def _next(
-        self, inner: Source, template: Template, missing: Sequence[str]
+        self, inner: Source, template: Template, block: Sequence[str]
     ) -> tuple[Sequence[Answer], Collection[str]]:
-        """Return (answers, ids they cover): facts that another process has cached, else the next block's answers."""
-        block = missing[: template.size]
+        """Return (answers, ids of the block that they cover): what another process has cached, else the answers."""
         if self.mode == "online":
             self.request_counts.asked += len(block)
             answers = list(inner.ask(template, block))
@@ -193,7 +193,7 @@ class CachedSource:
             return answers, block
         with self._layers.store.request_lock():
             # While this process waited for the lock, another one may have fetched the same facts.
-            known = self._layers.look_up(template.kind, missing) if self.mode == "cache_first" else {}
+            known = self._layers.look_up(template.kind, block) if self.mode == "cache_first" else {}
             if known:
                 self.request_counts.found += len(known)
                 return [cached_answer(template, known)], known

@@ -50,6 +50,21 @@ def truth() -> list[str]:
     return hashes(WikidataCache(packaged_extract()))
 
 
+def test_many_ids_are_looked_up_once_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    look_up = AnswerStore.look_up
+
+    def counted(store: AnswerStore, graph: str, kind: str, ids: Iterable[str], **more: str | None) -> object:
+        looked_up.extend(ids)
+        return look_up(store, graph, kind, ids, **more)
+
+    monkeypatch.setattr(AnswerStore, "look_up", counted)
+    ids = [f"Q{number}" for number in range(1, 3_001)]
+    source = CachedSource(open_source(packaged_extract()), AnswerStore(tmp_path / "cache.sqlite"))
+    assert len(facts(source).types(ids)) == len(ids)
+    assert len(looked_up) == 3 * len(ids)  # at first, before each request, and before each answer is written
+
+
 def test_cached_run_sends_no_request(
     server: Server, cache_path: str, truth: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
