@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -123,7 +124,10 @@ def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]
         for one in (usual, ",", ";", "\t")
         if start and len(next(csv.reader([start[-1].replace("\r", " ")], delimiter=one), [])) > 2
     )
-    rows = table_rows(chain(start, lines), next(wide, usual))
+    separator = usual
+    with suppress(csv.Error):  # a cell that is too long: its line is named below
+        separator = next(wide, usual)
+    rows = table_rows(chain(start, lines), separator)
 
     columns, width = None, len(_COLUMNS)
     for number, (first, cells) in enumerate(rows):

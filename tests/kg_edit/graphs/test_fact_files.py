@@ -151,6 +151,7 @@ def test_repeated_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("facts.csv", "tail,head,relation,note\nNorway,Oslo,,x\n", "facts.csv, line 2, field relation: is empty"),
         ("facts.tsv", "Oslo\tcountry\tNorway\tx\n", "facts.tsv, line 1: found 4 cells"),
         ("facts.csv", CSV + 'Oslo,"country,Norway\n', "facts.csv, line 5: not a row of a table"),
+        ("facts.csv", f"{'x' * 200_000},country,Norway\n", "facts.csv, line 1: not a row of a table: field larger"),
         ("facts.csv", "head,relation,tail\n", "facts.csv: has no statement"),
         ("facts.csv", "", "facts.csv: has no statement"),
         ("graph.csv", "Q42,P31,Q5\n", "graph.csv, line 1: has ids of Wikidata; a graph of them is a .tsv file"),
