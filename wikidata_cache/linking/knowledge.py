@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import difflib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError, OfflineError
-from wikidata_cache.ids import DIRECT, RDFS_LABEL, is_entity, is_item, is_property, local_id
+from wikidata_cache.ids import DIRECT, is_entity, is_item, is_property, local_id
 from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind, normalise
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import Role, relation_end_key
 from wikidata_cache.sources.source import Source
+from wikidata_cache.stores.ntriples import KIND_IRIS
 from wikidata_cache.subgraphs.facts import Facts
 
 logger = logging.getLogger(__name__)
@@ -30,8 +32,7 @@ _SCANNED = 5_000_000  # labels that can be scanned in about a second
 
 NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
 
-_ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
-_KINDS: tuple[tuple[NameKind, str], ...] = (("label", RDFS_LABEL), ("alias", _ALIAS))
+_KINDS: tuple[NameKind, ...] = ("label", "alias")
 _NAMES = "SELECT ?e ?l (LANG(?l) AS ?lang) WHERE {{ ?e <{predicate}> ?l . FILTER(isLiteral(?l)) }}"
 _NUMBERS = (
     f"SELECT ?s (COUNT(*) AS ?n) WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) "
@@ -54,34 +55,41 @@ class EntityInfo:
     merged_into: str | None = None
 
 
-class Knowledge(Protocol):
+class Knowledge(ABC):
     """A provider of entities by name, and of facts about entities."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The name of the provider, for messages."""
 
     @property
     def is_remote(self) -> bool:
         """Whether a question costs a request, so that questions should be sent together."""
+        return True
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
         """Fetch all of these names together, if possible, so that `named` needs no request."""
+        return
 
+    @abstractmethod
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
 
     def similar_properties(self, text: str) -> Sequence[Match]:
         """Return the properties whose names are most similar to the text; () where names cannot be scanned."""
+        return ()
 
+    @abstractmethod
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """Return the facts about each of the ids."""
 
+    @abstractmethod
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
 
 
-class GraphKnowledge:
+class GraphKnowledge(Knowledge):
     """Knowledge from a graph: its statements, and a label index if there is one.
 
     Without an index, only exact labels are found. Facts that an offline answer cache does not hold count as unknown.
@@ -231,8 +239,8 @@ def open_index(source: Source) -> LabelIndex | None:
     logger.debug("Indexing the labels of %s", source.name)
     names = (
         LabelEntry(entity, row["l"], row.get("lang", ""), kind)
-        for kind, predicate in _KINDS
-        for row in source.select(_NAMES.format(predicate=predicate))
+        for kind in _KINDS
+        for row in source.select(_NAMES.format(predicate=KIND_IRIS[kind]))
         if is_entity(entity := local_id(row["e"]))
     )
     numbers = ((local_id(row["s"]), int(row["n"])) for row in source.select(_NUMBERS))

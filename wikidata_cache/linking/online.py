@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from wikidata_cache.endpoints.action_api import ActionApi, ApiEntity
 from wikidata_cache.labels.label_index import EntityKind, Match
 from wikidata_cache.linking.candidates import name_reason
-from wikidata_cache.linking.knowledge import EntityInfo
+from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 
 _PER_SEARCH = 15  # hits per search; one request fetches the entities of both searches, with all their statements
 
 
-class OnlineKnowledge:
+class OnlineKnowledge(Knowledge):
     """`Knowledge` from an `ActionApi`. Each search and each entity is requested once; nothing is written to disk.
 
-    All methods that send requests raise EndpointError.
+    A search takes only one name, so none is prefetched, and finds similar names itself. All methods that send requests
+    raise EndpointError.
     """
 
     def __init__(self, api: ActionApi) -> None:
@@ -30,18 +31,6 @@ class OnlineKnowledge:
     def name(self) -> str:
         """The URL of the API, for messages."""
         return self._api.name
-
-    @property
-    def is_remote(self) -> bool:
-        """True: every question is a request."""
-        return True
-
-    def prefetch_names(self, texts: Iterable[str]) -> None:
-        """Do nothing: a search takes only one name."""
-
-    def similar_properties(self, text: str) -> Sequence[Match]:
-        """Return (): the searches find similar names themselves."""
-        return ()
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """Return the entities that either search finds, each with its best matching name."""
