@@ -157,10 +157,6 @@ class CachedSource:
             self.request_counts.requests += 1
             return found
 
-    def close(self) -> None:
-        """Close the cache file; the next use opens it again."""
-        self._layers.store.close()
-
     def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
         """Return {id: value} for the ids that are in the cache, without a request."""
         found = self._layers.look_up(template.kind, ids)
