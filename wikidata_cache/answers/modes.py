@@ -78,10 +78,10 @@ def utc(time: str) -> str:
     """
     try:
         moment = datetime.fromisoformat(time)
-    except (ValueError, TypeError):
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):  # in UTC, a time may be before the year 1
         raise BadOptionError(f"{time!r} is not a time: expected ISO 8601 such as 2026-11-20T12:00:00+00:00.") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return moment.isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
