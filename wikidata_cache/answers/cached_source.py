@@ -163,9 +163,9 @@ class CachedSource:
         self.request_counts.found += len(found)
         return found
 
-    def labelled(self, label: str) -> list[str]:
-        """Return the ids whose label in the cache is exactly this text."""
-        return self._layers.labelled(label)
+    def labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
+        """Return {label: ids whose label in the cache is exactly this text}, without labels of no id."""
+        return self._layers.labelled(labels)
 
     @cached_property
     def fetch_hint(self) -> FetchHint:
@@ -266,11 +266,14 @@ class FallbackSource:
         known = self.cache.known(template, ids)
         if known:
             yield cached_answer(template, known)
-        for answer in self.graph.ask(template, [entity for entity in ids if entity not in known]):
+        missing = [entity for entity in ids if entity not in known]
+        labelled = self.cache.labelled(missing) if template.kind == "named" else {}
+        for answer in self.graph.ask(template, missing):
             # The cache may have different values for facts of other kinds, so they are left out.
             facts = [fact for fact in answer.facts if fact.kind == template.kind]
-            if template.kind == "named":
-                facts = [f._replace(value=sorted({*f.value, *self.cache.labelled(f.id)})) for f in facts]
+            for place, fact in enumerate(facts):
+                if also := labelled.get(fact.id):
+                    facts[place] = fact._replace(value=sorted(also.union(fact.value)))
             yield Answer(template.name, facts)
 
     def select(self, query: str) -> Sequence[Binding]:

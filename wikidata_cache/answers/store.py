@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from wikidata_cache.endpoints.rate_limit import RateLimitState, RateLimitStore
 from wikidata_cache.errors import CacheFileError, UnfitFactError
 from wikidata_cache.ids import LANGUAGES, release
 from wikidata_cache.sources.schema import value_problem
-from wikidata_cache.sources.source import Exchange, Json
+from wikidata_cache.sources.source import Exchange, Json, batches
 
 # SQLite takes the other columns from the row with the max(), here the newest version. A version from the future (the
 # clock was wrong when it was fetched) counts as the oldest one, so that a refresh replaces it.
@@ -30,9 +31,8 @@ WHERE graph = :graph AND kind = :kind AND id IN (SELECT value FROM json_each(:id
 GROUP BY id"""
 _LOOK_UP = f"SELECT id, value, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
 _ORIGIN = f"SELECT id, url, fetched_at, {NEWEST} FROM facts {_OF_IDS}"  # noqa: S608
-_LABELLED = f"""
-SELECT DISTINCT id FROM facts
-WHERE graph = ? AND kind = 'label' AND fetched_at <= ? AND value IN ({", ".join("?" for _ in LANGUAGES)})"""  # noqa: S608
+_LABELLED = "SELECT DISTINCT id FROM facts WHERE graph = ? AND kind = 'label' AND fetched_at <= ? AND value IN "
+_MOST_VALUES = 5_000  # in one query, which goes through all labels
 _URLS = """
 SELECT url FROM urls WHERE EXISTS (SELECT 1 FROM facts WHERE facts.graph = ? AND facts.url = urls.id) ORDER BY url"""
 _ANY_TIME = "9999"  # as text, later than every ISO time
@@ -82,10 +82,16 @@ class AnswerStore:
         urls = dict(self.database.read("SELECT id, url FROM urls")) if rows else {}
         return {entity: (urls[url], fetched_at) for entity, url, fetched_at, _ in rows}
 
-    def labelled(self, graph: str, label: str, *, as_of: str | None = None) -> list[str]:
-        """Return the ids that have exactly this label in any version."""
-        stored = [pack([label, language]) for language in LANGUAGES]  # compared as stored, without unpacking each row
-        return [entity for (entity,) in self.database.read(_LABELLED, (graph, as_of or _ANY_TIME, *stored))]
+    def labelled(self, graph: str, labels: Iterable[str], *, as_of: str | None = None) -> set[str]:
+        """Return the ids that have exactly one of these labels in any version."""
+        # Compared as stored, without unpacking each row.
+        stored = [pack([label, language]) for label in labels for language in LANGUAGES]
+        found: set[str] = set()
+        for some in batches(stored, size=_MOST_VALUES):
+            places = f"({', '.join('?' * len(some))})"
+            rows = self.database.read(_LABELLED + places, (graph, as_of or _ANY_TIME, *some))
+            found.update(entity for (entity,) in rows)
+        return found
 
     def ids(self, graph: str, kind: str) -> list[str]:
         """Return the ids that have a fact of this kind, sorted."""
@@ -213,11 +219,15 @@ class CacheLayers:
             missing = [entity for entity in missing if entity not in found]
         return found
 
-    def labelled(self, label: str) -> list[str]:
-        """Return the ids that have exactly this label, sorted."""
+    def labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
+        """Return {label: ids that have exactly this label}, without labels of no id."""
+        ever = set().union(*(store.labelled(self.graph, labels, as_of=self._as_of) for store in self._all))
         # An older version may have had the label, so the version in effect decides.
-        ever = {entity for store in self._all for entity in store.labelled(self.graph, label, as_of=self._as_of)}
-        return sorted(entity for entity, now in self.look_up("label", ever).items() if now and now[0] == label)
+        found = defaultdict[str, set[str]](set)
+        for entity, now in self.look_up("label", ever).items():
+            if now:
+                found[now[0]].add(entity)
+        return {label: found[label] for label in found.keys() & labels}
 
     def urls(self) -> list[str]:
         """Return the URLs that have answered for the graph, sorted."""

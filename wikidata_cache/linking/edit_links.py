@@ -138,8 +138,11 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
 
     Raises the errors of `link_edit`, and those of the graph if it cannot answer, such as CacheMissError.
     """
-    if linker.knowledge.is_remote:
-        mentions = [_mentions(edit) for edit in edits]
+    mentions = [_mentions(edit) for edit in edits]
+    if not linker.knowledge.is_remote:  # a cache over a local graph goes through all its labels for each question
+        every = chain.from_iterable(mentions)
+        linker.knowledge.prefetch_names(mention.text for mention in every if not mention.only_id)
+    else:
         _prefetch_names(linker.knowledge, list(dict.fromkeys(chain.from_iterable(mentions))))
         # With the names in memory, the candidates for each end of each relation cost no request.
         ends: dict[tuple[str, Role], set[str]] = defaultdict(set)

@@ -111,8 +111,8 @@ class GraphKnowledge(Knowledge):
         return self._index is None
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
-        """Fetch the entities with these labels, many per request; do nothing if there is an index."""
-        if self._index is None:
+        """Fetch the entities with these labels, many per request; do nothing if an index has them all."""
+        if self._index is None or self._is_layered:
             self.facts.named(text for text in texts if text)
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from wikidata_cache.errors import TruncatedAnswerError, WrongAnswerError
 from wikidata_cache.sources.queries import end_mark
 
 Binding = Mapping[str, str]  # variable -> IRI or literal text; unbound variables are absent
+
+Item = TypeVar("Item")
 
 Json = Any  # plain JSON: None, bool, int, str, or lists of these
 
@@ -149,10 +151,10 @@ class SparqlSource(Source):
             yield Answer(template.name, read_answer(template, block, query, self.select(query), self.name))
 
 
-def batches(ids: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
-    """Yield the ids in blocks of at most `size`, in order."""
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]
+def batches(items: Sequence[Item], *, size: int) -> Iterator[Sequence[Item]]:
+    """Yield the items in blocks of at most `size`, in order."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def read_answer(

@@ -1,6 +1,7 @@
 """The graph that a command reads without --graph: the cache, and the packaged extract for what it lacks."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from tests.wikidata_cache.wikidata_helpers import Server, run_cli, save_facts
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.cached_source import FallbackSource
+from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import (
     CacheFileError,
     CacheMissError,
@@ -15,6 +18,7 @@ from wikidata_cache.errors import (
     SourceStringError,
     WikidataCacheError,
 )
+from wikidata_cache.linking.edit_links import link_all
 from wikidata_cache.linking.linker import open_linker
 from wikidata_cache.source_spec import open_with_fallback
 from wikidata_cache.sources.source import Fact
@@ -92,6 +96,22 @@ def test_linker_reads_cache_and_extract(small: str) -> None:
     assert linker.link("Terra").candidates[0].id == "Q2"
     assert linker.link("heat, Miami").candidates[0].id == "Q169138"  # by its words, from the extract's index
     assert linker.link("born at", kind="property").candidates[0].id == "P19"
+
+
+def test_edits_are_linked_by_one_look_at_the_labels_of_the_cache(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
+    edits = [EditRow(row=row, subject=f"Terra {row}", target_new="Terra", relation="P19") for row in range(1, 30)]
+    looks: list[int] = []
+    labelled = AnswerStore.labelled
+
+    def counted(store: AnswerStore, graph: str, labels: Collection[str], **more: str | None) -> set[str]:
+        looks.append(len(labels))
+        return labelled(store, graph, labels, **more)
+
+    monkeypatch.setattr(AnswerStore, "labelled", counted)
+    linked = list(link_all(cache.linker, edits))
+    assert [one.target_new.candidates[0].id for one in linked] == ["Q2"] * len(edits)
+    assert len(looks) == 1 and looks[0] >= 30
 
 
 def test_newest_label_in_the_cache_wins(small: str) -> None:
