@@ -9,13 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
-from typing import TypeVar
 
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.deny_lists import meta_properties
+from wikidata_cache.sources.source import batches
 
-Thing = TypeVar("Thing")
 Pair = tuple[str, str]  # relation, object
 _BLOCK = 500  # ids that are looked up at once
 
@@ -83,7 +81,7 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
         CacheFileError: the cache file can't be read.
     """
     changes = Changes()
-    for ids in _blocks(store.ids(graph, "out")):
+    for ids in batches(store.ids(graph, "out"), size=_BLOCK):
         old, new = (store.look_up(graph, "out", ids, as_of=time) for time in (since, until))
         origins = store.origins(graph, "out", ids, as_of=until)
         for item in sorted(old.keys() & new.keys()):
@@ -101,7 +99,7 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
         CacheFileError: the cache file can't be read.
     """
     changes = Changes()
-    for ids in _blocks(store.ids(graph, "claims")):
+    for ids in batches(store.ids(graph, "claims"), size=_BLOCK):
         for item, claims in sorted(store.look_up(graph, "claims", ids).items()):
             was, now = ([claim for claim in claims if _is_true(claim, time[:10])] for time in (since, until))
             starts = {(relation, value): start or until for relation, value, _, start, _ in now}
@@ -116,13 +114,13 @@ def _is_true(claim: Sequence[str], day: str) -> bool:
     return has_begun and not (end.startswith("-") or (end and end[:10] <= day))
 
 
-def edit_rows(changes: Iterable[Change], store: AnswerStore, *, graph: str) -> Iterator[dict[str, str] | Change]:
+def edit_rows(changes: Sequence[Change], store: AnswerStore, *, graph: str) -> Iterator[dict[str, str] | Change]:
     """Yield a row of an edit file for each change; the change itself if the cache lacks a label of one of its ids.
 
     Raises:
         CacheFileError: the cache file can't be read.
     """
-    for some in _blocks(changes):
+    for some in batches(changes, size=_BLOCK):
         ids = {item for one in some for item in (one.subject, one.relation, one.old, one.new)}
         labels = {item: found[0] for item, found in store.look_up(graph, "label", ids).items() if found}
         for one in some:
@@ -134,9 +132,3 @@ def edit_rows(changes: Iterable[Change], store: AnswerStore, *, graph: str) -> I
                 yield row
             else:
                 yield one
-
-
-def _blocks(things: Iterable[Thing]) -> Iterator[list[Thing]]:
-    iterator = iter(things)
-    while some := list(islice(iterator, _BLOCK)):
-        yield some
