@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from wikidata_cache.answers.database import Database, cache_file_errors, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
@@ -40,6 +41,8 @@ _ANY_TIME = "9999"  # as text, later than every ISO time
 Origin = tuple[str, str]  # the URL that answered, and the time of the answer
 
 _GZIP = b"\x1f\x8b"
+
+T = TypeVar("T")
 
 
 class AnswerStore:
@@ -213,11 +216,7 @@ class CacheLayers:
 
     def look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
         """Return {id: value} of the known ids, each from the first file that knows it."""
-        missing, found = list(ids), dict[str, Json]()
-        for store in self._all:
-            found |= store.look_up(self.graph, kind, missing, as_of=self._as_of) if missing else {}
-            missing = [entity for entity in missing if entity not in found]
-        return found
+        return self._first(AnswerStore.look_up, kind, ids)
 
     def labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
         """Return {label: ids that have exactly this label}, without labels of no id."""
@@ -235,11 +234,14 @@ class CacheLayers:
 
     def origins(self, kind: str, ids: Iterable[str]) -> list[Origin]:
         """Return (URL, time in UTC) of each answer that `look_up` returns."""
-        missing, found = list(ids), dict[str, Origin]()
+        return list(self._first(AnswerStore.origins, kind, ids).values())
+
+    def _first(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
+        missing, found = list(ids), dict[str, T]()
         for store in self._all:
-            found |= store.origins(self.graph, kind, missing, as_of=self._as_of) if missing else {}
+            found |= read(store, self.graph, kind, missing, as_of=self._as_of) if missing else {}
             missing = [entity for entity in missing if entity not in found]
-        return list(found.values())
+        return found
 
 
 def open_pack(path: str | Path) -> AnswerStore:

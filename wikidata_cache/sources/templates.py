@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -184,33 +185,21 @@ def types_query(ids: Sequence[str]) -> str:
     return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
 
 
-def _read_types(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    return _types(ids, rows, "s", "o")
-
-
-def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str, kind: str) -> list[Fact]:
+def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str = "s", kind: str = "o") -> list[Fact]:
     found = _gathered(rows, subject, kind)  # half of all rows; a FILTER in the query would cost more than checking here
     return [Fact("types", entity, sorted(filter(is_item, found[entity]))) for entity in ids]
 
 
-TYPES = Template("types/1", "types", types_query, _read_types, _subject)
+TYPES = Template("types/1", "types", types_query, _types, _subject)
 
 
-def labels_query(ids: Sequence[str]) -> str:
-    """Return the query for the labels of these ids in the languages of LANGUAGES: rows e, l, lang."""
-    return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _RDFS_LABEL)}")
+def wordings_query(predicate: str, ids: Sequence[str]) -> str:
+    """Return the query for the labels, or descriptions, of these ids in the languages of LANGUAGES: rows e, l, lang."""
+    return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', predicate)}")
 
 
 def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     return [Fact("label", entity, best) for entity, best in _best_wordings(ids, rows)]
-
-
-LABELS = Template("labels/1", "label", labels_query, _read_labels, _entity)
-
-
-def descriptions_query(ids: Sequence[str]) -> str:
-    """Return the query for the descriptions of these ids in the languages of LANGUAGES: rows e, l, lang."""
-    return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', _DESCRIPTION)}")
 
 
 def _read_descriptions(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -227,7 +216,10 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[st
     return [(e, [best[e][1], LANGUAGES[best[e][0]]] if e in best else None) for e in ids]
 
 
-DESCRIPTIONS = Template("descriptions/1", "description", descriptions_query, _read_descriptions, _entity)
+LABELS = Template("labels/1", "label", partial(wordings_query, _RDFS_LABEL), _read_labels, _entity)
+DESCRIPTIONS = Template(
+    "descriptions/1", "description", partial(wordings_query, _DESCRIPTION), _read_descriptions, _entity
+)
 
 
 def named_query(labels: Sequence[str]) -> str:
