@@ -12,6 +12,7 @@ than those of one. The edits do not affect each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -147,8 +148,8 @@ def checked_loss(loss: Tensor, step: int) -> float:
             "what is trained has no effect on the model's answer, because an earlier patch replaces the output of this "
             "layer; choose another layer, or leave that patch out"
         )
-    value = float(loss.detach())
-    if not torch.isfinite(loss.detach()).all():
+    value = float(loss.detach())  # waits for the device
+    if not math.isfinite(value):
         raise PatchError(f"the loss is {value} at step {step}; lower the learning rate, or load the model in float32")
     return value
 
@@ -191,10 +192,10 @@ def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], setti
             row_losses = RowLosses(model, layer, [row for edit in passed for row in edit.rows])
             counts = [len(edit.rows) for edit in passed]
         with changed(module, [edit.change for edit in passed], counts):
-            losses = dict(zip(passed, row_losses().split(counts), strict=True))
+            means = [own.mean() for own in row_losses().split(counts)]
+        losses = dict(zip(passed, torch.stack(means).cpu(), strict=True))  # one wait for the device, not one an edit
         going = list[OwnDescent]()
         for edit in running:
-            losses[edit] = losses[edit].mean()
             try:
                 edit.losses.append(checked_loss(losses[edit], step))
             except PatchError as error:

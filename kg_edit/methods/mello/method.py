@@ -72,7 +72,7 @@ class Mello(PromptMethod):
     @cached_property
     def shots(self) -> int:
         """The number of examples: at most ``shots`` of the settings, and what half of a short context holds."""
-        config, context = self.config, getattr(self.model.model.config, "max_position_embeddings", None)
+        config, context = self.config, getattr(self.model.text_config, "max_position_embeddings", None)
         if not isinstance(context, int):
             return config.shots
         dialogue = _LINE + config.steps * (config.tokens + _LINE)
