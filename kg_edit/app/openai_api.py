@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from kg_edit.app.session import EditDesk
+    from kg_edit.scoring.generation import Reply
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 _PROMPTS, _TOKENS, _STOPS = 32, 512, 16  # in a request, at most
@@ -174,20 +175,22 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         """The one model that is served: the edited one if there is a ledger."""
         return {"object": "list", "data": [{"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}]}
 
-    def tokens_of(text: str) -> int:
-        return len(desk.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def stopped(found: Reply, stop: Stop | None) -> tuple[str, Literal["stop", "length"], int]:
+        """The text that is sent, why it ends there, and its number of tokens."""
+        text = before_stop(found.text, stop)
+        if text != found.text:
+            return text, "stop", len(desk.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return text, "stop" if found.ended else "length", found.written
 
     @app.post(COMPLETIONS, response_model=Completion)
     def complete(wanted: CompletionRequest) -> Completion | Response:
         """Continue texts, greedily and to the end of a line, with all active edits of the ledger."""
         check_request(wanted, desk.model.name)
         prompts = (wanted.prompt,) if isinstance(wanted.prompt, str) else wanted.prompt
-        choices, read, written = [], sum(map(tokens_of, prompts)), 0
-        for index, text in enumerate(desk.complete(prompts, tokens=wanted.max_tokens)):
-            shown = before_stop(text, wanted.stop)
-            ended = shown != text or tokens_of(text) < wanted.max_tokens
-            choices.append(Choice(index=index, text=shown, finish_reason="stop" if ended else "length"))
-            written += tokens_of(shown)
+        found = desk.complete(prompts, tokens=wanted.max_tokens)
+        sent = [stopped(one, wanted.stop) for one in found]
+        choices = [Choice(index=n, text=text, finish_reason=reason) for n, (text, reason, _) in enumerate(sent)]
+        read, written = sum(one.read for one in found), sum(tokens for _, _, tokens in sent)
         made = Completion(
             id=f"cmpl-{time.time_ns()}",
             created=int(time.time()),
@@ -203,9 +206,7 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         """Answer a conversation in the model's chat template, with all active edits of the ledger."""
         limit = wanted.max_completion_tokens or wanted.max_tokens
         found = desk.chat([message.model_dump() for message in wanted.messages], tokens=limit)
-        text = before_stop(found.text, wanted.stop)
-        reason: Literal["stop", "length"] = "stop" if found.ended or text != found.text else "length"
-        written = found.written if text == found.text else tokens_of(text)
+        text, reason, written = stopped(found, wanted.stop)
         message = ChatMessage.model_construct(role="assistant", content=text)  # of any length
         made = ChatAnswer(
             id=f"chatcmpl-{secrets.token_hex(8)}",

@@ -27,7 +27,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.probes import Query, Response, check_queries, responses
-from kg_edit.scoring.generation import Reply, continuations, reply
+from kg_edit.scoring.generation import Reply, replies, reply
 from kg_edit.scoring.text_start import Start, with_start
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError
@@ -227,7 +227,7 @@ class EditDesk:
             raise ConfigError(f"there is no subgraph of {name!r}; start kg-edit serve with --graph")
         return page(graph)
 
-    def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[str, ...]:
+    def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[Reply, ...]:
         """Return the greedy continuation of each prompt, one line of at most ``tokens`` tokens, with the active edits.
 
         Raises:
@@ -241,7 +241,7 @@ class EditDesk:
                 log.warning(remark)
                 self._remarked = True
             with patch.applied(self.model) as model:
-                return continuations(model, asked, limits=[tokens] * len(prompts))
+                return replies(model, asked, limits=[tokens] * len(prompts))
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int) -> Reply:
         """Return the assistant's turn after a conversation, of at most ``tokens`` tokens, with the active edits.

@@ -29,15 +29,24 @@ COMPARED = 5  # tokens of a text by which two models are compared
 _SLACK = 2  # added to the number of tokens of a name alone
 
 
+class Reply(NamedTuple):
+    """A generated text, the number of tokens read and written, and whether it ended before the limit."""
+
+    text: str
+    read: int
+    written: int
+    ended: bool
+
+
 @torch.no_grad()
-def continuations(
+def replies(
     model: LanguageModel,
     prompts: Sequence[str],
     *,
     limits: Sequence[int],
     patches: Sequence[WeightPatch | None] | None = None,
     several_lines: bool = False,
-) -> tuple[str, ...]:
+) -> tuple[Reply, ...]:
     """Generate text after each prompt, up to the end of the line, the end of the text or the prompt's token limit.
 
     The text is decoded from the generated ids alone. Each token is the arg-max; the model's own generation settings are
@@ -60,20 +69,33 @@ def continuations(
         raise PromptError("a prompt is empty; give a text to continue")
     for prompt, limit in zip(encoded, limits, strict=True):
         model.check_length(prompt, more=limit)
-    ends = _end_tokens(model)
-    written = greedy(
-        model,
-        [prompt.ids for prompt in encoded],
-        limits=limits,
-        patches=patches,
-        ends=lambda own: own[-1] in ends or (not several_lines and ends_line(model, own[-1])),
-    )
-    texts = []
-    for one in written:
-        ids = [token for token in one.tokens if token not in ends]  # only the last one may be such a token
+    stops = _end_tokens(model)
+
+    def ends(own: Sequence[int]) -> bool:
+        return own[-1] in stops or (not several_lines and ends_line(model, own[-1]))
+
+    rows = [prompt.ids for prompt in encoded]
+    found = []
+    for row, one in zip(rows, greedy(model, rows, limits=limits, patches=patches, ends=ends), strict=True):
+        ids = [token for token in one.tokens if token not in stops]  # only the last one may be such a token
         text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
-        texts.append(" ".join(text.split()) if several_lines else text.split("\n", 1)[0])
-    return tuple(texts)
+        text = " ".join(text.split()) if several_lines else text.split("\n", 1)[0]
+        ended = bool(one.tokens) and ends(one.tokens)
+        found.append(Reply(text=text, read=len(row), written=len(one.tokens), ended=ended))
+    return tuple(found)
+
+
+def continuations(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    limits: Sequence[int],
+    patches: Sequence[WeightPatch | None] | None = None,
+    several_lines: bool = False,
+) -> tuple[str, ...]:
+    """Return the texts of `replies`, whose arguments and errors these are."""
+    found = replies(model, prompts, limits=limits, patches=patches, several_lines=several_lines)
+    return tuple(one.text for one in found)
 
 
 def room_for(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
@@ -100,15 +122,6 @@ def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, cha
     else:
         (text,) = continuations(model, [prompt], limits=[tokens])
     return text.rstrip(CUT).strip()
-
-
-class Reply(NamedTuple):
-    """The assistant's turn: its text, the number of tokens read and written, and whether it ended before the limit."""
-
-    text: str
-    read: int
-    written: int
-    ended: bool
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import pytest
 
 from kg_edit.app.messages import TryRequest
 from kg_edit.app.openai_api import CHAT
-from kg_edit.scoring.generation import continuations, reply
+from kg_edit.scoring.generation import continuations, replies, reply
 from tests.kg_edit.app.serving import EDIT, Served, served, workshop
 from tests.kg_edit.tiny import chatting, tiny
 
@@ -40,6 +40,18 @@ def test_completions_equal_generate_with_the_active_edits(server: Served) -> Non
     assert edited[0].strip().startswith(tried.outcomes[0].after.split()[0])
     assert completed(server, PROMPTS[0]) != [plain[0]]
     assert continuations(tiny("llama"), PROMPTS, limits=[6] * 3) == plain, "the model is as before"
+
+
+def test_completion_counts_the_tokens_that_were_generated() -> None:
+    """Not those of its text: a character that is cut is written again in more tokens."""
+    found = replies(tiny("llama"), PROMPTS, limits=[4] * 3)
+    assert "length" in (reasons := ["stop" if one.ended else "length" for one in found])
+    with served(workshop(None)) as running:
+        _, answer = running.post("/v1/completions", {"prompt": PROMPTS, "max_tokens": 4})
+    assert [choice["finish_reason"] for choice in answer["choices"]] == reasons
+    read, written = (sum(getattr(one, name) for one in found) for name in ("read", "written"))
+    assert 4 < written <= 12 and read == sum(len(tiny("llama").encode(prompt).ids) for prompt in PROMPTS)
+    assert answer["usage"] == {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def test_models_lists_the_served_model(server: Served) -> None:
@@ -177,4 +189,4 @@ def test_chat_takes_back_its_own_empty_answer() -> None:
 
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:
     desk = workshop(None)
-    assert desk.complete(PROMPTS, tokens=3) == continuations(tiny("llama"), PROMPTS, limits=[3] * 3)
+    assert desk.complete(PROMPTS, tokens=3) == replies(tiny("llama"), PROMPTS, limits=[3] * 3)

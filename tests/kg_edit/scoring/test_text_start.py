@@ -14,7 +14,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import PatchStack
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.generation import continuations, replies
 from kg_edit.scoring.text_start import with_start
 from kg_edit.text.matching import begins_with
 from tests.kg_edit.tiny import tiny
@@ -69,12 +69,10 @@ def test_server_starts_texts_and_says_so_once(smollm2: LanguageModel, caplog: py
     desk.ledger = SimpleNamespace(patch=PATCH)  # type: ignore[assignment]
     with caplog.at_level(logging.WARNING):
         answers = [desk.complete(["Google was founded by"], tokens=6) for _ in range(2)]
-    assert answers == [continuations(smollm2, ["\nGoogle was founded by"], limits=[6])] * 2
+    assert answers == [replies(smollm2, ["\nGoogle was founded by"], limits=[6])] * 2
     assert caplog.text.count("a line break is put in front") == 1
     desk.start = "never"
-    assert desk.complete(["Google was founded by"], tokens=6) == continuations(
-        smollm2, ["Google was founded by"], limits=[6]
-    )
+    assert desk.complete(["Google was founded by"], tokens=6) == replies(smollm2, ["Google was founded by"], limits=[6])
 
 
 @pytest.mark.slow
