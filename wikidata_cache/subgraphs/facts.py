@@ -223,4 +223,7 @@ def _moment(time: str) -> tuple[int, str]:
     """Return an xsd:dateTime as (year, rest), which can be compared; years BCE begin with a minus."""
     sign, digits = (-1, time[1:]) if time.startswith("-") else (1, time)
     year, _, rest = digits.partition("-")
-    return (sign * int(year), rest) if year.isdigit() else (-(10**9), time)
+    try:
+        return sign * int(year), rest
+    except ValueError:  # no time, or a year of thousands of digits: any text that a full statement has
+        return -(10**9), time

@@ -87,3 +87,9 @@ def test_best_claim_gives_rank_and_times(better: Claim, worse: Claim) -> None:
     for claims in ([better, worse], [worse, better]):
         assert (as_attributes(claims)["rank"], as_attributes(claims)["start"]) == (better.rank, better.start or None)
         assert as_attributes(claims)["end"] == (better.end or None)
+
+
+@pytest.mark.parametrize("text", ["", "unknown", "²-01-01T00:00:00Z", f"{'9' * 5_000}-01-01T00:00:00Z"])
+def test_text_that_is_no_time_is_the_earliest(text: str) -> None:
+    dated = Claim("P54", "Q1", "normal", "-0044-03-15T00:00:00Z", "")
+    assert as_attributes([Claim("P54", "Q1", "normal", text, ""), dated])["start"] == dated.start
