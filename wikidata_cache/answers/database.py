@@ -85,7 +85,7 @@ class Database:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path = path
+        self.path = path.absolute()  # the program may change its working folder
         self.read_only = read_only
         self._lock = RLock()
         self._open: tuple[int, bool, sqlite3.Connection] | None = None  # process id, may write, connection

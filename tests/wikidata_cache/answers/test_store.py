@@ -45,6 +45,17 @@ def test_store_separates_absent_from_unknown(tmp_path: Path) -> None:
         assert store.look_up("wikidata", "description", ["Q1"]) == {}
 
 
+def test_store_stays_where_it_is_after_a_change_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with filled(Path("c.sqlite")) as store:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with store.request_lock():
+            store.save("wikidata", "labels/1", [LABEL._replace(id="Q3")], ASKED)
+        assert labels_of(store, "Q3") == {"Q3": ["Universe", "en"]}
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_store_reading_makes_no_file(tmp_path: Path) -> None:
     assert labels_of(AnswerStore(tmp_path / "c.sqlite")) == {}
     assert list(tmp_path.iterdir()) == []
