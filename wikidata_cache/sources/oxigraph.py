@@ -34,7 +34,7 @@ class OxigraphSource(SparqlSource):
         folder: Path | None = None,
         label_file: Path | None = None,
     ) -> None:
-        self.label_file = label_file
+        self.label_file = label_file and label_file.absolute()  # the program may change its working folder
         self._store = store
         self._folder = folder
         self._name = name

@@ -161,6 +161,13 @@ def test_doctor_reads_a_plain_folder(copy: Path, tmp_path: Path) -> None:
     assert broken.what == f"store {plain}" and "so the database or the disk is damaged" in broken.found
 
 
+def test_labels_are_found_after_a_change_of_the_folder(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(loaded.parent)
+    cache = WikidataCache(loaded.name)
+    monkeypatch.chdir("/")
+    assert cache.linker.link("Philadelphia").candidates[0].id == "Q1345"
+
+
 def test_damaged_label_index_is_named(copy: Path) -> None:
     index, found = copy / LABELS, WikidataCache(copy).linker
     content = bytearray(index.read_bytes())
