@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import cache_file, pack_files
-from wikidata_cache.answers.store import AnswerStore, Inventory, take_inventory
+from wikidata_cache.answers.store import AnswerStore, take_inventory
 from wikidata_cache.atomic import user_path
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump, offline_forced
@@ -58,17 +58,28 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
     yield _checked("SQLite", _sqlite)
     yield _checked("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
 
-    path = cache_file(cache)
-    yield _checked(f"cache {path}", lambda: _counts(take_inventory(path)))
-    with suppress(*_FAILURES):  # the finding above has this error
-        for host, state in (take_inventory(path) or Inventory({}, 0, None, {})).hosts.items():
+    path, hosts = cache_file(cache), dict[str, dict[str, object]]()
+
+    def contents(file: Path) -> str:
+        inventory = take_inventory(file)  # reads the whole file
+        if inventory is None:
+            return "does not exist yet; the first fetch creates it"
+        if file == path:
+            hosts.update(inventory.hosts)
+        kinds = ", ".join(f"{count} {kind} ({graph})" for (graph, kind), count in inventory.facts.items())
+        span = f"; answers from {inventory.span[0]} to {inventory.span[1]}" if inventory.span else ""
+        return f"intact: {kinds or 'no facts'}; {inventory.requests} requests{span}"
+
+    yield _checked(f"cache {path}", lambda: contents(path))
+    with suppress(ValueError):  # a state of a host that is no state
+        for host, state in hosts.items():
             until, since = (float(str(state.get(name, 0))) for name in ("not_before", "held_at"))
             limit = after_clock_jump(RateLimitState(not_before=until, held_at=since), time.time())
             wait = limit.not_before - time.time()
             found = f"requires {wait:.0f} s more of waiting: {state.get('reason')}" if wait > 0 else "no wait needed"
             yield Finding(f"host {host}", found)
     for pack in pack_files():
-        yield _checked(f"pack {pack}", lambda pack=pack: _counts(take_inventory(pack)))  # type: ignore[misc]
+        yield _checked(f"pack {pack}", lambda pack=pack: contents(pack))  # type: ignore[misc]
 
     yield Finding("network", "forbidden by KG_OFFLINE" if offline_forced() else "allowed (KG_OFFLINE is not set)")
     contact = os.environ.get("KG_EDIT_CONTACT", "")
@@ -104,14 +115,6 @@ def _answers(cache: WikidataCache) -> str:
         raise WikidataCacheError(f"the graph opens, but has no statement about {_KNOWN} (Philadelphia)")
     label, digest = graph.nodes[_KNOWN]["label"], graph.graph["content_hash"][:12]
     return f"answers: {label} ({_KNOWN}) has statements, content hash {digest}"
-
-
-def _counts(inventory: Inventory | None) -> str:
-    if inventory is None:
-        return "does not exist yet; the first fetch creates it"
-    kinds = ", ".join(f"{count} {kind} ({graph})" for (graph, kind), count in inventory.facts.items())
-    span = f"; answers from {inventory.span[0]} to {inventory.span[1]}" if inventory.span else ""
-    return f"intact: {kinds or 'no facts'}; {inventory.requests} requests{span}"
 
 
 def _check_store(graph: SourceSpec) -> Finding | None:
