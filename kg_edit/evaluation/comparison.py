@@ -43,6 +43,7 @@ from kg_edit.evaluation.statistics import (
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
 from kg_edit.storage.run_folder import Settings, difference, read_settings
+from wikidata_cache.progress import Bar
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
@@ -437,7 +438,7 @@ def _rows(
         for side, table in tables.items()
     }
     found = []
-    for metric in metrics:
+    for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
         places = [names.index(part) for part in (SCORED if metric == EDITING_SCORE else (metric,))]
         first, *others = ((side, tables[side][:, places]) for side in sides)
         differences = {}

@@ -92,6 +92,15 @@ def test_picture_with_schedules_ends_inside_its_edges(
     assert outer.x0 <= box.x0 and box.x1 <= outer.x1
 
 
+def test_long_comparison_tells_how_far_it_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 1e-6)
+    caplog.set_level("INFO")
+    compare([run("one", seed=1, records=8), run("two", seed=2, records=8)])
+    assert any(line.startswith("comparing: 1 of 7 metrics") for line in caplog.messages), caplog.messages
+
+
 def test_two_seeds_of_one_method_do_not_differ(run: Run) -> None:
     found = compare([run("first", seed=1), run("second", seed=2)])
     assert [row.metric for row in found.rows] == [*METRICS, "editing_score"]
