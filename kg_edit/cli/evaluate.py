@@ -214,7 +214,7 @@ def compare(
 
     for path in out or ():
         check_ending(path)
-    chosen = [name.strip() for names in metric or () for name in names.split(",")]
+    chosen = [one.strip() for names in metric or () for one in names.split(",") if one.strip()]
     found = compare_runs(runs, against=against, metrics=chosen, common=common, seed=seed)
     if found.schedules:
         stdout().print(plain(found.schedules_line))

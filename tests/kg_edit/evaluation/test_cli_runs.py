@@ -64,7 +64,7 @@ def test_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run,
     assert again.code == 0, again.err
     assert json.loads((place / "whole" / "run.json").read_text())["schedule"] == "sequential:2"
     assert json.loads((place / "whole" / "summary.json").read_text())["n"] == 4
-    compared = kg_edit("compare", "whole", "--out", "found.md", "--out", "found.png", "--metric", "portability.nll")
+    compared = kg_edit("compare", "whole", "--out", "found.md", "--out", "found.png", "--metric", "portability.nll,")
     assert compared.code == 0, compared.err
     assert (place / "found.md").read_text().startswith("| metric | n | unedited | whole | whole - unedited | p |")
     refused = evaluate(*options, "--out", "whole", "--no-resume")
