@@ -22,7 +22,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.errors import ConfigError, ModelError
+from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.settings import environment, method_settings, note_environment, tokenizer_digest
 from kg_edit.evaluation.step import FAILURES, Method, added, failure, finite
@@ -35,6 +35,7 @@ from kg_edit.storage.run_folder import claim, digest, folder_lock
 from kg_edit.version import __version__
 from wikidata_cache.progress import Bar
 
+TEXTS = "texts.jsonl"
 EDITORS = ("adalora", "defer", "ft-l", "ft-m", "grace", "lora", "memory")
 """Methods that train on the target alone, so that classes can replace the vocabulary."""
 
@@ -83,8 +84,8 @@ class DriftFolder:
         Raises:
             OutputError: a line is no `SeenText`.
         """
-        drop_cut_line(self.path / "texts.jsonl")
-        return list(read_lines(self.path / "texts.jsonl", SeenText))
+        drop_cut_line(self.path / TEXTS)
+        return list(read_lines(self.path / TEXTS, SeenText))
 
     def points(self) -> dict[int, DriftPoint]:
         """Return the recorded points by the number of texts; an incomplete last line is dropped.
@@ -101,7 +102,7 @@ class DriftFolder:
         Raises:
             OutputError: it can't be written; the file is then unchanged.
         """
-        name = "texts.jsonl" if isinstance(line, SeenText) else "points.jsonl"
+        name = TEXTS if isinstance(line, SeenText) else "points.jsonl"
         append_lines(self.path / name, [line.model_dump_json()])
 
 
@@ -160,7 +161,7 @@ def run_drift(
 
     Raises:
         ConfigError: the classifier does not know a label of the stream, or the method can't edit a classifier.
-        OutputError: the folder has another run, or can't be written.
+        OutputError: the folder has another run, can't be read or written, or lacks a text before others.
     """
     check_editor(method.name, method.config)
     check_labels(drift, model.labels)
@@ -183,6 +184,12 @@ def _points(
         note_environment(out, environment(method, model))
         folder, state = DriftFolder(out), _State(model)
         known, points = folder.texts(), folder.points()
+        for line, (done, text) in enumerate(zip(known, drift.stream, strict=False), 1):
+            if done.id != text.id:  # the lines are in the stream's order: after one that was deleted, all are others'
+                raise OutputError(
+                    f"{out / TEXTS}, line {line}: found the text {done.id!r}, expected {text.id!r}; delete this line "
+                    "and all after it, and start again"
+                )
         right = state.right(drift.stream, title="unedited classifier")
         accurate = [text for text, is_right in zip(drift.stream, right, strict=True) if is_right]
 

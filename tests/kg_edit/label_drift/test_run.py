@@ -189,6 +189,14 @@ def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OutputError, match="another run"):
         points("ft-m", drift, tmp_path / "stopped", steps=11)
 
+    # A line that is deleted would give each later text the outcome of the next one.
+    second, third = (text.id for text in drift.stream[1:])
+    (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in (edited[0], edited[2])))
+    with pytest.raises(OutputError, match=f"line 2: found the text {third!r}, expected {second!r}; delete this line"):
+        points("ft-m", drift, tmp_path / "stopped")
+    (folder / "texts.jsonl").write_text(json.dumps(edited[0]) + "\n")
+    assert points("ft-m", drift, tmp_path / "stopped") == resumed
+
 
 @pytest.mark.parametrize("older", [3, 4])
 def test_too_few_older_texts_give_a_warning(older: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
