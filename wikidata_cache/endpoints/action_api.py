@@ -138,26 +138,24 @@ class ActionApi(EndpointSource):
             found |= self._block(block, "labels|aliases|descriptions|claims")[0]
         return found
 
-    def _block(
-        self, ids: Sequence[str], props: str, *, patience: float | None = None
-    ) -> tuple[dict[str, ApiEntity], Exchange]:
+    def _block(self, ids: Sequence[str], props: str) -> tuple[dict[str, ApiEntity], Exchange]:
         """Return what `entities` returns for at most 50 ids, with `props` as the API names them, and the request."""
         request = {"action": "wbgetentities", "props": props, "languages": "|".join(LANGUAGES), "ids": "|".join(ids)}
-        return self._get(request, "entities", partial(_parse_entities, wanted=ids), patience=patience)
+        return self._get(request, "entities", partial(_parse_entities, wanted=ids))
 
     def can_answer(self, template: Template | None) -> bool:
         """Return whether the source answers a question; None stands for a user's query."""
         return template is not None and template.kind in _PROPS
 
-    def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
+    def select(self, query: str) -> list[Binding]:
         """Raise EndpointError, since the API has no SPARQL."""
         raise self._needs_sparql("a SPARQL query")
 
-    def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
+    def _answer(self, template: Template, block: Sequence[str]) -> Answer:
         if not self.can_answer(template):
             raise self._needs_sparql(f"a question of the kind {template.kind!r}")
         props = _PROPS[template.kind]
-        entities, exchange = self._block(block, props, patience=patience)
+        entities, exchange = self._block(block, props)
         # Each answer also has the facts of the other kinds that its parts of the entities hold.
         kinds = [kind for kind, parts in _PROPS.items() if parts in props and kind in (template.kind, *_FREE)]
         facts = [
@@ -172,9 +170,7 @@ class ActionApi(EndpointSource):
         advice = "Give a SPARQL endpoint too, or ids instead of labels (`wikidata-cache link EDITS --online`)."
         return EndpointError(self.name, "rejected", f"the Action API can't answer {what}", advice)
 
-    def _get(
-        self, parameters: Mapping[str, str], field: str, parse: Callable[[Json], T], *, patience: float | None = None
-    ) -> tuple[T, Exchange]:
+    def _get(self, parameters: Mapping[str, str], field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
         """Send a request and return the parsed `field` of its answer; retry where waiting helps."""
         forbid_when_offline(self.name)
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
@@ -182,7 +178,7 @@ class ActionApi(EndpointSource):
             self._limiter,
             self.name,
             lambda: self._content(query, field, parse),
-            patience=self._patience if patience is None else patience,
+            patience=self.patience,
             attempts=lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1,
         )
 

@@ -54,9 +54,9 @@ class EndpointChain:
         left = list(ids)
         troubles = dict(self._refusals)
         able = self._able(template)
-        for endpoint, patience in self._turns(able, troubles):
+        for endpoint in self._turns(able, troubles):
             try:
-                for answer in endpoint.ask(template, left, patience=patience):
+                for answer in endpoint.ask(template, left):
                     answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
                     left = [entity for entity in left if entity not in answered]
                     yield answer
@@ -73,9 +73,9 @@ class EndpointChain:
         """
         troubles = dict(self._refusals)
         able = self._able(None)
-        for endpoint, patience in self._turns(able, troubles):
+        for endpoint in self._turns(able, troubles):
             try:
-                return endpoint.select(query, patience=patience)
+                return endpoint.select(query)
             except EndpointError as error:
                 self._note(error, troubles)
         raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in able])
@@ -86,15 +86,17 @@ class EndpointChain:
 
     def _turns(
         self, endpoints: Sequence[EndpointSource], troubles: dict[str, EndpointError]
-    ) -> Iterator[tuple[EndpointSource, float]]:
-        """Yield (endpoint, longest wait in seconds): first all with a short wait, then those that may recover."""
+    ) -> Iterator[EndpointSource]:
+        """Yield the endpoints to ask: first all with the patience for a short wait, then those that may recover."""
         # A generator, because `troubles` has the failures so far only when the next endpoint is wanted.
         for endpoint in endpoints:
             if endpoint.name not in troubles:
-                yield endpoint, _SHORT
+                endpoint.patience = _SHORT
+                yield endpoint
         later = [endpoint for endpoint in endpoints if troubles[endpoint.name].trouble in _WAITING]
         for endpoint in sorted(later, key=lambda endpoint: troubles[endpoint.name].retry_after or 0.0):
-            yield endpoint, PATIENCE
+            endpoint.patience = PATIENCE
+            yield endpoint
 
     def _note(self, error: EndpointError, troubles: dict[str, EndpointError]) -> None:
         if error.trouble in _OURS:

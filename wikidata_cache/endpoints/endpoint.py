@@ -63,7 +63,8 @@ class EndpointSource(SparqlSource):
         url: the endpoint.
         contact: an address for the User-Agent; default: KG_EDIT_CONTACT.
         timeout: wall-clock limit of one request, in seconds.
-        patience: longest total time that a question may wait for its requests to be allowed, in seconds.
+        patience: longest total time that a question may wait for its requests to be allowed, in seconds; a chain sets
+            the attribute of this name for each turn.
         limiter: shared by sources that count their requests together.
         max_bytes: largest answer, zipped and unzipped; default: KG_MAX_ANSWER_MB, else 50 MB.
 
@@ -85,7 +86,7 @@ class EndpointSource(SparqlSource):
     ) -> None:
         forbid_when_offline(url)
         self._transport = Transport(url, user_agent(url, contact), timeout, max_bytes=max_bytes or largest_answer())
-        self._patience = patience
+        self.patience = patience
         self._limiter = limiter or RateLimiter()
         self._sizes = BlockSizes()
 
@@ -102,10 +103,8 @@ class EndpointSource(SparqlSource):
         """Return True: SPARQL answers every question, and users' queries (None)."""
         return True
 
-    def ask(self, template: Template, ids: Sequence[str], *, patience: float | None = None) -> Iterator[Answer]:
+    def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield an answer for each block of ids; the blocks get smaller if the endpoint cannot answer larger ones.
-
-        `patience` (seconds) replaces the source's own patience for these questions.
 
         Raises:
             EndpointError: waiting, retrying and splitting down to one id do not help.
@@ -115,7 +114,7 @@ class EndpointSource(SparqlSource):
             # One block a request; after a failure that a smaller block avoids, the same ids are asked for again.
             block = left[: self._sizes.of(template)]
             try:
-                answer = self._answer(template, block, patience)
+                answer = self._answer(template, block)
                 # The same check as for an imported snapshot: what the endpoint sends may be cached and shared.
                 if problem := next((problem for fact in answer.facts if (problem := value_problem(*fact))), None):
                     raise wrong_answer(self.name, problem)
@@ -132,12 +131,12 @@ class EndpointSource(SparqlSource):
             del left[: len(block)]
             yield answer
 
-    def select(self, query: str, *, patience: float | None = None) -> list[Binding]:
+    def select(self, query: str) -> list[Binding]:
         """Return the rows of a SELECT query; wait and retry where that can help, else raise EndpointError.
 
         A user's query has no end mark. Therefore a second request checks that the endpoint answers the query it gets.
         """
-        rows = self._rows(query, patience, alone=True)[0]
+        rows = self._rows(query, alone=True)[0]
         # Virtuoso names unnamed columns callret-0, ...
         names = {name for row in rows for name in row if not name.startswith("callret")}
         if foreign := sorted(name for name in names if f"?{name}" not in query and f"${name}" not in query):
@@ -145,13 +144,13 @@ class EndpointSource(SparqlSource):
                 self.name, f"found the variables {', '.join(foreign[:5])[:200]}, which are not in the query"
             )
         echo, mark = echo_query(query)
-        if self._rows(echo, patience, alone=True)[0] != [mark]:
+        if self._rows(echo, alone=True)[0] != [mark]:
             raise wrong_answer(self.name, "found the answer to another query (a proxy may ignore the query in the URL)")
         return rows
 
-    def _answer(self, template: Template, block: Sequence[str], patience: float | None) -> Answer:
+    def _answer(self, template: Template, block: Sequence[str]) -> Answer:
         query, fetched_at = template.query(block), now()
-        rows, reply = self._rows(query, patience, alone=len(block) == 1, literals=LITERALS)
+        rows, reply = self._rows(query, alone=len(block) == 1, literals=LITERALS)
         try:
             facts = read_answer(template, block, query, rows, self.name)
         except TruncatedAnswerError as error:
@@ -162,16 +161,14 @@ class EndpointSource(SparqlSource):
             template.name, facts, exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(rows) - 1)
         )
 
-    def _rows(
-        self, query: str, patience: float | None, *, alone: bool, literals: Container[str] | None = None
-    ) -> tuple[list[Binding], Reply]:
+    def _rows(self, query: str, *, alone: bool, literals: Container[str] | None = None) -> tuple[list[Binding], Reply]:
         """Send a query, with retries; return its rows and the reply. `alone` means that the query has a single id."""
         forbid_when_offline(self.name)
         return with_retries(
             self._limiter,
             self.name,
             partial(self._once, query, literals),
-            patience=self._patience if patience is None else patience,
+            patience=self.patience,
             attempts=partial(self._attempts, alone=alone),
         )
 
