@@ -32,23 +32,9 @@ if TYPE_CHECKING:
 
 # Options that make a command offline, and those that `FetchHint` adds itself.
 _NOT_IN_HINT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
-# Options that have no effect with --kind, and options that a local graph has no use for.
-_OF_EDITS = (
-    "hops",
-    "per_node",
-    "seed",
-    "policy",
-    "direction",
-    "statements",
-    "root",
-    "rules",
-    "values",
-    "out",
-    "descriptions",
-    "sitelinks",
-    "keep_going",
-)
+# Options that a local graph has no use for, and options that have an effect with --kind too.
 _OF_A_CACHE = ("cache", "offline", "mode", "pack", "as_of")
+_OF_IDS_TOO = ("edits", "endpoint", "contact", *_OF_A_CACHE, "graph_name", "kind")
 
 
 def fetch(
@@ -127,8 +113,8 @@ def fetch(
     from wikidata_cache.fetch import fetch_edits, write_subgraphs
     from wikidata_cache.subgraphs.rules import read_rules
 
-    names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
-    given = [names[name] for name in _OF_EDITS if _is_given(context, name)]
+    of_edits = [parameter for parameter in context.command.params if parameter.name not in _OF_IDS_TOO]
+    given = [parameter.opts[0] for parameter in of_edits if _is_given(context, parameter.name or "")]
     if kind is not None and given:
         raise BadOptionError(
             f"--kind fetches facts about ids, and {', '.join(given)} is for files of edits; leave one of them out."
