@@ -146,7 +146,8 @@ def evaluate(
     Raises:
         ConfigError: two records have the same id, or the method is not made for a model.
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
-        KgEditError: there is no such model, or a record can't be read.
+        KgEditError: there is no such model, a record can't be read, or the unedited model's general ability can't be
+            measured.
         OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
     """
     if isinstance(method, str | type):
@@ -425,7 +426,11 @@ class _Run:
         return patch.applied(self.model) if patch else nullcontext(self.model)
 
     def _point(self, sequence: _Sequence, edits: int, patch: Patch | None) -> None:
-        """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point."""
+        """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point.
+
+        Raises:
+            KgEditError: the unedited model can't be measured, for example on a text of one token.
+        """
         config = self.config
         if not config.has_points or (sequence.number, edits) in self.points:
             return
@@ -446,6 +451,8 @@ class _Run:
                     made = [edit for item in sequence.items[:edits] for edit in item.record.edits]
                     scores |= config.retention.scores(model, made, before=before, chat=config.chat)
         except FAILURES as fault:
+            if not edits:  # no edit has broken the unedited model: the text or the tasks can't be used
+                raise
             scores, error = {}, failure(fault)
         self.folder.append_point(Point(sequence=sequence.number, edits=edits, scores=scores, tasks=tasks, error=error))
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, OutputError
+from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.plots import draw_curve
 from kg_edit.evaluation.records import RunFolder
@@ -43,6 +43,15 @@ def test_file_that_cannot_be_written_is_no_full_disk(tmp_path: Path) -> None:
         OutputError, match=r"can't write .*: Is a directory; check the path and its permissions, and start"
     ):
         append_lines(tmp_path, ["a line"])
+
+
+def test_text_on_which_the_unedited_model_has_no_perplexity_ends_the_run(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    config = EvalConfig(schedule="sequential:2", general="a")
+    with pytest.raises(ModelError, match="fewer than two tokens; give a text of some thousand words"):
+        evaluate(method, model, edits[:2], out=tmp_path / "run", config=config)
+    assert not (tmp_path / "run" / "general.jsonl").exists()
 
 
 def test_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
