@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.malmen.network import MalmenTraining
+from kg_edit.methods.malmen.network import MalmenNetwork, MalmenTraining
+from kg_edit.methods.malmen.training import Passes
+from kg_edit.methods.mend.examples import BatchOrder
+from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.rledit.network import RLEditTraining
 from tests.kg_edit.methods.mend.examples import PEOPLE, PLACES, edits
+from tests.kg_edit.tiny import tiny
 
 _PROMPTS = ("{} originates from", "The capital of {} is", "The river of {} is")
 _SMALL: dict[str, Any] = {
@@ -45,3 +49,14 @@ def quick(**settings: Any) -> MalmenTraining:
 def quick_sequence(**settings: Any) -> RLEditTraining:
     """Six steps of two updates by two edits each."""
     return RLEditTraining.preset("default", {**_SMALL, "batch": 2, "length": 2, "look_back": 2, **settings})
+
+
+def parts(settings: Any, family: str = "llama") -> tuple[Passes, MalmenNetwork, BatchOrder]:
+    """The passes, an untrained network with statistics, and the rows of each step."""
+    model = tiny(family)
+    names = mlp_weights(model, 2)
+    network = MalmenNetwork(weight_shapes(model, names), rank=4, edit_lr=0.02)
+    order = BatchOrder.of(model, apart(), settings)
+    passes = Passes(model=model, names=names)
+    network.normalise_by(passes.at_targets(order.for_normalising()))
+    return passes, network, order

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from kg_edit.errors import ConfigError
 from kg_edit.methods.malmen import training
 from kg_edit.methods.malmen.method import Malmen, MalmenConfig
-from kg_edit.methods.malmen.network import MalmenManifest, MalmenNetwork
-from kg_edit.methods.malmen.training import Passes, held_out_losses, sequence_losses, squared_norm, train
+from kg_edit.methods.malmen.network import MalmenManifest
+from kg_edit.methods.malmen.training import held_out_losses, sequence_losses, squared_norm, train
 from kg_edit.methods.mend.examples import BatchOrder, Rows
-from kg_edit.methods.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.methods.rledit.method import RLEdit, RLEditConfig
-from kg_edit.methods.rledit.network import RLEditTraining
 from kg_edit.methods.rledit.training import train as train_rledit
 from kg_edit.methods.trained.files import NETWORK
 from kg_edit.methods.trained.training import CHECKPOINT
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import Prompt
-from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.methods.malmen.examples import apart, quick, quick_sequence
+from tests.kg_edit.methods.malmen.examples import apart, parts, quick, quick_sequence
 from tests.kg_edit.methods.mend.examples import hooks_of
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
@@ -43,85 +34,9 @@ def made(name: str, out: Path, *, model: LanguageModel | None = None, **settings
     return learn(model or tiny("llama"), apart(), some, out, progress=False, checkpoint_seconds=0.0)
 
 
-def parts(settings: Any, family: str = "llama") -> tuple[Passes, MalmenNetwork, BatchOrder]:
-    """The passes, an untrained network with statistics, and the rows of each step."""
-    model = tiny(family)
-    names = mlp_weights(model, 2)
-    network = MalmenNetwork(weight_shapes(model, names), rank=4, edit_lr=0.02)
-    order = BatchOrder.of(model, apart(), settings)
-    passes = Passes(model=model, names=names)
-    network.normalise_by(passes.at_targets(order.for_normalising()))
-    return passes, network, order
-
-
-class Toy:
-    """Losses that are numbers of the batch, whatever the update is; one weight with one token of one key."""
-
-    model = SimpleNamespace()
-
-    def at_targets(self, edits: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        return {"w": (torch.tensor([[2.0]]), torch.tensor([[1.0]]))}
-
-    def edit_losses(self, change: Any, rows: Any) -> list[Tensor]:
-        return [rows.edit + 0.0 * change["w"][0].sum()]
-
-    def localities(self, change: Any, rows: Any) -> list[Tensor]:
-        return [rows.locality + 0.0 * change["w"][0].sum()]
-
-
-def test_loss_of_a_sequence_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three batches, look_back 2, decay 0.5. The network starts as d = -edit_lr |k|^2 g = -0.25 * 4 * 1, and the
-    update is d k / (k^2 + 1) = -0.4, so its penalty is 10 * 0.16."""
-    monkeypatch.setattr(WeightPatch, "applied", lambda self, model: nullcontext())
-    network, seen = MalmenNetwork({"w": (1, 1)}, rank=1, edit_lr=0.25), list[float]()
-    batches: Any = [SimpleNamespace(edits=(), edit=10.0**n, locality=2.0 * 10.0**n) for n in range(3)]
-    settings = RLEditTraining(look_back=2, decay=0.5, norm_weight=10.0, edit_weight=1.0, locality_weight=0.5)
-    toy: Any = Toy()
-    edit, locality = sequence_losses(toy, network, batches, settings, check=seen.append)
-    # each batch alone: 1 * edit + 0.5 * 2 * edit = 2 * edit
-    assert seen == pytest.approx([2 + 1.6, 20 + 0.5 * 2 + 1.6, 200 + 0.5 * 20 + 1.6])
-    assert (edit, locality) == pytest.approx((37.0, 74.0))
-
-
 def test_norm_of_factors_is_that_of_their_product() -> None:
     left, right = torch.randn(1, 3, 4), torch.randn(1, 3, 5)
     torch.testing.assert_close(squared_norm((left, right)), (left[0].T @ right[0]).square().sum())
-
-
-@torch.no_grad()
-def plain_nll(model: LanguageModel, prompt: Prompt) -> float:
-    logits = model.model(torch.tensor([prompt.ids[:-1]])).logits[0]
-    return float(cross_entropy(logits[prompt.target_start - 1 :], torch.tensor(prompt.ids[prompt.target_start :])))
-
-
-@torch.no_grad()
-def plain_log_p(model: LanguageModel, prompt: Prompt) -> Tensor:
-    return model.model(torch.tensor([prompt.ids[:-1]])).logits[0, prompt.target_start - 1 :].log_softmax(-1)
-
-
-def test_losses_of_a_sequence_are_those_of_applied_updates() -> None:
-    """An oracle: each update is written into the weights, each prompt runs alone through the whole model."""
-    settings = quick_sequence(length=3, look_back=2, decay=0.5, norm_weight=0.1)
-    passes, network, order = parts(settings)
-    model, batches, seen = passes.model, [order.rows(step) for step in range(3)], list[float]()
-    with untouched(model):
-        sequence_losses(passes, network, batches, settings, check=seen.append)
-        before = WeightPatch(factors={})
-        for number, own in enumerate(batches):
-            with before.applied(model):
-                update = WeightPatch(factors=network.factors(passes.at_targets(own.edits)))
-            after, total = before + update, 0.0
-            for age, rows in enumerate(reversed(batches[max(0, number - 1) : number + 1])):
-                with before.applied(model):
-                    clean = [plain_log_p(model, prompt) for prompt in rows.unrelated]
-                with after.applied(model):
-                    learned = [plain_nll(model, p) for p in (*rows.edits, *(p for _, p in rows.further))]
-                    edited = [plain_log_p(model, prompt) for prompt in rows.unrelated]
-                kl = [float((c.exp() * (c - e)).sum(-1).mean()) for c, e in zip(clean, edited, strict=True)]
-                total += 0.5**age * (sum(learned) / len(learned) + 0.6 * sum(kl) / len(kl))
-            norms = [pair.product.square().sum() for pair in update.factors.values()]
-            assert seen[number] == pytest.approx(total + 0.1 * float(sum(norms)), rel=1e-4)
-            before = after
 
 
 def test_gradient_of_a_batch_is_the_slope(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,27 +64,6 @@ def test_gradient_of_a_batch_is_the_slope(monkeypatch: pytest.MonkeyPatch) -> No
                 slope = (seen[-2] - seen[-1]) / (2 * step)
                 name = "log_rates" if parameter is network.log_rates else "log_ridges"
                 assert float(whole[name][place]) == pytest.approx(slope, rel=0.03, abs=1e-4)
-
-
-def test_held_out_batches_are_edited_in_sequence() -> None:
-    """The losses over all after the last update; the KL is to the unedited model."""
-    passes, network, order = parts(quick_sequence())
-    model, batches = passes.model, [order.rows(step) for step in range(2)]
-    with untouched(model):
-        edit, locality = held_out_losses(passes, network, batches)
-        before = WeightPatch(factors={})
-        for own in batches:
-            with before.applied(model):
-                update = WeightPatch(factors=network.factors(passes.at_targets(own.edits)))
-            before = before + update
-        unrelated = [prompt for rows in batches for prompt in rows.unrelated]
-        clean = [plain_log_p(model, prompt) for prompt in unrelated]
-        with before.applied(model):
-            learned = [plain_nll(model, p) for r in batches for p in (*r.edits, *(q for _, q in r.further))]
-            edited = [plain_log_p(model, prompt) for prompt in unrelated]
-        kl = [float((c.exp() * (c - e)).sum(-1).mean()) for c, e in zip(clean, edited, strict=True)]
-    assert edit == pytest.approx(sum(learned) / len(learned), rel=1e-4)
-    assert locality == pytest.approx(sum(kl) / len(kl), rel=1e-3)
 
 
 def test_edits_without_paraphrases_are_learned_by_their_own_prompts() -> None:
@@ -231,12 +125,6 @@ def test_training_leaves_the_model_as_it_was(name: str, tmp_path: Path) -> None:
     assert same_weights(model, weights) and hooks_of(model) == 0
     assert all(p.requires_grad and p.grad is None for p in model.model.parameters()) and model.model.training
     assert torch.equal(torch.get_rng_state(), random)
-
-
-def test_sequence_needs_its_edits(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected at least 20: validation = 4 \(held out\), batch \* length = 16"):
-        made("rledit", tmp_path / "out", length=8)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
