@@ -64,10 +64,8 @@ class Mello(PromptMethod):
     @property
     def rule(self) -> LoopRule:
         """The rule of the patch, with as many examples as fit into the model's context."""
-        shared = {
-            name: getattr(self.config, name) for name in ("gate", "threshold", "most", "encoder", "steps", "tokens")
-        }
-        return LoopRule(**shared, shots=self.shots)
+        config = self.config
+        return LoopRule(**dict(super().rule), steps=config.steps, tokens=config.tokens, shots=self.shots)
 
     @cached_property
     def shots(self) -> int:
