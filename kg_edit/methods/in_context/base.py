@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -60,6 +61,19 @@ class PromptMethod(EditingMethod):
     @abstractmethod
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the text of the fact for an edit, and notes for the edit's record in the provenance."""
+
+    @cached_property
+    def _checked(self) -> bool:
+        self.check_inputs(self.config, self.graph, ())
+        return True
+
+    def prepare(self) -> None:
+        """Check the settings, the graph and the files, as `check_inputs` does; once, because it reads the files.
+
+        Raises:
+            KgEditError: as `check_inputs`.
+        """
+        _ = self._checked
 
     def empty_patch(self) -> Patch:
         """Return a patch of the prompt without facts; it changes nothing."""

@@ -85,14 +85,6 @@ class Definition(PromptMethod):
                 "(CLI: --graph, with a file of descriptions), or insert=fact"
             )
 
-    def prepare(self) -> None:
-        """Check the settings, the graph and the file, as `check_inputs` does.
-
-        Raises:
-            ConfigError: the graph or the file is missing, or the file is given without need.
-        """
-        self.check_inputs(self.config, self.graph, ())
-
     @property
     def reads_graph(self) -> bool:
         """Whether the method reads descriptions from the graph."""

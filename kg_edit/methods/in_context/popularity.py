@@ -89,15 +89,6 @@ class PopularityRetrieval(PromptMethod):
                 "file of popularities (CLI: --set popularity=FILE)"
             )
 
-    def prepare(self) -> None:
-        """Check the graph and the files, as `check_inputs` does.
-
-        Raises:
-            ConfigError: neither a graph nor a file is given.
-            EditFileError: a file can't be read.
-        """
-        self.check_inputs(self.config, self.graph, ())
-
     @property
     def reads_graph(self) -> bool:
         """Whether popularity is counted in the graph, which is the case if no file of popularities is given."""

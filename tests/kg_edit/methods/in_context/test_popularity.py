@@ -62,6 +62,16 @@ def test_facts_are_inserted_up_to_the_limit() -> None:
     assert patch(FAMOUS, graph=graph(), limit=3).prompt_transform("LeBron James") != "LeBron James", "up to, and with"
 
 
+def test_files_are_read_once_not_for_every_call(tmp_path: Path) -> None:
+    file = tmp_path / "popularity.json"
+    file.write_text(json.dumps({"LeBron James": 3}), encoding="utf-8")
+    settings = {"popularity": str(file)}
+    method = PopularityRetrieval(tiny("llama"), PopularityConfig.preset("default", settings))
+    first = method.update([FAMOUS])
+    file.unlink()
+    assert method.update([FAMOUS]).edits == first.edits
+
+
 def test_limits_of_a_relation_go_before_the_limit() -> None:
     made = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2, limits={"team": 5, "P106": 0})
     assert [(record["limit"], record["withheld"]) for record in made.edits] == [(5.0, False), (0.0, True)]
