@@ -12,6 +12,7 @@ from typing import Any
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import LayerConfig
 from kg_edit.models.first_token import lead_before, log_unread
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
@@ -34,6 +35,13 @@ class StatementMethod(EditingMethod):
             EditError, PromptError, ChatTemplateError: as `encode_statement`.
         """
         return encode_statement(self.model, edit, method=self.name)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of every method, and the layer of a method that has one."""
+        found = super().provenance()
+        if isinstance(self.config, LayerConfig):
+            found["methods"][0] |= {"layer": self.layer}
+        return found
 
 
 def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bool = False) -> Prompt:

@@ -105,12 +105,6 @@ class AdapterMethod(StatementMethod):
         patch.check_finite()
         return patch
 
-    def provenance(self) -> dict[str, Any]:
-        """Return the provenance of every method, plus the layer."""
-        found = super().provenance()
-        found["methods"][0] |= {"layer": self.layer}
-        return found
-
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
         before.check_model(self.model)
         # The adapter that is trained further is not applied: `train` runs it together with its change.

@@ -164,12 +164,6 @@ class FineTuning(TuningMethod):
         patch.check_finite()
         return patch
 
-    def provenance(self) -> dict[str, Any]:
-        """Return the provenance of every method, plus the layer."""
-        found = super().provenance()
-        found["methods"][0] |= {"layer": self.layer}
-        return found
-
 
 @torch.no_grad()
 def record(method: EditingMethod, edit: Edit, *, change: Tensor, losses: Sequence[float]) -> dict[str, Any]:

@@ -169,9 +169,3 @@ class Grace(StatementMethod):
         )
         provenance = {**self.provenance(), "edits": [record]}
         return CodebookPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)
-
-    def provenance(self) -> dict[str, Any]:
-        """Return the provenance of every method, and the layer."""
-        found = super().provenance()
-        found["methods"][0] |= {"layer": self.layer}
-        return found
