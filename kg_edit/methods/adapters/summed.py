@@ -194,26 +194,34 @@ class SummedMethod(AdapterMethod):
             found = self.penalty(adapter, now(), here)
             return torch.zeros((), device=self.device) if found is None else found
 
+        each = list[Tensor]()  # the loss of each edit in each evaluation, [edits]
+
+        def loss() -> Tensor:
+            values = losses()
+            each.append(values.detach().cpu())
+            return values.mean()
+
         with adapter.features(self.model, self.layer) as features:
 
             def forward(inputs: Tensor, output: Tensor, *, training: bool) -> Tensor:
                 return adapter.forward(now(), features(inputs), output, training=training)
 
             with replacing_output(self.model, self.layer, partial(forward, training=True), reads=adapter.reads):
-                found = self.config.descent.run(list(change.values()), lambda: losses().mean(), penalty=penalty)
+                self.config.descent.run(list(change.values()), loss, penalty=penalty)
             # The last loss is recorded in the form that the patch has, which may differ from that of the training.
             with (
                 replacing_output(self.model, self.layer, partial(forward, training=False), reads=adapter.reads),
                 torch.no_grad(),
             ):
-                found[-1] = float(losses().mean())
+                each[-1] = losses().cpu()
 
         made = {
             name: (change[name].detach() if name in change else torch.zeros_like(tensor)).cpu()
             for name, tensor in start.items()
         }
         size = torch.cat([tensor.flatten() for tensor in made.values()])
-        return replace(adapter, changes=made), [record(self, edit, change=size, losses=found) for edit in edits]
+        pairs = zip(edits, torch.stack(each, 1).tolist(), strict=True)
+        return replace(adapter, changes=made), [record(self, edit, change=size, losses=own) for edit, own in pairs]
 
 
 def linear_init(rows: int, columns: int, draw: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from kg_edit.methods.memoe.adapter import Anchors, Experts, ExpertSettings, name
 from kg_edit.methods.memoe.method import Memoe, MemoeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
+from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.adapters.edits import EDITS, adapter_of, predicts
 from tests.kg_edit.tiny import byte_level, tiny
 
@@ -54,6 +55,18 @@ def test_batch_predicts_all_targets(make: Any) -> None:
     with patch.applied(model):
         assert [predicts(model, edit) for edit in EDITS] == [True] * 3
     assert [record["batch"] for record in patch.edits] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("make", [calinet, memoe])
+def test_record_has_the_loss_of_its_edit_not_of_the_batch(make: Any) -> None:
+    model = tiny("llama")
+    pairs = [Pair(edit.text, edit.target_new) for edit in EDITS]
+    before, patch = score(model, pairs), make(model, steps=3).edit(EDITS)
+    with patch.applied(model) as edited:
+        after = score(edited, pairs)
+    for pair, record in zip(pairs, patch.edits, strict=True):
+        assert record["loss_before"] == pytest.approx(before[pair].nll, rel=1e-3)
+        assert record["loss_after"] == pytest.approx(after[pair].nll, rel=1e-3)
 
 
 @pytest.mark.slow
