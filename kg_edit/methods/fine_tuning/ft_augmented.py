@@ -20,10 +20,10 @@ all weights or LoRA.
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -161,6 +161,12 @@ class FtAugmented(TuningMethod):
             own = self._rows(edits)
             others = tuple(dict.fromkeys([*(edit.subject for edit in edits), *example_things()]))
             edited = {edit.text for edit in (*edits, *replayed)}
+
+            @cache  # many edits share a template, and every epoch asks again
+            def edited_at(template: str) -> list[int]:
+                """The places in ``others`` of those with which a template is an edited prompt, ascending."""
+                return [place for place, other in enumerate(others) if template.replace("{}", other) in edited]
+
             undone = -before if isinstance(before, WeightPatch) else None  # added to the model, it is unedited
             for epoch in Bar(range(config.steps), title=self.name, unit="epoch"):
                 losses = torch.zeros(len(edits))
@@ -179,7 +185,7 @@ class FtAugmented(TuningMethod):
                     half = len(again) // 2 if self.contexts else 0  # of them after a sampled text
                     rows += self._rows(again[half:]) + self._in_contexts(again[:half], draw)
                     held = (
-                        self._of_others(chosen, others, draw, leave_out=edited),
+                        self._of_others(chosen, others, draw, edited_at=edited_at),
                         draw.sample(self.texts, min(config.texts, len(self.texts))),
                     )
                     values, others_kl, texts_kl = self._step(rows, held, changes, wholly_patched(self.model, undone))
@@ -259,13 +265,21 @@ class FtAugmented(TuningMethod):
         return replace(row, acting_at=prompt.edited_at) if alone else row
 
     def _of_others(
-        self, edits: Iterable[Edit], others: Sequence[str], draw: random.Random, *, leave_out: Container[str]
+        self,
+        edits: Iterable[Edit],
+        others: Sequence[str],
+        draw: random.Random,
+        *,
+        edited_at: Callable[[str], list[int]],
     ) -> list[TrainingRow]:
-        """Return the prompts of the edits about other subjects, without those that are edited: ``leave_out``."""
+        """Return the prompts of the edits about other subjects, without those at the places `edited_at`."""
         found = list[TrainingRow]()
         for edit in edits:
-            names = [other for other in others if edit.prompt.replace("{}", other) not in leave_out]
-            for subject in draw.sample(names, min(self.config.subjects, len(names))):
-                ids = self.model.encode_fact(edit.prompt, subject=subject, chat=edit.one_form(self.name)).ids
+            skipped = edited_at(edit.prompt)
+            left = len(others) - len(skipped)
+            for place in draw.sample(range(left), min(self.config.subjects, left)):
+                for one in skipped:  # ascending
+                    place += place >= one
+                ids = self.model.encode_fact(edit.prompt, subject=others[place], chat=edit.one_form(self.name)).ids
                 found.append(TrainingRow(ids=ids, wanted=((len(ids) - 1, 0),)))  # no token is wanted: only its logits
         return found

@@ -33,7 +33,7 @@ def method(model: LanguageModel, **settings: Any) -> FtAugmented:
 def divergence(chosen: FtAugmented, patch: Patch) -> float:
     """KL(p || p') after the edits' prompts with other subjects and in the model's texts."""
     draw = random.Random(1)  # noqa: S311 - a sample, no secret
-    rows = [*chosen._of_others(EDITS, example_things(), draw, leave_out=()), *chosen.texts[:8]]
+    rows = [*chosen._of_others(EDITS, example_things(), draw, edited_at=lambda _: []), *chosen.texts[:8]]
     with torch.no_grad():
         p = RowLosses(chosen.model, 1, rows).logits().log_softmax(-1)
         with patch.applied(chosen.model):
@@ -69,14 +69,21 @@ def test_step_trains_the_prompts_bare_and_in_context_and_holds_other_subjects_an
     asked = [model.tokenizer.decode(row.ids) for row in others]
     assert len(asked) == 10 and not {edit.text for edit in EDITS} & set(asked)
     assert sum("plays for" in text for text in asked) == 4, "two other subjects for each of the two prompts"
-    names, edited = ("LeBron James", "Dwyane Wade", "Ann"), {EDITS[0].text, EDITS[4].text}
-    draw = random.Random(0)  # noqa: S311 - a sample, no secret
-    one = chosen._of_others(EDITS[:1], names, draw, leave_out=edited)
-    assert [model.tokenizer.decode(row.ids) for row in one] == ["Ann plays for"], "edited prompts are not held"
     assert len(texts) == 2 and all(len(row.wanted) == len(row.ids) for row in texts)
     assert isinstance(patch, WeightPatch)
     (pair,) = patch.factors.values()
     assert pair.product.abs().max() == pytest.approx(0.01, rel=1e-4), "one step of Adam from 0"
+
+
+@pytest.mark.parametrize("edited", [[], [1], [0, 1], [0, 2, 4], [0, 1, 2, 3], [0, 1, 2, 3, 4]])
+def test_other_subjects_are_drawn_from_those_whose_prompt_is_not_edited(edited: list[int]) -> None:
+    names, chosen = ("LeBron James", "Dwyane Wade", "Ann", "Bo", "Cy"), method(tiny("llama"))
+    for seed in range(5):
+        draw, again = (random.Random(seed) for _ in range(2))  # noqa: S311 - a sample, no secret
+        rows = chosen._of_others(EDITS[:1], names, draw, edited_at=lambda _: edited)
+        left = [name for place, name in enumerate(names) if place not in edited]
+        wanted = [EDITS[0].prompt.replace("{}", name) for name in again.sample(left, min(2, len(left)))]
+        assert [chosen.model.tokenizer.decode(row.ids) for row in rows] == wanted
 
 
 def test_other_answers_are_held() -> None:
