@@ -43,7 +43,11 @@ def test_numbers_are_numbers(tables: ModuleType) -> None:
 
 def test_every_method_was_measured(tables: ModuleType) -> None:
     results = tables.Results()
-    measured = {number.method for name in ("single", "ripples", "batches-1000", "malmen-batches") for number in results.tables[name]}
+    measured = {
+        number.method
+        for name in ("single", "ripples", "batches-1000", "malmen-batches")
+        for number in results.tables[name]
+    }
     assert set(method_names()) <= measured
 
 
