@@ -183,7 +183,7 @@ def test_long_saves_are_rare_and_ctrl_c_loses_no_edit(tmp_path: Path, monkeypatc
 
     def slow(patch: WeightPatch, path: Path) -> Path:
         saved.append(len(patch.edits))
-        time.sleep(0.5)
+        time.sleep(0.2)
         return write(patch, path)
 
     def stop_at_last(patch: WeightPatch) -> None:
