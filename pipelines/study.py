@@ -101,6 +101,13 @@ MQUAKE = Part(table="mquake-hops", dataset="mquake", data=SHARED / "mquake" / "M
 PARTS = {
     "single": Part(table="single", dataset="counterfact-plus", data=DEV, ceilings=True, skip=24),
     "models": Part(table="models", dataset="counterfact-plus", data=DEV, skip=24),
+    "trained": Part(
+        table="malmen-batches",
+        dataset="counterfact-plus",
+        data=DEV,
+        skip=24,
+        schedule="batch:{batch},sequential:{n}",
+    ),
     "all": Part(table="all", dataset="counterfact-plus", data=DEV, skip=24),
     "probes": Part(
         table="probes",
