@@ -250,7 +250,6 @@ class EditingMethod(ABC):
                 with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
                     with blame_plug_in(type(self)):
                         made = self._recorded(self._made(batch, patch), batch)
-                        made.check_finite()
                     guard(made, patch)
                     patch = patch + made
                     after_each(patch)
@@ -283,7 +282,9 @@ class EditingMethod(ABC):
         with blame_plug_in(type(self)):
             made = self.make_each(wanted)
             return tuple(
-                one if isinstance(one, Exception) else self._recorded(self._fitting(one), [edit])
+                one
+                if isinstance(one, Exception)
+                else attempt(edit, partial(self._recorded, self._fitting(one), [edit]))
                 for one, edit in zip(made, wanted, strict=True)
             )
 
@@ -343,7 +344,11 @@ class EditingMethod(ABC):
         """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits.
 
         The records of a joint method have the size of their batch, so that a ledger computes the same batches again.
+
+        Raises:
+            PatchError: the patch has a value that is not finite.
         """
+        patch.check_finite()
         known = {record.get("edit", {}).get("id") for record in patch.edits}
         records = [*patch.edits, *(self.record(edit) for edit in edits if edit.id not in known)]
         if self.joint:

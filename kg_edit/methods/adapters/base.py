@@ -96,14 +96,12 @@ class AdapterMethod(StatementMethod):
 
         Raises:
             EditError: two of the edits have the same prompt and different targets.
-            PatchError: a loss or the adapter is not finite.
+            PatchError: a loss is not finite.
         """
         refuse_clash(edits)
         with untouched(self.model):
             adapter, records = self.train(edits, adapter_at(before, self.place))
-        patch = AdapterPatch(adapters={self.place: adapter}, provenance={**self.provenance(), "edits": records})
-        patch.check_finite()
-        return patch
+        return AdapterPatch(adapters={self.place: adapter}, provenance={**self.provenance(), "edits": records})
 
     def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
         before.check_model(self.model)

@@ -104,9 +104,7 @@ class Comeba(Memit):
             )
             for name, pair in made.factors.items()
         }
-        patch = AdapterPatch(adapters=adapters, provenance=made.provenance)
-        patch.check_finite()
-        return patch
+        return AdapterPatch(adapters=adapters, provenance=made.provenance)
 
     def protected(self, layer: int, before: Patch) -> Tensor | None:
         """Return sqrt(remember) K_p, with the keys in the adapters of ``before``, [d_ff, earlier facts]."""

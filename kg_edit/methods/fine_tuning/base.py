@@ -98,7 +98,7 @@ class FineTuning(TuningMethod):
         """Tune the weight on the edit's rows: a batch of one.
 
         Raises:
-            PatchError: the loss or the change is not finite.
+            PatchError: the loss is not finite.
         """
         (made,) = self.make_each(edits, before=before)
         if isinstance(made, Exception):
@@ -154,15 +154,9 @@ class FineTuning(TuningMethod):
         return [attempt(edit, partial(patch_of, edit, own)) for (edit, _), own in pairs]
 
     def patch(self, change: Tensor, records: list[dict[str, Any]]) -> Patch:
-        """Return the patch that adds ``change`` [d, d_ff] to the tuned weight.
-
-        Raises:
-            PatchError: the change is not finite.
-        """
+        """Return the patch that adds ``change`` [d, d_ff] to the tuned weight."""
         factors = {self.model.weight_name(self.layer): Factors.dense(change)}
-        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
-        patch.check_finite()
-        return patch
+        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
 
 
 @torch.no_grad()

@@ -112,9 +112,7 @@ class Lora(TuningMethod):
             **self.notes(factors),
             **loss_notes(losses),
         }
-        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
-        patch.check_finite()
-        return patch
+        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
         """Train on ``row``; return the changes of the weights by their names, and the losses."""

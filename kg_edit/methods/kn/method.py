@@ -185,9 +185,7 @@ class Kn(EditingMethod):
             "neurons": neurons,
             "shared_by": round(chosen.share, 6),
         }
-        patch = WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
-        patch.check_finite()
-        return patch
+        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
 
     def _answers(self, edit: Edit) -> tuple[int, int]:
         """Return the first token of the old answer, and that of the new one.

@@ -250,13 +250,11 @@ class UltraEdit(StatementMethod):
             right = (solved if few else solved.T)[: len(wanted)]
             factors[name] = Factors(left=wanted.T.float().contiguous(), right=right.T.float().contiguous())
 
-        patch = WeightPatch(
+        return WeightPatch(
             factors={name: Factors.total([own]) for name, own in factors.items()},  # dense where that takes less
             provenance={**self.provenance(), "edits": self.records(edits, rows, factors)},
             state={SUM + name: one.sums for name, one in own.items()},
         )
-        patch.check_finite()
-        return patch
 
     def records(
         self, edits: Sequence[Edit], rows: Sequence[TokenFeatures], factors: Mapping[str, Factors]
