@@ -313,14 +313,14 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
     """Yield the numbers of a finished run: of the unedited model, the edited one, and the ceilings if it has them.
 
     If fewer or more records were scored than for the table's first row, the rows say so: they replace no others. The
-    rows of the table `models` name their model.
+    rows of a table with `names_model` name their model.
     """
     described = results.words["tables"][table]
     n = str(max(run.provenance["counts"]["edited"].values(), default=run.n))  # of a long sequence a sample is scored
     other = "" if n == next((number.n for number in results.tables[table]), n) else f"{n} records"
     model = run.provenance.get("model", {}).get("name", "smollm2-135m")
     model = MODELS.get(Path(model).stem, model)
-    if table == "models":
+    if described.get("names_model"):
         other = ", ".join(filter(None, (other, model)))
     rows = {"base": ("unedited", ""), "edited": (method, settings)}
     rows |= {section: ("unedited", told) for section, told in CEILINGS.items() if section in run.sections}

@@ -16,20 +16,14 @@ from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights
 from kg_edit.methods.rledit.method import RLEdit, RLEditConfig
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.malmen.examples import apart, quick
+from tests.kg_edit.methods.mend.test_method import patch_of
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
 from tests.kg_edit.tiny import tiny
 
 
 def method(model: LanguageModel, **settings: Any) -> Malmen:
     return Malmen(model, MalmenConfig.preset("default", settings))
-
-
-def patch_of(chosen: Malmen, *wanted: Any) -> WeightPatch:
-    patch = chosen.edit(wanted or (EDIT,))
-    assert isinstance(patch, WeightPatch)
-    return patch
 
 
 @pytest.fixture(scope="module")
