@@ -132,6 +132,14 @@ def find_spec(config: PreTrainedConfig) -> ModelSpec:
     )
 
 
+def refuse_experts(name: str) -> UnsupportedModelError:
+    """Return the error for a method that reads the down-projection, on a mixture of experts of this name."""
+    return UnsupportedModelError(
+        f"{name} is a mixture of experts: its blocks have no single second matrix to read and edit; "
+        "take a method that puts the fact into the prompt (rag, ike, definition), or lora"
+    )
+
+
 def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
     """Check that ``blocks`` and ``down_projection`` of ``spec`` lead to modules, and that the weight can be edited.
 

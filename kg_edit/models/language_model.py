@@ -27,7 +27,14 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError, describe
-from kg_edit.models.architectures import ModelSpec, check_spec, content_fingerprint, find_spec, optional_module
+from kg_edit.models.architectures import (
+    ModelSpec,
+    check_spec,
+    content_fingerprint,
+    find_spec,
+    optional_module,
+    refuse_experts,
+)
 from kg_edit.models.chat import ChatForm, chat_form
 from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.loading import (
@@ -350,10 +357,7 @@ class LanguageModel:
     @property
     def _down(self) -> str:
         if self.spec.down_projection is None:
-            raise UnsupportedModelError(
-                f"{self.name} is a mixture of experts: its blocks have no single second matrix to read and edit; "
-                "take a method that puts the fact into the prompt (rag, ike, definition), or lora"
-            )
+            raise refuse_experts(self.name)
         return self.spec.down_projection
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.passes import numbers_kept, tokens_at_once
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.workload import Workload
+from kg_edit.models.architectures import refuse_experts
 from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape
@@ -304,7 +305,10 @@ def estimate(
 
     Raises:
         ConfigError: the model has no such layer.
+        UnsupportedModelError: the model is a mixture of experts, and the method reads a down-projection.
     """
+    if shape.experts and method.family not in (None, "in-context", "low-rank"):
+        raise refuse_experts(shape.name)
     weights = shape.parameters * torch.empty(0, dtype=dtype).element_size()
     left = None if machine.accelerator is None else max(0.0, machine.accelerator - weights) / 2
     most = limit * 1e6 if limit else method.memory * 1e6 if left is None else left

@@ -21,7 +21,7 @@ class ModelShape:
     """A model's sizes: ``width`` is d, ``inner`` d_ff; ``block`` counts the elements of one block's matrices.
 
     ``parameters`` counts all parameters. ``cache`` is the number of values that one token adds to the KV cache of all
-    blocks together.
+    blocks together. ``experts``: the model is a mixture of experts, whose blocks have no down-projection.
     """
 
     name: str
@@ -33,6 +33,7 @@ class ModelShape:
     block: int
     parameters: int
     cache: int
+    experts: bool = False
 
 
 def shape_of(name: str) -> ModelShape:
@@ -82,6 +83,7 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         block=sum(part.numel() for part in blocks[0].parameters() if part.dim() >= 2),
         parameters=sum(part.numel() for part in model.parameters()),
         cache=2 * len(blocks) * attended,
+        experts=spec.down_projection is None,
     )
 
 

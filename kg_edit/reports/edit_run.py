@@ -140,7 +140,8 @@ def run_edits(
     )
     if not (out / PATCH).is_file():
         if len(edits) > FEW and not method.joint and method.kind == "weights":
-            way = "; --method alphaedit makes them all at once" if len(edits) <= MANY else ""
+            able = len(edits) <= MANY and model.spec.down_projection
+            way = "; --method alphaedit makes them all at once" if able else ""
             log.warning(_IN_SEQUENCE, method.name, len(edits), way)
         first = dict[str, str]()  # the first edit of each subject
         pairs = [(first.setdefault(edit.subject, edit.id), edit) for edit in edits if edit.subject]
@@ -177,6 +178,7 @@ def run_edits(
             opposes=opposed(edits),
             refused=disabling(patch, (), model),
             model=model.name,
+            experts=model.spec.down_projection is None,
             folder=out,
         )
         # A finished run keeps the prompts that it asked

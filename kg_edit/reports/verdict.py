@@ -107,6 +107,7 @@ class Verdict(BaseModel):
         opposes: the edits with another target than an earlier edit of the same fact, (id, id of the earlier one).
         refused: the reasons why edits of the patch look as if they would break the model (`patches.guards`).
         model: the model's name, for the commands.
+        experts: whether it is a mixture of experts, so that no method that reads a down-projection helps.
         folder: the folder of the run, for the commands.
     """
 
@@ -123,6 +124,7 @@ class Verdict(BaseModel):
     opposes: tuple[tuple[str, str], ...] = ()
     refused: tuple[str, ...] = Field((), exclude=True)
     model: str = Field("", exclude=True)
+    experts: bool = Field(False, exclude=True)
     folder: Path = Field(Path(), exclude=True)
 
     @classmethod
@@ -141,13 +143,14 @@ class Verdict(BaseModel):
         opposes: Sequence[tuple[str, str]] = (),
         refused: Sequence[str] = (),
         model: str = "",
+        experts: bool = False,
         folder: Path = Path(),
     ) -> Verdict:
         """Return the verdict over the edits' own prompts, paraphrases and neighborhood prompts among ``rows``.
 
         Args:
             rows: the rows of the report.
-            method, preset, graph, joint, refused, model, folder: as the attributes.
+            method, preset, graph, joint, refused, model, experts, folder: as the attributes.
             subjects: the subject of each edit, by id.
             tokens: the number of tokens of each edit's target, by id.
             alone: by the ids of failed edits that were also made alone, whether they then succeeded.
@@ -195,6 +198,7 @@ class Verdict(BaseModel):
             opposes=tuple(opposes),
             refused=tuple(refused),
             model=model,
+            experts=experts,
             folder=folder,
         )
 
@@ -245,7 +249,7 @@ class Verdict(BaseModel):
             lines.append(
                 f"{_ids(self.spoiled)} {'fails' if one else 'fail'} only together with the other edits of this run; "
                 f"made alone {'it succeeds' if one else 'they succeed'}"
-                f"{'' if self.joint or len(shared) == len(self.spoiled) else _TOGETHER}"
+                f"{'' if self.joint or self.experts or len(shared) == len(self.spoiled) else _TOGETHER}"
             )
             if shared:
                 lines.append(
@@ -257,15 +261,15 @@ class Verdict(BaseModel):
             sizes = sorted({result.tokens or 0 for result in long})
             size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
             ways = [_FOR_LONG[way] for way in self._ways(long) if way in _FOR_LONG]
-            lines.append(f"{_ids(long)}: a target of {size} tokens; {'; '.join(ways)}")
-        if texts := [result for result in left if result.paragraph]:
+            lines.append("; ".join([f"{_ids(long)}: a target of {size} tokens", *ways]))
+        if texts := [result for result in left if result.paragraph and not self.experts]:
             lines.append(f"{_ids(texts)}: {_FOR_TEXT}")
         others = [result for result in left if result not in (*long, *texts)]
         ways = self._ways(others)[:2]
-        hint = f"{' or '.join(f'--method {way}' for way in ways)} may make it"
+        hint = f"{' or '.join(f'--method {way}' for way in ways)} may make it" if ways else ""
         if always := [result for result in others if result.alone is False]:
-            lines.append(f"{_ids(always)}: made alone, the edit fails too; {hint}")
-        elif len(self.edits) == 1 and others:
+            lines.append(f"{_ids(always)}: made alone, the edit fails too{'; ' * bool(hint)}{hint}")
+        elif len(self.edits) == 1 and others and hint:
             lines.append(f"{_ids(others)}: {hint}")
         if self.commands:
             lines.append(_APART.format(ids=_ids(self.failed)))
@@ -310,7 +314,13 @@ class Verdict(BaseModel):
     def _ways(self, results: Sequence[EditResult]) -> list[str]:
         """Return other methods that take these edits, the nearest first."""
         both, text = any(result.both for result in results), any(result.paragraph for result in results)
-        takes = {_ROME_LONG: not text, _GRACE: not both, _IKE: not text, _RAG: text}
+        writes = not self.experts
+        takes = {
+            _ROME_LONG: writes and not text,
+            _GRACE: writes and not both,
+            _IKE: not text,
+            _RAG: text or self.experts,
+        }
         made_by = self.method, f"{self.method} --preset {self.preset}"
         return [way for way, able in takes.items() if able and way not in made_by]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluation.run import evaluate
 from kg_edit.methods.registry import find_method, method_names
 from kg_edit.patches.base import Patch
+from kg_edit.planning.machine import Machine
+from kg_edit.planning.memory import estimate
 from kg_edit.planning.shape import shape_of_config
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.scoring.test_likelihood import PAIRS, check_equal
@@ -59,3 +62,16 @@ def test_plan_counts_the_experts() -> None:
     shape = shape_of_config(tiny("qwen3_moe").model.config, name="experts")
     assert (shape.inner, shape.width) == (2 * 16, 32)
     assert shape.block > 4 * 3 * 16 * 32
+
+
+def test_plan_refuses_what_the_method_refuses() -> None:
+    shape = shape_of_config(tiny("qwen3_moe").model.config, name="experts")
+    machine = Machine(device=torch.device("cpu"), host=10**12, accelerator=None)
+    for name in method_names():
+        kind = find_method(name)
+        config = kind.config_class.model_construct()
+        if name in (*FITTING, "popularity-retrieval"):
+            assert estimate(kind, config, shape, machine).parts
+        else:
+            with pytest.raises(UnsupportedModelError, match=r"experts is a mixture of experts.*rag"):
+                estimate(kind, config, shape, machine)

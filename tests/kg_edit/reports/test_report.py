@@ -100,6 +100,17 @@ def test_advice_names_other_methods_than_the_one_that_failed() -> None:
         assert f"{method} --preset {preset}" not in long and f"--method {method} makes" not in long
 
 
+@pytest.mark.parametrize(("method", "way"), [("lora", "ike"), ("ike", "rag"), ("rag", "ike")])
+def test_advice_for_a_mixture_of_experts_names_no_method_that_refuses_it(method: str, way: str) -> None:
+    rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False), row("c", edit="row-3", success=False)]
+    verdict = Verdict.of(
+        rows, method=method, model="m", experts=True, alone={"row-2": True, "row-3": False}, tokens={"row-2": 27}
+    )
+    told = " ".join([*verdict.advice, *verdict.commands])
+    assert not re.search(r"--method (rome|grace|alphaedit|ft-m)", told)
+    assert verdict.commands[2].endswith(f"--method {way} --model m") and f"--method {way}" in verdict.advice[1]
+
+
 def test_commands_make_long_targets_by_the_method_that_makes_most() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-2", success=False), row("c", edit="row-3", success=False)]
     for tokens, way in (({"row-2": 27, "row-3": 20}, "rome --preset long"), ({"row-2": 27}, "grace")):
