@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.datasets.own_edits import OWN
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import DocumentScores
@@ -65,7 +66,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
-    phase: str
+    phase: str = Field(pattern=r"^(base|edit|edited|after:[0-9]+)$")
     sha256: str  # of the record's JSON
     error: str | None = None
     seconds: float | None = None  # to compute the edit: the record's share of its batch
@@ -398,10 +399,23 @@ def found_in(folder: RunFolder) -> tuple[Done, Points]:
     """Return the finished phases with their errors, and the finished points, of a run's folder.
 
     Raises:
-        OutputError: a line can't be read.
+        OutputError: the folder has no run, or a line can't be read, or is of no record or sequence of the run.
     """
-    done = {(entry.id, entry.phase): entry.error for entry in folder.entries()}
-    return done, frozenset((point.sequence, point.edits) for point in folder.points())
+    sequences, done, points = sequences_of(read_settings(folder.path)), dict[tuple[str, str], str | None](), set()
+    ids = {name for names in sequences.values() for name in names}
+    for number, entry in enumerate(folder.entries(), 1):
+        if entry.id not in ids:
+            raise _foreign(folder.records, number, f"record {entry.id!r}")
+        done[entry.id, entry.phase] = entry.error
+    for number, point in enumerate(folder.points(), 1):
+        if point.sequence not in sequences:
+            raise _foreign(folder.general, number, f"sequence {point.sequence}")
+        points.add((point.sequence, point.edits))
+    return done, frozenset(points)
+
+
+def _foreign(file: Path, number: int, what: str) -> OutputError:
+    return OutputError(f"{file}, line {number}: this run has no {what}; delete the line, and start again")
 
 
 def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[tuple[str, str]]:

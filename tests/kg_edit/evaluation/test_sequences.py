@@ -287,6 +287,27 @@ def test_step_that_fails_only_now_leaves_no_earlier_patch(
     assert [record["error"] for record in lines(tmp_path)][:2] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("records.jsonl", '"id":"case-1"', '"id":"other"', "this run has no record 'other'; delete the line"),
+        ("records.jsonl", '"phase":"edited"', '"phase":"after:x"', "line 3: not a valid record; delete the line"),
+        ("general.jsonl", '"sequence":1', '"sequence":9', "line 3: this run has no sequence 9; delete the line"),
+    ],
+)
+def test_line_that_is_not_of_the_run_is_named(
+    file: str, old: str, new: str, message: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    config = EvalConfig(general=TEXT)
+    evaluate(Depends(model), model, edits[:2], out=tmp_path, config=config)
+    path = tmp_path / file
+    path.write_text(path.read_text().replace(old, new))
+    for retry in (False, True):
+        again = config.model_copy(update={"retry_failed": retry})
+        with pytest.raises(OutputError, match=message):
+            evaluate(Depends(model), model, edits[:2], out=tmp_path, config=again)
+
+
 def test_records_that_broke_the_model_are_scored_again(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
