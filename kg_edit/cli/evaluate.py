@@ -93,8 +93,10 @@ def evaluate(
     if ray and evaluation.config.shard:
         raise ConfigError("--ray splits the records into shards itself; remove --shard")
     if ray:
-        from kg_edit.cli.ray_run import evaluate_on_ray
+        from kg_edit.cli.ray_run import SHARDS, evaluate_on_ray
 
+        if not resume and (out / SHARDS).exists():
+            raise ConfigError(f"{out} has the shards of a run; continue it with --resume, or give another --out")
         summary = evaluate_on_ray(evaluation, out)
     else:
         summary = evaluation.run(out, resume=resume, overwrite=overwrite)

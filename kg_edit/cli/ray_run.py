@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _PARTS = 64  # shards, at most; independent of the number of workers, which may change when a run is resumed
 _TRIES = 3  # workers that a shard may lose
-_SHARDS = ".shards"
+SHARDS = ".shards"
 
 
 def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int], object] = lambda _: None) -> Summary:
@@ -53,7 +53,7 @@ def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int
     if not sequences:
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")
     parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
-    folders = {part: out.absolute() / _SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
+    folders = {part: out.absolute() / SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
     with Bar(title="shards", unit="shard", total=len(parts)) as bar:
         _score_shards(ray, evaluation, folders, started=started, done=bar.update)
     return merge(out, list(folders.values()))
