@@ -278,6 +278,18 @@ def test_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: 
     assert cell["graph"] == whole["graph"] and "withheld_sha256" in json.dumps(cell["graph"])
 
 
+def test_faults_beyond_the_limit_are_not_refused(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    rows = [row(1, CITIES[0]), {"case_id": 2}]
+    (place / "data.json").write_text(json.dumps(rows))
+    (place / "sweep.toml").write_text("method = 'rag'\n[grid]\npreset = ['default']\n")
+    command = ("sweep", "sweep.toml", "--data", "data.json", "--model", tiny_folder, "--out", "out")
+    result = kg_edit(*command, "--limit", "1")
+    assert result.code == 0, result.err
+    assert Summary.load(place / "out" / "preset=default" / "summary.json").n == 1
+    result = kg_edit(*command, "--limit", "2")
+    assert (result.code, "data.json, record 2" in result.err) == (2, True)
+
+
 @pytest.mark.slow
 def test_sweep_command(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     printed = kg_edit("sweep", "--example")
