@@ -341,11 +341,12 @@ class Evaluation:
 
         # A model without a chat template is refused here, before any work.
         chat_settings(model, (edit for record in content.records for edit in record.edits), config.chat)
-        if self.known_only:
-            content = self._known(model, content)
+        known = self._known(model, content) if self.known_only else content
+        scored = known.records[self.span(known)]
         if chosen.auto:
-            chosen = chosen.with_layer(model, sweep_edits(content.records, self.span(content)))
-        return Ready(options=self, config=config, plan=chosen, method=chosen.on(model), model=model, content=content)
+            chosen = chosen.with_layer(model, sweep_edits(content.records, scored))
+        made = chosen.on(model)
+        return Ready(options=self, config=config, plan=chosen, method=made, model=model, scored=scored, content=content)
 
     def _opened(self) -> EvalConfig:
         """The config with the texts and tasks that options name."""
@@ -376,7 +377,8 @@ class Evaluation:
         from kg_edit.models.loading import cache_folder
         from kg_edit.ripples.known_only import known_only
 
-        found = known_only(model, content.records, folder=cache_folder() / "knowledge")
+        most = None if self.limit is None else self.skip + self.limit
+        found = known_only(model, content.records, folder=cache_folder() / "knowledge", most=most)
         if not found.asked:
             raise ConfigError("--known-only: the records have no question with a further hop; remove it")
         if not found.records:
@@ -403,7 +405,8 @@ class Ready:
     plan: MethodPlan
     method: EditingMethod
     model: LanguageModel
-    content: FileContent
+    scored: Sequence[BenchmarkRecord]
+    content: FileContent  # of the whole file, whose answers are the wrong ones of portability.choice
 
     def run(self, out: Path, *, shard: Shard | None = None) -> Summary:
         """Score the records, or a shard of them.
@@ -418,7 +421,7 @@ class Ready:
         summary = evaluate(
             self.method,
             self.model,
-            self.content.records[self.options.span(self.content)],
+            self.scored,
             out=out,
             config=self.config.model_copy(update={"shard": str(shard)}) if shard else self.config,
             pool=self.content.records,
@@ -430,10 +433,10 @@ class Ready:
         return summary
 
 
-def sweep_edits(records: Sequence[BenchmarkRecord], scored: slice) -> tuple[Edit, ...]:
+def sweep_edits(records: Sequence[BenchmarkRecord], scored: Sequence[BenchmarkRecord]) -> tuple[Edit, ...]:
     """Return the edits on which a layer is chosen: those of records that are not scored; if all are scored, of all."""
-    start, stop, _ = scored.indices(len(records))
-    others = [*records[:start], *records[stop:]]
+    ids = {record.id for record in scored}
+    others = [record for record in records if record.id not in ids]
     if not others:
         log.warning("--layer auto uses records that are also scored; with --skip or --limit, it uses the other records")
     return tuple(edit for record in others or records for edit in record.edits)

@@ -14,7 +14,7 @@ any such question left is dropped, and so is every record of a data set without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from kg_edit.scoring.questions import generated_from
 from kg_edit.text.matching import mentions
 
 _TOKENS = 16  # of an answer, at most
+_FEWEST = 16  # records that are asked about at once, so that a pass is not small
 # Examples for CounterFactPlus, whose relations are free text. A prompt that began with the thing itself would be no
 # test: many models do not read the first token.
 _SHOWN = (
@@ -51,12 +52,34 @@ class KnownOnly:
         return f"{self.questions} of {self.asked} questions are left, in {len(self.records)} records"
 
 
-def known_only(model: LanguageModel, records: Sequence[BenchmarkRecord], *, folder: Path) -> KnownOnly:
+def known_only(
+    model: LanguageModel, records: Sequence[BenchmarkRecord], *, folder: Path, most: int | None = None
+) -> KnownOnly:
     """Return the questions for which the unedited ``model`` knows every further hop, and the records that have one.
 
-    ``folder`` stores the model's answers.
+    Args:
+        model: the unedited model.
+        records: the records, asked in their order.
+        folder: stores the model's answers.
+        most: stop when at least so many records are left; None: ask about all.
     """
-    questions = partial(_questions, forms=_forms())
+    questions, found, start = partial(_questions, forms=_forms()), KnownOnly((), 0, 0), 0
+    while start < len(records) and (most is None or len(found.records) < most):
+        size = len(records) if most is None else max(_FEWEST, 2 * (most - len(found.records)))
+        more = _known(model, records[start : start + size], questions, folder=folder)
+        found = KnownOnly((*found.records, *more.records), found.questions + more.questions, found.asked + more.asked)
+        start += size
+    return found
+
+
+def _known(
+    model: LanguageModel,
+    records: Sequence[BenchmarkRecord],
+    questions: Callable[[BenchmarkRecord], Iterator[tuple[Question | Probe, list[tuple[Query, ...]]]]],
+    *,
+    folder: Path,
+) -> KnownOnly:
+    """Ask about all ``records``, whose ``questions`` have the hops that the model must know."""
     hops = [query for record in records for _, needed in questions(record) for hop in needed for query in hop]
 
     def generated(prompts: Sequence[str]) -> tuple[str, ...]:

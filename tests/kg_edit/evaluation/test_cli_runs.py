@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from kg_edit.cli.evaluation import Evaluation
+from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.ripples import known_only
@@ -241,6 +243,20 @@ def test_skip_beyond_the_known_records_is_refused(place: Path, monkeypatch: pyte
     monkeypatch.setattr(known_only, "known_only", lambda *_, **__: known)
     with pytest.raises(ConfigError, match="--skip 2 leaves none of the 2 records that --known-only leaves; skip fewer"):
         asked._known(tiny("llama"), content)
+
+
+def test_limit_asks_no_more_records_than_it_needs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:4])]))
+    asked = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=1, limit=2)
+    most = list[int]()
+
+    def known(_: object, records: tuple[BenchmarkRecord, ...], **options: object) -> KnownOnly:
+        most.append(cast(int, options["most"]))
+        return KnownOnly(records, 4, 4)
+
+    monkeypatch.setattr(known_only, "known_only", known)
+    asked._known(tiny("llama"), asked.read())
+    assert most == [3]
 
 
 def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(

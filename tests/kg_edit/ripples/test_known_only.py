@@ -54,6 +54,23 @@ def test_known_only_uses_the_recalled_relation(tmp_path: Path, text: str, left: 
     assert str(found) == f"{left} of 1 questions are left, in {left} records"
 
 
+def test_known_only_asks_until_enough_records_are_left(tmp_path: Path) -> None:
+    """The first 17 records are unknown: a pass about 16, and then about as many again."""
+    records = [
+        BenchmarkRecord(id=str(number), edits=(edit,))
+        for number in range(60)
+        for place in ("Peru" if number < 17 else "Italy",)
+        for question in (Question(question="Where?", answer=place, recalled_relation=f"({number}, in, {place})"),)
+        for edit in (
+            Edit(id=str(number), subject="Ada", prompt="{} lives in", target_new="x", portability=(question,)),
+        )
+    ]
+    some = known_only(parrot("Italy", "x"), records, folder=tmp_path, most=3)
+    assert (some.asked, [record.id for record in some.records[:3]]) == (32, ["17", "18", "19"])
+    whole = known_only(parrot("Italy", "x"), records, folder=tmp_path)
+    assert (whole.asked, len(whole.records)) == (60, 43) and whole.records[:15] == some.records
+
+
 def test_known_only_reads_its_forms_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, load = list[RippleWords](), RippleWords.load
 
