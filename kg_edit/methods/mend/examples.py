@@ -20,7 +20,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.methods.mend.network import MendTraining
 from kg_edit.methods.trained.edits import training_edits
-from kg_edit.methods.trained.training import batch_of, shuffled
+from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
@@ -154,6 +154,7 @@ class BatchOrder:
         self.settings, self._texts = settings, texts
         order = shuffled(examples, f"split {settings.seed}")
         self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
+        self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed)
 
     @classmethod
     def of(cls, model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> BatchOrder:
@@ -182,8 +183,7 @@ class BatchOrder:
     def rows(self, step: int) -> Rows:
         """Return the rows of a step (from 0). Each pass over the examples has another order."""
         random = Random(f"step {step} {self.settings.seed}")  # noqa: S311 - no secret
-        some = batch_of(self.examples, step, batch=self.settings.batch, seed=self.settings.seed)
-        return Rows.of(some, self._texts, random, questions=self.settings.questions)
+        return Rows.of(self._passes.examples(step), self._texts, random, questions=self.settings.questions)
 
     def validation(self) -> Iterator[Rows]:
         """Yield the held-out rows in batches; they are the same in each call."""

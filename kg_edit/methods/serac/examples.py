@@ -20,7 +20,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.methods.serac.network import SeracTraining
 from kg_edit.methods.trained.edits import TrainingEdit, training_edits
-from kg_edit.methods.trained.training import batch_of, shuffled
+from kg_edit.methods.trained.training import Passes, shuffled
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
 from kg_edit.scoring.questions import new_fact
@@ -74,6 +74,8 @@ class ExampleOrder:
         self._settings, self._texts, self._all = settings, texts, [edit for edit, _ in edits]
         order = shuffled(edits, f"split {settings.seed}")
         self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
+        self._scope_passes = Passes(self.examples, batch=settings.scope_batch, seed=settings.seed)
+        self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed + 1)
 
     @classmethod
     def of(cls, model: LanguageModel, items: Sequence[Edit | BenchmarkRecord], settings: SeracTraining) -> Self:
@@ -93,14 +95,12 @@ class ExampleOrder:
 
     def scope_rows(self, step: int) -> ScopeRows:
         """Return the texts of a step (from 0)."""
-        some = batch_of(self.examples, step, batch=self._settings.scope_batch, seed=self._settings.seed)
-        return self._rows(some, self._random(f"scope {step}"))
+        return self._rows(self._scope_passes.examples(step), self._random(f"scope {step}"))
 
     def questions(self, step: int) -> list[Question]:
         """Return the questions for the counterfactual model in a step (from 0)."""
         draw = self._random(f"questions {step}")
-        some = batch_of(self.examples, step, batch=self._settings.batch, seed=self._settings.seed + 1)
-        return [self._question(edit, draw) for edit, _ in some]
+        return [self._question(edit, draw) for edit, _ in self._passes.examples(step)]
 
     def held_out_rows(self) -> Iterator[ScopeRows]:
         """Yield the texts of the held-out edits in batches; they are the same in each call."""

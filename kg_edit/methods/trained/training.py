@@ -1,7 +1,7 @@
 """The training loop for a method's own network: steps, checkpoints, validations, and the choice of the best network.
 
 A `TrainingRun` may be killed at any time, and then continues to the same result, bit for bit. This works because the
-seed and the number of a step determine its examples (`batch_of`), and a checkpoint has everything else (`State`).
+seed and the number of a step determine its examples (`Passes`), and a checkpoint has everything else (`State`).
 """
 
 from __future__ import annotations
@@ -292,15 +292,24 @@ def run_training(
             return run.finish(out / NETWORK, manifest)
 
 
-def batch_of(examples: Sequence[Example], step: int, *, batch: int, seed: int) -> list[Example]:
-    """Return the examples of a step (from 0), in repeated passes over all examples, each pass in another order.
+class Passes(Generic[Example]):
+    """The examples of each step, in repeated passes over all examples, each pass in another order.
 
     Examples that don't fill a batch are skipped in this pass.
     """
-    steps = len(examples) // batch
-    order = shuffled(examples, f"pass {step // steps} {seed}")
-    start = step % steps * batch
-    return order[start : start + batch]
+
+    def __init__(self, examples: Sequence[Example], *, batch: int, seed: int) -> None:
+        self._examples, self._batch, self._seed = examples, batch, seed
+        self._number, self._order = -1, list[Example]()
+
+    def examples(self, step: int) -> list[Example]:
+        """Return the examples of a step (from 0). All are shuffled once a pass: a step of many takes no time for it."""
+        steps = len(self._examples) // self._batch
+        if self._number != step // steps:
+            self._number = step // steps
+            self._order = shuffled(self._examples, f"pass {self._number} {self._seed}")
+        start = step % steps * self._batch
+        return self._order[start : start + self._batch]
 
 
 def shuffled(examples: Sequence[Example], seed: str) -> list[Example]:
