@@ -6,6 +6,8 @@ its own way, hardly does.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
@@ -15,13 +17,16 @@ from kg_edit.errors import ConfigError, PatchError
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
+log = logging.getLogger(__name__)
+
 AVERAGED = "averaged"  # the field of a provenance with the patches and their shares
 
 
 def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
     """Return the sum of the patches' changes, each times its share.
 
-    The result lists every edit once, has no state, and single edits can't be removed from it.
+    The result lists every edit once, has no state, and single edits can't be removed from it. Edits that are not in
+    every patch, and so get less than their whole change, are a warning.
 
     Args:
         patches: at least two patches of weights for one model.
@@ -36,10 +41,15 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
     if len(patches) < 2 or len(patches) != len(shares):
         raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")
     scaled, records = list[Patch](), dict[str, dict[str, object]]()
+    shares_of, patches_of = defaultdict[str, float](float), Counter[str]()  # of each edit
     for patch, share in zip(patches, shares, strict=True):
         if not isinstance(patch, WeightPatch):
             raise PatchError(f"a patch of the {patch.kind} can't be averaged; expected patches of weights")
         scaled.append(patch.scaled(share))
+        ids = {str(record.get("edit", {}).get("id")) for record in patch.edits}
+        patches_of.update(ids)
+        for id_ in ids:
+            shares_of[id_] += share
         for record in patch.edits:
             if not {"edit", "method"} <= record.keys():
                 raise PatchError("a record of a patch lacks its edit or its method; make the patch again")
@@ -52,6 +62,12 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
                 )
             methods = known["method"].split(" + ")
             records[id_] = {"edit": edit, "method": " + ".join(dict.fromkeys([*methods, record["method"]]))}
+    if weaker := [id_ for id_ in records if patches_of[id_] < len(patches) and shares_of[id_] < 1]:
+        log.warning(
+            "%d of %d edits are not in every patch and get less than their whole change, such as %r (%g of it); "
+            "average patches of the same edits, or give these a share of 1",
+            *(len(weaker), len(records), weaker[0], shares_of[weaker[0]]),
+        )
     total = reduce(add, scaled)
     assert isinstance(total, WeightPatch)  # noqa: S101 - the sum of patches of weights
     note = [

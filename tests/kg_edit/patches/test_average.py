@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -33,6 +35,22 @@ def test_average_is_the_weighted_sum_with_every_edit_once() -> None:
     assert [(one["share"], one["edits"]) for one in found.provenance["averaged"]] == [(0.5, 2), (0.25, 2)]
     assert [one["name"] for one in found.provenance["methods"]] == ["memit", "ft-m"]
     assert not found.state, "the keys of one method's edits say nothing about the sum"
+
+
+@pytest.mark.parametrize(
+    ("ids", "shares", "told"),
+    [
+        (("2", "3"), (0.5, 0.25), "2 of 3 edits are not in every patch and get less than .* '1' \\(0.5 of it\\)"),
+        (("2", "3"), (1.0, 0.25), "1 of 3 edits .* '3' \\(0.25 of it\\)"),
+        (("2", "3"), (1.0, 1.0), ""),
+        (("1", "2"), (0.4, 0.4), ""),
+    ],
+)
+def test_edits_that_an_average_weakens_are_named(
+    ids: tuple[str, ...], shares: tuple[float, ...], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    averaged([patch("rome", 1.0, "1", "2"), patch("memit", 1.0, *ids)], shares)
+    assert re.match(told, caplog.messages[0]) if told else not caplog.messages
 
 
 def test_a_single_edit_of_an_average_is_not_removed() -> None:
