@@ -60,12 +60,19 @@ def read_passages(path: str | Path) -> tuple[str, ...]:
     A row has ``title`` and ``text``, or it is a row of PopQA, whose ``paragraphs`` are such rows.
 
     Raises:
-        EditFileError: the file can't be read, or has no paragraphs.
+        ConfigError: the package bm25s is not installed.
+        EditFileError: the file can't be read, has no paragraphs, or none with a word that is no stop word.
     """
+    check_installed()
+    import bm25s
+
     content = document(Path(path))
     texts = dict.fromkeys(text for row in (content if isinstance(content, list) else [content]) for text in _texts(row))
     if not texts:
         raise EditFileError(f"{path}: found no paragraphs; {_EXPECTED}")
+    words = (bm25s.tokenize(text, return_ids=False, show_progress=False)[0] for text in texts)
+    if not any(words):  # bm25s raises a bare ValueError for these
+        raise EditFileError(f"{path}: no paragraph has a word to search for, of two letters or more; {_EXPECTED}")
     return tuple(texts)
 
 

@@ -25,7 +25,7 @@ from kg_edit.graphs.controls import Control
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
-from kg_edit.methods.in_context.passages import Passages, check_installed, read_passages
+from kg_edit.methods.in_context.passages import Passages, read_passages
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.questions import fact_sentence
 from kg_edit.storage.run_folder import NAMES_A_FILE
@@ -79,7 +79,6 @@ class PopularityRetrieval(PromptMethod):
         super().check_inputs(config, graph, edits)
         assert isinstance(config, PopularityConfig)  # noqa: S101 - config_class
         if config.passages:
-            check_installed()
             read_passages(config.passages)
         if config.popularity:
             read_popularity(config.popularity)

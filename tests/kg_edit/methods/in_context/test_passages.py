@@ -47,6 +47,11 @@ def test_file_without_paragraphs_is_an_error(content: object, tmp_path: Path) ->
         read_passages(write(tmp_path / "none.json", content))
 
 
+def test_file_without_a_word_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EditFileError, match=r"words.json: no paragraph has a word to search for"):
+        read_passages(write(tmp_path / "words.json", [{"text": "… !"}, {"text": "the of a"}]))
+
+
 def test_paragraph_is_inserted_instead_of_the_fact(tmp_path: Path) -> None:
     pages = write(tmp_path / "pages.json", ROWS)
     numbers = write(tmp_path / "popularity.json", {"LeBron James": 5000, "George Rankin": 7})
