@@ -12,7 +12,7 @@ from pydantic import Field
 
 from kg_edit.datasets.building import answers, built, built_edit, fields_of, old_target, probe, rephrased_edit, template
 from kg_edit.datasets.reading import Dataset, RawRecord
-from kg_edit.datasets.record import BenchmarkRecord, Probe
+from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Question, Record, Text
 from kg_edit.edits.rows import Portability
 
@@ -120,17 +120,23 @@ def _probes(prompt: str, target: str, rephrase: str, locality: str, answer: str)
     # ROME's program ends the prompts of Natural Questions with a question mark.
     if locality.startswith(_NQ) and not locality.rstrip().endswith("?"):
         locality = f"{locality.rstrip()}?"
-    return [
+    probes = [
         *probe("efficacy", prompt, right, form="sentence"),
         *probe("paraphrase", rephrase, right, form="sentence"),
-        *probe("locality", locality, answers(answer), form="sentence"),
     ]
+    if locality.strip() and not answer.strip():  # what the unedited model generates is the reference
+        return [*probes, Probe(measures="locality-text", queries=(Query(prompt=locality, form="sentence"),))]
+    return [*probes, *probe("locality", locality, answers(answer), form="sentence")]
 
 
+_MEASURES = (
+    *("efficacy", "paraphrase", "locality", "locality-text"),
+    *("portability.Inverse_Relation", "portability.Subject_Replace"),
+)
 ZSRE = Dataset(
     name="zsre",
     about="zsRE, edited towards answers[0] as ROME and MEMIT do; EasyEdit's form names its target itself",
-    measures=("efficacy", "paraphrase", "locality", "portability.Inverse_Relation", "portability.Subject_Replace"),
+    measures=_MEASURES,
     parser=lambda: parse,
     edits_have=("target_true", "paraphrases", "questions"),
     other="zsre-alt",
@@ -140,7 +146,7 @@ ZSRE = Dataset(
 ZSRE_ALT = Dataset(
     name="zsre-alt",
     about="zsRE, edited towards alt as EasyEdit does",
-    measures=("efficacy", "paraphrase", "locality", "portability.Inverse_Relation", "portability.Subject_Replace"),
+    measures=_MEASURES,
     parser=lambda: parse_alt,
     edits_have=("target_true", "paraphrases", "questions"),
 )

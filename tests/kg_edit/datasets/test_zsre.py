@@ -42,6 +42,20 @@ def test_probes_are_efficacy_paraphrase_and_locality(tmp_path: Path) -> None:
     assert found["locality"].answers == (("Mark Ruffalo",),)
 
 
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [(ZSRE, {"loc_ans": " "}), (EASY_EDIT, {"locality_ground_truth": None})],
+    ids=["mend", "easyedit"],
+)
+def test_locality_prompt_without_an_answer_is_compared_with_the_unedited_model(
+    row: dict[str, object], answer: dict[str, object]
+) -> None:
+    record = parse({**row, **answer}, "0")
+    (probe,) = record.group("locality-text")
+    assert "who plays the hulk" in probe.queries[0].prompt and not probe.queries[0].answers
+    assert not record.group("locality")
+
+
 def test_portability_is_asked_only_with_alt() -> None:
     row = {**ZSRE, "inverse question": "Who is Marian Clairmont's sister?", "portability": QUESTION}
     alt, rome = parse(row, "0", towards="alt"), parse(row, "0")
