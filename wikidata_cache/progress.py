@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, TypeVar
 
@@ -175,6 +176,22 @@ def _log_lines(bar: weakref.ref[Bar], ended: Event) -> None:
     while not ended.wait(_LINE_S) and (shown := bar()) is not None:
         shown.show()
         del shown
+
+
+@contextmanager
+def logged(what: str) -> Iterator[None]:
+    """Log every ten seconds how long the block, which does ``what``, has run: for work that can't be counted."""
+    ended, start = Event(), time.time()
+
+    def lines() -> None:
+        while not ended.wait(_LINE_S):
+            log.info("%s: %s so far", what, duration(time.time() - start))
+
+    Thread(target=lines, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def duration(seconds: float) -> str:

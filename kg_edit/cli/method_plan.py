@@ -7,7 +7,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from wikidata_cache.errors import (
     UnknownLabelError,
     WikidataCacheError,
 )
+from wikidata_cache.progress import logged
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
@@ -435,10 +436,10 @@ def open_wikidata(graph: list[str] | None, contact: str | None, *, needed: str) 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Show ``what`` with a spinner on stderr while the block runs; show nothing if stderr is no terminal.
+    """Show ``what`` with a spinner on stderr while the block runs; without a terminal, log it every ten seconds.
 
     Rich's own status would write an empty line if stderr is no terminal.
     """
     console = Console(stderr=True)
-    with console.status(plain(what)) if console.is_terminal else nullcontext():
+    with console.status(plain(what)) if console.is_terminal else logged(what):
         yield

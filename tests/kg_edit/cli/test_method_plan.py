@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from kg_edit.cli.method_plan import plan
+from kg_edit.cli.method_plan import doing, plan
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditError
+from wikidata_cache import progress
 
 
 def edit(name: str) -> Edit:
     return Edit(id=name, subject="Rome", prompt="{} is in", target_new="Japan")
+
+
+def until(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not met() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def text(name: str) -> Edit:
@@ -31,6 +42,21 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("kg_edit.methods.base.open_corpus", counted)
     return names
+
+
+def test_work_without_a_terminal_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As the loading of a large model, which says nothing itself."""
+    caplog.set_level(logging.INFO)
+    with doing("loading small"):
+        pass
+    assert not caplog.messages
+    monkeypatch.setattr(progress, "_LINE_S", 0.01)
+    with doing("loading large"):
+        until(lambda: bool(caplog.messages))
+    assert re.fullmatch("loading large: [0-9]+ s so far", caplog.messages[0])
+    ended = len(caplog.messages)
+    time.sleep(0.05)
+    assert len(caplog.messages) <= ended + 1, "the thread ends with the work"
 
 
 def test_corpus_is_opened_once_for_all_edits(opened: list[str]) -> None:
