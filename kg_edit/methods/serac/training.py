@@ -129,7 +129,10 @@ class _Run(TrainingRun[Validation]):
 
 
 class States:
-    """A cache of the hidden states of texts after one block; each text runs once, in a pass of its own."""
+    """A cache of the hidden states of texts after one block; each text runs once, in a pass of its own.
+
+    They are kept in main memory: a training reads tens of thousands of texts, and a step compares few of them.
+    """
 
     def __init__(self, model: LanguageModel, layer: int) -> None:
         self._model, self._layer = model, layer
@@ -139,9 +142,8 @@ class States:
         """Return the states [tokens, d] of each text, as `text_states`."""
         for text in texts:
             if text not in self._known:
-                found = text_states(self._model, text, self._layer)
-                self._known[text] = found.to(self._model.device)  # of the network; the block may be on another one
-        return [self._known[text] for text in texts]
+                self._known[text] = text_states(self._model, text, self._layer).cpu()
+        return [self._known[text].to(self._model.device) for text in texts]  # where the network is
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.methods.mend.gradients import weight_shapes
+from kg_edit.methods.serac import training
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows, own_texts
 from kg_edit.methods.serac.method import Serac, SeracConfig
 from kg_edit.methods.serac.network import FORMAT, SeracManifest, SeracNetwork, SeracTraining, block_weights
 from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.methods.serac.training import States, answer_loss, scope_scores, train
 from kg_edit.models.hooks import untouched
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.marker import find_marker
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.methods.mend.examples import edits, hooks_of
@@ -100,6 +104,27 @@ def test_gradients_reach_both_parts_and_no_weight_of_the_model() -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert all(float(left.grad.abs().sum()) > 0 for left in network.left)  # type: ignore[union-attr]
     assert all(parameter.grad is None for parameter in model.model.parameters())
+
+
+@dataclass
+class Found:
+    """A tensor as far as its place matters; there is no accelerator here."""
+
+    place: str
+
+    def cpu(self) -> Found:
+        return Found("cpu")
+
+    def to(self, place: str) -> Found:
+        return Found(place)
+
+
+def test_states_are_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an accelerator there are only those that a step compares."""
+    monkeypatch.setattr(training, "text_states", lambda *_: Found("cuda:1"))
+    states = States(cast(LanguageModel, SimpleNamespace(device="cuda:0")), 1)
+    assert states.of(["a", "b", "a"]) == [Found("cuda:0")] * 3
+    assert states._known == {"a": Found("cpu"), "b": Found("cpu")}
 
 
 def test_held_out_edits_count_equally(tmp_path: Path) -> None:
