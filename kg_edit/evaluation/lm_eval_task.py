@@ -48,12 +48,12 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        metadata = dict(config["metadata"])
+        settings, metadata = TaskSettings.of_task(config), dict(config["metadata"])
         self._config = TaskConfig(
             task=config["task"], num_fewshot=0, generation_kwargs={"until": ["\n"]}, metadata=metadata
         )
         self._given: PreTrainedTokenizerBase | None = None
-        self._records = TaskSettings.model_validate(metadata[SETTINGS]).records()
+        self._records = settings.records()
 
     @classmethod
     def of(

@@ -6,15 +6,17 @@ A task's file holds `TaskSettings`: the benchmark and its file. The records are 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field
 
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.datasets.ripples import part_of
-from kg_edit.edits.edit import Name, Record
-from kg_edit.errors import ConfigError
+from kg_edit.edits.edit import Name, Record, checked
+from kg_edit.errors import ConfigError, EditError
 from kg_edit.storage.atomic import write_text
 
 SETTINGS = "kg_edit"  # the key in a task's metadata
@@ -40,6 +42,23 @@ class TaskSettings(Record):
         """The task's default name: kg_edit_counterfact_plus, kg_edit_ripples_test."""
         parts = ("kg_edit", self.dataset, self.split or "")
         return "_".join(filter(None, parts)).replace("-", "_")
+
+    @classmethod
+    def of_task(cls, task: Mapping[str, Any]) -> Self:
+        """Return the settings in a task's file, whose content is ``task``.
+
+        Raises:
+            ConfigError: the file was changed, and lacks them or has a wrong one.
+        """
+        file, metadata = f"{task.get('task')}.yaml", task.get("metadata")
+        fields = metadata.get(SETTINGS) if isinstance(metadata, Mapping) else None
+        way = "write the file again with `kg-edit data tasks`"
+        if not isinstance(fields, Mapping):
+            raise ConfigError(f"{file}: expected the fields dataset and data in metadata, {SETTINGS}; {way}")
+        try:
+            return checked(cls, fields)
+        except EditError as error:
+            raise ConfigError(f"{file}: metadata, {SETTINGS}: {error}; {way}") from error
 
     def records(self) -> tuple[BenchmarkRecord, ...]:
         """Read the records now.

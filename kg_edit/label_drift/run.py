@@ -22,7 +22,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.errors import ConfigError, ModelError, OutputError
+from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.settings import environment, method_settings, note_environment, tokenizer_digest
 from kg_edit.evaluation.step import FAILURES, Method, added, failure, finite
@@ -161,7 +161,8 @@ def run_drift(
 
     Raises:
         ConfigError: the classifier does not know a label of the stream, or the method can't edit a classifier.
-        OutputError: the folder has another run, can't be read or written, or lacks a text before others.
+        OutputError: the folder has another run, can't be read or written, or lacks a text before others,
+            or the patch of one.
     """
     check_editor(method.name, method.config)
     check_labels(drift, model.labels)
@@ -211,7 +212,13 @@ def _points(
             file = folder.edit(len(state.edited) + 1)
             if seen <= len(known):
                 done = known[seen - 1]
-                update = Patch.load(file) if done.outcome == "edited" else None
+                try:
+                    update = Patch.load(file) if done.outcome == "edited" else None
+                except PatchError as error:
+                    raise OutputError(
+                        f"{out / TEXTS}, line {seen}: the patch of this edit can't be read ({error}); delete this line "
+                        "and all after it, and start again"
+                    ) from error
             else:
                 done, update = _processed(text, method, state)
                 if update:

@@ -164,6 +164,23 @@ def test_task_is_a_file_that_names_its_data(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "expected the fields dataset and data in metadata, kg_edit"),
+        ({"kg_edit": "zsre"}, "expected the fields dataset and data in metadata, kg_edit"),
+        ({"kg_edit": {"dataset": "zsre"}}, "metadata, kg_edit: field data: is missing"),
+        (
+            {"kg_edit": {"dataset": "zsre", "data": "x", "spilt": "a"}},
+            "metadata, kg_edit: field spilt: unknown field, did you mean",
+        ),
+    ],
+)
+def test_changed_file_of_a_task_is_named(metadata: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"zsre.yaml: {message}.*; write the file again with `kg-edit data tasks`"):
+        TaskSettings.of_task({"task": "zsre", "metadata": metadata})
+
+
 def test_data_set_that_needs_the_unedited_model_is_refused(tmp_path: Path) -> None:
     settings = TaskSettings(dataset="ripple-edits", data=str(written(tmp_path, RIPPLE)))
     with pytest.raises(ConfigError, match="the harness only has the edited model"):

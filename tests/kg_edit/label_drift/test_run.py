@@ -194,6 +194,12 @@ def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in (edited[0], edited[2])))
     with pytest.raises(OutputError, match=f"line 2: found the text {third!r}, expected {second!r}; delete this line"):
         points("ft-m", drift, tmp_path / "stopped")
+    (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in edited))
+    (folder / "patches" / "00002.safetensors").unlink()
+    last = max(line for line, text in enumerate(edited, 1) if text["outcome"] == "edited")
+    message = rf"texts.jsonl, line {last}: the patch of this edit can't be read \(.*00002.safetensors.*\); delete this"
+    with pytest.raises(OutputError, match=message):
+        points("ft-m", drift, tmp_path / "stopped")
     (folder / "texts.jsonl").write_text(json.dumps(edited[0]) + "\n")
     assert points("ft-m", drift, tmp_path / "stopped") == resumed
 
