@@ -135,6 +135,10 @@ class PrivateGraph:
         """Return the labels of those ``ids`` that are keys of nodes, for the rows of an edit file that have ids."""
         return {key: self._labels[key] for key in ids if key in self._labels}
 
+    def find(self, label: str) -> tuple[Hashable, ...]:
+        """Return all nodes with this label."""
+        return tuple(self._nodes[key] for key in self._named.get(label, ()))
+
     def provenance(self) -> dict[str, Any]:
         """Return a hash of all nodes, labels and edges, and the files with their SHA-256."""
         files = [{"name": name, "sha256": sha256} for name, sha256 in sorted(self.files.items())]

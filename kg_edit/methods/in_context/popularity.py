@@ -177,9 +177,7 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
     if isinstance(graph, Control):
         return statements(graph.right, edit)
     if isinstance(graph, PrivateGraph):
-        nodes = graph.graph.nodes(data=True)
-        named = [node for node, data in nodes if str(data.get("label", node)) == edit.subject]
-        found = [edit.subject_id] if edit.subject_id in graph.graph else named
+        found = (edit.subject_id,) if edit.subject_id in graph.graph else graph.find(edit.subject)
         return float(graph.graph.out_degree(found[0])) if len(found) == 1 else 0.0
     if not isinstance(graph, Neighbourhoods):
         raise ConfigError(

@@ -85,6 +85,15 @@ def test_statements_are_counted_by_id_or_an_unambiguous_label() -> None:
     assert statements(NoGraph(source), FAMOUS) == 3, "a control changes what is said about o*, not about s"
 
 
+def test_subject_is_found_by_the_label_that_its_subgraph_has() -> None:
+    named = graph()
+    named.add_edge(7, "Lakers", label="plays for")
+    named.nodes[7]["name"] = "Wilt"
+    source = as_source(named)
+    other = UNKNOWN.model_copy(update={"subject": "Wilt", "subject_id": None})
+    assert statements(source, other) == 1, "the label may be in the attribute name"
+
+
 class Cache:
     """As much of a `WikidataCache` as is asked."""
 
