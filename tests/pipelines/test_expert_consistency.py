@@ -11,6 +11,7 @@ from tests.pages import ROOT
 from tests.pipelines.scripts import FOLDER, Script, module
 
 
+@pytest.mark.slow
 def test_a_row_for_each_setting(
     script: Script, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from kg_edit.cli.training import training_records
 from kg_edit.methods.mend.network import FORMAT as MEND
 from kg_edit.methods.mend.network import MendManifest
 from kg_edit.methods.trained.files import NETWORK
+from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, rows, tiny_folder
 from tests.kg_edit.datasets.rows import MQUAKE, written
 from tests.kg_edit.methods.ke.test_ke import quick as quick_ke
@@ -49,7 +50,7 @@ def many(place: Path) -> Path:
 
 @pytest.mark.parametrize(
     "method",
-    ["malmen", "mend", *(pytest.param(method, marks=pytest.mark.slow) for method in ("ke", "rledit", "serac"))],
+    keep_first(["mend", "ke", "malmen", "rledit", "serac"]),
 )
 def test_network_is_trained_and_edited_with(
     method: str, kg_edit: Run, place: Path, many: Path, tiny_folder: Path

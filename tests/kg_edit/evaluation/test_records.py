@@ -105,7 +105,7 @@ def test_sequence_resumes_from_a_sum(
     assert names(part) == ["00000-00004", "00000-sum-00004"]
 
 
-@pytest.mark.parametrize("deleted", keep_first(["records.jsonl", "general.jsonl"]))
+@pytest.mark.parametrize("deleted", keep_first(["records.jsonl", "general.jsonl"], keep=0))
 def test_steps_whose_results_were_deleted_are_recomputed(
     deleted: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

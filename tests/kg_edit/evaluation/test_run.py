@@ -31,6 +31,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import Pair, score
+from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 from wikidata_cache import WikidataCache, packaged_extract
@@ -365,7 +366,7 @@ def test_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ..
     assert lines(tmp_path)[0]["sections"] == {}
 
 
-@pytest.mark.parametrize("schedule", ["single", "sequential:2"])
+@pytest.mark.parametrize("schedule", keep_first(["single", "sequential:2"]))
 def test_answers_are_timed_on_request(
     schedule: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -484,6 +485,7 @@ def test_cached_scores_without_a_metric_are_computed_again(
     assert "efficacy.nll" in json.loads(file.read_text())["scores"]
 
 
+@pytest.mark.slow
 def test_resumed_sequence_skips_its_known_records_in_the_progress(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
     assert_alike(fast, plain, change(model, len(EDITS)))
 
 
+@pytest.mark.slow
 def test_fast_forward_equals_plain_on_the_real_model(smollm2: LanguageModel) -> None:
     requests = [request(smollm2, *EDITS[0])]
     fast, plain = (Objective(smollm2, 6, requests, kl_weight=0.06, forward=f) for f in (TailForward, PlainForward))

@@ -48,6 +48,7 @@ def test_real_model_stops_at_the_end_of_the_line(smollm2: LanguageModel) -> None
     )
 
 
+@pytest.mark.slow
 def test_paragraph_has_several_lines(smollm2: LanguageModel) -> None:
     prompt = "Question: Who wrote Hamlet?\nAnswer: Shakespeare.\n\nQuestion: Who painted Guernica?\nAnswer:"
     (line,) = continuations(smollm2, [prompt], limits=[12])

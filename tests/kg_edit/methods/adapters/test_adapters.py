@@ -164,6 +164,7 @@ def test_damaged_adapter_patch_is_refused(content: object, tmp_path: Path) -> No
         Patch.load(path)
 
 
+@pytest.mark.slow
 def test_two_adapters_of_one_layer_keep_their_order(tmp_path: Path) -> None:
     """They act one after the other: the second was trained on the output of the first, also after loading."""
     model = tiny("llama")
@@ -195,6 +196,7 @@ def test_adapter_trained_after_a_codebook_is_applied_after_it() -> None:
         assert predicts(edited, changed)
 
 
+@pytest.mark.slow
 def test_adapter_in_another_place_leaves_the_codebook_between() -> None:
     """The first adapter stays before the codebook, whose values were trained behind it."""
     model, grace, patcher = tiny("llama"), find_method("grace"), find_method("t-patcher")

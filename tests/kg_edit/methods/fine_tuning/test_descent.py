@@ -21,6 +21,7 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
+from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 
 LAYER = 1
@@ -48,7 +49,7 @@ def alone(model: LanguageModel, rows: Sequence[TrainingRow], settings: Descent) 
     return change.detach(), seen
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("family", keep_first(["llama", "gpt2", "opt"]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) -> None:
     model = tiny(family)
