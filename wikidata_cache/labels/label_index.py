@@ -48,11 +48,11 @@ EntityKind = Literal["item", "property"]
 
 LETTERS = {"item": "Q", "property": "P"}  # with which the ids of a kind begin
 _EXACT = """
-SELECT id, text, language, kind, weight FROM names WHERE name = ? ORDER BY text = ? DESC, rank
+SELECT id, text, language, kind, weight FROM names WHERE name = ? AND id GLOB ? ORDER BY text = ? DESC, rank
 """
 _WORDS = """
 SELECT id, text, language, kind, weight FROM words JOIN names ON names.rank = words.rowid
-WHERE words MATCH ? ORDER BY words.rowid
+WHERE words MATCH ? AND names.id GLOB ? ORDER BY words.rowid
 """
 _PROPERTIES = """
 SELECT id, text, language, kind, weight FROM names WHERE id LIKE 'P%' ORDER BY rank
@@ -135,7 +135,7 @@ class LabelIndex:
         """
         # Names that equal the text exactly come first, then by rank.
         written = name.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
-        return self._found(_EXACT, (normalise(name), written), limit, entity)
+        return self._found(_EXACT, (normalise(name), _ids(entity), written), limit)
 
     def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities whose name has all words of the text in any order, each with its best match.
@@ -148,7 +148,7 @@ class LabelIndex:
             return []
         # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
         query = " ".join('"' + word.replace('"', '""') + '"' for word in asked)
-        return self._found(_WORDS, (query,), limit, entity)
+        return self._found(_WORDS, (query, _ids(entity)), limit)
 
     def properties(self) -> list[Match]:
         """Return all labels and aliases of properties, best first; this scans the whole index.
@@ -158,11 +158,10 @@ class LabelIndex:
         """
         return list(self._matches(_PROPERTIES, ()))
 
-    def _found(self, query: str, values: tuple[str, ...], limit: int, entity: EntityKind | None) -> list[Match]:
+    def _found(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
         best: dict[str, Match] = {}
         for match in self._matches(query, values):
-            if entity is None or match.id.startswith(LETTERS[entity]):
-                best.setdefault(match.id, match)
+            best.setdefault(match.id, match)
             if len(best) >= limit:
                 break
         return list(best.values())
@@ -173,6 +172,11 @@ class LabelIndex:
                 yield from map(Match._make, cursor.execute(query, values))
         except sqlite3.DatabaseError as error:
             raise LabelIndexError(self._path, f"is damaged ({error}); load the store again") from error
+
+
+def _ids(entity: EntityKind | None) -> str:
+    """Return the pattern of the ids of a kind; SQLite leaves out the others, which may be all that match."""
+    return f"{LETTERS[entity]}*" if entity else "*"
 
 
 def build_label_index(
