@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 _OTHER_GRAPH = "--graph URL, or --graph wd/ made by `wikidata-cache load`"  # an option of both command lines
@@ -74,7 +75,7 @@ class PrivateGraphError(SourceStringError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"{path} is a private graph: it has names instead of Wikidata's ids, so an edit needs no `link` and no "
-            f"`fetch`. Give it to kg-edit: kg-edit edit EDITS --graph {path} --out out/"
+            f"`fetch`. Give it to kg-edit: kg-edit edit EDITS --graph {quote(str(path))} --out out/"
         )
 
 

@@ -89,7 +89,7 @@ def list_edits(
     if opened.edits:
         stdout().print(edits_table(opened, conflicts))
     if not opened.active:
-        say(f"{ledger}: no active edit; kg-edit patch add {ledger} PATCH adds one")
+        say(f"{ledger}: no active edit; kg-edit patch add {quote(str(ledger))} PATCH adds one")
     show_conflicts(conflicts)
     if out:
         say(str(draw_ledger(opened, out)))
@@ -267,7 +267,7 @@ def remove(
     removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
     left = number_of(len(opened.active), "edit")
     listed = ", ".join(entry.name for entry in removed)
-    say(f"removed {listed}; {left} left. To undo this: kg-edit patch undo {ledger}")
+    say(f"removed {listed}; {left} left. To undo this: kg-edit patch undo {quote(str(ledger))}")
 
 
 @app.command()

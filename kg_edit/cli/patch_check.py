@@ -109,8 +109,9 @@ def check(
     elif _failed(checked, kinds, server):
         failed = [found.entry.name for found in checked if found.failures()]
         if failed and patch_file(ledger) is None:  # a ledger
+            opened = quote(str(ledger))
             names = " ".join(quote(name) for name in failed[:_NAMED]) + " …" * (len(failed) > _NAMED)
-            ways = f"kg-edit patch remove {ledger} {names}, then kg-edit patch edit {ledger} FILE --method NAME"
+            ways = f"kg-edit patch remove {opened} {names}, then kg-edit patch edit {opened} FILE --method NAME"
             say(f"to make failed edits by another method, on top of the others: {ways}, with a file of these edits")
         raise typer.Exit(1)
 

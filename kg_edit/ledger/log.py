@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
@@ -198,9 +199,8 @@ class Store:
             )
         if not (exists or create):
             near = f", did you mean {self.near}?" if self.near else ";"
-            raise PatchError(
-                f"there is no ledger at {self.folder}{near} kg-edit patch add {self.folder} {PATCH} makes one"
-            )
+            way = f"kg-edit patch add {quote(str(self.folder))} {PATCH}"
+            raise PatchError(f"there is no ledger at {self.folder}{near} {way} makes one")
 
     def refuse_misspelled(self) -> None:
         """Refuse a path without a folder that looks misspelled: a service would serve the unedited model in its place.
@@ -219,7 +219,7 @@ class Store:
     def _check_log(self) -> None:
         """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""
         if not self.exists and (stored := self._stored()):
-            files = self.folder / PATCHES / "*.safetensors"
+            files = f"{quote(str(self.folder / PATCHES))}/*.safetensors"
             raise PatchError(
                 f"{self.folder} has {len(stored)} stored patch{'es' * (len(stored) > 1)}, but its log ({LOG}), which "
                 "records which patches are active, is missing; restore the log from a backup, or start a new ledger "

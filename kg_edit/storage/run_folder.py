@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shlex import quote
 from shutil import rmtree
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -56,9 +57,10 @@ NAMES_A_FILE: JsonDict = {"names_a_file": True}
 
 def about_merged(folder: str | Path) -> str:
     """Say of the folder of a merged model which commands ask it."""
+    quoted = quote(str(folder))
     return (
         f"{folder} is a model with a patch in its weights ({ORIGIN}); only kg-edit patch check LEDGER --merged "
-        f"{folder}, kg-edit diff --model {folder} and kg-edit generate --model {folder} ask such a model"
+        f"{quoted}, kg-edit diff --model {quoted} and kg-edit generate --model {quoted} ask such a model"
     )
 
 
@@ -114,10 +116,10 @@ def check_folder(
     Raises:
         OutputError: as `claim`; AnotherRunError if the folder has a run with other settings.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give --out a folder")
-    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"{nearest} is a file; give --out a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise OutputError(f"can't write into {folder}: no permission to create or change it; give another --out")
     names = _names(folder)
     if names and _RUN not in names:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TypeVar
 
 from wikidata_cache.answers.database import Database, cache_file_errors, dumps, pack, unpack
@@ -258,7 +259,7 @@ def open_pack(path: str | Path) -> AnswerStore:
         start = file.read(2)
     if start == _GZIP or path.name.endswith((".jsonl", ".jsonl.gz")):
         target = path.with_name(path.name.removesuffix(".gz").removesuffix(".jsonl") + ".sqlite")
-        suggestion = f"Make a cache file from it: wikidata-cache import {path} --cache {target}"
+        suggestion = f"Make a cache file from it: wikidata-cache import {quote(str(path))} --cache {quote(str(target))}"
         raise CacheFileError(path, "is a snapshot, not a cache file", suggestion)
     store = AnswerStore(path, read_only=True)
     if not store.database.read("SELECT 1"):  # checks the format now instead of in the middle of a run

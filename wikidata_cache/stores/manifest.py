@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TypedDict
 
 from pyoxigraph import Quad, RdfFormat, Store, parse
@@ -271,5 +272,5 @@ def _sha256(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _suggestion(folder: Path) -> str:
-    reload = f"`wikidata-cache load SOURCE --store {folder} --force`"
+    reload = f"`wikidata-cache load SOURCE --store {quote(str(folder))} --force`"
     return f"Copy the folder again from its source, or load it again: {reload}"

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from wikidata_cache.atomic import user_path
@@ -160,5 +161,7 @@ def read_rules(path: str | Path) -> Rules:
             ) from None
         found.append(Rule(match[1], match[2], match[3], match[4], support, confidence))
     if not found:
-        raise BadOptionError(f"{path} has no rules; make it with `wikidata-cache rules GRAPH --out {path.name}`.")
+        raise BadOptionError(
+            f"{path} has no rules; make it with `wikidata-cache rules GRAPH --out {quote(path.name)}`."
+        )
     return Rules(found)

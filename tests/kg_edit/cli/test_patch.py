@@ -226,6 +226,13 @@ def test_ledger_without_its_log_is_refused(kg_edit: Run, place: Path, tiny_folde
     assert kg_edit("patch", "add", "other", "ledger/patches/0001.safetensors").code == 0
 
 
+def test_commands_in_messages_quote_the_path_of_a_ledger(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    kg_edit("patch", "add", "my ledger", write_patch(place / "heat.st", tiny_folder, HEAT))
+    assert kg_edit("patch", "remove", "my ledger", "heat").out.endswith("kg-edit patch undo 'my ledger'\n")
+    assert "kg-edit patch add 'my ledger' PATCH adds one" in kg_edit("patch", "list", "my ledger").out
+    assert "kg-edit patch add 'no ledger' " in kg_edit("patch", "list", "no ledger").err
+
+
 def test_edit_is_named_by_its_subject_if_it_is_the_only_one(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     heat = HEAT.model_copy(update={"id": "row-1"})
     for edit in (heat, RIVER, LAKERS, RIVER.model_copy(update={"id": "row-1"})):
