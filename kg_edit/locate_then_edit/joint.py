@@ -5,7 +5,8 @@ For the layers l_1 < ... < l_n, with the updates of the earlier layers in the mo
     r_i = (z_i - h_i) / (n - j + 1)  [d],   W_{l_j} += R U^T  [d, d_ff]
 
 where z_i is the wanted state of fact i, h_i its present state in the last layer, R [d, facts] has the columns r_i, and
-U [d_ff, facts] = `joint_directions` of the facts' keys K [d_ff, facts] in layer l_j. EMMET writes only one layer.
+U [d_ff, facts] = `joint_directions` of the facts' keys K [d_ff, facts] in layer l_j. EMMET writes only one layer, PMET
+divides by the root of n - j + 1.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def write_jointly(
     layers: Sequence[int],
     site: Site,
     directions: Directions,
+    share: Callable[[int], float],
     memory: float = 1000.0,
 ) -> Written:
     """Compute updates of ``layers`` that bring the last layer's states, in the bare prompts, close to ``wanted``.
@@ -62,6 +64,7 @@ def write_jointly(
         layers: the layers to write, in ascending order.
         site: which output of the last layer ``wanted`` is.
         directions: the closed form; it is called with the updates of the earlier layers in the model.
+        share: which part of what is missing a layer writes, by the number of layers left.
         memory: MB for hidden states that are kept from layer to layer; without them lower blocks run again.
 
     Raises:
@@ -80,7 +83,7 @@ def write_jointly(
             state = torch.stack([h[0] for h in row_states.split(counts)])  # h in the bare prompts, [facts, d]
             right = directions(layer, exact(key)).float()  # U
 
-        missing = (wanted.to(state.device) - state) / (len(layers) - number)  # an equal share for each layer left
+        missing = (wanted.to(state.device) - state) * share(len(layers) - number)  # R
         factors = Factors(left=missing.T.to(right.device), right=right)
         if not factors.is_finite:
             raise PatchError("the update has values that are not finite; lower the learning rate or use float32")

@@ -34,7 +34,7 @@ class ModelSpec:
     ``down_projection`` is relative to a block: the second matrix of the MLP. Its input is the key, its output the
     value. It is None for a mixture of experts, which has many: the methods that read it refuse the model.
     ``project_out`` is an optional projection between final norm and head (OPT-350M). ``attention``, also relative to a
-    block, is only needed to trace which states the attention restores.
+    block, is only needed for causal tracing and by PMET.
     """
 
     blocks: str

@@ -338,6 +338,21 @@ class LanguageModel:
         path, _, _ = self._down.rpartition(".")
         return self.block(layer).get_submodule(path) if path else None
 
+    def attention(self, layer: int) -> nn.Module:
+        """Return the attention module of block ``layer`` (0-based).
+
+        Raises:
+            ModelError: the model has no such layer.
+            UnsupportedModelError: the family's `ModelSpec` does not give its path.
+        """
+        try:
+            return self.block(layer).get_submodule(self.spec.attention)
+        except AttributeError as error:
+            raise UnsupportedModelError(
+                f"{self.name} has no attention at {self.spec.blocks}.{layer}.{self.spec.attention}; give its path in "
+                "ModelSpec(attention=...)"
+            ) from error
+
     def block(self, layer: int) -> nn.Module:
         """Return block ``layer`` (0-based).
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kg_edit.errors import PromptError, UnsupportedModelError
+from kg_edit.errors import PromptError
 from kg_edit.models.hooks import hidden_state
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
@@ -192,13 +192,7 @@ def site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
         return model.block(layer)
     if kind == "mlp":
         return model.down_projection(layer)
-    try:
-        return model.block(layer).get_submodule(model.spec.attention)
-    except AttributeError as error:
-        raise UnsupportedModelError(
-            f"{model.name} has no attention at {model.spec.blocks}.{layer}.{model.spec.attention}; give its path in "
-            "ModelSpec(attention=...), or trace hidden states or MLPs"
-        ) from error
+    return model.attention(layer)
 
 
 def default_window(model: LanguageModel, kind: Kind) -> int:

@@ -13,7 +13,8 @@
 An unstructured edit, whose target is a paragraph, is written as in AnyEdit (Jiang et al., ICML 2025, arXiv 2502.05628):
 each chunk of the paragraph is a fact of its own, at the last token before it (`JointMethod.chunks`).
 
-`JointMethod` computes this for MEMIT, EMMET and AlphaEdit, which differ in the closed form (`directions`). A patch
+`JointMethod` computes this for MEMIT, EMMET, AlphaEdit and PMET, which differ in the closed form (`directions`) or in
+what is sought and how it is shared (`written`, `share`). A patch
 stores the values z, so that an edit can be removed and the others written again (`JointMethod.without`).
 """
 
@@ -36,6 +37,7 @@ from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import (
     OPTIMISER,
     DeltaParameters,
+    Descent,
     FreeDelta,
     Optimiser,
     descent_model,
@@ -65,6 +67,7 @@ from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.guards import with_weight_norms
@@ -126,6 +129,7 @@ class JointMethod(ValueMethod):
     joint = True
     separable = True
     site: ClassVar[Site] = "block"
+    forward: ClassVar[type[TailForward]] = TailForward
     config: JointConfig
 
     def sampled_contexts(self) -> tuple[str, ...]:
@@ -269,23 +273,23 @@ class JointMethod(ValueMethod):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             contexts = SharedContexts.of(model, self.contexts)
             for part in self.portions(prompts):
-                # h [facts, d]: the layer's state at the subject's last token of the bare prompt
                 some, requests = facts[part], prompts[part]
                 bare = [request.rewrites[0] for request in requests]
-                _, states = subject_states(self.model, bare, layer=layer, last=layer, site=self.site)
                 loss = Objective(
                     model,
                     layer,
                     requests,
                     kl_weight=self.config.kl_weight,
                     penalty=self.penalty,
-                    forward=partial(TailForward, contexts=contexts),
+                    forward=partial(self.forward, contexts=contexts),
                     limit=pass_limit(self.model, layer, self.memory),
                 )
+                states = self.states(loss, bare)
                 loss.value = states  # the penalty is relative to h: in MEMIT the block's output, not the MLP's
 
                 proposals = [self.proposal(fact.edit, state) for fact, state in zip(some, states, strict=True)]
                 descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
+                states, descents = self.written(states, descents)
                 if self.config.anchor:
                     _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
                     anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
@@ -295,6 +299,15 @@ class JointMethod(ValueMethod):
                     for state, descent, (_, notes) in zip(states, descents, proposals, strict=True)
                 ]
         return found
+
+    def states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
+        """Return h [facts, d]: the last layer's state at the subject's last token of each ``bare`` prompt."""
+        last = self.layers[-1]
+        return subject_states(self.model, bare, layer=last, last=last, site=self.site)[1]
+
+    def written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
+        """Return the part of the states and of their changes that is written: all of them."""
+        return states, list(descents)
 
     def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
         """Return the parameters of a fact's change z - h, and notes for its record; ``state`` is h, [d]."""
@@ -324,6 +337,7 @@ class JointMethod(ValueMethod):
             directions=lambda layer, keys: self.spread(
                 layer, self.directions(layer, keys, others=others.at(layer), protected=self.protected(layer, before))
             ),
+            share=self.share,
             memory=self.memory / 2,
         )
         keys = {KEY + name: own for name, own in written.keys.items()} if self.config.remember else {}
@@ -341,6 +355,10 @@ class JointMethod(ValueMethod):
             protected: K_p, the keys of earlier batches times sqrt(``remember``), [d_ff, earlier facts]; None if there
                 are none.
         """
+
+    def share(self, left: int) -> float:
+        """Return which part of what is missing of z - h a layer writes, with ``left`` layers left, itself included."""
+        return 1 / left
 
     def spread(self, layer: int, right: Tensor) -> Tensor:
         """Return U [d_ff, facts] off the principal directions of the layer's weight, as ``sphere`` sets."""

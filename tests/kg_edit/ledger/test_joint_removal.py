@@ -24,7 +24,7 @@ from tests.everyday import keep_first
 from tests.kg_edit.ledger.ledgers import edits_of, method, same
 from tests.kg_edit.tiny import tiny
 
-CLOSED_FORM = ("memit", "emmet", "alphaedit")
+CLOSED_FORM = ("memit", "emmet", "alphaedit", "pmet")
 
 
 def assert_near(one: Patch, other: Patch, *, share: float = 1e-4) -> None:

@@ -54,6 +54,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "memory": _ADAPTER,
     "memprompt": {"shots": 0},
     "mend": UNTRAINED["mend"],
+    "pmet": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "popularity-retrieval": {},
     "r-rome": _RANK_ONE,
     "rag": {},

@@ -1,7 +1,7 @@
 """Every joint method's patch solves that method's own equation, written out plainly, on every family.
 
 K [d_ff, facts] and the states before a layer is written are read in plain forwards of the model with the layers before
-it; R [d, facts] is what was missing there, divided by the number of layers left.
+it; R [d, facts] is what was missing there, divided by the number of layers left (PMET: by its square root).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "glame-batch": {"mom2_weight": LAMBDA},
     "memit": {"mom2_weight": LAMBDA},
     "memit-kg": {"mom2_weight": LAMBDA, "statements": 1, "composed": 1},
+    "pmet": {"mom2_weight": LAMBDA},
 }
 EVERYWHERE = [
     pytest.param(family, name, marks=() if family == "gpt2" else pytest.mark.slow)
@@ -52,9 +53,9 @@ def test_joint_methods_are_all_tested() -> None:
 @pytest.mark.parametrize(("family", "name"), EVERYWHERE)
 def test_patch_solves_the_methods_equation(family: str, name: str) -> None:
     """``|D - D*| < 1e-3 |D*|`` in each layer, where D* is the equation's solution by `expected_change`."""
-    model, emmet = tiny(family), name == "emmet"
+    model, of_mlp = tiny(family), name in ("emmet", "pmet")
     method = joint(name, model, **{"steps": 3, "stop_below": -1.0, "hold": HOLD, **SETTINGS[name]})
-    if family in POST_NORM and not emmet:
+    if family in POST_NORM and not of_mlp:
         with pytest.raises(UnsupportedModelError, match="normalises after its MLP"):
             method.edit(TOY)
         return
@@ -65,9 +66,10 @@ def test_patch_solves_the_methods_equation(family: str, name: str) -> None:
     for left, layer in zip(range(len(method.layers), 0, -1), method.layers, strict=True):
         with done.applied(model):
             keys = torch.stack([mean_key(model, fact, layer) for fact in facts], 1).double()
-            states = torch.stack([state_at(model, fact, method.layers[-1])[1 if emmet else 2] for fact in facts], 1)
+            states = torch.stack([state_at(model, fact, method.layers[-1])[1 if of_mlp else 2] for fact in facts], 1)
             held = sum(others @ others.T / others.shape[1] for others in other_tokens(method, facts, layer))
-        update = expected_change(name, (wanted - states) / left, keys, HOLD * held, layer)
+        missing = (wanted - states) / (left**0.5 if name == "pmet" else left)
+        update = expected_change(name, missing, keys, HOLD * held, layer)
         assert (change(patch, model, layer) - update).norm() < 1e-3 * update.norm() and update.norm() > 0.01
         weight = model.weight_name(layer)
         done = WeightPatch(factors={**done.factors, weight: patch.factors[weight]})
