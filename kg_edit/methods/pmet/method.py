@@ -30,6 +30,7 @@ from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
 from kg_edit.models.hooks import added, hidden_state
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import Prefix, SharedContexts
 from kg_edit.models.prompts import Prompt
 
 
@@ -60,7 +61,15 @@ class BothOutputs(TailForward):
     Llama's, the second change reaches the MLP too.
     """
 
-    def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt], **prefix: Any) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        layer: int,
+        rows: Sequence[Prompt],
+        *,
+        contexts: SharedContexts | None = None,
+        prefix: Prefix | None = None,
+    ) -> None:
         """Run the tails once without a change, as `TailForward`."""
         self._attention, seen = model.attention(layer), dict[str, Tensor]()
 
@@ -68,7 +77,7 @@ class BothOutputs(TailForward):
             seen["attended"] = hidden_state(output).clone()
 
         with self._attention.register_forward_hook(see):
-            super().__init__(model, layer, rows, **prefix)
+            super().__init__(model, layer, rows, contexts=contexts, prefix=prefix)
         # The last run was of the tails, which begin at the subject's last token
         attended = seen["attended"].reshape(len(rows), -1, self.values.shape[-1])[:, 0]
         self.values = torch.stack([self.values, attended.to(self.values)], 1)
