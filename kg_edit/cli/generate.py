@@ -88,12 +88,14 @@ def _note_empty(prompt: str, answer: str, *, way: str = "") -> None:
 
 
 def summed(paths: Sequence[Path]) -> Patch:
-    """Load the patches at these paths and return their sum, with a warning of edits that contradict each other."""
+    """Load the patches at these paths and return their sum; warn if it is empty, or if edits contradict each other."""
     from kg_edit.ledger.conflicts import contradictions
     from kg_edit.ledger.entries import entries_of
     from kg_edit.ledger.listing import patch_at, total
 
     whole = total(map(patch_at, paths))
+    if paths and whole.is_empty:
+        log.warning("%s: no edit is active, so the model is the unedited one", ", ".join(map(str, paths)))
     if len(paths) > 1:
         with suppress(PatchError):  # a patch without readable records can still be applied
             for conflict in contradictions(entries_of(whole))[:_NAMED]:

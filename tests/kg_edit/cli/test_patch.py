@@ -96,6 +96,8 @@ def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder:
     assert kg_edit("patch", "remove", "ledger", "heat", "river", "lakers").code == 0
     emptied = kg_edit("patch", "list", "ledger").out
     assert "removed" in emptied and "ledger: no active edit; kg-edit patch add ledger PATCH adds one" in emptied
+    unedited = kg_edit("generate", "Hi", "--tokens", "2", "--model", tiny_folder, "--patch", "ledger").err
+    assert "ledger: no edit is active, so the model is the unedited one" in unedited
 
 
 def test_check_fails_if_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
