@@ -73,7 +73,7 @@ class Malmen(Mend):
         shares = {
             name: [
                 change_norm(Factors(left=left, right=right))
-                for left, right in zip(pair.left.split(counts, 1), pair.right.split(counts, 1), strict=True)
+                for left, right in zip(pair.left.cpu().split(counts, 1), pair.right.cpu().split(counts, 1), strict=True)
             ]
             for name, pair in factors.items()
         }

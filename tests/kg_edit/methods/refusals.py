@@ -100,7 +100,8 @@ def refusal_of_no_number(name: str) -> Refusal | None:
 
 def refusal_of_family(name: str, family: str) -> Refusal | None:
     """What the method ``name`` raises for a model of ``family``; None if it edits such models."""
-    spread = name == "glame-plus" or issubclass(find_method(name).config_class, SpreadConfig)
+    chosen = find_method(name)
+    spread = name == "glame-plus" or (issubclass(chosen.config_class, SpreadConfig) and name != "pmet")  # of the MLP
     if family not in POST_NORM or not spread:
         return None
     return Refusal(UnsupportedModelError, f"tiny-{family} (")

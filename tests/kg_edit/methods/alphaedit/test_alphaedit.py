@@ -48,7 +48,7 @@ def test_second_batch_keeps_the_values_of_the_first() -> None:
     moved = {}
     for method in (
         joint("alphaedit", model, contexts=BARE, ridge=1e-4),
-        joint("memit", model, contexts=BARE, mom2_weight=1e-4),
+        joint("memit", model, contexts=BARE, mom2_weight=1e-4, remember=0.0),
     ):
         first = method.update(EDITS[:1])
         assert isinstance(first, WeightPatch)
