@@ -41,8 +41,8 @@ __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 def test_output_folder_that_is_a_file_is_refused(edit: Run, place: Path) -> None:
     (place / "file").write_text("mine")
-    for folder, message in {"file": "file is a file; give --out a folder", "file/out": "can't write into"}.items():
-        refused(edit, *ROME, "--out", folder, message=message, out=place)
+    for folder in ("file", "file/out"):
+        refused(edit, *ROME, "--out", folder, message="file is a file; give --out a folder", out=place)
 
 
 def test_output_that_fails_late_is_one_message(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

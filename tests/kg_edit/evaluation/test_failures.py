@@ -80,10 +80,9 @@ def test_folder_that_cannot_be_written_is_named_before_anything_is_computed(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="is a file; give --out a folder"):
-        evaluate(method, model, edits[:1], out=tmp_path / "file")
-    with pytest.raises(OutputError, match="can't write into"):
-        evaluate(method, model, edits[:1], out=tmp_path / "file" / "out")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OutputError, match="/file is a file; give --out a folder"):
+            evaluate(method, model, edits[:1], out=out)
     assert method.calls == []
 
 
