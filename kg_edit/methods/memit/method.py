@@ -13,9 +13,9 @@
 An unstructured edit, whose target is a paragraph, is written as in AnyEdit (Jiang et al., ICML 2025, arXiv 2502.05628):
 each chunk of the paragraph is a fact of its own, at the last token before it (`JointMethod.chunks`).
 
-`JointMethod` computes this for MEMIT, EMMET, AlphaEdit and PMET, which differ in the closed form (`directions`) or in
-what is sought and how it is shared (`written`, `share`). A patch
-stores the values z, so that an edit can be removed and the others written again (`JointMethod.without`).
+`JointMethod` computes this for MEMIT, EMMET and AlphaEdit, which differ in the closed form (`directions`), and for
+PMET, whose values and shares differ (`states`, `written`, `share`). A patch stores the values z, so that an edit can be
+removed and the others written again (`JointMethod.without`).
 """
 
 from __future__ import annotations
