@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from urllib.request import Request
 
 from wikidata_cache import safe_json
@@ -293,7 +293,8 @@ def _checked_id(entity: Json) -> str:
 
 def is_action_api(url: str) -> bool:
     """Return whether a URL is that of an Action API (its path ends in api.php) instead of a SPARQL endpoint."""
-    return urlsplit(url).path.endswith("/api.php")
+    # Not urlsplit, which raises for a malformed URL, such as one of a foreign cache file.
+    return re.split("[?#]", url, maxsplit=1)[0].endswith("/api.php")
 
 
 def _values(requested: str, found: ApiEntity | None) -> dict[Kind, Json]:

@@ -18,7 +18,7 @@ from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError, MissingContactError
-from wikidata_cache.sources.source import Source
+from wikidata_cache.sources.source import Exchange, Source
 from wikidata_cache.sources.templates import TEMPLATES
 from wikidata_cache.subgraphs.edit_ends import EditLike
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -295,6 +295,14 @@ def test_miss_names_endpoints_that_answered(server: Server, cache_path: str) -> 
     with pytest.raises(CacheMissError) as caught:
         WikidataCache(cache=cache_path).query("SELECT ?s { ?s ?p ?o }")
     assert caught.value.command == f"WikidataCache({server.url!r}, cache={cache_path!r}).query(...)"
+
+
+def test_malformed_url_in_a_foreign_cache_is_no_traceback(cache_path: str) -> None:
+    with AnswerStore(cache_path) as store:
+        exchange = Exchange("http://[bad/api.php", "q", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
+        store.save("wikidata", "labels/1", [("label", "Q1", None)], exchange)
+    with pytest.raises(CacheMissError, match="Not in the cache"):
+        WikidataCache(cache=cache_path, mode="offline").query("SELECT ?s { ?s ?p ?o }")
 
 
 def test_chain_opens_from_one_string(server: Server, cache_path: str) -> None:
