@@ -8,7 +8,7 @@ import platform
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -58,7 +58,7 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
     yield _checked("SQLite", _sqlite)
     yield _checked("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
 
-    path, hosts = cache_file(cache), dict[str, dict[str, object]]()
+    path, hosts = cache_file(cache), dict[str, RateLimitState]()
 
     def contents(file: Path) -> str:
         inventory = take_inventory(file)  # reads the whole file
@@ -71,13 +71,10 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
         return f"intact: {kinds or 'no facts'}; {inventory.requests} requests{span}"
 
     yield _checked(f"cache {path}", lambda: contents(path))
-    with suppress(ValueError):  # a state of a host that is no state
-        for host, state in hosts.items():
-            until, since = (float(str(state.get(name, 0))) for name in ("not_before", "held_at"))
-            limit = after_clock_jump(RateLimitState(not_before=until, held_at=since), time.time())
-            wait = limit.not_before - time.time()
-            found = f"requires {wait:.0f} s more of waiting: {state.get('reason')}" if wait > 0 else "no wait needed"
-            yield Finding(f"host {host}", found)
+    for host, state in hosts.items():
+        wait = after_clock_jump(state, time.time()).not_before - time.time()
+        found = f"requires {wait:.0f} s more of waiting: {state.reason}" if wait > 0 else "no wait needed"
+        yield Finding(f"host {host}", found)
     for pack in pack_files():
         yield _checked(f"pack {pack}", lambda pack=pack: contents(pack))  # type: ignore[misc]
 

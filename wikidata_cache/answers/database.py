@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 ELSEWHERE = "give another file with --cache FILE (cache=...) or KG_CACHE"
 
-_DAMAGED = "Restore it from an exported snapshot (`wikidata-cache import`), or delete it and fetch again."
+DAMAGED = "Restore it from an exported snapshot (`wikidata-cache import`), or delete it and fetch again."
 
 # {first part of SQLite's error name: (problem, suggestion)}
 _MEANINGS = {
@@ -42,7 +42,7 @@ _MEANINGS = {
     "SQLITE_CANTOPEN": ("cannot be opened", f"Check that its folder exists and is writable, or {ELSEWHERE}."),
     "SQLITE_PERM": ("cannot be opened", f"Check its permissions, or {ELSEWHERE}."),
     "SQLITE_NOTADB": ("is not a cache file", f"Check the path, or {ELSEWHERE}."),
-    "SQLITE_CORRUPT": ("is damaged", _DAMAGED),
+    "SQLITE_CORRUPT": ("is damaged", DAMAGED),
     "SQLITE_BUSY": (
         "has been locked by another program for more than a minute",
         f"Close that program, or {ELSEWHERE}.",
@@ -359,4 +359,4 @@ def unpack(stored: str | bytes, path: Path) -> Any:
                 raise ValueError(f"it is cut off, or larger than the limit of {most / 1e6:g} MB, which {LIMIT} sets")
         return parse(stored)
     except (ValueError, zlib.error) as error:
-        raise CacheFileError(path, f"is damaged: a value cannot be read ({error})", _DAMAGED) from error
+        raise CacheFileError(path, f"is damaged: a value cannot be read ({error})", DAMAGED) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TypeVar
 
-from wikidata_cache.answers.database import Database, cache_file_errors, dumps, pack, unpack
+from wikidata_cache.answers.database import DAMAGED, Database, cache_file_errors, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
 from wikidata_cache.answers.validate import latest_time, log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState, RateLimitStore
@@ -42,6 +42,7 @@ _ANY_TIME = "9999"  # as text, later than every ISO time
 Origin = tuple[str, str]  # the URL that answered, and the time of the answer
 
 _GZIP = b"\x1f\x8b"
+_LARGEST = 1e11  # no time in seconds and no count of a rate limit is larger
 
 T = TypeVar("T")
 
@@ -276,7 +277,7 @@ class CacheRateLimitStore(RateLimitStore):
     def read(self, host: str) -> RateLimitState:
         """Return the state of a host (name and port); `RateLimitState()` for a host that was never asked."""
         rows = self._database.read("SELECT state FROM pace WHERE host = ?", (host,))
-        return RateLimitState(**unpack(rows[0][0], self._database.path)) if rows else RateLimitState()
+        return _rate_limit(rows[0][0], self._database.path) if rows else RateLimitState()
 
     def write(self, host: str, state: RateLimitState) -> None:
         """Write the state of a host; it replaces the older state."""
@@ -290,6 +291,18 @@ class CacheRateLimitStore(RateLimitStore):
         return self._database.exclusive(f"host {host}")
 
 
+def _rate_limit(stored: str | bytes, path: Path) -> RateLimitState:
+    """Return the state of a host that `write` stored; raise CacheFileError for anything else in a foreign file."""
+    found = unpack(stored, path)
+    if isinstance(found, dict) and found.keys() == asdict(RateLimitState()).keys():
+        numbers = found | {"rate": found["rate"] or 0}  # None for the usual rate
+        texts = [numbers.pop(name) for name in ("trouble", "reason")]
+        is_sound = all(type(number) in (int, float) and abs(number) < _LARGEST for number in numbers.values())
+        if is_sound and all(isinstance(text, str) for text in texts):
+            return RateLimitState(**found)
+    raise CacheFileError(path, "is damaged: the rate limit of a host cannot be read", DAMAGED)
+
+
 @dataclass(frozen=True)
 class Inventory:
     """Counts of a cache file: facts by (graph, kind), logged requests, first and last time (UTC), states of hosts."""
@@ -297,7 +310,7 @@ class Inventory:
     facts: dict[tuple[str, str], int]
     requests: int
     span: tuple[str, str] | None
-    hosts: dict[str, dict[str, object]]
+    hosts: dict[str, RateLimitState]
 
 
 def take_inventory(path: Path) -> Inventory | None:
@@ -320,5 +333,5 @@ def take_inventory(path: Path) -> Inventory | None:
             facts={(graph, kind): count for graph, kind, count in counted},
             requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
             span=(first, last) if first else None,
-            hosts={host: unpack(state, path) for host, state in hosts},
+            hosts={host: _rate_limit(state, path) for host, state in hosts},
         )

@@ -214,12 +214,12 @@ def with_failure(
         wait = _THROTTLED_WAIT if error.retry_after is None else error.retry_after
         return _held(replace(state, rate=max(rate, OUTAGE_RATE), tokens=0.0, at=now), error, now, wait)
     if error.trouble == "outage":  # 65 s, doubled by each further refusal, up to an hour
-        wait = max(error.retry_after or 0.0, min(_OUTAGE_WAIT * 2**state.outages, _LONGEST_OUTAGE_WAIT))
+        wait = max(error.retry_after or 0.0, min(_OUTAGE_WAIT * 2.0 ** min(state.outages, 10), _LONGEST_OUTAGE_WAIT))
         slow = replace(state, rate=OUTAGE_RATE, tokens=0.0, at=now, outages=state.outages + 1)
         return _held(slow, error, now, wait)
     if error.trouble == "unavailable":  # exponential back-off: 1, 2, 4, ... s, up to a minute
-        wait = max(error.retry_after or 0.0, min(2.0**state.failures, _LONGEST_BACKOFF) * jitter)
-        return _held(replace(state, failures=min(state.failures + 1, 10)), error, now, wait)
+        wait = max(error.retry_after or 0.0, min(2.0 ** min(state.failures, 10), _LONGEST_BACKOFF) * jitter)
+        return _held(replace(state, failures=state.failures + 1), error, now, wait)
     if error.trouble == "cut off" or error.status in (503, 504):  # a busy server: about a second
         return _held(state, error, now, jitter)
     return state  # the host works; the query was at fault

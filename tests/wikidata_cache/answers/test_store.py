@@ -1,5 +1,6 @@
 """The cache file: versions, formats, damage, read-only folders, full disks, forks."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -18,6 +19,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.answers import database
 from wikidata_cache.answers.modes import cache_file, effective_mode, pack_files, utc
 from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.doctor import examine
 from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, WaitBudget
 from wikidata_cache.errors import BadOptionError, CacheFileError, EndpointError
 from wikidata_cache.sources.source import Exchange, Fact
@@ -294,6 +296,21 @@ def test_rate_limit_outlives_the_process(tmp_path: Path) -> None:
         again.slot("http://e:80/", WaitBudget(10.0)),
     ):
         pytest.fail("asked all the same")
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["[1]", "null", "{}", '{"unknown": 1}', {"rate": "x"}, {"not_before": "soon"}, {"held_at": None}, {"at": 1e400}],
+)
+def test_rate_limit_that_is_no_state_is_refused(tmp_path: Path, state: str | dict[str, object]) -> None:
+    store = filled(tmp_path / "c.sqlite")
+    text = state if isinstance(state, str) else json.dumps(vars(RateLimitState()) | state)
+    with store.database.writing() as connection:
+        connection.execute("INSERT INTO pace VALUES ('e:80', ?)", (text,))
+    with pytest.raises(CacheFileError, match="is damaged: the rate limit of a host cannot be read"):
+        RateLimiter(store.rate_limits).wait("http://e:80/sparql")
+    store.close()
+    assert [one.what for one in examine(cache=store.path) if not one.ok] == [f"cache {store.path}"]
 
 
 def test_cache_and_pack_files_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
