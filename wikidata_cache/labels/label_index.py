@@ -40,6 +40,7 @@ _COUNT = """
 CREATE TABLE counts AS SELECT ? AS format, count(DISTINCT id) AS entities,
   count(*) FILTER (WHERE kind = 'label') AS labels, count(*) FILTER (WHERE kind = 'alias') AS aliases FROM names
 """
+_WEIGHED = "SELECT count(*) FILTER (WHERE id GLOB 'Q*'), count(*) FILTER (WHERE id GLOB 'P*') FROM weights"
 _WEIGH = "INSERT INTO weights VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET weight = weight + excluded.weight"
 _ROOM = "; free some space there, and in the folder for temporary files (SQLITE_TMPDIR, TMPDIR), where names are sorted"
 
@@ -80,6 +81,13 @@ class Match(NamedTuple):
     language: str
     kind: NameKind
     weight: int
+
+
+class WeightCounts(NamedTuple):
+    """The numbers of items and of properties that have a weight."""
+
+    items: int
+    properties: int
 
 
 class LabelCounts(NamedTuple):
@@ -181,7 +189,7 @@ def _ids(entity: EntityKind | None) -> str:
 
 def build_label_index(
     path: Path, entries: Iterable[LabelEntry], *, weights: Iterable[tuple[str, int]] = ()
-) -> LabelCounts:
+) -> tuple[LabelCounts, WeightCounts]:
     """Write the index of these names. Memory is bounded; the file is written atomically.
 
     Args:
@@ -191,7 +199,7 @@ def build_label_index(
             They are read after `entries`.
 
     Returns:
-        The sizes of the index.
+        The sizes of the index, and those of the weights.
 
     Raises:
         LabelIndexError: the file cannot be written.
@@ -202,7 +210,7 @@ def build_label_index(
             # An unfinished file is deleted, so it needs neither a journal nor early writes to disk.
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
-            fill(connection, entries, weights)
+            weighed = fill(connection, entries, weights)
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -211,10 +219,12 @@ def build_label_index(
     finally:
         unfinished.unlink(missing_ok=True)
     with LabelIndex(path) as index:
-        return index.counts
+        return index.counts, weighed
 
 
-def fill(connection: sqlite3.Connection, entries: Iterable[LabelEntry], weights: Iterable[tuple[str, int]]) -> None:
+def fill(
+    connection: sqlite3.Connection, entries: Iterable[LabelEntry], weights: Iterable[tuple[str, int]]
+) -> WeightCounts:
     """Create the tables of an index in an empty database: stage all names, rank them once, write them in rank order."""
     connection.executescript(_STAGE)
     rows = (
@@ -227,8 +237,10 @@ def fill(connection: sqlite3.Connection, entries: Iterable[LabelEntry], weights:
     connection.commit()
     connection.executescript(_RANK)
     connection.execute(_COUNT, (FORMAT,))
+    weighed = WeightCounts(*connection.execute(_WEIGHED).fetchone())
     connection.executescript("DROP TABLE staged; DROP TABLE weights")
     connection.commit()
+    return weighed
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -1,6 +1,6 @@
 """Write the Oxigraph database of an unfinished store: add, compact and recount triples, and build the label index.
 
-The label index and the counts of ids are made from spool files, which `load.py` writes while it loads the triples.
+The label index is made from spool files, which `load.py` writes while it loads the triples.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from pyoxigraph import DefaultGraph, RdfFormat, Store
 
 from wikidata_cache.errors import StoreError
-from wikidata_cache.labels.label_index import LabelCounts, LabelEntry, build_label_index
+from wikidata_cache.labels.label_index import LabelCounts, LabelEntry, WeightCounts, build_label_index
 from wikidata_cache.stores.chunks import add_hashes, content_hash
 from wikidata_cache.stores.manifest import ENGINE
 from wikidata_cache.stores.ntriples import names, statement_numbers
@@ -26,7 +25,6 @@ _FULL = "free some space or give another --store, and run the same command again
 _FILES = 10_240  # open files; the most that every macOS allows
 
 _INDEX_BLOCK = 1 << 20  # pairs
-_COMMON = 1 << 28  # larger than the number of any item of Wikidata
 
 
 class Database:
@@ -133,46 +131,19 @@ def store_write_errors(target: Path) -> Iterator[None]:
         raise StoreError(target, f"cannot be written ({error}); {_FULL}") from error
 
 
-def index_names(path: Path, spooled: Path, weights: Path) -> LabelCounts:
-    """Write the label index to `path` from the spool files of names and weights.
+def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, WeightCounts]:
+    """Write the label index to `path` from the spool files of names and weights; return the sizes of both.
 
     Raises:
         LabelIndexError: the label index can't be written.
     """
 
     def statements_per_id() -> Iterator[tuple[str, int]]:
-        for pairs in _pairs(weights):
-            for number, count in pairs.tolist():
-                yield f"P{-number}" if number < 0 else f"Q{number}", count
+        with weights.open("rb") as pairs:
+            while block := pairs.read(16 * _INDEX_BLOCK):
+                for number, count in np.frombuffer(block, dtype="<i8").reshape(-1, 2).tolist():
+                    yield f"P{-number}" if number < 0 else f"Q{number}", count
 
     with spooled.open("rb") as file:
         entries = map(LabelEntry._make, names(line.removesuffix(b"\n") for line in file))
         return build_label_index(path, entries, weights=statements_per_id())
-
-
-class IdCounts(NamedTuple):
-    """The numbers of distinct items and of distinct properties in statements."""
-
-    items: int
-    properties: int
-
-
-def count_ids(weights: Path) -> IdCounts:
-    """Count the distinct ids of a spool of weights, in bounded memory: one byte for each item number below 2^28."""
-    common = np.zeros(_COMMON, dtype=np.bool_)  # [2^28]: whether Q<index> occurs
-    rare: set[int] = set()
-    properties: set[int] = set()
-    top = 0
-    for pairs in _pairs(weights):
-        ids = pairs[:, 0]  # [pairs]; properties are negative
-        top = max(top, int(ids.max()) + 1)
-        properties.update(ids[ids < 0].tolist())
-        common[ids[(ids >= 0) & (ids < _COMMON)]] = True
-        rare.update(ids[ids >= _COMMON].tolist())
-    return IdCounts(int(np.count_nonzero(common[:top])) + len(rare), len(properties))
-
-
-def _pairs(path: Path) -> Iterator[np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
-    with path.open("rb") as file:
-        while block := file.read(16 * _INDEX_BLOCK):
-            yield np.frombuffer(block, dtype="<i8").reshape(-1, 2)

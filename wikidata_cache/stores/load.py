@@ -19,7 +19,7 @@ from wikidata_cache.atomic import user_path, write_atomically
 from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
 from wikidata_cache.ids import LANGUAGES, RDFS_LABEL, release
 from wikidata_cache.stores.chunks import Chunk, add_hashes, batches, open_chunks, read_ahead
-from wikidata_cache.stores.engine import Database, count_ids, index_names, store_write_errors
+from wikidata_cache.stores.engine import Database, index_names, store_write_errors
 from wikidata_cache.stores.inputs import BadLines, Input, LoadOptions, detect, find_inputs, sibling_labels
 from wikidata_cache.stores.manifest import (
     FORMAT,
@@ -133,8 +133,7 @@ def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadRep
     triples = _load_all(work, inputs, options)
     loaded = time.perf_counter()
     logger.info("Building the label index")
-    labels = index_names(work.folder / LABELS, work.folder / NAMES, work.folder / WEIGHTS)
-    ids = count_ids(work.folder / WEIGHTS)
+    labels, ids = index_names(work.folder / LABELS, work.folder / NAMES, work.folder / WEIGHTS)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         package=release(),
