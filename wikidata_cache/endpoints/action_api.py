@@ -19,7 +19,6 @@ from wikidata_cache import safe_json
 from wikidata_cache.endpoints.endpoint import (
     MAX_ATTEMPTS,
     TRANSIENT,
-    BlockSizes,
     EndpointSource,
     exchange,
     now,
@@ -101,6 +100,8 @@ class ActionApi(EndpointSource):
     `url` is the address of api.php; the other arguments and the errors are those of `EndpointSource`.
     """
 
+    most_ids = _BATCH
+
     def __init__(
         self,
         url: str = WIKIDATA_API,
@@ -111,7 +112,6 @@ class ActionApi(EndpointSource):
     ) -> None:
         super().__init__(url, contact=contact, timeout=timeout, limiter=limiter)
         self._transport = _Get(url, user_agent(url, contact), timeout)
-        self._sizes = BlockSizes(most=_BATCH)
 
     def search(self, text: str, *, limit: int = 10, kind: EntityKind = "item") -> list[str]:
         """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each)."""

@@ -1,7 +1,7 @@
 """A SPARQL 1.1 endpoint over HTTP as a source, with rate limits, retries, and blocks of ids of a suitable size.
 
 `EndpointSource` sends each question for a block of ids. If the query times out or the answer is cut off, the block is
-halved, down to one id; after successes it grows again (`BlockSizes`). If waiting can help, a failed request is retried
+halved, down to one id; after successes it grows again (`_BlockSize`). If waiting can help, a failed request is retried
 (`with_retries`) at the rate of the host (`rate_limit.py`). Every answer has a record of its request (`Exchange`).
 """
 
@@ -74,6 +74,8 @@ class EndpointSource(SparqlSource):
         BadOptionError: the timeout is not a positive number.
     """
 
+    most_ids = 1_000  # of a request: the limit of the service, beside that of the template
+
     def __init__(
         self,
         url: str,
@@ -88,7 +90,7 @@ class EndpointSource(SparqlSource):
         self._transport = Transport(url, user_agent(url, contact), timeout, max_bytes=max_bytes or largest_answer())
         self.patience = patience
         self._limiter = limiter or RateLimiter()
-        self._sizes = BlockSizes()
+        self._sizes: dict[str, _BlockSize] = {}  # by the name of the template
 
     @property
     def name(self) -> str:
@@ -109,10 +111,11 @@ class EndpointSource(SparqlSource):
         Raises:
             EndpointError: waiting, retrying and splitting down to one id do not help.
         """
-        left = list(ids)
+        left, most = list(ids), min(template.size, self.most_ids)
+        size = self._sizes.setdefault(template.name, _BlockSize(most, most))
         while left:
             # One block a request; after a failure that a smaller block avoids, the same ids are asked for again.
-            block = left[: self._sizes.of(template)]
+            block = left[: size.ids]
             try:
                 answer = self._answer(template, block)
                 # The same check as for an imported snapshot: what the endpoint sends may be cached and shared.
@@ -123,11 +126,10 @@ class EndpointSource(SparqlSource):
                     raise
                 if len(block) == 1:
                     raise for_single_id(error, template.kind, block[0]) from error
-                self._sizes.too_many(template, len(block))
-                size = self._sizes.of(template)
-                logger.info("%s Asking for %d instead of %d ids per request.", error, size, len(block))
+                size.failed(len(block))
+                logger.info("%s Asking for %d instead of %d ids per request.", error, size.ids, len(block))
                 continue
-            self._sizes.fine(template)
+            size.succeeded()
             del left[: len(block)]
             yield answer
 
@@ -192,46 +194,27 @@ class EndpointSource(SparqlSource):
             raise connection_error(error, self.name, self._transport.timeout) from error
 
 
-class BlockSizes:
-    """The number of ids per query, learned for each template: halved after a failure, doubled after successes.
-
-    `most` is the limit of the service, beside that of the template.
-    """
-
-    def __init__(self, *, most: int = 1_000) -> None:
-        self._sizes: dict[str, _Size] = {}
-        self._most = most
-
-    def of(self, template: Template) -> int:
-        """Return the number of ids to put into the next query."""
-        return self._of(template).ids
-
-    def too_many(self, template: Template, ids: int) -> None:
-        """Record that a block of `ids` ids failed: halve the size. If it had just grown, let it grow more slowly."""
-        size = self._of(template)
-        if size.probing:  # the size had just been doubled
-            size.needed = min(_MOST_PATIENT, 2 * size.needed)
-        size.ids, size.streak, size.probing = max(1, ids // 2), 0, False
-
-    def fine(self, template: Template) -> None:
-        """Record that a block was answered: after enough successes in a row, double the size, up to the template's."""
-        size = self._of(template)
-        size.streak, size.probing = size.streak + 1, False
-        if size.streak >= size.needed and size.ids < size.most:
-            size.ids, size.streak, size.probing = min(size.most, 2 * size.ids), 0, True
-
-    def _of(self, template: Template) -> _Size:
-        most = min(template.size, self._most)
-        return self._sizes.setdefault(template.name, _Size(most, most))
-
-
 @dataclass
-class _Size:
+class _BlockSize:
+    """The number of ids per query, learned for a template: halved after a failure, doubled after successes."""
+
     ids: int
     most: int
     streak: int = 0
     needed: int = _PATIENT
     probing: bool = False  # no block of this size has been answered yet
+
+    def failed(self, ids: int) -> None:
+        """Halve the size, since a block of `ids` ids failed. If it had just grown, let it grow more slowly."""
+        if self.probing:
+            self.needed = min(_MOST_PATIENT, 2 * self.needed)
+        self.ids, self.streak, self.probing = max(1, ids // 2), 0, False
+
+    def succeeded(self) -> None:
+        """Double the size after enough answered blocks in a row, up to the template's."""
+        self.streak, self.probing = self.streak + 1, False
+        if self.streak >= self.needed and self.ids < self.most:
+            self.ids, self.streak, self.probing = min(self.most, 2 * self.ids), 0, True
 
 
 def with_retries(

@@ -119,7 +119,9 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
 def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
     """Return the EndpointError for an exception of urllib or http.client; raise other exceptions again."""
     if isinstance(error, AnswerTooLargeError):
-        return too_large(url, error.limit)
+        found = f"the answer has more than {error.limit / 1e6:g} MB"
+        suggestion = f"Ask for less at a time, or set {LIMIT} to a larger number of megabytes. {ELSEWHERE}"
+        return EndpointError(url, "too large", found, suggestion)
     if isinstance(error, TimeoutError):
         return timed_out(url, f"no complete answer within the time limit of {timeout:g} s of this client")
     if isinstance(error, InvalidURL | ValueError):  # in the URL itself, or in that of a redirect
@@ -133,13 +135,6 @@ def connection_error(error: Exception, url: str, timeout: float) -> EndpointErro
 def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointError:
     """Return the error for a query that exceeded the time limit of the server or of this client; `found` names it."""
     return EndpointError(url, "timeout", found, _FEWER, status=status)
-
-
-def too_large(url: str, limit: int) -> EndpointError:
-    """Return the error for an answer of more than `limit` bytes, zipped or unzipped."""
-    found = f"the answer has more than {limit / 1e6:g} MB"
-    suggestion = f"Ask for less at a time, or set {LIMIT} to a larger number of megabytes. {ELSEWHERE}"
-    return EndpointError(url, "too large", found, suggestion)
 
 
 def truncated_answer(url: str, rows: int) -> EndpointError:
