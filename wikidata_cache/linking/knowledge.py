@@ -18,7 +18,7 @@ from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError,
 from wikidata_cache.ids import DIRECT, is_entity, is_item, is_property, local_id
 from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind, normalise
 from wikidata_cache.sources.oxigraph import OxigraphSource
-from wikidata_cache.sources.queries import Role, relation_end_key
+from wikidata_cache.sources.queries import Role
 from wikidata_cache.sources.source import Source
 from wikidata_cache.stores.ntriples import KIND_IRIS
 from wikidata_cache.subgraphs.facts import Facts
@@ -203,7 +203,7 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
             f"relation={relation!r}: expected a property id such as P551. To find the id of a property, link its "
             f'name with kind="property" (--kind property).'
         )
-    end = relation_end_key(relation, role)
+    end = f"{relation} {role}"
     try:
         sampled, counts = facts.ends([end])[end]
     except NOT_NOW:
@@ -213,7 +213,7 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
 
 def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
     """Return those of the ids that are at this end of the relation in at least one statement of the graph."""
-    places = {f"{relation_end_key(relation, role)} {entity}": entity for entity in ids if is_item(entity)}
+    places = {f"{relation} {role} {entity}": entity for entity in ids if is_item(entity)}
     try:
         found = facts.at_ends(places)
     except NOT_NOW:

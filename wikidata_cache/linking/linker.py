@@ -26,7 +26,7 @@ from wikidata_cache.linking.knowledge import (
     sample_end_types,
 )
 from wikidata_cache.linking.online import OnlineKnowledge
-from wikidata_cache.sources.queries import Role, relation_end_key
+from wikidata_cache.sources.queries import Role
 from wikidata_cache.subgraphs.facts import Facts
 
 
@@ -121,7 +121,7 @@ class Linker:
 
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
-        ends = {relation_end_key(*end): ids for end, ids in candidates.items()}
+        ends = {f"{relation} {role}": ids for (relation, role), ids in candidates.items()}
         with suppress(*NOT_NOW):
             sampled = self._graph.ends(ends)
             shown = {end: ids for end, ids in ends.items() if sampled[end][0]}

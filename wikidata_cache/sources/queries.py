@@ -19,9 +19,8 @@ from wikidata_cache.ids import ENTITY
 
 Role = Literal["object", "subject"]
 
-_END = r"(P[1-9][0-9]*) (object|subject)"
-_ENDS = re.compile(_END + "()", re.ASCII)
-_PLACES = re.compile(_END + " (Q[1-9][0-9]*)", re.ASCII)
+RELATION_END = re.compile("(P[1-9][0-9]*) (object|subject)()", re.ASCII)
+ITEM_AT_END = re.compile("(P[1-9][0-9]*) (object|subject) (Q[1-9][0-9]*)", re.ASCII)
 
 # The variables with literals; others have IRIs.
 LITERALS = frozenset(("l", "lang", "n", "r", "start", "end_time", "v", "precision", "end"))
@@ -41,18 +40,13 @@ class RelationEnd(NamedTuple):
     item: str
 
 
-def relation_end_key(relation: str, role: Role) -> str:
-    """Return the key of an end of a relation, such as "P19 object"."""
-    return f"{relation} {role}"
-
-
 def parse_relation_end(key: str, *, item: bool) -> RelationEnd:
     """Parse "P19 object", or with `item` "P19 object Q65".
 
     Raises:
         BadOptionError: it is another text.
     """
-    found = (_PLACES if item else _ENDS).fullmatch(key)
+    found = (ITEM_AT_END if item else RELATION_END).fullmatch(key)
     if found is None:
         expected = "P19 object Q65" if item else "P19 object"
         raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as {expected!r}.")
