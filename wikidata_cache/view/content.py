@@ -46,10 +46,10 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
             }
         )
     nodes = []
-    roles = _ROLES if has_edit(edges) else {}
+    roles, first = _ROLES if has_edit(edges) else {}, first_ring(edges)
     for node, data in graph.nodes(data=True):
         role, hop = data.get("role", "neighbour"), int(data.get("hop", 0))
-        ring = hop - first_ring(edges)
+        ring = hop - first
         nodes.append(
             {
                 "id": node,
