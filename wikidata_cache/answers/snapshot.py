@@ -12,8 +12,9 @@ import logging
 import sqlite3
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -96,8 +97,12 @@ def export_snapshot(
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
         wanted = {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
-        chosen = _ExportQuery(connection, store.path, newest_only, wanted)
-        summary = chosen.summary()
+        # The rows are read twice in one transaction: for the counts and the hash in the header, then for the file.
+        lines = partial(_export_lines, connection, store.path, wanted, newest_only)
+        summary, digest = Summary(), hashlib.sha256()
+        for line in lines(summary):
+            digest.update(line)
+        summary.sha256 = digest.hexdigest()
         if not summary.facts:
             suggestion = "Check the graph's name and the time, if given."
             raise CacheFileError(store.path, "contains no facts to export", suggestion)
@@ -109,8 +114,7 @@ def export_snapshot(
                 gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file,
             ):
                 file.write(summary.header().encode())
-                for line in chosen.lines():
-                    file.write(line.encode())
+                file.writelines(lines(Summary()))
         except OSError as error:
             suggestion = "Check its folder and the space on its disk, or give another name."
             raise CacheFileError(path, f"cannot be written ({error.strerror or error})", suggestion) from error
@@ -148,46 +152,30 @@ class Summary:
         return dumps(header) + "\n"
 
 
-@dataclass
-class _ExportQuery:
-    """The rows to export. They are read twice in one transaction: for the hash in the header, then for the file."""
+def _export_lines(
+    connection: sqlite3.Connection, cache: Path, wanted: Mapping[str, str | None], newest_only: bool, summary: Summary
+) -> Iterator[bytes]:
+    """Yield the lines of the facts, then of the query log, that an import accepts; count them in `summary`."""
+    urls: dict[int, str] = dict(connection.execute("SELECT id, url FROM urls"))
 
-    connection: sqlite3.Connection
-    cache: Path
-    newest_only: bool
-    wanted: dict[str, str | None]
-
-    def lines(self, summary: Summary | None = None) -> Iterator[str]:
-        """Yield the lines of the facts, then of the query log; count them in `summary`."""
-        summary = summary or Summary()
-        urls: dict[int, str] = dict(self.connection.execute("SELECT id, url FROM urls"))
-        for row in self.connection.execute(_NEWEST_FACTS if self.newest_only else _FACTS, self.wanted):
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in connection.execute(_NEWEST_FACTS if newest_only else _FACTS, wanted):
             graph, kind, entity, fetched_at, url, value = row[:6]
             fact = {"graph": graph, "kind": kind, "id": entity, "fetched_at": fetched_at, "url": urls[url]}
-            yield from _counted_line(fact | {"type": "fact", "value": unpack(value, self.cache)}, summary)
-        for (record,) in self.connection.execute(_LOG, self.wanted):
-            yield from _counted_line(unpack(record, self.cache) | {"type": "query"}, summary)
+            yield fact | {"type": "fact", "value": unpack(value, cache)}
+        for (record,) in connection.execute(_LOG, wanted):
+            yield unpack(record, cache) | {"type": "query"}
 
-    def summary(self) -> Summary:
-        """Return the counts and the sha256 of all lines."""
-        summary, digest = Summary(), hashlib.sha256()
-        for line in self.lines(summary):
-            digest.update(line.encode())
-        summary.sha256 = digest.hexdigest()
-        return summary
-
-
-def _counted_line(row: dict[str, Any], summary: Summary) -> Iterator[str]:
-    """Yield the line of a row and count it. For a row that an import would refuse, only note the problem."""
-    if problem := row_problem(row):
-        summary.left_out.append(problem)
-        return
-    summary.facts += row["type"] == "fact"
-    summary.queries += row["type"] == "query"
-    summary.created = max(summary.created, str(row["fetched_at"]))
-    summary.graphs.add(str(row["graph"]))
-    summary.urls.add(str(row["url"]))
-    yield dumps(row) + "\n"
+    for row in rows():
+        if problem := row_problem(row):
+            summary.left_out.append(problem)
+            continue
+        summary.facts += row["type"] == "fact"
+        summary.queries += row["type"] == "query"
+        summary.created = max(summary.created, str(row["fetched_at"]))
+        summary.graphs.add(str(row["graph"]))
+        summary.urls.add(str(row["url"]))
+        yield (dumps(row) + "\n").encode()
 
 
 def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConflict = "keep") -> Imported:
