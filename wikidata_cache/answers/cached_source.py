@@ -13,10 +13,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
 
 from wikidata_cache.answers.database import dumps
 from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, utc
-from wikidata_cache.answers.store import AnswerStore, CacheLayers
+from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import CacheMissError
 from wikidata_cache.progress import Bar
@@ -26,6 +28,8 @@ from wikidata_cache.sources.user_queries import canonical, forbid_service, query
 
 _LISTED = 20  # up to this many missing ids, the suggested fetch command lists each id
 _STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims", "values")
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -71,14 +75,16 @@ class CachedSource:
         self.graph = graph
         self.request_counts = RequestCounts()
         self._given = inner
-        self._layers = CacheLayers(store, packs, graph=graph, as_of=None if as_of is None else utc(as_of))
+        self._store = store
+        self._files = (store, *packs)  # for each id, the first one that knows it is used
+        self._as_of = None if as_of is None else utc(as_of)
         self._urls = tuple(urls)
 
     @property
     def name(self) -> str:
         """The name of the inner source; offline, the graph's name and the cache file."""
         if self.mode == "offline":
-            return f"{self.graph} ({self._layers.store.path})"
+            return f"{self.graph} ({self._store.path})"
         return ", ".join(self._urls) or self._inner.name
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
@@ -89,7 +95,7 @@ class CachedSource:
         if self.mode == "online":
             return self._inner.provenance(ids)
         wanted = list(ids)
-        origins = [origin for kind in _STATEMENTS for origin in self._layers.origins(kind, wanted)]
+        origins = [one for kind in _STATEMENTS for one in self._first(AnswerStore.origins, kind, wanted).values()]
         times = [fetched_at for _, fetched_at in origins]
         return {
             "kind": "cache",
@@ -105,12 +111,12 @@ class CachedSource:
             CacheMissError: the cache is offline and lacks ids.
             CacheFileError: the cache file cannot be read or written. The errors of the inner source are raised as well.
         """
-        known = self._layers.look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
+        known = self._look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
         missing = [entity for entity in ids if entity not in known]
         if missing and self.mode == "offline":
             # For many ids, the command names a file of edits instead.
             what = ["--kind", template.kind, *missing] if len(missing) <= _LISTED else ["EDITS.jsonl"]
-            raise CacheMissError(template.kind, missing, self._layers.files, self.fetch_hint.command(*what))
+            raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what))
         if known:
             self.request_counts.found += len(known)
             yield cached_answer(template, known)
@@ -137,40 +143,51 @@ class CachedSource:
         if self.mode == "offline":
             forbid_service(query, "the cache is offline")
         key = query_key(query)
-        rows = self._layers.look_up("query", [key]) if self.mode in ("offline", "cache_first") else {}
+        rows = self._look_up("query", [key]) if self.mode in ("offline", "cache_first") else {}
         if key in rows:
             return [dict(row) for row in rows[key]]
         if self.mode == "offline":
-            raise CacheMissError("query", [canonical(query)[:200]], self._layers.files, self.fetch_hint.for_query())
+            raise CacheMissError("query", [canonical(query)[:200]], self._paths, self.fetch_hint.for_query())
         inner = self._inner
         if self.mode == "online":
             return inner.select(query)
-        with self._layers.store.request_lock():
-            rows = self._layers.look_up("query", [key]) if self.mode != "refresh" else {}
+        with self._store.request_lock():
+            rows = self._look_up("query", [key]) if self.mode != "refresh" else {}
             if key in rows:  # another process has cached them in the meantime
                 return [dict(row) for row in rows[key]]
             fetched_at, start = now(), time.monotonic()
             found = [dict(row) for row in inner.select(query)]
             elapsed = round(1000 * (time.monotonic() - start))
             exchange = plain_exchange(inner, query, found, fetched_at=fetched_at, elapsed_ms=elapsed)
-            self._layers.store.save(self.graph, "query", [("query", key, found)], exchange)
+            self._store.save(self.graph, "query", [("query", key, found)], exchange)
             self.request_counts.requests += 1
             return found
 
     def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
         """Return {id: value} for the ids that are in the cache, without a request."""
-        found = self._layers.look_up(template.kind, ids)
+        found = self._look_up(template.kind, ids)
         self.request_counts.found += len(found)
         return found
 
     def labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
         """Return {label: ids whose label in the cache is exactly this text}, without labels of no id."""
-        return self._layers.labelled(labels)
+        ever = set().union(*(store.labelled(self.graph, labels, as_of=self._as_of) for store in self._files))
+        # An older version may have had the label, so the version in effect decides.
+        found = defaultdict[str, set[str]](set)
+        for entity, label in self._look_up("label", ever).items():
+            if label:
+                found[label[0]].add(entity)
+        return {label: found[label] for label in found.keys() & labels}
 
     @cached_property
     def fetch_hint(self) -> FetchHint:
         """The commands that fetch missing facts, for error messages."""
-        return FetchHint(self._layers.store.path, self.graph, self._urls or self._layers.urls())
+        urls = self._urls or sorted({url for store in self._files for url in store.urls(self.graph)})
+        return FetchHint(self._store.path, self.graph, urls)
+
+    @property
+    def _paths(self) -> list[Path]:
+        return [store.path for store in self._files]
 
     @cached_property
     def _inner(self) -> Source:
@@ -187,9 +204,9 @@ class CachedSource:
             answers = list(inner.ask(template, block))
             self.request_counts.requests += len(answers)
             return answers, block
-        with self._layers.store.request_lock():
+        with self._store.request_lock():
             # While this process waited for the lock, another one may have fetched the same facts.
-            known = self._layers.look_up(template.kind, block) if self.mode == "cache_first" else {}
+            known = self._look_up(template.kind, block) if self.mode == "cache_first" else {}
             if known:
                 self.request_counts.found += len(known)
                 return [cached_answer(template, known)], known
@@ -208,7 +225,7 @@ class CachedSource:
         known = {
             (kind, entity): value
             for kind, entities in ids.items()
-            for entity, value in self._layers.look_up(kind, entities).items()
+            for entity, value in self._look_up(kind, entities).items()
         }
         facts: Sequence[Fact] = answer.facts
         if self.mode == "refresh":  # a new version of each id that was asked for, and of other facts that have changed
@@ -218,8 +235,19 @@ class CachedSource:
             new = [fact for fact in facts if (fact.kind, fact.id) not in known]
             facts = [Fact(kind, entity, known.get((kind, entity), value)) for kind, entity, value in facts]
         exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
-        self._layers.store.save(self.graph, answer.template, new, exchange)
+        self._store.save(self.graph, answer.template, new, exchange)
         return Answer(answer.template, facts, exchange)
+
+    def _look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
+        return self._first(AnswerStore.look_up, kind, ids)
+
+    def _first(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
+        """Return what `read` returns for the ids, each from the first file that knows it."""
+        missing, found = list(ids), dict[str, T]()
+        for store in self._files:
+            found |= read(store, self.graph, kind, missing, as_of=self._as_of) if missing else {}
+            missing = [entity for entity in missing if entity not in found]
+        return found
 
 
 _NOTHING = object()

@@ -1,20 +1,18 @@
 """Read and write the contents of a cache file: facts in all their versions, the query log, and hosts' rate limits.
 
-`AnswerStore` reads and writes one file. `CacheLayers` reads the user's file and then read-only packs (`open_pack`); for
-each id, the first file that knows it is used. `take_inventory` checks and counts a file without changing it.
+`AnswerStore` reads and writes one file, or only reads a pack (`open_pack`). `take_inventory` checks and counts a file
+without changing it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TypeVar
 
 from wikidata_cache.answers.database import DAMAGED, Database, cache_file_errors, dumps, pack, unpack
 from wikidata_cache.answers.modes import utc
@@ -43,8 +41,6 @@ Origin = tuple[str, str]  # the URL that answered, and the time of the answer
 
 _GZIP = b"\x1f\x8b"
 _LARGEST = 1e11  # no time in seconds and no count of a rate limit is larger
-
-T = TypeVar("T")
 
 
 class AnswerStore:
@@ -197,55 +193,6 @@ def url_number(connection: sqlite3.Connection, url: str) -> int:
     return int(number)
 
 
-class CacheLayers:
-    """The user's cache file and then its packs, read as one, for one graph, as of `as_of` (UTC text) or now.
-
-    The methods raise CacheFileError where a file can't be read.
-    """
-
-    def __init__(
-        self, store: AnswerStore, packs: Sequence[AnswerStore] = (), *, graph: str, as_of: str | None = None
-    ) -> None:
-        self.store = store
-        self.graph = graph
-        self._as_of = as_of
-        self._all = (store, *packs)
-
-    @property
-    def files(self) -> list[Path]:
-        """The cache files in the order in which they are read."""
-        return [store.path for store in self._all]
-
-    def look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
-        """Return {id: value} of the known ids, each from the first file that knows it."""
-        return self._first(AnswerStore.look_up, kind, ids)
-
-    def labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
-        """Return {label: ids that have exactly this label}, without labels of no id."""
-        ever = set().union(*(store.labelled(self.graph, labels, as_of=self._as_of) for store in self._all))
-        # An older version may have had the label, so the version in effect decides.
-        found = defaultdict[str, set[str]](set)
-        for entity, now in self.look_up("label", ever).items():
-            if now:
-                found[now[0]].add(entity)
-        return {label: found[label] for label in found.keys() & labels}
-
-    def urls(self) -> list[str]:
-        """Return the URLs that have answered for the graph, sorted."""
-        return sorted({url for store in self._all for url in store.urls(self.graph)})
-
-    def origins(self, kind: str, ids: Iterable[str]) -> list[Origin]:
-        """Return (URL, time in UTC) of each answer that `look_up` returns."""
-        return list(self._first(AnswerStore.origins, kind, ids).values())
-
-    def _first(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
-        missing, found = list(ids), dict[str, T]()
-        for store in self._all:
-            found |= read(store, self.graph, kind, missing, as_of=self._as_of) if missing else {}
-            missing = [entity for entity in missing if entity not in found]
-        return found
-
-
 def open_pack(path: str | Path) -> AnswerStore:
     """Open a pack (a cache file that somebody else made) read-only, and check its format.
 
@@ -321,17 +268,18 @@ def take_inventory(path: Path) -> Inventory | None:
     """
     if not path.exists():
         return None
-    with closing(Database(path, read_only=True)) as database:
+    with AnswerStore(path, read_only=True) as store:
+        database = store.database
         broken = [row[0] for row in database.read("PRAGMA integrity_check") if row[0] != "ok"]
         if broken:
             suggestion = "Delete the file, or import a snapshot into a new one."
             raise CacheFileError(path, f"is damaged ({broken[0]})", suggestion)
         counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
-        first, last = (database.read("SELECT min(fetched_at), max(fetched_at) FROM facts") or [(None, None)])[0]
+        _, first, last = store.span()
         hosts = database.read("SELECT host, state FROM pace ORDER BY host")
         return Inventory(
             facts={(graph, kind): count for graph, kind, count in counted},
             requests=sum(count for (count,) in database.read("SELECT count(*) FROM queries")),
-            span=(first, last) if first else None,
+            span=(first, last) if first and last else None,
             hosts={host: _rate_limit(state, path) for host, state in hosts},
         )
