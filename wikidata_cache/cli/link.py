@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wikidata_cache.linking.candidates import LinkResult, Status
     from wikidata_cache.linking.linker import Linker
 
+_TIMEOUT_S = 30.0  # a person waits for the answer of a search
 _EXIT_CODES: dict[Status, int] = {"exact": 0, "none": 1, "ambiguous": 3}
 
 
@@ -81,7 +82,7 @@ def link(
     elif choices:
         raise BadOptionError("--choose is for a file of edits; leave it out, and write the id that you mean.")
     facts = opt.open_cache(graph, offline=offline, contact=contact, cache=cache).facts
-    linker = open_linker(facts, api=ActionApi(api, contact=contact) if online else None)
+    linker = open_linker(facts, api=ActionApi(api, contact=contact, timeout=_TIMEOUT_S) if online else None)
     if out is not None:
         raise typer.Exit(_link_file(linker, text, out, limit, choices))
     wanted = _property(linker, relation) if relation else None

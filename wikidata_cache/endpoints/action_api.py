@@ -22,13 +22,11 @@ from wikidata_cache.endpoints.endpoint import (
     EndpointSource,
     exchange,
     now,
-    with_retries,
 )
 from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, wrong_answer
-from wikidata_cache.endpoints.rate_limit import RateLimiter, forbid_when_offline, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
-from wikidata_cache.ids import LANGUAGES, WIKIDATA_API, is_entity, is_item, is_property
+from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property
 from wikidata_cache.labels.label_index import EntityKind, NameKind
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
 from wikidata_cache.values import json_value, rdf_time
@@ -101,17 +99,7 @@ class ActionApi(EndpointSource):
     """
 
     most_ids = _BATCH
-
-    def __init__(
-        self,
-        url: str = WIKIDATA_API,
-        *,
-        contact: str | None = None,
-        timeout: float = 30.0,
-        limiter: RateLimiter | None = None,
-    ) -> None:
-        super().__init__(url, contact=contact, timeout=timeout, limiter=limiter)
-        self._transport = _Get(url, user_agent(url, contact), timeout)
+    transport = _Get
 
     def search(self, text: str, *, limit: int = 10, kind: EntityKind = "item") -> list[str]:
         """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each)."""
@@ -172,14 +160,10 @@ class ActionApi(EndpointSource):
 
     def _get(self, parameters: Mapping[str, str], field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
         """Send a request and return the parsed `field` of its answer; retry where waiting helps."""
-        forbid_when_offline(self.name)
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
-        return with_retries(
-            self._limiter,
-            self.name,
+        return self._with_retries(
             lambda: self._content(query, field, parse),
-            patience=self.patience,
-            attempts=lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1,
+            lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1,
         )
 
     def _content(self, query: str, field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:

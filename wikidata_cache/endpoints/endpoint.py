@@ -2,7 +2,7 @@
 
 `EndpointSource` sends each question for a block of ids. If the query times out or the answer is cut off, the block is
 halved, down to one id; after successes it grows again (`_BlockSize`). If waiting can help, a failed request is retried
-(`with_retries`) at the rate of the host (`rate_limit.py`). Every answer has a record of its request (`Exchange`).
+(`_with_retries`) at the rate of the host (`rate_limit.py`). Every answer has a record of its request (`Exchange`).
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class EndpointSource(SparqlSource):
     """
 
     most_ids = 1_000  # of a request: the limit of the service, beside that of the template
+    transport = Transport
 
     def __init__(
         self,
@@ -87,7 +88,8 @@ class EndpointSource(SparqlSource):
         max_bytes: int | None = None,
     ) -> None:
         forbid_when_offline(url)
-        self._transport = Transport(url, user_agent(url, contact), timeout, max_bytes=max_bytes or largest_answer())
+        agent, limit = user_agent(url, contact), max_bytes or largest_answer()
+        self._transport = self.transport(url, agent, timeout, limit)
         self.patience = patience
         self._limiter = limiter or RateLimiter()
         self._sizes: dict[str, _BlockSize] = {}  # by the name of the template
@@ -165,14 +167,32 @@ class EndpointSource(SparqlSource):
 
     def _rows(self, query: str, *, alone: bool, literals: Container[str] | None = None) -> tuple[list[Binding], Reply]:
         """Send a query, with retries; return its rows and the reply. `alone` means that the query has a single id."""
+
+        def once() -> tuple[list[Binding], Reply]:
+            reply = self._reply(query)
+            return parse_reply(reply, self.name, literals=literals), reply
+
+        return self._with_retries(once, partial(self._attempts, alone=alone))
+
+    def _with_retries(self, once: Callable[[], T], attempts: Callable[[EndpointError], int]) -> T:
+        """Call `once` when the host may be asked, and again after failures for which waiting helps.
+
+        `attempts` returns the total number of attempts that a failure allows.
+        """
         forbid_when_offline(self.name)
-        return with_retries(
-            self._limiter,
-            self.name,
-            partial(self._once, query, literals),
-            patience=self.patience,
-            attempts=partial(self._attempts, alone=alone),
-        )
+        left, made = WaitBudget(self.patience), 0
+        while True:
+            made += 1
+            try:
+                with self._limiter.slot(self.name, left):
+                    return once()
+            except EndpointError as error:
+                wait = self._limiter.wait(self.name)
+                if made >= attempts(error) or wait > left.left:
+                    if error.trouble in _WAITS and wait:
+                        raise self._limiter.too_soon_error(self.name, left) from error
+                    raise
+                logger.warning("%s Trying again in %.3g s", error, wait)
 
     def _attempts(self, error: EndpointError, *, alone: bool) -> int:
         """Return the total number of attempts that this failure allows; switch to POST after HTTP 414."""
@@ -182,10 +202,6 @@ class EndpointSource(SparqlSource):
         if error.trouble in TRANSIENT or (alone and (error.trouble == "cut off" or error.status in (503, 504))):
             return MAX_ATTEMPTS
         return 2 if error.trouble == "cut off" else 1  # "cut off" may be transient: one retry before the block is split
-
-    def _once(self, query: str, literals: Container[str] | None) -> tuple[list[Binding], Reply]:
-        reply = self._reply(query)
-        return parse_reply(reply, self.name, literals=literals), reply
 
     def _reply(self, query: str) -> Reply:
         try:
@@ -215,40 +231,6 @@ class _BlockSize:
         self.streak, self.probing = self.streak + 1, False
         if self.streak >= self.needed and self.ids < self.most:
             self.ids, self.streak, self.probing = min(self.most, 2 * self.ids), 0, True
-
-
-def with_retries(
-    limiter: RateLimiter, url: str, once: Callable[[], T], *, patience: float, attempts: Callable[[EndpointError], int]
-) -> T:
-    """Call `once` in a slot of `limiter`, and again after failures for which waiting helps.
-
-    Args:
-        limiter: the rate limits.
-        url: the endpoint.
-        once: sends the request.
-        patience: longest total wait, in seconds.
-        attempts: returns the total number of attempts that a failure allows.
-
-    Returns:
-        The result of `once`.
-
-    Raises:
-        EndpointError: the last failure; if the host asks for a wait that is too long, the message has its end.
-    """
-    left = WaitBudget(patience)
-    made = 0
-    while True:
-        made += 1
-        try:
-            with limiter.slot(url, left):
-                return once()
-        except EndpointError as error:
-            wait = limiter.wait(url)
-            if made >= attempts(error) or wait > left.left:
-                if error.trouble in _WAITS and wait:
-                    raise limiter.too_soon_error(url, left) from error
-                raise
-            logger.warning("%s Trying again in %.3g s", error, wait)
 
 
 def exchange(url: str, query: str, reply: Reply, *, fetched_at: str, rows: int) -> Exchange:

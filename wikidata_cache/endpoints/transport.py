@@ -8,7 +8,7 @@ limits redirects and the size of bodies.
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPResponse
 from queue import Empty, SimpleQueue
 from typing import cast
@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote_plus
 from urllib.request import Request
 
-from wikidata_cache.endpoints.web import AnswerTooLargeError, largest_answer, open_url, read_body
+from wikidata_cache.endpoints.web import AnswerTooLargeError, open_url, read_body
 from wikidata_cache.errors import BadOptionError
 
 _GET_LIMIT = 7_500  # bytes of the URL; longer queries are sent by POST
@@ -44,8 +44,8 @@ class Transport:
         url: the endpoint.
         agent: the User-Agent.
         timeout: wall-clock limit, in seconds.
-        post: always send POST.
         max_bytes: largest body to read, zipped and unzipped.
+        post: always send POST.
 
     Raises:
         BadOptionError: the timeout is not a positive number.
@@ -54,8 +54,8 @@ class Transport:
     url: str
     agent: str
     timeout: float
+    max_bytes: int
     post: bool = False
-    max_bytes: int = field(default_factory=largest_answer)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.timeout, int | float) and 0 < self.timeout < _LONGEST):
