@@ -36,12 +36,12 @@ _FORM, _PLAIN = "application/x-www-form-urlencoded", "application/sparql-query"
 
 
 @contextmanager
-def served(folder: Path, *, port: int | None = None, timeout_s: int = 60) -> Iterator[str]:
+def served(folder: Path, *, port: int = 0, timeout_s: int = 60) -> Iterator[str]:
     """Serve a store during the block, to this machine only, and yield the URL (`…/query`).
 
     Args:
         folder: a store made by `load`, or a plain Oxigraph folder.
-        port: the port on 127.0.0.1; None or 0 chooses a free one.
+        port: the port on 127.0.0.1; 0 chooses a free one.
         timeout_s: seconds after which a query is stopped.
 
     Raises:
@@ -50,7 +50,7 @@ def served(folder: Path, *, port: int | None = None, timeout_s: int = 60) -> Ite
     """
     location = engine_folder(folder)
     try:
-        server = _Server((HOST, port or 0), _Handler)
+        server = _Server((HOST, port), _Handler)
     except (OSError, OverflowError) as error:
         raise ServeError(f"port {port} of {HOST} cannot be used ({error}); give another --port") from error
     with server, tempfile.TemporaryDirectory(prefix="wikidata-cache-") as scratch:
