@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
+from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
 from wikidata_cache.answers.store import AnswerStore, open_pack
 from wikidata_cache.atomic import user_path
@@ -127,22 +127,6 @@ def open_endpoint(
     """Open a URL as an Action API if it ends in api.php, else as a SPARQL endpoint, with the options of both."""
     kind = ActionApi if is_action_api(url) else EndpointSource
     return kind(url, contact=contact, timeout=timeout, limiter=limiter)
-
-
-def open_with_fallback(
-    graph: Path, *, cache: str | Path | None = None, packs: Sequence[str | Path] = (), graph_name: str = "wikidata"
-) -> FallbackSource:
-    """Open the cache offline, with a graph file for everything that the cache lacks.
-
-    Nothing is written, and no request is sent. The options are those of `open_source`.
-
-    Raises:
-        GraphFileError: a graph file can't be read.
-        CacheFileError: the cache file can't be read.
-    """
-    store = AnswerStore(cache_file(cache), read_only=True)
-    opened = [open_pack(pack) for pack in pack_files(packs)]
-    return FallbackSource(CachedSource(None, store, graph=graph_name, packs=opened), OxigraphSource.from_files([graph]))
 
 
 def _parts(spec: SourceSpec) -> list[str]:

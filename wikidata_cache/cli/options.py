@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated, Unpack, cast
 
 import typer
 
@@ -108,10 +108,11 @@ def open_cache(graph: SourceSpec | None, *, offline: bool = False, **options: Un
         BadOptionError: the options do not fit each other, or options of the cache are given with a local graph. The
             errors of `open_source` are raised as well.
     """
-    from wikidata_cache.answers.cached_source import CachedSource
+    from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.extract import packaged_extract
-    from wikidata_cache.source_spec import open_with_fallback
+    from wikidata_cache.source_spec import open_source
+    from wikidata_cache.sources.oxigraph import OxigraphSource
 
     options["mode"] = mode = mode_from_options(options.get("mode"), offline=offline)
     packs = options.get("packs", ())
@@ -119,9 +120,8 @@ def open_cache(graph: SourceSpec | None, *, offline: bool = False, **options: Un
         if not (options.get("cache") or pack_files(packs) or cache_file().exists()):
             return WikidataCache(packaged_extract(), contact=options.get("contact"))
         if mode is None:
-            name = options.get("graph_name", "wikidata")
-            layered = open_with_fallback(packaged_extract(), cache=options.get("cache"), packs=packs, graph_name=name)
-            return WikidataCache(layered)
+            cached = cast(CachedSource, open_source(None, **options))
+            return WikidataCache(FallbackSource(cached, OxigraphSource.from_files([packaged_extract()])))
     opened = WikidataCache(graph, **options)
     if (packs or mode in ("refresh", "online")) and not isinstance(opened.source, CachedSource):
         raise BadOptionError(f"{opened.source.name} is a local graph and needs no cache; leave out --pack and --mode.")

@@ -10,6 +10,7 @@ from tests.wikidata_cache.wikidata_helpers import Server, run_cli, save_facts
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.cli.options import open_cache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import (
     CacheFileError,
@@ -20,7 +21,6 @@ from wikidata_cache.errors import (
 )
 from wikidata_cache.linking.edit_links import link_all
 from wikidata_cache.linking.linker import open_linker
-from wikidata_cache.source_spec import open_with_fallback
 from wikidata_cache.sources.source import Fact
 
 FACTS = (
@@ -91,7 +91,7 @@ def test_link_without_a_cache_reads_the_extract(tmp_path: Path) -> None:
 
 
 def test_linker_reads_cache_and_extract(small: str) -> None:
-    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
+    cache = open_cache(None, cache=small)
     linker = open_linker(cache.facts)
     assert linker.link("Terra").candidates[0].id == "Q2"
     assert linker.link("heat, Miami").candidates[0].id == "Q169138"  # by its words, from the extract's index
@@ -99,7 +99,7 @@ def test_linker_reads_cache_and_extract(small: str) -> None:
 
 
 def test_edits_are_linked_by_one_look_at_the_labels_of_the_cache(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
+    cache = open_cache(None, cache=small)
     edits = [EditRow(row=row, subject=f"Terra {row}", target_new="Terra", relation="P19") for row in range(1, 30)]
     looks: list[int] = []
     labelled = AnswerStore.labelled
@@ -117,7 +117,7 @@ def test_edits_are_linked_by_one_look_at_the_labels_of_the_cache(small: str, mon
 def test_newest_label_in_the_cache_wins(small: str) -> None:
     labels = [Fact("label", "Q65", ["L.A.", "en"]), Fact("label", "Q2", ["Earth", "en"])]
     save_facts(small, *labels, at="2026-11-20T13:00:00.000+00:00")
-    cache = WikidataCache(open_with_fallback(packaged_extract(), cache=small))
+    cache = open_cache(None, cache=small)
     assert ("P159", "Q65") in cache.facts.out(["Q121783"])["Q121783"]  # comes with the extract's label of Q65
     assert cache.labels(["Q65"]) == {"Q65": "L.A."}
     assert (cache.find("Terra"), cache.find("Earth")) == ((), ("Q2",))
@@ -134,7 +134,7 @@ def test_unknown_id_names_cache_and_extract(small: str, tmp_path: Path) -> None:
 
 
 def test_provenance_has_cache_and_extract(small: str) -> None:
-    source = open_with_fallback(packaged_extract(), cache=small)
+    source = open_cache(None, cache=small).source
     assert isinstance(source, FallbackSource)
     provenance = source.provenance(["Q1"])
     assert provenance["kind"] == "cache over graph"
