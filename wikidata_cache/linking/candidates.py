@@ -2,8 +2,7 @@
 
 Every candidate has reasons with points; its score is the sum of the points. Names count most (`LABEL`, `ALIAS`,
 `WORDS`), then the relation (`TYPE`, `AT_THIS_END`), then the number of statements in the graph. The weights were chosen
-on CounterFact records. A `CandidateBuilder` collects the reasons for an
-entity that a `Mention` may mean; `Candidate` and `LinkResult` are final.
+on CounterFact records.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from wikidata_cache.labels.label_index import LETTERS, EntityKind, Match, name_words, normalise
@@ -69,25 +68,58 @@ class Reason(NamedTuple):
         return f"{self.points:+.1f} {self.text}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Candidate:
-    """An entity that a text may mean, with the labels of its classes as `types`.
+    """An entity that a text may mean: what is known about it, and reasons, of which the first is how it was found.
 
     `can_settle` is True if the text is its id or one of its full names, and the relation does not contradict it. Only
-    such a candidate can make a result "exact".
+    such a candidate can make a result "exact". `types` are the labels of its classes; a result has them.
     """
 
     id: str
-    label: str | None
-    description: str | None
-    types: tuple[str, ...]
-    reasons: tuple[Reason, ...]
-    can_settle: bool
+    info: EntityInfo
+    reasons: list[Reason] = field(default_factory=list)
+    can_settle: bool = True
+    types: tuple[str, ...] = ()
+
+    def add(self, reason: Reason | None, *, can_settle: bool | None = None) -> None:
+        """Add a reason unless it is None; set the attribute `can_settle` unless the argument is None."""
+        if reason is not None:
+            self.reasons.append(reason)
+        if can_settle is not None:
+            self.can_settle = can_settle
+
+    @property
+    def label(self) -> str | None:
+        """The entity's label."""
+        return self.info.label
+
+    @property
+    def description(self) -> str | None:
+        """The entity's description."""
+        return self.info.description
 
     @property
     def score(self) -> float:
         """The sum of the points of all reasons, rounded to two digits."""
         return round(sum(reason.points for reason in self.reasons), 2)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the text is a full name of the entity, or its id."""
+        return self.reasons[0].points > WORDS
+
+    def to_json(self) -> dict[str, object]:
+        """Return the candidate as plain JSON values; reasons are texts such as "+10.0 its label, exact match"."""
+        return {
+            "id": self.id,
+            "label": self.label,
+            "description": self.description,
+            "types": list(self.types),
+            "reasons": list(map(str, self.reasons)),
+            "can_settle": self.can_settle,
+            "score": self.score,
+        }
 
     def __str__(self) -> str:
         about = self.description or ", ".join(self.types) or "no known type"
@@ -125,17 +157,12 @@ class LinkResult:
         return self.candidates[1] if len(self.candidates) > 1 and self.candidates[1].can_settle else None
 
     def to_json(self) -> dict[str, object]:
-        """Return the result as plain JSON values; reasons are texts such as "+10.0 its label, exact match"."""
-        candidates = [
-            asdict(candidate)
-            | {"score": candidate.score, "types": list(candidate.types), "reasons": list(map(str, candidate.reasons))}
-            for candidate in self.candidates
-        ]
+        """Return the result as plain JSON values."""
         return {
             "text": self.text,
             "status": self.status,
             "source": self.source,
-            "candidates": candidates,
+            "candidates": [candidate.to_json() for candidate in self.candidates],
             "notes": list(self.notes),
         }
 
@@ -182,46 +209,13 @@ def statements_reason(info: EntityInfo) -> Reason:
     return Reason(IN_GRAPH + round(TENFOLD * math.log10(number), 1), f"{counted} about it")
 
 
-@dataclass
-class CandidateBuilder:
-    """A candidate to which reasons can be added; the first reason is how it was found."""
-
-    id: str
-    info: EntityInfo
-    reasons: list[Reason] = field(default_factory=list)
-    can_settle: bool = True
-
-    def add(self, reason: Reason | None, *, can_settle: bool | None = None) -> None:
-        """Add a reason unless it is None; set the attribute `can_settle` unless the argument is None."""
-        if reason is not None:
-            self.reasons.append(reason)
-        if can_settle is not None:
-            self.can_settle = can_settle
-
-    @property
-    def score(self) -> float:
-        """The sum of the points so far, unrounded."""
-        return sum(reason.points for reason in self.reasons)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the text is a full name of the entity, or its id."""
-        return self.reasons[0].points > WORDS
-
-    def candidate(self, names: Mapping[str, str]) -> Candidate:
-        """Return the final candidate; `names` are the labels of its types, by id."""
-        types = tuple(sorted(names.get(kind, kind) for kind in self.info.types))
-        label, description = self.info.label, self.info.description
-        return Candidate(self.id, label, description, types, tuple(self.reasons), self.can_settle)
-
-
-def ranked(builders: Iterable[CandidateBuilder]) -> list[CandidateBuilder]:
+def ranked(found: Iterable[Candidate]) -> list[Candidate]:
     """Sort by score, highest first; equal scores by id number, since lower numbers are mostly better known entities."""
-    return sorted(builders, key=lambda builder: (-round(builder.score, 2), int(builder.id[1:])))
+    return sorted(found, key=lambda candidate: (-candidate.score, int(candidate.id[1:])))
 
 
-def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozenset[str]) -> list[CandidateBuilder]:
-    """Return a builder for each entity that a text may mean, with the reasons that do not depend on its relation.
+def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozenset[str]) -> list[Candidate]:
+    """Return a candidate for each entity that a text may mean, with the reasons that do not depend on its relation.
 
     Items of `internal` classes are left out, unless the text is their id.
     """
@@ -232,22 +226,22 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
     if given:
         names[given] = Reason(ID, "given by its id")
 
-    # One builder for each entity, or for the entity into which it was merged; its best name is the first reason.
+    # One candidate for each entity, or for the entity into which it was merged; its best name is the first reason.
     about = dict(knowledge.info(names))
     ends = {entity: about[entity].merged_into or entity for entity in names}
     about |= knowledge.info(set(ends.values()) - about.keys())
-    builders = {end: CandidateBuilder(end, about[end]) for end in ends.values()}
+    found = {end: Candidate(end, about[end]) for end in ends.values()}
     for entity, reason in sorted(names.items(), key=lambda item: -item[1].points):
-        builder = builders[ends[entity]]
-        if not builder.reasons:
-            builder.add(reason)
-            if builder.id != entity:
-                builder.add(Reason(0.0, f"{entity} was merged into it"))
-    for builder in builders.values():
-        builder.can_settle = builder.is_whole
-        builder.add(statements_reason(builder.info) if kind == "item" else None)
+        candidate = found[ends[entity]]
+        if not candidate.reasons:
+            candidate.add(reason)
+            if candidate.id != entity:
+                candidate.add(Reason(0.0, f"{entity} was merged into it"))
+    for candidate in found.values():
+        candidate.can_settle = candidate.is_whole
+        candidate.add(statements_reason(candidate.info) if kind == "item" else None)
 
-    chosen = builders[ends[given]] if given else None
+    chosen = found[ends[given]] if given else None
     if chosen is not None:
         if chosen.info in (EntityInfo(), EntityInfo(statements=None)):
             chosen.add(Reason(0.0, f"{knowledge.name} has no information about it"), can_settle=False)
@@ -263,7 +257,7 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
             else:
                 label = f"its label is {chosen.info.label!r}, not {expected_label!r}"
                 chosen.add(Reason(0.0, label), can_settle=False)
-    return [builder for builder in builders.values() if not builder.info.types & internal or builder is chosen]
+    return [candidate for candidate in found.values() if not candidate.info.types & internal or candidate is chosen]
 
 
 def given_id(text: str, kind: EntityKind) -> str | None:

@@ -85,7 +85,9 @@ def link_edits(
             filled |= ids
         filled.pop("candidates", None)  # of an earlier call
         if pending:
-            filled["candidates"] = {name: part.to_json()["candidates"] for name, part in pending.items()}
+            filled["candidates"] = {
+                name: [candidate.to_json() for candidate in part.candidates] for name, part in pending.items()
+            }
         lines.append(json.dumps(filled, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
     lacking = {edit.row for edit in read if edit.target_new_id is None} & {

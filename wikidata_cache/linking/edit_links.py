@@ -18,7 +18,6 @@ from wikidata_cache.linking import candidates
 from wikidata_cache.linking.candidates import (
     POOL,
     Candidate,
-    CandidateBuilder,
     LinkResult,
     Mention,
     Reason,
@@ -79,20 +78,20 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
         BadOptionError: the relation id is malformed.
     """
     subject, relation, target_new, target_true = _mentions(edit)
-    relations = linker.builders(relation)
+    relations = linker.candidates(relation)
     # The other parts are linked with the relation, where it is clear.
     property_id = edit.relation_id or _clear_property(relations)
     subject, target_new, target_true = (
         part._replace(relation=property_id) for part in (subject, target_new, target_true)
     )
-    subjects, new, old = (linker.builders(part) for part in (subject, target_new, target_true))
+    subjects, new, old = (linker.candidates(part) for part in (subject, target_new, target_true))
 
     # The facts of the graph that a subject, a relation and an old target form; without relations, any relation counts.
     # Candidates that match only by some words of a name are tried only if those with whole names form no fact.
-    properties = {builder.id for builder in relations}
+    properties = {candidate.id for candidate in relations}
     facts: list[Statement] = []
     for only_whole in (True, False):
-        targets = {builder.id for builder in old if builder.is_whole or not only_whole}
+        targets = {candidate.id for candidate in old if candidate.is_whole or not only_whole}
         facts = facts or [
             Statement(subject.id, relation_id, target)
             for subject in subjects
@@ -100,19 +99,19 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
             for relation_id, target in sorted(subject.info.statements or ())
             if target in targets - {subject.id} and (relation_id in properties or not properties)
         ]
-    for builders, column in ((subjects, 0), (relations, 1), (old, 2)):
-        for builder in builders:
-            if fact := next((fact for fact in facts if fact[column] == builder.id), None):
-                builder.add(Reason(candidates.STATED, f"{' '.join(fact)} is stated in the graph"), can_settle=True)
+    for part, column in ((subjects, 0), (relations, 1), (old, 2)):
+        for candidate in part:
+            if fact := next((fact for fact in facts if fact[column] == candidate.id), None):
+                candidate.add(Reason(candidates.STATED, f"{' '.join(fact)} is stated in the graph"), can_settle=True)
 
     # A new object is likely to be of a type of the best candidate for the old object.
     if old:
-        best = max(old, key=lambda builder: builder.score)
-        shared = {builder.id: builder.info.types & best.info.types for builder in new}
+        best = max(old, key=lambda candidate: candidate.score)
+        shared = {candidate.id: candidate.info.types & best.info.types for candidate in new}
         names = linker.knowledge.labels(set().union(*shared.values()))
-        for builder in new:
-            if kinds := sorted(names.get(kind, kind) for kind in shared[builder.id]):
-                builder.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
+        for candidate in new:
+            if kinds := sorted(names.get(kind, kind) for kind in shared[candidate.id]):
+                candidate.add(Reason(candidates.LIKE_OLD, f"{kinds[0]}, like {best.info.label or best.id}"))
 
     relation_text = edit.relation or property_id
     has_old = edit.target_true or edit.target_true_id
@@ -147,9 +146,9 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
         # With the names in memory, the candidates for each end of each relation cost no request.
         ends: dict[tuple[str, Role], set[str]] = defaultdict(set)
         for edit, (subject, relation, target_new, target_true) in zip(edits, mentions, strict=True):
-            if property_id := edit.relation_id or _clear_property(linker.builders(relation)):
+            if property_id := edit.relation_id or _clear_property(linker.candidates(relation)):
                 for part in (subject, target_new, target_true):
-                    ends[property_id, part.role].update(builder.id for builder in linker.builders(part))
+                    ends[property_id, part.role].update(candidate.id for candidate in linker.candidates(part))
         linker.prefetch_ends(ends)
     for edit in Bar(edits, title="linking", unit="edit", leave=False):
         yield link_edit(linker, edit, limit=limit)
@@ -172,9 +171,9 @@ def _mentions(edit: EditLike) -> tuple[Mention, Mention, Mention, Mention]:
     )
 
 
-def _clear_property(relations: Sequence[CandidateBuilder]) -> str | None:
+def _clear_property(relations: Sequence[Candidate]) -> str | None:
     """Return the id of the property that clearly leads among the candidates, or None."""
-    linked = LinkResult("", tuple(builder.candidate({}) for builder in ranked(relations)), "")
+    linked = LinkResult("", tuple(ranked(relations)), "")
     return linked.candidates[0].id if linked.status == "exact" else None
 
 

@@ -15,7 +15,7 @@ from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.ids import is_item
 from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.linking import candidates as scores
-from wikidata_cache.linking.candidates import CandidateBuilder, LinkResult, Mention, Reason, build_candidates, ranked
+from wikidata_cache.linking.candidates import Candidate, LinkResult, Mention, Reason, build_candidates, ranked
 from wikidata_cache.linking.knowledge import (
     NOT_NOW,
     GraphKnowledge,
@@ -71,9 +71,9 @@ class Linker:
             BadOptionError: `relation` is not a property id.
         """
         mention = Mention(text.strip(), kind, role, relation, expected_label)
-        return self.result(text, mention, self.builders(mention), limit=limit)
+        return self.result(text, mention, self.candidates(mention), limit=limit)
 
-    def builders(self, mention: Mention) -> list[CandidateBuilder]:
+    def candidates(self, mention: Mention) -> list[Candidate]:
         """Return unranked candidates for a text, to which reasons can be added.
 
         Raises:
@@ -82,33 +82,33 @@ class Linker:
         if not mention.text:
             return []
         relation, role = mention.relation, mention.role
-        builders = build_candidates(self.knowledge, mention, internal=self._internal)
+        found = build_candidates(self.knowledge, mention, internal=self._internal)
         ends = self._at_end(relation, role) if relation and mention.kind == "item" else None
         if relation is None or ends is None:
-            return builders
+            return found
         # Evidence from the relation: whether entities of its type, and the entity itself, are at this end in the graph.
-        kinds = set().union(*(builder.info.types for builder in builders))
+        kinds = set().union(*(candidate.info.types for candidate in found))
         names = self.knowledge.labels(kinds & ends.shares.keys())
-        present = items_at_end(self._graph, relation, role, [builder.id for builder in builders])
-        for builder in builders:
-            reason = scores.type_reason(builder.info, ends, names)
-            builder.add(reason, can_settle=False if reason and reason.points < 0 else None)
-            if builder.id in present:
-                builder.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
-        return builders
+        present = items_at_end(self._graph, relation, role, [candidate.id for candidate in found])
+        for candidate in found:
+            reason = scores.type_reason(candidate.info, ends, names)
+            candidate.add(reason, can_settle=False if reason and reason.points < 0 else None)
+            if candidate.id in present:
+                candidate.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
+        return found
 
-    def result(self, text: str, mention: Mention, builders: Sequence[CandidateBuilder], *, limit: int) -> LinkResult:
+    def result(self, text: str, mention: Mention, found: Sequence[Candidate], *, limit: int) -> LinkResult:
         """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
-        every = ranked(builders)
+        every = ranked(found)
         best, rest = every[:limit], every[limit:]
-        names = self.knowledge.labels(set().union(*(builder.info.types for builder in best)))
+        names = self.knowledge.labels(set().union(*(candidate.info.types for candidate in best)))
         notes: tuple[str, ...] = ()
         if mention.relation and self._at_end(mention.relation, mention.role) is None:
             missing = f"{mention.role}s of {mention.relation} with a type"
             notes = (f"types were not compared: {self._graph.source.name} has no {missing}",)
-        listed = tuple(builder.candidate(names) for builder in best)
-        next_score = round(rest[0].score, 2) if rest else None
-        return LinkResult(text, listed, self.knowledge.name, notes, next_score)
+        for candidate in best:
+            candidate.types = tuple(sorted(names.get(kind, kind) for kind in candidate.info.types))
+        return LinkResult(text, tuple(best), self.knowledge.name, notes, rest[0].score if rest else None)
 
     def knows_property(self, relation: str) -> bool:
         """Return whether the graph has a label, or values or subjects of known type, of a property.

@@ -9,6 +9,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking import candidates
 from wikidata_cache.linking.candidates import LEAD, Candidate, LinkResult, Reason
+from wikidata_cache.linking.knowledge import EntityInfo
 from wikidata_cache.linking.linker import Linker
 
 
@@ -194,7 +195,7 @@ def test_a_candidate_beyond_the_limit_still_competes(linker: Linker) -> None:
 
 def test_status_is_exact_only_with_a_lead() -> None:
     def candidate(entity: str, score: float, can_settle: bool = True) -> Candidate:
-        return Candidate(entity, "x", None, (), (Reason(score, "because"),), can_settle)
+        return Candidate(entity, EntityInfo("x"), [Reason(score, "because")], can_settle)
 
     assert LinkResult("x", (candidate("Q1", 10.0 + LEAD), candidate("Q2", 10.0)), "g").status == "exact"
     assert LinkResult("x", (candidate("Q1", 2.1 + LEAD), candidate("Q2", 2.1)), "g").status == "exact"  # 4.1 - 2.1 < 2
