@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from kg_edit.covariance.moment import OtherKeys
-from kg_edit.errors import UnsupportedModelError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.models.hooks import added, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -148,11 +147,10 @@ def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
     return found
 
 
-def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:
-    """Check that a change of the down-projection's output changes the block's output by the same amount.
+def adds_mlp(model: LanguageModel, layer: int) -> bool:
+    """Return whether a change of the down-projection's output changes the block's output by the same amount.
 
-    Raises:
-        UnsupportedModelError: it does not, because the block normalises after its MLP.
+    It does not in a block that normalises after its MLP (Gemma, OLMo 2) or scales the MLP's output (Granite).
     """
     prompt = Prompt(text="", ids=(0,), target_start=1, subject_last=0)
     _, clean = subject_states(model, [prompt], layer=layer, last=layer)
@@ -163,9 +161,4 @@ def refuse_norm_after_mlp(model: LanguageModel, layer: int) -> None:
 
     with added(model.down_projection(layer), shifted):
         _, changed = subject_states(model, [prompt], layer=layer, last=layer)
-    if (changed - clean - change).norm() > _SLACK * change.norm():
-        raise UnsupportedModelError(
-            f"{model.name} ({model.model.config.model_type}) normalises after its MLP or scales it, so changes in "
-            "several layers do not add up, and an edit can't be spread over layers; use a method that writes one "
-            "layer, such as rome"
-        )
+    return bool((changed - clean - change).norm() <= _SLACK * change.norm())

@@ -556,7 +556,7 @@ class ValueMethod(EditingMethod):
     """
 
     trains: ClassVar[Trains] = "value"
-    site: ClassVar[Site] = "value"  # which output of the last written block a value is
+    site: Site = "value"  # which output of the last written block a value is
     config: ValueConfig
 
     def __init__(

@@ -25,11 +25,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, PromptError
+from kg_edit.errors import ConfigError, PromptError, UnsupportedModelError
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import DeltaParameters
 from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
-from kg_edit.locate_then_edit.states import refuse_norm_after_mlp
+from kg_edit.locate_then_edit.states import adds_mlp
 from kg_edit.methods.base import GraphReader, attempt
 from kg_edit.methods.config import ContextLengths, GraphSettings
 from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, others_than, write_answers
@@ -148,9 +148,12 @@ class GlamePlus(GraphReader, Rome):
 
     def prepare(self) -> None:
         """Check that the architecture allows writing in a late block, then sample contexts and find covariances."""
-        if self.config.answers is not None:
-            with untouched(self.model):
-                refuse_norm_after_mlp(self.model, self.layers[-1])
+        with untouched(self.model):
+            if self.config.answers is not None and not adds_mlp(self.model, self.layers[-1]):
+                raise UnsupportedModelError(
+                    f"{self.model.name} ({self.model.model.config.model_type}) normalises after its MLP or scales it, "
+                    "so the change for an answer does not add up; give --preset one-value, or use glame"
+                )
         super().prepare()
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:

@@ -27,13 +27,15 @@ from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
+import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from kg_edit.covariance.moment import OtherKeys
+from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit, refuse_clash
-from kg_edit.errors import PatchError
+from kg_edit.errors import PatchError, UnsupportedModelError
+from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
     OPTIMISER,
     DeltaParameters,
@@ -47,7 +49,7 @@ from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
 from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, principal_directions, remembered
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
-from kg_edit.locate_then_edit.states import OtherTokens, Site, refuse_norm_after_mlp, subject_states
+from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import Layers, ValueConfig, default_layer
@@ -65,7 +67,7 @@ from kg_edit.methods.statement import encode_statement, warn_of_lead
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import weight_matrix
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import STARTS, started_contexts
@@ -105,7 +107,8 @@ class SpreadConfig(JointConfig):
     layers: Layers | None = Field(
         None,
         min_length=1,
-        description="edited blocks, 0-based; default five around 0.2 of the depth, fewer in a small model",
+        description="edited blocks, 0-based; default five around 0.2 of the depth, fewer in a small model; one (Gemma, "
+        "Granite, OLMo) where a block normalises after its MLP or scales it",
     )
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
@@ -128,9 +131,39 @@ class JointMethod(ValueMethod):
     family = "joint"
     joint = True
     separable = True
-    site: ClassVar[Site] = "block"
+    site: Site = "block"
     forward: ClassVar[type[TailForward]] = TailForward
     config: JointConfig
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: JointConfig,
+        *,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+        contexts: tuple[str, ...] | None = None,
+        covariances: Mapping[int, Covariance] | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Choose the layers: one, if the changes of several do not add up in this model.
+
+        The value of that layer is then the output of its MLP, as in ROME and EMMET, in place of the block's.
+
+        Raises:
+            UnsupportedModelError: the settings name several layers, and their changes do not add up.
+        """
+        super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
+        with untouched(model):
+            if self.site == "value" or adds_mlp(model, self.layers[-1]):
+                return
+        self.site, one = "value", default_layer(len(model.blocks))
+        if isinstance(config, SpreadConfig) and config.layers is None:
+            self.layers = (one,)
+        if len(self.layers) > 1:
+            raise UnsupportedModelError(
+                f"{model.name} ({model.model.config.model_type}) normalises after its MLP or scales it, so changes in "
+                f"several layers do not add up; give one layer, as in --set layers=[{one}]"
+            )
 
     def sampled_contexts(self) -> tuple[str, ...]:
         """Return MEMIT's contexts: the bare prompt, and one sampled text for each start word in ``context_starts``."""
@@ -138,13 +171,6 @@ class JointMethod(ValueMethod):
         return started_contexts(
             self.model, starts=config.context_starts, tokens=config.context_tokens, seed=config.seed
         )
-
-    def prepare(self) -> None:
-        """Check that the architecture allows a spread over layers, then sample contexts and find covariances."""
-        if self.site == "block":
-            with untouched(self.model):
-                refuse_norm_after_mlp(self.model, self.layers[-1])
-        super().prepare()
 
     def check(self, edits: Sequence[Edit]) -> None:
         """Encode every fact's prompts, so that a prompt that can't be encoded raises before any edit is made."""

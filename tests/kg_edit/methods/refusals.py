@@ -100,11 +100,15 @@ def refusal_of_no_number(name: str) -> Refusal | None:
 
 def refusal_of_family(name: str, family: str) -> Refusal | None:
     """What the method ``name`` raises for a model of ``family``; None if it edits such models."""
-    chosen = find_method(name)
-    spread = name == "glame-plus" or (issubclass(chosen.config_class, SpreadConfig) and name != "pmet")  # of the MLP
-    if family not in POST_NORM or not spread:
+    if family not in POST_NORM or name != "glame-plus":
         return None
     return Refusal(UnsupportedModelError, f"tiny-{family} (")
+
+
+def settings_of_family(name: str, family: str) -> dict[str, list[int]]:
+    """The settings that the method ``name`` needs for a model of ``family``: one layer where changes don't add up."""
+    spread = issubclass(find_method(name).config_class, SpreadConfig) and name != "pmet"  # PMET: values of the MLP
+    return {"layers": [1]} if spread and family in POST_NORM else {}
 
 
 def check_refusal(error: BaseException, expected: Refusal) -> None:

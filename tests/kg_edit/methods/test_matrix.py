@@ -30,6 +30,7 @@ from tests.kg_edit.methods.refusals import (
     refusal_of_graph,
     refusal_of_mishap,
     refusal_of_no_number,
+    settings_of_family,
 )
 from tests.kg_edit.methods.test_methods import graph, state
 from tests.kg_edit.tiny import KINDS_OF_FAMILY, same_weights, tiny, weights_of
@@ -92,7 +93,7 @@ def made(name: str, family: str) -> tuple[Patch, bool]:
         check_refusal(caught.value, refusal)
         assert state(model) == before and same_weights(model, weights)
         pytest.skip(f"{name} says: {caught.value}")
-    patch = method(name, model).edit([EDIT, SECOND])
+    patch = method(name, model, **settings_of_family(name, family)).edit([EDIT, SECOND])
     return patch, state(model) == before and same_weights(model, weights)
 
 

@@ -21,7 +21,7 @@ from kg_edit.methods.memit.method import JointMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.memit.joint import CONTEXTS, EDITS, change, joint, moment, state_at
-from tests.kg_edit.methods.refusals import POST_NORM
+from tests.kg_edit.methods.refusals import POST_NORM, settings_of_family
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 # comeba's patch is no change of weights: test_comeba.py looks at what it keeps beside them
@@ -50,15 +50,21 @@ def test_joint_methods_are_all_tested() -> None:
     assert set(SETTINGS) == set(NAMES)
 
 
+@pytest.mark.parametrize("family", sorted(POST_NORM))
+def test_changes_that_do_not_add_up_are_written_in_one_layer(family: str) -> None:
+    model = tiny(family)
+    with pytest.raises(UnsupportedModelError, match=r"normalises after its MLP .* give one layer, .* layers=\[1\]"):
+        joint("memit", model, layers=[1, 2])
+    method = joint("memit", model, layers=None)
+    assert (method.layers, method.site) == ((1,), "value")
+
+
 @pytest.mark.parametrize(("family", "name"), EVERYWHERE)
 def test_patch_solves_the_methods_equation(family: str, name: str) -> None:
     """``|D - D*| < 1e-3 |D*|`` in each layer, where D* is the equation's solution by `expected_change`."""
-    model, of_mlp = tiny(family), name in ("emmet", "pmet")
-    method = joint(name, model, **{"steps": 3, "stop_below": -1.0, "hold": HOLD, **SETTINGS[name]})
-    if family in POST_NORM and not of_mlp:
-        with pytest.raises(UnsupportedModelError, match="normalises after its MLP"):
-            method.edit(TOY)
-        return
+    model, of_mlp = tiny(family), name in ("emmet", "pmet") or family in POST_NORM
+    settings = {"steps": 3, "stop_below": -1.0, "hold": HOLD, **SETTINGS[name], **settings_of_family(name, family)}
+    method = joint(name, model, **settings)
     patch = method.edit(TOY)
     assert isinstance(patch, WeightPatch)
     facts, wanted, done = facts_of(patch), patch.state["value"].double(), WeightPatch(factors={})
