@@ -8,14 +8,9 @@ from importlib import import_module
 def lazy_names(
     package: str, names: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return the functions `__getattr__` and `__dir__` (PEP 562) of a package.
+    """Return `__getattr__` and `__dir__` (PEP 562) of a package, from its `__name__` and {module: names it defines}.
 
-    Args:
-        package: the `__name__` of the package.
-        names: {module: the names that it defines}.
-
-    Returns:
-        `__getattr__`, which imports a name, and `__dir__`, which lists the names that are not imported yet as well.
+    The first imports a name; the second lists the names that are not imported yet as well.
     """
     home = {name: module for module, defined in names.items() for name in defined}
 

@@ -199,12 +199,8 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
 def table_rows(text: Iterable[str], separator: str) -> Iterator[tuple[int, list[str] | RowFault]]:
     """Yield (number of the first line, cells) for each row of a table, without blank rows.
 
-    Args:
-        text: the lines with their ends; a quoted cell may span several of them.
-        separator: the character between two cells.
-
-    Yields:
-        The cells without white space around them, or a `RowFault` for an unreadable row.
+    `text` are the lines with their ends; a quoted cell may span several of them. The cells have no white space around
+    them; an unreadable row is a `RowFault`.
     """
     lines = csv.reader(text, delimiter=separator, strict=True)
     while True:

@@ -148,12 +148,9 @@ class AnswerStore:
         return int(count), oldest, newest
 
     def forget(self, *, before: str | None = None) -> int:
-        """Delete the facts and the log entries that were fetched before a time (UTC text); all of them without it.
+        """Delete the facts and log entries fetched before a time (UTC text), else all; return the number of facts.
 
         Other processes may use the file meanwhile; the space is given back to the disk.
-
-        Returns:
-            The number of deleted facts.
         """
         before = before or _ANY_TIME
         with self.database.writing() as connection:

@@ -96,13 +96,7 @@ Roots = Annotated[
 def open_cache(graph: SourceSpec | None, *, offline: bool = False, **options: Unpack[SourceOptions]) -> WikidataCache:
     """Open the given graph; without one, the cache file with the packaged extract for what it lacks.
 
-    Args:
-        graph: what `open_source` accepts.
-        offline: read the cache file alone; the extract is used only where there is no cache file.
-        options: those of `open_source`.
-
-    Returns:
-        The graph or the cache.
+    With `offline`, the cache file is read alone; the extract is used only where there is no cache file.
 
     Raises:
         BadOptionError: the options do not fit each other, or options of the cache are given with a local graph. The

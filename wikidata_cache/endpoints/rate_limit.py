@@ -146,31 +146,19 @@ class WaitBudget:
 class RateLimitState:
     """The known limits of a host; the default is a host that was never asked. Times are Unix times in seconds.
 
-    Args:
-        rate: learned rate in requests per second; None for the host's usual rate.
-        tokens: requests that the bucket had at time `at`.
-        at: time of the last change of the bucket.
-        not_before: no request may be sent before this time.
-        trouble: the kind of failure that is the reason.
-        reason: the failure in words.
-        outages: consecutive refusals of an outage.
-        failures: consecutive failures of the server.
-        successes: consecutive good answers.
-        held_at: start of the wait until `not_before`.
-
     All values are plain JSON, and a store writes them under these names.
     """
 
-    rate: float | None = None
-    tokens: float = 0.0
-    at: float = 0.0
-    not_before: float = 0.0
-    trouble: EndpointTrouble = "throttled"
-    reason: str = ""
-    outages: int = 0
-    failures: int = 0
-    successes: int = 0
-    held_at: float = 0.0
+    rate: float | None = None  # learned rate in requests per second; None for the host's usual rate
+    tokens: float = 0.0  # requests that the bucket had at time `at`
+    at: float = 0.0  # time of the last change of the bucket
+    not_before: float = 0.0  # no request may be sent before this time
+    trouble: EndpointTrouble = "throttled"  # the kind of failure that is the reason
+    reason: str = ""  # the failure in words
+    outages: int = 0  # consecutive refusals of an outage
+    failures: int = 0  # consecutive failures of the server
+    successes: int = 0  # consecutive good answers
+    held_at: float = 0.0  # start of the wait until `not_before`
 
 
 def after_clock_jump(state: RateLimitState, now: float) -> RateLimitState:

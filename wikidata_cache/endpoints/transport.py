@@ -40,22 +40,15 @@ class Reply:
 class Transport:
     """Sends queries to an endpoint.
 
-    Args:
-        url: the endpoint.
-        agent: the User-Agent.
-        timeout: wall-clock limit, in seconds.
-        max_bytes: largest body to read, zipped and unzipped.
-        post: always send POST.
-
     Raises:
         BadOptionError: the timeout is not a positive number.
     """
 
     url: str
-    agent: str
-    timeout: float
-    max_bytes: int
-    post: bool = False
+    agent: str  # the User-Agent
+    timeout: float  # wall-clock limit, in seconds
+    max_bytes: int  # largest body to read, zipped and unzipped
+    post: bool = False  # always send POST
 
     def __post_init__(self) -> None:
         if not (isinstance(self.timeout, int | float) and 0 < self.timeout < _LONGEST):

@@ -66,25 +66,15 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request to an endpoint and its answer.
-
-    Args:
-        url: the endpoint.
-        query: the SPARQL text.
-        fetched_at: UTC time in ISO 8601.
-        elapsed_ms: time of the request, in milliseconds.
-        rows: number of rows, without the end mark.
-        sha256: hash of the body.
-        headers: headers of the reply.
-    """
+    """One request to an endpoint and its answer."""
 
     url: str
-    query: str
-    fetched_at: str
+    query: str  # the SPARQL text
+    fetched_at: str  # UTC time in ISO 8601
     elapsed_ms: int
-    rows: int
-    sha256: str
-    headers: Mapping[str, str]
+    rows: int  # without the end mark
+    sha256: str  # of the body
+    headers: Mapping[str, str]  # of the reply
 
 
 @dataclass(frozen=True)
@@ -101,23 +91,14 @@ Reader = Callable[[Sequence[str], Sequence[Binding]], list[Fact]]  # (requested 
 
 @dataclass(frozen=True)
 class Template:
-    """A question about many ids in one query.
+    """A question about many ids in one query."""
 
-    Args:
-        name: ends in a version, which is part of the query log.
-        kind: the kind of its facts.
-        query: returns the SPARQL for some ids.
-        read: turns its rows into facts: one of `kind` for each requested id, and possibly others.
-        about: returns the id that a row is about, or None for a row about no requested id.
-        size: ids per query. 200 take about 5 kB, well below the common limit of 8 kB for a URL.
-    """
-
-    name: str
+    name: str  # ends in a version, which is part of the query log
     kind: Kind
-    query: Callable[[Sequence[str]], str]
-    read: Reader
-    about: Callable[[Binding], str | None]
-    size: int = 200
+    query: Callable[[Sequence[str]], str]  # the SPARQL for some ids
+    read: Reader  # rows -> facts: one of `kind` for each requested id, and possibly others
+    about: Callable[[Binding], str | None]  # the id that a row is about, or None for a row about no requested id
+    size: int = 200  # ids per query; 200 take about 5 kB, well below the common limit of 8 kB for a URL
 
 
 @runtime_checkable

@@ -165,30 +165,17 @@ def _unreadable(path: Path, error: OSError) -> GraphFileError:
 
 
 class Batch(NamedTuple):
-    """Triples to store, and their counts.
+    """Triples to store, and their counts."""
 
-    Args:
-        triples: N-Triples in `PARTS` parts.
-        names: the lines with texts.
-        weights: pairs of little-endian int64: the number of an id (negative for properties), and how many statements
-            contain the id.
-        kept: number of triples.
-        statements: number of truthy item-valued statements.
-        content_hash: hash of the triples (`content_hash`).
-        probe: one of the triples.
-        end: position after the batch, in bytes of the unzipped file.
-        lines: position after the batch, in lines.
-    """
-
-    triples: tuple[bytes, ...]
-    names: bytes
-    weights: bytes
-    kept: int
-    statements: int
+    triples: tuple[bytes, ...]  # N-Triples in `PARTS` parts
+    names: bytes  # the lines with texts
+    weights: bytes  # pairs of little-endian int64: the number of an id (negative for properties), and of its statements
+    kept: int  # number of triples
+    statements: int  # number of truthy item-valued statements
     content_hash: int
-    probe: str
-    end: int
-    lines: int
+    probe: str  # one of the triples
+    end: int  # position after the batch, in bytes of the unzipped file
+    lines: int  # position after the batch, in lines
 
 
 def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batch]:

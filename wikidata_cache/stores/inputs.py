@@ -51,17 +51,11 @@ _SIBLINGS = ("labels.nt.gz", "labels.nt", "labels.tsv.gz", "labels.tsv")
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """What to keep of the sources.
+    """What to keep of the sources."""
 
-    Args:
-        keep_all: keep every triple of N-Triples files.
-        values: keep dates and quantities of N-Triples files and JSON dumps too.
-        skip_bad_lines: leave out unreadable lines, instead of raising GraphFileError.
-    """
-
-    keep_all: bool = False
-    values: bool = False
-    skip_bad_lines: bool = False
+    keep_all: bool = False  # every triple of N-Triples files
+    values: bool = False  # dates and quantities of N-Triples files and JSON dumps too
+    skip_bad_lines: bool = False  # leave out unreadable lines, instead of raising GraphFileError
 
 
 @dataclass(frozen=True)

@@ -39,31 +39,17 @@ HASH_METHOD = "sum modulo 2^128 of the BLAKE2b-128 hashes of the triples as N-Tr
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of manifest.json.
+    """The content of manifest.json."""
 
-    Args:
-        created: UTC time in ISO 8601.
-        package: the release that loaded the store.
-        content_hash: the same for stores of the same triples, whatever the order of loading.
-        counts: sizes of the store.
-        sources: the loaded files.
-        keep_all: whether every triple of N-Triples files was loaded.
-        languages: languages of the labels, aliases and descriptions.
-        files: size, time and sha256 by path.
-        probes: some of the triples, as N-Triples.
-        licence: the terms of the data.
-        content_hash_method: how `content_hash` is computed.
-    """
-
-    created: str
-    package: str
-    content_hash: str
+    created: str  # UTC time in ISO 8601
+    package: str  # the release that loaded the store
+    content_hash: str  # the same for stores of the same triples, whatever the order of loading
     counts: Counts
     sources: list[SourceFile]
-    keep_all: bool
-    languages: list[str]
-    files: dict[str, StoredFile]
-    probes: list[str]
+    keep_all: bool  # whether every triple of N-Triples files was loaded
+    languages: list[str]  # of labels, aliases and descriptions
+    files: dict[str, StoredFile]  # by path
+    probes: list[str]  # some of the triples, as N-Triples
     licence: str = LICENCE
     content_hash_method: str = HASH_METHOD
 

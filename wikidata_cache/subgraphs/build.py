@@ -37,14 +37,6 @@ Role = Literal["subject", "target_new", "target_true", "neighbour"]
 def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOptions) -> list[Subgraph]:
     """Build the subgraph of each edit; requests are shared.
 
-    Args:
-        edits: the edits.
-        facts: the source's answers.
-        options: of all subgraphs.
-
-    Returns:
-        One subgraph for each edit.
-
     Raises:
         TruthyOnlyError: as `expand` raises it. The errors of `find_ends` are raised as well.
     """
@@ -88,29 +80,17 @@ class SampledStatement(NamedTuple):
 
 @dataclass
 class Expansion:
-    """The neighbourhood of one edit while it is expanded.
+    """The neighbourhood of one edit while it is expanded."""
 
-    Args:
-        frontier: nodes to expand next.
-        hops: the hop at which each node was reached.
-        closed: returns True for nodes that may be reached but not expanded.
-        forbidden: returns the reason to leave out a statement, or None.
-        named: entities for which the edit itself has a label.
-        steps: the sampled statements.
-        hubs: nodes that were not expanded along their incoming statements.
-        dropped: number of statements that were left out, by reason.
-        consequences: what follows from the edit by the rules of the options.
-    """
-
-    frontier: Sequence[str]
-    hops: dict[str, int]
-    closed: Callable[[str], bool] = lambda node: False
-    forbidden: Callable[[Statement], str | None] = lambda statement: None
-    named: Collection[str] = ()
+    frontier: Sequence[str]  # nodes to expand next
+    hops: dict[str, int]  # at which each node was reached
+    closed: Callable[[str], bool] = lambda node: False  # True for nodes that may be reached but not expanded
+    forbidden: Callable[[Statement], str | None] = lambda statement: None  # the reason to leave out a statement
+    named: Collection[str] = ()  # entities for which the edit itself has a label
     steps: dict[Statement, SampledStatement] = field(default_factory=dict)
-    hubs: list[str] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
-    consequences: Sequence[Consequence] = ()
+    hubs: list[str] = field(default_factory=list)  # nodes that were not expanded along their incoming statements
+    dropped: Counter[str] = field(default_factory=Counter)  # number of statements that were left out, by reason
+    consequences: Sequence[Consequence] = ()  # what follows from the edit by the rules of the options
 
     def eligible(self, facts: Facts, options: SubgraphOptions) -> dict[str, list[Statement]]:
         """Return the statements that may be sampled, by frontier node; the facts must be prefetched."""
@@ -266,31 +246,19 @@ def _add_consequence(graph: Subgraph, found: Consequence, facts: Facts) -> dict[
 
 @dataclass(frozen=True)
 class Anchors:
-    """The nodes from which a subgraph starts, and the edge of the edit.
+    """The nodes from which a subgraph starts, and the edge of the edit."""
 
-    Args:
-        hops: the hop of each node, in the order of the nodes.
-        roles: the role of each node.
-        words: labels of nodes for which the graph has none.
-        edit_edge: the edge of the edit, if any.
-        edit_text: its label, where the graph has none.
-    """
-
-    hops: Mapping[str, int]
+    hops: Mapping[str, int]  # the hop of each node, in the order of the nodes
     roles: Mapping[str, Role]
-    words: Mapping[str, str]
+    words: Mapping[str, str]  # labels of nodes for which the graph has none
     edit_edge: Statement | None = None
-    edit_text: str = ""
+    edit_text: str = ""  # the label of this edge, where the graph has none
 
 
 def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], *, claims: bool = False) -> Subgraph:
     """Make the graph of the sampled statements. Nodes are in a fixed order: anchors first, then by hop and id.
 
-    Args:
-        facts: the source's answers.
-        anchors: the first nodes.
-        steps: the sampled statements.
-        claims: whether edges get rank and times.
+    With `claims`, edges get rank and times.
 
     Raises:
         TruthyOnlyError: the source has no claim for a statement.

@@ -33,23 +33,15 @@ _RULE = re.compile(rf"{_P}\(x,y\) (?:& {_P}\(y,z\) )?=> {_P}\((x,z|x,y|y,x)\)", 
 
 @dataclass(frozen=True, order=True)
 class Rule:
-    """A rule with its measures. `second` is None for the forms without r2; `arguments` are those of the head r3.
+    """A rule with its measures."""
 
-    Args:
-        first: r1.
-        second: r2, or None.
-        head: r3.
-        arguments: "x,z" with r2; else "x,y" or "y,x".
-        support: number of pairs for which body and head are in the graph.
-        confidence: support / number of pairs of the body whose first argument of the head has any r3 (PCA confidence: a
-            graph that has some r3 of an item has them all, and one without any says nothing).
-    """
-
-    first: str
-    second: str | None
-    head: str
-    arguments: str
-    support: int
+    first: str  # r1
+    second: str | None  # r2, or None
+    head: str  # r3
+    arguments: str  # of the head: "x,z" with r2, else "x,y" or "y,x"
+    support: int  # number of pairs for which body and head are in the graph
+    # PCA confidence: support / number of pairs of the body whose first argument of the head has any r3. A graph that
+    # has some r3 of an item has them all, and one without any says nothing.
     confidence: float
 
     def __str__(self) -> str:
