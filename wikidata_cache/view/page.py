@@ -21,7 +21,7 @@ from wikidata_cache.view.tree import text_width
 _CROWDED = {"s": 26, "new": 26, "old": 26, "near": 17}  # pixels: important nodes have a larger font than the usual 12
 _FEW = 40  # in a large graph, up to this many nearest neighbours get a larger font
 _OUTER = {"far": 6, "beyond": 3}  # pixels in a large graph: only shapes at first, readable after zooming in
-_PER_LINE, _PIXELS = 22, 96.0  # characters per line; pixels per inch
+_PER_LINE = 22  # characters
 
 _PLACE = re.compile("@@([A-Z]+)@@")
 _LEGEND = (  # (CSS class, name); an entry is shown if the page has such a node or edge
@@ -146,7 +146,7 @@ def elements(graph: nx.MultiDiGraph) -> GraphContent:
         font = fonts.get(node["kind"], 12)
         lines = textwrap.wrap(printable(node["label"], longest=2 * _PER_LINE), _PER_LINE, max_lines=2, placeholder="…")
         lines = lines or ["—"]
-        width = max(text_width(line, bold=True) for line in lines) * _PIXELS + 24  # at 12 pixels
+        width = max(text_width(line, bold=True) for line in lines) + 24  # at 12 pixels
         height = len(lines) * 15 + 14
         node |= {
             "lines": "\n".join(lines),

@@ -16,7 +16,7 @@ import networkx as nx
 from wikidata_cache.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.view.content import printable, with_old_edge
-from wikidata_cache.view.tree import BOX_HEIGHT, DrawnNode, lay_out, text_width
+from wikidata_cache.view.tree import BOX_HEIGHT, lay_out, text_width
 
 # A page may define the custom properties; a file gets the colours after the comma. Converters to PDF support neither
 # var() nor the newer selectors and baselines, so no file needs them.
@@ -43,7 +43,6 @@ STYLE = """
 .subgraph .replaced text.label { fill: var(--old-object, #b23a48); }
 """
 
-_PIXELS = 96.0  # CSS pixels per inch
 _HEAD = 8  # length of an arrow head
 _HEADING, _LEGEND = 34, 38  # heights of the heading and of the legend
 _BASELINE = 4.2  # from the middle of a line of text down to its baseline
@@ -96,8 +95,8 @@ def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = mat
             wide = 22 if "edge" in kind else 12
             sign = f'<path d="M{x:.1f} {y:.1f}h{wide}"/>' if "edge" in kind else _box(x + wide / 2, y, wide, 12)
             keys.append(f'<g class="{kind}">{sign}</g>{_text(x + wide + 6, y, name, kind="key")}')
-            x += wide + 6 + text_width(name) * _PIXELS + 20
-    full = max(width, x, 48 + text_width(heading, bold=True) * _PIXELS * 15 / 12), top + height + _LEGEND
+            x += wide + 6 + text_width(name) + 20
+    full = max(width, x, 48 + text_width(heading, bold=True) * 15 / 12), top + height + _LEGEND
     factor = min(1.0, widest / full[0])
     style = re.sub(r"var\([^,]*, ([^)]*)\)", r"\1", STYLE)
     return (
@@ -151,39 +150,31 @@ def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
     places, (width, height) = lay_out(with_old_edge(graph))
     shapes: list[str] = []
     classes: set[str] = set()
-
-    def pixels(inches: float) -> float:
-        return inches * _PIXELS
-
-    def down(place: DrawnNode) -> float:
-        return pixels(height - place.y)
-
     for place in places:
         if place.parent is None:
             continue
         # Out of the parent's column, a bend to the line of the node, and straight on to its box, under the label.
         kind = _EDGES.get(place.edge_role, "edge")
-        above, own = down(place.parent), down(place)
-        out, bent, end = pixels(place.bend[0]), pixels(place.bend[1]), pixels(place.left)
-        middle, label = (out + bent) / 2, pixels(place.label_x)
-        start = pixels(place.parent.left + place.parent.width)
+        above, own = place.parent.y, place.y
+        (out, bent), end, label = place.bend, place.left, place.label_x
+        middle, start = (out + bent) / 2, place.parent.left + place.parent.width
         line = (
             f"M{start:.1f} {above:.1f}H{out:.1f}C{middle:.1f} {above:.1f} {middle:.1f} {own:.1f} {bent:.1f} {own:.1f}"
         )
         shapes.append(
             f'<g class="{kind}"><path d="{line}H{end - _HEAD:.1f}"/>'
             f'<path class="head" d="M{end:.1f} {own:.1f}l-{_HEAD} -3.5v7z"/>'
-            f"{_box(label, own, pixels(place.edge_width) + 4, 14, kind='paper')}"
+            f"{_box(label, own, place.edge_width + 4, 14, kind='paper')}"
             f"{_text(label, own, place.edge_text, kind='label')}</g>"
         )
         classes.add(kind)
     for place in places:
         kind = f"node {'again' if place.again else _CLASSES.get(place.role, '')}".strip()
-        middle, own = pixels(place.left + place.width / 2), down(place)
-        box = _box(middle, own, pixels(place.width), pixels(BOX_HEIGHT))
+        middle, own = place.left + place.width / 2, place.y
+        box = _box(middle, own, place.width, BOX_HEIGHT)
         shapes.append(f'<g class="{kind}">{box}{_text(middle, own, place.text)}</g>')
         classes.add(kind)
-    return "".join(shapes), classes, pixels(width), pixels(height)
+    return "".join(shapes), classes, width, height
 
 
 def _box(x: float, y: float, width: float, height: float, *, kind: str = "") -> str:

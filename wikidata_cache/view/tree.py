@@ -2,7 +2,7 @@
 
 The label of an edge is on the edge's own line, so that no two labels overlap. Edges bend before the labels of their
 column begin, so that no edge crosses a label. A node that several edges reach is drawn at each of them, and expanded
-only at the first. Lengths are inches for a font of 9 points; y counts from the bottom.
+only at the first. Lengths are CSS pixels for a font of 12 pixels; y counts from the top.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import networkx as nx
 
 from wikidata_cache.view.content import printable
 
-LINE = 0.3  # distance from one leaf to the next
-BOX_HEIGHT = 0.22
-_PADDING = 0.26  # width of a node's box minus the width of its text
-_BEND, _ARROW = 0.45, 0.45  # space before and after the label of an edge
-_MARGIN = 0.25
+LINE = 28.8  # distance from one leaf to the next
+BOX_HEIGHT = 21.12
+_PADDING = 24.96  # width of a node's box minus the width of its text
+_BEND, _ARROW = 43.2, 43.2  # space before and after the label of an edge
+_MARGIN = 24.0
 _NARROW, _WIDE = set(" ijlftr.,;:'|!()-I1"), set("mwMW@%—…")
 
 
 @dataclass
 class DrawnNode:
-    """A node drawn at the end of one edge, with its place in inches; `again` means that it is drawn elsewhere already.
+    """A node drawn at the end of one edge, with its place; `again` means that it is drawn elsewhere already.
 
     The edge leaves the column of its parent at x = `bend[0]`, and is on the node's own line from x = `bend[1]` on.
     """
@@ -43,22 +43,22 @@ class DrawnNode:
 
     @property
     def width(self) -> float:
-        """The width of the node's box, in inches."""
+        """The width of the node's box."""
         return text_width(self.text, bold=self.role != "neighbour") + _PADDING
 
     @property
     def edge_width(self) -> float:
-        """The width of the label of the node's edge, in inches."""
+        """The width of the label of the node's edge."""
         return text_width(self.edge_text, bold=self.edge_role == "edit")
 
     @property
     def label_x(self) -> float:
-        """The x of the middle of the label of the node's edge, in inches."""
-        return self.left - (self.edge_width + _ARROW + 0.1) / 2
+        """The x of the middle of the label of the node's edge."""
+        return self.left - (self.edge_width + _ARROW + 9.6) / 2
 
 
 def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
-    """Return the drawn nodes, each parent before its children, and the (width, height) of the picture in inches."""
+    """Return the drawn nodes, each parent before its children, and the (width, height) of the picture."""
     places: list[DrawnNode] = []
     children: dict[int, list[DrawnNode]] = {}  # by the id() of the parent: one graph node may be drawn several times
     seen: set[str] = set()
@@ -97,13 +97,13 @@ def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float
         stack += children[id(place)][::-1]
         if not children[id(place)]:
             leaves.append(place)
-    for line, place in enumerate(reversed(leaves), start=1):
+    for line, place in enumerate(leaves, start=1):
         place.y = line * LINE
     for place in reversed(places):
         if below := children[id(place)]:
             place.y = (below[0].y + below[-1].y) / 2
 
-    right = max((place.left + place.width for place in places), default=1.0)
+    right = max((place.left + place.width for place in places), default=96.0)
     return places, (right + _MARGIN, (len(leaves) + 1) * LINE)
 
 
@@ -125,13 +125,13 @@ def _children(graph: nx.MultiDiGraph, place: DrawnNode) -> list[DrawnNode]:
 
 
 def text_width(text: str, *, bold: bool = False) -> float:
-    """Return the approximate width of a label in inches, for a font of 9 points."""
+    """Return the approximate width of a label, for a font of 12 pixels."""
     width = 0.0
     for character in text:
         if character in _NARROW:
-            width += 0.042
+            width += 4.032
         elif unicodedata.east_asian_width(character) in "WF":
-            width += 0.14
+            width += 13.44
         elif not unicodedata.combining(character):  # an accent is on the letter before it
-            width += 0.115 if character in _WIDE else 0.088 if character.isupper() else 0.075
+            width += 11.04 if character in _WIDE else 8.448 if character.isupper() else 7.2
     return width * (1.13 if bold else 1.0)

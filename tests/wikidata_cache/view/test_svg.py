@@ -154,7 +154,7 @@ def test_svg_is_as_wide_as_its_legend_and_title(title: str | None) -> None:
     for text in root.iter(f"{NS}text"):
         if text.attrib.get("class") in ("key", "heading"):
             size = 15 / 12 if text.attrib["class"] == "heading" else 10.5 / 12
-            assert float(text.attrib["x"]) + text_width(text.text or "", bold=size > 1) * 96 * size <= width
+            assert float(text.attrib["x"]) + text_width(text.text or "", bold=size > 1) * size <= width
             assert 0 < float(text.attrib["y"]) < height
 
 
