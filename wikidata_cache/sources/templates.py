@@ -1,15 +1,14 @@
 """All questions about ids (`Template`s). Each has its SPARQL, and the function that reads the rows of the answer.
 
-The name of a template ends in a version, which is part of the query log of a cache. The docstring of each query names
-the row variables; the docstring of `Fact` describes the values. `queries.py` has the rules that all queries follow.
+The name of a template ends in a version, which is part of the query log of a cache. The docstring of `Fact` describes
+the values. `queries.py` has the rules that all queries follow.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -48,6 +47,12 @@ def _worded(variable: str, predicate: str) -> str:
 
 def _triple(place: RelationEnd) -> str:
     return _TRIPLES[place.role].format(direct=DIRECT, relation=place.relation)
+
+
+def _of_each(variables: str, pattern: str) -> Callable[[Sequence[str]], str]:
+    """Return the query of a pattern for some ids, which are bound to the first variable."""
+    first = variables.partition(" ")[0]
+    return lambda ids: marked_select(variables, f"VALUES {first} {{ {_names(ids)} }} {pattern}")
 
 
 # What a row is about.
@@ -143,21 +148,14 @@ def _read_degrees(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 DEGREE = Template("degree/1", "degree", degree_query, _read_degrees, _entity, size=50)
 
 
-def claims_query(ids: Sequence[str]) -> str:
-    """Return the query for all item-valued statements of these ids that are not deprecated.
-
-    Rows: s, p, o, rank, start, end_time.
-    """
-    of_a_property = f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/'
-    times = (
-        f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/{prop}> ?{name} FILTER(isLiteral(?{name})) }}"
-        for prop, name in (("P580", "start"), ("P582", "end_time"))
-    )
-    return marked_select(
-        "?s ?p ?o ?rank ?start ?end_time",
-        f"VALUES ?s {{ {_names(ids)} }} ?s ?c ?n . ?n <{_RANK}rank> ?rank . ?n ?p ?o . {of_a_property}"
-        f'statement/P")) {_item("o")} FILTER(?rank != <{_RANK}DeprecatedRank>) {" ".join(times)}',
-    )
+# All item-valued statements that are not deprecated.
+_CLAIMS = (
+    f"?s ?c ?n . ?n <{_RANK}rank> ?rank . ?n ?p ?o . "
+    f'FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) FILTER(STRSTARTS(STR(?p), "{_WIKIDATA}prop/statement/P")) '
+    f"{_item('o')} FILTER(?rank != <{_RANK}DeprecatedRank>) "
+    f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/P580> ?start FILTER(isLiteral(?start)) }} "
+    f"OPTIONAL {{ ?n <{_WIKIDATA}prop/qualifier/P582> ?end_time FILTER(isLiteral(?end_time)) }}"
+)
 
 
 def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -177,12 +175,7 @@ def _time(text: str) -> str:
     return f"{found['sign']}{int(found['year']):04d}-{found['rest']}Z" if found else text
 
 
-CLAIMS = Template("claims/1", "claims", claims_query, _read_claims, _subject)
-
-
-def types_query(ids: Sequence[str]) -> str:
-    """Return the query for the classes of which these ids are instances (P31): rows s, o."""
-    return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s <{DIRECT}P31> ?o")
+CLAIMS = Template("claims/1", "claims", _of_each("?s ?p ?o ?rank ?start ?end_time", _CLAIMS), _read_claims, _subject)
 
 
 def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str = "s", kind: str = "o") -> list[Fact]:
@@ -190,12 +183,8 @@ def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str = "s", kind
     return [Fact("types", entity, sorted(filter(is_item, found[entity]))) for entity in ids]
 
 
-TYPES = Template("types/1", "types", types_query, _types, _subject)
-
-
-def wordings_query(predicate: str, ids: Sequence[str]) -> str:
-    """Return the query for the labels, or descriptions, of these ids in the languages of LANGUAGES: rows e, l, lang."""
-    return marked_select("?e ?l ?lang", f"VALUES ?e {{ {_names(ids)} }} {_worded('e', predicate)}")
+# The classes of which the ids are instances.
+TYPES = Template("types/1", "types", _of_each("?s ?o", f"?s <{DIRECT}P31> ?o"), _types, _subject)
 
 
 def _read_labels(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -216,9 +205,10 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[st
     return [(e, [best[e][1], LANGUAGES[best[e][0]]] if e in best else None) for e in ids]
 
 
-LABELS = Template("labels/1", "label", partial(wordings_query, _RDFS_LABEL), _read_labels, _entity)
+_WORDINGS = "?e ?l ?lang"
+LABELS = Template("labels/1", "label", _of_each(_WORDINGS, _worded("e", _RDFS_LABEL)), _read_labels, _entity)
 DESCRIPTIONS = Template(
-    "descriptions/1", "description", partial(wordings_query, _DESCRIPTION), _read_descriptions, _entity
+    "descriptions/1", "description", _of_each(_WORDINGS, _worded("e", _DESCRIPTION)), _read_descriptions, _entity
 )
 
 
@@ -240,23 +230,14 @@ def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 NAMED = Template("named/1", "named", named_query, _read_named, itemgetter("l"), size=25)
 
 
-def mentioned_query(ids: Sequence[str]) -> str:
-    """Return the query for those of these ids that are the value of at least one truthy statement: rows e."""
-    stated = f'?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
-    return marked_select("?e", f"VALUES ?e {{ {_names(ids)} }} FILTER EXISTS {{ {stated} }}")
-
-
 def _read_mentioned(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     found = {local_id(row["e"]) for row in rows}
     return [Fact("mentioned", entity, entity in found) for entity in ids]
 
 
-MENTIONED = Template("mentioned/1", "mentioned", mentioned_query, _read_mentioned, _entity)
-
-
-def redirects_query(ids: Sequence[str]) -> str:
-    """Return the query for the items into which these ids were merged: rows s, o."""
-    return marked_select("?s ?o", f"VALUES ?s {{ {_names(ids)} }} ?s {_SAME_AS} ?o . {_item('o')}")
+# The ids that are the value of at least one truthy statement.
+_STATED = f'FILTER EXISTS {{ ?s ?p ?e FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }}'
+MENTIONED = Template("mentioned/1", "mentioned", _of_each("?e", _STATED), _read_mentioned, _entity)
 
 
 def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
@@ -272,7 +253,9 @@ def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, se
     return found
 
 
-REDIRECTS = Template("redirects/1", "redirect", redirects_query, _read_redirects, _subject)
+# The items into which the ids were merged.
+_MERGED = f"?s {_SAME_AS} ?o . {_item('o')}"
+REDIRECTS = Template("redirects/1", "redirect", _of_each("?s ?o", _MERGED), _read_redirects, _subject)
 
 
 def ends_query(ends: Sequence[str]) -> str:
@@ -326,17 +309,13 @@ def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
 AT_END = Template("at_end/1", "at_end", at_end_query, _read_at_end, lambda row: f"{row['r']} {_entity(row)}")
 
 
-def sitelinks_query(ids: Sequence[str]) -> str:
-    """Return the query for the numbers of pages about these ids: rows e, n."""
-    return marked_select("?e ?n", f"VALUES ?e {{ {_names(ids)} }} ?e <{_RANK}sitelinks> ?n")
-
-
 def _read_sitelinks(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     counts = {local_id(row["e"]): int(row["n"]) for row in rows}
     return [Fact("sitelinks", entity, counts.get(entity)) for entity in ids]
 
 
-SITELINKS = Template("sitelinks/1", "sitelinks", sitelinks_query, _read_sitelinks, _entity)
+_PAGES = f"?e <{_RANK}sitelinks> ?n"
+SITELINKS = Template("sitelinks/1", "sitelinks", _of_each("?e ?n", _PAGES), _read_sitelinks, _entity)
 
 
 def values_query(ids: Sequence[str]) -> str:
