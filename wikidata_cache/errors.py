@@ -225,14 +225,6 @@ class CacheFileError(WikidataCacheError):
         self.path = path
 
 
-class UnfitFactError(CacheFileError):
-    """The cache refuses to store an answer, because it has a value, an id or a time that is impossible for its kind."""
-
-    def __init__(self, path: Path, url: str, problem: str) -> None:
-        suggestion = "Check the endpoint, and this machine's clock."
-        super().__init__(path, f"an answer of {url} was not saved: {problem}", suggestion)
-
-
 class CacheMissError(WikidataCacheError, LookupError):
     """The cache is offline and lacks the requested facts: those of `kind` for `ids`. `command` fetches them.
 

@@ -18,7 +18,7 @@ from wikidata_cache.answers.database import DAMAGED, Database, cache_file_errors
 from wikidata_cache.answers.modes import utc
 from wikidata_cache.answers.validate import latest_time, log_entry_problem
 from wikidata_cache.endpoints.rate_limit import RateLimitState, RateLimitStore
-from wikidata_cache.errors import CacheFileError, UnfitFactError
+from wikidata_cache.errors import CacheFileError
 from wikidata_cache.ids import LANGUAGES, release
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import Exchange, Json, batches
@@ -115,7 +115,7 @@ class AnswerStore:
             exchange: the request and its answer.
 
         Raises:
-            UnfitFactError: an import would refuse one of the rows; nothing is written.
+            CacheFileError: an import would refuse one of the rows; nothing is written.
         """
         fetched_at = utc(exchange.fetched_at)
         record: dict[str, Json] = {
@@ -133,7 +133,8 @@ class AnswerStore:
         facts = list(facts)
         problems = (value_problem(kind, entity, value) for kind, entity, value in facts)
         if problem := next(filter(None, (log_entry_problem(record | {"type": "query"}), *problems)), None):
-            raise UnfitFactError(self.path, exchange.url, problem)
+            suggestion = "Check the endpoint, and this machine's clock."
+            raise CacheFileError(self.path, f"an answer of {exchange.url} was not saved: {problem}", suggestion)
         with self.database.writing() as connection:
             url = url_number(connection, exchange.url)
             insert_log(connection, record)

@@ -12,7 +12,7 @@ from tests.wikidata_cache.wikidata_helpers import Server, facts, save_facts
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.errors import EndpointError, UnfitFactError
+from wikidata_cache.errors import CacheFileError, EndpointError
 from wikidata_cache.ids import ENTITY
 from wikidata_cache.sources.source import Fact
 from wikidata_cache.sources.templates import REDIRECTS, TYPES
@@ -126,6 +126,6 @@ def test_lone_surrogate_is_replaced(server: Server) -> None:
     ],
 )
 def test_invalid_fact_is_not_cached(fact: Fact, cache_path: str) -> None:
-    with pytest.raises(UnfitFactError, match="an answer of http://e/ was not saved"):
+    with pytest.raises(CacheFileError, match="an answer of http://e/ was not saved"):
         save_facts(cache_path, Fact("label", "Q2", None), fact)
     assert not Path(cache_path).exists()
