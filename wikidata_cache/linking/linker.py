@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
-from wikidata_cache import deny_lists
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.ids import is_item
 from wikidata_cache.labels.label_index import EntityKind
@@ -33,14 +32,13 @@ from wikidata_cache.subgraphs.facts import Facts
 class Linker:
     """Links texts to the entities of `knowledge`; relations are looked up in `graph`.
 
-    Items of `internal` classes (by default disambiguation pages, categories, templates and lists) are never candidates.
+    Items of the graph's internal classes (disambiguation pages, categories, templates, lists) are never candidates.
     The object has the sampled types of each relation in memory, so that they are read once.
     """
 
-    def __init__(self, knowledge: Knowledge, graph: Facts, *, internal: Collection[str] | None = None) -> None:
+    def __init__(self, knowledge: Knowledge, graph: Facts) -> None:
         self.knowledge = knowledge
         self._graph = graph
-        self._internal = frozenset(deny_lists.internal_classes() if internal is None else internal)
         self._ends: dict[tuple[str, Role], RelationEndTypes | None] = {}
 
     def link(
@@ -82,7 +80,7 @@ class Linker:
         if not mention.text:
             return []
         relation, role = mention.relation, mention.role
-        found = build_candidates(self.knowledge, mention, internal=self._internal)
+        found = build_candidates(self.knowledge, mention, internal=self._graph.internal)
         ends = self._at_end(relation, role) if relation and mention.kind == "item" else None
         if relation is None or ends is None:
             return found
@@ -143,4 +141,4 @@ def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
         LabelIndexError: the label index can't be read.
     """
     knowledge = OnlineKnowledge(api) if api else GraphKnowledge(facts, open_index(facts.source))
-    return Linker(knowledge, facts, internal=facts.internal)
+    return Linker(knowledge, facts)

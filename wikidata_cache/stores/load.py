@@ -8,6 +8,7 @@ is built, the result is checked, and the manifest is written last. Each step can
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -33,7 +34,7 @@ from wikidata_cache.stores.manifest import (
     read_manifest,
     stored_files,
 )
-from wikidata_cache.stores.unfinished import NAMES, WEIGHTS, Work, discard, open_work, restore, swap_in
+from wikidata_cache.stores.unfinished import NAMES, WEIGHTS, Work, open_work, restore, swap_in
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) 
         try:
             return LoadReport(read_manifest(work.folder), 0.0, 0.0, work.progress.skipped)
         except StoreError as error:
-            discard(work.folder)
+            shutil.rmtree(work.folder, ignore_errors=True)
             problem = f"the unfinished store was damaged ({error}) and was deleted; run the same command again"
             raise StoreError(work.folder, problem) from error
     try:
@@ -120,7 +121,7 @@ def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) 
                 f"there, and starts over if a source has changed"
             )
         else:
-            discard(work.folder)
+            shutil.rmtree(work.folder, ignore_errors=True)
             left = "Nothing was loaded"
         raise GraphFileError(error.path, f"{error.problem}. {left}", line=error.line) from error
     except LabelIndexError as error:

@@ -133,11 +133,6 @@ def restore(target: Path) -> None:
         _backup_path(target).replace(target)
 
 
-def discard(folder: Path) -> None:
-    """Delete an unfinished store. Call this only while the store is locked."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def _resumed(folder: Path, plan: list[object]) -> Progress | None:
     try:
         found = Progress(**parse((folder / PROGRESS).read_text(encoding="utf-8")))

@@ -92,10 +92,6 @@ class Rules:
             found[rule.first].append(rule)
         return found
 
-    def of(self, relation: str) -> Sequence[Rule]:
-        """Return the rules that an edit of a relation fires, the most confident first."""
-        return self._by_first.get(relation, ())
-
     def consequences(
         self, edit: Statement, about_object: Iterable[tuple[str, str]], *, known: Iterable[Statement] = ()
     ) -> list[Consequence]:
@@ -109,7 +105,7 @@ class Rules:
         subject, relation, target = edit
         unchanged, stated = {edit, *known}, sorted(set(about_object))
         found: dict[Statement, Consequence] = {}
-        for rule in self.of(relation):
+        for rule in self._by_first.get(relation, ()):
             if rule.second is None:
                 ends = (subject, target) if rule.arguments == "x,y" else (target, subject)
                 derived = [Consequence(Statement(ends[0], rule.head, ends[1]), rule, None)]

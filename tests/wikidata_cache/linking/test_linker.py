@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.wikidata_cache.link_graph import ROWS, homonyms, only
+from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking import candidates
@@ -92,7 +93,7 @@ def test_relation_in_words_is_refused(linker: Linker) -> None:
 def test_link_leaves_out_wikimedia_pages(tmp_path: Path) -> None:
     cache = homonyms(tmp_path)
     assert not {"Q200", "Q201"} & set(ids(cache.linker.link("Paris", limit=50)))
-    asked_for = Linker(cache.linker.knowledge, cache.facts, internal=())
+    asked_for = Linker(cache.linker.knowledge, facts(cache.source))
     assert "Q200" in ids(asked_for.link("Paris", limit=50))
     assert ids(cache.linker.link("Q200"))[0] == "Q200"  # giving the id is asking for it
 
