@@ -60,8 +60,8 @@ def item_subgraph(entity: str, facts: Facts, options: SubgraphOptions) -> Subgra
     """
     expansion = Expansion(frontier=[entity], hops={entity: 0})
     expand(facts, [expansion], options, per_node=[options.per_node] * options.hops, also=[entity])
-    anchors = Anchors(hops={entity: 0}, roles={entity: "subject"}, words={})
-    graph = assemble(facts, anchors, list(expansion.steps.values()), claims=options.claims)
+    steps = list(expansion.steps.values())
+    graph = _assemble(facts, steps, {entity: 0}, {entity: "subject"}, claims=options.claims)
     return _with_provenance(graph, options, expansion)
 
 
@@ -198,9 +198,10 @@ def _outside(read: Collection[Statement | None], statement: Statement) -> str | 
 
 
 def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOptions, facts: Facts) -> Subgraph:
-    # The edge of the edit itself is one of `max_edges`, and is always in the graph.
-    room = None if options.max_edges is None else options.max_edges - 1
-    steps = nearest(list(expansion.steps.values()), room, seed=options.seed)
+    steps = list(expansion.steps.values())
+    if options.max_edges is not None:  # the nearest ones, beside the edge of the edit itself, which is always there
+        steps.sort(key=lambda step: (step.hop, priority(step.statement, seed=options.seed)))
+        del steps[options.max_edges - 1 :]
     expansion.dropped["over_max_edges"] += len(expansion.steps) - len(steps)
 
     # The old object is a node from the start only where it is a root; else a statement has to lead to it.
@@ -211,8 +212,7 @@ def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOption
         roles.setdefault(old, "target_true")
         if "target_true" in options.roots:
             hops.setdefault(old, 1)
-    anchors = Anchors(hops, roles, ends.words, ends.new_edge, ends.edit.relation or "")
-    graph = assemble(facts, anchors, steps, claims=options.claims)
+    graph = _assemble(facts, steps, hops, roles, claims=options.claims, ends=ends)
     if options.rules is not None:
         read = {step.statement for step in steps}
         graph.graph["consequences"] = [
@@ -244,37 +244,31 @@ def _add_consequence(graph: Subgraph, found: Consequence, facts: Facts) -> dict[
     return {"statement": list(found.statement), "labels": names, **measures}
 
 
-@dataclass(frozen=True)
-class Anchors:
-    """The nodes from which a subgraph starts, and the edge of the edit."""
+def _assemble(
+    facts: Facts,
+    steps: Sequence[SampledStatement],
+    first: Mapping[str, int],
+    roles: Mapping[str, Role],
+    *,
+    claims: bool,
+    ends: EditEnds | None = None,
+) -> Subgraph:
+    """Make the graph of the sampled statements, with the edge of the edit, if any. With `claims`, edges get times.
 
-    hops: Mapping[str, int]  # the hop of each node, in the order of the nodes
-    roles: Mapping[str, Role]
-    words: Mapping[str, str]  # labels of nodes for which the graph has none
-    edit_edge: Statement | None = None
-    edit_text: str = ""  # the label of this edge, where the graph has none
-
-
-def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], *, claims: bool = False) -> Subgraph:
-    """Make the graph of the sampled statements. Nodes are in a fixed order: anchors first, then by hop and id.
-
-    With `claims`, edges get rank and times.
-
-    Raises:
-        TruthyOnlyError: the source has no claim for a statement.
+    `first` has the nodes from which the graph starts, with their hops. They come first, the others by hop and id.
     """
     # A node's hop is that of the first step that touches it.
-    hops = dict(anchors.hops)
+    hops, words = dict(first), ends.words if ends else {}
     for step in sorted(steps, key=lambda step: step.hop):
         hops.setdefault(step.node, step.hop - 1)
         hops.setdefault(step.reached, step.hop)
     graph = Subgraph()
-    for node in [*anchors.hops, *sorted(hops.keys() - anchors.hops.keys(), key=lambda node: (hops[node], node))]:
-        label = (facts.label(node) if is_item(node) or is_value(node) else None) or anchors.words.get(node) or node
-        graph.add_node(node, label=label, hop=hops[node], role=anchors.roles.get(node, "neighbour"))
-    if anchors.edit_edge is not None:
-        subject, relation, target = anchors.edit_edge
-        text: str | None = (facts.label(relation) if is_property(relation) else None) or anchors.edit_text
+    for node in [*first, *sorted(hops.keys() - first.keys(), key=lambda node: (hops[node], node))]:
+        label = (facts.label(node) if is_item(node) or is_value(node) else None) or words.get(node) or node
+        graph.add_node(node, label=label, hop=hops[node], role=roles.get(node, "neighbour"))
+    if ends is not None:
+        subject, relation, target = ends.new_edge
+        text = (facts.label(relation) if is_property(relation) else None) or ends.edit.relation or ""
         graph.add_edge(subject, target, key=relation, property=relation, label=text, role="edit")
     for step in sorted(steps):
         subject, relation, target = step.statement
@@ -284,16 +278,9 @@ def assemble(facts: Facts, anchors: Anchors, steps: Sequence[SampledStatement], 
             if not found:
                 raise TruthyOnlyError(subject, facts.source.name)
             more = as_attributes(found)
-        text = facts.label(relation)
-        graph.add_edge(subject, target, key=relation, property=relation, label=text, role="statement", **more)
+        name = facts.label(relation)
+        graph.add_edge(subject, target, key=relation, property=relation, label=name, role="statement", **more)
     return graph
-
-
-def nearest(steps: Sequence[SampledStatement], limit: int | None, *, seed: int) -> list[SampledStatement]:
-    """Return the first `limit` steps by hop, then by sampling priority; None keeps all. The result stays connected."""
-    if limit is None or limit >= len(steps):
-        return list(steps)
-    return sorted(steps, key=lambda step: (step.hop, priority(step.statement, seed=seed)))[:limit]
 
 
 def _warn_where_unlabelled(ends: EditEnds, facts: Facts, options: SubgraphOptions) -> None:
