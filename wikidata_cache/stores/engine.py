@@ -36,24 +36,13 @@ class Database:
 
     def __init__(self, folder: Path) -> None:
         _allow_many_files()
-        self._store: Store | None = Store(str(folder / ENGINE))
+        self._store = Store(str(folder / ENGINE))
 
     def __enter__(self) -> Database:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._store = None
-
-    @property
-    def store(self) -> Store:
-        """The open database. Do not keep a reference to it.
-
-        Raises:
-            RuntimeError: it was closed.
-        """
-        if self._store is None:
-            raise RuntimeError("the database is closed")
-        return self._store
+        del self._store
 
     def add(self, parts: Sequence[bytes]) -> None:
         """Add the triples of all parts (N-Triples), one thread per part.
@@ -63,19 +52,19 @@ class Database:
         """
         # The engine releases the GIL, so that `read_ahead` can read the next batch meanwhile.
         with ThreadPoolExecutor(len(parts) or 1) as threads:
-            list(threads.map(lambda part: self.store.bulk_load(part, RdfFormat.N_TRIPLES, lenient=True), parts))
-        self.store.flush()
+            list(threads.map(lambda part: self._store.bulk_load(part, RdfFormat.N_TRIPLES, lenient=True), parts))
+        self._store.flush()
 
     def optimize(self) -> int:
         """Compact the database for reading, and return the number of distinct triples."""
-        self.store.flush()
-        self.store.optimize()
-        return len(self.store)
+        self._store.flush()
+        self._store.optimize()
+        return len(self._store)
 
     def recount(self) -> tuple[int, int]:
         """Dump all stored triples, and return (content hash, number of statements). This is slower than loading."""
         counter = _Counter()
-        self.store.dump(counter, RdfFormat.N_TRIPLES, from_graph=DefaultGraph())  # type: ignore[arg-type]
+        self._store.dump(counter, RdfFormat.N_TRIPLES, from_graph=DefaultGraph())  # type: ignore[arg-type]
         counter.flush()
         return counter.content_hash, counter.statements
 
