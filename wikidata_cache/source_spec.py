@@ -139,7 +139,8 @@ def _parts(spec: SourceSpec) -> list[str]:
     elif spec.strip() and os.path.exists(user_path(spec)):  # noqa: PTH110  # Path.exists raises for a long list
         parts = [spec]  # a comma here belongs to the name
     else:
-        parts = [part.strip().removeprefix("memory:") for part in spec.split(",") if part.strip()]
+        names = (part.strip().removeprefix("memory:").strip() for part in spec.split(","))
+        parts = [name for name in names if name]  # an empty one would be the current folder
     if not parts:
         raise SourceStringError(f"An empty source; expected {_FORMS}.")
     return [str(packaged_extract()) if names_extract(part) else part for part in parts]

@@ -197,6 +197,7 @@ def test_label_of_the_new_object_names_no_wikimedia_page(tmp_path: Path) -> None
         ({"policy": "random"}, "policy='random': expected one of uniform"),
         ({"direction": "in"}, "direction='in': expected one of"),
         ({"statements": "best"}, "statements='best': expected one of"),
+        ({"rules": "rules.tsv"}, r"rules='rules.tsv': expected Rules, such as read_rules"),
     ],
     ids=str,
 )

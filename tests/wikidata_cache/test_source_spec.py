@@ -116,7 +116,7 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
         open_source("wikidata")
     with pytest.raises(SourceStringError, match="empty source"):
         open_source(" , ")
-    for empty in ("", " ", [packaged_extract(), ""]):  # and not the current folder
+    for empty in ("", " ", "memory:", [packaged_extract(), ""]):  # and not the current folder
         with pytest.raises(SourceStringError, match="empty source"):
             open_source(empty)
     with pytest.raises(SourceStringError, match="combined"):

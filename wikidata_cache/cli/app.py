@@ -73,7 +73,10 @@ def extract(
     per_node: Annotated[
         list[int] | None,
         typer.Option(
-            metavar="N", show_default=" ".join(map(str, PER_NODE)), help="Statements per item, hop by hop. Repeatable."
+            min=0,
+            metavar="N",
+            show_default=" ".join(map(str, PER_NODE)),
+            help="Statements per item, hop by hop. Repeatable.",
         ),
     ] = None,
     seed: Seed = 0,

@@ -129,6 +129,8 @@ class SubgraphOptions:
         object.__setattr__(self, "roots", roots)
         if not isinstance(self.leakage, Leakage):
             raise BadOptionError(f"leakage={self.leakage!r}: expected a Leakage, such as Leakage(answers=('Q65',)).")
+        if not isinstance(self.rules, Rules | None):
+            raise BadOptionError(f"rules={self.rules!r}: expected Rules, such as read_rules('rules.tsv').")
         if self.values and (self.claims or self.rules is not None):
             other = "rules" if self.rules is not None else "statements='all'"
             raise BadOptionError(f"values=True reads statements of best rank, and not with {other}; leave one out.")

@@ -37,6 +37,7 @@ def test_extract_writes_a_graph(tmp_path: Path) -> None:
     output = run_cli("extract", str(seeds), str(tmp_path / "small.nt.gz"), "--per-node", "4")
     assert "4 statements" in output
     assert run_cli("find", "Los Angeles", "-g", str(tmp_path / "small.nt.gz")) == "Q65\n"
+    assert run_main("extract", seeds, tmp_path / "none.nt.gz", "--per-node", "-1")[0] == 2
 
 
 COMMANDS = {info.name or "": info.callback for info in cli.app.registered_commands}
