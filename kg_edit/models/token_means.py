@@ -90,7 +90,7 @@ class TokenMeans:
         self._block: nn.Module = model.model.get_submodule(around) if layer is None else model.block(layer)
         self._key = f"{layer}/{name}"
         self._window = getattr(model.text_config, "sliding_window", None) or math.inf
-        self._size = (0, 0)
+        self.size = (0, 0)  # rows and tokens of the block's last call
         self._mask: Tensor | None = None
         self._cache: Cache | None = None
 
@@ -109,7 +109,7 @@ class TokenMeans:
         If the module ran on other tokens than the block, the inputs themselves are returned: each token is its own
         mean.
         """
-        rows, tokens = self._size
+        rows, tokens = self.size
         if rows * tokens != len(inputs):
             return inputs.float()
         states = inputs.float().reshape(rows, tokens, -1)
@@ -126,7 +126,7 @@ class TokenMeans:
 
     def _visible(self, device: torch.device) -> Tensor:
         """1 where a new token [rows, ., tokens] is in the text up to a new token [rows, tokens, .]; rows may be 1."""
-        _, tokens = self._size
+        _, tokens = self.size
         causal = torch.ones(1, tokens, tokens, device=device).tril()
         mask = self._mask
         if mask is None:
@@ -144,7 +144,7 @@ class TokenMeans:
 
     def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state = _input_of(args, kwargs)
-        self._size = (0, 0) if state is None else (state.shape[0], state.shape[1])
+        self.size = (0, 0) if state is None else (state.shape[0], state.shape[1])
         given = kwargs.get("attention_mask")
         by_place = (one for one in args[1:] if isinstance(one, Tensor) and one.dim() == 4)
         self._mask = given if isinstance(given, Tensor) else next(by_place, None)

@@ -4,21 +4,23 @@
 - `Deferral`, `regions`: the rule that computes the radii eps_i from the order of the edits. The radii are not stored,
   so a codebook without one of its edits is the same as if the edit had never been made.
 - `Regions.of`: the entry in whose ball ||x - k_i|| <= eps_i a key x lies.
+
+MELO has codebooks too, whose balls grow by ``expand="mean"`` (`kg_edit.methods.melo.blocks`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 Metric = Literal["euclidean", "unit"]
-Expand = Literal["coverage", "moving-average", "widen"]
+Expand = Literal["coverage", "mean", "moving-average", "widen"]
 Lookup = Literal["every-token", "prompt-end"]
 _SAME_KEY = 1e-3  # two keys closer than this, times the initial radius, count as the same key
 _ROUNDING = 4  # so do keys whose distance is at most this many units of rounding, which batching may change
@@ -36,8 +38,8 @@ class Deferral(BaseModel):
     )
     expand: Expand = Field(
         "widen",
-        description="a near key of the same target: ε more (widen, as in Algorithm 1), reach it (coverage), or also "
-        "move half of the way (moving-average)",
+        description="a near key of the same target: ε more (widen, as in Algorithm 1), reach it (coverage), also move "
+        "half of the way (moving-average), or move to the mean of the keys and reach them all (mean, as in MELO)",
     )
     metric: Metric = Field(
         "euclidean", description="distance of two keys as they are, or scaled to length 1 (unit: 0 to 2)"
@@ -59,11 +61,13 @@ class Codebook:
 
     Attributes:
         keys: [entries, d_ff], in the precision of the model that computed them.
-        values: [entries, d].
+        values: [entries, d]; another kind of codebook may have other ``axes``.
         labels: the texts of the targets; two edits agree if their labels are equal.
         ids: of the edits.
         deferral: the rule for the radii.
     """
+
+    axes: ClassVar[int] = 2
 
     keys: Tensor
     values: Tensor
@@ -79,25 +83,25 @@ class Codebook:
         """The shape (d, d_ff) of the weight whose output the codebook replaces."""
         return self.values.shape[1], self.keys.shape[1]
 
-    def __add__(self, other: Codebook) -> Codebook:
+    def __add__(self, other: Self) -> Self:
         """Return the entries of both codebooks, this one's first; both must have the same deferral rule."""
-        return Codebook(
+        return replace(
+            self,
             keys=torch.cat([self.keys, other.keys]),
             values=torch.cat([self.values, other.values]),
             labels=self.labels + other.labels,
             ids=self.ids + other.ids,
-            deferral=self.deferral,
         )
 
-    def without(self, ids: Collection[str]) -> Codebook:
+    def without(self, ids: Collection[str]) -> Self:
         """Return the codebook without the edits with these ids, as if they had never been made."""
         left = [place for place, own in enumerate(self.ids) if own not in ids]
-        return Codebook(
+        return replace(
+            self,
             keys=self.keys[left],
             values=self.values[left],
             labels=tuple(self.labels[place] for place in left),
             ids=tuple(self.ids[place] for place in left),
-            deferral=self.deferral,
         )
 
     @cached_property
@@ -114,25 +118,37 @@ class Regions:
         centres: [balls, d_ff].
         radii: [balls].
         entries: [balls], the index of the entry whose value is the output in the ball.
+        owners: [entries], the ball that each key belongs to; -1 if a split left it outside, or a later edit has it.
     """
 
     centres: Tensor
     radii: Tensor
     entries: Tensor
+    owners: Tensor
 
     def of(self, points: Tensor) -> Tensor:
         """Return the entry for each of ``points`` [points, d_ff]: that of the nearest ball if it is inside, else -1."""
+        balls = self.balls(points)
+        return balls if not len(self.entries) else torch.where(balls >= 0, self.entries[balls], -1)
+
+    def balls(self, points: Tensor) -> Tensor:
+        """Return the nearest ball for each of ``points`` [points, d_ff] that is inside of it, else -1."""
         if not len(self.entries):
             return torch.full((len(points),), -1, device=points.device)
         # for more than 25 rows `cdist` would use products, which are inexact for near points
         nearest = torch.cdist(points, self.centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
         distance = (points - self.centres[nearest]).norm(dim=-1)
         inside = distance <= self.radii[nearest] * _SLACK
-        return torch.where(inside, self.entries[nearest], -1)
+        return torch.where(inside, nearest, -1)
 
     def to(self, device: torch.device) -> Regions:
         """Return the same regions, with their tensors on ``device``."""
-        return Regions(centres=self.centres.to(device), radii=self.radii.to(device), entries=self.entries.to(device))
+        return Regions(
+            centres=self.centres.to(device),
+            radii=self.radii.to(device),
+            entries=self.entries.to(device),
+            owners=self.owners.to(device),
+        )
 
 
 def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
@@ -143,7 +159,9 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     - init: if d > ε_i + ε, the entry gets a new ball with radius ε.
     - expand: otherwise, if the labels are equal, ball i grows. Algorithm 1 adds ε to its radius (``widen``), the
       published program extends it to the new key (``coverage``). If the key is already inside, nothing changes.
-    - split: otherwise, the entry gets a new ball, and both balls end half-way between the two keys.
+      In MELO the centre becomes the mean of the ball's keys, and the radius the largest distance of one of them, at
+      least ε (``mean``).
+    - split: otherwise, the entry gets a new ball, and both balls end half-way between the key and the older centre.
 
     Beyond the paper: if two edits with different labels have the same key, only the later one is used.
 
@@ -156,6 +174,7 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
     passed = _superseded(keys, points, labels, epsilon)
     centres = torch.empty_like(points)
     radii, entries = list[float](), list[int]()
+    owners = torch.full((len(labels),), -1, device=points.device)
     for entry in range(len(labels)):
         if entry in passed:
             continue
@@ -167,7 +186,12 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         if not entries or distance > epsilon + radii[nearest]:  # init
             radius = epsilon
         elif labels[entry] == labels[entries[nearest]]:  # expand
-            if distance > radii[nearest]:
+            owners[entry] = nearest
+            if rule.expand == "mean":
+                own = points[owners == nearest]
+                centres[nearest] = own.mean(0)
+                radii[nearest] = max(epsilon, float((own - centres[nearest]).norm(dim=-1).max()))
+            elif distance > radii[nearest]:
                 # a wider ball contains the key, else it would be an init
                 radii[nearest] = radii[nearest] + epsilon if rule.expand == "widen" else distance
                 if rule.expand == "moving-average":
@@ -176,6 +200,9 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         else:  # split
             radii[nearest] = max(distance / 2 - _GAP, 0.0)
             radius = distance / 2
+            outside = (points - centres[nearest]).norm(dim=-1) > radii[nearest]
+            owners[outside & (owners == nearest)] = -1
+        owners[entry] = len(entries)
         centres[len(entries)] = points[entry]
         entries.append(entry)
         radii.append(radius)
@@ -183,6 +210,7 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         centres=centres[: len(entries)].clone(),
         radii=torch.tensor(radii, dtype=torch.float32, device=points.device),
         entries=torch.tensor(entries, dtype=torch.long, device=points.device),
+        owners=owners,
     )
 
 

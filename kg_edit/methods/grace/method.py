@@ -67,7 +67,25 @@ class GraceConfig(LayerConfig):
         return Workload(together=_BATCH)
 
 
-class Grace(StatementMethod):
+class CodebookMethod(StatementMethod):
+    """A method whose edits are entries of a codebook, each trained without the others, so that it can be removed."""
+
+    takes_text = True
+    kind = "adapter"
+    separable = True
+    patch_class: ClassVar[type[CodebookPatch]] = CodebookPatch
+
+    def empty_patch(self) -> Patch:
+        """Return a patch without entries; it changes nothing."""
+        return self.patch_class(codebooks={}, provenance=self.provenance())
+
+    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        before.check_model(self.model)
+        # Earlier entries are not active in the training, so that each edit can be removed exactly.
+        return super()._made(edits, without_codebooks(before) or self.empty_patch())
+
+
+class Grace(CodebookMethod):
     """One entry per edit: a key, the down-projection's input at the prompt's last token, and a value, its output there.
 
     The value is trained until the model predicts the target. Other codebook entries are not active during training, so
@@ -80,17 +98,9 @@ class Grace(StatementMethod):
     paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
     about = "a codebook replaces one layer's output, only for the prompt and very similar ones"
     family = "codebook"
-    takes_text = True
     trains = "value"
-    kind = "adapter"
-    separable = True
-    patch_class = CodebookPatch
     config_class = GraceConfig
     config: GraceConfig
-
-    def empty_patch(self) -> Patch:
-        """Return a `CodebookPatch` without entries; it changes nothing."""
-        return CodebookPatch(codebooks={}, provenance=self.provenance())
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make an entry for each of the edits, all in one descent."""
@@ -116,11 +126,6 @@ class Grace(StatementMethod):
 
     def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
         yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
-
-    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
-        before.check_model(self.model)
-        # Earlier entries are not active in the training, so that each edit can be removed exactly.
-        return super()._made(edits, without_codebooks(before) or self.empty_patch())
 
     def _trained(self, asked: Sequence[tuple[Edit, Request]]) -> list[Patch | Exception]:
         """Train a value for each edit, all in one descent; a patch or an exception for each."""

@@ -13,8 +13,8 @@ The setting `Deferral.lookup` selects the tokens that are looked up:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -40,6 +40,7 @@ class CodebookPatch(Patch):
 
     kind: ClassVar[Kind] = "adapter"
     file_kind: ClassVar[str] = "grace"
+    book_class: ClassVar[type[Codebook]] = Codebook
 
     codebooks: Mapping[str, Codebook]
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class CodebookPatch(Patch):
         """Whether no codebook has an entry."""
         return not any(len(book) for book in self.codebooks.values())
 
-    def without(self, ids: Collection[str]) -> CodebookPatch:
+    def without(self, ids: Collection[str]) -> Self:
         """Return the patch without the edits with these ids, as if they had never been made.
 
         Raises:
@@ -71,9 +72,9 @@ class CodebookPatch(Patch):
         known = {own for book in self.codebooks.values() for own in book.ids}
         provenance = without_edits(self.provenance, ids, known=known)
         books = {name: book.without(ids) for name, book in self.codebooks.items()}
-        return CodebookPatch(codebooks=books, provenance=provenance)
+        return replace(self, codebooks=books, provenance=provenance)
 
-    def _plus(self, other: CodebookPatch) -> CodebookPatch:
+    def _plus(self, other: Self) -> Self:
         books = dict(self.codebooks)
         for name, more in other.codebooks.items():
             if name in books and books[name].deferral != more.deferral:
@@ -82,7 +83,7 @@ class CodebookPatch(Patch):
                     f"{more.deferral!r}); make both with the same radius, expand, metric and lookup"
                 )
             books[name] = books[name] + more if name in books else more
-        return CodebookPatch(codebooks=books, provenance=joined(self.provenance, other.provenance))
+        return replace(self, codebooks=books, provenance=joined(self.provenance, other.provenance))
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
@@ -94,8 +95,12 @@ class CodebookPatch(Patch):
             if any(book.deferral.lookup == "prompt-end" for book in books.values()):
                 stack.enter_context(wanting_prompt_ends(model))
             for name, book in books.items():
-                stack.enter_context(_replacing(model, name, modules[name], book))
+                stack.enter_context(self._attached(model, name, modules[name], book))
             yield model
+
+    def _attached(self, model: LanguageModel, name: str, module: nn.Module, book: Any) -> AbstractContextManager[None]:
+        """Within the ``with`` block, the codebook acts on the module with the weight ``name``."""
+        return _replacing(model, name, module, book)
 
     def check_finite(self) -> None:
         """Check that every key and value is finite.
@@ -128,12 +133,17 @@ class CodebookPatch(Patch):
             for name, own in file.content.items():
                 labels, ids = own["labels"], own["ids"]
                 keys, values = file.tensors[f"{name}.keys"], file.tensors[f"{name}.values"]
-                if not isinstance(labels, list) or not isinstance(ids, list) or keys.dim() != 2 or values.dim() != 2:
-                    raise ValueError("labels and ids must be lists, keys [entries, in], values [entries, out]")
+                axes = keys.dim(), values.dim()
+                if not isinstance(labels, list) or not isinstance(ids, list) or axes != (2, cls.book_class.axes):
+                    raise ValueError(
+                        f"labels and ids must be lists, keys [entries, in]; keys and values have {axes} axes"
+                    )
                 if not len(keys) == len(values) == len(labels) == len(ids):
                     raise ValueError(f"{len(keys)} keys, {len(values)} values, {len(labels)} labels and {len(ids)} ids")
                 rule = Deferral.model_validate(own["deferral"])
-                books[name] = Codebook(keys=keys, values=values, labels=tuple(labels), ids=tuple(ids), deferral=rule)
+                books[name] = cls.book_class(
+                    keys=keys, values=values, labels=tuple(labels), ids=tuple(ids), deferral=rule
+                )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error}; make the patch again") from error
         return cls(codebooks=books, provenance=file.provenance)

@@ -47,6 +47,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "lora": {"steps": 4, "rank": 2, "learning_rate": 0.005},
     "malmen": UNTRAINED["malmen"],
     "mello": {"shots": 0, "steps": 1, "tokens": 4},
+    "melo": _ADAPTER,
     "memit": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "memit-kg": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "statements": 1, "composed": 1},
     "memoe": _ADAPTER,

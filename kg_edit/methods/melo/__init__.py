@@ -1,0 +1,3 @@
+"""MELO: a codebook chooses a block of a LoRA for each prompt."""
+
+METHODS = {"melo": "method:Melo"}
