@@ -80,6 +80,11 @@ COVERAGE, WIDEN = {"expand": "coverage"}, {"expand": "widen"}
         ([(0, "a"), (0.5, "a")], [(0, 1, 0)], WIDEN),
         ([(0, "a"), (1.5, "b")], [(0, 0.74999, 0), (1.5, 0.75, 1)], WIDEN),
         ([(0, "a"), (1.5, "a")], [(0.75, 1.5, 0)], {"expand": "moving-average"}),
+        # as in MELO, a ball lies around the mean of its keys, and reaches the farthest, at least epsilon far
+        ([(0, "a"), (1.5, "a")], [(0.75, 1, 0)], {"expand": "mean"}),
+        ([(0, "a"), (1.9, "a"), (2.9, "a")], [(1.6, 1.6, 0)], {"expand": "mean"}),
+        ([(0, "a"), (0.5, "a")], [(0.25, 1, 0)], {"expand": "mean"}),
+        ([(0, "a"), (1.5, "a"), (1.25, "b")], [(0.75, 0.24999, 0), (1.25, 0.25, 2)], {"expand": "mean"}),
     ],
 )
 def test_radii_follow_from_the_order_of_the_edits(
