@@ -55,6 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ke": {"untrained": True},
     "locft": {**TRAINED, "batch_size": 2},
     "lora": {"steps": 4, "rank": 2},
+    "melo": TRAINED,
     "memit": TWO_LAYERS,
     "memit-kg": {**TWO_LAYERS, "statements": 1, "composed": 1},
     "memoe": TRAINED,

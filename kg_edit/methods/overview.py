@@ -27,7 +27,7 @@ its methods, and what is the same for all of them. The columns:
 - *changes*: weights, a layer's output (adapter), or the prompt. Only weights can be merged into the model,
   or exported as LoRA.
 - *batch*: whether the edits of one call are computed together, or as a sequence, each on the model with the earlier
-  ones (`grace`: without its earlier entries).
+  ones (`grace` and `melo`: without their earlier entries).
 - *remove*: exact where one edit can be removed from a batch or a memory of many; else the ledger computes the others
   again ([patches](patches.md#what-removing-means)).
 - *graph*: whether a knowledge graph is needed.

@@ -1,8 +1,8 @@
 """The base class of patches. A patch is the change that edits make to a model, applied within a ``with`` block.
 
 `Patch` has the operations of all kinds (`applied`, `merge_into`, ``+``, `save`, `load`); files are written without
-pickle. This folder has patches of weights, of adapters and of the prompt; GRACE, SERAC and MeLLo have patch classes of
-their own in their folders. `PatchStack` holds patches of different kinds at once.
+pickle. This folder has patches of weights, of adapters and of the prompt; GRACE, MELO, SERAC and MeLLo have patch
+classes of their own in their folders. `PatchStack` holds patches of different kinds at once.
 """
 
 from __future__ import annotations

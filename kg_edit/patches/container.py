@@ -3,8 +3,8 @@
     {"format": "kg-edit-patch", "version": 1, "kind": "weights", "provenance": {...}, "content": ...}
 
 ``kind`` selects the class that reads the file: ``weights``, ``prompt``, ``adapters`` (this folder), or the name of a
-method with a patch class of its own (``grace``, ``mello``, ``serac``). ``content`` is what that class needs besides the
-tensors.
+method with a patch class of its own (``grace``, ``mello``, ``melo``, ``serac``). ``content`` is what that class needs
+besides the tensors.
 """
 
 from __future__ import annotations
