@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from wikidata_cache.endpoints.endpoint import PATIENCE, EndpointSource
-from wikidata_cache.errors import BadOptionError, EndpointError
+from wikidata_cache.errors import EndpointError
 from wikidata_cache.sources.source import Answer, Binding, Provenance, Template
 
 logger = logging.getLogger(__name__)
@@ -25,14 +25,9 @@ class EndpointChain:
 
     Each question goes to the first endpoint that can answer it, and can be asked without a long wait. If an endpoint
     fails, the remaining ids go to the next one. If none answers, the chain waits for one, at most `PATIENCE` seconds.
-
-    Raises:
-        BadOptionError: there is no endpoint.
     """
 
     def __init__(self, endpoints: Sequence[EndpointSource]) -> None:
-        if not endpoints:
-            raise BadOptionError("endpoints=(): a chain needs at least one endpoint.")
         self._endpoints = list(endpoints)
         self._refusals: dict[str, EndpointError] = {}
 
