@@ -12,8 +12,7 @@ from tests.wikidata_cache.fault_server import hasty, status
 from tests.wikidata_cache.link_graph import homonyms, only
 from tests.wikidata_cache.wikidata_helpers import Fault
 from wikidata_cache.endpoints.action_api import ActionApi
-from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
-from wikidata_cache.ids import WIKIDATA_API
+from wikidata_cache.errors import BadOptionError, EndpointError, OfflineError
 from wikidata_cache.linking.linker import Linker, open_linker
 
 
@@ -127,11 +126,6 @@ def test_search_raises_lasting_failures_at_once(client: ActionApi, api: ApiServe
     with pytest.raises(EndpointError, match=message):
         client.search("USA")
     assert len(api.requests) == 1
-
-
-def test_wikidata_requires_a_contact() -> None:
-    with pytest.raises(MissingContactError, match="contact"):
-        ActionApi(WIKIDATA_API)
 
 
 def test_offline_forbids_the_api(client: ActionApi, api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,10 +109,6 @@ def test_rdflib_gives_the_same_subgraphs(golden: list[str], files: list[Path]) -
     assert hashes(RdflibSource(files)) == golden
 
 
-def test_loopback_endpoint_gives_the_same_subgraphs(golden: list[str], loopback: Server) -> None:
-    assert hashes(EndpointSource(loopback.url)) == golden
-
-
 def test_cache_gives_the_same_subgraphs_online_and_offline(
     golden: list[str], loopback: Server, cache_path: str
 ) -> None:
