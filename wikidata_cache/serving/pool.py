@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -51,9 +52,10 @@ class WorkerPool:
         if not self._places.acquire(timeout=self._seconds):
             return {"status": 503, "text": "All processes are busy with other queries; try again later."}
         try:
-            try:
+            worker = None
+            with suppress(IndexError):
                 worker = self._idle.pop()
-            except IndexError:
+            if worker is None or not worker.is_alive():  # the system ends idle processes too where memory is short
                 worker = self._started()
             outcome = worker.run({"query": query, "accept": list(accept), "out": str(out)}, deadline)
             if outcome is not None:
@@ -134,6 +136,10 @@ class _Worker:
         line = self._line(deadline)
         outcome: Outcome | None = None if line is None else json.loads(line)
         return outcome
+
+    def is_alive(self) -> bool:
+        """Return whether the process can take a task."""
+        return self._process.poll() is None
 
     def end(self) -> None:
         """Kill the process and wait for it."""

@@ -22,6 +22,9 @@ class Endless:
     def wait_until_ready(self) -> None:
         pass
 
+    def is_alive(self) -> bool:
+        return True
+
     def run(self, task: object, deadline: float) -> None:
         self.running.set()
         self.ended.wait()

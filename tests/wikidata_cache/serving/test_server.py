@@ -132,6 +132,13 @@ def test_query_beyond_the_memory_limit_is_stopped(loaded: Path, tmp_path: Path) 
         assert pool.run(ONE, [], tmp_path / "out")["status"] == 200
 
 
+def test_process_that_died_while_it_was_idle_is_replaced(loaded: Path, tmp_path: Path) -> None:
+    with closing(WorkerPool(engine_folder(loaded), seconds=60, size=1)) as pool:
+        [worker] = pool._idle
+        worker.end()
+        assert pool.run(ONE, [], tmp_path / "out")["status"] == 200
+
+
 def test_query_that_is_nested_too_deeply_ends_its_process_alone(url: str) -> None:
     status, _, text = post(url, f"SELECT * {'{' * 5_000}{'}' * 5_000}")
     assert status == 500 and "nested too deeply" in text
