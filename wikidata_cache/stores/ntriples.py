@@ -41,6 +41,7 @@ _PLAIN = rb'[^"\\\x00-\x1f\x7f]*'
 _CANONICAL = re.compile(
     _PLAIN + rb'(?:"' + _PLAIN + rb'(?:\\[nrt"\\]' + _PLAIN + rb')*"(?:@[a-z0-9-]+|\^\^<[^>"]*>)?)? \.'
 )
+_STRING = f"^^<{XSD}string>".encode()  # which the engine leaves out: it is the type of every text
 # N-Triples also allows no space, or several, between two terms; a text may contain the same characters.
 _SPACED = re.compile(rb'(?:<[^>]*>|_:[^\s<>"]+) <[^>]*> [<"_]')
 _MAYBE_NOT_SPACED = re.compile(rb'>(?:[<"_\t]| [ \t])')
@@ -171,7 +172,7 @@ def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) 
 
         try:
             line.decode()
-            usual = _CANONICAL.fullmatch(line) is not None
+            usual = _CANONICAL.fullmatch(line) is not None and _STRING not in line
         except UnicodeDecodeError:
             usual = False
         canonical.append(line if usual else _parsed(line, first, at_fault))
@@ -180,7 +181,7 @@ def _canonical(kept: list[bytes], tidy: bytes, first: int, bad: BadLineHandler) 
 
 def _surely_canonical(text: bytes) -> bool:
     """Test fast whether all lines are surely canonical. False means that each line must be checked."""
-    if any(escape in text for escape in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f")) or _CAPITALS.search(text):
+    if any(part in text for part in (rb"\u", rb"\U", rb"\'", rb"\b", rb"\f", _STRING)) or _CAPITALS.search(text):
         return False
     # Each triple with a text has two quotes that are not escaped: one after "> ", one at the end of the text.
     quotes = text.count(b'"') - text.count(rb"\"")

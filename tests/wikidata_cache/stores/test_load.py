@@ -155,6 +155,17 @@ def test_content_hash_does_not_depend_on_spelling(tmp_path: Path, spelling: str,
     assert (kept.content_hash, kept.counts) == (plain.content_hash, plain.counts), spelling
 
 
+def test_stated_type_of_a_text_changes_no_hash(tmp_path: Path) -> None:
+    plain = '<http://x/a> <http://x/b> "c" .\n'
+    stated = plain.replace('"c"', '"c"^^<http://www.w3.org/2001/XMLSchema#string>')
+    kept = LoadOptions(keep_all=True)
+    found = [
+        load([written(tmp_path / f"{number}.nt", text)], tmp_path / f"wd{number}", options=kept).manifest.content_hash
+        for number, text in enumerate((plain, stated))
+    ]
+    assert found[0] == found[1]
+
+
 def test_repeated_triples_count_once(tmp_path: Path) -> None:
     first, second = (written(tmp_path / f"{name}.nt", WANTED) for name in "ab")
     once = load([first], tmp_path / "one").manifest
