@@ -8,7 +8,6 @@ object by another, (s, r, o -> o*); what is only added, only removed, or replace
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.deny_lists import meta_properties
@@ -39,10 +38,7 @@ class Changes:
     found: list[Change] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     compared: int = 0
-
-    @cached_property
-    def _internal(self) -> frozenset[str]:
-        return meta_properties()
+    _internal: frozenset[str] = field(default_factory=meta_properties)
 
     def compare(self, subject: str, old: Iterable[Pair], new: Mapping[Pair, str]) -> None:
         """Add what differs between the (relation, object) pairs of a subject; `new` has the time of each new one."""

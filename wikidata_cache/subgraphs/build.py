@@ -19,9 +19,9 @@ from typing import Literal, NamedTuple
 
 import networkx as nx
 
-from wikidata_cache.errors import TruthyOnlyError
+from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
 from wikidata_cache.ids import Statement, is_item, is_property
-from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, find_ends, leakage_filter, with_merged_answers
+from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, leakage_filter, try_ends, with_merged_answers
 from wikidata_cache.subgraphs.facts import Facts, as_attributes
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.rules import Consequence
@@ -38,12 +38,16 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOpt
     """Build the subgraph of each edit; requests are shared.
 
     Raises:
-        TruthyOnlyError: as `expand` raises it. The errors of `find_ends` are raised as well.
+        TruthyOnlyError: as `expand` raises it. The errors of `try_ends` are raised as well.
     """
     if not edits:
         return []
     options = with_merged_answers(options, facts)
-    ends = find_ends(edits, facts)
+    ends: list[EditEnds] = []
+    for end in try_ends(edits, facts):
+        if isinstance(end, WikidataCacheError):
+            raise end
+        ends.append(end)
     expansions = [_start(end, options, facts) for end in ends]
     # The edge s -r-> o* of the edit is hop 1, so the roots are expanded hops - 1 times.
     rounds = [options.per_node] * (options.hops - 1)

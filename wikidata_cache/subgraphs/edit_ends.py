@@ -1,8 +1,8 @@
 """Resolve the ends of edits (subject, new and old object) to nodes of a graph, and filter statements that leak answers.
 
-`EditLike` is the interface of an edit. `find_ends` and `try_ends` turn edits into `EditEnds`: labels become ids, and
-merged items are replaced; requests are shared between edits. `leakage_filter` rejects statements that would reveal the
-old fact, an answer, or a statement of the subject.
+`EditLike` is the interface of an edit. `try_ends` turns edits into `EditEnds`: labels become ids, and merged items are
+replaced; requests are shared between edits. `leakage_filter` rejects statements that would reveal the old fact, an
+answer, or a statement of the subject.
 """
 
 from __future__ import annotations
@@ -162,23 +162,13 @@ class EditEnds:
         return forward or (self.is_subject(b, label(b)) and self.is_target_true(a, label(a)))
 
 
-def find_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds]:
+def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | WikidataCacheError]:
     """Resolve the ids of every edit, replace merged items, and check that the graph knows the new object.
 
-    Raises:
-        AmbiguousLabelError, UnknownLabelError: a label names several entities, or none.
-        EntityNotInGraphError: the graph has no statement or label of a new object.
-        BadOptionError: an id is malformed.
+    Requests are shared. In place of the ends of an edit whose id is malformed, whose label names several entities or
+    none, or whose new object is not in the graph, there is a BadOptionError, AmbiguousLabelError, UnknownLabelError or
+    EntityNotInGraphError.
     """
-    found = try_ends(edits, facts)
-    for end in found:
-        if isinstance(end, WikidataCacheError):
-            raise end
-    return [end for end in found if isinstance(end, EditEnds)]
-
-
-def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | WikidataCacheError]:
-    """Return for each edit the result of `find_ends`, or the error that it would raise; requests are shared."""
     found: list[EditEnds | WikidataCacheError | None] = [_malformed(edit) for edit in edits]
     sound = [number for number, error in enumerate(found) if error is None]
 
