@@ -26,6 +26,7 @@ from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.stores.inputs import LoadOptions
 from wikidata_cache.stores.load import load
 from wikidata_cache.subgraphs.options import SubgraphOptions
+from wikidata_cache.subgraphs.rules import Rules
 from wikidata_cache.values import date_value, json_value, literal_value, quantity_value, words
 
 LEBRON, TEAM, CM, HUMAN = "Q36159", "Q169138", "Q174728", "Q5"
@@ -218,7 +219,7 @@ def test_graph_without_values_is_named(cache: WikidataCache, caplog: pytest.LogC
     assert caplog.text.count("no date and no quantity") == 1 and "load --values" in caplog.text
 
 
-@pytest.mark.parametrize("more", [{"statements": "all"}, {"rules": ()}])
+@pytest.mark.parametrize("more", [{"statements": "all"}, {"rules": Rules(())}])
 def test_options_that_do_not_fit_are_refused(more: dict) -> None:
     with pytest.raises(BadOptionError, match="values=True reads statements of best rank"):
         SubgraphOptions(values=True, **more)
