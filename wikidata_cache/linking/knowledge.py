@@ -56,17 +56,10 @@ class EntityInfo:
 
 
 class Knowledge(ABC):
-    """A provider of entities by name, and of facts about entities."""
+    """A provider of entities by name, and of facts about entities; `name` is for messages."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The name of the provider, for messages."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether a question costs a request, so that questions should be sent together."""
-        return True
+    name: str
+    is_remote = True  # a question costs a request, so that questions should be sent together
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
         """Fetch all of these names together, if possible, so that `named` needs no request."""
@@ -96,19 +89,11 @@ class GraphKnowledge(Knowledge):
     """
 
     def __init__(self, facts: Facts, index: LabelIndex | None = None) -> None:
+        self.name = facts.source.name
+        self.is_remote = index is None  # local graphs have an index, endpoints do not
         self.facts = facts
         self._index = index
         self._is_layered = isinstance(facts.source, FallbackSource)
-
-    @property
-    def name(self) -> str:
-        """The name of the graph's source."""
-        return self.facts.source.name
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether there is no index: local graphs have an index, endpoints do not."""
-        return self._index is None
 
     def prefetch_names(self, texts: Iterable[str]) -> None:
         """Fetch the entities with these labels, many per request; do nothing if an index has them all."""

@@ -23,14 +23,10 @@ class OnlineKnowledge(Knowledge):
     """
 
     def __init__(self, api: ActionApi) -> None:
+        self.name = api.name
         self._api = api
         self._entities: dict[str, ApiEntity | None] = {}
         self._searches: dict[tuple[str, EntityKind, int], list[str]] = {}
-
-    @property
-    def name(self) -> str:
-        """The URL of the API, for messages."""
-        return self._api.name
 
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """Return the entities that either search finds, each with its best matching name."""
