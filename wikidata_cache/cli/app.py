@@ -301,14 +301,13 @@ def main() -> None:
     """
     set_up_console()
     try:
-        try:
-            app()
-        except (SystemExit, KeyboardInterrupt) as end:
-            if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
-                raise
-            command = next((word for word in sys.argv[1:] if word in _AFTER_INTERRUPT), "")
-            echo(f"stopped{_AFTER_INTERRUPT.get(command, '')}", err=True)
-            raise SystemExit(_INTERRUPTED) from None
+        app()
+    except (SystemExit, KeyboardInterrupt) as end:
+        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+            raise
+        command = next((word for word in sys.argv[1:] if word in _AFTER_INTERRUPT), "")
+        echo(f"stopped{_AFTER_INTERRUPT.get(command, '')}", err=True)
+        raise SystemExit(_INTERRUPTED) from None
     except (WikidataCacheError, OSError) as error:
         way = "" if isinstance(error, WikidataCacheError) else "; check the path, its permissions, and the free space"
         echo(f"wikidata-cache: {one_line(str(error))}{way}", err=True)
