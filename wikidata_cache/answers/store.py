@@ -119,14 +119,10 @@ class AnswerStore:
         """
         fetched_at = utc(exchange.fetched_at)
         record: dict[str, Json] = {
+            **vars(exchange),
             "graph": graph,
             "template": template,
-            "url": exchange.url,
-            "query": exchange.query,
             "fetched_at": fetched_at,
-            "elapsed_ms": exchange.elapsed_ms,
-            "rows": exchange.rows,
-            "sha256": exchange.sha256,
             "headers": dict(exchange.headers),
             "library": f"wikidata-cache {release()}",
         }
