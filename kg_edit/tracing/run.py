@@ -106,7 +106,7 @@ def locate(
                     if known_only and is_known(model, fact) is False:
                         entry = Entry(id=fact.id, unknown=True)
                     else:
-                        entry = Entry(id=fact.id, trace=trace(model, fact, settings, level=level))
+                        entry = Entry(id=fact.id, trace=trace(model, fact, settings, level=level, note=bar.note))
                 except KgEditError as error:
                     entry = Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
                 done[fact.id] = entry

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -99,7 +99,14 @@ class Trace(BaseModel):
         return tuple(tuple(value - self.corrupted for value in row) for row in self.restored)
 
 
-def trace(model: LanguageModel, fact: TracedFact, settings: TraceSettings | None = None, *, level: float) -> Trace:
+def trace(
+    model: LanguageModel,
+    fact: TracedFact,
+    settings: TraceSettings | None = None,
+    *,
+    level: float,
+    note: Callable[[str], object] | None = None,
+) -> Trace:
     """Trace one fact; the model is not changed.
 
     Args:
@@ -107,6 +114,7 @@ def trace(model: LanguageModel, fact: TracedFact, settings: TraceSettings | None
         fact: the fact.
         settings: the sites to restore, and the noise.
         level: the standard deviation of the noise (see `noise_level`).
+        note: called with each layer in words, such as a progress bar's `note`: a fact of a large model takes minutes.
 
     Raises:
         ConfigError: the fact's answer is to be traced, but it has none.
@@ -133,6 +141,8 @@ def trace(model: LanguageModel, fact: TracedFact, settings: TraceSettings | None
         corrupted, columns = float(run.probability.mean()), list[Sequence[float]]()
         window = settings.window or default_window(model, settings.kind)
         for layer in range(layers):
+            if note:
+                note(f"layer {layer + 1} of {layers}")
             # A token before the subject is not corrupted, so restoring it changes nothing, and it is not run.
             found = run.restored(window_around(layer, size=window, layers=layers), places)  # [places, samples]
             columns.append([corrupted] * first + found.mean(1).tolist())

@@ -94,7 +94,9 @@ def test_trace_answer_is_predicted_or_true() -> None:
 
 def test_fact_without_answer_traces_the_prediction_only() -> None:
     model, fact = tiny("llama"), FACT.model_copy(update={"answer": None})
-    own = trace(model, FACT, TraceSettings(samples=2), level=1.0)
+    notes = list[str]()
+    own = trace(model, FACT, TraceSettings(samples=2), level=1.0, note=notes.append)
+    assert notes == [f"layer {layer} of {len(model.blocks)}" for layer in range(1, len(model.blocks) + 1)]
     unknown = trace(model, fact, TraceSettings(samples=2), level=1.0)
     assert (unknown.known, unknown.answer) == (None, own.answer)
     with pytest.raises(
