@@ -45,32 +45,57 @@ class ModelSpec:
 
 
 _LLAMA_LIKE = ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", final_norm="model.norm")
+_WITH_IMAGES = ModelSpec(  # the text model of a model that also reads images
+    blocks="model.language_model.layers", down_projection="mlp.down_proj", final_norm="model.language_model.norm"
+)
 _EXPERTS = ModelSpec(blocks="model.layers", down_projection=None, final_norm="model.norm")
 
+
+def _gpt_like(down_projection: str, attention: str = "attn") -> ModelSpec:
+    return ModelSpec(
+        blocks="transformer.h", down_projection=down_projection, final_norm="transformer.ln_f", attention=attention
+    )
+
+
 ARCHITECTURES: dict[str, ModelSpec] = {
-    "falcon": ModelSpec(
-        blocks="transformer.h",
-        down_projection="mlp.dense_4h_to_h",
-        final_norm="transformer.ln_f",
-        attention="self_attention",
-    ),
+    "apertus": _LLAMA_LIKE,
+    "arcee": _LLAMA_LIKE,
+    "bloom": _gpt_like("mlp.dense_4h_to_h", "self_attention"),
+    "codegen": _gpt_like("mlp.fc_out"),
+    "cohere": _LLAMA_LIKE,
+    "cohere2": _LLAMA_LIKE,
+    "ernie4_5": _LLAMA_LIKE,
+    "exaone4": _LLAMA_LIKE,
+    "falcon": _gpt_like("mlp.dense_4h_to_h", "self_attention"),
+    "gemma": _LLAMA_LIKE,
     "gemma2": _LLAMA_LIKE,
+    "gemma3": _WITH_IMAGES,
     "gemma3_text": _LLAMA_LIKE,
-    "gpt2": ModelSpec(
-        blocks="transformer.h", down_projection="mlp.c_proj", final_norm="transformer.ln_f", attention="attn"
-    ),
+    "gemma4": _WITH_IMAGES,
+    "gemma4_text": _LLAMA_LIKE,
+    "glm": _LLAMA_LIKE,
+    "glm4": _LLAMA_LIKE,
+    "gpt2": _gpt_like("mlp.c_proj"),
+    "gpt_bigcode": _gpt_like("mlp.c_proj"),
+    "gpt_neo": _gpt_like("mlp.c_proj"),
     "gpt_neox": ModelSpec(
         blocks="gpt_neox.layers",
         down_projection="mlp.dense_4h_to_h",
         final_norm="gpt_neox.final_layer_norm",
         attention="attention",
     ),
-    "gptj": ModelSpec(
-        blocks="transformer.h", down_projection="mlp.fc_out", final_norm="transformer.ln_f", attention="attn"
-    ),
+    "gptj": _gpt_like("mlp.fc_out"),
     "granite": _LLAMA_LIKE,
+    "helium": _LLAMA_LIKE,
+    "hunyuan_v1_dense": _LLAMA_LIKE,
     "llama": _LLAMA_LIKE,
+    "ministral": _LLAMA_LIKE,
+    "ministral3": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
+    "mpt": ModelSpec(
+        blocks="transformer.blocks", down_projection="ffn.down_proj", final_norm="transformer.norm_f", attention="attn"
+    ),
+    "nemotron": _LLAMA_LIKE,
     "olmo2": _LLAMA_LIKE,
     "olmo3": _LLAMA_LIKE,
     "opt": ModelSpec(
@@ -83,7 +108,10 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "phi3": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
+    "seed_oss": _LLAMA_LIKE,
     "smollm3": _LLAMA_LIKE,
+    "stablelm": _LLAMA_LIKE,
+    "starcoder2": ModelSpec(blocks="model.layers", down_projection="mlp.c_proj", final_norm="model.norm"),
 }
 
 
@@ -112,11 +140,15 @@ def find_spec(config: PreTrainedConfig) -> ModelSpec:
         UnsupportedModelError: neither the table nor a plug-in has this type. The message says how to add the family, or
             why its blocks can't be edited.
     """
-    known = known_architectures()
+    known, text = known_architectures(), config.get_text_config()
+    if getattr(text, "num_kv_shared_layers", 0):
+        raise UnsupportedModelError(
+            f"models of type {config.model_type!r} whose upper blocks read the keys and values of a lower one (such as "
+            "Gemma 4 E2B) can't be edited: these can't be shared between prompts; take a model without shared keys"
+        )
     if config.model_type in known:
         return known[config.model_type]
     message = f"models of type {config.model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
-    text = config.get_text_config()
     if not set(getattr(text, "layer_types", None) or ()) <= _ATTENTION:
         raise UnsupportedModelError(
             f"{message}Its blocks have layers without softmax attention, whose states of earlier tokens can't be "

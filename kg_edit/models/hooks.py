@@ -60,13 +60,14 @@ def is_hooked(module: nn.Module) -> bool:
 def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> Iterator[None]:
     """Run ``module`` only at the positions (rows, columns) of [rows, columns, d]; its output elsewhere is 0.
 
-    The module must treat each token alone.
+    The module must treat each token alone. All its positional arguments are states (BLOOM's MLP also takes the
+    residual).
     """
     shapes: list[Size] = []
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shapes.append(args[0].shape[:2])
-        return (args[0][index_for(places, args[0])], *args[1:])
+        return tuple(state[index_for(places, state)] for state in args)
 
     def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         whole = output.new_zeros(*shapes.pop(), output.shape[-1])

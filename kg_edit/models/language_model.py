@@ -383,6 +383,8 @@ class LanguageModel:
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         if scaling := getattr(self.text_config, "logits_scaling", None):  # Granite
             logits = logits / scaling
+        if self.text_config.model_type in ("cohere", "cohere2"):
+            logits = logits * self.text_config.logit_scale
         cap = getattr(self.text_config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

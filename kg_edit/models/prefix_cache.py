@@ -304,8 +304,8 @@ def mask_decides(model: LanguageModel, longest: int) -> bool:
     """
     config = model.text_config
     window = getattr(config, "sliding_window", None) or math.inf
-    plain = not getattr(config, "alibi", False) and config._attn_implementation in ("eager", "sdpa")
-    return plain and getattr(config, "model_type", "") != "mpt" and longest <= window
+    alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
+    return not alibi and config._attn_implementation in ("eager", "sdpa") and longest <= window
 
 
 def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:

@@ -28,7 +28,7 @@ from tests.kg_edit.tiny import tiny
 
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
-BLOOM = ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f")
+BIOGPT = ModelSpec(blocks="biogpt.layers", down_projection="fc2", final_norm="biogpt.layer_norm")
 
 
 class Mine(Rome):
@@ -95,13 +95,13 @@ def plug_in(name: str, value: str, group: str) -> EntryPoints:
 
 
 def test_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plug_in("bloom", "BLOOM", architectures.ENTRY_POINTS)
+    found = plug_in("biogpt", "BIOGPT", architectures.ENTRY_POINTS)
     monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))
-    assert find_spec(AutoConfig.for_model("bloom")) == BLOOM
+    assert find_spec(AutoConfig.for_model("biogpt")) == BIOGPT
     assert find_spec(AutoConfig.for_model("gpt2")) == architectures.ARCHITECTURES["gpt2"]
 
 
-@pytest.mark.parametrize(("name", "value"), [("gpt2", "BLOOM"), ("bloom", "Mine")])
+@pytest.mark.parametrize(("name", "value"), [("gpt2", "BIOGPT"), ("biogpt", "Mine")])
 def test_a_plug_in_neither_overrides_nor_lies(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plug_in(name, value, architectures.ENTRY_POINTS)
     monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))

@@ -23,6 +23,8 @@ TEXT = [
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}
 _LLAMA = {**_SMALL, "intermediate_size": 48, "num_key_value_heads": 2}
 _GEMMA = {**_LLAMA, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
+_PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 400}
+_IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("falcon", {**_SMALL, "alibi": False}),
@@ -48,6 +50,42 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {**_LLAMA, "head_dim": 8}),
     "smollm3": ("smollm3", {**_LLAMA, "no_rope_layer_interval": 2, "pad_token_id": 0}),
 }
+
+# Seen in tests of every family only
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "apertus": ("apertus", _LLAMA),
+    "arcee": ("arcee", _LLAMA),
+    "bloom": ("bloom", {"hidden_size": 32, "n_layer": 4, "n_head": 4}),
+    "codegen": ("codegen", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128, "rotary_dim": 4}),
+    "cohere": ("cohere", {**_LLAMA, "logit_scale": 0.25}),
+    "cohere2": ("cohere2", {**_LLAMA, "logit_scale": 0.25, "sliding_window": 5}),
+    "ernie4_5": ("ernie4_5", _LLAMA),
+    "exaone4": ("exaone4", {**_LLAMA, "sliding_window": 5, "sliding_window_pattern": 2}),
+    "gemma": ("gemma", {**_LLAMA, "head_dim": 8}),
+    "gemma3": ("gemma3", {"text_config": {**_GEMMA, "vocab_size": 400}, "vision_config": _IMAGES}),
+    "gemma4": ("gemma4", {"text_config": {**_GEMMA, **_PER_LAYER, "vocab_size": 400}, "vision_config": _IMAGES}),
+    "gemma4_text": ("gemma4_text", {**_GEMMA, **_PER_LAYER}),
+    "glm": ("glm", {**_LLAMA, "head_dim": 8, "pad_token_id": 0}),
+    "glm4": ("glm4", {**_LLAMA, "head_dim": 8, "pad_token_id": 0}),
+    "gpt_bigcode": ("gpt_bigcode", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128}),
+    "gpt_neo": (
+        "gpt_neo",
+        {
+            **{"hidden_size": 32, "num_layers": 4, "num_heads": 4, "max_position_embeddings": 128},
+            **{"attention_types": [[["global", "local"], 2]], "window_size": 5},
+        },
+    ),
+    "helium": ("helium", {**_LLAMA, "head_dim": 8}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {**_LLAMA, "head_dim": 8}),
+    "ministral": ("ministral", {**_LLAMA, "head_dim": 8, "sliding_window": 5}),
+    "ministral3": ("ministral3", {**_LLAMA, "head_dim": 8}),
+    "mpt": ("mpt", {"d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 128, "expansion_ratio": 2}),
+    "nemotron": ("nemotron", _LLAMA),
+    "seed_oss": ("seed_oss", {**_LLAMA, "head_dim": 8}),
+    "stablelm": ("stablelm", _LLAMA),
+    "starcoder2": ("starcoder2", _LLAMA),
+}
+CONFIGS |= FURTHER
 
 # Mixtures of experts, which have no single down-projection
 _ROUTED = {**_LLAMA, "num_experts_per_tok": 2, "moe_intermediate_size": 16}

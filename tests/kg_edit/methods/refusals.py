@@ -23,7 +23,10 @@ from kg_edit.methods.adapters.base import AdapterMethod
 from kg_edit.methods.memit.method import SpreadConfig
 
 # Families that normalise after the MLP, or scale its output
-POST_NORM = {"gemma2", "gemma3_text", "granite", "olmo2", "olmo3", "opt-350m"}
+POST_NORM = {
+    *("exaone4", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"),
+    *("glm4", "granite", "olmo2", "olmo3", "opt-350m"),
+}
 
 
 class Refusal(NamedTuple):

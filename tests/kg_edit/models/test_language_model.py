@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,15 +159,15 @@ def save_config(folder: Path, model_type: str, **options: object) -> None:
 
 
 def test_unknown_family_error_names_known_ones(tmp_path: Path) -> None:
-    save_config(tmp_path, "bloom")
-    with pytest.raises(UnsupportedModelError, match=r"'bloom' can't be edited yet; known types: falcon, gemma2"):
+    save_config(tmp_path, "biogpt")
+    with pytest.raises(UnsupportedModelError, match=r"'biogpt' can't be edited yet; known types: apertus, arcee"):
         LanguageModel.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("model_type", "message"),
     [
-        ("bloom", r"To add this family, give its module paths.*entry-point group 'kg_edit.architectures'"),
+        ("biogpt", r"To add this family, give its module paths.*entry-point group 'kg_edit.architectures'"),
         ("qwen3_5", "layers without softmax attention"),
     ],
 )
@@ -183,13 +184,19 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
 
 def test_own_spec_is_used_and_checked() -> None:
     """A family outside the table, by argument; wrong paths are named."""
-    config = AutoConfig.for_model("bloom", hidden_size=32, n_layer=2, n_head=4, vocab_size=400)
-    bloom = AutoModelForCausalLM.from_config(config)
-    right = ModelSpec(blocks="transformer.h", down_projection="mlp.dense_4h_to_h", final_norm="transformer.ln_f")
-    assert len(LanguageModel.wrap(bloom, byte_level(), name="bloom", spec=right).blocks) == 2
-    wrong = ModelSpec(blocks="transformer.h", down_projection="mlp.no_such", final_norm="transformer.ln_f")
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    biogpt = AutoModelForCausalLM.from_config(AutoConfig.for_model("biogpt", vocab_size=400, **small))
+    right = ModelSpec(blocks="biogpt.layers", down_projection="fc2", final_norm="biogpt.layer_norm")
+    assert len(LanguageModel.wrap(biogpt, byte_level(), name="biogpt", spec=right).blocks) == 2
+    wrong = replace(right, down_projection="no_such")
     with pytest.raises(UnsupportedModelError, match="no_such"):
-        LanguageModel.wrap(bloom, byte_level(), name="bloom", spec=wrong)
+        LanguageModel.wrap(biogpt, byte_level(), name="biogpt", spec=wrong)
+
+
+def test_shared_keys_are_refused() -> None:
+    config = AutoConfig.for_model("gemma4_text", num_kv_shared_layers=15)
+    with pytest.raises(UnsupportedModelError, match=r"'gemma4_text' whose upper blocks read the keys .* Gemma 4 E2B"):
+        find_spec(config)
 
 
 def test_slow_tokenizer_is_refused() -> None:
