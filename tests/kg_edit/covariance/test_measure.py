@@ -28,7 +28,7 @@ from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.everyday import keep_first
-from tests.kg_edit.tiny import CONFIGS, TEXT, tiny
+from tests.kg_edit.tiny import TEXT, families, tiny
 
 CHUNK = 8 * SelfCorpus.rows
 UNPACKED = {"falcon", "falcon-alibi", "opt", "opt-350m"}  # do not read position ids so
@@ -65,7 +65,7 @@ def test_cache_that_can_not_be_written_is_refused_before_the_pass(
         of(tmp_path / "cache" / "covariance", 1)
 
 
-@pytest.mark.parametrize("family", sorted(CONFIGS))
+@pytest.mark.parametrize("family", families())
 def test_forward_pass_ends_at_the_highest_layer(family: str) -> None:
     model = tiny(family)
     ran: list[str] = []
@@ -83,7 +83,7 @@ def test_forward_pass_ends_at_the_highest_layer(family: str) -> None:
     assert {layer: sum(map(len, seen)) for layer, seen in keys.items()} == dict.fromkeys((0, 2), sum(map(len, rows)))
 
 
-@pytest.mark.parametrize("family", sorted(CONFIGS))
+@pytest.mark.parametrize("family", families())
 def test_packed_texts_do_not_attend_to_each_other(family: str) -> None:
     model = tiny(family)
     rows = [model.tokenizer(text[start:])["input_ids"] for text in TEXT[:3] for start in (0, 30, 60)]

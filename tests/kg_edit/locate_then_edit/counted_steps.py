@@ -21,14 +21,14 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit import second_device
-from tests.kg_edit.tiny import CONFIGS, FURTHER, tiny
+from tests.kg_edit.tiny import FIRST, tiny
 
 EDITS = [
     Edit(subject="The lazy dog", prompt="{} lives in", target_new="London"),
     Edit(subject="Spike Hughes", prompt="{} originates from", target_new="Paris"),
 ]
 # The simulated device can't run Falcon
-FAMILIES = [family for family in CONFIGS if family not in FURTHER and not family.startswith("falcon")]
+FAMILIES = [family for family in FIRST if not family.startswith("falcon")]
 CONTEXTS = ("{}", "It is known that {}", "The river and the people. {}")
 
 

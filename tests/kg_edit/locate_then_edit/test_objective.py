@@ -30,7 +30,7 @@ from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import encode
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import CONFIGS, FIRST, families, tiny
 
 CONTEXTS = ("{}", "The quick brown fox. {}", "Where does it flow? I. {}")
 EDITS = (("{} plays for", "LeBron James", "Los Angeles Lakers"), ("In {}, the capital is", "France", "Rome"))
@@ -128,7 +128,7 @@ def test_value_is_the_modules_own_output(family: str) -> None:
         torch.testing.assert_close(own, value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families(FIRST))
 def test_shared_contexts_change_no_loss(family: str) -> None:
     """Rows of unlike length have padding between context and prompt, which a short window must not count."""
     model, contexts = tiny(family), ("{}", "The quick brown fox. {}", "Paris. {}")

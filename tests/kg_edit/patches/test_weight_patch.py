@@ -12,7 +12,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import Pair, score, score_each
-from tests.kg_edit.tiny import CONFIGS, same_weights, tiny, weights_of
+from tests.kg_edit.tiny import families, same_weights, tiny, weights_of
 
 ASKED = [
     [Pair("LeBron James plays for the", "Los Angeles Lakers"), Pair("LeBron James plays for the", "Miami Heat")],
@@ -34,7 +34,7 @@ def patches(model: LanguageModel) -> list[Patch | None]:
     return [None, *(WeightPatch(factors=one, provenance={}) for one in made)]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_scores_of_many_patches_equal_each_alone(family: str) -> None:
     model = tiny(family)
     weights = weights_of(model)

@@ -9,7 +9,7 @@ from kg_edit.errors import ModelError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.scoring.likelihood import Pair, TokenScores, predictions, score
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 PAIRS = [
     Pair("LeBron James plays for the", "Los Angeles Lakers"),
@@ -39,7 +39,7 @@ def check_equal(model: LanguageModel, pairs: list[Pair]) -> None:
         assert found[pair] == pytest.approx(alone(model, pair), abs=1e-4), pair
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", families())
 def test_tree_equals_one_by_one_in_every_family(name: str) -> None:
     check_equal(tiny(name), PAIRS)
 

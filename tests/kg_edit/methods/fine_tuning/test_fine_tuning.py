@@ -24,7 +24,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
 SECOND = Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="Rome")
@@ -82,7 +82,7 @@ def test_first_loss_is_that_of_the_variant(family: str) -> None:
         assert record["loss_after"] < record["loss_before"]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_row_losses_rerun_only_the_upper_blocks(family: str) -> None:
     """Logits and gradient, for rows of different lengths and a change of the weight."""
     model = tiny(family)

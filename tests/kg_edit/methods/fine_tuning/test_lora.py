@@ -15,7 +15,7 @@ from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted, target_m
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
 CONFIG = LoraConfig(rank=3, alpha=12, seed=1)
@@ -30,7 +30,7 @@ def anatomy(model: nn.Module) -> list[Any]:
     return [(name, id(module), sorted(vars(module))) for name, module in model.named_modules()]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     """And the model is made of the very same modules afterwards."""
     model = tiny(family)

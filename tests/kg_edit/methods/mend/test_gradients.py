@@ -19,7 +19,7 @@ from kg_edit.methods.mend.gradients import (
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 TEXT, TARGET = "LeBron James plays for", "Los Angeles Lakers"
 
@@ -43,7 +43,7 @@ def autograd(model: LanguageModel, names: tuple[str, ...]) -> tuple[dict[str, to
     return found, float(loss.detach())
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_factors_are_the_gradient_of_the_weight(family: str) -> None:
     """Linear and Conv1D, gated and plain MLPs, MLPs on flattened rows."""
     model = tiny(family)

@@ -11,7 +11,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.methods.mend.examples import hooks_of
-from tests.kg_edit.tiny import CONFIGS, tiny
+from tests.kg_edit.tiny import families, tiny
 
 ASKED = (
     ("LeBron James plays for", "Miami Heat"),
@@ -31,7 +31,7 @@ def plain(model: LanguageModel, prompt: Prompt) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families())
 def test_the_logits_are_those_of_a_model_with_the_patch(family: str) -> None:
     model = tiny(family)
     names, rows = mlp_weights(model, 2), prompts(model)
