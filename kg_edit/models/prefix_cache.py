@@ -300,10 +300,10 @@ class _FrozenLayer(_PrefixLayer):
 def mask_decides(model: LanguageModel, longest: int) -> bool:
     """Return whether mask and position ids alone decide which token attends to which, for up to ``longest`` tokens.
 
-    False for ALiBi, which counts places in the row, and for a sliding window shorter than the text.
+    False for ALiBi, which counts places in the row, and for a window shorter than the text (GPT-Neo: ``window_size``).
     """
     config = model.text_config
-    window = getattr(config, "sliding_window", None) or math.inf
+    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None) or math.inf
     alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
     return not alibi and config._attn_implementation in ("eager", "sdpa") and longest <= window
 

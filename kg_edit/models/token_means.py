@@ -86,8 +86,10 @@ class TokenMeans:
     """
 
     def __init__(self, model: LanguageModel, layer: int | None, *, name: str) -> None:
-        around = model.spec.blocks.rpartition(".")[0]  # in some families the head calls this module, not the base model
-        self._block: nn.Module = model.model.get_submodule(around) if layer is None else model.block(layer)
+        around = model.model.get_submodule(model.spec.blocks.rpartition(".")[0])
+        # In some families the head calls this module, not the base model; with images it gets embeddings, not ids.
+        around = around if model.text_config is model.model.config else model.model.base_model
+        self._block: nn.Module = around if layer is None else model.block(layer)
         self._key = f"{layer}/{name}"
         self._window = getattr(model.text_config, "sliding_window", None) or math.inf
         self.size = (0, 0)  # rows and tokens of the block's last call

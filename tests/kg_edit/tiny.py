@@ -23,7 +23,7 @@ TEXT = [
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}
 _LLAMA = {**_SMALL, "intermediate_size": 48, "num_key_value_heads": 2}
 _GEMMA = {**_LLAMA, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
-_PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 400}
+_PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 403}
 _IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -63,7 +63,14 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone4": ("exaone4", {**_LLAMA, "sliding_window": 5, "sliding_window_pattern": 2}),
     "gemma": ("gemma", {**_LLAMA, "head_dim": 8}),
     "gemma3": ("gemma3", {"text_config": {**_GEMMA, "vocab_size": 400}, "vision_config": _IMAGES}),
-    "gemma4": ("gemma4", {"text_config": {**_GEMMA, **_PER_LAYER, "vocab_size": 400}, "vision_config": _IMAGES}),
+    "gemma4": (
+        "gemma4",
+        {
+            **{"image_token_id": 400, "video_token_id": 401, "audio_token_id": 402},
+            "text_config": {**_GEMMA, **_PER_LAYER, "vocab_size": 403},
+            "vision_config": _IMAGES,
+        },
+    ),
     "gemma4_text": ("gemma4_text", {**_GEMMA, **_PER_LAYER}),
     "glm": ("glm", {**_LLAMA, "head_dim": 8, "pad_token_id": 0}),
     "glm4": ("glm4", {**_LLAMA, "head_dim": 8, "pad_token_id": 0}),

@@ -31,7 +31,7 @@ from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, families, tiny
 
 CHUNK = 8 * SelfCorpus.rows
-UNPACKED = {"falcon", "falcon-alibi", "opt", "opt-350m"}  # do not read position ids so
+UNPACKED = {"bloom", "falcon", "falcon-alibi", "mpt", "opt", "opt-350m"}  # do not read position ids so
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,11 @@ from torch import Tensor
 from kg_edit.models.fused_kernels import FusedGELU, FusedRMSNorm, use_fused_kernels
 from tests.kg_edit.tiny import families, tiny
 
-NORMS = ("llama", "smollm3", "mistral", "phi3", "qwen2", "qwen3", "granite", "olmo2", "olmo3")
-ACTIVATIONS = ("gpt2", "gptj", "phi")
+NORMS = {
+    *("apertus", "arcee", "ernie4_5", "exaone4", "glm", "glm4", "granite", "helium", "hunyuan_v1_dense", "llama"),
+    *("ministral", "ministral3", "mistral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3"),
+}
+ACTIVATIONS = {"codegen", "gpt2", "gpt_neo", "gptj", "phi"}
 
 
 def gradients(model: torch.nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,10 +50,15 @@ def attention_of(block: nn.Module) -> nn.Module:
 
 
 def plain_site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
-    """The paper's modules, found without the table: a whole MLP where there is one, an attention by its name."""
+    """The paper's modules, found without the table: a whole MLP where there is one, an attention by its name.
+
+    The MLPs of BLOOM and MPT add the residual themselves: their second matrix is the site.
+    """
     block = model.blocks[layer]
     if kind == "mlp":
-        return getattr(block, "mlp", None) or block.fc2
+        whole = getattr(block, "mlp", None) or getattr(block, "ffn", None) or block.fc2
+        inner = {"bloom": "dense_4h_to_h", "mpt": "down_proj"}.get(model.text_config.model_type)
+        return getattr(whole, inner) if inner else whole
     return block if kind == "hidden" else attention_of(block)
 
 
