@@ -23,7 +23,7 @@ TEXT = [
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}
 _LLAMA = {**_SMALL, "intermediate_size": 48, "num_key_value_heads": 2}
 _GEMMA = {**_LLAMA, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
-_PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 403}
+_GEMMA_4 = {**_GEMMA, "global_head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 403}
 _IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -67,11 +67,11 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma4",
         {
             **{"image_token_id": 400, "video_token_id": 401, "audio_token_id": 402},
-            "text_config": {**_GEMMA, **_PER_LAYER, "vocab_size": 403},
+            "text_config": {**_GEMMA_4, "vocab_size": 403},
             "vision_config": _IMAGES,
         },
     ),
-    "gemma4_text": ("gemma4_text", {**_GEMMA, **_PER_LAYER}),
+    "gemma4_text": ("gemma4_text", {**_GEMMA_4}),
     "glm": ("glm", {**_LLAMA, "head_dim": 8, "pad_token_id": 0}),
     "glm4": ("glm4", {**_LLAMA, "head_dim": 8, "pad_token_id": 0}),
     "gpt_bigcode": ("gpt_bigcode", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128}),
