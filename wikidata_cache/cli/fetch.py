@@ -20,7 +20,7 @@ from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo
 from wikidata_cache.edits import file_of, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
-from wikidata_cache.ids import check_ids, is_item
+from wikidata_cache.ids import check_ids, is_item, is_text
 from wikidata_cache.sources.source import Kind
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
@@ -172,6 +172,8 @@ def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
 
     if kind not in ("named", "ends", "at_end"):  # their ids are labels, or ends of relations
         check_ids(ids)
+    if wrong := next((text for text in ids if not is_text(text)), None):
+        raise BadOptionError(f"{wrong!r} is not UTF-8; type it in a terminal that is.")
     found = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], sorted(set(ids))))
     echo(f"{len(set(ids))} ids of kind {kind}: {found} facts in the cache")
 

@@ -124,6 +124,8 @@ def test_fetch_refuses_contradictory_options(edits: Path, monkeypatch: pytest.Mo
 def test_options_without_effect_are_refused(edits: Path, tmp_path: Path) -> None:
     with pytest.raises(BadOptionError, match="--kind fetches facts about ids, and --per-node, --out is for files"):
         run_cli("fetch", "--kind", "label", "Q65", "--out", str(tmp_path / "s.jsonl"), "--per-node", "3")
+    with pytest.raises(BadOptionError, match=r"'caf\\udce9' is not UTF-8"):  # what Python makes of other bytes
+        run_cli("fetch", "--kind", "named", "caf\udce9", "--graph", "extract")
     with pytest.raises(BadOptionError, match=r"there is no folder .*none\. Make it"):
         run_cli("fetch", edits, "--out", str(tmp_path / "none" / "s.jsonl"))
     for option in (["--relation", "P19"], ["--role", "subject"], ["--kind", "property"], ["--label", "x"], ["--json"]):
