@@ -254,7 +254,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         raise CacheFileError(
             path, "is a folder", "Give the name of a file in it, with --cache (cache=...) or KG_CACHE."
         )
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"  # a name on disk may be any bytes
     connection = sqlite3.connect(uri, uri=True, timeout=_WAIT, isolation_level=None, check_same_thread=False)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(_SHORTEST_LIMIT, largest_answer()))
     connection.execute("PRAGMA trusted_schema = OFF")  # no functions with side effects in views of a foreign file

@@ -47,6 +47,13 @@ def test_store_separates_absent_from_unknown(tmp_path: Path) -> None:
         assert store.look_up("wikidata", "description", ["Q1"]) == {}
 
 
+@pytest.mark.parametrize("name", ["a?b#c.sqlite", "100%41.sqlite", "caf\udce9.sqlite"])  # the last is no UTF-8 on disk
+def test_store_may_have_any_name(tmp_path: Path, name: str) -> None:
+    with filled(tmp_path / name) as store:
+        assert labels_of(store, "Q1") == {"Q1": ["Universe", "en"]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, f"{name}.locks"]
+
+
 def test_store_stays_where_it_is_after_a_change_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
