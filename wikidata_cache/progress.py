@@ -53,7 +53,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         leave: bool = True,
         delay: float = 0.0,
     ) -> None:
-        self._logs, self._ended, self._stopped = not sys.stderr.isatty(), Event(), False
+        # A process may have no stderr, such as one of pythonw or of a service.
+        self._logs, self._ended, self._stopped = not (sys.stderr and sys.stderr.isatty()), Event(), False
         self._moved = time.time()  # when work was last counted
         self._phase: tuple[str, int, float] | None = None  # its name, its items, and when it began
         self._timed: dict[str, tuple[int, float]] = {}  # items and seconds of the ended phases

@@ -157,3 +157,8 @@ def test_terminal_has_a_bar_and_no_lines(
 )
 def test_duration_has_one_unit(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_process_without_stderr_has_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # of pythonw, of a service, after `2>&-`
+    assert list(Bar([1, 2], title="rome", unit="edit")) == [1, 2]
