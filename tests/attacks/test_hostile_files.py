@@ -126,7 +126,7 @@ def _read_pack(path: Path) -> None:
     open_pack(path).close()
     cache = WikidataCache(cache=path.with_name("own.sqlite"), packs=[path], mode="offline")
     for kind, entity, _ in FACTS:
-        found = cache.source._layers.look_up(kind, [entity])  # type: ignore[attr-defined]
+        found = cache.source._look_up(kind, [entity])  # type: ignore[attr-defined]
         assert all(value_problem(kind, name, value) is None for name, value in found.items())
 
 
