@@ -23,10 +23,9 @@ from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, StopSett
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import Site, subject_states
-from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.locate_then_edit.whole_forward import forward_for
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.precision import exact
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.text.relation_nouns import WORDINGS, relation_examples
@@ -111,7 +110,7 @@ def mean_value_norm(
         requests,
         kl_weight=_KL_WEIGHT,
         penalty=partial(norm_penalty, weight=_WEIGHT_DECAY),
-        forward=partial(TailForward, contexts=SharedContexts.of(model, tuple(contexts))),
+        forward=forward_for(model, contexts),
         limit=pass_limit(model, layer),
     )
     values = loss.value  # m, [facts, d]

@@ -20,11 +20,7 @@ if TYPE_CHECKING:  # other modules read the table without loading a model
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ENTRY_POINTS = "kg_edit.architectures"
-_ATTENTION = {
-    "full_attention",
-    "sliding_attention",
-    "chunked_attention",
-}  # what a config calls layers with keys, values
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # what a config calls layers with keys, values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +84,7 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "granite": _LLAMA_LIKE,
     "helium": _LLAMA_LIKE,
     "hunyuan_v1_dense": _LLAMA_LIKE,
+    "lfm2": ModelSpec(blocks="model.layers", down_projection="feed_forward.w2", final_norm="model.embedding_norm"),
     "llama": _LLAMA_LIKE,
     "ministral": _LLAMA_LIKE,
     "ministral3": _LLAMA_LIKE,
@@ -108,6 +105,8 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "phi3": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
+    "qwen3_5": _LLAMA_LIKE,
+    "qwen3_5_text": _LLAMA_LIKE,
     "seed_oss": _LLAMA_LIKE,
     "smollm3": _LLAMA_LIKE,
     "stablelm": _LLAMA_LIKE,
@@ -149,7 +148,7 @@ def find_spec(config: PreTrainedConfig) -> ModelSpec:
     if config.model_type in known:
         return known[config.model_type]
     message = f"models of type {config.model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
-    if not set(getattr(text, "layer_types", None) or ()) <= _ATTENTION:
+    if not set(getattr(text, "layer_types", None) or ()) <= ATTENTION:
         raise UnsupportedModelError(
             f"{message}Its blocks have layers without softmax attention, whose states of earlier tokens can't be "
             "shared between prompts; take a model of another family"

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError, describe
 from kg_edit.models.architectures import (
+    ATTENTION,
     ModelSpec,
     check_spec,
     content_fingerprint,
@@ -244,6 +245,11 @@ class LanguageModel:
         limit = getattr(config, "max_position_embeddings", None)
         return limit if isinstance(limit, int) else None
 
+    @cached_property
+    def is_recurrent(self) -> bool:
+        """Whether some blocks are no attention (Qwen3.5, LFM2), so that no keys and values have the earlier tokens."""
+        return not set(getattr(self.text_config, "layer_types", None) or ()) <= ATTENTION
+
     def check_length(self, prompt: Prompt, *, more: int = 0, context: str = "{}") -> None:
         """Check that a prompt and ``more`` tokens after it fit into the model's positions.
 
@@ -348,9 +354,10 @@ class LanguageModel:
         try:
             return self.block(layer).get_submodule(self.spec.attention)
         except AttributeError as error:
+            way = "give its path in ModelSpec(attention=...)"
             raise UnsupportedModelError(
-                f"{self.name} has no attention at {self.spec.blocks}.{layer}.{self.spec.attention}; give its path in "
-                "ModelSpec(attention=...)"
+                f"{self.name} has no attention at {self.spec.blocks}.{layer}.{self.spec.attention}; "
+                + ("some of its blocks are recurrent, and have none" if self.is_recurrent else way)
             ) from error
 
     def block(self, layer: int) -> nn.Module:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from kg_edit.errors import UnsupportedModelError
 from kg_edit.models.hooks import with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
@@ -30,8 +31,8 @@ class SharedContexts:
     """The keys and values of token rows with which later rows begin, computed once for all of them."""
 
     def __init__(self, model: LanguageModel, starts: Iterable[tuple[int, ...]]) -> None:
-        self._ids = list(dict.fromkeys(starts))
-        self._prefix = run_prefix(model, self._ids)
+        self._ids = [] if model.is_recurrent else list(dict.fromkeys(starts))
+        self._prefix = run_prefix(model, self._ids) if self._ids else empty_prefix(model, 0)
 
     @classmethod
     def of_prefix(cls, ids: Sequence[tuple[int, ...]], prefix: Prefix) -> Self:
@@ -92,11 +93,20 @@ def longest_start(starts: Sequence[tuple[int, ...]], row: Sequence[int]) -> int 
 
 
 def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
-    """Compute the keys and values of token rows, each after the same row of ``after``; no prompt ends in them."""
+    """Compute the keys and values of token rows, each after the same row of ``after``; no prompt ends in them.
+
+    Raises:
+        UnsupportedModelError: the model is recurrent, so that keys and values are not all that is to be kept.
+    """
     before = empty_prefix(model, len(rows)) if after is None else after
     batch = left_pad(rows, device=model.device)
     if batch.ids.shape[1] == 0:
         return before
+    if model.is_recurrent:
+        raise UnsupportedModelError(
+            f"{model.name} has recurrent blocks, and this method keeps the attention's keys and values of the "
+            "beginnings of prompts; take rome, memit or another method without"
+        )
     mask, cache = torch.cat([before.mask, batch.mask], -1), before.growing(len(model.blocks))
     with torch.no_grad(), with_prompt_ends(model, None):
         base_model(model)(
@@ -300,12 +310,13 @@ class _FrozenLayer(_PrefixLayer):
 def mask_decides(model: LanguageModel, longest: int) -> bool:
     """Return whether mask and position ids alone decide which token attends to which, for up to ``longest`` tokens.
 
-    False for ALiBi, which counts places in the row, and for a window shorter than the text (GPT-Neo: ``window_size``).
+    False for recurrent blocks, for ALiBi, which counts places in the row, and for a window shorter than the text
+    (GPT-Neo: ``window_size``).
     """
     config = model.text_config
     window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None) or math.inf
     alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
-    return not alibi and config._attn_implementation in ("eager", "sdpa") and longest <= window
+    return not (alibi or model.is_recurrent) and config._attn_implementation in ("eager", "sdpa") and longest <= window
 
 
 def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:

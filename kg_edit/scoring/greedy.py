@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from kg_edit.models.prefix_cache import (
     run_prefix,
     stack_prefixes,
 )
-from kg_edit.models.prompts import left_pad
+from kg_edit.models.prompts import Batch, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched
 
 BATCH_ROWS = 64  # half of them are read in one forward pass
@@ -211,6 +211,9 @@ class _Decoder:
         groups = [left for some in alike if (left := [place for place in some if place in self._active])]
         batch: _Batch | None = None
         for group in groups:
+            if self.model.is_recurrent:
+                self._write_whole(group)
+                continue
             if batch:
                 # The group joins when there is room for it; if padding would change the results, after all others.
                 longest = max(batch.before.mask.shape[-1], *(len(self.rows[place]) for place in group))
@@ -234,10 +237,10 @@ class _Decoder:
         # The keys and values of the shared beginnings come first; the rest of each row is read now.
         start = _begin(self.model, known, len(places))
         tails = [self.rows[place][one.length if (one := self.begun[place]) else 0 :] for place in places]
-        batch = left_pad(tails, device=self.model.device)
+        batch = left_pad(tails, device=self.model.device, ends=[len(tail) - 1 for tail in tails])
         cache = start.growing(len(self.model.blocks))
         mask, positions = torch.cat([start.mask, batch.mask], -1), start.lengths + batch.positions
-        self._note(self._final(places, batch.ids, mask, positions, cache, begins=True), places)
+        self._note(self._final(places, replace(batch, mask=mask, positions=positions), cache), places)
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
         return _Batch(inside=places, before=before, ids=self._last_tokens(places)).of(self._active)
 
@@ -253,29 +256,37 @@ class _Decoder:
                 cache.batch_select_indices(index)
                 inside, ids, mask = active, ids[index], mask[index]
             mask = torch.cat([mask, torch.ones_like(ids)], -1)
-            self._note(self._final(inside, ids, mask, mask.sum(-1, keepdim=True) - 1, cache, begins=False), inside)
+            new = Batch(ids=ids, mask=mask, positions=mask.sum(-1, keepdim=True) - 1)
+            self._note(self._final(inside, new, cache), inside)
             ids = self._last_tokens(inside)
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
         return _Batch(inside=inside, before=before, ids=ids).of(self._active) if active else None
 
-    def _final(
-        self, inside: Sequence[int], ids: Tensor, mask: Tensor, positions: Tensor, cache: SummedCache, *, begins: bool
-    ) -> Tensor:
-        """Logits [rows, vocabulary] after the last token. ``begins``: this token is the last one of a prompt."""
+    def _write_whole(self, places: list[int]) -> None:
+        """Decode rows, each of which is read whole at each step: a recurrent block has no keys and values to keep."""
+        while inside := [place for place in places if place in self._active]:
+            rows = [(*self.rows[place], *self._tokens[place]) for place in inside]
+            ends = [len(self.rows[place]) - 1 for place in inside]
+            self._note(self._final(inside, left_pad(rows, device=self.model.device, ends=ends), None), inside)
+
+    def _final(self, inside: Sequence[int], batch: Batch, cache: SummedCache | None) -> Tensor:
+        """Logits [rows, vocabulary] after the last token of ``batch``, whose tokens come after those in ``cache``."""
         final = list[Tensor]()  # states before the final norm, which `LanguageModel.logits` applies
         # Rows of one patch have one owner, so that its weights are computed once.
         distinct = {id(self.patches[place]): self.patches[place] for place in inside}
         numbers = {key: number for number, key in enumerate(distinct)}
         owners = torch.tensor([[numbers[id(self.patches[place])]] for place in inside])  # [rows, 1]
-        ends = torch.zeros(ids.shape, dtype=torch.bool)
-        ends[:, -1] = True  # a prompt ends at the last token of its row
         with (
             each_patched(self.model, list(distinct.values()), owners),
-            with_prompt_ends(self.model, ends if begins else None),
+            with_prompt_ends(self.model, batch.ends),
             watched(self.model.blocks[-1], lambda _, output: final.append(output)),
         ):
             base_model(self.model)(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                position_ids=batch.positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
             )
         return self.model.logits(final[0][:, -1]).float()
 

@@ -51,6 +51,7 @@ from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.locate_then_edit.whole_forward import forward_for
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import Layers, ValueConfig, default_layer
 from kg_edit.methods.memit.records import (
@@ -68,7 +69,6 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
@@ -297,7 +297,7 @@ class JointMethod(ValueMethod):
         layer, found, prompts = self.layers[-1], list[FactValue](), [fact.prompts for fact in facts]
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
-            contexts = SharedContexts.of(model, self.contexts)
+            forward = forward_for(model, self.contexts, tail=self.forward)
             for part in self.portions(prompts):
                 some, requests = facts[part], prompts[part]
                 bare = [request.rewrites[0] for request in requests]
@@ -307,7 +307,7 @@ class JointMethod(ValueMethod):
                     requests,
                     kl_weight=self.config.kl_weight,
                     penalty=self.penalty,
-                    forward=partial(self.forward, contexts=contexts),
+                    forward=forward,
                     limit=pass_limit(self.model, layer, self.memory),
                 )
                 states = self.states(loss, bare)

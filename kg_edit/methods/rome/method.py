@@ -43,7 +43,7 @@ from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, princ
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import other_keys, subject_states
-from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.locate_then_edit.whole_forward import forward_for
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import ContextLengths, LayerConfig, ValueConfig
 from kg_edit.methods.workload import Workload
@@ -51,7 +51,6 @@ from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.precision import exact
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -247,7 +246,7 @@ class RankOneMethod(ValueMethod):
             penalty=self.penalty,
             # A change reaches only the subject's last token and what follows, in the edited block and above. What comes
             # before is computed once per call, because the model may have been edited since the last call.
-            forward=partial(TailForward, contexts=SharedContexts.of(model, self.contexts)),
+            forward=forward_for(model, self.contexts),
             limit=pass_limit(model, self.layer, self.memory),
         )
 

@@ -31,7 +31,16 @@ from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, families, tiny
 
 CHUNK = 8 * SelfCorpus.rows
-UNPACKED = {"bloom", "falcon", "falcon-alibi", "mpt", "opt", "opt-350m"}  # do not read position ids so
+UNPACKED = {
+    "bloom",
+    "falcon",
+    "falcon-alibi",
+    "lfm2",
+    "mpt",
+    "opt",
+    "opt-350m",
+    "qwen3_5_text",
+}  # do not read position ids so
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,9 @@ from kg_edit.locate_then_edit.passes import PassLimit, passes
 from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
+from kg_edit.locate_then_edit.whole_forward import forward_for
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import encode
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
@@ -90,7 +90,7 @@ def assert_alike(fast: Objective, plain: Objective, at: Tensor) -> Losses:
 def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
     model = tiny(family, bos=bos)
     requests = [request(model, *edit) for edit in EDITS]
-    fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
+    fast, plain = (objective(model, requests, forward) for forward in (forward_for(model, ()), PlainForward))
     for name in ("value", "bare_key", "mean_key"):
         found, expected = getattr(fast, name), getattr(plain, name)
         assert (found - expected).norm() <= 1e-5 * expected.norm(), name
@@ -139,8 +139,8 @@ def test_shared_contexts_change_no_loss(family: str) -> None:
         for p, s, t in edits
     ]
     requests = [Request(rewrites=rows) for rows in rewrites]
-    shared = partial(TailForward, contexts=SharedContexts.of(model, contexts))
-    fast, plain = (Objective(model, LAYER, requests, kl_weight=0.0, forward=way) for way in (shared, PlainForward))
+    ways = (forward_for(model, contexts), PlainForward)
+    fast, plain = (Objective(model, LAYER, requests, kl_weight=0.0, forward=way) for way in ways)
     torch.testing.assert_close(fast.mean_key, plain.mean_key, rtol=1e-5, atol=1e-5)
     at = change(model, len(edits))
     torch.testing.assert_close(fast(at).total, plain(at).total, rtol=1e-5, atol=1e-5)

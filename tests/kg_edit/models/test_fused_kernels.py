@@ -12,7 +12,19 @@ from kg_edit.models.fused_kernels import FusedGELU, FusedRMSNorm, use_fused_kern
 from tests.kg_edit.tiny import families, tiny
 
 NORMS = {
-    *("apertus", "arcee", "ernie4_5", "exaone4", "glm", "glm4", "granite", "helium", "hunyuan_v1_dense", "llama"),
+    *(
+        "apertus",
+        "arcee",
+        "ernie4_5",
+        "exaone4",
+        "glm",
+        "glm4",
+        "granite",
+        "helium",
+        "hunyuan_v1_dense",
+        "lfm2",
+        "llama",
+    ),
     *("ministral", "ministral3", "mistral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3"),
 }
 ACTIVATIONS = {"codegen", "gpt2", "gpt_neo", "gptj", "phi"}

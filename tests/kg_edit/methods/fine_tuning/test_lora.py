@@ -34,6 +34,10 @@ def anatomy(model: nn.Module) -> list[Any]:
 def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     """And the model is made of the very same modules afterwards."""
     model = tiny(family)
+    if model.is_recurrent:  # the blocks' projections have different names
+        with pytest.raises(ConfigError, match=r"block 0 of .* has no projection 'self_attn'; it has"):
+            target_modules(model)
+        return
     before, ids = anatomy(model.model), torch.tensor([model.encode(EDIT.text).ids])
     with torch.no_grad():
         clean = model.model(ids).logits
