@@ -20,10 +20,9 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, StopSettings, optimise_values
-from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import Site, subject_states
-from kg_edit.locate_then_edit.whole_forward import forward_for
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.precision import exact
 from kg_edit.patches.base import Patch, PatchStack

@@ -30,8 +30,10 @@ from kg_edit.errors import is_memory_error
 from kg_edit.locate_then_edit.passes import PassLimit, padded_tokens, pass_limit, passes
 from kg_edit.locate_then_edit.repeated import Repeated
 from kg_edit.locate_then_edit.tail_forward import TailForward, tail
+from kg_edit.locate_then_edit.whole_forward import WholeForward
 from kg_edit.models.first_token import readable
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE
 
@@ -180,6 +182,18 @@ class ForwardFactory(Protocol):
         """Return the forward for ``rows``."""
 
 
+def forward_for(
+    model: LanguageModel, contexts: Sequence[str], *, tail: type[TailForward] = TailForward
+) -> ForwardFactory:
+    """Return the forward pass for rows that begin with ``contexts``: ``tail``, or `WholeForward` for a recurrent model.
+
+    The contexts' keys and values are computed here, once for all rows.
+    """
+    if model.is_recurrent and tail is TailForward:
+        return WholeForward
+    return partial(tail, contexts=SharedContexts.of(model, contexts))
+
+
 class Objective:
     """The loss as a function of the change of each edit's value, delta = m* - m, added at the subject's last token.
 
@@ -197,7 +211,7 @@ class Objective:
         *,
         kl_weight: float,
         penalty: Penalty | None = None,
-        forward: ForwardFactory = TailForward,
+        forward: ForwardFactory | None = None,
         limit: PassLimit | None = None,
     ) -> None:
         """Run all prompts once without a change, for m, the keys and the distribution that L_a compares with.
@@ -208,11 +222,12 @@ class Objective:
             requests: the prompts of each edit.
             kl_weight: the weight of L_a.
             penalty: a further term, computed from delta and m; None: no such term.
-            forward: how the logits are computed.
+            forward: how the logits are computed; None: as `forward_for` says, without contexts.
             limit: the most tokens of a forward pass; None: what the model's device allows.
         """
         self.kl_weight, self._penalty = kl_weight, penalty
-        self._model, self._layer, self._forward, self._edits = model, layer, forward, len(requests)
+        self._model, self._layer, self._edits = model, layer, len(requests)
+        self._forward = forward or forward_for(model, ())
         self._rows = [row for edit, request in enumerate(requests) for row in _rows(edit, request)]
         self._limit, self._passes = limit or pass_limit(model, layer), list[Pass]()
         places = {one.device for one in model.model.parameters()}

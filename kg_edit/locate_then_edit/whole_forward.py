@@ -1,22 +1,19 @@
 """The forward pass of the objective in a model whose blocks are not all attention (Qwen3.5, LFM2).
 
 A recurrent block has no keys and values of the tokens before the subject that could be cached. So the whole rows run,
-from the edited block on; the blocks below it, which a change does not reach, run once. `forward_for` chooses.
+from the edited block on; the blocks below it, which a change does not reach, run once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from kg_edit.locate_then_edit.objective import ForwardFactory
-from kg_edit.locate_then_edit.tail_forward import TailForward, read_index, right_pad
+from kg_edit.locate_then_edit.tail_forward import read_index, right_pad
 from kg_edit.models.hooks import added, index_for, watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.replay import RecordedBlocks
 
@@ -58,15 +55,3 @@ class WholeForward:
         with added(self._model.down_projection(self._layer), shifted):
             hidden = self._blocks.run(self._blocks.start)
         return self._model.logits(hidden[index_for(self._reads, hidden)])
-
-
-def forward_for(
-    model: LanguageModel, contexts: Sequence[str], *, tail: type[TailForward] = TailForward
-) -> ForwardFactory:
-    """Return the forward pass for rows that begin with ``contexts``: ``tail``, or `WholeForward` for a recurrent model.
-
-    The contexts' keys and values are computed here, once for all rows.
-    """
-    if model.is_recurrent and tail is TailForward:
-        return WholeForward
-    return partial(tail, contexts=SharedContexts.of(model, contexts))

@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # other modules read the table without loading a model
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ENTRY_POINTS = "kg_edit.architectures"
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # what a config calls layers with keys, values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ def known_architectures() -> dict[str, ModelSpec]:
 
 
 def find_spec(config: PreTrainedConfig) -> ModelSpec:
-    """Return the spec for a ``config.model_type``; any mixture of experts with softmax attention has one.
+    """Return the spec for a ``config.model_type``; any mixture of experts has one.
 
     Raises:
         UnsupportedModelError: neither the table nor a plug-in has this type. The message says how to add the family, or
@@ -148,11 +147,6 @@ def find_spec(config: PreTrainedConfig) -> ModelSpec:
     if config.model_type in known:
         return known[config.model_type]
     message = f"models of type {config.model_type!r} can't be edited yet; known types: {', '.join(sorted(known))}. "
-    if not set(getattr(text, "layer_types", None) or ()) <= ATTENTION:
-        raise UnsupportedModelError(
-            f"{message}Its blocks have layers without softmax attention, whose states of earlier tokens can't be "
-            "shared between prompts; take a model of another family"
-        )
     if any(getattr(text, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
         return _EXPERTS
     raise UnsupportedModelError(

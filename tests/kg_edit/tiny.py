@@ -113,6 +113,14 @@ EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt_oss": ("gpt_oss", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}),
     "mixtral": ("mixtral", {**_LLAMA, "num_local_experts": 4}),
+    "qwen3_next": (
+        "qwen3_next",
+        {
+            **{**_ROUTED, "num_experts": 4, "head_dim": 8, "shared_expert_intermediate_size": 16},
+            **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2},
+            **{"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"] * 2},
+        },
+    ),
     "qwen3_moe": ("qwen3_moe", {**_ROUTED, "num_experts": 4, "head_dim": 8}),
 }
 

@@ -145,7 +145,8 @@ def target_modules(
 
     Args:
         model: the model.
-        modules: names of projections, or of modules that contain some; None: all of the attention.
+        modules: names of projections, or of modules that contain some; None: all of the attention, and of what a
+            recurrent block has in its place.
         layers: blocks, 0-based; None: all.
 
     Raises:
@@ -155,7 +156,11 @@ def target_modules(
     found = list[str]()
     for layer in range(len(model.blocks)) if layers is None else layers:
         projections = [name for name, module in model.block(layer).named_modules() if is_projection(module)]
-        for wanted in [model.spec.attention] if modules is None else modules:
+        mixing = [model.spec.attention]
+        if model.is_recurrent:  # such a part has another name in each family: all outside of the MLP
+            mlp = (model.spec.down_projection or "mlp.").rpartition(".")[0]
+            mixing = [name for name in projections if not name.startswith(f"{mlp}.")]
+        for wanted in mixing if modules is None else modules:
             inside = [name for name in projections if f".{wanted}." in f".{name}."]
             if not inside:
                 raise ConfigError(

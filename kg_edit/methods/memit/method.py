@@ -47,11 +47,10 @@ from kg_edit.locate_then_edit.descent import (
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
 from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, principal_directions, remembered
-from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
-from kg_edit.locate_then_edit.whole_forward import forward_for
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import Layers, ValueConfig, default_layer
 from kg_edit.methods.memit.records import (

@@ -40,10 +40,9 @@ from kg_edit.locate_then_edit.descent import (
     optimise_values,
 )
 from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, principal_directions, remembered
-from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import other_keys, subject_states
-from kg_edit.locate_then_edit.whole_forward import forward_for
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import ContextLengths, LayerConfig, ValueConfig
 from kg_edit.methods.workload import Workload

@@ -18,13 +18,13 @@ from kg_edit.locate_then_edit.objective import (
     Request,
     SoftTarget,
     TargetRow,
+    forward_for,
     norm_penalty,
 )
 from kg_edit.locate_then_edit.passes import PassLimit, passes
 from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
-from kg_edit.locate_then_edit.whole_forward import forward_for
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode

@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import disk_offload
 from safetensors import SafetensorError
+from huggingface_hub.utils import build_hf_headers
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
@@ -164,16 +165,9 @@ def test_unknown_family_error_names_known_ones(tmp_path: Path) -> None:
         LanguageModel.load(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("model_type", "message"),
-    [
-        ("biogpt", r"To add this family, give its module paths.*entry-point group 'kg_edit.architectures'"),
-        ("qwen3_5", "layers without softmax attention"),
-    ],
-)
-def test_unknown_family_error_says_how_to_add_it_or_why_not(model_type: str, message: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=message):
-        find_spec(AutoConfig.for_model(model_type))
+def test_unknown_family_error_says_how_to_add_it() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"To add this family, give its module paths.*'kg_edit.architec"):
+        find_spec(AutoConfig.for_model("biogpt"))
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
@@ -272,6 +266,7 @@ def test_sampling_ignores_generation_settings() -> None:
 
 def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes the connection and is silent, as behind a firewall. A copy in the cache is used."""
+    build_hf_headers()  # the hub's client asks for a list of agents once a process; offline it is empty
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for name, value in (

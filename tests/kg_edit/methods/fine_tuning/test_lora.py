@@ -34,10 +34,6 @@ def anatomy(model: nn.Module) -> list[Any]:
 def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     """And the model is made of the very same modules afterwards."""
     model = tiny(family)
-    if model.is_recurrent:  # the blocks' projections have different names
-        with pytest.raises(ConfigError, match=r"block 0 of .* has no projection 'self_attn'; it has"):
-            target_modules(model)
-        return
     before, ids = anatomy(model.model), torch.tensor([model.encode(EDIT.text).ids])
     with torch.no_grad():
         clean = model.model(ids).logits
@@ -59,6 +55,9 @@ def test_target_modules_follow_the_settings() -> None:
     assert target_modules(llama, layers=[2]) == [f"model.layers.2.self_attn.{side}_proj" for side in "qkvo"]
     chosen = target_modules(llama, ["q_proj", "mlp.down_proj"], [0, 1])
     assert chosen == [f"model.layers.{at}.{name}" for at in (0, 1) for name in ("self_attn.q_proj", "mlp.down_proj")]
+    recurrent = target_modules(tiny("lfm2"), layers=[1, 2])
+    assert recurrent[:2] == ["model.layers.1.conv.in_proj", "model.layers.1.conv.out_proj"]
+    assert recurrent[2:] == [f"model.layers.2.self_attn.{side}_proj" for side in ("q", "k", "v", "out")]
     assert target_modules(tiny("gpt2"), layers=[0]) == ["transformer.h.0.attn.c_attn", "transformer.h.0.attn.c_proj"]
     with pytest.raises(ConfigError, match=r"no projection 'c_attn'; it has self_attn\.q_proj"):
         method(llama, modules=["c_attn"])
