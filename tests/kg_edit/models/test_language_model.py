@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import disk_offload
-from safetensors import SafetensorError
 from huggingface_hub.utils import build_hf_headers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
