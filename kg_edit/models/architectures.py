@@ -43,6 +43,7 @@ _LLAMA_LIKE = ModelSpec(blocks="model.layers", down_projection="mlp.down_proj", 
 _WITH_IMAGES = ModelSpec(  # the text model of a model that also reads images
     blocks="model.language_model.layers", down_projection="mlp.down_proj", final_norm="model.language_model.norm"
 )
+_LFM = ModelSpec(blocks="model.layers", down_projection="feed_forward.w2", final_norm="model.embedding_norm")
 _EXPERTS = ModelSpec(blocks="model.layers", down_projection=None, final_norm="model.norm")
 
 
@@ -59,6 +60,7 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "codegen": _gpt_like("mlp.fc_out"),
     "cohere": _LLAMA_LIKE,
     "cohere2": _LLAMA_LIKE,
+    "cwm": _LLAMA_LIKE,
     "ernie4_5": _LLAMA_LIKE,
     "exaone4": _LLAMA_LIKE,
     "falcon": _gpt_like("mlp.dense_4h_to_h", "self_attention"),
@@ -68,6 +70,8 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "gemma3_text": _LLAMA_LIKE,
     "gemma4": _WITH_IMAGES,
     "gemma4_text": _LLAMA_LIKE,
+    "gemma4_unified": _WITH_IMAGES,
+    "gemma4_unified_text": _LLAMA_LIKE,
     "glm": _LLAMA_LIKE,
     "glm4": _LLAMA_LIKE,
     "gpt2": _gpt_like("mlp.c_proj"),
@@ -81,9 +85,11 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     ),
     "gptj": _gpt_like("mlp.fc_out"),
     "granite": _LLAMA_LIKE,
+    "granite_swa": _LLAMA_LIKE,
     "helium": _LLAMA_LIKE,
     "hunyuan_v1_dense": _LLAMA_LIKE,
-    "lfm2": ModelSpec(blocks="model.layers", down_projection="feed_forward.w2", final_norm="model.embedding_norm"),
+    "lfm2": _LFM,
+    "lfm3": _LFM,
     "llama": _LLAMA_LIKE,
     "ministral": _LLAMA_LIKE,
     "ministral3": _LLAMA_LIKE,
@@ -91,7 +97,9 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "mpt": ModelSpec(
         blocks="transformer.blocks", down_projection="ffn.down_proj", final_norm="transformer.norm_f", attention="attn"
     ),
+    "nanochat": ModelSpec(blocks="model.layers", down_projection="mlp.fc2", final_norm="model.norm"),
     "nemotron": _LLAMA_LIKE,
+    "olmo": _LLAMA_LIKE,
     "olmo2": _LLAMA_LIKE,
     "olmo3": _LLAMA_LIKE,
     "opt": ModelSpec(
@@ -110,6 +118,7 @@ ARCHITECTURES: dict[str, ModelSpec] = {
     "smollm3": _LLAMA_LIKE,
     "stablelm": _LLAMA_LIKE,
     "starcoder2": ModelSpec(blocks="model.layers", down_projection="mlp.c_proj", final_norm="model.norm"),
+    "vaultgemma": _LLAMA_LIKE,
 }
 
 

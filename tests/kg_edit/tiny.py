@@ -26,6 +26,14 @@ _GEMMA = {**_LLAMA, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar":
 _GEMMA_4 = {**_GEMMA, "global_head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 403}
 _IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
+_MEDIA = {"image_token_id": 400, "video_token_id": 401, "audio_token_id": 402}  # outside of the tokenizer
+_CONV = {"layer_types": ["conv", "conv", "full_attention", "conv"]}
+_LINEAR = {
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    **{"head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+}
+
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("falcon", {**_SMALL, "alibi": False}),
     "falcon-alibi": ("falcon", {**_SMALL, "alibi": True, "new_decoder_architecture": False}),
@@ -59,19 +67,21 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "codegen": ("codegen", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128, "rotary_dim": 4}),
     "cohere": ("cohere", {**_LLAMA, "logit_scale": 0.25}),
     "cohere2": ("cohere2", {**_LLAMA, "logit_scale": 0.25, "sliding_window": 5}),
+    "cwm": ("cwm", _LLAMA),
     "ernie4_5": ("ernie4_5", _LLAMA),
     "exaone4": ("exaone4", {**_LLAMA, "sliding_window": 5, "sliding_window_pattern": 2}),
     "gemma": ("gemma", {**_LLAMA, "head_dim": 8}),
     "gemma3": ("gemma3", {"text_config": {**_GEMMA, "vocab_size": 400}, "vision_config": _IMAGES}),
     "gemma4": (
         "gemma4",
-        {
-            **{"image_token_id": 400, "video_token_id": 401, "audio_token_id": 402},
-            "text_config": {**_GEMMA_4, "vocab_size": 403},
-            "vision_config": _IMAGES,
-        },
+        {**_MEDIA, "text_config": {**_GEMMA_4, "vocab_size": 403}, "vision_config": _IMAGES},
     ),
     "gemma4_text": ("gemma4_text", {**_GEMMA_4}),
+    "gemma4_unified": (
+        "gemma4_unified",
+        {**_MEDIA, "text_config": {**_GEMMA, "global_head_dim": 8, "vocab_size": 403}},
+    ),
+    "gemma4_unified_text": ("gemma4_unified_text", {**_GEMMA, "global_head_dim": 8}),
     "glm": ("glm", {**_LLAMA, "head_dim": 8, "pad_token_id": 0}),
     "glm4": ("glm4", {**_LLAMA, "head_dim": 8, "pad_token_id": 0}),
     "gpt_bigcode": ("gpt_bigcode", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128}),
@@ -82,24 +92,25 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
             **{"attention_types": [[["global", "local"], 2]], "window_size": 5},
         },
     ),
+    "granite_swa": (
+        "granite_swa",
+        {**_LLAMA, "sliding_window": 5, "residual_multiplier": 0.4, "logits_scaling": 2.0},
+    ),
     "helium": ("helium", {**_LLAMA, "head_dim": 8}),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {**_LLAMA, "head_dim": 8}),
-    "lfm2": ("lfm2", {**_LLAMA, "layer_types": ["conv", "conv", "full_attention", "conv"]}),
+    "lfm2": ("lfm2", {**_LLAMA, **_CONV}),
+    "lfm3": ("lfm3", {**_LLAMA, **_CONV, "pad_token_id": 0}),
     "ministral": ("ministral", {**_LLAMA, "head_dim": 8, "sliding_window": 5}),
     "ministral3": ("ministral3", {**_LLAMA, "head_dim": 8}),
     "mpt": ("mpt", {"d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 128, "expansion_ratio": 2}),
+    "nanochat": ("nanochat", _LLAMA),
+    "olmo": ("olmo", _LLAMA),
     "nemotron": ("nemotron", _LLAMA),
-    "qwen3_5_text": (
-        "qwen3_5_text",
-        {
-            **{**_LLAMA, "head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
-            **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
-            "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
-        },
-    ),
+    "qwen3_5_text": ("qwen3_5_text", {**_LLAMA, **_LINEAR}),
     "seed_oss": ("seed_oss", {**_LLAMA, "head_dim": 8}),
     "stablelm": ("stablelm", _LLAMA),
     "starcoder2": ("starcoder2", _LLAMA),
+    "vaultgemma": ("vaultgemma", _GEMMA),
 }
 CONFIGS |= FURTHER  # mostly blocks like Llama's: seen every day in two tests
 

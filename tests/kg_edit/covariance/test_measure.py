@@ -36,6 +36,7 @@ UNPACKED = {
     "falcon",
     "falcon-alibi",
     "lfm2",
+    "lfm3",
     "mpt",
     "opt",
     "opt-350m",

@@ -24,8 +24,8 @@ from kg_edit.methods.memit.method import SpreadConfig
 
 # Families that normalise after the MLP, or scale its output
 POST_NORM = {
-    *("exaone4", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"),
-    *("glm4", "granite", "olmo2", "olmo3", "opt-350m"),
+    *("exaone4", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"),
+    *("glm4", "granite", "granite_swa", "lfm3", "olmo2", "olmo3", "opt-350m"),
 }
 
 

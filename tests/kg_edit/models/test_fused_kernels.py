@@ -12,20 +12,9 @@ from kg_edit.models.fused_kernels import FusedGELU, FusedRMSNorm, use_fused_kern
 from tests.kg_edit.tiny import families, tiny
 
 NORMS = {
-    *(
-        "apertus",
-        "arcee",
-        "ernie4_5",
-        "exaone4",
-        "glm",
-        "glm4",
-        "granite",
-        "helium",
-        "hunyuan_v1_dense",
-        "lfm2",
-        "llama",
-    ),
-    *("ministral", "ministral3", "mistral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3"),
+    *("apertus", "arcee", "cwm", "ernie4_5", "exaone4", "glm", "glm4", "granite", "granite_swa", "helium"),
+    *("hunyuan_v1_dense", "lfm2", "lfm3", "llama", "ministral", "ministral3", "mistral", "olmo2", "olmo3", "phi3"),
+    *("qwen2", "qwen3", "seed_oss", "smollm3"),
 }
 ACTIVATIONS = {"codegen", "gpt2", "gpt_neo", "gptj", "phi"}
 
