@@ -141,7 +141,7 @@ def _clear(items: Sequence[CachedItem], wanted: set[str], *, days: float, yes: b
         say(f"there is nothing to delete{way}")
         return
     question = f"Delete {' and '.join(what)} ({size})?" if can else f"Delete {what[0]}?"
-    if not yes and not sys.stdin.isatty():
+    if not yes and not (sys.stdin and sys.stdin.isatty()):  # a service has none
         raise ConfigError(f"{question} Nobody can answer here; give --yes")
     if not yes and not typer.confirm(question):
         stdout().print("nothing was deleted")

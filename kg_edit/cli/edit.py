@@ -217,7 +217,7 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
         if (needed := found.needed(place))
     ]
     what = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):  # a service has none
         raise ConfigError(f"{what}; add --yes to start them, or give fewer edits")
     if planned.method.joint:  # one batch
         after = "They are saved when all are made: before that, Ctrl-C loses them; after it, the same command resumes."

@@ -280,6 +280,9 @@ def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: p
     monkeypatch.setattr("kg_edit.cli.edit.MANY", 1)
     message = "2 edits by rome take 0.5 GB of main memory at the peak (see kg-edit plan); add --yes to start them"
     refused(edit, *ROME, message=message, out=place / "out")
+    with monkeypatch.context() as service:
+        service.setattr("sys.stdin", None)
+        refused(edit, *ROME, message=message, out=place / "out")
     for stream in ("stdin", "stderr"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
     for answer, code in ((False, 1), (True, 0)):
