@@ -159,7 +159,7 @@ class EditingMethod(ABC):
         self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         self._refuse_no_graph(graph)
-        warn_of_another_model(config.preset_name, model.model.config.to_dict())
+        warn_of_another_model(config.preset_name, model.text_config.to_dict())
         self.model, self.config, self._fingerprint = model, config, model.fingerprint
         self.memory = pass_megabytes(model.device) or self.memory
         self.graph = None if graph is None else self.source_of(graph)

@@ -23,6 +23,7 @@ __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 EVERY = [(model, key) for model in preset_models() for key in model_presets(model).methods]
 PARAMETERS = {  # as their authors count them
+    "gemma-3-27b": 27_009_346_304,
     "gpt-j": 6_050_882_784,
     "gpt2-xl": 1_557_611_200,
     "llama-2-7b": 6_738_415_616,
