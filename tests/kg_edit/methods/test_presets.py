@@ -24,6 +24,7 @@ __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 EVERY = [(model, key) for model in preset_models() for key in model_presets(model).methods]
 PARAMETERS = {  # as their authors count them
     "gemma-3-27b": 27_009_346_304,
+    "gemma-3-4b": 3_880_263_168,
     "gpt-j": 6_050_882_784,
     "gpt2-xl": 1_557_611_200,
     "llama-2-7b": 6_738_415_616,
@@ -32,8 +33,10 @@ PARAMETERS = {  # as their authors count them
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
     "mistral-7b": 7_241_732_096,
+    "olmo-2-7b": 7_298_617_344,
     "phi-4": 14_659_507_200,
     "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
     "smollm2-135m": 134_515_008,
 }
 EDIT = Edit(

@@ -188,7 +188,8 @@ def test_preset_of_a_rank_one_method_is_followed(model: str, key: str, seen: See
     assert seen.covariances == [([layer], CovarianceConfig())]
     assert seen.sampled[: len(lengths)] == [(count, tokens - 1) for tokens, count in lengths]  # and the start token
     contexts = seen.patch.provenance["methods"][0]["contexts"]
-    assert len(contexts) == len(set(contexts)) == 1 + sum(count for _, count in lengths) and contexts[0] == "{}"
+    assert len(contexts) == 1 + sum(count for _, count in lengths) and contexts[0] == "{}"
+    assert len(set(contexts)) > 0.9 * len(contexts)  # a random model may write a short text twice
     if key.startswith("glame"):
         assert seen.optimisers == {("AdamW", settings["learning_rate"], settings["weight_decay"])}
         assert seen.source.asked == [(settings["hops"], settings["per_node"])]
