@@ -92,6 +92,7 @@ class TokenMeans:
         self._block: nn.Module = around if layer is None else model.block(layer)
         self._key = f"{layer}/{name}"
         self._window = getattr(model.text_config, "sliding_window", None) or math.inf
+        self._mask_hides = model.text_config.model_type == "mpt"  # whose mask is True where a token is not seen
         self.size = (0, 0)  # rows and tokens of the block's last call
         self._mask: Tensor | None = None
         self._cache: Cache | None = None
@@ -141,7 +142,7 @@ class TokenMeans:
         if mask.dim() == 2:
             return causal * mask[:, None, -tokens:].to(device, torch.float32)
         shown = mask[:, 0, :, -tokens:].to(device)
-        seen = shown if shown.dtype == torch.bool else shown > torch.finfo(shown.dtype).min / 2
+        seen = shown ^ self._mask_hides if shown.dtype == torch.bool else shown > torch.finfo(shown.dtype).min / 2
         return _whole_texts(seen.float()) if tokens > self._window else seen.float()
 
     def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
