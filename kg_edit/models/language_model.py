@@ -237,12 +237,12 @@ class LanguageModel:
 
     @cached_property
     def positions(self) -> int | None:
-        """The size of the model's table of positions; None if it computes positions for any length (rotary, ALiBi)."""
+        """The size of the model's table of positions or of ALiBi (MPT); None if it computes these for any length."""
         config = self.text_config
         computed = any(name.endswith("inv_freq") for name, _ in self.model.named_buffers())
         if computed or getattr(config, "alibi", False):
             return None
-        limit = getattr(config, "max_position_embeddings", None)
+        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
         return limit if isinstance(limit, int) else None
 
     @cached_property
@@ -357,7 +357,7 @@ class LanguageModel:
             way = "give its path in ModelSpec(attention=...)"
             raise UnsupportedModelError(
                 f"{self.name} has no attention at {self.spec.blocks}.{layer}.{self.spec.attention}; "
-                + ("some of its blocks are recurrent, and have none" if self.is_recurrent else way)
+                + ("some of its blocks are recurrent and have none: trace --kind mlp or hidden" if self.is_recurrent else way)
             ) from error
 
     def block(self, layer: int) -> nn.Module:

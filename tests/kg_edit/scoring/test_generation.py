@@ -65,7 +65,7 @@ def test_models_own_generation_settings_are_ignored(monkeypatch: pytest.MonkeyPa
     assert continuations(model, PROMPTS, limits=(8, 8, 8)) == before
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt"])
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "mpt", "opt"])
 def test_prompt_longer_than_the_models_positions_is_named(name: str) -> None:
     model = tiny(name)
     fits = "a" * 100

@@ -90,7 +90,7 @@ def test_output_that_is_not_finite_is_an_error() -> None:
             weight.copy_(before)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt"])
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "mpt", "opt"])
 def test_pair_longer_than_the_models_positions_is_named(name: str) -> None:
     model = tiny(name)
     room = 128 - len(model.tokenizer(" Miami")["input_ids"])
