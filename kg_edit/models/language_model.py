@@ -355,9 +355,10 @@ class LanguageModel:
             return self.block(layer).get_submodule(self.spec.attention)
         except AttributeError as error:
             way = "give its path in ModelSpec(attention=...)"
+            if self.is_recurrent:
+                way = "some of its blocks are recurrent and have none: trace --kind mlp or hidden"
             raise UnsupportedModelError(
-                f"{self.name} has no attention at {self.spec.blocks}.{layer}.{self.spec.attention}; "
-                + ("some of its blocks are recurrent and have none: trace --kind mlp or hidden" if self.is_recurrent else way)
+                f"{self.name} has no attention at {self.spec.blocks}.{layer}.{self.spec.attention}; {way}"
             ) from error
 
     def block(self, layer: int) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from kg_edit.edits.edit import refuse_same_ids
-from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.errors import ConfigError, KgEditError, UnsupportedModelError
 from kg_edit.evaluation.settings import tokenizer_digest
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
@@ -65,6 +65,7 @@ def locate(
         ConfigError: two facts have the same id, the answers are to be traced and no fact has one, or no fact could be
             traced.
         OutputError: ``out`` has another run, can't be written, or another process works on it.
+        UnsupportedModelError: the model has no such sites, as no attention in recurrent blocks.
     """
     settings = settings or TraceSettings()
     refuse_same_ids("facts", (fact.id for fact in facts))
@@ -107,6 +108,8 @@ def locate(
                         entry = Entry(id=fact.id, unknown=True)
                     else:
                         entry = Entry(id=fact.id, trace=trace(model, fact, settings, level=level, note=bar.note))
+                except UnsupportedModelError:  # true of every fact
+                    raise
                 except KgEditError as error:
                     entry = Entry(id=fact.id, error=f"{type(error).__name__}: {error}")
                 done[fact.id] = entry

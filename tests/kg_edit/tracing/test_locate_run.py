@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.errors import ConfigError, ModelError, OutputError
+from kg_edit.errors import ConfigError, ModelError, OutputError, UnsupportedModelError
 from kg_edit.storage.run_folder import folder_lock
 from kg_edit.tracing import run as module
 from kg_edit.tracing.run import locate
@@ -67,6 +67,13 @@ def test_locate_counts_failed_facts_and_continues(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match="none of 1 fact could be traced: ModelError: not finite"):
         locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
     assert locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path / "none", progress=False).facts == 1
+
+
+def test_locate_refuses_a_model_without_the_sites(tmp_path: Path) -> None:
+    """No other fact would help; the folder stays free for another kind."""
+    with pytest.raises(UnsupportedModelError, match="recurrent and have none: trace --kind mlp or hidden"):
+        locate(tiny("lfm2"), FACTS, TraceSettings(samples=2, kind="attention"), out=tmp_path, progress=False)
+    assert locate(tiny("lfm2"), FACTS[:1], SETTINGS, out=tmp_path, progress=False).facts == 1
 
 
 def test_locate_counts_a_fact_without_answer_as_failed(tmp_path: Path) -> None:
