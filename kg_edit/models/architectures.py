@@ -174,6 +174,12 @@ def refuse_experts(name: str) -> UnsupportedModelError:
     )
 
 
+def width_of_experts(text: PreTrainedConfig) -> int:
+    """Return the inner width of all experts of a token together, from the config of a mixture's blocks."""
+    one = getattr(text, "moe_intermediate_size", None) or text.intermediate_size
+    return int(one * text.num_experts_per_tok)
+
+
 def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
     """Check that ``blocks`` and ``down_projection`` of ``spec`` lead to modules, and that the weight can be edited.
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from kg_edit.errors import KgEditError, ModelError
 from kg_edit.methods.presets import model_presets, preset_models
-from kg_edit.models.architectures import find_spec
+from kg_edit.models.architectures import find_spec, width_of_experts
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, resolve_model
 
@@ -59,9 +59,8 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         with torch.device("meta"):  # weights have a shape but take no memory
             model = AutoModelForCausalLM.from_config(config)
         blocks = model.get_submodule(spec.blocks)
-        if spec.down_projection is None:  # of a token's experts, all together
-            inner = getattr(text, "moe_intermediate_size", None) or text.intermediate_size
-            width, inner = text.hidden_size, inner * text.num_experts_per_tok
+        if spec.down_projection is None:
+            width, inner = text.hidden_size, width_of_experts(text)
         else:
             width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:

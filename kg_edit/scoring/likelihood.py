@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import ModelError
+from kg_edit.models.architectures import width_of_experts
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -110,7 +111,8 @@ def nodes_at_once(model: LanguageModel) -> int:
     if megabytes is None:
         return _NODES
     # The states of one block, the mask, and logits in float32 with two copies, as if each token were read.
-    inner = weight_matrix(model.down_projection(0)).shape[1]
+    mixture = model.spec.down_projection is None
+    inner = width_of_experts(model.text_config) if mixture else weight_matrix(model.down_projection(0)).shape[1]
     states = (4 * model.width + 3 * inner + _WIDTH) * model.model.dtype.itemsize
     logits = 3 * 4 * model.model.get_output_embeddings().weight.shape[0]
     return max(_NODES, int(1e6 * megabytes / (states + logits)))

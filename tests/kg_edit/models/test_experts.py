@@ -15,6 +15,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.memory import estimate
 from kg_edit.planning.shape import shape_of_config
+from kg_edit.scoring import likelihood
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.scoring.test_likelihood import PAIRS, check_equal
 from tests.kg_edit.tiny import EXPERTS, same_weights, tiny, weights_of
@@ -27,6 +28,14 @@ FAMILIES = [pytest.param(name, marks=() if name == "qwen3_moe" else pytest.mark.
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tree_equals_one_by_one(family: str) -> None:
     check_equal(tiny(family), PAIRS)
+
+
+def test_scores_do_not_depend_on_the_memory_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = score(tiny("qwen3_moe"), PAIRS)
+    monkeypatch.setattr(likelihood, "pass_megabytes", lambda _: 100.0)
+    assert {pair: one.nll for pair, one in score(tiny("qwen3_moe"), PAIRS).items()} == pytest.approx(
+        {pair: one.nll for pair, one in expected.items()}, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
