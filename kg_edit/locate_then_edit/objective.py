@@ -228,7 +228,8 @@ class Objective:
         self.kl_weight, self._penalty = kl_weight, penalty
         self._model, self._layer, self._edits = model, layer, len(requests)
         self._forward = forward or forward_for(model, ())
-        self._rows = [row for edit, request in enumerate(requests) for row in _rows(edit, request)]
+        rows = (row for edit, request in enumerate(requests) for row in _rows(edit, request))
+        self._rows = [replace(row, runs_whole=model.is_recurrent) for row in rows]
         self._limit, self._passes = limit or pass_limit(model, layer), list[Pass]()
         places = {one.device for one in model.model.parameters()}
         self._captures = len(places) == 1 and places.pop().type == "cuda"
@@ -354,7 +355,8 @@ def _no_losses(change: Tensor) -> dict[Part, Tensor]:
 class TargetRow:
     """A prompt of the edit with index ``edit``, with its ``weight`` in one ``part`` of that edit's loss.
 
-    ``taught`` is the soft target of the row; None: the target is the prompt's own text.
+    ``taught`` is the soft target of the row; None: the target is the prompt's own text. ``runs_whole``: the tokens
+    before the subject run too (`WholeForward`).
     """
 
     edit: int
@@ -362,6 +364,7 @@ class TargetRow:
     part: Part = "nll"
     weight: float = 1.0
     taught: SoftTarget | None = None
+    runs_whole: bool = False
 
     @property
     def kind(self) -> tuple[Part, bool]:
@@ -370,8 +373,8 @@ class TargetRow:
 
     @property
     def length(self) -> int:
-        """The length of the row's tail (`tail`), in tokens."""
-        return len(tail(self.prompt))
+        """The number of tokens that run: those of the row's tail (`tail`), or all."""
+        return len(self.prompt.ids if self.runs_whole else tail(self.prompt))
 
     @property
     def reads(self) -> int:

@@ -60,6 +60,19 @@ def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: 
     assert len(list(passes.passes(rows, on_cpu))) > 1
 
 
+def test_limit_counts_whole_rows_where_they_run() -> None:
+    """In a recurrent model the tokens before the subject run too."""
+    model, sizes = tiny("lfm2"), list[int]()
+
+    def note(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        sizes.append(args[0].shape[0] * args[0].shape[1])
+
+    loss = Objective(model, LAYER, requests(model), kl_weight=0.1, limit=PassLimit(64))
+    with model.block(LAYER).register_forward_pre_hook(note):
+        loss.gradient(torch.zeros(len(SUBJECTS), model.width))
+    assert len(sizes) > 1 and max(sizes) <= 64
+
+
 def test_contexts_of_many_edits_are_stored_once() -> None:
     """Their keys and values, of which each row had a copy; the losses are the same, also after edits have ended."""
     model, limit, long = tiny("llama"), PassLimit(4096, padding=inf), "The quick brown fox jumps over the lazy dog. "
