@@ -147,7 +147,11 @@ class GlamePlus(GraphReader, Rome):
         return self._ripples[edit]
 
     def prepare(self) -> None:
-        """Check that the architecture allows writing in a late block, then sample contexts and find covariances."""
+        """Check that the architecture allows writing in a late block, then sample contexts and find covariances.
+
+        Raises:
+            UnsupportedModelError: the late block normalises after its MLP, or scales it.
+        """
         with untouched(self.model):
             if self.config.answers is not None and not adds_mlp(self.model, self.layers[-1]):
                 raise UnsupportedModelError(

@@ -153,7 +153,7 @@ class JointMethod(ValueMethod):
         """
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
         with untouched(model):
-            if self.site == "value" or adds_mlp(model, self.layers[-1]):
+            if self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers):
                 return
         self.site, one = "value", default_layer(len(model.blocks))
         if isinstance(config, SpreadConfig) and config.layers is None:

@@ -151,7 +151,7 @@ def test_methods_and_models_are_listed(kg_edit: Run) -> None:
     assert "did you mean 'rome'" in kg_edit("methods", "roem").err
     named = kg_edit("models")
     assert named.code == 0
-    assert all(word in named.out for word in ("smollm2-135m", "pip install", "gpt2, gpt_neox"))
+    assert all(word in named.out for word in ("smollm2-135m", "pip install", "gpt2, gpt_bigcode"))
     assert kg_edit("--version").out == f"kg-edit {__version__}\n"
 
 
