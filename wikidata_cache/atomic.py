@@ -6,7 +6,7 @@
 import gzip
 import io
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     target = path.resolve()
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}-", dir=target.parent)  # the same file system
-        os.close(handle)
-        scratch = Path(name)
+        scratch = target.with_name(f".{path.name[:50]}-{secrets.token_hex(4)}")  # the same file system
+        with scratch.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777  # what the umask leaves
         try:
             yield scratch
-            scratch.chmod(0o644)  # mkstemp makes files for the owner only
+            scratch.chmod(mode)  # safetensors puts a file for the owner only in its place
             scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)

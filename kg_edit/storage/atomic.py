@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # writing text does not import torch
     from torch import Tensor
 
 Line = TypeVar("Line", bound=BaseModel)
-_FILE, _FOLDER = 0o644, 0o755
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -82,15 +81,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def open_to_readers(folder: Path) -> None:
-    """Set the mode of a folder and its subfolders to 0755, and of files to 0644.
+    """Set the mode of a folder and all in it to what the umask leaves; 0755 and 0644 for most users.
 
     `mkdtemp` and safetensors make files that only the owner can read.
 
     Raises:
         OSError: a mode can't be changed.
     """
+    probe = folder / ".mode"
+    probe.mkdir()
+    mode = probe.stat().st_mode & 0o777  # without the bits that a folder inherits
+    probe.rmdir()
     for path in (folder, *folder.rglob("*")):
-        path.chmod(_FOLDER if path.is_dir() else _FILE)
+        path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def append_lines(file: Path, lines: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Files are replaced as a whole, also through a symbolic link."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def test_replacing_leaves_the_old_file_after_an_error(tmp_path: Path) -> None:
         scratch.write_text("half")
         raise OSError(28, "No space left on device")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_replacing_respects_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        path = write_atomically(tmp_path / "a.txt", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_gzipped_gives_equal_bytes() -> None:
