@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -141,3 +142,22 @@ def test_public_names_are_imported_at_first_use(package: ModuleType) -> None:
 
 def test_it_runs_as_a_module() -> None:
     assert python("-m", "kg_edit", "--version") == f"kg-edit {kg_edit.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_interrupt_during_the_imports_is_one_line(command: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    module, function = project["scripts"][command.replace("_", "-")].split(":")
+    code = f"""
+import signal, sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "{command}.cli.console":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from {module} import {function}
+{function}()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (130, "") and done.stderr.endswith("stopped\n")
+    assert done.stderr.count("\n") == 1
