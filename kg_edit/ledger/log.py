@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
-from kg_edit.storage.run_folder import ORIGIN, PATCH, about_merged, folder_lock, is_run, read_settings
+from kg_edit.storage.run_folder import LOCK, ORIGIN, PATCH, about_merged, folder_lock, is_run, read_settings
 from kg_edit.version import __version__
 from wikidata_cache.safe_json import parse
 
@@ -230,17 +230,27 @@ class Store:
     def locked(self) -> Iterator[None]:
         """Keep other writers out during the ``with`` block; make the folder. The lock of a killed process is released.
 
+        A folder made for a block that raises is removed again, if no ledger is in it.
+
         Raises:
             OutputError: another process writes to the ledger, or the folder can't be made.
             PatchError: the folder contains patches, but their log is missing.
         """
+        is_new = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"can't make {self.folder}: {error.strerror}; give another folder") from error
         with folder_lock(self.folder, wait=_WAIT):
-            self._check_log()
-            yield
+            try:
+                self._check_log()
+                yield
+            except BaseException:
+                with suppress(OSError):
+                    if is_new and [path.name for path in self.folder.iterdir()] == [LOCK]:
+                        (self.folder / LOCK).unlink()
+                        self.folder.rmdir()
+                raise
 
     def events(self) -> tuple[Event, ...]:
         """Return the events of all complete lines. An incomplete last line, left by a kill, is ignored.

@@ -32,6 +32,7 @@ Settings = dict[str, Any]
 _RUN = "run.json"
 VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
+LOCK = ".lock"
 ORIGIN = "kg_edit.json"  # a patch's provenance in the folder of its export
 
 # The files and folders that runs write, besides hidden ones: what `delete_run` may delete.
@@ -350,7 +351,7 @@ def _stat(folder: Path) -> os.stat_result | None:
 
 @contextmanager
 def _lock(folder: Path, wait: float) -> Iterator[None]:
-    lock = FileLock(folder / ".lock", timeout=wait)
+    lock = FileLock(folder / LOCK, timeout=wait)
     try:
         lock.acquire()
     except Timeout as error:

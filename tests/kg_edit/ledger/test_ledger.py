@@ -366,6 +366,15 @@ def test_folder_of_somebody_else_is_no_near_name() -> None:
             (place / "ledger").chmod(0o700)
 
 
+def test_refused_change_of_a_ledger_that_does_not_exist_leaves_no_folder(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    for change in (lambda: ledger.remove("e0"), ledger.undo, lambda: ledger.add(ONE, after=[1])):
+        with pytest.raises(KgEditError):
+            change()
+        assert [*tmp_path.iterdir()] == []
+    assert ledger.add(ONE) == 1
+
+
 def test_add_all_adds_all_or_none(tmp_path: Path) -> None:
     one, two, three = (
         patch.save(tmp_path / f"{name}.safetensors") for name, patch in (("one", ONE), ("two", TWO), ("three", THREE))
