@@ -155,6 +155,11 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
         say(f"locality prompts without an answer, not asked: {len(locality)}; {way}")
     if url and len(kinds) < len(KINDS):
         stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
+    paraphrases = [answer for found in checked for answer in found.of("paraphrase")]
+    if paraphrases and not url:
+        likelier, generated = sum(one.right for one in paraphrases), sum(one.success for one in paraphrases)
+        of = f"after {likelier} of {len(paraphrases)} paraphrases the target is more likely than the old one"
+        say(f"{of}; it is generated after {generated}")
     rivals = contradictions([found.entry for found in checked])
     show_conflicts(rivals)
 

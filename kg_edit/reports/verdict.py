@@ -229,7 +229,10 @@ class Verdict(BaseModel):
         How many paraphrases failed and how many neighborhood prompts changed, and the first of them; the advice.
         """
         lines = []
-        of = {"paraphrases failed": self.paraphrases, "neighborhood prompts changed": self.neighborhood}
+        of = {
+            "paraphrases failed (the target is not generated)": self.paraphrases,
+            "neighborhood prompts changed": self.neighborhood,
+        }
         for what, results in of.items():
             if failed := [result for result in results if not result.succeeded]:
                 named = [f"{one.edit} ({_cut(one.prompt)!r}: generated {_cut(one.generated)!r})" for one in failed]

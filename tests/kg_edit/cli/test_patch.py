@@ -190,7 +190,9 @@ def test_check_fails_if_active_edits_contradict(
         kg_edit("patch", "add", "ledger", write_patch(place / f"{edit.id}.safetensors", tiny_folder, edit))
     result = kg_edit("patch", "check", "ledger")
     assert result.code == 1
-    *_, conflict, verdict = result.out.splitlines()
+    *_, paraphrases, conflict, verdict = result.out.splitlines()
+    assert paraphrases.startswith("after 2 of 2 paraphrases the target is more likely than the old one;")
+    assert paraphrases.endswith("generated after 1")
     assert conflict.startswith("conflict: heat and rival edit one fact to 'Miami Heat' and to 'Paris'")
     assert verdict.endswith(
         "(the target is more likely than the old one); it is generated in 1 of them; 1 contradiction"

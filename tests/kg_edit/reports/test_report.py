@@ -155,7 +155,7 @@ def test_verdict_counts_failed_paraphrases() -> None:
     verdict = Verdict.of(rows)
     assert (str(verdict), verdict.remarks) == (
         "1 of 1 edits succeeded",
-        ("1 of 2 paraphrases failed: row-1 ('b': generated 'b')", *verdict.advice),
+        ("1 of 2 paraphrases failed (the target is not generated): row-1 ('b': generated 'b')", *verdict.advice),
     )
     assert "- 1 of 2 paraphrases failed" in markdown(rows, PATCH)
     many = Verdict.of(rows[1:2] * 12).remarks[0]
