@@ -52,7 +52,7 @@ from kg_edit.models.matrix_products import takes_onednn, use_onednn
 from kg_edit.models.prompts import Prompt, encode
 
 _SHOWN = 60  # characters of a prompt in a message
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # names of blocks with keys and values
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # names of blocks with keys and values
 _FINGERPRINTS = "_kg_edit_fingerprints"  # of the module, because several `LanguageModel`s may share its weights
 
 
@@ -248,7 +248,7 @@ class LanguageModel:
     @cached_property
     def is_recurrent(self) -> bool:
         """Whether some blocks are no attention (Qwen3.5, LFM2), so that no keys and values have the earlier tokens."""
-        return not set(getattr(self.text_config, "layer_types", None) or ()) <= _ATTENTION
+        return not set(getattr(self.text_config, "layer_types", None) or ()) <= ATTENTION
 
     def check_length(self, prompt: Prompt, *, more: int = 0, context: str = "{}") -> None:
         """Check that a prompt and ``more`` tokens after it fit into the model's positions.

@@ -19,6 +19,8 @@ from kg_edit.covariance.moment import WAITING
 from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.passes import numbers_kept, tokens_at_once
 from kg_edit.methods import EditingMethod, MethodConfig
+from kg_edit.methods.config import default_layer
+from kg_edit.methods.memit.method import JointMethod, SpreadConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import refuse_experts
 from kg_edit.models.prefix_store import MEGABYTES
@@ -82,6 +84,9 @@ class Job:
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers that are written, or to which the backward pass goes."""
+        of_blocks = issubclass(self.method, JointMethod) and self.method.site == "block"
+        if of_blocks and not self.shape.adds_mlp and isinstance(self.config, SpreadConfig) and not self.config.layers:
+            return (default_layer(self.shape.layers),)  # changes in several layers would not add up
         return self.config.written_layers(self.shape.layers)
 
     @property

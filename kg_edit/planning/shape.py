@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from kg_edit.errors import KgEditError, ModelError
 from kg_edit.methods.presets import model_presets, preset_models
 from kg_edit.models.architectures import find_spec, width_of_experts
-from kg_edit.models.language_model import weight_matrix
+from kg_edit.models.language_model import ATTENTION, weight_matrix
 from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, resolve_model
 
 
@@ -21,7 +22,8 @@ class ModelShape:
     """A model's sizes: ``width`` is d, ``inner`` d_ff; ``block`` counts the elements of one block's matrices.
 
     ``parameters`` counts all parameters. ``cache`` is the number of values that one token adds to the KV cache of all
-    blocks together. ``experts``: the model is a mixture of experts, whose blocks have no down-projection.
+    attention blocks together. ``experts``: the model is a mixture of experts, whose blocks have no down-projection.
+    ``adds_mlp``: a block adds the MLP's output as it is, without a norm or a factor.
     """
 
     name: str
@@ -34,6 +36,7 @@ class ModelShape:
     parameters: int
     cache: int
     experts: bool = False
+    adds_mlp: bool = True
 
 
 def shape_of(name: str) -> ModelShape:
@@ -72,6 +75,12 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
     one = getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False)  # Falcon
     of_keys = 1 if one else getattr(text, "num_key_value_heads", None) or heads
     attended = int(of_keys * (getattr(text, "head_dim", None) or text.hidden_size // heads))
+    recurrent = sum(kind not in ATTENTION for kind in getattr(text, "layer_types", None) or ())
+    # Gemma 2, OLMo 2 and EXAONE 4; GLM-4; LFM3; Granite; OPT-350M
+    norms = any(
+        re.fullmatch(r"post_(feedforward|mlp|ffn)_(layer)?norm", part) for part, _ in blocks[0].named_children()
+    )
+    scales = getattr(text, "residual_multiplier", 1.0) != 1.0 or not getattr(text, "do_layer_norm_before", True)
     return ModelShape(
         name=name,
         family=config.model_type,
@@ -81,8 +90,9 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         vocabulary=model.get_output_embeddings().weight.shape[0],
         block=sum(part.numel() for part in blocks[0].parameters() if part.dim() >= 2),
         parameters=sum(part.numel() for part in model.parameters()),
-        cache=2 * len(blocks) * attended,
+        cache=2 * (len(blocks) - recurrent) * attended,
         experts=spec.down_projection is None,
+        adds_mlp=not (norms or scales),
     )
 
 

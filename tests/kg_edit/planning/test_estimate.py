@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -33,11 +34,12 @@ from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
 from kg_edit.planning.machine import Machine, free_memory
 from kg_edit.planning.memory import Estimate, estimate, suggestions
-from kg_edit.planning.shape import ModelShape, shape_of
+from kg_edit.planning.shape import ModelShape, shape_of, shape_of_config
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.methods.quick import UNTRAINED
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.methods.refusals import POST_NORM
+from tests.kg_edit.tiny import KINDS_OF_FAMILY, families, tiny
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -71,6 +73,33 @@ def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     keys = model.model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
     held = sum(layer.keys.numel() + layer.values.numel() for layer in keys.layers)
     assert 3 * found.cache == held
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
+def test_cache_counts_no_recurrent_block(family: str, tmp_path: Path) -> None:
+    model = tiny(family)
+    found, config = shape_in_memory(model, tmp_path / family), model.text_config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    assert config.layer_types.count("full_attention") == 1 and found.layers == 4
+    assert found.cache == 2 * config.num_key_value_heads * size
+
+
+@pytest.mark.parametrize("family", families(KINDS_OF_FAMILY))
+def test_plan_has_the_layers_that_are_written(family: str) -> None:
+    """Tiny models have one layer around 0.2 of their depth, so the blocks are counted as thirty."""
+    config = tiny(family).model.config
+    shape = replace(shape_of_config(config, name=family), layers=30)
+    assert shape.adds_mlp == (family not in POST_NORM)
+    where = Machine(device=CPU, host=None, accelerator=None)
+    written = {
+        name: estimate(find_method(name), find_method(name).config_class.preset("default"), shape, where).job.layers
+        for name in ("memit", "alphaedit", "pmet", "rome")
+    }
+    spread, one = (4, 5, 6, 7, 8), (6,)
+    joint = spread if shape.adds_mlp else one
+    assert written == {"memit": joint, "alphaedit": joint, "pmet": spread, "rome": one}
+    given = MemitConfig(layers=(2, 3))
+    assert estimate(find_method("memit"), given, shape, where).job.layers == (2, 3)
 
 
 @pytest.mark.slow
