@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _LARGEST = 500_000_000  # bytes; the whole file is read at once
 _MOST_VALUES = 20_000_000  # JSON values in one text
+_BAR = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")  # " | " between two entries, of which the first or the last may be empty
 _QUOTES = "close the quotes around each cell, and write a quote inside a cell twice"
 
 HeaderCheck = Callable[[Sequence[str]], str | None]
@@ -194,6 +196,11 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
             yield RawRow(line, RowFault("", f"{found}; name the column in the header, or empty the cell"))
         else:
             yield RawRow(line, {name: cell for name, cell in zip(header, cells, strict=True) if cell})
+
+
+def entries(cell: str) -> list[str]:
+    """Return the entries of a table's cell, which " | " separates; one may be empty."""
+    return [entry.strip() for entry in _BAR.split(cell)]
 
 
 def table_rows(text: Iterable[str], separator: str) -> Iterator[tuple[int, list[str] | RowFault]]:

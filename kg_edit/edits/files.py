@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -33,7 +32,7 @@ from kg_edit.errors import (
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.notebook import html_table
 from wikidata_cache.errors import EditRowError
-from wikidata_cache.row_files import RowFault, raw_rows
+from wikidata_cache.row_files import RowFault, entries, raw_rows
 from wikidata_cache.terminal import number_of
 
 # The number of a row, and its content: any JSON value, or the error if the row could not be read.
@@ -49,7 +48,6 @@ _SHAPES = (
 _IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
 _COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWERS)  # questions do not fit into a cell
 _LISTED = (*LISTS, "locality", ANSWERS, *LOCALITY)  # columns with several entries
-_BAR = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")  # " | " between two entries, of which the first or the last may be empty
 _TABLES = (".csv", ".tsv")
 _TRUTH = {"true": True, "false": False}  # values of the field chat in a table, besides "both"
 
@@ -308,11 +306,6 @@ def _cell(field: str, cell: Any) -> object:
     if field in _LISTED:
         return entries(cell)
     return _TRUTH.get(str(cell).strip().lower(), cell) if field == "chat" else cell
-
-
-def entries(cell: str) -> list[str]:
-    """Return the entries of a table's cell, which " | " separates; one may be empty."""
-    return [entry.strip() for entry in _BAR.split(cell)]
 
 
 def unit_of(path: Path) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from wikidata_cache.atomic import check_out, write_atomically
-from wikidata_cache.edits import EditRow, file_of, json_rows, read_edits
+from wikidata_cache.edits import TRIPLET_NAMES, EditRow, file_of, json_rows, read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_links import LinkedEdit, link_all
 from wikidata_cache.linking.linker import Linker
+from wikidata_cache.row_files import entries
+
+_TEXTS = {*(field.name for field in fields(EditRow)), *TRIPLET_NAMES} | {
+    *("id", "case_id", "prompt", "ending", "target_text", "ground_truth")
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ def link_edits(
     """Write the edits as JSONL to `out`, with an id for each part that is chosen or has a clearly leading candidate.
 
     For the other parts, the row gets the field `candidates`: {field: list of candidates}. All other contents of a row
-    stay as they are.
+    stay as they are; a table's cell with " | " becomes a list, and true and false become truth values.
 
     Args:
         linker: over the graph in which the names are looked up.
@@ -59,7 +64,7 @@ def link_edits(
     check_out(out, ".jsonl", inputs=[file_of(edits)])
     read, raw = read_edits(edits), json_rows(file_of(edits))
     links = list(link_all(linker, read, limit=limit))
-    chosen = _chosen(choices, read, links)
+    chosen, in_table = _chosen(choices, read, links), file_of(edits).suffix.lower() in (".csv", ".tsv")
     lines: list[str] = []
     unsettled: list[tuple[int, str, LinkResult]] = []
     absent: list[tuple[int, str, LinkResult]] = []
@@ -79,6 +84,8 @@ def link_edits(
         ]
         row = raw[edit.row - 1]
         filled = dict(row) if isinstance(row, Mapping) else {}
+        if in_table:
+            filled = {name: cell if name in _TEXTS else _value(str(cell)) for name, cell in filled.items()}
         if isinstance(rewrite := filled.get("requested_rewrite"), Mapping):  # a record of CounterFact
             filled["requested_rewrite"] = _with_ids(rewrite, ids)
         else:
@@ -95,6 +102,12 @@ def link_edits(
     }
     incomplete = lacking | {row for row, _, _ in unsettled}
     return LinkReport(len(lines), len(lines) - len(incomplete), tuple(unsettled), tuple(absent), tuple(rivalled))
+
+
+def _value(cell: str) -> str | bool | list[str]:
+    """Return what a cell of a table stands for, since JSON has lists and truth values of its own."""
+    parts = entries(cell)
+    return parts if len(parts) > 1 else {"true": True, "false": False}.get(cell.lower(), cell)
 
 
 def _chosen(

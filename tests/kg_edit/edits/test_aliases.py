@@ -204,6 +204,20 @@ def test_linked_rows_are_read(row: dict[str, object], tmp_path: Path) -> None:
         assert edit.target_new_id == linked["target_new_id"]
 
 
+def test_linked_table_has_the_lists_of_its_cells(tmp_path: Path) -> None:
+    head = "id,subject,prompt,target_new,paraphrases,rephrase_prompts,locality,locality_answer,chat"
+    rows = [
+        "a,Spike Hughes,{} originates from,Philadelphia,Spike Hughes is of | He is of,,Snow is | Rome is,white |,true"
+    ]
+    rows += ["b,Spike Hughes,{} was born in,Los Angeles,,Spike Hughes is of | It is,Snow is,white,both"]
+    source, out = write(tmp_path, "edits.csv", "\n".join([head, *rows])), tmp_path / "linked.jsonl"
+    assert CliRunner().invoke(cli.app, ["link", str(source), "--out", str(out)]).exit_code in (0, 3)
+    ids = {"subject_id": None, "target_new_id": None}
+    linked, given = (read_edits(path).edits for path in (out, source))
+    assert [len(edit.paraphrases) for edit in given] == [2, 2] and [len(edit.locality) for edit in given] == [2, 1]
+    assert [edit.model_copy(update=ids) for edit in linked] == list(given)
+
+
 def test_triplet_may_have_target_ids(tmp_path: Path) -> None:
     row = {"subject": "Ann", "relation": "P19", "new_object": "Rome", "target_new_id": "Q220", "target_true_id": "Q585"}
     (edit,) = read(tmp_path, row)
