@@ -181,6 +181,7 @@ def find(
     for entity in found:
         echo(entity)
     if not found:
+        echo(f"nothing has exactly the label {label!r}; `wikidata-cache link` also looks for parts of names", err=True)
         raise typer.Exit(1)
 
 

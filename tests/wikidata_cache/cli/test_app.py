@@ -18,7 +18,8 @@ runner = CliRunner()
 def test_labels_and_find() -> None:
     assert run_cli("labels", "Q1345", "P19", "Q999999999") == "Q1345\tPhiladelphia\nP19\tplace of birth\nQ999999999\t\n"
     assert run_cli("find", "place of birth") == "P19\n"
-    assert runner.invoke(cli.app, ["find", "no such thing"]).exit_code == 1
+    none = runner.invoke(cli.app, ["find", "no such thing"])
+    assert (none.exit_code, none.stdout) == (1, "") and "exactly the label 'no such thing'" in none.stderr
 
 
 def test_version() -> None:
