@@ -121,7 +121,10 @@ def check_records(patch: Patch) -> None:
     ids = Counter(edit_of(record).id for record in patch.edits)
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
-        raise PatchError(f"the patch has several edits with the id {twice[0]!r}; give each a different id")
+        raise PatchError(
+            f"the patch has several edits with the id {twice[0]!r}, so they can't be told apart; add the patches that "
+            "it is the sum of, or their ledger, or make the edits with different ids"
+        )
 
 
 def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:

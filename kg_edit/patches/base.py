@@ -29,6 +29,7 @@ from wikidata_cache.terminal import number_of
 
 Kind = Literal["weights", "adapter", "prompt"]
 _LONG = 160  # characters of a summary in a repr
+_NAMED = 5  # edits that an error names
 
 
 class Patch(ABC):
@@ -357,4 +358,5 @@ def edits_beside_weights(patch: Patch) -> str:
     """Return the first edits of a patch that are not changes of weights, with their methods: "a (grace), b (ike)"."""
     parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
     others = [record for part in parts if not part.mergeable for record in part.edits]
-    return ", ".join(f"{record['edit'].get('id')} ({record.get('method')})" for record in others[:5])
+    named = [f"{record['edit'].get('id')} ({record.get('method')})" for record in others[:_NAMED]]
+    return ", ".join(named) + f" and {len(others) - _NAMED} more" * (len(others) > _NAMED)

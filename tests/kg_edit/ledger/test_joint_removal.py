@@ -91,6 +91,9 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
         assert len(check(edited, ledger.edits)) == 5
     with pytest.raises(PatchError, match=r"not changes of weights \(\w+ \(grace\), .*can't be merged"):
         check_mergeable(ledger.patch, tmp_path / "merged")
+    seven = ledger.patch + method("grace", model).update(edits_of(3, start=6))
+    with pytest.raises(PatchError, match=r"\(e1 \(grace\), .*e6 \(grace\) and 2 more\), so it can't be merged"):
+        check_mergeable(seven, tmp_path / "merged")
     ledger.remove(["e1"])
     assert [step.file.name for step in ledger.steps] == [files[0], "0004.safetensors", files[2]]
     rome, first, second = ledger.patches.values()
