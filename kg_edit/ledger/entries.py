@@ -136,7 +136,7 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPositio
 
     Raises:
         UnknownNameError: no edit has a name.
-        PatchError: a name fits several edits.
+        PatchError: a name fits several edits, or is no text.
     """
     found: list[EditPosition] = []
     for name in names:
@@ -154,7 +154,7 @@ def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
     """Refuse names that belong only to removed edits.
 
     Raises:
-        PatchError: there is such a name.
+        PatchError: there is such a name, or one is no text.
     """
     for name in names:
         if {entry.state for entry in _named(known, name)} == {"removed"}:
@@ -167,7 +167,12 @@ def _named(known: Sequence[Entry], name: str) -> list[Entry]:
     """The entries that ``name`` fits; only one if that is its name, because an id may look like a step and an id.
 
     If it is no id, those with this subject.
+
+    Raises:
+        PatchError: ``name`` is no text, as when an `Edit` is given in the place of its id.
     """
+    if not isinstance(name, str):
+        raise PatchError(f"found {name!r:.60}; expected the name, id or subject of an edit, such as edit.id")
     fitting = [
         entry
         for entry in known

@@ -84,6 +84,17 @@ def test_removed_edits_are_listed_in_the_ledgers_order(tmp_path: Path) -> None:
     assert isinstance(event, store.Removed) and event.edits == ((1, "e2"), (1, "e10"))
 
 
+def test_remove_of_an_edit_itself_asks_for_its_id(tmp_path: Path) -> None:
+    ledger, edit = Ledger.open(tmp_path / "ledger"), edits_of(1)[0]
+    ledger.add(ONE)
+    for given in (edit, [edit]):
+        with pytest.raises(
+            PatchError, match=r"found .*; expected the name, id or subject of an edit, such as edit\.id"
+        ):
+            ledger.remove(given)  # type: ignore[arg-type]
+    assert {entry.state for entry in ledger.edits} == {"active"}
+
+
 def test_undo_reaches_the_beginning(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(ONE)
