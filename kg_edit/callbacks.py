@@ -83,8 +83,14 @@ class LossFile(LossLines):
     """Appends the line of each step to a file immediately."""
 
     def __init__(self, path: Path) -> None:
+        """Make the file, so that a path that can't be written is refused before the work.
+
+        Raises:
+            OutputError: the file can't be written.
+        """
         super().__init__()
         self.path = path
+        append_lines(path, ())
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
         """Append a line for this step to the file.
@@ -135,6 +141,7 @@ def open_callback(text: str) -> Callback:
     Raises:
         UnknownNameError: KIND is unknown.
         ConfigError: WHERE is missing, or the package is not installed.
+        OutputError: the file can't be written.
     """
     kind, _, where = text.partition(":")
     if kind not in KINDS:
@@ -153,7 +160,7 @@ def open_callbacks(texts: Iterable[str]) -> Iterator[list[Callback]]:
     """Return the callbacks for several texts; all are closed after the ``with`` block, also if it raises.
 
     Raises:
-        UnknownNameError, ConfigError: as `open_callback`; those opened before are closed.
+        UnknownNameError, ConfigError, OutputError: as `open_callback`; those opened before are closed.
     """
     with ExitStack() as stack:
         opened = []

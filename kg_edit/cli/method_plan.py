@@ -241,12 +241,16 @@ def plan(
         memory: MB that a pass may use besides the model.
 
     Raises:
-        KgEditError: there is no such method, preset or setting, or ``require_graph`` and the method reads no graph.
+        KgEditError: there is no such method, preset or setting; or ``require_graph`` or ``corpus`` has no effect.
     """
     found = find_method(method)
     if require_graph and not found.needs_graph:
         raise ConfigError(
             f"--require-graph has no effect: {method} reads no graph; leave it out, or give another --method"
+        )
+    if corpus is not None and "covariance" not in found.config_class.model_fields:
+        raise ConfigError(
+            f"--corpus has no effect: {method} reads no covariance; leave it out, or give another --method"
         )
     required = ["graph.require=true"] if require_graph else []
     wanted = parse_settings([*(settings or []), *required], layer=parse_layer(layer), corpus=corpus)
