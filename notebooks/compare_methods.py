@@ -89,7 +89,7 @@ assert (others["edited nats"] == others["unedited nats"]).all() and right.loc["g
 assert nats["portability"].idxmin() == "definition"
 
 # %% [markdown]
-# ## 4. Take one edit back
+# ## 4. Remove one edit
 # A ledger keeps patches with a history; after a removal it is as if the edit had never been made.
 
 # %%

@@ -30,7 +30,7 @@ from wikidata_cache import SubgraphOptions, WikidataCache, packaged_extract
 # %% [markdown]
 # ## 1. The edit
 # Subject s, relation r, old object o, new object o\*. The other prompts are for the check at the end: paraphrases
-# should say the new object too, a question asks for what follows from it, and neighbours should stay as they are.
+# should generate the new object too, a question asks for what follows from it, and neighbours should stay as they are.
 
 # %%
 edit = Edit(
