@@ -85,18 +85,20 @@ class Builder:
         Raises:
             ConfigError: no edit is left.
         """
-        given = []
+        given, lacking = [], Counter[str]()
         for edit in edits:
             missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
             if not missing and edit.relation_id not in self.table.words.nouns:
                 missing = [f"a noun for {edit.relation_id}"]
-            self.dropped.update(f"edit without {name}" for name in missing)
+            lacking.update(f"edit without {name}" for name in missing)
             given += [] if missing else [edit]
         if not given:
+            reasons = ", ".join(f"{what}: {count}" for what, count in lacking.most_common())
             raise ConfigError(
-                "no edit has relation_id and target_new_id, so the graph can't be asked; "
-                "fill them in with `wikidata-cache link`"
+                f"no edit has relation_id and target_new_id, so the graph can't be asked ({reasons}); give each row "
+                "its relation in words, and fill in the ids with `wikidata-cache link`"
             )
+        self.dropped.update(lacking)
         self.table.read(_items_of(map(_change_of, given)))
         usable = [edit for edit in given if self.table.label(edit.target_new_id or "")]
         self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(given) - len(usable)))

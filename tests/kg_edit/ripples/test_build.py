@@ -145,7 +145,9 @@ def test_inverse_question_has_the_edits_own_name(tmp_path: Path) -> None:
 
 def test_build_refuses_edits_without_questions(tmp_path: Path) -> None:
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
-    with pytest.raises(ConfigError, match="no edit has relation_id and target_new_id"):
+    with pytest.raises(
+        ConfigError, match=r"no edit has relation_id and target_new_id, .*edit without .*relation in words"
+    ):
         builder.build_for([MINE.model_copy(update={"target_new_id": None})])
     with pytest.raises(ConfigError, match="the model knows nothing about any o\\*"):
         builder.build(["P17"], n=3)
