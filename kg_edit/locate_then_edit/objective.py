@@ -198,6 +198,7 @@ class Objective:
     """The loss as a function of the change of each edit's value, delta = m* - m, added at the subject's last token.
 
     Attributes:
+        penalty: a further term of each edit's loss; None: no such term.
         value: m in the bare prompt, [edits, d].
         bare_key: the key of the bare prompt, [edits, d_ff].
         mean_key: k*, the mean key over the contexts, [edits, d_ff] (ROME's Eq. 3, GLAME's Eq. 8).
@@ -225,7 +226,7 @@ class Objective:
             forward: how the logits are computed; None: as `forward_for` says, without contexts.
             limit: the most tokens of a forward pass; None: what the model's device allows.
         """
-        self.kl_weight, self._penalty = kl_weight, penalty
+        self.kl_weight, self.penalty = kl_weight, penalty
         self._model, self._layer, self._edits = model, layer, len(requests)
         self._forward = forward or forward_for(model, ())
         rows = (row for edit, request in enumerate(requests) for row in _rows(edit, request))
@@ -284,7 +285,7 @@ class Objective:
             for one in self._passes:
                 for part, loss in one.losses(one.logits(change)):
                     parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
-            penalty = self._penalty(change, self.value) if self._penalty else change.new_zeros(len(change))
+            penalty = self.penalty(change, self.value) if self.penalty else change.new_zeros(len(change))
             return Losses(self._terms(parts, penalty))
 
         return self._within_memory(losses)
@@ -324,7 +325,7 @@ class Objective:
             if missed is not None and margin is not None:
                 for wrong in one.missed(logits.detach(), margin):
                     missed += wrong.to(leaf.device)
-        penalty = self._penalty(leaf, self.value) if self._penalty else leaf.new_zeros(len(leaf))
+        penalty = self.penalty(leaf, self.value) if self.penalty else leaf.new_zeros(len(leaf))
         if penalty.requires_grad:
             penalty.backward(torch.ones_like(penalty))
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

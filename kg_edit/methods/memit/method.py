@@ -13,9 +13,10 @@
 An unstructured edit, whose target is a paragraph, is written as in AnyEdit (Jiang et al., ICML 2025, arXiv 2502.05628):
 each chunk of the paragraph is a fact of its own, at the last token before it (`JointMethod.chunks`).
 
-`JointMethod` computes this for MEMIT, EMMET and AlphaEdit, which differ in the closed form (`directions`), and for
-PMET, whose values and shares differ (`states`, `written`, `share`). A patch stores the values z, so that an edit can be
-removed and the others written again (`JointMethod.without`).
+`JointMethod` computes this for MEMIT, EMMET and AlphaEdit, which differ in the closed form (`directions`), for PMET,
+whose values and shares differ (`states`, `written`, `share`), and for EAMET, which has a further term in the loss
+(`regulariser`). A patch stores the values z, so that an edit can be removed and the others written again
+(`JointMethod.without`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from kg_edit.locate_then_edit.descent import (
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
 from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, principal_directions, remembered
-from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
+from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, forward_for, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
@@ -305,12 +306,12 @@ class JointMethod(ValueMethod):
                     layer,
                     requests,
                     kl_weight=self.config.kl_weight,
-                    penalty=self.penalty,
                     forward=forward,
                     limit=pass_limit(self.model, layer, self.memory),
                 )
                 states = self.states(loss, bare)
                 loss.value = states  # the penalty is relative to h: in MEMIT the block's output, not the MLP's
+                loss.penalty = self.regulariser(loss)
 
                 proposals = [self.proposal(fact.edit, state) for fact, state in zip(some, states, strict=True)]
                 descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
@@ -338,8 +339,12 @@ class JointMethod(ValueMethod):
         """Return the parameters of a fact's change z - h, and notes for its record; ``state`` is h, [d]."""
         return FreeDelta(state, self.config), {}
 
+    def regulariser(self, loss: Objective) -> Penalty:
+        """Return the further term of the facts of ``loss``: `penalty`."""
+        return self.penalty
+
     def penalty(self, change: Tensor, state: Tensor) -> Tensor:
-        """Return the regulariser weight_decay |z - h| / |h|^2, [facts]."""
+        """Return weight_decay |z - h| / |h|^2, [facts]."""
         return norm_penalty(change, state, weight=self.config.weight_decay)
 
     def write(self, facts: Sequence[Fact], wanted: Tensor, records: Sequence[Record], before: Patch) -> Patch:

@@ -58,7 +58,7 @@ def test_fast_preset_uses_momentum_for_single_edits_only() -> None:
     for name in ("rome", "r-rome", "rome-kg", "glame-plus"):
         settings = find_method(name).config_class.preset("fast").model_dump()
         assert settings.items() >= MOMENTUM.items() and settings["descent_dtype"] == "bfloat16", name
-    for name in ("glame", "glame-batch", "memit", "memit-kg", "alphaedit", "emmet", "comeba", "pmet"):
+    for name in ("glame", "glame-batch", "memit", "memit-kg", "alphaedit", "emmet", "comeba", "eamet", "pmet"):
         assert find_method(name).config_class.preset("fast").model_dump().get("optimiser", "adam") == "adam", name
 
 
@@ -110,7 +110,7 @@ def test_further_steps_run_only_until_the_target_is_predicted(monkeypatch: pytes
 
 
 def test_default_settings_have_further_steps_and_published_ones_have_none() -> None:
-    for name in ("rome", "r-rome", "glame", "memit", "emmet", "alphaedit", "memit-kg", "pmet", "rome-kg"):
+    for name in ("rome", "r-rome", "glame", "memit", "emmet", "alphaedit", "memit-kg", "pmet", "eamet", "rome-kg"):
         config = find_method(name).config_class
         for settings, expected in (
             (config(), (28, 1.0)),

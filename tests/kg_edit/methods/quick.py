@@ -23,6 +23,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "comeba": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0, "texts": 2},
     "defer": {**_ADAPTER, "texts": 4, "shut": 20.0},
     "definition": {},
+    "eamet": {**_JOINT, "layers": [1, 2], "mom2_weight": 10.0},
     "emmet": {**_JOINT, "layer": 1},
     "ext-sub": {"steps": 4, "rank": 2, "learning_rate": 0.01, "dropout": 0.0},
     "ft": _TUNING,

@@ -29,6 +29,7 @@ NAMES = [name for name in method_names() if issubclass(find_method(name), JointM
 LAMBDA, RIDGE, RELAXATION, HOLD = 3.0, 0.5, 1e-2, 2.0
 SETTINGS: dict[str, dict[str, Any]] = {
     "alphaedit": {"ridge": RIDGE},
+    "eamet": {"mom2_weight": LAMBDA},
     "emmet": {"relaxation": RELAXATION},
     "glame-batch": {"mom2_weight": LAMBDA},
     "memit": {"mom2_weight": LAMBDA},

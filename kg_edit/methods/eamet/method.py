@@ -1,0 +1,89 @@
+"""EAMET (Dai et al., ICLR 2026, arXiv 2505.11876): MEMIT with changes that are as similar to each other as the keys.
+
+Two facts with similar keys and unlike changes can't both be written: least squares gives each a mixture. So the descent
+also aligns the changes r = z - h of the facts of a batch with their keys k. For fact i, over all other facts j:
+
+    P_k(j) = softmax(cos(k_i, k_j) / tau),   P_r(j) = softmax(cos(r_i, r_j) / tau)
+    L += w_kl KL(P_k || P_r) + w_mse sum_j P_k(j) (cos(k_i, k_j) - cos(r_i, r_j))^2
+
+The second sum is over the nearest keys alone, with P_k over these. The closed form is MEMIT's.
+
+The public code finds one value after the other, each aligned with those before it; here all facts of a descent are
+found together, each aligned with the present changes of the others. There r starts at h |k| / |h| if |h| < 100, here at
+0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.objective import Objective, Penalty
+from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
+from kg_edit.patches.base import Patch
+
+_FAR = -1e4  # in place of the cosine with itself: a share of 0, and never among the nearest
+
+
+class EametConfig(MemitConfig):
+    """EAMET's settings. The preset ``paper`` has those of the public code for Qwen2.5-7B, except the layers."""
+
+    align_kl: float = Field(1.0, ge=0, description="weight of the KL divergence of the changes' similarities, w_kl")
+    align_mse: float = Field(1.0, ge=0, description="weight of the squared error of their cosines, w_mse")
+    temperature: float = Field(0.07, gt=0, description="temperature of the similarities, tau")
+    nearest: PositiveInt = Field(50, description="number of nearest keys whose cosines are compared")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "fast": FAST,
+        "paper": {**PUBLISHED, "steps": 25, "clamp_norm_factor": 4.0, "mom2_weight": 15_000.0},
+    }
+
+
+class Eamet(Memit):
+    """MEMIT whose values are found together, so that the changes are as similar to each other as the keys."""
+
+    name = "eamet"
+    paper = "Dai et al., ICLR 2026, arXiv 2505.11876"
+    about = "mass editing: MEMIT with changes that are as similar to each other as the facts' keys"
+    takes_text = False
+    separable = False  # a value depends on the other edits of its batch
+    config_class = EametConfig
+    config: EametConfig
+
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
+        """Make each edit in a descent of its own, as there is nothing to align it with."""
+        return EditingMethod.make_each(self, edits, before=before)
+
+    def regulariser(self, loss: Objective) -> Penalty:
+        """Return MEMIT's penalty plus what the changes' similarities are from those of the keys k* of ``loss``."""
+        return partial(self.aligned, keys=loss.mean_key)
+
+    def aligned(self, change: Tensor, state: Tensor, *, keys: Tensor) -> Tensor:
+        """Return the penalty of each fact, [facts]; its gradient reaches only the fact's own change.
+
+        Args:
+            change: r = z - h, [facts, d].
+            state: h, [facts, d].
+            keys: k*, [facts, d_ff].
+        """
+        config, facts = self.config, len(change)
+        penalty = self.penalty(change, state)
+        if facts < 2:
+            return penalty
+        itself = torch.eye(facts, dtype=torch.bool, device=change.device)
+        directions, k = normalize(change, dim=1), normalize(keys, dim=1)
+        of_keys = (k @ k.T).masked_fill(itself, _FAR)
+        of_changes = (directions @ directions.detach().T).masked_fill(itself, _FAR)
+        wanted, found = ((cosines / config.temperature).log_softmax(1) for cosines in (of_keys, of_changes))
+        divergence = (wanted.exp() * (wanted - found)).sum(1)
+        near, at = of_keys.topk(min(config.nearest, facts - 1))
+        errors = (near / config.temperature).softmax(1) * (near - of_changes.gather(1, at)).square()
+        return penalty + config.align_kl * divergence + config.align_mse * errors.sum(1)

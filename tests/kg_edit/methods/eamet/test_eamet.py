@@ -1,0 +1,84 @@
+"""EAMET: the term that aligns the changes with the keys, and what it does to the values that are found."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kg_edit.locate_then_edit.objective import Objective
+from kg_edit.methods.eamet.method import Eamet, EametConfig
+from kg_edit.patches.weight_patch import WeightPatch
+from tests.kg_edit.methods.memit.joint import EDITS, joint
+from tests.kg_edit.tiny import tiny
+
+KEYS = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])  # cosines 0, 1 and 0
+
+
+def term(change: Tensor, **settings: float) -> Tensor:
+    method = joint("eamet", tiny("llama"), weight_decay=0.0, temperature=0.5, **settings)
+    assert isinstance(method, Eamet)
+    return method.aligned(change, torch.ones_like(change), keys=KEYS)
+
+
+def test_the_term_of_a_hand_computed_case() -> None:
+    """Changes with cosines 0 (1, 2), 0 (1, 3) and 1 (2, 3), where those of the keys are 0, 1 and 0."""
+    change = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
+    near, far = math.exp(2) / (1 + math.exp(2)), 1 / (1 + math.exp(2))  # the softmax of (1, 0) / 0.5
+    first = near * math.log(near / 0.5) + far * math.log(far / 0.5)  # P_k = (far, near), P_r = (1/2, 1/2)
+    second = 0.5 * (math.log(0.5 / near) + math.log(0.5 / far))  # P_k = (1/2, 1/2), P_r = (far, near)
+    third = near * math.log(near / far) + far * math.log(far / near)  # P_k = (near, far), P_r = (far, near)
+    torch.testing.assert_close(term(change, align_mse=0.0), torch.tensor([first, second, third]))
+    # The squared error of the nearest key's cosine: 1 - 0, one of the two with 0, and 1 - 0
+    errors = term(change, align_kl=0.0, nearest=1)
+    torch.testing.assert_close(errors[::2], torch.ones(2))
+    torch.testing.assert_close(term(change, align_kl=0.0), torch.tensor([near, 0.5, 1.0]))
+
+
+def test_changes_as_similar_as_the_keys_cost_nothing() -> None:
+    assert term(7 * KEYS).abs().max() < 1e-6
+    assert term(KEYS[:1]).tolist() == [0.0], "a single fact has nothing to be aligned with"
+
+
+def test_the_gradient_reaches_a_facts_own_change_alone() -> None:
+    change = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 5.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(term(change)[0], change)
+    assert gradient[0].abs().max() > 0 and gradient[1:].abs().max() == 0
+    start = torch.zeros(3, 2, requires_grad=True)
+    (first,) = torch.autograd.grad(term(start).sum(), start)
+    assert first.isfinite().all(), "the descent starts without a change"
+
+
+def cosines(rows: Tensor) -> Tensor:
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    return (unit @ unit.T)[torch.triu_indices(len(rows), len(rows), 1).unbind()]
+
+
+def test_a_descent_aligns_the_changes_with_the_keys() -> None:
+    model, distances = tiny("llama"), []
+    for weight in (0.0, 20.0):
+        method = joint("eamet", model, align_kl=weight, align_mse=weight, steps=30, stop_below=-1.0)
+        facts = [fact for edit in EDITS for fact in method.facts(edit)]
+        changes = torch.stack([value.descent.change for value in method.find_values(facts)])
+        keys = Objective(model, method.layers[-1], [fact.prompts for fact in facts], kl_weight=0.0).mean_key
+        distances.append(float((cosines(changes) - cosines(keys)).abs().max()))
+    assert distances[1] < 0.5 * distances[0]
+
+
+def test_an_edit_alone_is_memits() -> None:
+    model, settings = tiny("llama"), {"mom2_weight": 10.0}
+    alone = joint("eamet", model, **settings).edit_each(EDITS)
+    memit = joint("memit", model, **settings).edit_each(EDITS)
+    together = joint("eamet", model, **settings).edit(EDITS)
+    assert isinstance(together, WeightPatch)
+    for own, its, value in zip(alone, memit, together.state["value"].T, strict=True):
+        assert isinstance(own, WeightPatch) and isinstance(its, WeightPatch)
+        torch.testing.assert_close(own.state["value"], its.state["value"], rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(own.state["value"][:, 0], value, rtol=1e-3, atol=1e-3)
+
+
+def test_settings_of_the_public_code() -> None:
+    paper = EametConfig.preset("paper", method="eamet")
+    assert (paper.steps, paper.learning_rate, paper.kl_weight, paper.clamp_norm_factor) == (25, 0.5, 0.0625, 4.0)
+    assert (paper.align_kl, paper.align_mse, paper.temperature, paper.nearest) == (1.0, 1.0, 0.07, 50)
