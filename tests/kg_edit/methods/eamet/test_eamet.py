@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from tests.kg_edit.tiny import tiny
 KEYS = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])  # cosines 0, 1 and 0
 
 
-def term(change: Tensor, **settings: float) -> Tensor:
+def term(change: Tensor, **settings: Any) -> Tensor:
     method = joint("eamet", tiny("llama"), weight_decay=0.0, temperature=0.5, **settings)
     assert isinstance(method, Eamet)
     return method.aligned(change, torch.ones_like(change), keys=KEYS)
@@ -67,10 +68,10 @@ def test_a_descent_aligns_the_changes_with_the_keys() -> None:
 
 
 def test_an_edit_alone_is_memits() -> None:
-    model, settings = tiny("llama"), {"mom2_weight": 10.0}
-    alone = joint("eamet", model, **settings).edit_each(EDITS)
-    memit = joint("memit", model, **settings).edit_each(EDITS)
-    together = joint("eamet", model, **settings).edit(EDITS)
+    model = tiny("llama")
+    alone = joint("eamet", model, mom2_weight=10.0).edit_each(EDITS)
+    memit = joint("memit", model, mom2_weight=10.0).edit_each(EDITS)
+    together = joint("eamet", model, mom2_weight=10.0).edit(EDITS)
     assert isinstance(together, WeightPatch)
     for own, its, value in zip(alone, memit, together.state["value"].T, strict=True):
         assert isinstance(own, WeightPatch) and isinstance(its, WeightPatch)
