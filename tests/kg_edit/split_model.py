@@ -36,7 +36,20 @@ from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, meth
 from tests.kg_edit.tiny import tiny, weights_of
 
 Job = Callable[[LanguageModel], Tensor]
-EXACT = ("alphaedit", "comeba", "eamet", "emmet", "ext-sub", "glame", "glame-plus", "memit", "mend", "pmet", "r-rome", "rome")
+EXACT = (
+    "alphaedit",
+    "comeba",
+    "eamet",
+    "emmet",
+    "ext-sub",
+    "glame",
+    "glame-plus",
+    "memit",
+    "mend",
+    "pmet",
+    "r-rome",
+    "rome",
+)
 """The methods that compute in float64."""
 SPLITS = (("llama", "cpu"), ("gpt2", second_device.ELSEWHERE))
 

@@ -27,7 +27,19 @@ from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.methods.test_methods import graph
 from tests.kg_edit.tiny import tiny
 
-NAMES = ("rome", "memit", "emmet", "glame", "glame-batch", "r-rome", "rome-kg", "memit-kg", "pmet", "eamet", "glame-plus")
+NAMES = (
+    "rome",
+    "memit",
+    "emmet",
+    "glame",
+    "glame-batch",
+    "r-rome",
+    "rome-kg",
+    "memit-kg",
+    "pmet",
+    "eamet",
+    "glame-plus",
+)
 FIRST, SECOND = (
     Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Los Angeles Lakers", target_new_id="Q2"),
     Edit(id="2", subject="France", prompt="In {}, the capital is", target_new="Rome", target_new_id="Q4"),
