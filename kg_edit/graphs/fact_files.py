@@ -7,6 +7,7 @@ from those of Wikidata's ids.
 from __future__ import annotations
 
 import csv
+import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -169,7 +170,8 @@ def _graphml(path: Path) -> tuple[nx.MultiDiGraph, dict[str, str]]:
         raise GraphError(f"{path}: has more than {_LARGEST / 1e6:g} MB; write the statements as CSV")
     with open_graph_file(path) as reader:
         try:
-            graph = nx.read_graphml(reader, force_multigraph=True)
+            # networkx reads a file without the name space a second time, from its start
+            graph = nx.read_graphml(io.BytesIO(reader.read()), force_multigraph=True)
         except (ParseError, nx.NetworkXException, ValueError, KeyError, AttributeError) as error:
             raise GraphError(
                 f"{path}: is not GraphML ({error}); write it again, or give the statements as CSV"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,6 +210,18 @@ def test_graphml_is_read_with_its_node_names(tmp_path: Path) -> None:
     opened = open_named(graphml(edges, tmp_path / "facts.graphml"))
     assert isinstance(opened, PrivateGraph) and stated(opened) == STATED
     assert [file["name"] for file in opened.provenance()["files"]] == ["facts.graphml"]
+
+
+def test_graphml_without_its_name_space_is_read(tmp_path: Path) -> None:
+    path = graphml(lambda graph: graph.add_edge("Oslo", "Norway", label="capital of"), tmp_path / "facts.graphml")
+    whole = open_named(path)
+    path.write_text(re.sub("<graphml [^>]*>", "<graphml>", path.read_text()))
+    found = open_named(path)
+    assert isinstance(whole, PrivateGraph) and isinstance(found, PrivateGraph)
+    assert [*found.graph.edges(data=True)] == [*whole.graph.edges(data=True)]
+    path.write_text("<graphml></graphml>")
+    with pytest.raises(GraphError, match=r"facts\.graphml: is not GraphML \(file not successfully read"):
+        open_named(path)
 
 
 def test_graphml_without_direction_or_relation_is_refused(tmp_path: Path) -> None:
