@@ -6,24 +6,30 @@ resolve paths. Only `active_at` and the patches themselves need torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Self
 
-from kg_edit.errors import OutputError
+from kg_edit.errors import OutputError, PatchError
 from kg_edit.ledger.conflicts import Conflict, conflicts
 from kg_edit.ledger.entries import Entry, entries, entries_of
-from kg_edit.ledger.log import LOG, Added, Event, PatchStep, Store, active_steps, in_force, open_store
+from kg_edit.ledger.log import LOG, PATCHES, Added, Event, PatchStep, Store, active_steps, in_force, open_store
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.patches.container import read_provenance
-from kg_edit.storage.run_folder import PATCH
+from kg_edit.storage.run_folder import PATCH, is_run
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:  # paths are checked without importing torch
     from kg_edit.patches.base import Patch
+
+_STEP = re.compile(r"(?P<sequence>[0-9]{5})-(?P<sum>sum-)?(?P<step>[0-9]{5})\.safetensors")  # as `StepFiles` names them
+_SUM = -1
+_NAMED = 5  # files that an error names
 
 
 class Listing:
@@ -167,12 +173,17 @@ def active_entries(path: Path) -> tuple[Entry, ...]:
 def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     """Return the additions for the patch files and ledgers that a user names.
 
+    A step of a sequence of `kg-edit evaluate` comes after the earlier steps of that sequence.
+
     Raises:
-        PatchError: a folder has no ledger.
+        PatchError: a folder has no ledger, or a step of a sequence is given without an earlier one.
         OutputError: something else is at a path, or it can't be read.
     """
     found: list[Addition] = []
-    for path in paths:
+    places = dict[Path, int]()
+    steps = dict[tuple[Path, str], dict[Path, int]]()  # of each sequence
+    given = sorted(paths, key=lambda path: _step_of(path)[1] != _SUM)  # the sum of the first steps before the others
+    for path in given:
         file = patch_file(path)
         if file is None and path.is_dir():
             ledger = Listing.open(path)
@@ -182,8 +193,32 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
                 for step in ledger.steps
             ]
         else:
-            found.append(Addition(path=file or path))
+            sequence, step = _step_of(path)
+            if sequence and (path.parent, sequence) not in steps:
+                files = path.parent.glob(f"{sequence}-*")
+                steps[path.parent, sequence] = {
+                    other.resolve(): _step_of(other)[1] for other in files if _step_of(other)[0]
+                }
+            before = [other for other, its in steps.get((path.parent, sequence), {}).items() if its < step]
+            if lacking := sorted(str(other) for other in before if other not in places):
+                raise PatchError(
+                    f"{path} was made on the model with the earlier steps of its sequence; give these before it: "
+                    f"{' '.join(map(quote, lacking[:_NAMED]))}{' …' * (len(lacking) > _NAMED)}"
+                )
+            places[path.resolve()] = len(found)
+            found.append(Addition(path=file or path, after=tuple(sorted(places[other] for other in before))))
     return tuple(found)
+
+
+def _step_of(path: Path) -> tuple[str, int]:
+    """The sequence of a patch in the folder of `kg-edit evaluate`, and its step (`_SUM`: the first steps together).
+
+    Any other file has no sequence: ("", 0).
+    """
+    name = _STEP.fullmatch(path.name)
+    if name is None or path.parent.name != PATCHES or not is_run(path.parent.parent):
+        return "", 0
+    return name["sequence"], _SUM if name["sum"] else int(name["step"])
 
 
 def patch_file(path: Path) -> Path | None:

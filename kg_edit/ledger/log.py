@@ -220,6 +220,11 @@ class Store:
         """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""
         if not self.exists and (stored := self._stored()):
             files = f"{quote(str(self.folder / PATCHES))}/*.safetensors"
+            if is_run(self.folder):
+                raise PatchError(
+                    f"{self.folder} is a run of `kg-edit evaluate`, which is no ledger; start one with its patches: "
+                    f"kg-edit patch add NEW {files}"
+                )
             raise PatchError(
                 f"{self.folder} has {len(stored)} stored patch{'es' * (len(stored) > 1)}, but its log ({LOG}), which "
                 "records which patches are active, is missing; restore the log from a backup, or start a new ledger "

@@ -441,6 +441,31 @@ def test_add_all_interrupted_at_any_write_adds_all_or_none(
     assert same(ledger.patch, ONE + TWO + THREE)
 
 
+def test_steps_of_a_sequence_come_after_the_earlier_ones(tmp_path: Path) -> None:
+    """In the folder of `kg-edit evaluate`; elsewhere the same names mean nothing."""
+    names = ("00000-00002", "00000-00003", "00000-sum-00002", "00001-00000")
+    patches = tmp_path / "run" / "patches"
+    files = [
+        made_up(edits_of(1, start=start)).save(patches / f"{name}.safetensors") for start, name in enumerate(names)
+    ]
+    assert [one.after for one in additions(files)] == [(), (), (), ()]
+    (tmp_path / "run" / "run.json").write_text("{}")
+    found = additions(files)
+    assert [(one.path.stem, one.after) for one in found] == [
+        ("00000-sum-00002", ()),
+        ("00000-00002", (0,)),
+        ("00000-00003", (0, 1)),
+        ("00001-00000", ()),
+    ]
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add_all(found)
+    assert [step.after for step in ledger.steps] == [(), (1,), (1, 2), ()]
+    with pytest.raises(PatchError, match=r"00003\.\S+ was made on .*; give these before it: \S+00000-00002\.\S+$"):
+        additions([files[2], files[1]])
+    with pytest.raises(PatchError, match=r"run is a run of `kg-edit evaluate`, which is no ledger; .*run/patches/\*"):
+        additions([tmp_path / "run"])
+
+
 def test_add_of_another_ledger_keeps_the_order_of_its_steps(tmp_path: Path) -> None:
     first, second = Ledger.open(tmp_path / "first"), Ledger.open(tmp_path / "second")
     first.add(ONE)
