@@ -288,7 +288,9 @@ def check_file(path: Path) -> None:
 
 def _header_fault(header: Sequence[str]) -> str | None:
     if unknown := [name for name in header if name not in (*_COLUMNS, *_IN_TABLES, *LOCALITY)]:
-        near = "" if unknown[0] in FIELDS else did_you_mean(unknown[0], _COLUMNS)
+        if ALIASES.get(unknown[0], unknown[0]) == "portability":
+            return f"the column {unknown[0]!r}: questions with answers do not fit into a cell; write the rows as .jsonl"
+        near = did_you_mean(unknown[0], _COLUMNS)
         if len(unknown) == len(header) and not near:
             wanted = ", ".join(_SHAPES[0])
             return f"no name of a column ({unknown[0]!r}, …); the first line must be a header, such as {wanted}"

@@ -81,7 +81,11 @@ def test_malformed_json_is_located(tmp_path: Path, content: str, message: str) -
         ("subject,target_new", "line 1: lacks the column 'prompt'"),
         ("Subject,prompt,target_new", "line 1: unknown column 'Subject', did you mean 'subject'?"),
         ("a,prompt,target_new", "line 1: unknown column 'a'; known:"),
-        ("subject,prompt,target_new,portability", "line 1: unknown column 'portability'; known:\n  id, subject"),
+        (
+            "subject,prompt,target_new,portability",
+            "line 1: the column 'portability': questions with answers do not fit",
+        ),
+        ("subject,prompt,target_new,questions", "line 1: the column 'questions': questions with answers"),
         (
             "Marie Curie,was born in,Rome",
             "line 1: no name of a column ('Marie Curie', …); the first line must be a header",
