@@ -67,7 +67,7 @@ def quiet(*others: str) -> Iterator[None]:
 
 @contextmanager
 def friendly(*others: str) -> Iterator[None]:
-    """End a script with one message and exit code 2 on an error that a user can mend.
+    """End a script with one message and exit code 2 on an error that a user can mend, or 130 on Ctrl-C.
 
     Args:
         others: names of loggers whose remarks are shown besides those of the two packages.
@@ -78,6 +78,9 @@ def friendly(*others: str) -> Iterator[None]:
         except (KgEditError, WikidataCacheError) as error:
             report(error)
             raise SystemExit(2) from None
+        except KeyboardInterrupt as error:
+            typer.echo("\n  ".join(["kg-edit: stopped", *getattr(error, "__notes__", ())]), err=True)
+            raise SystemExit(130) from None
         except OSError as error:
             way = "check the path, its permissions, and the free space"
             message = f"{str(error)[:_LONGEST]}; {way}"

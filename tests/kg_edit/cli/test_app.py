@@ -218,3 +218,11 @@ def test_a_script_shows_what_it_and_the_packages_log_once(capsys: pytest.Capture
         for name in ("kg_edit.evaluation", "pipelines.study", "somebody_else"):
             logging.getLogger(name).info("from %s", name)
     assert capsys.readouterr().err == "from kg_edit.evaluation\nfrom pipelines.study\n"
+
+
+def test_interrupted_script_says_what_is_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = KeyboardInterrupt()
+    stopped.add_note("the edits made before are saved")
+    with pytest.raises(SystemExit, match="130"), friendly("pipelines"):
+        raise stopped
+    assert capsys.readouterr().err == "kg-edit: stopped\n  the edits made before are saved\n"
