@@ -351,7 +351,10 @@ class PatchStack(Patch):
         Raises:
             PatchError: always.
         """
-        raise PatchError(f"can't write {path}: a file can't have patches of different kinds; save each part alone")
+        raise PatchError(
+            f"can't write {path}: a file can't have patches of different kinds; save each part alone, or give the "
+            "ledger itself, which the commands take like a patch"
+        )
 
 
 def edits_beside_weights(patch: Patch) -> str:

@@ -94,6 +94,8 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
     seven = ledger.patch + method("grace", model).update(edits_of(3, start=6))
     with pytest.raises(PatchError, match=r"\(e1 \(grace\), .*e6 \(grace\) and 2 more\), so it can't be merged"):
         check_mergeable(seven, tmp_path / "merged")
+    with pytest.raises(PatchError, match=r"patches of different kinds; .* or give the ledger itself"):
+        ledger.patch.save(tmp_path / "sum.safetensors")
     ledger.remove(["e1"])
     assert [step.file.name for step in ledger.steps] == [files[0], "0004.safetensors", files[2]]
     rome, first, second = ledger.patches.values()
