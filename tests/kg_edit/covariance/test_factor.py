@@ -45,6 +45,7 @@ def test_refinement_removes_the_error_of_the_factor() -> None:
     assert refined(matrix, shift, 2**0.5 * lower, columns) is None
 
 
+@pytest.mark.slow
 def test_real_covariance_is_solved_as_precisely_as_in_float64(smollm2: LanguageModel, slow_float64: None) -> None:
     """SmolLM2's C of layer 5, from few tokens: its condition is 24,000, that from many is 250."""
     text = torch.randint(len(smollm2.tokenizer), (16, 128), generator=torch.Generator().manual_seed(0))

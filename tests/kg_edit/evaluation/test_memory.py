@@ -16,11 +16,11 @@ MB = 1024 * 1024
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux starts the largest memory anew")
 def test_memory_of_a_large_tensor_counts_only_while_it_is_measured() -> None:
     with measured() as large:
-        torch.ones(100 * MB, dtype=torch.uint8).sum()
+        torch.ones(32 * MB, dtype=torch.uint8)
     with measured() as small:
         pass
     assert large.memory is not None and small.memory is not None
-    assert large.memory - small.memory > 80 * MB
+    assert large.memory - small.memory > 24 * MB
     assert large.seconds > small.seconds > 0
 
 

@@ -56,6 +56,7 @@ def names(out: Path) -> list[str]:
     return sorted(file.stem for file in (out / "patches").iterdir())
 
 
+@pytest.mark.slow
 def test_dense_steps_are_replaced_by_their_sum(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

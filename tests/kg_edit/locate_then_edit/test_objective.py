@@ -30,7 +30,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
-from tests.kg_edit.tiny import CONFIGS, FIRST, families, tiny
+from tests.kg_edit.tiny import FIRST, families, tiny
 
 CONTEXTS = ("{}", "The quick brown fox. {}", "Where does it flow? I. {}")
 EDITS = (("{} plays for", "LeBron James", "Los Angeles Lakers"), ("In {}, the capital is", "France", "Rome"))
@@ -86,7 +86,7 @@ def assert_alike(fast: Objective, plain: Objective, at: Tensor) -> Losses:
 
 
 @pytest.mark.parametrize("bos", keep_first([False, True]), ids=["no-bos", "bos"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", families((*FIRST, "bloom", "qwen3_5_text")))
 def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
     model = tiny(family, bos=bos)
     requests = [request(model, *edit) for edit in EDITS]

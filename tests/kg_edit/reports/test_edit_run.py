@@ -177,6 +177,7 @@ def test_full_disk_leaves_the_partial_patch(tmp_path: Path, monkeypatch: pytest.
     assert len(Patch.load(tmp_path / PARTIAL).provenance["edits"]) == 1
 
 
+@pytest.mark.slow
 def test_long_saves_are_rare_and_ctrl_c_loses_no_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edits = [EDIT.model_copy(update={"id": str(number), "subject": f"Player {number}"}) for number in range(4)]
     saved, write, model = list[int](), WeightPatch.save, tiny("llama")

@@ -75,7 +75,7 @@ def test_edits_without_paraphrases_are_learned_by_their_own_prompts() -> None:
     assert edit > 0
 
 
-@BOTH
+@pytest.mark.parametrize("name", [pytest.param("malmen", marks=pytest.mark.slow), "rledit"])
 def test_training_lowers_the_loss_and_edits_succeed(name: str, tmp_path: Path) -> None:
     """A batch of edits that the network has not seen: all are likelier than before, most of them much."""
     manifest = made(name, tmp_path, steps=20, validate_every=10, locality_weight=0.1)

@@ -105,7 +105,7 @@ def assert_same(one: Patch, other: Patch) -> None:
         torch.testing.assert_close(factors.product, other.factors[name].product, rtol=1e-4, atol=1e-6)
 
 
-@both
+@pytest.mark.parametrize("name", [pytest.param("rome-kg", marks=pytest.mark.slow), "memit-kg"])
 def test_patch_equals_the_plain_method_on_the_edit_and_its_facts(name: str) -> None:
     """ROME-KG one after the other, MEMIT-KG in one batch; ``remember`` is for the edits before this one."""
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
