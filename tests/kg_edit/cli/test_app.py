@@ -6,8 +6,11 @@ import copy
 import inspect
 import io
 import logging
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +139,19 @@ def test_an_empty_answer_is_said(
     result = kg_edit("generate", "Who founded Google?", "--model", place / "silent", *options)
     assert result.code == 0 and "Who founded Google?: the model ended its answer at once" in result.err
     assert ("--chat asks it as a question" in result.err) == (not options)
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "active"}])
+def test_idle_threads_of_openmp_sleep_unless_the_user_says_otherwise(own: dict[str, str]) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "true"} | own
+
+    shown = subprocess.run(
+        [sys.executable, "-m", "kg_edit", "methods"], capture_output=True, text=True, env=environment, check=False
+    ).stderr
+    if "OPENMP DISPLAY ENVIRONMENT" not in shown:
+        pytest.skip("this OpenMP library does not show its settings")
+
+    assert f"OMP_WAIT_POLICY = '{'ACTIVE' if own else 'PASSIVE'}'" in shown
 
 
 def test_methods_and_models_are_listed(kg_edit: Run) -> None:
