@@ -192,7 +192,7 @@ def test_faulty_row_is_named_with_its_line(tmp_path: Path, name: str, content: s
 def test_misplaced_quote_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "edits.csv", HEADER + '"Ann" B,{} is in,Oslo,Rome\n' + ROW)
     assert "line 2, not a row of a table: ',' expected after '\"'; close the quotes" in refusal(path)
-    assert [edit.id for edit in read_edits(path, keep_going=True).edits] == ["row-3"]
+    assert [edit.id for edit in read_edits(path, keep_going=True).edits] == ["row-2"]
 
 
 def test_allow_conflicts_still_refuses_duplicated_ids(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from kg_edit.edits.edit import Edit, Question, is_entity_id, is_property_id
 from kg_edit.edits.files import read_edits, write_edits
 from kg_edit.errors import OutputError
 from tests.kg_edit.edit_rows import COUNTERFACT, GOOD, HEADER, ROW, Labels, lines, refusal, write
+from tests.wikidata_cache.link_graph import homonyms
+from wikidata_cache.linking.edit_file import link_edits
 
 # What is read
 
@@ -67,13 +69,20 @@ def test_counterfactplus_round_trips(tmp_path: Path) -> None:
 )
 def test_row_is_the_same_edit_in_each_format(tmp_path: Path, name: str, content: str) -> None:
     (edit,) = read_edits(write(tmp_path, name, content)).edits
-    assert edit == Edit(id="row-2", **GOOD)
+    assert edit == Edit(id="row-1", **GOOD)
 
 
 @pytest.mark.parametrize("content", [[GOOD], GOOD])
 def test_json_may_be_a_list_or_an_object(tmp_path: Path, content: object) -> None:
     path = write(tmp_path, "edits.json", json.dumps(content, indent=1))
     assert read_edits(str(path)).edits == (Edit(id="row-1", **GOOD),)
+
+
+def test_edits_of_a_table_keep_their_ids_when_they_are_linked(tmp_path: Path) -> None:
+    table = write(tmp_path, "edits.csv", HEADER + 'Ann,"{} lives\nin",Oslo,Rome\n\nBob,{} lives in,Oslo,Rome\n')
+    link_edits(homonyms(tmp_path).linker, table, tmp_path / "linked.jsonl")
+    assert [edit.id for edit in read_edits(table)] == ["row-1", "row-2"]
+    assert [edit.id for edit in read_edits(tmp_path / "linked.jsonl")] == ["row-1", "row-2"]
 
 
 def test_null_is_an_absent_field(tmp_path: Path) -> None:
