@@ -44,11 +44,20 @@ _BARE_ID = (
     "{field}_id, or give the fact as subject, relation, object, new_object, where ids are looked up"
 )
 
+
+def _one_line(text: str, info: ValidationInfo) -> str:
+    if "\n" in text:
+        paragraph = ", or a paragraph as target_text" if info.field_name == "target_new" else ""
+        raise ValueError(f"has a line break, at which a generated answer ends; write it on one line{paragraph}")
+    return text
+
+
 EntityId = Annotated[str, StringConstraints(pattern="^(Q[1-9][0-9]*|node:.*[^ ].*)$")]  # node:KEY in a graph of names
 PropertyId = Annotated[str, StringConstraints(pattern="^P[1-9][0-9]*$")]
 Text = Annotated[str, AfterValidator(_readable)]
 TextOrEmpty = Annotated[str, AfterValidator(_encodable)]
 Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]
+Answer = Annotated[Name, AfterValidator(_one_line)]
 # A generated text ends with its line, so line breaks can't be taught.
 Line = Annotated[str, AfterValidator(lambda text: " ".join(text.split())), AfterValidator(_readable)]
 
@@ -78,7 +87,7 @@ class Question(Record):
     """A question whose answer follows from the edited fact (portability)."""
 
     question: Text = Field(description="the question")
-    answer: Name = Field(description="its answer once the edit is made")
+    answer: Answer = Field(description="its answer once the edit is made")
     aliases: Texts = Field((), description="other right answers")
     recalled_relation: TextOrEmpty | None = Field(None, description="the further fact that links o* to the answer")
     category: Name | None = Field(
@@ -92,7 +101,7 @@ class LocalityPrompt(Record):
     """A prompt whose answer must not change; a text alone is a prompt without a named answer."""
 
     prompt: Text = Field(description="a prompt about anything else than the edited fact")
-    answer: Name | None = Field(None, description="its answer")
+    answer: Answer | None = Field(None, description="its answer")
     aliases: Texts = Field((), description="other names of the answer")
     category: Name | None = Field(
         None,
@@ -132,8 +141,8 @@ class Edit(Record):
     id: Name = Field("", description="a name for the edit, unique in its file")
     subject: Name = Field(description="s, the entity the fact is about", exclude_if=lambda name: not name)
     prompt: Name = Field(description="a sentence with {} for the subject that ends right before the object")
-    target_true: Name | None = Field(None, description="o, what the unedited model predicts")
-    target_new: Name = Field(description="o*, what the edited model should predict")
+    target_true: Answer | None = Field(None, description="o, what the unedited model predicts")
+    target_new: Answer = Field(description="o*, what the edited model should predict")
     target_text: Line | None = Field(
         None,
         description="a paragraph that the edited model should generate, in the place of target_new",

@@ -71,6 +71,14 @@ MISSPELT = {"prompt": "Pelé plays the sport of", "answr": "football"}
             for field in ("subject", "target_new", "prompt")
         ),
         ({"id": " "}, "id", "is empty; expected a name for the edit, unique in its file"),
+        (
+            {"target_new": "foot\nball"},
+            "target_new",
+            "has a line break, at which a generated answer ends; write it on one",
+        ),
+        ({"target_new": "foot\r\nball"}, "target_new", "line, or a paragraph as target_text"),
+        ({"portability": [{"question": "Who?", "answer": "h\ne"}]}, "portability[0].answer", "has a line break"),
+        ({"locality": {"prompt": "Snow is", "answer": "wh\nite"}}, "locality[0].answer", "has a line break"),
         ({"target_new": ["football"]}, "target_new", "found a list; expected text"),
         ({"subject": 23}, "subject", "found the number 23; expected text"),
         ({"subject": True}, "subject", "found true; expected text"),
