@@ -232,7 +232,10 @@ def guess_dataset(path: str | Path) -> Dataset:
     """
     best = _most(_readable(path))
     if best is None:
-        raise EditFileError(f"{path}: can't recognise the benchmark of its records; give --dataset NAME")
+        raise EditFileError(
+            f"{path}: can't recognise the benchmark of its records; give --dataset NAME (for your own edits: edits), "
+            "which names their faults"
+        )
     return known_datasets()[best]
 
 

@@ -147,5 +147,5 @@ def test_guess_dataset_parses_a_file_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_guess_dataset_refuses_unknown_rows(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match="can't recognise the benchmark of its records; give --dataset NAME"):
+    with pytest.raises(EditFileError, match="can't recognise the benchmark of its records; give --dataset NAME \\(for"):
         guess_dataset(written(tmp_path, {"x": 1}))
