@@ -193,7 +193,7 @@ def lint(reading: FileContent, *, labels: Labels | None = None) -> tuple[Finding
             kind = "missing-subject"
         elif _SHOULD_BE_A_LABEL in message:
             kind = "unlabelled-id"
-        found.append(Finding(kind, problem.id, f"record {problem.row}, {problem.fault}"))
+        found.append(Finding(kind, problem.id, problem.place))
     found += [
         *(Finding(remark.kind, record.id, remark.message) for record in records for remark in record.remarks),
         *(finding for record in records for finding in in_record(record)),

@@ -81,7 +81,10 @@ class OwnEdits(Dataset):
             return super().read(path, limit=limit, parsed=parsed)
         file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit)
         unit = unit_of(path)
-        problems = (Problem(path, row, id_, fault, unit) for _, row, fault, id_ in file.problems)
+        problems = (
+            Problem(path, position, f"row-{position}", fault, f"{unit} {row}")
+            for _, row, fault, position in file.problems
+        )
         return FileContent(tuple(map(record_of, file.edits)), tuple(problems))
 
 

@@ -110,10 +110,15 @@ class Problem(NamedTuple):
     row: int  # from 1
     id: str
     fault: Fault
-    unit: str = "record"  # what is counted; "line" in files that are read line by line
+    line: str = ""  # such as "line 3", where a message names that in the place of the row
+
+    @property
+    def place(self) -> str:
+        """The fault and its place in the file."""
+        return f"{self.line or f'record {self.row}'}, {self.fault}"
 
     def __str__(self) -> str:
-        return f"{self.file}, {self.unit} {self.row}, {self.fault}"
+        return f"{self.file}, {self.place}"
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class RowProblem(NamedTuple):
     file: Path
     row: int  # the line of the file; in .json, where lines mean nothing, the position in the list, from 1
     fault: Fault
-    default_id: str  # of the edit that the row would be if it had no id
+    position: int  # of the row in the file, from 1, without blank lines and a table's header
 
     def __str__(self) -> str:
         return f"{self.file}, {unit_of(self.file)} {self.row}, {self.fault}"
@@ -176,14 +176,13 @@ def read_rows(
     by_fact: dict[tuple[str, str], tuple[int, Edit]] = {}  # (subject, prompt) -> the first row of the fact
     repeated: list[tuple[int, int, str]] = []
     for position, (number, row) in enumerate(rows, 1):
-        # Not the line, which differs between a table and the JSON lines that `wikidata-cache link` makes of it.
-        default_id = f"row-{position}"
         try:
             if isinstance(row, EditError):
                 raise row
             if not isinstance(row, dict):
                 raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-            edit = to_edit(row, row_id=default_id, labels=known, templates=templates, looked_in=looked_in)
+            # Not the line, which differs between a table and the JSON lines that `wikidata-cache link` makes of it.
+            edit = to_edit(row, row_id=f"row-{position}", labels=known, templates=templates, looked_in=looked_in)
             if edit.id in by_id:
                 raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {by_id[edit.id]} too; give it another")])
             first, same = by_fact.get((edit.subject, edit.prompt), (0, edit))
@@ -192,7 +191,7 @@ def read_rows(
                 message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
                 raise EditError([Fault("target_new", message)])
         except EditError as error:
-            problems += [RowProblem(path, number, fault, default_id) for fault in error.faults]
+            problems += [RowProblem(path, number, fault, position) for fault in error.faults]
             continue
         edits.append(edit)
         if first:

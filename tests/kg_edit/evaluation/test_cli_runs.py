@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from kg_edit.cli.evaluation import Evaluation
+from kg_edit.datasets.lint import lint
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.errors import ConfigError
+from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.ripples import known_only
 from kg_edit.ripples.known_only import KnownOnly
@@ -233,6 +235,18 @@ def test_limit_and_skip_share_no_record(wrong: int, place: Path) -> None:
         content = asked.read()
         found += [record.id for record in content.records[asked.span(content)]]
     assert found == [str(number) for number in range(4) if number != wrong]
+
+
+def test_skip_and_faults_of_a_table_count_rows(place: Path) -> None:
+    """A table's first row is in its second line; a fault names the line."""
+    rows = ["subject,prompt,target_new", "Ann,{} is", *(f"{name},{{}} lives in,Rome" for name in ("Bo", "Cy", "Di"))]
+    (place / "own.csv").write_text("\n".join(rows))
+    asked = Evaluation(data=place / "own.csv", dataset="edits", skip=1, limit=2)
+    content = asked.read()
+    assert [record.id for record in content.records[asked.span(content)]] == ["row-2", "row-3"]
+    assert [finding.message[:7] for finding in lint(content)] == ["line 2,"]
+    with pytest.raises(EditFileError, match=r"own\.csv, line 2, found 2 cells"):
+        replace(asked, skip=0, limit=1).read()
 
 
 def test_skip_beyond_the_known_records_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
