@@ -1,19 +1,21 @@
-"""Settings of the closed forms for long sequences: ``remember``, which is 1 by default, ``anchor`` and ``sphere``.
+"""Settings of the closed forms for long sequences: ``remember``, which is 1 by default, and four that are off.
 
 - ``remember`` (OTE = SE, arXiv 2605.26670): the keys K_p of earlier edits stay in the least squares, so that a sequence
   of batches solves what one batch would, given the same keys and values and one layer. A patch stores its keys (`KEY`);
   `remembered` reads them.
 - ``anchor`` (NAS, arXiv 2602.02543): each wanted value has the norm that values have in the unedited model.
 - ``sphere`` (SPHERE, arXiv 2510.01172): an update avoids the principal directions of the weight that it changes.
+- ``rect`` (RECT, arXiv 2401.04700): only the elements of an update that change their weight most are written.
+- ``prune`` (PRUNE, arXiv 2405.16821): the singular values of all updates together are bounded by those of the weight.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import floor
 
 import torch
 from torch import Tensor
@@ -23,10 +25,10 @@ from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, StopSett
 from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import Site, subject_states
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.precision import exact
 from kg_edit.patches.base import Patch, PatchStack
-from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of
 from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 
 KEY = "key/"  # prefix of a patch's state; the weight's name follows. The state has the facts' keys, [d_ff, facts]
@@ -119,7 +121,7 @@ def mean_value_norm(
     steps = Steps(learning_rate=_RATE, clamp_norm_factor=clamp)
     descents = optimise_values(loss, [FreeDelta(state, steps) for state in loss.value], stops)
     norms = (values + torch.stack([descent.change for descent in descents])).norm(dim=1).sort().values
-    return float(f"{float(norms[: len(norms) - floor(_OUTLIERS * len(norms))].mean()):.3g}")
+    return float(f"{float(norms[: len(norms) - math.floor(_OUTLIERS * len(norms))].mean()):.3g}")
 
 
 def _facts() -> Iterator[Edit]:
@@ -153,3 +155,72 @@ def principal_directions(weight: Tensor) -> Tensor:
     count = int((values.cumsum(0) / values.sum() <= _ENERGY).sum()) + 1
     directions: Tensor = rows.T @ vectors[:, :count] / values[:count].sqrt()  # V
     return directions
+
+
+def restrained(
+    factors: Mapping[str, Factors], model: LanguageModel, *, before: Patch | None, rect: float, prune: float
+) -> dict[str, Factors]:
+    """Return the updates of a batch, restrained as ``rect`` and ``prune`` set; unchanged where both are 0.
+
+    As in the public code, all layers are solved with the whole updates, which are restrained afterwards.
+
+    Args:
+        factors: the updates, by the weights' names.
+        model: with ``before`` in its weights.
+        before: the patch of the earlier edits.
+        rect: the share of the elements that is written; 0: all.
+        prune: the base of PRUNE's logarithm; 0: the singular values are not bounded.
+    """
+    found = dict(factors)
+    for name, update in factors.items():
+        weight = weight_matrix(module_of(model, name, shape=update.shape)).detach()
+        if rect:
+            found[name] = most_changed(update, weight, share=rect)
+        if prune:
+            parts = [] if before is None else _weight_patches(before)
+            earlier = [part.factors[name] for part in parts if name in part.factors]
+            found[name] = pruned(found[name], weight, earlier=earlier, base=prune)
+    return found
+
+
+def most_changed(update: Factors, weight: Tensor, *, share: float) -> Factors:
+    """Return the update D [d, d_ff] with 0 for all but a share of its elements: those with the largest |D / W| (RECT).
+
+    Where several are as large as the smallest of them, all are written.
+    """
+    change = update.product.to(weight.device)
+    relative = (change / weight.float()).abs().nan_to_num(0.0, posinf=torch.inf).flatten()
+    written = max(1, round(share * relative.numel()))
+    threshold = relative.kthvalue(relative.numel() - written + 1).values
+    return Factors.dense(change * (relative >= threshold).view_as(change))
+
+
+def pruned(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base: float) -> Factors:
+    """Return the update D [d, d_ff], corrected so that all updates together are bounded (PRUNE).
+
+    With S = sum of the earlier updates + D and s the largest singular value of the unedited W, each singular value
+    sigma > s of S becomes min(sigma, s + log_base(sigma / s)).
+
+    Args:
+        update: D.
+        weight: W with the earlier updates, [d, d_ff].
+        earlier: the updates of earlier edits.
+        base: of the logarithm.
+    """
+    unedited = exact(weight)
+    for one in earlier:
+        unedited = unedited - exact(one.product).to(unedited.device)
+    total = Factors.total([*(one.exact_on(update.left.device) for one in earlier), update])
+    # the singular values of L R^T are those of the small Q_L^T L R^T Q_R
+    left, in_left = torch.linalg.qr(exact(total.left))
+    right, in_right = torch.linalg.qr(exact(total.right))
+    u, sigma, v = torch.linalg.svd(in_left @ in_right.T, full_matrices=False)
+    if sigma[0] <= unedited.norm() / min(unedited.shape) ** 0.5:  # at most s, which is then not computed
+        return update
+    largest = torch.linalg.matrix_norm(unedited, 2).to(sigma.device)  # s
+    over = sigma > largest
+    bounded = torch.minimum(sigma, largest + (sigma / largest).log() / math.log(base))
+    correction = Factors(
+        left=(left @ u[:, over] * (bounded - sigma)[over]).to(update.left), right=(right @ v[over].T).to(update.right)
+    )
+    return update + correction

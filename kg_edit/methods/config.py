@@ -258,7 +258,7 @@ class LayerConfig(MethodConfig):
 class ValueConfig(MethodConfig):
     """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C."""
 
-    unrecorded: ClassVar[Mapping[str, Any]] = {"remember": 0.0, "anchor": 0.0, "sphere": 0.0}
+    unrecorded: ClassVar[Mapping[str, Any]] = {"remember": 0.0, "anchor": 0.0, "sphere": 0.0, "rect": 0.0, "prune": 0.0}
 
     steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
     further_steps: NonNegativeInt = Field(
@@ -289,6 +289,19 @@ class ValueConfig(MethodConfig):
         le=1,
         description="share of an update along the weight's main directions that is removed; 0: off; published: 0.8",
     )
+    rect: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of an update's elements that is written: those that change their weight most; 0: off (all); "
+        "published: 0.4",
+    )
+    prune: float = Field(
+        0.0,
+        ge=0,
+        description="base of the logarithm that bounds the singular values of all updates together by the weight's; "
+        "0: off; published: 1.2",
+    )
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
     covariance: CovarianceConfig = Field(
         CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
@@ -297,6 +310,13 @@ class ValueConfig(MethodConfig):
         "model",
         description="bfloat16: descend on a copy in bfloat16, faster on processors that compute in it",
     )
+
+    @field_validator("prune")
+    @classmethod
+    def _a_base(cls, base: float) -> float:
+        if 0 < base <= 1:
+            raise ValueError(f"found {base:g}; expected a base of a logarithm, larger than 1, or 0 for off")
+        return base
 
     def idle(self) -> dict[str, str]:
         """Return the seed of the model's own text, if C is from another text, and the tokens, if C is imported."""

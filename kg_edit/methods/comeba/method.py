@@ -92,7 +92,7 @@ class Comeba(Memit):
 
     def write(self, facts: Sequence[Fact], wanted: Tensor, records: Sequence[Record], before: Patch) -> Patch:
         """Return MEMIT's update as gated adapters of an `AdapterPatch`."""
-        made = super().write(facts, wanted, records, before)
+        made = super().write(facts, wanted, records, before + WeightPatch(factors=self._earlier(before)))
         assert isinstance(made, WeightPatch)  # noqa: S101 - MEMIT's
         settings = GateSettings.of(self.config)
         adapters = {

@@ -47,7 +47,14 @@ from kg_edit.locate_then_edit.descent import (
     optimise_values,
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
-from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, principal_directions, remembered
+from kg_edit.locate_then_edit.lasting import (
+    KEY,
+    anchored,
+    off_principal,
+    principal_directions,
+    remembered,
+    restrained,
+)
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, forward_for, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
@@ -372,7 +379,8 @@ class JointMethod(ValueMethod):
         )
         keys = {KEY + name: own for name, own in written.keys.items()} if self.config.remember else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
-        return WeightPatch(factors=written.factors, provenance=provenance, state={VALUE: wanted.T, **keys})
+        factors = restrained(written.factors, self.model, before=before, rect=self.config.rect, prune=self.config.prune)
+        return WeightPatch(factors=factors, provenance=provenance, state={VALUE: wanted.T, **keys})
 
     @abstractmethod
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:

@@ -39,7 +39,14 @@ from kg_edit.locate_then_edit.descent import (
     descent_model,
     optimise_values,
 )
-from kg_edit.locate_then_edit.lasting import KEY, anchored, off_principal, principal_directions, remembered
+from kg_edit.locate_then_edit.lasting import (
+    KEY,
+    anchored,
+    off_principal,
+    principal_directions,
+    remembered,
+    restrained,
+)
 from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import other_keys, subject_states
@@ -308,7 +315,9 @@ class RankOneMethod(ValueMethod):
         }
         provenance = {**self.provenance(), "edits": [record]}
         state = {KEY + name: found.mean_key[:, None]} if self.config.remember else {}
-        return WeightPatch(factors={name: factors}, provenance=provenance, state=state)
+        settings = {"rect": self.config.rect, "prune": self.config.prune}
+        updates = restrained({name: factors}, self.model, before=before, **settings)
+        return WeightPatch(factors=updates, provenance=provenance, state=state)
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, with the layer, the contexts and the covariance."""

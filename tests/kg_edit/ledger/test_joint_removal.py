@@ -79,6 +79,17 @@ def test_remove_from_two_batches_in_one_file(tmp_path: Path) -> None:
         assert_near(ledger.patch, fresh, share=1e-3)
 
 
+@pytest.mark.parametrize("name", ["memit", "rome"])
+def test_remove_from_a_restrained_patch(name: str, tmp_path: Path) -> None:
+    """The change of an edit has no columns of its own, with ``rect`` it is dense."""
+    model, edits = tiny("llama"), edits_of(4)
+    made = method(name, model, rect=0.4, prune=1.2)
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.make(made, edits, force=True)
+    ledger.remove(["e1"], model=model)
+    assert_near(ledger.patch, made.edit([edits[0], *edits[2:]]), share=1e-3)
+
+
 def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
     """An entry of a codebook goes without a model, though weights and another codebook came before and after."""
     model, edits = tiny("llama"), edits_of(6)

@@ -1,9 +1,11 @@
-"""``remember``, ``anchor`` and ``sphere`` in the methods: earlier edits stay, also if a run is killed."""
+"""The settings for long sequences in the methods: earlier edits stay, also if a run is killed."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PatchError
+from kg_edit.errors import ConfigError, PatchError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.run import evaluate
 from kg_edit.locate_then_edit.lasting import KEY, off_principal, principal_directions
 from kg_edit.methods import find_method
 from kg_edit.methods.base import ValueMethod
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.methods.comeba.adapter import GatedUpdate
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
@@ -77,7 +81,10 @@ def test_patch_records_a_switch_only_if_it_changes_the_edits_of_version_0_1_0() 
     assert made("rome", model, sphere=0.8).config.model_dump()["sphere"] == 0.8
     for name, then, now in [("memit", 0.0, 1.0), ("rome", 0.0, 1.0), ("alphaedit", 1.0, 0.5), ("comeba", 1.0, 0.5)]:
         kind = type(made(name, model).config)
-        assert not {"remember", "anchor", "sphere"} & made(name, model, remember=then).config.model_dump().keys()
+        assert (
+            not {"remember", "anchor", "sphere", "rect", "prune"}
+            & made(name, model, remember=then).config.model_dump().keys()
+        )
         assert made(name, model, remember=now).config.model_dump()["remember"] == now
         assert (kind.of_record({}).remember, kind.of_record({"remember": now}).remember) == (then, now)
         assert kind.preset("paper").remember == then
@@ -122,6 +129,46 @@ def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.Mo
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=2))
+def test_rect_writes_a_share_of_the_elements(name: str, tmp_path: Path) -> None:
+    model = tiny("llama")
+    whole, part = (made(name, model, rect=share).edit([FIRST]) for share in (0.0, 0.4))
+    part = Patch.load(part.save(tmp_path / "part.safetensors"))
+    assert isinstance(whole, WeightPatch) and isinstance(part, WeightPatch)
+    change = part.factors[model.weight_name(1)].product
+    written = change != 0
+    assert int(written.sum()) == round(0.4 * change.numel())
+    torch.testing.assert_close(change[written], whole.factors[model.weight_name(1)].product[written])
+    with part.applied(model):
+        pass
+
+
+@pytest.mark.parametrize("name", keep_first(("rome", "memit", "comeba"), keep=2))
+def test_prune_bounds_a_sequence_by_the_unedited_weight(name: str) -> None:
+    """The edited weight is made smaller than the updates. No sum of two is three times as strong as they are freely."""
+    shared = tiny("llama")
+    model = LanguageModel.wrap(deepcopy(shared.model), shared.tokenizer, name="small")
+    weight = weight_matrix(model.down_projection(1)).detach().mul_(0.05)
+    largest = float(torch.linalg.matrix_norm(weight, 2))
+
+    def strongest(base: float) -> float:
+        method = made(name, model, prune=base)
+        patch: Patch = method.edit([FIRST])
+        patch = patch + method.update([SECOND], before=patch)
+        place = model.weight_name(1)
+        if isinstance(patch, AdapterPatch):
+            adapter = patch.adapters["comeba", place]
+            assert isinstance(adapter, GatedUpdate)
+            return float(torch.linalg.matrix_norm(adapter.update.product, 2))
+        assert isinstance(patch, WeightPatch)
+        return float(torch.linalg.matrix_norm(patch.factors[place].product, 2))
+
+    freely = strongest(0.0)
+    assert 0.99 * largest < strongest(1e12) < largest + math.log(3 * freely / largest) / math.log(1e12) < freely
+    with pytest.raises(ConfigError, match="larger than 1, or 0 for off"):
+        made(name, model, prune=0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["memit", "rome"])
 def test_cut_sequence_with_switches_resumes_to_the_same(name: str, tmp_path: Path) -> None:
@@ -130,7 +177,13 @@ def test_cut_sequence_with_switches_resumes_to_the_same(name: str, tmp_path: Pat
     config = EvalConfig(schedule=f"batch:{batch},sequential:3" if batch > 1 else "sequential:3")
 
     def run(out: Path) -> list[bytes]:
-        evaluate(made(name, model, remember=1.0, anchor=50.0, sphere=0.5), model, EDITS, out=out, config=config)
+        evaluate(
+            made(name, model, remember=1.0, anchor=50.0, sphere=0.5, rect=0.6, prune=1.2),
+            model,
+            EDITS,
+            out=out,
+            config=config,
+        )
         return (out / "records.jsonl").read_bytes().splitlines(keepends=True)
 
     lines = run(whole)
