@@ -606,7 +606,8 @@ class ValueMethod(EditingMethod):
         with untouched(self.model):  # `provenance` may ask first, as for the contexts
             return mean_value_norm(
                 self.model,
-                self.layers[-1 if self.site == "block" else 0],  # GLAME-Plus' second layer has no value of this kind
+                # The layer of the values: the last written one, but GLAME-Plus' second layer has no value of this kind.
+                self.layers[-1 if self.family == "joint" else 0],
                 self.contexts,
                 site=self.site,
                 clamp=self.config.clamp_norm_factor,

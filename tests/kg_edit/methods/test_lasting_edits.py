@@ -104,6 +104,12 @@ def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
         made(name, model, anchor=0.01).edit([FIRST])
 
 
+def test_anchor_of_several_layers_is_the_norm_of_the_values_in_the_last() -> None:
+    """PMET's values are outputs of the MLP, too, but of the last layer that it writes."""
+    several, last, first = (made("pmet", tiny("llama"), anchor=50.0, layers=own) for own in ([1, 2], [2], [1]))
+    assert several.value_norm == last.value_norm != first.value_norm
+
+
 def test_a_batch_names_all_its_outliers() -> None:
     with pytest.raises(PatchError, match=r"2 edits of the batch were refused, .*: '1', '2'; leave them out"):
         made("memit", tiny("llama"), anchor=0.01).edit([FIRST, SECOND])
