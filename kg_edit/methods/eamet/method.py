@@ -28,13 +28,17 @@ from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.objective import Objective, Penalty
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
+from kg_edit.models.sampling import STARTS
 from kg_edit.patches.base import Patch
 
 _FAR = -1e4  # in place of the cosine with itself: a share of 0, and never among the nearest
 
 
 class EametConfig(MemitConfig):
-    """EAMET's settings. The preset ``paper`` has those of the public code for Qwen2.5-7B, except the layers."""
+    """EAMET's settings. The preset ``paper`` has those of the public code for Qwen2.5-7B, except the layers.
+
+    There the weight decay is of |delta| / |h|, with the same weight.
+    """
 
     align_kl: float = Field(1.0, ge=0, description="weight of the KL divergence of the changes' similarities, w_kl")
     align_mse: float = Field(1.0, ge=0, description="weight of the squared error of their cosines, w_mse")
@@ -43,7 +47,12 @@ class EametConfig(MemitConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": FAST,
-        "paper": {**PUBLISHED, "steps": 25, "clamp_norm_factor": 4.0, "mom2_weight": 15_000.0},
+        "paper": {
+            **PUBLISHED,
+            **{"steps": 25, "stop_below": 0.01, "weight_decay": 1e-3, "clamp_norm_factor": 4.0},
+            **{"context_starts": (*STARTS, "However", "Also", "Nevertheless", "He", "It", "Can")},
+            **{"mom2_weight": 15_000.0},
+        },
     }
 
 

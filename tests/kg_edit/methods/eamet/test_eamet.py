@@ -81,5 +81,7 @@ def test_an_edit_alone_is_memits() -> None:
 
 def test_settings_of_the_public_code() -> None:
     paper = EametConfig.preset("paper", method="eamet")
+    of_model = EametConfig.preset("qwen2.5-7b", method="eamet")
+    assert paper.model_dump() == {**of_model.model_dump(), "layers": None}, "the same file, without its layers"
     assert (paper.steps, paper.learning_rate, paper.kl_weight, paper.clamp_norm_factor) == (25, 0.5, 0.0625, 4.0)
     assert (paper.align_kl, paper.align_mse, paper.temperature, paper.nearest) == (1.0, 1.0, 0.07, 50)
