@@ -38,7 +38,10 @@ class GateSettings(AdapterSettings):
 
     alpha: float = Field(2.2, description="highest threshold of the z-score from which a token gets the update")
     share: float = Field(
-        0.9, gt=0, le=1, description="the threshold is at most this fraction of the smallest z-score of an edited key"
+        0.9,
+        gt=0,
+        le=1,
+        description="the threshold is at most this fraction of the smallest z-score of an edited key; published: 1",
     )
 
 

@@ -31,7 +31,7 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 
 class ComebaConfig(GateSettings, MemitConfig):
-    """MEMIT's settings, and those of the gate."""
+    """MEMIT's settings, and those of the gate. The preset ``paper`` has the public code's lambda, not MEMIT's."""
 
     unrecorded: ClassVar[Mapping[str, Any]] = {**MemitConfig.unrecorded, "remember": 1.0}
 
@@ -43,7 +43,7 @@ class ComebaConfig(GateSettings, MemitConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         **MemitConfig.presets,
-        "paper": {**MemitConfig.presets["paper"], "remember": 1.0},
+        "paper": {**MemitConfig.presets["paper"], "remember": 1.0, "mom2_weight": 15_000.0, "share": 1.0},
     }
 
 
