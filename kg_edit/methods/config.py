@@ -287,7 +287,8 @@ class ValueConfig(MethodConfig):
         0.0,
         ge=0,
         le=1,
-        description="share of an update along the weight's main directions that is removed; 0: off; published: 0.8",
+        description="share of an update along the weight's main directions that is removed; 0: off; published: 0.8, "
+        "with AlphaEdit 0.5",
     )
     rect: float = Field(
         0.0,
