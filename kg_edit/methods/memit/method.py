@@ -379,7 +379,9 @@ class JointMethod(ValueMethod):
         )
         keys = {KEY + name: own for name, own in written.keys.items()} if self.config.remember else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
-        factors = restrained(written.factors, self.model, before=before, rect=self.config.rect, prune=self.config.prune)
+        factors, rect, prune = written.factors, self.config.rect, self.config.prune
+        if rect or prune:
+            factors = restrained(factors, self.model, before=before, rect=rect, prune=prune)
         return WeightPatch(factors=factors, provenance=provenance, state={VALUE: wanted.T, **keys})
 
     @abstractmethod

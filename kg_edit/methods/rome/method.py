@@ -315,8 +315,9 @@ class RankOneMethod(ValueMethod):
         }
         provenance = {**self.provenance(), "edits": [record]}
         state = {KEY + name: found.mean_key[:, None]} if self.config.remember else {}
-        settings = {"rect": self.config.rect, "prune": self.config.prune}
-        updates = restrained({name: factors}, self.model, before=before, **settings)
+        updates, rect, prune = {name: factors}, self.config.rect, self.config.prune
+        if rect or prune:
+            updates = restrained(updates, self.model, before=before, rect=rect, prune=prune)
         return WeightPatch(factors=updates, provenance=provenance, state=state)
 
     def provenance(self) -> dict[str, Any]:
