@@ -23,7 +23,8 @@ class ModelShape:
 
     ``parameters`` counts all parameters. ``cache`` is the number of values that one token adds to the KV cache of all
     attention blocks together. ``experts``: the model is a mixture of experts, whose blocks have no down-projection.
-    ``adds_mlp``: a block adds the MLP's output as it is, without a norm or a factor.
+    ``adds_mlp``: a block adds the MLP's output as it is, without a norm or a factor. ``recurrent``: the kinds of blocks
+    that are no attention, as the config names them.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModelShape:
     cache: int
     experts: bool = False
     adds_mlp: bool = True
+    recurrent: tuple[str, ...] = ()
 
 
 def shape_of(name: str) -> ModelShape:
@@ -75,7 +77,7 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
     one = getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False)  # Falcon
     of_keys = 1 if one else getattr(text, "num_key_value_heads", None) or heads
     attended = int(of_keys * (getattr(text, "head_dim", None) or text.hidden_size // heads))
-    recurrent = sum(kind not in ATTENTION for kind in getattr(text, "layer_types", None) or ())
+    recurrent = [kind for kind in getattr(text, "layer_types", None) or () if kind not in ATTENTION]
     # Gemma 2, OLMo 2 and EXAONE 4; GLM-4; LFM3; Granite; OPT-350M
     norms = any(
         re.fullmatch(r"post_(feedforward|mlp|ffn)_(layer)?norm", part) for part, _ in blocks[0].named_children()
@@ -90,9 +92,10 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         vocabulary=model.get_output_embeddings().weight.shape[0],
         block=sum(part.numel() for part in blocks[0].parameters() if part.dim() >= 2),
         parameters=sum(part.numel() for part in model.parameters()),
-        cache=2 * (len(blocks) - recurrent) * attended,
+        cache=2 * (len(blocks) - len(recurrent)) * attended,
         experts=spec.down_projection is None,
         adds_mlp=not (norms or scales),
+        recurrent=tuple(sorted(set(recurrent))),
     )
 
 

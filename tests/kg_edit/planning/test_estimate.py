@@ -15,7 +15,7 @@ import torch
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.locate_then_edit.objective import Objective, Request, forward_for
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
 from kg_edit.methods.fine_tuning.ft import Ft
@@ -82,6 +82,7 @@ def test_cache_counts_no_recurrent_block(family: str, tmp_path: Path) -> None:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     assert config.layer_types.count("full_attention") == 1 and found.layers == 4
     assert found.cache == 2 * config.num_key_value_heads * size
+    assert found.recurrent == (("conv",) if family == "lfm2" else ("linear_attention",))
 
 
 @pytest.mark.parametrize("family", families(KINDS_OF_FAMILY))
@@ -179,6 +180,25 @@ def test_the_prompts_of_a_descent_take_the_bytes_that_are_planned(edits: int, tm
     found = estimate(find_method("memit"), config, shape, where, edits=edits)
     planned = next(part.bytes for part in found.parts if part.what.startswith("prompts"))
     assert 0.75 < planned / stored < 1.2
+
+
+@pytest.mark.parametrize(("method", "edits"), [("rome", 1), ("memit", 3), ("grace", 2)])
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
+def test_rows_of_a_recurrent_model_are_planned_whole(family: str, method: str, edits: int) -> None:
+    model, config = tiny(family), find_method(method).config_class()
+    load, shape = config.workload(edits=edits), shape_of_config(model.model.config, name=family)
+    context = "Paris " * round(load.context_tokens / max(1, load.rows - 1)) + "{}"
+    contexts = ("{}", *[context] * (load.rows - 1))
+    edit = Edit(subject="London", prompt="{} is located in the", target_new="Miami")  # 8 tokens without the target
+    asked = [Request(rewrites=Request.of(model, edit, contexts).rewrites)] * edits
+    before = held_bytes()
+    loss = Objective(model, 1, asked, kl_weight=0.0, forward=forward_for(model, contexts))
+    stored, ran = held_bytes() - before, sum(row.length for row in loss._rows)
+    where = Machine(device=CPU, host=10**12, accelerator=None)
+    parts = {part.what: part for part in estimate(find_method(method), config, shape, where, edits=edits).parts}
+    planned = float(parts["states for the backward pass"].formula.partition(" tokens")[0].replace(",", ""))
+    assert 0.75 < planned / ran < 1.25
+    assert 0.5 < parts["prompts: keys, values, states"].bytes / stored < 1.5
 
 
 def held_bytes() -> int:
