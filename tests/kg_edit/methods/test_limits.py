@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, KgEditError, ModelError
+from kg_edit.errors import ConfigError, KgEditError, ModelError, UnsupportedModelError
 from kg_edit.graphs.source import as_source
 from kg_edit.methods import find_method
 from kg_edit.models.prompts import encode
@@ -45,6 +45,14 @@ def test_prompt_near_the_positions_is_edited_or_refused(name: str, beyond: int) 
 def test_positions_are_the_size_of_the_table() -> None:
     assert tiny("gpt2").positions == tiny("gpt2").model.config.max_position_embeddings
     assert tiny("llama").positions is None
+
+
+@pytest.mark.parametrize("name", ["pmet", "glame-plus"])
+def test_recurrent_model_is_refused_before_a_covariance_is_measured(name: str) -> None:
+    asked = find_method(name).on(tiny("lfm2"), graph=toy_graph() if name == "glame-plus" else None)
+    with pytest.raises(UnsupportedModelError, match=r"has recurrent blocks, .*; take rome, memit"):
+        asked.prepare()
+    assert not vars(asked).keys() & {"contexts", "covariances"}
 
 
 @pytest.mark.parametrize("seed", [2**64, -(2**64), 2**41])
