@@ -2,6 +2,10 @@
 
 The steps are those of `kg_edit.methods.malmen.training`: the updates stay in the weights, the loss after each of them
 also has the prompts of the batches before, with decay, and the squared norm of the update.
+
+In the public program this norm has no gradient, and the sum of the gradients so far is clipped after each update; here
+once, before the step. Its statistics of the network's input go on with every update, as in its MALMEN; here they are
+those of the unedited model.
 """
 
 from __future__ import annotations

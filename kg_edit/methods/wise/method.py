@@ -39,10 +39,10 @@ from kg_edit.patches.adapter_patch import Adapter
 
 
 class WiseConfig(MemorySettings, AdapterConfig):
-    """WISE's settings. The preset ``paper`` has the published ones for LLaMA-2-7B, except the layer.
+    """WISE's settings. The preset ``paper`` has the published ones for LLaMA-2-7B, except layer and weight decay.
 
     The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation, so
-    ``paper`` has one more.
+    ``paper`` has one more. Its optimiser also shrinks all of W + D by 1e-5 in each step, outside of the subspace too.
     """
 
     depth: ClassVar[float] = 0.85
