@@ -9,8 +9,8 @@ also aligns the changes r = z - h of the facts of a batch with their keys k. For
 The second sum is over the nearest keys alone, with P_k over these. The closed form is MEMIT's.
 
 The public code finds one value after the other, each aligned with those before it; here all facts of a descent are
-found together, each aligned with the present changes of the others. There r starts at h |k| / |h| if |h| < 100, here at
-0.
+found together, each aligned with the present changes of the others, and with those of the batch's earlier descents,
+if not all facts fit into one. There r starts at h |k| / |h| if |h| < 100, here at 0.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from kg_edit.edits.edit import Edit
+from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.objective import Objective, Penalty
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
+from kg_edit.methods.memit.records import Fact, FactValue
 from kg_edit.models.sampling import STARTS
 from kg_edit.patches.base import Patch
 
@@ -71,28 +73,43 @@ class Eamet(Memit):
         """Make each edit in a descent of its own, as there is nothing to align it with."""
         return EditingMethod.make_each(self, edits, before=before)
 
+    def find_values(self, facts: Sequence[Fact]) -> list[FactValue]:
+        """Find z of each fact. Facts that do not fit into one descent are aligned with those found before them."""
+        self._keys, self._changes = list[Tensor](), list[Tensor]()  # of the batch's descents so far
+        return super().find_values(facts)
+
     def regulariser(self, loss: Objective) -> Penalty:
         """Return MEMIT's penalty plus what the changes' similarities are from those of the keys k* of ``loss``."""
-        return partial(self.aligned, keys=loss.mean_key)
+        self._keys.append(loss.mean_key)
+        own, *earlier = reversed(self._keys)
+        return partial(self.aligned, keys=torch.cat([own, *earlier]), found=self._changes[::-1])
 
-    def aligned(self, change: Tensor, state: Tensor, *, keys: Tensor) -> Tensor:
+    def written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
+        """Return all of the states and of their changes, which the facts of further descents are aligned with."""
+        self._changes.append(torch.stack([descent.change for descent in descents]))
+        return super().written(states, descents)
+
+    def aligned(self, change: Tensor, state: Tensor, *, keys: Tensor, found: Sequence[Tensor] = ()) -> Tensor:
         """Return the penalty of each fact, [facts]; its gradient reaches only the fact's own change.
 
         Args:
             change: r = z - h, [facts, d].
             state: h, [facts, d].
-            keys: k*, [facts, d_ff].
+            keys: k*, [all, d_ff], those of the ``facts`` first.
+            found: r of the batch's facts that were found before, in the order of their keys.
         """
         config, facts = self.config, len(change)
         penalty = self.penalty(change, state)
-        if facts < 2:
+        if len(keys) < 2:
             return penalty
-        itself = torch.eye(facts, dtype=torch.bool, device=change.device)
-        directions, k = normalize(change, dim=1), normalize(keys, dim=1)
-        of_keys = (k @ k.T).masked_fill(itself, _FAR)
-        of_changes = (directions @ directions.detach().T).masked_fill(itself, _FAR)
-        wanted, found = ((cosines / config.temperature).log_softmax(1) for cosines in (of_keys, of_changes))
-        divergence = (wanted.exp() * (wanted - found)).sum(1)
-        near, at = of_keys.topk(min(config.nearest, facts - 1))
+        itself = torch.eye(facts, len(keys), dtype=torch.bool, device=change.device)
+        moved = change.detach().any(1, keepdim=True)  # a change of 0 has no direction, and an endless gradient of it
+        directions, k = normalize(change.where(moved, change.detach()), dim=1), normalize(keys, dim=1)
+        others = torch.cat([directions.detach(), *(normalize(those, dim=1) for those in found)])
+        of_keys = (k[:facts] @ k.T).masked_fill(itself, _FAR)  # [facts, all]
+        of_changes = (directions @ others.T).masked_fill(itself, _FAR)
+        wanted, got = ((cosines / config.temperature).log_softmax(1) for cosines in (of_keys, of_changes))
+        divergence = (wanted.exp() * (wanted - got)).sum(1)
+        near, at = of_keys.topk(min(config.nearest, len(keys) - 1))
         errors = (near / config.temperature).softmax(1) * (near - of_changes.gather(1, at)).square()
         return penalty + config.align_kl * divergence + config.align_mse * errors.sum(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -17,10 +19,11 @@ from tests.kg_edit.tiny import tiny
 KEYS = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])  # cosines 0, 1 and 0
 
 
-def term(change: Tensor, **settings: Any) -> Tensor:
+def term(change: Tensor, *, found: Sequence[Tensor] = (), **settings: Any) -> Tensor:
     method = joint("eamet", tiny("llama"), weight_decay=0.0, temperature=0.5, **settings)
     assert isinstance(method, Eamet)
-    return method.aligned(change, torch.ones_like(change), keys=KEYS)
+    keys = KEYS[: len(change) + sum(map(len, found))]
+    return method.aligned(change, torch.ones_like(change), keys=keys, found=found)
 
 
 def test_the_term_of_a_hand_computed_case() -> None:
@@ -42,6 +45,12 @@ def test_changes_as_similar_as_the_keys_cost_nothing() -> None:
     assert term(KEYS[:1]).tolist() == [0.0], "a single fact has nothing to be aligned with"
 
 
+def test_facts_of_an_earlier_descent_count_like_those_of_the_same() -> None:
+    change = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
+    own, found = change.split([1, 2])
+    torch.testing.assert_close(term(own, found=[found[:1], found[1:]]), term(change)[:1])
+
+
 def test_the_gradient_reaches_a_facts_own_change_alone() -> None:
     change = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 5.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(term(change)[0], change)
@@ -56,10 +65,12 @@ def cosines(rows: Tensor) -> Tensor:
     return (unit @ unit.T)[torch.triu_indices(len(rows), len(rows), 1).unbind()]
 
 
-def test_a_descent_aligns_the_changes_with_the_keys() -> None:
+@pytest.mark.parametrize("memory", [1000.0, 1e-3], ids=["one descent", "one after the other"])
+def test_a_descent_aligns_the_changes_with_the_keys(memory: float) -> None:
     model, distances = tiny("llama"), []
     for weight in (0.0, 20.0):
         method = joint("eamet", model, align_kl=weight, align_mse=weight, steps=30, stop_below=-1.0)
+        method.memory = memory
         facts = [fact for edit in EDITS for fact in method.facts(edit)]
         changes = torch.stack([value.descent.change for value in method.find_values(facts)])
         keys = Objective(model, method.layers[-1], [fact.prompts for fact in facts], kl_weight=0.0).mean_key
