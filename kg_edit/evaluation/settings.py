@@ -28,7 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import SHOTS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
-from kg_edit.storage.run_folder import Settings, digest, input_files
+from kg_edit.storage.run_folder import ENVIRONMENTS, Settings, digest, input_files
 from kg_edit.version import __version__
 
 _PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
@@ -141,7 +141,6 @@ def tokenizer_digest(model: LanguageModel) -> str:
 
 
 Environment = dict[str, Any]
-_FILE = "environments.jsonl"
 
 
 def environment(method: Method, model: LanguageModel, data: DataSource | None = None) -> Environment:
@@ -188,9 +187,9 @@ def note_environment(folder: Path, found: Environment) -> None:
     Raises:
         OutputError: it can't be written.
     """
-    drop_cut_line(folder / _FILE)
+    drop_cut_line(folder / ENVIRONMENTS)
     if found not in read_environments(folder):
-        append_lines(folder / _FILE, [json.dumps(found, sort_keys=True)])
+        append_lines(folder / ENVIRONMENTS, [json.dumps(found, sort_keys=True)])
 
 
 def read_environments(folder: Path) -> list[Environment]:
@@ -199,7 +198,7 @@ def read_environments(folder: Path) -> list[Environment]:
     Raises:
         OutputError: the file can't be read.
     """
-    file = folder / _FILE
+    file = folder / ENVIRONMENTS
     if not file.exists():
         return []
     try:

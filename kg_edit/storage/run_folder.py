@@ -29,7 +29,8 @@ from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
-_RUN = "run.json"
+_RUN, ENVIRONMENTS = "run.json", "environments.jsonl"
+_BEFORE_RESULTS = {_RUN, ENVIRONMENTS}  # what a run writes before its first result
 VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 LOCK = ".lock"
@@ -40,7 +41,7 @@ _WRITTEN = (
     *(_RUN, "layer.json", "records.jsonl", "summary.json"),
     *("patch*.safetensors", "losses.jsonl", "alone.jsonl", "failed.jsonl", "locality.jsonl", "report.*"),  # edit
     "subgraph-*.svg",
-    *("general.jsonl", "environments.jsonl", "judge.jsonl", "curve.svg", "patches"),  # evaluate
+    *("general.jsonl", ENVIRONMENTS, "judge.jsonl", "curve.svg", "patches"),  # evaluate
     *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
     *("heatmap*.svg", "texts.jsonl", "points.jsonl", "table.md", "picture.svg"),  # locate, drift, sweep
 )
@@ -75,7 +76,7 @@ def claim(
 ) -> None:
     """Write ``run.json`` into an empty folder, or check that it has the same settings.
 
-    A run that left only its ``run.json`` can be replaced by another.
+    A run that was stopped before its first result can be replaced by another.
 
     Args:
         folder: the folder of the run.
@@ -89,7 +90,9 @@ def claim(
         OutputError: it has other files, or can't be written.
     """
     check_folder(folder, grown or settings, unrecorded=unrecorded, rows=rows)
-    if grown or _names(folder) <= {_RUN}:
+    if grown or _names(folder) <= _BEFORE_RESULTS:
+        if not grown:
+            (folder / ENVIRONMENTS).unlink(missing_ok=True)
         write_json(folder / _RUN, {"version": VERSION, **settings})
 
 
@@ -125,7 +128,7 @@ def check_folder(
     names = _names(folder)
     if names and _RUN not in names:
         raise OutputError(f"{folder} is not empty and has no run of kg-edit; give another --out")
-    if names - {_RUN} and settings is not None:
+    if names - _BEFORE_RESULTS and settings is not None:
         there, here = read_settings(folder), json.loads(json.dumps(settings))
         if difference(there, here):
             differ = any(there.get(name) != here.get(name) for name in _OF_ROWS)

@@ -203,3 +203,9 @@ def test_two_processes_do_not_work_on_one_folder(
     with folder_lock(tmp_path), pytest.raises(OutputError, match="another process works on"):
         evaluate(method, model, edits[:1], out=tmp_path)
     evaluate(method, model, edits[:1], out=tmp_path)
+    (tmp_path / "records.jsonl").unlink()
+    (tmp_path / "summary.json").unlink()
+    first = (tmp_path / "run.json").read_bytes()  # of a process without a result yet; the other one leaves it so
+    with folder_lock(tmp_path), pytest.raises(OutputError, match="another process works on"):
+        evaluate(method, model, edits[:2], out=tmp_path)
+    assert (tmp_path / "run.json").read_bytes() == first

@@ -194,6 +194,21 @@ def test_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...],
             evaluate(method, model, other, out=tmp_path / "run", pool=edits)
 
 
+def test_run_without_a_result_may_shrink(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped within its first group, then run again with a smaller --limit."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(_Run, "ask_unedited", stop)
+        evaluate(method, model, edits[:4], out=tmp_path, pool=edits)
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", "environments.jsonl"}
+    assert evaluate(method, model, edits[:2], out=tmp_path, pool=edits).n == 2
+
+
 def test_run_grows_by_records_that_bring_a_setting(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:

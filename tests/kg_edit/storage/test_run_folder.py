@@ -77,9 +77,9 @@ def test_claim_compares_models_by_fingerprint(run: Path) -> None:
 
 
 def test_claim_replaces_a_run_without_results(run: Path) -> None:
-    (run / "patch.safetensors").unlink()
+    (run / "patch.safetensors").rename(run / "environments.jsonl")  # of a process that ended before its first result
     claim(run, {"job": "other"})
-    assert read_settings(run) == {"job": "other"}
+    assert read_settings(run) == {"job": "other"} and [file.name for file in run.iterdir()] == ["run.json"]
 
 
 def test_claim_ignores_hidden_files(tmp_path: Path) -> None:
