@@ -289,6 +289,8 @@ def optimise_values(
     for step in range(last + 1):
         # One pass over all prompts of all edits: the losses, and d loss_i / d delta_i.
         now = changes.now()  # [edits, d]
+        if results:  # the optimiser moves all changes; EAMET aligns the others with those that have ended, as written
+            now[[*results]] = torch.stack([*results.values()])
         # After ``steps`` evaluations, also whether the targets are predicted, by a margin from the next one on.
         asked = settings.further_steps and step >= settings.steps - 1
         margin = (_MARGIN if step >= settings.steps else 0.0) if asked else None

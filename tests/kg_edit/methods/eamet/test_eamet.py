@@ -78,6 +78,21 @@ def test_a_descent_aligns_the_changes_with_the_keys(memory: float) -> None:
     assert distances[1] < 0.5 * distances[0]
 
 
+def test_others_are_aligned_with_an_ended_change_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first fact ends without a step, as its loss of 6.9 is below 7; Adam's steps for the others would move it."""
+    seen, aligned = list[Tensor](), Eamet.aligned
+
+    def watched(self: Eamet, change: Tensor, state: Tensor, **others: Any) -> Tensor:
+        seen.append(change.detach().clone())
+        return aligned(self, change, state, **others)
+
+    monkeypatch.setattr(Eamet, "aligned", watched)
+    method = joint("eamet", tiny("llama"), steps=5, further_steps=0, stop_below=7.0)
+    found = method.find_values([fact for edit in EDITS for fact in method.facts(edit)])
+    assert [len(value.descent.losses) for value in found] == [1, 5, 5]
+    torch.testing.assert_close(seen[-1], torch.stack([value.descent.change for value in found]))
+
+
 def test_an_edit_alone_is_memits() -> None:
     model = tiny("llama")
     alone = joint("eamet", model, mom2_weight=10.0).edit_each(EDITS)
