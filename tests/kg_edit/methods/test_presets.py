@@ -36,6 +36,7 @@ PARAMETERS = {  # as their authors count them
     "olmo-2-7b": 7_298_617_344,
     "phi-4": 14_659_507_200,
     "qwen2.5-7b": 7_615_616_512,
+    "qwen3-4b": 4_022_468_096,
     "qwen3-8b": 8_190_735_360,
     "smollm2-135m": 134_515_008,
 }
