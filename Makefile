@@ -70,7 +70,7 @@ docs: $(READY_DOCS)  ## the documentation site, into site/; a warning is an erro
 
 results: $(READY)  ## the README's reference table, from what is in the repository; resumable
 	$(BIN)/python pipelines/study.py --part ripples --limit 30 \
-	  --rows rome,glame,glame+wrong,glame-plus,glame-plus+wrong,glame-plus+none
+	  --rows rome,glame,glame+wrong,glame-plus,glame-plus+wrong,glame-plus+none,rag
 	$(BIN)/python pipelines/tables.py
 
 notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs

@@ -51,6 +51,11 @@ def test_every_method_was_measured(tables: ModuleType) -> None:
     assert set(method_names()) <= measured
 
 
+@pytest.mark.parametrize("view", ["readme", "follows", "single-main", "knowedit-main", "zsre-main", "mquake-main"])
+def test_the_retrieval_baseline_is_in_the_table(view: str, tables: ModuleType) -> None:
+    assert "\n| rag |" in tables.Results().markdown(view)
+
+
 def test_csv_files_survive_reading_and_writing(tables: ModuleType, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results", tmp_path / "results")
     tables.Results(tmp_path / "results").save()
