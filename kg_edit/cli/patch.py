@@ -174,7 +174,7 @@ def add(
             names = " ".join(quote(f"{number}/{name}") for name in failed)
             say(
                 f"failed when they were made ({addition.path.parent}): {', '.join(failed)}; without them: kg-edit "
-                f"patch remove {ledger} {names} --model MODEL{verdict.graph_options}"
+                f"patch remove {quote(str(ledger))} {names} --model {quote(model or 'MODEL')}{verdict.graph_options}"
             )
 
 

@@ -171,7 +171,12 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
             verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
     else:
         succeeded = sum(all(answer.success for answer in found.of("rewrite")) for found in good)
-        verdict += f" (the target is more likely than the old one); it is generated in {succeeded} of them"
+        compared = [found.entry.edit.target_true is not None for found in checked]
+        if any(compared):
+            how = "more likely than the old one" + ("" if all(compared) else ", or generated where there is none")
+            verdict += f" (the target is {how}); it is generated in {succeeded} of them"
+        else:
+            verdict += " (the target is generated)"
     if rivals:
         verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"
     say(verdict)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports.probes import Reading, ReportProbe
+from tests.data.release_0_1_0.make import HERE
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,
@@ -204,6 +207,29 @@ def test_check_fails_if_active_edits_contradict(
         and result.out.splitlines()[-1]
         == "2 of 2 edits succeed (the target is more likely than the old one); it is generated in 1 of them"
     )
+
+
+def test_check_says_when_an_edit_succeeds(
+    kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit without an old target succeeds if its target is generated."""
+    generated = Reading(text="Paris", nats=1.0, success=True, right=True)
+    monkeypatch.setattr("kg_edit.reports.probes.read", lambda _, asked, **__: (generated,) * len(asked))
+    for edit in (RIVER.model_copy(update={"target_true": None}), HEAT):
+        kg_edit("patch", "add", "ledger", write_patch(place / f"{edit.id}.st", tiny_folder, edit))
+    both = "(the target is more likely than the old one, or generated where there is none); it is generated in 2 of"
+    assert kg_edit("patch", "check", "ledger").out.splitlines()[-1].startswith(f"2 of 2 edits succeed {both}")
+    kg_edit("patch", "remove", "ledger", "heat")
+    assert kg_edit("patch", "check", "ledger").out.endswith("\n1 of 1 edits succeed (the target is generated)\n")
+
+
+def test_add_names_the_command_that_removes_failed_edits(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    write_patch(place / "patch.safetensors", tiny_folder, HEAT)
+    shutil.copy(HERE / "edit" / "report.json", place)
+    for ledger, model, named in (("my ledger", (), "MODEL"), ("other", ("--model", tiny_folder), str(tiny_folder))):
+        added = kg_edit("patch", "add", ledger, place, *model, "--force")
+        removing = f"kg-edit patch remove {quote(ledger)} 1/james 1/france 1/hughes --model {quote(named)}"
+        assert added.out.splitlines()[-1].endswith(removing)
 
 
 def test_add_adds_all_inputs_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
