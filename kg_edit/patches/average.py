@@ -42,9 +42,12 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
         raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")
     scaled, records = list[Patch](), dict[str, dict[str, object]]()
     shares_of, patches_of = defaultdict[str, float](float), Counter[str]()  # of each edit
-    for patch, share in zip(patches, shares, strict=True):
+    for place, (patch, share) in enumerate(zip(patches, shares, strict=True), 1):
         if not isinstance(patch, WeightPatch):
-            raise PatchError(f"a patch of the {patch.kind} can't be averaged; expected patches of weights")
+            raise PatchError(
+                f"patch {place} of {len(patches)} is of the {patch.kind}, which can't be averaged; expected patches of "
+                "weights, such as rome's"
+            )
         scaled.append(patch.scaled(share))
         ids = {str(record.get("edit", {}).get("id")) for record in patch.edits}
         patches_of.update(ids)

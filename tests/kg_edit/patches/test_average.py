@@ -65,7 +65,7 @@ def test_what_can_not_be_averaged_is_refused() -> None:
         averaged([one, one], [0.5])
     with pytest.raises(ConfigError, match="at least two"):
         averaged([one], [0.5])
-    with pytest.raises(PatchError, match="a patch of the prompt can't be averaged"):
+    with pytest.raises(PatchError, match="patch 2 of 2 is of the prompt, which can't be averaged"):
         averaged([one, PromptPatch(facts=())], [0.5, 0.5])
     other = patch("rome", 1.0, "1")
     other.provenance["edits"][0]["edit"]["subject"] = "Björk"
