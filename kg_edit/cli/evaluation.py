@@ -272,19 +272,22 @@ class Evaluation:
         if not (self.config.probes or self.config.extras):
             return
         from kg_edit.evaluation.metrics.sampled_text import EXTRAS
-        from kg_edit.evaluation.template_probes import PROBES, with_probes
+        from kg_edit.evaluation.template_probes import NEEDS, PROBES, with_probes
+
+        def brings(record: BenchmarkRecord, part: str) -> bool:
+            return bool(record.group(part)) or any(getattr(edit, part, ()) for edit in record.edits)
 
         def has(record: BenchmarkRecord, name: str) -> bool:
             if name in PROBES:
                 return bool(with_probes(record, [name]).group(name))
-            fields = (getattr(edit, part, ()) for edit in record.edits for part in EXTRAS[name].needs)
-            return any(fields) or any(record.group(part) for part in EXTRAS[name].needs)
+            return any(brings(record, part) for part in EXTRAS[name].needs)
 
         for option, names in (("--probes", self.config.probes), ("--extra", self.config.extras)):
             unused = [name for name in names if not any(has(record, name) for record in records)]
-            needs = {part for name in unused if name in EXTRAS for part in EXTRAS[name].needs}
-            needs = needs or {"target_true", "neighborhood"}
-            fault = f"{option} {','.join(unused)} has no effect, because no record has {' or '.join(sorted(needs))}"
+            needs = {part for name in unused for part in (NEEDS[name] if name in PROBES else EXTRAS[name].needs)}
+            lacking = [part for part in sorted(needs) if not any(brings(record, part) for record in records)]
+            fault = f"{option} {','.join(unused)} has no effect, because no record has "
+            fault += " or ".join(lacking) or " and ".join(sorted(needs))
             if unused and len(unused) == len(names):
                 raise ConfigError(f"{fault}; leave it out, or use another data set, such as counterfact-plus")
             if unused:

@@ -70,6 +70,16 @@ PROBES: Mapping[str, Callable[[Edit], Iterable[Query]]] = {
 }
 """The templates by the name of their group of probes."""
 
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "negation": ("target_true",),
+    "fact-check": ("target_true",),
+    "distracting": ("neighborhood", "target_true"),
+    "reversed": ("subject",),
+    "elsewhere": ("neighborhood",),
+    "refutation": ("target_true",),
+}
+"""The fields of an edit without which a template makes no query."""
+
 
 def find_probes(names: Iterable[str]) -> tuple[str, ...]:
     """Check the names of template probes, given one by one or with commas; return each once, in the order of `PROBES`.

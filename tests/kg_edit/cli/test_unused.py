@@ -8,7 +8,7 @@ import pytest
 
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.evaluation.config import EvalConfig
-from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused
+from tests.kg_edit.command_line import GOOD, Run, cache, kg_edit, place, refused, rows
 
 __all__ = ["cache", "kg_edit", "place"]  # fixtures
 
@@ -61,3 +61,7 @@ def test_probes_without_effect_are_named_if_others_have_one(place: Path, caplog:
     assert caplog.messages == [
         "--probes negation,elsewhere has no effect, because no record has neighborhood or target_true"
     ]
+    # with an old target, as MQuAKE's
+    edits.write_bytes(rows({**GOOD, "target_true": "Oslo"}))
+    Evaluation(data=edits, dataset="edits", config=EvalConfig(probes=("negation", "distracting", "elsewhere"))).read()
+    assert caplog.messages[1:] == ["--probes distracting,elsewhere has no effect, because no record has neighborhood"]

@@ -14,7 +14,7 @@ from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.evaluation.metrics.probes import TEMPLATE_METRICS
 from kg_edit.evaluation.run import evaluate
-from kg_edit.evaluation.template_probes import PROBES, find_probes, with_probes
+from kg_edit.evaluation.template_probes import NEEDS, PROBES, find_probes, with_probes
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import Pair, TokenScores
@@ -34,6 +34,16 @@ RECORD = BenchmarkRecord(id="1", edits=(EDIT,))
 def asked(name: str) -> list[str]:
     record = with_probes(RECORD, [name])
     return [scored_after(query) for probe in record.group(name) for query in probe.queries]
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_template_makes_no_query_without_what_it_needs(name: str) -> None:
+    empty = {"target_true": None, "neighborhood": (), "subject": "", "prompt": "Who is it?"}
+    for field in NEEDS[name]:
+        without = {field: empty[field], **({"prompt": empty["prompt"]} if field == "subject" else {})}
+        assert not list(PROBES[name](EDIT.model_copy(update=without)))
+    others = {field: value for field, value in empty.items() if field not in (*NEEDS[name], "subject", "prompt")}
+    assert list(PROBES[name](EDIT.model_copy(update=others)))
 
 
 def test_prompts_of_the_templates() -> None:
