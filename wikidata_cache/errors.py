@@ -102,8 +102,15 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
     """The graph does not contain an entity: it has no statement of it, no statement with it as value, and no label."""
 
     def __init__(self, entity: str, label: str, source: str) -> None:
+        # Wikidata's query service moved the scholarly articles elsewhere; an empty answer of it may be in the cache
+        moved = (
+            "A scholarly article is known to the Action API only: `wikidata-cache fetch EDITS --endpoint "
+            "https://www.wikidata.org/w/api.php --mode refresh`. "
+            if "query.wikidata.org" in source
+            else ""
+        )
         super().__init__(
-            f"{entity} ({label}) is not in the graph {source}: no statement, no mention, no label. "
+            f"{entity} ({label}) is not in the graph {source}: no statement, no mention, no label. {moved}"
             f"Give a graph that contains it ({_OTHER_GRAPH}), get it with `wikidata-cache fetch`, or correct the id of "
             f"the edit's target."
         )

@@ -18,8 +18,8 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.errors import EndpointError
-from wikidata_cache.ids import ENTITY
+from wikidata_cache.errors import EditRowError, EndpointError, EntityNotInGraphError
+from wikidata_cache.ids import ENTITY, WIKIDATA_API
 from wikidata_cache.sources.source import Json, Kind
 from wikidata_cache.sources.templates import TEMPLATES
 
@@ -121,6 +121,22 @@ def test_outage_of_the_query_service_is_bridged(
     assert content_hashes(WikidataCache(EndpointChain(roads))) == right
     assert len(server.requests) == asked + 1 and len(api.requests) > 2
     assert clock.slept == [] and "Asking the next endpoint" in caplog.text
+
+
+def test_item_that_the_query_service_lacks_is_fetched_from_the_api(api: ApiServer, tmp_path: Path) -> None:
+    """Such as a scholarly article. By then the query service's empty answer is in the cache."""
+    edits = tmp_path / "edits.jsonl"
+    edits.write_text('{"subject": "Q1", "relation": "P54", "new_object": "Q2"}\n')
+    api.get = {"Q1": entity("Q1", "Ada"), "Q2": entity("Q2", "A paper"), "P54": entity("P54", "wrote")}.__getitem__
+    fetch = ("fetch", edits, "--cache", tmp_path / "cache.sqlite", "--endpoint")
+    with Server(Store()) as bare, pytest.raises(EditRowError, match="is not in the graph"):
+        run_cli(*fetch, bare.url)
+    with pytest.raises(EditRowError, match="is not in the graph"):
+        run_cli(*fetch, api.url)
+    assert "digest" in run_cli(*fetch, api.url, "--mode", "refresh")
+    way_out = f"--endpoint {WIKIDATA_API} --mode refresh"
+    assert way_out in str(EntityNotInGraphError("Q2", "A paper", "https://query.wikidata.org/sparql"))
+    assert way_out not in str(EntityNotInGraphError("Q2", "A paper", api.url))
 
 
 def test_question_that_needs_sparql_waits_for_it(server: Server, api: ApiServer) -> None:
