@@ -16,7 +16,7 @@ from kg_edit.datasets.entity_inferences import ENTITY_INFERENCES
 from kg_edit.datasets.halluedit import HALLUEDIT
 from kg_edit.datasets.knowedit import KNOWEDIT
 from kg_edit.datasets.mquake import MQUAKE
-from kg_edit.datasets.own_edits import OWN_EDITS, record_of
+from kg_edit.datasets.own_edits import OWN, OWN_EDITS, record_of
 from kg_edit.datasets.popqa import POPQA
 from kg_edit.datasets.qaedit import QAEDIT
 from kg_edit.datasets.reading import Dataset, FileContent, Problem, document
@@ -30,6 +30,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile, LabelSource
 from kg_edit.edits.given import Edits, Row, as_edits
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, first_faults, unknown_name
+from wikidata_cache.row_files import SUFFIXES
 
 __all__ = [
     "DATASETS",
@@ -211,7 +212,7 @@ def faulty_file(
         way: how to name another benchmark, if none of the first rows is a record of this one.
         hint: how to go on without the rows, if some of the first rows are.
     """
-    rows, faults = _readable(path), first_faults(problems, records=len({one.row for one in problems}))
+    (rows, _), faults = _readable(path), first_faults(problems, records=len({one.row for one in problems}))
     if rows.get(name, 1):
         return EditFileError(f"{faults}\n{hint}" if hint else faults)
     other = _most(rows)
@@ -230,8 +231,12 @@ def guess_dataset(path: str | Path) -> Dataset:
     Raises:
         EditFileError: the file can't be read, or no row can be read as a record of any benchmark.
     """
-    best = _most(_readable(path))
+    rows, errors = _readable(path)
+    best = _most(rows)
     if best is None:
+        # Lines that are not JSON stop every benchmark, but only make faulty rows of own edits.
+        if errors and Path(path).suffix.lower() == ".jsonl":
+            raise errors[0]
         raise EditFileError(
             f"{path}: can't recognise the benchmark of its records; give --dataset NAME (for your own edits: edits), "
             "which names their faults"
@@ -239,8 +244,8 @@ def guess_dataset(path: str | Path) -> Dataset:
     return known_datasets()[best]
 
 
-def _readable(path: str | Path) -> dict[str, int]:
-    """How many of a file's first rows each benchmark can read.
+def _readable(path: str | Path) -> tuple[dict[str, int], list[EditFileError]]:
+    """How many of a file's first rows each benchmark can read, and the errors of those that can't read the file.
 
     Raises:
         EditFileError: no benchmark can read the file.
@@ -255,8 +260,10 @@ def _readable(path: str | Path) -> dict[str, int]:
             found[name] = 0
             errors.append(error)
     if len(errors) == len(found):
-        raise errors[0]
-    return found
+        # A file of any benchmark has the suffix of own edits, whose error names no other benchmark.
+        own = Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
+        raise next(error for name, error in zip(found, errors, strict=True) if name == OWN or not own)
+    return found, errors
 
 
 def _most(rows: Mapping[str, int]) -> str | None:
