@@ -56,6 +56,20 @@ def test_the_retrieval_baseline_is_in_the_table(view: str, tables: ModuleType) -
     assert "\n| rag |" in tables.Results().markdown(view)
 
 
+def test_differences_that_decide_the_goal_of_a_thousand_edits_are_rows(tables: ModuleType) -> None:
+    """docs/results.md, Many edits in one model: neighbours within 5 points."""
+    tabled = tables.Results().tables
+    decided = {
+        name: {number.method for number in tabled[name] if number.metric == "neighborhood, difference" and number.low}
+        for name in ("batches-1000", "lasting-models", "lasting-qwen")
+    }
+    assert decided == {
+        "batches-1000": {"rag", "ft-augmented"},
+        "lasting-models": {"memit"},
+        "lasting-qwen": {"memit"},
+    }
+
+
 def test_csv_files_survive_reading_and_writing(tables: ModuleType, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results", tmp_path / "results")
     tables.Results(tmp_path / "results").save()
