@@ -27,6 +27,7 @@ from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
+from wikidata_cache.terminal import number_of
 
 RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
 FLOAT32, FLOAT64 = 4, 8
@@ -174,7 +175,8 @@ def memory_parts(job: Job) -> Iterator[Part]:
             bytes=(min(facts, most) * numbers + shared * shape.cache) * size,
             phase="editing",
             place=place,
-            formula=f"{own} tokens a fact, {facts:.0f} facts within --memory; contexts: {shared:.0f} tokens",
+            formula=f"{own} tokens a fact, {number_of(int(facts), 'fact')} within --memory; "
+            f"contexts: {shared:.0f} tokens",
         )
     if load.kept:
         yield Part(
@@ -215,7 +217,7 @@ def memory_parts(job: Job) -> Iterator[Part]:
         bytes=facts_in_all * each_fact,
         phase="editing",
         place="main memory",
-        formula=f"{facts_in_all} facts" + (", their prompts and keys" if joint else ""),
+        formula=number_of(facts_in_all, "fact") + (", their prompts and keys" if joint else ""),
     )
     yield Part(
         what="checks of unedited and edited model",

@@ -142,6 +142,9 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert parts["states for the backward pass"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)
     # the prompt of 8 tokens in 6 rows, the contexts of 40 tokens, and their copy in the rows
     assert parts["prompts: keys, values, states"] == 4 * (2000 * (48 + 80) + 3 * 28 * 100 + 7 * 400 + 1000)
+    formulas = {part.what: part.formula for part in found.parts}
+    assert formulas["prompts: keys, values, states"].startswith("48 tokens a fact, 1 fact within --memory;")
+    assert formulas["texts and records"] == "1 fact"
     assert parts["comparing C"] == 0  # one piece of text
     assert parts["factoring C"] == 8 * 400**2
     assert parts["the patch"] == 4 * 500
