@@ -95,7 +95,8 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
     check_folder(out)
     if chosen.file is None:
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
-    content = read_dataset(chosen.dataset, chosen.file, used=slice(0, chosen.limit))
+    way = 'give dataset = "{}" in the table [data] of the sweep file'
+    content = read_dataset(chosen.dataset, chosen.file, used=slice(0, chosen.limit), way=way)
     records, skipped = content.records, tuple(dict.fromkeys(problem.id for problem in content.problems))
     # Without a graph in the file, the packaged one for the data if the method of a cell needs a graph
     packaged = [graph_name(chosen.file)] if any(cell.method.needs_graph for cell in cells) else []

@@ -160,6 +160,7 @@ def read_dataset(
     labels: LabelSource | None = None,
     keep_going: bool = False,
     used: slice = slice(None),
+    way: str = "--dataset {}",
     hint: str = "",
 ) -> FileContent:
     """Read a file as a benchmark that the user names.
@@ -170,6 +171,7 @@ def read_dataset(
         labels: the source of the labels of ids in own edits.
         keep_going: report rows with faults instead of failing.
         used: the rows that are used; faults of others are only reported.
+        way: as for `faulty_file`.
         hint: how to go on without the rows with faults, for the message.
 
     Raises:
@@ -182,7 +184,7 @@ def read_dataset(
     first, stop = used.start or 0, used.stop
     problems = [one for one in found.problems if first < one.row and (stop is None or one.row <= stop)]
     if problems and not (keep_going and found.records):
-        raise faulty_file(name, path, problems, hint=hint)
+        raise faulty_file(name, path, problems, way=way, hint=hint)
     if chosen.other:
         asked, all_asked = (
             sum(map(_asks_portability, records))

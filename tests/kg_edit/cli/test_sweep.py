@@ -18,7 +18,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import find_method
 from kg_edit.methods.config import GraphSettings
 from tests.everyday import keep_first
-from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES, record
 from tests.kg_edit.evaluation.test_cli_runs import row
 from tests.kg_edit.methods.quick import COVARIANCE
@@ -276,6 +276,15 @@ def test_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: 
     assert run.code == 0, run.err
     cell, whole = (json.loads((place / folder / "run.json").read_text()) for folder in ("out/layer=1", "run"))
     assert cell["graph"] == whole["graph"] and "withheld_sha256" in json.dumps(cell["graph"])
+
+
+def test_file_of_another_benchmark_is_named_as_the_sweep_file_names_it(
+    kg_edit: Run, place: Path, tiny_folder: Path
+) -> None:
+    (place / "sweep.toml").write_text("method = 'rag'\n[grid]\npreset = ['default']\n")
+    command = ("sweep", "sweep.toml", "--data", "edits.jsonl", "--model", tiny_folder)
+    words = 'edits.jsonl looks like edits: give dataset = "edits" in the table [data] of the sweep file. Its faults as'
+    refused(kg_edit, *command, message=words, out=place / "out")
 
 
 def test_faults_beyond_the_limit_are_not_refused(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
