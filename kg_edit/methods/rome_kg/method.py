@@ -95,12 +95,17 @@ class GraphRequestMethod(GraphReader):
         return tuple(fact.as_edit(f"{edit.id}/{place}").in_chat(chat=edit.chat) for place, fact in enumerate(facts, 1))
 
     def notes(self, edit: Edit) -> dict[str, Any]:
-        """Return how many further facts have an object that overlaps an answer, for edits that have test questions."""
-        answers = self.test_answers(edit)
-        if not answers:
-            return {}
-        facts = self.further_edits(edit)
-        return {"answers_met": sum(any(overlaps(fact.target_new, name) for name in answers) for fact in facts)}
+        """Return what follows by which rule, and how many further facts have an object that overlaps an answer.
+
+        The first only with ``graph.rules``, the second only for edits that have test questions.
+        """
+        found: dict[str, Any] = {}
+        if self.config.graph.rules is not None:
+            found["consequences"] = self.subgraph(edit).graph.get("consequences", [])
+        if answers := self.test_answers(edit):
+            facts = self.further_edits(edit)
+            found["answers_met"] = sum(any(overlaps(fact.target_new, name) for name in answers) for fact in facts)
+        return found
 
     def provenance(self) -> dict[str, Any]:
         """Return the method's provenance, with the identity of the graph."""

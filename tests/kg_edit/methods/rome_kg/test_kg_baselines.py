@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -280,3 +281,25 @@ def test_facts_have_the_form_of_their_edit() -> None:
 def test_glame_batch_refuses_warm_start() -> None:
     with pytest.raises(ConfigError, match="the edits of a batch are made at once"):
         GlameBatchConfig(warm_start=True)
+
+
+def test_record_names_the_rule_of_each_further_edit(tmp_path: Path) -> None:
+    rows = ["Q13\tP17\tQ22", "Q13\tP190\tQ41"]
+    labels = {"Q2": "Bob", "Q13": "Lyon", "Q22": "France", "Q41": "Turin", "P19": "place of birth", "P17": "country"}
+    labels |= {"P190": "twinned body", "P27": "country of citizenship"}
+    rows += [f"{name}\tlabel\t{label}" for name, label in labels.items()]
+    (tmp_path / "graph.tsv").write_text("\n".join(rows) + "\n")
+    rule = "P19(x,y) & P17(y,z) => P27(x,z)"
+    (tmp_path / "rules.tsv").write_text(f"rule\tsupport\tconfidence\n{rule}\t90\t0.85\n")
+    edit = Edit(
+        id="bob", subject="Bob", subject_id="Q2", prompt="{} was born in", relation="place of birth",
+        relation_id="P19", target_new="Lyon", target_new_id="Q13",
+    )  # fmt: skip
+    source = WikidataCache(tmp_path / "graph.tsv")
+    for made in (rome_kg, memit_kg):
+        (record,) = made(tiny("llama"), source, graph={"rules": str(tmp_path / "rules.tsv")}).edit([edit]).edits
+        (request,) = record["requests"]
+        assert request["edit"]["target_new"] == "France"
+        assert [found["rule"] for found in record["consequences"]] == [rule]
+        (plain, *_) = made(tiny("llama"), source).edit([edit]).edits
+        assert "consequences" not in plain
