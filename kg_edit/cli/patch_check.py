@@ -155,11 +155,15 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
         say(f"locality prompts without an answer, not asked: {len(locality)}; {way}")
     if url and len(kinds) < len(KINDS):
         stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
+    # An edit without an old target succeeds if its target is generated.
+    compared = [found.entry.edit.target_true is not None for found in checked]
+    how = "more likely than the old one" + ("" if all(compared) else ", or generated where there is none")
+    how = how if any(compared) else "generated"
     paraphrases = [answer for found in checked for answer in found.of("paraphrase")]
     if paraphrases and not url:
-        likelier, generated = sum(one.right for one in paraphrases), sum(one.success for one in paraphrases)
-        of = f"after {likelier} of {len(paraphrases)} paraphrases the target is more likely than the old one"
-        say(f"{of}; it is generated after {generated}")
+        right, generated = sum(one.right for one in paraphrases), sum(one.success for one in paraphrases)
+        of = f"after {right} of {len(paraphrases)} paraphrases the target is {how}"
+        say(f"{of}; it is generated after {generated}" if any(compared) else of)
     rivals = contradictions([found.entry for found in checked])
     show_conflicts(rivals)
 
@@ -171,12 +175,7 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
             verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
     else:
         succeeded = sum(all(answer.success for answer in found.of("rewrite")) for found in good)
-        compared = [found.entry.edit.target_true is not None for found in checked]
-        if any(compared):
-            how = "more likely than the old one" + ("" if all(compared) else ", or generated where there is none")
-            verdict += f" (the target is {how}); it is generated in {succeeded} of them"
-        else:
-            verdict += " (the target is generated)"
+        verdict += f" (the target is {how})" + (f"; it is generated in {succeeded} of them" if any(compared) else "")
     if rivals:
         verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"
     say(verdict)

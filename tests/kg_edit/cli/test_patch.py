@@ -215,12 +215,14 @@ def test_check_says_when_an_edit_succeeds(
     """An edit without an old target succeeds if its target is generated."""
     generated = Reading(text="Paris", nats=1.0, success=True, right=True)
     monkeypatch.setattr("kg_edit.reports.probes.read", lambda _, asked, **__: (generated,) * len(asked))
-    for edit in (RIVER.model_copy(update={"target_true": None}), HEAT):
+    for edit in (RIVER.model_copy(update={"target_true": None, "paraphrases": ("The Thames is in",)}), HEAT):
         kg_edit("patch", "add", "ledger", write_patch(place / f"{edit.id}.st", tiny_folder, edit))
     both = "(the target is more likely than the old one, or generated where there is none); it is generated in 2 of"
     assert kg_edit("patch", "check", "ledger").out.splitlines()[-1].startswith(f"2 of 2 edits succeed {both}")
     kg_edit("patch", "remove", "ledger", "heat")
-    assert kg_edit("patch", "check", "ledger").out.endswith("\n1 of 1 edits succeed (the target is generated)\n")
+    *_, paraphrases, verdict = kg_edit("patch", "check", "ledger").out.splitlines()
+    assert paraphrases == "after 1 of 1 paraphrases the target is generated"
+    assert verdict == "1 of 1 edits succeed (the target is generated)"
 
 
 def test_add_names_the_command_that_removes_failed_edits(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
