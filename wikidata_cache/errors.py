@@ -102,10 +102,10 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
     """The graph does not contain an entity: it has no statement of it, no statement with it as value, and no label."""
 
     def __init__(self, entity: str, label: str, source: str) -> None:
-        # Wikidata's query service moved the scholarly articles elsewhere; an empty answer of it may be in the cache
+        # The main service has them no more; its empty answer may be in the cache
         moved = (
-            "A scholarly article is known to the Action API only: `wikidata-cache fetch EDITS --endpoint "
-            "https://www.wikidata.org/w/api.php --mode refresh`. "
+            "Scholarly articles are in another service: add `--endpoint https://query-scholarly.wikidata.org/sparql` "
+            "to those of `wikidata-cache fetch`, and `--mode refresh`. "
             if "query.wikidata.org" in source
             else ""
         )

@@ -52,7 +52,8 @@ def fetch(
             metavar="URL",
             show_default=", then ".join(WIKIDATA),
             help="SPARQL endpoint or Action API (`…/api.php`), or a local graph, such as `extract`. Repeatable; the "
-            "next one helps out while the first refuses or limits requests.",
+            "next one helps out while the first refuses or limits requests, and the service of scholarly articles "
+            "(query-scholarly.wikidata.org) with ids of which the others have nothing.",
         ),
     ] = None,
     contact: opt.Contact = None,

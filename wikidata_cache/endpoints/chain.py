@@ -1,40 +1,46 @@
-"""Combine several endpoints of one graph into one source: the first one that is free is asked.
+"""Combine several endpoints into one source: the first one that is free is asked.
 
-If it fails, the next endpoint gets the remaining ids.
+If it fails, the next endpoint gets the remaining ids. An endpoint with another part of the graph, such as the query
+service of Wikidata's scholarly articles, gets the ids of which the others have nothing.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from wikidata_cache.endpoints.endpoint import PATIENCE, EndpointSource
+from wikidata_cache.endpoints.rate_limit import host_of
 from wikidata_cache.errors import EndpointError
-from wikidata_cache.sources.source import Answer, Binding, Provenance, Template
+from wikidata_cache.sources.source import Answer, Binding, Fact, Provenance, Template
 
 logger = logging.getLogger(__name__)
 
 _SHORT = 5.0  # seconds to wait for an endpoint while another endpoint may be free
 _FOR_GOOD = ("refused",)  # after this failure, the chain never asks the endpoint again
 _WAITING = ("throttled", "outage", "unavailable")  # after these failures, asking again later may help
+OTHER_PARTS = ("query-scholarly.wikidata.org",)  # hosts with the statements that Wikidata's main query service lacks
 _OURS = ("rejected",)  # URL or query is wrong: the error is raised, and no other endpoint is asked
 
 
 class EndpointChain:
-    """A `Source` over endpoints of the same graph, the preferred endpoint first.
+    """A `Source` over endpoints of the same graph, or of the parts of one, the preferred endpoint first.
 
     Each question goes to the first endpoint that can answer it, and can be asked without a long wait. If an endpoint
     fails, the remaining ids go to the next one. If none answers, the chain waits for one, at most `PATIENCE` seconds.
     """
 
     def __init__(self, endpoints: Sequence[EndpointSource]) -> None:
-        self._endpoints = list(endpoints)
+        other = [endpoint for endpoint in endpoints if host_of(endpoint.name) in OTHER_PARTS]
+        self._endpoints = [endpoint for endpoint in endpoints if endpoint not in other] or other
+        self._parts = other if other != self._endpoints else []
         self._refusals: dict[str, EndpointError] = {}
 
     @property
     def name(self) -> str:
         """The endpoints' URLs, separated by commas."""
-        return ", ".join(endpoint.name for endpoint in self._endpoints)
+        return ", ".join(endpoint.name for endpoint in (*self._endpoints, *self._parts))
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return the URLs, and the current time (UTC), since the answers of endpoints change."""
@@ -44,8 +50,26 @@ class EndpointChain:
         """Yield answers that together cover the ids.
 
         Raises:
-            EndpointError: all endpoints fail; the message names each.
+            EndpointError: all endpoints fail; the message names each. Or one with another part of the graph fails.
         """
+        if not self._parts:
+            yield from self._first_free(template, ids)
+            return
+        roads, left = [self._first_free, *(part.ask for part in self._parts)], list(ids)
+        for road in roads:
+            asked, left = left, []
+            for answer in road(template, asked):
+                # "Nothing" of an id is known when the last part was asked; so is that of others, such as the label of a
+                # value, which the answer is also about but which may be in another part.
+                known = [fact for fact in answer.facts if not _is_nothing(fact)]
+                nothing = [fact for fact in answer.facts if fact.kind == template.kind and _is_nothing(fact)]
+                if road is roads[-1]:
+                    known += nothing
+                left += [fact.id for fact in nothing]
+                yield replace(answer, facts=known)
+
+    def _first_free(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
+        """Yield answers that together cover the ids, of endpoints with the same part of the graph."""
         left = list(ids)
         troubles = dict(self._refusals)
         able = self._able(template)
@@ -100,6 +124,11 @@ class EndpointChain:
             self._refusals[error.url] = error
         troubles[error.url] = error
         logger.warning("%s Asking the next endpoint.", error)
+
+
+def _is_nothing(fact: Fact) -> bool:
+    """Return whether a fact is that there is nothing; None in the place of statements means too many."""
+    return not fact.value and not (fact.kind == "in" and fact.value is None)
 
 
 def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:

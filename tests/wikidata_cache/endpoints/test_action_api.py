@@ -19,7 +19,7 @@ from wikidata_cache.endpoints.action_api import ActionApi
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import EditRowError, EndpointError, EntityNotInGraphError
-from wikidata_cache.ids import ENTITY, WIKIDATA_API
+from wikidata_cache.ids import ENTITY
 from wikidata_cache.sources.source import Json, Kind
 from wikidata_cache.sources.templates import TEMPLATES
 
@@ -134,7 +134,7 @@ def test_item_that_the_query_service_lacks_is_fetched_from_the_api(api: ApiServe
     with pytest.raises(EditRowError, match="is not in the graph"):
         run_cli(*fetch, api.url)
     assert "digest" in run_cli(*fetch, api.url, "--mode", "refresh")
-    way_out = f"--endpoint {WIKIDATA_API} --mode refresh"
+    way_out = "--endpoint https://query-scholarly.wikidata.org/sparql"
     assert way_out in str(EntityNotInGraphError("Q2", "A paper", "https://query.wikidata.org/sparql"))
     assert way_out not in str(EntityNotInGraphError("Q2", "A paper", api.url))
 

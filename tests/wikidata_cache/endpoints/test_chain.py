@@ -1,6 +1,8 @@
 """Several endpoints as one source: the order of requests, continuing with the next one, and the errors."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pyoxigraph import Store
@@ -8,10 +10,14 @@ from pyoxigraph import Store
 from tests.everyday import keep_first
 from tests.wikidata_cache.fault_server import FAULTS, OUTAGE, SkippedTime, first, hasty, in_turn, row_cap, status
 from tests.wikidata_cache.wikidata_helpers import Server, content_hashes, facts
-from wikidata_cache import WikidataCache
+from wikidata_cache import WikidataCache, packaged_extract
+from wikidata_cache.answers.cached_source import CachedSource
+from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.rate_limit import host_of
 from wikidata_cache.errors import EndpointError
+from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.templates import TYPES
 
 IDS = [f"Q{i}" for i in range(1, 1_001)]  # five blocks
@@ -126,3 +132,34 @@ def test_chain_answers_user_queries(chain: EndpointChain, server: Server, spare:
 def test_chain_name_and_provenance(chain: EndpointChain, server: Server, spare: Server) -> None:
     assert chain.name == f"{server.url}, {spare.url}"
     assert chain.provenance()["url"] == chain.name
+
+
+@pytest.mark.parametrize("of_main", [{"Q1345"}, {"Q169138", "Q8652"}])
+def test_ids_that_the_main_part_lacks_are_asked_of_the_other(
+    of_main: set[str], store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The extract in two services, as Wikidata's: all that is said of some items is only in the second one."""
+    main, other = Store(), Store()
+    for quad in store:
+        is_elsewhere = str(quad.subject).rpartition("/")[2].rstrip(">") in of_main
+        (other if is_elsewhere else main).add(quad)
+    with Server(main) as first_part, Server(other) as second_part:
+        monkeypatch.setattr("wikidata_cache.endpoints.chain.OTHER_PARTS", (host_of(second_part.url),))
+        limiter = hasty()
+        # in any order: the other part is asked last
+        chain = EndpointChain([EndpointSource(each.url, limiter=limiter) for each in (second_part, first_part)])
+        whole = content_hashes(WikidataCache(OxigraphSource.from_files([packaged_extract()])))
+        assert content_hashes(WikidataCache(EndpointSource(first_part.url, limiter=limiter))) != whole
+
+        answers = AnswerStore(tmp_path / "cache.sqlite")
+        assert content_hashes(WikidataCache(CachedSource(chain, answers))) == whole
+        asked = len(first_part.requests), len(second_part.requests)
+        assert content_hashes(WikidataCache(CachedSource(None, answers, mode="offline"))) == whole
+
+        # that there is nothing of an id is not stored while the second part is down
+        second_part.fault = FAULTS["503"]()
+        with pytest.raises(EndpointError, match=re.escape(second_part.url)):
+            facts(CachedSource(chain, answers)).label("Q9999999999")
+        second_part.fault = None
+        assert facts(CachedSource(chain, answers)).label("Q9999999999") is None
+        assert asked[1] < len(second_part.requests)
