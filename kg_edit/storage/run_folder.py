@@ -91,8 +91,8 @@ def claim(
     """
     check_folder(folder, grown or settings, unrecorded=unrecorded, rows=rows)
     if grown or _names(folder) <= _BEFORE_RESULTS:
-        if not grown:
-            (folder / ENVIRONMENTS).unlink(missing_ok=True)
+        if not grown and (folder / ENVIRONMENTS).exists():  # of the run that is replaced
+            (folder / ENVIRONMENTS).unlink()
         write_json(folder / _RUN, {"version": VERSION, **settings})
 
 

@@ -178,6 +178,10 @@ def names() -> st.SearchStrategy[str]:
     return plain.filter(lambda text: not is_entity_id(text) and not is_property_id(text))
 
 
+def answers() -> st.SearchStrategy[str]:
+    return names().filter(lambda text: "\n" not in text)
+
+
 def prompts() -> st.SearchStrategy[str]:
     part = names().filter(lambda text: "{}" not in text)
     return st.builds("{} {{}} {}".format, part, part).filter(lambda text: text.count("{}") == 1)
@@ -185,20 +189,20 @@ def prompts() -> st.SearchStrategy[str]:
 
 @st.composite
 def edits(draw: st.DrawFn) -> Edit:
-    target = draw(names())
+    target = draw(answers())
     ids = st.none() | st.integers(1, 10**9)
     return Edit(
         id=draw(names()),
         subject=draw(names()),
         prompt=draw(prompts()),
         target_new=target,
-        target_true=draw(st.none() | names().filter(lambda text: text.casefold() != target.casefold())),
+        target_true=draw(st.none() | answers().filter(lambda text: text.casefold() != target.casefold())),
         relation=draw(st.none() | names()),
         subject_id=draw(ids.map(lambda number: number and f"Q{number}")),
         relation_id=draw(ids.map(lambda number: number and f"P{number}")),
         paraphrases=tuple(draw(st.lists(names(), max_size=2))),
         neighborhood=tuple(draw(st.lists(names(), max_size=2))),
-        portability=tuple(draw(st.lists(st.builds(Question, question=names(), answer=names()), max_size=2))),
+        portability=tuple(draw(st.lists(st.builds(Question, question=names(), answer=answers()), max_size=2))),
     )
 
 

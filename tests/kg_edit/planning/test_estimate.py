@@ -185,10 +185,10 @@ def test_the_prompts_of_a_descent_take_the_bytes_that_are_planned(edits: int, tm
     assert 0.75 < planned / stored < 1.2
 
 
-@pytest.mark.parametrize(("method", "edits"), [("rome", 1), ("memit", 3), ("grace", 2)])
+@pytest.mark.parametrize(("name", "edits"), [("rome", 1), ("memit", 3), ("grace", 2)])
 @pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
-def test_rows_of_a_recurrent_model_are_planned_whole(family: str, method: str, edits: int) -> None:
-    model, config = tiny(family), find_method(method).config_class()
+def test_rows_of_a_recurrent_model_are_planned_whole(family: str, name: str, edits: int) -> None:
+    model, config = tiny(family), find_method(name).config_class()
     load, shape = config.workload(edits=edits), shape_of_config(model.model.config, name=family)
     context = "Paris " * round(load.context_tokens / max(1, load.rows - 1)) + "{}"
     contexts = ("{}", *[context] * (load.rows - 1))
@@ -198,7 +198,7 @@ def test_rows_of_a_recurrent_model_are_planned_whole(family: str, method: str, e
     loss = Objective(model, 1, asked, kl_weight=0.0, forward=forward_for(model, contexts))
     stored, ran = held_bytes() - before, sum(row.length for row in loss._rows)
     where = Machine(device=CPU, host=10**12, accelerator=None)
-    parts = {part.what: part for part in estimate(find_method(method), config, shape, where, edits=edits).parts}
+    parts = {part.what: part for part in estimate(find_method(name), config, shape, where, edits=edits).parts}
     planned = float(parts["states for the backward pass"].formula.partition(" tokens")[0].replace(",", ""))
     assert 0.75 < planned / ran < 1.25
     assert 0.5 < parts["prompts: keys, values, states"].bytes / stored < 1.5
