@@ -45,8 +45,11 @@ _BARE_ID = (
 )
 
 
+STORED = {"stored": True}  # the context of an edit that was made before, whose answers may have several lines
+
+
 def _one_line(text: str, info: ValidationInfo) -> str:
-    if "\n" in text:
+    if "\n" in text and info.context is not STORED:
         paragraph = ", or a paragraph as target_text" if info.field_name == "target_new" else ""
         raise ValueError(f"has a line break, at which a generated answer ends; write it on one line{paragraph}")
     return text
@@ -304,14 +307,16 @@ def is_property_id(name: object) -> TypeGuard[str]:
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-def checked(model: type[AnyRecord], fields: Mapping[str, object]) -> AnyRecord:
-    """Build a record of class `model` from `fields`.
+def checked(
+    model: type[AnyRecord], fields: Mapping[str, object], *, context: dict[str, bool] | None = None
+) -> AnyRecord:
+    """Build a record of class `model` from `fields`; `context` is `STORED` for those of a patch.
 
     Raises:
         EditError: a field is wrong; it has one fault for each wrong field, in plain words.
     """
     try:
-        return model.model_validate(dict(fields))
+        return model.model_validate(dict(fields), context=context)
     except ValidationError as error:
         raise EditError(faults_of(error, model)) from None
 

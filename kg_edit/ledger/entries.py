@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import STORED, Edit
 from kg_edit.errors import PatchError, unknown_name
 
 if TYPE_CHECKING:  # edits are listed without torch
@@ -87,7 +87,7 @@ def edit_of(record: Mapping[str, Any]) -> Edit:
         PatchError: the record has no valid edit.
     """
     try:
-        return Edit.model_validate_json(json.dumps(record["edit"]))
+        return Edit.model_validate_json(json.dumps(record["edit"]), context=STORED)
     except (KeyError, TypeError, ValidationError) as error:
         raise PatchError(_NO_RECORD) from error
 

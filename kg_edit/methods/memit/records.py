@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kg_edit.edits.edit import Edit, checked
+from kg_edit.edits.edit import STORED, Edit, checked
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.lasting import state_of
@@ -93,7 +93,7 @@ def facts_of(record: Record) -> list[Edit]:
         EditError: the record is damaged.
     """
     further = [request["edit"] for request in record.get("requests", ())]
-    return [checked(Edit, fields) for fields in (record["edit"], *further)]
+    return [checked(Edit, fields, context=STORED) for fields in (record["edit"], *further)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

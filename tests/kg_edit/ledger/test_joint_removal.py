@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from kg_edit.datasets import find_dataset
-from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, PatchError
+from kg_edit.edits.edit import Edit, checked
+from kg_edit.errors import ConfigError, EditError, PatchError
 from kg_edit.export.merged_model import check_mergeable
 from kg_edit.ledger import Ledger
 from kg_edit.ledger.check import check
+from kg_edit.ledger.entries import edit_of
 from kg_edit.methods import find_method
 from kg_edit.methods.grace.patch import CodebookPatch
+from kg_edit.methods.memit.records import facts_of
 from kg_edit.methods.serac.patch import ScopePatch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -88,6 +90,14 @@ def test_remove_from_a_restrained_patch(name: str, tmp_path: Path) -> None:
     ledger.make(made, edits, force=True)
     ledger.remove(["e1"], model=model)
     assert_near(ledger.patch, made.edit([edits[0], *edits[2:]]), share=1e-3)
+
+
+def test_edit_of_a_stored_patch_may_have_a_target_of_two_lines() -> None:
+    """An earlier version made such edits; in a file of edits they are refused."""
+    record = {"edit": {**edits_of(1)[0].model_dump(mode="json"), "target_new": "New\nYork"}}
+    assert edit_of(record).target_new == facts_of(record)[0].target_new == "New\nYork"
+    with pytest.raises(EditError, match="has a line break"):
+        checked(Edit, record["edit"])
 
 
 def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
