@@ -104,8 +104,8 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
     def __init__(self, entity: str, label: str, source: str) -> None:
         # The main service has them no more; its empty answer may be in the cache
         moved = (
-            "Scholarly articles are in another service: add `--endpoint https://query-scholarly.wikidata.org/sparql` "
-            "to those of `wikidata-cache fetch`, and `--mode refresh`. "
+            "Scholarly articles are in a second service: `wikidata-cache fetch EDITS --endpoint "
+            "https://query.wikidata.org/sparql --endpoint https://query-scholarly.wikidata.org/sparql --mode refresh`. "
             if "query.wikidata.org" in source
             else ""
         )
