@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import say, stdout
-from kg_edit.cli.options import refuse_unused
+from kg_edit.cli.options import completion, refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.models.loading import cache_folder
 from kg_edit.storage.cached_files import KINDS, CachedItem, cached_items, clearable, delete
@@ -24,11 +24,6 @@ WIKIDATA = "wikidata"
 _ALL = (*KINDS, WIKIDATA, "all")
 
 
-def complete_kind(incomplete: str) -> list[str]:
-    """Return the kinds whose names begin with ``incomplete``, for shell completion."""
-    return [name for name in _ALL if name.startswith(incomplete)]
-
-
 def cache(
     context: typer.Context,
     kinds: Annotated[
@@ -37,7 +32,7 @@ def cache(
             metavar="KINDS...",
             show_default="a line for each kind",
             help=f"Kinds whose files are listed, or deleted: {', '.join(f'`{name}`' for name in _ALL)}.",
-            autocompletion=complete_kind,
+            autocompletion=completion(lambda: _ALL),
         ),
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Delete the files of these kinds, after a question.")] = False,

@@ -334,7 +334,7 @@ class Evaluation:
         )
         config = self._opened()
         seen = graph_for(chosen.graph, content.records, self.control)
-        chosen = replace(chosen, around=guarded(seen, chosen.config, content.records))
+        chosen = replace(chosen, graph=guarded(seen, chosen.config, content.records))
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
         chosen.method.refuse_texts(edit for record in content.records[self.span(content)] for edit in record.edits)
 

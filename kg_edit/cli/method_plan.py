@@ -107,16 +107,10 @@ class MethodPlan:
 
     method: type[EditingMethod]
     config: MethodConfig
-    graph: SubgraphSource | None
-    around: SubgraphSource | None = None  # the graph as the method sees it, if it differs from `graph`
+    graph: SubgraphSource | None  # as the method reads it
     auto: bool = False  # choose the layer once the model is loaded
     sweep: Sweep | None = None  # how the layer was chosen
     memory: float | None = None  # MB that a pass may use besides the model
-
-    @property
-    def source(self) -> SubgraphSource | None:
-        """The graph that the method reads."""
-        return self.around or self.graph
 
     def usable(
         self,
@@ -146,7 +140,7 @@ class MethodPlan:
             while parts:
                 part = parts.pop()
                 try:
-                    self.method.check_inputs(self.config, self.source, part)
+                    self.method.check_inputs(self.config, self.graph, part)
                 except (KgEditError, WikidataCacheError) as error:
                     listed = file is not None and isinstance(error, _OF_THE_GRAPH)
                     if not part or (len(part) == len(edits) and not (keep_going or listed)):
@@ -174,7 +168,7 @@ class MethodPlan:
             return self
         from kg_edit.tracing.layer_sweep import auto_layer
 
-        found = auto_layer(lambda config: self.method(model, config, graph=self.source), model, self.config, edits)
+        found = auto_layer(lambda config: self.method(model, config, graph=self.graph), model, self.config, edits)
         return replace(self, config=self.config.model_copy(update={"layer": found.chosen}), auto=False, sweep=found)
 
     def note_layer(self, out: Path) -> None:
@@ -186,7 +180,7 @@ class MethodPlan:
 
     def on(self, model: LanguageModel) -> EditingMethod:
         """Bind the method to a loaded model, and set its memory limit."""
-        made = self.method(model, self.config, graph=self.source)
+        made = self.method(model, self.config, graph=self.graph)
         made.memory = self.memory or made.memory
         return made
 

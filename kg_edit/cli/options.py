@@ -7,7 +7,7 @@ have no effect, before any work is done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,20 +19,12 @@ from kg_edit.models.loading import NAMED_MODELS
 from kg_edit.storage.packaged import packaged_graphs
 
 
-def complete_method(incomplete: str) -> list[str]:
-    """Return the methods whose names begin with ``incomplete``, for shell completion."""
-    return [name for name in method_names() if name.startswith(incomplete)]
+def completion(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return a shell completion of ``names``, which are looked up only then: those that begin with what is typed."""
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
 
 
-def complete_model(incomplete: str) -> list[str]:
-    """Return the named models whose names begin with ``incomplete``, for shell completion."""
-    return [name for name in NAMED_MODELS if name.startswith(incomplete)]
-
-
-def complete_graph(incomplete: str) -> list[str]:
-    """Return the packaged graphs whose names begin with ``incomplete``, for shell completion."""
-    return [name for name in packaged_graphs() if name.startswith(incomplete)]
-
+complete_method, complete_graph = completion(method_names), completion(packaged_graphs)
 
 # Panels of the help, which come in this order after a command's own ones (`help_page`)
 CHAT, COVARIANCE, CHECKS, LOGGING = "Chat form, start of a text", "Covariance", "Checks", "Logging"
@@ -51,7 +43,7 @@ DatasetName = Annotated[
     str | None, typer.Option("--dataset", show_default="detected from the file", help="Name of the benchmark.")
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Use only this split, `dev` or `test`.")]
-ModelName = Annotated[str, typer.Option("--model", help=_MODEL, autocompletion=complete_model)]
+ModelName = Annotated[str, typer.Option("--model", help=_MODEL, autocompletion=completion(lambda: NAMED_MODELS))]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 MethodName = Annotated[
     str, typer.Option("--method", help="Editing method; see `kg-edit methods`.", autocompletion=complete_method)

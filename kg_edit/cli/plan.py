@@ -8,10 +8,9 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import check_names, doing
-from kg_edit.cli.options import CorpusName, Device, Dtype, Memory, MethodName, ModelName, Preset, Settings
+from kg_edit.cli.options import CorpusName, Device, Dtype, Layer, Memory, MethodName, ModelName, Preset, Settings
 from kg_edit.text.display import plain, size_text
 
-Layer = Annotated[int | None, typer.Option("--layer", min=0, help="Edited layer, 0-based.")]
 Edits = Annotated[int, typer.Option("--edits", min=1, help="Number of edits.")]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,13 @@ _TRAINS = {  # method: what is trained
     "mend": "Train the editing network of MEND, for `--method mend --set network=OUT`.",
     "rledit": "Train the editing network of RLEdit, for `--method rledit --set network=OUT`.",
     "serac": "Train the classifier and the counterfactual model of SERAC, for `--set network=OUT`.",
+}
+_SETTINGS = {  # method: the class of the training's settings
+    "ke": "KeTraining",
+    "malmen": "MalmenTraining",
+    "mend": "MendTraining",
+    "rledit": "RLEditTraining",
+    "serac": "SeracTraining",
 }
 _OF_AN_EDITOR = (("-log p (new target)", "edit", 3), ("KL elsewhere", "locality", 4), ("loss", "total", 4))
 _LOSSES = {  # method: (column, field of a validation, decimals)
@@ -102,30 +110,8 @@ def _learner(method: str) -> typer.Typer:
 
 def _training_of(method: str) -> tuple[type[MethodConfig], Callable[..., NetworkManifest]]:
     """Import the settings of a method's training, and the function that trains; both import torch."""
-    if method == "ke":
-        from kg_edit.methods.ke.network import KeTraining
-        from kg_edit.methods.ke.training import train as train_ke
-
-        return KeTraining, train_ke
-    if method == "malmen":
-        from kg_edit.methods.malmen.network import MalmenTraining
-        from kg_edit.methods.malmen.training import train as train_malmen
-
-        return MalmenTraining, train_malmen
-    if method == "rledit":
-        from kg_edit.methods.rledit.network import RLEditTraining
-        from kg_edit.methods.rledit.training import train as train_rledit
-
-        return RLEditTraining, train_rledit
-    if method == "mend":
-        from kg_edit.methods.mend.network import MendTraining
-        from kg_edit.methods.mend.training import train as train_mend
-
-        return MendTraining, train_mend
-    from kg_edit.methods.serac.network import SeracTraining
-    from kg_edit.methods.serac.training import train as train_serac
-
-    return SeracTraining, train_serac
+    network, training = (import_module(f"kg_edit.methods.{method}.{part}") for part in ("network", "training"))
+    return getattr(network, _SETTINGS[method]), training.train
 
 
 def training_records(

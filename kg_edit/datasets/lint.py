@@ -9,12 +9,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from kg_edit.datasets.building import ABSENT
 from kg_edit.datasets.reading import FileContent
 from kg_edit.datasets.record import BenchmarkRecord, Query
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.edits.files import LabelSource
 from kg_edit.text.matching import mentions, normalised
 
 Kind = Literal[
@@ -60,13 +61,6 @@ class Finding:
     message: str
 
 
-class Labels(Protocol):
-    """Any object that knows the labels of ids, such as `wikidata_cache.WikidataCache`."""
-
-    def labels(self, ids: Sequence[str], /) -> Mapping[str, str]:
-        """Return the labels of those ids that have one."""
-
-
 def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
     """Yield facts that two records edit to different targets, reported for the later record."""
     targets: dict[tuple[str, str], dict[str, tuple[str, str]]] = defaultdict(dict)
@@ -108,7 +102,7 @@ def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
             first.setdefault(text, record.id)
 
 
-def unlabelled(records: Sequence[BenchmarkRecord], labels: Labels) -> Iterator[Finding]:
+def unlabelled(records: Sequence[BenchmarkRecord], labels: LabelSource) -> Iterator[Finding]:
     """Yield ids that have no label, or a label other than the entity's name; each once, for its first record."""
     wanted: dict[str, str] = {}
     names: dict[tuple[str, str], str] = {}
@@ -177,7 +171,7 @@ def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
             yield Finding("unlabelled-id", record.id, f"found {text[:100]!r}; expected a name in the place of the id")
 
 
-def lint(reading: FileContent, *, labels: Labels | None = None) -> tuple[Finding, ...]:
+def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Finding, ...]:
     """Return the faults of a file's content, sorted by kind, then in the file's order.
 
     With ``labels``, also check whether the ids of edits and chains have labels, and whether these equal the edits'

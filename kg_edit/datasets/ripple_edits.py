@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AliasChoices, Field
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe
-from kg_edit.datasets.reading import Dataset, Parse, RawRecord
+from kg_edit.datasets.reading import Dataset, RawRecord
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, Remark
 from kg_edit.edits.edit import Name, Record, Text, is_entity_id
 from kg_edit.errors import EditError, Fault, did_you_mean
@@ -90,11 +90,6 @@ class Relation(NamedTuple):
 
     property: str
     template: str
-
-
-def parser() -> Parse:
-    """Return the function that parses rows of RippleEdits, with the packaged table of its relations."""
-    return partial(parse, known=relations())
 
 
 def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> BenchmarkRecord:
@@ -183,6 +178,6 @@ RIPPLE_EDITS = Dataset(
     name="ripple-edits",
     about="RippleEdits (Cohen et al. 2024): popular, random, recent",
     measures=("efficacy", *(f"ripple.{code}" for code in CRITERIA.values())),
-    parser=parser,
+    parser=lambda: partial(parse, known=relations()),
     edits_have=("target_true",),
 )

@@ -6,6 +6,7 @@ answer; EasyEdit towards ``alt``, another answer.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -106,15 +107,6 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
     return built(name, [edit], probes, form=f"zsRE, MEND/ROME form; the target is {chosen}", remarks=remarks)
 
 
-def parse_alt(row: RawRecord, name: str) -> BenchmarkRecord:
-    """Parse a row as `parse` does, with ``alt`` as the target.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
-    """
-    return parse(row, name, towards="alt")
-
-
 def _probes(prompt: str, target: str, rephrase: str, locality: str, answer: str) -> list[Probe]:
     right = ((target,),)
     # ROME's program ends the prompts of Natural Questions with a question mark.
@@ -147,6 +139,6 @@ ZSRE_ALT = Dataset(
     name="zsre-alt",
     about="zsRE, edited towards alt as EasyEdit does",
     measures=_MEASURES,
-    parser=lambda: parse_alt,
+    parser=lambda: partial(parse, towards="alt"),
     edits_have=("target_true", "paraphrases", "questions"),
 )

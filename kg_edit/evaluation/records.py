@@ -314,34 +314,9 @@ class Item:
         """The record's id, unique in its file."""
         return self.record.id
 
-    def entry(
-        self,
-        phase: str,
-        sections: Mapping[str, Section] | None = None,
-        *,
-        error: str | None = None,
-        seconds: float | None = None,
-        memory: int | None = None,
-        batch: int | None = None,
-        answer_seconds: tuple[float, float] | None = None,
-        choices: tuple[tuple[str, ...], ...] = (),
-    ) -> Entry:
-        """Return the line of a phase of this record: its scores, and other fields of `Entry`."""
-        return Entry(
-            id=self.id,
-            phase=phase,
-            sha256=self._sha256,
-            error=error,
-            seconds=seconds,
-            memory=memory,
-            batch=batch,
-            answer_seconds=answer_seconds,
-            choices=choices,
-            sections=dict(sections or {}),
-        )
-
     @cached_property
-    def _sha256(self) -> str:
+    def sha256(self) -> str:
+        """The hash of the record's JSON, by which two runs of a record are compared."""
         return digest(self.record.model_dump(mode="json"))
 
 

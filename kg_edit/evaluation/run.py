@@ -352,12 +352,20 @@ class _Run:
             for item in some:
                 error = self.done.get((item.id, BASE))
                 if (item.id, BASE) not in self.done:
-                    sections: Mapping[str, Section] = {}
+                    sections: dict[str, Section] = {}
                     try:
                         sections = self.unedited.sections(self._unedited_cases(item))
                     except FAILURES as fault:
                         error = failure(fault)
-                    self.folder.append([item.entry(BASE, sections, error=error, choices=item.case.choices)])
+                    own = Entry(
+                        id=item.id,
+                        phase=BASE,
+                        sha256=item.sha256,
+                        error=error,
+                        choices=item.case.choices,
+                        sections=sections,
+                    )
+                    self.folder.append([own])
                 if error is not None:
                     failed.add(item.id)
         return failed
@@ -375,9 +383,16 @@ class _Run:
         if len(sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
             files.save(number, step.patch)
         self.folder.append(
-            item.entry(EDIT, error=error)
+            Entry(id=item.id, phase=EDIT, sha256=item.sha256, error=error)
             if (error := step.errors.get(item.id))
-            else item.entry(EDIT, seconds=step.seconds, memory=step.memory, batch=step.halved_to)
+            else Entry(
+                id=item.id,
+                phase=EDIT,
+                sha256=item.sha256,
+                seconds=step.seconds,
+                memory=step.memory,
+                batch=step.halved_to,
+            )
             for item in new
         )
         return step.patch
@@ -399,20 +414,30 @@ class _Run:
         An item that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
         """
         try:
-            before = self.unedited.sections({item.id: item.case for item in some})
-            with self._edited(patch) as model:
-                sections = in_halves(
-                    lambda part: score_cases(
-                        model, [item.case for item in part], before=[before[item.id] for item in part]
-                    ),
-                    some,
-                )
-            sections = with_cosines(self.model, [item.case for item in some], sections)
+            sections = self.sections(some, patch)
         except FAILURES as error:
-            if len(some) == 1:
-                return [some[0].entry(phase, {phase: broken(some[0].case)}, error=failure(error))]
-            return [entry for item in some for entry in self._scored(patch, [item], phase)]
+            if len(some) > 1:
+                return [entry for item in some for entry in self._scored(patch, [item], phase)]
+            (item,), zeros = some, {phase: broken(some[0].case)}
+            return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections=zeros)]
         return [self._entry(item, phase, section, patch) for item, section in zip(some, sections, strict=True)]
+
+    def sections(
+        self, some: Sequence[Item], patch: Patch | None = None, own: Mapping[str, Patch] | None = None
+    ) -> list[Section]:
+        """Score items on the model with ``patch``, or each on the model with its ``own`` patch, by the item's id."""
+        before = self.unedited.sections({item.id: item.case for item in some})
+        with self._edited(patch) as model:
+            found = in_halves(
+                lambda part: score_cases(
+                    model,
+                    [item.case for item in part],
+                    before=[before[item.id] for item in part],
+                    patches=None if own is None else [own[item.id] for item in part],
+                ),
+                some,
+            )
+        return with_cosines(self.model, [item.case for item in some], found)
 
     def _entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
         """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
@@ -422,7 +447,8 @@ class _Run:
             unedited = answer_seconds(model, prompt)
             with patch.applied(model) as edited:
                 seconds = unedited, answer_seconds(edited, prompt)
-        return item.entry(phase, {phase: section}, answer_seconds=seconds)
+        sections = {phase: section}
+        return Entry(id=item.id, phase=phase, sha256=item.sha256, answer_seconds=seconds, sections=sections)
 
     def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         return patch.applied(self.model) if patch else nullcontext(self.model)
@@ -507,18 +533,7 @@ def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, place: str) ->
     bar.note(f"{place}, edited model")
     bar.phase("edited model", len(group))
     with suppress(*FAILURES):
-        before = run.unedited.sections({item.id: item.case for item in edited})
-        sections = in_halves(
-            lambda some: score_cases(
-                run.model,
-                [item.case for item in some],
-                before=[before[item.id] for item in some],
-                patches=[patches[item.id] for item in some],
-            ),
-            edited,
-        )
-        sections = with_cosines(run.model, [item.case for item in edited], sections)
-        run.scores.update(zip((item.id for item in edited), sections, strict=True))
+        run.scores.update(zip((item.id for item in edited), run.sections(edited, own=patches), strict=True))
 
 
 def _chunks(some: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
