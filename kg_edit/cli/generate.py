@@ -91,9 +91,10 @@ def summed(paths: Sequence[Path]) -> Patch:
     """Load the patches at these paths and return their sum; warn if it is empty, or if edits contradict each other."""
     from kg_edit.ledger.conflicts import contradictions
     from kg_edit.ledger.entries import entries_of
-    from kg_edit.ledger.listing import patch_at, total
+    from kg_edit.ledger.listing import total
+    from kg_edit.patches.base import Patch
 
-    whole = total(map(patch_at, paths))
+    whole = total(map(Patch.load, paths))
     if paths and whole.is_empty:
         log.warning("%s: no edit is active, so the model is the unedited one", ", ".join(map(str, paths)))
     if len(paths) > 1:

@@ -132,18 +132,6 @@ def check_patches(paths: Iterable[Path]) -> None:
             read_provenance(file or path)
 
 
-def patch_at(path: str | Path) -> Patch:
-    """Load the patch of a ledger, of a patch file, or of a folder of `kg-edit edit`.
-
-    Raises:
-        PatchError: there is neither.
-        OutputError: something else is at this path, or it can't be read.
-    """
-    from kg_edit.patches.base import Patch
-
-    return Patch.load(file) if (file := patch_file(Path(path))) else Listing.open(path).patch
-
-
 def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
     """Load the patch and the active edits of a ledger, of a patch file, or of a folder of `kg-edit edit`.
 

@@ -27,7 +27,7 @@ from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import Site, subject_states
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.precision import exact
-from kg_edit.patches.base import Patch, PatchStack
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of
 from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 
@@ -47,8 +47,7 @@ def state_of(patch: Patch, name: str) -> Tensor | None:
 
 
 def _weight_patches(patch: Patch) -> list[WeightPatch]:
-    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    return [part for part in parts if isinstance(part, WeightPatch)]
+    return [part for part in patch.parts if isinstance(part, WeightPatch)]
 
 
 def remembered(before: Patch, name: str, *, weight: float) -> Tensor | None:

@@ -174,16 +174,14 @@ class AdapterPatch(Patch):
 
 def adapter_at(patch: Patch, place: Place) -> Adapter | None:
     """Return the adapter at ``place`` in a patch or in the parts of a stack; None if there is none."""
-    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    return next(
-        (part.adapters[place] for part in parts if isinstance(part, AdapterPatch) and place in part.adapters), None
-    )
+    own = (part for part in patch.parts if isinstance(part, AdapterPatch))
+    return next((part.adapters[place] for part in own if place in part.adapters), None)
 
 
 def without_adapter(patch: Patch, place: Place) -> Patch | None:
     """Return a patch or stack without the adapter at ``place``; None if nothing is left."""
     left = list[Patch]()
-    for part in patch.patches if isinstance(patch, PatchStack) else (patch,):
+    for part in patch.parts:
         if isinstance(part, AdapterPatch):
             part = replace(part, adapters={own: one for own, one in part.adapters.items() if own != place})
         if not part.is_empty:

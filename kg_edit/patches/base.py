@@ -59,6 +59,11 @@ class Patch(ABC):
         found: str | None = self.provenance.get("model", {}).get("fingerprint")
         return found
 
+    @property
+    def parts(self) -> tuple[Patch, ...]:
+        """The patch itself, or the parts of a stack."""
+        return (self,)
+
     def __repr__(self) -> str:
         texts = [f"{text!r} → {new!r}" for _, text, _, new, _ in self._facts[:2]]
         named = f": {', '.join(texts)}{', …' if len(self._facts) > len(texts) else ''}" if texts else ""
@@ -233,9 +238,10 @@ class Patch(ABC):
         if not isinstance(path, str | Path):
             raise PatchError(f"found {describe(path)}; expected the path of a patch, a run's folder or a ledger")
         if Path(path).is_dir():  # ledgers are above this folder, so they are imported by name
-            patch: Patch
-            patch, _ = import_module("kg_edit.ledger.listing").active_at(path)
-            return patch
+            listing = import_module("kg_edit.ledger.listing")
+            inside = listing.patch_file(Path(path))
+            whole: Patch = Patch.load(inside) if inside else listing.Listing.open(path).patch
+            return whole
         file = read_patch(path)
         found: Patch = patch_class(file.kind).from_file(file)
         return found
@@ -292,13 +298,18 @@ class PatchStack(Patch):
     @classmethod
     def of(cls, *patches: Patch) -> Patch:
         """Return the sum of patches: stacks are flattened, patches of one class added, empty patches left out."""
-        parts = [part for patch in patches for part in (patch.patches if isinstance(patch, PatchStack) else (patch,))]
+        parts = [part for patch in patches for part in patch.parts]
         left: list[Patch] = []
         for part in [part for part in parts if not part.is_empty] or parts[:1]:
             same = [own for own in left if type(own) is type(part) and (own is left[-1] or own.meets(part))]
             # The sum takes the place of its last part, which was made on the model with all parts before it.
             left = [own for own in left if own not in same] + [reduce(add, [*same, part])]
         return left[0] if len(left) == 1 else cls(tuple(left))
+
+    @property
+    def parts(self) -> tuple[Patch, ...]:
+        """The patches of the stack."""
+        return self.patches
 
     @cached_property
     def provenance(self) -> dict[str, Any]:  # type: ignore[override]
@@ -359,7 +370,6 @@ class PatchStack(Patch):
 
 def edits_beside_weights(patch: Patch) -> str:
     """Return the first edits of a patch that are not changes of weights, with their methods: "a (grace), b (ike)"."""
-    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    others = [record for part in parts if not part.mergeable for record in part.edits]
+    others = [record for part in patch.parts if not part.mergeable for record in part.edits]
     named = [f"{record['edit'].get('id')} ({record.get('method')})" for record in others[:_NAMED]]
     return ", ".join(named) + f" and {len(others) - _NAMED} more" * (len(others) > _NAMED)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from kg_edit.models.first_token import LEAD, lead_before
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch, PatchStack
+from kg_edit.patches.base import Patch
 
 Start = Literal["auto", "always", "never"]
 
@@ -61,8 +61,7 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
 
 def subjects_in_text(patch: Patch) -> dict[str, str]:
     """Return {edit id: subject} of the edits that are made in plain text, and not by texts in the prompt."""
-    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    records = [record.get("edit", {}) for part in parts if part.kind != "prompt" for record in part.edits]
+    records = [record.get("edit", {}) for part in patch.parts if part.kind != "prompt" for record in part.edits]
     return {
         str(edit.get("id", "")): str(edit["subject"])
         for edit in records

@@ -23,7 +23,7 @@ from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
 from kg_edit.methods.statement import StatementMethod, encode_statement
 from kg_edit.models.hooks import untouched
-from kg_edit.patches.base import Patch, PatchStack
+from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 _COPIES = 4  # of a change, while it is trained: it, its gradient, and Adam's two moments
@@ -174,7 +174,7 @@ def loss_notes(losses: Sequence[float]) -> dict[str, Any]:
 def moved_before(before: Patch, name: str, *, like: Tensor) -> Tensor:
     """Return the change [d, d_ff] of the weight ``name`` in the patch ``before``; type and device are of ``like``."""
     moved = torch.zeros_like(like, requires_grad=False)
-    for part in before.patches if isinstance(before, PatchStack) else (before,):
+    for part in before.parts:
         if isinstance(part, WeightPatch) and name in part.factors:
             moved += part.factors[name].product.to(moved)
     return moved

@@ -184,6 +184,5 @@ def _replacing(model: LanguageModel, name: str, module: nn.Module, book: Codeboo
 
 def without_codebooks(patch: Patch) -> Patch | None:
     """Return a patch or stack without its codebook patches; None if nothing is left."""
-    parts = patch.patches if isinstance(patch, PatchStack) else (patch,)
-    left = [part for part in parts if not isinstance(part, CodebookPatch)]
+    left = [part for part in patch.parts if not isinstance(part, CodebookPatch)]
     return PatchStack.of(*left) if left else None
