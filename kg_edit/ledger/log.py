@@ -299,10 +299,13 @@ class Store:
         append_lines(self.folder / LOG, [event.model_dump_json() for event in events])
 
     def put_all(self, patches: Iterable[Patch | Path]) -> list[StoredFile]:
-        """Store each patch as the next file; if one can't be written, none is stored. Needs the lock.
+        """Store each patch, or an unchanged copy of a patch file, as the next file. Needs the lock.
+
+        If one can't be written, none is stored.
 
         Raises:
-            PatchError, OutputError: as `put`.
+            PatchError: a value is not finite, or a patch is a stack of several kinds.
+            OutputError: a file can't be written.
         """
         # The next unused number, after all files in the log and in the folder: an older copy of the log must not make
         # a new patch overwrite a file.
@@ -313,30 +316,21 @@ class Store:
         first = 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
         try:
             for number, patch in enumerate(patches, first):
-                stored.append(self.put(patch, number=number))
+                target = self.folder / PATCHES / f"{number:04}.safetensors"
+                append_lines(self.folder / LOG, ())  # make the log first: a kill must not leave files without it
+                if isinstance(patch, Path):
+                    with replacing(target) as scratch:
+                        shutil.copyfile(patch, scratch)
+                else:
+                    patch.save(target)
+                with target.open("rb+") as file:
+                    os.fsync(file)
+                stored.append(StoredFile(name=target.name, sha256=sha256_of(target)))
         except (PatchError, OutputError):
-            for file in stored:
-                self.path(file).unlink(missing_ok=True)
+            for written in stored:
+                self.path(written).unlink(missing_ok=True)
             raise
         return stored
-
-    def put(self, patch: Patch | Path, *, number: int) -> StoredFile:
-        """Store a patch, or an unchanged copy of a patch file, as file ``number``. Needs the lock.
-
-        Raises:
-            PatchError: a value is not finite, or the patch is a stack of several kinds.
-            OutputError: the file can't be written.
-        """
-        target = self.folder / PATCHES / f"{number:04}.safetensors"
-        append_lines(self.folder / LOG, ())  # make the log first: a kill must not leave files without it
-        if isinstance(patch, Path):
-            with replacing(target) as scratch:
-                shutil.copyfile(patch, scratch)
-        else:
-            patch.save(target)
-        with target.open("rb+") as file:
-            os.fsync(file)
-        return StoredFile(name=target.name, sha256=sha256_of(target))
 
     def _stored(self) -> tuple[Path, ...]:
         """The patch files in the folder, without those that are still being written."""

@@ -430,11 +430,11 @@ def test_add_all_interrupted_at_any_write_adds_all_or_none(
         return write
 
     with monkeypatch.context() as patched:
-        for name in ("put", "append"):
-            patched.setattr(store.Store, name, counted(getattr(store.Store, name)))
+        for owner, name in ((store, "replacing"), (store.Store, "append")):
+            patched.setattr(owner, name, counted(getattr(owner, name)))
         with pytest.raises(type(error)):
             ledger.add_all([Addition(path=path) for path in files])
-    assert Ledger.open(tmp_path / "ledger", create=not done).patch.is_empty, "the first write makes the log"
+    assert Ledger.open(tmp_path / "ledger", create=False).patch.is_empty, "the log is made first"
     if isinstance(error, OutputError) and done < 3:
         assert not list((tmp_path / "ledger").glob("patches/*"))
     assert ledger.add_all([Addition(path=path) for path in files]) == (1, 2, 3)
