@@ -20,6 +20,7 @@ from llama_cpp import Llama
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from kg_edit.export.card import base_model
 from kg_edit.export.gguf_files import ADAPTER, KINDS, MODEL
 from kg_edit.ledger.listing import active_at
 from kg_edit.models.language_model import LanguageModel
@@ -44,7 +45,8 @@ def main() -> None:
     name = patch.provenance["model"]["name"]
     model = LanguageModel.load(name)
     asked = {probes(model, entry.edit)[0].ask: entry.edit.target_new for entry in entries}
-    shipment = Shipment.of(patch, [entry.edit for entry in entries], model=name)
+    edits = [entry.edit for entry in entries]
+    shipment = Shipment(patch=patch, edits=edits, model=name, base=base_model(name))
     programs = exported(shipment, patch, model, options.work)
     texts = {program: {prompt: ask(prompt) for prompt in asked} for program, ask in programs.items()}
     report(model, asked, texts)

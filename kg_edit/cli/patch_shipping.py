@@ -209,13 +209,15 @@ def _shipment(
     ask: LanguageModel | None,
 ) -> Shipment:
     """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run."""
+    from kg_edit.export.card import base_model
     from kg_edit.ledger.listing import patch_file
     from kg_edit.reports.report import before_and_after
     from kg_edit.reports.shipping import Shipment, measured_rows
 
     edits = [entry.edit for entry in entries]
     rows = before_and_after(ask, patch, edits, progress=True) if ask else measured_rows(patch_file(ledger), edits)
-    shipment = Shipment.of(patch, edits, model=model, base=base, license=license, rows=rows)
+    known = base_model(model, base=base, license=license)
+    shipment = Shipment(patch=patch, edits=edits, model=model, base=known, rows=rows)
     if push is not None and shipment.base.hub is None:
         text = f"the base model is a folder of this machine ({shipment.base.path}), which others don't have"
         stderr().print(plain(f"{text}; give --base OWNER/NAME"), soft_wrap=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.export.card import BaseModel, Form, Score, base_model, model_card
+from kg_edit.export.card import BaseModel, Form, Score, model_card
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import NAMED_MODELS, load_tokenizer, named_model_file
 from kg_edit.models.prompts import encode
@@ -21,40 +21,21 @@ from kg_edit.storage.run_folder import PATCH
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Shipment:
-    """A patch to export: its edits, its model, and the report rows that show its effect (or none)."""
+    """A patch to export: its edits, its model, and the report rows that show its effect (or none).
+
+    Attributes:
+        patch: the change to ship.
+        edits: the edits of the patch.
+        model: name of the unedited model.
+        base: what is known of this model, by `kg_edit.export.card.base_model`.
+        rows: report rows, whose scores the model card has.
+    """
 
     patch: Patch
     edits: Sequence[Edit]
     model: str
     base: BaseModel
     rows: Sequence[ReportRow] = ()
-
-    @classmethod
-    def of(
-        cls,
-        patch: Patch,
-        edits: Sequence[Edit],
-        *,
-        model: str,
-        base: str | None = None,
-        license: str | None = None,
-        rows: Sequence[ReportRow] = (),
-    ) -> Shipment:
-        """Make a shipment.
-
-        Args:
-            patch: the change to ship.
-            edits: the edits of the patch.
-            model: name of the unedited model.
-            base: hub id or folder from which others load it; None: what is known of ``model``.
-            license: license of the base model; None: the known one.
-            rows: report rows, whose scores the model card has.
-
-        Raises:
-            ModelError: a named model is not installed, or a ``.gguf`` file can't be read.
-        """
-        found = base_model(model, base=base, license=license)
-        return cls(patch=patch, edits=edits, model=model, base=found, rows=rows)
 
     def to_peft(self, out: Path) -> Path:
         """Write a PEFT adapter by `kg_edit.export.peft_adapter.write_peft`; raises the same errors."""

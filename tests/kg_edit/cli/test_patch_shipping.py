@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from kg_edit.cli.app import app
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError, PatchError
+from kg_edit.export.card import base_model
 from kg_edit.ledger import Ledger
 from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.patches.base import Patch
@@ -193,12 +194,13 @@ def test_exports_name_edits_of_a_first_token(tmp_path: Path) -> None:
     patch = WeightPatch(
         factors=factors, provenance={"edits": [{"edit": edit.model_dump(mode="json")} for edit in edits]}
     )
-    shipment = Shipment.of(patch, edits, model="smollm2-135m")
+    base = base_model("smollm2-135m")
+    shipment = Shipment(patch=patch, edits=edits, model="smollm2-135m", base=base)
     shipment.to_peft(tmp_path / "adapter")
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert shipment.remark and shipment.remark.startswith("edit 'g': ") and "put a line break before" in shipment.remark
     assert "If a text begins with Google, put a line break before it" in card
-    others = Shipment.of(patch, edits[1:], model="smollm2-135m")
+    others = Shipment(patch=patch, edits=edits[1:], model="smollm2-135m", base=base)
     others.to_peft(tmp_path / "others")
     assert others.remark is None and "line break" not in (tmp_path / "others" / "README.md").read_text()
 

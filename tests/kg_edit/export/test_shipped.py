@@ -87,7 +87,7 @@ def twenty_edits(model: LanguageModel) -> tuple[Patch, tuple[Any, ...]]:
 def shipped(smollm2: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     folder = tmp_path_factory.mktemp("shipped")
     patch, edits = twenty_edits(smollm2)
-    shipment = Shipment.of(patch, edits, model=NAME)
+    shipment = Shipment(patch=patch, edits=edits, model=NAME, base=base_model(NAME))
     shipment.to_peft(folder / "peft")
     shipment.to_gguf(folder / "gguf")
     shipment.to_gguf_model(folder / "merged", smollm2, base=gguf_of(NAME, None), kind="F32")
