@@ -13,7 +13,7 @@ means that `locality.same_text` is 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from html import escape
 from importlib.resources import files
@@ -216,12 +216,19 @@ def difference_rows(found: Sequence[PromptDifference]) -> str:
 
 def difference_page(found: Sequence[PromptDifference], *, title: str) -> str:
     """Return a self-contained HTML page of the prompts."""
-    folder = files("kg_edit") / "reports" / "page"
-    page = (folder / "differences.html").read_text(encoding="utf-8")
-    style = (folder / "report.css").read_text(encoding="utf-8")
-    parts = {"TITLE": escape(title), "STYLE": style, "VERDICT": counted(found), "TABLE": difference_rows(found)}
+    parts = {"TITLE": escape(title), "STYLE": page_file("report.css"), "VERDICT": counted(found)}
+    return filled("differences.html", parts | {"TABLE": difference_rows(found)})
+
+
+def page_file(name: str) -> str:
+    """Return the text of a file in ``kg_edit/reports/page``."""
+    return (files("kg_edit") / "reports" / "page" / name).read_text(encoding="utf-8")
+
+
+def filled(template: str, parts: Mapping[str, str]) -> str:
+    """Return a template of `page_file` with ``parts`` in the place of ``@@NAME@@``."""
     # In one pass: a placeholder within a text that was put in is not replaced
-    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page)
+    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page_file(template))
 
 
 def _shown(text: str) -> str:

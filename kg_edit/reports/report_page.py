@@ -11,11 +11,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 import networkx as nx
@@ -24,7 +22,7 @@ from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
-from kg_edit.reports.differences import PromptDifference, counted, difference_rows
+from kg_edit.reports.differences import PromptDifference, counted, difference_rows, filled, page_file
 from kg_edit.reports.probes import Kind, Reading, ReportRow
 from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.verdict import Verdict
@@ -122,7 +120,7 @@ def report_page(
     provenance = {name: patch.provenance[name] for name in ("model", "versions", "methods") if name in patch.provenance}
     # Edits that one descent made have a curve together
     batches = {name: curve for name, curve in curves.items() if ".." in name and name not in {e.id for e in entries}}
-    script = _template("report.js")
+    script = page_file("report.js")
     parts = {
         "TITLE": escape(headline(patch)),
         "VERDICT": _verdict(entries, verdict or Verdict.of(rows)),
@@ -139,12 +137,11 @@ def report_page(
         ),
         "EDITS": "\n".join(_edit(entry, is_open=len(entries) <= _OPEN) for entry in entries),
         "MADE": escape(json.dumps(provenance, indent=1, ensure_ascii=False, sort_keys=True)),
-        "STYLE": _template("report.css") + svg.STYLE,
+        "STYLE": page_file("report.css") + svg.STYLE,
         "SCRIPT": script,
         "HASH": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    # One pass: a placeholder within a text that was put in is not replaced
-    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _template("report.html"))
+    return filled("report.html", parts)
 
 
 def _entries(
@@ -258,7 +255,7 @@ def _overview(entries: Sequence[_Entry]) -> str:
         "object, or whose answer is in the text.</p>"
     )
     parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines), "COUNTS": counts if kinds else ""}
-    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _template("overview.html"))
+    return filled("overview.html", parts)
 
 
 def _heads(names: Sequence[str]) -> str:
@@ -410,7 +407,3 @@ def _percent(share: float) -> str:
 def _text(text: str) -> str:
     """Return an external text on one line, escaped."""
     return escape(one_line(text).strip())
-
-
-def _template(name: str) -> str:
-    return (files("kg_edit") / "reports" / "page" / name).read_text(encoding="utf-8")
