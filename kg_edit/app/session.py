@@ -114,6 +114,11 @@ class EditDesk:
         self._tries = RecentEdits()
         self._count, self._remarked = 0, False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being computed."""
+        return self._alone.locked()
+
     def try_edit(self, wanted: TryRequest) -> TryAnswer:
         """Make an edit, and ask its prompts before and after it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import socket
 from collections.abc import Sequence
@@ -129,6 +130,8 @@ def serve(
         typer.echo(f"http://{shown}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
         run(app, place)
     typer.echo("stopped")
+    if desk.is_busy:  # with a request that was cut off: Python would wait for the end of its edit
+        os._exit(0)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -155,7 +158,8 @@ def run(app: FastAPI, place: socket.socket) -> None:
     import uvicorn
 
     with suppress(KeyboardInterrupt):  # uvicorn stops by itself, and passes it on
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_END_S)
+        # Its errors are a cut-off request, which is answered, and those of requests, which the app logs.
+        config = uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=_END_S)
         uvicorn.Server(config).run(sockets=[place])
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -364,6 +367,34 @@ def test_serve_runs_until_it_is_stopped(
     assert (state["method"], state["ledger"], state["settings"]["layer"]) == ("rome", "led", 1)
     assert "led: a new ledger, without edits" in result.err
     assert state["example"]["subject"] == "The Eiffel Tower"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait_s", [0.5, 5.0])
+def test_serve_ends_at_once_during_a_long_edit(tiny_folder: Path, wait_s: float) -> None:
+    """It waited for the end of the edit; a second Ctrl-C was a traceback, and an abort after "stopped"."""
+    settings = ("covariance.corpus=self", "covariance.tokens=300", "steps=1000000", "stop_below=0")
+    options = [part for setting in settings for part in ("--set", setting)]
+    command = [sys.executable, "-m", "kg_edit", "serve", "--model", tiny_folder, "--method", "rome", "--port", "0"]
+    with (
+        subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert process.stdout and process.stderr
+        url = process.stdout.readline().split(" is up")[0]
+        asked = pool.submit(Served(url.rstrip("/"), workshop()).post, "/api/try", EDIT)
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        time.sleep(wait_s)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+        assert process.stdout.read() == "stopped\n"
+        assert not re.search("Traceback|ERROR", process.stderr.read())
+        assert asked.result(30)[1]["kind"] == "StoppedError"
 
 
 def test_taken_port_is_refused_before_the_model_is_loaded(kg_edit: Run, server: Served) -> None:
