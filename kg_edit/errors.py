@@ -175,10 +175,13 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
     errors = error.errors()
     # The places in the record, without the type that pydantic tried there
     places = [tuple(step for step in one["loc"] if isinstance(step, int) or not _TRIED.match(step)) for one in errors]
+    sizes = [place for place, one in zip(places, errors, strict=True) if one["type"] in ("too_short", "too_long")]
     for place, one in zip(places, errors, strict=True):
         # Where a field takes several types, the first one that was tried counts: a text, of texts or lists of them
         if place != one["loc"] and any(len(other) > len(place) and other[: len(place)] == place for other in places):
             continue  # unless the value is a list, and the fault is in it
+        if one["type"] == "string_type" and place in sizes:
+            continue  # or its length
         context = one.get("ctx", {})
         fields = _model_at(place[:-1], model).model_fields
         known = fields.get(str(place[-1])) if place else None

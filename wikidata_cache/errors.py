@@ -45,7 +45,9 @@ _EXPECTED = {  # by pydantic's name of the fault
 
 def expected_of(fault: Mapping[str, Any]) -> str:
     """Return in plain words what pydantic expected; ``fault`` is one of its `ErrorDetails`."""
-    words = _EXPECTED.get(fault["type"])
+    # Where a text's length is checked after a validator, pydantic counts its characters as items.
+    of_text = "string_" * (fault["type"] == "too_long" and isinstance(fault["input"], str))
+    words = _EXPECTED.get(of_text + fault["type"])
     return words.format(**fault.get("ctx", {})) if words else str(fault["msg"]).removeprefix("Input should be ")
 
 

@@ -6,6 +6,7 @@ ledger.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -184,13 +185,13 @@ class Problem(_Message):
 
 def problem_of(error: Exception) -> Problem:
     """Return an error about a request, with the request's fields in the place of a file's rows and of options."""
-    message = str(error)
     # Of a file's rows only: another form of the row
-    fields = {
-        fault.field: fault.message.partition(", or give the fact as")[0]
-        for fault in getattr(error, "faults", ())
-        if fault.field
-    }
+    faults = getattr(error, "faults", ())
+    message, *texts = (
+        re.sub(", or (give the fact|a paragraph) as .*", "", text)
+        for text in (str(error), *(fault.message for fault in faults))
+    )
+    fields = {fault.field: text for fault, text in zip(faults, texts, strict=True) if fault.field}
     match error:
         case UnknownLabelError():
             message = f"the graph has no entity {error.label!r}; correct the name, or give its id as target_new_id"

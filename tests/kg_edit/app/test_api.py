@@ -86,6 +86,7 @@ def test_probability_is_the_product_over_the_candidates_tokens() -> None:
         ({"target_nwe": "x"}, "target_nwe", "did you mean 'target_new'"),
         ({"probes": [{"prompt": "a"}] * 13}, "probes", "12 items"),
         ({"subject_id": "lebron"}, "subject_id", "a Wikidata id such as"),
+        ({"subject": "a" * 201}, "subject", "expected at most 200 characters"),
     ],
 )
 def test_wrong_field_is_named(server: Served, changed: dict[str, Any], field: str, message: str) -> None:
@@ -94,6 +95,17 @@ def test_wrong_field_is_named(server: Served, changed: dict[str, Any], field: st
     assert problem["kind"] == "EditError"
     assert message in problem["fields"][field]
     assert message in problem["message"]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("Los Angeles\nLakers", "write it on one line"), ("Q121783", "write the label here and the id in target_new_id")],
+)
+def test_way_out_is_a_field_of_the_request(server: Served, target: str, message: str) -> None:
+    """It also named the fields of a file's row: target_text, and those of a triplet."""
+    problem = server.post("/api/try", {**EDIT, "target_new": target})[1]
+    assert problem["fields"]["target_new"].endswith(message)
+    assert problem["message"].endswith(message)
 
 
 def test_other_bodies_and_unknown_ids_are_answered_in_json(server: Served) -> None:

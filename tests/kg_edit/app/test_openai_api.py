@@ -144,6 +144,9 @@ def test_stream_sends_the_finished_texts_as_events(server: Served) -> None:
         ({"prompt": "a", "stop": ["b", ""]}, "field stop[1]: found an empty text; expected at least 1"),
         ({"prompt": ["a", 5]}, "field prompt[1]: found the number 5; expected text"),
         ({"prompt": 5}, "field prompt: found the number 5; expected text"),
+        ({"prompt": ["a"] * 33}, "field prompt: found a list; expected at most 32 items"),
+        ({"prompt": []}, "field prompt: found a list; expected at least 1 of them"),
+        ({"prompt": "a" * 2001}, f"field prompt: found the text '{'a' * 60}'; expected at most 2000 characters"),
     ],
 )
 def test_fault_in_a_list_is_named_where_a_text_or_a_list_is_allowed(server: Served, body: dict, message: str) -> None:
