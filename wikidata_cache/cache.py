@@ -9,7 +9,7 @@ import networkx as nx
 
 from wikidata_cache import deny_lists
 from wikidata_cache.endpoints.rate_limit import offline_forced
-from wikidata_cache.errors import AmbiguousLabelError, CacheMissError, WikidataCacheError
+from wikidata_cache.errors import AmbiguousLabelError, WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import check_ids, is_item
 from wikidata_cache.source_spec import SourceOptions, SourceSpec, open_source
@@ -18,7 +18,7 @@ from wikidata_cache.sources.source import Binding, Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
-from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.facts import Facts, where_known
 from wikidata_cache.subgraphs.options import DEFAULTS, OPTION_NAMES, Leakage, SubgraphOptions
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
@@ -85,12 +85,7 @@ class WikidataCache:
         One request covers 200 nodes. `Subgraph.to_html` shows the descriptions. The content hash and everything else
         in the graph stay the same. Offline, nodes whose description is not in the cache get none.
         """
-        items = set(filter(is_item, graph))
-        try:
-            found = self.facts.descriptions(items)
-        except CacheMissError as miss:
-            found = self.facts.descriptions(items.difference(miss.ids))
-        for node, text in found.items():
+        for node, text in where_known(self.facts.descriptions, filter(is_item, graph)).items():
             graph.nodes[node]["description"] = text
 
     @cached_property

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import webbrowser
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -18,9 +17,10 @@ from wikidata_cache.atomic import check_out
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo, table_console
 from wikidata_cache.edits import EditRow, is_edit_file, read_edits
-from wikidata_cache.errors import BadOptionError, CacheMissError, WikidataCacheError
+from wikidata_cache.errors import BadOptionError, WikidataCacheError
 from wikidata_cache.ids import is_property
 from wikidata_cache.row_files import SUFFIXES
+from wikidata_cache.subgraphs.facts import where_known
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 from wikidata_cache.subgraphs.rules import read_rules
 from wikidata_cache.terminal import plain
@@ -165,8 +165,7 @@ def _item(opened: WikidataCache, what: str, options: SubgraphOptions) -> tuple[S
     """Return the neighbourhood of an item, or of the item into which it was merged, and its title."""
     entity = what
     if not opened.facts.out([what])[what]:
-        with suppress(CacheMissError):  # offline, and not in the cache
-            entity = opened.facts.redirects([what]).get(what, what)
+        entity = where_known(opened.facts.redirects, [what]).get(what, what)
     subgraph = opened.neighbourhood(entity, options)
     if not subgraph.edges:
         _check_known(opened, entity)
@@ -190,10 +189,7 @@ def _described_property(opened: WikidataCache, entity: str) -> str:
     """Return a property's label and description, and why there is no table of it."""
     _check_known(opened, entity)
     label = opened.labels([entity]).get(entity, entity)
-    try:
-        description = opened.facts.descriptions([entity]).get(entity, "")
-    except CacheMissError:
-        description = ""
+    description = where_known(opened.facts.descriptions, [entity]).get(entity)
     title = f"{label} ({entity})" + (f": {description}" if description else "")
     return f"{title}\n{entity} is a property: a subgraph only contains statements about items (Q…)."
 

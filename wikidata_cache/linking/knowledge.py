@@ -9,9 +9,8 @@ from __future__ import annotations
 import difflib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError, OfflineError
@@ -21,11 +20,9 @@ from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import Role
 from wikidata_cache.sources.source import Source
 from wikidata_cache.stores.ntriples import KIND_IRIS
-from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.facts import Facts, where_known
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _TYPE = "P31"
 _SCANNED = 5_000_000  # labels that can be scanned in about a second
@@ -124,14 +121,11 @@ class GraphKnowledge(Knowledge):
         """Return the facts about each of the ids."""
         wanted = sorted(set(ids))
         items = [entity for entity in wanted if is_item(entity)]
-        labels, descriptions = (
-            self._available(self.facts.labels, wanted),
-            self._available(self.facts.descriptions, wanted),
-        )
-        statements, merged = self._available(self.facts.out, items), self._available(self.facts.redirects, items)
+        labels, descriptions = where_known(self.facts.labels, wanted), where_known(self.facts.descriptions, wanted)
+        statements, merged = where_known(self.facts.out, items), where_known(self.facts.redirects, items)
         types = {entity: frozenset(o for p, o in pairs if p == _TYPE) for entity, pairs in statements.items()}
         # An offline cache may hold the types of an item without its statements.
-        more = self._available(self.facts.types, [entity for entity in items if entity not in types])
+        more = where_known(self.facts.types, [entity for entity in items if entity not in types])
         return {
             entity: EntityInfo(
                 labels.get(entity),
@@ -145,23 +139,11 @@ class GraphKnowledge(Knowledge):
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
-        return self._available(self.facts.labels, sorted(set(ids)))
+        return where_known(self.facts.labels, ids)
 
     def _labelled(self, text: str, entity: EntityKind) -> list[Match]:
         found = self.facts.named([text])[text] if text else ()
         return [Match(e, text, "", "label", 0) for e in found if is_entity(e) and is_item(e) == (entity == "item")]
-
-    def _available(self, look_up: Callable[[Iterable[str]], Mapping[str, T]], ids: Sequence[str]) -> Mapping[str, T]:
-        """Return the answers for the ids; with an offline cache, only for the ids that it has."""
-        try:
-            return look_up(ids)
-        except CacheMissError as miss:
-            missing = set(miss.ids)
-            return look_up([entity for entity in ids if entity not in missing])
-        except OfflineError:  # it does not name the missing ids
-            if len(ids) == 1:
-                return {}
-            return {entity: value for one in ids for entity, value in self._available(look_up, [one]).items()}
 
 
 @dataclass(frozen=True)

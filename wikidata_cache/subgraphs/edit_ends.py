@@ -14,13 +14,12 @@ from typing import Protocol
 from wikidata_cache.errors import (
     AmbiguousLabelError,
     BadOptionError,
-    CacheMissError,
     EntityNotInGraphError,
     UnknownLabelError,
     WikidataCacheError,
 )
 from wikidata_cache.ids import Statement, is_item, is_property
-from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.facts import Facts, where_known
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 
 UNKNOWN_SUBJECT = "_:subject"
@@ -270,11 +269,7 @@ def with_merged_answers(options: SubgraphOptions, facts: Facts) -> SubgraphOptio
     Offline, an answer whose redirect is not in the cache counts as not merged.
     """
     answers = options.leakage.answers
-    ids = set(filter(is_item, answers))
-    try:
-        merged = facts.redirects(ids)
-    except CacheMissError as miss:
-        merged = facts.redirects(ids.difference(miss.ids))
+    merged = where_known(facts.redirects, filter(is_item, answers))
     return replace(options, leakage=options.leakage.also(merged[answer] for answer in answers if answer in merged))
 
 

@@ -7,16 +7,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Container, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Container, Iterable
+from typing import NamedTuple, TypeVar
 
-from wikidata_cache.errors import TruthyOnlyError
+from wikidata_cache.errors import CacheMissError, TruthyOnlyError
 from wikidata_cache.ids import Statement, check_ids, is_text
 from wikidata_cache.sources import templates
 from wikidata_cache.sources.source import Json, Kind, Source, Template
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.subgraphs.sampling import other_end
 from wikidata_cache.values import is_value, unit_of, words
+
+T = TypeVar("T")
 
 
 class Facts:
@@ -196,6 +198,15 @@ class Facts:
                 for kind, entity, value in answer.facts:
                     self._known[kind][entity] = value
         return {entity: known[entity] for entity in ids}
+
+
+def where_known(look_up: Callable[[Iterable[str]], dict[str, T]], ids: Iterable[str]) -> dict[str, T]:
+    """Return what a method of `Facts` returns for the ids; offline, only for those that the cache has."""
+    ids = set(ids)
+    try:
+        return look_up(ids)
+    except CacheMissError as miss:
+        return look_up(ids.difference(miss.ids))
 
 
 class Claim(NamedTuple):
