@@ -23,7 +23,7 @@ from wikidata_cache.endpoints.endpoint import (
     exchange,
     now,
 )
-from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, wrong_answer
+from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, text_of, wrong_answer
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
 from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property
@@ -206,10 +206,10 @@ def _parse_entities(answer: Json, wanted: Collection[str]) -> dict[str, ApiEntit
 
 def _parse_entity(content: Json) -> ApiEntity:
     def texts(field: str) -> dict[str, str]:  # by language; the API writes an empty object as []
-        return {str(language): _text(one) for language, one in (content.get(field) or {}).items()}
+        return {str(language): text_of(one) for language, one in (content.get(field) or {}).items()}
 
     labels, descriptions = texts("labels"), texts("descriptions")
-    aliases = {language: [_text(one) for one in found] for language, found in (content.get("aliases") or {}).items()}
+    aliases = {language: [text_of(one) for one in found] for language, found in (content.get("aliases") or {}).items()}
     names: list[Name] = []
     for language in LANGUAGES:
         if label := labels.get(language):
@@ -259,14 +259,6 @@ def _times(claim: Json, qualifier: str) -> list[str]:
     """Return the values of a qualifier of time as the query service writes them; [""] if there is none."""
     snaks = (claim.get("qualifiers") or {}).get(qualifier, ())
     return [rdf_time(snak["datavalue"]["value"]) for snak in snaks if "datavalue" in snak] or [""]
-
-
-def _text(content: Json) -> str:
-    """Return the text of a label, description or alias, with lone surrogates replaced."""
-    text = content["value"]
-    if not isinstance(text, str):
-        raise TypeError(f"expected a text, found {text!r:.80}")
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _checked_id(entity: Json) -> str:

@@ -61,18 +61,18 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
                 if term["type"] == "uri" and literals is not None and is_literal:
                     raise ValueError(f"an IRI as ?{name}")
                 if term["type"] == "uri" or (term["type"] in _LITERAL and is_literal):
-                    row[name] = _value(term)
+                    row[name] = text_of(term)
             rows.append(row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _foreign(reply, url) from error
     return rows
 
 
-def _value(term: Mapping[str, Any]) -> str:
+def text_of(term: Mapping[str, Any]) -> str:
     """Return the text of a term, with lone surrogates replaced: RDF does not allow them, and files cannot hold them."""
     value = term["value"]
     if not isinstance(value, str):
-        raise TypeError(f"a value that is no text: {value!r}")
+        raise TypeError(f"expected a text, found {value!r:.80}")
     return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -8,11 +8,11 @@ on CounterFact records.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from wikidata_cache.ids import bare_id, is_entity
 from wikidata_cache.labels.label_index import LETTERS, EntityKind, Match, name_words, normalise
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge, RelationEndTypes
 from wikidata_cache.sources.queries import Role
@@ -39,7 +39,6 @@ _COMMON = 0.1  # a type of at least this share of the values (or subjects) gets 
 
 _MIN_SAMPLE = 30  # entities; in a smaller sample, the absence of a type means nothing
 
-_ID = re.compile(r"(?:wd:|https?://www\.wikidata\.org/(?:entity|wiki)/(?:Property:)?)?([QP][1-9][0-9]*)", re.ASCII)
 POOL = 50  # largest number of entities to consider for a text
 
 
@@ -262,5 +261,5 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
 
 def given_id(text: str, kind: EntityKind) -> str | None:
     """Return the id if the text is one of this kind: Q65, wd:Q65 or https://www.wikidata.org/wiki/Q65; else None."""
-    found = _ID.fullmatch(text)
-    return found[1] if found and found[1].startswith(LETTERS[kind]) else None
+    found = bare_id(text.removeprefix("wd:"))
+    return found if is_entity(found) and found.startswith(LETTERS[kind]) else None

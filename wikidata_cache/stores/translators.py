@@ -37,7 +37,6 @@ _RANKS = ("preferred", "normal")  # the first of these that a property has is tr
 RowConverter = Callable[[list[str]], Iterable[bytes]]  # cells -> N-Triples lines; raises ValueError for a bad row
 
 _ROW = re.compile(rb"(Q[1-9][0-9]*)\t(P[1-9][0-9]*)\t(Q[1-9][0-9]*)\r?")
-_ID = re.compile(r"[QP][1-9][0-9]*", re.ASCII)
 _KGTK_TEXT = re.compile(r"'((?:[^'\\|]|\\.)*)'@([A-Za-z-]+)")
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -51,7 +50,7 @@ def _plain_row(cells: list[str]) -> Iterable[bytes]:
     if len(cells) == 3:
         if _ROW.fullmatch("\t".join(cells).encode()):
             return [statement_line(*(cell.encode() for cell in cells))]
-        if cells[1] == "label" and cells[2] and _ID.fullmatch(cells[0]):
+        if cells[1] == "label" and cells[2] and is_entity(cells[0]):
             return [text_line(cells[0], "label", cells[2], "en")]
     found = " | ".join(cells)
     raise ValueError(f"found {found[:80]!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text")
@@ -66,7 +65,7 @@ def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
         if len(cells) != len(names):
             raise ValueError(f"found {len(cells)} cells; expected {len(names)}, as in the header")
         entity, name, target = cells[subject], cells[relation], cells[value]
-        if cells == names or not _ID.fullmatch(entity):  # the header, or a statement about another edge
+        if cells == names or not is_entity(entity):  # the header, or a statement about another edge
             return ()
         if _ROW.fullmatch(f"{entity}\t{name}\t{target}".encode()):
             return [statement_line(entity.encode(), name.encode(), target.encode())]
