@@ -195,9 +195,9 @@ class Database:
         if write:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.exclusive("making"):  # two processes must not create the tables at the same time
-                opened: sqlite3.Connection | None = open_writer(self.path)
+                opened: sqlite3.Connection | None = _open_writer(self.path)
         else:
-            opened = open_reader(self.path)
+            opened = _open_reader(self.path)
         self.close()
         self._file = self.path.stat() if write else None
         if opened is not None:
@@ -205,12 +205,8 @@ class Database:
         return opened
 
 
-def open_writer(path: Path) -> sqlite3.Connection:
-    """Open a connection for writing; create file and tables if needed.
-
-    Raises:
-        CacheFileError, sqlite3.Error: the file has another format, or can't be written.
-    """
+def _open_writer(path: Path) -> sqlite3.Connection:
+    """Open a connection for writing; create file and tables if needed."""
     if path.exists() and not os.access(path, os.W_OK):  # SQLite opens it read-only, and fails only at the first write
         raise CacheFileError(path, "cannot be written", f"Make it writable, or {ELSEWHERE}.")
     connection = _connect(path, "rwc")
@@ -224,12 +220,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_reader(path: Path) -> sqlite3.Connection | None:
-    """Open a connection for reading; None if the file has no tables yet.
-
-    Raises:
-        CacheFileError, sqlite3.Error: the file has another format, or can't be read.
-    """
+def _open_reader(path: Path) -> sqlite3.Connection | None:
+    """Open a connection for reading; None if the file has no tables yet."""
     connection = _connect(path, "ro")
     try:
         new = _is_new(connection, path)

@@ -91,7 +91,9 @@ class Counts(TypedDict):
 
 
 def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
-    """Return the manifest of a store, after checking its files (`check_files`; `every` hashes all of them).
+    """Return the manifest of a store, after checking its files.
+
+    By default, only the files whose modification time differs are hashed and compared; with `every`, all are.
 
     Raises:
         StoreError: the folder is not a store, is not finished, has another version, is damaged, or lacks files.
@@ -109,16 +111,14 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
         found = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         version = found.pop("format")
         if version != FORMAT:
-            raise StoreError(
-                folder, f"has the format {version!r}; this release reads {FORMAT!r}. {_suggestion(folder)}"
-            )
+            raise _unusable(folder, f"has the format {version!r}; this release reads {FORMAT!r}")
         files = {name: StoredFile(**values) for name, values in found.pop("files").items()}
         manifest = Manifest(files=files, **found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             folder, f"its {MANIFEST} cannot be read ({error}). Load the store again with --force"
         ) from error
-    check_files(folder, manifest.files, every=every)
+    _check_files(folder, manifest.files, every=every)
     return manifest
 
 
@@ -188,7 +188,7 @@ def store_read_errors(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SyntaxError) as error:
         problem = f"its database cannot be read, so the database or the disk is damaged ({error})"
-        raise StoreError(folder, f"{problem}. {_suggestion(folder)}") from error
+        raise _unusable(folder, problem) from error
 
 
 def stored_files(folder: Path) -> dict[str, StoredFile]:
@@ -204,26 +204,18 @@ def stored_files(folder: Path) -> dict[str, StoredFile]:
     }
 
 
-def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = False) -> None:
-    """Raise StoreError, which names the file, if a file of the folder is missing or has changed.
-
-    Args:
-        folder: the store.
-        files: the recorded size, time and sha256 of each file.
-        every: compare the sha256 of all files; by default only of those whose modification time differs.
-    """
+def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) -> None:
+    """Raise StoreError, which names the file, if a file of the folder is missing or has changed."""
     doubtful = []
     for name, known in files.items():
         try:
             stat = (folder / name).stat()
         except FileNotFoundError as error:
-            raise StoreError(folder, f"is incomplete: {name} is missing. {_suggestion(folder)}") from error
+            raise _unusable(folder, f"is incomplete: {name} is missing") from error
         except OSError as error:
-            problem = f"{name} cannot be read ({error.strerror or error})"
-            raise StoreError(folder, f"{problem}. {_suggestion(folder)}") from error
+            raise _unusable(folder, f"{name} cannot be read ({error.strerror or error})") from error
         if stat.st_size != known.bytes:
-            problem = f"is incomplete: {name} has {stat.st_size} bytes instead of {known.bytes}"
-            raise StoreError(folder, f"{problem}. {_suggestion(folder)}")
+            raise _unusable(folder, f"is incomplete: {name} has {stat.st_size} bytes instead of {known.bytes}")
         if every or stat.st_mtime_ns != known.mtime_ns:
             doubtful.append(name)
     begun = time.monotonic()
@@ -232,10 +224,10 @@ def check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool = 
     except OSError as error:
         where = error.filename or "a file"
         problem = f"the store or its disk is damaged: {where} cannot be read ({error.strerror or error})"
-        raise StoreError(folder, f"{problem}. {_suggestion(folder)}") from error
+        raise _unusable(folder, problem) from error
     for name in doubtful:
         if found[folder / name] != files[name].sha256:
-            raise StoreError(folder, f"is damaged: the content of {name} is not what was loaded. {_suggestion(folder)}")
+            raise _unusable(folder, f"is damaged: the content of {name} is not what was loaded")
     if not every and (seconds := time.monotonic() - begun) > _SLOW_S:
         logger.info(
             "%s: %d files whose times have changed were read in %.0f s, and are intact (copies with the same times, as "
@@ -257,6 +249,6 @@ def _sha256(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: digest.hexdigest() for path, digest in digests.items()}
 
 
-def _suggestion(folder: Path) -> str:
+def _unusable(folder: Path, problem: str) -> StoreError:
     reload = f"`wikidata-cache load SOURCE --store {quote(str(folder))} --force`"
-    return f"Copy the folder again from its source, or load it again: {reload}"
+    return StoreError(folder, f"{problem}. Copy the folder again from its source, or load it again: {reload}")

@@ -75,20 +75,9 @@ Name = tuple[str, str, str, str]  # id, text, language, kind
 
 
 def wanted_lines_translator(bad: BadLineHandler, *, values: bool) -> LineTranslator:
-    """Return a translator of N-Triples that keeps lines of `wanted_pattern`; `bad` is called for unreadable lines."""
-    pattern = wanted_pattern(values=values)
+    """Return a translator that keeps the lines of N-Triples that are needed, with `values` also dates and quantities.
 
-    def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _tidy(lines, first, bad)
-        return _canonical(pattern.findall(b"\n" + tidy), tidy, first, bad)
-
-    return translate
-
-
-def wanted_pattern(*, values: bool) -> re.Pattern[bytes]:
-    """Return the regular expression of a kept line, with `values` also of dates and quantities.
-
-    A match starts at the line end before it; group 1 is the line.
+    `bad` is called for unreadable lines.
     """
     spoken = b"|".join(re.escape(language.encode()) for language in LANGUAGES)
     of_an_item: tuple[bytes, ...] = (
@@ -112,7 +101,13 @@ def wanted_pattern(*, values: bool) -> re.Pattern[bytes]:
         )
     lines = {rb"entity/[QP][0-9]+": of_an_item, rb"entity/statement/[^>\n]+": of_a_node, rb"value/[^>\n]+": of_a_value}
     content = b"|".join(subject + rb"> (?:" + b"|".join(kept) + rb")" for subject, kept in lines.items() if kept)
-    return re.compile(rb"\n(<" + _W + rb"(?:" + content + rb") \.)(?=\n)")
+    pattern = re.compile(rb"\n(<" + _W + rb"(?:" + content + rb") \.)(?=\n)")  # from the line end before the line
+
+    def translate(lines: bytes, first: int) -> list[bytes]:
+        tidy = _tidy(lines, first, bad)
+        return _canonical(pattern.findall(b"\n" + tidy), tidy, first, bad)
+
+    return translate
 
 
 def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
