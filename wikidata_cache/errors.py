@@ -64,7 +64,6 @@ class MissingExtraError(WikidataCacheError, ImportError):
 
     def __init__(self, library: str, wanted_by: str, requirement: str) -> None:
         super().__init__(f"{wanted_by} needs {library}, which is not installed. Run: pip install '{requirement}'")
-        self.library = library
 
 
 class SourceStringError(WikidataCacheError, ValueError):
@@ -159,7 +158,6 @@ class TruthyOnlyError(WikidataCacheError, LookupError):
             f"{entity}: the graph {source} has truthy statements only (wdt:), no ranks and no times. Load a full "
             f'dump (latest-all.nt.gz, with p:, ps: and pq:), use a Wikidata endpoint, or ask for statements="truthy".'
         )
-        self.entity = entity
 
 
 class TruncatedAnswerError(WikidataCacheError):
@@ -231,7 +229,6 @@ class CacheFileError(WikidataCacheError):
 
     def __init__(self, path: Path, problem: str, suggestion: str) -> None:
         super().__init__(f"{path}: {problem}. {suggestion}")
-        self.path = path
 
 
 class CacheMissError(WikidataCacheError, LookupError):
@@ -261,8 +258,6 @@ class SnapshotError(WikidataCacheError):
     def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
         where = f"{path}, line {line}" if line is not None else f"{path}"
         super().__init__(f"{where}: {problem}. The cache is unchanged.")
-        self.path = path
-        self.line = line
 
 
 class UserQueryError(WikidataCacheError, ValueError):
@@ -290,7 +285,6 @@ class EditRowError(WikidataCacheError, ValueError):
     ) -> None:
         places = (str(path), place if row is None else f"row {row}", field and f"field {field}")
         super().__init__(f"{', '.join(part for part in places if part)}: {problem}")
-        self.path = path
         self.problem = problem
         self.place = place
         self.row = row

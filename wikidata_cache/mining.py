@@ -43,7 +43,8 @@ def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence
 
     with Bar(title="rules", unit="relation", total=len(graph.names), leave=False) as bar:
         for first in range(len(graph.names)):
-            x, y = graph.edges_of(first)
+            chosen = graph.r == first
+            x, y = graph.s[chosen], graph.o[chosen]  # sorted by subject
             alone = np.zeros_like(x)  # one group: there is no r2
             for arguments, (a, b) in {"x,y": (x, y), "y,x": (y, x)}.items():
                 heads, bodies = graph.measures(alone, a, b)
@@ -80,11 +81,6 @@ class _Graph:
         # The relations that each item has, for the PCA confidence.
         having = np.unique(self.s * len(self.names) + self.r) if self.names else np.zeros(0, dtype=np.int64)
         self._having, self._had = np.divmod(having, max(1, len(self.names)))
-
-    def edges_of(self, relation: int) -> tuple[Ints, Ints]:
-        """Return the subjects and objects of a relation, sorted by subject."""
-        chosen = self.r == relation
-        return self.s[chosen], self.o[chosen]
 
     def joined(self, x: Ints, y: Ints) -> Iterator[tuple[Ints, Ints, Ints]]:
         """Yield (r2, x, z) of the distinct paths x -> y -r2-> z, in parts; all paths of an x are in one part."""

@@ -14,6 +14,7 @@ from importlib.resources import files
 import networkx as nx
 
 from wikidata_cache.errors import BadOptionError
+from wikidata_cache.terminal import number_of
 from wikidata_cache.view.content import GraphContent, first_ring, graph_content, has_edit, printable, with_old_edge
 from wikidata_cache.view.page_layout import CROWD, LARGE, place_nodes
 from wikidata_cache.view.tree import text_width
@@ -103,7 +104,7 @@ def subtitle(graph: nx.MultiDiGraph, content: GraphContent) -> str:
     parts = [f"instead of {printable(old['object_label'], longest=80)}"] if old else []
     parts += _counts(content)
     if "hops" in about:
-        parts.append(f"{_count(about['hops'], 'hop', 'hops')}, {about['per_node']} a node, seed {about['seed']}")
+        parts.append(f"{number_of(about['hops'], 'hop')}, {about['per_node']} a node, seed {about['seed']}")
     parts += [f"{merged} was merged into {item}" for merged, item in about.get("redirects", {}).items()]
     return " · ".join(parts)
 
@@ -172,16 +173,13 @@ def _label(graph: nx.MultiDiGraph, node: str) -> str:
 
 def _counts(content: GraphContent) -> list[str]:
     """Return the numbers of entities and statements shown, as two texts."""
+    entities = len(content["nodes"])
+    statements = number_of(len(content["edges"]), "statement")
     replaced = sum(edge["role"] == "old" for edge in content["edges"])
-    statements = _count(len(content["edges"]), "statement", "statements")
     return [
-        _count(len(content["nodes"]), "entity", "entities"),
+        f"{entities} {'entity' if entities == 1 else 'entities'}",
         f"{statements}, {replaced} of them replaced" if replaced else statements,
     ]
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _file(name: str) -> str:
