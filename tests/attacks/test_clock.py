@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,7 @@ from kg_edit.ledger import Ledger, log
 from kg_edit.storage import cached_files
 from kg_edit.storage.cached_files import CachedItem, cached_items, clearable
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
-from tests.wikidata_cache.wikidata_helpers import save_facts
-from wikidata_cache import WikidataCache, open_source, packaged_extract
-from wikidata_cache.answers import validate
-from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
-from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.sources.source import Fact
+from wikidata_cache import open_source, packaged_extract
 from wikidata_cache.stores.load import load
 
 YEAR = 365 * 86_400
@@ -30,24 +25,6 @@ class Ahead(datetime):
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Ahead:
         return cls.fromtimestamp(datetime.now(UTC).timestamp() + YEAR, tz)
-
-
-def save(store: AnswerStore, label: str, *, ahead: int = 0) -> None:
-    time = (datetime.now(UTC) + timedelta(days=ahead)).isoformat(timespec="seconds")
-    save_facts(store.path, Fact("label", "Q65", [label, "en"]), at=time)
-
-
-def test_answer_from_the_future_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = AnswerStore(tmp_path / "c.sqlite")
-    with monkeypatch.context() as wrong:
-        wrong.setattr(validate, "datetime", Ahead)
-        save(store, "old", ahead=364)
-    save(store, "new")
-    assert WikidataCache(cache=store.path, mode="offline").labels(["Q65"]) == {"Q65": "new"}
-    export_snapshot(store, tmp_path / "s.jsonl.gz")
-    other = AnswerStore(tmp_path / "d.sqlite")
-    assert import_snapshot(other, tmp_path / "s.jsonl.gz").facts == 1
-    assert WikidataCache(cache=other.path, mode="offline").labels(["Q65"]) == {"Q65": "new"}
 
 
 def test_ledger_keeps_its_order_when_the_clock_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

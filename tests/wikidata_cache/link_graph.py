@@ -65,10 +65,7 @@ P19 | alias | born in
 P20 | label | place of death
 P103 | label | native language
 P31 | label | instance of
-Q29108 | label | Зенит
 Q1490 | label | 東京
-Q80 | label | تيم
-Q2 | alias | 🌍
 Q2 | label | Earth
 """
 

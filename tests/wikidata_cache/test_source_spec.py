@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pyoxigraph import RdfFormat, Store
+from pyoxigraph import Store
 
 from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import open_source, packaged_extract
@@ -89,19 +89,6 @@ def test_folder_loads_all_its_graph_files(tmp_path: Path) -> None:
     files = source.provenance()["files"]
     assert isinstance(files, list)
     assert [entry["name"] for entry in files] == ["a.nt", "b.tsv"]
-
-
-def test_oxigraph_folder_is_read(tmp_path: Path) -> None:
-    folder = tmp_path / "store"
-    writer = Store(str(folder))
-    with gzip.open(packaged_extract()) as file:
-        writer.bulk_load(file, RdfFormat.N_TRIPLES)
-    writer.flush()
-    del writer
-    on_disk, again = open_source(f"oxigraph:{folder}"), open_source(f"oxigraph:{folder}")
-    memory = open_source(packaged_extract())
-    assert facts(on_disk).out(["Q1345"]) == facts(again).out(["Q1345"]) == facts(memory).out(["Q1345"]) != {}
-    assert on_disk.provenance()["kind"] == "oxigraph"
 
 
 def test_bad_sources_are_refused(tmp_path: Path) -> None:

@@ -26,12 +26,6 @@ def test_version() -> None:
     assert run_cli("--version") == f"wikidata-cache {version('kg-edit')}\n"
 
 
-def test_labels_are_no_markup(tmp_path: Path) -> None:
-    (tmp_path / "g.tsv").write_text("Q1\tP1\tQ2\nQ1\tlabel\t[red]One[/]\nP1\tlabel\t[/b]\nQ2\tlabel\t[x]\n")
-    output = run_cli("show", "Q1", "-g", str(tmp_path / "g.tsv"))
-    assert "[red]One[/]" in output and "[/b]" in output and "[x]" in output
-
-
 def test_extract_writes_a_graph(tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.tsv"
     seeds.write_text("id\tlabel\nQ65\tLos Angeles\n")

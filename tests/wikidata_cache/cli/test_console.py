@@ -19,7 +19,7 @@ from wikidata_cache.cli.console import HarmlessFormatter
 from wikidata_cache.sources.source import Fact
 from wikidata_cache.terminal import harmless, one_line
 
-EVIL = "\x1b]0;owned\x07\x1b[2J\u202eLos\x9bAngeles\ud800\n[red]x"
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202eLos\x9bAngeles\ud800\n[red]x[/b]"
 runner = CliRunner()
 
 
@@ -66,7 +66,7 @@ def test_labels_do_not_control_the_terminal(command: list[str], evil: str) -> No
     elif command[0] == "labels":
         assert output.splitlines()[0].split("\t")[0] == "Q65" and len(output.splitlines()) == 2
     elif command[0] == "show":
-        assert "[red]x" in output  # as it is written, and no markup
+        assert "[red]x[/b]" in output  # as it is written, and no markup
 
 
 def test_harmless_text_is_unchanged() -> None:

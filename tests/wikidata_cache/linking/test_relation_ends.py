@@ -96,5 +96,5 @@ def test_ends_refuse_sparql(places: Path, bad: str) -> None:
         cache.facts.ends([bad])
     with pytest.raises(BadOptionError, match="is not an end of a relation"):
         cache.facts.at_ends([bad])
-    with pytest.raises(BadOptionError):
+    with pytest.raises(BadOptionError, match="expected a property id such as P551"):
         Linker(cache.linker.knowledge, cache.facts).link("x", relation=bad)
