@@ -82,7 +82,7 @@ def anchored(descent: Descent, value: Tensor, *, norm: float, most: float) -> De
     wanted = value + descent.change
     length = float(wanted.norm())
     if length > most * norm:
-        why = f"its value is {length / norm:.1f} times as long as in the unedited model; anchor allows {most:g}"
+        why = f"its value is {length / norm:.4g} times as long as in the unedited model; anchor allows {most:g}"
         return replace(descent, refused=why)
     return replace(descent, change=wanted * (norm / max(length, 1e-10)) - value)
 
