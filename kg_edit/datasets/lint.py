@@ -1,13 +1,13 @@
 """Find faults of a benchmark file: in a row, in a record, between records, and between records and a graph's labels.
 
-`lint` reports the faults as `Finding`; `ABOUT` describes their kinds.
+`lint` reports the faults as `Finding`.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,33 +19,19 @@ from kg_edit.edits.files import LabelSource
 from kg_edit.text.matching import mentions, normalised
 
 Kind = Literal[
-    "bad-field",
-    "unlabelled-id",
-    "other-label",
-    "missing-subject",
-    "conflicting-edits",
-    "conflicting-chain",
-    "duplicated-question",
-    "target-in-prompt",
-    "answer-in-question",
-    "answer-unchanged",
-    "same-target",
-    "empty-answer",
+    "bad-field",  # a row can't be read: a field is missing, unknown or of another type
+    "unlabelled-id",  # a Wikidata id is in the place of a label, or the graph has no label for an id
+    "other-label",  # the graph has another name for an entity: a wrong name, or the wrong entity
+    "missing-subject",  # the subject does not occur in its prompt
+    "conflicting-edits",  # two records edit one subject and relation to different targets
+    "conflicting-chain",  # a record's answer depends on a fact that another record edits to something else
+    "duplicated-question",  # a question is asked twice
+    "target-in-prompt",  # the new target is in the edit's prompt
+    "answer-in-question",  # the answer is in its question
+    "answer-unchanged",  # the answer after the edits is the one before them
+    "same-target",  # the new target is also the old one
+    "empty-answer",  # an answer or an alias is empty
 ]
-ABOUT: Mapping[Kind, str] = {
-    "bad-field": "a row can't be read: a field is missing, unknown or of another type",
-    "unlabelled-id": "a Wikidata id is in the place of a label, or the graph has no label for an id",
-    "other-label": "the graph has another name for an entity: a wrong name, or the wrong entity",
-    "missing-subject": "the subject does not occur in its prompt",
-    "conflicting-edits": "two records edit one subject and relation to different targets",
-    "conflicting-chain": "a record's answer depends on a fact that another record edits to something else",
-    "duplicated-question": "a question is asked twice",
-    "target-in-prompt": "the new target is in the edit's prompt",
-    "answer-in-question": "the answer is in its question",
-    "answer-unchanged": "the answer after the edits is the one before them",
-    "same-target": "the new target is also the old one",
-    "empty-answer": "an answer or an alias is empty",
-}
 _IN_TEXT = re.compile(r"\bQ[1-9][0-9]{3,}\b")  # not the Audi Q5
 # Questions whose answers follow from the edits.
 _CHANGED = ("multihop", "portability", "ripples-known", "ripples-unknown", "ripples-edit")
