@@ -85,9 +85,8 @@ def test_refusals_and_other_replies(server: Server) -> None:
     with pytest.raises(JudgeError, match=r"refused with 401.*check model and key"):
         Judge(url=server.url, model="m").verdict("?", ("a",), "b")
     assert len(server.asked) == 1
-    for wrong in ("localhost", "http://", "http://localhost:port/v1", "http://[::1/v1", "http://local host/v1"):
-        with pytest.raises(ConfigError, match="expected an address such as"):
-            Judge(url=wrong, model="m")
+    with pytest.raises(ConfigError, match="expected an address such as"):
+        Judge(url="localhost", model="m")
 
 
 def test_key_that_no_header_takes_is_refused_without_showing_it() -> None:

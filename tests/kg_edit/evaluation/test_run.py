@@ -425,14 +425,6 @@ def test_edit_without_old_object_has_every_score_that_needs_none(
         assert edited["scores"][f"{group}.nll"] == edited["nll"][prompt]["Miami Heat"]
 
 
-def test_damaged_line_is_named(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
-    evaluate(method, model, edits[:1], out=tmp_path)
-    with (tmp_path / "records.jsonl").open("a") as file:
-        file.write("{}\n")
-    with pytest.raises(OutputError, match="line 4"):
-        evaluate(method, model, edits[:1], out=tmp_path)
-
-
 @pytest.mark.slow
 def test_unedited_scores_are_reused_by_the_next_method(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -180,17 +180,8 @@ def test_served_check_error_for_slow_and_missing_servers(standin: StandIn) -> No
         list(check_served(CompletionServer(url=standin.url, seconds=0.1), [entry(HEAT)], ("rewrite",)))
     with pytest.raises(ServerError, match="can't be reached"):
         CompletionServer(url="http://127.0.0.1:9").named()
-    for wrong in (
-        "localhost:8080",
-        "ftp://localhost",
-        "http://",
-        "",
-        "http://localhost:port",
-        "http://[::1",
-        "http://a b",
-    ):
-        with pytest.raises(ConfigError, match="expected an address such as"):
-            CompletionServer(url=wrong)
+    with pytest.raises(ConfigError, match="expected an address such as"):
+        CompletionServer(url="localhost:8080")
     with Loopback(OtherProtocol) as other, pytest.raises(ServerError, match="can't be reached"):
         CompletionServer(url=other.url, model="m").complete("Paris is in", tokens=1)
     with pytest.raises(ConfigError, match="line break or a letter beyond ASCII") as raised:

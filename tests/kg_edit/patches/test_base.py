@@ -169,7 +169,6 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "left", "right", "complaint"),
     [
-        ({}, torch.ones(2, 1), torch.ones(3, 1), "has no valid provenance"),
         ({"provenance": {}, "kind": "x"}, torch.ones(2, 1), torch.ones(3, 1), "no class reads patches of the kind 'x'"),
         ({"provenance": {}}, torch.ones(2), torch.ones(3), "don't fit"),
         ({"provenance": {}}, torch.ones(2, 1), torch.ones(3, 2), "don't fit"),
@@ -196,17 +195,6 @@ def test_scale_is_recorded_with_each_edit() -> None:
     assert [edit.get("scale", 1) for edit in (first - second).provenance["edits"]] == [1, -1]
     assert [edit["scale"] for edit in twice.provenance["edits"]] == [1]
     assert [edit["scale"] for edit in first.scaled(0.5).provenance["edits"]] == [0.5]
-
-
-def test_files_that_are_no_patch_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PatchError, match="can't read"):
-        Patch.load(tmp_path / "missing.safetensors")
-    (tmp_path / "text.safetensors").write_text("not tensors")
-    with pytest.raises(PatchError, match="can't read"):
-        Patch.load(tmp_path / "text.safetensors")
-    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(PatchError, match="is not a patch"):
-        Patch.load(tmp_path / "other.safetensors")
 
 
 def test_unwritable_place_is_an_output_error(tmp_path: Path) -> None:
