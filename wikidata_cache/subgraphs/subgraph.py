@@ -94,8 +94,8 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         """Return an rdflib.Graph of `wd:s wdt:p wd:o` triples and rdfs:labels.
 
         The edit's own edge is a wdt: triple like the others (property `urn:wikidata-cache:edit` for a relation without
-        an id). A subject without an id is a blank node, and a date or a quantity a typed literal without its unit. The
-        language of a label is the node's `label_lang`, else "en"; a node whose label is only its id gets no label.
+        an id). A subject without an id is a blank node, and a date or a quantity a typed literal without its unit.
+        Labels are tagged as English; a node whose label is only its id gets no label.
         """
         import rdflib
 
@@ -112,7 +112,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
             term[node] = rdflib.Literal(text, datatype=rdflib.URIRef(datatype), normalize=False)
         for node, data in self.nodes(data=True):
             if data["label"] != node and not is_value(node):
-                graph.add((term[node], label, rdflib.Literal(data["label"], lang=data.get("label_lang", "en"))))
+                graph.add((term[node], label, rdflib.Literal(data["label"], lang="en")))
         for u, v, key, data in self.edges(keys=True, data=True):
             direct, entity = (DIRECT + key, ENTITY + key) if is_property(key) else (EDIT_IRI, EDIT_IRI)
             graph.add((term[u], rdflib.URIRef(direct), term[v]))
@@ -136,16 +136,16 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         nx.write_graphml_xml(plain, file, named_key_ids=True)
         return write_atomically(path, file.getvalue())
 
-    def to_html(self, path: str | Path, *, title: str | None = None) -> Path:
+    def to_html(self, path: str | Path) -> Path:
         """Write one interactive HTML page, which loads nothing from the network, and return the path.
 
         Call `WikidataCache.describe(graph)` before to add descriptions.
         """
         from wikidata_cache.view.page import page
 
-        return write_atomically(path, page(self, title=title))
+        return write_atomically(path, page(self))
 
-    def to_svg(self, path: str | Path, *, title: str | None = None) -> Path:
+    def to_svg(self, path: str | Path) -> Path:
         """Draw a static tree from left to right, and return the path. It suits graphs of up to about forty nodes.
 
         Raises:
@@ -153,7 +153,7 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         """
         from wikidata_cache.view.svg import draw
 
-        return draw(self, path, title=title)
+        return draw(self, path)
 
     def show(self, *, static: bool = False) -> None:
         """Show the interactive page, or with `static` the drawing, in the notebook or else in a browser."""

@@ -39,8 +39,8 @@ _SCRIPTS = ("labels.js", "graph.js", "page.js")  # labels.js defines functions t
 _MARKS = {"edit": "new", "old": "replaced"}
 
 
-def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
-    """Return the page as HTML text. The same graph gives the same text. `title` replaces the heading.
+def page(graph: nx.MultiDiGraph) -> str:
+    """Return the page as HTML text. The same graph gives the same text.
 
     Raises:
         BadOptionError: the graph is empty.
@@ -48,13 +48,11 @@ def page(graph: nx.MultiDiGraph, *, title: str | None = None) -> str:
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to show.")
     content = elements(graph)
-    heading = headline(graph) if title is None else printable(title, longest=200)
-    edit = _edit_parts(graph)
-    if title is None and edit:
+    heading = headline(graph)
+    marked = f"<bdi>{escape(heading)}</bdi>"
+    if edit := _edit_parts(graph):
         subject, relation, new = map(escape, edit)
         marked = f'<bdi>{subject}</bdi> <span class="property">{relation} →</span> <bdi class="new">{new}</bdi>'
-    else:
-        marked = f"<bdi>{escape(heading)}</bdi>" if title is None else escape(heading)
 
     # The legend has only the kinds of nodes and edges that are there; hops count from the edit, or from the item.
     roles = {edge["role"] for edge in content["edges"]}
