@@ -33,17 +33,12 @@ from wikidata_cache.subgraphs.edit_ends import EditLike
 
 @dataclass(frozen=True)
 class LinkedEdit:
-    """The candidates for each part of an edit; `relation` and `target_true` are None where the edit has none.
-
-    `stated` is the fact (subject, relation, target_true) if the graph states exactly one combination of candidates,
-    else None.
-    """
+    """The candidates for each part of an edit; `relation` and `target_true` are None where the edit has none."""
 
     subject: LinkResult
     relation: LinkResult | None
     target_new: LinkResult
     target_true: LinkResult | None
-    stated: Statement | None
 
     def parts(self) -> dict[str, LinkResult]:
         """Return the parts that the edit has, by the name of their id field, such as "subject_id"."""
@@ -72,7 +67,7 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
         limit: the largest number of candidates for each part.
 
     Returns:
-        The ranked candidates of each part, and the fact of the graph, if there is just one.
+        The ranked candidates of each part.
 
     Raises:
         BadOptionError: the relation id is malformed.
@@ -120,7 +115,6 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
         relation=linker.result(relation_text, relation, relations, limit=limit) if relation_text else None,
         target_new=linker.result(edit.target_new, target_new, new, limit=limit),
         target_true=linker.result(edit.target_true or "", target_true, old, limit=limit) if has_old else None,
-        stated=facts[0] if len(facts) == 1 else None,
     )
 
 
