@@ -145,7 +145,7 @@ class CachedSource:
         key = query_key(query)
         rows = self._look_up("query", [key]) if self.mode in ("offline", "cache_first") else {}
         if key in rows:
-            return [dict(row) for row in rows[key]]
+            return list(rows[key])
         if self.mode == "offline":
             raise CacheMissError("query", [canonical(query)[:200]], self._paths, self.fetch_hint.for_query())
         inner = self._inner
@@ -154,7 +154,7 @@ class CachedSource:
         with self._store.request_lock():
             rows = self._look_up("query", [key]) if self.mode != "refresh" else {}
             if key in rows:  # another process has cached them in the meantime
-                return [dict(row) for row in rows[key]]
+                return list(rows[key])
             fetched_at, start = now(), time.monotonic()
             found = [dict(row) for row in inner.select(query)]
             elapsed = round(1000 * (time.monotonic() - start))

@@ -161,20 +161,17 @@ class ActionApi(EndpointSource):
     def _get(self, parameters: Mapping[str, str], field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
         """Send a request and return the parsed `field` of its answer; retry where waiting helps."""
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
-        return self._with_retries(
-            lambda: self._content(query, field, parse),
-            lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1,
-        )
 
-    def _content(self, query: str, field: str, parse: Callable[[Json], T]) -> tuple[T, Exchange]:
-        fetched_at, reply = now(), self._reply(query)
-        content = self._field(reply, field)
-        try:
-            return parse(content), exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
-        except _MALFORMED as error:
-            raise wrong_answer(
-                self.name, f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
-            ) from error
+        def once() -> tuple[T, Exchange]:
+            fetched_at, reply = now(), self._reply(query)
+            content = self._field(reply, field)
+            try:
+                return parse(content), exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
+            except _MALFORMED as error:
+                problem = f"found JSON that is not an answer of the API ({type(error).__name__}: {error})"
+                raise wrong_answer(self.name, problem) from error
+
+        return self._with_retries(once, lambda error: MAX_ATTEMPTS if error.trouble in (*TRANSIENT, "cut off") else 1)
 
     def _field(self, reply: Reply, field: str) -> Json:
         try:

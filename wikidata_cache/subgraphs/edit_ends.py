@@ -188,14 +188,11 @@ def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | Wikidat
 
 
 def _malformed(edit: EditLike) -> BadOptionError | None:
-    ids = {"subject_id": edit.subject_id, "target_new_id": edit.target_new_id, "target_true_id": edit.target_true_id}
-    wrong = next((name for name, value in ids.items() if value is not None and not is_item(value)), None)
-    if wrong:
-        return BadOptionError(f"{wrong}={ids[wrong]!r} of the edit of {edit.subject!r}: expected an id such as Q42.")
-    if edit.relation_id is not None and not is_property(edit.relation_id):
-        return BadOptionError(
-            f"relation_id={edit.relation_id!r} of the edit of {edit.subject!r}: expected an id such as P19."
-        )
+    for name in ("subject_id", "target_new_id", "target_true_id", "relation_id"):
+        is_id, example = (is_property, "P19") if name == "relation_id" else (is_item, "Q42")
+        if (value := getattr(edit, name)) is not None and not is_id(value):
+            found = f"{name}={value!r} of the edit of {edit.subject!r}"
+            return BadOptionError(f"{found}: expected an id such as {example}.")
     return None
 
 

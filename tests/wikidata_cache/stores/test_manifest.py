@@ -11,7 +11,7 @@ import pytest
 from tests.wikidata_cache.wikidata_helpers import EDITS, content_hashes, read_shared, run_main
 from wikidata_cache import WikidataCache, open_source
 from wikidata_cache.doctor import examine
-from wikidata_cache.errors import LabelIndexError, SourceStringError, StoreError
+from wikidata_cache.errors import SourceStringError, StoreError
 from wikidata_cache.stores import manifest as checksums
 from wikidata_cache.stores.load import load
 from wikidata_cache.stores.manifest import LABELS, engine_folder, is_store, read_manifest
@@ -166,18 +166,6 @@ def test_labels_are_found_after_a_change_of_the_folder(loaded: Path, monkeypatch
     cache = WikidataCache(loaded.name)
     monkeypatch.chdir("/")
     assert cache.linker.link("Philadelphia").candidates[0].id == "Q1345"
-
-
-def test_damaged_label_index_is_named(copy: Path) -> None:
-    index, found = copy / LABELS, WikidataCache(copy).linker
-    content = bytearray(index.read_bytes())
-    half = len(content) // 8192 * 4096
-    content[half - 40960 : half + 40960] = b"\xff" * 81920
-    index.write_bytes(content)
-    with pytest.raises(LabelIndexError, match=r"labels.sqlite: is damaged \(.*load the store again"):
-        for number in range(100):
-            found.link(f"{chr(97 + number % 26)}{number}")
-            found.link(["Philadelphia", "Los Angeles", "Miami", "London", "New York City"][number % 5])
 
 
 @pytest.mark.parametrize("as_store", [True, False])

@@ -2,18 +2,11 @@
 
 import pytest
 
-from tests.wikidata_cache.full_graph import ADA, CAVS, HEAT, LAKERS, MERGED, MOVES, OLD
+from tests.wikidata_cache.full_graph import ADA, HEAT, LAKERS, MOVES
 from tests.wikidata_cache.wikidata_helpers import Edit, triples
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import EntityNotInGraphError
 from wikidata_cache.subgraphs.options import SubgraphOptions
-
-
-def test_merged_new_object_is_followed(full: WikidataCache) -> None:
-    graph = full.subgraph(MERGED)
-    assert graph.graph["redirects"] == {OLD: CAVS}
-    assert (ADA, "P361", CAVS) in triples(graph) and OLD not in graph
-    assert graph.nodes[CAVS]["role"] == "target_new" and graph.number_of_edges() > 1
 
 
 def test_merged_ends_are_followed_and_guarded(full: WikidataCache) -> None:
