@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.wikidata_cache.wikidata_helpers import SPIKE, Server, reply
-from wikidata_cache import WikidataCache, cli, doctor, packaged_extract
+from wikidata_cache import WikidataCache, cli, packaged_extract
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.doctor import examine
 from wikidata_cache.endpoints.rate_limit import RateLimitState
@@ -27,13 +27,6 @@ def test_examine_finds_nothing_broken(cache_path: str, server: Server) -> None:
     assert "Philadelphia" in found[f"source {server.url}"]
     output = CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)])
     assert output.exit_code == 0, output.output
-
-
-def test_examine_reads_a_cache_once(cache_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[Path] = []
-    take = doctor.take_inventory
-    monkeypatch.setattr(doctor, "take_inventory", lambda path: read.append(path) or take(path))
-    assert broken(cache_path) == [] and read == [Path(cache_path)]
 
 
 def test_examine_reports_a_host_that_requires_waiting(cache_path: str) -> None:

@@ -15,7 +15,7 @@ from pyoxigraph import RdfFormat, parse
 
 from tests.wikidata_cache.wikidata_helpers import read_shared
 from wikidata_cache.errors import LabelIndexError
-from wikidata_cache.labels.label_index import LabelEntry, LabelIndex, Match, NameKind, build_label_index, normalise
+from wikidata_cache.labels.label_index import LabelEntry, LabelIndex, build_label_index, normalise
 
 NAMES = [
     LabelEntry("Q65", "Los Angeles", "en", "label"),
@@ -96,21 +96,6 @@ def test_tokens_returns_each_entity_once(index: LabelIndex) -> None:
 def test_tokens_filters_by_entity_kind(index: LabelIndex) -> None:
     assert ids(index.tokens("birth", entity="property")) == ["P19"]
     assert index.tokens("birth", entity="item") == []
-
-
-def test_names_of_another_kind_are_left_out_by_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A word may be in the names of all items: none is read if a property is wanted."""
-    items = [LabelEntry(f"Q{number}", f"number {number}", "en", "label") for number in range(1, 50)]
-    index, read = LabelIndex.in_memory([*items, LabelEntry("P1", "number", "en", "alias")]), list[str]()
-
-    def counted(row: tuple[str, str, str, NameKind, int]) -> Match:
-        read.append(row[0])
-        return Match(*row)
-
-    monkeypatch.setattr(Match, "_make", counted)
-    for query in (index.tokens, index.exact):
-        assert ids(query("number", entity="property")) == ["P1"]
-    assert read == ["P1", "P1"]
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\x00", "\u200f", "\u0301"])
