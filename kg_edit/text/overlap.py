@@ -1,56 +1,72 @@
-"""Compare a generated text with the text that it should be, by their common words: ROUGE-1, -2 and -L, and BLEU.
+"""Compare a generated text with the text that it should be: ROUGE-1, -2 and -L, and BLEU, as in the program of UnKE.
 
-Words are compared without case; punctuation marks are words too (`kg_edit.text.similarity.words`).
+It takes the recall of the package rouge 1.0.1, where words are divided by spaces and sentences by full stops, and a
+word or n-gram counts once; and BLEU of characters (nltk's `sentence_bleu` of two strings).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import chain
 
-from kg_edit.text.similarity import words
-
-_LONGEST = 4  # words of BLEU's n-grams
+_LONGEST = 4  # characters of BLEU's n-grams
 
 
 def rouge_n(text: str, reference: str, size: int) -> float:
-    """Return ROUGE-N (Lin 2004): the F1 of the common n-grams of ``size`` words, each counted as often as it occurs."""
-    own, wanted = _grams(text, size), _grams(reference, size)
-    return _f1((own & wanted).total(), own.total(), wanted.total())
+    """Return ROUGE-N (Lin 2004): the share of the reference's different n-grams of ``size`` words that the text has."""
+    own, wanted = (
+        set(zip(*(words[start:] for start in range(size)), strict=False))
+        for words in (list(chain(*_sentences(one))) for one in (text, reference))
+    )
+    return len(own & wanted) / len(wanted) if wanted else 0.0
 
 
 def rouge_l(text: str, reference: str) -> float:
-    """Return ROUGE-L (Lin 2004): the F1 of the longest sequence of words that both texts have in this order."""
-    own, wanted = _folded(text), _folded(reference)
-    row = [0] * (len(wanted) + 1)  # the longest common sequence with the first words of the reference
-    for word in own:
-        before, row = row, [0]
-        for place, other in enumerate(wanted):
-            row.append(before[place] + 1 if word == other else max(before[place + 1], row[place]))
-    return _f1(row[-1], len(own), len(wanted))
+    """Return ROUGE-L (Lin 2004): the share of the reference's different words that a common sequence has.
+
+    The sequence is the longest one that a sentence of the text and one of the reference have in this order; words of
+    all pairs of sentences count.
+    """
+    wanted = _sentences(reference)
+    common = {word for one in wanted for own in _sentences(text) for word in _common(one, own)}
+    words = {*chain(*wanted)}
+    return len(common) / len(words) if words else 0.0
 
 
 def bleu(text: str, reference: str) -> float:
-    """Return BLEU (Papineni et al. 2002) of one text: n-grams of one to four words, not smoothed."""
-    own, wanted = len(_folded(text)), len(_folded(reference))
+    """Return BLEU (Papineni et al. 2002) of one text: n-grams of one to four characters, not smoothed."""
     logs = []
     for size in range(1, _LONGEST + 1):
-        grams = _grams(text, size)
-        common = (grams & _grams(reference, size)).total()
+        own, wanted = (
+            Counter(one[start : start + size] for start in range(len(one) - size + 1)) for one in (text, reference)
+        )
+        common = (own & wanted).total()
         if not common:
             return 0.0
-        logs.append(math.log(common / grams.total()))
-    return min(1.0, math.exp(1 - wanted / own)) * math.exp(sum(logs) / _LONGEST)
+        logs.append(math.log(common / own.total()))
+    return min(1.0, math.exp(1 - len(reference) / len(text))) * math.exp(sum(logs) / _LONGEST)
 
 
-def _folded(text: str) -> list[str]:
-    return words(text.casefold())
+def _sentences(text: str) -> list[list[str]]:
+    return [part.split() or [""] for part in text.split(".") if part]
 
 
-def _grams(text: str, size: int) -> Counter[tuple[str, ...]]:
-    found = _folded(text)
-    return Counter(tuple(found[start : start + size]) for start in range(len(found) - size + 1))
-
-
-def _f1(common: int, own: int, wanted: int) -> float:
-    return 2 * common / (own + wanted) if own and wanted else 0.0
+def _common(words: list[str], others: list[str]) -> list[str]:
+    """Return the longest sequence of words that both lists have in this order."""
+    lengths = [[0] * (len(others) + 1)]  # [i][j]: of the longest one of the first i words and the first j others
+    for word in words:
+        row, before = [0], lengths[-1]
+        for place, other in enumerate(others):
+            row.append(before[place] + 1 if word == other else max(before[place + 1], row[place]))
+        lengths.append(row)
+    found, first, second = [], len(words), len(others)
+    while first and second:
+        if words[first - 1] == others[second - 1]:
+            first, second = first - 1, second - 1
+            found.append(words[first])
+        elif lengths[first - 1][second] > lengths[first][second - 1]:
+            first -= 1
+        else:
+            second -= 1
+    return found

@@ -1,7 +1,6 @@
 """The metrics of unstructured edits: how near a generated paragraph is to its target, in words and in meaning.
 
-UnKE's program has the same kinds of scores. It computes BLEU on characters, ROUGE as a recall, and the semantic score
-by a sentence encoder, so its numbers can't be compared with these.
+ROUGE and BLEU are those of UnKE's program; its semantic score is of a sentence encoder, here of the model itself.
 """
 
 from __future__ import annotations
@@ -17,20 +16,13 @@ PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
 COSINE = "hidden_cosine.greedy"
 _GROUPS = ("unstructured", PARAPHRASE, PARTS)  # after the edit's prompt, its paraphrases, questions about parts
 _UNKE = "UnKE (Deng et al. 2025)"
-_ROUGE = "ROUGE-1, -2 or -L: F1 of the words, the bigrams or the longest sequence of words that are common to"
-_OVERLAPS: Mapping[str, tuple[Callable[[str, str], float], str, str]] = {
-    "rouge_1.greedy": (
-        lambda text, target: rouge_n(text, target, 1),
-        _ROUGE,
-        f"{_UNKE}, recall",
-    ),
-    "rouge_2.greedy": (
-        lambda text, target: rouge_n(text, target, 2),
-        _ROUGE,
-        f"{_UNKE}, recall",
-    ),
-    "rouge_l.greedy": (rouge_l, _ROUGE, f"{_UNKE}, recall"),
-    "bleu.greedy": (bleu, "BLEU of one to four words, not smoothed, of", f"{_UNKE}, of characters"),
+_ROUGE = "ROUGE-1, -2 or -L as a recall: the share of the target's different words, pairs of words, or words of the "
+_ROUGE += "longest common sequences of sentences, that are in"
+_OVERLAPS: Mapping[str, tuple[Callable[[str, str], float], str]] = {
+    "rouge_1.greedy": (lambda text, target: rouge_n(text, target, 1), _ROUGE),
+    "rouge_2.greedy": (lambda text, target: rouge_n(text, target, 2), _ROUGE),
+    "rouge_l.greedy": (rouge_l, _ROUGE),
+    "bleu.greedy": (bleu, "BLEU of one to four characters against the target, not smoothed, of"),
 }
 
 
@@ -67,12 +59,12 @@ UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
     **{
         f"{group}.{name}": Metric(
             compute=over_queries(group, _overlap(of)),
-            formula=f"{what} the greedy continuation and the target.",
-            source=f"{source}.",
+            formula=f"{what} the greedy continuation.",
+            source=f"{_UNKE}.",
             needs=(group,),
         )
         for group in _GROUPS
-        for name, (of, what, source) in _OVERLAPS.items()
+        for name, (of, what) in _OVERLAPS.items()
         if group != PARTS or name == "rouge_l.greedy"
     },
     **{
