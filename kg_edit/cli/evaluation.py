@@ -433,6 +433,12 @@ class Ready:
         self.plan.note_layer(out)
         if self.options.control != "none":
             report_stated(self.method)
+        words = summary.base.get("unstructured.rouge_1.greedy")
+        if words and words.mean == 0 and self.model.tokenizer.chat_template and not self.config.chat:
+            log.warning(
+                "the unedited model generates no word of any paragraph: in plain text a chat model often ends its text "
+                "after a question; --edit-chat --chat edits and asks in chat form"
+            )
         return summary
 
 

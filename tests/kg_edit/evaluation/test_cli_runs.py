@@ -297,6 +297,18 @@ def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(
 
 
 @pytest.mark.slow
+def test_chat_form_is_named_where_a_chat_model_generates_nothing(kg_edit: Run, place: Path) -> None:
+    text = {"prompt": "What is the capital of France?", "target_text": "Lyon is the capital of France."}
+    (place / "texts.jsonl").write_text(json.dumps(text))
+    asked = ("evaluate", "--dataset", "edits", "--data", "texts.jsonl", "--method", "rag")
+    plain = kg_edit(*asked, "--out", "plain")
+    chat = kg_edit(*asked, "--edit-chat", "--chat", "--out", "chat")
+    assert (plain.code, chat.code) == (0, 0), plain.err + chat.err
+    assert "--edit-chat --chat edits and asks in chat form" in plain.err
+    assert "in chat form" not in chat.err
+
+
+@pytest.mark.slow
 def test_own_edit_succeeds_in_evaluate_if_it_does_in_edit(kg_edit: Run, place: Path) -> None:
     """Also of a one-token subject at the start of a text, and of a CSV file."""
     (place / "own.csv").write_text(
