@@ -12,7 +12,6 @@ import typer
 from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import (
     LazyGraph,
-    check_names,
     choose_method,
     load,
     note_choice,
@@ -44,6 +43,8 @@ from kg_edit.cli.options import (
     Templates,
 )
 from kg_edit.errors import ConfigError
+from kg_edit.methods.registry import check_method
+from kg_edit.models.loading import check_model_name
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import check_folder, replace_run
 from kg_edit.text.display import one_line, plain
@@ -141,7 +142,8 @@ def edit(
 
     # Everything that can be wrong without a model is checked first
     given, method = method, choose_method(method, graph)
-    check_names(method, model)
+    check_method(method)
+    check_model_name(model)
     check_folder(out)
     check_file(edits)
     opened = LazyGraph(method, graph, contact)
@@ -239,7 +241,7 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
 
     from kg_edit.edits.files import read_edits
 
-    check_names(method)
+    check_method(method)
     check_folder(out)
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits

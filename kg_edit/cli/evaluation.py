@@ -16,7 +16,6 @@ import typer
 from kg_edit.cli.evaluation_graph import graph_for, guarded
 from kg_edit.cli.method_plan import (
     LazyGraph,
-    check_names,
     choose_method,
     graph_name,
     load,
@@ -44,7 +43,8 @@ from kg_edit.cli.options import (
 )
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.methods.registry import find_method
+from kg_edit.methods.registry import check_method, find_method
+from kg_edit.models.loading import check_model_name
 from kg_edit.storage.packaged import packaged_graph
 from kg_edit.storage.run_folder import check_folder, delete_run, is_run, replace_run
 
@@ -312,7 +312,8 @@ class Evaluation:
         """
         opened = self.opened_graph()
         method = opened.method
-        check_names(method, self.model)
+        check_method(method)
+        check_model_name(self.model)
         check_folder(out)
 
         # All that can be wrong without a model is checked before the model is loaded.

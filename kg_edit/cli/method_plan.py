@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from kg_edit.errors import ConfigError, GraphError, KgEditError
-from kg_edit.methods.registry import check_method, find_method
+from kg_edit.methods.registry import find_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.packaged import EXTRACT, check_graph_name, packaged_graph
 from kg_edit.text.display import plain
@@ -279,18 +279,6 @@ def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel
         return LanguageModel.load(model, dtype=dtype, device=device)
 
 
-def check_names(method: str, model: str | None = None) -> None:
-    """Check the names of the method and the model before torch and transformers are imported.
-
-    Raises:
-        UnknownNameError: there is no such method.
-        ModelError: there can't be such a model.
-    """
-    check_method(method)
-    if model is not None:
-        check_model_name(model)
-
-
 def choose_method(method: str | None, graph: Sequence[str] | None) -> str:
     """Return the name of ``--method``; without it glame if there is a graph to read, else rome (see `note_choice`).
 
@@ -339,8 +327,16 @@ class LazyGraph:
 
     @cached_property
     def source(self) -> WikidataCache | PrivateGraph | None:
-        """The graph; None if there is none and the method needs none."""
-        return graph_of(self.method, self.graph, self.contact, default=self.default)
+        """The graph, without ``--graph`` a packaged one; None if the method needs none.
+
+        Raises:
+            UnknownNameError: there is no such method.
+            GraphError, WikidataCacheError: the graph can't be opened.
+        """
+        if self.graph or not find_method(self.method).needs_graph:
+            return open_graph(self.graph, self.contact)
+        log.info("no --graph given: %s uses the packaged graph %s", self.method, self.default)
+        return open_graph([self.default], self.contact)
 
     @property
     def about(self) -> str:
@@ -366,27 +362,6 @@ class LazyGraph:
                 f"--graph has no effect: {self.method} reads no graph, and no row has an id in the place of a name; "
                 "leave it out, or give another --method, such as glame"
             )
-
-
-def graph_of(
-    method: str, graph: list[str] | None, contact: str | None, *, default: str = EXTRACT
-) -> WikidataCache | PrivateGraph | None:
-    """Open the graph of ``--graph``; without it, a method that needs a graph gets a packaged one.
-
-    Args:
-        method: the method's name.
-        graph: the texts of ``--graph``.
-        contact: e-mail address or URL for the endpoints of Wikimedia.
-        default: the name of the packaged graph.
-
-    Raises:
-        UnknownNameError: there is no such method.
-        ConfigError, GraphError, WikidataCacheError: the graph can't be opened.
-    """
-    if graph or not find_method(method).needs_graph:
-        return open_graph(graph, contact)
-    log.info("no --graph given: %s uses the packaged graph %s", method, default)
-    return open_graph([default], contact)
 
 
 def graph_name(data: Path) -> str:

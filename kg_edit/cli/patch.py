@@ -15,7 +15,6 @@ import typer
 from kg_edit.cli.console import say, show_conflicts, stdout
 from kg_edit.cli.method_plan import (
     LazyGraph,
-    check_names,
     choose_method,
     load,
     note_choice,
@@ -43,6 +42,8 @@ from kg_edit.cli.options import (
 )
 from kg_edit.cli.patch_check import check
 from kg_edit.cli.patch_shipping import average, export, merge, subtract
+from kg_edit.methods.registry import check_method
+from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
@@ -211,7 +212,8 @@ def edit(
 
     # Everything that can be wrong without a model is checked first
     given, method = method, choose_method(method, graph)
-    check_names(method, model)
+    check_method(method)
+    check_model_name(model)
     open_store(ledger)
     check_file(edits)
     source = LazyGraph(method, graph, contact)

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.method_plan import check_names, doing
+from kg_edit.cli.method_plan import doing
 from kg_edit.cli.options import CorpusName, Device, Dtype, Layer, Memory, MethodName, ModelName, Preset, Settings
+from kg_edit.methods.registry import check_method
 from kg_edit.text.display import plain, size_text
 
 Edits = Annotated[int, typer.Option("--edits", min=1, help="Number of edits.")]
@@ -36,7 +37,7 @@ def plan(
 
     - `kg-edit plan --model llama-3-8b --method alphaedit --preset llama-3-8b --edits 100`
     """
-    check_names(method)
+    check_method(method)
     from rich.table import Table
 
     from kg_edit.cli.method_plan import plan as planned

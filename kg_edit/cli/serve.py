@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.method_plan import check_names, choose_method, doing, graph_of, load, note_choice, plan
+from kg_edit.cli.method_plan import LazyGraph, choose_method, doing, load, note_choice, plan
 from kg_edit.cli.options import (
     ChosenMethod,
     Contact,
@@ -30,6 +30,8 @@ from kg_edit.cli.options import (
     Start,
 )
 from kg_edit.errors import ConfigError
+from kg_edit.methods.registry import check_method
+from kg_edit.models.loading import check_model_name
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
@@ -96,10 +98,11 @@ def serve(
     from kg_edit.ledger.log import open_store
 
     given, method = method, choose_method(method, graph)
-    check_names(method, model)
+    check_method(method)
+    check_model_name(model)
     if ledger:
         open_store(ledger).refuse_misspelled()
-    opened_graph = graph_of(method, graph, contact)
+    opened_graph = LazyGraph(method, graph, contact).source
     from kg_edit.app.server import make_app
     from kg_edit.app.session import EditDesk
     from kg_edit.ledger import Ledger
