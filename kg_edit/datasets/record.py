@@ -40,10 +40,6 @@ class Example(Record):
         """The facts on one line."""
         return " ".join(self.facts)
 
-    def with_facts(self, facts: int) -> Self:
-        """Return a copy of the example with its first ``facts`` facts before the question."""
-        return self.model_copy(update={"context": " ".join(self.facts[:facts])})
-
 
 class Query(Record):
     """A prompt and its possible answers.

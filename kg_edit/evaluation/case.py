@@ -310,8 +310,9 @@ def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bo
     def after_facts(query: Query) -> Query:
         # The examples too come after their first hop, or after all hops if ``recalled``. Without that, the model would
         # have to guess the purpose of a fact before a question.
-        hops = [len(one.facts) if recalled else min(1, max(0, len(one.facts) - 1)) for one in query.examples]
-        examples = tuple(one.with_facts(count) for one, count in zip(query.examples, hops, strict=True))
+        hops = (one.facts if recalled else one.facts[:-1][:1] for one in query.examples)
+        shown = zip(query.examples, hops, strict=True)
+        examples = tuple(one.model_copy(update={"context": " ".join(before)}) for one, before in shown)
         context = f"{facts} {query.recalled}".strip() if recalled else facts
         return query.model_copy(update={"context": context, "examples": examples})
 

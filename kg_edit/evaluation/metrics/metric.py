@@ -161,19 +161,14 @@ def mentioned(query: Query, evidence: Evidence) -> float:
     return float(answered(query, evidence, mentions))
 
 
-def first_score(query: Query, evidence: Evidence) -> TokenScores:
-    """Return the teacher-forced scores of the first answer's name."""
-    return evidence.scores[pair_of(query)]
-
-
 def nll(query: Query, evidence: Evidence) -> float:
     """Return -log p of the answer, mean over its tokens, in nats."""
-    return first_score(query, evidence).nll
+    return evidence.scores[pair_of(query)].nll
 
 
 def accuracy(query: Query, evidence: Evidence) -> float:
     """Return the share of arg-max tokens in the answer, given the right tokens before them."""
-    return first_score(query, evidence).accuracy
+    return evidence.scores[pair_of(query)].accuracy
 
 
 def perplexity(query: Query, evidence: Evidence) -> float:

@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kg_edit.datasets.record import Query
-from kg_edit.evaluation.metrics.metric import Evidence, Metric, nll, over_queries
+from kg_edit.evaluation.metrics.metric import Evidence, Metric, answered, nll, over_queries
 from kg_edit.scoring.questions import ANSWER, after_steps, generated_from, scored_after, stepped_from
 from kg_edit.text.matching import begins_with
 
 
 def answers(query: Query, evidence: Evidence) -> float:
     """Return whether the greedy answer begins with the right answer."""
-    return _begins(evidence.texts[generated_from(query)], query)
+    return float(answered(query, evidence, begins_with))
 
 
 def answers_after_steps(query: Query, evidence: Evidence) -> float:
     """Return whether the answer after the written steps begins with the right answer."""
-    return _begins(after_steps(evidence.texts[stepped_from(query)]), query)
-
-
-def _begins(text: str, query: Query) -> float:
+    text = after_steps(evidence.texts[stepped_from(query)])
     return float(any(begins_with(text, name) for names in query.answers for name in names))
 
 
