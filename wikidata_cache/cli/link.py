@@ -130,7 +130,7 @@ def _property(linker: Linker, relation: str) -> str:
     linked = linker.link(relation, kind="property")
     if linked.status == "exact":
         return linked.candidates[0].id
-    meant = [f"{candidate.id} ({candidate.label or 'without a label'})" for candidate in linked.candidates[:5]]
+    meant = [f"{candidate.id} ({candidate.info.label or 'without a label'})" for candidate in linked.candidates[:5]]
     if meant:
         raise BadOptionError(f"--relation {relation!r} may mean {', '.join(meant)}; give the id of the one you mean.")
     near = [f"{match.text!r} ({match.id})" for match in linker.knowledge.similar_properties(relation)]
@@ -149,7 +149,7 @@ def _print_candidates(linked: LinkResult) -> None:
             table.add_column(column, overflow="fold", no_wrap=column in ("score", "id"))
         for candidate in linked.candidates:
             reasons = "\n".join(plain(str(reason)) for reason in candidate.reasons)
-            words = (candidate.label or "", candidate.description or "", ", ".join(candidate.types))
+            words = (candidate.info.label or "", candidate.info.description or "", ", ".join(candidate.types))
             table.add_row(f"{candidate.score:.1f}", plain(candidate.id), *map(plain, words), reasons)
         console.print(table)
     verdict = {

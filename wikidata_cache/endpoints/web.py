@@ -166,7 +166,6 @@ class _Gunzip:
 
     @property
     def complete(self) -> bool:
-        """Whether the last member is complete."""
         return self._member is None or self._member.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:

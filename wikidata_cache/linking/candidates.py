@@ -89,16 +89,6 @@ class Candidate:
             self.can_settle = can_settle
 
     @property
-    def label(self) -> str | None:
-        """The entity's label."""
-        return self.info.label
-
-    @property
-    def description(self) -> str | None:
-        """The entity's description."""
-        return self.info.description
-
-    @property
     def score(self) -> float:
         """The sum of the points of all reasons, rounded to two digits."""
         return round(sum(reason.points for reason in self.reasons), 2)
@@ -112,8 +102,8 @@ class Candidate:
         """Return the candidate as plain JSON values; reasons are texts such as "+10.0 its label, exact match"."""
         return {
             "id": self.id,
-            "label": self.label,
-            "description": self.description,
+            "label": self.info.label,
+            "description": self.info.description,
             "types": list(self.types),
             "reasons": list(map(str, self.reasons)),
             "can_settle": self.can_settle,
@@ -121,8 +111,8 @@ class Candidate:
         }
 
     def __str__(self) -> str:
-        about = self.description or ", ".join(self.types) or "no known type"
-        return f"{self.id} ({self.label or 'without a label'}: {about})"
+        about = self.info.description or ", ".join(self.types) or "no known type"
+        return f"{self.id} ({self.info.label or 'without a label'}: {about})"
 
 
 @dataclass(frozen=True)

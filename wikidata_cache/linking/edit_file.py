@@ -75,7 +75,7 @@ def link_edits(
         pending = {name: part for name, part in linked.parts().items() if name not in ids}
         for name, part in pending.items():
             given = getattr(edit, name) is not None
-            unknown = not part.candidates or (given and part.candidates[0].label is None)
+            unknown = not part.candidates or (given and part.candidates[0].info.label is None)
             (absent if unknown else unsettled).append((edit.row, name, part))
         rivalled += [
             (edit.row, name, part)

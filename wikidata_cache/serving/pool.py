@@ -138,11 +138,9 @@ class _Worker:
         return outcome
 
     def is_alive(self) -> bool:
-        """Return whether the process can take a task."""
         return self._process.poll() is None
 
     def end(self) -> None:
-        """Kill the process and wait for it."""
         self._process.kill()
         self._process.wait()
 

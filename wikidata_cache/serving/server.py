@@ -87,11 +87,9 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE_S
 
     def do_GET(self) -> None:
-        """Answer a query in the URL."""
         self._answer(None)
 
     def do_POST(self) -> None:
-        """Answer a query in the body."""
         text = self.headers.get("Content-Length", "")
         length = int(text) if text.isdecimal() else None
         if length is not None and length <= LONGEST:

@@ -87,7 +87,6 @@ class _Counter:
         return len(text)
 
     def flush(self) -> None:
-        """Count the remaining lines."""
         if self._rest.endswith(b"\n"):
             self._count(bytes(self._rest[:-1]).split(b"\n"))
             self._rest.clear()

@@ -90,7 +90,6 @@ class _Cluster:
 
     @property
     def extent(self) -> Rectangle:
-        """The rectangle around all boxes of the cluster."""
         return self.part.extent
 
     def take(self, other: _Cluster, x: float, y: float) -> None:

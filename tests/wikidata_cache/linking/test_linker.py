@@ -39,7 +39,7 @@ def test_score_is_the_sum_of_the_reasons(linker: Linker) -> None:
     assert (best.id, best.score) == ("Q90", wanted) == ("Q90", 12.0)
     assert [reason.points for reason in best.reasons] == [10.0, 2.0]
     assert reasons(best) == "+10.0 its label, exact match / +2.0 10 statements about it"
-    assert (best.label, best.description, best.types) == ("Paris", "capital of France", ("city",))
+    assert (best.info.label, best.info.description, best.types) == ("Paris", "capital of France", ("city",))
     # Ten statements against one are worth a point; a lead takes two.
     assert linker.link("Paris").status == "ambiguous"
 

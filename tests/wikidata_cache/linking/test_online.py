@@ -47,7 +47,7 @@ def test_candidates_have_names_types_and_statements(linker: Linker, api: ApiServ
     assert [candidate.id for candidate in linked.candidates] == ["Q501", "Q30"]  # a disambiguation page is none
     assert linked.status == "ambiguous"  # the song's label, the country's alias
     usa = linked.candidates[1]
-    assert (usa.label, usa.description) == ("United States of America", "country in North America")
+    assert (usa.info.label, usa.info.description) == ("United States of America", "country in North America")
     assert usa.types == ("country", "sovereign state")
     reasons = " / ".join(map(str, usa.reasons))
     assert "+8.0 its alias, exact match" in reasons
