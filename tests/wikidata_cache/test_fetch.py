@@ -203,16 +203,6 @@ def test_fetch_skips_unknown_edits_with_keep_going(edits: Path, server: Server, 
     assert "Q999999999" in failing([*arguments, "--keep-going"])
 
 
-@pytest.mark.slow
-def test_command_of_a_miss_works_for_labels(server: Server, tmp_path: Path) -> None:
-    cache = str(tmp_path / "c.sqlite")
-    miss = failing(["labels", "Q65", "P19", "--offline", "--cache", cache])
-    [words] = re.findall(r"`wikidata-cache (fetch [^`]*)`", miss)
-    assert "--endpoint https://query.wikidata.org/sparql" in words and "--contact" in words  # nothing else is known
-    run_cli(*words.split(), "--endpoint", server.url)
-    assert run_cli("labels", "Q65", "P19", "--offline", "--cache", cache) == "Q65\tLos Angeles\nP19\tplace of birth\n"
-
-
 def test_show_offline_with_and_without_descriptions(edits: Path, server: Server, tmp_path: Path) -> None:
     cache, page = str(tmp_path / "c.sqlite"), tmp_path / "page.html"
     fetched(edits, "--endpoint", server.url, "--cache", cache)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.wikidata_cache.wikidata_helpers import Server, content_hashes, facts
-from wikidata_cache import WikidataCache, open_source
+from wikidata_cache import WikidataCache
 from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
@@ -198,13 +198,3 @@ def test_missing_snapshot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match=r"absent\.jsonl\.gz: can't be read: No such file or directory; check"):
         import_snapshot(AnswerStore(tmp_path / "c.sqlite"), tmp_path / "absent.jsonl.gz")
     assert not (tmp_path / "c.sqlite").exists()
-
-
-def test_imported_cache_serves_as_a_pack(server: Server, tmp_path: Path) -> None:
-    online = open_source(server.url, cache=tmp_path / "a.sqlite")
-    found = facts(online).out(["Q65"])
-    export_snapshot(AnswerStore(tmp_path / "a.sqlite"), tmp_path / "a.jsonl.gz")
-    import_snapshot(AnswerStore(tmp_path / "pack.sqlite"), tmp_path / "a.jsonl.gz")
-    offline = open_source(None, cache=tmp_path / "mine.sqlite", packs=[tmp_path / "pack.sqlite"])
-    assert facts(offline).out(["Q65"]) == found
-    assert offline.provenance(["Q65"]) == online.provenance(["Q65"])
