@@ -35,9 +35,6 @@ from wikidata_cache.terminal import harmless, number_of
 
 if TYPE_CHECKING:
     from kg_edit.datasets.lint import Finding
-    from kg_edit.edits.edit import Edit
-    from kg_edit.ripples.drawn import Excluded
-    from kg_edit.ripples.facts import FactTable
 
 _SHOWN = 3  # faults of a kind
 
@@ -228,10 +225,17 @@ def edits(
     from kg_edit.edits.files import check_writable_name, write_edits
 
     check_writable_name(out)
+    from kg_edit.datasets import guess_dataset
     from kg_edit.methods.glame_plus.edit_questions import with_questions
-    from kg_edit.ripples.drawn import with_neighbours
+    from kg_edit.ripples.drawn import Excluded, training_edits, with_neighbours
+    from kg_edit.ripples.facts import FactTable
+    from kg_edit.ripples.words import RippleWords
 
-    table, found, excluded = draw_edits(graph, relations, n=n, seed=seed, exclude=exclude, contact=contact)
+    words, wanted = RippleWords.load(), parse_relations(relations)
+    excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))
+    table = FactTable(open_wikidata(graph, contact, needed="edits are drawn from a graph"), words)
+    with doing("drawing edits from the graph"):
+        found = training_edits(table, wanted or tuple(words.edited), n=n, seed=seed, excluded=excluded)
     with doing("reading what is known around the edits"):
         found = with_neighbours(table, found, seed=seed, excluded=excluded)
         if questions:  # edits whose o* the graph does not know are left out
@@ -240,46 +244,6 @@ def edits(
     asked = sum(len(edit.portability) for edit in found)
     counts = number_of(len(found), "edit") + (f", {number_of(asked, 'question')}" if questions else "")
     say(f"{out}: {counts}")
-
-
-def draw_edits(
-    graph: list[str] | None,
-    relations: str | None,
-    *,
-    n: int,
-    seed: int,
-    exclude: list[Path] | None,
-    contact: str | None,
-) -> tuple[FactTable, list[Edit], Excluded]:
-    """Open a graph and draw edits (s, r, o*) from it.
-
-    Args:
-        graph: the texts of ``--graph``.
-        relations: the relations r, such as P17,P19; None: all packaged ones.
-        n: the number of edits.
-        seed: random seed.
-        exclude: benchmarks whose s and o* are not used.
-        contact: e-mail address or URL for the endpoints of Wikimedia.
-
-    Returns:
-        The facts of the graph, the edits, and the excluded s and o*.
-
-    Raises:
-        ConfigError: there is no graph of Wikidata's ids, an option is wrong, or the graph gives no edit.
-        WikidataCacheError: the graph can't be read.
-    """
-    from kg_edit.datasets import guess_dataset
-    from kg_edit.ripples.drawn import Excluded, training_edits
-    from kg_edit.ripples.facts import FactTable
-    from kg_edit.ripples.words import RippleWords
-
-    words, wanted = RippleWords.load(), parse_relations(relations)
-    excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))
-    opened = open_wikidata(graph, contact, needed="edits are drawn from a graph")
-    table = FactTable(opened, words)
-    with doing("drawing edits from the graph"):
-        edits = training_edits(table, wanted or tuple(words.edited), n=n, seed=seed, excluded=excluded)
-    return table, edits, excluded
 
 
 @app.command()

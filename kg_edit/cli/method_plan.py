@@ -45,19 +45,6 @@ _OF_THE_GRAPH = (AmbiguousLabelError, UnknownLabelError, EntityNotInGraphError, 
 log = logging.getLogger(__name__)
 
 
-def parse_layer(text: str | int | None) -> int | None:
-    """Parse ``--layer``; None for auto, and if the option is absent (then the method's default is used).
-
-    Raises:
-        ConfigError: it is neither a number from 0 on nor auto.
-    """
-    if text is None or text == AUTO:
-        return None
-    if not str(text).isdecimal():
-        raise ConfigError(f"--layer {text}: expected a layer's number from 0 on, or auto")
-    return int(text)
-
-
 def parse_relations(text: str | None) -> tuple[str, ...]:
     """Parse the property ids of ``--relations``; () if the option is absent.
 
@@ -72,7 +59,7 @@ def parse_relations(text: str | None) -> tuple[str, ...]:
 
 
 def parse_settings(
-    pairs: list[str], *, layer: int | None = None, corpus: str | None = None, steps: int | None = None
+    pairs: list[str], *, layer: str | None = None, corpus: str | None = None, steps: int | None = None
 ) -> dict[str, Any]:
     """Parse NAME=VALUE pairs; a value is JSON if it can be parsed, else text.
 
@@ -247,7 +234,10 @@ def plan(
             f"--corpus has no effect: {method} reads no covariance; leave it out, or give another --method"
         )
     required = ["graph.require=true"] if require_graph else []
-    wanted = parse_settings([*(settings or []), *required], layer=parse_layer(layer), corpus=corpus)
+    number = None if layer in (None, AUTO) else str(layer)
+    if number is not None and not number.isdecimal():
+        raise ConfigError(f"--layer {layer}: expected a layer's number from 0 on, or auto")
+    wanted = parse_settings([*(settings or []), *required], layer=number, corpus=corpus)
     config = found.config_class.preset(preset, wanted, method=method)
     if layer == AUTO:
         from kg_edit.tracing.layer_sweep import check_choosable

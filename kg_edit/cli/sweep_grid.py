@@ -103,27 +103,17 @@ def read_sweep(path: Path) -> SweepSettings:
         raise ConfigError(f"can't read {path}: {error}; kg-edit sweep --example prints an example") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; kg-edit sweep --example prints an example") from error
-    return checked_sweep(found, name=str(path))
-
-
-def checked_sweep(fields: Mapping[str, Any], *, name: str) -> SweepSettings:
-    """Check the fields of a sweep from the file ``name``.
-
-    Raises:
-        ConfigError: a key is unknown, a value is wrong, or a sweep does not measure a metric.
-        UnknownNameError: there is no such metric; the message suggests the nearest.
-    """
     try:
-        settings = SweepSettings.model_validate(fields)
+        settings = SweepSettings.model_validate(found)
     except ValidationError as error:
-        faults = (f"{name}: key {fault.field}: {fault.message}" for fault in faults_of(error, SweepSettings))
+        faults = (f"{path}: key {fault.field}: {fault.message}" for fault in faults_of(error, SweepSettings))
         raise ConfigError("\n".join(faults)) from error
     for metric in settings.metrics:
         if metric not in CATALOGUE:
             raise unknown_name("metric", metric, CATALOGUE)
         if metric in EXTRAS or getattr(CATALOGUE[metric], "where", ESTIMATED) != ESTIMATED:
             raise ConfigError(
-                f"{name}: key metrics: no cell of a sweep has {metric}, which `kg-edit evaluate` measures on request; "
+                f"{path}: key metrics: no cell of a sweep has {metric}, which `kg-edit evaluate` measures on request; "
                 "leave it out"
             )
     return settings

@@ -276,14 +276,21 @@ def recomputed_patch(
     """
     ids = [record["edit"]["id"] for record in patch.edits]
     start = 0
-    if not moved and columns(patch) is not None:
+    made: Patch | None = None
+    own = None if moved else columns(patch)
+    if own is not None and isinstance(patch, WeightPatch):
         recorded = recorded_method(patch)
         # With a warm start, an edit begins with the network of the edit before it: the first edit after the gap needs
         # that of the last one before it.
         independent = issubclass(find_method(recorded["name"]), RankOneMethod)
         if independent and not recorded.get("config", {}).get("warm_start"):
             start = next((index for index, name in enumerate(ids) if name in gone), len(ids))
-    made: Patch | None = first_edits(patch, start) if start else None
+        if start:
+            facts = tuple(column for mine in own[:start] for column in mine)
+            factors = {name: pair.columns(facts) for name, pair in patch.factors.items()}
+            state = {name: tensor[..., : len(facts)].contiguous() for name, tensor in patch.state.items()}
+            provenance = {**patch.provenance, "edits": list(patch.edits[:start])}
+            made = WeightPatch(factors=factors, provenance=provenance, state=state)
     left = sum(name not in gone for name in ids[start:])
     if made is not None and not left:
         return made
@@ -306,17 +313,6 @@ def batches(records: Sequence[Record], *, joint: bool) -> Iterator[Sequence[Reco
         size = int(records[0].get("batch", len(records))) if joint else len(records)
         yield records[:size]
         records = records[size:]
-
-
-def first_edits(patch: Patch, count: int) -> WeightPatch:
-    """Return the first ``count`` edits of a patch in which each edit has its own columns."""
-    own = columns(patch)
-    assert isinstance(patch, WeightPatch) and own is not None  # noqa: S101 - as the caller has seen
-    facts = tuple(column for mine in own[:count] for column in mine)
-    factors = {name: pair.columns(facts) for name, pair in patch.factors.items()}
-    state = {name: tensor[..., : len(facts)].contiguous() for name, tensor in patch.state.items()}
-    provenance = {**patch.provenance, "edits": list(patch.edits[:count])}
-    return WeightPatch(factors=factors, provenance=provenance, state=state)
 
 
 def recomputed_edits(

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 
 from kg_edit.datasets import DATASETS
-from kg_edit.errors import unknown_name
-from kg_edit.evaluation.case import Case
+from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.evaluation.case import FUZZY, Case
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics
 from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
-from kg_edit.evaluation.metrics.sampled_text import EXTRAS, check_installed
+from kg_edit.evaluation.metrics.sampled_text import EXTRAS
 from kg_edit.evaluation.metrics.unstructured import UNSTRUCTURED_METRICS
 from kg_edit.scoring.questions import CHOICES, SHOTS
 from kg_edit.text.display import markdown_table
@@ -124,7 +125,8 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
     wanted = set(names)
     for name in sorted(wanted - set(EXTRAS)):
         raise unknown_name("extra metric", name, EXTRAS)
-    check_installed(wanted)
+    if FUZZY in wanted and find_spec("rapidfuzz") is None:
+        raise ConfigError(f"{FUZZY} needs the package rapidfuzz: pip install 'kg-edit[fuzzy]'")
     return tuple(name for name in EXTRAS if name in wanted)
 
 

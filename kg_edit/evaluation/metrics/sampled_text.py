@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 
-from kg_edit.errors import ConfigError
 from kg_edit.evaluation.case import (
     CONSISTENCY,
     DIVERGENCE,
@@ -53,16 +51,6 @@ def partial_ratio(text: str, name: str) -> float:
     from rapidfuzz import fuzz
 
     return float(fuzz.partial_ratio(text, name))
-
-
-def check_installed(extras: Iterable[str]) -> None:
-    """Check that the packages of costly metrics are installed.
-
-    Raises:
-        ConfigError: a package is missing.
-    """
-    if FUZZY in extras and find_spec("rapidfuzz") is None:
-        raise ConfigError(f"{FUZZY} needs the package rapidfuzz: pip install 'kg-edit[fuzzy]'")
 
 
 def _fuzzy(case: Case, evidence: Evidence) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kg_edit.cli.sweep_grid import Cell, SweepSettings, cells_of, checked_sweep, example, read_sweep
+from kg_edit.cli.sweep_grid import Cell, SweepSettings, cells_of, example, read_sweep
 from kg_edit.cli.sweep_run import Outcome, draw_sweep, run_sweep, sweep_table
 from kg_edit.datasets.ripples import FORMAT
 from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, UnknownNameError
@@ -33,7 +33,7 @@ METRICS = ("efficacy.prob", "portability.nll")
 
 
 def settings(**fields: Any) -> SweepSettings:
-    return checked_sweep({"method": "rome", "grid": {"layer": [1, 2]}, **fields}, name="sweep.toml")
+    return SweepSettings.model_validate({"method": "rome", "grid": {"layer": [1, 2]}, **fields})
 
 
 def test_example_has_every_key_with_its_default() -> None:
