@@ -316,16 +316,14 @@ def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str |
     readings = []
     for probe, response in zip(wanted, found, strict=True):
         cost, *other = response.costs
-        success = _is_success(probe, response.text)
+        text, names = response.text, probe.aliases or (probe.wanted,)
+        if probe.kind == "portability":
+            success = any(mentions(text, name) for name in names)
+        else:
+            success = any(generates(text, name, chat=probe.chat) for name in names)
         right = cost.total < other[0].total if other else success
-        readings.append(Reading(text=response.text, nats=round(cost.mean, 4), success=success, right=right))
+        readings.append(Reading(text=text, nats=round(cost.mean, 4), success=success, right=right))
     return tuple(readings)
-
-
-def _is_success(probe: ReportProbe, text: str) -> bool:
-    if probe.kind == "portability":
-        return any(mentions(text, name) for name in probe.aliases or (probe.wanted,))
-    return any(generates(text, name, chat=probe.chat) for name in probe.aliases or (probe.wanted,))
 
 
 def generates(text: str, target: str, *, chat: bool) -> bool:
