@@ -30,11 +30,11 @@ def every_row(document: object) -> Iterable[object]:
     return document if isinstance(document, list) else [document]
 
 
-def document(path: Path, *, tables: bool = False) -> object:
+def document(path: Path, *, tables: bool | None = None) -> object:
     """Read the JSON of a file, of a packaged benchmark (by name) or of a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``.
 
     JSON lines are returned as a list, and so are the rows of a CSV or TSV file if ``tables``; a row of a table that
-    can't be read is a `RowFault`.
+    can't be read is a `RowFault`. False: this benchmark has no tables, but own edits have.
 
     Raises:
         EditFileError: it can't be read.
@@ -53,9 +53,8 @@ def document(path: Path, *, tables: bool = False) -> object:
             except EditRowError as error:
                 place = f", {error.place}" if error.place else ""
                 raise EditFileError(f"{path}{place}: {error.problem}") from None
-        raise EditFileError(
-            f"{path}: is a table; expected JSON or JSON lines, or a table of own edits: --dataset edits"
-        )
+        own_edits = "" if tables is None else ", or a table of own edits: --dataset edits"
+        raise EditFileError(f"{path}: is a table; expected JSON or JSON lines{own_edits}")
     text = utf8_text(path)
     try:
         return safe_json.parse(text, most=len(text))

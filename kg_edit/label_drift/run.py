@@ -208,10 +208,12 @@ def _points(
             return points[seen]
 
         yield point(0)
-        for seen, text in enumerate(Bar(drift.stream, title=method.name, unit="text"), 1):
+        bar = Bar(drift.stream, title=method.name, unit="text")
+        for seen, text in enumerate(bar, 1):
             file = folder.edit(len(state.edited) + 1)
             if seen <= len(known):
                 done = known[seen - 1]
+                bar.initial += 1  # it takes no time of this run
                 try:
                     update = Patch.load(file) if done.outcome == "edited" else None
                 except PatchError as error:

@@ -16,9 +16,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict
 
-from kg_edit.datasets.building import without_null
+from kg_edit.datasets.building import built_edit, without_null
 from kg_edit.datasets.reading import document, every_row
-from kg_edit.edits.edit import Edit, Name, Record, checked
+from kg_edit.edits.edit import Answer, Edit, Name, Record, checked
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class LabelledText(Record):
 
     id: Annotated[Name, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
     text: Name
-    label: Annotated[Name, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
+    label: Annotated[Answer, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
     year: int | None = None
 
     @property
@@ -90,7 +90,7 @@ def _text(row: Any, number: int) -> LabelledText:
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
     found = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
-    checked(Edit, found.fields)  # an edit of this text must be possible
+    built_edit(found.fields, names={"subject": "text"})  # an edit of this text must be possible
     return found
 
 
@@ -106,12 +106,15 @@ def read_label_drift(old: str | Path, new: str | Path | None = None, *, since: i
         ConfigError: not exactly one of ``new`` and ``since`` is given, a text has no year, or a part has no texts.
     """
     if (new is None) == (since is None):
-        raise ConfigError("give either a file with the newer texts, or the first year of the newer texts")
+        raise ConfigError("give either a file with the newer texts (--stream), or their first year (--since)")
     texts = read_texts(old)
     older = texts if since is None else tuple(text for text in texts if _year(text, old) < since)
     newer = read_texts(new) if new is not None else tuple(text for text in texts if _year(text, old) >= (since or 0))
     if not older or not newer:
-        raise ConfigError(f"found {len(older)} older and {len(newer)} newer texts; expected at least one of each")
+        years = "" if since is None else f"; give another year than {since}"
+        raise ConfigError(
+            f"found {len(older)} older and {len(newer)} newer texts; expected at least one of each{years}"
+        )
     test = older[_TESTS - 1 :: _TESTS]
     if not test:
         log.warning("TRR is not measured: a test needs at least %d older texts, found %d", _TESTS, len(older))

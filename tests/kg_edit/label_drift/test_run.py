@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from kg_edit.cli import drift as command
 from kg_edit.cli.app import app
 from kg_edit.errors import ConfigError, EditFileError, OutputError
+from kg_edit.label_drift import run
 from kg_edit.label_drift.classifier import ClassifierModel, trained_classifier
 from kg_edit.label_drift.run import EDITORS, DriftPoint, check_editor, check_labels, run_drift, shortened
 from kg_edit.label_drift.texts import LabelDrift, LabelledText, read_label_drift, read_texts
@@ -20,6 +22,7 @@ from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.ft import FtM
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import tiny
+from wikidata_cache.progress import Bar
 
 TEAMS = ("Lakers", "Heat")
 # Before 2000 a text belongs to its team; from then on two of the Lakers' texts belong to the other one
@@ -83,6 +86,7 @@ def test_published_form_has_two_parts(tmp_path: Path) -> None:
         ([{"text": "a"}], "record 1, field label"),
         ([{"text": " ", "label": 1}], "record 1, field text"),
         ([{"text": "a", "label": 1}, 3], "record 2, expected an object"),
+        ([{"text": "a", "label": "b\nc"}], "record 1, field label: has a line break.* write it on one line$"),
         ([], "has no texts"),
         ([{"id": "x", "text": "a", "label": 1}] * 2, "two texts have the id 'x'"),
     ],
@@ -94,12 +98,15 @@ def test_faulty_rows_are_named(rows: object, message: str, tmp_path: Path) -> No
 
 def test_newer_texts_are_required(tmp_path: Path) -> None:
     file = written(tmp_path)
-    both, empty = "a file with the newer texts, or the first year", "found 11 older and 0 newer"
+    both, empty = "newer texts (--stream), or their first year (--since)", "found 11 older and 0 newer texts; expected"
     for options, message in (({}, both), ({"since": 2050}, empty)):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=re.escape(message)):
             read_label_drift(file, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="has no year"):
         read_label_drift(written(tmp_path, [{"text": "a", "label": 0}]), since=2000)
+    (tmp_path / "a.csv").write_text("text,label\nLeBron,1\n")
+    with pytest.raises(EditFileError, match=r"is a table; expected JSON or JSON lines$"):
+        read_label_drift(tmp_path / "a.csv", file)
 
 
 def test_only_mistakes_are_edited_and_retained(tmp_path: Path) -> None:
@@ -179,7 +186,11 @@ def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = tmp_path / "stopped" / "ft-m"
     with (folder / "texts.jsonl").open("a") as file:
         file.write('{"id": "row-')
-    resumed = points("ft-m", drift, tmp_path / "stopped")
+    bars = list[Bar]()
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "Bar", lambda *items, **options: bars.append(Bar(*items, **options)) or bars[-1])
+        resumed = points("ft-m", drift, tmp_path / "stopped")
+    assert (bars[-1].initial, bars[-1].n) == (2, 3), "the time that is left is that of the texts of this run"
     assert [point.model_dump(exclude={"seconds"}) for point in resumed] == [
         point.model_dump(exclude={"seconds"}) for point in whole
     ]
@@ -232,5 +243,5 @@ def test_white_space_around_a_text_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_text_that_cannot_be_edited_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=r"record 2, field subject: 'Q5' is a Wikidata id"):
+    with pytest.raises(EditFileError, match=r"record 2, field text: 'Q5' is a Wikidata id"):
         read_texts(written(tmp_path, [{"text": "Spike", "label": 1}, {"text": "Q5", "label": 1}]))
