@@ -1,4 +1,4 @@
-"""A graph of homonyms, small enough to count points by hand, for the tests of linking."""
+"""Small graphs as rows of text; the graph of homonyms is small enough to count points by hand."""
 
 from pathlib import Path
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.everyday import keep_first
+from tests.wikidata_cache.link_graph import write_graph
 from tests.wikidata_cache.wikidata_helpers import EDITS, Server, run_cli, write_edits
 from wikidata_cache import packaged_extract
 from wikidata_cache.errors import BadOptionError, CacheMissError
@@ -82,14 +83,7 @@ def test_labels_that_contradict_their_ids_are_warned_about(
 
 
 def test_merged_id_has_the_label_of_its_replacement(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    graph = tmp_path / "g.nt"
-    wikidata, same = "http://www.wikidata.org", "http://www.w3.org/2002/07/owl#sameAs"
-    label = "http://www.w3.org/2000/01/rdf-schema#label"
-    graph.write_text(
-        f"<{wikidata}/entity/Q1> <{same}> <{wikidata}/entity/Q2> .\n"
-        f'<{wikidata}/entity/Q2> <{label}> "Two"@en .\n<{wikidata}/entity/P1> <{label}> "knows"@en .\n'
-        f"<{wikidata}/entity/Q2> <{wikidata}/prop/direct/P1> <{wikidata}/entity/Q2> .\n"
-    )
+    graph = write_graph(tmp_path, "Q1 | merged into | Q2\nQ2 | label | Two\nP1 | label | knows\nQ2 | P1 | Q2")
     row = {"subject": "s", "target_new": "Two", "target_new_id": "Q1", "relation": "Likes", "relation_id": "P1"}
     rows = write_edits(tmp_path / "e.jsonl", row, row | {"target_new": "One", "relation": "Knows"})
     assert "labels that differ" in run_cli("fetch", rows, "--endpoint", str(graph))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.wikidata_cache.link_graph import write_graph
 from tests.wikidata_cache.wikidata_helpers import run_cli
 from wikidata_cache import packaged_extract
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
@@ -75,26 +76,25 @@ def test_show_refuses_bad_arguments(edits: Path, arguments: list[str], message: 
         show(*(argument.format(edits=edits) for argument in arguments))
 
 
-WD, WDT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
-LABEL, DESCRIPTION = "http://www.w3.org/2000/01/rdf-schema#label", "http://schema.org/description"
+ADAMS = """\
+Q42 | P31 | Q5
+Q42 | P50 | Q42
+Q42 | P31 | Q8
+Q42 | P910 | Q7
+Q42 | label | Douglas Adams
+Q5 | label | human
+P31 | label | instance of
+P50 | label | author
+Q7 | label | Category:Adams
+P31 | description | type of the subject
+Q99 | merged into | Q42
+"""
 
 
 @pytest.fixture
 def adams(tmp_path: Path) -> str:
     """Two statements of Q42 to show, one without a label and one housekeeping; Q99 was merged into Q42."""
-    names = {"Q42": "Douglas Adams", "Q5": "human", "P31": "instance of", "P50": "author", "Q7": "Category:Adams"}
-    lines = [
-        *(
-            f"<{WD}Q42> <{WDT}{p}> <{WD}{o}> ."
-            for p, o in (("P31", "Q5"), ("P50", "Q42"), ("P31", "Q8"), ("P910", "Q7"))
-        ),
-        *(f'<{WD}{entity}> <{LABEL}> "{name}"@en .' for entity, name in names.items()),
-        f'<{WD}P31> <{DESCRIPTION}> "type of the subject"@en .',
-        f"<{WD}Q99> <http://www.w3.org/2002/07/owl#sameAs> <{WD}Q42> .",
-    ]
-    path = tmp_path / "adams.nt"
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
+    return str(write_graph(tmp_path, ADAMS))
 
 
 def test_show_follows_a_merged_id(adams: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.wikidata_cache.link_graph import write_graph
 from tests.wikidata_cache.sources.test_sparql_engines import RdflibSource
 from tests.wikidata_cache.virtuoso_server import virtuoso
 from tests.wikidata_cache.wikidata_helpers import Server, facts
@@ -46,14 +47,6 @@ def places(tmp_path: Path) -> Path:
     return path
 
 
-def as_ntriples(folder: Path) -> Path:
-    wd, direct = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
-    rows = [line.split("\t") for line in PLACES.splitlines()]
-    path = folder / "places.nt"
-    path.write_text("".join(f"<{wd}{s}> <{direct}{p}> <{wd}{o}> .\n" for s, p, o in rows))
-    return path
-
-
 def test_ends_have_counted_types(places: Path) -> None:
     found = facts(OxigraphSource.from_files([places]))
     assert found.ends(ENDS) == ENDS
@@ -66,14 +59,14 @@ def test_ends_have_counted_types(places: Path) -> None:
 
 
 def test_ends_are_the_same_from_another_engine(tmp_path: Path) -> None:
-    found = facts(RdflibSource([as_ntriples(tmp_path)]))
+    found = facts(RdflibSource([write_graph(tmp_path, PLACES.replace("\t", " | "))]))
     assert (found.ends(ENDS), found.at_ends(PRESENT)) == (ENDS, PRESENT)
 
 
 @pytest.mark.slow
 def test_ends_are_the_same_from_virtuoso(tmp_path: Path) -> None:
     (tmp_path / "virtuoso").mkdir()
-    with virtuoso([as_ntriples(tmp_path)], tmp_path / "virtuoso", rows=10_000) as url:
+    with virtuoso([write_graph(tmp_path, PLACES.replace("\t", " | "))], tmp_path / "virtuoso", rows=10_000) as url:
         found = facts(EndpointSource(url))
         assert (found.ends(ENDS), found.at_ends(PRESENT)) == (ENDS, PRESENT)
 

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import networkx as nx
 import pytest
 
+from tests.wikidata_cache.link_graph import write_graph
 from tests.wikidata_cache.wikidata_helpers import EDITS, LEBRON, SPIKE, Edit, as_json, triples
 from wikidata_cache import WikidataCache
 from wikidata_cache.errors import BadOptionError, MissingExtraError
@@ -148,16 +149,8 @@ def test_written_files_are_reproducible(cache: WikidataCache, tmp_path: Path) ->
 
 
 def test_describe_adds_descriptions_only(tmp_path: Path) -> None:
-    lines = [
-        'entity/Q1> <{rdfs}label> "One"@en',
-        'entity/Q1> <http://schema.org/description> "first of all"@en',
-        "entity/Q1> <{wikidata}prop/direct/P1> <{wikidata}entity/Q2>",
-        'entity/Q2> <{rdfs}label> "Two"@en',
-        'entity/P1> <{rdfs}label> "is before"@en',
-    ]
-    names = {"wikidata": "http://www.wikidata.org/", "rdfs": "http://www.w3.org/2000/01/rdf-schema#"}
-    (tmp_path / "g.nt").write_text("".join(f"<{{wikidata}}{line} .\n".format(**names) for line in lines))
-    cache = WikidataCache(tmp_path / "g.nt")
+    rows = "Q1 | label | One\nQ1 | description | first of all\nQ1 | P1 | Q2\nQ2 | label | Two\nP1 | label | is before"
+    cache = WikidataCache(write_graph(tmp_path, rows))
     graph = cache.neighbourhood("Q1")
     before = graph.graph["content_hash"]
     cache.describe(graph)
