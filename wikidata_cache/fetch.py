@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import networkx as nx
+
 from wikidata_cache.answers.cached_source import CachedSource, RequestCounts
 from wikidata_cache.atomic import gzipped, write_atomically
 from wikidata_cache.cache import WikidataCache
@@ -132,16 +134,7 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
     """
     lines = []
     for edit, graph in zip(fetched.edits, fetched.graphs, strict=True):
-        node_link = {
-            "directed": True,
-            "multigraph": True,
-            "graph": {**graph.graph, "edit": vars(edit)},
-            "nodes": [{"id": node, **values} for node, values in graph.nodes(data=True)],
-            "edges": [
-                {"source": start, "target": end, "key": key, **values}
-                for start, end, key, values in graph.edges(keys=True, data=True)
-            ],
-        }
+        node_link = nx.node_link_data(graph, edges="edges") | {"graph": {**graph.graph, "edit": vars(edit)}}
         lines.append(json.dumps(node_link, sort_keys=True) + "\n")
     content = "".join(lines).encode()
     write_atomically(path, gzipped(content) if path.name.endswith(".gz") else content)
