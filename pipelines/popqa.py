@@ -27,6 +27,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.comparison import ComparedRun
 from kg_edit.evaluation.plots import COLOURS, figure, save_figure
+from kg_edit.evaluation.records import BASE, EDITED
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.statistics import paired_difference
 from kg_edit.methods.in_context.popularity import (
@@ -114,8 +115,8 @@ def run(
     evaluate(PopularityRetrieval(model, config), model, records, out=out)
     found = ComparedRun.read(out, "popqa")
     ids = tuple(found.ids())
-    sides = (np.array([side(one)[METRIC] for one in ids], dtype=float) for side in (found.base, found.edited))
-    return Answers(ids, *sides)
+    sides = (found.scores(ids, section).values() for section in (BASE, EDITED))
+    return Answers(ids, *(np.array([scores[METRIC] for scores in side], dtype=float) for side in sides))
 
 
 def shares(values: np.ndarray, columns: Mapping[str, np.ndarray]) -> Iterator[Number]:

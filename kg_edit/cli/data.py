@@ -30,7 +30,7 @@ from kg_edit.cli.options import (
     refuse_unused,
 )
 from kg_edit.errors import ConfigError
-from kg_edit.text.display import plain
+from kg_edit.text.display import plain, terminal_table
 from wikidata_cache.terminal import harmless, number_of
 
 if TYPE_CHECKING:
@@ -91,20 +91,15 @@ def check(
 
 def _show(findings: tuple[Finding, ...], shown: int) -> None:
     """Print the first faults of each kind, and how many more there are."""
-    from rich.table import Table
-
-    table = Table()
-    for header in ("fault", "record", "what"):
-        table.add_column(header, overflow="fold")
-    seen: Counter[str] = Counter()
+    rows, seen = list[tuple[str, str, str]](), Counter[str]()
     totals = Counter(finding.kind for finding in findings)
     for finding in findings:
         seen[finding.kind] += 1
         if seen[finding.kind] <= shown:
-            table.add_row(finding.kind, plain(finding.id), plain(finding.message))
+            rows.append((finding.kind, plain(finding.id), plain(finding.message)))
         elif seen[finding.kind] == totals[finding.kind]:
-            table.add_row(finding.kind, "", f"and {totals[finding.kind] - shown} more (--all lists them)")
-    stdout().print(table)
+            rows.append((finding.kind, "", f"and {totals[finding.kind] - shown} more (--all lists them)"))
+    stdout().print(terminal_table(("fault", "record", "what"), rows))
 
 
 @app.command()

@@ -22,6 +22,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.metrics.catalogue import CATALOGUE
 from kg_edit.evaluation.plots import COLOURS, figure, is_share, legend_below, save_figure
+from kg_edit.evaluation.reports import interval
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.settings import DataSource
 from kg_edit.evaluation.statistics import Estimate
@@ -124,10 +125,7 @@ def caption(outcomes: Sequence[Outcome]) -> str:
 
 
 def _cell(found: Estimate | None) -> str:
-    if found is None or found.mean is None:
-        return "\N{EN DASH}"
-    ends = "" if found.ci95_low is None else f" [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
-    return f"{found.mean:.3f}{ends}"
+    return interval(found) or "\N{EN DASH}"
 
 
 Grid = Mapping[str, Sequence[Any]]  # axis -> its values

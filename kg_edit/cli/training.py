@@ -17,6 +17,7 @@ from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import load, parse_settings
 from kg_edit.cli.options import DatasetName, Device, Dtype, ModelName, Out, Overwrite
 from kg_edit.models.loading import check_model_name
+from kg_edit.text.display import terminal_table
 
 if TYPE_CHECKING:
     from kg_edit.datasets.record import BenchmarkRecord
@@ -151,15 +152,13 @@ def training_records(
 
 def _show(method: str, manifest: Any, out: Path) -> None:
     """Print the losses of each validation, and how the method uses the network."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for header in ("steps", *(column for column, _, _ in _LOSSES[method])):
-        table.add_column(header, justify="right", overflow="fold")
+    rows = []
     for found in manifest.validations:
         values = [(getattr(found, field), decimals) for _, field, decimals in _LOSSES[method]]
         cells = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in values]
-        table.add_row(f"{found.step}{' *' if found.step == manifest.steps else ''}", *cells)
+        rows.append([f"{found.step}{' *' if found.step == manifest.steps else ''}", *cells])
+    header = ["steps", *(column for column, _, _ in _LOSSES[method])]
+    table = terminal_table(header, rows, numbers_from=0, lines=False)
     together = {"malmen": "edited in batches", "rledit": "edited in sequences of batches"}
     how = together.get(method, "each edited alone")
     stdout().print(table, f"measured on held-out edits, {how}; * marks the saved step")

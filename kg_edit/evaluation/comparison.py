@@ -33,6 +33,7 @@ from kg_edit.evaluation.statistics import (
     SCORED,
     Difference,
     Estimate,
+    RecordScores,
     Table,
     estimates,
     holm,
@@ -70,9 +71,8 @@ _DIFFERENCE = {  # column of a table -> field of a `Difference`
     "test": "test",
 }
 
-RecordScores = Mapping[str, float | None]
 UNEDITED = "unedited"
-Scores = Mapping[str, Mapping[str, float | None]]  # id -> metric -> score
+Scores = Mapping[str, RecordScores]  # by the record's id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +104,9 @@ class ComparedRun:
         }
         return cls(folder=folder, name=name, settings=settings, records=records, unfinished=missing)
 
-    def base(self, name: str) -> RecordScores:
-        """Return a record's scores on the unedited model."""
-        return self.records[name].scores.get(BASE, {})
-
-    def edited(self, name: str) -> RecordScores:
-        """Return a record's scores on the edited model."""
-        return self.records[name].scores.get(EDITED, {})
+    def scores(self, ids: Sequence[str], section: str) -> Scores:
+        """Return the scores of records on the unedited or the edited model: in the section of its phase."""
+        return {name: self.records[name].scores.get(section, {}) for name in ids}
 
     def ids(self) -> list[str]:
         """Return the ids of the finished records, in the data set's order."""
@@ -147,8 +143,8 @@ def _or_shared(way: str, *, shared: bool) -> str:
     return f"{way}; {_SHARED}" if shared else way
 
 
-def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> tuple[list[str], tuple[str, ...]]:
-    """Return the ids of the records to compare, in the first run's order, and notes about the runs for the reader.
+def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> list[str]:
+    """Return the ids of the records to compare, in the first run's order.
 
     Raises:
         OutputError: the runs' records differ, and ``common`` is not set; or the runs share no record.
@@ -171,7 +167,7 @@ def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> tuple[list[s
     ids = [name for name in first.ids() if all(_same_record(first, run, name) for run in others)]
     if not ids:
         raise OutputError("the runs share no record, so there is nothing to compare; evaluate the same data set")
-    return ids, _notes(runs, ids)
+    return ids
 
 
 def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
@@ -183,6 +179,7 @@ def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
 
 
 def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
+    """Notes about the runs for the reader of a comparison."""
     notes = []
     presets = {run.name: run.settings.get("preset", "default") for run in runs}  # 0.1.0 did not record it
     if set(presets.values()) != {"default"}:
@@ -347,14 +344,15 @@ def compare(
     names = short if len(set(short)) == len(short) and UNEDITED not in short else whole
     runs = [ComparedRun.read(place, name) for place, name in zip(places, names, strict=True)]
     check_comparable(runs, common=common)
-    ids, notes = shared_records(runs, common=common)
+    ids = shared_records(runs, common=common)
+    notes = _notes(runs, ids)
 
     # The first side is the one that the others are compared with.
-    sides: dict[str, Scores] = {run.name: {name: run.edited(name) for name in ids} for run in runs}
+    sides: dict[str, Scores] = {run.name: run.scores(ids, EDITED) for run in runs}
     reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
     by_folder = dict(zip(map(str, places), names, strict=True))
     if reference == UNEDITED:
-        sides = {UNEDITED: {name: runs[0].base(name) for name in ids}, **sides}
+        sides = {UNEDITED: runs[0].scores(ids, BASE), **sides}
     first = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
     if first not in sides:
         raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
@@ -373,7 +371,7 @@ def compare(
                     "unedited and the edited model are in each run's own table and summary.json (general, curve)"
                 )
             raise unknown_name("metric", name, known)
-    base = {} if UNEDITED in sides else {name: runs[0].base(name) for name in ids}
+    base = {} if UNEDITED in sides else runs[0].scores(ids, BASE)
     rows = _rows(sides, ids, wanted or known, seed, base=base)
     if not rows and not wanted:
         raise ConfigError(

@@ -46,9 +46,9 @@ class Document(NamedTuple):
 
     def answered(self, nll: Mapping[Pair, float]) -> float:
         """Return 1 if the right choice has the lowest -log p of all; a tie is wrong, as it shows no knowledge."""
-        first, *others = (nll[pair] for pair in [self.pairs[self.right], *self.pairs])
-        del others[self.right]
-        return float(first < min(others))
+        others = [nll[pair] for pair in self.pairs]
+        right = others.pop(self.right)
+        return float(right < min(others))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class QuickSet:
         names = [name for _, name, _, _ in Formatter().parse(self.prompt) if name and name != _LISTED]
         texts = {name: self._field(row, name, "a text") for name in names}
         for name, text in texts.items():
-            if not isinstance(text, str) or not text.strip():
+            if not _is_text(text):
                 raise EditError([Fault(name, f"found {describe(text)}; expected a text")])
         right = self._field(row, self.right, "the right answer")
         if self.words:

@@ -75,7 +75,7 @@ def _cells(summary: Summary) -> list[list[str]]:
         row = [name]
         for section, estimates in summary.sections.items():
             count = summary.provenance["counts"][section].get(name, 0)
-            text = _interval(estimates.get(name))
+            text = interval(estimates.get(name))
             row.append(f"{text} (n = {count})" if text and count < summary.n else text)
         rows.append(row)
     return [["metric", *(_TITLES[section] for section in summary.sections)], *rows]
@@ -87,13 +87,13 @@ def _general_cells(summary: Summary) -> list[list[str]]:
     for name, found in (summary.general or {}).items():
         numbers = [str(found.n)] * bool(found.n) + [f"{found.failed} broken"] * bool(found.failed)
         change = _difference(found.difference, str)
-        before, after = _interval(found.before), _interval(found.after)
+        before, after = interval(found.before), interval(found.after)
         rows.append([name.removeprefix(PREFIX), before, after, *change, ", ".join(numbers)])
     return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
 
 
-def _interval(found: Estimate | None) -> str:
-    """A mean with its interval; the mean alone if it has none."""
+def interval(found: Estimate | None) -> str:
+    """Return a mean with its interval: the mean alone if it has none, "" without a mean."""
     if found is None or found.mean is None:
         return ""
     if found.ci95_low is None:

@@ -20,7 +20,7 @@ PERPLEXITIES = {"span.nll": "span.perplexity", "specificity.nll": "specificity.p
 LARGEST_NLL = 700.0  # nats; exp of more overflows a float
 _RESAMPLES = 1000
 
-MetricRow = Mapping[str, float | None]
+RecordScores = Mapping[str, float | None]
 Table = NDArray[np.float64]
 RESAMPLES = 10_000
 _EXACT = 12  # up to this many records, all sign flips are tried
@@ -46,7 +46,7 @@ class Estimate(BaseModel):
     ci95_high: float | None
 
 
-def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
+def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
     """Return the mean of each metric over ``rows`` (one a record), and the metrics derived from these means.
 
     Derived are the editing score, if ``names`` contains its parts, and a perplexity: exp of the mean of a span loss.
@@ -80,7 +80,7 @@ def estimates(rows: Sequence[MetricRow], *, names: Sequence[str], seed: int) -> 
     return found
 
 
-def counts(rows: Sequence[MetricRow], *, names: Sequence[str]) -> dict[str, int]:
+def counts(rows: Sequence[RecordScores], *, names: Sequence[str]) -> dict[str, int]:
     """Return the number of ``rows`` with each metric; for the editing score, the number of its rarest part."""
     found = {name: sum(row.get(name) is not None for row in rows) for name in names}
     if set(SCORED) <= set(names):
@@ -88,7 +88,7 @@ def counts(rows: Sequence[MetricRow], *, names: Sequence[str]) -> dict[str, int]
     return found | {made: found[loss] for loss, made in PERPLEXITIES.items() if loss in names}
 
 
-def metric_names(rows: Iterable[MetricRow]) -> tuple[str, ...]:
+def metric_names(rows: Iterable[RecordScores]) -> tuple[str, ...]:
     """Return all metrics of ``rows``, in the order of their first occurrence."""
     return tuple(dict.fromkeys(name for row in rows for name in row))
 

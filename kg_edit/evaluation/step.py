@@ -107,16 +107,14 @@ def edit_each_alone(method: EditsEach, records: Sequence[BenchmarkRecord]) -> di
         results = in_halves(method.edit_each, [record.edits[0] for record in records])
     outcomes = {}
     for record, result in zip(records, results, strict=True):
-        if isinstance(result, Patch):
-            try:
-                result.check_finite()
-            except FAILURES as error:
-                result = error
-        if isinstance(result, Patch):
+        try:
+            if isinstance(result, Exception):
+                raise result
+            result.check_finite()
             seconds = cost.seconds / len(records)
             outcomes[record.id] = StepOutcome(patch=result, seconds=seconds, memory=cost.memory)
-        else:
-            outcomes[record.id] = StepOutcome(errors={record.id: failure(result)})
+        except FAILURES as error:
+            outcomes[record.id] = StepOutcome(errors={record.id: failure(error)})
     return outcomes
 
 
@@ -132,20 +130,12 @@ def failure(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def finite(patch: Patch) -> Patch:
-    """Return ``patch``.
-
-    Raises:
-        PatchError: it has a value that is not finite.
-    """
-    patch.check_finite()
-    return patch
-
-
 def _update(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> tuple[Patch, int]:
     """The patch, and the largest number of records that one call edited."""
     try:
-        return finite(method.update([edit for record in records for edit in record.edits], before=start)), len(records)
+        patch = method.update([edit for record in records for edit in record.edits], before=start)
+        patch.check_finite()
+        return patch, len(records)
     except (RuntimeError, MemoryError) as error:
         too_little = memory_failure(error)
     release()

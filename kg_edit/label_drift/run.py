@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.settings import environment, method_settings, note_environment, tokenizer_digest
-from kg_edit.evaluation.step import FAILURES, Method, added, failure, finite
+from kg_edit.evaluation.step import FAILURES, Method, added, failure
 from kg_edit.label_drift.classifier import ClassifierModel
 from kg_edit.label_drift.texts import LabelDrift, LabelledText
 from kg_edit.models.language_model import LanguageModel
@@ -270,7 +270,8 @@ def _processed(text: LabelledText, method: Method, state: _State) -> tuple[SeenT
         return SeenText(id=text.id, outcome="right"), None
     start = time.perf_counter()
     try:
-        update = finite(method.update([text.edit], before=state.patch))
+        update = method.update([text.edit], before=state.patch)
+        update.check_finite()
     except FAILURES as error:
         return SeenText(id=text.id, outcome="failed", error=failure(error)), None
     return SeenText(id=text.id, outcome="edited", seconds=time.perf_counter() - start), update
