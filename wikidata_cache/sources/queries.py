@@ -29,7 +29,6 @@ _DIGITS = 16  # hex digits of the digest in the last row of an answer
 HUB = 500  # an item with more incoming statements is not expanded along them
 
 _PREFIX = f"PREFIX wd: <{ENTITY}> "
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 
 
 class RelationEnd(NamedTuple):
@@ -70,8 +69,3 @@ def echo_query(query: str) -> tuple[str, dict[str, str]]:
 def end_mark(query: str) -> str:
     """Return the value of `?end` in the last row of the answer to a query of `marked_select`."""
     return query.rpartition('BIND("')[2][:_DIGITS]
-
-
-def quoted(text: str) -> str:
-    """Return a text as a SPARQL string."""
-    return '"' + "".join(_ESCAPES.get(character, character) for character in text) + '"'

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+from pyoxigraph import Literal
+
 from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, is_entity, is_item, is_property, local_id
-from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_relation_end, quoted
+from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_relation_end
 from wikidata_cache.sources.source import Binding, Fact, Template
 from wikidata_cache.values import DATATYPES, XSD, date_value, literal_value, quantity_value
 
@@ -214,7 +216,7 @@ DESCRIPTIONS = Template(
 
 def named_query(labels: Sequence[str]) -> str:
     """Return the query for the entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
-    wanted = " ".join(f"{quoted(label)}@{language}" for label in sorted(labels) for language in LANGUAGES)
+    wanted = " ".join(str(Literal(label, language=language)) for label in sorted(labels) for language in LANGUAGES)
     return marked_select(
         "?e ?l", f'VALUES ?l {{ {wanted} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))'
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from pyoxigraph import RdfFormat, parse, serialize
+from pyoxigraph import Literal, RdfFormat, parse, serialize
 
 from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL
 from wikidata_cache.values import DATATYPES, XSD
@@ -59,10 +59,6 @@ KIND_IRIS = {
 }
 _KINDS = {iri.encode(): kind for kind, iri in KIND_IRIS.items()}
 _STATEMENT = f"<{ENTITY}%s> <{DIRECT}%s> <{ENTITY}%s> .".encode()
-_ESCAPES = str.maketrans(
-    {chr(code): f"\\u{code:04X}" for code in (*range(32), 127)}
-    | {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
-)
 _IDS = re.compile(
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> <http://www\.wikidata\.org/prop/direct/P([0-9]{1,18})> "
     rb"<http://www\.wikidata\.org/entity/Q([0-9]{1,18})> \."
@@ -218,8 +214,8 @@ def value_lines(entity: str, relation: str, value: str) -> list[bytes]:
 
 def text_line(entity: str, kind: str, text: str, language: str) -> bytes:
     """Return the line of a text of the `kind` "label", "alias" or "description"; lone surrogates become "?"."""
-    line = f'<{ENTITY}{entity}> <{KIND_IRIS[kind]}> "{text.translate(_ESCAPES)}"@{language} .'
-    return line.encode("utf-8", errors="replace")
+    written = Literal(text.encode("utf-8", errors="replace").decode(), language=language)
+    return f"<{ENTITY}{entity}> <{KIND_IRIS[kind]}> {written} .".encode()
 
 
 def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
