@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypedDict
@@ -24,20 +24,6 @@ from wikidata_cache.sources.user_queries import forbid_service
 
 _GRACE = 5  # seconds after the limit; normally the server has killed the process before they are over
 LARGEST = 1_000_000_000  # bytes of an answer
-
-_ROWS: Mapping[str, QueryResultsFormat] = {
-    "application/sparql-results+json": QueryResultsFormat.JSON,
-    "application/json": QueryResultsFormat.JSON,
-    "application/sparql-results+xml": QueryResultsFormat.XML,
-    "application/xml": QueryResultsFormat.XML,
-    "text/csv": QueryResultsFormat.CSV,
-    "text/tab-separated-values": QueryResultsFormat.TSV,
-}
-_TRIPLES: Mapping[str, RdfFormat] = {
-    "application/n-triples": RdfFormat.N_TRIPLES,
-    "text/turtle": RdfFormat.TURTLE,
-    "application/rdf+xml": RdfFormat.RDF_XML,
-}
 
 
 class Task(TypedDict):
@@ -82,11 +68,12 @@ def answer(store: Store, task: Task) -> Outcome:
         forbid_service(task["query"], "this server does not allow that")
         with Path(task["out"]).open("wb") as file:
             found = store.query(task["query"])
-            known: Mapping[str, QueryResultsFormat] | Mapping[str, RdfFormat]
-            known = _TRIPLES if isinstance(found, QueryTriples) else _ROWS
+            is_graph = isinstance(found, QueryTriples)
+            known = RdfFormat.from_media_type if is_graph else QueryResultsFormat.from_media_type
             # The first accepted format that is possible, else the default.
-            chosen = next((name for name in task["accept"] if name in known), next(iter(known)))
-            found.serialize(_Limited(file), known[chosen])  # type: ignore[arg-type]
+            usual = "application/n-triples" if is_graph else "application/sparql-results+json"
+            chosen = next(filter(known, task["accept"]), usual)
+            found.serialize(_Limited(file), known(chosen))  # type: ignore[arg-type]
             return {"status": 200, "text": chosen}
     except (WikidataCacheError, SyntaxError, ValueError) as error:
         return {"status": 400, "text": f"The query cannot be answered: {error}"}
