@@ -4,9 +4,7 @@ import gzip
 import hashlib
 import json
 import socket
-import time
 from datetime import datetime
-from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -26,14 +24,6 @@ def trouble(server: Server, fault: Any, **options: Any) -> EndpointError:
     # Every error ends with something that works without this endpoint.
     assert server.url in str(caught.value) and "FILE.nt.gz" in str(caught.value)
     return caught.value
-
-
-def test_endpoint_answers_like_the_file(server: Server) -> None:
-    source = EndpointSource(server.url)
-    assert ("P17", "Q30") in facts(source).out(["Q1345", "Q65"])["Q65"]
-    assert facts(source).labels(["Q65", "P19"]) == {"P19": "place of birth", "Q65": "Los Angeles"}
-    assert "Q65" in facts(source).named(["Los Angeles"])["Los Angeles"]
-    assert facts(source).mentioned(["Q30", "Q1632204"]) == {"Q30"}
 
 
 def test_request_headers(server: Server) -> None:
@@ -155,19 +145,6 @@ def test_failures_are_classified(server: Server, name: str, kind: str, hint: str
 )
 def test_foreign_answers_are_not_retried(server: Server, body: bytes, kind: str) -> None:
     assert trouble(server, status(200, body, kind=kind)).trouble == "bad answer"
-    assert len(server.requests) == 1
-
-
-def test_moved_endpoint_names_new_url(server: Server) -> None:
-    server.fault = status(308, b"", {"Location": "https://example.org/new"})
-    with pytest.raises(EndpointError, match=r"moved to https://example\.org/new"):
-        facts(EndpointSource(server.url)).named(["x" * 5_000])  # by POST, which is not sent on by itself
-
-
-def test_long_throttling_fails_at_once(server: Server) -> None:
-    error = trouble(server, status(429, b"", {"Retry-After": formatdate(time.time() + 3_600, usegmt=True)}))
-    assert error.trouble == "throttled"
-    assert error.retry_after == pytest.approx(3_600, abs=5)
     assert len(server.requests) == 1
 
 
