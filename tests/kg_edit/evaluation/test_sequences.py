@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -358,30 +359,25 @@ def without_times(out: Path) -> list[dict[str, object]]:
     return [{name: value for name, value in line.items() if name not in ("seconds", "memory")} for line in phases(out)]
 
 
-@pytest.mark.parametrize("field", keep_first(["schedule", "evaluate_every", "general_sha256", "shard"], keep=1))
+@pytest.mark.parametrize(
+    "changed",
+    keep_first(
+        [
+            {"schedule": "batch:2", "evaluate_every": None},
+            {"evaluate_every": 2},
+            {"general": None},
+            {"shard": "0/2"},
+        ],
+        keep=1,
+    ),
+)
 def test_other_schedule_is_another_run(
-    field: str, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
+    changed: dict[str, Any], method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    evaluate(
-        method,
-        model,
-        edits[:2],
-        out=tmp_path,
-        config=EvalConfig(schedule="sequential:2", evaluate_every=1, general=TEXT),
-    )
-    with pytest.raises(OutputError, match=rf"{field.removesuffix('_sha256')}.*--out"):
-        evaluate(
-            method,
-            model,
-            edits[:2],
-            out=tmp_path,
-            config=EvalConfig(
-                schedule="batch:2" if field == "schedule" else "sequential:2",
-                evaluate_every=None if field == "schedule" else 2 if field == "evaluate_every" else 1,
-                general=None if field == "general_sha256" else TEXT,
-                shard="0/2" if field == "shard" else None,
-            ),
-        )
+    config: dict[str, Any] = {"schedule": "sequential:2", "evaluate_every": 1, "general": TEXT}
+    evaluate(method, model, edits[:2], out=tmp_path, config=EvalConfig(**config))
+    with pytest.raises(OutputError, match=rf"{next(iter(changed))}.*--out"):
+        evaluate(method, model, edits[:2], out=tmp_path, config=EvalConfig(**{**config, **changed}))
 
 
 def test_edits_of_a_record_are_computed_and_fail_as_one(
