@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from kg_edit.datasets.record import BenchmarkRecord, Form, Probe, Query, Remark
 from kg_edit.edits.edit import Edit, Record, checked
-from kg_edit.errors import EditError, Fault
+from kg_edit.errors import EditError, Fault, describe
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 ABSENT = "does not occur in"  # in the message of a missing subject; the lint recognises the fault by these words
@@ -27,12 +27,14 @@ def without_null(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def fields_of(model: type[AnyRecord], row: Mapping[str, Any]) -> AnyRecord:
+def fields_of(model: type[AnyRecord], row: object) -> AnyRecord:
     """Check a row against the record class of its published form, and return the record.
 
     Raises:
-        EditError: a field is missing, unknown or of another type; the message names it.
+        EditError: the row is no object, or a field is missing, unknown or of another type; the message names it.
     """
+    if not isinstance(row, Mapping):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
     return checked(model, without_null(row))
 
 

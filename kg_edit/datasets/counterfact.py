@@ -15,12 +15,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kg_edit.datasets.building import built, built_edit, fields_of, old_target, probe, template
-from kg_edit.datasets.reading import Dataset, RawRecord, document, every_row
+from kg_edit.datasets.reading import Dataset, RawRecord, parsed_rows
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.errors import EditError, EditFileError, Fault, describe
+from kg_edit.errors import EditError, Fault
 
 _NO_QUESTION = (
     "has no portability question; expected one in each record of CounterFactPlus. Read a file without questions as "
@@ -121,13 +121,7 @@ def read_references(path: Path) -> References:
         EditFileError: the file can't be read, or a row is wrong; the message names it.
     """
     found: dict[tuple[str, str], tuple[str, ...]] = {}
-    for number, row in enumerate(every_row(document(path)), 1):
-        try:
-            if not isinstance(row, dict):
-                raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-            snippets = fields_of(Snippets, row)
-        except EditError as error:
-            raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
+    for snippets in parsed_rows(path, lambda row, _: fields_of(Snippets, row)):
         key = snippets.relation_id, snippets.target_id
         found[key] = (*found.get(key, ()), *(sample.text for sample in snippets.samples))
     return found

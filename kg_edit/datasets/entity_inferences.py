@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kg_edit.datasets.building import Template, built, built_edit, fields_of, template
-from kg_edit.datasets.reading import Dataset, RawRecord, document, every_row
+from kg_edit.datasets.reading import Dataset, RawRecord, parsed_rows
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text, Texts
-from kg_edit.errors import EditError, EditFileError, Fault, describe
+from kg_edit.errors import EditError, EditFileError, Fault
 from kg_edit.text.scripts import GLUE
 
 _MASK, _END = "<extra_id_0>", "<extra_id_1>"
@@ -116,15 +116,7 @@ def read_sentences(path: Path) -> tuple[OtherSentence, ...]:
     Raises:
         EditFileError: the file can't be read, a row is wrong, or there is no masked sentence; the message names it.
     """
-    found: list[OtherSentence] = []
-    for number, row in enumerate(every_row(document(path)), 1):
-        try:
-            if not isinstance(row, dict):
-                raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-            record = parse(row, str(number))
-        except EditError as error:
-            raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
-        found += sentences_of(record)
+    found = [sentence for record in parsed_rows(path, parse) for sentence in sentences_of(record)]
     if not found:
         raise EditFileError(f"{path}: no record has a masked sentence; expected rows of ECBD or Entity Inferences")
     return tuple(found)

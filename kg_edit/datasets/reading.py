@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,12 +22,26 @@ from wikidata_cache.row_files import RowFault, raw_rows
 
 RawRecord = Mapping[str, Any]
 _TABLES = (".csv", ".tsv")
+Parsed = TypeVar("Parsed")
 Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
 
 def every_row(document: object) -> Iterable[object]:
     """Return the rows of a list; any other document is one row."""
     return document if isinstance(document, list) else [document]
+
+
+def parsed_rows(path: Path, parse: Callable[[Any, str], Parsed]) -> Iterator[Parsed]:
+    """Yield what ``parse`` makes of each row of a JSON file, which may be any JSON, and of the row's number as text.
+
+    Raises:
+        EditFileError: the file can't be read, or a row is wrong; the message names it.
+    """
+    for number, row in enumerate(every_row(document(path)), 1):
+        try:
+            yield parse(row, str(number))
+        except EditError as error:
+            raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
 
 
 def document(path: Path, *, tables: bool | None = None) -> object:

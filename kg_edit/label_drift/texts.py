@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict
 
 from kg_edit.datasets.building import built_edit, without_null
-from kg_edit.datasets.reading import document, every_row
+from kg_edit.datasets.reading import parsed_rows
 from kg_edit.edits.edit import Answer, Edit, Name, Record, checked
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault
 
@@ -69,7 +68,7 @@ def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
     Raises:
         EditFileError: the file can't be read, has no texts or one id twice, or a row is wrong; the message names it.
     """
-    found = tuple(_texts(Path(path)))
+    found = tuple(parsed_rows(Path(path), _text))
     if not found:
         raise EditFileError(f"{path}: has no texts; expected rows with text and label")
     (double, times), *_ = Counter(text.id for text in found).most_common(1)
@@ -78,15 +77,7 @@ def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
     return found
 
 
-def _texts(path: Path) -> Iterator[LabelledText]:
-    for number, row in enumerate(every_row(document(path)), 1):
-        try:
-            yield _text(row, number)
-        except EditError as error:
-            raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
-
-
-def _text(row: Any, number: int) -> LabelledText:
+def _text(row: Any, number: str) -> LabelledText:
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
     found = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
