@@ -30,8 +30,8 @@ def plan(
     """Estimate the memory of edits on this machine, without loading the model.
 
     Sizes come from the model's config; `--device cuda` also plans for a GPU that is not here. With the name of a preset
-    as `--model`, nothing is downloaded: gpt-j, gpt2-xl, llama-2-7b, llama-3-8b, llama-3.1-8b, llama-3.2-1b,
-    llama-3.2-3b, mistral-7b, phi-4, qwen2.5-7b, smollm2-135m.
+    as `--model`, nothing is downloaded: gemma-3-27b, gemma-3-4b, gpt-j, gpt2-xl, llama-2-7b, llama-3-8b, llama-3.1-8b,
+    llama-3.2-1b, llama-3.2-3b, mistral-7b, olmo-2-7b, phi-4, qwen2.5-7b, qwen3-4b, qwen3-8b, smollm2-135m.
 
     Examples:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from kg_edit.methods.glame.method import GraphValues
 from kg_edit.methods.memit.method import MemitConfig
 from kg_edit.methods.mend.gradients import mlp_weights
 from kg_edit.methods.mend.method import MendConfig
+from kg_edit.methods.presets import preset_models
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.workload import Family
 from kg_edit.models.language_model import LanguageModel
@@ -298,6 +300,8 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
     assert "layers: 13, 14, 15, 16, 17" in half.out
     assert ": fits" in half.out
     assert kg_edit("plan", "--model", "no-such-model").code == 2
+    named = re.findall(r"[\w.-]+\w", kg_edit("plan", "--help").out)
+    assert {*preset_models()} <= {*named}
 
 
 @pytest.mark.parametrize(
