@@ -277,11 +277,6 @@ def test_log_that_cannot_be_written_is_refused_before_the_work(edit: Run, place:
     refused(edit, *ROME, "--log", "file:none/a.jsonl", message="can't write none/a.jsonl", out=place / "out")
 
 
-def test_corpus_without_effect_is_refused(kg_edit: Run, place: Path) -> None:
-    asked = ("edit", "edits.jsonl", "--method", "ft", "--corpus", "self", "--out", "out")
-    refused(kg_edit, *asked, message="--corpus has no effect: ft reads no covariance", out=place / "out")
-
-
 def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure is that of `kg-edit plan`, and nothing is loaded or written before the answer."""
     two = rows(*({**GOOD, "target_new": f"Rome{number}", "subject": f"France{number}"} for number in range(2)))

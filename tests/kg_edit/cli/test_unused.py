@@ -38,6 +38,7 @@ UNUSED: dict[str, str] = {
     "sweep f.toml --example": "FILE has no effect with --example",
     "edit edits.jsonl --method memit --graph graph.tsv --out o": "--graph has no effect: memit reads no graph, and "
     "no row has an id in the place of a name; leave it out, or give another --method, such as glame",
+    "edit edits.jsonl --method ft --corpus self --out o": "--corpus has no effect: ft reads no covariance",
     "patch edit l edits.jsonl --method rome --graph graph.tsv": "--graph has no effect: rome reads no graph",
     "evaluate --data edits.jsonl --dataset edits --method memit --graph graph.tsv --out o": "--graph has no effect",
     "evaluate --data edits.jsonl --dataset edits --skip 1 --probes negation,elsewhere --out o": "--probes "

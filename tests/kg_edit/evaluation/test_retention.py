@@ -15,7 +15,7 @@ from kg_edit.errors import EditFileError, ModelError
 from kg_edit.evaluation import retention as rates_of
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.finish import merge
-from kg_edit.evaluation.retention import Reply, RetentionTest, asked_of, edit_replies, read_retention_test
+from kg_edit.evaluation.retention import RetentionTest, asked_of, edit_replies, read_retention_test
 from kg_edit.evaluation.run import evaluate
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import pair_of
@@ -149,4 +149,3 @@ def test_prompt_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> 
             config=EvalConfig(schedule="sequential:2", retention=long),
         )
     assert not (tmp_path / "run").exists()
-    assert Reply(True, 1.0).right

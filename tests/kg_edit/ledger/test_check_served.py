@@ -221,10 +221,6 @@ def test_check_command_exit_code_for_a_server(kg_edit: Run, place: Path, tiny_fo
     assert "1 contradiction" in kg_edit("patch", "check", "ledger", "--server", standin.url).out
     down = kg_edit("patch", "check", "ledger", "--server", "http://127.0.0.1:9")
     assert down.code == 2 and "can't be reached" in down.err
-    mixed = kg_edit("patch", "check", "ledger", "--server", standin.url, "--model", "m")
-    assert mixed.code == 2 and "--model has no effect with --server" in mixed.err
-    alone = kg_edit("patch", "check", "ledger", "--served", "m")
-    assert alone.code == 2 and "give --server URL" in alone.err
 
 
 def test_check_command_of_our_own_server(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
