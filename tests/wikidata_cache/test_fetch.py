@@ -207,7 +207,7 @@ def test_show_offline_with_and_without_descriptions(edits: Path, server: Server,
     cache, page = str(tmp_path / "c.sqlite"), tmp_path / "page.html"
     fetched(edits, "--endpoint", server.url, "--cache", cache)
     show = ["show", f"{edits}:2", "--offline", "--cache", cache, "--html", str(page)]
-    assert run_cli(*show) and page.exists()
+    assert run_cli(*show) == run_cli("show", f"{edits}:2", "--cache", cache) and page.exists()
     fetched(edits, "--endpoint", server.url, "--cache", cache, "--descriptions")
     requested = len(server.requests)
     run_cli(*show)

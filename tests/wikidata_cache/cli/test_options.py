@@ -72,15 +72,6 @@ def test_offline_reads_the_cache_alone(small: str, tmp_path: Path, monkeypatch: 
         run_cli("fetch", "--kind", "label", "Q1345")
 
 
-def test_show_reads_fetched_subgraphs(edits: Path, server: Server, tmp_path: Path) -> None:
-    cache, page = str(tmp_path / "c.sqlite"), tmp_path / "g.html"
-    run_cli("fetch", str(edits), "--endpoint", server.url, "--cache", cache)
-    before = len(server.requests)
-    shown = run_cli("show", f"{edits}:2", "--cache", cache, "--html", str(page))
-    assert shown == run_cli("show", f"{edits}:2", "--cache", cache, "--offline")
-    assert page.exists() and len(server.requests) == before
-
-
 def test_link_without_a_cache_reads_the_extract(tmp_path: Path) -> None:
     edits, out, cache = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl", tmp_path / "new" / "paper.sqlite"
     edits.write_text(json.dumps({"subject": "LeBron James", "target_new": "Miami Heat"}) + "\n")

@@ -29,7 +29,9 @@ def test_queries_are_portable() -> None:
         assert not any(word in text for word in ("SERVICE", "hint:", "RAND", "OFFSET", "bd:"))
 
 
-@pytest.mark.parametrize("bad", ["Q1> . }", "Q1 wd:Q2", "Q1}", "P1/P2", "q1", "Q01", "Q1\n", "\uff311", "Q\u0661", ""])
+@pytest.mark.parametrize(
+    "bad", ["Q1> . }", "Q1 wd:Q2", "P1/P2", "q1", "Q01", "Q1\n", "\uff311", "Q\u0661", "P\u0661", ""]
+)
 def test_ids_cannot_inject_sparql(cache: WikidataCache, bad: str) -> None:
     for ask in (cache.labels, cache.facts.out, cache.facts.incoming, cache.facts.degrees, cache.facts.claims):
         with pytest.raises(BadOptionError, match=r"not a Wikidata id.*find"):
