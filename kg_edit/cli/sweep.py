@@ -77,6 +77,8 @@ def sweep(
         for cell in cells_of(settings):
             say(cell.folder)
         return
+    if graph and not any(cell.method.needs_graph for cell in cells_of(settings)):
+        raise ConfigError("--graph has no effect: no method of the grid reads a graph; leave it out")
     _show(_run(settings, out, contact, overwrite=overwrite), settings, out)
 
 

@@ -287,6 +287,12 @@ def test_file_of_another_benchmark_is_named_as_the_sweep_file_names_it(
     refused(kg_edit, *command, message=words, out=place / "out")
 
 
+def test_graph_that_no_method_reads_is_refused(kg_edit: Run, place: Path) -> None:
+    (place / "sweep.toml").write_text("method = 'rag'\n[grid]\npreset = ['default']\n")
+    command = ("sweep", "sweep.toml", "--data", "edits.jsonl", "--graph", "graph.tsv")
+    refused(kg_edit, *command, message="--graph has no effect: no method of the grid", out=place / "out")
+
+
 def test_faults_beyond_the_limit_are_not_refused(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     rows = [row(1, CITIES[0]), {"case_id": 2}]
     (place / "data.json").write_text(json.dumps(rows))
