@@ -107,11 +107,16 @@ def _show(summary: LocateSummary, out: Path) -> None:
     single = sorted(file.name for file in out.glob("heatmap-*.svg"))
     single = [f"{single[0]} to {single[-1]}"] if len(single) > 2 else single
     layer = "suggested layer" if summary.kind == "mlp" else "peak layer (the suggestion comes from --kind mlp)"
-    for line in (
-        f"{counted}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted",
+    found = [
         f"{layer}: {peak.layer}, where restoring at the subject's last token changes p by {peak.effect:+.3f} "
         f"({interval})",
         "this is only a suggestion; kg-edit edit --layer auto tries layers on your edits",
+    ]
+    if summary.corrupted >= summary.clean:
+        found = ["no layer is suggested: noise on the subjects does not lower p; trace facts that the model knows"]
+    for line in (
+        f"{counted}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted",
+        *found,
         f"{out}: {', '.join(['heatmap.svg', *single, 'summary.json', 'records.jsonl', 'run.json'])}",
     ):
         say(line)

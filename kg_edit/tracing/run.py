@@ -62,13 +62,15 @@ def locate(
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: two facts have the same id, the answers are to be traced and no fact has one, or no fact could be
-            traced.
+        ConfigError: two facts have the same id, the window has more layers than the model, the answers are to be
+            traced and no fact has one, or no fact could be traced.
         OutputError: ``out`` has another run, can't be written, or another process works on it.
         UnsupportedModelError: the model has no such sites, as no attention in recurrent blocks.
     """
     settings = settings or TraceSettings()
     refuse_same_ids("facts", (fact.id for fact in facts))
+    if (settings.window or 0) > (layers := len(model.blocks)):
+        raise ConfigError(f"the window has {settings.window} layers, but {model.name} has {layers}; make it smaller")
     # Found before an earlier run is replaced (--overwrite)
     if settings.answer == "true" and all(fact.answer is None for fact in facts):
         raise ConfigError(

@@ -66,3 +66,10 @@ def test_read_known_reads_the_published_list(shared: Path) -> None:
     assert len(facts) == len({fact.id for fact in facts}) == 1209
     assert [fact.text for fact in facts] == [row["prompt"] for row in rows]
     assert (facts[0].prompt, facts[0].answer) == ("{} is located in the continent of", "Antarctica")
+
+
+def test_table_is_no_list_of_known_facts(tmp_path: Path) -> None:
+    """It was read as a table of edits, whose columns the message listed."""
+    (tmp_path / "known.csv").write_text("subject,prompt,attribute\nBerlin,Berlin is the capital of,Germany\n")
+    with pytest.raises(EditFileError, match=r"is a table; expected JSON .* rows of subject, prompt, attribute$"):
+        read_known(tmp_path / "known.csv")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.cli.locate import _show
 from kg_edit.errors import ConfigError, ModelError, OutputError, UnsupportedModelError
 from kg_edit.storage.run_folder import folder_lock
 from kg_edit.tracing import run as module
@@ -121,6 +122,23 @@ def test_locate_refuses_two_facts_with_one_id(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="facts 1 and 3 have the same id 'a'"):
         locate(tiny("llama"), [*FACTS[:2], FACTS[0]], SETTINGS, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_locate_refuses_a_window_of_more_layers_than_the_model(tmp_path: Path) -> None:
+    layers = len(tiny("llama").blocks)
+    settings = SETTINGS.model_copy(update={"window": layers + 1})
+    with pytest.raises(ConfigError, match=f"the window has {layers + 1} layers, but .* has {layers}; make it smaller"):
+        locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_layer_is_suggested_where_the_noise_does_not_lower_p(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path, progress=False)
+    for corrupted, shown in ((0.1, "suggested layer: "), (0.3, "no layer is suggested: ")):
+        _show(summary.model_copy(update={"clean": 0.2, "corrupted": corrupted}), tmp_path)
+        assert f"\n{shown}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
