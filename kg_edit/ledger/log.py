@@ -220,6 +220,11 @@ class Store:
         """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""
         if not self.exists and (stored := self._stored()):
             files = f"{quote(str(self.folder / PATCHES))}/*.safetensors"
+            if is_run(self.folder) and read_settings(self.folder).get("job") == "drift":
+                raise PatchError(
+                    f"{self.folder} is a run of `kg-edit drift`, whose patches change its classifier alone; give a "
+                    "ledger, or a patch of `kg-edit edit`"
+                )
             if is_run(self.folder):
                 raise PatchError(
                     f"{self.folder} is a run of `kg-edit evaluate`, which is no ledger; start one with its patches: "

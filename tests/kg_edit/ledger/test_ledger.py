@@ -464,6 +464,9 @@ def test_steps_of_a_sequence_come_after_the_earlier_ones(tmp_path: Path) -> None
         additions([files[2], files[1]])
     with pytest.raises(PatchError, match=r"run is a run of `kg-edit evaluate`, which is no ledger; .*run/patches/\*"):
         additions([tmp_path / "run"])
+    (tmp_path / "run" / "run.json").write_text('{"job": "drift"}')
+    with pytest.raises(PatchError, match=r"run is a run of `kg-edit drift`, whose patches change its classifier alone"):
+        additions([tmp_path / "run"])
 
 
 def test_add_of_another_ledger_keeps_the_order_of_its_steps(tmp_path: Path) -> None:
