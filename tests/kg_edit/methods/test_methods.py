@@ -137,6 +137,7 @@ EVERYWHERE = [
     pytest.param(family, name, marks=() if (family, name) in EVERY_DAY else pytest.mark.slow)
     for family in CONFIGS
     for name in RANK_ONE
+    if not (name == "glame-plus" and family in ("lfm2", "lfm3", "qwen3_5_text"))  # recurrent blocks, which it refuses
 ]
 
 

@@ -12,7 +12,7 @@ from tests.kg_edit.tiny import families, tiny
 
 START = "LeBron James plays for"
 LONGER = f"{START} the Lakers. Where does the river"
-NEVER = ("\x00",)
+NEVER = ("longer than any text that is generated here",)
 
 
 @torch.no_grad()
