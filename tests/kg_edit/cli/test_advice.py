@@ -48,7 +48,10 @@ def test_two_facts_of_one_subject_hold_once_the_advice_is_followed(kg_edit: Run)
         done = kg_edit(*command.split())
         assert done.code == 0, done.err
     checked = kg_edit(*check.split())
-    assert "3 of 3 edits succeed" in checked.out and "it is generated in 3 of them" in checked.out
+    assert (
+        "3 of 3 edits succeed (the target is more likely than the old one, or generated where there is none); it is "
+        "generated in 3 of them" in checked.out
+    )
 
 
 @pytest.mark.slow
