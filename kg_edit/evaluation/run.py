@@ -286,6 +286,8 @@ class _Run:
             bar.note("unedited model")
         asked = set(plan.scored(sequence.ids))
         failed = self._base([item for item in records if item.id in asked])
+        if bar and self.config.has_points:
+            bar.note("unedited model, general ability and retention")
         self._point(sequence, 0, None)
 
         # A stopped run resumes: dense patches of the first steps are one file, their sum; other steps load their patch.
@@ -305,7 +307,11 @@ class _Run:
                 scored = [records[place] for place in scoring.places if records[place].id not in failed]
                 update = self._edit(sequence, number, edited, patch, files)
                 patch = added(patch, update)  # of all edits so far; a step without a success changes nothing
+                if bar and scored:
+                    bar.note(f"edited model, {len(scored)} to score")
                 self._score(sequence, scoring, scored, patch)
+                if bar and scoring.on_curve and self.config.has_points:
+                    bar.note("edited model, general ability and retention")
                 if scoring.on_curve:
                     self._point(sequence, scoring.edits, patch)
                 if update and patch:

@@ -279,7 +279,7 @@ def test_progress_is_logged_while_a_group_is_edited(
     assert second.startswith("nudge: 4 of 5 records, ") and "(record 5, step 4, loss 0.50)" in second
 
 
-def test_progress_of_a_sequence_names_the_unedited_model_while_it_is_scored(
+def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
     method: Nudge,
     model: LanguageModel,
     edits: tuple[Edit, ...],
@@ -299,14 +299,26 @@ def test_progress_of_a_sequence_names_the_unedited_model_while_it_is_scored(
             time.sleep(0.005)
         during.append(caplog.messages[0])
 
-    ask, update = _Run.ask_unedited, method.update
+    ask, update, score, point = _Run.ask_unedited, method.update, _Run._score, _Run._point
     monkeypatch.setattr(_Run, "ask_unedited", lambda *given: (next_line(), ask(*given)))
     monkeypatch.setattr(method, "update", lambda *given, **named: (next_line(), update(*given, **named))[1])
-    evaluate(method, model, edits[:2], out=tmp_path, config=EvalConfig(schedule="sequential:2"))
-    unedited, first, second = during
-    assert unedited.startswith("nudge: 0 of 2 records, ") and unedited.endswith("(unedited model)")
-    assert first.startswith("nudge: 0 of 2 records, ") and "unedited" not in first
-    assert second.startswith("nudge: 1 of 2 records, ") and "unedited" not in second
+    monkeypatch.setattr(_Run, "_score", lambda *given: (next_line(), score(*given)))
+    monkeypatch.setattr(_Run, "_point", lambda *given: (next_line(), point(*given)))
+    config = EvalConfig(schedule="sequential:2", sample=2, general="Paris is in France.")
+    evaluate(method, model, edits[:2], out=tmp_path, config=config)
+    counted = [line.partition(" records, ")[0] for line in during]
+    notes = [line.rpartition(" (")[2].rstrip(")") if line.endswith(")") else "" for line in during]
+    general = "general ability and retention"
+    assert list(zip(counted, notes, strict=True)) == [
+        ("nudge: 0 of 2", "unedited model"),
+        ("nudge: 0 of 2", f"unedited model, {general}"),
+        ("nudge: 0 of 2", ""),
+        ("nudge: 0 of 2", "edited model, 1 to score"),
+        ("nudge: 0 of 2", f"edited model, {general}"),
+        ("nudge: 1 of 2", ""),
+        ("nudge: 1 of 2", "edited model, 2 to score"),
+        ("nudge: 1 of 2", f"edited model, {general}"),
+    ]
 
 
 def test_patches_of_a_group_take_a_bounded_memory(
