@@ -41,12 +41,15 @@ def plan(
     from rich.table import Table
 
     from kg_edit.cli.method_plan import plan as planned
+    from kg_edit.covariance.corpora import open_corpus
     from kg_edit.models.loading import pick_dtype
     from kg_edit.planning.machine import this_machine
     from kg_edit.planning.memory import PLACES, estimate, suggestions
     from kg_edit.planning.shape import shape_of
 
     chosen = planned(method, preset=preset, layer=layer, settings=settings, corpus=corpus)
+    if measured := chosen.config.workload(edits=edits).covariance:
+        open_corpus(measured.corpus)  # a text that can't be read is an error here too
     machine = this_machine(device)
     with doing(f"estimating {model}"):
         shape = shape_of(model)

@@ -300,6 +300,9 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
     assert "layers: 13, 14, 15, 16, 17" in half.out
     assert ": fits" in half.out
     assert kg_edit("plan", "--model", "no-such-model").code == 2
+    missing = kg_edit("plan", "--model", "llama-3-8b", "--corpus", "none.txt")
+    assert (missing.code, missing.out) == (2, "")
+    assert "can't read the corpus none.txt: No such file or directory" in missing.err
     named = re.findall(r"[\w.-]+\w", kg_edit("plan", "--help").out)
     assert {*preset_models()} <= {*named}
 
