@@ -60,6 +60,7 @@ from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, ask
 from kg_edit.methods.plug_ins import code_of, fault_of, owner_of
 from kg_edit.methods.presets import warn_of_another_model
 from kg_edit.methods.workload import Family, Trains
+from kg_edit.models.architectures import refuse_recurrent
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import refuse_patched, untouched
 from kg_edit.models.language_model import LanguageModel, as_model
@@ -128,6 +129,7 @@ class EditingMethod(ABC):
         needs_graph: whether the method needs a knowledge graph.
         takes_graph: whether it can read one, which depends on its settings, although it needs none.
         takes_text: whether it makes unstructured edits: a paragraph (``target_text``), and perhaps no subject.
+        takes_recurrent: whether it edits models with recurrent blocks, of which there are no keys and values to keep.
         config_class: the class of the method's settings.
     """
 
@@ -142,6 +144,7 @@ class EditingMethod(ABC):
     needs_graph: ClassVar[bool] = False
     takes_graph: ClassVar[bool] = False
     takes_text: ClassVar[bool] = False
+    takes_recurrent: ClassVar[bool] = True
     config_class: ClassVar[type[MethodConfig]]
     memory: float = 1000.0
     """MB that a forward pass may take besides the model, on a CPU; on an accelerator half of what is free there.
@@ -159,6 +162,8 @@ class EditingMethod(ABC):
         self, model: LanguageModel, config: MethodConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
     ) -> None:
         self._refuse_no_graph(graph)
+        if model.is_recurrent and not self.takes_recurrent:
+            raise refuse_recurrent(model.name)
         warn_of_another_model(config.preset_name, model.text_config.to_dict())
         self.model, self.config, self._fingerprint = model, config, model.fingerprint
         self.memory = pass_megabytes(model.device) or self.memory

@@ -174,6 +174,14 @@ def refuse_experts(name: str) -> UnsupportedModelError:
     )
 
 
+def refuse_recurrent(name: str) -> UnsupportedModelError:
+    """Return the error for a method that keeps keys and values, on a model of this name with recurrent blocks."""
+    return UnsupportedModelError(
+        f"{name} has recurrent blocks, and this method keeps the attention's keys and values of the "
+        "beginnings of prompts; take rome, memit or another method without"
+    )
+
+
 def width_of_experts(text: PreTrainedConfig) -> int:
     """Return the inner width of all experts of a token together, from the config of a mixture's blocks."""
     one = getattr(text, "moe_intermediate_size", None) or text.intermediate_size

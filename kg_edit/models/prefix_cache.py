@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from kg_edit.errors import UnsupportedModelError
+from kg_edit.models.architectures import refuse_recurrent
 from kg_edit.models.hooks import with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode, left_pad
@@ -102,7 +102,8 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
     batch = left_pad(rows, device=model.device)
     if batch.ids.shape[1] == 0:
         return before
-    refuse_recurrent(model)
+    if model.is_recurrent:
+        raise refuse_recurrent(model.name)
     mask, cache = torch.cat([before.mask, batch.mask], -1), before.growing(len(model.blocks))
     with torch.no_grad(), with_prompt_ends(model, None):
         base_model(model)(
@@ -115,19 +116,6 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
     stored: list[Any] = list(cache.layers)
     layers = tuple((layer.keys, layer.values) for layer in stored)
     return Prefix(mask=mask, layers=layers, sums=dict(cache.token_sums))
-
-
-def refuse_recurrent(model: LanguageModel) -> None:
-    """Refuse a model with recurrent blocks, of which keys and values are not all that is to be kept.
-
-    Raises:
-        UnsupportedModelError: it has such blocks.
-    """
-    if model.is_recurrent:
-        raise UnsupportedModelError(
-            f"{model.name} has recurrent blocks, and this method keeps the attention's keys and values of the "
-            "beginnings of prompts; take rome, memit or another method without"
-        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,7 +22,7 @@ from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.config import default_layer
 from kg_edit.methods.memit.method import JointMethod, SpreadConfig
 from kg_edit.methods.workload import Workload
-from kg_edit.models.architectures import refuse_experts
+from kg_edit.models.architectures import refuse_experts, refuse_recurrent
 from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape
@@ -321,10 +321,12 @@ def estimate(
 
     Raises:
         ConfigError: the model has no such layer.
-        UnsupportedModelError: the model is a mixture of experts, and the method reads a down-projection.
+        UnsupportedModelError: the method refuses such a model: a mixture of experts, or one with recurrent blocks.
     """
     if shape.experts and method.family not in (None, "in-context", "low-rank"):
         raise refuse_experts(shape.name)
+    if shape.recurrent and not method.takes_recurrent:
+        raise refuse_recurrent(shape.name)
     weights = shape.parameters * torch.empty(0, dtype=dtype).element_size()
     left = None if machine.accelerator is None else max(0.0, machine.accelerator - weights) / 2
     most = limit * 1e6 if limit else method.memory * 1e6 if left is None else left

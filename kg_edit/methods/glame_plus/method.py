@@ -47,7 +47,6 @@ from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import refuse_recurrent
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
@@ -120,6 +119,7 @@ class GlamePlus(GraphReader, Rome):
     name = "glame-plus"
     paper = "this project (docs/glame.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
     about = "GLAME beyond the paper: facts about o* from the graph and the model are written into a late layer"
+    takes_recurrent = False
     config_class = GlamePlusConfig
     config: GlamePlusConfig
 
@@ -151,9 +151,8 @@ class GlamePlus(GraphReader, Rome):
         """Check that the architecture allows writing in a late block, then sample contexts and find covariances.
 
         Raises:
-            UnsupportedModelError: the late block normalises after its MLP, or scales it; or blocks are recurrent.
+            UnsupportedModelError: the late block normalises after its MLP, or scales it.
         """
-        refuse_recurrent(self.model)
         with untouched(self.model):
             if self.config.answers is not None and not adds_mlp(self.model, self.layers[-1]):
                 raise UnsupportedModelError(

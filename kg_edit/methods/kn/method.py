@@ -113,6 +113,7 @@ class Kn(EditingMethod):
     paper = "Dai et al., ACL 2022, arXiv 2104.08696"
     about = "find the neurons for the old answer, and write the new answer's embedding into them"
     family = "neurons"
+    takes_recurrent = False
     config_class = KnConfig
     config: KnConfig
 

@@ -30,7 +30,7 @@ from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
 from kg_edit.models.hooks import added, hidden_state
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import Prefix, SharedContexts, refuse_recurrent
+from kg_edit.models.prefix_cache import Prefix, SharedContexts
 from kg_edit.models.prompts import Prompt
 
 
@@ -104,19 +104,11 @@ class Pmet(Memit):
     paper = "Li et al., AAAI 2024, arXiv 2308.08742"
     about = "mass editing: MEMIT with values of the MLP alone, found beside a change of the attention"
     takes_text = False
+    takes_recurrent = False
     site = "value"
     forward = BothOutputs
     config_class = PmetConfig
     config: PmetConfig
-
-    def prepare(self) -> None:
-        """Check that all blocks have an attention, then sample contexts and find covariances.
-
-        Raises:
-            UnsupportedModelError: some blocks are recurrent.
-        """
-        refuse_recurrent(self.model)
-        super().prepare()
 
     @property
     def parameters(self) -> int:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, ModelError
+from kg_edit.errors import ConfigError, ModelError, UnsupportedModelError
 from kg_edit.locate_then_edit.objective import Objective, Request, forward_for
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
@@ -204,6 +204,14 @@ def test_rows_of_a_recurrent_model_are_planned_whole(family: str, name: str, edi
     planned = float(parts["states for the backward pass"].formula.partition(" tokens")[0].replace(",", ""))
     assert 0.75 < planned / ran < 1.25
     assert 0.5 < parts["prompts: keys, values, states"].bytes / stored < 1.5
+
+
+@pytest.mark.parametrize("name", ["pmet", "glame-plus", "kn"])
+def test_method_without_recurrent_blocks_is_not_planned_on_them(name: str) -> None:
+    where = Machine(device=CPU, host=10**12, accelerator=None)
+    shape = replace(small(), recurrent=("conv",))
+    with pytest.raises(UnsupportedModelError, match="small has recurrent blocks, and this method keeps"):
+        estimate(find_method(name), find_method(name).config_class(), shape, where)
 
 
 def held_bytes() -> int:
