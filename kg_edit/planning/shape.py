@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from kg_edit.errors import KgEditError, ModelError
+from kg_edit.errors import ModelError, did_you_mean
 from kg_edit.methods.presets import model_presets, preset_models
 from kg_edit.models.architectures import find_spec, width_of_experts
 from kg_edit.models.language_model import ATTENTION, weight_matrix
@@ -105,16 +105,18 @@ def _config(name: str) -> PretrainedConfig:
         if name.casefold() in (preset.name, preset.model.casefold()) and not Path(name).exists():
             published: PretrainedConfig = AutoConfig.for_model(**preset.config)
             return published
+    place = _place(name)
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(**_place(name))
-    except KgEditError:
-        raise
+        cached = cached_only(str(place["pretrained_model_name_or_path"]))
+        found: PretrainedConfig = AutoConfig.from_pretrained(**place, local_files_only=cached)
     except Exception as error:  # transformers and the GGUF reader may raise anything for a damaged file
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = str(error).strip().removeprefix(f"can't load the model {name!r}: ")
+        first = (text.splitlines() or [type(error).__name__])[0]
+        near = "" if Path(name).exists() else did_you_mean(name, preset_models())
         known = ", ".join(preset_models())
         raise ModelError(
-            f"can't read the config of {name!r}: {first}; give a named model, a folder with config.json, a .gguf file, "
-            f"a hub id whose config can be fetched, or one that is known without: {known}"
+            f"can't read the config of {name!r}{near or ':'} {first}; give a named model, a folder with config.json, a "
+            f".gguf file, a hub id whose config can be fetched, or one that is known without: {known}"
         ) from error
     return found
 
@@ -126,5 +128,4 @@ def _place(name: str) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     if path.is_dir() and not (path / "config.json").is_file():
         return {"pretrained_model_name_or_path": name}  # the error then lists the models that need no config file
-    found = resolve_model(name)
-    return {"pretrained_model_name_or_path": found, "local_files_only": cached_only(found)}
+    return {"pretrained_model_name_or_path": resolve_model(name)}

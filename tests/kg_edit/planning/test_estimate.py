@@ -125,6 +125,8 @@ def test_a_model_that_is_not_there_comes_with_the_way_out(tmp_path: Path) -> Non
         shape_of(str(tmp_path))
     with pytest.raises(ModelError, match="did you mean 'smollm2-135m'"):
         shape_of("smollm2-135n")
+    with pytest.raises(ModelError, match=r"'lama-3-8b', did you mean 'llama-3-8b'\?"):  # the hub may have such a name
+        shape_of("lama-3-8b")
 
 
 @pytest.mark.parametrize("method", method_names())
