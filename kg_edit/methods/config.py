@@ -32,7 +32,7 @@ from kg_edit.covariance.corpora import IMPORTED
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.called import Called
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, Fault, GraphError, describe, faults_of, unknown_name
+from kg_edit.errors import ConfigError, Fault, GraphError, UnknownNameError, describe, faults_of, unknown_name
 from kg_edit.graphs.facts import guarding, without_answers
 from kg_edit.graphs.source import (
     ABSENT,
@@ -127,6 +127,10 @@ class MethodConfig(BaseModel, metaclass=Called):
         wanted, of = _over(own, _nested(settings or {})), f" of {method}" if method else ""
         for key in wanted:
             if key not in cls.model_fields:
+                for name, value in (settings or {}).items() if key == method else ():
+                    if (bare := name.removeprefix(f"{method}.")) != name:  # as where several methods run
+                        way = f"leave out the method's name, {bare}={value}"
+                        raise UnknownNameError(f"unknown setting{of} {name!r}: {way}")
                 raise unknown_name(f"setting{of}", key, cls.model_fields)
         try:
             found = cls.model_validate(wanted)

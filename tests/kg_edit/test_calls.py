@@ -154,6 +154,10 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda _: Rome.on(tiny("llama"), settings={"lrr": 3}),
         "unknown setting of rome 'lrr', did you mean 'learning_rate'",
     ),
+    "a setting behind its method's name": (
+        lambda _: Rome.on(tiny("llama"), settings={"rome.steps": 3}),
+        "unknown setting of rome 'rome.steps': leave out the method's name, steps=3",
+    ),
     "a setting's wrong value": (
         lambda _: Rome.on(tiny("llama"), settings={"steps": "many"}),
         "setting steps of rome: found the text 'many'",
