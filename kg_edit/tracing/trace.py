@@ -245,8 +245,9 @@ def read_known(path: Path) -> tuple[TracedFact, ...]:
     Raises:
         EditFileError: the file can't be read, has no fact, or a row is wrong; the message names the row and the field.
     """
-    if path.suffix.lower() in (".csv", ".tsv"):
-        raise EditFileError(f"{path}: is a table; expected JSON or JSON lines, with rows of subject, prompt, attribute")
+    if path.is_file() and path.suffix.lower() not in (".json", ".jsonl"):
+        found = f"ends in {path.suffix!r}"
+        raise EditFileError(f"{path}: {found}; expected .json or .jsonl, with rows of subject, prompt, attribute")
     facts = list[TracedFact]()
     for number, row in numbered_rows(path):
         try:

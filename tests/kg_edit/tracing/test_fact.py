@@ -68,8 +68,9 @@ def test_read_known_reads_the_published_list(shared: Path) -> None:
     assert (facts[0].prompt, facts[0].answer) == ("{} is located in the continent of", "Antarctica")
 
 
-def test_table_is_no_list_of_known_facts(tmp_path: Path) -> None:
-    """It was read as a table of edits, whose columns the message listed."""
-    (tmp_path / "known.csv").write_text("subject,prompt,attribute\nBerlin,Berlin is the capital of,Germany\n")
-    with pytest.raises(EditFileError, match=r"is a table; expected JSON .* rows of subject, prompt, attribute$"):
-        read_known(tmp_path / "known.csv")
+@pytest.mark.parametrize("name", ["known.csv", "known.toml"])
+def test_file_with_another_ending_is_no_list_of_known_facts(name: str, tmp_path: Path) -> None:
+    """A table was read as one of edits, whose columns the message listed; other messages listed its ending."""
+    (tmp_path / name).write_text("subject,prompt,attribute\nBerlin,Berlin is the capital of,Germany\n")
+    with pytest.raises(EditFileError, match=r"expected \.json or \.jsonl, with rows of subject, prompt, attribute$"):
+        read_known(tmp_path / name)
