@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kg_edit.app.messages import Problem, Prompt
 from kg_edit.edits.edit import Record, TextOrEmpty
@@ -122,7 +122,9 @@ def _text_of_parts(content: object) -> object:
 
 
 class ChatMessage(Record):
-    """A turn of a conversation."""
+    """A turn of a conversation; further fields, such as ``name``, are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "user", "assistant"] = Field(description="whose turn it is")
     content: Annotated[TextOrEmpty, Field(max_length=20_000), BeforeValidator(_text_of_parts)] = Field(
@@ -146,6 +148,13 @@ class ChatRequest(ApiRequest):
     stream: bool = Field(False, description="true: the finished answer is sent as server-sent events")
     stream_options: StreamOptions | None = Field(None, description="what a stream sends besides the text")
     n: Literal[1] = Field(1, description="number of answers; only 1")
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_a_user(cls, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+        if messages[-1].role == "assistant":  # other servers continue its text, or begin another answer
+            raise ValueError("the last message is the assistant's; expected a user's, which is answered")
+        return messages
 
 
 class ChatChoice(BaseModel):

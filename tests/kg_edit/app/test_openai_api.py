@@ -190,6 +190,21 @@ def test_chat_takes_back_its_own_empty_answer() -> None:
     assert message["content"] == "" and code == 200, later
 
 
+def test_chat_ignores_further_fields_of_a_message_and_wants_a_users_last() -> None:
+    """An answer as OpenAI's client writes it was refused for its nulls."""
+    made, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
+    made.model = chatting()
+    expected = reply(made.model, [turn], tokens=8).text
+    message = {"role": "assistant", "content": "He does.", "refusal": None, "tool_calls": None}
+    with served(made) as running:
+        code, answer = running.post(CHAT, {"messages": [{**turn, "name": "ann"}], "max_tokens": 8})
+        assert (code, answer["choices"][0]["message"]["content"]) == (200, expected), answer
+        assert running.post(CHAT, {"messages": [turn, message, turn], "max_tokens": 2})[0] == 200
+        code, answer = running.post(CHAT, {"messages": [turn, message]})
+    assert (code, answer["error"]["param"]) == (400, "messages")
+    assert "the last message is the assistant's; expected a user's" in answer["error"]["message"]
+
+
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:
     desk = workshop(None)
     assert desk.complete(PROMPTS, tokens=3) == replies(tiny("llama"), PROMPTS, limits=[3] * 3)
