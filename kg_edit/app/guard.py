@@ -84,7 +84,8 @@ def _is_served(host: str, hosts: tuple[str, ...]) -> bool:
 class BodyLimit:
     """Reads a request's body first, and refuses one of more than ``largest`` bytes.
 
-    As the outermost layer, it also answers the requests that the server's end cuts off.
+    As the outermost layer, it also answers the requests that the server's end cuts off, and passes HEAD on as GET: no
+    server of an application sends a body for it.
     """
 
     def __init__(self, app: ASGIApp, *, largest: int, answer: Callable[[str, Refusal], Response]) -> None:
@@ -101,6 +102,7 @@ class BodyLimit:
             refusal = Refusal(_TOO_LARGE, "RequestTooLargeError", message)
             await self._answer(scope["path"], refusal)(scope, receive, send)
             return
+        scope = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:

@@ -129,6 +129,14 @@ def test_unserved_request_is_answered_by_a_problem(
     assert (code == 405) == ("allow" in headers)
 
 
+@pytest.mark.parametrize("path", ["/", "/script.js", "/api/state", "/v1/models"])
+def test_head_is_answered_as_get_without_a_body(server: Served, path: str) -> None:
+    code, text, headers = server.send("HEAD", path)
+    assert (code, text) == (200, "")
+    assert headers["content-length"] == server.get(path)[2]["content-length"]
+    assert server.send("HEAD", "/api/try")[0] == 405
+
+
 def test_default_hosts_refuse_other_names(server: Served) -> None:
     code, _, _ = server.send("GET", "/api/state", headers={"Host": "evil.example"})
     assert code == 400
