@@ -110,7 +110,7 @@ class TryAnswer(_Message):
     """The effect of an edit.
 
     ``success``: the edited model generates the new target. ``subgraph``: there is a drawing of it; else
-    ``no_subgraph`` is the reason why there is none.
+    ``no_subgraph`` is the reason why there is none. ``alone``: why the method read only the edit's own edge of it.
     """
 
     id: str
@@ -122,6 +122,7 @@ class TryAnswer(_Message):
     record: dict[str, Any]
     subgraph: bool
     no_subgraph: str | None = None
+    alone: str | None = None
     on_ledger: bool
 
 

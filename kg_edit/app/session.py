@@ -147,6 +147,7 @@ class EditDesk:
             with (active + patch).applied(self.model) as model:
                 after = responses(model, queries, tokens=_TOKENS)
             graph, why_not = self._subgraph(edit)
+            alone = self.method.why_alone(edit) or None
             key = self._tries.put(name, Try(patch=patch, base=base, graph=graph))
 
         # In chat form the target may be anywhere in the answer's first sentence.
@@ -162,6 +163,7 @@ class EditDesk:
             record={field: value for field, value in patch.edits[0].items() if field not in ("edit", "graph")},
             subgraph=graph is not None,
             no_subgraph=why_not,
+            alone=alone,
             on_ledger=wanted.on_ledger,
         )
 

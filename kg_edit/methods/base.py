@@ -428,6 +428,10 @@ class EditingMethod(ABC):
         """For each edit whose subgraph was read, by its id: whether it has statements of o*."""
         return {}
 
+    def why_alone(self, edit: Edit) -> str:
+        """Return why this method reads s -r-> o* alone, in words; "" if it reads more, or no graph."""
+        return ""
+
     @abstractmethod
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the patch of ``edits``. Subclasses implement this; callers use `edit` or `update`.
@@ -509,14 +513,17 @@ class GraphReader(EditingMethod):
                 del self._subgraphs[next(iter(self._subgraphs))]
             self._subgraphs[edit] = self.config.ask(self.graph, edit)
             self._report_answers(edit)
-            if not has_statements(self._subgraphs[edit]) and all(self.stated.values()):  # said once per run
-                near = self.graph.near(edit.target_new) if isinstance(self.graph, PrivateGraph) else ""
-                log.warning(
-                    "edit %r: %s%s, so %s reads s -r-> o* alone; further such edits are only counted",
-                    *(edit.id, why_alone(self._subgraphs[edit], edit, self.config.graph), near, self.name),
-                )
-            self.stated[edit.id] = has_statements(self._subgraphs[edit])
+            if (why := self.why_alone(edit)) and all(self.stated.values()):  # said once per run
+                log.warning("edit %r: %s", edit.id, why)
+            self.stated[edit.id] = not why
         return self._subgraphs[edit]
+
+    def why_alone(self, edit: Edit) -> str:
+        """Return why this method reads s -r-> o* alone, in words; "" if the subgraph has statements of o*."""
+        if has_statements(found := self.subgraph(edit)):
+            return ""
+        near = self.graph.near(edit.target_new) if isinstance(self.graph, PrivateGraph) else ""
+        return f"{why_alone(found, edit, self.config.graph)}{near}, so {self.name} reads s -r-> o* alone"
 
     def answers_met(self, edit: Edit) -> list[str]:
         """Return the labels in the edit's subgraph that overlap an answer of its test questions or its record's probes.

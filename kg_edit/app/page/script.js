@@ -199,7 +199,7 @@ function showAnswer(found) {
   byId("draw").textContent = "Show the subgraph";
   byId("drawing").hidden = true;
   byId("drawing").replaceChildren();
-  byId("no-subgraph").textContent = found.no_subgraph ? `No subgraph: ${found.no_subgraph}` : "";
+  byId("no-subgraph").textContent = found.no_subgraph ? `No subgraph: ${found.no_subgraph}` : found.alone || "";
   pairs(byId("record"), { patch: found.patch, on_the_ledger: found.on_ledger ? "yes" : "no", ...found.record });
   byId("answer").hidden = false;
   if (matchMedia("(max-width: 900px)").matches) byId("results").scrollIntoView();

@@ -275,6 +275,18 @@ def test_edit_is_removed_and_that_is_undone(tmp_path: Path) -> None:
         assert server.post("/api/ledger/remove", {"name": "lebron-james-1"})[0] == 404
 
 
+def test_try_says_why_its_edge_is_read_alone() -> None:
+    """Only the log said so, and only of the first edit."""
+    with served(workshop(method="glame")) as running:
+        for outside in ("Miami", "Miami Heat"):
+            code, answer = running.post("/api/try", {**EDIT, "relation": "team", "target_new": outside})
+            assert code == 200, answer
+            why = f"the graph has no statement of o* ({outside}), so glame reads s -r-> o* alone"
+            assert (answer["alone"], answer["subgraph"]) == (why, True)
+        answer = running.post("/api/try", {**EDIT, "relation": "team"})[1]
+        assert answer["alone"] is None
+
+
 def test_entity_that_the_graph_lacks_is_a_fault_of_its_field() -> None:
     unknown = problem_of(UnknownLabelError("Lakres", "toy.nt"))
     assert list(unknown.fields) == ["target_new"] and "--graph" not in unknown.message
