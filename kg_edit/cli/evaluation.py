@@ -432,8 +432,7 @@ class Ready:
             data=DataSource.of(self.options.dataset, self.options.data, skipped=skipped),
         )
         self.plan.note_layer(out)
-        if self.options.control != "none":
-            report_stated(self.method)
+        report_stated(self.method)
         words = summary.base.get("unstructured.rouge_1.greedy")
         if words and words.mean == 0 and self.model.tokenizer.chat_template and not self.config.chat:
             log.warning(

@@ -84,6 +84,13 @@ class NoGraph(Control):
         return bare(graph)
 
 
+def states_nothing(graph: object) -> bool:
+    """Return whether a source has no statement by choice: `NoGraph`, or a control around it."""
+    while isinstance(graph, Control) and not isinstance(graph, NoGraph):
+        graph = graph.right
+    return isinstance(graph, NoGraph)
+
+
 @dataclass(frozen=True, eq=False)
 class ShuffledObjects(Control):
     """The statements of o* with the objects of other o*: those of the edits in ``pool`` that have the same r'.

@@ -40,7 +40,7 @@ from kg_edit.errors import (
     did_you_mean,
     is_memory_error,
 )
-from kg_edit.graphs.controls import probe_answers
+from kg_edit.graphs.controls import probe_answers, states_nothing
 from kg_edit.graphs.facts import answers_in, target_of
 from kg_edit.graphs.source import (
     FAILURES,
@@ -425,7 +425,7 @@ class EditingMethod(ABC):
 
     @property
     def stated(self) -> Mapping[str, bool]:
-        """For each edit whose subgraph was read, by its id: whether it has statements of o*."""
+        """For each edit whose subgraph was read, by its id: whether it has statements of o*; empty with `NoGraph`."""
         return {}
 
     def why_alone(self, edit: Edit) -> str:
@@ -502,7 +502,7 @@ class GraphReader(EditingMethod):
 
     @cached_property
     def stated(self) -> dict[str, bool]:
-        """For each edit whose subgraph was read, by its id: whether it has statements of o*."""
+        """For each edit whose subgraph was read, by its id: whether it has statements of o*; empty with `NoGraph`."""
         return {}
 
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
@@ -513,6 +513,8 @@ class GraphReader(EditingMethod):
                 del self._subgraphs[next(iter(self._subgraphs))]
             self._subgraphs[edit] = self.config.ask(self.graph, edit)
             self._report_answers(edit)
+            if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
+                return self._subgraphs[edit]
             if (why := self.why_alone(edit)) and all(self.stated.values()):  # said once per run
                 log.warning("edit %r: %s", edit.id, why)
             self.stated[edit.id] = not why

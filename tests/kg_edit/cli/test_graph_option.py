@@ -164,6 +164,8 @@ def test_evaluation_takes_the_method_that_fits_the_graph(kg_edit: Run, facts: Pa
         "rome",
         "glame",
     ]
+    none = kg_edit(*common, "--set", "steps=2", "--graph", "facts.csv", "--control", "none", "--out", "bare")
+    assert none.code == 0 and "alone" not in none.err, none.err  # the graph is left out by choice
     both = kg_edit(*common, "--control", "none", "--require-graph", "--out", "none")
     assert both.code == 2 and "remove --require-graph" in both.err
 
