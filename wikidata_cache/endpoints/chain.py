@@ -123,7 +123,7 @@ class EndpointChain:
         if error.trouble in _FOR_GOOD:
             self._refusals[error.url] = error
         troubles[error.url] = error
-        logger.warning("%s Asking the next endpoint.", error)
+        logger.warning("%s: %s (%s). Asking the next endpoint.", error.url, error.found, error.trouble)
 
 
 def _is_nothing(fact: Fact) -> bool:

@@ -192,7 +192,7 @@ class EndpointSource(SparqlSource):
                     if error.trouble in _WAITS and wait:
                         raise self._limiter.too_soon_error(self.name, left) from error
                     raise
-                logger.warning("%s Trying again in %.3g s", error, wait)
+                logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.found, error.trouble, wait)
 
     def _attempts(self, error: EndpointError, *, alone: bool) -> int:
         """Return the total number of attempts that this failure allows; switch to POST after HTTP 414."""

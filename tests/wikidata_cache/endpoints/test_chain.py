@@ -67,6 +67,7 @@ def test_chain_sends_remaining_ids_to_the_second_endpoint(
     assert (len(server.requests), len(spare.requests)) == (3, 3)
     assert [answer.exchange and answer.exchange.url for answer in answers] == [server.url] * 2 + [spare.url] * 3
     assert "outage" in caplog.text and "Asking the next endpoint" in caplog.text
+    assert "local graph" not in caplog.text  # the advice is for the error that ends the run
 
 
 def test_chain_returns_to_the_first_endpoint(
