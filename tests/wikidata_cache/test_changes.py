@@ -152,9 +152,10 @@ def test_change_without_a_label_names_the_command(tmp_path: Path) -> None:
         (("--since", "yesterday"), "is not a time"),
         (("--since", JUNE, "--dates"), "has no answers of the kind claims"),
         (("--since", JUNE, "--out", "edits.csv"), "expected a name ending in .jsonl"),
+        (("--since", JUNE, "--cache", "wrong.sqlite"), r"wrong\.sqlite \(no such file\) has no answers"),
     ],
 )
 def test_wrong_option_is_refused(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", FIRST), at=JUNE)
     with pytest.raises(BadOptionError, match=message):
-        run_cli("diff", *options, "--cache", str(tmp_path / "c.sqlite"))
+        run_cli("diff", "--cache", str(tmp_path / "c.sqlite"), *options)

@@ -60,8 +60,9 @@ def diff(
             other = (
                 "" if dates or not store.ids(graph_name, "claims") else "add --dates to read those of kind claims, or "
             )
+            path = store.path if store.path.exists() else f"{store.path} (no such file)"
             raise BadOptionError(
-                f"{store.path} has no answers of the kind {kind} for the graph {graph_name}; {other}fetch some: "
+                f"{path} has no answers of the kind {kind} for the graph {graph_name}; {other}fetch some: "
                 f"wikidata-cache fetch --kind {kind} Q42 --contact YOU@EXAMPLE.ORG"
             )
         changes = (dated_changes if dates else version_changes)(store, graph=graph_name, since=start, until=end)
