@@ -93,6 +93,10 @@ class LedgerChangedError(PatchError):
     """An edit was computed after the edits of a ledger, and the ledger has other edits now."""
 
 
+class DamagedLedgerError(PatchError):
+    """A file of a ledger is missing, was changed, or can't be read; a server of the ledger answers 500."""
+
+
 class CovarianceError(KgEditError):
     """A second moment that can't be computed, read or solved with."""
 

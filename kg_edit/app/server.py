@@ -32,7 +32,7 @@ from kg_edit.app.messages import (
 from kg_edit.app.openai_api import CHAT, COMPLETIONS, ChatRequest, CompletionRequest, add_openai_api, openai_error
 from kg_edit.app.session import EditDesk
 from kg_edit.edits.edit import Edit, Record, checked
-from kg_edit.errors import ConfigError, EditError, KgEditError, UnknownNameError
+from kg_edit.errors import ConfigError, DamagedLedgerError, EditError, KgEditError, OutputError, UnknownNameError
 from kg_edit.version import __version__
 from wikidata_cache.errors import WikidataCacheError
 
@@ -171,7 +171,11 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(KgEditError)
     @app.exception_handler(WikidataCacheError)
     def refused(request: Request, error: Exception) -> JSONResponse:
-        return _answer(request.url.path, _UNKNOWN if isinstance(error, UnknownNameError) else _WRONG, problem_of(error))
+        code = _UNKNOWN if isinstance(error, UnknownNameError) else _WRONG
+        if isinstance(error, DamagedLedgerError | OutputError):  # no other request would be answered
+            log.error("%s failed: %s", request.url.path, error)
+            code = _FAILED
+        return _answer(request.url.path, code, problem_of(error))
 
     @app.exception_handler(RequestValidationError)
     def misread(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from kg_edit.errors import OutputError, PatchError
+from kg_edit.errors import DamagedLedgerError, OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
 from kg_edit.storage.run_folder import LOCK, ORIGIN, PATCH, about_merged, folder_lock, is_run, read_settings
@@ -123,7 +123,7 @@ def active_steps(events: Iterable[Event]) -> tuple[PatchStep, ...]:
     """Return the steps whose sum is the ledger's patch, in the order in which they were added.
 
     Raises:
-        PatchError: a removal changes a step that does not exist.
+        DamagedLedgerError: a removal changes a step that does not exist.
     """
     steps = dict[int, PatchStep]()
     for event in in_force(events):
@@ -132,7 +132,7 @@ def active_steps(events: Iterable[Event]) -> tuple[PatchStep, ...]:
             continue
         for number, file in event.files.items():
             if number not in steps:
-                raise PatchError(
+                raise DamagedLedgerError(
                     f"event {event.number} in the log removes edits from step {number}, which does not exist at that "
                     "point; restore the log from a backup"
                 )
@@ -230,7 +230,7 @@ class Store:
                     f"{self.folder} is a run of `kg-edit evaluate`, which is no ledger; start one with its patches: "
                     f"kg-edit patch add NEW {files}"
                 )
-            raise PatchError(
+            raise DamagedLedgerError(
                 f"{self.folder} has {len(stored)} stored patch{'es' * (len(stored) > 1)}, but its log ({LOG}), which "
                 "records which patches are active, is missing; restore the log from a backup, or start a new ledger "
                 f"with the patches that you want: kg-edit patch add NEW {files}"
@@ -266,32 +266,33 @@ class Store:
         """Return the events of all complete lines. An incomplete last line, left by a kill, is ignored.
 
         Raises:
-            PatchError: the log can't be read, a line is no event or of another version, or the numbers are not
-                consecutive.
+            DamagedLedgerError: the log can't be read, or is missing beside patches; a line is no event or of a later
+                version; or the numbers are not consecutive.
         """
         path, found = self.folder / LOG, list[Event]()
         try:
             *lines, _ = path.read_bytes().split(b"\n")  # bytes, because a kill may cut inside a character
         except FileNotFoundError:
+            self._check_log()
             return ()
         except OSError as error:
-            raise PatchError(f"can't read {path}: {error.strerror}; check the path") from error
+            raise DamagedLedgerError(f"can't read {path}: {error.strerror}; check the path") from error
         for number, line in enumerate(lines, 1):
             try:
                 value = parse(line)
                 version = value.get("version") if isinstance(value, dict) else None
                 if isinstance(version, int) and version > VERSION:
-                    raise PatchError(
+                    raise DamagedLedgerError(
                         f"{path}, line {number}: version {version} of the format, and this program reads version "
                         f"{VERSION}; install a later kg-edit"
                     )
                 found.append(Line.model_validate(value).root)
             except ValueError as error:  # no JSON, no text, or no event
-                raise PatchError(
+                raise DamagedLedgerError(
                     f"{path}, line {number}: not a valid event of a ledger; restore the file from a backup"
                 ) from error
         if [event.number for event in found] != list(range(1, len(found) + 1)):
-            raise PatchError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
+            raise DamagedLedgerError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
         return tuple(found)
 
     def append(self, *events: Event) -> None:
@@ -349,7 +350,7 @@ class Store:
         """Load a stored patch.
 
         Raises:
-            PatchError: the file is missing, or was changed.
+            DamagedLedgerError: the file is missing, or was changed.
         """
         if file.sha256 not in self._loaded:
             from kg_edit.patches.base import Patch
@@ -361,17 +362,19 @@ class Store:
         """Read the changes of a stored patch, without torch.
 
         Raises:
-            PatchError: as `get`.
+            DamagedLedgerError: as `get`.
         """
         if file.sha256 not in self._changes:
             self._changes[file.sha256] = read_changes(self._unchanged(file))
         return self._changes[file.sha256]
 
     def _unchanged(self, file: StoredFile) -> Path:
-        """The path of a stored patch file, after checking that an existing file was not changed."""
-        path = self.path(file)
-        if path.is_file() and sha256_of(path) != file.sha256:
-            raise PatchError(f"{path} was changed since it was stored (sha256 {file.sha256}); restore it from a backup")
+        """The path of a stored patch file, after checking that it was not changed."""
+        if not (path := self.path(file)).is_file():
+            raise DamagedLedgerError(f"{path} is missing; restore it from a backup")
+        if sha256_of(path) != file.sha256:
+            what = f"was changed since it was stored (sha256 {file.sha256})"
+            raise DamagedLedgerError(f"{path} {what}; restore it from a backup")
         return path
 
 

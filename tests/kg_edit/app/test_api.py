@@ -246,6 +246,28 @@ def test_edit_is_added_once_for_repeated_requests(tmp_path: Path) -> None:
         assert len(Ledger.open(tmp_path / "ledger").steps) == 1
 
 
+@pytest.mark.parametrize("broken", ["an event", "no log", "a changed patch"])
+def test_ledger_that_is_broken_while_it_is_served_is_the_servers_fault(tmp_path: Path, broken: str) -> None:
+    folder = tmp_path / "ledger"
+    tried = workshop(folder)
+    tried.add(tried.try_edit(TryRequest(**EDIT)).id, force=True)
+    with served(workshop(folder)) as running:
+        assert running.get("/api/ledger")[0] == 200
+        match broken:
+            case "an event":
+                (folder / "ledger.jsonl").write_text("{}\n")
+            case "no log":  # the unedited model was served
+                (folder / "ledger.jsonl").unlink()
+            case _:
+                (folder / "patches" / "0001.safetensors").write_bytes(b"")
+        answers = [running.post("/v1/completions", {"prompt": "The river"})]
+        answers += [running.post("/api/ledger/undo", {"event": 1})] * (broken != "a changed patch")
+    (code, answer), *others = answers
+    assert (code, answer["error"]["type"]) == (500, "server_error")
+    assert "from a backup" in answer["error"]["message"]
+    assert [(code, problem["kind"]) for code, problem in others] == [(500, "DamagedLedgerError")] * len(others)
+
+
 def test_edit_that_is_active_again_is_not_added_twice(tmp_path: Path) -> None:
     made = workshop(tmp_path / "ledger", graph=False)
     tried = made.try_edit(TryRequest(**EDIT))
