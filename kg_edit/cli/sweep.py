@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 if TYPE_CHECKING:
     from kg_edit.cli.sweep_grid import SweepSettings
     from kg_edit.cli.sweep_run import Outcome
+    from kg_edit.evaluation.case import Case
 
 TABLE, PICTURE = "table.md", "picture.svg"
 
@@ -88,6 +90,7 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
     from kg_edit.cli.sweep_grid import cells_of
     from kg_edit.cli.sweep_run import run_sweep
     from kg_edit.datasets import read_dataset
+    from kg_edit.evaluation.case import Case
     from kg_edit.evaluation.config import EvalConfig
     from kg_edit.evaluation.settings import DataSource
     from kg_edit.storage.run_folder import check_folder, replace_run
@@ -100,6 +103,8 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
     way = 'give dataset = "{}" in the table [data] of the sweep file'
     content = read_dataset(chosen.dataset, chosen.file, used=slice(0, chosen.limit), way=way)
     records, skipped = content.records, tuple(dict.fromkeys(problem.id for problem in content.problems))
+    if "metrics" in settings.model_fields_set:  # of the default ones the data may lack some
+        _refuse_missing(settings.metrics, [Case.of(record) for record in records[: chosen.limit]])
     # Without a graph in the file, the packaged one for the data if the method of a cell needs a graph
     packaged = [graph_name(chosen.file)] if any(cell.method.needs_graph for cell in cells) else []
     seen = graph_for(open_graph(list(settings.graph) or packaged, contact), records)
@@ -118,6 +123,21 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
         overwrite=overwrite,
     )
     return replace_run(out, work, overwrite=overwrite)
+
+
+def _refuse_missing(metrics: Sequence[str], cases: Sequence[Case]) -> None:
+    """Refuse a metric that no case can have, which the table would show at the end."""
+    from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+
+    def brings(case: Case, part: str) -> bool:
+        name = "portability" if part == "questions" else part  # of the edit's own parts
+        return bool(case.group(part)) or any(getattr(edit, name, ()) for edit in case.edits)
+
+    for metric in metrics:
+        needs = getattr(CATALOGUE[metric], "needs", ())
+        if not any(all(brings(case, part) for part in needs) for case in cases):
+            parts = ", ".join(needs)
+            raise ConfigError(f"key metrics: no record has what {metric} needs ({parts}); leave it out of metrics")
 
 
 def _show(outcomes: tuple[Outcome, ...], settings: SweepSettings, out: Path) -> None:

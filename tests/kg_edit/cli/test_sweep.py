@@ -293,6 +293,18 @@ def test_graph_that_no_method_reads_is_refused(kg_edit: Run, place: Path) -> Non
     refused(kg_edit, *command, message="--graph has no effect: no method of the grid", out=place / "out")
 
 
+def test_metric_that_no_record_has_is_refused_before_the_model_is_loaded(kg_edit: Run, place: Path) -> None:
+    """It was a dash in the table at the end. The metrics of a file that names none may be missing."""
+    (place / "data.json").write_text(json.dumps([row(1, CITIES[0])]))
+    grid = "method = 'rag'\nmodel = 'no/model'\n[grid]\npreset = ['default']\n"
+    (place / "sweep.toml").write_text(f"metrics = ['portability.nll', 'multihop.prob']\n{grid}")
+    command = ("sweep", "sweep.toml", "--data", "data.json")
+    message = "key metrics: no record has what multihop.prob needs (multihop); leave it out of metrics"
+    refused(kg_edit, *command, message=message, out=place / "out")
+    (place / "sweep.toml").write_text(grid)
+    refused(kg_edit, *command, message="no/model", out=place / "out")
+
+
 def test_faults_beyond_the_limit_are_not_refused(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     rows = [row(1, CITIES[0]), {"case_id": 2}]
     (place / "data.json").write_text(json.dumps(rows))
