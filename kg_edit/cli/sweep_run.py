@@ -30,7 +30,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import claim, digest, replace_run
+from kg_edit.storage.run_folder import claim, difference, digest, is_run, read_settings, replace_run
 from kg_edit.text.display import markdown_table
 from wikidata_cache.terminal import number_of
 
@@ -59,8 +59,9 @@ def run_sweep(
 ) -> tuple[Outcome, ...]:
     """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluate`), and return the outcomes.
 
-    If it is started again, it resumes. The grid may have grown, because ``out`` belongs only to the model and the
-    records. All methods are built before the first cell runs, so that a wrong layer fails at once.
+    If it is started again, it resumes. The grid and, with a ``pool``, the records may have grown, because ``out``
+    belongs only to the model and the first records. All methods are built before the first cell runs, so that a wrong
+    layer fails at once.
 
     Args:
         cells: the cells of the grid.
@@ -77,12 +78,18 @@ def run_sweep(
         OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
         KgEditError: a method can't be built, or its run fails; the results of finished cells remain.
     """
+    rows, config = [as_record(record).model_dump(mode="json") for record in records], config or EvalConfig()
     settings = {
         "job": "sweep",
         "model": {"name": model.name, "fingerprint": model.fingerprint},
-        "records_sha256": digest([as_record(record).model_dump(mode="json") for record in records]),
+        "records_sha256": digest(rows),
     }
-    claim(out, settings)
+    # More records of the same data extend each cell's run, as they extend a run of `kg-edit evaluate`
+    begun = {len(read_settings(out / cell.folder)["ids"]) for cell in cells if is_run(out / cell.folder)}
+    fewer = [n for n in begun if n < len(rows) and n % config.plan.schedule.sequence == 0 and pool is not None]
+    earlier = [{**settings, "records_sha256": digest(rows[:n])} for n in fewer]
+    grown = next((one for one in earlier if difference(read_settings(out), one) is None), None)
+    claim(out, settings, grown=grown, rows=lambda: "other records: another limit, or other data")
     methods = [cell.method(model, cell.config, graph=graph(cell.config)) for cell in cells]
     outcomes = []
     for place, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):

@@ -13,6 +13,7 @@ from kg_edit.cli.sweep_grid import Cell, SweepSettings, cells_of, example, read_
 from kg_edit.cli.sweep_run import Outcome, draw_sweep, run_sweep, sweep_table
 from kg_edit.datasets.ripples import FORMAT
 from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, UnknownNameError
+from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.statistics import Estimate
 from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import find_method
@@ -180,6 +181,23 @@ def test_each_cell_is_a_run_that_is_not_done_twice(
     assert [one.summary.edited for one in again] == [one.summary.edited for one in outcomes]
     assert json.loads((out / "layer=1" / "run.json").read_text())["config"]["steps"] == FAST["steps"]
     assert (out / "layer=2" / "records.jsonl").stat().st_mtime_ns == finished
+
+
+def test_sweep_of_more_records_extends_its_cells(tmp_path: Path, records: list[Any]) -> None:
+    model, cells = tiny("llama"), cells_of(settings(method="rag", grid={"preset": ["default"]}))
+
+    def run(count: int, schedule: str = "single") -> tuple[Outcome, ...]:
+        config = EvalConfig(schedule=schedule)
+        return run_sweep(cells, model, records[:count], out=tmp_path / "out", pool=records, config=config)
+
+    run(1)
+    first = (tmp_path / "out" / "preset=default" / "records.jsonl").read_bytes()
+    (grown,) = run(2)
+    assert grown.summary.n == 2
+    assert (tmp_path / "out" / "preset=default" / "records.jsonl").read_bytes().startswith(first)
+    assert run(2) == (grown,)
+    with pytest.raises(OutputError, match=r"another run .*other records: another limit, or other data"):
+        run(1)
 
 
 def outcome(values: dict[str, Any], mean: float | None) -> Outcome:
