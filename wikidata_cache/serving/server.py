@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -100,6 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
         while left > 0 and (block := self.rfile.read(min(left, 1 << 16))):
             left -= len(block)
         self._refuse(_Refusal(413, f"Give a Content-Length of at most {LONGEST} bytes."))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse a request that the base class can't read, as text."""
+        if code == HTTPStatus.REQUEST_URI_TOO_LONG:
+            message = "Give a URL of at most 65,536 bytes, or send the query by POST"
+        self._refuse(_Refusal(code, f"{message or HTTPStatus(code).phrase}."))
 
     def log_message(self, format: str, *args: object) -> None:
         """Do nothing: a library does not print."""

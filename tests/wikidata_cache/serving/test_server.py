@@ -187,6 +187,24 @@ def test_requests_outside_the_protocol_are_refused(
         assert error.code == expected
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "code", "message"),
+    [
+        ("GET", "/query?query=" + "x" * 70_000, 414, "at most 65,536 bytes"),
+        ("PUT", "/query", 501, "Unsupported method ('PUT')"),
+        ("GET", "/a b c", 400, "Bad request"),
+    ],
+)
+def test_requests_that_the_library_refuses_are_answered_in_text(
+    url: str, method: str, path: str, code: int, message: str
+) -> None:
+    with closing(socket.create_connection(("127.0.0.1", urlsplit(url).port))) as client:
+        client.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: client.recv(1 << 16), b"")).decode().partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {code} ") and "text/plain" in head
+    assert message in body and "<" not in body
+
+
 @pytest.mark.slow
 def test_idle_client_delays_nobody(loaded: Path) -> None:
     with socket.socket() as silent:
