@@ -18,7 +18,18 @@ from kg_edit.errors import LedgerChangedError, PatchError, unmade_method
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.ledger.entries import EditPosition, Entry, check_records, places_of, refuse_removed
 from kg_edit.ledger.listing import Addition, Listing, patch_file, total
-from kg_edit.ledger.log import Added, Event, PatchStep, Removed, Undone, in_force, sha256_of, stamp
+from kg_edit.ledger.log import (
+    PATCHES,
+    Added,
+    Event,
+    PatchStep,
+    Removed,
+    Undone,
+    in_force,
+    refuse_drift,
+    sha256_of,
+    stamp,
+)
 from kg_edit.ledger.removal import RecomputeContext, recomputed_edits, without
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel, as_model
@@ -226,7 +237,9 @@ def _named(source: Path) -> str:
 
 
 def _checked(patch: Patch, source: Path | None) -> Patch:
-    """Return a patch that can be in a ledger: its edits are recorded, and every value is finite."""
+    """Return a patch that can be in a ledger: of a language model, with records of its edits and finite values."""
+    if source and (folder := source.resolve().parent).name == PATCHES:
+        refuse_drift(folder.parent)
     with _naming(source):
         check_records(patch)
         patch.check_finite()

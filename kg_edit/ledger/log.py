@@ -220,11 +220,7 @@ class Store:
         """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""
         if not self.exists and (stored := self._stored()):
             files = f"{quote(str(self.folder / PATCHES))}/*.safetensors"
-            if is_run(self.folder) and read_settings(self.folder).get("job") == "drift":
-                raise PatchError(
-                    f"{self.folder} is a run of `kg-edit drift`, whose patches change its classifier alone; give a "
-                    "ledger, or a patch of `kg-edit edit`"
-                )
+            refuse_drift(self.folder)
             if is_run(self.folder):
                 raise PatchError(
                     f"{self.folder} is a run of `kg-edit evaluate`, which is no ledger; start one with its patches: "
@@ -376,6 +372,19 @@ class Store:
             what = f"was changed since it was stored (sha256 {file.sha256})"
             raise DamagedLedgerError(f"{path} {what}; restore it from a backup")
         return path
+
+
+def refuse_drift(folder: Path) -> None:
+    """Refuse a folder whose patches are of no language model.
+
+    Raises:
+        PatchError: it has a run of `kg-edit drift`.
+    """
+    if is_run(folder) and read_settings(folder).get("job") == "drift":
+        raise PatchError(
+            f"{folder} is a run of `kg-edit drift`, whose patches change its classifier alone; give a ledger, or a "
+            "patch of `kg-edit edit`"
+        )
 
 
 def open_store(path: str | Path, *, create: bool = True) -> Store:

@@ -467,6 +467,9 @@ def test_steps_of_a_sequence_come_after_the_earlier_ones(tmp_path: Path) -> None
     (tmp_path / "run" / "run.json").write_text('{"job": "drift"}')
     with pytest.raises(PatchError, match=r"run is a run of `kg-edit drift`, whose patches change its classifier alone"):
         additions([tmp_path / "run"])
+    for add in (lambda: ledger.add(files[0]), lambda: ledger.add_all([Addition(path=files[0])], force=True)):
+        with pytest.raises(PatchError, match=r"run is a run of `kg-edit drift`, whose patches change its classifier"):
+            add()
 
 
 def test_add_of_another_ledger_keeps_the_order_of_its_steps(tmp_path: Path) -> None:
