@@ -143,7 +143,7 @@ def active_steps(events: Iterable[Event]) -> tuple[PatchStep, ...]:
     return tuple(steps.values())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Store:
     """Reads and writes a ledger's folder.
 
@@ -151,6 +151,7 @@ class Store:
     """
 
     folder: Path
+    _seen: int = 0  # events that were in the log when it was last read; there are never fewer later
     _loaded: dict[str, Patch] = field(default_factory=dict)  # by sha256; stored files never change
     _changes: dict[str, Changes] = field(default_factory=dict)
 
@@ -263,14 +264,13 @@ class Store:
 
         Raises:
             DamagedLedgerError: the log can't be read, or is missing beside patches; a line is no event or of a later
-                version; or the numbers are not consecutive.
+                version; the numbers are not consecutive; or there are fewer events than this object has read before.
         """
-        path, found = self.folder / LOG, list[Event]()
+        path, found, lines = self.folder / LOG, list[Event](), list[bytes]()
         try:
             *lines, _ = path.read_bytes().split(b"\n")  # bytes, because a kill may cut inside a character
         except FileNotFoundError:
             self._check_log()
-            return ()
         except OSError as error:
             raise DamagedLedgerError(f"can't read {path}: {error.strerror}; check the path") from error
         for number, line in enumerate(lines, 1):
@@ -289,6 +289,12 @@ class Store:
                 ) from error
         if [event.number for event in found] != list(range(1, len(found) + 1)):
             raise DamagedLedgerError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
+        if len(found) < self._seen:  # a server would answer without the edits
+            raise DamagedLedgerError(
+                f"{path} had {self._seen} events when it was read before, and has {len(found)} now; restore the file "
+                "from a backup, or start this program again to use the ledger as it is"
+            )
+        self._seen = len(found)
         return tuple(found)
 
     def append(self, *events: Event) -> None:

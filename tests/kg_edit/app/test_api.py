@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -246,7 +247,7 @@ def test_edit_is_added_once_for_repeated_requests(tmp_path: Path) -> None:
         assert len(Ledger.open(tmp_path / "ledger").steps) == 1
 
 
-@pytest.mark.parametrize("broken", ["an event", "no log", "a changed patch"])
+@pytest.mark.parametrize("broken", ["an event", "no log", "no folder", "a changed patch"])
 def test_ledger_that_is_broken_while_it_is_served_is_the_servers_fault(tmp_path: Path, broken: str) -> None:
     folder = tmp_path / "ledger"
     tried = workshop(folder)
@@ -258,6 +259,8 @@ def test_ledger_that_is_broken_while_it_is_served_is_the_servers_fault(tmp_path:
                 (folder / "ledger.jsonl").write_text("{}\n")
             case "no log":  # the unedited model was served
                 (folder / "ledger.jsonl").unlink()
+            case "no folder":  # and here
+                shutil.rmtree(folder)
             case _:
                 (folder / "patches" / "0001.safetensors").write_bytes(b"")
         answers = [running.post("/v1/completions", {"prompt": "The river"})]
