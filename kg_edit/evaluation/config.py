@@ -84,7 +84,9 @@ class EvalConfig(BaseModel, metaclass=Called):
         "after the first of them.",
         json_schema_extra={"panel": "Checks"},
     )
-    shard: str | None = Field(None, description="`i/n`: run only this part; `kg-edit merge` puts the parts together.")
+    shard: str | None = Field(
+        None, description="`i/n`, i from 0: run only this part; `kg-edit merge` puts the parts together."
+    )
 
     general: str | None = None
     """A text; the perplexity on it is measured at each point of the curve."""

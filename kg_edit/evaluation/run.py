@@ -286,9 +286,7 @@ class _Run:
             bar.note("unedited model")
         asked = set(plan.scored(sequence.ids))
         failed = self._base([item for item in records if item.id in asked])
-        if bar and self.config.has_points:
-            bar.note("unedited model, general ability and retention")
-        self._point(sequence, 0, None)
+        self._point(sequence, 0, None, bar)
 
         # A stopped run resumes: dense patches of the first steps are one file, their sum; other steps load their patch.
         scorings = list(plan.scorings(len(records)))
@@ -310,10 +308,8 @@ class _Run:
                 if bar and scored:
                     bar.note(f"edited model, {len(scored)} to score")
                 self._score(sequence, scoring, scored, patch)
-                if bar and scoring.on_curve and self.config.has_points:
-                    bar.note("edited model, general ability and retention")
                 if scoring.on_curve:
-                    self._point(sequence, scoring.edits, patch)
+                    self._point(sequence, scoring.edits, patch, bar)
                 if update and patch:
                     files.sum_up(number + 1, patch)
             if bar and number < len(known):
@@ -459,7 +455,7 @@ class _Run:
     def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         return patch.applied(self.model) if patch else nullcontext(self.model)
 
-    def _point(self, sequence: _Sequence, edits: int, patch: Patch | None) -> None:
+    def _point(self, sequence: _Sequence, edits: int, patch: Patch | None, bar: Bar | None) -> None:
         """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point.
 
         Raises:
@@ -468,6 +464,8 @@ class _Run:
         config = self.config
         if not config.has_points or (sequence.number, edits) in self.points:
             return
+        if bar:
+            bar.note(f"{'edited' if edits else 'unedited'} model, general ability and retention")
         scores, tasks, error = dict[str, float | None](), dict[str, DocumentScores](), None
         before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []
         try:

@@ -25,12 +25,13 @@ from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.evaluation.run import FEWEST, _Run, evaluate
-from kg_edit.evaluation.scorer import score_cases
+from kg_edit.evaluation.scorer import UneditedScores, score_cases
 from kg_edit.evaluation.statistics import EDITING_SCORE
 from kg_edit.evaluation.summary import Summary
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.perplexity import general_scores
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
@@ -299,11 +300,14 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
             time.sleep(0.005)
         during.append(caplog.messages[0])
 
-    ask, update, score, point = _Run.ask_unedited, method.update, _Run._score, _Run._point
+    ask, update, score, unedited = _Run.ask_unedited, method.update, _Run._score, UneditedScores.general
     monkeypatch.setattr(_Run, "ask_unedited", lambda *given: (next_line(), ask(*given)))
     monkeypatch.setattr(method, "update", lambda *given, **named: (next_line(), update(*given, **named))[1])
     monkeypatch.setattr(_Run, "_score", lambda *given: (next_line(), score(*given)))
-    monkeypatch.setattr(_Run, "_point", lambda *given: (next_line(), point(*given)))
+    monkeypatch.setattr(UneditedScores, "general", lambda *given: (next_line(), unedited(*given))[1])
+    monkeypatch.setattr(
+        "kg_edit.evaluation.run.general_scores", lambda *given: (next_line(), general_scores(*given))[1]
+    )
     config = EvalConfig(schedule="sequential:2", sample=2, general="Paris is in France.")
     evaluate(method, model, edits[:2], out=tmp_path, config=config)
     counted = [line.partition(" records, ")[0] for line in during]
