@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import json
-import resource
 import sqlite3
 import time
 import zlib
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.everyday import keep_first
+from tests.peak_memory import adds_at_most
 from tests.wikidata_cache.wikidata_helpers import save_facts
 from wikidata_cache import WikidataCache, open_source
 from wikidata_cache.answers.snapshot import FORMAT, export_snapshot, import_snapshot
@@ -31,10 +31,10 @@ MB = 1_000_000
 @contextmanager
 def within(seconds: float, megabytes: int) -> Iterator[None]:
     """The block takes no more time and memory than this."""
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    yield
+    start = time.monotonic()
+    with adds_at_most(megabytes):
+        yield
     assert time.monotonic() - start < seconds
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < megabytes * 1024
 
 
 @pytest.fixture
