@@ -74,6 +74,19 @@ def test_dates_tell_what_became_true(tmp_path: Path) -> None:
     assert before.found == [] and not before.others
 
 
+def test_statement_is_true_on_its_first_day_and_not_on_the_day_of_its_end(tmp_path: Path) -> None:
+    claims = [
+        ["P54", "Q1", "normal", "2018-07-09T00:00:00Z", "2026-06-20T00:00:00Z"],
+        ["P54", "Q2", "normal", "2026-06-20T00:00:00Z", ""],
+    ]
+    save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
+    with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
+        days = ("2026-06-19", "2026-06-20", "2026-06-21")
+        found = [dated_changes(store, graph="wikidata", since=days[0], until=day).found for day in days]
+    change = Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-20T00:00:00Z")
+    assert found == [[], [change], [change]]
+
+
 def graph_with(team: str) -> Store:
     """A graph of one player, whose team is `team`."""
     entity, direct = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
@@ -136,6 +149,13 @@ def test_answers_of_the_other_kind_are_named(tmp_path: Path) -> None:
     save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", [["P54", "Q1", "normal", "", ""]]), at=JUNE)
     with pytest.raises(BadOptionError, match=r"no answers of the kind out .*; add --dates"):
         run_cli("diff", "--since", JUNE, "--cache", str(tmp_path / "c.sqlite"))
+
+
+def test_one_version_alone_names_the_command_for_a_later_one(tmp_path: Path) -> None:
+    save_facts(tmp_path / "c.sqlite", Fact("out", "Q10", FIRST), at=JULY)
+    options = ("--cache", str(tmp_path / "c.sqlite"))
+    assert "no item has answers from before 2026-06-01" in run_cli("diff", "--since", "2026-06-01", *options)
+    assert "no item" not in run_cli("diff", "--since", "2026-07-02", *options)
 
 
 def test_change_without_a_label_names_the_command(tmp_path: Path) -> None:
