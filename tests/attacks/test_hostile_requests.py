@@ -69,7 +69,6 @@ REFUSED_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": [HI | {"content": "x" * 20_001}]}, "messages[0].content"),
     ({"messages": [HI | {"content": "x " * 9000}] * 3}, ""),  # more tokens than the model was trained on
     ({"messages": [HI] * 201}, "messages"),
-    ({"messages": [HI, HI | {"name": "x"}]}, "messages[1].name"),
     ({"messages": [HI | {"content": "\ud800"}]}, "messages[0].content"),
     ({"max_tokens": 2049}, "max_tokens"),
     ({"max_completion_tokens": 0}, "max_completion_tokens"),
