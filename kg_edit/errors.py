@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from wikidata_cache.errors import expected_of
@@ -87,6 +87,17 @@ class DisablingEditError(PatchError):
     def __init__(self, message: str, reasons: Iterable[str]) -> None:
         super().__init__(message)
         self.reasons = tuple(reasons)
+
+
+class RefusedEditsError(PatchError):
+    """The values of some edits of a batch must not be written; `reasons` says why, by the edit's id."""
+
+    def __init__(self, reasons: Mapping[str, PatchError]) -> None:
+        message, *others = map(str, reasons.values())
+        if others:
+            message = f"{len(reasons)} edits of the batch fail: {', '.join(map(repr, reasons))}; the first: {message}"
+        super().__init__(message)
+        self.reasons = dict(reasons)
 
 
 class LedgerChangedError(PatchError):

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
+from kg_edit.errors import RefusedEditsError
 from kg_edit.evaluation.memory import in_halves, measured, memory_failure, release
 from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
 from kg_edit.patches.base import Patch
@@ -71,9 +72,10 @@ class StepOutcome:
 def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patch | None) -> StepOutcome:
     """Compute the patch of ``records`` by one call of ``method``, on the model with the patch ``start`` applied.
 
-    If the call fails, halves of the batch are tried, to find each record that fails alone; the others are then computed
-    by one call without these. If no record fails alone, for example because two edits contradict each other, or if
-    memory runs out, the batch is split into halves that are computed one after the other.
+    If the call fails, the records that it names (`RefusedEditsError`) are left out. If it names none, halves of the
+    batch are tried, to find each record that fails alone. The others are then computed by one call without these. If no
+    record fails alone, for example because two edits contradict each other, or if memory runs out, the batch is split
+    into halves that are computed one after the other.
 
     Args:
         method: computes the patch.
@@ -87,7 +89,16 @@ def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patc
         with measured() as cost:
             patch, batch = _update(method, records, start)
     except FAILURES as error:
-        errors = _failing_alone(method, records, start, error)
+        if isinstance(error, RefusedEditsError):
+            reasons = error.reasons
+            errors = {
+                record.id: failure(reasons[edit.id])
+                for record in records
+                for edit in record.edits
+                if edit.id in reasons
+            }
+        else:
+            errors = _failing_alone(method, records, start, error)
         good = [record for record in records if record.id not in errors]
         if not good:
             return StepOutcome(errors=errors)

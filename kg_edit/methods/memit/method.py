@@ -35,7 +35,7 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit, refuse_clash
-from kg_edit.errors import PatchError, UnsupportedModelError
+from kg_edit.errors import PatchError, RefusedEditsError, UnsupportedModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
     OPTIMISER,
@@ -200,7 +200,7 @@ class JointMethod(ValueMethod):
 
         Raises:
             EditError: two edits have the same prompt and different targets.
-            PatchError: a value is not finite, or longer than ``anchor`` allows.
+            RefusedEditsError: a value is not finite, or longer than ``anchor`` allows.
         """
         refuse_clash(edits)
         targets = {edit.text: edit.target_new for edit in edits}
@@ -217,21 +217,16 @@ class JointMethod(ValueMethod):
                 opposed.append(len(every) - len(own))
             values = iter(self.find_values(list(chain(*facts))))
             found = [[next(values) for _ in own] for own in facts]
-            outliers = [
-                edit.id
-                for edit, those in zip(edits, found, strict=True)
-                if any(value.descent.refused for value in those)
-            ]
-            if len(outliers) > 1:  # a single one is named below
-                raise PatchError(
-                    f"{len(outliers)} edits of the batch were refused, because their values are longer than anchor "
-                    f"allows: {', '.join(map(repr, outliers))}; leave them out, or make anchor larger"
-                )
-            records = []
+            records, refused = list[Record](), dict[Edit, PatchError]()
             for edit, own, those, left_out in zip(edits, facts, found, opposed, strict=True):
-                with annotate_errors(edit):
-                    noted = {"opposed": left_out} if left_out else {}
+                noted = {"opposed": left_out} if left_out else {}
+                try:
                     records.append(new_record(self.record(edit), own, those) | self.notes(edit) | noted)
+                except PatchError as error:
+                    refused[edit] = error
+            if refused:  # all of them are named, so that a caller can leave them out at once
+                with annotate_errors(next(iter(refused))):
+                    raise RefusedEditsError({edit.id: error for edit, error in refused.items()})
             wanted = torch.stack([value.wanted for value in chain(*found)])  # z, [facts, d]
             return self.write(list(chain(*facts)), wanted, records, before)
 

@@ -11,7 +11,7 @@ import torch
 
 from kg_edit.datasets.record import BenchmarkRecord, as_record
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import EditError, GraphError, ModelError
+from kg_edit.errors import EditError, GraphError, ModelError, PatchError, RefusedEditsError
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.evaluation.step import edit_step, failure
 from kg_edit.methods.memit.method import Memit, MemitConfig
@@ -47,6 +47,27 @@ def test_failing_records_are_found_by_halving(model: LanguageModel, records: tup
     alone = Nudge(model).update([edit for record in records for edit in record.edits if edit.id not in step.errors])
     (made,), (expected,) = (patch.factors.values() for patch in (step.patch or WeightPatch(factors={}), alone))
     assert torch.equal(made.left, expected.left)
+
+
+@dataclass
+class Refusing(Nudge):
+    """Names the edits that it refuses, as the joint methods do."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        if refused := {edit.id: PatchError("too long") for edit in edits if edit.id in self.config.failing}:
+            self.calls.append("refused")
+            raise RefusedEditsError(refused)
+        return super().update(edits, before=before)
+
+
+def test_records_that_a_batch_names_are_left_out_at_once(
+    model: LanguageModel, records: tuple[BenchmarkRecord, ...]
+) -> None:
+    """Halves would compute the values of the others twice more."""
+    method = Refusing(model, NudgeConfig(failing=("case-1", "case-6")))
+    step = edit_step(method, records, start=None)
+    assert step.errors == {"case-1": "PatchError: too long", "case-6": "PatchError: too long"}
+    assert method.calls == ["refused", "case-0 case-2 case-3 case-4 case-5 case-7"]
 
 
 @dataclass

@@ -111,7 +111,7 @@ def test_anchor_of_several_layers_is_the_norm_of_the_values_in_the_last() -> Non
 
 
 def test_a_batch_names_all_its_outliers() -> None:
-    with pytest.raises(PatchError, match=r"2 edits of the batch were refused, .*: '1', '2'; leave them out"):
+    with pytest.raises(PatchError, match=r"2 edits of the batch fail: '1', '2'; the first: .* leave it out"):
         made("memit", tiny("llama"), anchor=0.01).edit([FIRST, SECOND])
 
 
