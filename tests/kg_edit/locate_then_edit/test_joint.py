@@ -43,6 +43,15 @@ def test_memit_solves_the_published_system(edits: int) -> None:
     assert (found - published).norm() < 1e-6 * published.norm()
 
 
+@pytest.mark.parametrize("weight", [1e-6, 20.0])
+def test_more_facts_than_inputs_get_a_part_of_their_change(weight: float) -> None:
+    """The mean of k^T U is at most d_ff / facts: 12 / 48, nearly reached without a counterweight."""
+    moment, keys = full(12), draw(12, 48)
+    shares = (keys * joint_directions(keys, covariance(moment).solve(keys), weight=weight)).sum(0)
+    assert shares.mean() <= 12 / 48
+    assert (shares.mean() > 0.999 * 12 / 48) == (weight < 1)
+
+
 def test_emmet_update_is_the_smallest_that_is_exact_for_every_key() -> None:
     """D K = R; and of all such D it is the smallest as C weighs it."""
     moment, keys, wanted = full(8), draw(8, 3), draw(5, 3, seed=2)

@@ -138,6 +138,14 @@ def test_every_method_can_be_planned(method: str) -> None:
     assert reckoned(method, edits=100).needed("main memory") >= found.needed("main memory")
 
 
+@pytest.mark.parametrize("method", ["memit", "rome", "alphaedit"])
+def test_more_facts_than_half_the_inputs_of_a_layer_are_noted(method: str) -> None:
+    """`test_more_facts_than_inputs_get_a_part_of_their_change` has the reason."""
+    assert not reckoned(method, edits=200).notes
+    assert "201 facts share the 400 inputs of a layer" in reckoned(method, edits=201).notes[0]
+    assert not any("inputs of a layer" in note for note in reckoned("rag", edits=201).notes)
+
+
 def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     found = reckoned(covariance={"corpus": "self"})
     parts = {part.what: part.bytes for part in found.parts}
