@@ -200,7 +200,8 @@ class JointMethod(ValueMethod):
 
         Raises:
             EditError: two edits have the same prompt and different targets.
-            RefusedEditsError: a value is not finite, or longer than ``anchor`` allows.
+            RefusedEditsError: of several edits, some values are not finite, or longer than ``anchor`` allows.
+            PatchError: that of the only edit is.
         """
         refuse_clash(edits)
         targets = {edit.text: edit.target_new for edit in edits}
@@ -224,9 +225,11 @@ class JointMethod(ValueMethod):
                     records.append(new_record(self.record(edit), own, those) | self.notes(edit) | noted)
                 except PatchError as error:
                     refused[edit] = error
-            if refused:  # all of them are named, so that a caller can leave them out at once
-                with annotate_errors(next(iter(refused))):
-                    raise RefusedEditsError({edit.id: error for edit, error in refused.items()})
+            if refused:  # of a batch all are named, so that a caller can leave them out at once
+                first, fault = next(iter(refused.items()))
+                reasons = {edit.id: why for edit, why in refused.items()}
+                with annotate_errors(first):
+                    raise fault if len(edits) == 1 else RefusedEditsError(reasons)
             wanted = torch.stack([value.wanted for value in chain(*found)])  # z, [facts, d]
             return self.write(list(chain(*facts)), wanted, records, before)
 
