@@ -89,16 +89,10 @@ def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patc
         with measured() as cost:
             patch, batch = _update(method, records, start)
     except FAILURES as error:
-        if isinstance(error, RefusedEditsError):
-            reasons = error.reasons
-            errors = {
-                record.id: failure(reasons[edit.id])
-                for record in records
-                for edit in record.edits
-                if edit.id in reasons
-            }
-        else:
-            errors = _failing_alone(method, records, start, error)
+        reasons = error.reasons if isinstance(error, RefusedEditsError) else {}
+        named = ((record, edit.id) for record in records for edit in record.edits)
+        errors = {record.id: failure(reasons[name]) for record, name in named if name in reasons}
+        errors = errors or _failing_alone(method, records, start, error)
         good = [record for record in records if record.id not in errors]
         if not good:
             return StepOutcome(errors=errors)

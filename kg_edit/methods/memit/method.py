@@ -222,7 +222,8 @@ class JointMethod(ValueMethod):
             for edit, own, those, left_out in zip(edits, facts, found, opposed, strict=True):
                 noted = {"opposed": left_out} if left_out else {}
                 try:
-                    records.append(new_record(self.record(edit), own, those) | self.notes(edit) | noted)
+                    with annotate_errors(edit):
+                        records.append(new_record(self.record(edit), own, those) | self.notes(edit) | noted)
                 except PatchError as error:
                     refused[edit] = error
             if refused:  # of a batch all are named, so that a caller can leave them out at once
