@@ -223,17 +223,14 @@ class Ledger(Listing):
         # The files are written first, then all lines of the log at once, so a kill or a full disk leaves all or none.
         files = self._store.put_all([source or patch for patch, source, _ in new])
         first = len(self.events) + 1
-        events = [
-            Added(**stamp(number), file=file, after=after, source=_named(source) if source else None)
-            for number, (file, (_, source, after)) in enumerate(zip(files, new, strict=True), first)
-        ]
+        events = list[Added]()
+        for number, (file, (_, source, after)) in enumerate(zip(files, new, strict=True), first):
+            name = source.name if source else None
+            if source and name == PATCH:  # every run's patch has this name, so its folder is named too
+                name = f"{source.resolve().parent.name}/{name}"
+            events.append(Added(**stamp(number), file=file, after=after, source=name))
         self._store.append(*events)
         return tuple(event.number for event in events)
-
-
-def _named(source: Path) -> str:
-    """The name of a file; with its folder if it is that of every run's patch."""
-    return f"{source.resolve().parent.name}/{source.name}" if source.name == PATCH else source.name
 
 
 def _checked(patch: Patch, source: Path | None) -> Patch:
