@@ -350,8 +350,8 @@ def estimate(
         # The mean over the facts of k^T (lambda C + K K^T)^-1 k is at most rank(K K^T) / facts <= d_ff / facts.
         found.append(
             f"{facts:,} facts share the {shape.inner:,} inputs of a layer, so only a part of each change can be "
-            f"written: at most d_ff / facts on average. A method that keeps the facts beside the weights, such as rag, "
-            "has no such limit"
+            f"written; of more than {shape.inner:,} facts, on average at most d_ff / facts. A method that keeps the "
+            "facts beside the weights, such as rag, has no such limit"
         )
     return Estimate(job=job, parts=tuple(memory_parts(job)), notes=tuple(found))
 
