@@ -38,9 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("everyday" if config.option.markexpr == "not slow" else "all")
 
 
-def pytest_collection_finish() -> None:
-    """Leave the modules and tests, millions of objects that stay, out of each later collection of garbage."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for no garbage among the modules and tests, millions of objects that stay: not now, not later."""
+    gc.disable()
+    yield
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
