@@ -94,8 +94,8 @@ class CachedSource:
         """
         if self.mode == "online":
             return self._inner.provenance(ids)
-        wanted = list(ids)
-        origins = [one for kind in _STATEMENTS for one in self._first(AnswerStore.origins, kind, wanted).values()]
+        ids = list(ids)
+        origins = [origin for kind in _STATEMENTS for origin in self._first(AnswerStore.origins, kind, ids).values()]
         times = [fetched_at for _, fetched_at in origins]
         return {
             "kind": "cache",
@@ -111,15 +111,15 @@ class CachedSource:
             CacheMissError: the cache is offline and lacks ids.
             CacheFileError: the cache file cannot be read or written. The errors of the inner source are raised as well.
         """
-        known = self._look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
-        missing = [entity for entity in ids if entity not in known]
+        cached = self._look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
+        missing = [entity for entity in ids if entity not in cached]
         if missing and self.mode == "offline":
             # For many ids, the command names a file of edits instead.
             what = ["--kind", template.kind, *missing] if len(missing) <= _LISTED else ["EDITS.jsonl"]
             raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what))
-        if known:
-            self.request_counts.found += len(known)
-            yield cached_answer(template, known)
+        if cached:
+            self.request_counts.found += len(cached)
+            yield cached_answer(template, cached)
         if not missing:
             return
         inner = self._inner  # opened here, so that its errors (no contact, offline) come before a cache file is made
@@ -127,9 +127,9 @@ class CachedSource:
         with Bar(title=template.kind, unit="id", total=len(missing), shown=many, leave=False) as bar:
             while missing:
                 block = missing[: template.size]
-                answers, done = self._next(inner, template, block)
-                missing[: template.size] = [entity for entity in block if entity not in done]
-                bar.update(len(done))
+                answers, covered = self._next(inner, template, block)
+                missing[: template.size] = [entity for entity in block if entity not in covered]
+                bar.update(len(covered))
                 yield from answers
 
     def select(self, query: str) -> Sequence[Binding]:
@@ -156,28 +156,28 @@ class CachedSource:
             if key in rows:  # another process has cached them in the meantime
                 return list(rows[key])
             fetched_at, start = now(), time.monotonic()
-            found = [dict(row) for row in inner.select(query)]
+            bindings = [dict(row) for row in inner.select(query)]
             elapsed = round(1000 * (time.monotonic() - start))
-            exchange = plain_exchange(inner, query, found, fetched_at=fetched_at, elapsed_ms=elapsed)
-            self._store.save(self.graph, "query", [("query", key, found)], exchange)
+            exchange = plain_exchange(inner, query, bindings, fetched_at=fetched_at, elapsed_ms=elapsed)
+            self._store.save(self.graph, "query", [("query", key, bindings)], exchange)
             self.request_counts.requests += 1
-            return found
+            return bindings
 
     def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
         """Return {id: value} for the ids that are in the cache, without a request."""
-        found = self._look_up(template.kind, ids)
-        self.request_counts.found += len(found)
-        return found
+        cached = self._look_up(template.kind, ids)
+        self.request_counts.found += len(cached)
+        return cached
 
     def labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
         """Return {label: ids whose label in the cache is exactly this text}, without labels of no id."""
         ever = set().union(*(store.labelled(self.graph, labels, as_of=self._as_of) for store in self._files))
         # An older version may have had the label, so the version in effect decides.
-        found = defaultdict[str, set[str]](set)
+        ids_by_label = defaultdict[str, set[str]](set)
         for entity, label in self._look_up("label", ever).items():
             if label:
-                found[label[0]].add(entity)
-        return {label: found[label] for label in found.keys() & labels}
+                ids_by_label[label[0]].add(entity)
+        return {label: ids_by_label[label] for label in ids_by_label.keys() & labels}
 
     @cached_property
     def fetch_hint(self) -> FetchHint:
@@ -206,10 +206,10 @@ class CachedSource:
             return answers, block
         with self._store.request_lock():
             # While this process waited for the lock, another one may have fetched the same facts.
-            known = self._look_up(template.kind, block) if self.mode == "cache_first" else {}
-            if known:
-                self.request_counts.found += len(known)
-                return [cached_answer(template, known)], known
+            cached = self._look_up(template.kind, block) if self.mode == "cache_first" else {}
+            if cached:
+                self.request_counts.found += len(cached)
+                return [cached_answer(template, cached)], cached
             self.request_counts.asked += len(block)
             answers = []
             for answer in inner.ask(template, block):  # each is written at once: a kill or a later failure loses none
@@ -222,18 +222,18 @@ class CachedSource:
         ids: dict[str, list[str]] = defaultdict(list)
         for fact in answer.facts:
             ids[fact.kind].append(fact.id)
-        known = {
+        cached = {
             (kind, entity): value
             for kind, entities in ids.items()
             for entity, value in self._look_up(kind, entities).items()
         }
         facts: Sequence[Fact] = answer.facts
-        if self.mode == "refresh":  # a new version of each id that was asked for, and of other facts that have changed
-            asked = {(template.kind, entity) for entity in block}
-            new = [f for f in facts if (f.kind, f.id) in asked or known.get((f.kind, f.id), _NOTHING) != f.value]
+        if self.mode == "refresh":  # a new version of each requested id, and of other facts that have changed
+            requested = {(template.kind, entity) for entity in block}
+            new = [f for f in facts if (f.kind, f.id) in requested or cached.get((f.kind, f.id), _NOTHING) != f.value]
         else:
-            new = [fact for fact in facts if (fact.kind, fact.id) not in known]
-            facts = [Fact(kind, entity, known.get((kind, entity), value)) for kind, entity, value in facts]
+            new = [fact for fact in facts if (fact.kind, fact.id) not in cached]
+            facts = [Fact(kind, entity, cached.get((kind, entity), value)) for kind, entity, value in facts]
         exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
         self._store.save(self.graph, answer.template, new, exchange)
         return Answer(answer.template, facts, exchange)
@@ -243,11 +243,11 @@ class CachedSource:
 
     def _first(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
         """Return what `read` returns for the ids, each from the first file that knows it."""
-        missing, found = list(ids), dict[str, T]()
+        missing, values = list(ids), dict[str, T]()
         for store in self._files:
-            found |= read(store, self.graph, kind, missing, as_of=self._as_of) if missing else {}
-            missing = [entity for entity in missing if entity not in found]
-        return found
+            values |= read(store, self.graph, kind, missing, as_of=self._as_of) if missing else {}
+            missing = [entity for entity in missing if entity not in values]
+        return values
 
 
 _NOTHING = object()
@@ -291,17 +291,17 @@ class FallbackSource:
         Raises:
             CacheFileError: the cache file can't be read.
         """
-        known = self.cache.known(template, ids)
-        if known:
-            yield cached_answer(template, known)
-        missing = [entity for entity in ids if entity not in known]
+        cached = self.cache.known(template, ids)
+        if cached:
+            yield cached_answer(template, cached)
+        missing = [entity for entity in ids if entity not in cached]
         labelled = self.cache.labelled(missing) if template.kind == "named" else {}
         for answer in self.graph.ask(template, missing):
             # The cache may have different values for facts of other kinds, so they are left out.
             facts = [fact for fact in answer.facts if fact.kind == template.kind]
-            for place, fact in enumerate(facts):
+            for index, fact in enumerate(facts):
                 if also := labelled.get(fact.id):
-                    facts[place] = fact._replace(value=sorted(also.union(fact.value)))
+                    facts[index] = fact._replace(value=sorted(also.union(fact.value)))
             yield Answer(template.name, facts)
 
     def select(self, query: str) -> Sequence[Binding]:

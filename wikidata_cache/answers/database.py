@@ -284,8 +284,8 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
 
 def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
     try:
-        with closing(connection.execute("PRAGMA journal_mode = WAL")) as found:
-            if found.fetchone()[0] == "wal":
+        with closing(connection.execute("PRAGMA journal_mode = WAL")) as cursor:
+            if cursor.fetchone()[0] == "wal":
                 return
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname.startswith(("SQLITE_FULL", "SQLITE_READONLY")):
@@ -304,9 +304,9 @@ def cache_file_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
-        found = (meaning for start, meaning in _MEANINGS.items() if name.startswith(start))
+        meanings = (meaning for start, meaning in _MEANINGS.items() if name.startswith(start))
         problem, suggestion = next(
-            found, ("is damaged, or not a cache file", f"Delete it and fetch again, or {ELSEWHERE}.")
+            meanings, ("is damaged, or not a cache file", f"Delete it and fetch again, or {ELSEWHERE}.")
         )
         if reading and name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")):
             problem, suggestion = _UNREADABLE

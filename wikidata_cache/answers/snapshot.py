@@ -96,9 +96,9 @@ def export_snapshot(
     with store.database.reading() as connection:
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
-        wanted = {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
+        filters = {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
         # The rows are read twice in one transaction: for the counts and the hash in the header, then for the file.
-        lines = partial(_export_lines, connection, store.path, wanted, newest_only)
+        lines = partial(_export_lines, connection, store.path, filters, newest_only)
         summary, digest = Summary(), hashlib.sha256()
         for line in lines(summary):
             digest.update(line)
@@ -153,17 +153,17 @@ class Summary:
 
 
 def _export_lines(
-    connection: sqlite3.Connection, cache: Path, wanted: Mapping[str, str | None], newest_only: bool, summary: Summary
+    connection: sqlite3.Connection, cache: Path, filters: Mapping[str, str | None], newest_only: bool, summary: Summary
 ) -> Iterator[bytes]:
     """Yield the lines of the facts, then of the query log, that an import accepts; count them in `summary`."""
     urls: dict[int, str] = dict(connection.execute("SELECT id, url FROM urls"))
 
     def rows() -> Iterator[dict[str, Any]]:
-        for row in connection.execute(_NEWEST_FACTS if newest_only else _FACTS, wanted):
+        for row in connection.execute(_NEWEST_FACTS if newest_only else _FACTS, filters):
             graph, kind, entity, fetched_at, url, value = row[:6]
             fact = {"graph": graph, "kind": kind, "id": entity, "fetched_at": fetched_at, "url": urls[url]}
             yield fact | {"type": "fact", "value": unpack(value, cache)}
-        for (record,) in connection.execute(_LOG, wanted):
+        for (record,) in connection.execute(_LOG, filters):
             yield unpack(record, cache) | {"type": "query"}
 
     for row in rows():
@@ -247,22 +247,22 @@ def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise SnapshotError(path, problem, line=1)
             yield header
 
-            found = {"fact": 0, "query": 0}
+            row_counts = {"fact": 0, "query": 0}
             digest, number = hashlib.sha256(), 1
             while line := _line(path, file, number := number + 1):
                 digest.update(line)
                 row = _parsed(path, line, number)
-                if row.get("type") not in found:
+                if row.get("type") not in row_counts:
                     problem = f"found a row of the type {row.get('type')!r}; expected 'fact' or 'query'"
                     raise SnapshotError(path, problem, line=number)
                 if objection := row_problem(row):
                     raise SnapshotError(path, objection, line=number)
-                found[row["type"]] += 1
-                if found["fact"] > expected[0] or found["query"] > expected[1]:
+                row_counts[row["type"]] += 1
+                if row_counts["fact"] > expected[0] or row_counts["query"] > expected[1]:
                     problem = f"has more rows than the {sum(expected)} that its header gives"
                     raise SnapshotError(path, problem, line=number)
                 yield row
-            if (found["fact"], found["query"]) != expected or digest.hexdigest() != header.get("sha256"):
+            if (row_counts["fact"], row_counts["query"]) != expected or digest.hexdigest() != header.get("sha256"):
                 problem = "its rows do not match the counts and the sha256 in its header. Get the file again"
                 raise SnapshotError(path, problem)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:

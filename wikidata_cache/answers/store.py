@@ -68,18 +68,18 @@ class AnswerStore:
 
     def look_up(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Json]:
         """Return {id: value} of the known ids, in the newest version, or in the newest up to `as_of` (UTC text)."""
-        rows = self.database.read(_LOOK_UP, _wanted(graph, kind, ids, as_of))
-        found = {entity: unpack(value, self.path) for entity, value, _ in rows}
+        rows = self.database.read(_LOOK_UP, _parameters(graph, kind, ids, as_of))
+        values = {entity: unpack(value, self.path) for entity, value, _ in rows}
         if self.database.read_only:  # a pack may come from somebody else: check it as `save` checks answers
-            problems = (value_problem(kind, entity, value) for entity, value in found.items())
+            problems = (value_problem(kind, entity, value) for entity, value in values.items())
             if problem := next(filter(None, problems), None):
                 suggestion = "Do not use this pack (--pack, packs=..., KG_PACKS)."
                 raise CacheFileError(self.path, f"contains an invalid fact: {problem}", suggestion)
-        return found
+        return values
 
     def origins(self, graph: str, kind: str, ids: Iterable[str], *, as_of: str | None = None) -> dict[str, Origin]:
         """Return {id: (URL, time in UTC)} of the answers that `look_up` returns."""
-        rows = self.database.read(_ORIGIN, _wanted(graph, kind, ids, as_of))
+        rows = self.database.read(_ORIGIN, _parameters(graph, kind, ids, as_of))
         urls = dict(self.database.read("SELECT id, url FROM urls")) if rows else {}
         return {entity: (urls[url], fetched_at) for entity, url, fetched_at, _ in rows}
 
@@ -87,12 +87,12 @@ class AnswerStore:
         """Return the ids that have exactly one of these labels in any version."""
         # Compared as stored, without unpacking each row.
         stored = [pack([label, language]) for label in labels for language in LANGUAGES]
-        found: set[str] = set()
-        for some in batches(stored, size=_MOST_VALUES):
-            places = f"({', '.join('?' * len(some))})"
-            rows = self.database.read(_LABELLED + places, (graph, as_of or _ANY_TIME, *some))
-            found.update(entity for (entity,) in rows)
-        return found
+        ids: set[str] = set()
+        for batch in batches(stored, size=_MOST_VALUES):
+            placeholders = f"({', '.join('?' * len(batch))})"
+            rows = self.database.read(_LABELLED + placeholders, (graph, as_of or _ANY_TIME, *batch))
+            ids.update(entity for (entity,) in rows)
+        return ids
 
     def ids(self, graph: str, kind: str) -> list[str]:
         """Return the ids that have a fact of this kind, sorted."""
@@ -167,7 +167,7 @@ class AnswerStore:
             yield
 
 
-def _wanted(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
+def _parameters(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
     """Return the SQL parameters of `_LOOK_UP` and `_ORIGIN`."""
     as_of, latest = as_of or _ANY_TIME, latest_time()
     return {"graph": graph, "kind": kind, "ids": dumps(list(ids)), "as_of": as_of, "latest": latest}
@@ -234,13 +234,13 @@ class CacheRateLimitStore(RateLimitStore):
 
 def _rate_limit(stored: str | bytes, path: Path) -> RateLimitState:
     """Return the state of a host that `write` stored; raise CacheFileError for anything else in a foreign file."""
-    found = unpack(stored, path)
-    if isinstance(found, dict) and found.keys() == asdict(RateLimitState()).keys():
-        numbers = found | {"rate": found["rate"] or 0}  # None for the usual rate
+    state = unpack(stored, path)
+    if isinstance(state, dict) and state.keys() == asdict(RateLimitState()).keys():
+        numbers = state | {"rate": state["rate"] or 0}  # None for the usual rate
         texts = [numbers.pop(name) for name in ("trouble", "reason")]
         is_sound = all(type(number) in (int, float) and abs(number) < _LARGEST for number in numbers.values())
         if is_sound and all(isinstance(text, str) for text in texts):
-            return RateLimitState(**found)
+            return RateLimitState(**state)
     raise CacheFileError(path, "is damaged: the rate limit of a host cannot be read", DAMAGED)
 
 
