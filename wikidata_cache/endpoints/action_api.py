@@ -121,15 +121,15 @@ class ActionApi(EndpointSource):
 
     def entities(self, ids: Iterable[str]) -> dict[str, ApiEntity]:
         """Return the existing entities by requested id; a merged id gives the entity into which it was merged."""
-        found: dict[str, ApiEntity] = {}
+        entities: dict[str, ApiEntity] = {}
         for block in batches(sorted(set(ids)), size=_BATCH):
-            found |= self._block(block, "labels|aliases|descriptions|claims")[0]
-        return found
+            entities |= self._block(block, "labels|aliases|descriptions|claims")[0]
+        return entities
 
     def _block(self, ids: Sequence[str], props: str) -> tuple[dict[str, ApiEntity], Exchange]:
         """Return what `entities` returns for at most 50 ids, with `props` as the API names them, and the request."""
         request = {"action": "wbgetentities", "props": props, "languages": "|".join(LANGUAGES), "ids": "|".join(ids)}
-        return self._get(request, "entities", partial(_parse_entities, wanted=ids))
+        return self._get(request, "entities", partial(_parse_entities, requested=ids))
 
     def can_answer(self, template: Template | None) -> bool:
         """Return whether the source answers a question; None stands for a user's query."""
@@ -194,19 +194,19 @@ class ActionApi(EndpointSource):
         raise EndpointError(self.name, "bad answer", "found SPARQL results; expected JSON of the API", _SUGGESTION)
 
 
-def _parse_entities(answer: Json, wanted: Collection[str]) -> dict[str, ApiEntity]:
+def _parse_entities(answer: Json, requested: Collection[str]) -> dict[str, ApiEntity]:
     """Return the existing entities in an answer of wbgetentities, by the id that was requested."""
-    if others := answer.keys() - set(wanted):
-        raise ValueError(f"found entities that were not requested: {', '.join(map(str, sorted(others)))[:80]}")
+    if extra := answer.keys() - set(requested):
+        raise ValueError(f"found entities that were not requested: {', '.join(map(str, sorted(extra)))[:80]}")
     return {entity: _parse_entity(content) for entity, content in answer.items() if "missing" not in content}
 
 
 def _parse_entity(content: Json) -> ApiEntity:
     def texts(field: str) -> dict[str, str]:  # by language; the API writes an empty object as []
-        return {str(language): text_of(one) for language, one in (content.get(field) or {}).items()}
+        return {str(language): text_of(term) for language, term in (content.get(field) or {}).items()}
 
     labels, descriptions = texts("labels"), texts("descriptions")
-    aliases = {language: [text_of(one) for one in found] for language, found in (content.get("aliases") or {}).items()}
+    aliases = {language: [text_of(t) for t in terms] for language, terms in (content.get("aliases") or {}).items()}
     names: list[Name] = []
     for language in LANGUAGES:
         if label := labels.get(language):
@@ -270,20 +270,20 @@ def is_action_api(url: str) -> bool:
     return re.split("[?#]", url, maxsplit=1)[0].endswith("/api.php")
 
 
-def _values(requested: str, found: ApiEntity | None) -> dict[Kind, Json]:
+def _values(requested: str, entity: ApiEntity | None) -> dict[Kind, Json]:
     """Return what SPARQL has about an id: nothing for a missing one, for a merged one the item that replaces it."""
-    merged = found.id if found and found.id != requested else None
-    own = found if found and not merged else _NOTHING
-    statements = sorted(own.statements)
-    labels = ([text, language] for text, language, kind in own.names if kind == "label" and text.strip())
+    merged = entity.id if entity and entity.id != requested else None
+    content = entity if entity and not merged else _NOTHING
+    statements = sorted(content.statements)
+    labels = ([text, language] for text, language, kind in content.names if kind == "label" and text.strip())
     return {
         "redirect": merged,
         "label": next(labels, None),
-        "description": own.description,
-        "mentioned": found is not None,
+        "description": content.description,
+        "mentioned": entity is not None,
         "out": [list(pair) for pair in statements],
-        "claims": [list(claim) for claim in own.claims],
+        "claims": [list(claim) for claim in content.claims],
         "types": [item for relation, item in statements if relation == "P31"],
-        "sitelinks": own.sitelinks,
-        "values": [list(pair) for pair in sorted(own.values)],
+        "sitelinks": content.sitelinks,
+        "values": [list(pair) for pair in sorted(content.values)],
     }

@@ -55,29 +55,29 @@ class EndpointChain:
         if not self._parts:
             yield from self._first_free(template, ids)
             return
-        roads, left = [self._first_free, *(part.ask for part in self._parts)], list(ids)
+        roads, remaining = [self._first_free, *(part.ask for part in self._parts)], list(ids)
         for road in roads:
-            asked, left = left, []
-            for answer in road(template, asked):
+            requested, remaining = remaining, []
+            for answer in road(template, requested):
                 # "Nothing" of an id is known when the last part was asked; so is that of others, such as the label of a
                 # value, which the answer is also about but which may be in another part.
-                known = [fact for fact in answer.facts if not _is_nothing(fact)]
+                facts = [fact for fact in answer.facts if not _is_nothing(fact)]
                 nothing = [fact for fact in answer.facts if fact.kind == template.kind and _is_nothing(fact)]
                 if road is roads[-1]:
-                    known += nothing
-                left += [fact.id for fact in nothing]
-                yield replace(answer, facts=known)
+                    facts += nothing
+                remaining += [fact.id for fact in nothing]
+                yield replace(answer, facts=facts)
 
     def _first_free(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield answers that together cover the ids, of endpoints with the same part of the graph."""
-        left = list(ids)
+        remaining = list(ids)
         troubles = dict(self._refusals)
         able = self._able(template)
         for endpoint in self._turns(able, troubles):
             try:
-                for answer in endpoint.ask(template, left):
+                for answer in endpoint.ask(template, remaining):
                     answered = {fact.id for fact in answer.facts if fact.kind == template.kind}
-                    left = [entity for entity in left if entity not in answered]
+                    remaining = [entity for entity in remaining if entity not in answered]
                     yield answer
                 return
             except EndpointError as error:
@@ -136,5 +136,5 @@ def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
     if len(errors) == 1:
         return last
     waits = [error.retry_after for error in errors if error.retry_after is not None]
-    found = f"all {len(errors)} endpoints failed: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
-    return EndpointError(name, last.trouble, found, last.suggestion, retry_after=min(waits, default=None))
+    problem = f"all {len(errors)} endpoints failed: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
+    return EndpointError(name, last.trouble, problem, last.suggestion, retry_after=min(waits, default=None))

@@ -113,11 +113,11 @@ class EndpointSource(SparqlSource):
         Raises:
             EndpointError: waiting, retrying and splitting down to one id do not help.
         """
-        left, most = list(ids), min(template.size, self.most_ids)
+        remaining, most = list(ids), min(template.size, self.most_ids)
         size = self._sizes.setdefault(template.name, _BlockSize(most, most))
-        while left:
+        while remaining:
             # One block a request; after a failure that a smaller block avoids, the same ids are asked for again.
-            block = left[: size.ids]
+            block = remaining[: size.ids]
             try:
                 answer = self._answer(template, block)
                 # The same check as for an imported snapshot: what the endpoint sends may be cached and shared.
@@ -132,7 +132,7 @@ class EndpointSource(SparqlSource):
                 logger.info("%s Asking for %d instead of %d ids per request.", error, size.ids, len(block))
                 continue
             size.succeeded()
-            del left[: len(block)]
+            del remaining[: len(block)]
             yield answer
 
     def select(self, query: str) -> list[Binding]:
@@ -180,17 +180,17 @@ class EndpointSource(SparqlSource):
         `attempts` returns the total number of attempts that a failure allows.
         """
         forbid_when_offline(self.name)
-        left, made = WaitBudget(self.patience), 0
+        budget, tries = WaitBudget(self.patience), 0
         while True:
-            made += 1
+            tries += 1
             try:
-                with self._limiter.slot(self.name, left):
+                with self._limiter.slot(self.name, budget):
                     return once()
             except EndpointError as error:
                 wait = self._limiter.wait(self.name)
-                if made >= attempts(error) or wait > left.left:
+                if tries >= attempts(error) or wait > budget.left:
                     if error.trouble in _WAITS and wait:
-                        raise self._limiter.too_soon_error(self.name, left) from error
+                        raise self._limiter.too_soon_error(self.name, budget) from error
                     raise
                 logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.found, error.trouble, wait)
 

@@ -43,16 +43,16 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     if "json" not in reply.headers.get("content-type", ""):
         raise _foreign(reply, url)
     try:
-        found = parse(reply.body) if reply.whole else None
+        content = parse(reply.body) if reply.whole else None
     except ValueError:  # the text is not JSON, or not UTF-8
-        found = None
-    if found is None and _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
+        content = None
+    if content is None and _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
         raise timed_out(url, "the answer was cut off by a time limit of the server", status=200)
-    if found is None:
+    if content is None:
         problem = f"the answer ended too early, after {len(reply.body)} bytes"
         raise EndpointError(url, "cut off", problem, f"Try again later, or ask for fewer edits at a time. {ELSEWHERE}")
     try:
-        bindings: list[Mapping[str, Mapping[str, Any]]] = found["results"]["bindings"]
+        bindings: list[Mapping[str, Mapping[str, Any]]] = content["results"]["bindings"]
         rows: list[Binding] = []
         for binding in bindings:
             row: dict[str, str] = {}
@@ -79,27 +79,27 @@ def text_of(term: Mapping[str, Any]) -> str:
 def _foreign(reply: Reply, url: str) -> EndpointError:
     kind = reply.headers.get("content-type") or "no content type"
     start = _text(reply.body[:80])
-    found = f"expected SPARQL JSON, found {kind} with {len(reply.body)} bytes: {start!r}"
+    problem = f"expected SPARQL JSON, found {kind} with {len(reply.body)} bytes: {start!r}"
     if "html" in kind and _has(reply.body[:4_000], _OVERLOAD_SIGNS):
         return EndpointError(
-            url, "unavailable", found, f"A proxy reports an error; try again later. {ELSEWHERE}", status=200
+            url, "unavailable", problem, f"A proxy reports an error; try again later. {ELSEWHERE}", status=200
         )
     suggestion = (
         f"This may be the page of a proxy, or a wrong URL (the right one often ends in /sparql or /query). {ELSEWHERE}"
     )
-    return EndpointError(url, "bad answer", found, suggestion, status=200)
+    return EndpointError(url, "bad answer", problem, suggestion, status=200)
 
 
 def _from_status(reply: Reply, url: str) -> EndpointError:
     status, wait = reply.status, seconds_to_wait(reply.headers)
     message = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
-    found, text = f"HTTP {status} {message[:160]}".strip(), message.encode()
+    reason, text = f"HTTP {status} {message[:160]}".strip(), message.encode()
     if status in (400, 500) and _has(text, _TRUNCATION_SIGNS):
-        return EndpointError(url, "truncated", found, _FEWER, status=status)
+        return EndpointError(url, "truncated", reason, _FEWER, status=status)
     if status in (206, 504) or (status in (400, 429, 500, 503) and _has(text, _TIMEOUT_SIGNS)):
-        return timed_out(url, found, status=status)
+        return timed_out(url, reason, status=status)
     if status in (413, 414, 431):
-        return EndpointError(url, "too long", found, f"The query is too long for this server. {_FEWER}", status=status)
+        return EndpointError(url, "too long", reason, f"The query is too long for this server. {_FEWER}", status=status)
     trouble: EndpointTrouble = "rejected"
     if status == 429 and _has(text, ("outage", "aggressively")):
         trouble, advice = "outage", "The service limits all clients during an outage; try again later."
@@ -113,22 +113,22 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
         location = printable(reply.headers.get("location", ""))
         moved = f" The endpoint has moved to {location}." if location else ""
         advice = f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
-    return EndpointError(url, trouble, found, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
+    return EndpointError(url, trouble, reason, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
 
 
 def connection_error(error: Exception, url: str, timeout: float) -> EndpointError:
     """Return the EndpointError for an exception of urllib or http.client; raise other exceptions again."""
     if isinstance(error, AnswerTooLargeError):
-        found = f"the answer has more than {error.limit / 1e6:g} MB"
+        problem = f"the answer has more than {error.limit / 1e6:g} MB"
         suggestion = f"Ask for less at a time, or set {LIMIT} to a larger number of megabytes. {ELSEWHERE}"
-        return EndpointError(url, "too large", found, suggestion)
+        return EndpointError(url, "too large", problem, suggestion)
     if isinstance(error, TimeoutError):
         return timed_out(url, f"no complete answer within the time limit of {timeout:g} s of this client")
     if isinstance(error, InvalidURL | ValueError):  # in the URL itself, or in that of a redirect
         return EndpointError(url, "rejected", f"not a valid URL: {error}", f"Correct the URL. {ELSEWHERE}")
     if isinstance(error, HTTPException | OSError):  # such as a URLError with a TimeoutError inside: no connection
-        found = f"no connection: {getattr(error, 'reason', '') or type(error).__name__}"
-        return EndpointError(url, "unavailable", found, f"Check the URL and the network. {ELSEWHERE}")
+        problem = f"no connection: {getattr(error, 'reason', '') or type(error).__name__}"
+        return EndpointError(url, "unavailable", problem, f"Check the URL and the network. {ELSEWHERE}")
     raise error
 
 
@@ -139,9 +139,9 @@ def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointErr
 
 def truncated_answer(url: str, rows: int) -> EndpointError:
     """Return the error for a well-formed answer that lacks its end mark after `rows` rows."""
-    found = f"the answer lacks its end after {rows} rows: the endpoint does not send more rows"
+    problem = f"the answer lacks its end after {rows} rows: the endpoint does not send more rows"
     suggestion = f"Raise this limit of the endpoint (Virtuoso: ResultSetMaxRows). {ELSEWHERE}"
-    return EndpointError(url, "truncated", found, suggestion, status=200)
+    return EndpointError(url, "truncated", problem, suggestion, status=200)
 
 
 def wrong_answer(url: str, problem: str) -> EndpointError:
@@ -152,11 +152,11 @@ def wrong_answer(url: str, problem: str) -> EndpointError:
 
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
     """Return the same error for a question about the single id `name`, which cannot be split further."""
-    found = f"asked for the single id {name!r} ({kind}): {error.found}"
+    problem = f"asked for the single id {name!r} ({kind}): {error.found}"
     quiet = f"Give a longer timeout, or try again when the endpoint is less busy. {ELSEWHERE}"
     suggestion = quiet if error.trouble == "timeout" else error.suggestion
     return EndpointError(
-        error.url, error.trouble, found, suggestion, status=error.status, retry_after=error.retry_after
+        error.url, error.trouble, problem, suggestion, status=error.status, retry_after=error.retry_after
     )
 
 

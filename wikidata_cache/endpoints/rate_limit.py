@@ -68,9 +68,9 @@ class RateLimiter:
     def wait(self, url: str) -> float:
         """Return the seconds until the host of `url` may be asked again; 0.0 if it may be asked now."""
         host = host_of(url)
-        found = self._store.read(host)
-        state = after_clock_jump(found, self._clock.now())
-        if state != found:
+        stored = self._store.read(host)
+        state = after_clock_jump(stored, self._clock.now())
+        if state != stored:
             logger.warning("%s: the clock was set back; the wait for this host starts again", host)
             self._store.write(host, state)
         wait = seconds_until_due(state, self._clock.now(), usual_rate(host))
@@ -84,7 +84,7 @@ class RateLimiter:
         state, now = self._store.read(host_of(url)), self._clock.now()
         wait = self.wait(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        found = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"
+        problem = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"
         too_long = f"this run waits at most {budget.left:.0f} s"
         limit = too_long if wait > budget.left else "the last attempt of this run has failed"
         suggestion = (
@@ -92,7 +92,7 @@ class RateLimiter:
             f"Facts that are already in the cache are not requested again. {ELSEWHERE}"
         )
         trouble = state.trouble if state.not_before > now else "throttled"
-        return EndpointError(url, trouble, found, suggestion, retry_after=wait)
+        return EndpointError(url, trouble, problem, suggestion, retry_after=wait)
 
     @contextmanager
     def slot(self, url: str, budget: WaitBudget) -> Iterator[None]:

@@ -87,14 +87,14 @@ class Transport:
             good = response.status == 200
             try:
                 limit = self.max_bytes if good else min(_ERROR_BYTES, self.max_bytes)
-                body, whole = read_body(response, deadline=start + self.timeout, limit=limit)
+                body, complete = read_body(response, deadline=start + self.timeout, limit=limit)
             except AnswerTooLargeError:
                 if good:
                     raise
-                body, whole = b"", False  # the status is enough for an error message
+                body, complete = b"", False  # the status is enough for an error message
         headers = {name.lower(): value for name, value in response.headers.items()}
         elapsed = round((time.monotonic() - start) * 1000)
-        return Reply(response.status, response.reason, headers, body, whole, elapsed)
+        return Reply(response.status, response.reason, headers, body, complete, elapsed)
 
     def _request(self, query: str) -> Request:
         from SPARQLWrapper import GET, JSON, POST, SPARQLWrapper  # imported here, since only endpoints need it

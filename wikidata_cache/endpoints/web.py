@@ -125,8 +125,8 @@ def whole_reply(request: Request, *, timeout: float, limit: int) -> bytes:
     """
     deadline = time.monotonic() + timeout
     with open_url(request, timeout) as response:
-        body, whole = read_body(response, deadline=deadline, limit=limit)
-    if not whole:
+        body, complete = read_body(response, deadline=deadline, limit=limit)
+    if not complete:
         raise ConnectionError(f"the reply ended too early, after {len(body)} bytes")
     return body
 
@@ -161,7 +161,7 @@ class _Gunzip:
     """Unzips a gzip stream of any number of members piece by piece, to at most `limit` + 1 bytes in total."""
 
     def __init__(self, limit: int) -> None:
-        self._left = limit + 1
+        self._remaining = limit + 1
         self._member: zlib._Decompress | None = None
 
     @property
@@ -172,10 +172,10 @@ class _Gunzip:
         """Yield the unzipped `data`, in total at most one byte more than the limit; raises zlib.error."""
         for start in range(0, len(data), _STEP):
             piece = data[start : start + _STEP]
-            while piece and self._left > 0:
+            while piece and self._remaining > 0:
                 if self._member is None or self._member.eof:
                     self._member = zlib.decompressobj(wbits=31)  # gzip
-                found = self._member.decompress(piece, self._left)
-                self._left -= len(found)
-                yield found
+                unzipped = self._member.decompress(piece, self._remaining)
+                self._remaining -= len(unzipped)
+                yield unzipped
                 piece = self._member.unused_data  # the next member begins in the same piece
