@@ -89,11 +89,11 @@ def extract(
     """
     check_out(out, ".nt.gz", inputs=map(Path, (graph or "").split(",")))
     try:
-        wanted = read_seeds(seeds)
+        ids = read_seeds(seeds)
     except (OSError, UnicodeDecodeError) as error:
         raise WikidataCacheError(f"{seeds} cannot be read ({error}); expected a TSV file of ids.") from error
     source = open_cache(graph, offline=offline, contact=contact, cache=cache).source
-    report = build_extract(source, wanted, out, per_node=per_node or PER_NODE, seed=seed)
+    report = build_extract(source, ids, out, per_node=per_node or PER_NODE, seed=seed)
     echo(f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}")
 
 
@@ -156,9 +156,9 @@ def labels(
     - `wikidata-cache labels Q1345 P19`
     - `wikidata-cache labels Q42 -g graph.nt.gz`
     """
-    found = open_cache(graph, offline=offline, contact=contact, cache=cache).labels(ids)
+    texts = open_cache(graph, offline=offline, contact=contact, cache=cache).labels(ids)
     for entity in ids:
-        echo_row(entity, found.get(entity, ""))
+        echo_row(entity, texts.get(entity, ""))
 
 
 def find(
@@ -177,10 +177,10 @@ def find(
     - `wikidata-cache find Philadelphia`
     - `wikidata-cache find "place of birth"`
     """
-    found = open_cache(graph, offline=offline, contact=contact, cache=cache).find(label)
-    for entity in found:
+    ids = open_cache(graph, offline=offline, contact=contact, cache=cache).find(label)
+    for entity in ids:
         echo(entity)
-    if not found:
+    if not ids:
         echo(f"nothing has exactly the label {label!r}; `wikidata-cache link` also looks for parts of names", err=True)
         raise typer.Exit(1)
 
@@ -272,8 +272,8 @@ for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         echo(f"wikidata-cache {release()}")
         raise typer.Exit
 

@@ -31,7 +31,7 @@ def echo_row(*cells: str) -> None:
 def echo_json(value: Any) -> None:
     """Print a value as JSON; what would control a terminal is escaped, so that the value stays the same."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
-    typer.echo(_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    typer.echo(_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def table_console() -> Console:

@@ -56,7 +56,7 @@ def diff(
         check_out(out, ".jsonl", option="--out")
     with AnswerStore(cache_file(cache), read_only=True) as store:
         kind = "claims" if dates else "out"
-        if not (known := len(store.ids(graph_name, kind))):
+        if not (item_count := len(store.ids(graph_name, kind))):
             other = (
                 "" if dates or not store.ids(graph_name, "claims") else "add --dates to read those of kind claims, or "
             )
@@ -66,9 +66,9 @@ def diff(
                 f"wikidata-cache fetch --kind {kind} Q42 --contact YOU@EXAMPLE.ORG"
             )
         changes = (dated_changes if dates else version_changes)(store, graph=graph_name, since=start, until=end)
-        made = list(edit_rows(changes.found, store, graph=graph_name))
-    rows = [row for row in made if not isinstance(row, Change)]
-    bare = [change for change in made if isinstance(change, Change)]
+        entries = list(edit_rows(changes.found, store, graph=graph_name))
+    rows = [row for row in entries if not isinstance(row, Change)]
+    bare = [change for change in entries if isinstance(change, Change)]
 
     if rows:
         table = Table(box=None, pad_edge=False)
@@ -78,15 +78,15 @@ def diff(
             time = row["id"].rpartition(" ")[2]
             table.add_row(row["subject"], row["relation"], row["object"], row["new_object"], time)
         Console().print(table)
-    others = [f"{count} where {what}" for what, count in sorted(changes.others.items())]
-    left_out = f"; left out: {', '.join(others)}" if others else ""
-    echo(f"{number_of(len(rows), 'change')} of {number_of(known, 'item')}{left_out}")
+    counts = [f"{count} where {what}" for what, count in sorted(changes.others.items())]
+    left_out = f"; left out: {', '.join(counts)}" if counts else ""
+    echo(f"{number_of(len(rows), 'change')} of {number_of(item_count, 'item')}{left_out}")
     if not changes.compared:
         echo(
             f"no item has answers from before {since}; later answers are added by `fetch --kind out ... --mode refresh`"
         )
     if bare:
-        ids = sorted({item for one in bare for item in (one.subject, one.relation, one.old, one.new)})
+        ids = sorted({id_ for change in bare for id_ in (change.subject, change.relation, change.old, change.new)})
         shown = " ".join(ids) if len(ids) <= 20 else "IDS..."
         echo(
             f"left out: {len(bare)} without labels in the cache; fetch them: wikidata-cache fetch --kind label {shown}"

@@ -175,8 +175,8 @@ def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
         check_ids(ids)
     if wrong := next((text for text in ids if not is_text(text)), None):
         raise BadOptionError(f"{wrong!r} is not UTF-8; type it in a terminal that is.")
-    found = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], sorted(set(ids))))
-    echo(f"{len(set(ids))} ids of kind {kind}: {found} facts in the cache")
+    count = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], sorted(set(ids))))
+    echo(f"{len(set(ids))} ids of kind {kind}: {count} facts in the cache")
 
 
 def _print_counts(fetched: Fetched) -> None:
@@ -232,8 +232,8 @@ def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
             if name in _NOT_IN_HINT or not _is_given(context, name):
                 continue
             value = context.params[name]
-            for one in value if isinstance(value, list | tuple) else [value]:
-                words += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
+            for entry in value if isinstance(value, list | tuple) else [value]:
+                words += [parameter.opts[0]] if entry is True else [parameter.opts[0], str(entry)]
         raise CacheMissError(
             miss.kind, miss.ids, miss.searched, source.fetch_hint.command(*words), miss.place
         ) from miss

@@ -65,7 +65,7 @@ def link(
 
     if online and offline:
         raise BadOptionError("--online and --offline disagree; give one of them.")
-    choices = [_choice(one) for one in choose or ()]
+    choices = [_choice(choice) for choice in choose or ()]
     is_file = out is not None or is_edit_file(text)
     if is_file:  # checked before a graph is opened, which may take time
         if out is None:
@@ -85,8 +85,8 @@ def link(
     linker = open_linker(facts, api=ActionApi(api, contact=contact, timeout=_TIMEOUT_S) if online else None)
     if out is not None:
         raise typer.Exit(_link_file(linker, text, out, limit, choices))
-    wanted = _property(linker, relation) if relation else None
-    linked = linker.link(text, relation=wanted, role=role, kind=kind, expected_label=label, limit=limit)
+    property_id = _property(linker, relation) if relation else None
+    linked = linker.link(text, relation=property_id, role=role, kind=kind, expected_label=label, limit=limit)
     if as_json:
         echo_json(linked.to_json())
     else:
@@ -96,10 +96,10 @@ def link(
 
 def _choice(text: str) -> tuple[str, str]:
     """Parse `ROW=ID` or `NAME=ID`."""
-    place, _, entity = (part.strip() for part in text.rpartition("="))
-    if not place or not is_entity(entity):
+    selector, _, entity = (part.strip() for part in text.rpartition("="))
+    if not selector or not is_entity(entity):
         raise BadOptionError(f"--choose {text}: expected a row or a name, and an id, such as 3=Q1345 or Paris=Q90.")
-    return place, entity
+    return selector, entity
 
 
 def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Sequence[tuple[str, str]]) -> int:
@@ -111,7 +111,7 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Seque
         missing = (row, field, linked) in report.absent
         echo(f"row {row}, {field}, {linked.text!r}: {f'not in this graph ({linked.source})' if missing else best}")
     for row, field, linked in report.rivalled:
-        taken, other = (f"{one}, {one.score}" for one in linked.candidates[:2])
+        taken, other = (f"{candidate}, {candidate.score}" for candidate in linked.candidates[:2])
         echo(f"row {row}, {field}, {linked.text!r}: {taken} points; not {other}")
     echo(f"{out}: {report.complete} of {report.edits} edits settled")
     if report.open:
@@ -135,8 +135,8 @@ def _property(linker: Linker, relation: str) -> str:
         raise BadOptionError(f"--relation {relation!r} may mean {', '.join(meant)}; give the id of the one you mean.")
     near = [f"{match.text!r} ({match.id})" for match in linker.knowledge.similar_properties(relation)]
     nearest = f" The nearest names: {', '.join(near)}." if near else ""
-    found = f"--relation {relation!r}: no property of {linked.source} has this name."
-    raise BadOptionError(f"{found}{nearest} Give the id, such as P551.")
+    problem = f"--relation {relation!r}: no property of {linked.source} has this name."
+    raise BadOptionError(f"{problem}{nearest} Give the id, such as P551.")
 
 
 def _print_candidates(linked: LinkResult) -> None:

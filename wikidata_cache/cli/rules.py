@@ -50,15 +50,15 @@ def rules(
     opened = WikidataCache(graph)
     if not isinstance(opened.source, OxigraphSource):
         raise BadOptionError(f"{graph} is an endpoint, but rules are mined from a whole graph: give a file or a store.")
-    found = mine_rules(opened.source.statements(), support=support, confidence=confidence)
-    if not found.all:
+    mined = mine_rules(opened.source.statements(), support=support, confidence=confidence)
+    if not mined.all:
         raise BadOptionError(
             f"{opened.source.name} has no rule with --support {support} and --confidence {confidence}; give less."
         )
-    labels = opened.labels({name for rule in found.all for name in rule.relations})
-    rows = [f"{rule}\t{rule.support}\t{rule.confidence}\t{one_line(rule.words(labels))}" for rule in found.all]
+    labels = opened.labels({name for rule in mined.all for name in rule.relations})
+    rows = [f"{rule}\t{rule.support}\t{rule.confidence}\t{one_line(rule.words(labels))}" for rule in mined.all]
     if out is None:
         echo("\n".join(rows))
     else:
         write_atomically(out, "".join(f"{row}\n" for row in ["rule\tsupport\tconfidence\twords", *rows]).encode())
-        echo(f"{out}: {len(rows):,} rules of {len({rule.first for rule in found.all}):,} relations")
+        echo(f"{out}: {len(rows):,} rules of {len({rule.first for rule in mined.all}):,} relations")

@@ -150,9 +150,9 @@ def _edit_of(what: str) -> EditRow | None:
     Raises BadOptionError for several rows or no row number, and EditRowError for a row that is no edit.
     """
     if not is_edit_file(what):
-        if found := _NO_ROW.fullmatch(what):
+        if match := _NO_ROW.fullmatch(what):
             raise BadOptionError(
-                f"{what}: found {found['row']!r} after the colon; expected a row number, such as {found['file']}:1."
+                f"{what}: found {match['row']!r} after the colon; expected a row number, such as {match['file']}:1."
             )
         return None
     rows = read_edits(what)
@@ -209,9 +209,9 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
             labels = (graph.nodes[subject]["label"], data["label"], graph.nodes[target]["label"])
             table.add_row(str(edge_hop(graph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")
         console.print(table)
-        for found in graph.graph.get("consequences", ()):
-            fact = plain(", ".join(found["labels"]))
-            console.print(f"follows: {fact}, by {found['rule']} ({found['confidence']:.2f})")
+        for consequence in graph.graph.get("consequences", ()):
+            fact = plain(", ".join(consequence["labels"]))
+            console.print(f"follows: {fact}, by {consequence['rule']} ({consequence['confidence']:.2f})")
     else:
         console.print(f"{plain(title)}: no statement to show.")
 
