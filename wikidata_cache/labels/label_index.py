@@ -143,7 +143,7 @@ class LabelIndex:
         """
         # Names that equal the text exactly come first, then by rank.
         written = name.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
-        return self._found(_EXACT, (normalise(name), _ids(entity), written), limit)
+        return self._best_matches(_EXACT, (normalise(name), _ids(entity), written), limit)
 
     def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
         """Return at most `limit` entities whose name has all words of the text in any order, each with its best match.
@@ -151,12 +151,12 @@ class LabelIndex:
         Raises:
             LabelIndexError: the file is damaged.
         """
-        asked = name_words(normalise(text))
-        if not 0 < len(asked) <= _MOST_WORDS:
+        words = name_words(normalise(text))
+        if not 0 < len(words) <= _MOST_WORDS:
             return []
         # A quoted word is literal: FTS5 does not read *, NEAR, AND or column filters in it.
-        query = " ".join('"' + word.replace('"', '""') + '"' for word in asked)
-        return self._found(_WORDS, (query, _ids(entity)), limit)
+        query = " ".join('"' + word.replace('"', '""') + '"' for word in words)
+        return self._best_matches(_WORDS, (query, _ids(entity)), limit)
 
     def properties(self) -> list[Match]:
         """Return all labels and aliases of properties, best first; this scans the whole index.
@@ -166,7 +166,7 @@ class LabelIndex:
         """
         return list(self._matches(_PROPERTIES, ()))
 
-    def _found(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
+    def _best_matches(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
         best: dict[str, Match] = {}
         for match in self._matches(query, values):
             best.setdefault(match.id, match)
@@ -251,12 +251,12 @@ def _open(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
-        found = connection.execute("SELECT format FROM counts").fetchone()[0]
+        stored_format = connection.execute("SELECT format FROM counts").fetchone()[0]
     except (sqlite3.Error, TypeError) as error:
         raise LabelIndexError(path, f"is not a label index ({error})") from error
-    if found != FORMAT:
+    if stored_format != FORMAT:
         connection.close()
-        raise LabelIndexError(path, f"has the format {found!r}; this release reads {FORMAT!r}")
+        raise LabelIndexError(path, f"has the format {stored_format!r}; this release reads {FORMAT!r}")
     return connection
 
 

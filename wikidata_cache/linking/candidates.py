@@ -219,37 +219,37 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
     about = dict(knowledge.info(names))
     ends = {entity: about[entity].merged_into or entity for entity in names}
     about |= knowledge.info(set(ends.values()) - about.keys())
-    found = {end: Candidate(end, about[end]) for end in ends.values()}
-    for entity, reason in sorted(names.items(), key=lambda item: -item[1].points):
-        candidate = found[ends[entity]]
+    by_id = {end: Candidate(end, about[end]) for end in ends.values()}
+    for entity, reason in sorted(names.items(), key=lambda pair: -pair[1].points):
+        candidate = by_id[ends[entity]]
         if not candidate.reasons:
             candidate.add(reason)
             if candidate.id != entity:
                 candidate.add(Reason(0.0, f"{entity} was merged into it"))
-    for candidate in found.values():
+    for candidate in by_id.values():
         candidate.can_settle = candidate.is_whole
         candidate.add(statements_reason(candidate.info) if kind == "item" else None)
 
-    chosen = found[ends[given]] if given else None
+    chosen = by_id[ends[given]] if given else None
     if chosen is not None:
         if chosen.info in (EntityInfo(), EntityInfo(statements=None)):
             chosen.add(Reason(0.0, f"{knowledge.name} has no information about it"), can_settle=False)
         if expected_label is not None:
-            wanted = normalise(expected_label)
-            if normalise(chosen.info.label or "") == wanted:
+            expected = normalise(expected_label)
+            if normalise(chosen.info.label or "") == expected:
                 chosen.add(Reason(0.0, "its label is the expected one"))
             elif any(
-                match.id in (given, chosen.id) and normalise(match.text) == wanted
+                match.id in (given, chosen.id) and normalise(match.text) == expected
                 for match in knowledge.named(expected_label, limit=POOL, entity=kind)
             ):
                 chosen.add(Reason(0.0, f"{expected_label!r} is another name of it"))
             else:
                 label = f"its label is {chosen.info.label!r}, not {expected_label!r}"
                 chosen.add(Reason(0.0, label), can_settle=False)
-    return [candidate for candidate in found.values() if not candidate.info.types & internal or candidate is chosen]
+    return [candidate for candidate in by_id.values() if not candidate.info.types & internal or candidate is chosen]
 
 
 def given_id(text: str, kind: EntityKind) -> str | None:
     """Return the id if the text is one of this kind: Q65, wd:Q65 or https://www.wikidata.org/wiki/Q65; else None."""
-    found = bare_id(text.removeprefix("wd:"))
-    return found if is_entity(found) and found.startswith(LETTERS[kind]) else None
+    entity = bare_id(text.removeprefix("wd:"))
+    return entity if is_entity(entity) and entity.startswith(LETTERS[kind]) else None

@@ -74,8 +74,8 @@ def link_edits(
         # Open parts are also ids of the row that the row's own label contradicts.
         pending = {name: part for name, part in linked.parts().items() if name not in ids}
         for name, part in pending.items():
-            given = getattr(edit, name) is not None
-            unknown = not part.candidates or (given and part.candidates[0].info.label is None)
+            has_id = getattr(edit, name) is not None
+            unknown = not part.candidates or (has_id and part.candidates[0].info.label is None)
             (absent if unknown else unsettled).append((edit.row, name, part))
         rivalled += [
             (edit.row, name, part)
@@ -118,18 +118,18 @@ def _chosen(
     Raises:
         BadOptionError: a choice fits no part of an edit, or several parts of one.
     """
-    found: dict[int, dict[str, str]] = {edit.row: {} for edit in edits}
-    for place, entity in choices:
-        refused = f"--choose {place}={entity}: "
+    chosen: dict[int, dict[str, str]] = {edit.row: {} for edit in edits}
+    for selector, entity in choices:
+        refused = f"--choose {selector}={entity}: "
         named = [
             (edit.row, name, part)
             for edit, linked in zip(edits, links, strict=True)
             for name, part in linked.parts().items()
-            if place in (str(edit.row), part.text)
+            if selector in (str(edit.row), part.text)
         ]
         if not named:
-            rows = f"there is no row {place}; the rows are {edits[0].row} to {edits[-1].row}"
-            raise BadOptionError(refused + (rows if place.isdecimal() else f"no row has the name {place!r}"))
+            rows = f"there is no row {selector}; the rows are {edits[0].row} to {edits[-1].row}"
+            raise BadOptionError(refused + (rows if selector.isdecimal() else f"no row has the name {selector!r}"))
         fitting = [parts for parts in named if entity in {candidate.id for candidate in parts[2].candidates}]
         if not fitting:
             filled = [(name, part) for _, name, part in named if part.candidates]
@@ -145,12 +145,12 @@ def _chosen(
         # An id that is a candidate of an open part is not meant for a part that is settled.
         fitting = [parts for parts in fitting if parts[2].status != "exact"] or fitting
         for row, name, _ in fitting:
-            fields = [other for there, other, _ in fitting if there == row]
+            fields = [field for number, field, _ in fitting if number == row]
             if len(fields) > 1:
                 raise BadOptionError(f"{refused}in row {row} it fits {' and '.join(fields)}; write it into the row.")
-            if found[row].setdefault(name, entity) != entity:
-                raise BadOptionError(f"{refused}{found[row][name]} is chosen for {name} of row {row} too; keep one.")
-    return found
+            if chosen[row].setdefault(name, entity) != entity:
+                raise BadOptionError(f"{refused}{chosen[row][name]} is chosen for {name} of row {row} too; keep one.")
+    return chosen
 
 
 def _with_ids(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str, object]:

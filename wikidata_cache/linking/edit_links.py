@@ -42,13 +42,13 @@ class LinkedEdit:
 
     def parts(self) -> dict[str, LinkResult]:
         """Return the parts that the edit has, by the name of their id field, such as "subject_id"."""
-        found = {
+        parts = {
             "subject_id": self.subject,
             "relation_id": self.relation,
             "target_new_id": self.target_new,
             "target_true_id": self.target_true,
         }
-        return {name: linked for name, linked in found.items() if linked is not None}
+        return {name: linked for name, linked in parts.items() if linked is not None}
 
     def clear_candidates(self) -> dict[str, Candidate]:
         """Return the best candidate of each part that has a clearly leading one, by the name of the id field."""
@@ -120,7 +120,7 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
 
 def in_rank(linker: Linker, edit: EditLike, error: AmbiguousLabelError) -> AmbiguousLabelError:
     """Return the error of an edit's new object with its candidates in the order in which the edit ranks them."""
-    ranks = {one.id: rank for rank, one in enumerate(link_edit(linker, edit, limit=POOL).target_new.candidates)}
+    ranks = {c.id: rank for rank, c in enumerate(link_edit(linker, edit, limit=POOL).target_new.candidates)}
     described = dict(zip(error.candidates, error.described, strict=True))
     best = sorted(described, key=lambda entity: ranks.get(entity, len(ranks)))  # stable: the others as they were
     return AmbiguousLabelError(error.label, best, [described[entity] for entity in best])
@@ -151,10 +151,10 @@ def link_all(linker: Linker, edits: Sequence[EditLike], *, limit: int = 10) -> I
 def _mentions(edit: EditLike) -> tuple[Mention, Mention, Mention, Mention]:
     """Return subject, relation, new and old object of an edit to link; a missing part has an empty text."""
 
-    def mention(given: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Mention:
-        if given:
+    def mention(entity: str | None, text: str | None, *, kind: EntityKind = "item", role: Role = "object") -> Mention:
+        if entity:
             label = text if text and not is_entity(text) else None
-            return Mention(given, kind, role, expected_label=label, only_id=True)
+            return Mention(entity, kind, role, expected_label=label, only_id=True)
         return Mention((text or "").strip(), kind, role)
 
     return (
@@ -186,10 +186,10 @@ def _prefetch_names(knowledge: Knowledge, mentions: Sequence[Mention]) -> None:
     knowledge.labels({kind for info in about.values() for kind in info.types})
 
     # Other names of an entity are needed only where its label is not the expected one.
-    others = []
+    expected_labels = []
     for mention in mentions:
         info = about.get(mention.text, EntityInfo())
         info = about[info.merged_into] if info.merged_into else info
         if mention.expected_label and normalise(info.label or "") != normalise(mention.expected_label):
-            others.append(mention.expected_label)
-    knowledge.prefetch_names(others)
+            expected_labels.append(mention.expected_label)
+    knowledge.prefetch_names(expected_labels)

@@ -101,13 +101,13 @@ class GraphKnowledge(Knowledge):
         """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
         if self._index is None:
             return self._labelled(text, entity)
-        found = {match.id: match for match in self._index.exact(text, limit=limit, entity=entity)}
-        if len(found) < limit:
+        matches = {match.id: match for match in self._index.exact(text, limit=limit, entity=entity)}
+        if len(matches) < limit:
             for match in self._index.tokens(text, limit=limit, entity=entity):
-                found.setdefault(match.id, match)
+                matches.setdefault(match.id, match)
         if self._is_layered:  # the index covers only the local graph, not the cache over it
-            found = {match.id: match for match in self._labelled(text, entity)} | found
-        return list(found.values())[:limit]
+            matches = {match.id: match for match in self._labelled(text, entity)} | matches
+        return list(matches.values())[:limit]
 
     def similar_properties(self, text: str) -> Sequence[Match]:
         """Return the properties with names most similar to the text (difflib); () without an index or if it is huge."""
@@ -119,9 +119,9 @@ class GraphKnowledge(Knowledge):
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """Return the facts about each of the ids."""
-        wanted = sorted(set(ids))
-        items = [entity for entity in wanted if is_item(entity)]
-        labels, descriptions = where_known(self.facts.labels, wanted), where_known(self.facts.descriptions, wanted)
+        ids = sorted(set(ids))
+        items = [entity for entity in ids if is_item(entity)]
+        labels, descriptions = where_known(self.facts.labels, ids), where_known(self.facts.descriptions, ids)
         statements, merged = where_known(self.facts.out, items), where_known(self.facts.redirects, items)
         types = {entity: frozenset(o for p, o in pairs if p == _TYPE) for entity, pairs in statements.items()}
         # An offline cache may hold the types of an item without its statements.
@@ -134,7 +134,7 @@ class GraphKnowledge(Knowledge):
                 frozenset(statements[entity]) if entity in statements else None if is_item(entity) else frozenset(),
                 merged.get(entity),
             )
-            for entity in wanted
+            for entity in ids
         }
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
@@ -142,8 +142,8 @@ class GraphKnowledge(Knowledge):
         return where_known(self.facts.labels, ids)
 
     def _labelled(self, text: str, entity: EntityKind) -> list[Match]:
-        found = self.facts.named([text])[text] if text else ()
-        return [Match(e, text, "", "label", 0) for e in found if is_entity(e) and is_item(e) == (entity == "item")]
+        ids = self.facts.named([text])[text] if text else ()
+        return [Match(e, text, "", "label", 0) for e in ids if is_entity(e) and is_item(e) == (entity == "item")]
 
 
 @dataclass(frozen=True)
@@ -180,12 +180,12 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
 
 def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
     """Return those of the ids that are at this end of the relation in at least one statement of the graph."""
-    places = {f"{relation} {role} {entity}": entity for entity in ids if is_item(entity)}
+    keys = {f"{relation} {role} {entity}": entity for entity in ids if is_item(entity)}
     try:
-        found = facts.at_ends(places)
+        at_end = facts.at_ends(keys)
     except NOT_NOW:
         return frozenset()
-    return frozenset(entity for place, entity in places.items() if found[place])
+    return frozenset(entity for key, entity in keys.items() if at_end[key])
 
 
 def open_index(source: Source) -> LabelIndex | None:

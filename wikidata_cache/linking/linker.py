@@ -80,20 +80,20 @@ class Linker:
         if not mention.text:
             return []
         relation, role = mention.relation, mention.role
-        found = build_candidates(self.knowledge, mention, internal=self._graph.internal)
+        candidates = build_candidates(self.knowledge, mention, internal=self._graph.internal)
         ends = self._at_end(relation, role) if relation and mention.kind == "item" else None
         if relation is None or ends is None:
-            return found
+            return candidates
         # Evidence from the relation: whether entities of its type, and the entity itself, are at this end in the graph.
-        kinds = set().union(*(candidate.info.types for candidate in found))
+        kinds = set().union(*(candidate.info.types for candidate in candidates))
         names = self.knowledge.labels(kinds & ends.shares.keys())
-        present = items_at_end(self._graph, relation, role, [candidate.id for candidate in found])
-        for candidate in found:
+        present = items_at_end(self._graph, relation, role, [candidate.id for candidate in candidates])
+        for candidate in candidates:
             reason = scores.type_reason(candidate.info, ends, names)
             candidate.add(reason, can_settle=False if reason and reason.points < 0 else None)
             if candidate.id in present:
                 candidate.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
-        return found
+        return candidates
 
     def result(self, text: str, mention: Mention, found: Sequence[Candidate], *, limit: int) -> LinkResult:
         """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""

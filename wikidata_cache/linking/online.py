@@ -34,30 +34,30 @@ class OnlineKnowledge(Knowledge):
         if search not in self._searches:
             self._searches[search] = self._api.search(text, limit=search[2], kind=entity)
         matches = []
-        for found_id, found in self._fetched(self._searches[search]).items():
-            names = [Match(found_id, name, language, kind, 0) for name, language, kind in found.names]
+        for entity_id, entry in self._fetched(self._searches[search]).items():
+            names = [Match(entity_id, name, language, kind, 0) for name, language, kind in entry.names]
             if names:
                 matches.append(max(names, key=lambda match: name_reason(match, text).points))
         return matches
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """Return the facts that Wikidata has about each of the ids."""
-        wanted = sorted(set(ids))
-        fetched = self._fetched(wanted)
-        about = dict.fromkeys(wanted, EntityInfo())
-        for entity, found in fetched.items():
-            types = frozenset(value for relation, value in found.statements if relation == "P31")
-            merged = found.id if found.id != entity else None
-            about[entity] = EntityInfo(found.label, found.description, types, found.statements, merged)
+        ids = sorted(set(ids))
+        fetched = self._fetched(ids)
+        about = dict.fromkeys(ids, EntityInfo())
+        for entity, entry in fetched.items():
+            types = frozenset(value for relation, value in entry.statements if relation == "P31")
+            merged = entry.id if entry.id != entity else None
+            about[entity] = EntityInfo(entry.label, entry.description, types, entry.statements, merged)
         return about
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
-        return {entity: label for entity, found in self._fetched(sorted(set(ids))).items() if (label := found.label)}
+        return {entity: label for entity, entry in self._fetched(sorted(set(ids))).items() if (label := entry.label)}
 
     def _fetched(self, ids: Sequence[str]) -> dict[str, ApiEntity]:
         if missing := [entity for entity in ids if entity not in self._entities]:
-            found = self._api.entities(missing)
-            self._entities |= {entity.id: entity for entity in found.values()}
-            self._entities |= {entity_id: found.get(entity_id) for entity_id in missing}
+            entities = self._api.entities(missing)
+            self._entities |= {entity.id: entity for entity in entities.values()}
+            self._entities |= {entity_id: entities.get(entity_id) for entity_id in missing}
         return {entity_id: entity for entity_id in ids if (entity := self._entities[entity_id])}
