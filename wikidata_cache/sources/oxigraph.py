@@ -105,9 +105,9 @@ class OxigraphSource(SparqlSource):
         with store_read_errors(self._folder) if self._folder else nullcontext():
             for subject, predicate, target, _ in self._store.quads_for_pattern(None, None, None, None):
                 if isinstance(subject, NamedNode) and isinstance(target, NamedNode):
-                    found = Statement(*(local_id(node.value) for node in (subject, predicate, target)))
-                    if predicate.value.startswith(DIRECT) and is_item(found.subject) and is_item(found.object):
-                        yield found
+                    statement = Statement(*(local_id(node.value) for node in (subject, predicate, target)))
+                    if predicate.value.startswith(DIRECT) and is_item(statement.subject) and is_item(statement.object):
+                        yield statement
 
     def provenance(self, ids: Iterable[str] = ()) -> Provenance:
         """Return file names with sha256, a store's content hash, or a plain folder's modification time in ns."""

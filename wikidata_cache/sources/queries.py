@@ -45,19 +45,19 @@ def parse_relation_end(key: str, *, item: bool) -> RelationEnd:
     Raises:
         BadOptionError: it is another text.
     """
-    found = (ITEM_AT_END if item else RELATION_END).fullmatch(key)
-    if found is None:
+    match = (ITEM_AT_END if item else RELATION_END).fullmatch(key)
+    if match is None:
         expected = "P19 object Q65" if item else "P19 object"
         raise BadOptionError(f"{key!r} is not an end of a relation: expected a text such as {expected!r}.")
-    return RelationEnd(*found.groups())
+    return RelationEnd(*match.groups())
 
 
 def marked_select(variables: str, *parts: str) -> str:
     """Return a SELECT query of the union of these group patterns. Its answer ends with a digest of the query."""
-    asked = " UNION ".join(f"{{ {part} }}" for part in parts)
-    digest = hashlib.sha256(f"{variables} {asked}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    union = " UNION ".join(f"{{ {part} }}" for part in parts)
+    digest = hashlib.sha256(f"{variables} {union}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
     end = f'{{ BIND("{digest}" AS ?end) }}'
-    return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {asked} UNION {end} }} ORDER BY ?end"
+    return f"{_PREFIX}SELECT {variables} ?end WHERE {{ {union} UNION {end} }} ORDER BY ?end"
 
 
 def echo_query(query: str) -> tuple[str, dict[str, str]]:

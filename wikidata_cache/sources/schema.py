@@ -76,6 +76,6 @@ _SHAPES: Mapping[str, Check] = {
 _IDS: Mapping[str, Callable[[str], bool]] = {  # of the kinds whose ids are not those of entities
     "named": lambda label: True,
     "ends": lambda end: RELATION_END.fullmatch(end) is not None,
-    "at_end": lambda place: ITEM_AT_END.fullmatch(place) is not None,
+    "at_end": lambda key: ITEM_AT_END.fullmatch(key) is not None,
     "query": lambda key: _SHA256.fullmatch(key) is not None,
 }

@@ -47,8 +47,8 @@ def _worded(variable: str, predicate: str) -> str:
     return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({_LANGUAGES}))"
 
 
-def _triple(place: RelationEnd) -> str:
-    return _TRIPLES[place.role].format(direct=DIRECT, relation=place.relation)
+def _triple(end: RelationEnd) -> str:
+    return _TRIPLES[end.role].format(direct=DIRECT, relation=end.relation)
 
 
 def _of_each(variables: str, pattern: str) -> Callable[[Sequence[str]], str]:
@@ -86,7 +86,7 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
             pair = local_id(row["p"]), local_id(row["o"])
             if is_property(pair[0]) and is_item(pair[1]):
                 statements[local_id(row["s"])].add(pair)
-    own = [Fact("out", entity, [list(pair) for pair in sorted(statements[entity])]) for entity in ids]
+    out_facts = [Fact("out", entity, [list(pair) for pair in sorted(statements[entity])]) for entity in ids]
 
     # The labels and types of the values come in the same answer; a row about anything else is a wrong answer.
     about_values = [row for row in rows if "e" in row]
@@ -94,7 +94,7 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     if other := next((row["e"] for row in about_values if row["e"] not in values), None):
         raise ValueError(f"a row about {other[:80]!r}, which is not the value of any statement")
     objects = sorted({target for pairs in statements.values() for _, target in pairs})
-    return own + _read_labels(objects, about_values) + _types(objects, about_values, "e", "t")
+    return out_facts + _read_labels(objects, about_values) + _types(objects, about_values, "e", "t")
 
 
 def _about_statement(row: Binding) -> str | None:
@@ -116,13 +116,13 @@ def in_query(ids: Sequence[str]) -> str:
 
 
 def _read_in(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    incoming: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
-        found[local_id(row["e"])].append((local_id(row["s"]), local_id(row["p"])))
+        incoming[local_id(row["e"])].append((local_id(row["s"]), local_id(row["p"])))
     facts = []
     for entity in ids:
-        pairs = sorted([s, p] for s, p in set(found[entity]) if is_item(s) and is_property(p))
-        facts.append(Fact("in", entity, None if len(found[entity]) > HUB else pairs))
+        pairs = sorted([s, p] for s, p in set(incoming[entity]) if is_item(s) and is_property(p))
+        facts.append(Fact("in", entity, None if len(incoming[entity]) > HUB else pairs))
     return facts
 
 
@@ -161,28 +161,28 @@ _CLAIMS = (
 
 
 def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found: dict[str, set[tuple[str, str, str, str, str]]] = defaultdict(set)
+    claims: dict[str, set[tuple[str, str, str, str, str]]] = defaultdict(set)
     for row in rows:
         relation, target = local_id(row["p"]), local_id(row["o"])
         rank = row["rank"].rpartition("#")[2].removesuffix("Rank").lower()
         if is_property(relation) and is_item(target):
             claim = relation, target, rank, _time(row.get("start", "")), _time(row.get("end_time", ""))
-            found[local_id(row["s"])].add(claim)
-    return [Fact("claims", entity, [list(claim) for claim in sorted(found[entity])]) for entity in ids]
+            claims[local_id(row["s"])].add(claim)
+    return [Fact("claims", entity, [list(claim) for claim in sorted(claims[entity])]) for entity in ids]
 
 
 def _time(text: str) -> str:
     """Return an xsd:dateTime in the form that Wikidata writes; engines rewrite time zones and years BCE."""
-    found = _TIME.fullmatch(text)
-    return f"{found['sign']}{int(found['year']):04d}-{found['rest']}Z" if found else text
+    match = _TIME.fullmatch(text)
+    return f"{match['sign']}{int(match['year']):04d}-{match['rest']}Z" if match else text
 
 
 CLAIMS = Template("claims/1", "claims", _of_each("?s ?p ?o ?rank ?start ?end_time", _CLAIMS), _read_claims, _subject)
 
 
 def _types(ids: Iterable[str], rows: Sequence[Binding], subject: str = "s", kind: str = "o") -> list[Fact]:
-    found = _gathered(rows, subject, kind)  # half of all rows; a FILTER in the query would cost more than checking here
-    return [Fact("types", entity, sorted(filter(is_item, found[entity]))) for entity in ids]
+    types = _gathered(rows, subject, kind)  # half of all rows; a FILTER in the query would cost more than checking here
+    return [Fact("types", entity, sorted(filter(is_item, types[entity]))) for entity in ids]
 
 
 # The classes of which the ids are instances.
@@ -203,7 +203,7 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[st
     for row in rows:
         if row.get("l", "").strip():
             ranked[local_id(row["e"])].append((LANGUAGES.index(row["lang"]), row["l"]))
-    best = {entity: min(found) for entity, found in ranked.items()}
+    best = {entity: min(texts) for entity, texts in ranked.items()}
     return [(e, [best[e][1], LANGUAGES[best[e][0]]] if e in best else None) for e in ids]
 
 
@@ -216,25 +216,25 @@ DESCRIPTIONS = Template(
 
 def named_query(labels: Sequence[str]) -> str:
     """Return the query for the entities with exactly one of these labels in a language of LANGUAGES: rows e, l."""
-    wanted = " ".join(str(Literal(label, language=language)) for label in sorted(labels) for language in LANGUAGES)
+    literals = " ".join(str(Literal(label, language=language)) for label in sorted(labels) for language in LANGUAGES)
     return marked_select(
-        "?e ?l", f'VALUES ?l {{ {wanted} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))'
+        "?e ?l", f'VALUES ?l {{ {literals} }} ?e {_RDFS_LABEL} ?l . FILTER(STRSTARTS(STR(?e), "{ENTITY}"))'
     )
 
 
 def _read_named(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found: dict[str, set[str]] = defaultdict(set)
+    entities: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        found[row["l"]].add(local_id(row["e"]))
-    return [Fact("named", label, sorted(filter(is_entity, found[label]))) for label in ids]
+        entities[row["l"]].add(local_id(row["e"]))
+    return [Fact("named", label, sorted(filter(is_entity, entities[label]))) for label in ids]
 
 
 NAMED = Template("named/1", "named", named_query, _read_named, itemgetter("l"), size=25)
 
 
 def _read_mentioned(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found = {local_id(row["e"]) for row in rows}
-    return [Fact("mentioned", entity, entity in found) for entity in ids]
+    mentioned = {local_id(row["e"]) for row in rows}
+    return [Fact("mentioned", entity, entity in mentioned) for entity in ids]
 
 
 # The ids that are the value of at least one truthy statement.
@@ -243,16 +243,16 @@ MENTIONED = Template("mentioned/1", "mentioned", _of_each("?e", _STATED), _read_
 
 
 def _read_redirects(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
-    found = _gathered(rows, "s", "o")  # one target on Wikidata; of several in a file, the first by text
-    return [Fact("redirect", entity, min(found[entity], default=None)) for entity in ids]
+    targets = _gathered(rows, "s", "o")  # one target on Wikidata; of several in a file, the first by text
+    return [Fact("redirect", entity, min(targets[entity], default=None)) for entity in ids]
 
 
 def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
+    values: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if value in row:
-            found[local_id(row[subject])].add(local_id(row[value]))
-    return found
+            values[local_id(row[subject])].add(local_id(row[value]))
+    return values
 
 
 # The items into which the ids were merged.
@@ -276,14 +276,14 @@ def ends_query(ends: Sequence[str]) -> str:
 
 def _read_ends(ends: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Return facts with the value [number of entities of known type, [[type, number of its entities], ...]]."""
-    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    pairs: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if "t" in row:
-            found[row["r"]].add((local_id(row["e"]), local_id(row["t"])))
+            pairs[row["r"]].add((local_id(row["e"]), local_id(row["t"])))
     facts = []
     for end in ends:
-        counts = Counter(kind for _, kind in found[end])
-        entities = {entity for entity, _ in found[end]}
+        counts = Counter(kind for _, kind in pairs[end])
+        entities = {entity for entity, _ in pairs[end]}
         facts.append(Fact("ends", end, [len(entities), [[kind, n] for kind, n in sorted(counts.items())]]))
     return facts
 
@@ -292,20 +292,20 @@ ENDS = Template("ends/1", "ends", ends_query, _read_ends, itemgetter("r"), size=
 
 
 def at_end_query(keys: Sequence[str]) -> str:
-    """Return the query for those of these places at which the item is at that end of the relation: rows r, e."""
-    places = sorted(parse_relation_end(key, item=True) for key in keys)
+    """Return the query for those of these keys whose item is at that end of the relation: rows r, e."""
+    ends = sorted(parse_relation_end(key, item=True) for key in keys)
     parts = []
-    for (relation, role), group in groupby(places, key=lambda place: place[:2]):
-        items = list(group)
-        names = " ".join(f"wd:{place.item}" for place in items)
-        parts.append(f'VALUES ?e {{ {names} }} FILTER EXISTS {{ {_triple(items[0])} }} BIND("{relation} {role}" AS ?r)')
+    for (relation, role), group in groupby(ends, key=lambda end: end[:2]):
+        alike = list(group)
+        names = " ".join(f"wd:{end.item}" for end in alike)
+        parts.append(f'VALUES ?e {{ {names} }} FILTER EXISTS {{ {_triple(alike[0])} }} BIND("{relation} {role}" AS ?r)')
     return marked_select("?r ?e", *parts)
 
 
 def _read_at_end(keys: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     """Return facts with the value True or False: whether the item is at that end of the relation in any statement."""
-    found = {f"{row['r']} {local_id(row['e'])}" for row in rows if "e" in row}
-    return [Fact("at_end", key, key in found) for key in keys]
+    present = {f"{row['r']} {local_id(row['e'])}" for row in rows if "e" in row}
+    return [Fact("at_end", key, key in present) for key in keys]
 
 
 AT_END = Template("at_end/1", "at_end", at_end_query, _read_at_end, lambda row: f"{row['r']} {_entity(row)}")
@@ -352,11 +352,11 @@ def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
             stated[key].add(quantity_value(text, local_id(row["unit"]) or row["unit"]))
         else:
             stated[key].add(date_value(text, int(row["precision"])))
-    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    pairs: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for (entity, relation, text), datatype in literals.items():
         values = stated.get((entity, relation, text)) or {literal_value(text, datatype)}
-        found[entity] |= {(relation, value) for value in values if value and is_property(relation)}
-    return [Fact("values", entity, [list(pair) for pair in sorted(found[entity])]) for entity in ids]
+        pairs[entity] |= {(relation, value) for value in values if value and is_property(relation)}
+    return [Fact("values", entity, [list(pair) for pair in sorted(pairs[entity])]) for entity in ids]
 
 
 VALUES = Template("values/1", "values", values_query, _read_values, _subject)

@@ -43,8 +43,8 @@ def check_select(query: str) -> None:
             f"The query is an update ({form.upper()}). Graphs are only read here: write a SELECT query."
         )
     if form != "select":
-        found = f"has the form {form.upper()}" if form else "has no SELECT"
-        raise UserQueryError(f"The query {found}; only SELECT queries return rows. Write SELECT ... WHERE {{ ... }}.")
+        problem = f"has the form {form.upper()}" if form else "has no SELECT"
+        raise UserQueryError(f"The query {problem}; only SELECT queries return rows. Write SELECT ... WHERE {{ ... }}.")
 
 
 def canonical(query: str) -> str:
