@@ -36,7 +36,7 @@ class WorkerPool:
         self._command = [sys.executable, "-m", "wikidata_cache.serving.worker", str(folder)]
         self._command += [str(seconds), str(megabytes)]
         self._seconds, self._megabytes = seconds, megabytes
-        self._places = threading.Semaphore(size)
+        self._slots = threading.Semaphore(size)
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class WorkerPool:
         `accept` are the wanted media types, best first. The pool's time limit includes the wait for a free process.
         """
         deadline = time.monotonic() + self._seconds
-        if not self._places.acquire(timeout=self._seconds):
+        if not self._slots.acquire(timeout=self._seconds):
             return {"status": 503, "text": "All processes are busy with other queries; try again later."}
         try:
             worker = None
@@ -66,7 +66,7 @@ class WorkerPool:
         except ServeError as error:
             return {"status": 500, "text": str(error)}
         finally:
-            self._places.release()
+            self._slots.release()
         if self._closed:
             return {"status": 500, "text": _STOPPING}
         if time.monotonic() >= deadline:

@@ -97,9 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(self.rfile.read(length))
             return
         # Most clients read the reply only after sending all, so the body (or its beginning) is read and dropped.
-        left = min(length or 0, 20 * LONGEST)
-        while left > 0 and (block := self.rfile.read(min(left, 1 << 16))):
-            left -= len(block)
+        remaining = min(length or 0, 20 * LONGEST)
+        while remaining > 0 and (block := self.rfile.read(min(remaining, 1 << 16))):
+            remaining -= len(block)
         self._refuse(_Refusal(413, f"Give a Content-Length of at most {LONGEST} bytes."))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -129,8 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Return the query of the request, which the protocol allows in the URL, in a form, or as the body."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if not _is_here(f"//{host}") or (origin is not None and not _is_here(origin)):
-            found = f"found Host {host[:100]!r}{f', Origin {origin[:100]!r}' if origin else ''}"
-            return _Refusal(403, f"This server only answers requests to {' and '.join(_NAMES)}; {found}.")
+            problem = f"found Host {host[:100]!r}{f', Origin {origin[:100]!r}' if origin else ''}"
+            return _Refusal(403, f"This server only answers requests to {' and '.join(_NAMES)}; {problem}.")
         url, kind = urlsplit(self.path), self.headers.get_content_type()
         if url.path.rstrip("/") != "/query":
             return _Refusal(404, "The endpoint is /query; it is read-only.")

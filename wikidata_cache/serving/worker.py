@@ -50,11 +50,11 @@ class _Limited:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._left = LARGEST
+        self._remaining = LARGEST
 
     def write(self, data: bytes) -> int:
-        self._left -= len(data)
-        if self._left < 0:
+        self._remaining -= len(data)
+        if self._remaining < 0:
             raise _TooLargeError
         return self._file.write(data)
 
@@ -67,13 +67,13 @@ def answer(store: Store, task: Task) -> Outcome:
     try:
         forbid_service(task["query"], "this server does not allow that")
         with Path(task["out"]).open("wb") as file:
-            found = store.query(task["query"])
-            is_graph = isinstance(found, QueryTriples)
-            known = RdfFormat.from_media_type if is_graph else QueryResultsFormat.from_media_type
+            results = store.query(task["query"])
+            is_graph = isinstance(results, QueryTriples)
+            format_of = RdfFormat.from_media_type if is_graph else QueryResultsFormat.from_media_type
             # The first accepted format that is possible, else the default.
             usual = "application/n-triples" if is_graph else "application/sparql-results+json"
-            chosen = next(filter(known, task["accept"]), usual)
-            found.serialize(_Limited(file), known(chosen))  # type: ignore[arg-type]
+            chosen = next(filter(format_of, task["accept"]), usual)
+            results.serialize(_Limited(file), format_of(chosen))  # type: ignore[arg-type]
             return {"status": 200, "text": chosen}
     except (WikidataCacheError, SyntaxError, ValueError) as error:
         return {"status": 400, "text": f"The query cannot be answered: {error}"}

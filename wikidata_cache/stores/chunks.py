@@ -98,10 +98,10 @@ class ChunkReader:
                 if len(rest) == _LONGEST_LINE:
                     raise GraphFileError(self.path, _TOO_LONG, line=number + text.count(b"\n"))
                 start += len(text)
-                whole = text if text.endswith(b"\n") else text + b"\n"
-                whole = whole.removeprefix(BOM_UTF8) if number == 1 else whole
-                yield Chunk(whole, number, start)
-                number += whole.count(b"\n")
+                block = text if text.endswith(b"\n") else text + b"\n"
+                block = block.removeprefix(BOM_UTF8) if number == 1 else block
+                yield Chunk(block, number, start)
+                number += block.count(b"\n")
             if self._raw.read(1):  # Python takes a damaged part of a .bz2 for its end, without an error
                 raise EOFError("the rest of the file cannot be unpacked")
         except _CORRUPT as error:
@@ -184,10 +184,10 @@ def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batc
     size = read = 0
     chunk = None
     for chunk in chunks:
-        found = translate(chunk.lines, chunk.first)
+        translated = translate(chunk.lines, chunk.first)
         # Repeated lines of one chunk count once; `load` recounts if lines of different chunks are equal.
-        kept += found if len(set(found)) == len(found) else dict.fromkeys(found)
-        size += sum(map(len, found))
+        kept += translated if len(set(translated)) == len(translated) else dict.fromkeys(translated)
+        size += sum(map(len, translated))
         read += len(chunk.lines)
         if size >= _KEPT or read >= _READ:
             yield _batch(kept, chunk)

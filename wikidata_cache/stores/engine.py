@@ -81,8 +81,8 @@ class _Counter:
         """Append `text`; count the complete lines once enough bytes are there. Return the number of bytes of `text`."""
         self._rest += text
         if len(self._rest) > _BLOCK:
-            whole, _, rest = bytes(self._rest).rpartition(b"\n")
-            self._count(whole.split(b"\n"))
+            complete, _, rest = bytes(self._rest).rpartition(b"\n")
+            self._count(complete.split(b"\n"))
             self._rest = bytearray(rest)
         return len(text)
 
@@ -105,9 +105,9 @@ def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         # macOS has no hard limit, and refuses a soft limit that is infinite. The engine works with less, too.
-        wanted = max(soft, _FILES) if hard == resource.RLIM_INFINITY else hard
+        limit = max(soft, _FILES) if hard == resource.RLIM_INFINITY else hard
         with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 @contextmanager

@@ -100,12 +100,12 @@ def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
     """
     files: list[Path] = []
     for source in map(user_path, sources):
-        found = [source]
+        paths = [source]
         if source.is_dir():
-            found = codex_files(source) or sorted(file for file in source.iterdir() if _NAMES.search(file.name))
-            if not found:
+            paths = codex_files(source) or sorted(file for file in source.iterdir() if _NAMES.search(file.name))
+            if not paths:
                 raise GraphFileError(source, f"contains nothing to load; expected {_EXPECTED}")
-        files += found
+        files += paths
     for file in files:
         if files.count(file) > 1:
             raise GraphFileError(file, "is given twice; give it once")

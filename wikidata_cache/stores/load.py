@@ -87,8 +87,8 @@ def load(
     # nearby is loaded too if the sources have no labels.
     paths = [source.path for source in inputs]
     files, nearby = (
-        [[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in some if path]
-        for some in (paths, [sibling_labels(paths)])
+        [[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in group if path]
+        for group in (paths, [sibling_labels(paths)])
     )
     plan = [FORMAT, release(), options.keep_all, options.values, files, nearby]
     with store_write_errors(target):
@@ -116,14 +116,14 @@ def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) 
         return _build(work, inputs, options)
     except GraphFileError as error:
         if work.progress.triples:
-            left = (
+            stored = (
                 f"The {work.progress.triples} triples before it are stored in {work.folder}: the same command resumes "
                 f"there, and starts over if a source has changed"
             )
         else:
             shutil.rmtree(work.folder, ignore_errors=True)
-            left = "Nothing was loaded"
-        raise GraphFileError(error.path, f"{error.problem}. {left}", line=error.line) from error
+            stored = "Nothing was loaded"
+        raise GraphFileError(error.path, f"{error.problem}. {stored}", line=error.line) from error
     except LabelIndexError as error:
         raise OSError(str(error)) from error
 

@@ -108,12 +108,12 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
             problem = f"is not a store, because it has no {MANIFEST}; {make}"
         raise StoreError(folder, problem)
     try:
-        found = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
-        version = found.pop("format")
+        content = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = content.pop("format")
         if version != FORMAT:
             raise _unusable(folder, f"has the format {version!r}; this release reads {FORMAT!r}")
-        files = {name: StoredFile(**values) for name, values in found.pop("files").items()}
-        manifest = Manifest(files=files, **found)
+        files = {name: StoredFile(**values) for name, values in content.pop("files").items()}
+        manifest = Manifest(files=files, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             folder, f"its {MANIFEST} cannot be read ({error}). Load the store again with --force"
@@ -163,10 +163,10 @@ def open_database(folder: Path, manifest: Manifest) -> Store:
     with store_read_errors(folder):
         store = Store.read_only(str(folder / ENGINE))
         probes = parse("\n".join(manifest.probes), RdfFormat.N_TRIPLES, lenient=True)
-        known = [Quad(triple.subject, triple.predicate, triple.object) for triple in probes]
-        lost = sum(quad not in store for quad in known)
+        quads = [Quad(triple.subject, triple.predicate, triple.object) for triple in probes]
+        lost = sum(quad not in store for quad in quads)
     if lost:
-        problem = f"{lost} of {len(known)} test triples cannot be found"
+        problem = f"{lost} of {len(quads)} test triples cannot be found"
         raise StoreError(folder, f"{problem}. Copy the folder to a local disk, or load it again with --force")
     return store
 
@@ -195,10 +195,10 @@ def stored_files(folder: Path) -> dict[str, StoredFile]:
     """Return all files of a store by path, except the engine's LOCK and LOG files, which change."""
     engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
     paths = (*engine, folder / LABELS)
-    stats, found = [path.stat() for path in paths], _sha256(paths)
+    stats, hashes = [path.stat() for path in paths], _sha256(paths)
     return {
         path.relative_to(folder).as_posix(): StoredFile(
-            bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=found[path]
+            bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=hashes[path]
         )
         for path, stat in zip(paths, stats, strict=True)
     }
@@ -207,26 +207,26 @@ def stored_files(folder: Path) -> dict[str, StoredFile]:
 def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) -> None:
     """Raise StoreError, which names the file, if a file of the folder is missing or has changed."""
     doubtful = []
-    for name, known in files.items():
+    for name, expected in files.items():
         try:
             stat = (folder / name).stat()
         except FileNotFoundError as error:
             raise _unusable(folder, f"is incomplete: {name} is missing") from error
         except OSError as error:
             raise _unusable(folder, f"{name} cannot be read ({error.strerror or error})") from error
-        if stat.st_size != known.bytes:
-            raise _unusable(folder, f"is incomplete: {name} has {stat.st_size} bytes instead of {known.bytes}")
-        if every or stat.st_mtime_ns != known.mtime_ns:
+        if stat.st_size != expected.bytes:
+            raise _unusable(folder, f"is incomplete: {name} has {stat.st_size} bytes instead of {expected.bytes}")
+        if every or stat.st_mtime_ns != expected.mtime_ns:
             doubtful.append(name)
     begun = time.monotonic()
     try:
-        found = _sha256([folder / name for name in doubtful])
+        hashes = _sha256([folder / name for name in doubtful])
     except OSError as error:
         where = error.filename or "a file"
         problem = f"the store or its disk is damaged: {where} cannot be read ({error.strerror or error})"
         raise _unusable(folder, problem) from error
     for name in doubtful:
-        if found[folder / name] != files[name].sha256:
+        if hashes[folder / name] != files[name].sha256:
             raise _unusable(folder, f"is damaged: the content of {name} is not what was loaded")
     if not every and (seconds := time.monotonic() - begun) > _SLOW_S:
         logger.info(

@@ -115,7 +115,7 @@ def all_lines_translator(name: str, bad: BadLineHandler) -> LineTranslator:
     mark = blake2b(os.fsencode(name), digest_size=4).hexdigest().encode()
 
     def translate(lines: bytes, first: int) -> list[bytes]:
-        tidy = _BLANK.sub(lambda found: _GENID % (mark, found[1] or found[2]), _tidy(lines, first, bad))
+        tidy = _BLANK.sub(lambda match: _GENID % (mark, match[1] or match[2]), _tidy(lines, first, bad))
         return _canonical([line for line in tidy.split(b"\n") if line.startswith(b"<")], tidy, first, bad)
 
     return translate
@@ -127,11 +127,11 @@ def _tidy(lines: bytes, first: int, bad: BadLineHandler) -> bytes:
     count = lines.count(b"\n")
     begun = lines.count(b"\n<") + lines.count(b"\n_:") + lines.startswith((b"<", b"_:"))
     if begun == count == lines.count(b" .\n") and not any(end + b"\n" in lines for end in _LOOSE_ENDS):
-        place = 0
-        while found := _MAYBE_NOT_SPACED.search(lines, place):
-            if not _SPACED.match(lines, lines.rfind(b"\n", 0, found.start()) + 1):
+        position = 0
+        while match := _MAYBE_NOT_SPACED.search(lines, position):
+            if not _SPACED.match(lines, lines.rfind(b"\n", 0, match.start()) + 1):
                 break
-            place = lines.find(b"\n", found.start())
+            position = lines.find(b"\n", match.start())
         else:
             return lines
     tidy = []
@@ -200,13 +200,13 @@ def value_lines(entity: str, relation: str, value: str) -> list[bytes]:
         amount, _, unit = value.partition("Q")
         literal = f'"{amount}"^^<{XSD}decimal>'
         parts = {"quantityAmount": literal, "quantityUnit": f"<{ENTITY}Q{unit or 199}>"}
-    place, name = "http://www.wikidata.org/", blake2b(f"{relation} {value}".encode(), digest_size=16).hexdigest()
-    item, node, content = f"<{ENTITY}{entity}>", f"<{ENTITY}statement/{entity}-{name}>", f"<{place}value/{name}>"
+    base, name = "http://www.wikidata.org/", blake2b(f"{relation} {value}".encode(), digest_size=16).hexdigest()
+    item, node, content = f"<{ENTITY}{entity}>", f"<{ENTITY}statement/{entity}-{name}>", f"<{base}value/{name}>"
     lines = [
         f"{item} <{DIRECT}{relation}> {literal} .",
-        f"{item} <{place}prop/{relation}> {node} .",
+        f"{item} <{base}prop/{relation}> {node} .",
         f"{node} {_TYPE.decode()}<http://wikiba.se/ontology#BestRank> .",
-        f"{node} <{place}prop/statement/value/{relation}> {content} .",
+        f"{node} <{base}prop/statement/value/{relation}> {content} .",
         *(f"{content} <http://wikiba.se/ontology#{part}> {term} ." for part, term in parts.items()),
     ]
     return [line.encode() for line in lines]
@@ -220,8 +220,8 @@ def text_line(entity: str, kind: str, text: str, language: str) -> bytes:
 
 def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """Return the id numbers (subject, property, object) of the truthy statements in `lines`: int64 [statements, 3]."""
-    found = _IDS.findall(b"\n".join(lines))
-    numbers = b" ".join([b"%s %s %s" % ids for ids in found]).decode()
+    statements = _IDS.findall(b"\n".join(lines))
+    numbers = b" ".join([b"%s %s %s" % ids for ids in statements]).decode()
     import numpy as np
 
     return np.fromstring(numbers, dtype=np.int64, sep=" ").reshape(-1, 3)
@@ -230,10 +230,10 @@ def statement_numbers(lines: Sequence[bytes]) -> np.ndarray[tuple[int, int], np.
 def names(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Name]:
     """Yield the labels and aliases in the lines, as (id, text, language, kind)."""
     for line in lines:
-        found = _NAME.fullmatch(line)
-        kind = _KINDS.get(found[2]) if found else None
-        if found and kind in ("label", "alias"):
-            text = found[3].decode()
+        match = _NAME.fullmatch(line)
+        kind = _KINDS.get(match[2]) if match else None
+        if match and kind in ("label", "alias"):
+            text = match[3].decode()
             if "\\" in text:
                 text = _UNESCAPED.sub(lambda m: chr(int(m[1], 16)) if m[1] else _CHARACTERS.get(m[2], m[2]), text)
-            yield found[1].decode(), text, found[4].decode(), kind
+            yield match[1].decode(), text, match[4].decode(), kind

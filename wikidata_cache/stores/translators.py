@@ -52,8 +52,8 @@ def _plain_row(cells: list[str]) -> Iterable[bytes]:
             return [statement_line(*(cell.encode() for cell in cells))]
         if cells[1] == "label" and cells[2] and is_entity(cells[0]):
             return [text_line(cells[0], "label", cells[2], "en")]
-    found = " | ".join(cells)
-    raise ValueError(f"found {found[:80]!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text")
+    row = " | ".join(cells)
+    raise ValueError(f"found {row[:80]!r}; expected three tab-separated cells: Q42 P31 Q5, or Q42 label text")
 
 
 def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
@@ -81,8 +81,8 @@ def _translator(row: RowConverter, bad: BadLineHandler) -> LineTranslator:
     def translate(lines: bytes, first: int) -> list[bytes]:
         kept: list[bytes] = []
         for number, line in enumerate(lines.removesuffix(b"\n").split(b"\n"), start=first):
-            if found := _ROW.fullmatch(line):
-                kept.append(statement_line(*found.groups()))
+            if match := _ROW.fullmatch(line):
+                kept.append(statement_line(*match.groups()))
                 continue
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
@@ -142,8 +142,8 @@ def _entity(entity: Json, *, values: bool) -> Iterator[bytes]:
     for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
         texts = entity.get(key) or {}  # PHP writes an empty map as []
         for language in LANGUAGES:
-            found = texts.get(language) or ()
-            for text in found if kind == "alias" else [found] if found else ():
+            entry = texts.get(language) or ()
+            for text in entry if kind == "alias" else [entry] if entry else ():
                 yield text_line(name, kind, text["value"], language)
     if not is_item(name):
         return

@@ -135,14 +135,14 @@ def restore(target: Path) -> None:
 
 def _resumed(folder: Path, plan: list[object]) -> Progress | None:
     try:
-        found = Progress(**parse((folder / PROGRESS).read_text(encoding="utf-8")))
+        progress = Progress(**parse((folder / PROGRESS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    if found.plan != json.loads(json.dumps(plan)):
+    if progress.plan != json.loads(json.dumps(plan)):
         logger.info("%s was made by a load with other sources or options; starting over", folder)
         return None
-    logger.info("Resuming where an earlier load stopped: %d triples are stored", found.triples)
-    return found
+    logger.info("Resuming where an earlier load stopped: %d triples are stored", progress.triples)
+    return progress
 
 
 def _delete_leftovers(folder: Path) -> None:
