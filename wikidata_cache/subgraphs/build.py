@@ -51,7 +51,7 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOpt
     expansions = [_start(end, options, facts) for end in ends]
     # The edge s -r-> o* of the edit is hop 1, so the roots are expanded hops - 1 times.
     rounds = [options.per_node] * (options.hops - 1)
-    heads = {found.rule.head for expansion in expansions for found in expansion.consequences}
+    heads = {consequence.rule.head for expansion in expansions for consequence in expansion.consequences}
     expand(facts, expansions, options, per_node=rounds, also={id_ for end in ends for id_ in end.ids} | heads)
     return [_edit_subgraph(*parts, options, facts) for parts in zip(ends, expansions, strict=True)]
 
@@ -159,7 +159,7 @@ def expand(
         eligible = [expansion.eligible(facts, options) for expansion in expansions]
         degrees: Mapping[str, int] = {}
         if options.policy == "inverse-hub":
-            ends = {other_end(s, node) for offered in eligible for node, some in offered.items() for s in some}
+            ends = {other_end(s, node) for offered in eligible for node, stated in offered.items() for s in stated}
             degrees = dict.fromkeys(ends, 0) | facts.degrees(end for end in ends if not is_value(end))
         for expansion, offered in zip(expansions, eligible, strict=True):
             expansion.advance(offered, degrees, options, m)
@@ -182,9 +182,9 @@ def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
     if options.rules is not None:  # all statements that no rule reads are forbidden too
         stated = facts.out(filter(is_item, (ends.target_new, ends.subject)))
         known = (Statement(node, *pair) for node, pairs in stated.items() for pair in pairs)
-        found = options.rules.consequences(ends.new_edge, stated[ends.target_new], known=known)
-        read = [one.premise for one in found if one.premise and forbidden(one.premise) is None][: options.per_node]
-        consequences = [one for one in found if one.premise is None or one.premise in read]
+        derived = options.rules.consequences(ends.new_edge, stated[ends.target_new], known=known)
+        read = [c.premise for c in derived if c.premise and forbidden(c.premise) is None][: options.per_node]
+        consequences = [c for c in derived if c.premise is None or c.premise in read]
         forbidden = partial(_outside, read)
     return Expansion(
         frontier=list(dict.fromkeys(roots)),
@@ -220,9 +220,9 @@ def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOption
     if options.rules is not None:
         read = {step.statement for step in steps}
         graph.graph["consequences"] = [
-            _add_consequence(graph, one, facts)
-            for one in expansion.consequences
-            if (one.premise is None or one.premise in read) and facts.label(one.rule.head)
+            _add_consequence(graph, consequence, facts)
+            for consequence in expansion.consequences
+            if (consequence.premise is None or consequence.premise in read) and facts.label(consequence.rule.head)
         ]
 
     graph.graph |= {
@@ -238,14 +238,14 @@ def _edit_subgraph(ends: EditEnds, expansion: Expansion, options: SubgraphOption
     return _with_provenance(graph, options, expansion)
 
 
-def _add_consequence(graph: Subgraph, found: Consequence, facts: Facts) -> dict[str, object]:
+def _add_consequence(graph: Subgraph, derived: Consequence, facts: Facts) -> dict[str, object]:
     """Add the edge of a consequence, and return it with its rule, for reports."""
-    subject, relation, target = found.statement
-    measures = {"rule": str(found.rule), "support": found.rule.support, "confidence": found.rule.confidence}
+    subject, relation, target = derived.statement
+    measures = {"rule": str(derived.rule), "support": derived.rule.support, "confidence": derived.rule.confidence}
     label = facts.label(relation)
     graph.add_edge(subject, target, key=relation, property=relation, label=label, role="consequence", **measures)
     names = [str(graph.nodes[subject]["label"]), str(label), str(graph.nodes[target]["label"])]
-    return {"statement": list(found.statement), "labels": names, **measures}
+    return {"statement": list(derived.statement), "labels": names, **measures}
 
 
 def _assemble(
@@ -278,10 +278,10 @@ def _assemble(
         subject, relation, target = step.statement
         more: dict[str, object] = {}
         if claims:
-            found = [c for c in facts.claims([subject])[subject] if (c.property, c.object) == (relation, target)]
-            if not found:
+            stated = [c for c in facts.claims([subject])[subject] if (c.property, c.object) == (relation, target)]
+            if not stated:
                 raise TruthyOnlyError(subject, facts.source.name)
-            more = as_attributes(found)
+            more = as_attributes(stated)
         name = facts.label(relation)
         graph.add_edge(subject, target, key=relation, property=relation, label=name, role="statement", **more)
     return graph

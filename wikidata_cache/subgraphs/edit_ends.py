@@ -136,8 +136,8 @@ class EditEnds:
         if not words:
             return None
         label = (relation and facts.label(relation)) or self.edit.relation or ""
-        found = {"subject": self.subject, "property": self.relation, "object": old}
-        return {**found, "label": label, "object_label": words}
+        edge = {"subject": self.subject, "property": self.relation, "object": old}
+        return {**edge, "label": label, "object_label": words}
 
     def is_subject(self, node: str, label: str | None) -> bool:
         """Return whether a node is the edit's subject: by id, or by label where the edit has no subject id."""
@@ -168,8 +168,8 @@ def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | Wikidat
     none, or whose new object is not in the graph, there is a BadOptionError, AmbiguousLabelError, UnknownLabelError or
     EntityNotInGraphError.
     """
-    found: list[EditEnds | WikidataCacheError | None] = [_malformed(edit) for edit in edits]
-    sound = [number for number, error in enumerate(found) if error is None]
+    results: list[EditEnds | WikidataCacheError | None] = [_malformed(edit) for edit in edits]
+    sound = [number for number, error in enumerate(results) if error is None]
 
     # Where o* has no id, its label has to name exactly one item.
     named = _resolved({edits[n].target_new for n in sound if edits[n].target_new_id is None}, facts)
@@ -179,30 +179,30 @@ def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | Wikidat
         if isinstance(target, str):
             targets[number] = target
         else:
-            found[number] = target
+            results[number] = target
 
     ends = _followed([(edits[number], target) for number, target in targets.items()], facts)
     for number, end in zip(targets, _checked(ends, facts), strict=True):
-        found[number] = end
-    return [end for end in found if end is not None]
+        results[number] = end
+    return [end for end in results if end is not None]
 
 
 def _malformed(edit: EditLike) -> BadOptionError | None:
     for name in ("subject_id", "target_new_id", "target_true_id", "relation_id"):
         is_id, example = (is_property, "P19") if name == "relation_id" else (is_item, "Q42")
         if (value := getattr(edit, name)) is not None and not is_id(value):
-            found = f"{name}={value!r} of the edit of {edit.subject!r}"
-            return BadOptionError(f"{found}: expected an id such as {example}.")
+            problem = f"{name}={value!r} of the edit of {edit.subject!r}"
+            return BadOptionError(f"{problem}: expected an id such as {example}.")
     return None
 
 
 def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCacheError]:
     """Return for each label its only item, or an error where none or several have it; internal items do not count."""
-    named = {label: list(filter(is_item, found)) for label, found in facts.named(labels).items()}
+    named = {label: list(filter(is_item, ids)) for label, ids in facts.named(labels).items()}
     # One request each for the types of all candidates, and for the statements of the ambiguous ones.
-    facts.types({entity for found in named.values() for entity in found})
-    external = {label: [entity for entity in found if not facts.is_internal(entity)] for label, found in named.items()}
-    facts.out({entity for found in external.values() if len(found) > 1 for entity in found})
+    facts.types({entity for ids in named.values() for entity in ids})
+    external = {label: [entity for entity in ids if not facts.is_internal(entity)] for label, ids in named.items()}
+    facts.out({entity for ids in external.values() if len(ids) > 1 for entity in ids})
     results: dict[str, str | WikidataCacheError] = {}
     for label, candidates in external.items():
         if not candidates:

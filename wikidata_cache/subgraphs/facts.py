@@ -44,8 +44,8 @@ class Facts:
 
         A hub has more than `queries.HUB` such statements.
         """
-        found = self._ask(templates.IN, ids)
-        return {entity: None if pairs is None else [(s, p) for s, p in pairs] for entity, pairs in found.items()}
+        answers = self._ask(templates.IN, ids)
+        return {entity: None if pairs is None else [(s, p) for s, p in pairs] for entity, pairs in answers.items()}
 
     def degrees(self, ids: Iterable[str]) -> dict[str, int]:
         """Return {id: number of statements with the id as value}; counting stops at `queries.HUB` + 1."""
@@ -53,7 +53,7 @@ class Facts:
 
     def claims(self, ids: Iterable[str]) -> dict[str, list[Claim]]:
         """Return {id: its statements of every rank except deprecated, with their times; [] for none}."""
-        return {entity: [Claim(*c) for c in found] for entity, found in self._ask(templates.CLAIMS, ids).items()}
+        return {entity: [Claim(*c) for c in claims] for entity, claims in self._ask(templates.CLAIMS, ids).items()}
 
     def values(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {id: the (property, value) pairs of its dates and quantities; [] for none}."""
@@ -61,15 +61,15 @@ class Facts:
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label} for the ids that have a label: en, else mul, en-gb, en-ca, en-us, simple."""
-        return {entity: found[0] for entity, found in self._ask(templates.LABELS, ids).items() if found}
+        return {entity: label[0] for entity, label in self._ask(templates.LABELS, ids).items() if label}
 
     def label(self, entity: str) -> str | None:
         """Return the label of one id, or the words of a date or a quantity, or None."""
-        known = self._known["label"]
-        if entity not in known and is_value(entity):
+        labels = self._known["label"]
+        if entity not in labels and is_value(entity):
             return words(entity, self.label)
-        found = known[entity] if entity in known else self._ask(templates.LABELS, [entity])[entity]
-        return found[0] if found else None
+        label = labels[entity] if entity in labels else self._ask(templates.LABELS, [entity])[entity]
+        return label[0] if label else None
 
     def descriptions(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: description} for the ids that have a description."""
@@ -81,14 +81,14 @@ class Facts:
 
     def sitelinks(self, ids: Iterable[str]) -> dict[str, int]:
         """Return {id: number of pages about it in Wikipedia and its sister projects} for the ids that have a count."""
-        found = self._ask(templates.SITELINKS, ids)
-        return {entity: count for entity, count in found.items() if count is not None}
+        counts = self._ask(templates.SITELINKS, ids)
+        return {entity: count for entity, count in counts.items() if count is not None}
 
     def named(self, labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Return {label: sorted ids of items and properties with exactly this label; () for none}. Case matters."""
-        wanted = set(labels)
-        found = self._fetch(templates.NAMED, {label for label in wanted if is_text(label)})
-        return {label: tuple(found.get(label, ())) for label in wanted}
+        labels = set(labels)
+        ids = self._fetch(templates.NAMED, {label for label in labels if is_text(label)})
+        return {label: tuple(ids.get(label, ())) for label in labels}
 
     def mentioned(self, ids: Iterable[str]) -> frozenset[str]:
         """Return those of the ids that are the value of at least one statement."""
@@ -122,10 +122,10 @@ class Facts:
         pairs = self._known["claims" if options.claims else "out"][node]
         if options.values:
             pairs = [*pairs, *self._known["values"][node]]
-        found = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)  # several claims, one statement
+        statements = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)  # several claims, one statement
         for subject, relation in (self._known["in"][node] or ()) if options.incoming else ():
-            found[Statement(subject, relation, node)] = None
-        return list(found)
+            statements[Statement(subject, relation, node)] = None
+        return list(statements)
 
     @property
     def has_values(self) -> bool:
@@ -153,8 +153,8 @@ class Facts:
         if options.incoming:
             self.incoming(ids)
         # Statements with housekeeping properties are dropped anyway: their values need neither types nor labels.
-        found = ((s, other_end(s, node)) for node in ids for s in self.stated(node, options))
-        pairs = [(statement.property, other) for statement, other in found if statement.property not in self._meta]
+        ends = ((s, other_end(s, node)) for node in ids for s in self.stated(node, options))
+        pairs = [(statement.property, other) for statement, other in ends if statement.property not in self._meta]
         values = {other for _, other in pairs if is_value(other)} if options.values else set()
         self.types({other for _, other in pairs} - values)
         units = filter(None, map(unit_of, values))

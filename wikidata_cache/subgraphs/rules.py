@@ -87,10 +87,10 @@ class Rules:
 
     @cached_property
     def _by_first(self) -> Mapping[str, Sequence[Rule]]:
-        found: dict[str, list[Rule]] = defaultdict(list)
+        by_first: dict[str, list[Rule]] = defaultdict(list)
         for rule in self.all:
-            found[rule.first].append(rule)
-        return found
+            by_first[rule.first].append(rule)
+        return by_first
 
     def consequences(
         self, edit: Statement, about_object: Iterable[tuple[str, str]], *, known: Iterable[Statement] = ()
@@ -104,7 +104,7 @@ class Rules:
         """
         subject, relation, target = edit
         unchanged, stated = {edit, *known}, sorted(set(about_object))
-        found: dict[Statement, Consequence] = {}
+        by_statement: dict[Statement, Consequence] = {}
         for rule in self._by_first.get(relation, ()):
             if rule.second is None:
                 ends = (subject, target) if rule.arguments == "x,y" else (target, subject)
@@ -115,10 +115,10 @@ class Rules:
                     Consequence(Statement(subject, rule.head, value), rule, Statement(target, rule.second, value))
                     for value in values
                 ]
-            for one in derived:
-                if one.statement not in unchanged:
-                    found.setdefault(one.statement, one)
-        return list(found.values())
+            for consequence in derived:
+                if consequence.statement not in unchanged:
+                    by_statement.setdefault(consequence.statement, consequence)
+        return list(by_statement.values())
 
 
 def read_rules(path: str | Path) -> Rules:
@@ -132,7 +132,7 @@ def read_rules(path: str | Path) -> Rules:
         lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BadOptionError(f"{path} can't be read ({error}); expected a file of `wikidata-cache rules`.") from error
-    found = []
+    rules = []
     for number, line in enumerate(lines[1:], 2):
         cells = line.split("\t")
         match = _RULE.fullmatch(cells[0])
@@ -147,9 +147,9 @@ def read_rules(path: str | Path) -> Rules:
                 f"{path}, line {number}, support and confidence: found {cells[1:3]}; expected a whole number and a "
                 f"number, such as 120 and 0.85."
             ) from None
-        found.append(Rule(match[1], match[2], match[3], match[4], support, confidence))
-    if not found:
+        rules.append(Rule(match[1], match[2], match[3], match[4], support, confidence))
+    if not rules:
         raise BadOptionError(
             f"{path} has no rules; make it with `wikidata-cache rules GRAPH --out {quote(path.name)}`."
         )
-    return Rules(found)
+    return Rules(rules)
