@@ -119,7 +119,7 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
         radii = sector.radii[0] * 1.125**growth, sector.radii[1] * 1.125**growth
         grown = sector._replace(radii=radii, rings=1 if growth < _GROWTHS_BEFORE_STAGGER else _STAGGERED)
         for padding in _PADDINGS if few else _PADDINGS[2:]:
-            if not (places := _fill(centre, parts, grown, padding, 0.0)):
+            if not (points := _fill(centre, parts, grown, padding, 0.0)):
                 continue
             # They fit. By bisection, the largest angle between neighbours with which they still do.
             low, high = 0.0, grown.sweep / len(parts)
@@ -128,10 +128,10 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
             for _ in range(6):
                 angle = (low + high) / 2
                 if wider := _fill(centre, parts, grown, padding, angle):
-                    places, low = wider, angle
+                    points, low = wider, angle
                 else:
                     high = angle
-            return places
+            return points
     return _rows_around(centre, parts)
 
 
@@ -140,19 +140,19 @@ def _fill(
 ) -> list[Point] | None:
     """Put each group at the first free angle at least `least` after the previous group; None if they do not fit."""
     angle, end = sector.start + least / 2, sector.start + sector.sweep + 1e-9
-    places: list[Point] = []
+    points: list[Point] = []
     taken: list[BoxGroup] = []
     for part in parts:
-        while (place := _free(centre, part, angle, sector, taken, places, padding)) is None:
+        while (point := _free(centre, part, angle, sector, taken, points, padding)) is None:
             angle += sector.step
             if angle > end:
                 return None
         if angle > end:
             return None
-        places.append(place)
-        taken.append(part.at(*place))
+        points.append(point)
+        taken.append(part.at(*point))
         angle += max(least, sector.step / 4)
-    return places
+    return points
 
 
 def _free(
@@ -161,12 +161,12 @@ def _free(
     angle: float,
     sector: Sector,
     taken: list[BoxGroup],
-    places: list[Point],
+    points: list[Point],
     padding: float,
 ) -> Point | None:
     """Return the place on the innermost ring that has room in this direction, or None.
 
-    The near side of the group's first box is on the ring. `taken` are the groups placed so far, at `places`.
+    The near side of the group's first box is on the ring. `taken` are the groups placed so far, at `points`.
     """
     box = part.boxes[0]
     across, down = math.cos(angle), math.sin(angle)
@@ -174,12 +174,12 @@ def _free(
         x = across * (sector.radii[0] + number * _STAGGER[0] + (-box.left if across > 0 else box.right))
         y = down * (sector.radii[1] + number * _STAGGER[1] + (-box.top if down > 0 else box.bottom))
         if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in taken):
-            continue  # this cheap test rejects most places
+            continue  # this cheap test rejects most points
         area = part.at(x, y)
         if area.meets(BoxGroup([centre], centre), padding) or any(area.meets(other, padding) for other in taken):
             continue
         # No line from the centre to a group may cross another group.
-        if any(other.is_crossed(x, y) for other in taken) or any(area.is_crossed(*place) for place in places):
+        if any(other.is_crossed(x, y) for other in taken) or any(area.is_crossed(*point) for point in points):
             continue
         return x, y
     return None
@@ -193,16 +193,16 @@ def _rows_around(centre: Rectangle, parts: Sequence[BoxGroup]) -> list[Point]:
     rows = wrap_rows(extents, [width for width, _ in sizes], widest=widest)
     heights = [max(extent.bottom - extent.top for extent in row) + _ROW_GAP for row in rows]
     y = centre.top - _CENTRE_GAP - sum(heights[: len(rows) // 2])
-    places = []
+    points = []
     for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
         if number == len(rows) // 2:
             y = centre.bottom + _CENTRE_GAP
         x = -sum(extent.right - extent.left + _ROW_GAP for extent in row) / 2
         for extent in row:
-            places.append((x - extent.left, y + (height - _ROW_GAP - extent.top - extent.bottom) / 2))
+            points.append((x - extent.left, y + (height - _ROW_GAP - extent.top - extent.bottom) / 2))
             x += extent.right - extent.left + _ROW_GAP
         y += height
-    return places
+    return points
 
 
 Block = tuple[dict[str, Point], Rectangle]
@@ -221,10 +221,10 @@ def place_in_block(
     blocks: dict[str, Block] = {}
     for node in reversed(order):  # from the leaves to the root, without recursion: a chain may be long
         box = Rectangle.of(sizes[node])
-        places: dict[str, Point] = {node: (0.0, 0.0)}
+        points: dict[str, Point] = {node: (0.0, 0.0)}
         parts = [blocks.pop(child) for child in children[node]]
         if not parts:
-            blocks[node] = places, box
+            blocks[node] = points, box
             continue
         # Leaves first, then larger blocks, in rows of about the same width.
         gap = _GAP * min(sizes[child][1] for child in children[node])
@@ -238,11 +238,11 @@ def place_in_block(
             x = -(sum(extent.right - extent.left + gap for _, extent in row) - gap) / 2
             for inner, extent in row:
                 top = -y - extent.bottom if is_upwards else y - extent.top
-                places |= {name: (x - extent.left + dx, top + dy) for name, (dx, dy) in inner.items()}
+                points |= {name: (x - extent.left + dx, top + dy) for name, (dx, dy) in inner.items()}
                 around = around.joined(extent.at(x - extent.left, top))
                 x += extent.right - extent.left + gap
             y += height + gap
-        blocks[node] = places, around.wider(gap)
+        blocks[node] = points, around.wider(gap)
     return blocks[root]
 
 

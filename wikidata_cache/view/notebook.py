@@ -50,10 +50,10 @@ def mimebundle(
         "image/svg+xml": lambda: svg(graph, widest=_COLUMN),
         "text/plain": lambda: f"{headline(graph)} ({subtitle(graph, graph_content(with_old_edge(graph)))})",
     }
-    wanted = set(include or makers) - set(exclude or ())
+    kinds = set(include or makers) - set(exclude or ())
     if not len(graph):
         return {"text/plain": "An empty subgraph."}
-    return {kind: make() for kind, make in makers.items() if kind in wanted}
+    return {kind: make() for kind, make in makers.items() if kind in kinds}
 
 
 def show(graph: nx.MultiDiGraph, *, static: bool = False) -> None:

@@ -153,9 +153,9 @@ def elements(graph: nx.MultiDiGraph) -> GraphContent:
             "width": round(width * font / 12),
             "height": round(height * font / 12),
         }
-    places = place_nodes(shown, {node["id"]: (node["width"], node["height"]) for node in content["nodes"]})
+    points = place_nodes(shown, {node["id"]: (node["width"], node["height"]) for node in content["nodes"]})
     for node in content["nodes"]:
-        node["x"], node["y"] = places[node["id"]]
+        node["x"], node["y"] = points[node["id"]]
     return content
 
 

@@ -71,13 +71,13 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
         direction = sector.start + sector.sweep * (before + weight / 2) / sum(weights)
         before += weight
         if tree.is_large:
-            places, extent = place_in_block(child, tree.children, sizes, is_upwards=math.sin(direction) < -0.2)
-            parts.append(_Cluster(places, BoxGroup([extent], extent)))
+            points, extent = place_in_block(child, tree.children, sizes, is_upwards=math.sin(direction) < -0.2)
+            parts.append(_Cluster(points, BoxGroup([extent], extent)))
         else:
             parts.append(_cluster(child, tree, sizes, Sector(direction - _FAN / 2, _FAN, _AROUND_NEIGHBOUR)))
-    places_on_ring = place_on_ring(box.wider(70 * tree.scale), [part.part for part in parts], sector)
-    for part, place in zip(parts, places_on_ring, strict=True):
-        cluster.take(part, *place)
+    points_on_ring = place_on_ring(box.wider(70 * tree.scale), [part.part for part in parts], sector)
+    for part, point in zip(parts, points_on_ring, strict=True):
+        cluster.take(part, *point)
     return cluster
 
 

@@ -147,43 +147,41 @@ def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
     """Return the edges and nodes of the tree as SVG, their classes, and the width and height in pixels."""
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to draw.")
-    places, (width, height) = lay_out(with_old_edge(graph))
+    nodes, (width, height) = lay_out(with_old_edge(graph))
     shapes: list[str] = []
     classes: set[str] = set()
-    for place in places:
-        if place.parent is None:
+    for node in nodes:
+        if node.parent is None:
             continue
         # Out of the parent's column, a bend to the line of the node, and straight on to its box, under the label.
-        kind = _EDGES.get(place.edge_role, "edge")
-        above, own = place.parent.y, place.y
-        (out, bent), end, label = place.bend, place.left, place.label_x
-        middle, start = (out + bent) / 2, place.parent.left + place.parent.width
-        line = (
-            f"M{start:.1f} {above:.1f}H{out:.1f}C{middle:.1f} {above:.1f} {middle:.1f} {own:.1f} {bent:.1f} {own:.1f}"
-        )
+        kind = _EDGES.get(node.edge_role, "edge")
+        above, y = node.parent.y, node.y
+        (out, bent), end, label = node.bend, node.left, node.label_x
+        middle, start = (out + bent) / 2, node.parent.left + node.parent.width
+        line = f"M{start:.1f} {above:.1f}H{out:.1f}C{middle:.1f} {above:.1f} {middle:.1f} {y:.1f} {bent:.1f} {y:.1f}"
         shapes.append(
             f'<g class="{kind}"><path d="{line}H{end - _HEAD:.1f}"/>'
-            f'<path class="head" d="M{end:.1f} {own:.1f}l-{_HEAD} -3.5v7z"/>'
-            f"{_box(label, own, place.edge_width + 4, 14, kind='paper')}"
-            f"{_text(label, own, place.edge_text, kind='label')}</g>"
+            f'<path class="head" d="M{end:.1f} {y:.1f}l-{_HEAD} -3.5v7z"/>'
+            f"{_box(label, y, node.edge_width + 4, 14, kind='paper')}"
+            f"{_text(label, y, node.edge_text, kind='label')}</g>"
         )
         classes.add(kind)
-    for place in places:
-        kind = f"node {'again' if place.again else _CLASSES.get(place.role, '')}".strip()
-        middle, own = place.left + place.width / 2, place.y
-        box = _box(middle, own, place.width, BOX_HEIGHT)
-        shapes.append(f'<g class="{kind}">{box}{_text(middle, own, place.text)}</g>')
+    for node in nodes:
+        kind = f"node {'again' if node.again else _CLASSES.get(node.role, '')}".strip()
+        middle, y = node.left + node.width / 2, node.y
+        box = _box(middle, y, node.width, BOX_HEIGHT)
+        shapes.append(f'<g class="{kind}">{box}{_text(middle, y, node.text)}</g>')
         classes.add(kind)
     return "".join(shapes), classes, width, height
 
 
 def _box(x: float, y: float, width: float, height: float, *, kind: str = "") -> str:
     """Return a rectangle around the point (x, y)."""
-    place = f'x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5"'
-    return f'<rect class="{kind}" {place}/>' if kind else f"<rect {place}/>"
+    attributes = f'x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5"'
+    return f'<rect class="{kind}" {attributes}/>' if kind else f"<rect {attributes}/>"
 
 
 def _text(x: float, y: float, text: str, *, kind: str = "") -> str:
     """Return a text whose line has its middle at y."""
-    place = f'x="{x:.1f}" y="{y + _BASELINE:.1f}"'
-    return f'<text class="{kind}" {place}>{escape(text)}</text>' if kind else f"<text {place}>{escape(text)}</text>"
+    xy = f'x="{x:.1f}" y="{y + _BASELINE:.1f}"'
+    return f'<text class="{kind}" {xy}>{escape(text)}</text>' if kind else f"<text {xy}>{escape(text)}</text>"

@@ -59,7 +59,7 @@ class DrawnNode:
 
 def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float]]:
     """Return the drawn nodes, each parent before its children, and the (width, height) of the picture."""
-    places: list[DrawnNode] = []
+    drawn: list[DrawnNode] = []
     children: dict[int, list[DrawnNode]] = {}  # by the id() of the parent: one graph node may be drawn several times
     seen: set[str] = set()
     for root in graph.nodes:
@@ -68,43 +68,43 @@ def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float
         seen.add(root)
         # Breadth-first: a node is expanded where it is nearest to the root.
         queue = [DrawnNode(root, *_text_of(graph, root), column=int(graph.nodes[root].get("hop", 0)))]
-        for place in queue:
-            children[id(place)] = [] if place.again else _children(graph, place)
-            for child in children[id(place)]:
+        for node in queue:
+            children[id(node)] = [] if node.again else _children(graph, node)
+            for child in children[id(node)]:
                 child.again = child.node in seen
                 seen.add(child.node)
                 queue.append(child)
-        places += queue
+        drawn += queue
 
     # x: a column begins after the previous column, the bends, and the longest edge label between the two.
-    count = max((place.column for place in places), default=0) + 1
+    count = max((node.column for node in drawn), default=0) + 1
     nodes, labels = [0.0] * count, [0.0] * count
-    for place in places:
-        nodes[place.column] = max(nodes[place.column], place.width)
-        if place.parent is not None:
-            labels[place.column] = max(labels[place.column], place.edge_width)
+    for node in drawn:
+        nodes[node.column] = max(nodes[node.column], node.width)
+        if node.parent is not None:
+            labels[node.column] = max(labels[node.column], node.edge_width)
     edges = [label + _BEND + _ARROW if label else 0.0 for label in labels]
-    for place in places:
-        place.left = _MARGIN + sum(nodes[: place.column]) + sum(edges[: place.column + 1])
-        start = place.left - edges[place.column]
-        place.bend = start, start + _BEND
+    for node in drawn:
+        node.left = _MARGIN + sum(nodes[: node.column]) + sum(edges[: node.column + 1])
+        start = node.left - edges[node.column]
+        node.bend = start, start + _BEND
 
     # y: leaves get consecutive lines from the top, in the order of a depth-first walk; a parent is at the middle of its
     # first and last child. In the list, children come after their parents, so the list is read backwards.
-    stack, leaves = [place for place in places if place.parent is None][::-1], []
+    stack, leaves = [node for node in drawn if node.parent is None][::-1], []
     while stack:
-        place = stack.pop()
-        stack += children[id(place)][::-1]
-        if not children[id(place)]:
-            leaves.append(place)
-    for line, place in enumerate(leaves, start=1):
-        place.y = line * LINE
-    for place in reversed(places):
-        if below := children[id(place)]:
-            place.y = (below[0].y + below[-1].y) / 2
+        node = stack.pop()
+        stack += children[id(node)][::-1]
+        if not children[id(node)]:
+            leaves.append(node)
+    for line, node in enumerate(leaves, start=1):
+        node.y = line * LINE
+    for node in reversed(drawn):
+        if below := children[id(node)]:
+            node.y = (below[0].y + below[-1].y) / 2
 
-    right = max((place.left + place.width for place in places), default=96.0)
-    return places, (right + _MARGIN, (len(leaves) + 1) * LINE)
+    right = max((node.left + node.width for node in drawn), default=96.0)
+    return drawn, (right + _MARGIN, (len(leaves) + 1) * LINE)
 
 
 def _text_of(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
@@ -112,13 +112,13 @@ def _text_of(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
     return data.get("role", "neighbour"), printable(data["label"])
 
 
-def _children(graph: nx.MultiDiGraph, place: DrawnNode) -> list[DrawnNode]:
+def _children(graph: nx.MultiDiGraph, parent: DrawnNode) -> list[DrawnNode]:
     """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
     children = [
         DrawnNode(
-            target, *_text_of(graph, target), place, printable(data["label"]), data["role"], column=place.column + 1
+            target, *_text_of(graph, target), parent, printable(data["label"]), data["role"], column=parent.column + 1
         )
-        for _, target, data in graph.out_edges(place.node, data=True)
+        for _, target, data in graph.out_edges(parent.node, data=True)
     ]
     rank = {"edit": 0, "old": 2}
     return sorted(children, key=lambda child: (rank.get(child.edge_role, 1), child.edge_text, child.text, child.node))
