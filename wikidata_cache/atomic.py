@@ -82,5 +82,5 @@ def check_out(path: Path, *endings: str, option: str = "", inputs: Iterable[Path
         )
     if path.is_dir():
         raise BadOptionError(f"{name} is a folder; give the name of a file.")
-    if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
+    if path.exists() and any(file.exists() and path.samefile(file) for file in inputs):
         raise BadOptionError(f"{name} is the input file itself; give another name.")

@@ -68,8 +68,8 @@ class WikidataCache:
         triples = self.source.size if isinstance(self.source, OxigraphSource) else None
         size = "" if triples is None else f"{triples:,} triples"
         sample = "a packaged sample of Wikidata" if self.source.name == packaged_extract().name else ""
-        known = ", ".join(filter(None, (sample, size)))
-        return f"{self.source.name} ({known})" if known else self.source.name
+        details = ", ".join(filter(None, (sample, size)))
+        return f"{self.source.name} ({details})" if details else self.source.name
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label}: English, else mul, en-gb, en-ca, en-us, simple. Ids without a label are absent."""
@@ -136,7 +136,7 @@ class WikidataCache:
         try:
             graphs = edit_subgraphs(edits, self.facts, options)
         except AmbiguousLabelError as error:
-            edit = next(one for one in edits if one.target_new_id is None and one.target_new == error.label)
+            edit = next(edit for edit in edits if edit.target_new_id is None and edit.target_new == error.label)
             raise self.in_rank(edit, error) from None
         return [self._with_source(graph) for graph in graphs]
 

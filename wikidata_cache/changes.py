@@ -116,15 +116,20 @@ def edit_rows(changes: Sequence[Change], store: AnswerStore, *, graph: str) -> I
     Raises:
         CacheFileError: the cache file can't be read.
     """
-    for some in batches(changes, size=_BLOCK):
-        ids = {item for one in some for item in (one.subject, one.relation, one.old, one.new)}
-        labels = {item: found[0] for item, found in store.look_up(graph, "label", ids).items() if found}
-        for one in some:
-            items = {"subject": one.subject, "relation": one.relation, "object": one.old, "new_object": one.new}
-            if labels.keys() >= set(items.values()):
-                row = {"id": f"{one.subject} {one.relation} {one.time[:10]}"}
-                for name, item in items.items():
-                    row |= {name: labels[item], f"{name}_id": item}
+    for block in batches(changes, size=_BLOCK):
+        ids = {entity for change in block for entity in (change.subject, change.relation, change.old, change.new)}
+        labels = {entity: label[0] for entity, label in store.look_up(graph, "label", ids).items() if label}
+        for change in block:
+            parts = {
+                "subject": change.subject,
+                "relation": change.relation,
+                "object": change.old,
+                "new_object": change.new,
+            }
+            if labels.keys() >= set(parts.values()):
+                row = {"id": f"{change.subject} {change.relation} {change.time[:10]}"}
+                for name, entity in parts.items():
+                    row |= {name: labels[entity], f"{name}_id": entity}
                 yield row
             else:
-                yield one
+                yield change

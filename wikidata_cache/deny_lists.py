@@ -41,16 +41,16 @@ def _deny_list(given: DenyList | None, packaged: str, is_id: Callable[[str], boo
         return frozenset(first_column(files("wikidata_cache").joinpath("data", packaged).read_text(encoding="utf-8")))
     where = f"{given}" if isinstance(given, str | Path) else "the deny-list"
     try:
-        found: Collection[str] = (
+        ids: Collection[str] = (
             first_column(Path(given).read_text(encoding="utf-8-sig")) if isinstance(given, str | Path) else given
         )
     except (OSError, UnicodeDecodeError) as error:
         raise DenyListError(
             f"{given} cannot be read ({error}); expected a UTF-8 TSV file with the columns id and label."
         ) from error
-    if wrong := sorted(text for text in found if not is_id(text)):
+    if wrong := sorted(text for text in ids if not is_id(text)):
         raise DenyListError(f"{where}: found {wrong[0]!r}; expected ids such as {example}.")
-    return frozenset(found)
+    return frozenset(ids)
 
 
 def first_column(table: str) -> list[str]:

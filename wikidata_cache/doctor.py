@@ -73,8 +73,8 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
     yield _checked(f"cache {path}", lambda: contents(path))
     for host, state in hosts.items():
         wait = after_clock_jump(state, time.time()).not_before - time.time()
-        found = f"requires {wait:.0f} s more of waiting: {state.reason}" if wait > 0 else "no wait needed"
-        yield Finding(f"host {host}", found)
+        status = f"requires {wait:.0f} s more of waiting: {state.reason}" if wait > 0 else "no wait needed"
+        yield Finding(f"host {host}", status)
     for pack in pack_files():
         yield _checked(f"pack {pack}", lambda pack=pack: contents(pack))  # type: ignore[misc]
 

@@ -63,13 +63,13 @@ def read_edits(place: str | Path) -> list[EditRow]:
     Raises:
         EditRowError: a row is no edit; the message names file, row and field.
     """
-    path, wanted = _split(str(place))
+    path, only_row = _split(str(place))
     rows = list(enumerate(json_rows(path), 1))
-    if wanted is not None and not 1 <= wanted <= len(rows):
-        raise EditRowError(path, f"there is no such row; the file has {len(rows)} rows, counted from 1", row=wanted)
+    if only_row is not None and not 1 <= only_row <= len(rows):
+        raise EditRowError(path, f"there is no such row; the file has {len(rows)} rows, counted from 1", row=only_row)
     if not rows:
         raise EditRowError(path, f"has no rows; expected one edit per row, such as {_EXAMPLE}")
-    return [_edit(path, number, row) for number, row in rows if wanted in (None, number)]
+    return [_edit(path, number, row) for number, row in rows if only_row in (None, number)]
 
 
 def is_edit_file(place: str) -> bool:
@@ -82,11 +82,11 @@ def file_of(place: str | Path) -> Path:
     return _split(str(place))[0]
 
 
-def _split(place: str) -> tuple[Path, int | None]:
-    found = _ROW.fullmatch(place)
-    if found is None or Path(place).exists():
-        return Path(place), None
-    return Path(found["file"]), int(found["row"])
+def _split(text: str) -> tuple[Path, int | None]:
+    match = _ROW.fullmatch(text)
+    if match is None or Path(text).exists():
+        return Path(text), None
+    return Path(match["file"]), int(match["row"])
 
 
 def _edit(path: Path, number: int, row: object) -> EditRow:

@@ -239,10 +239,10 @@ class CacheMissError(WikidataCacheError, LookupError):
 
     def __init__(self, kind: str, ids: Sequence[str], searched: Sequence[Path], command: str, place: str = "") -> None:
         shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-        places = ", ".join(str(path) if path.exists() else f"{path} (no such file)" for path in searched)
+        files = ", ".join(str(path) if path.exists() else f"{path} (no such file)" for path in searched)
         super().__init__(
             f"{place}{': n' if place else 'N'}ot in the cache: the facts of the kind {kind!r} for {shown}. "
-            f"Searched offline: {places}. "
+            f"Searched offline: {files}. "
             f"Fetch them with `{command}`, or run the same again without offline mode."
         )
         self.kind = kind
@@ -283,8 +283,8 @@ class EditRowError(WikidataCacheError, ValueError):
         field: str | None = None,
         place: str | None = None,
     ) -> None:
-        places = (str(path), place if row is None else f"row {row}", field and f"field {field}")
-        super().__init__(f"{', '.join(part for part in places if part)}: {problem}")
+        parts = (str(path), place if row is None else f"row {row}", field and f"field {field}")
+        super().__init__(f"{', '.join(part for part in parts if part)}: {problem}")
         self.problem = problem
         self.place = place
         self.row = row

@@ -73,13 +73,13 @@ def build_extract(
     from wikidata_cache.subgraphs.build import Expansion, expand  # networkx takes a tenth of a second to import
 
     check_out(out, ".nt.gz")
-    wanted = check_ids(seeds)
+    ids = check_ids(seeds)
     facts = Facts(source, meta=deny_lists.meta_properties(), internal=deny_lists.internal_classes())
-    items = [entity for entity in wanted if is_item(entity)]
+    items = [entity for entity in ids if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
     expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
     statements = sorted(expansion.steps)
-    labels = facts.labels({entity for statement in statements for entity in statement}.union(wanted))
+    labels = facts.labels({entity for statement in statements for entity in statement}.union(ids))
 
     triples = [Triple(NamedNode(ENTITY + s), NamedNode(DIRECT + p), NamedNode(ENTITY + o)) for s, p, o in statements]
     for entity, label in sorted(labels.items()):

@@ -77,8 +77,8 @@ def fetch_edits(
             try:
                 cache.subgraph(edit, options)
             except CacheMissError:
-                place = f"{path}, row {edit.row}"
-                raise CacheMissError(miss.kind, miss.ids, miss.searched, miss.command, place) from miss
+                row = f"{path}, row {edit.row}"
+                raise CacheMissError(miss.kind, miss.ids, miss.searched, miss.command, row) from miss
             except WikidataCacheError:
                 continue
         raise

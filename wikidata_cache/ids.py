@@ -20,7 +20,7 @@ WIKIDATA_API = "https://www.wikidata.org/w/api.php"
 _ITEM = re.compile(r"Q[1-9][0-9]*", re.ASCII)
 _PROPERTY = re.compile(r"P[1-9][0-9]*", re.ASCII)
 _WIKIDATA = "http://www.wikidata.org/"
-_PLACES = {_WIKIDATA + place for place in ("entity", "prop/direct", "prop/statement", "prop/statement/value")}
+_NAMESPACES = {_WIKIDATA + path for path in ("entity", "prop/direct", "prop/statement", "prop/statement/value")}
 _ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
 
 
@@ -84,8 +84,8 @@ def bare_id(text: str) -> str:
 
 def local_id(iri: str) -> str:
     """Return the id in a Wikidata IRI: "Q42" for "http://www.wikidata.org/entity/Q42"; "" for any other IRI."""
-    place, _, name = iri.rpartition("/")
-    return name if place in _PLACES else ""
+    namespace, _, name = iri.rpartition("/")
+    return name if namespace in _NAMESPACES else ""
 
 
 def release() -> str:

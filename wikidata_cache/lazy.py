@@ -17,7 +17,7 @@ def lazy_names(
     def get(name: str) -> object:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has: {', '.join(sorted(home))}")
-        found: object = getattr(import_module(home[name]), name)
-        return found
+        value: object = getattr(import_module(home[name]), name)
+        return value
 
     return get, lambda: sorted({*vars(sys.modules[package]), *home})

@@ -32,14 +32,14 @@ def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence
         confidence: least PCA confidence, from 0 to 1.
     """
     graph = _Graph(statements, least=support)
-    found: list[Rule] = []
+    rules: list[Rule] = []
 
     def keep(first: int, second: int | None, arguments: str, heads: Ints, bodies: Ints) -> None:
         for head in np.flatnonzero(heads >= max(1, support)).tolist():
             share = round(float(heads[head] / bodies[head]), 4)
             if share >= confidence and (arguments, head) != ("x,y", first):
                 names = graph.names[first], None if second is None else graph.names[second], graph.names[head]
-                found.append(Rule(*names, arguments, int(heads[head]), share))
+                rules.append(Rule(*names, arguments, int(heads[head]), share))
 
     with Bar(title="rules", unit="relation", total=len(graph.names), leave=False) as bar:
         for first in range(len(graph.names)):
@@ -55,7 +55,7 @@ def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence
             for second in np.flatnonzero(totals[0].any(axis=1)).tolist():
                 keep(first, second, "x,z", totals[0, second], totals[1, second])
             bar.update(1)
-    return Rules(found)
+    return Rules(rules)
 
 
 class _Graph:
@@ -90,8 +90,8 @@ class _Graph:
         parts = np.flatnonzero(np.diff(np.cumsum(many)[ends - 1] // _ROWS, append=-1)) if len(ends) else ends
         start = 0
         for end in ends[parts].tolist():
-            rows, places = _expanded(first[start:end], many[start:end])
-            source, relation, target = x[start:end][rows], self.r[places], self.o[places]
+            rows, positions = _expanded(first[start:end], many[start:end])
+            source, relation, target = x[start:end][rows], self.r[positions], self.o[positions]
             source, relation, target = (part[source != target] for part in (source, relation, target))
             key = np.unique((source * len(self.names) + relation) * self._size + target)
             key, target = np.divmod(key, self._size)
@@ -102,20 +102,20 @@ class _Graph:
     def measures(self, group: Ints, a: Ints, b: Ints) -> npt.NDArray[np.int64]:
         """Return the pairs (a, b) that are an edge, and those whose a has the relation: [2, groups, relations]."""
         count = len(self.names)
-        rows, places = _expanded(*_spans(self._pairs, a * self._size + b))
-        heads = np.bincount(group[rows] * count + self.r[places], minlength=count * count)
+        rows, positions = _expanded(*_spans(self._pairs, a * self._size + b))
+        heads = np.bincount(group[rows] * count + self.r[positions], minlength=count * count)
         # Pairs of one group and one a have the same relations, so they are counted first.
         keys, many = np.unique(group * self._size + a, return_counts=True)
         groups, starts = np.divmod(keys, self._size)
-        rows, places = _expanded(*_spans(self._having, starts))
-        bodies = np.bincount(groups[rows] * count + self._had[places], weights=many[rows], minlength=count * count)
+        rows, positions = _expanded(*_spans(self._having, starts))
+        bodies = np.bincount(groups[rows] * count + self._had[positions], weights=many[rows], minlength=count * count)
         return np.stack([heads, bodies.astype(np.int64)]).reshape(2, count, count)
 
 
-def _spans(table: Ints, wanted: Ints) -> tuple[Ints, Ints]:
+def _spans(table: Ints, values: Ints) -> tuple[Ints, Ints]:
     """Return where each wanted value begins in a sorted table, and how often it is there."""
-    first = np.searchsorted(table, wanted, "left")
-    return first, np.searchsorted(table, wanted, "right") - first
+    first = np.searchsorted(table, values, "left")
+    return first, np.searchsorted(table, values, "right") - first
 
 
 def _expanded(first: Ints, many: Ints) -> tuple[Ints, Ints]:

@@ -150,12 +150,12 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     @property
     def line(self) -> str:
         """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
-        left = self._left()
-        time_ = f"about {duration(left)} left" if left > 0 else f"{duration(time.time() - self.start_t)} so far"
+        seconds = self._remaining()
+        time_ = f"about {duration(seconds)} left" if seconds > 0 else f"{duration(time.time() - self.start_t)} so far"
         note = f" ({self.postfix})" if self.postfix else ""
         return f"{self.desc.removesuffix(': ')}: {self.counted}, {time_}{note}"
 
-    def _left(self) -> float:
+    def _remaining(self) -> float:
         """The seconds that are left, from what was done in this run; 0 if that is not known."""
         now = time.time()
         done: float = self.n - self.initial
@@ -169,8 +169,8 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             return rest - min(now - since, each[name] * items)  # a phase that takes longer leaves the later ones
         # An estimate whose time is over is not shown. A last chunk may be more than is left.
         each_item = (self._moved - self.start_t) / done if done else 0.0
-        left = each_item * more - (now - self._moved)
-        return max(left, each_item * min(1, more)) if left > 0 < more else 0.0
+        remaining = each_item * more - (now - self._moved)
+        return max(remaining, each_item * min(1, more)) if remaining > 0 < more else 0.0
 
 
 def _log_lines(bar: weakref.ref[Bar], ended: Event) -> None:

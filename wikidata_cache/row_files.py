@@ -108,9 +108,9 @@ def _decoded(path: Path) -> str:
 
 def _not_utf8(path: Path, error: UnicodeDecodeError, *, row: int | None = None) -> EditRowError:
     line = error.object.count(b"\n", 0, error.start) + 1
-    found = f"found the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
-    place = f"line {line}, byte offset {error.start}"
-    return EditRowError(path, f"{found}; save the file as UTF-8", row=row, place=place)
+    message = f"found the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+    position = f"line {line}, byte offset {error.start}"
+    return EditRowError(path, f"{message}; save the file as UTF-8", row=row, place=position)
 
 
 def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
@@ -128,8 +128,8 @@ def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[R
             try:
                 yield RawRow(number, _parsed(line))
             except json.JSONDecodeError as error:
-                found = f"not JSON, column {error.colno}: {error.msg}"
-                yield RawRow(number, RowFault("", f"{found}; expected one whole object {{...}} on the line"))
+                message = f"not JSON, column {error.colno}: {error.msg}"
+                yield RawRow(number, RowFault("", f"{message}; expected one whole object {{...}} on the line"))
     elif text.strip():
         try:
             content = _parsed(text)
@@ -152,23 +152,23 @@ def _parsed(text: str) -> object:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFault:
-    found: dict[str, object] = {}
+    fields: dict[str, object] = {}
     for name, value in pairs:
         if fault := next(_faults(name, value), None):
             return fault
-        if name in found:
+        if name in fields:
             return RowFault(name, "occurs twice; keep one")
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
-def _faults(place: str, value: object) -> Iterator[RowFault]:
+def _faults(field: str, value: object) -> Iterator[RowFault]:
     """Yield the `RowFault`s inside a parsed value, each with its place (such as "name[2].field") as `field`."""
     if isinstance(value, RowFault):
-        yield RowFault(f"{place}.{value.field}", value.message)
+        yield RowFault(f"{field}.{value.field}", value.message)
     elif isinstance(value, list):
         for number, entry in enumerate(value):
-            yield from _faults(f"{place}[{number}]", entry)
+            yield from _faults(f"{field}[{number}]", entry)
 
 
 def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
@@ -188,12 +188,12 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
         if isinstance(cells, RowFault):
             yield RawRow(line, cells)
         elif len(cells) != len(header):
-            found = f"found {len(cells)} cells; expected {len(header)}, one for each column"
-            fault = RowFault("", f"{found}; put a cell that contains the separator in double quotes")
+            message = f"found {len(cells)} cells; expected {len(header)}, one for each column"
+            fault = RowFault("", f"{message}; put a cell that contains the separator in double quotes")
             yield RawRow(line, fault)
         elif unnamed := next((cell for name, cell in zip(header, cells, strict=True) if cell and not name), None):
-            found = f"found {unnamed!r} in a column without a name"
-            yield RawRow(line, RowFault("", f"{found}; name the column in the header, or empty the cell"))
+            message = f"found {unnamed!r} in a column without a name"
+            yield RawRow(line, RowFault("", f"{message}; name the column in the header, or empty the cell"))
         else:
             yield RawRow(line, {name: cell for name, cell in zip(header, cells, strict=True) if cell})
 

@@ -24,9 +24,9 @@ def parse(
         ValueError: the text has more values, or is nested too deeply.
         JSONDecodeError: the text is not JSON.
     """
-    found = sum(map(text.count, (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")))  # type: ignore[arg-type]
-    if found > most:
-        raise ValueError(f"found up to {found:,} values; at most {most:,} are read")
+    count = sum(map(text.count, (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")))  # type: ignore[arg-type]
+    if count > most:
+        raise ValueError(f"found up to {count:,} values; at most {most:,} are read")
     try:
         return json.loads(text, object_pairs_hook=pairs)
     except RecursionError as error:

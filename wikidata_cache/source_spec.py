@@ -93,19 +93,19 @@ def open_source(
     urls = [part for part in parts if part.startswith(_REMOTE)]
     if wrong := next((url for url in urls if not is_http_address(url)), None):
         raise SourceStringError(f"{wrong!r} is not the address of an endpoint; expected such as https://host/sparql.")
-    others = [part for part in parts if part not in urls]
-    stores = [part for part in others if part.startswith("oxigraph:") or is_store(user_path(part))]
-    if (urls or stores) and len(others) + bool(urls) > 1:
+    local = [part for part in parts if part not in urls]
+    stores = [part for part in local if part.startswith("oxigraph:") or is_store(user_path(part))]
+    if (urls or stores) and len(local) + bool(urls) > 1:
         raise SourceStringError(f"{(stores or urls)[0]} cannot be combined with other sources; give it alone.")
-    if others and as_of is not None:
+    if local and as_of is not None:
         raise BadOptionError(
-            f"as_of={as_of!r} replays the cache, but {others[0]} is a local graph without versions. Leave out as_of "
+            f"as_of={as_of!r} replays the cache, but {local[0]} is a local graph without versions. Leave out as_of "
             f"(--as-of), or leave out the graph."
         )
     if stores:
         return OxigraphSource.from_store(user_path(stores[0].removeprefix("oxigraph:")))
-    if others:
-        return OxigraphSource.from_files([file for part in others for file in _files(part)])
+    if local:
+        return OxigraphSource.from_files([file for part in local for file in _files(part)])
 
     mode = effective_mode(mode, endpoint=bool(urls), as_of=as_of)
     store = AnswerStore(cache_file(cache))
@@ -133,7 +133,7 @@ def _parts(spec: SourceSpec) -> list[str]:
     if isinstance(spec, Path):
         return [str(spec)]
     if not isinstance(spec, str):
-        parts = [part for item in spec for part in _parts(item)]
+        parts = [part for entry in spec for part in _parts(entry)]
     elif spec.startswith(_REMOTE):
         parts = re.split(r"\s*,\s*(?=https?://)", spec.strip())  # any other comma belongs to the URL
     elif spec.strip() and os.path.exists(user_path(spec)):  # noqa: PTH110  # Path.exists raises for a long list

@@ -49,10 +49,10 @@ def is_value(text: str) -> bool:
 
 def date_value(time: str, precision: int) -> str | None:
     """Return a date from its xsd:dateTime, or a shorter form; None if it is less precise than a century."""
-    found = _RDF_TIME.fullmatch(time)
-    if found is None or precision < _CENTURY:
+    match = _RDF_TIME.fullmatch(time)
+    if match is None or precision < _CENTURY:
         return None
-    year, month, day = int(found[1]), int(found[2] or 1), int(found[3] or 1)
+    year, month, day = int(match[1]), int(match[2] or 1), int(match[3] or 1)
     month, day = month if precision >= _MONTH else 1, day if precision >= _DAY else 1
     if not (1 <= month <= len(_MONTHS) and 1 <= day <= 31):
         return None
@@ -69,8 +69,8 @@ def quantity_value(amount: str, unit: str = "") -> str | None:
         return None
     digits = f"{number:f}"  # not normalize(), which rounds to 28 digits
     digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
-    found = f"{'0' if digits == '-0' else digits}{'' if unit in _ONE else unit}"
-    return found if is_value(found) else None
+    value = f"{'0' if digits == '-0' else digits}{'' if unit in _ONE else unit}"
+    return value if is_value(value) else None
 
 
 def literal_value(text: str, datatype: str) -> str | None:
@@ -108,11 +108,11 @@ def rdf_time(value: Any) -> str:
     An unknown month or day (00) is the first one, a day of the Julian calendar is converted to the Gregorian one, and
     the year before 1 is 0 (XSD 1.1), which JSON writes as -1.
     """
-    found = _JSON_TIME.fullmatch(value["time"])
-    if found is None:
+    match = _JSON_TIME.fullmatch(value["time"])
+    if match is None:
         raise ValueError(f"expected a time, found {value['time']!r:.80}")
-    year = int(found[2]) if found[1] == "+" else 1 - int(found[2])
-    month, day = max(1, int(found[3])), max(1, int(found[4]))
+    year = int(match[2]) if match[1] == "+" else 1 - int(match[2])
+    month, day = max(1, int(match[3])), max(1, int(match[4]))
     if value["precision"] >= _DAY and value["calendarmodel"].endswith(_JULIAN):
         # Days since noon of 1 January 4713 BCE (the Julian day), from the one calendar and into the other.
         late = (14 - month) // 12  # the years of this count begin in March
@@ -122,27 +122,27 @@ def rdf_time(value: Any) -> str:
         fifths = 5 * (quarters % 1461 // 4) + 2
         day, month = fifths % 153 // 5 + 1, (fifths // 153 + 2) % 12 + 1
         year = quarters // 1461 - 4716 + (14 - month) // 12
-    return f"{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}{found[5]}"
+    return f"{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}{match[5]}"
 
 
 def unit_of(value: str) -> str | None:
     """Return the id of the unit of a value, or None."""
-    found = _VALUE.fullmatch(value)
-    return found["unit"] if found else None
+    match = _VALUE.fullmatch(value)
+    return match["unit"] if match else None
 
 
 def words(value: str, label: Callable[[str], str | None]) -> str | None:
     """Return a value in words, such as "30 December 1984" or "206 centimetre"; None if its unit has no `label`."""
-    found = _VALUE.fullmatch(value)
-    if found is None:
+    match = _VALUE.fullmatch(value)
+    if match is None:
         return None
-    if found["amount"]:
-        number = f"{Decimal(found['amount']):,f}"
-        if found["unit"] is None:
+    if match["amount"]:
+        number = f"{Decimal(match['amount']):,f}"
+        if match["unit"] is None:
             return number
-        unit = label(found["unit"])
+        unit = label(match["unit"])
         return unit and f"{number} {unit}"
-    year, precision = int(found["year"]), int(found["precision"])
+    year, precision = int(match["year"]), int(match["precision"])
     era, year = (" BCE", 1 - year) if year < 1 else ("", year)
     if precision == _CENTURY:
         count = (year + 99) // 100
@@ -150,8 +150,8 @@ def words(value: str, label: Callable[[str], str | None]) -> str | None:
         return f"{count}{ending} century{era}"
     if precision == _DECADE:
         return f"{year // 10 * 10}s{era}"
-    day = f"{int(found['day'])} " if precision == _DAY else ""
-    month = f"{_MONTHS[int(found['month']) - 1]} " if precision >= _MONTH else ""
+    day = f"{int(match['day'])} " if precision == _DAY else ""
+    month = f"{_MONTHS[int(match['month']) - 1]} " if precision >= _MONTH else ""
     return f"{day}{month}{year}{era}"
 
 
@@ -160,12 +160,12 @@ def typed_literal(value: str) -> tuple[str, str]:
 
     The unit of a quantity is left out.
     """
-    found = _VALUE.fullmatch(value)
-    if found is None:
+    match = _VALUE.fullmatch(value)
+    if match is None:
         raise ValueError(f"{value!r} is no value")
-    if found["amount"]:
-        return found["amount"], f"{XSD}decimal"
-    year, month, day = found["year"], found["month"], found["day"]
+    if match["amount"]:
+        return match["amount"], f"{XSD}decimal"
+    year, month, day = match["year"], match["month"], match["day"]
     forms = {_DAY: (f"{year}-{month}-{day}", "date"), _MONTH: (f"{year}-{month}", "gYearMonth")}
-    text, name = forms.get(int(found["precision"]), (year, "gYear"))
+    text, name = forms.get(int(match["precision"]), (year, "gYear"))
     return text, f"{XSD}{name}"
