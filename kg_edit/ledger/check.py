@@ -102,8 +102,8 @@ def check(
 
     edits = [entry.edit for entry in entries]
     check_probes(model, edits, chat=chat)
-    asked = [(*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat)) for edit in edits]
-    readings = iter(read(model, [probe for found in asked for probe in found], progress="check" if progress else None))
+    groups = [(*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat)) for edit in edits]
+    readings = iter(read(model, [probe for group in groups for probe in group], progress="check" if progress else None))
     return tuple(
         CheckedEdit(
             entry=entry,
@@ -117,10 +117,10 @@ def check(
                     right=reading.right,
                     nats=reading.nats,
                 )
-                for probe, reading in zip(found, readings, strict=False)  # the readings of all edits, in order
+                for probe, reading in zip(group, readings, strict=False)  # the readings of all edits, in order
             ),
         )
-        for entry, found in zip(entries, asked, strict=True)
+        for entry, group in zip(entries, groups, strict=True)
     )
 
 
@@ -186,7 +186,7 @@ class CompletionServer:
         """
         data = self._ask("models")
         try:
-            listed = [str(one["id"]) for one in data["data"]]
+            listed = [str(model["id"]) for model in data["data"]]
         except (LookupError, TypeError) as error:
             raise self._unexpected(data, "a list of models with data[].id") from error
         if self.model is None and len(listed) != 1:
@@ -311,15 +311,15 @@ def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt
         )
     for prompt in edit.neighborhood if edit.target_true else ():
         yield statement("locality", prompt, edit.target_true or "")
-    for asked in edit.locality:
-        if asked.answer:
-            yield replace(statement("locality", asked.prompt, asked.answer), names=asked.names)
+    for locality in edit.locality:
+        if locality.answer:
+            yield replace(statement("locality", locality.prompt, locality.answer), names=locality.names)
 
 
 def _served_answer(server: CompletionServer, prompt: ServedPrompt) -> Answer:
     tokens = _SPARE + max(len(name.encode()) for name in prompt.names)  # a token has at least one byte
 
-    def asked(lead: str) -> Answer:
+    def ask(lead: str) -> Answer:
         if prompt.chat:
             text = server.answer(prompt.ask, tokens=tokens + _SENTENCE).strip()
         else:
@@ -336,8 +336,8 @@ def _served_answer(server: CompletionServer, prompt: ServedPrompt) -> Answer:
             led=bool(lead),
         )
 
-    first = asked("")
+    first = ask("")
     if first.right or not prompt.leads:
         return first
-    again = asked(LEAD)
+    again = ask(LEAD)
     return again if again.right else first

@@ -95,17 +95,17 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
     row = {entry.place: index for index, entry in enumerate(entries)}
     rows_of, keys_of = dict[str, list[int]](), dict[str, list[Array]]()  # by weight
     for step, change in changes.items():
-        own = columns(change)
-        if own is None:
+        edit_columns = columns(change)
+        if edit_columns is None:
             continue
-        places = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
-        if not row.keys() >= set(places):  # added after the entries were read
+        positions = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
+        if not row.keys() >= set(positions):  # added after the entries were read
             continue
-        firsts = [mine[0] for mine in own]  # the first column is the edit's own; further facts are about other subjects
+        firsts = [its[0] for its in edit_columns]  # the first column is the edit's; further facts have other subjects
         for name, pair in change.factors.items():
             stored = change.keys.get(name, pair.right)
             keys = stored if stored.shape == pair.right.shape else pair.right  # [in, columns]
-            rows_of.setdefault(name, []).extend(row[place] for place in places)
+            rows_of.setdefault(name, []).extend(row[position] for position in positions)
             keys_of.setdefault(name, []).append(keys[:, firsts].astype(np.float32))
 
     largest: dict[tuple[int, int], float] = {}

@@ -50,17 +50,17 @@ def entries(
     """Make an entry for every record of every step as it was added; ``active`` has the present patches."""
     added = {EditPosition(step, record["edit"]["id"]): record for step, records in steps.items() for record in records}
     now = {EditPosition(step, record["edit"]["id"]): record for step, patch in active.items() for record in patch.edits}
-    ids = Counter(place.id for place in added)
+    ids = Counter(position.id for position in added)
     return tuple(
         Entry(
-            place=place,
-            name=place.id if ids[place.id] == 1 else f"{place.step}/{place.id}",
-            state="active" if place in now else "removed",
+            place=position,
+            name=position.id if ids[position.id] == 1 else f"{position.step}/{position.id}",
+            state="active" if position in now else "removed",
             edit=edit_of(record),
             method=record["method"],
             record=record,
         )
-        for place, record in (added | {place: now[place] for place in added if place in now}).items()
+        for position, record in (added | {position: now[position] for position in added if position in now}).items()
     )
 
 
@@ -71,13 +71,13 @@ def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
         PatchError: the patch does not record what its edits are.
     """
     _check_readable(patch)
-    seen, found = Counter[str](), list[Entry]()
+    seen, named = Counter[str](), list[Entry]()
     for record in patch.edits:
         seen[id_ := record["edit"]["id"]] += 1
         name = id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"
         (entry,) = entries({1: [record]}, {})
-        found.append(replace(entry, name=name, state="active"))
-    return tuple(found)
+        named.append(replace(entry, name=name, state="active"))
+    return tuple(named)
 
 
 def edit_of(record: Mapping[str, Any]) -> Edit:
@@ -138,7 +138,7 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPositio
         UnknownNameError: no edit has a name.
         PatchError: a name fits several edits, or is no text.
     """
-    found: list[EditPosition] = []
+    positions: list[EditPosition] = []
     for name in names:
         fitting = _named(known, name)
         if not fitting:
@@ -146,8 +146,8 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPositio
         if len(fitting) > 1 and not name.endswith("/*"):
             fits = ", ".join(entry.name for entry in fitting)
             raise PatchError(f"{name!r} matches {len(fitting)} edits; give one of {fits}")
-        found += [entry.place for entry in fitting]
-    return tuple(dict.fromkeys(found))
+        positions += [entry.place for entry in fitting]
+    return tuple(dict.fromkeys(positions))
 
 
 def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
@@ -178,6 +178,6 @@ def _named(known: Sequence[Entry], name: str) -> list[Entry]:
         for entry in known
         if name in (entry.place.id, f"{entry.place.step}/{entry.place.id}", f"{entry.place.step}/*")
     ]
-    own = [entry for entry in fitting if entry.name == name]
+    exact = [entry for entry in fitting if entry.name == name]
     subject = [entry for entry in known if entry.edit.subject.casefold() == name.casefold()]
-    return own if len(own) == 1 and not name.endswith("/*") else fitting or subject
+    return exact if len(exact) == 1 and not name.endswith("/*") else fitting or subject

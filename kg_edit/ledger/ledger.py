@@ -67,8 +67,8 @@ class Ledger(Listing):
     def recomputed(self) -> dict[EditPosition, Removed]:
         """For each active edit that was computed again, the removal that caused it."""
         active = {entry.place for entry in self.active}
-        found = recomputed_edits(in_force(self.events), self._store.get)
-        return {place: event for place, event in found.items() if place in active}
+        removals = recomputed_edits(in_force(self.events), self._store.get)
+        return {position: event for position, event in removals.items() if position in active}
 
     def add(
         self,
@@ -99,13 +99,13 @@ class Ledger(Listing):
             OutputError: the ledger can't be written.
         """
         source = patch_file(Path(patch)) if isinstance(patch, str | Path) else None
-        found, model = _checked(as_patch(patch), source), None if model is None else as_model(model)
+        checked, model = _checked(as_patch(patch), source), None if model is None else as_model(model)
         with self._store.locked():
             if on is not None and tuple(on) != self.steps:
                 raise LedgerChangedError("the ledger changed since the edit was tried; try the edit again")
             if unknown := set(after) - {step.number for step in self.steps}:
                 raise PatchError(f"the patch can't come after step {min(unknown)}, which the ledger no longer has")
-            (number,) = self._add([_New(found, source, tuple(after))], force=force, model=model)
+            (number,) = self._add([_New(checked, source, tuple(after))], force=force, model=model)
         return number
 
     def add_all(
@@ -141,12 +141,12 @@ class Ledger(Listing):
         """
         if isinstance(method, str | type):
             raise unmade_method(method)
-        wanted = as_edits(edits)
-        method.check(wanted)
+        new_edits = as_edits(edits)
+        method.check(new_edits)
         with self._store.locked():
             patches = self.patches
             before = total(patches.values())
-            patch = method.update(wanted, before=None if before.is_empty else before)
+            patch = method.update(new_edits, before=None if before.is_empty else before)
             new = _New(_checked(patch, None), None, () if before.is_empty else tuple(patches))
             (number,) = self._add([new], force=force, model=method.model)
         return number
@@ -174,16 +174,16 @@ class Ledger(Listing):
         """
         model = None if model is None else as_model(model)
         with self._store.locked():
-            wanted, edits = (names,) if isinstance(names, str) else tuple(names), self.edits
-            refuse_removed(wanted, edits)
+            edit_names, edits = (names,) if isinstance(names, str) else tuple(names), self.edits
+            refuse_removed(edit_names, edits)
             active = [entry for entry in edits if entry.state == "active"]
-            removed = frozenset(places_of(wanted, active))
+            removed = frozenset(places_of(edit_names, active))
             changed = without(self.steps, self.patches, removed, RecomputeContext(model=model, graph=graph))
             stored = iter(self._store.put_all([patch for patch in changed.values() if patch is not None]))
             files = {number: None if patch is None else next(stored) for number, patch in changed.items()}
             gone = tuple(entry for entry in active if entry.place in removed)  # in the order in which they were added
-            places = tuple(entry.place for entry in gone)
-            self._store.append(Removed(**stamp(len(self.events) + 1), edits=places, files=files))
+            positions = tuple(entry.place for entry in gone)
+            self._store.append(Removed(**stamp(len(self.events) + 1), edits=positions, files=files))
         return gone
 
     def undo(self, expected: int | None = None) -> Event:
@@ -195,18 +195,18 @@ class Ledger(Listing):
             OutputError: the ledger can't be written.
         """
         with self._store.locked():
-            left = in_force(self.events)
-            if not left:
+            active_events = in_force(self.events)
+            if not active_events:
                 raise PatchError(f"there is nothing to undo in {self.folder}")
-            if expected not in (None, left[-1].number):
+            if expected not in (None, active_events[-1].number):
                 raise LedgerChangedError("the ledger has changed since it was shown; look at it again before you undo")
-            self._store.append(Undone(**stamp(len(self.events) + 1), undoes=left[-1].number))
-        return left[-1]
+            self._store.append(Undone(**stamp(len(self.events) + 1), undoes=active_events[-1].number))
+        return active_events[-1]
 
     def _add(self, new: Sequence[_New], *, force: bool, model: LanguageModel | None) -> tuple[int, ...]:
         """Check each patch against the active ones and those before it, then store all. Needs the lock."""
-        others = list(self.patches.values())
-        seen = SeenEdits(() if force else others)
+        earlier = list(self.patches.values())
+        seen = SeenEdits(() if force else earlier)
         steps = {step.file.sha256: step.number for step in self.steps}
         for patch, source, _ in new:
             if source and not force and (number := steps.get(sha256_of(source))):
@@ -214,12 +214,12 @@ class Ledger(Listing):
                     f"{source} is already in the ledger, as step {number}; use --force (force=True) to add it twice"
                 )
             with _naming(source):
-                total([*others, patch])  # refuses a patch of another model
+                total([*earlier, patch])  # refuses a patch of another model
                 if model is not None:
                     patch.check_model(model)
                 if not force:
                     refuse_disabling(patch, seen, model)
-            others.append(patch)
+            earlier.append(patch)
         # The files are written first, then all lines of the log at once, so a kill or a full disk leaves all or none.
         files = self._store.put_all([source or patch for patch, source, _ in new])
         first = len(self.events) + 1

@@ -167,16 +167,15 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
         PatchError: a folder has no ledger, or a step of a sequence is given without an earlier one.
         OutputError: something else is at a path, or it can't be read.
     """
-    found: list[Addition] = []
-    places = dict[Path, int]()
+    added: list[Addition] = []
+    positions = dict[Path, int]()
     steps = dict[tuple[Path, str], dict[Path, int]]()  # of each sequence
-    given = sorted(paths, key=lambda path: _step_of(path)[1] != _SUM)  # the sum of the first steps before the others
-    for path in given:
+    for path in sorted(paths, key=lambda path: _step_of(path)[1] != _SUM):  # the sum of the first steps comes first
         file = patch_file(path)
         if file is None and path.is_dir():
             ledger = Listing.open(path)
-            index = {step.number: place for place, step in enumerate(ledger.steps, len(found))}
-            found += [
+            index = {step.number: position for position, step in enumerate(ledger.steps, len(added))}
+            added += [
                 Addition(path=ledger.file(step), after=tuple(index[number] for number in step.after if number in index))
                 for step in ledger.steps
             ]
@@ -188,14 +187,14 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
                     other.resolve(): _step_of(other)[1] for other in files if _step_of(other)[0]
                 }
             before = [other for other, its in steps.get((path.parent, sequence), {}).items() if its < step]
-            if lacking := sorted(str(other) for other in before if other not in places):
+            if lacking := sorted(str(other) for other in before if other not in positions):
                 raise PatchError(
                     f"{path} was made on the model with the earlier steps of its sequence; give these before it: "
                     f"{' '.join(map(quote, lacking[:_NAMED]))}{' …' * (len(lacking) > _NAMED)}"
                 )
-            places[path.resolve()] = len(found)
-            found.append(Addition(path=file or path, after=tuple(sorted(places[other] for other in before))))
-    return tuple(found)
+            positions[path.resolve()] = len(added)
+            added.append(Addition(path=file or path, after=tuple(sorted(positions[other] for other in before))))
+    return tuple(added)
 
 
 def _step_of(path: Path) -> tuple[str, int]:

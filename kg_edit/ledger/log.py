@@ -266,7 +266,7 @@ class Store:
             DamagedLedgerError: the log can't be read, or is missing beside patches; a line is no event or of a later
                 version; the numbers are not consecutive; or there are fewer events than this object has read before.
         """
-        path, found, lines = self.folder / LOG, list[Event](), list[bytes]()
+        path, events, lines = self.folder / LOG, list[Event](), list[bytes]()
         try:
             *lines, _ = path.read_bytes().split(b"\n")  # bytes, because a kill may cut inside a character
         except FileNotFoundError:
@@ -282,20 +282,20 @@ class Store:
                         f"{path}, line {number}: version {version} of the format, and this program reads version "
                         f"{VERSION}; install a later kg-edit"
                     )
-                found.append(Line.model_validate(value).root)
+                events.append(Line.model_validate(value).root)
             except ValueError as error:  # no JSON, no text, or no event
                 raise DamagedLedgerError(
                     f"{path}, line {number}: not a valid event of a ledger; restore the file from a backup"
                 ) from error
-        if [event.number for event in found] != list(range(1, len(found) + 1)):
+        if [event.number for event in events] != list(range(1, len(events) + 1)):
             raise DamagedLedgerError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
-        if len(found) < self._seen:  # a server would answer without the edits
+        if len(events) < self._seen:  # a server would answer without the edits
             raise DamagedLedgerError(
-                f"{path} had {self._seen} events when it was read before, and has {len(found)} now; restore the file "
+                f"{path} had {self._seen} events when it was read before, and has {len(events)} now; restore the file "
                 "from a backup, or start this program again to use the ledger as it is"
             )
-        self._seen = len(found)
-        return tuple(found)
+        self._seen = len(events)
+        return tuple(events)
 
     def append(self, *events: Event) -> None:
         """Write events, all of them in one write; when this returns, they are on disk. Needs the lock.

@@ -69,8 +69,8 @@ def recorded_method(patch: Patch) -> Record:
             f"the patch records {len(methods)} methods or settings, but not which edit was made with which; "
             "add one patch file per method instead"
         )
-    found: Record = methods[0]
-    return found
+    recorded: Record = methods[0]
+    return recorded
 
 
 def check_same_method(old: Patch, new: Patch) -> None:
@@ -79,10 +79,10 @@ def check_same_method(old: Patch, new: Patch) -> None:
     Raises:
         PatchError: the two patches record different methods.
     """
-    found = difference(dict(recorded_method(old)), dict(recorded_method(new)), sides=_SIDES)
-    if found:
+    change = difference(dict(recorded_method(old)), dict(recorded_method(new)), sides=_SIDES)
+    if change:
         raise PatchError(
-            f"the remaining edits can't be recomputed in the same way ({found}); nothing was changed. Restore what "
+            f"the remaining edits can't be recomputed in the same way ({change}); nothing was changed. Restore what "
             "they were made with, such as the covariance, or remove all edits of the patch (STEP/*)"
         )
 
@@ -93,10 +93,10 @@ def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
     Raises:
         PatchError: the graph of an edit differs.
     """
-    for there, here in zip(old, new, strict=False):
-        if found := difference(_read_from_graph(there), _read_from_graph(here), sides=_SIDES):
+    for recorded, recomputed in zip(old, new, strict=False):
+        if change := difference(_read_from_graph(recorded), _read_from_graph(recomputed), sides=_SIDES):
             raise PatchError(
-                f"the graph is not the one that the edit {there['edit']['id']!r} was made with ({found}), so the "
+                f"the graph is not the one that the edit {recorded['edit']['id']!r} was made with ({change}), so the "
                 "recomputed edit would differ; nothing was changed. Give the same graph (CLI: --graph), or remove all "
                 "edits of the patch (STEP/*)"
             )
@@ -104,16 +104,16 @@ def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
 
 def _read_from_graph(record: Record) -> dict[str, Any]:
     """What an edit read from a graph: its subgraph, and the further facts that were edited in."""
-    found: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     if "graph" in record:
         # The hash decides; without one, everything but the place and the time where the graph was read.
         graph = record["graph"]
         hashed = {"content_hash"} & graph.keys()
-        found["graph"] = {name: graph[name] for name in hashed or graph.keys() - set(_ORIGIN)}
-    found |= {name: record[name] for name in ("nodes", "edges") if name in record}
+        read["graph"] = {name: graph[name] for name in hashed or graph.keys() - set(_ORIGIN)}
+    read |= {name: record[name] for name in ("nodes", "edges") if name in record}
     if "requests" in record:
-        found["requests"] = [request.get("edit") for request in record["requests"]]
-    plain: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists, as in a file
+        read["requests"] = [request.get("edit") for request in record["requests"]]
+    plain: dict[str, Any] = json.loads(json.dumps(read))  # tuples become lists, as in a file
     return plain
 
 
@@ -142,7 +142,7 @@ class RecomputeContext:
             UnknownNameError: the method is not installed.
         """
         recorded = recorded_method(patch)
-        found = find_method(recorded["name"])
+        method_class = find_method(recorded["name"])
         files = sorted({name for record in (recorded, *patch.edits) for name in _graph_files(record)})
         extract = files == [packaged_extract().name]
         options = "".join(f" --graph {name}" for name in files) * (not extract)
@@ -152,7 +152,7 @@ class RecomputeContext:
                 f"(CLI: --model {patch.provenance.get('model', {}).get('name')}{options})"
             )
         graph = self.graph
-        if graph is None and found.needs_graph:
+        if graph is None and method_class.needs_graph:
             if not extract:
                 raise ConfigError(
                     f"for this, edits of {recorded['name']} have to be recomputed, which needs the knowledge graph "
@@ -161,22 +161,22 @@ class RecomputeContext:
             graph = open_named(EXTRACT)  # as where the edits were made
         patch.check_model(self.model)
         # A cast keeps the fingerprint of a model, but edits in another dtype would differ.
-        here, there = (
+        loaded_in, made_in = (
             str(dtype).removeprefix("torch.")
             for dtype in (self.model.model.dtype, patch.provenance.get("model", {}).get("dtype"))
         )
-        if there != here:
+        if made_in != loaded_in:
             raise PatchMismatchError(
-                f"the edits were made on the model in {there}, but the loaded model is in {here}, so recomputed edits "
-                f"would differ; load the model in {there} (CLI: --dtype {there})"
+                f"the edits were made on the model in {made_in}, but the loaded model is in {loaded_in}, so "
+                f"recomputed edits would differ; load the model in {made_in} (CLI: --dtype {made_in})"
             )
         try:
-            config = found.config_class.of_record(recorded["config"])
+            config = method_class.config_class.of_record(recorded["config"])
         except ValidationError as error:
             raise PatchError(
                 f"the settings recorded in the patch are not valid for {recorded['name']} in this version: {error}"
             ) from error
-        return found(self.model, config, graph=graph)
+        return method_class(self.model, config, graph=graph)
 
 
 def without(
@@ -205,7 +205,7 @@ def without(
     now, changed = dict(patches), dict[int, Patch | None]()
     for step in steps:
         patch, number = patches[step.number], step.number
-        gone = {place.id for place in removed if place.step == number}
+        gone = {position.id for position in removed if position.step == number}
         moved = any(earlier in changed and _depends(patch, patches[earlier]) for earlier in step.after)
         if not (gone or moved):
             continue
@@ -224,9 +224,9 @@ def _without_edits(
     """The patch without the edits ``gone``, on a model with ``before``, which differs from before if it ``moved``."""
     if moved:
         return recomputed_patch(patch, gone, before=before, moved=True, context=context)
-    own: Any = getattr(patch, "without", None)  # a patch of the prompt, or a codebook
-    if own is not None:
-        rest: Patch = own(gone)
+    remove: Any = getattr(patch, "without", None)  # a patch of the prompt, or a codebook
+    if remove is not None:
+        rest: Patch = remove(gone)
         return rest
     # A joint method can solve again for the edits that are left, if the removed ones are in the last batch: later
     # batches were computed on a model with them. An edit that undid facts of its batch (`opposed`) changed the others.
@@ -276,9 +276,9 @@ def recomputed_patch(
     """
     ids = [record["edit"]["id"] for record in patch.edits]
     start = 0
-    made: Patch | None = None
-    own = None if moved else columns(patch)
-    if own is not None and isinstance(patch, WeightPatch):
+    result: Patch | None = None
+    edit_columns = None if moved else columns(patch)
+    if edit_columns is not None and isinstance(patch, WeightPatch):
         recorded = recorded_method(patch)
         # With a warm start, an edit begins with the network of the edit before it: the first edit after the gap needs
         # that of the last one before it.
@@ -286,25 +286,25 @@ def recomputed_patch(
         if independent and not recorded.get("config", {}).get("warm_start"):
             start = next((index for index, name in enumerate(ids) if name in gone), len(ids))
         if start:
-            facts = tuple(column for mine in own[:start] for column in mine)
+            facts = tuple(column for its in edit_columns[:start] for column in its)
             factors = {name: pair.columns(facts) for name, pair in patch.factors.items()}
             state = {name: tensor[..., : len(facts)].contiguous() for name, tensor in patch.state.items()}
             provenance = {**patch.provenance, "edits": list(patch.edits[:start])}
-            made = WeightPatch(factors=factors, provenance=provenance, state=state)
-    left = sum(name not in gone for name in ids[start:])
-    if made is not None and not left:
-        return made
+            result = WeightPatch(factors=factors, provenance=provenance, state=state)
+    remaining = sum(name not in gone for name in ids[start:])
+    if result is not None and not remaining:
+        return result
     method = context.method(patch)
-    log.info("recomputing %s of %s", number_of(left, "edit"), method.name)
+    log.info("recomputing %s of %s", number_of(remaining, "edit"), method.name)
     for batch in batches(patch.edits[start:], joint=method.joint):
         rest = [record for record in batch if record["edit"]["id"] not in gone]
         if not rest:
             continue
-        update = method.update([edit_of(record) for record in rest], before=before + made if made else before)
+        update = method.update([edit_of(record) for record in rest], before=before + result if result else before)
         check_same_method(patch, update)
         check_same_graph(rest, update.edits)
-        made = made + update if made else update
-    return method.empty_patch() if made is None else made
+        result = result + update if result else update
+    return method.empty_patch() if result is None else result
 
 
 def batches(records: Sequence[Record], *, joint: bool) -> Iterator[Sequence[Record]]:
@@ -319,7 +319,7 @@ def recomputed_edits(
     events: Sequence[Added | Removed], load: Callable[[StoredFile], Patch]
 ) -> dict[EditPosition, Removed]:
     """Return the last removal that recomputed each edit, given the events in force; unchanged edits are left out."""
-    files, found = dict[int, StoredFile](), dict[EditPosition, Removed]()
+    files, removals = dict[int, StoredFile](), dict[EditPosition, Removed]()
     for event in events:
         if isinstance(event, Added):
             files[event.number] = event.file
@@ -328,11 +328,11 @@ def recomputed_edits(
             if file is None:
                 continue
             before, after = _parts(load(files[step])), _parts(load(file))
-            found |= {
+            removals |= {
                 EditPosition(step, name): event for name, part in after.items() if not part.same(before.get(name))
             }
             files[step] = file
-    return found
+    return removals
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,12 +360,12 @@ def _parts(patch: Patch) -> dict[str, _Part]:
     For a prompt or a codebook, from which single edits can be removed, the record is enough; a memory's edit also has
     its vectors.
     """
-    own, parts = columns(patch), dict[str, _Part]()
-    for place, record in enumerate(patch.edits):
+    edit_columns, parts = columns(patch), dict[str, _Part]()
+    for index, record in enumerate(patch.edits):
         factors: Mapping[str, Factors] | None = {} if hasattr(patch, "without") else None
-        if own is not None and isinstance(patch, WeightPatch):
-            factors = {name: pair.columns(own[place]) for name, pair in patch.factors.items()}
+        if edit_columns is not None and isinstance(patch, WeightPatch):
+            factors = {name: pair.columns(edit_columns[index]) for name, pair in patch.factors.items()}
         if isinstance(patch, ScopePatch):
-            factors = {"scope": Factors(left=patch.facts[place].vectors, right=patch.facts[place].weights)}
+            factors = {"scope": Factors(left=patch.facts[index].vectors, right=patch.facts[index].weights)}
         parts[record["edit"]["id"]] = _Part(record, factors)
     return parts

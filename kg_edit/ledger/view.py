@@ -77,8 +77,8 @@ def names_of(ledger: Listing) -> dict[EditPosition, str]:
 def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
     """Return what happened in an event: what was added, removed or undone; `names_of` returns the ``names``."""
     if isinstance(event, Removed):
-        places = [EditPosition(*place) for place in event.edits]
-        return "removed " + ", ".join(names.get(place) or f"{place.step}/{place.id}" for place in places)
+        positions = [EditPosition(*position) for position in event.edits]
+        return "removed " + ", ".join(names.get(position) or f"{position.step}/{position.id}" for position in positions)
     if not isinstance(event, Added):
         return f"undid event {event.undoes}"
     source = f" from {event.source}" if event.source else ""
@@ -125,9 +125,9 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     for method in provenance.get("methods", ()):
         settings = {name: value for name, value in method.get("config", {}).items() if value is not None}
         for name, value in method.items():  # what was chosen or measured stands in its setting's place
-            own = settings.get(name)
+            base = settings.get(name)
             if name not in ("name", "config"):
-                settings[name] = {**own, **value} if isinstance(own, dict) and isinstance(value, dict) else value
+                settings[name] = {**base, **value} if isinstance(base, dict) and isinstance(value, dict) else value
         for name, value in settings.items():
             text = as_text(value)
             yield f"{method['name']}: {name}", text if len(text) <= 200 else f"{text[:197]}..."
@@ -138,18 +138,18 @@ def check_table(checked: Sequence[CheckedEdit]) -> Table:
 
     A check mark means that the target is generated, a tilde that it is only more probable than the other one.
     """
-    measured = any(answer.nats is not None for found in checked for answer in found.answers)
+    measured = any(answer.nats is not None for result in checked for answer in result.answers)
     table = _table("edit", *_HEADS.values(), "target → generated", *(("nats",) if measured else ()))
-    for found in checked:
-        rewrite = min(found.of("rewrite"), key=lambda answer: (answer.right, answer.success))  # of the forms
+    for result in checked:
+        rewrite = min(result.of("rewrite"), key=lambda answer: (answer.right, answer.success))  # of the forms
         counts = []
         for kind in list(_HEADS)[1:]:
-            answers = found.of(kind)
+            answers = result.of(kind)
             counts.append(f"{sum(answer.right for answer in answers)}/{len(answers)}" if answers else "")
         sign = Text("✓", style="green") if rewrite.success else Text("~", style="yellow")
         sign = sign if rewrite.right else Text("✗", style="red")
         nats = () if rewrite.nats is None else (f"{rewrite.nats:.1f}",)
-        _row(table, found.entry.name, sign, *counts, f"{found.entry.edit.target_new} → {rewrite.text}", *nats)
+        _row(table, result.entry.name, sign, *counts, f"{result.entry.edit.target_new} → {rewrite.text}", *nats)
     return table
 
 
@@ -180,16 +180,16 @@ def draw_ledger(ledger: Listing, path: str | Path) -> Path:
 
     from kg_edit.evaluation.plots import COLOURS, figure, save_figure
 
-    shown, norms_by_place, found = ledger.active, norms_of(ledger), ledger.conflicts()
+    shown, norms_by_place, conflicts = ledger.active, norms_of(ledger), ledger.conflicts()
     drawn = figure(max(5.0, min(14.0, 1.5 + 0.22 * len(shown))), 4.0)
-    *above, bars = drawn.subplots(2, sharex=True, height_ratios=(1, 2)) if found else (drawn.subplots(),)
+    *above, bars = drawn.subplots(2, sharex=True, height_ratios=(1, 2)) if conflicts else (drawn.subplots(),)
     legend = {"fontsize": 8, "frameon": False, "loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
 
     # Below: the norms, with the limit above which an edit is refused.
     norms = [norms_by_place.get(entry.place, 0.0) for entry in shown]
     bars.bar(range(len(shown)), norms, color=COLOURS[0])
-    if known := [norm for norm in norms if norm]:
-        limit = MEDIANS * median(known)
+    if positive := [norm for norm in norms if norm]:
+        limit = MEDIANS * median(positive)
         bars.axhline(limit, color=COLOURS[1], lw=0.8, ls=":", label=f"{MEDIANS:g} times the median")
         bars.legend(**legend)
     bars.set_ylabel("norm of the change", fontsize=8)
@@ -203,13 +203,13 @@ def draw_ledger(ledger: Listing, path: str | Path) -> Path:
     # Above: an arc from the earlier to the later edit of each conflict.
     column = {entry.place: index for index, entry in enumerate(shown)}
     for axes in above:
-        for conflict in found:
+        for conflict in conflicts:
             one, two = column[conflict.first.place], column[conflict.second.place]
             colour = COLOURS[_ARCS[conflict.kind]]
             axes.add_patch(Arc(((one + two) / 2, 0), two - one, 2, theta1=0, theta2=180, color=colour, lw=1.2))
-        for kind, place in _ARCS.items():
-            if count := sum(conflict.kind == kind for conflict in found):
-                axes.plot([], [], color=COLOURS[place], label=f"{kind}: {count}")
+        for kind, index in _ARCS.items():
+            if count := sum(conflict.kind == kind for conflict in conflicts):
+                axes.plot([], [], color=COLOURS[index], label=f"{kind}: {count}")
         axes.set_ylim(0, 1.1)
         axes.set_yticks([])
         axes.set_title("conflicts between edits", fontsize=8, loc="left")
