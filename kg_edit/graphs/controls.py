@@ -56,11 +56,11 @@ class Control:
         """
         true = read_subgraph(self.right, edit, options)
         check_graph(true)
-        made = self.changed(true, edit, options)
-        made.graph |= self.provenance()
-        content = (made.nodes(data="label"), made.edges(keys=True, data="label"))
-        made.graph["content_hash"] = digest([sorted(map(str, part)) for part in content])
-        return made
+        graph = self.changed(true, edit, options)
+        graph.graph |= self.provenance()
+        content = (graph.nodes(data="label"), graph.edges(keys=True, data="label"))
+        graph.graph["content_hash"] = digest([sorted(map(str, part)) for part in content])
+        return graph
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return a new subgraph made from the right ``graph``, which is not changed."""
@@ -104,27 +104,27 @@ class ShuffledObjects(Control):
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph with other objects in o*'s statements."""
-        root, made = target_of(graph), bare(graph)
+        root, shuffled = target_of(graph), bare(graph)
         edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
-        own = {end for _, end, _, _ in edges} | set(made)
+        taken = {end for _, end, _, _ in edges} | set(shuffled)
         for _, end, key, data in sorted(edges, key=lambda edge: (edge[2], edge[1])):
-            known = self._objects(values=options.values).get(str(key), {})
-            others = {
+            objects = self._objects(values=options.values).get(str(key), {})
+            candidates = {
                 name: label
-                for name, label in known.items()
-                if name not in own and not options.leakage.gives_away(name, label)
+                for name, label in objects.items()
+                if name not in taken and not options.leakage.gives_away(name, label)
             }
-            if others:
-                drawn = min(others, key=lambda name: hashed(options.seed, edit.target_new, str(key), end, name))
-                made.add_node(drawn, label=others[drawn], hop=graph.nodes[end].get("hop", 2))
-                made.add_edge(root, drawn, key=key, **data)
-        return made
+            if candidates:
+                drawn = min(candidates, key=lambda name: hashed(options.seed, edit.target_new, str(key), end, name))
+                shuffled.add_node(drawn, label=candidates[drawn], hop=graph.nodes[end].get("hop", 2))
+                shuffled.add_edge(root, drawn, key=key, **data)
+        return shuffled
 
     def _objects(self, *, values: bool) -> Mapping[str, Mapping[str, str]]:
         """For each relation, the objects of the pool's o*, with their labels; with ``values`` also dates and such."""
         if values in self._read:
             return self._read[values]
-        found: dict[str, dict[str, str]] = {}
+        objects: dict[str, dict[str, str]] = {}
         for donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.values():
             try:
                 graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_ALL, values=values))
@@ -132,9 +132,9 @@ class ShuffledObjects(Control):
                 continue
             for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
                 if data.get("role") != "edit":
-                    found.setdefault(str(key), {})[str(end)] = str(graph.nodes[end]["label"])
-        self._read[values] = found
-        return found
+                    objects.setdefault(str(key), {})[str(end)] = str(graph.nodes[end]["label"])
+        self._read[values] = objects
+        return objects
 
     def notes(self) -> dict[str, Any]:
         """Return a hash of the pool."""
@@ -156,7 +156,7 @@ class Withheld(Control):
 
     def notes(self) -> dict[str, Any]:
         """Return a hash of the withheld names."""
-        return {"withheld_sha256": digest({name: sorted(some) for name, some in sorted(self.names.items())})}
+        return {"withheld_sha256": digest({name: sorted(withheld) for name, withheld in sorted(self.names.items())})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,26 +215,26 @@ class WrongGraph(Control):
         Raises:
             GraphError: the pool has too few statements.
         """
-        made, incoming = bare(graph), options.incoming
-        made.graph = {
+        wrong, incoming = bare(graph), options.incoming
+        wrong.graph = {
             name: graph.graph[name] for name in options.changed() if name in graph.graph and name not in SAMPLING
         }
-        wanted, found = len(_statements(graph, incoming)), len(_statements(made, incoming))
+        size, count = len(_statements(graph, incoming)), len(_statements(wrong, incoming))
         for donor in self._donors(edit, options.seed):
-            if found >= wanted:
+            if count >= size:
                 break
             try:
                 other = read_subgraph(self.right, donor, options)
             except (GraphError, AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError):
                 continue  # the donor is not in the graph
-            _graft(made, other, graph, room=wanted - found, seed=options.seed, incoming=incoming)
-            found = len(_statements(made, incoming))
-        if found < wanted:
+            _graft(wrong, other, graph, room=size - count, seed=options.seed, incoming=incoming)
+            count = len(_statements(wrong, incoming))
+        if count < size:
             raise GraphError(
                 f"the pool of {len(self.pool)} has too few statements for a wrong graph of {edit.target_new!r}: "
-                f"found {found}, expected {wanted}; give a larger pool of entities in the graph"
+                f"found {count}, expected {size}; give a larger pool of entities in the graph"
             )
-        return made
+        return wrong
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of the right graph, and a hash of the pool."""
@@ -246,15 +246,15 @@ class WrongGraph(Control):
 
         They have this edit's subject and id: what the right graph withholds from this edit, it withholds from them.
         """
-        own = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id}
-        others = {
+        edit_names = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id}
+        donors = {
             donor.target_new_id or donor.target_new: donor
             for donor in self.pool
-            if not own & {donor.target_new, donor.target_new_id} - {None}
+            if not edit_names & {donor.target_new, donor.target_new_id} - {None}
         }
-        for name in sorted(others, key=lambda name: hashed(seed, edit.subject, edit.target_new, name)):
+        for name in sorted(donors, key=lambda name: hashed(seed, edit.subject, edit.target_new, name)):
             own_names = {"id": edit.id, "subject": edit.subject, "subject_id": edit.subject_id}
-            yield others[name].model_copy(update=own_names)
+            yield donors[name].model_copy(update=own_names)
 
 
 def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
@@ -275,31 +275,31 @@ def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
 def _statements(graph: nx.MultiDiGraph, incoming: bool) -> list[tuple[bool, str, str, dict[str, Any]]]:
     """The statements that leave o*, with ``incoming`` also those that lead to it: (leaves, key, other end, data)."""
     target = target_of(graph)
-    found = [(True, key, end, data) for _, end, key, data in graph.out_edges(target, keys=True, data=True)]
+    statements = [(True, key, end, data) for _, end, key, data in graph.out_edges(target, keys=True, data=True)]
     if incoming:
         edges = graph.in_edges(target, keys=True, data=True)
-        found += [(False, key, start, data) for start, _, key, data in edges if start != target]
-    return [one for one in found if one[3].get("role") != "edit"]
+        statements += [(False, key, start, data) for start, _, key, data in edges if start != target]
+    return [edge for edge in statements if edge[3].get("role") != "edit"]
 
 
 def _graft(
-    made: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
+    wrong: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
 ) -> None:
-    """Add at most ``room`` statements of ``other``'s o* to the o* of ``made``, with the nodes behind them."""
-    root, theirs = target_of(made), target_of(other)
-    if theirs in {root, subject_of(made)}:  # the same entity under another name in the pool
+    """Add at most ``room`` statements of ``other``'s o* to the o* of ``wrong``, with the nodes behind them."""
+    root, theirs = target_of(wrong), target_of(other)
+    if theirs in {root, subject_of(wrong)}:  # the same entity under another name in the pool
         return
-    known = {one[:3] for one in _statements(true, incoming)}
-    excluded = {subject_of(made), root, subject_of(other), theirs}
+    known = {edge[:3] for edge in _statements(true, incoming)}
+    excluded = {subject_of(wrong), root, subject_of(other), theirs}
     inside = other.subgraph([key for key in other if key not in excluded])
     paths = inside.to_undirected(as_view=True) if incoming else inside
-    for leaves, key, end, data in sorted(_statements(other, incoming), key=lambda one: hashed(seed, one[2], one[1])):
+    for leaves, key, end, data in sorted(_statements(other, incoming), key=lambda edge: hashed(seed, edge[2], edge[1])):
         start, stop = (root, end) if leaves else (end, root)
-        if room and end not in excluded and (leaves, key, end) not in known and not made.has_edge(start, stop, key):
+        if room and end not in excluded and (leaves, key, end) not in known and not wrong.has_edge(start, stop, key):
             reached = inside.subgraph({end, *nx.descendants(paths, end)})  # the nodes behind the statement
-            made.add_nodes_from((key, data) for key, data in reached.nodes(data=True) if key not in made)
-            made.add_edges_from(reached.edges(keys=True, data=True))
-            made.add_edge(start, stop, key=key, **data)
+            wrong.add_nodes_from((key, data) for key, data in reached.nodes(data=True) if key not in wrong)
+            wrong.add_edges_from(reached.edges(keys=True, data=True))
+            wrong.add_edge(start, stop, key=key, **data)
             room -= 1
 
 
@@ -319,15 +319,15 @@ def withheld_names(source: object, edit: Edit) -> tuple[str, ...]:
 
 
 def _names(source: object, edit: Edit, kind: Any) -> tuple[str, ...]:
-    own = source.names.get(edit.id, frozenset()) if isinstance(source, kind) else ()
-    return (*sorted(own), *_names(source.right, edit, kind)) if isinstance(source, Control) else ()
+    names = source.names.get(edit.id, frozenset()) if isinstance(source, kind) else ()
+    return (*sorted(names), *_names(source.right, edit, kind)) if isinstance(source, Control) else ()
 
 
 def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     """Return the edit's own nodes and edge without any statement, and the graph's attributes."""
     ends = {subject_of(graph), target_of(graph)}
-    made = nx.MultiDiGraph(**graph.graph)
-    made.add_nodes_from((key, data) for key, data in graph.nodes(data=True) if key in ends)
+    alone = nx.MultiDiGraph(**graph.graph)
+    alone.add_nodes_from((key, data) for key, data in graph.nodes(data=True) if key in ends)
     edges = graph.edges(keys=True, data=True)
-    made.add_edges_from(edge for edge in edges if edge[3].get("role") == "edit")
-    return made
+    alone.add_edges_from(edge for edge in edges if edge[3].get("role") == "edit")
+    return alone

@@ -50,14 +50,15 @@ class EncodedSubgraph:
     @classmethod
     def together(cls, several: Sequence[EncodedSubgraph]) -> EncodedSubgraph:
         """Return the subgraphs of several edits as one graph without edges between them."""
-        sizes = tuple(len(own.nodes) for own in several)
-        first = [place * max(sizes) for place in range(len(several))]  # row of each graph
+        sizes = tuple(len(graph.nodes) for graph in several)
+        first = [index * max(sizes) for index in range(len(several))]  # row of each graph
         return cls(
-            nodes=pad_sequence([own.nodes for own in several], batch_first=True),
-            edges=torch.cat([own.edges + start for own, start in zip(several, first, strict=True)], 1),
-            relations=torch.cat([own.relations for own in several]),
+            nodes=pad_sequence([graph.nodes for graph in several], batch_first=True),
+            edges=torch.cat([graph.edges + start for graph, start in zip(several, first, strict=True)], 1),
+            relations=torch.cat([graph.relations for graph in several]),
             subject=torch.tensor(
-                [own.subject + start for own, start in zip(several, first, strict=True)], device=several[0].nodes.device
+                [graph.subject + start for graph, start in zip(several, first, strict=True)],
+                device=several[0].nodes.device,
             ),
             sizes=sizes,
         )
@@ -67,9 +68,9 @@ class EncodedSubgraph:
 
         In the public program, these edges carry relation 1 of an unordered list.
         """
-        own = torch.arange(len(self.nodes), device=self.edges.device).expand(2, -1)  # [2, nodes]
+        loops = torch.arange(len(self.nodes), device=self.edges.device).expand(2, -1)  # [2, nodes]
         relations = torch.cat([self.relations, self.relations[:1].expand(len(self.nodes), -1)])
-        return replace(self, edges=torch.cat([self.edges, own], 1), relations=relations)
+        return replace(self, edges=torch.cat([self.edges, loops], 1), relations=relations)
 
     def normalised(self) -> EncodedSubgraph:
         """Return the same with each vector scaled to root mean square 1.
@@ -142,9 +143,9 @@ def label_vectors(
         GraphError: a label is longer than the model's positions.
     """
     vectors: dict[str, Tensor] = {}
-    for padded, some in _batches(model, labels, start_token=start_token):
+    for padded, batch in _batches(model, labels, start_token=start_token):
         states = block_output(model, padded, layer)  # [labels, tokens, d]
-        for (label, tokens), state in zip(some, states, strict=True):
+        for (label, tokens), state in zip(batch, states, strict=True):
             last, mean = state[-1], state[-tokens:].mean(0)
             vectors[label] = {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
     return torch.stack([vectors[label] for label in labels]).float()
@@ -163,17 +164,17 @@ def _batches(
             f"{model.positions}; shorten it, or leave it out of the graph"
         )
     for start in range(0, len(by_length), _ROWS):
-        some = by_length[start : start + _ROWS]
-        padded = left_pad([rows[label][0] for label in some], device=model.device)
-        yield padded, [(label, len(rows[label][0]) - rows[label][1]) for label in some]
+        batch = by_length[start : start + _ROWS]
+        padded = left_pad([rows[label][0] for label in batch], device=model.device)
+        yield padded, [(label, len(rows[label][0]) - rows[label][1]) for label in batch]
 
 
 def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
     """A label's tokens, and how many of the first ones are not its own (a start, a BOS); a final EOS is dropped."""
     if start_token:
-        lead, own = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (LEAD, label))
+        lead, tokens = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (LEAD, label))
         before = [document_start(model.tokenizer), *lead]
-        return [*before, *own], len(before) if own else 0
+        return [*before, *tokens], len(before) if tokens else 0
     encoding = model.tokenizer(label, return_special_tokens_mask=True)
     special = list(encoding["special_tokens_mask"])
     if 0 not in special:

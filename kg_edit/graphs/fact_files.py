@@ -101,7 +101,7 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
 
 def _is_apart(graph: nx.MultiDiGraph, head: str, relation: str, tail: str) -> bool:
     """Whether no other statement has one of the three names, as with a header."""
-    degrees, same = dict(graph.degree([head, tail])), sum(one == relation for *_, one in graph.edges(keys=True))
+    degrees, same = dict(graph.degree([head, tail])), sum(key == relation for *_, key in graph.edges(keys=True))
     return bool(degrees[head] == degrees[tail] == same == 1)
 
 
@@ -121,9 +121,9 @@ def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]
     # Without a header, the separator is the one that makes three cells of the first line.
     usual = _SEPARATORS[_kind(path)]
     wide = (
-        one
-        for one in (usual, ",", ";", "\t")
-        if start and len(next(csv.reader([start[-1].replace("\r", " ")], delimiter=one), [])) > 2
+        candidate
+        for candidate in (usual, ",", ";", "\t")
+        if start and len(next(csv.reader([start[-1].replace("\r", " ")], delimiter=candidate), [])) > 2
     )
     separator = usual
     with suppress(csv.Error):  # a cell that is too long: its line is named below
@@ -144,17 +144,19 @@ def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]
             raise GraphError(
                 f"{where}: found {len(cells)} cells; {_FORM}; put a cell with a separator into double quotes"
             )
-        statement = {name: cells[(columns or range(3))[place]] for place, name in enumerate(_COLUMNS)}
+        statement = {name: cells[(columns or range(3))[index]] for index, name in enumerate(_COLUMNS)}
         if empty := next((name for name, text in statement.items() if not text), None):
             raise GraphError(f"{where}, field {empty}: is empty; {_FORM}; give it, or remove the line")
         yield statement["head"], statement["relation"], statement["tail"]
 
 
 def _header(cells: Sequence[str]) -> list[int] | None:
-    """The places of head, relation and tail if ``cells`` are a header, else None."""
+    """The columns of head, relation and tail if ``cells`` are a header, else None."""
     names = [cell.strip().casefold() for cell in cells]
-    places = [next((place for place, name in enumerate(names) if name in known), -1) for known in _COLUMNS.values()]
-    return places if min(places) >= 0 else None
+    columns = [
+        next((index for index, name in enumerate(names) if name in accepted), -1) for accepted in _COLUMNS.values()
+    ]
+    return columns if min(columns) >= 0 else None
 
 
 def _decoded(reader: CountingReader, path: Path) -> Iterator[str]:

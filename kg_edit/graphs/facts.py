@@ -99,10 +99,10 @@ def graph_facts(
         if not (is_entity_id(label) or is_property_id(relation))  # a name, not only an id
         and _folded(label) not in taken
     ]
-    usable.sort(key=lambda one: (hashed(seed, one[1], one[2]), one))
+    usable.sort(key=lambda statement: (hashed(seed, statement[1], statement[2]), statement))
 
     # Each kind in the given order, each prompt once: the first object of a relation counts.
-    found = list[GraphFact]()
+    facts = list[GraphFact]()
     for kind in kinds:
         subject = wording.target if kind == "statement" else edit.subject
         by_prompt: dict[str, GraphFact] = {}
@@ -111,8 +111,8 @@ def graph_facts(
             if prompt.count("{}") == 1:  # a label may contain braces
                 fact = GraphFact(kind=kind, subject=subject, relation=relation, object=label, prompt=prompt)
                 by_prompt.setdefault(prompt, fact)
-        found += list(by_prompt.values())[:limit]
-    return tuple(found)
+        facts += list(by_prompt.values())[:limit]
+    return tuple(facts)
 
 
 def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tuple[GraphFact, ...]:
@@ -123,7 +123,7 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
     check_graph(graph)
     wording = Wording.of(edit, graph, target=target_of(graph))
     edges = [edge for edge in graph.edges(data=True) if edge[2].get("role") == "consequence"]
-    found: dict[str, GraphFact] = {}
+    by_text: dict[str, GraphFact] = {}
     for start, end, data in sorted(edges, key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1])):
         subject, relation, label = (
             _plain(text) for text in (graph.nodes[start]["label"], data["label"], graph.nodes[end]["label"])
@@ -131,8 +131,8 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
         prompt = wording.prompt("statement", data["property"], relation)
         if prompt.count("{}") == 1 and not (is_entity_id(label) or is_property_id(relation)):
             fact = GraphFact(kind="consequence", subject=subject, relation=relation, object=label, prompt=prompt)
-            found.setdefault(fact.text, fact)
-    return tuple(found.values())[:limit]
+            by_text.setdefault(fact.text, fact)
+    return tuple(by_text.values())[:limit]
 
 
 def hashed(seed: int, *parts: str) -> bytes:
@@ -148,10 +148,10 @@ def target_of(graph: nx.MultiDiGraph) -> str:
     """
     roles = [key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"]
     edges = [target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"]
-    found = sorted({*roles} or {*edges})
-    if len(found) != 1:
-        raise GraphError(f"one node needs role='target_new', found {len(found)}: {found[:5]}; give it to o*'s node")
-    return str(found[0])
+    targets = sorted({*roles} or {*edges})
+    if len(targets) != 1:
+        raise GraphError(f"one node needs role='target_new', found {len(targets)}: {targets[:5]}; give it to o*'s node")
+    return str(targets[0])
 
 
 def overlaps(text: str, other: str) -> bool:
@@ -189,11 +189,11 @@ def without_nodes(graph: nx.MultiDiGraph, nodes: Iterable[str]) -> nx.MultiDiGra
     Raises:
         GraphError: the graph is not an edit's subgraph.
     """
-    made, ends = graph.copy(), {subject_of(graph), target_of(graph)}
-    made.remove_nodes_from(nodes)
-    reached = nx.node_connected_component(made.to_undirected(as_view=True), target_of(made)) | ends
-    made.remove_nodes_from([node for node in made if node not in reached])
-    return made
+    pruned, ends = graph.copy(), {subject_of(graph), target_of(graph)}
+    pruned.remove_nodes_from(nodes)
+    reached = nx.node_connected_component(pruned.to_undirected(as_view=True), target_of(pruned)) | ends
+    pruned.remove_nodes_from([node for node in pruned if node not in reached])
+    return pruned
 
 
 def guarding(source: SubgraphSource, edit: Edit, options: SubgraphOptions, answers: Sequence[str]) -> SubgraphOptions:

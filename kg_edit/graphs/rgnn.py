@@ -101,12 +101,12 @@ class RGNN(nn.Module):
     @classmethod
     def together(cls, several: Sequence[RGNN]) -> RGNN:
         """Return networks of one shape as one, with weights [graphs, d, d]; their own become views of these."""
-        made = deepcopy(several[0])
-        made._draws = [draw for own in several for draw in own._draws]
-        for layer, *own in zip(made.layers, *(one.layers for one in several), strict=True):
+        combined = deepcopy(several[0])
+        combined._draws = [draw for network in several for draw in network._draws]
+        for layer, *parts in zip(combined.layers, *(network.layers for network in several), strict=True):
             for name, _ in list(layer.named_parameters()):
-                share_memory(name, layer, own)
-        return made
+                share_memory(name, layer, parts)
+        return combined
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor, sizes: Sequence[int] = ()) -> Tensor:
         """Return z^n, shaped like ``nodes``.
@@ -136,5 +136,5 @@ def share_memory(name: str, whole: nn.Module, parts: Sequence[nn.Module]) -> Non
     """Make the parameter ``name`` of ``whole`` those of ``parts`` stacked, and each of these a view of it."""
     stacked = torch.stack([part.get_parameter(name).detach() for part in parts])
     setattr(whole, name, nn.Parameter(stacked))
-    for part, own in zip(parts, stacked, strict=True):
-        setattr(part, name, nn.Parameter(own))
+    for part, view in zip(parts, stacked, strict=True):
+        setattr(part, name, nn.Parameter(view))

@@ -108,23 +108,23 @@ class PrivateGraph:
                 "target_new_id: node:KEY"
             )
         subject = self._find(edit.subject_id, edit.subject) or _SUBJECT
-        made = nx.MultiDiGraph(**self.provenance())
-        made.add_node(subject, label=edit.subject, role="subject", hop=0)
+        subgraph = nx.MultiDiGraph(**self.provenance())
+        subgraph.add_node(subject, label=edit.subject, role="subject", hop=0)
         if target != subject:  # as in "The album {} is by", of Weezer by Weezer
-            made.add_node(target, label=self._labels[target], role="target_new", hop=1)
-        made.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
+            subgraph.add_node(target, label=self._labels[target], role="target_new", hop=1)
+        subgraph.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
         frontier = [target]
         for hop in range(2, options.hops + 1):
             reached: list[str] = []
             for node in frontier:
                 offered = (statement for statement in self._statements(node) if statement.object != subject)
                 for _, relation, end in bottom_m(offered, options.per_node, seed=options.seed):
-                    if end not in made:
-                        made.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
+                    if end not in subgraph:
+                        subgraph.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
                         reached.append(end)
-                    made.add_edge(node, end, key=relation, label=relation, role="statement")
+                    subgraph.add_edge(node, end, key=relation, label=relation, role="statement")
             frontier = reached
-        return made
+        return subgraph
 
     @property
     def about(self) -> str:
@@ -156,10 +156,10 @@ class PrivateGraph:
     @cached_property
     def _named(self) -> dict[str, list[str]]:
         """The nodes with each label."""
-        found: dict[str, list[str]] = {}
+        by_label: dict[str, list[str]] = {}
         for key, name in self._labels.items():
-            found.setdefault(name, []).append(key)
-        return found
+            by_label.setdefault(name, []).append(key)
+        return by_label
 
     @cached_property
     def _nodes(self) -> dict[str, Hashable]:
@@ -173,15 +173,15 @@ class PrivateGraph:
             key: str(nodes[node].get("label") or nodes[node].get("name") or node) for key, node in self._nodes.items()
         }
 
-    def _find(self, given: str | None, label: str) -> str | None:
-        key = given.removeprefix("node:") if given else None
+    def _find(self, id_: str | None, label: str) -> str | None:
+        key = id_.removeprefix("node:") if id_ else None
         if key in self._labels:
             return key
         named = self._named.get(label, [])
-        if given and given != key:
+        if id_ and id_ != key:
             ways = {0: "give the key of a node", 1: f"its label {label!r} alone finds it too"}
             several = f"those with the label {label!r} are {', '.join(sorted(named)[:5])}"
-            raise GraphError(f"the graph has no node {key!r}, which {given!r} names; {ways.get(len(named), several)}")
+            raise GraphError(f"the graph has no node {key!r}, which {id_!r} names; {ways.get(len(named), several)}")
         if len(named) > 1:
             raise GraphError(
                 f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the key of one as "
@@ -192,8 +192,8 @@ class PrivateGraph:
     def near(self, label: str) -> str:
         """Return ", did you mean 'x'?" with the node's label that is written nearly as ``label``, or nothing."""
         folded = {name.casefold(): name for name in self._named} if len(self._named) <= _SEARCHED else {}
-        found = get_close_matches(label.casefold(), folded, n=1, cutoff=_NEAR_LABEL)
-        return f", did you mean {folded[found[0]]!r}?" if found and folded[found[0]] != label else ""
+        matches = get_close_matches(label.casefold(), folded, n=1, cutoff=_NEAR_LABEL)
+        return f", did you mean {folded[matches[0]]!r}?" if matches and folded[matches[0]] != label else ""
 
     def _statements(self, key: str) -> Iterator[Statement]:
         for _, target, data in self.graph.out_edges(self._nodes[key], data=True):
@@ -213,15 +213,15 @@ def near_relations(relations: Iterable[str]) -> list[tuple[str, str]]:
     rare = [name for name, count in counts.items() if count == 1]
     if len(rare) * len(frequent) > _PAIRS:  # names of that many kinds are no vocabulary, and would take minutes
         return []
-    found = ((name, get_close_matches(name.casefold(), frequent, n=1, cutoff=_NEAR)) for name in rare)
-    return [(name, frequent[near[0]]) for name, near in found if near]
+    matches = ((name, get_close_matches(name.casefold(), frequent, n=1, cutoff=_NEAR)) for name in rare)
+    return [(name, frequent[near[0]]) for name, near in matches if near]
 
 
 def _no_relation(edges: Sequence[tuple[object, object, Mapping[str, Any]]]) -> GraphError:
     (start, end, data), *others = edges
     have = f"its attributes are {', '.join(map(str, data))}" if data else "it has no attributes"
-    if own := next((name for name in _RELATION if data.get(name) is not None), None):
-        have = f"its {own} is {describe(data[own])}, which is no name"
+    if attribute := next((name for name in _RELATION if data.get(name) is not None), None):
+        have = f"its {attribute} is {describe(data[attribute])}, which is no name"
     more = f" ({len(others)} more such edges)" if others else ""
     return GraphError(
         f"the edge {start!r} -> {end!r} has no relation: {have}; put the relation's name into its label (or relation, "
@@ -273,18 +273,18 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
         check_graph_name(str(part))
     paths = [user_path(part) for part in parts]
     try:
-        if own := [path for path in paths if has_names(path)]:
-            if len(own) < len(paths):
+        if fact_paths := [path for path in paths if has_names(path)]:
+            if len(fact_paths) < len(paths):
                 raise GraphError(
-                    f"{own[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
+                    f"{fact_paths[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
                 )
-            graph, files = read_facts(own)
+            graph, files = read_facts(fact_paths)
             try:
                 return PrivateGraph(graph, files)
             except GraphError as error:  # only GraphML can have such edges
-                raise GraphError(f"{own[0]}: {error}") from None
-        known = [packaged_graph(str(part)) or part for part in parts]
-        return WikidataCache(known[0] if len(known) == 1 else known, contact=contact)
+                raise GraphError(f"{fact_paths[0]}: {error}") from None
+        sources = [packaged_graph(str(part)) or part for part in parts]
+        return WikidataCache(sources[0] if len(sources) == 1 else sources, contact=contact)
     except WikidataCacheError as error:
         raise GraphError(str(error)) from error
 
@@ -306,8 +306,8 @@ def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
 def graph_identity(graph: SubgraphSource) -> dict[str, Any]:
     """Return the graph's files and hashes, or its URL, without the time at which it was asked."""
     source: Any = getattr(graph, "source", graph)
-    found = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
-    return {key: value for key, value in found.items() if key != "fetched_at"}
+    identity = source.provenance() if hasattr(source, "provenance") else {"kind": type(source).__name__}
+    return {key: value for key, value in identity.items() if key != "fetched_at"}
 
 
 class LeakageSettings(BaseModel):
@@ -405,11 +405,11 @@ def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) 
     Raises:
         ConfigError: an option differs from its default, and the source does not support it.
     """
-    known = supported(source)
-    if other := sorted(set(options.changed()) - known - SAMPLING):
+    supports = supported(source)
+    if other := sorted(set(options.changed()) - supports - SAMPLING):
         raise ConfigError(
             f"this graph does not support the setting graph.{other[0]}: {type(source).__name__} supports "
-            f"{', '.join(sorted(known)) or 'no setting'}. Leave the setting out, or give a Wikidata graph"
+            f"{', '.join(sorted(supports)) or 'no setting'}. Leave the setting out, or give a Wikidata graph"
         )
     return source.subgraph(edit, options) if isinstance(source, ConfigurableSource) else source.subgraph(edit)
 
@@ -418,12 +418,12 @@ def edge_alone(source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
     """Return the subgraph of an edit whose o* is not in the graph ``source``: its own edge s -r-> o*."""
     subject, target = edit.subject_id or "_:subject", edit.target_new_id or "_:target_new"
     content = [(subject, edit.subject), edit.relation_text, (target, edit.target_new)]
-    made = nx.MultiDiGraph(kind="edge alone", right=graph_identity(source), content_hash=digest(content))
-    made.add_node(subject, label=edit.subject, role="subject", hop=0)
+    subgraph = nx.MultiDiGraph(kind="edge alone", right=graph_identity(source), content_hash=digest(content))
+    subgraph.add_node(subject, label=edit.subject, role="subject", hop=0)
     if target != subject:
-        made.add_node(target, label=edit.target_new, role="target_new", hop=1)
-    made.add_edge(subject, target, key=edit.relation_id or "edit", label=edit.relation_text, role="edit")
-    return made
+        subgraph.add_node(target, label=edit.target_new, role="target_new", hop=1)
+    subgraph.add_edge(subject, target, key=edit.relation_id or "edit", label=edit.relation_text, role="edit")
+    return subgraph
 
 
 def has_statements(graph: nx.MultiDiGraph) -> bool:
