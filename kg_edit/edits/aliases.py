@@ -51,43 +51,43 @@ def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, 
     Raises:
         EditError: the row gives one field under two names, or its locality prompts have more or fewer answers.
     """
-    left = {name: value for name, value in row.items() if name != LINKED}
+    row_fields = {name: value for name, value in row.items() if name != LINKED}
     if "requested_rewrite" in row:
-        return left, {}
-    known = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {})}
-    renamed = {name: known[name] for name in left if name in known}
-    found: dict[str, object] = {}
-    for name, value in left.items():
-        own = renamed.get(name, name)
-        if own in found:
-            other = next(other for other in left if renamed.get(other, other) == own)
+        return row_fields, {}
+    aliases = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {})}
+    renamed = {name: aliases[name] for name in row_fields if name in aliases}
+    fields: dict[str, object] = {}
+    for name, value in row_fields.items():
+        field = renamed.get(name, name)
+        if field in fields:
+            other = next(other for other in row_fields if renamed.get(other, other) == field)
             raise EditError([Fault(name, f"is the same field as {other!r}, which the row has too; keep one of them")])
-        found[own] = [value] if own in LISTS and isinstance(value, str) else value
-    names = {own: name for name, own in renamed.items()}
+        fields[field] = [value] if field in LISTS and isinstance(value, str) else value
+    names = {field: name for name, field in renamed.items()}
     if not triplet:
-        found = _from_easy_edit(found, left)
-    return _with_locality(found, old=found.get("object" if triplet else "target_true")), names
+        fields = _from_easy_edit(fields, row_fields)
+    return _with_locality(fields, old=fields.get("object" if triplet else "target_true")), names
 
 
 def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     """Turn the fields of an EasyEdit row into those of an `Edit`; leave other rows unchanged."""
     if row.keys().isdisjoint(_EASY_EDIT) and not isinstance(fields.get("portability"), Mapping):
         return fields
-    found = dict(fields)
+    result = dict(fields)
     # Their prompt has the subject's name; ours has {} where the name occurs exactly once, as a whole word.
-    prompt, subject = found.get("prompt"), found.get("subject")
+    prompt, subject = result.get("prompt"), result.get("subject")
     if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
         parts = re.split(rf"(?<!\w){re.escape(subject.strip())}(?!\w)", prompt)
-        found["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt
-    if isinstance(old := found.get("target_true"), list) and old:
-        found["target_true"] = old[0]
-    if isinstance(asked := found.get("portability"), Mapping):
-        recalled = asked.get("Recalled Relation")
-        found["portability"] = [
+        result["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt
+    if isinstance(old := result.get("target_true"), list) and old:
+        result["target_true"] = old[0]
+    if isinstance(groups := result.get("portability"), Mapping):
+        recalled = groups.get("Recalled Relation")
+        result["portability"] = [
             {"question": prompt, "answer": answer, "aliases": others, "recalled_relation": recalled, **_of(category)}
-            for category, prompt, (answer, *others) in _pairs(asked, "portability")
+            for category, prompt, (answer, *others) in _pairs(groups, "portability")
         ]
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in result.items() if value is not None}
 
 
 def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, object]:
@@ -100,30 +100,30 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
     Raises:
         EditError: there are more prompts than answers, or fewer.
     """
-    found = {name: value for name, value in fields.items() if name not in ("locality", ANSWERS, *LOCALITY)}
-    if len(found) == len(fields):
+    rest = {name: value for name, value in fields.items() if name not in ("locality", ANSWERS, *LOCALITY)}
+    if len(rest) == len(fields):
         return fields
-    given = fields.get("locality")
-    own: list[object] = []
+    value = fields.get("locality")
+    prompts: list[object] = []
     if ANSWERS in fields:
-        own += [_named("", prompt, names) for prompt, names in _paired(given, fields[ANSWERS], field=ANSWERS)]
-    elif given is not None:
-        for one in given if isinstance(given, list) else [given]:
-            if isinstance(one, Mapping) and ("prompt" not in one or "ground_truth" in one):
-                own += _pairs(one, "locality")
+        prompts += [_named("", prompt, names) for prompt, names in _paired(value, fields[ANSWERS], field=ANSWERS)]
+    elif value is not None:
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Mapping) and ("prompt" not in part or "ground_truth" in part):
+                prompts += _pairs(part, "locality")
             else:
-                own.append(one)
-    own += (("", *pair) for pair in _paired(*map(fields.get, LOCALITY), field=LOCALITY[1]))
+                prompts.append(part)
+    prompts += (("", *pair) for pair in _paired(*map(fields.get, LOCALITY), field=LOCALITY[1]))
     near: list[object] = []
-    kept: list[object] = []
-    for one in own:
-        if not isinstance(one, tuple):
-            kept.append(one)
-        elif old is not None and not one[0] and old in one[2] and "neighborhood" not in found:
-            near.append(one[1])
+    locality: list[object] = []
+    for prompt in prompts:
+        if not isinstance(prompt, tuple):
+            locality.append(prompt)
+        elif old is not None and not prompt[0] and old in prompt[2] and "neighborhood" not in rest:
+            near.append(prompt[1])
         else:
-            kept.append(_named(*one))
-    return {**found, **({"neighborhood": near} if near else {}), **({"locality": kept} if kept else {})}
+            locality.append(_named(*prompt))
+    return {**rest, **({"neighborhood": near} if near else {}), **({"locality": locality} if locality else {})}
 
 
 def _named(category: str, prompt: object, names: list[object]) -> dict[str, object]:
@@ -144,7 +144,7 @@ def _pairs(groups: Row, field: str, name: str = "") -> Iterator[tuple[str, objec
     Raises:
         EditError: something else is in a group, or there are more prompts than answers, or fewer.
     """
-    category = "" if name in (NEIGHBORHOOD, *(own for own in ALIASES if ALIASES[own] == NEIGHBORHOOD)) else name
+    category = "" if name in (NEIGHBORHOOD, *(alias for alias in ALIASES if ALIASES[alias] == NEIGHBORHOOD)) else name
     if "New Question" in groups:
         pairs = _paired(groups.get("New Question"), groups.get("New Answer"), field=f"{field}.New Answer")
     elif "prompt" in groups:
@@ -173,8 +173,8 @@ def _paired(prompt: object, answer: object, *, field: str) -> Iterator[tuple[obj
         if len(prompt) != len(answer):
             message = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt one answer or list"
             raise EditError([Fault(field, message)])
-        for one, its in zip(prompt, answer, strict=True):
-            yield one, list(_names(its)) or [None]
+        for text, names in zip(prompt, answer, strict=True):
+            yield text, list(_names(names)) or [None]
     elif prompt is not None:
         yield prompt, list(_names(answer)) or [None]
     elif answer is not None:

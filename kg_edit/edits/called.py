@@ -44,14 +44,16 @@ class Called(ModelMetaclass):
                 raise self._refused(faults_of(error, self)) from None
 
     def __dir__(self) -> list[str]:
-        own = {name for kind in self.__mro__ if isinstance(kind, Called) for name in vars(kind)}
-        return sorted(name for name in own if not name.startswith(("_", "model_")))
+        names = {name for kind in self.__mro__ if isinstance(kind, Called) for name in vars(kind)}
+        return sorted(name for name in names if not name.startswith(("_", "model_")))
 
     @property
     def __signature__(self) -> Signature:
         fields = self.model_fields
-        types = get_type_hints(SimpleNamespace(__annotations__={name: one.annotation for name, one in fields.items()}))
-        defaults = {name: one.default for name, one in fields.items() if not one.is_required()}
+        types = get_type_hints(
+            SimpleNamespace(__annotations__={name: info.annotation for name, info in fields.items()})
+        )
+        defaults = {name: info.default for name, info in fields.items() if not info.is_required()}
         return Signature(
             [
                 Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name, Parameter.empty), annotation=kind)

@@ -118,9 +118,9 @@ class LocalityPrompt(Record):
         return (self.answer, *self.aliases) if self.answer else ()
 
 
-def _locality_prompts(given: object) -> object:
-    several = given if isinstance(given, list | tuple) else [given]
-    return [{"prompt": one} if isinstance(one, str) else one for one in several]
+def _locality_prompts(value: object) -> object:
+    prompts = value if isinstance(value, list | tuple) else [value]
+    return [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
 Locality = Annotated[tuple[LocalityPrompt, ...], BeforeValidator(_locality_prompts), Field(strict=False)]
@@ -205,12 +205,12 @@ class Edit(Record):
             EditError: the edit asks for both forms.
         """
         if self.chat == "both":
-            one = "an unstructured edit" if self.target_text else "an edit"
+            what = "an unstructured edit" if self.target_text else "an edit"
             way = "give true or false (CLI: --chat or --plain)"
             if not self.target_text:  # memit too makes an unstructured one in one form
                 way += ", or take a method that finds a value by descent, such as rome or memit"
             raise EditError(
-                [Fault("chat", f"found 'both' (CLI: --both-forms), and {method} makes {one} in one form; {way}")]
+                [Fault("chat", f"found 'both' (CLI: --both-forms), and {method} makes {what} in one form; {way}")]
             )
         return self.chat
 
@@ -245,8 +245,8 @@ class Edit(Record):
 
     @field_validator("subject", mode="wrap")
     @classmethod
-    def _or_none(cls, given: object, check: ValidatorFunctionWrapHandler) -> str:
-        name: str = "" if given is _NO_SUBJECT else check(given)
+    def _or_none(cls, value: object, check: ValidatorFunctionWrapHandler) -> str:
+        name: str = "" if value is _NO_SUBJECT else check(value)
         return name
 
     @field_validator("target_text")
@@ -259,15 +259,15 @@ class Edit(Record):
     @field_validator("prompt")
     @classmethod
     def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:
-        if (places := prompt.count("{}")) > 1:
-            raise ValueError(f"{prompt!r} has {places} places {{}}; keep one, in the place of the subject's name")
+        if (count := prompt.count("{}")) > 1:
+            raise ValueError(f"{prompt!r} has {count} places {{}}; keep one, in the place of the subject's name")
         subject = info.data.get("subject")
-        if places and subject == "":
+        if count and subject == "":
             raise ValueError(f"{prompt!r} has a place {{}} for a subject, and the edit has none; give the subject")
-        if places or subject == "":
+        if count or subject == "":
             return prompt
-        if subject and (found := re.search(_whole(subject), prompt, re.IGNORECASE)):
-            way_out = f"write {prompt[: found.start()] + '{}' + prompt[found.end() :]!r}"
+        if subject and (match := re.search(_whole(subject), prompt, re.IGNORECASE)):
+            way_out = f"write {prompt[: match.start()] + '{}' + prompt[match.end() :]!r}"
         else:
             absent = f"the subject {subject!r} does not occur in it; " if subject else ""
             way_out = f"{absent}write {{}} where the subject's name belongs"
@@ -328,9 +328,9 @@ def refuse_same_ids(what: str, ids: Iterable[str]) -> None:
         ConfigError: two are not; names the id, and the places of both, counted from 1.
     """
     first: dict[str, int] = {}
-    for place, one in enumerate(ids, 1):
-        if (earlier := first.setdefault(one, place)) != place:
-            raise ConfigError(f"{what} {earlier} and {place} have the same id {one!r}; give each its own")
+    for number, id_ in enumerate(ids, 1):
+        if (earlier := first.setdefault(id_, number)) != number:
+            raise ConfigError(f"{what} {earlier} and {number} have the same id {id_!r}; give each its own")
 
 
 def without_repeats(edits: Sequence[Edit]) -> tuple[tuple[Edit, ...], tuple[tuple[str, str], ...]]:

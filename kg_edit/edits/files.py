@@ -45,7 +45,7 @@ _SHAPES = (
     ("subject", "prompt", "new_object"),
     ("prompt", "target_text"),
 )
-_IN_TABLES = {name: own for name, own in ALIASES.items() if own != "portability"}
+_IN_TABLES = {name: field for name, field in ALIASES.items() if field != "portability"}
 _COLUMNS = (*(name for name in FIELDS if name != "portability"), ANSWERS)  # questions do not fit into a cell
 _LISTED = (*LISTS, "locality", ANSWERS, *LOCALITY)  # columns with several entries
 _TABLES = (".csv", ".tsv")
@@ -166,7 +166,7 @@ def read_rows(
 
     # One question to the graph for all ids of the file.
     ids = {id_ for _, row in rows if isinstance(row, dict) for id_ in ids_to_label(row, templates)}
-    known = labels.labels(sorted(ids)) if labels and ids else {}
+    label_of = labels.labels(sorted(ids)) if labels and ids else {}
     looked_in = getattr(labels, "about", "") if labels and ids else ""
 
     edits: list[Edit] = []
@@ -182,7 +182,7 @@ def read_rows(
             if not isinstance(row, dict):
                 raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
             # Not the line, which differs between a table and the JSON lines that `wikidata-cache link` makes of it.
-            edit = to_edit(row, row_id=f"row-{position}", labels=known, templates=templates, looked_in=looked_in)
+            edit = to_edit(row, row_id=f"row-{position}", labels=label_of, templates=templates, looked_in=looked_in)
             if edit.id in by_id:
                 raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {by_id[edit.id]} too; give it another")])
             first, same = by_fact.get((edit.subject, edit.prompt), (0, edit))
@@ -252,10 +252,10 @@ def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> 
         ConfigError: the caller asks for one form and for both.
     """
     if both and chat is not None:
-        one = "chat form (CLI: --chat or --edit-chat)" if chat else "plain text (CLI: --plain or --edit-plain)"
-        raise ConfigError(f"found both forms (CLI: --both-forms) and only {one}; keep one of the two")
-    wanted: bool | Literal["both"] | None = "both" if both else chat
-    return tuple(edits) if wanted is None else tuple(edit.in_chat(chat=wanted) for edit in edits)
+        form = "chat form (CLI: --chat or --edit-chat)" if chat else "plain text (CLI: --plain or --edit-plain)"
+        raise ConfigError(f"found both forms (CLI: --both-forms) and only {form}; keep one of the two")
+    chosen: bool | Literal["both"] | None = "both" if both else chat
+    return tuple(edits) if chosen is None else tuple(edit.in_chat(chat=chosen) for edit in edits)
 
 
 def numbered_rows(path: Path) -> Iterator[NumberedRow]:
@@ -267,8 +267,8 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
     try:
         rows = raw_rows(path, header_fault=_header_fault)
     except EditRowError as error:
-        place = f", {error.place}" if error.place else ""
-        raise EditFileError(f"{path}{place}: {error.problem}") from None
+        where = f", {error.place}" if error.place else ""
+        raise EditFileError(f"{path}{where}: {error.problem}") from None
     in_table = path.suffix.lower() in _TABLES
     for row in rows:
         if isinstance(row.value, RowFault):
@@ -294,8 +294,8 @@ def _header_fault(header: Sequence[str]) -> str | None:
             return f"the column {unknown[0]!r}: questions with answers do not fit into a cell; write the rows as .jsonl"
         near = did_you_mean(unknown[0], _COLUMNS)
         if len(unknown) == len(header) and not near:
-            wanted = ", ".join(_SHAPES[0])
-            return f"no name of a column ({unknown[0]!r}, …); the first line must be a header, such as {wanted}"
+            names = ", ".join(_SHAPES[0])
+            return f"no name of a column ({unknown[0]!r}, …); the first line must be a header, such as {names}"
         known = "; known:\n" + indent(fill(", ".join(_COLUMNS), 100), "  ")
         return f"unknown column {unknown[0]!r}{near or known}"
     if len(set(header)) < len(header):

@@ -43,15 +43,15 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
     other: object = given
     if isinstance(other, BaseModel) or not isinstance(other, Iterable):  # pydantic's models can be iterated too
         raise EditError([Fault("", f"found {describe(other)}; {_EXPECTED}")])
-    found, templates = list[Edit](), RelationTemplates.load()
-    for number, one in enumerate(given, 1):
+    result, templates = list[Edit](), RelationTemplates.load()
+    for number, row in enumerate(given, 1):
         try:
-            found.append(one if isinstance(one, Edit) else _from_row(one, templates))
+            result.append(row if isinstance(row, Edit) else _from_row(row, templates))
         except EditError as error:
             raise EditError(Fault("", f"edit {number}: {fault}") for fault in error.faults) from None
-    if not found:
+    if not result:
         raise EditError([Fault("", f"found no edits; {_EXPECTED}")])
-    return tuple(found)
+    return tuple(result)
 
 
 def _from_row(row: Row, templates: RelationTemplates) -> Edit:

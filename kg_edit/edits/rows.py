@@ -179,8 +179,8 @@ def _refuse_unknown(row: Row, known: tuple[str, ...]) -> None:
 
 
 def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: RelationTemplates) -> Row:
-    rewrite, true, asked = record.requested_rewrite, record.requested_rewrite.target_true, record.portability
-    known = templates.find(rewrite.relation_id)
+    rewrite, true, question = record.requested_rewrite, record.requested_rewrite.target_true, record.portability
+    relation = templates.find(rewrite.relation_id)
     return {
         "id": record.case_id,
         "subject": rewrite.subject,
@@ -190,11 +190,11 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
         "target_true_id": true.id if true else None,
         "target_new": rewrite.target_new.str,
         "target_new_id": rewrite.target_new.id,
-        "relation": known.label if known else labels.get(rewrite.relation_id or ""),
+        "relation": relation.label if relation else labels.get(rewrite.relation_id or ""),
         "relation_id": rewrite.relation_id,
         "paraphrases": record.paraphrase_prompts,
         "neighborhood": record.neighborhood_prompts,
-        "portability": (Question.model_validate(asked.model_dump()),) if asked else (),
+        "portability": (Question.model_validate(question.model_dump()),) if question else (),
         "locality": record.locality,
         "chat": record.chat,
     }
@@ -202,7 +202,7 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
 
 def _renamed(row: Row) -> dict[str, object]:
     """Rename the fields of a triplet to those of an `Edit`, and shorten each Wikidata address to its id."""
-    fields = {name: row[own] for name, own in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True) if own in row}
+    fields = {name: row[column] for name, column in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True) if column in row}
     return {name: _bare(value) for name, value in fields.items()}
 
 
@@ -235,15 +235,15 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
         return {}  # checking the edit's types gives a better message
     if is_property_id(name) and id_ in (None, name):
         name, id_ = None, name
-    known = templates.find(id_) or templates.find(name)
-    if name and not (known or id_ or prompt) and (near := templates.near(name)):
+    row = templates.find(id_) or templates.find(name)
+    if name and not (row or id_ or prompt) and (near := templates.near(name)):
         message = (
             f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or give "
             "`kg-edit edit` a file with a template for it: --templates FILE"
         )
         raise EditError([Fault("relation", message)])
-    label = name or (known.label if known else labels.get(id_ or ""))
-    prompt = prompt or (known.template if known else label and f"The {label} of {{}} is")
+    label = name or (row.label if row else labels.get(id_ or ""))
+    prompt = prompt or (row.template if row else label and f"The {label} of {{}} is")
     if not prompt:
         message = "is missing; expected the label or the id of a relation, or a prompt"
         if id_ is not None:
@@ -252,4 +252,4 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
                 "give `kg-edit edit` a file with a template for it: --templates FILE"
             )
         raise EditError([Fault("relation", message)])
-    return {"relation": label, "relation_id": id_ or (known and known.property_id) or None, "prompt": prompt}
+    return {"relation": label, "relation_id": id_ or (row and row.property_id) or None, "prompt": prompt}

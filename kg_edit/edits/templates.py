@@ -44,8 +44,8 @@ class RelationTemplates:
             EditFileError: `extra` can't be read or has a wrong row; the message names the line.
         """
         packaged = files("kg_edit").joinpath(*_PACKAGED.parts).read_text(encoding="utf-8")
-        own = _table(extra, utf8_text(extra)) if extra else {}
-        return cls({**_table(_PACKAGED, packaged), **own})
+        extra_rows = _table(extra, utf8_text(extra)) if extra else {}
+        return cls({**_table(_PACKAGED, packaged), **extra_rows})
 
     def find(self, relation: str | None) -> RelationTemplate | None:
         """Return the template whose property id or label (in any case) is `relation`, or None."""
@@ -56,8 +56,8 @@ class RelationTemplates:
     def near(self, relation: str) -> str | None:
         """Return the label that is almost equal to `relation`, which is then probably misspelt; else None."""
         labels = {row.label.casefold(): row.label for row in self.by_name.values()}
-        found = get_close_matches(relation.strip().casefold(), labels, n=1, cutoff=_NEAR)
-        return labels[found[0]] if found else None
+        matches = get_close_matches(relation.strip().casefold(), labels, n=1, cutoff=_NEAR)
+        return labels[matches[0]] if matches else None
 
 
 def utf8_text(file: Path) -> str:
@@ -79,22 +79,22 @@ def _table(file: Path, text: str) -> dict[str, RelationTemplate]:
     if not rows or rows[0][1] != [*_HEADER]:
         raise EditFileError(f"{file}: expected a header line with the columns {', '.join(_HEADER)}, separated by tabs")
     table: dict[str, RelationTemplate] = {}
-    for place, cells in rows[1:]:
+    for where, cells in rows[1:]:
         if isinstance(cells, row_files.RowFault):
-            raise EditFileError(f"{place}: {cells.message}")
+            raise EditFileError(f"{where}: {cells.message}")
         if len(cells) != len(_HEADER):
-            raise EditFileError(f"{place}: found {len(cells)} cells; expected {len(_HEADER)}, separated by tabs")
+            raise EditFileError(f"{where}: found {len(cells)} cells; expected {len(_HEADER)}, separated by tabs")
         row = RelationTemplate(*cells)
         if row.property_id and not is_property_id(row.property_id):
-            wanted = "expected an id such as P54, or nothing if it has none"
-            raise EditFileError(f"{place}: property: found {row.property_id!r}; {wanted}")
+            expected = "expected an id such as P54, or nothing if it has none"
+            raise EditFileError(f"{where}: property: found {row.property_id!r}; {expected}")
         if not row.label:
-            raise EditFileError(f"{place}: label: is empty; expected the relation's name")
+            raise EditFileError(f"{where}: label: is empty; expected the relation's name")
         if row.template.count("{}") != 1:
-            wanted = "expected one {} for the subject, as in '{} plays for'"
-            raise EditFileError(f"{place}: template: found {row.template!r}; {wanted}")
+            expected = "expected one {} for the subject, as in '{} plays for'"
+            raise EditFileError(f"{where}: template: found {row.template!r}; {expected}")
         if repeated := row.names & table.keys():
             names = ", ".join(sorted(repeated))
-            raise EditFileError(f"{place}: {names}: already has a template on an earlier line; keep one")
+            raise EditFileError(f"{where}: {names}: already has a template on an earlier line; keep one")
         table |= dict.fromkeys(row.names, row)
     return table
