@@ -83,22 +83,22 @@ def known_datasets() -> Mapping[str, Dataset]:
         ConfigError: a plug-in can't be imported, its value is no `Dataset` of the entry point's name, or its name is
             taken.
     """
-    known = dict(DATASETS)
+    datasets = dict(DATASETS)
     for entry in entry_points(group=ENTRY_POINTS):
         try:
-            found = entry.load()
+            dataset = entry.load()
         except Exception as error:
             raise ConfigError(
                 f"entry point {entry.value!r} of group {ENTRY_POINTS} can't be imported ({type(error).__name__}: "
                 f"{error}); uninstall or correct that plug-in"
             ) from error
-        if entry.name in known or not isinstance(found, Dataset) or found.name != entry.name:
+        if entry.name in datasets or not isinstance(dataset, Dataset) or dataset.name != entry.name:
             raise ConfigError(
                 f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a Dataset named {entry.name!r}, a name "
-                f"that is not taken; found {found!r:.80}; uninstall or correct that plug-in"
+                f"that is not taken; found {dataset!r:.80}; uninstall or correct that plug-in"
             )
-        known[entry.name] = found
-    return known
+        datasets[entry.name] = dataset
+    return datasets
 
 
 def find_dataset(name: str) -> Dataset:
@@ -108,10 +108,10 @@ def find_dataset(name: str) -> Dataset:
         UnknownNameError: there is none; the message suggests the nearest name.
         ConfigError: a plug-in's value is no `Dataset`.
     """
-    known = known_datasets()
-    if name not in known:
-        raise unknown_name("dataset", name, known)
-    return known[name]
+    datasets = known_datasets()
+    if name not in datasets:
+        raise unknown_name("dataset", name, datasets)
+    return datasets[name]
 
 
 def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
@@ -120,12 +120,12 @@ def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
     Raises:
         EditFileError: the file can't be read, or its records belong to no known benchmark.
     """
-    found = guess_dataset(path).read(path)
-    if found.problems:
-        others = len({one.row for one in found.problems}) - 1
+    content = guess_dataset(path).read(path)
+    if content.problems:
+        others = len({problem.row for problem in content.problems}) - 1
         more = f" (and {others} more)" if others else ""
-        log.warning("left out, as it can't be read: %s%s", found.problems[0], more)
-    return found.records
+        log.warning("left out, as it can't be read: %s%s", content.problems[0], more)
+    return content.records
 
 
 Records = Edits | BenchmarkRecord | Iterable[Edit | BenchmarkRecord | Row]
@@ -145,12 +145,12 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
         return (given,)
     if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
         return tuple(map(record_of, as_edits(given)))
-    if not (several := list(given)):
+    if not (mixed := list(given)):
         raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
     # all rows at once: a fault names the number of its row
-    rows = [one for one in several if not isinstance(one, BenchmarkRecord)]
+    rows = [record for record in mixed if not isinstance(record, BenchmarkRecord)]
     edits = iter(as_edits(rows) if rows else ())
-    return tuple(one if isinstance(one, BenchmarkRecord) else record_of(next(edits)) for one in several)
+    return tuple(record if isinstance(record, BenchmarkRecord) else record_of(next(edits)) for record in mixed)
 
 
 def read_dataset(
@@ -180,26 +180,28 @@ def read_dataset(
             of this benchmark, the message begins with the one that they look like.
     """
     chosen = find_dataset(name)
-    found = chosen.read(path, labels=labels)
+    content = chosen.read(path, labels=labels)
     first, stop = used.start or 0, used.stop
-    problems = [one for one in found.problems if first < one.row and (stop is None or one.row <= stop)]
-    if problems and not (keep_going and found.records):
+    problems = [
+        problem for problem in content.problems if first < problem.row and (stop is None or problem.row <= stop)
+    ]
+    if problems and not (keep_going and content.records):
         raise faulty_file(name, path, problems, way=way, hint=hint)
     if chosen.other:
-        asked, all_asked = (
+        count, full_count = (
             sum(map(_asks_portability, records))
-            for records in (found.records, find_dataset(chosen.other).read(path).records)
+            for records in (content.records, find_dataset(chosen.other).read(path).records)
         )
-        if asked < all_asked:
+        if count < full_count:
             log.warning(
                 "%s: portability and inverse questions of only %d of %d records are asked; the others are about the "
                 "target of --dataset %s, which asks them",
                 path,
-                asked,
-                all_asked,
+                count,
+                full_count,
                 chosen.other,
             )
-    return found
+    return content
 
 
 def faulty_file(
@@ -214,7 +216,7 @@ def faulty_file(
         way: how to name another benchmark, if none of the first rows is a record of this one.
         hint: how to go on without the rows, if some of the first rows are.
     """
-    (rows, _), faults = _readable(path), first_faults(problems, records=len({one.row for one in problems}))
+    (rows, _), faults = _readable(path), first_faults(problems, records=len({problem.row for problem in problems}))
     if rows.get(name, 1):
         return EditFileError(f"{faults}\n{hint}" if hint else faults)
     other = _most(rows)
@@ -252,24 +254,24 @@ def _readable(path: str | Path) -> tuple[dict[str, int], list[EditFileError]]:
     Raises:
         EditFileError: no benchmark can read the file.
     """
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     errors: list[EditFileError] = []
     parsed = cache(document)  # once for all benchmarks
     for name, dataset in known_datasets().items():
         try:
-            found[name] = len(dataset.read(path, limit=_GUESS_ROWS, parsed=parsed).records)
+            counts[name] = len(dataset.read(path, limit=_GUESS_ROWS, parsed=parsed).records)
         except EditFileError as error:  # the file has not this data set's format: a table, or JSON lines in .json
-            found[name] = 0
+            counts[name] = 0
             errors.append(error)
-    if len(errors) == len(found):
+    if len(errors) == len(counts):
         # A file of any benchmark has the suffix of own edits, whose error names no other benchmark.
-        own = Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
-        raise next(error for name, error in zip(found, errors, strict=True) if name == OWN or not own)
-    return found, errors
+        is_own = Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
+        raise next(error for name, error in zip(counts, errors, strict=True) if name == OWN or not is_own)
+    return counts, errors
 
 
 def _most(rows: Mapping[str, int]) -> str | None:
     """The benchmark that can read the most rows, on a tie the one of higher precedence; None if none can."""
-    known = known_datasets()
-    best = max(rows, key=lambda name: (rows[name], known[name].precedence))
+    datasets = known_datasets()
+    best = max(rows, key=lambda name: (rows[name], datasets[name].precedence))
     return best if rows[best] else None

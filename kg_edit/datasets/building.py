@@ -45,10 +45,10 @@ def template(text: str, subject: str, *, field: str) -> Template:
         EditError: ``text``, the row's ``field``, does not contain the subject.
     """
     pattern = rf"(?<!\w){re.escape(subject.strip())}(?!\w)"
-    found = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE) if subject.strip() else None
-    if not found:
+    match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE) if subject.strip() else None
+    if not match:
         raise EditError([Fault(field, f"the subject {subject!r} {ABSENT} {text[:80]!r}; write its name there")])
-    return Template(text[: found.start()] + "{}" + text[found.end() :], found[0])
+    return Template(text[: match.start()] + "{}" + text[match.end() :], match[0])
 
 
 def built_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
@@ -79,11 +79,11 @@ def rephrased_edit(
     Raises:
         EditError: a field is wrong; it is reported under the row's own name.
     """
-    place = template(prompt, subject, field="prompt")
+    parts = template(prompt, subject, field="prompt")
     fields: dict[str, Any] = {
         "id": name,
-        "subject": place.subject,
-        "prompt": place.prompt,
+        "subject": parts.subject,
+        "prompt": parts.prompt,
         "target_new": target_new,
         "target_true": target_true,
         "paraphrases": (rephrase,) if rephrase.strip() else (),
@@ -103,8 +103,8 @@ def answers(value: Any) -> Names:
 
     Entries that are blank or no text are dropped.
     """
-    several = isinstance(value, list) and any(isinstance(group, list) for group in value)
-    groups = value if several else [value]
+    is_nested = isinstance(value, list) and any(isinstance(group, list) for group in value)
+    groups = value if is_nested else [value]
     listed = (group if isinstance(group, list) else [group] for group in groups)
     names = (tuple(name for name in group if isinstance(name, str) and name.strip()) for group in listed)
     return tuple(group for group in names if group)

@@ -81,12 +81,12 @@ def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
         EditError: a field is wrong; the message names it.
     """
     flat = fields_of(FlatRecord, row)
-    place = template(flat.prompt, flat.subject, field="prompt")
+    parts = template(flat.prompt, flat.subject, field="prompt")
     old, remarks = old_target(flat.target_new, flat.ground_truth)
     fields: dict[str, Any] = {
         "id": name,
-        "subject": place.subject,
-        "prompt": place.prompt,
+        "subject": parts.subject,
+        "prompt": parts.prompt,
         "target_new": flat.target_new,
         "target_true": old,
         "paraphrases": (flat.rephrase_prompt,),
@@ -120,20 +120,20 @@ def read_references(path: Path) -> References:
     Raises:
         EditFileError: the file can't be read, or a row is wrong; the message names it.
     """
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    references: dict[tuple[str, str], tuple[str, ...]] = {}
     for snippets in parsed_rows(path, lambda row, _: fields_of(Snippets, row)):
         key = snippets.relation_id, snippets.target_id
-        found[key] = (*found.get(key, ()), *(sample.text for sample in snippets.samples))
-    return found
+        references[key] = (*references.get(key, ()), *(sample.text for sample in snippets.samples))
+    return references
 
 
 def with_references(records: Iterable[BenchmarkRecord], references: References) -> tuple[BenchmarkRecord, ...]:
     """Add to each record the texts about the relation and the new target of its first edit, if there are any."""
-    found = []
+    extended = []
     for record in records:
         key = record.edits[0].relation_id or "", record.edits[0].target_new_id or ""
-        found.append(record.model_copy(update={"references": references.get(key, ())}))
-    return tuple(found)
+        extended.append(record.model_copy(update={"references": references.get(key, ())}))
+    return tuple(extended)
 
 
 COUNTERFACT = Dataset(

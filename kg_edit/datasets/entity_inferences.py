@@ -73,12 +73,12 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     begun = defined.before.split()[-1] if defined.glued else ""
     before = defined.before.removesuffix(begun).rstrip()
     try:
-        place = template(before, row.ent_str, field="definition")
+        parts = template(before, row.ent_str, field="definition")
     except EditError:
-        place = Template(f"{{}}: {before}", row.ent_str)
+        parts = Template(f"{{}}: {before}", row.ent_str)
     fields = {
         "id": name,
-        **place._asdict(),
+        **parts._asdict(),
         "target_new": begun + _unmasked(row.def_target, field="def_target"),
         "ending": defined.after if defined.after.strip(" .") else "",
     }
@@ -116,10 +116,10 @@ def read_sentences(path: Path) -> tuple[OtherSentence, ...]:
     Raises:
         EditFileError: the file can't be read, a row is wrong, or there is no masked sentence; the message names it.
     """
-    found = [sentence for record in parsed_rows(path, parse) for sentence in sentences_of(record)]
-    if not found:
+    sentences = [sentence for record in parsed_rows(path, parse) for sentence in sentences_of(record)]
+    if not sentences:
         raise EditFileError(f"{path}: no record has a masked sentence; expected rows of ECBD or Entity Inferences")
-    return tuple(found)
+    return tuple(sentences)
 
 
 def sentences_of(record: BenchmarkRecord) -> list[OtherSentence]:
@@ -136,15 +136,15 @@ def with_specificity(
     records: Iterable[BenchmarkRecord], sentences: Sequence[OtherSentence]
 ) -> tuple[BenchmarkRecord, ...]:
     """Add to each record the ``sentences`` that are about other entities, as a specificity probe of each kind."""
-    found = []
+    extended = []
     for record in records:
-        asked: dict[str, list[Query]] = {}
+        by_kind: dict[str, list[Query]] = {}
         for sentence in sentences:
             if sentence.entity != record.edits[0].subject:
-                asked.setdefault(sentence.measures, []).append(sentence.query)
-        added = tuple(Probe(measures=measures, queries=tuple(queries)) for measures, queries in asked.items())
-        found.append(record.model_copy(update={"probes": (*record.probes, *added)}))
-    return tuple(found)
+                by_kind.setdefault(sentence.measures, []).append(sentence.query)
+        added = tuple(Probe(measures=measures, queries=tuple(queries)) for measures, queries in by_kind.items())
+        extended.append(record.model_copy(update={"probes": (*record.probes, *added)}))
+    return tuple(extended)
 
 
 def _masked(text: str, *, field: str) -> Masked:
@@ -155,10 +155,10 @@ def _masked(text: str, *, field: str) -> Masked:
 
 
 def _unmasked(text: str, *, field: str) -> str:
-    found = re.fullmatch(rf"\s*{_MASK}(.*){_END}\s*", text, re.DOTALL)
-    if not found or not found[1].strip():
+    match = re.fullmatch(rf"\s*{_MASK}(.*){_END}\s*", text, re.DOTALL)
+    if not match or not match[1].strip():
         raise EditError([Fault(field, f"found {text[:60]!r}; expected a text between {_MASK} and {_END}")])
-    return found[1].strip(" ")  # a no-break space is part of the text
+    return match[1].strip(" ")  # a no-break space is part of the text
 
 
 ENTITY_INFERENCES = Dataset(

@@ -54,10 +54,10 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """
     fields = dict[str, Any]()
     for field, value in raw.items():
-        own = _OF_A_MODEL.sub(r"\1", field)
-        if own in fields:
-            raise EditError([Fault(field, f"is a second column of {own}; keep that of one model")])
-        fields[own] = value
+        column = _OF_A_MODEL.sub(r"\1", field)
+        if column in fields:
+            raise EditError([Fault(field, f"is a second column of {column}; keep that of one model")])
+        fields[column] = value
     row = fields_of(HallueditRow, fields)
     old, remarks = old_target(row.object, row.output.strip() or None)
     fields = {
@@ -96,9 +96,9 @@ def _multiple_choice(row: HallueditRow) -> tuple[Probe, ...]:
     if not choices.strip():
         return ()
     if right not in letters or len(letters) < 2:
-        wanted = f"one of {', '.join(letters)}" if len(letters) > 1 else "choices such as 'A. Python  B. C++'"
+        expected = f"one of {', '.join(letters)}" if len(letters) > 1 else "choices such as 'A. Python  B. C++'"
         field = "multiple_choice_labels" if len(letters) > 1 else "multiple_choice_with_letters"
-        raise EditError([Fault(field, f"found {getattr(row, field)!r:.60}; expected {wanted}")])
+        raise EditError([Fault(field, f"found {getattr(row, field)!r:.60}; expected {expected}")])
     others = [letter for letter in letters if letter != right]
     return probe("multiple-choice", f"{row.question.strip()} {choices.strip()}", ((right,),), others=others)
 

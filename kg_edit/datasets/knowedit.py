@@ -47,7 +47,7 @@ class Asked(Record):
     If the prompt is a list, its first entry is asked, as in EasyEdit.
     """
 
-    prompt: Annotated[Text, BeforeValidator(lambda found: found[0] if found and isinstance(found, list) else found)]
+    prompt: Annotated[Text, BeforeValidator(lambda value: value[0] if value and isinstance(value, list) else value)]
     ground_truth: object = None
 
 
@@ -102,22 +102,22 @@ def rows(document: object) -> Iterable[object]:
         return every_row(document)
     for forgotten, locality in _SANITATION.items():
         if forgotten in document and locality in document:
-            edited, others = list(every_row(document[forgotten])), list(every_row(document[locality]))
-            asked, faults = list[tuple[str, str]](), list[RowFault]()
-            for place, row in enumerate(others):
+            edited, local_rows = list(every_row(document[forgotten])), list(every_row(document[locality]))
+            questions, faults = list[tuple[str, str]](), list[RowFault]()
+            for index, row in enumerate(local_rows):
                 match row:
                     case {"question": str(question), "ground_truth": str(answer)} if (
                         question.strip() and answer.strip()
                     ):
-                        asked.append((question, answer))
+                        questions.append((question, answer))
                     case _:
                         message = "expected an object with question and ground_truth, each a text"
-                        faults.append(RowFault(f"{locality}[{place}]", f"found {describe(row)}; {message}"))
+                        faults.append(RowFault(f"{locality}[{index}]", f"found {describe(row)}; {message}"))
             # Edit i of n gets the questions i, i + n, i + 2n, …
             return [
                 *(
-                    {**row, "locality": asked[place :: len(edited)]} if isinstance(row, dict) else row
-                    for place, row in enumerate(edited)
+                    {**row, "locality": questions[index :: len(edited)]} if isinstance(row, dict) else row
+                    for index, row in enumerate(edited)
                 ),
                 *faults,
             ]
@@ -146,22 +146,22 @@ def _fact(raw: RawRecord, name: str) -> BenchmarkRecord:
         name, prompt=row.prompt, subject=row.subject, target_new=row.target_new, target_true=old, rephrase=rephrase
     )
     right = ((row.target_new,),)
-    asked, unanswered = _categories(row)
+    category_probes, unanswered = _categories(row)
     probes = [
         *probe("efficacy", edit.text, right, form="sentence"),
         *probe("paraphrase", rephrase, right, form="sentence"),
-        *asked,
+        *category_probes,
     ]
     return built(name, [edit], probes, form="KnowEdit, facts", remarks=(*remarks, *unanswered))
 
 
 def _biography(raw: RawRecord, name: str) -> BenchmarkRecord:
     row = fields_of(BiographyRow, raw)
-    place = template(row.text, row.concept, field="text")
-    fields = {"id": name, "subject": place.subject, "prompt": place.prompt, "target_new": row.labels}
+    parts = template(row.text, row.concept, field="text")
+    fields = {"id": name, "subject": parts.subject, "prompt": parts.prompt, "target_new": row.labels}
     edit = built_edit(fields, names={"subject": "concept", "prompt": "text", "target_new": "labels"})
-    asked, unanswered = _categories(row)
-    probes = [*probe("efficacy", edit.text, ((row.labels,),), form="sentence"), *asked]
+    category_probes, unanswered = _categories(row)
+    probes = [*probe("efficacy", edit.text, ((row.labels,),), form="sentence"), *category_probes]
     return built(name, [edit], probes, form="KnowEdit, WikiBio", remarks=unanswered)
 
 
@@ -180,12 +180,12 @@ def _forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row of Sanitation. If it names no subject, as in the test file, the whole question is the subject."""
     row = fields_of(ForgottenRow, raw)
     old, remarks = old_target(row.target_new, row.ground_truth)
-    place = template(row.question, row.subject or row.question.strip().rstrip("?").strip(), field="question")
-    fields = {"id": name, **place._asdict(), "target_new": row.target_new, "target_true": old}
+    parts = template(row.question, row.subject or row.question.strip().rstrip("?").strip(), field="question")
+    fields = {"id": name, **parts._asdict(), "target_new": row.target_new, "target_true": old}
     edit = built_edit(fields, names={"prompt": "question", "target_true": "ground_truth"})
     probes = [
         *probe("efficacy", edit.text, ((row.target_new,),), form="sentence"),
-        *(part for asked, answer in row.locality for part in probe("locality", asked, ((answer,),))),
+        *(part for question, answer in row.locality for part in probe("locality", question, ((answer,),))),
     ]
     chosen = "the subject is the row's" if row.subject else "the subject is the whole question"
     return built(name, [edit], probes, form=f"KnowEdit, Sanitation; {chosen}", remarks=remarks)
@@ -196,17 +196,17 @@ def _categories(row: FactRow | BiographyRow) -> tuple[list[Probe], list[Remark]]
     probes, remarks = list[Probe](), list[Remark]()
     for family, categories in (("portability", row.portability), ("locality", row.locality)):
         for category, prompts in categories.items():
-            found = [
+            groups = [
                 probe(
                     f"{family}.{category}",
-                    asked.prompt,
-                    answers(asked.ground_truth) if asked.ground_truth else (),
-                    form=form_of(asked.prompt),
+                    prompt.prompt,
+                    answers(prompt.ground_truth) if prompt.ground_truth else (),
+                    form=form_of(prompt.prompt),
                 )
-                for asked in prompts
+                for prompt in prompts
             ]
-            probes += [part for parts in found for part in parts]
-            if bare := found.count(()):
+            probes += [part for parts in groups for part in parts]
+            if bare := groups.count(()):
                 message = f"left out: {number_of(bare, 'prompt')} of {family}.{category} without an answer"
                 remarks.append(Remark(kind="empty-answer", message=message))
     return probes, remarks

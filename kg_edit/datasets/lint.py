@@ -54,8 +54,8 @@ def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
         for edit in record.edits:
             fact = edit.subject.casefold(), edit.relation_id or edit.prompt
             targets[fact].setdefault(edit.target_new.casefold(), (record.id, edit.target_new))
-    for found in targets.values():
-        (first, target), *others = found.values()
+    for by_target in targets.values():
+        (first, target), *others = by_target.values()
         for other, another in others:
             yield Finding("conflicting-edits", other, f"to {another!r} here, to {target!r} in record {first}")
 
@@ -90,7 +90,7 @@ def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
 
 def unlabelled(records: Sequence[BenchmarkRecord], labels: LabelSource) -> Iterator[Finding]:
     """Yield ids that have no label, or a label other than the entity's name; each once, for its first record."""
-    wanted: dict[str, str] = {}
+    ids: dict[str, str] = {}
     names: dict[tuple[str, str], str] = {}
     for record in records:
         for edit in record.edits:
@@ -99,24 +99,24 @@ def unlabelled(records: Sequence[BenchmarkRecord], labels: LabelSource) -> Itera
         chained = (id_ for triple in (*record.chain, *record.new_chain) for id_ in triple)
         for id_ in (*(id_ for edit in record.edits for id_, _ in _named(edit)), *relations, *chained):
             if is_entity_id(id_) or is_property_id(id_):
-                wanted.setdefault(id_, record.id)
-    known = labels.labels(sorted(wanted))
-    for id_, record_id in wanted.items():
-        if id_ not in known:
+                ids.setdefault(id_, record.id)
+    label_of = labels.labels(sorted(ids))
+    for id_, record_id in ids.items():
+        if id_ not in label_of:
             yield Finding("unlabelled-id", record_id, f"the graph has no label for {id_}")
     for (id_, name), record_id in names.items():
-        if id_ in known and normalised(known[id_]) != normalised(name):
-            yield Finding("other-label", record_id, f"{name!r}, but the graph calls {id_} {known[id_]!r}")
+        if id_ in label_of and normalised(label_of[id_]) != normalised(name):
+            yield Finding("other-label", record_id, f"{name!r}, but the graph calls {id_} {label_of[id_]!r}")
 
 
 def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
     """(id, name) of each entity of an edit that has both."""
-    found = (
+    pairs = (
         (edit.subject_id, edit.subject),
         (edit.target_new_id, edit.target_new),
         (edit.target_true_id, edit.target_true),
     )
-    return tuple((id_, name) for id_, name in found if id_ and name)
+    return tuple((id_, name) for id_, name in pairs if id_ and name)
 
 
 def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
@@ -164,7 +164,7 @@ def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Fi
     names.
     """
     records = reading.records
-    found = []
+    findings = []
     for problem in reading.problems:
         # The message of a fault is the only trace of its kind.
         message = problem.fault.message
@@ -173,8 +173,8 @@ def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Fi
             kind = "missing-subject"
         elif _SHOULD_BE_A_LABEL in message:
             kind = "unlabelled-id"
-        found.append(Finding(kind, problem.id, problem.place))
-    found += [
+        findings.append(Finding(kind, problem.id, problem.place))
+    findings += [
         *(Finding(remark.kind, record.id, remark.message) for record in records for remark in record.remarks),
         *(finding for record in records for finding in in_record(record)),
         *edit_conflicts(records),
@@ -182,5 +182,5 @@ def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Fi
         *duplicates(records),
         *(unlabelled(records, labels) if labels else ()),
     ]
-    order = {kind: place for place, kind in enumerate(get_args(Kind))}
-    return tuple(sorted(dict.fromkeys(found), key=lambda finding: order[finding.kind]))
+    order = {kind: rank for rank, kind in enumerate(get_args(Kind))}
+    return tuple(sorted(dict.fromkeys(findings), key=lambda finding: order[finding.kind]))

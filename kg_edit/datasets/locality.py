@@ -50,15 +50,15 @@ class HeldOutPrompts:
             prompts = {
                 "neighborhood": tuple(prompt for prompt in edit.neighborhood if not self.has(prompt)),
                 "paraphrases": tuple(prompt for prompt in edit.paraphrases if not self.has(prompt)),
-                "portability": tuple(one for one in edit.portability if not self.has(one.question)),
+                "portability": tuple(question for question in edit.portability if not self.has(question.question)),
             }
             edits.append(edit.model_copy(update=prompts))
         if not edits:
             return None
         probes = []
         for probe in record.probes:
-            left = tuple(query for query in probe.queries if not self.has(query.prompt))
-            probes += [probe.model_copy(update={"queries": left})] if left else []
+            remaining = tuple(query for query in probe.queries if not self.has(query.prompt))
+            probes += [probe.model_copy(update={"queries": remaining})] if remaining else []
         return record.model_copy(update={"edits": tuple(edits), "probes": tuple(probes)})
 
     def has(self, prompt: str) -> bool:

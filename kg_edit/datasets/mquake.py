@@ -115,14 +115,14 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     case = fields_of(CaseRow, nested(row))
     facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
     edits, statements, remarks = list[Edit](), list[Probe](), list[Remark]()
-    for place, rewrite in enumerate(case.requested_rewrite):
+    for index, rewrite in enumerate(case.requested_rewrite):
         # Edits of several subjects towards one object have their triples in the order of the edits.
-        subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[place]]
-        earlier = facts[:place].count(facts[place])
-        old, found = old_target(rewrite.target_new.str, rewrite.target_true.str)
-        remarks += found
+        subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[index]]
+        earlier = facts[:index].count(facts[index])
+        old, old_remarks = old_target(rewrite.target_new.str, rewrite.target_true.str)
+        remarks += old_remarks
         fields: dict[str, Any] = {
-            "id": f"{name}.{place}" if len(facts) > 1 else name,
+            "id": f"{name}.{index}" if len(facts) > 1 else name,
             "subject": rewrite.subject,
             "prompt": rewrite.prompt,
             "target_new": rewrite.target_new.str,
@@ -132,7 +132,7 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
             "relation_id": rewrite.relation_id,
             "subject_id": subjects[earlier] if earlier < len(subjects) else None,
         }
-        path = f"requested_rewrite[{place}]"
+        path = f"requested_rewrite[{index}]"
         names = {"target_new": f"{path}.target_new.str", "target_true": f"{path}.target_true.str"}
         names |= {"subject_id": "orig.edit_triples"}
         edit = built_edit(fields, names={field: f"{path}.{field}" for field in fields} | names)

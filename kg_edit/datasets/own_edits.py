@@ -37,10 +37,10 @@ def record_of(edit: Edit) -> BenchmarkRecord:
         for prompt in edit.paraphrases:
             probes += probe(TEXTS[1], prompt, target, form="sentence")
     near = () if edit.target_true else (LocalityPrompt(prompt=prompt) for prompt in edit.neighborhood)
-    for one in (*edit.locality, *near):
-        group = ".".join(filter(None, ("locality", one.category))) if one.names else "locality-text"
-        form = form_of(one.prompt) if one.category else "sentence"
-        query = Query(prompt=one.prompt, answers=(one.names,) if one.names else (), form=form)
+    for locality in (*edit.locality, *near):
+        group = ".".join(filter(None, ("locality", locality.category))) if locality.names else "locality-text"
+        form = form_of(locality.prompt) if locality.category else "sentence"
+        query = Query(prompt=locality.prompt, answers=(locality.names,) if locality.names else (), form=form)
         probes.append(Probe(measures=group, queries=(query,)))
     return built(edit.id, [edit], probes, form=OWN)
 

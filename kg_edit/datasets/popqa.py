@@ -84,23 +84,23 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """
     if "input" in raw:
         # The short form has neither subject nor relation: the question itself shows both.
-        asked = fields_of(AskedRow, raw)
-        found = asked_about(asked.input)
-        if found is None:
-            wanted = f"the question of one of PopQA's {len(QUESTIONS)} relations"
-            raise EditError([Fault("input", f"{asked.input!r} is not {wanted}")])
-        relation, subject = found
-        place, right = Template(QUESTIONS[relation], subject), _answers_of(asked.output, field="output")
+        short_row = fields_of(AskedRow, raw)
+        fact = asked_about(short_row.input)
+        if fact is None:
+            expected = f"the question of one of PopQA's {len(QUESTIONS)} relations"
+            raise EditError([Fault("input", f"{short_row.input!r} is not {expected}")])
+        relation, subject = fact
+        parts, right = Template(QUESTIONS[relation], subject), _answers_of(short_row.output, field="output")
         ids = {}
         names = {"prompt": "input", "subject": "input", "target_new": "output"}
     else:
         row = fields_of(PopqaRow, raw)
-        relation, place = row.prop, template(row.question, row.subj, field="question")
+        relation, parts = row.prop, template(row.question, row.subj, field="question")
         right = (row.obj, *_answers_of(row.possible_answers, field="possible_answers"))
         uris = {"subject_id": row.s_uri, "target_new_id": row.o_uri}
         ids = {field: match[1] for field, uri in uris.items() if (match := _ENTITY.fullmatch(uri.strip()))}
         names = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
-    fields = {"id": name, **place._asdict(), "relation": relation, "target_new": right[0], **ids}
+    fields = {"id": name, **parts._asdict(), "relation": relation, "target_new": right[0], **ids}
     edit = built_edit(fields, names=names)
     recall = probe("recall", edit.text, (tuple(dict.fromkeys(right)),))
     return built(name, [edit], recall, form="PopQA; its own answer is taught")
@@ -109,17 +109,17 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
 def asked_about(question: str) -> tuple[str, str] | None:
     """Return the relation and the subject of a question, or None if it is not a question of PopQA."""
     for relation, pattern in QUESTIONS.items():
-        if found := re.fullmatch(re.escape(pattern).replace(r"\{\}", "(.+)"), question.strip()):
-            return relation, found[1]
+        if match := re.fullmatch(re.escape(pattern).replace(r"\{\}", "(.+)"), question.strip()):
+            return relation, match[1]
     return None
 
 
 def _answers_of(text: str, *, field: str) -> tuple[str, ...]:
     try:
-        found = json.loads(text)
+        listed = json.loads(text)
     except (ValueError, RecursionError):  # no JSON, or nested too deeply
-        found = None
-    names = tuple(name for name in found if isinstance(name, str) and name.strip()) if isinstance(found, list) else ()
+        listed = None
+    names = tuple(name for name in listed if isinstance(name, str) and name.strip()) if isinstance(listed, list) else ()
     if not names:
         raise EditError([Fault(field, f"found {text[:60]!r}; expected a list of answers written as JSON")])
     return names

@@ -49,7 +49,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     probes = [
         *probe("efficacy", edit.text, right, form="sentence"),
         *probe("paraphrase", row.rephrase, right, form="sentence"),
-        *(part for one in row.locality for part in probe("locality", one.loc, answers(one.loc_ans))),
+        *(part for question in row.locality for part in probe("locality", question.loc, answers(question.loc_ans))),
     ]
     return built(edit.id, [edit], probes, form="QAEdit")
 

@@ -65,8 +65,8 @@ def document(path: Path, *, tables: bool | None = None) -> object:
             try:
                 return [row.value for row in raw_rows(path)]
             except EditRowError as error:
-                place = f", {error.place}" if error.place else ""
-                raise EditFileError(f"{path}{place}: {error.problem}") from None
+                where = f", {error.place}" if error.place else ""
+                raise EditFileError(f"{path}{where}: {error.problem}") from None
         own_edits = "" if tables is None else ", or a table of own edits: --dataset edits"
         raise EditFileError(f"{path}: is a table; expected JSON or JSON lines{own_edits}")
     text = utf8_text(path)
@@ -180,12 +180,12 @@ class Dataset:
             EditFileError: the file can't be read, or a record is wrong; the message lists the first faults, and the
                 benchmark that the file looks like if none of its first rows is a record of this one.
         """
-        found = self.read(path, limit=limit, labels=labels)
-        if found.problems:
+        content = self.read(path, limit=limit, labels=labels)
+        if content.problems:
             from kg_edit.datasets import faulty_file  # it tries all data sets, which are made of this module
 
-            raise faulty_file(self.name, path, found.problems, way="find_dataset('{}') reads it")
-        return found.records
+            raise faulty_file(self.name, path, content.problems, way="find_dataset('{}') reads it")
+        return content.records
 
     def read(
         self,
@@ -214,8 +214,8 @@ class Dataset:
         content = parsed(path, tables=self.tables and path.suffix.lower() in _TABLES)
         for number, row in enumerate(islice(self.rows(content), limit), 1):
             # A record without an id of its own is named by its number.
-            own = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
-            name = str(own[0]) if own and isinstance(own[0], str | int) and str(own[0]).strip() else f"row-{number}"
+            ids = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
+            name = str(ids[0]) if ids and isinstance(ids[0], str | int) and str(ids[0]).strip() else f"row-{number}"
             try:
                 if isinstance(row, RowFault):
                     raise EditError([Fault(*row)])

@@ -128,7 +128,7 @@ def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> Benchm
     tests = [(code, test) for field, code in CRITERIA.items() for test in getattr(row, field)]
     probes = []
     for code, test in tests:
-        queries, conditions = (tuple(map(_query, found)) for found in (test.test_queries, test.condition_queries))
+        queries, conditions = (tuple(map(_query, part)) for part in (test.test_queries, test.condition_queries))
         if queries and all(query.answers for query in (*queries, *conditions)):
             passes: Literal["any", "all"] = "any" if test.test_condition == "OR" else "all"
             probes.append(Probe(measures=f"ripple.{code}", queries=queries, passes=passes, conditions=conditions))
@@ -150,8 +150,8 @@ def relations() -> Mapping[str, Relation]:
 def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
     """The subject, the target and the relation of a fact's sentence."""
     if fact.relation not in known:
-        found = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"
-        raise EditError([Fault(f"{field}.relation", f"{found}; known: {', '.join(known)}")])
+        unknown = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"
+        raise EditError([Fault(f"{field}.relation", f"{unknown}; known: {', '.join(known)}")])
     relation = known[fact.relation]
     pattern = re.escape(relation.template).replace(r"\{\}", "(.+?)") + r" (.+?)\.?"
     match = re.fullmatch(pattern, fact.prompt.strip())
@@ -161,17 +161,17 @@ def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tup
     return match[1], match[2], relation
 
 
-def _query(asked: PublishedQuery) -> Query:
+def _query(question: PublishedQuery) -> Query:
     """A query that requires every answer, by any of its names.
 
     One-letter names do not count (one-digit names do), as in the authors' program.
     """
     names = (
         [name for name in (answer.value, *answer.aliases) if name and (len(name.strip()) > 1 or name.strip().isdigit())]
-        for answer in asked.answers
+        for answer in question.answers
     )
     right = tuple(tuple(dict.fromkeys(group)) for group in names if group)
-    return Query(prompt=asked.prompt, answers=right, every=True, form="sentence")
+    return Query(prompt=question.prompt, answers=right, every=True, form="sentence")
 
 
 RIPPLE_EDITS = Dataset(

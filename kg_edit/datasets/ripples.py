@@ -116,7 +116,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     shared = tuple(text.replace("{}", edit.subject) for text in row.header.paraphrases.get(relation, ()))
     edit = edit.model_copy(update={"id": name, "paraphrases": edit.paraphrases or shared})
     itself = RippleQuestion(kind="edit", start=edit.subject, hops=(relation,), answers=(edit.target_new,))
-    probes = [_probe(question, row, f"questions[{place}].hops") for place, question in enumerate(row.questions)]
+    probes = [_probe(question, row, f"questions[{index}].hops") for index, question in enumerate(row.questions)]
     probes.append(_probe(itself, row, "edit.relation_id"))
     return built(name, [edit], probes, form=f"Ripples, {row.split}")
 
@@ -132,22 +132,22 @@ def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[Benc
     Raises:
         ConfigError: no record is in that split.
     """
-    found = tuple(record for record in records if split is None or split_of(record) == split)
-    if not found:
+    chosen = tuple(record for record in records if split is None or split_of(record) == split)
+    if not chosen:
         parts = sorted({split_of(record) for record in records} & {"dev", "test"})
         known = f"known: {', '.join(parts)}" if parts else "this data set has no splits; remove --split"
         raise ConfigError(f"--split {split}: no record belongs to that split; {known}")
-    return found
+    return chosen
 
 
 def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozenset[str]]:
     """Return for each edit id the names that a graph method must not see: the answers of its withheld questions."""
-    found: dict[str, frozenset[str]] = {}
+    answers: dict[str, frozenset[str]] = {}
     for record in records:
         hidden = (probe for probe in record.probes if probe.measures.endswith(".withheld"))
-        names = {name for probe in hidden for query in probe.queries for some in query.answers for name in some}
-        found |= {edit.id: frozenset(names) for edit in record.edits if names}
-    return found
+        names = {name for probe in hidden for query in probe.queries for group in query.answers for name in group}
+        answers |= {edit.id: frozenset(names) for edit in record.edits if names}
+    return answers
 
 
 def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
@@ -216,10 +216,10 @@ def _examples(question: RippleQuestion, header: Header, *, taken: Container[str]
     The question's own hops are preferred, then others of the same length with the same last relation, then that
     relation alone.
     """
-    own = list(question.hops)
-    ends = [path.split() for path in header.examples if path.split()[-1:] == own[-1:]]
-    fitting = [hops for hops in ends if len(hops) in (len(own), 1)]
-    for hops in sorted(fitting, key=lambda hops: (hops != own, len(hops) != len(own), hops)):
+    relations = list(question.hops)
+    ends = [path.split() for path in header.examples if path.split()[-1:] == relations[-1:]]
+    fitting = [hops for hops in ends if len(hops) in (len(relations), 1)]
+    for hops in sorted(fitting, key=lambda hops: (hops != relations, len(hops) != len(relations), hops)):
         paths = [path for path in header.examples[" ".join(hops)] if path and path[-1].casefold() not in taken]
         if len(paths) >= _SHOWN:
             return tuple(

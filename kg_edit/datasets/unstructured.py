@@ -69,7 +69,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     }
     edit = built_edit(fields, names={"prompt": "question", "target_text": "answer", "paraphrases": "para_question"})
     pairs = zip(row.sub_question, row.sub_answer, strict=True)
-    parts = [one for asked, answer in pairs if answer.strip() for one in probe(PARTS, asked, ((answer.strip(),),))]
+    parts = [part for query, answer in pairs if answer.strip() for part in probe(PARTS, query, ((answer.strip(),),))]
     return built(name, [edit], [*record_of(edit).probes, *parts], form="UnKE")
 
 
@@ -83,23 +83,23 @@ def parse_akew(raw: RawRecord, name: str) -> BenchmarkRecord:
         EditError: a field is wrong; the message names it.
     """
     rewrites = raw.get("requested_rewrite")
-    if not isinstance(rewrites, list) or not rewrites or not all(isinstance(one, dict) for one in rewrites):
+    if not isinstance(rewrites, list) or not rewrites or not all(isinstance(rewrite, dict) for rewrite in rewrites):
         raise EditError([Fault("requested_rewrite", "expected a list of edits, each with a paragraph fact_new_uns")])
-    known = mquake.Rewrite.model_fields.keys()
-    bare = [{field: value for field, value in one.items() if field in known} for one in rewrites]
+    mquake_fields = mquake.Rewrite.model_fields.keys()
+    bare = [{field: value for field, value in rewrite.items() if field in mquake_fields} for rewrite in rewrites]
     case = mquake.parse({**raw, "requested_rewrite": bare}, name)
     edits, probes = [], list(case.probes)
-    for place, (fact, given) in enumerate(zip(case.edits, rewrites, strict=True)):
-        field = f"requested_rewrite[{place}]"
+    for index, (fact, rewrite) in enumerate(zip(case.edits, rewrites, strict=True)):
+        field = f"requested_rewrite[{index}]"
         try:
-            row = fields_of(AkewRewrite, given)
+            row = fields_of(AkewRewrite, rewrite)
         except EditError as error:
             raise EditError(Fault(f"{field}.{fault.field}", fault.message) for fault in error.faults) from None
-        asked = template(row.question, row.subject, field=f"{field}.question")
+        parts = template(row.question, row.subject, field=f"{field}.question")
         fields = {
             "id": fact.id,
-            "prompt": asked.prompt,
-            "subject": asked.subject,
+            "prompt": parts.prompt,
+            "subject": parts.subject,
             "subject_id": fact.subject_id,
             "relation_id": fact.relation_id,
             "target_text": row.fact_new_uns,

@@ -59,13 +59,13 @@ def rows(document: object) -> Iterable[object]:
             continue
         passage, marks = dict(row), row["annotation"]
         # "major_inaccurate" and "minor_inaccurate" count alike.
-        inaccurate = [place for place, mark in enumerate(marks) if "inaccurate" in mark]
-        accurate = (place for place in range(len(marks)) if place not in inaccurate)
-        waiting += [(_before(row, place), row["gpt3_sentences"][place]) for place in accurate]
-        for place in inaccurate:
+        inaccurate = [index for index, mark in enumerate(marks) if "inaccurate" in mark]
+        accurate = (index for index in range(len(marks)) if index not in inaccurate)
+        waiting += [(_before(row, index), row["gpt3_sentences"][index]) for index in accurate]
+        for index in inaccurate:
             if last:
                 yield last
-            last = {**row, "place": place, "locality": waiting}
+            last = {**row, "place": index, "locality": waiting}
             waiting = []
     if last:
         yield {**last, "locality": [*last["locality"], *waiting]}
@@ -78,7 +78,7 @@ def _is_passage(row: object) -> TypeGuard[dict[str, Any]]:
     if not isinstance(row, dict):
         return False
     lists = [row.get(name) for name in ("gpt3_sentences", "annotation")]
-    texts = all(isinstance(found, list) and all(isinstance(part, str) for part in found) for found in lists)
+    texts = all(isinstance(value, list) and all(isinstance(part, str) for part in value) for value in lists)
     if not texts or not isinstance(row.get("wiki_bio_text"), str) or len(lists[0] or ()) != len(lists[1] or ()):
         return False
     return bool(row["annotation"]) and all(map(_MARK.fullmatch, row["annotation"]))
@@ -95,20 +95,20 @@ def _refused(row: object, number: int) -> object:
     return row
 
 
-def _before(row: Mapping[str, Any], place: int) -> str:
+def _before(row: Mapping[str, Any], index: int) -> str:
     """The text before a sentence: the header, and GPT-3's own sentences."""
     header = f"This is a Wikipedia passage about {_concept(row)}."
-    return " ".join([header, *(sentence.strip() for sentence in row["gpt3_sentences"][:place])])
+    return " ".join([header, *(sentence.strip() for sentence in row["gpt3_sentences"][:index])])
 
 
 def _concept(row: Mapping[str, Any]) -> str:
     """The person: the field ``concept``, or else the lower-cased beginning of the true passage."""
-    own = row.get("concept")
-    if isinstance(own, str) and own.strip():
-        return own.strip()
+    concept = row.get("concept")
+    if isinstance(concept, str) and concept.strip():
+        return concept.strip()
     first = next(sentences(row["wiki_bio_text"]), "").rstrip(".")
-    found = _NAME_ENDS.search(first)
-    return " ".join(first[: found.start() if found else None].split()).lower()
+    match = _NAME_ENDS.search(first)
+    return " ".join(first[: match.start() if match else None].split()).lower()
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
@@ -121,17 +121,17 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     if row.place is None:
         marks = "accurate, minor_inaccurate and major_inaccurate, one to be edited"
         raise EditError([Fault("annotation", f"expected a list as long as gpt3_sentences, of {marks}")])
-    text, own = _before(raw, row.place), row.gpt3_sentences[row.place].strip()
+    text, sentence = _before(raw, row.place), row.gpt3_sentences[row.place].strip()
     # The true sentence at the same place; a shorter true passage gives its last one.
     true = list(sentences(row.wiki_bio_text))
     right = true[min(row.place, len(true) - 1)]
-    old, remarks = old_target(right, own)
-    place = template(text, _concept(raw), field="wiki_bio_text")
-    fields = {"id": name, **place._asdict(), "target_new": right, "target_true": old}
+    old, remarks = old_target(right, sentence)
+    parts = template(text, _concept(raw), field="wiki_bio_text")
+    fields = {"id": name, **parts._asdict(), "target_new": right, "target_true": old}
     edit = built_edit(fields, names={"target_new": "wiki_bio_text", "target_true": "gpt3_sentences"})
     probes = [
-        *probe(HALLUCINATION, edit.text, ((right,),), form="sentence", others=(own,) if old else ()),
-        *(p for before, one in row.locality for p in probe(ACCURATE, before, ((one.strip(),),), form="sentence")),
+        *probe(HALLUCINATION, edit.text, ((right,),), form="sentence", others=(sentence,) if old else ()),
+        *(p for before, after in row.locality for p in probe(ACCURATE, before, ((after.strip(),),), form="sentence")),
     ]
     return built(name, [edit], probes, form="WikiBio hallucinations, as GRACE edits them", remarks=remarks)
 

@@ -83,13 +83,13 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
     row = fields_of(ZsreRow, raw)
     new = row.answers[0] if towards == "answers" else row.alt
     old, remarks = old_target(new, row.answers[0]) if towards == "alt" else (None, ())
-    place = template(row.src, row.subject, field="src")
+    parts = template(row.src, row.subject, field="src")
     # The portability and the inverse question were written for ``alt``: they are asked only if it is the target.
     is_alt = new.strip().casefold() == row.alt.strip().casefold()
     fields: dict[str, Any] = {
         "id": name,
-        "subject": place.subject,
-        "prompt": place.prompt,
+        "subject": parts.subject,
+        "prompt": parts.prompt,
         "target_new": new,
         "target_true": old,
         "paraphrases": (row.rephrase,) if row.rephrase.strip() else (),
@@ -100,7 +100,7 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
     inverse = row.inverse_question or "" if is_alt else ""
     probes = [
         *_probes(edit.text, new, row.rephrase, row.loc, row.loc_ans),
-        *probe("portability.Inverse_Relation", inverse, ((place.subject,),)),
+        *probe("portability.Inverse_Relation", inverse, ((parts.subject,),)),
         *probe("portability.Subject_Replace", row.alter_subject_question or "", ((new,),)),
     ]
     chosen = "answers[0], as ROME and MEMIT" if towards == "answers" else "alt, as EasyEdit"
