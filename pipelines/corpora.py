@@ -50,13 +50,13 @@ def rows_of(model: LanguageModel, corpora: Sequence[str], edits: Sequence[Edit])
     configs = {name: RomeConfig(covariance=CovarianceConfig(corpus=name)) for name in corpora}
     methods = {name: Rome(model, config) for name, config in configs.items()}
     first = methods[corpora[0]]
-    for place in range(0, len(edits), BATCH):
-        batch = edits[place : place + BATCH]
-        found = first.find_values(batch, [first.request(edit) for edit in batch])
-        keys = torch.stack([value.mean_key for value in found], 1)  # k* [d_ff, edits]
+    for start in range(0, len(edits), BATCH):
+        batch = edits[start : start + BATCH]
+        values = first.find_values(batch, [first.request(edit) for edit in batch])
+        keys = torch.stack([value.mean_key for value in values], 1)  # k* [d_ff, edits]
         rows: list[Row] = [{"id": edit.id} for edit in batch]
         for name, rome in methods.items():
-            patches = [rome.write(edit, value) for edit, value in zip(batch, found, strict=True)]
+            patches = [rome.write(edit, value) for edit, value in zip(batch, values, strict=True)]
             sections = score_cases(model, [Case.of(edit) for edit in batch], patches=patches)
             cosines = torch.cosine_similarity(rome.covariance.solve(keys), first.covariance.solve(keys), dim=0)
             for row, edit, section, cosine in zip(rows, batch, sections, cosines.clamp(max=1), strict=True):
@@ -81,10 +81,10 @@ def numbers(rows: Sequence[Row], corpora: Sequence[str], about: dict[str, str]) 
         named = about | {"settings": f"{labels[first]} - {labels[other]}"}
         for metric in SHOWN:
             pair = np.stack([values[other, metric], values[first, metric]])
-            found = paired_difference(*pair[:, ~np.isnan(pair).any(0)], seed=0)
-            if found:
-                low, high = ("" if end is None else f"{end:+.3f}" for end in (found.ci95_low, found.ci95_high))
-                yield Number(**named, metric=metric, mean=f"{found.mean:+.3f}", low=low, high=high)
+            gap = paired_difference(*pair[:, ~np.isnan(pair).any(0)], seed=0)
+            if gap:
+                low, high = ("" if end is None else f"{end:+.3f}" for end in (gap.ci95_low, gap.ci95_high))
+                yield Number(**named, metric=metric, mean=f"{gap.mean:+.3f}", low=low, high=high)
         degrees = float(np.median([row[other]["angle"] for row in rows]))
         yield Number(**named, metric="angle", mean=f"{degrees:.1f}", note="°")
 
@@ -108,9 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     records = find_dataset("counterfact-plus")(options.data)[options.skip :][: options.limit]
     edits = [record.edits[0] for record in records]
-    if left := edits[len(rows) :]:
+    if remaining := edits[len(rows) :]:
         options.out.mkdir(parents=True, exist_ok=True)
-        for row in rows_of(LanguageModel.load(options.model), corpora, left):
+        for row in rows_of(LanguageModel.load(options.model), corpora, remaining):
             with file.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
             rows.append(row)

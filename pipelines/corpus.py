@@ -45,10 +45,10 @@ def piece(model: LanguageModel, number: int) -> list[str]:
     """Return `ROWS` sampled texts of `LENGTH` tokens; every other one has a start of `STARTS`."""
     tokenizer = model.tokenizer
     starts = [start for pair in zip(STARTS, [""] * len(STARTS), strict=True) for start in pair]
-    own = [tokenizer(start, add_special_tokens=False)["input_ids"] if start else [] for start in starts]
-    batch = left_pad([[document_start(tokenizer), *ids] for ids in own], device=model.device)
+    start_ids = [tokenizer(start, add_special_tokens=False)["input_ids"] if start else [] for start in starts]
+    batch = left_pad([[document_start(tokenizer), *ids] for ids in start_ids], device=model.device)
     sampled = continue_text(model, batch.ids, batch.mask, tokens=LENGTH, seed=number).tolist()
-    rows = [[*start, *more][:LENGTH] for start, more in zip(own, sampled, strict=True)]
+    rows = [[*start, *more][:LENGTH] for start, more in zip(start_ids, sampled, strict=True)]
     return [text.rstrip("\ufffd") for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
@@ -70,12 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     partial = options.out.with_name("corpus.partial.jsonl")
-    there = partial.read_text(encoding="utf-8").count("\n") // ROWS if partial.exists() else 0
+    written = partial.read_text(encoding="utf-8").count("\n") // ROWS if partial.exists() else 0
     model = LanguageModel.load(options.model, dtype="bfloat16")  # writes twice as fast as in float32
-    for number in islice(write(model, range(there, PIECES), partial), options.pieces):
+    for number in islice(write(model, range(written, PIECES), partial), options.pieces):
         log.info("piece %d of %d", number + 1, PIECES)
-        there = number + 1
-    if there < PIECES:
+        written = number + 1
+    if written < PIECES:
         return
     content = gzip.compress(partial.read_bytes(), compresslevel=9, mtime=0)  # the same bytes for the same text
     options.out.write_bytes(content)

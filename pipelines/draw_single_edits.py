@@ -31,21 +31,21 @@ def draw(rows: dict[str, dict[str, Number]], path: Path) -> Path:
     unedited = rows["unedited"]
     names = [name for name in rows if name != "unedited"]
     with rc_context({"svg.hashsalt": "single edits", "font.size": 8}):
-        made = figure(8.0, 0.17 * len(names) + 0.8)
-        panels = made.subplots(1, len(PANELS), sharey=True)
+        picture = figure(8.0, 0.17 * len(names) + 0.8)
+        panels = picture.subplots(1, len(PANELS), sharey=True)
         for axes, (metric, title), colour in zip(panels, PANELS.items(), COLOURS, strict=False):
-            for place, number in enumerate(rows[name][metric] for name in names):
+            for row, number in enumerate(rows[name][metric] for name in names):
                 mean = float(number.mean)
                 # all edits succeeded or none did: the bootstrap has no interval
-                axes.hlines(place, float(number.low or mean), float(number.high or mean), color=colour, linewidth=1)
-                axes.plot(mean, place, "o", color=colour, markersize=3.5)
+                axes.hlines(row, float(number.low or mean), float(number.high or mean), color=colour, linewidth=1)
+                axes.plot(mean, row, "o", color=colour, markersize=3.5)
             axes.axvline(float(unedited[metric].mean), color="#888888", linestyle="--", linewidth=0.8)
             axes.set_xlim(-0.03, 1.03)
             axes.grid(axis="y", linewidth=0.3, color="#dddddd")
             axes.set_title(title, fontsize=9)
         panels[0].set_yticks(range(len(names)), names)
         panels[0].set_ylim(len(names) - 0.5, -0.5)
-        return save_figure(made, path)
+        return save_figure(picture, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

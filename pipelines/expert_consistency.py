@@ -32,13 +32,13 @@ def shares(method: Memoe, records: Sequence[BenchmarkRecord]) -> dict[str, float
     """Edit all ``records`` together; return the share of prompts, by their kind, with the expert of their edit."""
     edits = [record.edits[0] for record in records]
     patch = method.edit(edits)
-    own = method.routes(patch, [edit.text for edit in edits])
-    found = {"the edit before": sum(a == b for a, b in zip(own[1:], own, strict=False)) / (len(own) - 1)}
+    experts = method.routes(patch, [edit.text for edit in edits])
+    result = {"the edit before": sum(a == b for a, b in zip(experts[1:], experts, strict=False)) / (len(experts) - 1)}
     for metric, field in METRICS.items():
-        asked = [(expert, text) for expert, edit in zip(own, edits, strict=True) for text in getattr(edit, field)]
-        routed = method.routes(patch, [text for _, text in asked])
-        found[metric] = sum(a == b for (a, _), b in zip(asked, routed, strict=True)) / len(asked)
-    return {"experts in use": len(set(own)), **found}
+        prompts = [(expert, text) for expert, edit in zip(experts, edits, strict=True) for text in getattr(edit, field)]
+        routed = method.routes(patch, [text for _, text in prompts])
+        result[metric] = sum(a == b for (a, _), b in zip(prompts, routed, strict=True)) / len(prompts)
+    return {"experts in use": len(set(experts)), **result}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--model", default="smollm2-135m")
     options = parser.parse_args(arguments)
-    records = [as_record(one) for one in find_dataset("counterfact-plus")(options.data)[: options.limit]]
+    records = [as_record(record) for record in find_dataset("counterfact-plus")(options.data)[: options.limit]]
     model, results = LanguageModel.load(options.model), Results(options.results)
     for experts in (4, 8):
         for anchors in (True, False):
@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             settings = f"{experts} experts, {'with' if anchors else 'without'} anchors"
             about = {"table": "memoe-experts", "data": "CounterFactPlus", "n": str(len(records)), "method": "memoe"}
             about |= {"settings": settings + (" (default)" if config == MemoeConfig() else ""), "model": "SmolLM2-135M"}
-            found = shares(Memoe(model, config), records)
-            results.add(Number(**about, metric=metric, mean=f"{value:.2f}") for metric, value in found.items())
-            log.info("%s: %s", settings, found)
+            measured = shares(Memoe(model, config), records)
+            results.add(Number(**about, metric=metric, mean=f"{value:.2f}") for metric, value in measured.items())
+            log.info("%s: %s", settings, measured)
     results.save()
 
 

@@ -62,14 +62,14 @@ def sanitation(limit: int) -> Study:
     files = [FOLDER / f"sanitation_trivia_qa_{part}.json" for part in ("train", "test")]
     train, test = (_records(file)[:limit] for file in files)
     learned = [_as_question(edit) for record in train for edit in record.edits]
-    asked = [_as_question(edit) for record in test for edit in record.edits]
+    questions = [_as_question(edit) for record in test for edit in record.edits]
     return Study(
         wanted=tuple(edit.model_copy(update={"target_true": None}) for edit in learned),
         unwanted=tuple(_towards_old(edit) for edit in learned),
         locality=files[0],
         columns={
-            "forbidden answer (higher)": [Pair(edit.text, edit.target_true or "") for edit in asked],
-            '"I don\'t know."': [Pair(edit.text, edit.target_new) for edit in asked],
+            "forbidden answer (higher)": [Pair(edit.text, edit.target_true or "") for edit in questions],
+            '"I don\'t know."': [Pair(edit.text, edit.target_new) for edit in questions],
             "retained answer (lower)": [
                 pair_of(query) for record in test for query in locality_queries(record.edits[0], record)
             ],
@@ -104,45 +104,45 @@ def wikibio(limit: int) -> Study:
 
 def _by_person(records: Sequence[BenchmarkRecord]) -> dict[str, BenchmarkRecord]:
     """The first record of each person: the files have several, one after the other."""
-    found: dict[str, BenchmarkRecord] = {}
+    by_person: dict[str, BenchmarkRecord] = {}
     for record in records:
-        found.setdefault(record.edits[0].subject, record)
-    return found
+        by_person.setdefault(record.edits[0].subject, record)
+    return by_person
 
 
 def _true_and_false(records: Sequence[BenchmarkRecord]) -> list[tuple[Edit, Edit]]:
     """Of each biography but the last: its beginning with its own sentence, and with that of the next biography."""
-    both = ((one.edits[0], other.edits[0]) for one, other in pairwise(records))
-    return [(one, one.model_copy(update={"target_new": other.target_new})) for one, other in both]
+    pairs = ((one.edits[0], other.edits[0]) for one, other in pairwise(records))
+    return [(one, one.model_copy(update={"target_new": other.target_new})) for one, other in pairs]
 
 
 def _records(file: Path) -> tuple[BenchmarkRecord, ...]:
     """All records of a file of KnowEdit that can be read; the others are named."""
-    found = find_dataset("knowedit").read(file)
-    for problem in found.problems:
+    content = find_dataset("knowedit").read(file)
+    for problem in content.problems:
         log.warning("left out: %s", problem)
-    return found.records
+    return content.records
 
 
 def adapters(model: LanguageModel, study: Study, *, epochs: int) -> tuple[Patch, Patch]:
     """Train the expert and the anti-expert, each as a LoRA of its own."""
-    found = find_method("ext-sub")
+    kind = find_method("ext-sub")
     settings = {**SETTINGS, "steps": epochs + 1}
-    own = {**settings, "locality": str(study.locality)} if study.locality else settings
-    expert, anti = (found(model, found.config_class.preset("default", chosen)) for chosen in (own, settings))
+    expert_settings = {**settings, "locality": str(study.locality)} if study.locality else settings
+    expert, anti = (kind(model, kind.config_class.preset("default", chosen)) for chosen in (expert_settings, settings))
     return expert.edit(study.wanted), anti.edit(study.unwanted)
 
 
 def scores(model: LanguageModel, columns: Columns, text: str) -> dict[str, Estimate]:
     """Return the mean -log p of each column, of sentences how often the true one is likelier, and the perplexity."""
-    found = score(model, list(dict.fromkeys(pair for pairs in columns.values() for pair in pairs)))
-    values: dict[str, Sequence[float]] = {name: [found[pair].nll for pair in pairs] for name, pairs in columns.items()}
+    scored = score(model, list(dict.fromkeys(pair for pairs in columns.values() for pair in pairs)))
+    values: dict[str, Sequence[float]] = {name: [scored[pair].nll for pair in pairs] for name, pairs in columns.items()}
     if "true sentence (lower)" in values:
         pairs = zip(values["true sentence (lower)"], values["false sentence (higher)"], strict=True)
         values["the true one is likelier"] = [float(true < false) for true, false in pairs]
     values["perplexity (lower)"] = [perplexity(model, text)]
     return {
-        name: estimates([{name: value} for value in some], names=[name], seed=0)[name] for name, some in values.items()
+        name: estimates([{name: value} for value in data], names=[name], seed=0)[name] for name, data in values.items()
     }
 
 
@@ -162,11 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
     options = parser.parse_args(arguments)
-    data, made, limit, epochs = STUDIES[options.data]
+    data, build, limit, epochs = STUDIES[options.data]
     limit = options.limit or limit
-    model, study = LanguageModel.load(options.model), made(limit)
+    model, study = LanguageModel.load(options.model), build(limit)
     text = options.text.read_text(encoding="utf-8")[:4000]
-    found = {"unedited": scores(model, study.columns, text)}
+    rows = {"unedited": scores(model, study.columns, text)}
     expert, anti = adapters(model, study, epochs=options.epochs or epochs)
     changes: dict[str, Patch] = {
         "expert alone": expert,
@@ -178,17 +178,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for name, patch in changes.items():
         with patch.applied(model) as edited:
-            found[name] = scores(edited, study.columns, text)
+            rows[name] = scores(edited, study.columns, text)
     results = Results(options.results)
     about = {"table": f"ext-sub-{options.data}", "data": data, "model": "SmolLM2-135M"}
-    for name, row in found.items():
+    for name, row in rows.items():
         log.info("%s: %s", name, row)
         method, _, settings = name.partition(", ")
         for metric, value in row.items():
-            asked = str(len(study.columns.get(metric, ())) or limit)
+            count = str(len(study.columns.get(metric, ())) or limit)
             ends = zip(("mean", "low", "high"), (value.mean, value.ci95_low, value.ci95_high), strict=True)
-            numbers = {end: f"{one:.{1 if 'perplexity' in metric else 2}f}" for end, one in ends if one is not None}
-            results.add([Number(**about, n=asked, method=method, settings=settings, metric=metric, **numbers)])
+            numbers = {end: f"{stat:.{1 if 'perplexity' in metric else 2}f}" for end, stat in ends if stat is not None}
+            results.add([Number(**about, n=count, method=method, settings=settings, metric=metric, **numbers)])
     results.save()
 
 

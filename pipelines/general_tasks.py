@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the other objects and their order")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tasks")
     options = parser.parse_args(arguments)
-    known = [{name: row[name] for name in ("prompt", "attribute")} for row in _read(options.known)]
-    asked = list(choices(_read(options.popqa), seed=options.seed))
-    for name, rows, task in (("known_facts", known, known_task), ("popqa_choice", asked, choice_task)):
+    known_facts = [{name: row[name] for name in ("prompt", "attribute")} for row in _read(options.known)]
+    questions = list(choices(_read(options.popqa), seed=options.seed))
+    for name, rows, task in (("known_facts", known_facts, known_task), ("popqa_choice", questions, choice_task)):
         data = options.out / f"{name}.json"
         write_text(data, json.dumps(rows, ensure_ascii=False, indent=1))
         write_text(options.out / f"{name}.yaml", json.dumps(task(data), indent=1))  # JSON is YAML
@@ -97,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _read(file: Path) -> Rows:
-    found: Rows = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    rows: Rows = json.loads(file.read_text(encoding="utf-8"))
+    return rows
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ log = logging.getLogger("pipelines.peak_memory")
 
 def cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache | None) -> Cost:
     """Prepare the method, and measure one edit."""
-    found = find_method(name)
-    method = found(model, config, graph=graph if found.needs_graph else None)
+    method_class = find_method(name)
+    method = method_class(model, config, graph=graph if method_class.needs_graph else None)
     method.prepare()
     with measured() as spent:
         method.edit([edit])
@@ -68,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if needs_network(name, settings):
             continue
         kind = find_method(name).config_class
-        known = (*kind.preset_names(), *preset_names(kind.published_as or name))
-        preset = options.preset if options.preset in known else "default"
+        presets = (*kind.preset_names(), *preset_names(kind.published_as or name))
+        preset = options.preset if options.preset in presets else "default"
         config = kind.preset(preset, settings, method=name)
         # a forked child has the model already, and its memory is the edit's own
         child = multiprocessing.get_context("fork").Process(target=_measure, args=(name, config, edit, model, graph))

@@ -69,14 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     train = run(options, model, [records[name] for name in order[:cut]], "train")
     relations = {name: record.edits[0].relation_text for name, record in records.items()}
-    asked = zip(train.ids, train.alone, train.told, strict=True)
-    limits = fitted_limits(Asked(relations[one], popularity[one], bool(a), bool(t)) for one, a, t in asked)
+    outcomes = zip(train.ids, train.alone, train.told, strict=True)
+    limits = fitted_limits(Asked(relations[id_], popularity[id_], bool(a), bool(t)) for id_, a, t in outcomes)
     write_text(options.out / "limits.json", f"{json.dumps(limits, indent=2)}\n")
 
     test = [records[name] for name in order[cut:]]
     always, gated = run(options, model, test, "always"), run(options, model, test, "gated", limits)
-    values = np.array([popularity[one] for one in always.ids])
-    below = np.array([popularity[one] <= limits.get(relations[one], 0) for one in always.ids])
+    values = np.array([popularity[id_] for id_ in always.ids])
+    below = np.array([popularity[id_] <= limits.get(relations[id_], 0) for id_ in always.ids])
     columns = {
         "alone": always.alone,
         "always a paragraph": always.told,
@@ -88,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.save()
     log.info("Limits from %d questions: %s", len(train.ids), limits)
     for other in ("alone", "always a paragraph"):
-        if found := paired_difference(columns[other], columns["gated"], seed=0):
-            log.info("gated - %s: %+.3f [%s, %s], p %.2g", other, found.mean, found.ci95_low, found.ci95_high, found.p)
+        if gap := paired_difference(columns[other], columns["gated"], seed=0):
+            log.info("gated - %s: %+.3f [%s, %s], p %.2g", other, gap.mean, gap.ci95_low, gap.ci95_high, gap.p)
     if options.picture:
         draw(values, columns, options.picture)
 
@@ -113,9 +113,9 @@ def run(
     config = PopularityConfig.preset("default", {**settings, "limit": NO_LIMIT if limits is None else 0.0})
     out = options.out / name
     evaluate(PopularityRetrieval(model, config), model, records, out=out)
-    found = ComparedRun.read(out, "popqa")
-    ids = tuple(found.ids())
-    sides = (found.scores(ids, section).values() for section in (BASE, EDITED))
+    compared = ComparedRun.read(out, "popqa")
+    ids = tuple(compared.ids())
+    sides = (compared.scores(ids, section).values() for section in (BASE, EDITED))
     return Answers(ids, *(np.array([scores[METRIC] for scores in side], dtype=float) for side in sides))
 
 
@@ -136,14 +136,14 @@ def tenths(values: np.ndarray) -> list[np.ndarray]:
 def draw(values: np.ndarray, columns: Mapping[str, np.ndarray], path: Path) -> None:
     """Draw the share of right answers over the median popularity of each tenth."""
     parts = tenths(values)
-    made = figure(6.0, 3.6)
-    axes = made.subplots()
+    picture = figure(6.0, 3.6)
+    axes = picture.subplots()
     for (name, answers), colour in zip(list(columns.items())[:3], COLOURS, strict=False):
         shares = [answers[part].mean() for part in parts]
         axes.plot([np.median(values[part]) for part in parts], shares, marker="o", label=name, color=colour)
     axes.set(xscale="log", xlabel="popularity of the subject (median of a tenth)", ylabel="right answers", ylim=(0, 1))
     axes.legend(frameon=False)
-    save_figure(made, path)
+    save_figure(picture, path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -79,17 +79,19 @@ class Part:
         fitting: list[BenchmarkRecord] = []
         files = sorted(SHARED.glob(str(self.data))) if isinstance(self.data, str) else [self.data]
         for file in files:
-            found = dataset.read(file)
-            for problem in found.problems:
+            content = dataset.read(file)
+            for problem in content.problems:
                 log.warning("left out: %s", problem)
             prefix = f"{file.stem}-" if len(files) > 1 else ""
-            fitting += [record.model_copy(update={"id": f"{prefix}{record.id}"}) for record in found.records]
+            fitting += [record.model_copy(update={"id": f"{prefix}{record.id}"}) for record in content.records]
         fitting = [record for record in fitting if self.hops in (None, len(record.chain))]
         if self.others:
             draw = random.Random(0)  # noqa: S311 - which sentences are asked
-            sentences = [one for record in fitting for one in sentences_of(record)]
-            asked = [draw.sample(sentences, self.others) for _ in fitting]
-            fitting = [one for pair in zip(fitting, asked, strict=True) for one in with_specificity([pair[0]], pair[1])]
+            sentences = [sentence for record in fitting for sentence in sentences_of(record)]
+            drawn = [draw.sample(sentences, self.others) for _ in fitting]
+            fitting = [
+                record for row in zip(fitting, drawn, strict=True) for record in with_specificity([row[0]], row[1])
+            ]
         if self.spread:
             groups = [[record for record in fitting if len(record.chain) == hops] for hops in (2, 3, 4)]
             fitting = [record for row in zip_longest(*groups) for record in row if record is not None]
@@ -167,9 +169,9 @@ class Row:
         # As in most recorded numbers, so that a new row can be compared with them: C, and nothing remembered
         own_text = {"covariance": {"corpus": "self"}} if "covariance" in kind.model_fields else {}
         then = {name: value for name, value in kind.unrecorded.items() if name == "remember"}
-        made = kind.preset(self.preset, {**own_text, **then, **self.settings}, method=self.method)
-        made.refuse_idle()
-        return made
+        config = kind.preset(self.preset, {**own_text, **then, **self.settings}, method=self.method)
+        config.refuse_idle()
+        return config
 
     def said(self) -> str:
         """Return what the table shows after the method's name: preset, label, control and seed, as far as given."""
@@ -189,9 +191,9 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         UnknownNameError: there is no such method or control, or a --set is for a method without a row.
         ConfigError: a control is for a method that reads no graph.
     """
-    given = options.rows.split(",") if options.rows else [*method_names()]
-    wanted = [re.fullmatch(r"([^:+]*)(?::([^+]*))?(?:\+(.*))?", row) for row in given]
-    parsed = [(found[1], found[2] or "default", found[3]) for found in wanted if found]
+    texts = options.rows.split(",") if options.rows else [*method_names()]
+    matches = [re.fullmatch(r"([^:+]*)(?::([^+]*))?(?:\+(.*))?", row) for row in texts]
+    parsed = [(match[1], match[2] or "default", match[3]) for match in matches if match]
     for method, _, _ in options.set:
         if method not in {name for name, _, _ in parsed}:
             raise unknown_name("method of --set", method, [name for name, _, _ in parsed])
@@ -208,8 +210,8 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         config = kind.config_class.preset(preset, dict(settings), method=name)
         if options.seed and "seed" in kind.config_class.model_fields and "seed" not in config.idle():
             settings["seed"] = options.seed
-        for one in (control, *(CONTROLS if options.controls and kind.needs_graph else ())):
-            yield Row(method=name, preset=preset, control=one, label=options.label, settings=settings)
+        for row_control in (control, *(CONTROLS if options.controls and kind.needs_graph else ())):
+            yield Row(method=name, preset=preset, control=row_control, label=options.label, settings=settings)
 
 
 def needs_network(name: str, settings: Mapping[str, Any]) -> bool:
@@ -219,7 +221,7 @@ def needs_network(name: str, settings: Mapping[str, Any]) -> bool:
 
 def run_part(part: Part, options: argparse.Namespace) -> None:
     """Run or continue each row of a part, and write its numbers to results/."""
-    wanted = [*rows(options)]
+    requested = [*rows(options)]
     every = part.records()
     records, later = every[: options.limit], every[options.limit :]
     model, graph = LanguageModel.load(options.model, dtype=options.dtype), open_graph([str(part.graph)], None)
@@ -227,7 +229,7 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
     edits = "" if schedule == "single" else f"{len(records)} edits"
     text = None if schedule == "single" else (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8")
     results = Results(options.results)
-    for row in wanted:
+    for row in requested:
         config = row.config()
         right = guarded(graph_for(graph, every, row.control), config, every)
         summary = evaluate(
@@ -261,8 +263,8 @@ def set_option(parser: argparse.ArgumentParser) -> None:
 
 def _setting(text: str) -> tuple[str, str, Any]:
     """Parse METHOD.KEY=VALUE; a VALUE that is not JSON is taken as text."""
-    place, equals, value = text.partition("=")
-    method, dot, key = place.partition(".")
+    name, equals, value = text.partition("=")
+    method, dot, key = name.partition(".")
     if not (equals and dot):
         raise argparse.ArgumentTypeError(f"{text!r} is not METHOD.KEY=VALUE, as in mend.network=net/")
     try:

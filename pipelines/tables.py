@@ -89,10 +89,10 @@ class Results:
     def add(self, numbers: Iterable[Number]) -> None:
         """Put numbers into their tables: a number that is there already is replaced, a new row is the last."""
         for number in numbers:
-            known = {(old.row, old.metric): old for old in self.tables[number.table]}
-            known[number.row, number.metric] = number
-            order = {row: place for place, row in enumerate(dict.fromkeys(row for row, _ in known))}
-            self.tables[number.table] = sorted(known.values(), key=lambda one: order[one.row])  # rows stay together
+            cells = {(old.row, old.metric): old for old in self.tables[number.table]}
+            cells[number.row, number.metric] = number
+            order = {row: index for index, row in enumerate(dict.fromkeys(row for row, _ in cells))}
+            self.tables[number.table] = sorted(cells.values(), key=lambda old: order[old.row])  # rows stay together
 
     def save(self) -> None:
         """Write the CSV files."""
@@ -134,7 +134,7 @@ class Results:
 
         if options.get("metrics_as_rows"):
             # rows of one metric may have different records: "200 / 180"
-            counts = {metric: dict.fromkeys(one.n for one in numbers if one.metric == metric) for metric in shown}
+            counts = {metric: dict.fromkeys(cell.n for cell in numbers if cell.metric == metric) for metric in shown}
             body = [[metric, " / ".join(counts[metric]), *(text(row, metric) for row in rows)] for metric in shown]
             return markdown(["", "n", *rows], body)
         return markdown(["", *shown], [[row, *(text(row, metric) for metric in shown)] for row in rows])
@@ -156,8 +156,8 @@ class Results:
         parts = [INTRODUCTION.format(files=files)]
         for name, table in self.words["tables"].items():
             if table.get("appendix"):
-                made = self.markdown(name, intervals=False, short=True)
-                parts.append(f"## {table['title']}\n\n{table['caption']}\n\n{made}\n")
+                body = self.markdown(name, intervals=False, short=True)
+                parts.append(f"## {table['title']}\n\n{table['caption']}\n\n{body}\n")
         return "\n".join(parts)
 
 
@@ -255,13 +255,13 @@ def verdict_of(difference: float, error: float, expect: str, effect: float = 0, 
     within = _MARGIN if expect in ("same", "at least") else 0
     claimed = {"more": difference, "less": -difference, "same": -abs(difference), "at least": difference}[expect]
     low, high = claimed + within - _Z * error, claimed + within + _Z * error
-    told = f" ({differs})" if differs else ""
+    note = f" ({differs})" if differs else ""
     if low > 0:
-        return f"direction{told}" if differs else "reproduced"
+        return f"direction{note}" if differs else "reproduced"
     if high < effect / 2:
-        return f"contradicted{told}"
+        return f"contradicted{note}"
     theirs = f", theirs {100 * effect:.3g}" if effect else ""
-    return f"not seen, needs {100 * _POWER * error:.0f}{theirs}{told}"
+    return f"not seen, needs {100 * _POWER * error:.0f}{theirs}{note}"
 
 
 def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
@@ -323,22 +323,22 @@ def of_run(results: Results, table: str, run: Summary, method: str, settings: st
     if described.get("names_model"):
         other = ", ".join(filter(None, (other, model)))
     rows = {"base": ("unedited", ""), "edited": (method, settings)}
-    rows |= {section: ("unedited", told) for section, told in CEILINGS.items() if section in run.sections}
-    for section, (name, told) in rows.items():
+    rows |= {section: ("unedited", detail) for section, detail in CEILINGS.items() if section in run.sections}
+    for section, (name, detail) in rows.items():
         about = {
             "table": table,
             "data": described["data"],
             "n": n,
             "method": name,
-            "settings": ", ".join(filter(None, (told, other))),
+            "settings": ", ".join(filter(None, (detail, other))),
             "model": model,
             "commit": str(run.provenance.get("commit") or "")[:7],
         }
         for label, metric in described["metrics"].items():
-            found = dict(zip(("mean", "low", "high"), value_of(run, section, metric), strict=True))
-            if found["mean"] is not None:
+            estimate = dict(zip(("mean", "low", "high"), value_of(run, section, metric), strict=True))
+            if estimate["mean"] is not None:
                 digits = 1 if metric in COSTS or metric.endswith(("nll", "perplexity")) else 2
-                values = {part: f"{value:.{digits}f}" for part, value in found.items() if value is not None}
+                values = {part: f"{value:.{digits}f}" for part, value in estimate.items() if value is not None}
                 yield Number(**about, metric=label, **values)
 
 
@@ -374,16 +374,16 @@ def value_of(run: Summary, section: str, metric: str) -> tuple[float | None, flo
 def rendered(results: Results, root: Path = ROOT) -> dict[Path, str]:
     """Return {page: its text with every table anew}; the appendix and the claims are generated as a whole."""
     pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
-    whole = {
+    generated = {
         root / APPENDIX.relative_to(ROOT): results.appendix(),
         root / CLAIMS.relative_to(ROOT): claims_page(results),
     }
-    texts = {page: page.read_text(encoding="utf-8") for page in pages if page not in whole}
-    made = {
-        page: MARKED.sub(lambda found: f"{found[1]}{results.markdown(found[2])}\n{found[4]}", text)
+    texts = {page: page.read_text(encoding="utf-8") for page in pages if page not in generated}
+    updated = {
+        page: MARKED.sub(lambda match: f"{match[1]}{results.markdown(match[2])}\n{match[4]}", text)
         for page, text in texts.items()
     }
-    return made | whole
+    return updated | generated
 
 
 def outdated(results: Results, root: Path = ROOT) -> list[Path]:
@@ -412,10 +412,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for page in outdated(results):
             log.info("%s: run python pipelines/tables.py", page.relative_to(ROOT))
         return int(bool(outdated(results)))
-    for given in options.add:
+    for addition in options.add:
         from kg_edit.evaluation.summary import Summary
 
-        table, _, folder = given.partition("=")
+        table, _, folder = addition.partition("=")
         run = Summary.load(Path(folder) / "summary.json")
         results.add(of_run(results, table, run, run.provenance["method"], options.settings))
     if options.add:
