@@ -36,21 +36,21 @@ def main() -> None:
     model = LanguageModel.load(options.model)
     model.model.requires_grad_(False)
     contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
-    asked = [Request.of(model, edit, contexts) for edit in some_edits(options.edits)]
-    places = range(0, options.edits, max(1, options.edits // options.plain_edits))
+    requests = [Request.of(model, edit, contexts) for edit in some_edits(options.edits)]
+    indices = range(0, options.edits, max(1, options.edits // options.plain_edits))
     plain_seconds, apart = [], []
     with watched_memory() as memory:
         start = time.perf_counter()
         shared = SharedContexts.of(model, contexts)
-        together = values(model, asked, partial(TailForward, contexts=shared))
+        together = values(model, requests, partial(TailForward, contexts=shared))
         fast = (time.perf_counter() - start) / options.edits
-    whole = plain_model(options.model)
-    for place in places:
+    reference = plain_model(options.model)
+    for index in indices:
         start = time.perf_counter()
-        (alone,) = values(whole, [asked[place]], PlainForward)
+        (alone,) = values(reference, [requests[index]], PlainForward)
         plain_seconds.append(time.perf_counter() - start)
-        apart.append(float((alone.change - together[place].change).norm() / alone.change.norm()))
-    flop, peak = SETTINGS.steps * useful_flop(model, LAYER, asked) / options.edits, matmul_peak()
+        apart.append(float((alone.change - together[index].change).norm() / alone.change.norm()))
+    flop, peak = SETTINGS.steps * useful_flop(model, LAYER, requests) / options.edits, matmul_peak()
     print(f"fast {fast:.2f} s an edit, plain {fmean(plain_seconds):.2f} s; values differ by at most {max(apart):.1e}")
     print(f"useful {flop / fast / 1e9:.0f} GFLOP/s of {peak:.0f}; {memory.peak:.0f} MB above the model")
     result = {

@@ -51,17 +51,17 @@ def main() -> None:
     read = [edit for edit in read_edits(options.edits, keep_going=True).edits if edit.target_true][: options.limit]
     edits = [edit.model_copy(update={"neighborhood": edit.neighborhood[: options.near]}) for edit in read]
     graph = open_named(options.graph) if options.graph else None
-    found = {"unedited": {name: asked(model, edits, [None] * len(edits), chat) for name, chat in FORMS.items()}}
-    show("unedited", found["unedited"])
+    result = {"unedited": {name: asked(model, edits, [None] * len(edits), chat) for name, chat in FORMS.items()}}
+    show("unedited", result["unedited"])
     for method in options.methods.split(","):
-        made = find_method(method).on(model, settings=json.loads(options.set), graph=graph)
+        editor = find_method(method).on(model, settings=json.loads(options.set), graph=graph)
         for form in options.forms.split(","):
             chat = EDITED[form]
-            patches = made.edit_each([edit.in_chat(chat=chat) for edit in edits])
+            patches = editor.edit_each([edit.in_chat(chat=chat) for edit in edits])
             good = [patch if isinstance(patch, WeightPatch) else None for patch in patches]
-            found[f"{method}, {form}"] = {name: asked(model, edits, good, ask) for name, ask in FORMS.items()}
-            show(f"{method}, {form}", found[f"{method}, {form}"])
-    print(json.dumps({"name": "chat_forms", "n": len(edits), **found}))
+            result[f"{method}, {form}"] = {name: asked(model, edits, good, ask) for name, ask in FORMS.items()}
+            show(f"{method}, {form}", result[f"{method}, {form}"])
+    print(json.dumps({"name": "chat_forms", "n": len(edits), **result}))
 
 
 def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightPatch | None], chat: bool) -> Shares:
@@ -70,13 +70,13 @@ def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightP
     pairs = [[Pair(prompt, name) for prompt in prompts_of(edit) for name in targets_of(edit)] for edit in edits]
     scores = score_each(reader, pairs, patches=patches)
     leads = [
-        {prompt: found[Pair(prompt, old)].nll - found[Pair(prompt, new)].nll for prompt in prompts_of(edit)}
-        for edit, found in zip(edits, scores, strict=True)
+        {prompt: by_pair[Pair(prompt, old)].nll - by_pair[Pair(prompt, new)].nll for prompt in prompts_of(edit)}
+        for edit, by_pair in zip(edits, scores, strict=True)
         for new, old in [targets_of(edit)]
     ]
     texts = continuations(reader, [edit.text for edit in edits], limits=[TOKENS] * len(edits), patches=patches)
     answers, rows = list(zip(edits, texts, strict=True)), list(zip(edits, leads, strict=True))
-    found = {
+    by_metric = {
         "efficacy.prob": [lead[edit.text] > 0 for edit, lead in rows],
         "begins": [begins_with(text, edit.target_new) for edit, text in answers],
         "in first sentence": [mentions(first_sentence(text), edit.target_new) for edit, text in answers],
@@ -84,7 +84,7 @@ def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightP
         "neighborhood.prob": [lead[prompt.rstrip()] < 0 for edit, lead in rows for prompt in edit.neighborhood],
         "restated": restated(model, edits, patches) if chat else [],
     }
-    return {name: round(fmean(values), 3) for name, values in found.items() if values}
+    return {name: round(fmean(values), 3) for name, values in by_metric.items() if values}
 
 
 def restated(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightPatch | None]) -> list[bool]:
@@ -96,7 +96,7 @@ def restated(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[Weig
     reader = replace(model, prompt_transform=lambda text: f"{form.before}{user_turn(text)}{form.after}{form.gap}{text}")
     pairs = [[Pair(edit.text, name) for name in targets_of(edit)] for edit in edits]
     scores = score_each(reader, pairs, patches=patches)
-    return [found[new].nll < found[old].nll for found, (new, old) in zip(scores, pairs, strict=True)]
+    return [by_pair[new].nll < by_pair[old].nll for by_pair, (new, old) in zip(scores, pairs, strict=True)]
 
 
 def prompts_of(edit: Edit) -> list[str]:

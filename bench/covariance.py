@@ -47,19 +47,19 @@ def fast(model: LanguageModel, lines: list[str], tokens: int) -> tuple[dict[int,
     """Measure C of all layers in one pass; return {layer: C} and the number of tokens."""
     corpus = TextCorpus("bench", lambda: cycle(lines), max_tokens=MAX_TOKENS)
     modules = {layer: model.weight_name(layer) for layer in LAYERS}
-    asked = {
+    ids = {
         layer: Identity(model=model.fingerprint, module=module, corpus=corpus.name, tokens=tokens)
         for layer, module in modules.items()
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sums = start(model, asked, folder, ridge=1e-4)
+        sums = start(model, ids, folder, ridge=1e-4)
         run(model, corpus, sums, folder, progress=False)
         manifests = finish(sums, folder)
-        found = {layer: read_moment(folder / f"{asked[layer].id}.safetensors", asked[layer])[0] for layer in LAYERS}
+        moments = {layer: read_moment(folder / f"{ids[layer].id}.safetensors", ids[layer])[0] for layer in LAYERS}
     for layer, manifest in manifests.items():
-        print(f"layer {layer}: direction turned by {[one.median_degrees for one in manifest.doublings]} degrees")
-    return found, manifests[LAYERS[0]].count
+        print(f"layer {layer}: direction turned by {[turn.median_degrees for turn in manifest.doublings]} degrees")
+    return moments, manifests[LAYERS[0]].count
 
 
 @torch.no_grad()
@@ -107,16 +107,16 @@ def main() -> None:
     model, lines = LanguageModel.load(options.model), lines_of(options.corpus)
     with watched_memory() as memory:
         begin = time.perf_counter()
-        found, tokens = fast(model, lines, options.tokens)
+        moments, tokens = fast(model, lines, options.tokens)
         quick = time.perf_counter() - begin
-    whole, slow = plain_model(options.model), {False: 0.0, True: 0.0}
+    reference, slow = plain_model(options.model), {False: 0.0, True: 0.0}
     difference = 0.0
     for layer in LAYERS:
         for stop in slow:
             begin = time.perf_counter()
-            expected = plain(whole, lines, tokens, layer, stop=stop)
+            expected = plain(reference, lines, tokens, layer, stop=stop)
             slow[stop] += time.perf_counter() - begin
-            difference = max(difference, float((found[layer] - expected).norm() / expected.norm()))
+            difference = max(difference, float((moments[layer] - expected).norm() / expected.norm()))
     print(f"{tokens} tokens, {len(LAYERS)} layers: fast {quick:.1f} s, plain {slow[False]:.1f} s")
     print(f"stopping at the layer {slow[True]:.1f} s; C differs by at most {difference:.1e}")
     print(f"{memory.peak:.0f} MB above the model; the machine's matmul gives {matmul_peak():.0f} GFLOP/s")

@@ -40,9 +40,9 @@ def plain_seconds(model: LanguageModel, rome: Rome, edit: Edit) -> float:
     """Return the seconds for the value of one edit, with the whole model over every row."""
     start = time.perf_counter()
     config = rome.config
-    asked = Request.of(model, edit, rome.contexts)
+    request = Request.of(model, edit, rome.contexts)
     objective = Objective(
-        model, rome.layer, [asked], kl_weight=config.kl_weight, penalty=rome.penalty, forward=PlainForward
+        model, rome.layer, [request], kl_weight=config.kl_weight, penalty=rome.penalty, forward=PlainForward
     )
     proposals = [FreeDelta(objective.value[0], config)]
     optimise_values(objective, proposals, Stops(steps=config.steps, stop_below=config.stop_below))
@@ -53,16 +53,16 @@ def patches_of(rome: Rome, edits: list[Edit]) -> tuple[list[Patch], float]:
     """Make all edits in batches; return the patches and the seconds per edit."""
     rome.prepare()
     start = time.perf_counter()
-    made = [patch for place in range(0, len(edits), BATCH) for patch in rome.edit_each(edits[place : place + BATCH])]
+    patches = [patch for index in range(0, len(edits), BATCH) for patch in rome.edit_each(edits[index : index + BATCH])]
     seconds = (time.perf_counter() - start) / len(edits)
-    return [patch for patch in made if isinstance(patch, Patch)], seconds
+    return [patch for patch in patches if isinstance(patch, Patch)], seconds
 
 
 def scores(model: LanguageModel, edits: list[Edit], patches: list[Patch]) -> dict[str, float]:
     """Return the mean of each metric over the records."""
     sections = score_cases(model, [Case.of(edit) for edit in edits], patches=patches)
-    found = {name: [section.scores[name] for section in sections] for name in METRICS}
-    return {name: round(fmean(value for value in values if value is not None), 4) for name, values in found.items()}
+    by_metric = {name: [section.scores[name] for section in sections] for name in METRICS}
+    return {name: round(fmean(value for value in values if value is not None), 4) for name, values in by_metric.items()}
 
 
 def main() -> None:
@@ -76,10 +76,10 @@ def main() -> None:
     model = LanguageModel.load(options.model)
     model.model.requires_grad_(False)
     edits = some_edits(options.records)
-    whole = plain_model(options.model)
-    slow = Rome(whole, published())
+    reference = plain_model(options.model)
+    slow = Rome(reference, published())
     step = max(1, len(edits) // options.plain_edits)
-    plain = fmean(plain_seconds(whole, slow, edit) for edit in edits[::step][: options.plain_edits])
+    plain = fmean(plain_seconds(reference, slow, edit) for edit in edits[::step][: options.plain_edits])
     result = {
         "name": "default_preset",
         "plain_seconds": round(plain, 2),
@@ -92,7 +92,7 @@ def main() -> None:
         if options.scores:
             result[preset] |= scores(model, edits, patches)
     if options.scores:
-        result["published"] = scores(whole, edits, patches_of(slow, edits)[0])
+        result["published"] = scores(reference, edits, patches_of(slow, edits)[0])
     print(json.dumps(result))
 
 

@@ -30,8 +30,8 @@ ROUNDS = 3
 
 def update(rome: Rome, edits: list[Edit]) -> list[Tensor]:
     """Return the weight updates of all edits, flattened; each edit is made on the unedited model."""
-    made = [patch for patch in rome.edit_each(edits) if isinstance(patch, WeightPatch)]
-    return [factors.product.flatten() for patch in made for factors in patch.factors.values()]
+    patches = [patch for patch in rome.edit_each(edits) if isinstance(patch, WeightPatch)]
+    return [factors.product.flatten() for patch in patches for factors in patch.factors.values()]
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -66,8 +66,8 @@ def main() -> None:
     options = parser.parse_args()
     model, edits = LanguageModel.load(options.model), some_edits(options.edits)
     settings = {"default": {}, "fast": {"descent_dtype": "bfloat16"}}  # the optimiser is the same in both
-    methods = {name: Rome(model, RomeConfig.preset("default", own), progress=False) for name, own in settings.items()}
-    made = {name: update(method, edits) for name, method in methods.items()}
+    methods = {name: Rome(model, RomeConfig.preset("default", its), progress=False) for name, its in settings.items()}
+    flat = {name: update(method, edits) for name, method in methods.items()}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(ROUNDS):
         for name, method in methods.items():
@@ -82,8 +82,8 @@ def main() -> None:
     result = {
         "name": "descent_dtype",
         "ratio": round(median(seconds["default"]) / median(seconds["fast"]), 2),
-        "seconds_an_edit": {name: round(median(found), 2) for name, found in seconds.items()},
-        "cosine": round(fmean(float(cosine_similarity(*pair, dim=0)) for pair in zip(*made.values(), strict=True)), 3),
+        "seconds_an_edit": {name: round(median(times), 2) for name, times in seconds.items()},
+        "cosine": round(fmean(float(cosine_similarity(*pair, dim=0)) for pair in zip(*flat.values(), strict=True)), 3),
         "attention_ms": kernels,
         "threads": torch.get_num_threads(),
     }

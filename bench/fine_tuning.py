@@ -36,8 +36,8 @@ def main() -> None:
     edits = some_edits(args.edits)
     method.edit(edits[:1])  # the first pass reads the weights from disk
     alone, plain = timed(lambda: EditingMethod.make_each(method, edits))
-    together, found = timed(lambda: method.edit_each(edits))
-    gap = max(abs(one - other) for one, other in zip(plain, found, strict=True))
+    together, fast = timed(lambda: method.edit_each(edits))
+    gap = max(abs(one - other) for one, other in zip(plain, fast, strict=True))
     print(f"{len(edits)} edits: one after the other {alone:.1f} s, together {together:.1f} s; {gap=:.4f}")
     print(
         json.dumps({"edits": len(edits), "alone": alone, "together": together, "ratio": alone / together, "gap": gap})

@@ -47,7 +47,7 @@ def edit_of(place: tuple[str, ...]) -> Edit:
         target_new=new,
         target_new_id=name,
         portability=tuple(
-            Question(question=asked, answer=answer) for asked, answer in zip(questions, answers, strict=True)
+            Question(question=question, answer=answer) for question, answer in zip(questions, answers, strict=True)
         ),
         neighborhood=tuple(prompt.replace("{}", other) for other in OTHERS if other != subject)[:2],
     )
@@ -62,15 +62,15 @@ def main() -> None:
     model, good = LanguageModel.load(options.model), dict[str, list[str]]()
     methods = {name: find_method(name).on(model, settings={}) for name in options.methods.split(",")}
     for edit in map(edit_of, PLACES):
-        asked = [edit.text, *(format_question_with_shots(one.question) for one in edit.portability), *edit.neighborhood]
-        limits = [TOKENS] + [FEW] * (len(asked) - 1)
-        before = continuations(model, asked, limits=limits)
+        prompts = [edit.text, *(format_question_with_shots(q.question) for q in edit.portability), *edit.neighborhood]
+        limits = [TOKENS] + [FEW] * (len(prompts) - 1)
+        before = continuations(model, prompts, limits=limits)
         for name, method in methods.items():
             with method.edit([edit]).applied(model) as edited:
-                after = continuations(edited, asked, limits=limits)
+                after = continuations(edited, prompts, limits=limits)
             changed = [
-                mentions(new, one.answer) and not mentions(old, one.answer)
-                for old, new, one in zip(before[1:3], after[1:3], edit.portability, strict=True)
+                mentions(new, question.answer) and not mentions(old, question.answer)
+                for old, new, question in zip(before[1:3], after[1:3], edit.portability, strict=True)
             ]
             known, success = begins_with(before[0], edit.target_true or ""), begins_with(after[0], edit.target_new)
             if known and success and all(changed) and before[3:] == after[3:]:

@@ -31,8 +31,8 @@ def seconds(model: LanguageModel, preset: str, edits: Sequence[Edit], *, batch: 
     method = kind(model, kind.config_class.preset(preset, {}), graph=graph)
     method.prepare()
     start = time.perf_counter()
-    for place in range(0, len(edits), batch):
-        method.edit_each(edits[place : place + batch])
+    for index in range(0, len(edits), batch):
+        method.edit_each(edits[index : index + batch])
     return (time.perf_counter() - start) / len(edits)
 
 
@@ -46,11 +46,11 @@ def main() -> None:
     edits = [record.edits[0] for record in find_dataset("ripples")(DATA)[: options.edits]]
     result = {"name": "glame_plus", "edits": len(edits), "threads": torch.get_num_threads()}
     for preset in ("default", "fast"):
-        found = {
+        times = {
             "alone": seconds(model, preset, edits, batch=1),
             "together": seconds(model, preset, edits, batch=BATCH),
         }
-        result[preset] = {name: round(value, 2) for name, value in found.items()}
+        result[preset] = {name: round(value, 2) for name, value in times.items()}
     print(json.dumps(result))
 
 

@@ -44,14 +44,14 @@ COLUMNS = (
 
 def missing_packages() -> list[str]:
     """The packages that kg-edit needs and that are not installed here."""
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    found = []
-    for requirement in wanted:
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    missing = []
+    for requirement in requirements:
         try:
             version(requirement.split(">")[0])
         except PackageNotFoundError:
-            found.append(requirement)
-    return found
+            missing.append(requirement)
+    return missing
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.devnull), help="file for the JSON lines")
     options = parser.parse_args()
     if missing := missing_packages():
-        quoted = " ".join(f'"{one}"' for one in missing)
+        quoted = " ".join(f'"{package}"' for package in missing)
         print(f"missing: {quoted}\npip install {quoted}\nwithout a network, from a folder of wheels:")
         print(f"pip install --no-index --find-links FOLDER {quoted}")
         sys.exit(2)
@@ -80,7 +80,7 @@ def main() -> None:
     with options.out.open("w", encoding="utf-8") as file:
         for row in sections(device, shapes, options.methods.split(","), clock):
             shown = [row.get(name.replace(" ", "_")) for name in COLUMNS]
-            print(" | ".join("" if one is None else str(one) for one in shown), row.get("note", ""), flush=True)
+            print(" | ".join("" if value is None else str(value) for value in shown), row.get("note", ""), flush=True)
             lines.append(json.dumps(row))
             file.write(lines[-1] + "\n")
             file.flush()

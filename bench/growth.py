@@ -67,11 +67,11 @@ def measured(point: Row) -> Row:
     with tempfile.TemporaryDirectory() as cache:
         settings = {"OMP_NUM_THREADS": "1", "KG_EDIT_CACHE": cache, "TQDM_DISABLE": "1"}
         command = [sys.executable, __file__, "--point", json.dumps(point)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})  # noqa: S603
-    if done.returncode:
-        raise RuntimeError(f"{point}: {done.stderr[-2000:]}")
-    found: Row = json.loads(done.stdout.splitlines()[-1])
-    return {**point, **found}
+        process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})  # noqa: S603
+    if process.returncode:
+        raise RuntimeError(f"{point}: {process.stderr[-2000:]}")
+    measurements: Row = json.loads(process.stdout.splitlines()[-1])
+    return {**point, **measurements}
 
 
 def table_line(row: Row) -> str:
@@ -114,10 +114,10 @@ def main() -> None:
 
 def short(row: Row) -> Row:
     """Return a point for the JSON line: names, and numbers with three digits."""
-    kept = ("curve", "model", "method", "n", "dtype", "skipped")
+    names = ("curve", "model", "method", "n", "dtype", "skipped")
     numbers = ("seconds", "peak_mb", "above_mb", "planned_mb")
-    found = {name: float(f"{row[name]:.3g}") for name in numbers if name in row}
-    return {name: row[name] for name in kept if name in row} | found
+    rounded = {name: float(f"{row[name]:.3g}") for name in numbers if name in row}
+    return {name: row[name] for name in names if name in row} | rounded
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def fast(sources: list[Path], folder: Path) -> tuple[int, float, float, float, f
     processor time.
     """
     command = [sys.executable, "-c", CHILD, str(folder / "wd"), *map(str, sources)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    triples, seconds, label_seconds, peak, processor = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    triples, seconds, label_seconds, peak, processor = json.loads(process.stdout.splitlines()[-1])
     return triples, seconds, label_seconds, peak, processor
 
 

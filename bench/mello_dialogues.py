@@ -26,19 +26,19 @@ def main() -> None:
     alone = together = 0.0
     equal = count = 0
     for edit in some_edits(options.records):
-        asked = [edit.text, *edit.paraphrases, *edit.neighborhood, *(one.question for one in edit.portability)]
+        prompts = [edit.text, *edit.paraphrases, *edit.neighborhood, *(q.question for q in edit.portability)]
         patch = Mello(model, MelloConfig()).edit([edit])
         start = time.perf_counter()
         with patch.applied(model) as edited:
-            plain = [edited.encode(text).text for text in asked]
+            plain = [edited.encode(text).text for text in prompts]
         middle = time.perf_counter()
         with patch.applied(model) as edited:
-            edited.foresee(asked)
-            found = [edited.encode(text).text for text in asked]
+            edited.foresee(prompts)
+            foreseen = [edited.encode(text).text for text in prompts]
         together += time.perf_counter() - middle
         alone += middle - start
-        equal += sum(map(str.__eq__, plain, found))
-        count += len(asked)
+        equal += sum(map(str.__eq__, plain, foreseen))
+        count += len(prompts)
     print(f"{count} dialogues: {alone / count:.2f} s each alone, {together / count:.2f} s together")
     print(f"{alone / together:.1f} times faster; {equal} of {count} dialogues are equal")
     print(json.dumps({"alone_s": alone / count, "together_s": together / count, "ratio": alone / together}))

@@ -47,11 +47,11 @@ class EveryToken:
 
     def changes(self, factors: Pairs) -> Changes:
         """The factors of each weight's change."""
-        found = {}
+        changes = {}
         for name, (inputs, deltas) in factors.items():
             better, direction = self._network(name, inputs, deltas)
-            found[name] = (-self._network.rate(name) * direction * has_gradient(deltas)[..., None], better)
-        return found
+            changes[name] = (-self._network.rate(name) * direction * has_gradient(deltas)[..., None], better)
+        return changes
 
 
 def step(

@@ -38,8 +38,8 @@ def main() -> None:
     method.prepare()
     edits, rows = some_edits(options.edits), neurons._ROWS
     slow, expected = timed(method, edits, rows=1)
-    quick, found = timed(method, edits, rows=rows)
-    same = sum(map(list.__eq__, expected, found))
+    quick, actual = timed(method, edits, rows=rows)
+    same = sum(map(list.__eq__, expected, actual))
     print(f"one interval: {slow / len(edits):.1f} s an edit; together: {quick / len(edits):.1f} s")
     print(f"{slow / quick:.1f} times faster; {same} of {len(edits)} edits change the same neurons")
     print(json.dumps({"alone_s": slow / len(edits), "together_s": quick / len(edits), "ratio": slow / quick}))

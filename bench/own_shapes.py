@@ -59,26 +59,26 @@ def main() -> None:
         "--set", action="append", default=[], metavar="[METHOD:]KEY=JSON", help="a setting of the methods, or of one"
     )
     options = parser.parse_args()
-    wanted = options.shapes.split(",") if options.shapes else None
-    edits = [edit for edit in read_edits(options.edits).edits if not wanted or shape_of(edit) in wanted]
+    shapes = options.shapes.split(",") if options.shapes else None
+    edits = [edit for edit in read_edits(options.edits).edits if not shapes or shape_of(edit) in shapes]
     names = method_names() if options.methods == "all" else options.methods.split(",")
     model = LanguageModel.load(options.model)
     result = {
         name: measured(model, name, edits, settings=settings_of(name, options.set), together=options.together)
         for name in names
     }
-    asked = {"n": len(edits), "neighbours": sum(len(edit.neighborhood) for edit in edits)}
-    print(json.dumps({"name": "own_shapes", **asked, "together": options.together, **result}))
+    sizes = {"n": len(edits), "neighbours": sum(len(edit.neighborhood) for edit in edits)}
+    print(json.dumps({"name": "own_shapes", **sizes, "together": options.together, **result}))
 
 
 def settings_of(method: str, given: Sequence[str]) -> dict[str, Any]:
     """Return the settings that `--set` gives to a method; without a network, MEND takes a plain gradient step."""
-    found: dict[str, Any] = {}
-    for key, _, value in (one.partition("=") for one in given):
+    settings: dict[str, Any] = {}
+    for key, _, value in (option.partition("=") for option in given):
         owner, _, name = key.rpartition(":")
         if owner in ("", method):
-            found[name] = json.loads(value)
-    return found if method != "mend" or "network" in found else {"untrained": True, **found}
+            settings[name] = json.loads(value)
+    return settings if method != "mend" or "network" in settings else {"untrained": True, **settings}
 
 
 def measured(
@@ -93,14 +93,14 @@ def measured(
         print(f"{name}: {error}", flush=True)
         return {"error": str(error)}
     began = perf_counter()
-    made = all_in_one(method, edits) if together else each_alone(method, edits)
+    patches = all_in_one(method, edits) if together else each_alone(method, edits)
     took = (perf_counter() - began) / len(edits)
-    found = {edit.id: counts(model, edit, patch) for edit, patch in zip(edits, made, strict=True)}
+    counted = {edit.id: counts(model, edit, patch) for edit, patch in zip(edits, patches, strict=True)}
     for shape in dict.fromkeys(map(shape_of, edits)):
-        print(f"{name:12} {shape:12} {shares([found[edit.id] for edit in edits if shape_of(edit) == shape])}")
-    print(f"{name:12} {in_words(list(found.values()))}; {took:.1f} s an edit", flush=True)
-    failed = sum(isinstance(patch, Exception) for patch in made)
-    return {**shares(list(found.values())), "failed": failed, "s an edit": round(took, 2)}
+        print(f"{name:12} {shape:12} {shares([counted[edit.id] for edit in edits if shape_of(edit) == shape])}")
+    print(f"{name:12} {in_words(list(counted.values()))}; {took:.1f} s an edit", flush=True)
+    failed = sum(isinstance(patch, Exception) for patch in patches)
+    return {**shares(list(counted.values())), "failed": failed, "s an edit": round(took, 2)}
 
 
 def bare_graph(edits: Sequence[Edit]) -> nx.DiGraph:
@@ -113,32 +113,32 @@ def bare_graph(edits: Sequence[Edit]) -> nx.DiGraph:
 def each_alone(method: EditingMethod, edits: Sequence[Edit]) -> list[Made]:
     """Return for each edit its patch, or the error that prevents it."""
     refused = refusals(method, edits)
-    made: Iterator[Made] = iter(method.edit_each([edit for edit in edits if edit.id not in refused]))
-    return [refused.get(edit.id) or next(made) for edit in edits]
+    patches: Iterator[Made] = iter(method.edit_each([edit for edit in edits if edit.id not in refused]))
+    return [refused.get(edit.id) or next(patches) for edit in edits]
 
 
 def all_in_one(method: EditingMethod, edits: Sequence[Edit]) -> list[Made]:
     """Return for each edit the one patch of all edits that can be made, or the error that prevents the edit."""
     refused = refusals(method, edits)
-    whole = method.edit([edit for edit in edits if edit.id not in refused])
-    return [refused.get(edit.id, whole) for edit in edits]
+    patch = method.edit([edit for edit in edits if edit.id not in refused])
+    return [refused.get(edit.id, patch) for edit in edits]
 
 
 def refusals(method: EditingMethod, edits: Sequence[Edit]) -> dict[str, Exception]:
     """Return {edit id: error} for the edits that the method's check refuses; for example, KN needs an old object."""
-    found: dict[str, Exception] = {}
+    errors: dict[str, Exception] = {}
     for edit in edits:
         try:
             method.check([edit])
         except KgEditError as error:
-            found[edit.id] = error
-    return found
+            errors[edit.id] = error
+    return errors
 
 
 def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
     """Return whether the edited model generates o* in each form, and which locality prompts keep their text."""
     start = str(model.tokenizer.decode([document_start(model.tokenizer)]))
-    asked = {
+    prompts = {
         SUCCESS: probes(model, edit)[0].ask,
         ALONE: edit.text,
         LED: LEAD + edit.text,
@@ -147,13 +147,13 @@ def counts(model: LanguageModel, edit: Edit, patch: Made) -> Counts:
     }
     if isinstance(patch, Exception):
         print(f"{edit.id}: {patch}")
-        return {name: [False] for name in asked} | {SAME: [True] * len(edit.neighborhood)}
+        return {name: [False] for name in prompts} | {SAME: [True] * len(edit.neighborhood)}
     size = MORE_TOKENS + len(model.tokenizer(edit.target_new)["input_ids"])
     before = unedited(model, edit.neighborhood)
     with patch.applied(model) as edited:
-        texts = continuations(edited, list(asked.values()), limits=[size] * len(asked))
+        texts = continuations(edited, list(prompts.values()), limits=[size] * len(prompts))
         after = continuations(edited, edit.neighborhood, limits=[STAYS_TOKENS] * len(before))
-    success = {name: [begins_with(text, edit.target_new)] for name, text in zip(asked, texts, strict=True)}
+    success = {name: [begins_with(text, edit.target_new)] for name, text in zip(prompts, texts, strict=True)}
     same = {SAME: after}
     for name, lead in ((SAME_LED, LEAD), (SAME_STARTED, start)):
         same[name] = unedited(model, tuple(lead + prompt for prompt in edit.neighborhood))
@@ -185,8 +185,8 @@ def in_words(found: Sequence[Counts]) -> str:
 
 def gathered(found: Sequence[Counts]) -> Counts:
     """Return the values of all edits for each count."""
-    names = dict.fromkeys(name for one in found for name in one)
-    return {name: [value for one in found for value in one.get(name, [])] for name in names}
+    names = dict.fromkeys(name for edit_counts in found for name in edit_counts)
+    return {name: [value for edit_counts in found for value in edit_counts.get(name, [])] for name in names}
 
 
 if __name__ == "__main__":

@@ -45,12 +45,12 @@ def shares(work: Callable[[], object], edits: int) -> dict[str, float]:
     """Profile ``work``; return the seconds per edit by kind of operation."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         work()
-    found = dict.fromkeys(COLOURS, 0.0)
+    seconds = dict.fromkeys(COLOURS, 0.0)
     for event in seen.key_averages():
         name = event.key.removeprefix("aten::")
         kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "the rest")
-        found[kind] += event.self_cpu_time_total / 1e6 / edits
-    return found
+        seconds[kind] += event.self_cpu_time_total / 1e6 / edits
+    return seconds
 
 
 def fast(model: LanguageModel, asked: list[Request], contexts: tuple[str, ...]) -> None:
@@ -66,9 +66,9 @@ def draw(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
         axes = figure.add_subplot()
         left = dict.fromkeys(bars, 0.0)
         for kind, colour in COLOURS.items():
-            widths = [found[kind] for found in bars.values()]
+            widths = [bar[kind] for bar in bars.values()]
             axes.barh(list(bars), widths, left=list(left.values()), color=colour, label=kind, height=0.6)
-            left = {name: left[name] + found[kind] for name, found in bars.items()}
+            left = {name: left[name] + bar[kind] for name, bar in bars.items()}
         for name, end in left.items():
             axes.text(end, name, f"  {end:.1f} s", va="center")
         axes.set_xlim(0, 1.12 * max(left.values()))
@@ -87,15 +87,15 @@ def main() -> None:
     model = LanguageModel.load("smollm2-135m")
     model.model.requires_grad_(False)
     contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
-    asked = [Request.of(model, edit, contexts) for edit in some_edits(BATCH)]
+    requests = [Request.of(model, edit, contexts) for edit in some_edits(BATCH)]
     bars = {
-        "plain, one edit": shares(lambda: values(model, asked[:1], PlainForward), 1),
-        f"fast, {BATCH} edits": shares(lambda: fast(model, asked, contexts), BATCH),
+        "plain, one edit": shares(lambda: values(model, requests[:1], PlainForward), 1),
+        f"fast, {BATCH} edits": shares(lambda: fast(model, requests, contexts), BATCH),
     }
     if options.picture:
         draw(bars, options.picture)
     plain, quick = bars.values()
-    rounded = {name: {kind: round(seconds, 3) for kind, seconds in found.items()} for name, found in bars.items()}
+    rounded = {name: {kind: round(seconds, 3) for kind, seconds in bar.items()} for name, bar in bars.items()}
     print(json.dumps({"name": "profile_edit", "ratio": round(sum(plain.values()) / sum(quick.values()), 2), **rounded}))
 
 

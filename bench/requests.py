@@ -68,10 +68,10 @@ def batched(server: Loopback, edits: Sequence[Edit], hops: int, cache: Path) -> 
         graphs = WikidataCache(CachedSource(source, answers)).subgraphs(
             edits, SubgraphOptions(hops=hops, per_node=10, roots=ROOTS)
         )
-    asked = server.requests - before
+    number = server.requests - before
     split = ", ".join(f"{kind} {count}" for kind, count in source.kinds.most_common())
-    print(f"{hops - 1} expansion(s), batched: {asked} requests ({split}), {time.perf_counter() - start:.1f} s")
-    return asked, [graph.graph["content_hash"] for graph in graphs]
+    print(f"{hops - 1} expansion(s), batched: {number} requests ({split}), {time.perf_counter() - start:.1f} s")
+    return number, [graph.graph["content_hash"] for graph in graphs]
 
 
 def one_by_one(store: Store, edits: Sequence[Edit], hops: int, *, joined: bool) -> tuple[int, list[str]]:
@@ -115,18 +115,18 @@ def main() -> None:
             check_count(server, edits[:50])
             for expansions in EXPANSIONS:
                 hops = expansions + 1
-                requests, found = batched(server, edits, hops, Path(temporary) / f"{expansions}.sqlite")
+                requests, hashes = batched(server, edits, hops, Path(temporary) / f"{expansions}.sqlite")
                 plain, expected = one_by_one(store, edits, hops, joined=True)
                 naive, again = one_by_one(store, edits, hops, joined=False)
-                if not found == expected == again:
+                if not hashes == expected == again:
                     raise SystemExit("the ways give different subgraphs")
                 counts = {"requests": requests, "plain_requests": plain, "naive_requests": naive}
                 seen[f"{expansions} expansion(s)"] = counts
     most = seen[f"{EXPANSIONS[-1]} expansion(s)"]
     ratio = round(most["plain_requests"] / most["requests"], 1)
     graph = ", ".join(file.name for file in files)
-    told = {"name": "requests", "ratio": ratio, **most, "edits": len(edits), "graph": graph, "settings": seen}
-    print(json.dumps(told))
+    result = {"name": "requests", "ratio": ratio, **most, "edits": len(edits), "graph": graph, "settings": seen}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

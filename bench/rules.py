@@ -34,7 +34,7 @@ def main() -> None:
     assert isinstance(graph.source, OxigraphSource)  # noqa: S101 - files
     start = time.process_time()
     mined = mine_rules(graph.source.statements(), support=ROWS[0][0], confidence=ROWS[0][1]).all
-    found: dict[str, object] = {"seconds of mining": round(time.process_time() - start, 1)}
+    result: dict[str, object] = {"seconds of mining": round(time.process_time() - start, 1)}
     sets = {
         "counterfact-plus": find_dataset("counterfact-plus")(DATA / "counterfact_plus" / "dev.json"),
         "ripples": find_dataset("ripples")(packaged_benchmark("ripples-smollm2-135m")),
@@ -43,31 +43,31 @@ def main() -> None:
         for support, confidence in ((None, None), *ROWS):
             if support is None or confidence is None:
                 row = applied(graph, records, None)
-                found[f"{name}, all statements of o*"] = row
+                result[f"{name}, all statements of o*"] = row
             else:
                 rules = [rule for rule in mined if rule.support >= support and rule.confidence >= confidence]
                 row = applied(graph, records, rules)
-                found[f"{name}, support {support}, confidence {confidence}"] = row
+                result[f"{name}, support {support}, confidence {confidence}"] = row
             print(name, support, confidence, row, flush=True)
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 def applied(graph: WikidataCache, records: tuple[BenchmarkRecord, ...], rules: list[Rule] | None) -> dict[str, float]:
     """Return what a graph method reads for the edits of the records, by these rules or without any."""
     options = SubgraphOptions(per_node=500, rules=None if rules is None else Rules(rules))
-    sizes, asked, answered = [], 0, 0
+    sizes, count, answered = [], 0, 0
     for record in records:
         (edit,) = record.edits
         subgraph = graph.subgraph(edit, options)
         edges, labels = subgraph.edges(data=True), dict(subgraph.nodes(data="label"))
         read = {labels[end].casefold() for _, end, data in edges if data["role"] != "edit"}
         facts = [data for _, _, data in edges if data["role"] == ("statement" if rules is None else "consequence")]
-        questions = [(one.answer, *one.aliases) for one in edit.portability]
+        questions = [(question.answer, *question.aliases) for question in edit.portability]
         for probe in record.probes:
             if probe.measures in STATED:
                 questions += [names for query in probe.queries for names in query.answers]
         sizes.append(len(facts))
-        asked += len(questions)
+        count += len(questions)
         answered += sum(any(name.casefold() in read for name in names) for names in questions)
     return {
         "rules": len(rules or ()),
@@ -75,7 +75,7 @@ def applied(graph: WikidataCache, records: tuple[BenchmarkRecord, ...], rules: l
         "edits": len(sizes),
         "edits with a fact": sum(map(bool, sizes)),
         "facts an edit": round(mean(sizes), 2),
-        "questions": asked,
+        "questions": count,
         "questions answered": answered,
     }
 

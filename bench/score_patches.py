@@ -54,7 +54,7 @@ def plain_scores(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, Toke
     """Score each pair as one row through the whole model."""
     distinct = list(dict.fromkeys(pairs))
     prompts = [encode(model.tokenizer, pair.prompt, target=pair.candidate) for pair in distinct]
-    found = {}
+    scores = {}
     for rows in passes(prompts):
         batch = left_pad([prompts[row].ids for row in rows], device=model.device)
         output = model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions)
@@ -63,22 +63,22 @@ def plain_scores(model: LanguageModel, pairs: Sequence[Pair]) -> dict[Pair, Toke
             log_p = logits[-len(targets) - 1 : -1].log_softmax(-1)
             nll = -log_p[torch.arange(len(targets)), targets].mean()
             hits = (log_p.argmax(-1) == targets).float().mean()
-            found[distinct[row]] = TokenScores(nll=float(nll), accuracy=float(hits), tokens=len(targets))
-    return found
+            scores[distinct[row]] = TokenScores(nll=float(nll), accuracy=float(hits), tokens=len(targets))
+    return scores
 
 
 def in_turn(
     model: LanguageModel, cases: Sequence[Case], patches: Sequence[Patch]
 ) -> list[tuple[dict[Pair, float], list[str]]]:
     """Score the records one by one, each before and after its edit."""
-    found = []
+    results = []
     for case, patch in zip(cases, patches, strict=True):
         for applied in (nullcontext(), patch.applied(model)):
             with applied:
                 scores = plain_scores(model, case.pairs)
                 texts = [continuations(model, [prompt], limits=[ANSWER_TOKENS])[0] for prompt in case.continued]
-            found.append(({pair: one.nll for pair, one in scores.items()}, texts))
-    return found
+            results.append(({pair: score.nll for pair, score in scores.items()}, texts))
+    return results
 
 
 def main() -> None:
@@ -91,17 +91,17 @@ def main() -> None:
     edits = some_edits(options.records)
     cases = cases_of(edits)
     patches = [patch for patch in Rome(model, QUICK).edit_each(edits) if isinstance(patch, Patch)]
-    whole = plain_model(options.model)
+    reference = plain_model(options.model)
     start = time.perf_counter()
-    slow = in_turn(whole, cases, patches)
+    slow = in_turn(reference, cases, patches)
     plain_seconds = time.perf_counter() - start
     start = time.perf_counter()
     sections = score_cases(model, [*cases, *cases], patches=[*[None] * len(cases), *patches])
     fast_seconds = time.perf_counter() - start
     apart, different = 0.0, 0
-    for place, case in enumerate(cases):
+    for index, case in enumerate(cases):
         for section, (nll, texts) in zip(
-            (sections[place], sections[place + len(cases)]), slow[2 * place : 2 * place + 2], strict=True
+            (sections[index], sections[index + len(cases)]), slow[2 * index : 2 * index + 2], strict=True
         ):
             apart = max(apart, *(abs(section.nll[pair.prompt][pair.candidate] - nll[pair]) for pair in case.pairs))
             names = case.continued.values()

@@ -48,9 +48,9 @@ def main() -> None:
         name, _, preset = named.partition(":")
         method = find_method(name).on(model, preset=preset or "default")
         method.prepare()
-        held = [pair_holds(model, method.edit(edits), edits) for edits in map(edits_of, PAIRS)]
-        first, second = (sum(one[place] for one in held) for place in (0, 1))
-        result[named] = {"both": sum(map(all, held)), "first": first, "second": second}
+        outcomes = [pair_holds(model, method.edit(edits), edits) for edits in map(edits_of, PAIRS)]
+        first, second = (sum(outcome[index] for outcome in outcomes) for index in (0, 1))
+        result[named] = {"both": sum(map(all, outcomes)), "first": first, "second": second}
         print(f"{named:16} {result[named]} of {len(PAIRS)}", flush=True)
     print(json.dumps({"name": "shared_subjects", "n": len(PAIRS), **result}))
 

@@ -43,14 +43,14 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
-    model, whole = LanguageModel.load(options.model), plain_model(options.model)
+    model, reference = LanguageModel.load(options.model), plain_model(options.model)
     model.model.requires_grad_(False)
     contexts = sample_contexts(model)  # the published contexts
     fast, plain = [], []
     for edit in some_edits(EDITS):
-        asked = Request.of(model, edit, contexts)
-        slow_time, slow_loss = seconds(whole, asked, options.steps, PlainForward)
-        fast_time, fast_loss = seconds(model, asked, options.steps, TailForward)
+        request = Request.of(model, edit, contexts)
+        slow_time, slow_loss = seconds(reference, request, options.steps, PlainForward)
+        fast_time, fast_loss = seconds(model, request, options.steps, TailForward)
         fast.append(fast_time)
         plain.append(slow_time)
         print(f"{edit.subject}: plain {slow_time:.1f} s, fast {fast_time:.1f} s; loss {slow_loss:.4f}, {fast_loss:.4f}")

@@ -53,9 +53,9 @@ def measure(store: OxigraphSource, url: str, folder: Path, edits: Sequence[Edit]
         inner = EndpointSource(url)
         WikidataCache(CachedSource(inner, answers)).subgraphs(edits, SubgraphOptions(per_node=10, **options))  # type: ignore[arg-type]
         plain, expected = timed(lambda: OneByOne(store), edits, options)
-        embedded, found = timed(lambda: store, edits, options)
+        embedded, stored = timed(lambda: store, edits, options)
         hit, cached = timed(lambda: CachedSource(None, answers), edits, options)  # offline: the cache must answer
-    if not expected == found == cached:
+    if not expected == stored == cached:
         raise SystemExit(f"{name}: the ways give different subgraphs")
     print(f"{name}: plain {plain:.2f} ms, embedded {embedded:.2f} ms ({plain / embedded:.1f}x), hit {hit:.3f} ms")
     return {"plain_ms": round(plain, 3), "subgraph_ms": round(embedded, 3), "hit_ms": round(hit, 3)}
@@ -80,8 +80,8 @@ def main() -> None:
     main_one = seen[MAIN]
     ratio = round(main_one["plain_ms"] / main_one["subgraph_ms"], 2)
     graph = ", ".join(file.name for file in files)
-    told = {"name": "subgraph", "ratio": ratio, **main_one, "graph": graph, "edits": len(edits), "settings": seen}
-    print(json.dumps(told))
+    result = {"name": "subgraph", "ratio": ratio, **main_one, "graph": graph, "edits": len(edits), "settings": seen}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -36,11 +36,9 @@ def asked_of(table: FactTable, relation: str) -> list[tuple[str, float]]:
     frequent = Counter(o for _, o in table.pairs(relation)).most_common(_OBJECTS)
     objects = [o for o, _ in frequent]
     table.read(objects)
-    counts = Counter(
-        asked for o in objects for asked in relation_nouns() if asked not in _VAGUE and table.current(o, asked)
-    )
-    shares = ((asked, count / max(len(objects), 1)) for asked, count in counts.most_common(_MOST))
-    return [(asked, share) for asked, share in shares if share >= _SHARE]
+    counts = Counter(id_ for o in objects for id_ in relation_nouns() if id_ not in _VAGUE and table.current(o, id_))
+    shares = ((id_, count / max(len(objects), 1)) for id_, count in counts.most_common(_MOST))
+    return [(id_, share) for id_, share in shares if share >= _SHARE]
 
 
 def examples_of(table: FactTable, relation: str) -> list[tuple[str, str]]:
@@ -50,19 +48,19 @@ def examples_of(table: FactTable, relation: str) -> list[tuple[str, str]]:
     known = sorted(subjects, key=lambda item: (-mentions[item], item))[:_OBJECTS]
     table.read(known)
     facts = (fact_of(table, item, relation) for item in known if is_plain(table.label(item)))
-    found: dict[str, str] = {}
+    things: dict[str, str] = {}
     for fact in facts:
         if fact:
-            found.setdefault(fact.object, fact.thing)
-    return [(thing, target) for target, thing in found.items()][:_EXAMPLES]
+            things.setdefault(fact.object, fact.thing)
+    return [(thing, target) for target, thing in things.items()][:_EXAMPLES]
 
 
 def main(graph: str, folder: Path) -> None:
     """Write the tables."""
     table = FactTable(WikidataCache(graph), RippleWords.load())
     templates, nouns = RelationTemplates.load(), sorted(relation_nouns(), key=lambda name: int(name[1:]))
-    asked = {r: asked_of(table, r) for r in nouns if templates.find(r)}
-    rows = [f"{r}\t{' '.join(one for one, _ in found)}" for r, found in asked.items() if found]
+    by_relation = {r: asked_of(table, r) for r in nouns if templates.find(r)}
+    rows = [f"{r}\t{' '.join(id_ for id_, _ in shares)}" for r, shares in by_relation.items() if shares]
     head = "# Relations r' of the objects of a relation r, most frequent first: bench/tools/asked_relations.py"
     write_text(folder / "asked_relations.tsv", "\n".join([head, "property\tasked", *rows, ""]))
     shown = [f"{r}\t{thing}\t{target}" for r in nouns for thing, target in examples_of(table, r)]

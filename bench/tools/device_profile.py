@@ -41,10 +41,10 @@ def profiled(work: Callable[[], float], device: torch.device) -> dict[str, Any]:
     """
     cuda = device.type == "cuda"
     # The operators themselves are not recorded on CUDA: they would slow the launches that are measured.
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
         seconds = work()
     micros, counts = Counter[str](), Counter[str]()
-    for event in found.events() or ():
+    for event in profiler.events() or ():
         if event.device_type.name != "CUDA" if cuda else not event.name.startswith("aten::"):
             continue
         group = group_of(event.name)
@@ -52,7 +52,7 @@ def profiled(work: Callable[[], float], device: torch.device) -> dict[str, Any]:
         counts[group] += 1
     most = {name: {"ms": round(time / 1e3, 2), "kernels": counts[name]} for name, time in micros.most_common(_SHOWN)}
     total = sum(micros.values())
-    shown = [f"{name} {one['ms']:.1f} ms in {one['kernels']:,} kernels" for name, one in most.items()]
+    shown = [f"{name} {cost['ms']:.1f} ms in {cost['kernels']:,} kernels" for name, cost in most.items()]
     return {
         "seconds": round(seconds, 3),
         "device_ms": round(total / 1e3, 2),

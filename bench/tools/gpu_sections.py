@@ -84,11 +84,11 @@ class Clock:
         def over(_: int, __: FrameType | None) -> None:
             raise TimeoutError("the time limit")
 
-        left = min(self.section, self.whole - (time.monotonic() - self._start))
-        if left <= 0:
+        remaining = min(self.section, self.whole - (time.monotonic() - self._start))
+        if remaining <= 0:
             raise TimeoutError("the time limit of the run")
         before = signal.signal(signal.SIGALRM, over)
-        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.setitimer(signal.ITIMER_REAL, remaining)
         try:
             yield
         finally:
@@ -122,25 +122,25 @@ def sections(place: torch.device, shapes: Sequence[str], methods: Sequence[str],
 
 def of_shape(common: Row, device: torch.device, methods: Sequence[str], clock: Clock) -> Iterator[Row]:
     """Yield the rows of one model shape."""
-    name, dtype, held = common["model"], getattr(torch, common["dtype"]), list[Shaped]()
+    name, dtype, built = common["model"], getattr(torch, common["dtype"]), list[Shaped]()
 
-    def made() -> Row:
+    def build() -> Row:
         limits = measured_limits(device, dtype)
         model, absent = random_model(name, dtype, device)
-        held.append(Shaped(model, name, limits))
+        built.append(Shaped(model, name, limits))
         note = f"copy {limits.bandwidth / 1e9:.0f} GB/s, product {limits.product / 1e12:.2f} TFLOP/s{absent}"
-        return {"note": note, "GB": round(held[0].weights / 1e9, 2)}
+        return {"note": note, "GB": round(built[0].weights / 1e9, 2)}
 
-    yield from guarded("model", made, common, clock)
-    for shaped in held:
+    yield from guarded("model", build, common, clock)
+    for shaped in built:
         for edits in (1, shaped.batch):
             yield from guarded("descent", partial(shaped.descent, edits), common, clock)
         yield from guarded("plain descent", shaped.plain, common, clock)
         for method in methods:
             if method == PROFILE:
                 yield from guarded(f"{PROFILE}: a descent", partial(shaped.profiled_descent, 1), common, clock)
-                several = partial(shaped.profiled_descent, shaped.batch)
-                yield from guarded(f"{PROFILE}: a descent of {shaped.batch}", several, common, clock)
+                batch_descent = partial(shaped.profiled_descent, shaped.batch)
+                yield from guarded(f"{PROFILE}: a descent of {shaped.batch}", batch_descent, common, clock)
                 yield from guarded(f"{PROFILE}: an edit by GLAME", shaped.profiled_edit, common, clock)
             else:
                 yield from guarded(method, partial(shaped.whole, method), common, clock)
@@ -176,7 +176,7 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> tuple[L
     """
     if name == REAL:
         return LanguageModel.load(name, device=str(device), dtype=str(dtype).removeprefix("torch.")), ""
-    of_presets = {model_presets(one).name: model_presets(one).config for one in preset_models()}
+    of_presets = {model_presets(preset).name: model_presets(preset).config for preset in preset_models()}
     config = AutoConfig.for_model(**(TINY if name == "tiny" else of_presets[name]), bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
     with torch.device(device):
@@ -275,8 +275,8 @@ class Shaped:
 
     def profiled_edit(self) -> Row:
         """The kernels of a whole edit by GLAME."""
-        made, edits = self._made("glame")
-        work = partial(seconds_of, lambda: made.edit(edits[:1]), self.model.device)
+        editor, edits = self._made("glame")
+        work = partial(seconds_of, lambda: editor.edit(edits[:1]), self.model.device)
         return {"edits": 1, **profiled(work, self.model.device)}
 
     def plain(self) -> Row:
@@ -299,11 +299,11 @@ class Shaped:
         tokens = 10 * weight_matrix(self.model.down_projection(layer)).shape[1]
         lines = [edit.text for edit in made_up_edits(10_000)]
         corpus = TextCorpus("made up", lambda: cycle(lines), max_tokens=128)
-        asked = {layer: Identity(model="random", module=self.model.weight_name(layer), corpus="", tokens=tokens)}
+        identities = {layer: Identity(model="random", module=self.model.weight_name(layer), corpus="", tokens=tokens)}
 
         def measured() -> None:
             with TemporaryDirectory() as name:
-                sums = measure.start(self.model, asked, Path(name), ridge=1e-4)
+                sums = measure.start(self.model, identities, Path(name), ridge=1e-4)
                 measure.run(self.model, corpus, sums, Path(name), progress=False)
                 measure.finish(sums, Path(name))
 
@@ -311,19 +311,19 @@ class Shaped:
 
     def records(self) -> Row:
         """CounterFactPlus records with all their scores before and after, by ROME; C is measured before."""
-        own = list(islice(cycle(read_edits(DEMO).edits), RECORDS))
-        records = list(find_dataset("counterfact-plus")(CASES)[:RECORDS]) if CASES.exists() else own
+        edits = list(islice(cycle(read_edits(DEMO).edits), RECORDS))
+        records = list(find_dataset("counterfact-plus")(CASES)[:RECORDS]) if CASES.exists() else edits
         rome = find_method("rome").on(self.model)
-        rome.edit_each(own[:1])
+        rome.edit_each(edits[:1])
         with TemporaryDirectory() as folder, patch.dict(os.environ, KG_EDIT_CACHE=folder):  # no scores yet
             return self._costs(lambda: evaluate(rome, self.model, records, out=Path(folder) / "run"), len(records))
 
     def whole(self, method: str) -> Row:
         """Whole edits by a method with default settings in its published layers; C is made up, and factored before."""
-        made, edits = self._made(method)
+        editor, edits = self._made(method)
         return {
-            **self._costs(lambda: made.edit(edits), len(edits)),
-            "GB_planned": self._planned(type(made), made.config, len(edits)),
+            **self._costs(lambda: editor.edit(edits), len(edits)),
+            "GB_planned": self._planned(type(editor), editor.config, len(edits)),
         }
 
     def _made(self, method: str) -> tuple[EditingMethod, list[Edit]]:
@@ -331,19 +331,21 @@ class Shaped:
         chosen, config = find_method(method), self._settings(method)
         most = 3 if self.name == "tiny" else None
         edits = (made_up_edits(BATCHES[method]) if method in BATCHES else list(read_edits(DEMO).edits))[:most]
-        given: Row = {"contexts": self._contexts[:6]} if issubclass(chosen, ValueMethod) else {}
+        arguments: Row = {"contexts": self._contexts[:6]} if issubclass(chosen, ValueMethod) else {}
         if issubclass(chosen, RankOneMethod):
-            given["covariance"] = self._covariance(config.written_layers(len(self.model.blocks))[0])
+            arguments["covariance"] = self._covariance(config.written_layers(len(self.model.blocks))[0])
         elif issubclass(chosen, ValueMethod):
-            given["covariances"] = {one: self._covariance(one) for one in config.written_layers(len(self.model.blocks))}
+            arguments["covariances"] = {
+                layer: self._covariance(layer) for layer in config.written_layers(len(self.model.blocks))
+            }
         if chosen.needs_graph:
-            given["graph"] = open_named("extract")
-        made = chosen(self.model, config, **given)
-        if isinstance(made, AlphaEdit):  # C's eigenvectors, once: it is the same in all layers
-            first, *others = made.layers
-            made._null_spaces.update(dict.fromkeys(others, made.null_space(first)))
-        made.edit_each(edits[:1])  # starts libraries, and factors C
-        return made, edits
+            arguments["graph"] = open_named("extract")
+        editor = chosen(self.model, config, **arguments)
+        if isinstance(editor, AlphaEdit):  # C's eigenvectors, once: it is the same in all layers
+            first, *others = editor.layers
+            editor._null_spaces.update(dict.fromkeys(others, editor.null_space(first)))
+        editor.edit_each(edits[:1])  # starts libraries, and factors C
+        return editor, edits
 
     def _planned(self, method: type[EditingMethod], config: MethodConfig, edits: int) -> float:
         """The GB above the weights that `kg-edit plan` tells for an accelerator, when C is measured already."""
@@ -367,10 +369,10 @@ class Shaped:
         """Default settings in the layers of the shape's preset; for the tiny model few steps."""
         config = find_method(method).config_class
         published = {} if self.name == "tiny" else model_presets(self.name).methods
-        own = TINY_SETTINGS if self.name == "tiny" else published[method].settings if method in published else {}
+        settings = TINY_SETTINGS if self.name == "tiny" else published[method].settings if method in published else {}
         names = TINY_SETTINGS if self.name == "tiny" else ("layer", "layers")
-        places = {name: own[name] for name in names if name in own and name in config.model_fields}
-        return config.preset("default", places, method=method)
+        layers = {name: settings[name] for name in names if name in settings and name in config.model_fields}
+        return config.preset("default", layers, method=method)
 
     def _covariance(self, layer: int) -> Covariance:
         """A made-up C of random keys, the same for all layers of one size."""

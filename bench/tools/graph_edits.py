@@ -50,13 +50,13 @@ def build_store(files: Sequence[Path], folder: Path) -> Store:
 
 def real_edits(store: Store, count: int, *, seed: int = 0) -> list[Edit]:
     """Edits (s, r, o -> o*) of statements (s, r, o) that the graph holds, o* being another object of r."""
-    found = sorted(statement for quad in store if (statement := _statement(quad.subject, quad.predicate, quad.object)))
+    facts = sorted(statement for quad in store if (statement := _statement(quad.subject, quad.predicate, quad.object)))
     objects = defaultdict(set)
-    for statement in found:
+    for statement in facts:
         objects[statement.property].add(statement.object)
     choices = {relation: sorted(values) for relation, values in objects.items() if len(values) > 1}
     chance = random.Random(seed)  # noqa: S311
-    chosen = chance.sample([statement for statement in found if statement.property in choices], count)
+    chosen = chance.sample([statement for statement in facts if statement.property in choices], count)
     return [_edit(s, chance.choice([o for o in choices[s.property] if o != s.object])) for s in chosen]
 
 
@@ -66,8 +66,8 @@ def _statement(*terms: object) -> Statement | None:
     subject, relation, target = (term.value for term in terms)  # type: ignore[attr-defined]
     if not relation.startswith(DIRECT):
         return None
-    found = Statement(subject.removeprefix(ENTITY), relation.removeprefix(DIRECT), target.removeprefix(ENTITY))
-    return found if is_item(found.subject) and is_property(found.property) and is_item(found.object) else None
+    fact = Statement(subject.removeprefix(ENTITY), relation.removeprefix(DIRECT), target.removeprefix(ENTITY))
+    return fact if is_item(fact.subject) and is_property(fact.property) and is_item(fact.object) else None
 
 
 def _edit(statement: Statement, new: str) -> Edit:

@@ -26,14 +26,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Four panels: processor seconds on the left axis, MB on the right one."""
     figure, panels = pyplot.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
     for panel, (curve, (title, number)) in zip(panels.flat, _PANELS.items(), strict=True):
-        own = [row for row in rows if row["curve"] == curve]
+        curve_rows = [row for row in rows if row["curve"] == curve]
         other = panel.twinx()
         _axes(panel, title, number, "processor time, s (solid, filled)")
         other.set_yscale("log")
         other.set_ylabel("memory, MB (dashed, hollow)")
-        for place, method in enumerate(dict.fromkeys(row.get("method", "") for row in own)):
-            _lines(panel, other, [row for row in own if row.get("method", "") == method], method, f"C{place}")
-        if own:
+        for index, method in enumerate(dict.fromkeys(row.get("method", "") for row in curve_rows)):
+            _lines(panel, other, [row for row in curve_rows if row.get("method", "") == method], method, f"C{index}")
+        if curve_rows:
             panel.legend(fontsize="small", loc="upper left")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)

@@ -103,16 +103,16 @@ def _size(point: Mapping[str, Any], folder: Path) -> Found:
     else:
         free, needed = (free_memory() or 0) / 1e9, plan.needed("main memory") / 1e9
         return {"skipped": f"{needed:.1f} GB are needed, {free:.1f} GB are free"}
-    made = method(random_model(config, packaged_tokenizer(), point["model"], dtype), chosen)
-    assert isinstance(made, ValueMethod)  # noqa: S101 - ROME
+    editor = method(random_model(config, packaged_tokenizer(), point["model"], dtype), chosen)
+    assert isinstance(editor, ValueMethod)  # noqa: S101 - ROME
     with clock.step("contexts"):
-        _ = made.contexts
+        _ = editor.contexts
     with clock.step("C"):
-        made.prepare()
+        editor.prepare()
     with clock.step("edit"):
-        made.edit([TYPICAL])
-    found, phases = clock.found(), ("measuring C", "comparing C", "factoring C", "editing")
-    return {**found, **planned(plan, phases), "n": shape.parameters, "dtype": str(dtype).removeprefix("torch.")}
+        editor.edit([TYPICAL])
+    measured, phases = clock.found(), ("measuring C", "comparing C", "factoring C", "editing")
+    return {**measured, **planned(plan, phases), "n": shape.parameters, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def _edits(point: Mapping[str, Any], folder: Path) -> Found:
@@ -122,17 +122,17 @@ def _edits(point: Mapping[str, Any], folder: Path) -> Found:
     chosen = method.config_class.preset("default", _EDITS[point["method"]])
     batch = min(count, _BATCH) if point["method"] == "alphaedit" else count
     shape, clock = shape_by_config(config, folder), Clock()
-    made = _on_given(method, chosen, random_model(config, tokenizer, "small", torch.float32))
-    made.prepare()
+    editor = _on_given(method, chosen, random_model(config, tokenizer, "small", torch.float32))
+    editor.prepare()
     edits, patch = made_up_edits(count), None
     with clock.step("edits"):
         for start in range(0, count, batch):
-            patch = made.edit(edits[start : start + batch], start=patch)
+            patch = editor.edit(edits[start : start + batch], start=patch)
     phases = ("factoring C", "editing")
-    found = clock.found()  # before the plan's own measurements, which take memory
+    measured = clock.found()  # before the plan's own measurements, which take memory
     plan = estimate(method, chosen, shape, this_machine("cpu"), edits=batch)
     records = next(part.bytes for part in plan.parts if part.what == "texts and records")
-    return found | planned(plan, phases, earlier=records * (count - batch) / batch)
+    return measured | planned(plan, phases, earlier=records * (count - batch) / batch)
 
 
 def _on_given(method: type[EditingMethod], config: MethodConfig, model: LanguageModel) -> EditingMethod:
@@ -158,9 +158,9 @@ def _tokens(point: Mapping[str, Any], folder: Path) -> Found:
     with clock.step("C"):
         layers = chosen.written_layers(len(model.blocks))
         measure_covariances(model, layers, CovarianceConfig(**covariance), folder=folder, progress=False)
-    found = clock.found()
+    measured = clock.found()
     plan = estimate(method, chosen, shape_of(TOKENIZER), this_machine("cpu"))
-    return found | planned(plan, ("measuring C", "comparing C"))
+    return measured | planned(plan, ("measuring C", "comparing C"))
 
 
 def _degree(point: Mapping[str, Any], folder: Path) -> Found:
@@ -171,11 +171,11 @@ def _degree(point: Mapping[str, Any], folder: Path) -> Found:
     edit = Edit(id="edit", subject="subject", prompt="{} is in", target_new="target")
     source = PrivateGraph(graph)
     with clock.step("first"):
-        found = source.subgraph(edit)
+        subgraph = source.subgraph(edit)
     with clock.step("again"):
         source.subgraph(edit)
     seconds = clock.seconds["first"]
-    return {**clock.found(), "seconds": seconds, "kept": found.number_of_edges()}
+    return {**clock.found(), "seconds": seconds, "kept": subgraph.number_of_edges()}
 
 
 _CURVES: Mapping[str, Callable[[Mapping[str, Any], Path], Found]] = {

@@ -37,18 +37,18 @@ def main() -> None:
     others = OtherTokens(method.model, (), method.layers, memory=method.memory)
 
     patches = [Patch.load(path) for path in sorted((options.run / "patches").glob("*.safetensors"))]
-    found: dict[int, list[float]] = {}
+    by_n: dict[int, list[float]] = {}
     for layer in method.layers:
         name = KEY + method.model.weight_name(layer)
         keys = torch.cat([patch.state[name] for patch in patches if isinstance(patch, WeightPatch)], 1).double()
         for facts in (n for n in FACTS if n <= keys.shape[1]):
-            known = keys[:, :facts]
-            solved = method.solved(layer, known, others.at(layer))
-            directions = joint_directions(known, solved, weight=method.config.mom2_weight or len(known) / 10)
-            found.setdefault(facts, []).append((known * directions).sum(0).mean().item())
-    for facts, shares in found.items():
-        print(f"{facts} facts: {mean(shares):.3f} (at most {len(known) / facts:.3f})")
-    print(json.dumps({"name": "key_share", "share": {facts: round(mean(own), 3) for facts, own in found.items()}}))
+            first_keys = keys[:, :facts]
+            solved = method.solved(layer, first_keys, others.at(layer))
+            directions = joint_directions(first_keys, solved, weight=method.config.mom2_weight or len(first_keys) / 10)
+            by_n.setdefault(facts, []).append((first_keys * directions).sum(0).mean().item())
+    for facts, shares in by_n.items():
+        print(f"{facts} facts: {mean(shares):.3f} (at most {len(first_keys) / facts:.3f})")
+    print(json.dumps({"name": "key_share", "share": {facts: round(mean(each), 3) for facts, each in by_n.items()}}))
 
 
 if __name__ == "__main__":

