@@ -47,7 +47,7 @@ patches, tables = {}, []
 for name in METHODS:
     patches[name] = find_method(name).on(model).edit(edits)
     tables.append(before_and_after(model, patches[name], edits).to_frame().assign(method=name))
-found = pd.concat(tables)
+scores = pd.concat(tables)
 print(", ".join(f"{name}: {patch.kind}, {patch.summary[:60]}" for name, patch in patches.items()))
 
 # %% [markdown]
@@ -57,7 +57,7 @@ print(", ".join(f"{name}: {patch.kind}, {patch.summary[:60]}" for name, patch in
 
 # %%
 kinds = ["rewrite", "paraphrase", "portability", "locality"]
-table = found.pivot_table(index="method", columns="kind", values=["edited right", "edited nats"]).loc[list(METHODS)]
+table = scores.pivot_table(index="method", columns="kind", values=["edited right", "edited nats"]).loc[list(METHODS)]
 right, nats = (table[name][kinds].astype(float).round(2) for name in ("edited right", "edited nats"))
 right
 
@@ -67,9 +67,9 @@ nats
 # %%
 figure, axes = plt.subplots(1, len(kinds), figsize=(11, 2.9), sharey=True, layout="constrained")
 for axis, kind in zip(axes, kinds, strict=True):
-    some = found[found.kind == kind].groupby("method")[["unedited nats", "edited nats"]].mean().loc[list(METHODS)]
-    axis.barh(some.index, some["unedited nats"], color="#d5d9de", label="unedited")
-    axis.barh(some.index, some["edited nats"], color="#3b6ea8", height=0.45, label="edited")
+    means = scores[scores.kind == kind].groupby("method")[["unedited nats", "edited nats"]].mean().loc[list(METHODS)]
+    axis.barh(means.index, means["unedited nats"], color="#d5d9de", label="unedited")
+    axis.barh(means.index, means["edited nats"], color="#3b6ea8", height=0.45, label="edited")
     axis.set_title(kind)
     axis.set_xlabel("nats a token")
 axes[0].invert_yaxis()
@@ -84,8 +84,8 @@ plt.show()
 # %%
 assert (right.loc[["rome", "glame"], "paraphrase"] == 1).all()
 assert (right.loc[["rome", "glame"], "portability"] > right.loc["ft-m", "portability"]).all()
-others = found[(found.method == "grace") & (found.kind == "locality")]
-assert (others["edited nats"] == others["unedited nats"]).all() and right.loc["grace", "rewrite"] == 1
+locality = scores[(scores.method == "grace") & (scores.kind == "locality")]
+assert (locality["edited nats"] == locality["unedited nats"]).all() and right.loc["grace", "rewrite"] == 1
 assert nats["portability"].idxmin() == "definition"
 
 # %% [markdown]

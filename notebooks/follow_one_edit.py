@@ -137,8 +137,8 @@ with untouched(model):
     inputs, _ = glame.encode(edit)
     change, _ = glame.proposal(edit, values[0])
 names = [graph.nodes[node]["label"] for node in sorted(graph.nodes)]
-order = sorted(range(len(names)), key=lambda place: graph.nodes[sorted(graph.nodes)[place]]["hop"])
-labels = [names[place] for place in order]
+order = sorted(range(len(names)), key=lambda index: graph.nodes[sorted(graph.nodes)[index]]["hop"])
+labels = [names[index] for index in order]
 vectors = inputs.nodes[order]
 unit = vectors / vectors.norm(dim=1, keepdim=True)
 figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
@@ -212,9 +212,9 @@ templates = [
 ]
 subjects = ["The Eiffel Tower"] * 3 + ["The Louvre", "Big Ben", "The weather"]
 with untouched(model):
-    asked = [model.encode_fact(text, subject=name) for text, name in zip(templates, subjects, strict=True)]
-    asked_keys, _ = subject_states(model, asked, layer=glame.layer, last=glame.layer, site="value")
-moved = (asked_keys @ right_factor).abs() * left_factor.norm() / (asked_keys @ weight.T).norm(dim=1)
+    test_prompts = [model.encode_fact(text, subject=name) for text, name in zip(templates, subjects, strict=True)]
+    test_keys, _ = subject_states(model, test_prompts, layer=glame.layer, last=glame.layer, site="value")
+moved = (test_keys @ right_factor).abs() * left_factor.norm() / (test_keys @ weight.T).norm(dim=1)
 figure, axis = plt.subplots(figsize=(10, 2.6), layout="constrained")
 texts = [text.format(name) for text, name in zip(templates, subjects, strict=True)]
 axis.barh(texts, moved, color=[BLUE if name == edit.subject else GREY for name in subjects])
@@ -240,13 +240,13 @@ rows
 
 # %%
 figure, axis = plt.subplots(figsize=(10, 2.6), layout="constrained")
-for place, row in enumerate(rows):
+for index, row in enumerate(rows):
     colour = {True: BLUE, False: ORANGE}[row.edited.right]
     axis.annotate(
-        "", (row.edited.nats, place), (row.unedited.nats, place), arrowprops={"arrowstyle": "-|>", "color": colour}
+        "", (row.edited.nats, index), (row.unedited.nats, index), arrowprops={"arrowstyle": "-|>", "color": colour}
     )
-    axis.plot([row.unedited.nats], [place], "o", color=GREY)
-    axis.plot([row.edited.nats], [place], "o", color=colour)
+    axis.plot([row.unedited.nats], [index], "o", color=GREY)
+    axis.plot([row.edited.nats], [index], "o", color=colour)
 axis.set_yticks(range(len(rows)), [f"{row.probe.prompt} → {row.probe.wanted}" for row in rows], fontsize=8)
 axis.invert_yaxis()
 axis.set_xlim(left=0)
