@@ -52,17 +52,17 @@ class Builder:
             ConfigError: a relation has no noun or no template; or the graph and the model give no edit at all.
         """
         templates = self.table.words.templates(relations)
-        found = [candidates(self.table, relation, seed=self.seed) for relation in relations]
-        targets = _targets(found)
-        knowledge = self._knowledge(found)
+        pools = [candidates(self.table, relation, seed=self.seed) for relation in relations]
+        targets = _targets(pools)
+        knowledge = self._knowledge(pools)
         knowledge.ask((fact for target in targets for fact in facts_of(self.table, target)), about="objects")
         rich = {o: sum(map(knowledge.knows, facts_of(self.table, o))) for o in targets}
-        chosen = list(changes(self.table, found, rich, n=n, seed=self.seed))
+        chosen = list(changes(self.table, pools, rich, n=n, seed=self.seed))
         if not chosen:
             raise ConfigError("no edit: the model knows nothing about any o* of these relations; give other relations")
         edits = [
             Edit(
-                id=f"ripples-{place:04d}",
+                id=f"ripples-{number:04d}",
                 subject=self.table.label(change.subject) or "",
                 prompt=templates[change.relation],
                 relation=self.table.words.nouns[change.relation],
@@ -73,9 +73,9 @@ class Builder:
                 target_true_id=change.old,
                 target_new_id=change.new,
             )
-            for place, change in enumerate(chosen, 1)
+            for number, change in enumerate(chosen, 1)
         ]
-        return self._document(knowledge, chosen, edits, found)
+        return self._document(knowledge, chosen, edits, pools)
 
     def build_for(self, edits: Sequence[Edit]) -> Document:
         """Build the document for given edits.
@@ -85,59 +85,59 @@ class Builder:
         Raises:
             ConfigError: no edit is left.
         """
-        given, lacking = [], Counter[str]()
+        with_ids, lacking = [], Counter[str]()
         for edit in edits:
             missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
             if not missing and edit.relation_id not in self.table.words.nouns:
                 missing = [f"a noun for {edit.relation_id}"]
             lacking.update(f"edit without {name}" for name in missing)
-            given += [] if missing else [edit]
-        if not given:
+            with_ids += [] if missing else [edit]
+        if not with_ids:
             reasons = ", ".join(f"{what}: {count}" for what, count in lacking.most_common())
             raise ConfigError(
                 f"no edit has relation_id and target_new_id, so the graph can't be asked ({reasons}); give each row "
                 "its relation in words, and fill in the ids with `wikidata-cache link`"
             )
         self.dropped.update(lacking)
-        self.table.read(_items_of(map(_change_of, given)))
-        usable = [edit for edit in given if self.table.label(edit.target_new_id or "")]
-        self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(given) - len(usable)))
+        self.table.read(_items_of(map(_change_of, with_ids)))
+        usable = [edit for edit in with_ids if self.table.label(edit.target_new_id or "")]
+        self.dropped.update(["edit whose target_new_id is not in the graph"] * (len(with_ids) - len(usable)))
         if not usable:
             raise ConfigError("the graph has no label for any edit's target_new_id; give a larger graph")
         # An old object that an edit does not name is the one of the graph.
         chosen = []
         for edit, change in zip(usable, map(_change_of, usable), strict=True):
-            found = self.table.current(change.subject, change.relation)
-            known = found and edit.target_true in (None, *self.table.names(found))
-            chosen.append(replace(change, old=found) if found and known and not change.old else change)
+            old = self.table.current(change.subject, change.relation)
+            agrees = old and edit.target_true in (None, *self.table.names(old))
+            chosen.append(replace(change, old=old) if old and agrees and not change.old else change)
         items = _items_of(chosen)
         self.table.read(items)
         pools = [candidates(self.table, r, seed=self.seed) for r in sorted({change.relation for change in chosen})]
         return self._document(self._knowledge(pools, spared=set(items)), chosen, usable, pools)
 
-    def _knowledge(self, found: Sequence[Candidates], *, spared: Container[str] = ()) -> Knowledge:
+    def _knowledge(self, pools: Sequence[Candidates], *, spared: Container[str] = ()) -> Knowledge:
         """Choose three example facts for each relation, and make the `Knowledge` that asks with them.
 
         Examples are about frequent objects, and for the edited relations also about frequent subjects. No item of
         ``spared`` is in an example, because examples are not asked.
         """
-        pool: dict[str, list[AskedFact]] = {}
-        for item in dict.fromkeys([*_targets(found), *(s for one in found for s in one.subjects)]):
+        by_relation: dict[str, list[AskedFact]] = {}
+        for item in dict.fromkeys([*_targets(pools), *(s for pool in pools for s in pool.subjects)]):
             if item in spared:
                 continue
-            for relation in {*self.table.words.asked, *(one.relation for one in found)}:
+            for relation in {*self.table.words.asked, *(pool.relation for pool in pools)}:
                 if fact := fact_of(self.table, item, relation):
-                    pool.setdefault(relation, []).append(fact)
+                    by_relation.setdefault(relation, []).append(fact)
         # Three facts with different objects, drawn by hash from the first `_SHOWN_FROM` facts of a relation.
-        whole: dict[str, list[AskedFact]] = {}
-        for relation, facts in pool.items():
+        examples: dict[str, list[AskedFact]] = {}
+        for relation, facts in by_relation.items():
             first = list(dict.fromkeys(facts))[:_SHOWN_FROM]
             drawn: dict[str, AskedFact] = {}
-            for fact in sorted(first, key=lambda one: hashed(self.seed, "example", one.relation, one.thing)):
+            for fact in sorted(first, key=lambda fact: hashed(self.seed, "example", fact.relation, fact.thing)):
                 drawn.setdefault(fact.object, fact)
             if len(drawn) >= _EXAMPLES:
-                whole[relation] = list(drawn.values())[:_EXAMPLES]
-        return Knowledge(self.model, self.table.words, whole, self.folder)
+                examples[relation] = list(drawn.values())[:_EXAMPLES]
+        return Knowledge(self.model, self.table.words, examples, self.folder)
 
     def _neighbours(self, change: Change, near: Mapping[str, Sequence[str]]) -> list[str]:
         """At most `_NEIGHBOURS` other subjects with the object o, in hash order."""
@@ -151,16 +151,17 @@ class Builder:
         edits: Sequence[Edit],
         pools: Sequence[Candidates],
     ) -> Document:
-        near = {one.relation: by_object(one.subjects.items()) for one in pools}
+        near = {pool.relation: by_object(pool.subjects.items()) for pool in pools}
         around = [self._neighbours(change, near[change.relation]) for change in chosen]
-        found = [
+        groups = [
             list(proposals(self.table, change, neighbours=others, name=edit.subject))
             for change, edit, others in zip(chosen, edits, around, strict=True)
         ]
-        asked = (fact for some in found for one in some for fact in (*one.knows, *one.lacks))
-        knowledge.ask(asked, about="facts")
+        facts = (fact for group in groups for proposal in group for fact in (*proposal.knows, *proposal.lacks))
+        knowledge.ask(facts, about="facts")
         records = [
-            self._record(knowledge, change, edit, some) for change, edit, some in zip(chosen, edits, found, strict=True)
+            self._record(knowledge, change, edit, group)
+            for change, edit, group in zip(chosen, edits, groups, strict=True)
         ]
         words = self.table.words
         counts, used = Counter[str](), set[str]()
@@ -176,9 +177,17 @@ class Builder:
 
         # The aliases of all answers, new and old.
         answers = {
-            name for row in records for one in row["questions"] for name in (*one["answers"], *one.get("old", ()))
+            name
+            for row in records
+            for question in row["questions"]
+            for name in (*question["answers"], *question.get("old", ()))
         }
-        names = {names for some in found for one in some for names in (one.answers, *(f.names for f in one.knows))}
+        names = {
+            names
+            for group in groups
+            for proposal in group
+            for names in (proposal.answers, *(f.names for f in proposal.knows))
+        }
         aliases: dict[str, list[str]] = {}
         for label, *more in sorted(names):  # two answers may have one label
             if more and label in answers:
@@ -186,8 +195,8 @@ class Builder:
 
         # The objects of each relation at the end of a two-hop question, the most frequent ones first.
         ends: dict[str, Counter[str]] = {}
-        for one in (one for some in found for one in some if one.kind == "two-hop"):
-            ends.setdefault(one.hops[-1], Counter())[one.answers[0]] += 1
+        for proposal in (proposal for group in groups for proposal in group if proposal.kind == "two-hop"):
+            ends.setdefault(proposal.hops[-1], Counter())[proposal.answers[0]] += 1
         choices = {r: [name for name, _ in seen.most_common(_CHOICES)] for r, seen in sorted(ends.items())}
         return {
             "format": FORMAT,
@@ -199,7 +208,7 @@ class Builder:
                 "seed": self.seed,
                 "knowledge": list(words.knowledge),
                 "examples": {
-                    r: [[one.thing, one.object] for one in some] for r, some in sorted(knowledge.examples.items())
+                    r: [[fact.thing, fact.object] for fact in facts] for r, facts in sorted(knowledge.examples.items())
                 },
                 "questions": dict(sorted(counts.items())),
                 "dropped": dict(sorted(self.dropped.items())),
@@ -214,49 +223,49 @@ class Builder:
             "records": records,
         }
 
-    def _record(self, knowledge: Knowledge, change: Change, edit: Edit, found: Sequence[Proposal]) -> dict[str, Any]:
+    def _record(self, knowledge: Knowledge, change: Change, edit: Edit, proposed: Sequence[Proposal]) -> dict[str, Any]:
         """A record of the file: the edit with its neighbours, and the questions.
 
         The model need not know the neighbours, as in CounterFact.
         """
         # A question is dropped and counted unless the model knows, or lacks, exactly the facts that it requires.
         right = []
-        for one in found:
-            if all(map(knowledge.knows, one.knows)) and all(map(knowledge.lacks, one.lacks)):
-                right.append(one)
+        for proposal in proposed:
+            if all(map(knowledge.knows, proposal.knows)) and all(map(knowledge.lacks, proposal.lacks)):
+                right.append(proposal)
                 continue
-            asked = all(map(knowledge.has_asked, (*one.knows, *one.lacks)))
-            known = "a hop that the model knows" if one.lacks else "a hop that the model does not know"
-            self.dropped[f"{one.kind}: {known if asked else 'a hop that is an example, or has none'}"] += 1
-        same = dict.fromkeys(one.start for one in found if one.kind == "same-object")
+            all_asked = all(map(knowledge.has_asked, (*proposal.knows, *proposal.lacks)))
+            reason = "a hop that the model knows" if proposal.lacks else "a hop that the model does not know"
+            self.dropped[f"{proposal.kind}: {reason if all_asked else 'a hop that is an example, or has none'}"] += 1
+        same = dict.fromkeys(proposal.start for proposal in proposed if proposal.kind == "same-object")
         near = tuple(edit.prompt.replace("{}", name) for name in same)[:_NEIGHBORHOOD]
-        whole = edit if edit.neighborhood else edit.model_copy(update={"neighborhood": near})
+        full_edit = edit if edit.neighborhood else edit.model_copy(update={"neighborhood": near})
         questions = [
             RippleQuestion(
-                kind=one.kind,
-                start=one.start,
-                hops=one.hops,
-                answers=one.answers[:1],
-                old=one.old,
-                via=one.via,
-                known=not one.lacks,
+                kind=proposal.kind,
+                start=proposal.start,
+                hops=proposal.hops,
+                answers=proposal.answers[:1],
+                old=proposal.old,
+                via=proposal.via,
+                known=not proposal.lacks,
                 # Half of the statements (o*, r') are withheld from graph methods; a hash decides which.
-                stated=one.kind != "two-hop" or hashed("stated", change.new, one.hops[-1]) % 2 == 0,
+                stated=proposal.kind != "two-hop" or hashed("stated", change.new, proposal.hops[-1]) % 2 == 0,
             )
-            for one in selected(found, right, seed=self.seed, name=edit.id)
+            for proposal in selected(proposed, right, seed=self.seed, name=edit.id)
         ]
         return {
             "id": edit.id,
             "split": change.split,
-            "edit": whole.model_dump(mode="json", exclude_defaults=True, exclude={"id", "relation"}),
-            "questions": [one.model_dump(mode="json", exclude_defaults=True) for one in questions],
+            "edit": full_edit.model_dump(mode="json", exclude_defaults=True, exclude={"id", "relation"}),
+            "questions": [question.model_dump(mode="json", exclude_defaults=True) for question in questions],
         }
 
     def _examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:
         """Paths of the graph, as labels, for each kind of path; none starts at a subject or an o* of the file."""
         edited = {record["edit"][name] for record in records for name in ("subject", "target_new")}
-        asked = (tuple(question["hops"]) for record in records for question in record["questions"])
-        paths = {*asked, *((record["edit"]["relation_id"],) for record in records)}
+        question_hops = (tuple(question["hops"]) for record in records for question in record["questions"])
+        paths = {*question_hops, *((record["edit"]["relation_id"],) for record in records)}
         items = sorted(self.table.read_items(), key=lambda item: hashed(self.seed, "path", item))
         starts = [item for item in items if self.table.label(item) not in edited]
         return {" ".join(hops): self._paths(hops, starts, knowledge) for hops in sorted(paths) if hops[0][0] == "P"}
@@ -266,7 +275,7 @@ class Builder:
 
         Paths of which the model knows every fact after the first come first.
         """
-        found: dict[str, tuple[bool, list[str]]] = {}
+        paths: dict[str, tuple[bool, list[str]]] = {}
         for start in starts:
             path = self.table.followed(start, hops)
             facts = [fact_of(self.table, item, hop) for item, hop in zip(path or (), hops, strict=False)]
@@ -274,11 +283,11 @@ class Builder:
                 continue
             known = all(knowledge.knows(fact) for fact in facts[1:] if fact)
             labels = [self.table.label(item) or "" for item in path]
-            if labels[-1] not in found or known > found[labels[-1]][0]:
-                found[labels[-1]] = (known, labels)
-            if sum(known for known, _ in found.values()) == _PATHS:
+            if labels[-1] not in paths or known > paths[labels[-1]][0]:
+                paths[labels[-1]] = (known, labels)
+            if sum(known for known, _ in paths.values()) == _PATHS:
                 break
-        return [labels for _, labels in sorted(found.values(), key=lambda one: not one[0])][:_PATHS]
+        return [labels for _, labels in sorted(paths.values(), key=lambda pair: not pair[0])][:_PATHS]
 
 
 def write_ripples(path: Path, document: Document) -> Path:
@@ -289,14 +298,14 @@ def write_ripples(path: Path, document: Document) -> Path:
     return write_text(path, f'{start},\n"records":[\n{lines}\n]}}\n')
 
 
-def _targets(found: Iterable[Candidates]) -> list[str]:
+def _targets(pools: Iterable[Candidates]) -> list[str]:
     """The possible o* of all relations, each once."""
-    return sorted({target for one in found for target in one.targets})
+    return sorted({target for pool in pools for target in pool.targets})
 
 
 def _items_of(changes: Iterable[Change]) -> list[str]:
     """The ids in some edits, as far as they are given, each once."""
-    return sorted({item for one in changes for item in (one.subject, one.old, one.new) if item})
+    return sorted({item for change in changes for item in (change.subject, change.old, change.new) if item})
 
 
 def _change_of(edit: Edit) -> Change:

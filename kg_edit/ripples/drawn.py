@@ -51,9 +51,9 @@ def training_edits(table: FactTable, relations: Sequence[str], *, n: int, seed: 
     Raises:
         ConfigError: a relation has no noun or no template, or the graph gives no edit for any relation.
     """
-    templates, wanted = table.words.templates(relations), -(-n // len(relations))
+    templates, per_relation = table.words.templates(relations), -(-n // len(relations))
     drawn = [
-        _of_relation(table, relation, template=templates[relation], n=wanted, seed=seed, excluded=excluded)
+        _of_relation(table, relation, template=templates[relation], n=per_relation, seed=seed, excluded=excluded)
         for relation in relations
     ]
     edits = [edit for edit in chain.from_iterable(zip_longest(*drawn)) if edit][:n]
@@ -75,16 +75,16 @@ def _of_relation(
         return is_plain(label) and not excluded.has(item, label)
 
     # Subjects: candidates in hash order, and of these the most mentioned ones.
-    some = sorted({s for s, _ in pairs}, key=lambda item: hashed(seed, "subject", relation, item))
-    some = some[: _CANDIDATES * n]
-    mentions = table.mentions(some)
-    known = sorted(some, key=lambda item: (-mentions[item], item))[: 2 * n]
-    table.read(known)
-    subjects = [item for item in known if usable(item)][:n]
+    candidates = sorted({s for s, _ in pairs}, key=lambda item: hashed(seed, "subject", relation, item))
+    candidates = candidates[: _CANDIDATES * n]
+    mentions = table.mentions(candidates)
+    best_known = sorted(candidates, key=lambda item: (-mentions[item], item))[: 2 * n]
+    table.read(best_known)
+    subjects = [item for item in best_known if usable(item)][:n]
 
     # Objects that may be an o*: of the relation's class, still existing, with plain names, not excluded.
     counts = Counter(o for _, o in pairs)
-    frequent = [item for item, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))][:_OBJECTS]
+    frequent = [item for item, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))][:_OBJECTS]
     table.read(frequent)
     rule = table.words.edited.get(relation, EditedRelation())
     targets = [o for o in frequent if usable(o) and table.is_now(o) and fits(table, o, rule)]
@@ -92,9 +92,9 @@ def _of_relation(
     # A hash determines the o* of each subject.
     edits = []
     for subject in subjects:
-        own = {subject, *table.objects(subject, relation)}
+        taken = {subject, *table.objects(subject, relation)}
         order = sorted(targets, key=lambda o, subject=subject: hashed(seed, subject, relation, o))  # type: ignore[misc]
-        target = next((o for o in order if o not in own and apart(table, subject, o)), None)
+        target = next((o for o in order if o not in taken and apart(table, subject, o)), None)
         if target:
             edits.append(
                 Edit(
@@ -117,23 +117,23 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
     ``edits`` were drawn from ``table``. An edit whose subject has no single current object is returned as it is.
     """
     old = {edit.id: o for edit in edits if (o := table.current(edit.subject_id or "", edit.relation_id or ""))}
-    wanted = {(edit.relation_id or "", old[edit.id]) for edit in edits if edit.id in old}
+    pairs = {(edit.relation_id or "", old[edit.id]) for edit in edits if edit.id in old}
     alike = {
-        (relation, o): sorted(some, key=lambda item: hashed(seed, "neighbour", relation, item))[: 2 * _NEIGHBOURS]
-        for relation in {relation for relation, _ in wanted}
-        for o, some in by_object(table.pairs(relation)).items()
-        if (relation, o) in wanted
+        (relation, o): sorted(subjects, key=lambda item: hashed(seed, "neighbour", relation, item))[: 2 * _NEIGHBOURS]
+        for relation in {relation for relation, _ in pairs}
+        for o, subjects in by_object(table.pairs(relation)).items()
+        if (relation, o) in pairs
     }
-    labels = table.graph.labels(sorted({item for some in alike.values() for item in some}))
-    known = {item: label for item, label in labels.items() if is_plain(label) and not excluded.has(item, label)}
-    found = []
+    labels = table.graph.labels(sorted({item for subjects in alike.values() for item in subjects}))
+    names = {item: label for item, label in labels.items() if is_plain(label) and not excluded.has(item, label)}
+    extended = []
     for edit in edits:
         if edit.id not in old:
-            found.append(edit)
+            extended.append(edit)
             continue
         o = old[edit.id]
-        others = [known[item] for item in alike[edit.relation_id or "", o] if item in known and item != edit.subject_id]
+        others = [names[item] for item in alike[edit.relation_id or "", o] if item in names and item != edit.subject_id]
         prompts = tuple(edit.prompt.replace("{}", label) for label in others[:_NEIGHBOURS])
         change = {"target_true": table.label(o), "target_true_id": o, "neighborhood": prompts}
-        found.append(edit.model_copy(update=change))
-    return found
+        extended.append(edit.model_copy(update=change))
+    return extended

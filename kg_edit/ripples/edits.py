@@ -53,10 +53,10 @@ def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
     frequent = [o for o, _ in Counter(o for _, o in pairs).most_common(2 * _POOL)]
     subjects = sorted({s for s, _ in pairs}, key=lambda s: hashed(seed, "subject", s))[:_SUBJECTS]
     mentions = table.mentions(subjects)
-    known = sorted(subjects, key=lambda s: (-mentions[s], s))[:_BEST_KNOWN]
-    table.read([*frequent, *known])
+    best_known = sorted(subjects, key=lambda s: (-mentions[s], s))[:_BEST_KNOWN]
+    table.read([*frequent, *best_known])
     of_kind = [o for o in frequent if is_plain(table.label(o)) and table.is_now(o) and fits(table, o, rule)]
-    current = {s: table.current(s, relation) for s in known if is_plain(table.label(s))}
+    current = {s: table.current(s, relation) for s in best_known if is_plain(table.label(s))}
     chosen = {s: o for s, o in current.items() if o and fits(table, o, rule) and apart(table, s, o)}
     return Candidates(relation, chosen, of_kind[:_POOL])
 
@@ -68,10 +68,10 @@ def fits(table: FactTable, item: str, rule: EditedRelation) -> bool:
 
 def by_object(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Return the subjects of each object in pairs (s, o)."""
-    found: dict[str, list[str]] = {}
+    subjects: dict[str, list[str]] = {}
     for subject, target in pairs:
-        found.setdefault(target, []).append(subject)
-    return found
+        subjects.setdefault(target, []).append(subject)
+    return subjects
 
 
 def apart(table: FactTable, one: str, other: str) -> bool:
@@ -88,43 +88,43 @@ def changes(
     Relations about whose objects the model knows more than the median get two turns. ``richness`` is the number of
     relations of an o* whose object the model knows; an o* with 0 is not used.
     """
-    means = {one.relation: fmean([richness.get(o, 0) for o in one.targets] or [0]) for one in found}
+    means = {pool.relation: fmean([richness.get(o, 0) for o in pool.targets] or [0]) for pool in found}
     middle = median(means.values())
     turns = [
         turn
-        for one in found
-        for turn in [_of_relation(table, one, richness, seed=seed)]
-        for _ in range(2 if means[one.relation] > middle else 1)
+        for pool in found
+        for turn in [_of_relation(table, pool, richness, seed=seed)]
+        for _ in range(2 if means[pool.relation] > middle else 1)
     ]
-    left, taken, used = {"dev": n // 3, "test": n - n // 3}, set[str](), Counter[str]()
-    for change in (change for some in zip_longest(*turns) for change in some if change):
-        if left[change.split] and change.subject not in taken and used[change.new] < _SAME_TARGET:
-            left[change.split] -= 1
+    remaining, taken, used = {"dev": n // 3, "test": n - n // 3}, set[str](), Counter[str]()
+    for change in (change for row in zip_longest(*turns) for change in row if change):
+        if remaining[change.split] and change.subject not in taken and used[change.new] < _SAME_TARGET:
+            remaining[change.split] -= 1
             taken.add(change.subject)
             used[change.new] += 1
             yield change
 
 
-def _of_relation(table: FactTable, found: Candidates, richness: Mapping[str, int], *, seed: int) -> Iterator[Change]:
+def _of_relation(table: FactTable, pool: Candidates, richness: Mapping[str, int], *, seed: int) -> Iterator[Change]:
     """Yield the subjects in hash order, each with an o*; an o* with higher richness is drawn more often."""
-    known = [o for o in found.targets if richness.get(o)]
-    rule = table.words.edited.get(found.relation, EditedRelation())
-    for subject in sorted(found.subjects, key=lambda s: hashed(seed, "edit", s)):
-        old, split = found.subjects[subject], split_of(subject)
+    rich = [o for o in pool.targets if richness.get(o)]
+    rule = table.words.edited.get(pool.relation, EditedRelation())
+    for subject in sorted(pool.subjects, key=lambda s: hashed(seed, "edit", s)):
+        old, split = pool.subjects[subject], split_of(subject)
         classes = table.classes(old)
         fitting = [
             o
-            for o in known
+            for o in rich
             if o not in (old, subject)
             and split_of(o) == split
             and (rule.classes or not classes.isdisjoint(table.classes(o)))
             and apart(table, subject, o)
-            and o not in table.objects(subject, found.relation)
+            and o not in table.objects(subject, pool.relation)
         ]
         if fitting:
             # A weighted draw: the smallest number wins, with odds in proportion to the squared weight.
             new = min(fitting, key=lambda o: -log((hashed(seed, subject, o) + 1) / 2.0**64) / richness[o] ** 2)
-            yield Change(subject, found.relation, old, new, split)
+            yield Change(subject, pool.relation, old, new, split)
 
 
 def split_of(item: str) -> Split:

@@ -44,7 +44,7 @@ class FactTable:
         new = set(items) - self._read
         self._read.update(new)
         self._read_statements(new)
-        objects = {o for item in new for some in self._objects[item].values() for o in some}
+        objects = {o for item in new for targets in self._objects[item].values() for o in targets}
         self._read_statements(objects)
         unnamed = sorted({*new, *objects} - self._aliases.keys())
         self._labels.update(self.graph.labels(unnamed))
@@ -61,11 +61,11 @@ class FactTable:
     def _read_statements(self, items: Iterable[str]) -> None:
         new = sorted(set(items) - self._objects.keys())
         for item, pairs in self.graph.facts.out(new).items():
-            found: dict[str, list[str]] = {}
+            objects: dict[str, list[str]] = {}
             for relation, target in pairs:
-                found.setdefault(relation, []).append(target)
+                objects.setdefault(relation, []).append(target)
                 self._incoming.setdefault(target, []).append((relation, item))
-            self._objects[item] = {relation: tuple(some) for relation, some in found.items()}
+            self._objects[item] = {relation: tuple(targets) for relation, targets in objects.items()}
 
     def objects(self, item: str, relation: str) -> tuple[str, ...]:
         """Return the labelled objects of a relation; () for an item that was not read, or is not in the graph."""
@@ -82,8 +82,8 @@ class FactTable:
 
     def current(self, item: str, relation: str) -> str | None:
         """Return the only object that is not of the past; None if there is none, or several, or it has no label."""
-        left = [o for o in self.relations(item).get(relation, ()) if self.is_now(o)]
-        return left[0] if len(left) == 1 and left[0] in self._labels else None
+        remaining = [o for o in self.relations(item).get(relation, ()) if self.is_now(o)]
+        return remaining[0] if len(remaining) == 1 and remaining[0] in self._labels else None
 
     def is_now(self, item: str) -> bool:
         """Return whether, by the statements read, an item is neither of the past nor an internal page of Wikimedia."""

@@ -55,7 +55,7 @@ class Knowledge:
                 continue
             forms = [form.replace("{noun}", self.words.nouns[fact.relation]) for form in self.words.knowledge]
             prompts[fact] = [
-                "\n".join([*(f"{form.replace('{thing}', one.thing)} {one.object}" for one in shown)])
+                "\n".join([*(f"{form.replace('{thing}', example.thing)} {example.object}" for example in shown)])
                 + f"\n{form.replace('{thing}', fact.thing)}"
                 for form in forms
             ]
@@ -63,15 +63,15 @@ class Knowledge:
         def generated(prompts: Sequence[str]) -> Iterator[str]:
             """Return the first line of each greedy answer."""
             rows = [self.model.encode(prompt).ids for prompt in prompts]
-            for found in greedy(
-                self.model, rows, limits=[_STEPS] * len(rows), ends=lambda own: ends_line(self.model, own[-1])
+            for answer in greedy(
+                self.model, rows, limits=[_STEPS] * len(rows), ends=lambda tokens: ends_line(self.model, tokens[-1])
             ):
-                yield str(self.model.tokenizer.decode(list(found.tokens))).lstrip().split("\n", 1)[0]
+                yield str(self.model.tokenizer.decode(list(answer.tokens))).lstrip().split("\n", 1)[0]
 
-        asked, form = [prompt for some in prompts.values() for prompt in some], f"examples, {_STEPS} tokens"
-        texts = stored_replies(self.model, asked, generated, folder=self.folder, form=form, about=about)
-        for fact, own in prompts.items():
-            begins = (any(begins_with(texts[prompt], name) for name in fact.names) for prompt in own)
+        all_prompts, form = [prompt for group in prompts.values() for prompt in group], f"examples, {_STEPS} tokens"
+        texts = stored_replies(self.model, all_prompts, generated, folder=self.folder, form=form, about=about)
+        for fact, fact_prompts in prompts.items():
+            begins = (any(begins_with(texts[prompt], name) for name in fact.names) for prompt in fact_prompts)
             self._rights[fact] = sum(begins)
 
     def has_asked(self, fact: AskedFact) -> bool:

@@ -63,13 +63,13 @@ def known_only(
         folder: stores the model's answers.
         most: stop when at least so many records are left; None: ask about all.
     """
-    questions, found, start = partial(_questions, forms=_forms()), KnownOnly((), 0, 0), 0
-    while start < len(records) and (most is None or len(found.records) < most):
-        size = len(records) if most is None else max(_FEWEST, 2 * (most - len(found.records)))
+    questions, kept, start = partial(_questions, forms=_forms()), KnownOnly((), 0, 0), 0
+    while start < len(records) and (most is None or len(kept.records) < most):
+        size = len(records) if most is None else max(_FEWEST, 2 * (most - len(kept.records)))
         more = _known(model, records[start : start + size], questions, folder=folder)
-        found = KnownOnly((*found.records, *more.records), found.questions + more.questions, found.asked + more.asked)
+        kept = KnownOnly((*kept.records, *more.records), kept.questions + more.questions, kept.asked + more.asked)
         start += size
-    return found
+    return kept
 
 
 def _known(
@@ -94,21 +94,21 @@ def _known(
 
     reduced = []
     for record in records:
-        left = {  # the selected questions by identity, because two may be equal
-            id(asked)
-            for asked, needed in questions(record)
+        selected = {  # questions by identity, because two may be equal
+            id(question)
+            for question, needed in questions(record)
             if all(2 * sum(right[query] for query in hop) > len(hop) for hop in needed)
-            and not (isinstance(asked, Probe) and asked.family == "ripples-unknown")
+            and not (isinstance(question, Probe) and question.family == "ripples-unknown")
         }
         edits = tuple(
-            edit.model_copy(update={"portability": tuple(one for one in edit.portability if id(one) in left)})
+            edit.model_copy(update={"portability": tuple(q for q in edit.portability if id(q) in selected)})
             for edit in record.edits
         )
-        probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in left)
+        probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in selected)
         reduced.append(record.model_copy(update={"edits": edits, "probes": probes}))
-    whole = tuple(record for record in reduced if list(questions(record)))
-    counts = [sum(len(list(questions(record))) for record in some) for some in (whole, records)]
-    return KnownOnly(whole, *counts)
+    remaining = tuple(record for record in reduced if list(questions(record)))
+    counts = [sum(len(list(questions(record))) for record in group) for group in (remaining, records)]
+    return KnownOnly(remaining, *counts)
 
 
 def _questions(

@@ -64,8 +64,8 @@ def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
 
 def facts_of(table: FactTable, item: str) -> Iterator[AskedFact]:
     """Return the current facts of an item for the relations ``asked``, in their order."""
-    found = (fact_of(table, item, relation) for relation in table.words.asked)
-    return (fact for fact in found if fact)
+    facts = (fact_of(table, item, relation) for relation in table.words.asked)
+    return (fact for fact in facts if fact)
 
 
 def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], name: str = "") -> Iterator[Proposal]:
@@ -74,7 +74,7 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
     ``name`` is the subject's name in the edit, for a subject that the graph does not have.
     """
     s, r, o, new = change.subject, change.relation, change.old, change.new
-    subject, own = table.label(s) or name, fact_of(table, s, r)
+    subject, old_fact = table.label(s) or name, fact_of(table, s, r)
     new_facts = list(facts_of(table, new))
 
     # two-hop: (s, r, o*) and (o*, r', answer). No name of the old chain's possible ends may be right after the edit.
@@ -96,24 +96,24 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
             old = far.names if far else ()
             if table.current(middle or "", last.relation) in table.ends(o, fact.relation, last.relation):
                 continue  # also where o has several objects, so that the old answer is not certain
-            direct = {one.object for one in new_facts if one.relation == last.relation}
+            direct = {other.object for other in new_facts if other.relation == last.relation}
             short = {subject, fact.thing, fact.object, *direct}
             if not _same(last.names, old) and short.isdisjoint(last.names):
                 hops = (r, fact.relation, last.relation)
                 yield Proposal("three-hop", subject, hops, last.names, old, via=(fact.object,), knows=(fact, last))
 
     # alias: s by another name, for which the model knows the old fact too.
-    for alias in table.names(s)[1:] if own else ():
-        if own and len(normalised(alias)) > 1 and not _same((alias,), (subject,)):
-            known = (own, AskedFact(r, alias, own.names))
-            yield Proposal("alias", alias, (r,), table.names(new), own.names, knows=known)
+    for alias in table.names(s)[1:] if old_fact else ():
+        if old_fact and len(normalised(alias)) > 1 and not _same((alias,), (subject,)):
+            needed = (old_fact, AskedFact(r, alias, old_fact.names))
+            yield Proposal("alias", alias, (r,), table.names(new), old_fact.names, knows=needed)
 
     # description: s as the only object of a relation of another thing, as in "the capital of Italy".
     for relation, thing in table.leads_to(s):
         described = fact_of(table, thing, relation) if relation in table.words.asked else None
         names_s = table.current(thing, relation) == s  # and not the one that came after s
         if described and names_s and thing not in (o, new):
-            old = own.names if own else ()
+            old = old_fact.names if old_fact else ()
             yield Proposal(
                 "description", described.thing, (relation, r), table.names(new), old, (subject,), knows=(described,)
             )
@@ -124,7 +124,7 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
         yield Proposal("inverse", table.label(new) or "", (f"-{r}",), names)
 
     # other-relation: facts about s whose object is neither o nor o*, and no object of a statement about these.
-    related = {end for item in (o, new) for some in table.relations(item).values() for end in some} | {o, new}
+    related = {end for item in (o, new) for targets in table.relations(item).values() for end in targets} | {o, new}
     for fact in facts_of(table, s):
         if fact.relation != r and table.current(s, fact.relation) not in related:
             yield Proposal("other-relation", subject, (fact.relation,), fact.names, knows=(fact,))
@@ -141,9 +141,9 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
 
     # same-object: the edited relation of other subjects; an edit without the id of s is known by its name.
     for neighbour in neighbours:
-        found = fact_of(table, neighbour, r)
-        if found and not _same(table.names(neighbour), (subject,)):
-            yield Proposal("same-object", found.thing, (r,), found.names, knows=(found,))
+        neighbour_fact = fact_of(table, neighbour, r)
+        if neighbour_fact and not _same(table.names(neighbour), (subject,)):
+            yield Proposal("same-object", neighbour_fact.thing, (r,), neighbour_fact.names, knows=(neighbour_fact,))
 
 
 def _same(one: Iterable[str], other: Iterable[str]) -> bool:
@@ -152,11 +152,11 @@ def _same(one: Iterable[str], other: Iterable[str]) -> bool:
 
 def selected(found: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
     """Return the first ``usable`` questions of each kind in hash order (`MOST`), in the order of ``found``."""
-    places = {id(one): place for place, one in enumerate(found)}
+    order = {id(question): index for index, question in enumerate(found)}
     chosen: list[Proposal] = []
     groups: dict[tuple[Kind, bool], list[Proposal]] = {}
-    for one in usable:
-        groups.setdefault((one.kind, bool(one.lacks)), []).append(one)
-    for (kind, _), some in groups.items():
-        chosen += sorted(some, key=lambda one: hashed(seed, name, one.start, *one.hops))[: MOST[kind]]
-    return sorted(chosen, key=lambda one: places[id(one)])
+    for question in usable:
+        groups.setdefault((question.kind, bool(question.lacks)), []).append(question)
+    for (kind, _), questions in groups.items():
+        chosen += sorted(questions, key=lambda q: hashed(seed, name, q.start, *q.hops))[: MOST[kind]]
+    return sorted(chosen, key=lambda question: order[id(question)])

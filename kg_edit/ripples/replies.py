@@ -50,14 +50,14 @@ def stored_replies(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{digest([model.fingerprint, str(model.model.dtype), form])[:16]}.jsonl"
     drop_cut_line(file)  # of a process that was killed
-    known, asked = {line.prompt: line.text for line in read_lines(file, Reply)}, list(dict.fromkeys(prompts))
-    new = sorted(prompt for prompt in asked if prompt not in known)
-    with Bar(title=about, unit="prompt", total=len(asked), done=len(asked) - len(new)) as bar:
+    texts, distinct = {line.prompt: line.text for line in read_lines(file, Reply)}, list(dict.fromkeys(prompts))
+    new = sorted(prompt for prompt in distinct if prompt not in texts)
+    with Bar(title=about, unit="prompt", total=len(distinct), done=len(distinct) - len(new)) as bar:
         # Prompts with the same examples before the question are one group, because they share computation.
         groups = (list(same) for _, same in groupby(new, key=lambda prompt: prompt.rpartition("\n")[0]))
-        for some in (rows[at : at + _AT_ONCE] for rows in groups for at in range(0, len(rows), _AT_ONCE)):
-            replies = [Reply(prompt=prompt, text=text) for prompt, text in zip(some, generate(some), strict=True)]
+        for chunk in (rows[at : at + _AT_ONCE] for rows in groups for at in range(0, len(rows), _AT_ONCE)):
+            replies = [Reply(prompt=prompt, text=text) for prompt, text in zip(chunk, generate(chunk), strict=True)]
             append_lines(file, [reply.model_dump_json() for reply in replies])
-            known |= {reply.prompt: reply.text for reply in replies}
-            bar.update(len(some))
-    return {prompt: known[prompt] for prompt in asked}
+            texts |= {reply.prompt: reply.text for reply in replies}
+            bar.update(len(chunk))
+    return {prompt: texts[prompt] for prompt in distinct}

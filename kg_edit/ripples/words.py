@@ -47,15 +47,15 @@ class RippleWords(BaseModel):
             ConfigError: a file is no TOML, or has a part that is unknown or of another type.
         """
         packaged = files("kg_edit").joinpath("data", "ripples.toml").read_text(encoding="utf-8")
-        found = tomllib.loads(packaged)
+        content = tomllib.loads(packaged)
         if own:
             try:
-                found = _merged(found, tomllib.loads(utf8_text(own)))
+                content = _merged(content, tomllib.loads(utf8_text(own)))
             except tomllib.TOMLDecodeError as error:
                 raise ConfigError(f"{own}: not TOML: {error}") from None
-        found["nouns"] = {**relation_nouns(), **found["nouns"]}
+        content["nouns"] = {**relation_nouns(), **content["nouns"]}
         try:
-            return cls.model_validate(found)
+            return cls.model_validate(content)
         except ValidationError as error:
             faults = "; ".join(map(str, faults_of(error, cls)))
             raise ConfigError(f"{own or 'ripples.toml'}: {faults}") from None
@@ -66,15 +66,15 @@ class RippleWords(BaseModel):
         Raises:
             ConfigError: a relation has no noun or no template.
         """
-        known, found = RelationTemplates.load(), dict[str, str]()
+        all_templates, templates = RelationTemplates.load(), dict[str, str]()
         for relation in relations:
-            row = known.find(relation)
+            row = all_templates.find(relation)
             if not row or relation not in self.nouns:
                 raise ConfigError(
                     f"relation {relation} has no noun or no template; `kg-edit data ripples --help` lists relations"
                 )
-            found[relation] = row.template
-        return found
+            templates[relation] = row.template
+        return templates
 
 
 def _merged(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
