@@ -111,8 +111,8 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
             probed |= category_metrics(group)
     if case.ceiling:
         return {**(PORTABILITY if case.facts else {}), **probed}
-    own = {**METRICS, **(CHAT_METRICS if case.chat else {})}
-    return {**own, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
+    common = {**METRICS, **(CHAT_METRICS if case.chat else {})}
+    return {**common, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
 
 
 def find_extras(names: Iterable[str]) -> tuple[str, ...]:
@@ -122,12 +122,12 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
         UnknownNameError: there is no such costly metric; the message suggests the nearest name.
         ConfigError: an extra needs a package that is not installed.
     """
-    wanted = set(names)
-    for name in sorted(wanted - set(EXTRAS)):
+    requested = set(names)
+    for name in sorted(requested - set(EXTRAS)):
         raise unknown_name("extra metric", name, EXTRAS)
-    if FUZZY in wanted and find_spec("rapidfuzz") is None:
+    if FUZZY in requested and find_spec("rapidfuzz") is None:
         raise ConfigError(f"{FUZZY} needs the package rapidfuzz: pip install 'kg-edit[fuzzy]'")
-    return tuple(name for name in EXTRAS if name in wanted)
+    return tuple(name for name in EXTRAS if name in requested)
 
 
 _HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; to change it, change the code and run the command again. -->

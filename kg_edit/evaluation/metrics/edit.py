@@ -72,23 +72,23 @@ def efficacy_first_sentence(edit: Edit, evidence: Evidence) -> float | None:
 
 def portability_greedy(case: Case, evidence: Evidence) -> float | None:
     """Return the share of questions and portability probes whose greedy continuation contains an answer's name."""
-    asked = (
+    passed = (
         any(mentions(evidence.texts[prompt], name) for name in right_answers(question))
         for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True)
     )
-    return by_category(case, evidence, "portability", mentioned, more=asked)
+    return by_category(case, evidence, "portability", mentioned, more=passed)
 
 
 def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
     """Return the share of the answer's tokens that are the arg-max, given the right tokens before them."""
-    asked = (evidence.scores[pair].accuracy for pair in case.answer_pairs)
-    return by_category(case, evidence, "portability", accuracy, more=asked)
+    shares = (evidence.scores[pair].accuracy for pair in case.answer_pairs)
+    return by_category(case, evidence, "portability", accuracy, more=shares)
 
 
 def portability_nll(case: Case, evidence: Evidence) -> float | None:
     """Return -log p of the answer, mean over its tokens, in nats."""
-    asked = (evidence.scores[pair].nll for pair in case.answer_pairs)
-    return by_category(case, evidence, "portability", nll, more=asked)
+    losses = (evidence.scores[pair].nll for pair in case.answer_pairs)
+    return by_category(case, evidence, "portability", nll, more=losses)
 
 
 def portability_choice(case: Case, evidence: Evidence) -> float | None:

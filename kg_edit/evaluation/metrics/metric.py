@@ -63,8 +63,8 @@ class RunMetric:
 
 def mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that are not None; None if all are None."""
-    found = [float(value) for value in values if value is not None]
-    return fmean(found) if found else None
+    numbers = [float(value) for value in values if value is not None]
+    return fmean(numbers) if numbers else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def unchanged(query: Query, evidence: Evidence) -> float | None:
     """
     if evidence.before is None:
         return None
-    before, after = (found.predicted[pair_of(query)] for found in (evidence.before, evidence))
+    before, after = (side.predicted[pair_of(query)] for side in (evidence.before, evidence))
     if len(before) != len(after):  # MeLLo's "Final answer:" puts a space where the prompt has none: 日本的首都是
         return None
     return mean(old == new for old, new in zip(before, after, strict=True))
@@ -210,12 +210,12 @@ def ripple_passed(group: str) -> Compute:
 
     def compute(case: Case, evidence: Evidence) -> float | None:
         unedited = evidence.before or evidence
-        known = (
+        counted = (
             probe
             for probe in case.group(group)
             if all(answered(condition, unedited, mentions) for condition in probe.conditions)
         )
-        return mean(passes(probe, evidence, mentions) for probe in known)
+        return mean(passes(probe, evidence, mentions) for probe in counted)
 
     return compute
 

@@ -48,8 +48,8 @@ def exact(query: Query, evidence: Evidence) -> float:
 def old_answer(case: Case, evidence: Evidence) -> float | None:
     """Return whether the model answers any wording with the answer before the edits, or with an alias of it."""
     queries = [query for probe in case.group("multihop") for query in probe.queries]
-    found = [is_exactly(evidence.texts[generated_from(query)], name) for query in queries for name in query.old]
-    return float(any(found)) if found else None
+    matches = [is_exactly(evidence.texts[generated_from(query)], name) for query in queries for name in query.old]
+    return float(any(matches)) if matches else None
 
 
 def hop_wise(case: Case, evidence: Evidence) -> float | None:
@@ -131,10 +131,10 @@ def _unchanged(group: str) -> Metric:
 
 def category_metrics(group: str) -> dict[str, Metric]:
     """Return the metrics of a sub-category of portability or locality, such as portability.Reasoning."""
-    found = {f"{group}.greedy": _greedy(group, f"prompts of {group}")}
+    metrics = {f"{group}.greedy": _greedy(group, f"prompts of {group}")}
     if group.startswith("portability."):
-        return found | {f"{group}.teacher_forced": _accuracy(group)}
-    return found | {f"{group}.unchanged": _unchanged(group)}
+        return metrics | {f"{group}.teacher_forced": _accuracy(group)}
+    return metrics | {f"{group}.unchanged": _unchanged(group)}
 
 
 _WHOLE: Mapping[str, Metric] = {
@@ -153,7 +153,7 @@ _WHOLE: Mapping[str, Metric] = {
         source="This project: the verdict unchanged of `kg-edit edit` and `kg-edit diff`.",
         needs=("locality-text",),
     ),
-    **{name: one for part in _CATEGORIES for name, one in category_metrics(part).items()},
+    **{name: metric for part in _CATEGORIES for name, metric in category_metrics(part).items()},
     "multihop.any_of_3": Metric(
         compute=share_passed("multihop", is_exactly),
         formula="1 if at least one of the three wordings of the question is answered with the new answer or an alias: "

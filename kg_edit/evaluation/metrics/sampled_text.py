@@ -62,7 +62,7 @@ def _fuzzy(case: Case, evidence: Evidence) -> float | None:
 
 def divergence(before: Mapping[int, float], after: Mapping[int, float]) -> float:
     """Return KL(before || after) in nats, of log p of the same tokens; all other tokens count as one."""
-    rest = [max(1 - sum(map(math.exp, one.values())), _LEAST) for one in (before, after)]
+    rest = [max(1 - sum(map(math.exp, side.values())), _LEAST) for side in (before, after)]
     shares = [(log, after[token]) for token, log in before.items()] + [(math.log(rest[0]), math.log(rest[1]))]
     return sum(math.exp(old) * (old - new) for old, new in shares)
 
@@ -70,8 +70,8 @@ def divergence(before: Mapping[int, float], after: Mapping[int, float]) -> float
 def _next_token_kl(case: Case, evidence: Evidence) -> float | None:
     if evidence.before is None:
         return None
-    known = evidence.before.next_tokens
-    return mean(divergence(known[prompt], evidence.next_tokens[prompt]) for prompt in case.foreseen)
+    unedited = evidence.before.next_tokens
+    return mean(divergence(unedited[prompt], evidence.next_tokens[prompt]) for prompt in case.foreseen)
 
 
 def _consistency(case: Case, evidence: Evidence) -> float | None:
@@ -92,7 +92,9 @@ EXTRAS: Mapping[str, Metric] = {
         needs=("portability",),
     ),
     FLUENCY: Metric(
-        compute=lambda case, evidence: mean(ngram_entropy(evidence.samples[one]) for one in generation_prompts(case)),
+        compute=lambda case, evidence: mean(
+            ngram_entropy(evidence.samples[prompt]) for prompt in generation_prompts(case)
+        ),
         formula="(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
         "generation prompts. Sampled as for portability.glame_fuzzy; the prompt's tokens are among the 100.",
         source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
