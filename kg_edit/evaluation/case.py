@@ -117,22 +117,22 @@ class Case:
 
         ``chat`` None: ask in the form in which the record's edits are made.
         """
-        whole = as_record(record)
-        first, *further = whole.edits
+        full_record = as_record(record)
+        first, *further = full_record.edits
         grouped = (
             Probe(measures=f"portability.{question.category}", queries=(query_of(question),))
-            for edit in whole.edits
+            for edit in full_record.edits
             for question in edit.portability
             if question.category
         )
         return cls(
             edit=first,
             further=tuple(further),
-            probes=(*whole.probes, *grouped),
+            probes=(*full_record.probes, *grouped),
             choices=choices,
             extras=extras,
-            references=whole.references,
-            chat=any(edit.forms[0] for edit in whole.edits) if chat is None else chat,
+            references=full_record.references,
+            chat=any(edit.forms[0] for edit in full_record.edits) if chat is None else chat,
         )
 
     @property
@@ -201,14 +201,14 @@ class Case:
     @property
     def continued(self) -> dict[str, str]:
         """Each text that the model continues greedily -> the name of its continuation in a section."""
-        own = {} if self.ceiling else {edit.text: edit.text for edit in self.edits}
+        statements = {} if self.ceiling else {edit.text: edit.text for edit in self.edits}
         compared = {generated_from(query): scored_after(query) for query in self._queries("beginning")}
-        return {**self._asked, **own, **compared, **self._probed}
+        return {**self._question_texts, **statements, **compared, **self._probed}
 
     @property
     def answered(self) -> frozenset[str]:
         """The texts of `continued` whose continuation shall answer a question, a probe or a condition."""
-        return frozenset([*self._asked, *self._probed])
+        return frozenset([*self._question_texts, *self._probed])
 
     @property
     def long_texts(self) -> frozenset[str]:
@@ -229,19 +229,19 @@ class Case:
     @property
     def foreseen(self) -> tuple[str, ...]:
         """The prompts whose next token's probabilities are compared with the unedited model's, for the extras."""
-        asked = DIVERGENCE in self.extras and not self.ceiling
-        return tuple(prompt.rstrip() for edit in self.edits for prompt in edit.neighborhood) if asked else ()
+        requested = DIVERGENCE in self.extras and not self.ceiling
+        return tuple(prompt.rstrip() for edit in self.edits for prompt in edit.neighborhood) if requested else ()
 
     @property
     def sampled(self) -> tuple[str, ...]:
         """The texts that the model continues by sampling, for the extras."""
         if self.ceiling:
             return ()
-        asked = tuple(map(fuzzy_prompt, questions_of(self))) if FUZZY in self.extras else ()
-        return (*asked, *(generation_prompts(self) if {FLUENCY, CONSISTENCY} & set(self.extras) else ()))
+        fuzzy = tuple(map(fuzzy_prompt, questions_of(self))) if FUZZY in self.extras else ()
+        return (*fuzzy, *(generation_prompts(self) if {FLUENCY, CONSISTENCY} & set(self.extras) else ()))
 
     @property
-    def _asked(self) -> dict[str, str]:
+    def _question_texts(self) -> dict[str, str]:
         return dict(zip(self.few_shot_prompts, (question.question for question in self.questions), strict=True))
 
     @property
@@ -271,8 +271,8 @@ class Case:
         ]
         return [*first, *every, *alone]
 
-    def _queries(self, asked: Asked) -> Iterator[Query]:
-        return (query for probe in self.probes if asked in EVIDENCE.get(probe.family, ()) for query in probe.queries)
+    def _queries(self, kind: Asked) -> Iterator[Query]:
+        return (query for probe in self.probes if kind in EVIDENCE.get(probe.family, ()) for query in probe.queries)
 
     def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
         facts: Sequence[str] = self.facts or ("",) * len(self.questions)
@@ -292,15 +292,15 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
     facts = tuple(fact_sentence(edit) for edit in case.edits for _ in edit.plain_questions)
     recalled = [question.recalled_relation for question in case.questions]
     multi_hop = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
-    asked = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
+    base = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
     if not facts and not multi_hop:
         return {}
-    found = {"fact_in_prompt": replace(asked, facts=facts, probes=_after_facts(multi_hop, case.edits, recalled=False))}
+    cases = {"fact_in_prompt": replace(base, facts=facts, probes=_after_facts(multi_hop, case.edits, recalled=False))}
     if all(recalled):
-        both = tuple(f"{one} {recalled_fact(relation or '')}" for one, relation in zip(facts, recalled, strict=True))
+        both = tuple(f"{fact} {recalled_fact(relation or '')}" for fact, relation in zip(facts, recalled, strict=True))
         probes = _after_facts(multi_hop, case.edits, recalled=True)
-        found["fact_and_relation_in_prompt"] = replace(asked, facts=both, probes=probes)
-    return found
+        cases["fact_and_relation_in_prompt"] = replace(base, facts=both, probes=probes)
+    return cases
 
 
 def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:
@@ -310,9 +310,9 @@ def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bo
     def after_facts(query: Query) -> Query:
         # The examples too come after their first hop, or after all hops if ``recalled``. Without that, the model would
         # have to guess the purpose of a fact before a question.
-        hops = (one.facts if recalled else one.facts[:-1][:1] for one in query.examples)
+        hops = (example.facts if recalled else example.facts[:-1][:1] for example in query.examples)
         shown = zip(query.examples, hops, strict=True)
-        examples = tuple(one.model_copy(update={"context": " ".join(before)}) for one, before in shown)
+        examples = tuple(example.model_copy(update={"context": " ".join(before)}) for example, before in shown)
         context = f"{facts} {query.recalled}".strip() if recalled else facts
         return query.model_copy(update={"context": context, "examples": examples})
 

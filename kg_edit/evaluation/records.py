@@ -162,20 +162,20 @@ class RunFolder:
         """
         settings = read_settings(self.path)
         plan, (done, _) = EvalConfig.of(settings).plan, found_in(self)
-        places, kept = dict[str, tuple[int, int]](), dict[int, int]()  # kept: edits of a sequence before the failure
+        positions, kept = dict[str, tuple[int, int]](), dict[int, int]()  # kept: edits of a sequence before the failure
         sequences = sequences_of(settings)
         for number, ids in sequences.items():
-            places |= {name: (number, place) for place, name in enumerate(ids)}
+            positions |= {name: (number, index) for index, name in enumerate(ids)}
             # The patch of a record alone is in no file: to be scored again, the record is edited again, at another cost
             phases = (BASE, EDIT, EDITED) if len(ids) == 1 else (BASE, EDIT)
             failed = {name for name in ids if any(done.get((name, phase)) for phase in phases)}
-            steps = (step.start for step in plan.schedule.steps(len(ids)) if failed & {ids[place] for place in step})
+            steps = (step.start for step in plan.schedule.steps(len(ids)) if failed & {ids[index] for index in step})
             kept[number] = next(steps, len(ids))
 
         def stays(entry: Entry) -> bool:
-            number, place = places[entry.id]
+            number, index = positions[entry.id]
             if entry.phase == EDIT:
-                return place < kept[number]
+                return index < kept[number]
             edits = entry.phase.partition(":")[2] or len(sequences[number])
             return entry.phase == BASE or int(edits) <= kept[number]
 
@@ -204,7 +204,7 @@ def _keep(file: Path, kind: type[Line], stays: Callable[[Line], bool]) -> None:
     """Replace a file of JSON lines by those of its lines that stay."""
     if file.exists():
         with replacing(file) as scratch, file.open("rb") as lines, scratch.open("wb") as target:
-            target.writelines(line for line, one in zip(lines, read_lines(file, kind), strict=True) if stays(one))
+            target.writelines(line for line, entry in zip(lines, read_lines(file, kind), strict=True) if stays(entry))
 
 
 class RunRecord(BaseModel):
@@ -225,16 +225,16 @@ class RunRecord(BaseModel):
 
 def joined(entries: Iterable[Entry]) -> tuple[RunRecord, ...]:
     """Join ``entries`` to records, in the order of their first entries."""
-    found: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        record = found.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
+        record = records.setdefault(entry.id, {"id": entry.id, "sha256": entry.sha256, "scores": {}})
         # Later phases add sections; of an error, a cost and the choices the first one counts.
         record["scores"] |= {name: section.scores for name, section in entry.sections.items()}
         if entry.error is not None and entry.phase not in (BASE, EDIT):
             record["broken"] = (*record.get("broken", ()), entry.phase)
         for field in ("error", "seconds", "memory", "answer_seconds", "choices"):
             record[field] = record.get(field) or getattr(entry, field)
-    return tuple(RunRecord(**record) for record in found.values())
+    return tuple(RunRecord(**record) for record in records.values())
 
 
 class StepFiles:
@@ -246,8 +246,8 @@ class StepFiles:
 
     def __init__(self, folder: RunFolder, number: int) -> None:
         self._start = folder.path / "patches" / f"{number:05d}-"
-        found = self._start.parent.glob(f"{self._start.name}*.safetensors")
-        self._sizes = {file: file.stat().st_size for file in sorted(found)}
+        files = self._start.parent.glob(f"{self._start.name}*.safetensors")
+        self._sizes = {file: file.stat().st_size for file in sorted(files)}
 
     def summed(self, known: int) -> tuple[int, Patch | None]:
         """Return the number of steps in the file with the sum, and the sum; (0, None) if there is none.
@@ -331,18 +331,18 @@ def items(
 
     Own edits are asked in the form that ``model`` can read (`asked_of`); None: unchanged.
     """
-    asked = [with_probes(record, config.probes) for record in records]
+    extended = [with_probes(record, config.probes) for record in records]
     return [
         Item(
             record=record,
             case=Case.of(
-                whole if model is None else asked_of(model, whole, chat=config.chat),
+                full_record if model is None else asked_of(model, full_record, chat=config.chat),
                 choices=choices(record, pool, seed=config.seed),
                 extras=config.extras,
                 chat=config.chat,
             ),
         )
-        for record, whole in zip(records, asked, strict=True)
+        for record, full_record in zip(records, extended, strict=True)
     ]
 
 
@@ -357,17 +357,17 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
     if record.form not in ("", OWN):
         return record
     in_chat = [edit.forms[0] if chat is None else chat for edit in record.edits]
-    asked, prompts = list[Edit](), dict[str, str]()
-    for edit, own in zip(record.edits, in_chat, strict=True):
-        asked.append(edit if own else readable_edit(model, edit))
-        prompts |= zip((edit.text, *edit.paraphrases), (asked[-1].text, *asked[-1].paraphrases), strict=True)
+    edits, prompts = list[Edit](), dict[str, str]()
+    for edit, is_chat in zip(record.edits, in_chat, strict=True):
+        edits.append(edit if is_chat else readable_edit(model, edit))
+        prompts |= zip((edit.text, *edit.paraphrases), (edits[-1].text, *edits[-1].paraphrases), strict=True)
     probes = []
     for probe in record.probes:
         queries = (
             query.model_copy(update={"prompt": prompts.get(query.prompt, query.prompt)}) for query in probe.queries
         )
         probes.append(probe.model_copy(update={"queries": tuple(queries)}))
-    return record.model_copy(update={"edits": tuple(asked), "probes": tuple(probes)})
+    return record.model_copy(update={"edits": tuple(edits), "probes": tuple(probes)})
 
 
 def found_in(folder: RunFolder) -> tuple[Done, Points]:
@@ -402,14 +402,14 @@ def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[
     yield from ((name, BASE) for name in plan.scored(ids) if (name, BASE) not in done)
     yield from ((name, EDIT) for name in ids if name in usable and (name, EDIT) not in done)
     for scoring in plan.scorings(len(ids)):
-        wanted = ((ids[place], phase_of(scoring)) for place in scoring.places)
-        yield from (key for key in wanted if key[0] in usable and key not in done)
+        keys = ((ids[index], phase_of(scoring)) for index in scoring.places)
+        yield from (key for key in keys if key[0] in usable and key not in done)
 
 
 def missing_points(plan: CurvePlan, number: int, records: int, points: Points) -> Iterator[int]:
     """Yield the numbers of edits after which the general ability of sequence ``number`` is still missing."""
-    wanted = [0, *(scoring.edits for scoring in plan.scorings(records) if scoring.on_curve)]
-    yield from (edits for edits in wanted if (number, edits) not in points)
+    expected = [0, *(scoring.edits for scoring in plan.scorings(records) if scoring.on_curve)]
+    yield from (edits for edits in expected if (number, edits) not in points)
 
 
 def sequences_of(settings: Settings) -> dict[int, tuple[str, ...]]:

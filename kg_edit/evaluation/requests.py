@@ -80,9 +80,9 @@ class CaseRequests:
     @property
     def requests(self) -> tuple[TextRequest, ...]:
         """All requests: the pairs in their order, the parts of some, then the prompts."""
-        parts = (part for own in self.parts.values() for part in own)
+        parts = (part for pair_parts in self.parts.values() for part in pair_parts)
         return (
-            *(TextRequest("loglikelihood", (one.context, one.text)) for one in self.targets.values()),
+            *(TextRequest("loglikelihood", (piece.context, piece.text)) for piece in self.targets.values()),
             # A part after white space is generated, not scored: the harness would move the white space into the part.
             *(
                 TextRequest("generate_until", (part.context, _greedy(part.tokens, until=())))
@@ -104,23 +104,23 @@ class CaseRequests:
         An answer is (log-likelihood, whether all tokens are the arg-max), or a text. The accuracy of a pair that no
         metric counts is NaN.
         """
-        given = iter(answers)
-        nll = {pair: -next(given)[0] / target.tokens for pair, target in self.targets.items()}
+        replies = iter(answers)
+        nll = {pair: -next(replies)[0] / target.tokens for pair, target in self.targets.items()}
         # The share of a target's tokens that are the arg-max. The answer to a part that was generated is a text.
         shares = dict[Pair, float]()
-        for pair, own in self.parts.items():
+        for pair, pair_parts in self.parts.items():
             right = 0
-            for part in own:
-                answer = next(given)
+            for part in pair_parts:
+                answer = next(replies)
                 right += part.tokens * (answer == part.text if isinstance(answer, str) else answer[1])
-            shares[pair] = right / sum(part.tokens for part in own)
+            shares[pair] = right / sum(part.tokens for part in pair_parts)
         scores = {
             pair: TokenScores(nll=loss, accuracy=shares.get(pair, math.nan), tokens=self.targets[pair].tokens)
             for pair, loss in nll.items()
         }
         texts = dict[str, str]()
         for prompt in self.limits:
-            text = str(next(given))
+            text = str(next(replies))
             texts[prompt] = " ".join(text.split()) if self._is_long(prompt) else text.split(LINE_END, 1)[0]
         return Evidence(scores=scores, texts=texts)
 

@@ -63,17 +63,17 @@ class RetentionTest:
     @classmethod
     def of(cls, records: Iterable[BenchmarkRecord]) -> RetentionTest:
         """Return the first `TESTED` unrelated prompts and accurate sentences of ``records``, each prompt once."""
-        found, accurate = dict[Query, None](), list[Query]()
+        queries, accurate = dict[Query, None](), list[Query]()
         for record in records:
             for probe in (*record.group("locality"), *record.group("recall")):
-                found |= dict.fromkeys(_plain(query) for query in probe.queries if query.answers)
+                queries |= dict.fromkeys(_plain(query) for query in probe.queries if query.answers)
             accurate += [query for probe in record.group("accurate") for query in probe.queries]
-        return cls(tuple(found)[:TESTED], tuple(accurate[:TESTED]))
+        return cls(tuple(queries)[:TESTED], tuple(accurate[:TESTED]))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of the prompts and answers: part of a run's settings."""
-        return digest([[query.model_dump(mode="json") for query in some] for some in (self.queries, self.accurate)])
+        return digest([[query.model_dump(mode="json") for query in part] for part in (self.queries, self.accurate)])
 
     def check(self, model: LanguageModel) -> None:
         """Check that every prompt can be asked in ``model``'s form, before any other work.
@@ -120,10 +120,10 @@ class RetentionTest:
             accurate = [Reply(False, losses[pair_of(query)].nll) for query in self.accurate]
         trr, err = mean(reply.right for reply in tested), mean(reply.right for reply in edited)
         # exp of the mean NLL over prompts; None if there is no prompt
-        losses_of = {name: mean(one.nll for one in of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))}
+        nlls = {name: mean(reply.nll for reply in of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))}
         perplexities = {
             f"{name}{PERPLEXITY}": None if nll is None else math.exp(min(nll, LARGEST_NLL))
-            for name, nll in losses_of.items()
+            for name, nll in nlls.items()
         }
         return {
             TRR: trr,
@@ -146,13 +146,13 @@ def edit_replies(model: LanguageModel, made: Sequence[Edit], *, chat: bool | Non
     """
     forms = [edit.forms[0] if chat is None else chat for edit in made]
     plain, in_chat = (
-        [asked_of(edit) for edit, own in zip(made, forms, strict=True) if own == form] for form in (False, True)
+        [asked_of(edit) for edit, is_chat in zip(made, forms, strict=True) if is_chat == form] for form in (False, True)
     )
-    found = _replies(model.in_chat(chat=False), plain, is_right=begins_with) if plain else []
+    replies = _replies(model.in_chat(chat=False), plain, is_right=begins_with) if plain else []
     if in_chat:  # a chat model answers in a sentence, which may not begin with the target
         reader = model.in_chat()
-        found += _replies(reader, in_chat, is_right=lambda text, name: mentions(first_sentence(text), name))
-    return found
+        replies += _replies(reader, in_chat, is_right=lambda text, name: mentions(first_sentence(text), name))
+    return replies
 
 
 def _replies(model: LanguageModel, queries: Sequence[Query], *, is_right: Callable[[str, str], bool]) -> list[Reply]:
@@ -173,11 +173,11 @@ def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[s
     A point is None if the model of its sequence could not be asked. Such a sequence counts with a rate of 0. It has no
     perplexity, and then the mean perplexity is None too.
     """
-    some = list(points)
+    measured = list(points)
     return {
         name: None
-        if name.endswith(PERPLEXITY) and None in some
-        else mean(0.0 if point is None else point.get(name) for point in some)
+        if name.endswith(PERPLEXITY) and None in measured
+        else mean(0.0 if point is None else point.get(name) for point in measured)
         for name in names
     }
 
@@ -205,5 +205,5 @@ def _plain(query: Query) -> Query:
     """Remove zsRE's prefix from a Natural Questions prompt: with the prefix, no model continues with an answer."""
     if not query.prompt.startswith(_NQ):
         return query
-    asked = query.prompt.removeprefix(_NQ)
-    return query.model_copy(update={"prompt": asked[:1].upper() + asked[1:], "form": "question"})
+    prompt = query.prompt.removeprefix(_NQ)
+    return query.model_copy(update={"prompt": prompt[:1].upper() + prompt[1:], "form": "question"})

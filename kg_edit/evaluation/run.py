@@ -176,26 +176,26 @@ def evaluate(
             log.warning("%s: the errors of %s are from an earlier run; --retry-failed computes them again", out, what)
 
         # A run may be resumed with other code, since only kg-edit's own version is a setting.
-        plug_in, known = getattr(method, "plug_in", None), [one.get("plug_in") for one in read_environments(out)]
+        plug_in, earlier = getattr(method, "plug_in", None), [used.get("plug_in") for used in read_environments(out)]
         edited = {name for name, phase in run.done if phase == EDIT}
-        if plug_in and edited and any(one != plug_in for one in known):
-            made = "some records" if plug_in in known else number_of(len(edited), "record")
+        if plug_in and edited and any(used != plug_in for used in earlier):
+            affected = "some records" if plug_in in earlier else number_of(len(edited), "record")
             words = "%s: %s were made with other code of the package %s; --no-resume --overwrite makes all anew"
-            log.warning(words, out, made, plug_in["package"])
+            log.warning(words, out, affected, plug_in["package"])
 
         # A sequence is never split between shards, because its edits share one model.
         size = config.plan.schedule.sequence
         starts = range(0, len(all_records), size)
         cut = [items(all_records[start : start + size], choices, config, model=model) for start in starts]
-        own = config.part.deal([_Sequence(number, some) for number, some in enumerate(cut)])
-        todo = [sequence for sequence in own if not run.is_done(sequence)]
+        sequences = config.part.deal([_Sequence(number, part) for number, part in enumerate(cut)])
+        todo = [sequence for sequence in sequences if not run.is_done(sequence)]
         if todo:
             method.prepare()
             note_environment(out, environment(method, model, data))
-        total, left = (sum(len(sequence.items) for sequence in some) for some in (own, todo))
-        if 0 < left < total:
-            log.info("%s has %d of %d records; the others follow", out, total - left, total)
-        with Bar(title=method.name, unit="record", total=total, done=total - left) as bar:
+        total, remaining = (sum(len(sequence.items) for sequence in part) for part in (sequences, todo))
+        if 0 < remaining < total:
+            log.info("%s has %d of %d records; the others follow", out, total - remaining, total)
+        with Bar(title=method.name, unit="record", total=total, done=total - remaining) as bar:
             if size > 1:
                 for sequence in todo:
                     run.sequence(sequence, bar)
@@ -216,24 +216,24 @@ def _grown_from(
     """
     if config.shard or not is_run(out):
         return None
-    there = read_settings(out)
-    ids = there.get("ids", [])
-    known = isinstance(ids, list) and 0 < len(ids) < len(records) and len(ids) % config.plan.schedule.sequence == 0
-    if not known or [record.id for record in records[: len(ids)]] != ids:
+    stored = read_settings(out)
+    ids = stored.get("ids", [])
+    extends = isinstance(ids, list) and 0 < len(ids) < len(records) and len(ids) % config.plan.schedule.sequence == 0
+    if not extends or [record.id for record in records[: len(ids)]] != ids:
         return None
     of_records = record_settings(model, records, chat=config.chat).keys()
     fixed = {name: value for name, value in settings.items() if name not in of_records}
     first = {**fixed, **record_settings(model, records[: len(ids)], chat=config.chat)}
-    return there if difference(there, first) is None else None
+    return stored if difference(stored, first) is None else None
 
 
 def _other_records(out: Path, records: Sequence[BenchmarkRecord]) -> str:
     """Say how the records of the run in ``out`` differ from ``records``."""
-    known = {entry.id: entry.sha256 for entry in RunFolder(out).entries()}
+    hashes = {entry.id: entry.sha256 for entry in RunFolder(out).entries()}
     here = {record.id: digest(record.model_dump(mode="json")) for record in records}
     # A record of the same id that has no line yet counts as equal.
-    there = {name: known.get(name, here.get(name)) for name in read_settings(out)["ids"]}
-    return other_rows("records", there, here, counts=(len(there), len(here)))
+    stored = {name: hashes.get(name, here.get(name)) for name in read_settings(out)["ids"]}
+    return other_rows("records", stored, here, counts=(len(stored), len(here)))
 
 
 @dataclass(frozen=True)
@@ -284,25 +284,25 @@ class _Run:
         if bar:
             bar.phase("unedited model", len(records))
             bar.note("unedited model")
-        asked = set(plan.scored(sequence.ids))
-        failed = self._base([item for item in records if item.id in asked])
+        scored_ids = set(plan.scored(sequence.ids))
+        failed = self._base([item for item in records if item.id in scored_ids])
         self._point(sequence, 0, None, bar)
 
         # A stopped run resumes: dense patches of the first steps are one file, their sum; other steps load their patch.
         scorings = list(plan.scorings(len(records)))
         files = StepFiles(self.folder, sequence.number)
-        known = list(takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings))
-        summed, patch = files.summed(len(known))
-        if known and len(known) < len(scorings):
-            place = f"{self.folder.path}, sequence {sequence.number}"
-            log.info("%s resumes after %d of %d records", place, known[-1].edits, len(records))
+        recorded = list(takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings))
+        summed, patch = files.summed(len(recorded))
+        if recorded and len(recorded) < len(scorings):
+            where = f"{self.folder.path}, sequence {sequence.number}"
+            log.info("%s resumes after %d of %d records", where, recorded[-1].edits, len(records))
         for number, scoring in enumerate(scorings):
-            if bar and number >= len(known):
+            if bar and number >= len(recorded):
                 bar.phase("editing", len(scoring.step))
                 bar.note("")
             if number >= summed:
-                edited = [records[place] for place in scoring.step if records[place].id not in failed]
-                scored = [records[place] for place in scoring.places if records[place].id not in failed]
+                edited = [records[index] for index in scoring.step if records[index].id not in failed]
+                scored = [records[index] for index in scoring.places if records[index].id not in failed]
                 update = self._edit(sequence, number, edited, patch, files)
                 patch = added(patch, update)  # of all edits so far; a step without a success changes nothing
                 if bar and scored:
@@ -312,30 +312,30 @@ class _Run:
                     self._point(sequence, scoring.edits, patch, bar)
                 if update and patch:
                     files.sum_up(number + 1, patch)
-            if bar and number < len(known):
+            if bar and number < len(recorded):
                 bar.skip(len(scoring.step))
             elif bar:
                 bar.update(len(scoring.step))
 
     def _is_known(self, sequence: _Sequence, scoring: Scoring, failed: set[str]) -> bool:
         """Whether every result of a step is recorded."""
-        wanted = {(sequence.items[place].id, EDIT) for place in scoring.step}
-        wanted |= {(sequence.items[place].id, phase_of(scoring)) for place in scoring.places}
+        keys = {(sequence.items[index].id, EDIT) for index in scoring.step}
+        keys |= {(sequence.items[index].id, phase_of(scoring)) for index in scoring.places}
         needs_point = scoring.on_curve and self.config.has_points
         if needs_point and (sequence.number, scoring.edits) not in self.points:
             return False
-        return all(key in self.done for key in wanted if key[0] not in failed)
+        return all(key in self.done for key in keys if key[0] not in failed)
 
     @property
     def together(self) -> int:
         """How many records are edited, scored and written together, at most."""
         return TOGETHER * (1 if self.model.device.type == "cpu" else _ON_ACCELERATOR)
 
-    def ask_unedited(self, some: Sequence[Item]) -> None:
+    def ask_unedited(self, batch: Sequence[Item]) -> None:
         """Score the unedited model on the items that have no line yet, all at once; the scores are stored."""
         cases = {
             f"{item.id}/{name}": case
-            for item in some
+            for item in batch
             if (item.id, BASE) not in self.done
             for name, case in self._unedited_cases(item).items()
         }
@@ -345,13 +345,13 @@ class _Run:
     def _unedited_cases(self, item: Item) -> dict[str, Case]:
         return {BASE: item.case, **(ceiling_cases(item.case) if self.config.ceilings else {})}
 
-    def _base(self, asked: Sequence[Item]) -> set[str]:
+    def _base(self, scored: Sequence[Item]) -> set[str]:
         """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
         failed = set()
-        for some in _chunks(asked, self.together):
-            if len(asked) > 1:
-                self.ask_unedited(some)
-            for item in some:
+        for chunk in _chunks(scored, self.together):
+            if len(scored) > 1:
+                self.ask_unedited(chunk)
+            for item in chunk:
                 error = self.done.get((item.id, BASE))
                 if (item.id, BASE) not in self.done:
                     sections: dict[str, Section] = {}
@@ -359,7 +359,7 @@ class _Run:
                         sections = self.unedited.sections(self._unedited_cases(item))
                     except FAILURES as fault:
                         error = failure(fault)
-                    own = Entry(
+                    entry = Entry(
                         id=item.id,
                         phase=BASE,
                         sha256=item.sha256,
@@ -367,21 +367,21 @@ class _Run:
                         choices=item.case.choices,
                         sections=sections,
                     )
-                    self.folder.append([own])
+                    self.folder.append([entry])
                 if error is not None:
                     failed.add(item.id)
         return failed
 
     def _edit(
-        self, sequence: _Sequence, number: int, some: Sequence[Item], start: Patch | None, files: StepFiles
+        self, sequence: _Sequence, number: int, batch: Sequence[Item], start: Patch | None, files: StepFiles
     ) -> Patch | None:
         """The patch of step ``number``: loaded if it was saved, else computed; None if none of its edits succeeds."""
-        new = [item for item in some if (item.id, EDIT) not in self.done]
-        if not new and all(self.done[item.id, EDIT] for item in some):
+        new = [item for item in batch if (item.id, EDIT) not in self.done]
+        if not new and all(self.done[item.id, EDIT] for item in batch):
             return None
         if not new and (saved := files.load(number)):
             return saved
-        step = self.steps.get(some[0].id) or edit_step(self.method, [item.record for item in some], start=start)
+        step = self.steps.get(batch[0].id) or edit_step(self.method, [item.record for item in batch], start=start)
         if len(sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
             files.save(number, step.patch)
         self.folder.append(
@@ -399,47 +399,47 @@ class _Run:
         )
         return step.patch
 
-    def _score(self, sequence: _Sequence, scoring: Scoring, some: Sequence[Item], patch: Patch | None) -> None:
+    def _score(self, sequence: _Sequence, scoring: Scoring, scored: Sequence[Item], patch: Patch | None) -> None:
         """Score the items on the model with ``patch``, and write their lines."""
         phase = phase_of(scoring)
-        new = {item.id for item in some if (item.id, phase) not in self.done}
+        new = {item.id for item in scored if (item.id, phase) not in self.done}
         if len(sequence.items) == 1 and patch and new & self.scores.keys():
-            self.folder.append([self._entry(some[0], phase, self.scores[some[0].id], patch)])
+            self.folder.append([self._entry(scored[0], phase, self.scores[scored[0].id], patch)])
             return
-        for chunk in _chunks(some, self.together):  # whole chunks: a resumed run then rounds like an uninterrupted one
+        for chunk in _chunks(scored, self.together):  # whole chunks: a resumed run rounds like an uninterrupted one
             if new & {item.id for item in chunk}:
                 self.folder.append(entry for entry in self._scored(patch, chunk, phase) if entry.id in new)
 
-    def _scored(self, patch: Patch | None, some: Sequence[Item], phase: str) -> list[Entry]:
+    def _scored(self, patch: Patch | None, chunk: Sequence[Item], phase: str) -> list[Entry]:
         """Score the items all at once; if that fails, each alone, so that an error belongs to one item.
 
         An item that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
         """
         try:
-            sections = self.sections(some, patch)
+            sections = self.sections(chunk, patch)
         except FAILURES as error:
-            if len(some) > 1:
-                return [entry for item in some for entry in self._scored(patch, [item], phase)]
-            (item,), zeros = some, {phase: broken(some[0].case)}
+            if len(chunk) > 1:
+                return [entry for item in chunk for entry in self._scored(patch, [item], phase)]
+            (item,), zeros = chunk, {phase: broken(chunk[0].case)}
             return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections=zeros)]
-        return [self._entry(item, phase, section, patch) for item, section in zip(some, sections, strict=True)]
+        return [self._entry(item, phase, section, patch) for item, section in zip(chunk, sections, strict=True)]
 
     def sections(
-        self, some: Sequence[Item], patch: Patch | None = None, own: Mapping[str, Patch] | None = None
+        self, chunk: Sequence[Item], patch: Patch | None = None, patches: Mapping[str, Patch] | None = None
     ) -> list[Section]:
-        """Score items on the model with ``patch``, or each on the model with its ``own`` patch, by the item's id."""
-        before = self.unedited.sections({item.id: item.case for item in some})
+        """Score items on the model with ``patch``, or each on the model with its own of ``patches``, by item id."""
+        before = self.unedited.sections({item.id: item.case for item in chunk})
         with self._edited(patch) as model:
-            found = in_halves(
+            scored = in_halves(
                 lambda part: score_cases(
                     model,
                     [item.case for item in part],
                     before=[before[item.id] for item in part],
-                    patches=None if own is None else [own[item.id] for item in part],
+                    patches=None if patches is None else [patches[item.id] for item in part],
                 ),
-                some,
+                chunk,
             )
-        return with_cosines(self.model, [item.case for item in some], found)
+        return with_cosines(self.model, [item.case for item in chunk], scored)
 
     def _entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
         """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
@@ -478,10 +478,10 @@ class _Run:
                     measure = partial(general_scores, model) if patch else self.unedited.general
                     (general,) = in_halves(lambda texts: list(map(measure, texts)), [config.general])
                     scores |= general
-                scores |= {name: found.value for name, found in tasks.items()}
+                scores |= {name: score.value for name, score in tasks.items()}
                 if config.retention:
-                    made = [edit for item in sequence.items[:edits] for edit in item.record.edits]
-                    scores |= config.retention.scores(model, made, before=before, chat=config.chat)
+                    edits_so_far = [edit for item in sequence.items[:edits] for edit in item.record.edits]
+                    scores |= config.retention.scores(model, edits_so_far, before=before, chat=config.chat)
         except FAILURES as fault:
             if not edits:  # no edit has broken the unedited model: the text or the tasks can't be used
                 raise
@@ -498,47 +498,47 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
     `HELD` bytes at most, or the group has one record.
     """
     most, fewest = run.together, FEWEST * run.together // TOGETHER
-    start = asked = largest = 0
+    start = scored = largest = 0
     assumed = sum(weight.nbytes for weight in run.model.model.parameters())  # of a patch, before one is known
     while start < len(todo):
         size = max(1, min(most, max(fewest, start), HELD // (largest or assumed)))
         group = todo[start : start + size]
-        some, first, last = [sequence.items[0] for sequence in group], bar.n + 1, bar.n + len(group)
-        place = f"records {first} to {last}" if last > first else f"record {first}"
-        bar.note(f"{place}, unedited model")
-        bar.phase("unedited model", min(most, len(todo) - asked) if asked < start + len(group) else 0)
-        while asked < start + len(group):  # the unedited model is asked about ``most`` records at once
-            run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + most]])
-            asked += most
-        _compute_together(run, some, bar, place)
+        records, first, last = [sequence.items[0] for sequence in group], bar.n + 1, bar.n + len(group)
+        label = f"records {first} to {last}" if last > first else f"record {first}"
+        bar.note(f"{label}, unedited model")
+        bar.phase("unedited model", min(most, len(todo) - scored) if scored < start + len(group) else 0)
+        while scored < start + len(group):  # the unedited model is asked about ``most`` records at once
+            run.ask_unedited([sequence.items[0] for sequence in todo[scored : scored + most]])
+            scored += most
+        _compute_together(run, records, bar, label)
         largest = max([largest, *(step.patch.nbytes for step in run.steps.values() if step.patch)])
         yield group
         start += len(group)
 
 
-def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, place: str) -> None:
+def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, label: str) -> None:
     """Edit and score records in one call each, every one alone on the unedited model, with the same results.
 
-    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them. ``place``
+    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them. ``label``
     is the group in words, for the bar.
     """
     run.steps.clear()
     run.scores.clear()
     new = [item for item in group if (item.id, EDITED) not in run.done and not run.done.get((item.id, BASE))]
     run.ask_unedited(new)
-    bar.note(f"{place}, editing")
+    bar.note(f"{label}, editing")
     bar.phase("editing", len(group))
     if isinstance(run.method, EditsEach):
-        steps = StepNotes(lambda text: bar.note(f"{place}, {text}"))
+        steps = StepNotes(lambda text: bar.note(f"{label}, {text}"))
         with watched([steps], [item.id for item in new]), suppress(*FAILURES):
             run.steps.update(edit_each_alone(run.method, [item.record for item in new if len(item.record.edits) == 1]))
     patches = {name: step.patch for name, step in run.steps.items() if step.patch}
     edited = [item for item in new if item.id in patches]
-    bar.note(f"{place}, edited model")
+    bar.note(f"{label}, edited model")
     bar.phase("edited model", len(group))
     with suppress(*FAILURES):
-        run.scores.update(zip((item.id for item in edited), run.sections(edited, own=patches), strict=True))
+        run.scores.update(zip((item.id for item in edited), run.sections(edited, patches=patches), strict=True))
 
 
-def _chunks(some: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (some[start : start + size] for start in range(0, len(some), size))
+def _chunks(batch: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (batch[start : start + size] for start in range(0, len(batch), size))

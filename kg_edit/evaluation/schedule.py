@@ -146,13 +146,14 @@ class CurvePlan:
         """Return those of a sequence's ``ids`` that are scored at all: all of them without ``sample``."""
         if self.sample is None:
             return ids
-        return [ids[place] for place in sorted({place for one in self.scorings(len(ids)) for place in one.places})]
+        indices = {index for scoring in self.scorings(len(ids)) for index in scoring.places}
+        return [ids[index] for index in sorted(indices)]
 
 
 def _spread(records: int, *, most: int = CURVE_RECORDS) -> tuple[int, ...]:
     """At most ``most`` places below ``records``, evenly spread, beginning with 0."""
-    some = min(records, most)
-    return tuple(place * records // some for place in range(some))
+    count = min(records, most)
+    return tuple(index * records // count for index in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +173,8 @@ class Shard:
         Raises:
             ConfigError: it is no shard.
         """
-        found = re.fullmatch(r"\s*([0-9]+)\s*/\s*([0-9]+)\s*", text)
-        part, parts = map(int, found.groups()) if found else (0, 0)
+        match = re.fullmatch(r"\s*([0-9]+)\s*/\s*([0-9]+)\s*", text)
+        part, parts = map(int, match.groups()) if match else (0, 0)
         if part >= parts:
             raise ConfigError(f"shard {text!r}: expected i/n with i from 0 to n-1, such as 0/4, 1/4, 2/4 and 3/4")
         return cls(part=part, parts=parts)

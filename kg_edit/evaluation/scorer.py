@@ -74,21 +74,21 @@ def score_cases(
         ChatTemplateError: a case is asked in chat form, and the tokenizer has no chat template.
     """
     earlier: Sequence[Section | None] = before or [None] * len(cases)
-    wanted: Sequence[Patch | None] = patches or [None] * len(cases)
-    found: dict[int, Section] = {}
+    by_case: Sequence[Patch | None] = patches or [None] * len(cases)
+    sections: dict[int, Section] = {}
     for chat in sorted({case.chat for case in cases}):
         reader = model.in_chat() if chat else model
-        places = [place for place, case in enumerate(cases) if case.chat == chat]
-        own = [patch for place in places if (patch := wanted[place]) is None or isinstance(patch, WeightPatch)]
-        if len(own) == len(places):  # all are patches of weights: one forward pass for all cases
-            some, unedited = [cases[place] for place in places], [earlier[place] for place in places]
-            found |= zip(places, _score_together(reader, some, unedited, own), strict=True)
+        indices = [index for index, case in enumerate(cases) if case.chat == chat]
+        of_weights = [patch for index in indices if (patch := by_case[index]) is None or isinstance(patch, WeightPatch)]
+        if len(of_weights) == len(indices):  # all are patches of weights: one forward pass for all cases
+            group, unedited = [cases[index] for index in indices], [earlier[index] for index in indices]
+            sections |= zip(indices, _score_together(reader, group, unedited, of_weights), strict=True)
             continue
-        for place in places:
-            patch = wanted[place]
+        for index in indices:
+            patch = by_case[index]
             with patch.applied(reader) if patch else nullcontext(reader) as edited:
-                (found[place],) = _score_together(edited, [cases[place]], [earlier[place]], [None])
-    return tuple(found[place] for place in range(len(cases)))
+                (sections[index],) = _score_together(edited, [cases[index]], [earlier[index]], [None])
+    return tuple(sections[index] for index in range(len(cases)))
 
 
 def _score_together(
@@ -103,7 +103,7 @@ def _score_together(
 
     # All continuations of one line are one batch, and so are all paragraphs. Cases of the unpatched model share their
     # prompts, with the largest limit.
-    owners = [place if patch else None for place, patch in enumerate(patches)]
+    owners = [index if patch else None for index, patch in enumerate(patches)]
     limits: dict[tuple[int | None, str], int] = {}
     for owner, case in zip(owners, cases, strict=True):
         for prompt, limit in text_limits(model.tokenizer, case).items():
@@ -111,24 +111,24 @@ def _score_together(
     long = {(owner, prompt) for owner, case in zip(owners, cases, strict=True) for prompt in case.paragraphs}
     written = dict[tuple[int | None, str], str]()
     for several_lines in (False, True):
-        some = [asked for asked in limits if (asked in long) == several_lines]
+        keys = [key for key in limits if (key in long) == several_lines]
         texts = continuations(
             model,
-            [prompt for _, prompt in some],
-            limits=[limits[asked] for asked in some],
-            patches=[None if owner is None else patches[owner] for owner, _ in some],
+            [prompt for _, prompt in keys],
+            limits=[limits[key] for key in keys],
+            patches=[None if owner is None else patches[owner] for owner, _ in keys],
             several_lines=several_lines,
         )
-        written |= zip(some, texts, strict=True)
+        written |= zip(keys, texts, strict=True)
 
     sections = []
-    for owner, case, patch, found, unedited in zip(owners, cases, patches, scores, before, strict=True):
+    for owner, case, patch, pair_scores, unedited in zip(owners, cases, patches, scores, before, strict=True):
         with wholly_patched(model, patch):
             predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
             following = next_tokens(model, case.foreseen, known=unedited.next_tokens if unedited else None)
         continued = {prompt: written[owner, prompt] for prompt in case.continued}
         evidence = Evidence(
-            scores=found,
+            scores=pair_scores,
             texts=continued,
             compared=_compared(model, case, continued),
             predicted=predicted,
@@ -198,11 +198,11 @@ def _compared(model: LanguageModel, case: Case, texts: Mapping[str, str]) -> dic
 def _evidence_of(model: LanguageModel, case: Case, section: Section) -> Evidence:
     """The part of the unedited model's evidence that its section has: texts, arg-max tokens, and next tokens."""
     texts = {prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts}
-    found = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]
+    predicted = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]
     return Evidence(
         texts=texts,
         compared=_compared(model, case, texts),
-        predicted={pair: tokens for pair, tokens in found if tokens is not None},
+        predicted={pair: tokens for pair, tokens in predicted if tokens is not None},
         next_tokens=section.next_tokens,
     )
 
@@ -212,7 +212,7 @@ def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence
 
     They need the unedited model, because an edited one would judge itself: call it after the patch was reverted.
     """
-    found = []
+    extended = []
     for case, section in zip(cases, sections, strict=True):
         names = [name for name in section.scores if name.endswith(COSINE)]
         if names:
@@ -222,13 +222,13 @@ def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence
             evidence = Evidence(texts=texts, cosines=cosines(model, pairs))
             scores = {name: RECORD_METRICS[name](case, evidence) for name in names}
             section = section.model_copy(update={"scores": {**section.scores, **scores}})
-        found.append(section)
-    return found
+        extended.append(section)
+    return extended
 
 
 def broken(case: Case) -> Section:
     """Return the scores on a model that can't be scored: 0 for shares that should be high; others are missing."""
-    shares = {name: 0.0 for name, one in metrics_for(case).items() if (one.values, one.better) == ("0 to 1", "higher")}
+    shares = {name: 0.0 for name, m in metrics_for(case).items() if (m.values, m.better) == ("0 to 1", "higher")}
     return Section(scores=shares, nll={}, texts={})
 
 
@@ -246,59 +246,59 @@ class UneditedScores:
 
     def sections(self, cases: Mapping[str, Case]) -> dict[str, Section]:
         """Return the sections of ``cases``, by name."""
-        known = {name: section for name, case in cases.items() if (section := self._read(case))}
-        asked = {name: case for name, case in cases.items() if name not in known}
-        scored = in_halves(lambda some: score_cases(self._model, some), tuple(asked.values()))
-        scored = with_cosines(self._model, tuple(asked.values()), scored)
-        for case, section in zip(asked.values(), scored, strict=True):
+        stored = {name: section for name, case in cases.items() if (section := self._read(case))}
+        missing = {name: case for name, case in cases.items() if name not in stored}
+        scored = in_halves(lambda chunk: score_cases(self._model, chunk), tuple(missing.values()))
+        scored = with_cosines(self._model, tuple(missing.values()), scored)
+        for case, section in zip(missing.values(), scored, strict=True):
             self._write(case, section)
-        found = known | dict(zip(asked, scored, strict=True))
-        return {name: found[name] for name in cases}
+        sections = stored | dict(zip(missing, scored, strict=True))
+        return {name: sections[name] for name in cases}
 
     def general(self, text: str) -> dict[str, float | None]:
         """Return general ability on ``text``."""
-        known = self._read(text)
-        if known is None:
-            known = Section(scores=general_scores(self._model, text), nll={}, texts={})
-            self._write(text, known)
-        return known.scores
+        stored = self._read(text)
+        if stored is None:
+            stored = Section(scores=general_scores(self._model, text), nll={}, texts={})
+            self._write(text, stored)
+        return stored.scores
 
     def quick(self, tasks: QuickTasks) -> dict[str, DocumentScores]:
         """Return the scores of the quick sets."""
         name = f"quick {digest(tasks.settings)}"
-        known = self._read(name)
-        if known is None:
-            found = tasks.scores(self._model)
+        stored = self._read(name)
+        if stored is None:
+            scores = tasks.scores(self._model)
             hits = {
-                metric: {str(place): hit for place, hit in enumerate(one.documents)} for metric, one in found.items()
+                metric: {str(index): hit for index, hit in enumerate(task.documents)} for metric, task in scores.items()
             }
-            known = Section(scores={}, nll=hits, texts={})
-            self._write(name, known)
-        return {metric: document_scores(fmean(own.values()), [*own.values()]) for metric, own in known.nll.items()}
+            stored = Section(scores={}, nll=hits, texts={})
+            self._write(name, stored)
+        return {metric: document_scores(fmean(row.values()), [*row.values()]) for metric, row in stored.nll.items()}
 
     def replies(self, test: RetentionTest, *, chat: bool) -> list[Reply]:
         """Return the answers to a retention test, asked in plain text or in chat form."""
         name = f"retention {test.digest}" + (" in chat form" if chat else "")
-        known = self._read(name)
-        if known is None:
-            found = test.replies(self._model.in_chat(chat=chat))
-            right: dict[str, float | None] = {str(n): float(reply.right) for n, reply in enumerate(found)}
-            known = Section(scores=right, nll={str(n): {"": reply.nll} for n, reply in enumerate(found)}, texts={})
-            self._write(name, known)
-        return [Reply(bool(known.scores[n]), losses[""]) for n, losses in known.nll.items()]
+        stored = self._read(name)
+        if stored is None:
+            replies = test.replies(self._model.in_chat(chat=chat))
+            right: dict[str, float | None] = {str(n): float(reply.right) for n, reply in enumerate(replies)}
+            stored = Section(scores=right, nll={str(n): {"": reply.nll} for n, reply in enumerate(replies)}, texts={})
+            self._write(name, stored)
+        return [Reply(bool(stored.scores[n]), losses[""]) for n, losses in stored.nll.items()]
 
-    def _read(self, asked: Case | str) -> Section | None:
-        name = digest([self._key, to_jsonable_python(asked)])
+    def _read(self, content: Case | str) -> Section | None:
+        name = digest([self._key, to_jsonable_python(content)])
         try:
-            found = Section.model_validate_json((self._folder / name[:2] / f"{name}.json").read_bytes())
+            section = Section.model_validate_json((self._folder / name[:2] / f"{name}.json").read_bytes())
         except (OSError, ValidationError):  # absent or damaged: it is scored and written again
             return self._unwritten.get(name)
-        if isinstance(asked, Case) and found.scores.keys() != metrics_for(asked).keys():
+        if isinstance(content, Case) and section.scores.keys() != metrics_for(content).keys():
             return self._unwritten.get(name)  # it is from before a metric was added or removed
-        return found
+        return section
 
-    def _write(self, asked: Case | str, section: Section) -> None:
-        name = digest([self._key, to_jsonable_python(asked)])
+    def _write(self, content: Case | str, section: Section) -> None:
+        name = digest([self._key, to_jsonable_python(content)])
         try:
             write_text(self._folder / name[:2] / f"{name}.json", section.model_dump_json() + "\n")
         except OutputError as error:  # with a full or read-only cache, only the next run is slower

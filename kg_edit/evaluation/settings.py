@@ -171,8 +171,8 @@ def commit(folder: Path) -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
-        return done.stdout.strip()
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
+        return process.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # fails in another project's checkout

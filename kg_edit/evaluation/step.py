@@ -158,13 +158,13 @@ def _failing_alone(
     """Find the records that fail alone, with their errors; ``records`` failed together with ``error``."""
     if len(records) == 1:
         return {records[0].id: failure(error)}
-    found: dict[str, str] = {}
+    errors: dict[str, str] = {}
     for half in _halves(records):
         try:
             _update(method, half, start)
         except FAILURES as fault:
-            found |= _failing_alone(method, half, start, fault)
-    return found
+            errors |= _failing_alone(method, half, start, fault)
+    return errors
 
 
 def _one_half_after_the_other(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> StepOutcome:
