@@ -124,11 +124,11 @@ def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
         shared = any(_same_record(first, run, name) for name in first.ids())
         same = {**_SAME, **({} if common else {"data": _or_shared("evaluate both on one file", shared=shared)})}
         for field, way_out in same.items():
-            there, here = ({field: one.settings.get(field)} for one in (first, run))
-            if field == "data" and None in (there[field], here[field]):
+            expected, actual = ({field: side.settings.get(field)} for side in (first, run))
+            if field == "data" and None in (expected[field], actual[field]):
                 continue  # records that a program gave, of no known file: the records' own hashes are compared
-            if found := difference(there, here):
-                raise OutputError(f"{first.folder} and {run.folder} can't be compared ({found}); {way_out}")
+            if differs := difference(expected, actual):
+                raise OutputError(f"{first.folder} and {run.folder} can't be compared ({differs}); {way_out}")
         if run.unfinished and not common:
             several = Schedule.parse(run.settings.get("schedule", "single")).sequence > 1
             when = " at the end of their sequence" if several else ""
@@ -154,14 +154,14 @@ def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> list[str]:
         lacking = [name for name in first.ids() if not _same_record(first, run, name)]
         more = [name for name in run.ids() if not _same_record(run, first, name)]
         if (lacking or more) and not common:
-            found = ", and ".join(
-                f"{len(own)} of the {this} ({own[0]!r}{', …' if own[1:] else ''}) {'are' if own[1:] else 'is'} not in "
+            differing = ", and ".join(
+                f"{len(ids)} of the {this} ({ids[0]!r}{', …' if ids[1:] else ''}) {'are' if ids[1:] else 'is'} not in "
                 f"the {that}"
-                for own, this, that in ((lacking, "first", "second"), (more, "second", "first"))
-                if own
+                for ids, this, that in ((lacking, "first", "second"), (more, "second", "first"))
+                if ids
             )
             raise OutputError(
-                f"{first.folder} and {run.folder} have different records: {found}; "
+                f"{first.folder} and {run.folder} have different records: {differing}; "
                 + _or_shared("evaluate both on the same records", shared=len(lacking) < len(first.ids()))
             )
     ids = [name for name in first.ids() if all(_same_record(first, run, name) for run in others)]
@@ -210,8 +210,8 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
 
 def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
     """The records whose edits are in one model, for each of ``ids``."""
-    found = {name: names for names in sequences_of(run.settings).values() for name in names}
-    return [found[name] for name in ids]
+    together = {name: names for names in sequences_of(run.settings).values() for name in names}
+    return [together[name] for name in ids]
 
 
 class MetricRow(BaseModel):
@@ -252,14 +252,14 @@ class Comparison(BaseModel):
     @property
     def schedules_line(self) -> str:
         """A sentence that says which run was scored under which schedule; "" if all have the same."""
-        told = ", ".join(f"{name} ({words})" for name, words in self.schedules.items())
-        return f"Different schedules: {told}." if told else ""
+        runs = ", ".join(f"{name} ({words})" for name, words in self.schedules.items())
+        return f"Different schedules: {runs}." if runs else ""
 
     @property
     def shown(self) -> tuple[str, ...]:
         """The sides in the order of a table: the unedited model first, also if it is no side but has some mean."""
-        known = any(UNEDITED in row.means for row in self.rows) and UNEDITED not in self.sides
-        return (UNEDITED, *self.sides) if known else self.sides
+        has_unedited = any(UNEDITED in row.means for row in self.rows) and UNEDITED not in self.sides
+        return (UNEDITED, *self.sides) if has_unedited else self.sides
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -288,7 +288,7 @@ class Comparison(BaseModel):
         means = (
             (row, [row.means[side].mean if side in row.means else None for side in self.shown]) for row in self.rows
         )
-        rows = [(row.metric, row.n, *own) for row, own in means]
+        rows = [(row.metric, row.n, *side_means) for row, side_means in means]
         return html_table(repr(self), ["metric", "n", *self.shown], rows)
 
     def to_frame(self) -> pd.DataFrame:
@@ -335,14 +335,14 @@ def compare(
     if not folders:
         raise ConfigError("no run is given; give the folder of at least one run")
     several = [folders] if isinstance(folders, str | Path | RunFolder) else folders
-    places = [Path(one.path if isinstance(one, RunFolder) else one) for one in several]
-    if len({place.resolve() for place in places}) < len(places):
+    paths = [Path(folder.path if isinstance(folder, RunFolder) else folder) for folder in several]
+    if len({path.resolve() for path in paths}) < len(paths):
         raise ConfigError("a run is given twice; give each folder once")
     # A run's name is its folder's last part, unless that is ambiguous.
-    short = [place.resolve().name for place in places]
-    whole = [f"./{place}" if str(place) == UNEDITED else str(place) for place in places]
-    names = short if len(set(short)) == len(short) and UNEDITED not in short else whole
-    runs = [ComparedRun.read(place, name) for place, name in zip(places, names, strict=True)]
+    short = [path.resolve().name for path in paths]
+    full = [f"./{path}" if str(path) == UNEDITED else str(path) for path in paths]
+    names = short if len(set(short)) == len(short) and UNEDITED not in short else full
+    runs = [ComparedRun.read(path, name) for path, name in zip(paths, names, strict=True)]
     check_comparable(runs, common=common)
     ids = shared_records(runs, common=common)
     notes = _notes(runs, ids)
@@ -350,7 +350,7 @@ def compare(
     # The first side is the one that the others are compared with.
     sides: dict[str, Scores] = {run.name: run.scores(ids, EDITED) for run in runs}
     reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
-    by_folder = dict(zip(map(str, places), names, strict=True))
+    by_folder = dict(zip(map(str, paths), names, strict=True))
     if reference == UNEDITED:
         sides = {UNEDITED: runs[0].scores(ids, BASE), **sides}
     first = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
@@ -358,32 +358,32 @@ def compare(
         raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
     sides = {first: sides[first], **sides}
 
-    known = metric_names(row for scores in sides.values() for row in scores.values())
-    known += (EDITING_SCORE,) if set(SCORED) <= set(known) else ()
+    available = metric_names(row for scores in sides.values() for row in scores.values())
+    available += (EDITING_SCORE,) if set(SCORED) <= set(available) else ()
     # A metric that is named twice is one test: Holm's correction would count two
-    wanted = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
-    for name in wanted:
-        if name not in known:
+    requested = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
+    for name in requested:
+        if name not in available:
             points = (point for run in runs for point in RunFolder(run.folder).points())
             if any({name, f"{PREFIX}{name}"} & point.scores.keys() for point in points):
                 raise ConfigError(
                     f"{name} is of the whole model, not of each record, so it is not compared; its values for the "
                     "unedited and the edited model are in each run's own table and summary.json (general, curve)"
                 )
-            raise unknown_name("metric", name, known)
+            raise unknown_name("metric", name, available)
     base = {} if UNEDITED in sides else runs[0].scores(ids, BASE)
-    rows = _rows(sides, ids, wanted or known, seed, base=base)
-    if not rows and not wanted:
+    rows = _rows(sides, ids, requested or available, seed, base=base)
+    if not rows and not requested:
         raise ConfigError(
             f"no record has a score of the same metric on each side ({', '.join(sides)}), so there is nothing to "
             "compare; look for errors in the records.jsonl of each run"
         )
-    lacking = sorted(set(wanted) - {row.metric for row in rows})
+    lacking = sorted(set(requested) - {row.metric for row in rows})
     if lacking and not rows:
         lacks = [
             side
-            for side, own in sides.items()
-            if not any(row.get(name) is not None for row in own.values() for name in lacking)
+            for side, scores in sides.items()
+            if not any(row.get(name) is not None for row in scores.values() for name in lacking)
         ]
         way = f"evaluate {' and '.join(lacks or sides)} with the probes or extras that it needs"
         way = "compare two edited runs" if UNEDITED in sides else way
@@ -435,40 +435,40 @@ def _rows(
         )
         for side, table in tables.items()
     }
-    found = []
+    metric_rows = []
     for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
-        places = [names.index(part) for part in (SCORED if metric == EDITING_SCORE else (metric,))]
-        first, *others = ((side, tables[side][:, places]) for side in sides)
+        columns = [names.index(part) for part in (SCORED if metric == EDITING_SCORE else (metric,))]
+        first, *others = ((side, tables[side][:, columns]) for side in sides)
         differences = {}
         for side, table in others:
-            if len(places) > 1:
+            if len(columns) > 1:
                 change = score_difference(first[1], table, seed=seed)
             else:
-                there = ~np.isnan(table[:, 0])
-                change = paired_difference(first[1][there, 0], table[there, 0], seed=seed)
+                present = ~np.isnan(table[:, 0])
+                change = paired_difference(first[1][present, 0], table[present, 0], seed=seed)
             if change:
                 differences[side] = change
         if differences:
-            n = int((~missing[:, places]).sum(axis=0).min())
+            n = int((~missing[:, columns]).sum(axis=0).min())
             # A model beside the sides has the same mean only if it has the scores of the same records
-            whole = [side for side in tables if (np.isnan(tables[side]) == missing)[:, places].all()]
-            side_means = {side: means[side][metric] for side in whole}
-            found.append(MetricRow(metric=metric, n=n, means=side_means, differences=differences))
-    return found
+            complete = [side for side in tables if (np.isnan(tables[side]) == missing)[:, columns].all()]
+            side_means = {side: means[side][metric] for side in complete}
+            metric_rows.append(MetricRow(metric=metric, n=n, means=side_means, differences=differences))
+    return metric_rows
 
 
 def _corrected(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
     """The rows with Holm-corrected p-values."""
-    flat = [(place, side) for place, row in enumerate(rows) for side in row.differences]
-    values = dict(zip(flat, holm([rows[place].differences[side].p for place, side in flat]), strict=True))
+    flat = [(index, side) for index, row in enumerate(rows) for side in row.differences]
+    values = dict(zip(flat, holm([rows[index].differences[side].p for index, side in flat]), strict=True))
     return tuple(
         row.model_copy(
             update={
                 "differences": {
-                    side: found.model_copy(update={"p_holm": values[place, side]})
-                    for side, found in row.differences.items()
+                    side: change.model_copy(update={"p_holm": values[index, side]})
+                    for side, change in row.differences.items()
                 }
             }
         )
-        for place, row in enumerate(rows)
+        for index, row in enumerate(rows)
     )

@@ -51,15 +51,15 @@ def finish(out: Path) -> Summary:
     # Under a schedule with steps, each record has one more section: its scores right after its own step.
     between = (JUST_EDITED,) if plan.schedule.has_steps and plan.sample is None else ()
     if between:
-        own = {
-            names[place]: phase_of(scoring)
+        phases = {
+            names[index]: phase_of(scoring)
             for names in sequences.values()
             for scoring in plan.scorings(len(names))
-            for place in scoring.step
+            for index in scoring.step
         }
         records = tuple(
-            record.model_copy(update={"scores": {**record.scores, JUST_EDITED: record.scores[own[record.id]]}})
-            if own[record.id] in record.scores
+            record.model_copy(update={"scores": {**record.scores, JUST_EDITED: record.scores[phases[record.id]]}})
+            if phases[record.id] in record.scores
             else record
             for record in records
         )
@@ -68,11 +68,11 @@ def finish(out: Path) -> Summary:
     by_sequence: dict[int, dict[int, Point]] = {}
     for point in points:
         by_sequence.setdefault(point.sequence, {})[point.edits] = point
-    ends = [(some[0].tasks, some[max(some)].tasks) for some in by_sequence.values() if 0 in some and max(some)]
+    ends = [(group[0].tasks, group[max(group)].tasks) for group in by_sequence.values() if 0 in group and max(group)]
 
     sections = ("base", *between, "edited", *(CEILINGS if settings["ceilings"] else ()))
     rows = {name: [record.scores.get(name, {}) for record in records] for name in sections}
-    metrics = {name: metric_names(found) for name, found in rows.items()}
+    metrics = {name: metric_names(scores) for name, scores in rows.items()}
     seconds = [record.seconds for record in records if record.seconds is not None]
     answered = [record.answer_seconds for record in records if record.answer_seconds is not None]
     first, *others = read_environments(out) or [{}]
@@ -80,7 +80,7 @@ def finish(out: Path) -> Summary:
         n=len(records),
         seconds_per_edit=fmean(seconds) if seconds else None,
         seconds_per_answer={
-            name: median(some) for name, some in zip((BASE, EDITED), zip(*answered, strict=True), strict=False)
+            name: median(times) for name, times in zip((BASE, EDITED), zip(*answered, strict=True), strict=False)
         }
         or None,
         peak_memory=max((record.memory for record in records if record.memory is not None), default=None),
@@ -124,23 +124,23 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
     folders = _sorted_shards(settings)
     for folder in folders:
         _check_finished(folder, settings[folder])
-    whole = {**settings[folders[0]], "shard": None}
-    claim(out, whole)
+    merged = {**settings[folders[0]], "shard": None}
+    claim(out, merged)
 
     # The lines are sorted by sequence, in their shard's order within a sequence, as one process would write them.
-    numbers = {name: number for number, names in sequences_of(whole).items() for name in names}
+    numbers = {name: number for number, names in sequences_of(merged).items() for name in names}
     parts, target = [RunFolder(folder) for folder in folders], RunFolder(out)
     lines: dict[int, list[bytes]] = {}
     for part in parts:
         for entry, line in zip(part.entries(), _whole_lines(part.records), strict=True):
             lines.setdefault(numbers[entry.id], []).append(line)
     _replace(target.records, lines)
-    if _has_points(whole):
-        found: dict[int, list[bytes]] = {}
+    if _has_points(merged):
+        point_lines: dict[int, list[bytes]] = {}
         for part in parts:
             for point, line in zip(part.points(), _whole_lines(part.general), strict=True):
-                found.setdefault(point.sequence, []).append(line)
-        _replace(target.general, found)
+                point_lines.setdefault(point.sequence, []).append(line)
+        _replace(target.general, point_lines)
     for folder in folders:
         for patch in sorted((folder / "patches").glob("*.safetensors")):
             with replacing(out / "patches" / patch.name) as scratch:
@@ -158,24 +158,24 @@ def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
     """
     if not settings:
         raise OutputError(f"no shard is given; {_WAY_OUT}")
-    found: dict[Shard, Path] = {}
+    folders: dict[Shard, Path] = {}
     first = next(iter(settings))
-    for folder, own in settings.items():
-        if not own.get("shard"):
+    for folder, shard_settings in settings.items():
+        if not shard_settings.get("shard"):
             raise OutputError(f"{folder} is a complete run, not a shard; {_WAY_OUT}")
-        if differs := difference({**settings[first], "shard": None}, {**own, "shard": None}):
+        if differs := difference({**settings[first], "shard": None}, {**shard_settings, "shard": None}):
             raise OutputError(f"{first} and {folder} are not shards of the same run ({differs}); {_WAY_OUT}")
-        shard = Shard.parse(own["shard"])
-        if shard in found:
-            raise OutputError(f"{found[shard]} and {folder} are both shard {shard}; {_WAY_OUT}")
-        found[shard] = folder
-    parts = sorted({shard.parts for shard in found})
+        shard = Shard.parse(shard_settings["shard"])
+        if shard in folders:
+            raise OutputError(f"{folders[shard]} and {folder} are both shard {shard}; {_WAY_OUT}")
+        folders[shard] = folder
+    parts = sorted({shard.parts for shard in folders})
     if len(parts) > 1:
         raise OutputError(f"the shards are of runs with {' and '.join(map(str, parts))} shards; {_WAY_OUT}")
-    wanted = [Shard(part=part, parts=parts[0]) for part in range(parts[0])]
-    if missing := ", ".join(str(shard) for shard in wanted if shard not in found):
+    shards = [Shard(part=part, parts=parts[0]) for part in range(parts[0])]
+    if missing := ", ".join(str(shard) for shard in shards if shard not in folders):
         raise OutputError(f"missing shard {missing}; {_WAY_OUT}")
-    return [found[shard] for shard in wanted]
+    return [folders[shard] for shard in shards]
 
 
 def _check_finished(folder: Path, settings: Settings) -> None:

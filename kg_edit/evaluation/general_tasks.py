@@ -95,15 +95,15 @@ class GeneralTasks:
             )
         from lm_eval.tasks import TaskManager
 
-        folders, names, own = wanted_tasks([wanted] if isinstance(wanted, str) else wanted)
+        folders, names, needs_own = wanted_tasks([wanted] if isinstance(wanted, str) else wanted)
         try:
             manager = TaskManager(
                 include_path=[str(path) for path in folders],
-                include_defaults=own,
+                include_defaults=needs_own,
                 metadata={"tokenizer": tokenizer} if tokenizer else None,
             )
-            known = set(manager.all_tasks)
-            if missing := [name for name in names if name not in known]:
+            available = set(manager.all_tasks)
+            if missing := [name for name in names if name not in available]:
                 raise ConfigError(f"lm-eval has no task {', '.join(map(repr, missing))}; give a task file: NAME.yaml")
             load = getattr(manager, "load", None)  # load_task_or_group in earlier releases
             loaded = load(names)["tasks"] if load else manager.load_task_or_group(names)
@@ -132,28 +132,28 @@ class GeneralTasks:
             ModelError: the model's output is not finite.
         """
         if edited:
-            return dict(self._asked(model))
+            return dict(self._evaluated(model))
         key = (model.fingerprint, model.model.dtype, model.chat)
         if key not in self._unedited:
-            self._unedited[key] = dict(self._asked(model))
+            self._unedited[key] = dict(self._evaluated(model))
         return self._unedited[key]
 
-    def _asked(self, model: LanguageModel) -> Iterator[tuple[str, DocumentScores]]:
+    def _evaluated(self, model: LanguageModel) -> Iterator[tuple[str, DocumentScores]]:
         import lm_eval
 
         with lm_eval_model(model, batch_size=_ROWS) as harness, _own_randomness(model):
-            found: Any = lm_eval.simple_evaluate(
+            output: Any = lm_eval.simple_evaluate(
                 model=harness,
                 tasks=list(self.names),
                 task_manager=self.manager,
                 limit=self.limit,
                 bootstrap_iters=0,
             )
-        for task, results in found["results"].items():
-            samples = found["samples"].get(task, [])
+        for task, results in output["results"].items():
+            samples = output["samples"].get(task, [])
             _refuse_no_numbers(task, samples)
             for metric, (filtered, value) in _metrics(results).items():
-                scores = [one.get(metric) for one in samples if one.get("filter", filtered) == filtered]
+                scores = [sample.get(metric) for sample in samples if sample.get("filter", filtered) == filtered]
                 yield f"{PREFIX}{task}.{metric}", document_scores(value, scores)
 
 
@@ -181,9 +181,9 @@ def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None
 
 def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
     """Return a task's value; with its documents' scores if these are finite numbers with the value as their mean."""
-    numbers = [float(one) for one in scores if isinstance(one, bool | int | float | np.number)]
-    whole = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
-    is_mean = whole and abs(float(np.mean(numbers)) - value) < _CLOSE
+    numbers = [float(score) for score in scores if isinstance(score, bool | int | float | np.number)]
+    complete = len(numbers) == len(scores) and bool(numbers) and bool(np.isfinite(numbers).all())
+    is_mean = complete and abs(float(np.mean(numbers)) - value) < _CLOSE
     return DocumentScores(value=value if np.isfinite(value) else None, documents=tuple(numbers) if is_mean else ())
 
 
@@ -197,23 +197,24 @@ def changes(
     """
     pairs = list(points)
     names = dict.fromkeys(name for before, _ in pairs for name in before)
-    return {name: _change(name, [(one[name], two) for one, two in pairs if name in one], seed) for name in names}
+    return {name: _change(name, [(old[name], new) for old, new in pairs if name in old], seed) for name in names}
 
 
 def _change(
     name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
 ) -> GeneralChange:
-    failed, before, after = sum(not two for _, two in points), [one for one, _ in points], list[DocumentScores]()
-    for one, two in points:
-        if two:
-            after.append(two[name])
+    failed = sum(not edited for _, edited in points)
+    before, after = [unedited for unedited, _ in points], list[DocumentScores]()
+    for unedited, edited in points:
+        if edited:
+            after.append(edited[name])
         elif name.rpartition(".")[2] in _SHARES:  # a model that could not be asked has no right answer
-            after.append(DocumentScores(value=0.0, documents=(0.0,) * len(one.documents)))
-    if len(after) < len(before) or not all(one.documents for one in (*before, *after)):
-        known = after if len(after) == len(before) else []
-        return GeneralChange(n=0, before=_bare(before), after=_bare(known), failed=failed)
+            after.append(DocumentScores(value=0.0, documents=(0.0,) * len(unedited.documents)))
+    if len(after) < len(before) or not all(scores.documents for scores in (*before, *after)):
+        complete = after if len(after) == len(before) else []
+        return GeneralChange(n=0, before=_bare(before), after=_bare(complete), failed=failed)
     # The mean over sequences of each document's score: [documents].
-    first, second = (np.mean([one.documents for one in side], axis=0) for side in (before, after))
+    first, second = (np.mean([scores.documents for scores in side], axis=0) for side in (before, after))
     return GeneralChange(
         n=len(first),
         before=_estimate(first, seed),
@@ -224,11 +225,11 @@ def _change(
 
 
 def _estimate(scores: Any, seed: int) -> Estimate:
-    return estimates([{"it": float(one)} for one in scores], names=["it"], seed=seed)["it"]
+    return estimates([{"it": float(score)} for score in scores], names=["it"], seed=seed)["it"]
 
 
 def _bare(several: Sequence[DocumentScores]) -> Estimate:
-    values = [one.value for one in several if one.value is not None]
+    values = [scores.value for scores in several if scores.value is not None]
     return Estimate(mean=float(np.mean(values)) if values else None, ci95_low=None, ci95_high=None)
 
 
@@ -261,10 +262,10 @@ def _digest(task: Any, limit: int | None) -> str:
     parts = [task.doc_to_text, task.doc_to_target]
     if task.OUTPUT_TYPE == "multiple_choice":
         parts.append(task.doc_to_choice)
-    asked = [[str(one), *(str(part(one)) for part in parts)] for one in list(task.eval_docs)[:limit]]
+    documents = [[str(document), *(str(part(document)) for part in parts)] for document in list(task.eval_docs)[:limit]]
     form = [str(getattr(task.config, name, None)) for name in _FORM]
-    shown = [str(one) for one in task.fewshot_docs() or ()] if task.config.num_fewshot else []
-    return digest([str(task.VERSION), str(task.OUTPUT_TYPE), form, shown, sorted(task.aggregation()), asked])
+    shown = [str(example) for example in task.fewshot_docs() or ()] if task.config.num_fewshot else []
+    return digest([str(task.VERSION), str(task.OUTPUT_TYPE), form, shown, sorted(task.aggregation()), documents])
 
 
 def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
@@ -281,12 +282,12 @@ def _refuse_no_numbers(task: str, samples: Iterable[Mapping[str, Any]]) -> None:
 
 def _metrics(results: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
     """The first filter of each metric of a task and its value, without standard errors ("acc,none": 0.5)."""
-    found: dict[str, tuple[str, float]] = {}
+    metrics: dict[str, tuple[str, float]] = {}
     for name, value in results.items():
         metric, comma, filtered = name.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float | np.number):
-            found.setdefault(metric, (filtered, float(value)))
-    return found
+            metrics.setdefault(metric, (filtered, float(value)))
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -307,14 +308,14 @@ def wanted_tasks(wanted: Sequence[str]) -> tuple[list[Path], list[str], bool]:
         ConfigError: a file can't be read or has no task, or two files have a task of one name.
     """
     # dicts: in order, each once
-    folders, names, own = dict[Path, None](), dict[str, None](), False
+    folders, names, needs_own = dict[Path, None](), dict[str, None](), False
     for part in wanted:
         path = Path(part)
         if _is_task_place(path):
             folders[path if path.is_dir() else path.parent] = None
             names |= dict.fromkeys(_names_in(path))
         else:
-            names[part], own = None, True
+            names[part], needs_own = None, True
     first: dict[str, Path] = {}  # of two files with one name, the harness would ask only one
     for path in dict.fromkeys(file.resolve() for folder in folders for file in _files_of(folder)):
         try:
@@ -324,7 +325,7 @@ def wanted_tasks(wanted: Sequence[str]) -> tuple[list[Path], list[str], bool]:
         if name in names and name in first:
             raise ConfigError(f"{first[name]} and {path} both have the task {name!r}; give each a different name")
         first.setdefault(name, path)
-    return list(folders), list(names), own
+    return list(folders), list(names), needs_own
 
 
 def _is_task_place(path: Path) -> bool:
@@ -355,11 +356,11 @@ def _task_file(path: Path) -> _TaskFile:
     import yaml
 
     try:  # the base loader reads all values as text, and runs nothing for tags such as !function
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"can't read the task {path}: {reason}; give a file of lm-eval: NAME.yaml") from error
-    fields = found if isinstance(found, dict) else {}
+    fields = content if isinstance(content, dict) else {}
     task, group = fields.get("task"), fields.get("group")
     if isinstance(group, str):
         return _TaskFile(path, group, tuple(_members(task)))
@@ -368,10 +369,10 @@ def _task_file(path: Path) -> _TaskFile:
 
 def _members(task: Any) -> Iterator[str]:
     """The names in a group's ``task``: texts, ``{task: NAME, …}``, and groups inside of it."""
-    for one in task if isinstance(task, list) else [task]:
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, dict):
-            if "group" in one:
-                yield str(one["group"])
-            yield from _members(one.get("task"))
+    for member in task if isinstance(task, list) else [task]:
+        if isinstance(member, str):
+            yield member
+        elif isinstance(member, dict):
+            if "group" in member:
+                yield str(member["group"])
+            yield from _members(member.get("task"))

@@ -111,8 +111,8 @@ class Judge:
                     with suppress(OSError, HTTPException):  # the connection may end here, too
                         text = error.read(200)
                     raise JudgeError(f"{address}: refused with {error.code}: {text!r}; check model and key") from error
-                asked = error.headers.get("Retry-After")
-                wait = float(asked) if asked and asked.isdecimal() else wait
+                retry_after = error.headers.get("Retry-After")
+                wait = float(retry_after) if retry_after and retry_after.isdecimal() else wait
             except (OSError, ValueError, HTTPException) as error:
                 if tries == _TRIES:
                     raise JudgeError(f"{address}: can't be reached: {error}; check the address") from error
@@ -139,8 +139,8 @@ class Verdict(BaseModel):
     @property
     def key(self) -> tuple[str, ...]:
         """What is judged by whom: judge, prompt, right answers, record, section, question and text."""
-        asked = (self.judge, self.prompt_sha256, self.answers_sha256)
-        return *asked, self.id, self.section, self.question, self.text
+        judged_by = (self.judge, self.prompt_sha256, self.answers_sha256)
+        return *judged_by, self.id, self.section, self.question, self.text
 
 
 def judge_run(
@@ -167,36 +167,36 @@ def judge_run(
     if not RunFolder(folder).records.is_file():
         raise OutputError(f"{folder} has no records of a run; give the output folder of kg-edit evaluate")
     cases = cases_to_judge(records)
-    wanted = list(_answers(folder, cases, judge))
-    if not wanted:
+    answers = list(_answers(folder, cases, judge))
+    if not answers:
         raise ConfigError(
             f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
         )
     file = folder / _FILE
     with folder_lock(folder):
         drop_cut_line(file)
-        known = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
-        for verdict, names in Bar(wanted, title="judge", unit="answer"):
-            if verdict.key not in known:
+        verdicts = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
+        for verdict, names in Bar(answers, title="judge", unit="answer"):
+            if verdict.key not in verdicts:
                 right, reply = judge.verdict(verdict.question, names, verdict.text)
-                known[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
-                append_lines(file, [known[verdict.key].model_dump_json()])
-    if unclear := [known[verdict.key].reply for verdict, _ in wanted if known[verdict.key].right is None]:
+                verdicts[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
+                append_lines(file, [verdicts[verdict.key].model_dump_json()])
+    if unclear := [verdicts[verdict.key].reply for verdict, _ in answers if verdicts[verdict.key].right is None]:
         log.warning(
             "%d of %d replies are neither yes nor no, and count as no; the first: %r",
             len(unclear),
-            len(wanted),
+            len(answers),
             unclear[0][:_SHOWN],
         )
     # The mean over a record's questions, then over records. The one verdict on a question of two groups counts in both.
     rows: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for verdict, _ in wanted:
+    for verdict, _ in answers:
         by_record = rows.setdefault((verdict.section, f"{verdict.group}.judge"), {})
-        by_record.setdefault(verdict.id, []).append(float(known[verdict.key].right is True))
-    found: dict[str, dict[str, float | None]] = {}
+        by_record.setdefault(verdict.id, []).append(float(verdicts[verdict.key].right is True))
+    shares: dict[str, dict[str, float | None]] = {}
     for (section, name), by_record in rows.items():
-        found.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())
-    return found
+        shares.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())
+    return shares
 
 
 def cases_to_judge(records: Iterable[BenchmarkRecord]) -> dict[str, Case]:
@@ -206,7 +206,7 @@ def cases_to_judge(records: Iterable[BenchmarkRecord]) -> dict[str, Case]:
         ConfigError: none of them has a question whose answer is judged.
     """
     cases = {record.id: Case.of(record) for record in records}
-    if not any(True for case in cases.values() for _ in _asked(case)):
+    if not any(True for case in cases.values() for _ in _judged_questions(case)):
         raise ConfigError(f"the data has no questions whose answers are judged; they are those of {', '.join(_ASKED)}")
     return cases
 
@@ -218,16 +218,16 @@ def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[
         if (case := cases.get(entry.id)) is None:
             continue
         ceilings = ceiling_cases(case)  # the questions of their probes come after facts, and are named with them
-        for section, found in entry.sections.items():
-            for group, question, name, names in _asked(ceilings.get(section, case)):
-                if name in found.texts:
+        for section, content in entry.sections.items():
+            for group, question, name, names in _judged_questions(ceilings.get(section, case)):
+                if name in content.texts:
                     yield (
                         Verdict(
                             id=entry.id,
                             section=section,
                             group=group,
                             question=question,
-                            text=found.texts[name],
+                            text=content.texts[name],
                             judge=judge.model,
                             prompt_sha256=prompt,
                             answers_sha256=digest(names),
@@ -238,7 +238,7 @@ def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[
                     )
 
 
-def _asked(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+def _judged_questions(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
     """Yield (group, question, name of its text in a section, right answers)."""
     for question in case.questions:
         yield "portability", question.question, question.question, right_answers(question)

@@ -83,8 +83,8 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         """
         if self._given is not None:
             return self._given
-        known = self.config.metadata or {}
-        name = next((known[key] for key in _TOKENIZER_ARGS if isinstance(known.get(key), str) and known[key]), None)
+        args = self.config.metadata or {}
+        name = next((args[key] for key in _TOKENIZER_ARGS if isinstance(args.get(key), str) and args[key]), None)
         if name is None:
             raise ConfigError(
                 f"{self.config.task}: no tokenizer to count tokens; name one: --model_args tokenizer=NAME, or in "
@@ -93,11 +93,11 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         return load_tokenizer(name)
 
     @cached_property
-    def _asked(self) -> dict[str, CaseRequests]:
+    def _case_requests(self) -> dict[str, CaseRequests]:
         """The requests of each record, by the record's id."""
         pool = answers(self._records)
-        asked = items(self._records, pool, EvalConfig(chat=False))
-        return {item.id: CaseRequests(case=item.case, tokenizer=self.tokenizer) for item in asked}
+        case_items = items(self._records, pool, EvalConfig(chat=False))
+        return {item.id: CaseRequests(case=item.case, tokenizer=self.tokenizer) for item in case_items}
 
     def download(self, *_: object) -> None:
         """Do nothing: the records are read from their file."""
@@ -159,13 +159,13 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
         if apply_chat_template:
             raise ConfigError(f"{self.config.task} is asked in plain text; leave --apply_chat_template out")
         return [
-            Instance(request_type=one.kind, doc=doc, arguments=one.arguments, idx=place, metadata=metadata)
-            for place, one in enumerate(self._asked[doc["id"]].requests)
+            Instance(request_type=request.kind, doc=doc, arguments=request.arguments, idx=index, metadata=metadata)
+            for index, request in enumerate(self._case_requests[doc["id"]].requests)
         ]
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
         """Return the record's metrics by name; missing metrics do not count in the means."""
-        return self._asked[doc["id"]].metrics(results)
+        return self._case_requests[doc["id"]].metrics(results)
 
     def aggregation(self) -> dict[str, Callable[[Iterable[float]], float]]:
         """Return each metric's aggregation: the mean over the records that have it."""
@@ -173,10 +173,10 @@ class BenchmarkTask(Task):  # type: ignore[misc,unused-ignore]
 
     def higher_is_better(self) -> dict[str, bool]:
         """Return whether higher is better, for each metric with a better direction."""
-        return {name: one.better == "higher" for name, one in self._metrics.items() if one.better != "neither"}
+        return {name: metric.better == "higher" for name, metric in self._metrics.items() if metric.better != "neither"}
 
     @cached_property
     def _metrics(self) -> Mapping[str, Metric]:
         """All metrics of records, and those of sub-categories that only these records have."""
-        own = (metrics_for(Case.of(record)) for record in self._records)
-        return {**RECORD_METRICS, **{name: one for found in own for name, one in found.items()}}
+        by_record = (metrics_for(Case.of(record)) for record in self._records)
+        return {**RECORD_METRICS, **{name: metric for metrics in by_record for name, metric in metrics.items()}}

@@ -30,22 +30,22 @@ _FAR = 5  # the axis is logarithmic if the highest perplexity is more than this 
 
 def is_share(metric: str) -> bool:
     """Return whether a metric lies between 0 and 1 and can share an axis with others; true for an unknown metric."""
-    known = CATALOGUE.get(metric)
-    return known is None or known.values == "0 to 1"
+    listed = CATALOGUE.get(metric)
+    return listed is None or listed.values == "0 to 1"
 
 
 def figure(width: float, height: float) -> Figure:
     """Return an empty figure of the given size in inches, without a window and without pyplot's global state."""
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    return made
+    fig = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig
 
 
 def legend_below(axes: Axes) -> None:
     """Put the legend of a panel below its horizontal axis and the axis labels; $ in a name begins no formula."""
     height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
-    place = (0.0, -0.48 / max(height, 0.5))  # 0.48 inches for the labels
-    legend = axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=place, borderaxespad=0)
+    anchor = (0.0, -0.48 / max(height, 0.5))  # 0.48 inches for the labels
+    legend = axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=anchor, borderaxespad=0)
     for text in legend.get_texts():  # the group of a user's own probes is in a metric's name
         text.set_parse_math(False)
 
@@ -73,11 +73,11 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     """
     points = summary.curve or ()
     # A panel has the metrics between 0 and 1 whose names begin so and that have a mean at some point.
-    known = dict.fromkeys(name for point in points for name, score in point.scores.items() if score.mean is not None)
+    scored = dict.fromkeys(name for point in points for name, score in point.scores.items() if score.mean is not None)
     panels = {
         title: names
         for title, starts in _PANELS.items()
-        if (names := [name for name in known if name.startswith(starts) and is_share(name)])
+        if (names := [name for name in scored if name.startswith(starts) and is_share(name)])
     }
     # Another panel has the metrics of tasks that lie between 0 and 1 at all points that have them.
     values: dict[str, list[float]] = {}
@@ -85,7 +85,7 @@ def draw_curve(summary: Summary, path: Path) -> Path:
         for name, value in point.general.items():
             values.setdefault(name, []).extend([] if value is None else [value])
     values.pop(PERPLEXITY, None)
-    tasks = [name for name, found in values.items() if found and 0 <= min(found) <= max(found) <= 1]
+    tasks = [name for name, series in values.items() if series and 0 <= min(series) <= max(series) <= 1]
     ability = any(PERPLEXITY in point.general for point in points) or any(point.general_failed for point in points)
     lines = max([len(names) for names in (*panels.values(), tasks)], default=0)
     count = max(1, len(panels) + bool(tasks) + ability)
@@ -97,8 +97,8 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     if tasks:
         axis = axes[len(panels)]
         for name, colour in zip(tasks, COLOURS * len(tasks), strict=False):
-            there = [(point.edits, value) for point in points if (value := point.general.get(name)) is not None]
-            axis.plot(*zip(*there, strict=True), color=colour, marker="o", ms=3, label=name)
+            measured = [(point.edits, value) for point in points if (value := point.general.get(name)) is not None]
+            axis.plot(*zip(*measured, strict=True), color=colour, marker="o", ms=3, label=name)
         axis.set_ylim(0, 1.02)
         axis.set_title("general tasks", fontsize=10)
         legend_below(axis)
@@ -116,12 +116,12 @@ def draw_curve(summary: Summary, path: Path) -> Path:
 
 def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> None:
     for name, colour in zip(names, COLOURS * len(names), strict=False):
-        found = [(point.edits, point.scores[name]) for point in points if name in point.scores]
-        there = [(edits, value) for edits, value in found if value.mean is not None]
-        at = [edits for edits, _ in there]
-        axes.plot(at, [value.mean or 0.0 for _, value in there], color=colour, marker="o", ms=3, label=name)
+        scores = [(point.edits, point.scores[name]) for point in points if name in point.scores]
+        with_mean = [(edits, value) for edits, value in scores if value.mean is not None]
+        at = [edits for edits, _ in with_mean]
+        axes.plot(at, [value.mean or 0.0 for _, value in with_mean], color=colour, marker="o", ms=3, label=name)
         low, high = (
-            [float("nan") if (value := getattr(score, end)) is None else value for _, score in there]
+            [float("nan") if (value := getattr(score, end)) is None else value for _, score in with_mean]
             for end in ("ci95_low", "ci95_high")
         )
         axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
@@ -140,9 +140,9 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
 
 
 def _ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
-    found = [(point.edits, value) for point in points if (value := point.general.get(PERPLEXITY)) is not None]
-    values = [value for _, value in found]
-    axes.plot([edits for edits, _ in found], values, color=COLOURS[0], marker="o", ms=3)
+    measured = [(point.edits, value) for point in points if (value := point.general.get(PERPLEXITY)) is not None]
+    values = [value for _, value in measured]
+    axes.plot([edits for edits, _ in measured], values, color=COLOURS[0], marker="o", ms=3)
     broken = [point.edits for point in points if point.general_failed]
     for edits in broken:
         axes.axvline(edits, color=COLOURS[1], ls=":", lw=1)

@@ -82,19 +82,19 @@ class QuickSet:
                 raise EditError([Fault(name, f"found {describe(text)}; expected a text")])
         right = self._field(row, self.right, "the right answer")
         if self.words:
-            known, choices = list(self.words), tuple(self.words.values())
+            labels, choices = list(self.words), tuple(self.words.values())
         else:
-            own = self._field(row, self.choices, "a list of choices")
-            if not (isinstance(own, list) and 1 < len(own) <= len(ascii_uppercase) and all(map(_is_text, own))):
-                raise EditError([Fault(self.choices, f"found {describe(own)}; expected a list of two texts or more")])
-            letters = ascii_uppercase[: len(own)]
-            known = list(letters) if isinstance(right, str) else [str(place) for place in range(len(own))]
-            texts[_LISTED] = "\n".join(map("{}. {}".format, letters, own))
-            choices = tuple(letters) if _LISTED in self.prompt else tuple(choice.strip() for choice in own)
-        if str(right) not in known:
-            raise EditError([Fault(self.right, f"found {describe(right)}; expected one of {', '.join(known)}")])
+            raw = self._field(row, self.choices, "a list of choices")
+            if not (isinstance(raw, list) and 1 < len(raw) <= len(ascii_uppercase) and all(map(_is_text, raw))):
+                raise EditError([Fault(self.choices, f"found {describe(raw)}; expected a list of two texts or more")])
+            letters = ascii_uppercase[: len(raw)]
+            labels = list(letters) if isinstance(right, str) else [str(index) for index in range(len(raw))]
+            texts[_LISTED] = "\n".join(map("{}. {}".format, letters, raw))
+            choices = tuple(letters) if _LISTED in self.prompt else tuple(choice.strip() for choice in raw)
+        if str(right) not in labels:
+            raise EditError([Fault(self.right, f"found {describe(right)}; expected one of {', '.join(labels)}")])
         prompt = self.prompt.format(**{name: text.strip() for name, text in texts.items()})
-        return Document(prompt, choices, known.index(str(right)))
+        return Document(prompt, choices, labels.index(str(right)))
 
     @staticmethod
     def _field(row: Mapping[str, Any], name: str, expected: str) -> Any:
@@ -143,7 +143,7 @@ class QuickTasks:
         Raises:
             ConfigError: there is no such folder, or none of the sets is in it; a file can't be read, or lacks a field.
         """
-        found, lacking = dict[str, tuple[Document, ...]](), list[str]()
+        documents, lacking = dict[str, tuple[Document, ...]](), list[str]()
         for name, form in SETS.items():
             path = next((path for ending in ("jsonl", "json") if (path := folder / f"{name}.{ending}").exists()), None)
             if path is None:
@@ -151,19 +151,19 @@ class QuickTasks:
                 continue
             every = list(_documents(form, path))
             drawn = random.Random(f"{seed}/{name}").sample(range(len(every)), min(rows, len(every)))  # noqa: S311 - nothing secret
-            found[name] = tuple(every[place] for place in sorted(drawn))
-        if not found:
+            documents[name] = tuple(every[index] for index in sorted(drawn))
+        if not documents:
             raise ConfigError(
                 f"--general quick:{folder}: no such file as {', '.join(f'{name}.jsonl' for name in SETS)}"
             )
         if lacking:
             log.warning("%s has no %s.jsonl: not measured", folder, ".jsonl, ".join(lacking))
-        return cls(documents=found)
+        return cls(documents=documents)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The part of a run's settings that decides the scores."""
-        return {"sha256": {name: digest([list(one) for one in own]) for name, own in self.documents.items()}}
+        return {"sha256": {name: digest([list(doc) for doc in docs]) for name, docs in self.documents.items()}}
 
     def scores(self, model: LanguageModel) -> dict[str, DocumentScores]:
         """Return the accuracy on each set, ``general.quick.SET.acc``, and on all documents, ``general.quick.acc``.
@@ -171,14 +171,14 @@ class QuickTasks:
         Raises:
             ModelError: the model's output is not finite, or a document does not fit into its positions.
         """
-        every = [one for own in self.documents.values() for one in own]
-        model.foresee(one.prompt for one in every)
-        asked = in_halves(lambda some: list(score(model, [pair for one in some for pair in one.pairs]).items()), every)
-        nll = {pair: one.nll for pair, one in asked}
-        hits = {name: [one.answered(nll) for one in own] for name, own in self.documents.items()}
-        every_hit = [hit for own in hits.values() for hit in own]
-        named = {**{f"quick.{name}.acc": own for name, own in hits.items()}, "quick.acc": every_hit}
-        return {f"{PREFIX}{name}": document_scores(fmean(own), own) for name, own in named.items()}
+        every = [doc for docs in self.documents.values() for doc in docs]
+        model.foresee(doc.prompt for doc in every)
+        scored = in_halves(lambda part: list(score(model, [pair for doc in part for pair in doc.pairs]).items()), every)
+        nll = {pair: scores.nll for pair, scores in scored}
+        hits = {name: [doc.answered(nll) for doc in docs] for name, docs in self.documents.items()}
+        every_hit = [hit for hits_of in hits.values() for hit in hits_of]
+        named = {**{f"quick.{name}.acc": hits_of for name, hits_of in hits.items()}, "quick.acc": every_hit}
+        return {f"{PREFIX}{name}": document_scores(fmean(hits_of), hits_of) for name, hits_of in named.items()}
 
 
 def _documents(form: QuickSet, path: Path) -> Iterator[Document]:

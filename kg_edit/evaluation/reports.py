@@ -68,8 +68,8 @@ def _general_caption(summary: Summary) -> str:
 
 
 def _cells(summary: Summary) -> list[list[str]]:
-    found = (name for section in summary.sections.values() for name, own in section.items() if own.mean is not None)
-    names = sorted(dict.fromkeys(found), key=EDITING_SCORE.__eq__)  # the editing score last
+    keys = (name for section in summary.sections.values() for name, value in section.items() if value.mean is not None)
+    names = sorted(dict.fromkeys(keys), key=EDITING_SCORE.__eq__)  # the editing score last
     rows = []
     for name in names:
         row = [name]
@@ -84,10 +84,10 @@ def _cells(summary: Summary) -> list[list[str]]:
 def _general_cells(summary: Summary) -> list[list[str]]:
     """One row for each metric of a task: unedited, edited, difference, p, number of documents."""
     rows = []
-    for name, found in (summary.general or {}).items():
-        numbers = [str(found.n)] * bool(found.n) + [f"{found.failed} broken"] * bool(found.failed)
-        change = _difference(found.difference, str)
-        before, after = interval(found.before), interval(found.after)
+    for name, result in (summary.general or {}).items():
+        numbers = [str(result.n)] * bool(result.n) + [f"{result.failed} broken"] * bool(result.failed)
+        change = _difference(result.difference, str)
+        before, after = interval(result.before), interval(result.after)
         rows.append([name.removeprefix(PREFIX), before, after, *change, ", ".join(numbers)])
     return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
 
@@ -157,15 +157,15 @@ def _panel(axes: Axes, rows: Sequence[MetricRow], sides: Sequence[str]) -> None:
     for number, (side, colour) in enumerate(zip(sides, COLOURS * len(sides), strict=False)):
         # A legend leaves out names that begin with an underscore
         label: str | None = _no_math(f" {side}" if side.startswith("_") else side)
-        for place, row in enumerate(rows):
-            found = row.differences.get(side)
-            if found is None:
+        for index, row in enumerate(rows):
+            change = row.differences.get(side)
+            if change is None:
                 continue
-            at = place + 0.5 * (number + 0.5) / len(sides) - 0.25
-            if found.ci95_low is not None and found.ci95_high is not None:
-                axes.plot([found.ci95_low, found.ci95_high], [at, at], color=colour, lw=1.5)
-            face = colour if found.is_found else "white"
-            axes.plot([found.mean], [at], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
+            at = index + 0.5 * (number + 0.5) / len(sides) - 0.25
+            if change.ci95_low is not None and change.ci95_high is not None:
+                axes.plot([change.ci95_low, change.ci95_high], [at, at], color=colour, lw=1.5)
+            face = colour if change.is_found else "white"
+            axes.plot([change.mean], [at], marker="o", ms=5, mec=colour, mfc=face, ls="", label=label)
             label = None
     axes.set_yticks(range(len(rows)), [_no_math(f"{row.metric}{_arrow(row.metric)}") for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -231,16 +231,16 @@ def latex(comparison: Comparison) -> str:
 
 def _latex_cell(row: MetricRow, side: str) -> str:
     """The mean of a run with its interval, small; bold, † or ‡ if its difference to the first run is significant."""
-    found, change = row.means.get(side), row.differences.get(side)
-    if found is None or found.mean is None:
+    estimate, change = row.means.get(side), row.differences.get(side)
+    if estimate is None or estimate.mean is None:
         return ""
-    text = _latex_number(found.mean)
+    text = _latex_number(estimate.mean)
     if change and change.is_found:
         mark = _mark(row.metric, change)
         text = rf"\textbf{{{text}}}" if mark == "Bold" else f"{text}{mark.translate(_ESCAPED)}"
-    if found.ci95_low is None or found.ci95_high is None:
+    if estimate.ci95_low is None or estimate.ci95_high is None:
         return text
-    return rf"{text} {{\scriptsize [{_latex_number(found.ci95_low)}, {_latex_number(found.ci95_high)}]}}"
+    return rf"{text} {{\scriptsize [{_latex_number(estimate.ci95_low)}, {_latex_number(estimate.ci95_high)}]}}"
 
 
 def _latex_number(value: float) -> str:
@@ -256,8 +256,8 @@ def rich_comparison(comparison: Comparison) -> Table:
     for row in comparison.rows:
         rows.append([f"{row.metric}{_arrow(row.metric)}", f"n={row.n}", "", ""])
         for side in filter(row.means.__contains__, comparison.shown):
-            found = _difference(row.differences.get(side), lambda text: f"{text} *")
-            rows.append([f"  {side}", _mean(row, side), *found])
+            cells = _difference(row.differences.get(side), lambda text: f"{text} *")
+            rows.append([f"  {side}", _mean(row, side), *cells])
     text = caption(comparison).replace("Bold:", "*:")
     # A run's name is that of its folder, which may look like rich's markup
     header = ["metric, run", "mean", f"- {plain(comparison.sides[0])}", "p"]
@@ -294,7 +294,7 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
         comparison: the comparison.
         means: the table shows the runs' means with their intervals, not the differences.
     """
-    tests = sorted({found.test for row in comparison.rows for found in row.differences.values()})
+    tests = sorted({change.test for row in comparison.rows for change in row.differences.values()})
     named = {
         "McNemar": "exact McNemar test for 0-1 scores",
         "sign flips": "paired permutation test (sign flips) for others",
@@ -328,12 +328,12 @@ def _smallest(comparison: Comparison) -> list[str]:
     if comparison.records < _FEWEST:
         return [f"With fewer than {_FEWEST} records no difference has p below 0.05, however large it is."]
     widths = [
-        ((found.ci95_high - found.ci95_low) / 2, row)
+        ((change.ci95_high - change.ci95_low) / 2, row)
         for row in comparison.rows
-        for found in row.differences.values()
-        if is_share(row.metric) and found.ci95_low is not None and found.ci95_high is not None
+        for change in row.differences.values()
+        if is_share(row.metric) and change.ci95_low is not None and change.ci95_high is not None
     ]
-    width, row = max(widths, key=lambda found: found[0], default=(0, None))
+    width, row = max(widths, key=lambda pair: pair[0], default=(0, None))
     if not width or row is None:
         return []
     return [
@@ -362,17 +362,17 @@ def _mean(row: MetricRow, side: str) -> str:
 
 def _arrow(metric: str) -> str:
     """An arrow up or down for the better direction; "" if neither is better, or the metric is unknown."""
-    known = CATALOGUE.get(metric)
-    return {"higher": " ↑", "lower": " ↓"}.get(known.better, "") if known else ""
+    listed = CATALOGUE.get(metric)
+    return {"higher": " ↑", "lower": " ↓"}.get(listed.better, "") if listed else ""
 
 
-def _difference(found: Difference | None, bold: Callable[[str], str]) -> tuple[str, str]:
-    if found is None:
+def _difference(change: Difference | None, bold: Callable[[str], str]) -> tuple[str, str]:
+    if change is None:
         return "", ""
-    text, p = _number(found.mean, "+"), "<.001" if found.p < 0.001 else f"{found.p:.3f}"
-    if found.ci95_low is not None and found.ci95_high is not None:
-        text = f"{text} [{_number(found.ci95_low, '+')}, {_number(found.ci95_high, '+')}]"
-    return bold(text) if found.is_found else text, p
+    text, p = _number(change.mean, "+"), "<.001" if change.p < 0.001 else f"{change.p:.3f}"
+    if change.ci95_low is not None and change.ci95_high is not None:
+        text = f"{text} [{_number(change.ci95_low, '+')}, {_number(change.ci95_high, '+')}]"
+    return bold(text) if change.is_found else text, p
 
 
 def _number(value: float, sign: str = "") -> str:

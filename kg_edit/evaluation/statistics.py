@@ -67,25 +67,25 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
         shown.append(EDITING_SCORE)
     for loss, perplexity in PERPLEXITIES.items():
         if loss in names:  # exp of the mean loss, not the mean of exp
-            place = [names.index(loss)]
+            index = [names.index(loss)]
             means, spread = (
-                np.c_[table, np.exp(np.minimum(table[:, place], LARGEST_NLL))] for table in (means, spread)
+                np.c_[table, np.exp(np.minimum(table[:, index], LARGEST_NLL))] for table in (means, spread)
             )
             shown.append(perplexity)
-    found = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
+    results = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
     behind = counts(rows, names=names)
     for column in np.flatnonzero(~np.isnan(means[0])):
         low, high = _ends(spread[:, column], behind[shown[column]])
-        found[shown[column]] = Estimate(mean=float(means[0, column]), ci95_low=low, ci95_high=high)
-    return found
+        results[shown[column]] = Estimate(mean=float(means[0, column]), ci95_low=low, ci95_high=high)
+    return results
 
 
 def counts(rows: Sequence[RecordScores], *, names: Sequence[str]) -> dict[str, int]:
     """Return the number of ``rows`` with each metric; for the editing score, the number of its rarest part."""
-    found = {name: sum(row.get(name) is not None for row in rows) for name in names}
+    numbers = {name: sum(row.get(name) is not None for row in rows) for name in names}
     if set(SCORED) <= set(names):
-        found[EDITING_SCORE] = min(found[name] for name in SCORED)
-    return found | {made: found[loss] for loss, made in PERPLEXITIES.items() if loss in names}
+        numbers[EDITING_SCORE] = min(numbers[name] for name in SCORED)
+    return numbers | {perplexity: numbers[loss] for loss, perplexity in PERPLEXITIES.items() if loss in names}
 
 
 def metric_names(rows: Iterable[RecordScores]) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
             return harmonic_mean((weights @ table) / (weights @ present))
 
     ones = np.ones((1, len(first)))
-    found = float((scores(ones, new) - scores(ones, old))[0])
+    observed = float((scores(ones, new) - scores(ones, old))[0])
     # How often each record is drawn in some resamples, [resamples, records]
     often = (rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows) for rows in _portions(len(first)))
     spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in often])
@@ -175,8 +175,8 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
         harmonic_mean((new.sum(0) - coins @ more) / counts) - harmonic_mean((old.sum(0) + coins @ more) / counts)
         for coins in _coins(len(first), rng)
     ]
-    p = _share_as_large(np.concatenate(swapped), found)
-    return _difference(int(counts.min()), found, spread, p, "swaps")
+    p = _share_as_large(np.concatenate(swapped), observed)
+    return _difference(int(counts.min()), observed, spread, p, "swaps")
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -197,9 +197,9 @@ def holm(values: Sequence[float]) -> list[float]:
     The k-th smallest of m values becomes (m - k + 1) p, but never less than the one before it.
     """
     corrected, least = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        least = max(least, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = least
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        least = max(least, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = least
     return corrected
 
 
@@ -224,14 +224,14 @@ def _sign_flips(change: Table, rng: np.random.Generator) -> float:
     return _share_as_large(sums, float(change.sum()))
 
 
-def _share_as_large(drawn: Table, found: float) -> float:
-    """The p-value of ``found``: the share of values at least as far from 0; ``found`` counts as one of them."""
-    return float((1 + _as_large(drawn, found).sum()) / (1 + len(drawn)))
+def _share_as_large(drawn: Table, observed: float) -> float:
+    """The p-value of ``observed``: the share of values at least as far from 0; ``observed`` counts as one of them."""
+    return float((1 + _as_large(drawn, observed).sum()) / (1 + len(drawn)))
 
 
-def _as_large(drawn: Table, found: float) -> NDArray[np.bool_]:
-    """Which values are at least as far from 0 as ``found``; sums that differ only by rounding are equal."""
-    return np.abs(drawn) >= abs(found) - max(1e-12, 1e-10 * float(np.abs(drawn).max()))
+def _as_large(drawn: Table, observed: float) -> NDArray[np.bool_]:
+    """Which values are at least as far from 0 as ``observed``; sums that differ only by rounding are equal."""
+    return np.abs(drawn) >= abs(observed) - max(1e-12, 1e-10 * float(np.abs(drawn).max()))
 
 
 def _coins(records: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:

@@ -73,31 +73,31 @@ def curve(
         seed: the seed of the intervals.
     """
     # edits in the model -> the (id, section) of each record that is scored there
-    asked: dict[int, list[tuple[str, str]]] = {0: [(name, BASE) for names in sequences for name in names]}
+    scored: dict[int, list[tuple[str, str]]] = {0: [(name, BASE) for names in sequences for name in names]}
     for names in sequences:
         for scoring in plan.scorings(len(names)):
             if scoring.on_curve:
-                keys = [(names[place], phase_of(scoring)) for place in scoring.places]
-                asked.setdefault(scoring.edits, []).extend(keys)
+                keys = [(names[index], phase_of(scoring)) for index in scoring.places]
+                scored.setdefault(scoring.edits, []).extend(keys)
     general: dict[int, list[Point]] = {}
     for point in points:
         general.setdefault(point.edits, []).append(point)
     # The retention rates that some point of the run has: a point whose model could not be asked counts with 0.
-    measures = dict.fromkeys(name for some in general.values() for point in some for name in point.scores)
+    measures = dict.fromkeys(name for group in general.values() for point in group for name in point.scores)
     rated = [name for name in measures if name.startswith(PREFIX)]
 
-    found = []
-    for edits in sorted(asked):
+    curve_points = []
+    for edits in sorted(scored):
         # A record that the unedited model could not be scored on is in no point.
-        known = [(records[name], section) for name, section in asked[edits] if name in records]
-        usable = [(record, section) for record, section in known if BASE in record.scores]
+        present = [(records[name], section) for name, section in scored[edits] if name in records]
+        usable = [(record, section) for record, section in present if BASE in record.scores]
         rows = [record.scores[section] for record, section in usable if section in record.scores]
         before = [record.scores[BASE] for record, _ in usable]
         # Without a test file, ERR is the mean of efficacy.greedy; a record that the edits broke counts as 0.
         retained = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}
         measured = general.get(edits, [])
         scores = [None if point.error is not None else point.scores for point in measured]
-        found.append(
+        curve_points.append(
             CurvePoint(
                 edits=edits,
                 n=len(usable),
@@ -113,7 +113,7 @@ def curve(
                 general_failed=scores.count(None),
             )
         )
-    return tuple(found)
+    return tuple(curve_points)
 
 
 Estimates = dict[str, Estimate]
@@ -154,8 +154,8 @@ class Summary(BaseModel):
     @property
     def sections(self) -> dict[str, Estimates]:
         """The existing sections, by name."""
-        found = {name: getattr(self, name) for name in SECTIONS}
-        return {name: section for name, section in found.items() if section is not None}
+        sections = {name: getattr(self, name) for name in SECTIONS}
+        return {name: section for name, section in sections.items() if section is not None}
 
     def __repr__(self) -> str:
         method, model = self.provenance.get("method"), self.provenance.get("model", {}).get("name")
@@ -167,7 +167,7 @@ class Summary(BaseModel):
     def _repr_html_(self) -> str:
         names = dict.fromkeys(name for section in self.sections.values() for name in section)
         sections = self.sections.values()
-        rows = [(name, *(own[name].mean if name in own else None for own in sections)) for name in names]
+        rows = [(name, *(section[name].mean if name in section else None for section in sections)) for name in names]
         return html_table(repr(self), ["metric", *self.sections], rows)
 
     def to_frame(self) -> pd.DataFrame:
@@ -179,9 +179,9 @@ class Summary(BaseModel):
         counts = self.provenance["counts"]
         return frame_of(
             [
-                {"section": section, "metric": name, "n": counts[section].get(name, 0), **found.model_dump()}
-                for section, own in self.sections.items()
-                for name, found in own.items()
+                {"section": section, "metric": name, "n": counts[section].get(name, 0), **estimate.model_dump()}
+                for section, metrics in self.sections.items()
+                for name, estimate in metrics.items()
             ]
         )
 

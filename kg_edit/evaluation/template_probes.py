@@ -87,10 +87,10 @@ def find_probes(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         UnknownNameError: there are no such probes; the message suggests the nearest name.
     """
-    wanted = {one.strip() for name in names for one in name.split(",")} - {""}
-    for name in sorted(wanted - PROBES.keys()):
+    requested = {part.strip() for name in names for part in name.split(",")} - {""}
+    for name in sorted(requested - PROBES.keys()):
         raise unknown_name("template probe", name, PROBES)
-    return tuple(name for name in PROBES if name in wanted)
+    return tuple(name for name in PROBES if name in requested)
 
 
 def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecord:
@@ -98,11 +98,11 @@ def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecor
 
     A record that brings questions of such a group itself keeps these alone.
     """
-    made = tuple(
+    probes = tuple(
         Probe(measures=name, queries=(query,))
         for name in names
         if not record.group(name)
         for edit in record.edits
         for query in PROBES[name](edit)
     )
-    return record.model_copy(update={"probes": (*record.probes, *made)}) if made else record
+    return record.model_copy(update={"probes": (*record.probes, *probes)}) if probes else record
