@@ -42,14 +42,14 @@ class CleanRun:
     def __init__(self, model: LanguageModel, prompt: Prompt, *, kind: Kind) -> None:
         self.model, self.prompt = model, prompt
         self.sites = [site(model, kind, layer) for layer in range(len(model.blocks))]
-        found: dict[int, Tensor] = {}
+        states: dict[int, Tensor] = {}
 
         def record(layer: int, state: Tensor) -> None:
-            found[layer] = state.reshape(len(prompt.ids), -1).clone()  # a copy: Falcon adds to it in place
+            states[layer] = state.reshape(len(prompt.ids), -1).clone()  # a copy: Falcon adds to it in place
 
         with outputs(self.sites, record):
             hidden = block_output(model, left_pad([prompt.ids], device=model.device), len(model.blocks) - 1)
-        self.states = [found[layer] for layer in range(len(self.sites))]
+        self.states = [states[layer] for layer in range(len(self.sites))]
         self.probabilities = model.logits(hidden[0, -1]).float().softmax(-1).cpu()
 
 
@@ -88,16 +88,16 @@ class CorruptedRun:
             # Row and column of each restored state; an entry has one row for each sample.
             pairs = [
                 (entry * self._samples + sample, token)
-                for entry, own in enumerate(batch)
+                for entry, tokens in enumerate(batch)
                 for sample in range(self._samples)
-                for token in own
+                for token in tokens
             ]
             at = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T  # [2, restored states]
 
-            def restore(place: int, state: Tensor, at: Tensor = at, entries: int = len(batch)) -> Tensor:
+            def restore(index: int, state: Tensor, at: Tensor = at, entries: int = len(batch)) -> Tensor:
                 rows, columns = at.to(state.device)
                 changed = state.reshape(entries * self._samples, len(clean.prompt.ids), -1).clone()
-                changed[rows, columns] = clean.states[layers[place]].to(changed)[columns]
+                changed[rows, columns] = clean.states[layers[index]].to(changed)[columns]
                 return changed.reshape(state.shape)
 
             # What enters the lowest restored block is the same for all entries: the corrupted run's state there.
@@ -210,15 +210,15 @@ def window_around(layer: int, *, size: int, layers: int) -> range:
 
 @contextmanager
 def outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Call ``see(place, output)`` whenever one of ``modules`` has run; its result, unless None, replaces the output."""
+    """Call ``see(index, output)`` whenever one of ``modules`` has run; its result, unless None, replaces the output."""
 
-    def hook(place: int, _: nn.Module, __: Any, output: Any) -> Any:
-        changed = see(place, hidden_state(output))
+    def hook(index: int, _: nn.Module, __: Any, output: Any) -> Any:
+        changed = see(index, hidden_state(output))
         if changed is None:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     with ExitStack() as stack:
-        for place, module in enumerate(modules):
-            stack.callback(module.register_forward_hook(partial(hook, place)).remove)
+        for index, module in enumerate(modules):
+            stack.callback(module.register_forward_hook(partial(hook, index)).remove)
         yield

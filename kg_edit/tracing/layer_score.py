@@ -73,15 +73,15 @@ def layer_scores(found: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[
         KgEditError: no edit could be made; it is the error of the first one.
     """
     rows, scores = list(found.values()), list[LayerScore]()
-    good = [place for place in range(len(rows[0])) if any(isinstance(row[place], EditScore) for row in rows)]
+    good = [index for index in range(len(rows[0])) if any(isinstance(row[index], EditScore) for row in rows)]
     if not good:
         raise next(error for error in rows[0] if isinstance(error, Exception))
     zero = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)  # of an edit that failed at a layer
     for layer, row in found.items():
-        own = [row[place] for place in good]
-        edits = tuple(score if isinstance(score, EditScore) else zero for score in own)
+        results = [row[index] for index in good]
+        edits = tuple(score if isinstance(score, EditScore) else zero for score in results)
         mean = EditScore(**{name: fmean(getattr(score, name) for score in edits) for name in EditScore.model_fields})
-        failed = sum(isinstance(score, Exception) for score in own)
+        failed = sum(isinstance(score, Exception) for score in results)
         scores.append(LayerScore(layer=layer, mean=mean, edits=edits, failed=failed))
     return tuple(scores)
 
@@ -147,7 +147,7 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
     subjects; for an edit with neither, the sampled texts alone.
     """
     contexts = sample_contexts(model, lengths=((_CONTEXT_TOKENS, _CONTEXTS),), seed=_SEED)[1:]
-    found = list[SweepProbes]()
+    probes = list[SweepProbes]()
     for edit in edits:
         # In plain text a prompt is asked after a line break, if its subject would be an attention sink.
         own, *paraphrases = (
@@ -157,7 +157,7 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
         others = dict.fromkeys(other.subject for other in edits if other.subject.casefold() != edit.subject.casefold())
         near = [prompt.rstrip() for prompt in edit.neighborhood[:_LOCALITY]]
         near += [edit.prompt.replace("{}", subject) for subject in list(others)[:_LOCALITY]]
-        found.append(
+        probes.append(
             SweepProbes(
                 edit=edit,
                 own=own,
@@ -165,13 +165,13 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
                 near=tuple(near) or tuple(context.replace(BARE, "").rstrip() for context in contexts),
             )
         )
-    return tuple(found)
+    return tuple(probes)
 
 
 @torch.no_grad()
 def next_token(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
     """Return log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
-    rows, found = [model.encode(prompt).ids for prompt in prompts], list[Tensor]()
+    rows, logits = [model.encode(prompt).ids for prompt in prompts], list[Tensor]()
     together = mask_decides(model, max(map(len, rows)))  # some families use padding that is masked
     for batch_rows in [rows] if together else [[row] for row in rows]:
         batch = left_pad(batch_rows, device=model.device)
@@ -182,8 +182,8 @@ def next_token(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
             use_cache=False,
             logits_to_keep=1,
         )
-        found.append(output.logits[:, -1])
-    return torch.cat(found).float().log_softmax(-1).cpu()
+        logits.append(output.logits[:, -1])
+    return torch.cat(logits).float().log_softmax(-1).cpu()
 
 
 def divergence(unedited: Tensor, edited: Tensor) -> float:

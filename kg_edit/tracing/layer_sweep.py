@@ -132,10 +132,10 @@ def choose_layer(
     # One pass measures the covariances of all candidates; each method then finds its own in the cache.
     if covariance := short.workload(edits=1).covariance:
         find_covariances(model, layers, covariance, progress=progress)
-    probes, found = sweep_probes(model, chosen), dict[int, tuple[EditScore | Exception, ...]]()
+    probes, results = sweep_probes(model, chosen), dict[int, tuple[EditScore | Exception, ...]]()
     for layer in Bar(layers, title="layers", unit="layer", shown=progress):
-        found[layer] = edit_scores(model, probes, make(short.model_copy(update={"layer": layer})))
-    scores = layer_scores(found)
+        results[layer] = edit_scores(model, probes, make(short.model_copy(update={"layer": layer})))
+    scores = layer_scores(results)
     best, why = decide(scores, default=default)
     return Sweep(
         chosen=best,
@@ -156,24 +156,24 @@ def edit_scores(
     The prompts are asked in chat form if all edits are made in chat form.
     """
     patches = method.edit_each([probe.edit for probe in probes])
-    good = {place: patch for place, patch in enumerate(patches) if isinstance(patch, WeightPatch)}
+    good = {index: patch for index, patch in enumerate(patches) if isinstance(patch, WeightPatch)}
     reader = model.in_chat(chat=all(probe.edit.forms[0] for probe in probes))
-    likely = score_each(reader, [probes[place].pairs for place in good], patches=list(good.values()))
+    likely = score_each(reader, [probes[index].pairs for index in good], patches=list(good.values()))
     results: list[EditScore | Exception] = [
         patch
         if isinstance(patch, Exception)
         else ConfigError(f"--layer auto can't score a patch of the {patch.kind}; give --layer a number")
         for patch in patches
     ]
-    for (place, patch), scored in zip(good.items(), likely, strict=True):
-        probe = probes[place]
+    for (index, patch), scored in zip(good.items(), likely, strict=True):
+        probe = probes[index]
         # exp(-nll) is the geometric mean of p over the target's tokens.
         efficacy, *general = (torch.tensor(-scored[pair].nll).exp().item() for pair in probe.pairs)
         unedited = next_token(reader, probe.near)
         with patch.applied(model):
             edited = next_token(reader, probe.near)
         specificity = float(torch.tensor(-divergence(unedited, edited)).exp())
-        results[place] = edit_score(efficacy, fmean(general), specificity)
+        results[index] = edit_score(efficacy, fmean(general), specificity)
     return tuple(results)
 
 
@@ -196,14 +196,14 @@ def spread(edits: Sequence[Edit], count: int) -> tuple[Edit, ...]:
     """Return ``count`` edits evenly spread over the list, in its order; all edits if there are no more."""
     if len(edits) <= count:
         return tuple(edits)
-    return tuple(edits[place * len(edits) // count] for place in range(count))
+    return tuple(edits[index * len(edits) // count] for index in range(count))
 
 
 def candidates(layers: int, *, default: int, traced: int) -> tuple[int, ...]:
     """Return at most five layers, in order, without the last: a change there reaches no later token."""
     step = max(1, round(layers / _STEP))
-    wanted = {default - step, default, default + step, traced, (default + traced) // 2}
-    return tuple(sorted(layer for layer in wanted if 0 <= layer < max(1, layers - 1)))
+    options = {default - step, default, default + step, traced, (default + traced) // 2}
+    return tuple(sorted(layer for layer in options if 0 <= layer < max(1, layers - 1)))
 
 
 def traced_peak(model: LanguageModel, edits: Sequence[Edit]) -> int:
@@ -222,9 +222,9 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit]) -> int:
             clean = CleanRun(model, prompt, kind="mlp")
             noise = draw_noise(model, prompt, level=level, samples=_SAMPLES, seed=0)
             run = CorruptedRun(clean, noise=noise, answer=int(clean.probabilities.argmax()))
-            found = [
+            restored = [
                 run.restored(window_around(layer, size=window, layers=layers), [[prompt.edited_at]]).mean()
                 for layer in range(layers)
             ]
-            total += torch.stack(found) - run.probability.mean()
+            total += torch.stack(restored) - run.probability.mean()
     return int(total.argmax())

@@ -94,17 +94,17 @@ def locate(
         claim(out, decides)
         drop_cut_line(out / RECORDS)
         done = {entry.id: entry for entry in read_lines(out / RECORDS, Entry)}
-        left = [fact for fact in facts if fact.id not in done]
+        remaining = [fact for fact in facts if fact.id not in done]
 
         # The noise has one level for all facts. A fact whose subject can't be found fails later, when it is traced.
         prompts = list[Prompt]()
-        for fact in facts if left else ():
+        for fact in facts if remaining else ():
             with suppress(KgEditError):
                 prompts.append(prompt_of(model, fact))
         level = noise_level(model, prompts) if prompts else 0.0
 
         with Bar(title="tracing", unit="fact", total=len(facts), done=len(done), shown=progress) as bar:
-            for fact in left:
+            for fact in remaining:
                 try:
                     if known_only and is_known(model, fact) is False:
                         entry = Entry(id=fact.id, unknown=True)
@@ -131,6 +131,6 @@ def locate(
         summary = LocateSummary.of(traces, failed=failed, unknown=unknown, seed=settings.seed)
         write_json(out / SUMMARY, summary.model_dump(mode="json"))
         draw_summary(summary, out / PICTURE, model=model.name)
-        for place, found in enumerate(traces[:_OWN_PICTURES]):
-            draw_trace(found, out / f"heatmap-{place:02d}.svg")
+        for number, traced in enumerate(traces[:_OWN_PICTURES]):
+            draw_trace(traced, out / f"heatmap-{number:02d}.svg")
         return summary

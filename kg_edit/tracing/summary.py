@@ -88,9 +88,9 @@ class LocateSummary(BaseModel):
         """
         # The mean effect over a role's tokens in each fact, [facts, roles, layers]; NaN if a prompt has no such token.
         values = np.full((len(traces), len(ROLES), len(traces[0].restored[0])), np.nan)
-        for row, found in enumerate(traces):
+        for row, trace in enumerate(traces):
             for column, role in enumerate(ROLES):
-                rows = [effects for name, effects in zip(found.roles, found.effects, strict=True) if name == role]
+                rows = [effects for name, effects in zip(trace.roles, trace.effects, strict=True) if name == role]
                 if rows:
                     values[row, column] = np.mean(rows, axis=0)
         means = _means(values, np.ones((1, len(traces))))[0]  # [roles, layers]
@@ -126,8 +126,8 @@ class LocateSummary(BaseModel):
             facts=len(traces),
             failed=dict(failed or {}),
             unknown=tuple(unknown),
-            clean=float(np.mean([found.clean for found in traces])),
-            corrupted=float(np.mean([found.corrupted for found in traces])),
+            clean=float(np.mean([trace.clean for trace in traces])),
+            corrupted=float(np.mean([trace.corrupted for trace in traces])),
             roles=roles,
             peak=peak,
         )
@@ -135,9 +135,9 @@ class LocateSummary(BaseModel):
 
 def _means(values: Table, weights: Table) -> Table:
     """Weighted means [resamples, roles, layers] of [facts, roles, layers], over the facts that have the role."""
-    there = ~np.isnan(values)
-    summed = np.einsum("rf,fnl->rnl", weights, np.where(there, values, 0.0))
-    counted = np.einsum("rf,fnl->rnl", weights, there.astype(float))
+    present = ~np.isnan(values)
+    summed = np.einsum("rf,fnl->rnl", weights, np.where(present, values, 0.0))
+    counted = np.einsum("rf,fnl->rnl", weights, present.astype(float))
     return np.asarray(np.divide(summed, counted, out=np.full_like(summed, np.nan), where=counted > 0))
 
 
@@ -155,7 +155,7 @@ def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
     Raises:
         OutputError: the file can't be written.
     """
-    shown = [(role, found.mean) for role in ROLES if (found := summary.roles[role]).facts]
+    shown = [(role, role_effects.mean) for role in ROLES if (role_effects := summary.roles[role]).facts]
     effects = [[float(value or 0.0) for value in mean] for _, mean in shown]
     facts = "one fact" if summary.facts == 1 else f"mean of {summary.facts} facts"
     title = f"{model}: {_NAMES[summary.kind]} restored, {_layers(summary.window)}, {facts}"

@@ -126,7 +126,7 @@ def trace(
     settings = settings or TraceSettings()
     prompt, layers = prompt_of(model, fact), len(model.blocks)
     first = subject_tokens(prompt).start
-    places = [[token] for token in range(first, len(prompt.ids))]
+    entries = [[token] for token in range(first, len(prompt.ids))]
     with untouched(model):
         clean = CleanRun(model, prompt, kind=settings.kind)
         predicted, true = int(clean.probabilities.argmax()), _first_answer_token(model, fact)
@@ -144,8 +144,8 @@ def trace(
             if note:
                 note(f"layer {layer + 1} of {layers}")
             # A token before the subject is not corrupted, so restoring it changes nothing, and it is not run.
-            found = run.restored(window_around(layer, size=window, layers=layers), places)  # [places, samples]
-            columns.append([corrupted] * first + found.mean(1).tolist())
+            restored = run.restored(window_around(layer, size=window, layers=layers), entries)  # [entries, samples]
+            columns.append([corrupted] * first + restored.mean(1).tolist())
     grid: Grid = tuple(zip(*columns, strict=True))  # [tokens][layers]
     if not all(map(math.isfinite, (float(clean.probabilities.sum()), *chain(*grid)))):
         raise ModelError(f"the model's output after {fact.text!r} is not finite, so nothing can be traced; use float32")
@@ -174,8 +174,8 @@ def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
     """
     true, prompt = _first_answer_token(model, fact), prompt_of(model, fact)
     with untouched(model):
-        found = CleanRun(model, prompt, kind="hidden").probabilities
-    return None if true is None else int(found.argmax()) == true
+        probabilities = CleanRun(model, prompt, kind="hidden").probabilities
+    return None if true is None else int(probabilities.argmax()) == true
 
 
 def prompt_of(model: LanguageModel, fact: TracedFact, *, target: str | None = None) -> Prompt:
@@ -201,14 +201,14 @@ def roles(prompt: Prompt) -> tuple[str, ...]:
     If the subject has one token, it is the subject's last token, even at the end of the prompt. The prompt's last token
     has the role "last token" even directly after the subject.
     """
-    subject, length, found = subject_tokens(prompt), len(prompt.ids), list[str]()
+    subject, length, token_roles = subject_tokens(prompt), len(prompt.ids), list[str]()
     named = {length - 1: END, subject.start: FIRST, subject[-1]: LAST}  # the later name wins
     if subject.stop < length - 1:
         named[subject.stop] = NEXT
-    for place in range(length):
-        between = MIDDLE if place in subject else BEFORE if place < subject.start else FURTHER
-        found.append(named.get(place, between))
-    return tuple(found)
+    for position in range(length):
+        between = MIDDLE if position in subject else BEFORE if position < subject.start else FURTHER
+        token_roles.append(named.get(position, between))
+    return tuple(token_roles)
 
 
 def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
@@ -219,8 +219,8 @@ def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
     """
     if without := next((edit for edit in edits if not edit.subject), None):
         way = "leave the edit out; kg-edit edit also takes --layer N in the place of --layer auto"
-        found = f"edit {without.id!r} has no subject, and causal tracing adds its noise to the subject's tokens"
-        raise EditError([Fault("", f"{found}; {way}")])
+        problem = f"edit {without.id!r} has no subject, and causal tracing adds its noise to the subject's tokens"
+        raise EditError([Fault("", f"{problem}; {way}")])
     return tuple(
         TracedFact(id=edit.id, subject=edit.subject, prompt=edit.prompt, answer=edit.target_true, chat=edit.forms[0])
         for edit in edits
