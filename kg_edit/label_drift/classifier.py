@@ -56,7 +56,7 @@ class ClassifierModel(LanguageModel):
         Raises:
             ModelError: a logit is not finite.
         """
-        found = list[Tensor]()
+        parts = list[Tensor]()
         with Bar(title=title, unit="text", total=len(texts), shown=bool(title)) as bar:
             for start in range(0, len(texts), _ROWS):
                 rows = [self.encode(text).ids for text in texts[start : start + _ROWS]]
@@ -67,12 +67,12 @@ class ClassifierModel(LanguageModel):
                     output = self.model(
                         input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
                     )
-                found.append(output.logits[:, -1].float().cpu())
+                parts.append(output.logits[:, -1].float().cpu())
                 bar.update(len(rows))
-        whole = torch.cat(found) if found else torch.empty(0, len(self.labels))
-        if not whole.isfinite().all():
+        logits = torch.cat(parts) if parts else torch.empty(0, len(self.labels))
+        if not logits.isfinite().all():
             raise ModelError("the classifier's output is not finite; make a weaker edit, or load the model in float32")
-        return whole
+        return logits
 
     def classes(self, texts: Sequence[str], *, title: str = "") -> list[str]:
         """Return the most probable class of each text; ``title`` as for `scores`.
@@ -80,7 +80,7 @@ class ClassifierModel(LanguageModel):
         Raises:
             ModelError: as `scores`.
         """
-        return [self.labels[place] for place in self.scores(texts, title=title).argmax(-1).tolist()] if texts else []
+        return [self.labels[index] for index in self.scores(texts, title=title).argmax(-1).tolist()] if texts else []
 
 
 def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> ClassifierModel:
@@ -89,13 +89,13 @@ def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> C
     ``model`` keeps its own head. The classifier's ``generate`` uses that head too, because some editors train on text
     that the model writes.
     """
-    whole = copy.copy(model.model)
-    whole._modules = dict(model.model._modules)
-    whole.set_output_embeddings(head.to(model.device, model.model.dtype).eval().requires_grad_(False))
-    setattr(whole, "generate", _own_text(model))  # noqa: B010 - a module's method, for this object alone
+    classifier = copy.copy(model.model)
+    classifier._modules = dict(model.model._modules)
+    classifier.set_output_embeddings(head.to(model.device, model.model.dtype).eval().requires_grad_(False))
+    setattr(classifier, "generate", _own_text(model))  # noqa: B010 - a module's method, for this object alone
     shared = {field.name: getattr(model, field.name) for field in fields(LanguageModel)}
-    note_fingerprint(whole)
-    return ClassifierModel(**{**shared, "model": whole, "labels": tuple(labels)})
+    note_fingerprint(classifier)
+    return ClassifierModel(**{**shared, "model": classifier, "labels": tuple(labels)})
 
 
 def _own_text(model: LanguageModel) -> Callable[..., Any]:
@@ -121,8 +121,8 @@ def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Seque
     if len(classes) < 2:
         raise ConfigError(f"a classifier needs texts of at least two classes; found {', '.join(classes) or 'none'}")
     states = with_head(model, nn.Identity(), [str(n) for n in range(model.width)]).scores(texts, title="classifier")
-    wanted = torch.tensor([classes.index(label) for label in labels])
-    return with_head(model, fitted_head(states, wanted, classes=len(classes), decay=_DECAY), classes)
+    targets = torch.tensor([classes.index(label) for label in labels])
+    return with_head(model, fitted_head(states, targets, classes=len(classes), decay=_DECAY), classes)
 
 
 def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -> nn.Linear:
@@ -138,9 +138,9 @@ def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        found = nn.functional.cross_entropy(scaled @ weight.T + bias, wanted) + decay * weight.square().sum() / 2
-        found.backward()
-        return found
+        total = nn.functional.cross_entropy(scaled @ weight.T + bias, wanted) + decay * weight.square().sum() / 2
+        total.backward()
+        return total
 
     optimizer.step(loss)
     # The equivalent head for unscaled states: W (h - mean) / deviation + b.

@@ -108,12 +108,12 @@ class DriftFolder:
 
 def shortened(model: LanguageModel, texts: Sequence[LabelledText], *, tokens: int) -> tuple[LabelledText, ...]:
     """Return the texts, each cut to its first ``tokens`` tokens."""
-    found = []
+    cut_texts = []
     for text in texts:
         ends = model.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         cut = text.text if len(ends) <= tokens else text.text[: ends[tokens - 1][1]]
-        found.append(text.model_copy(update={"text": cut.strip()}))
-    return tuple(found)
+        cut_texts.append(text.model_copy(update={"text": cut.strip()}))
+    return tuple(cut_texts)
 
 
 def check_editor(name: str, config: BaseModel) -> None:
@@ -184,8 +184,8 @@ def _points(
     with folder_lock(out):
         note_environment(out, environment(method, model))
         folder, state = DriftFolder(out), _State(model)
-        known, points = folder.texts(), folder.points()
-        for line, (done, text) in enumerate(zip(known, drift.stream, strict=False), 1):
+        earlier, points = folder.texts(), folder.points()
+        for line, (done, text) in enumerate(zip(earlier, drift.stream, strict=False), 1):
             if done.id != text.id:  # the lines are in the stream's order: after one that was deleted, all are others'
                 raise OutputError(
                     f"{out / TEXTS}, line {line}: found the text {done.id!r}, expected {text.id!r}; delete this line "
@@ -211,8 +211,8 @@ def _points(
         bar = Bar(drift.stream, title=method.name, unit="text")
         for seen, text in enumerate(bar, 1):
             file = folder.edit(len(state.edited) + 1)
-            if seen <= len(known):
-                done = known[seen - 1]
+            if seen <= len(earlier):
+                done = earlier[seen - 1]
                 bar.initial += 1  # it takes no time of this run
                 try:
                     update = Patch.load(file) if done.outcome == "edited" else None

@@ -68,21 +68,21 @@ def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
     Raises:
         EditFileError: the file can't be read, has no texts or one id twice, or a row is wrong; the message names it.
     """
-    found = tuple(parsed_rows(Path(path), _text))
-    if not found:
+    texts = tuple(parsed_rows(Path(path), _text))
+    if not texts:
         raise EditFileError(f"{path}: has no texts; expected rows with text and label")
-    (double, times), *_ = Counter(text.id for text in found).most_common(1)
+    (double, times), *_ = Counter(text.id for text in texts).most_common(1)
     if times > 1:
         raise EditFileError(f"{path}: two texts have the id {double!r}; give each text a different id, or no id")
-    return found
+    return texts
 
 
 def _text(row: Any, number: str) -> LabelledText:
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
-    found = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
-    built_edit(found.fields, names={"subject": "text"})  # an edit of this text must be possible
-    return found
+    text = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
+    built_edit(text.fields, names={"subject": "text"})  # an edit of this text must be possible
+    return text
 
 
 def read_label_drift(old: str | Path, new: str | Path | None = None, *, since: int | None = None) -> LabelDrift:
