@@ -161,21 +161,21 @@ def memory_parts(job: Job) -> Iterator[Part]:
     # The contexts' keys and values are kept once for all facts; the rows of one fact alone have a copy.
     # A recurrent model keeps no keys and values: the input of the edited block and the last output, 2 d a token.
     if job.method.trains in ("value", "graph network"):
-        own, contexts, rows = load.rows * _PROMPT, load.context_tokens, load.rows + 1
-        states = own * shape.cache + 3.0 * rows * _TAIL * shape.width
+        fact_tokens, contexts, rows = load.rows * _PROMPT, load.context_tokens, load.rows + 1
+        states = fact_tokens * shape.cache + 3.0 * rows * _TAIL * shape.width
         if shape.recurrent:
-            own, contexts, states = row_tokens, 0, 2.0 * shape.width * row_tokens
+            fact_tokens, contexts, states = row_tokens, 0, 2.0 * shape.width * row_tokens
         facts = float(load.facts * job.edits if joint else load.facts * min(job.edits, load.together))
         shared = contexts * (1.0 if facts > 1 else 2.0)
         token = 2.0 * shape.width * shape.layers * size  # as `ValueMethod.portions` counts
-        most = max(1.0, (job.limit - shared * token) / (token * max(own, 1)))
+        most = max(1.0, (job.limit - shared * token) / (token * max(fact_tokens, 1)))
         numbers = states + rows * shape.inner + shape.vocabulary
         yield Part(
             what="prompts: keys, values, states",
             bytes=(min(facts, most) * numbers + shared * shape.cache) * size,
             phase="editing",
             place=place,
-            formula=f"{own} tokens a fact, {number_of(int(facts), 'fact')} within --memory; "
+            formula=f"{fact_tokens} tokens a fact, {number_of(int(facts), 'fact')} within --memory; "
             f"contexts: {shared:.0f} tokens",
         )
     if load.kept:
@@ -283,8 +283,8 @@ class Estimate:
 
     def added_by_covariance(self, place: MemoryPlace) -> float:
         """Return the bytes of `needed` that a method without C would not need."""
-        others = (part for part in self.parts if part.place == place and not part.what.endswith("C"))
-        return self.needed(place) - _peak(others)
+        other_parts = (part for part in self.parts if part.place == place and not part.what.endswith("C"))
+        return self.needed(place) - _peak(other_parts)
 
     def available(self, place: MemoryPlace) -> int | None:
         """Return the bytes that are free now; None if unknown."""
@@ -328,8 +328,8 @@ def estimate(
     if shape.recurrent and not method.takes_recurrent:
         raise refuse_recurrent(shape.name)
     weights = shape.parameters * torch.empty(0, dtype=dtype).element_size()
-    left = None if machine.accelerator is None else max(0.0, machine.accelerator - weights) / 2
-    most = limit * 1e6 if limit else method.memory * 1e6 if left is None else left
+    remaining = None if machine.accelerator is None else max(0.0, machine.accelerator - weights) / 2
+    most = limit * 1e6 if limit else method.memory * 1e6 if remaining is None else remaining
     job = Job(method=method, config=config, shape=shape, machine=machine, dtype=dtype, edits=edits, limit=most)
     if beyond := [layer for layer in job.layers if not 0 <= layer < shape.layers]:
         raise ConfigError(f"there is no layer {beyond[0]}: {shape.name} has layers 0 to {shape.layers - 1}")
@@ -338,22 +338,22 @@ def estimate(
         "in-context": "each prompt gets longer by the text that is put in front of it",
         None: f"the method {method.name} declares no family, so only the model and a patch of rank one are counted",
     }
-    found = [notes[method.family]] if method.family in notes else []
+    remarks = [notes[method.family]] if method.family in notes else []
     if "linear_attention" in shape.recurrent and method.family not in (None, "in-context"):
         # measured on random Qwen3.5 of widths 256 and 1024: 2.2 to 4.8 times the numbers of `numbers_kept`
-        found.append(
+        remarks.append(
             "linear attention keeps more for the backward pass than is counted: without the package "
             "flash-linear-attention two to five times as much"
         )
     facts = edits * job.load.facts
     if method.family in ("rank-one", "joint") and facts > shape.inner / 2:
         # The mean over the facts of k^T (lambda C + K K^T)^-1 k is at most rank(K K^T) / facts <= d_ff / facts.
-        found.append(
+        remarks.append(
             f"{facts:,} facts share the {shape.inner:,} inputs of a layer, so only a part of each change can be "
             f"written; of more than {shape.inner:,} facts, on average at most d_ff / facts. A method that keeps the "
             "facts beside the weights, such as rag, has no such limit"
         )
-    return Estimate(job=job, parts=tuple(memory_parts(job)), notes=tuple(found))
+    return Estimate(job=job, parts=tuple(memory_parts(job)), notes=tuple(remarks))
 
 
 def suggestions(found: Estimate) -> tuple[str, ...]:

@@ -74,8 +74,8 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         ) from error
     # The width of the keys, all heads together; less than d if heads share keys.
     heads = text.num_attention_heads
-    one = getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False)  # Falcon
-    of_keys = 1 if one else getattr(text, "num_key_value_heads", None) or heads
+    multi_query = getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False)  # Falcon
+    of_keys = 1 if multi_query else getattr(text, "num_key_value_heads", None) or heads
     attended = int(of_keys * (getattr(text, "head_dim", None) or text.hidden_size // heads))
     recurrent = [kind for kind in getattr(text, "layer_types", None) or () if kind not in ATTENTION]
     # Gemma 2, OLMo 2 and EXAONE 4; GLM-4; LFM3; Granite; OPT-350M
@@ -105,10 +105,10 @@ def _config(name: str) -> PretrainedConfig:
         if name.casefold() in (preset.name, preset.model.casefold()) and not Path(name).exists():
             published: PretrainedConfig = AutoConfig.for_model(**preset.config)
             return published
-    place = _place(name)
+    source = _source(name)
     try:
-        cached = cached_only(str(place["pretrained_model_name_or_path"]))
-        found: PretrainedConfig = AutoConfig.from_pretrained(**place, local_files_only=cached)
+        cached = cached_only(str(source["pretrained_model_name_or_path"]))
+        config: PretrainedConfig = AutoConfig.from_pretrained(**source, local_files_only=cached)
     except Exception as error:  # transformers and the GGUF reader may raise anything for a damaged file
         text = str(error).strip().removeprefix(f"can't load the model {name!r}: ")
         first = (text.splitlines() or [type(error).__name__])[0]
@@ -118,10 +118,10 @@ def _config(name: str) -> PretrainedConfig:
             f"can't read the config of {name!r}{near or ':'} {first}; give a named model, a folder with config.json, a "
             f".gguf file, a hub id whose config can be fetched, or one that is known without: {known}"
         ) from error
-    return found
+    return config
 
 
-def _place(name: str) -> dict[str, Any]:
+def _source(name: str) -> dict[str, Any]:
     """Where to read a config; for a GGUF file from its header, without dequantising it."""
     path = named_model_file(name) if name in NAMED_MODELS else Path(name)
     if path.suffix == ".gguf" and path.is_file():
