@@ -69,13 +69,13 @@ class KeNetwork(nn.Module):
 
     def read(self, embeddings: Sequence[Tensor]) -> Tensor:
         """Read the embeddings of edits, each [tokens, width]; return their encodings, [edits, inner]."""
-        lengths = torch.tensor([len(one) for one in embeddings])
+        lengths = torch.tensor([len(embedding) for embedding in embeddings])
         # packed, so that the backward direction starts at each edit's own last token
         padded = pad_sequence(list(embeddings), batch_first=True)
         packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
         _, (state, _) = self.reader(packed)
-        found: Tensor = torch.tanh(self.bottom(torch.cat([state[0], state[1]], -1)))
-        return found
+        encodings: Tensor = torch.tanh(self.bottom(torch.cat([state[0], state[1]], -1)))
+        return encodings
 
     def conditioned(self, model: LanguageModel, prompts: Sequence[Prompt]) -> ConditionedNetwork:
         """Return the network conditioned on the edits with these prompts, in this order."""
@@ -87,7 +87,7 @@ class KeNetwork(nn.Module):
         ``factors`` are u [edits, tokens, n] and d [edits, tokens, m]; tokens without a gradient give 0. ``read`` is the
         result of `read`.
         """
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+        changes: dict[str, tuple[Tensor, Tensor]] = {}
         for (name, (m, n)), head in zip(self.shapes.items(), self.heads, strict=True):
             u, d = (part.to(read.device) for part in factors[name])
             alpha, beta, gamma, delta, eta = head(read).split([m, m, n, n, 1], -1)  # [edits, ...] each
@@ -96,8 +96,8 @@ class KeNetwork(nn.Module):
             # sigmoid(eta) (A * G + B) as one product left^T right: a row for each token of G, and one more for B. A
             # token without a gradient has d = 0, and adds nothing.
             lefts = [size * gate * d, size * shift]
-            found[name] = torch.cat(lefts, 1), torch.cat([gamma[:, None] * u, delta[:, None]], 1)
-        return found
+            changes[name] = torch.cat(lefts, 1), torch.cat([gamma[:, None] * u, delta[:, None]], 1)
+        return changes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -201,7 +201,11 @@ class KeManifest(NetworkManifest):
 
     def network(self) -> KeNetwork:
         """Return the untrained network."""
-        own = self.training
         return KeNetwork(
-            self.shapes, width=self.width, hidden=own.hidden, inner=own.inner, edit_lr=own.edit_lr, seed=own.seed
+            self.shapes,
+            width=self.width,
+            hidden=self.training.hidden,
+            inner=self.training.inner,
+            edit_lr=self.training.edit_lr,
+            seed=self.training.seed,
         )

@@ -152,15 +152,15 @@ class Kn(EditingMethod):
         with untouched(self.model):
             self.prepare()
             old, new = self._answers(edit)
-            found = neuron_attributions(
+            attributions = neuron_attributions(
                 self.model, self._prompts(edit), self.layers, steps=config.steps, tokens=config.answer_tokens
             )
             if config.neurons is None:
-                chosen = shared_neurons(found.given, threshold=config.threshold, share=config.share)
+                chosen = shared_neurons(attributions.given, threshold=config.threshold, share=config.share)
             else:
                 least, most = config.neurons
                 chosen = refined_neurons(
-                    found.given, threshold=config.threshold, share=config.share, least=least, most=most
+                    attributions.given, threshold=config.threshold, share=config.share, least=least, most=most
                 )
             if not chosen.mask.any():
                 raise PatchError(
@@ -168,7 +168,7 @@ class Kn(EditingMethod):
                 )
             strength = chosen.mask.float()  # [layers, d_ff]; with ``signed``, -1 for a neuron whose value is negative
             if config.signed:
-                strength *= found.activity.sign()
+                strength *= attributions.activity.sign()
             column = self.direction(old=old, new=new)  # [d]
 
         # Column i of W [d, d_ff] gets strength_i column: in each layer a change of rank 1, column strength^T.
@@ -179,7 +179,7 @@ class Kn(EditingMethod):
                 factors[self.model.weight_name(layer)] = Factors(
                     left=column[:, None].clone().to(device), right=each[:, None].clone().to(device)
                 )
-        neurons = [[self.layers[row], place] for row, place in chosen.mask.nonzero().tolist()]
+        neurons = [[self.layers[row], neuron] for row, neuron in chosen.mask.nonzero().tolist()]
         record = {
             **self.record(edit),
             "norms": {"update": round(float(column.norm()) * len(neurons) ** 0.5, 6)},
@@ -212,7 +212,8 @@ class Kn(EditingMethod):
     def _prompts(self, edit: Edit) -> list[Prompt]:
         """Return the prompts with the old answer: in every context, and in diverse wordings if they are set."""
         old = edit.target_true or ""
-        prompts = [self._prompt(edit, old, one) for one in readable(self.model, self._prompt(edit, old), self.contexts)]
+        contexts = readable(self.model, self._prompt(edit, old), self.contexts)
+        prompts = [self._prompt(edit, old, context) for context in contexts]
         return prompts + (self._reworded(edit) if self.config.prompts == "diverse" else [])
 
     def _reworded(self, edit: Edit) -> list[Prompt]:
@@ -234,6 +235,6 @@ class Kn(EditingMethod):
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, and the contexts."""
-        found = super().provenance()
-        found["methods"][0] |= {"contexts": list(self.contexts)}
-        return found
+        provenance = super().provenance()
+        provenance["methods"][0] |= {"contexts": list(self.contexts)}
+        return provenance

@@ -58,9 +58,9 @@ def neuron_attributions(
     """
     rows, owners = list[Prompt](), list[int]()
     for index, prompt in enumerate(prompts):
-        for place in range(prompt.target_start, min(prompt.target_start + tokens, len(prompt.ids))):
+        for token in range(prompt.target_start, min(prompt.target_start + tokens, len(prompt.ids))):
             rows.append(
-                Prompt(text=prompt.text, ids=prompt.ids[: place + 1], target_start=place, subject_last=place - 1)
+                Prompt(text=prompt.text, ids=prompt.ids[: token + 1], target_start=token, subject_last=token - 1)
             )
             owners.append(index)
 
@@ -91,17 +91,17 @@ def _recorded(
     repeated = torch.arange(len(rows), device=model.device).repeat(copies)
     prefix = run_prefix(model, [row.ids[: row.edited_at] for row in rows]).rows(repeated)
     batch = right_pad([tail(row) for row in rows] * copies, model.device, ends=tail_ends(rows) * copies)
-    found: dict[int, Tensor] = {}
+    neurons: dict[int, Tensor] = {}
 
     def keep(layer: int, keys: Tensor, _: Tensor) -> None:
-        found[layer] = keys.float()
+        neurons[layer] = keys.float()
 
     with ExitStack() as stack:
         for layer in layers:
             stack.enter_context(watched(model.down_projection(layer), partial(keep, layer)))
         blocks = range(min(layers), len(model.blocks))
         recorded, _ = RecordedBlocks.record(model, batch, blocks, prefix=prefix, all_inputs=True)
-    return recorded, {layer: keys.reshape(len(rows) * copies, -1) for layer, keys in found.items()}
+    return recorded, {layer: keys.reshape(len(rows) * copies, -1) for layer, keys in neurons.items()}
 
 
 def _answer(

@@ -60,10 +60,10 @@ class Malmen(Mend):
         refuse_clash(edits)
         with untouched(self.model):
             prompts, gradients, losses = zip(*map(self.gradient, edits), strict=True)
-        own = [at_targets(prompt, pairs) for prompt, pairs in zip(prompts, gradients, strict=True)]
+        by_edit = [at_targets(prompt, pairs) for prompt, pairs in zip(prompts, gradients, strict=True)]
         # by weight: keys [tokens, in] and gradients [tokens, out] of all edits
         joint = {
-            name: (torch.cat([pairs[name][0] for pairs in own]), torch.cat([pairs[name][1] for pairs in own]))
+            name: (torch.cat([pairs[name][0] for pairs in by_edit]), torch.cat([pairs[name][1] for pairs in by_edit]))
             for name in self.editor.weights
         }
         factors = self.factors(prompts, joint)
@@ -78,8 +78,8 @@ class Malmen(Mend):
             for name, pair in factors.items()
         }
         records = list[dict[str, Any]]()
-        for place, (edit, loss) in enumerate(zip(edits, losses, strict=True)):
-            norms = {name: round(share[place], 6) for name, share in shares.items()}
+        for index, (edit, loss) in enumerate(zip(edits, losses, strict=True)):
+            norms = {name: round(share[index], 6) for name, share in shares.items()}
             records.append({**self.record(edit), "nll_before": round(loss, 6), "norms": norms})
         return WeightPatch(
             factors={name: Factors.total([pair]) for name, pair in factors.items()},  # dense where that takes less

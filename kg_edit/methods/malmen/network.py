@@ -67,11 +67,11 @@ class MalmenNetwork(MendNetwork):
         Args:
             factors: keys [tokens, in] and gradients [tokens, out] of the targets' tokens of all edits, by weight name.
         """
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+        changes: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (keys, gradients) in factors.items():
             left = self.differences(name, keys, gradients)
-            found[name] = (left[None], ridge_rows(keys.to(left.device), self.ridge(name))[None])
-        return found
+            changes[name] = (left[None], ridge_rows(keys.to(left.device), self.ridge(name))[None])
+        return changes
 
     @torch.no_grad()
     def factors(self, factors: Pairs) -> dict[str, Factors]:
@@ -149,5 +149,7 @@ class MalmenManifest(MendManifest):
 
     def network(self) -> MalmenNetwork:
         """Return the untrained network."""
-        own = self.training
-        return MalmenNetwork(self.shapes, rank=own.rank, edit_lr=own.edit_lr, layers=own.network_layers, seed=own.seed)
+        config = self.training
+        return MalmenNetwork(
+            self.shapes, rank=config.rank, edit_lr=config.edit_lr, layers=config.network_layers, seed=config.seed
+        )

@@ -67,35 +67,35 @@ class Passes:
 
     def at_targets(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return by weight the keys [tokens, in] and the gradients [tokens, out] of all prompts' target tokens."""
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.names}
+        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.names}
         for start in range(0, len(prompts), _ROWS):
-            some = prompts[start : start + _ROWS]
-            passes = EditedPasses(self.model, some, self.names, lower=self.lower)
-            factors = edit_factors(passes, nll(passes, range(len(some))), rows=len(some))
-            for row, prompt in enumerate(some):
-                own = {name: (u[row], delta[row]) for name, (u, delta) in factors.items()}
-                for name, pair in at_targets(prompt, own).items():
-                    found[name].append(pair)
+            batch = prompts[start : start + _ROWS]
+            passes = EditedPasses(self.model, batch, self.names, lower=self.lower)
+            factors = edit_factors(passes, nll(passes, range(len(batch))), rows=len(batch))
+            for row, prompt in enumerate(batch):
+                row_factors = {name: (u[row], delta[row]) for name, (u, delta) in factors.items()}
+                for name, pair in at_targets(prompt, row_factors).items():
+                    pairs[name].append(pair)
         return {
-            name: (torch.cat([u for u, _ in all_]), torch.cat([d for _, d in all_])) for name, all_ in found.items()
+            name: (torch.cat([u for u, _ in all_]), torch.cat([d for _, d in all_])) for name, all_ in pairs.items()
         }
 
     def edit_losses(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
         """Yield the parts of L_e under a change: of the edits' rows, if they are learned, and the further prompts."""
         prompts = [*(rows.edits if rows.learned else ()), *(prompt for _, prompt in rows.further)]
-        for some in _portions(prompts):
-            passes, places = self.of(some), range(len(some))
-            yield nll(passes, places, passes.logits(places, change, _first(places))) * (len(some) / len(prompts))
+        for part in _portions(prompts):
+            passes, indices = self.of(part), range(len(part))
+            yield nll(passes, indices, passes.logits(indices, change, _first(indices))) * (len(part) / len(prompts))
 
     def localities(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
         """Yield the parts of L_loc: KL(the model as it is || with the change) on unrelated prompts."""
-        for some in _portions(rows.unrelated):
-            passes, places = self.of(some), range(len(some))
+        for part in _portions(rows.unrelated):
+            passes, indices = self.of(part), range(len(part))
             with torch.no_grad():
-                clean = passes.logits(places).log_softmax(-1)  # [reads, vocabulary]
-            edited = passes.logits(places, change, _first(places)).log_softmax(-1)
+                clean = passes.logits(indices).log_softmax(-1)  # [reads, vocabulary]
+            edited = passes.logits(indices, change, _first(indices)).log_softmax(-1)
             divergence = (clean.exp() * (clean - edited)).sum(-1)
-            yield (divergence * passes.targets(places)[1]).sum() * (len(some) / len(rows.unrelated))
+            yield (divergence * passes.targets(indices)[1]).sum() * (len(part) / len(rows.unrelated))
 
 
 def sequence_losses(
@@ -126,19 +126,19 @@ def sequence_losses(
     """
     course, model = settings.course, passes.model
     earlier, edit, locality = dict[str, Factors](), 0.0, 0.0
-    for number, own in enumerate(batches):
+    for number, batch in enumerate(batches):
         with WeightPatch(factors=earlier).applied(model):
-            change = network.changes(passes.at_targets(own.edits))
+            change = network.changes(passes.at_targets(batch.edits))
             # Stage 1: down to the factors of the update. The graph of each part is freed before the next one runs.
             leaves = {name: _leaf(pair) for name, pair in change.items()}
             total = 0.0
             for age, rows in enumerate(reversed(batches[max(0, number + 1 - course.look_back) : number + 1])):
                 factor = course.decay**age
                 edits = _descend(passes.edit_losses(leaves, rows), factor * settings.edit_weight)
-                others = _descend(passes.localities(leaves, rows), factor * settings.locality_weight)
-                total += factor * (settings.edit_weight * edits + settings.locality_weight * others)
+                divergence = _descend(passes.localities(leaves, rows), factor * settings.locality_weight)
+                total += factor * (settings.edit_weight * edits + settings.locality_weight * divergence)
                 if not age:
-                    edit, locality = edit + edits / len(batches), locality + others / len(batches)
+                    edit, locality = edit + edits / len(batches), locality + divergence / len(batches)
             if course.norm_weight:
                 total += course.norm_weight * _descend(map(squared_norm, leaves.values()), course.norm_weight)
             check(total)
@@ -154,9 +154,9 @@ def sequence_losses(
 def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Rows]) -> tuple[float, float]:
     """Edit batches one after the other; return L_e and KL(unedited || edited) over all of them after the last one."""
     earlier = dict[str, Factors]()
-    for own in batches:
+    for batch in batches:
         with WeightPatch(factors=earlier).applied(passes.model):
-            factors = passes.at_targets(own.edits)
+            factors = passes.at_targets(batch.edits)
         earlier = _added(earlier, network.factors(factors))
     change = {name: (pair.left.T[None], pair.right.T[None]) for name, pair in earlier.items()}
     edit, locality, count = 0.0, 0.0, 0
@@ -195,9 +195,9 @@ def _portions(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
         yield ordered[start : start + _ROWS]
 
 
-def _first(places: range) -> Tensor:
+def _first(indices: range) -> Tensor:
     """Return the owner of each row: all run with the only change."""
-    return torch.zeros(len(places), dtype=torch.long)
+    return torch.zeros(len(indices), dtype=torch.long)
 
 
 def _leaf(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -250,8 +250,8 @@ class MalmenRun(MendRun):
         batches, length = [*self.order.validation()], self.course.length
         edit, locality, count = 0.0, 0.0, 0
         for start in range(0, len(batches), length):
-            some = batches[start : start + length]
-            size = sum(len(rows.edits) for rows in some)
-            losses = held_out_losses(self.passes, self._network, some)
+            sequence = batches[start : start + length]
+            size = sum(len(rows.edits) for rows in sequence)
+            losses = held_out_losses(self.passes, self._network, sequence)
             edit, locality, count = edit + size * losses[0], locality + size * losses[1], count + size
         return edit / count, locality / count
