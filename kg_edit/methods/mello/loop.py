@@ -78,35 +78,35 @@ def decompose(
         fits: whether the model has room for a text and an answer; a step that doesn't fit is left out, and ends the
             dialogue.
     """
-    found = [Dialogue(text=f"{QUESTION} {question}") for question in questions]
+    dialogues = [Dialogue(text=f"{QUESTION} {question}") for question in questions]
     for _ in range(steps):
-        going = [one for one in found if one.ended == "limit"]
+        going = [dialogue for dialogue in dialogues if dialogue.ended == "limit"]
         if not going:
             break
-        for one, written in zip(going, write([before + one.text for one in going]), strict=True):
+        for dialogue, written in zip(going, write([before + dialogue.text for dialogue in going]), strict=True):
             lines, final, answer = written.rstrip().partition(FINAL)
-            text = f"{one.text}\n{lines.strip()}" if lines.strip() else one.text
+            text = f"{dialogue.text}\n{lines.strip()}" if lines.strip() else dialogue.text
             # A small model may write several subquestions before it comes to an answer; the last one counts.
-            asked = [
+            subquestions = [
                 line.removeprefix(SUBQUESTION).strip() for line in lines.splitlines() if line.startswith(SUBQUESTION)
             ]
             step = None
-            if asked and asked[-1] and not final:
-                step = Step(asked[-1], nearest(asked[-1]) or _UNKNOWN)
+            if subquestions and subquestions[-1] and not final:
+                step = Step(subquestions[-1], nearest(subquestions[-1]) or _UNKNOWN)
                 text += f"\n{RETRIEVED} {step.fact}."
             if not fits(f"{before}{text}\n{FINAL}"):
-                one.ended = "context"
+                dialogue.ended = "context"
                 continue
-            one.text = text
+            dialogue.text = text
             if step:
-                one.steps.append(step)
+                dialogue.steps.append(step)
             elif final:
-                one.answer, one.ended = answer.strip().partition("\n")[0] or None, "answer"
+                dialogue.answer, dialogue.ended = answer.strip().partition("\n")[0] or None, "answer"
             else:
-                one.ended = "form"
-    for one in found:
-        one.text += f"\n{FINAL}"
-    return found
+                dialogue.ended = "form"
+    for dialogue in dialogues:
+        dialogue.text += f"\n{FINAL}"
+    return dialogues
 
 
 def demonstrations(count: int) -> str:
@@ -117,9 +117,9 @@ def demonstrations(count: int) -> str:
 def _example(question: str, *hops: tuple[str, str, str, str, bool], final: str) -> str:
     """An example from its hops: subquestion, generated answer, retrieved fact, intermediate answer, contradiction."""
     lines = [f"{QUESTION} {question}"]
-    for asked, believed, fact, answer, contradicts in hops:
+    for subquestion, believed, fact, answer, contradicts in hops:
         check = _CONTRADICTS if contradicts else _AGREES
-        lines += [f"{SUBQUESTION} {asked}", f"{BELIEVED} {believed}", f"{RETRIEVED} {fact}", f"{check} {answer}"]
+        lines += [f"{SUBQUESTION} {subquestion}", f"{BELIEVED} {believed}", f"{RETRIEVED} {fact}", f"{check} {answer}"]
     return "\n".join([*lines, f"{FINAL} {final}"])
 
 

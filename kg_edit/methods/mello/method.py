@@ -74,8 +74,8 @@ class Mello(PromptMethod):
         if not isinstance(context, int):
             return config.shots
         dialogue = _LINE + config.steps * (config.tokens + _LINE)
-        left, count = context - min(dialogue, context // 2), config.shots
-        while count and len(self.model.tokenizer(demonstrations(count), add_special_tokens=False)["input_ids"]) > left:
+        room, count = context - min(dialogue, context // 2), config.shots
+        while count and len(self.model.tokenizer(demonstrations(count), add_special_tokens=False)["input_ids"]) > room:
             count -= 1
         return count
 

@@ -87,8 +87,8 @@ class LoopPatch(PromptPatch):
         """
 
         def nearest(subquestion: str) -> str | None:
-            found = self._memory.relevant(subquestion)
-            return found[0].text if found else None
+            facts = self._memory.relevant(subquestion)
+            return facts[0].text if facts else None
 
         rule = self.rule
         before = demonstrations(rule.shots)
@@ -111,10 +111,10 @@ class _Dialogues:
 
     def foresee(self, texts: Iterable[str]) -> None:
         """Write the dialogues about ``texts`` that are not known yet."""
-        asked = [one for one in dict.fromkeys(map(bare_question, texts)) if one not in self._known]
-        if asked:
-            found = self._patch.dialogues(asked, write=partial(self._writer.write, stops=STOPS), fits=self._fits)
-            self._known |= zip(asked, found, strict=True)
+        unknown = [question for question in dict.fromkeys(map(bare_question, texts)) if question not in self._known]
+        if unknown:
+            dialogues = self._patch.dialogues(unknown, write=partial(self._writer.write, stops=STOPS), fits=self._fits)
+            self._known |= zip(unknown, dialogues, strict=True)
 
     def _fits(self, text: str) -> bool:
         positions = self._model.positions

@@ -31,31 +31,31 @@ class GreedyWriter:
         all tokens, or if padding could change what its tokens attend to. It is "" if no position is left.
         """
         rows = [encode(self._model.tokenizer, text).ids for text in texts]
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         size = max(1, _TOKENS // (max(map(len, rows), default=0) + self._tokens))
-        found: dict[int, str] = {}
+        written: dict[int, str] = {}
         for start in range(0, len(order), size):
-            places = order[start : start + size]
-            longest, positions = len(rows[places[-1]]) + self._tokens, self._model.positions
+            indices = order[start : start + size]
+            longest, positions = len(rows[indices[-1]]) + self._tokens, self._model.positions
             together = (positions is None or longest <= positions) and mask_decides(self._model, longest)
-            for group in [places] if together else [[place] for place in places]:
-                found |= zip(group, self._written([rows[place] for place in group], stops), strict=True)
-        return [found[place] for place in range(len(texts))]
+            for group in [indices] if together else [[index] for index in indices]:
+                written |= zip(group, self._written([rows[index] for index in group], stops), strict=True)
+        return [written[index] for index in range(len(texts))]
 
     def _written(self, rows: Sequence[tuple[int, ...]], stops: Sequence[str]) -> list[str]:
         """Return the texts after ``rows``."""
         tokenizer, positions = self._model.tokenizer, self._model.positions
-        left = [self._tokens if positions is None else max(0, positions - len(row)) for row in rows]
+        remaining = [self._tokens if positions is None else max(0, positions - len(row)) for row in rows]
 
         def text_of(tokens: Sequence[int]) -> str:
-            own = [token for token in tokens if token != tokenizer.eos_token_id]  # only the last one may be it
-            return str(tokenizer.decode(own, skip_special_tokens=True))
+            content = [token for token in tokens if token != tokenizer.eos_token_id]  # only the last one may be it
+            return str(tokenizer.decode(content, skip_special_tokens=True))
 
         def ends(tokens: Sequence[int]) -> bool:
             return tokens[-1] == tokenizer.eos_token_id or any(stop in text_of(tokens) for stop in stops)
 
-        limits = [min(self._tokens, room) for room in left]
+        limits = [min(self._tokens, room) for room in remaining]
         written = greedy(self._model, rows, limits=limits, ends=ends, starts=self._starts)
-        texts = [text_of(one.tokens) for one in written]
-        found = [[place for stop in stops if (place := text.find(stop)) >= 0] for text in texts]
-        return [text[: min(cuts, default=len(text))] for text, cuts in zip(texts, found, strict=True)]
+        texts = [text_of(continuation.tokens) for continuation in written]
+        all_cuts = [[cut for stop in stops if (cut := text.find(stop)) >= 0] for text in texts]
+        return [text[: min(cuts, default=len(text))] for text, cuts in zip(texts, all_cuts, strict=True)]

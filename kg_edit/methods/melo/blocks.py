@@ -92,14 +92,14 @@ class BlockPatch(CodebookPatch):
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 with torch.no_grad():
-                    found = inputs.new_zeros(len(inputs), len(book))  # 1 where a token's own key finds an entry
-                    asked = torch.ones(len(inputs), dtype=torch.bool)
+                    matches = inputs.new_zeros(len(inputs), len(book))  # 1 where a token's own key finds an entry
+                    looked_up = torch.ones(len(inputs), dtype=torch.bool)
                     if book.deferral.lookup == "prompt-end":
-                        asked = prompt_ends(model, *means.size).flatten()
-                    at = asked.to(inputs.device).nonzero().flatten()
+                        looked_up = prompt_ends(model, *means.size).flatten()
+                    at = looked_up.to(inputs.device).nonzero().flatten()
                     entries = book.nearest(inputs[at])
-                    found[at[entries >= 0], entries[entries >= 0]] = 1.0
-                    active = (found if book.deferral.lookup == "every-token" else means.of(found)) > 0
+                    matches[at[entries >= 0], entries[entries >= 0]] = 1.0
+                    active = (matches if book.deferral.lookup == "every-token" else means.of(matches)) > 0
                 return book.added(inputs, output, active)
 
             with replacing_output(model, layer, forward):
