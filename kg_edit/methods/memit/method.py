@@ -163,13 +163,13 @@ class JointMethod(ValueMethod):
         with untouched(model):
             if self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers):
                 return
-        self.site, one = "value", default_layer(len(model.blocks))
+        self.site, default = "value", default_layer(len(model.blocks))
         if isinstance(config, SpreadConfig) and config.layers is None:
-            self.layers = (one,)
+            self.layers = (default,)
         if len(self.layers) > 1:
             raise UnsupportedModelError(
                 f"{model.name} ({model.model.config.model_type}) normalises after its MLP or scales it, so changes in "
-                f"several layers do not add up; give one layer, as in --set layers=[{one}]"
+                f"several layers do not add up; give one layer, as in --set layers=[{default}]"
             )
 
     def sampled_contexts(self) -> tuple[str, ...]:
@@ -188,9 +188,9 @@ class JointMethod(ValueMethod):
                     warn_of_lead(self.model, edit, method=self.name)
                     continue
                 encoded = self.model.encode_fact
-                for one in self.requests_of(edit):  # without the contexts, which would take ten times as long
-                    for chat in one.forms:
-                        encoded(one.prompt, subject=one.subject, target=one.target_new, chat=chat)
+                for request in self.requests_of(edit):  # without the contexts, which would take ten times as long
+                    for chat in request.forms:
+                        encoded(request.prompt, subject=request.subject, target=request.target_new, chat=chat)
                 warn_of_unread(self.model, encoded(edit.prompt, subject=edit.subject, chat=edit.forms[0]), edit=edit.id)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -211,19 +211,19 @@ class JointMethod(ValueMethod):
             for edit in edits:
                 with annotate_errors(edit):
                     every = self.facts(edit)
-                own = every
+                usable = every
                 if not edit.target_text:
-                    own = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
-                facts.append(own)
-                opposed.append(len(every) - len(own))
+                    usable = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
+                facts.append(usable)
+                opposed.append(len(every) - len(usable))
             values = iter(self.find_values(list(chain(*facts))))
-            found = [[next(values) for _ in own] for own in facts]
+            fact_values = [[next(values) for _ in usable] for usable in facts]
             records, refused = list[Record](), dict[Edit, PatchError]()
-            for edit, own, those, left_out in zip(edits, facts, found, opposed, strict=True):
+            for edit, usable, those, left_out in zip(edits, facts, fact_values, opposed, strict=True):
                 noted = {"opposed": left_out} if left_out else {}
                 try:
                     with annotate_errors(edit):
-                        records.append(new_record(self.record(edit), own, those) | self.notes(edit) | noted)
+                        records.append(new_record(self.record(edit), usable, those) | self.notes(edit) | noted)
                 except PatchError as error:
                     refused[edit] = error
             if refused:  # of a batch all are named, so that a caller can leave them out at once
@@ -231,8 +231,8 @@ class JointMethod(ValueMethod):
                 reasons = {edit.id: why for edit, why in refused.items()}
                 with annotate_errors(first):
                     raise fault if len(edits) == 1 else RefusedEditsError(reasons)
-            wanted = torch.stack([value.wanted for value in chain(*found)])  # z, [facts, d]
-            return self.write(list(chain(*facts)), wanted, records, before)
+            target_states = torch.stack([value.wanted for value in chain(*fact_values)])  # z, [facts, d]
+            return self.write(list(chain(*facts)), target_states, records, before)
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Find the values of all edits in one descent, then write each edit into a patch of its own."""
@@ -240,15 +240,17 @@ class JointMethod(ValueMethod):
         with untouched(self.model):
             self.prepare()
             facts = [attempt(edit, partial(self.facts, edit)) for edit in edits]
-            values = iter(self.find_values([fact for own in facts if isinstance(own, tuple) for fact in own]))
+            values = iter(self.find_values([fact for group in facts if isinstance(group, tuple) for fact in group]))
 
-            def alone(edit: Edit, own: Sequence[Fact], found: Sequence[FactValue]) -> Patch:
-                record = new_record(self.record(edit), own, found) | self.notes(edit)
-                return self.write(own, torch.stack([value.wanted for value in found]), [record], applied)
+            def alone(edit: Edit, group: Sequence[Fact], fact_values: Sequence[FactValue]) -> Patch:
+                record = new_record(self.record(edit), group, fact_values) | self.notes(edit)
+                return self.write(group, torch.stack([value.wanted for value in fact_values]), [record], applied)
 
             return tuple(
-                attempt(edit, partial(alone, edit, own, [next(values) for _ in own])) if isinstance(own, tuple) else own
-                for edit, own in zip(edits, facts, strict=True)
+                attempt(edit, partial(alone, edit, group, [next(values) for _ in group]))
+                if isinstance(group, tuple)
+                else group
+                for edit, group in zip(edits, facts, strict=True)
             )
 
     def facts(self, edit: Edit) -> tuple[Fact, ...]:
@@ -261,23 +263,23 @@ class JointMethod(ValueMethod):
         The published code changes the states of earlier chunks while it looks for the next one's; here each value is
         found on the unchanged model, so that all are found in one descent.
         """
-        whole = encode_statement(self.model, edit, method=self.name)
-        starts = range(whole.target_start, len(whole.ids), self.config.chunk_tokens)
+        statement = encode_statement(self.model, edit, method=self.name)
+        starts = range(statement.target_start, len(statement.ids), self.config.chunk_tokens)
         facts = []
         for number, start in enumerate(starts):
-            end = min(start + self.config.chunk_tokens, len(whole.ids))
-            others = tuple(other - 1 for other in starts if other < end and other != start)
+            end = min(start + self.config.chunk_tokens, len(statement.ids))
+            other_ends = tuple(other - 1 for other in starts if other < end and other != start)
             row = replace(
-                whole,
-                ids=whole.ids[:end],
+                statement,
+                ids=statement.ids[:end],
                 target_start=start,
                 subject_first=None,
                 subject_last=start - 1,
-                also_edited=others,
+                also_edited=other_ends,
             )
-            text = str(self.model.tokenizer.decode(list(whole.ids[start:end])))
-            own = edit.model_copy(update={"id": f"{edit.id}.{number}", "target_text": text, "target_new": text})
-            facts.append(Fact(edit=own, prompts=Request(rewrites=(row,))))
+            text = str(self.model.tokenizer.decode(list(statement.ids[start:end])))
+            chunk = edit.model_copy(update={"id": f"{edit.id}.{number}", "target_text": text, "target_new": text})
+            facts.append(Fact(edit=chunk, prompts=Request(rewrites=(row,))))
         return tuple(facts)
 
     def requests_of(self, edit: Edit) -> tuple[Edit, ...]:
@@ -300,12 +302,12 @@ class JointMethod(ValueMethod):
         Returns:
             One `FactValue` per fact, in order.
         """
-        layer, found, prompts = self.layers[-1], list[FactValue](), [fact.prompts for fact in facts]
+        layer, fact_values, prompts = self.layers[-1], list[FactValue](), [fact.prompts for fact in facts]
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             forward = forward_for(model, self.contexts, tail=self.forward)
             for part in self.portions(prompts):
-                some, requests = facts[part], prompts[part]
+                batch, requests = facts[part], prompts[part]
                 bare = [request.rewrites[0] for request in requests]
                 loss = Objective(
                     model,
@@ -319,18 +321,18 @@ class JointMethod(ValueMethod):
                 loss.value = states  # the penalty is relative to h: in MEMIT the block's output, not the MLP's
                 loss.penalty = self.regulariser(loss)
 
-                proposals = [self.proposal(fact.edit, state) for fact, state in zip(some, states, strict=True)]
+                proposals = [self.proposal(fact.edit, state) for fact, state in zip(batch, states, strict=True)]
                 descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
                 states, descents = self.written(states, descents)
                 if self.config.anchor:
                     _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
                     anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
                     descents = list(map(anchor, descents, values))
-                found += [
+                fact_values += [
                     FactValue(state=state, descent=descent, notes=notes)
                     for state, descent, (_, notes) in zip(states, descents, proposals, strict=True)
                 ]
-        return found
+        return fact_values
 
     def states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
         """Return h [facts, d]: the last layer's state at the subject's last token of each ``bare`` prompt."""
@@ -376,7 +378,7 @@ class JointMethod(ValueMethod):
             share=self.share,
             memory=self.memory / 2,
         )
-        keys = {KEY + name: own for name, own in written.keys.items()} if self.config.remember else {}
+        keys = {KEY + name: layer_keys for name, layer_keys in written.keys.items()} if self.config.remember else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
         factors, rect, prune = written.factors, self.config.rect, self.config.prune
         if rect or prune:
@@ -435,9 +437,9 @@ class JointMethod(ValueMethod):
                 "them; make the edits that stay again, as kg-edit patch remove does"
             )
         self.prepare()
-        left = WeightPatch(factors={}, provenance=self.provenance())
+        remaining = WeightPatch(factors={}, provenance=self.provenance())
         for batch in batches_without(patch, ids, methods=self.provenance()["methods"]):
-            applied: Patch = before + left if before else left
+            applied: Patch = before + remaining if before else remaining
             with applied.applied(self.model), untouched(self.model):
                 facts = list[Fact]()
                 for record in batch.records:
@@ -446,20 +448,21 @@ class JointMethod(ValueMethod):
                 written = self.write(facts, batch.values.T, batch.records, applied)
                 assert isinstance(written, WeightPatch)  # noqa: S101 - of a separable method
                 norms = with_weight_norms(written, self.model).provenance
-                left = left._plus(replace(written, provenance=norms))
-        return left
+                remaining = remaining._plus(replace(written, provenance=norms))
+        return remaining
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, with the layers, the contexts and the covariances."""
-        found = super().provenance()
-        found["methods"][0] |= {
+        provenance = super().provenance()
+        provenance["methods"][0] |= {
             "layers": list(self.layers),
             "contexts": list(self.contexts),
             "covariances": {
-                str(layer): {"id": own.id, "tokens": own.tokens} for layer, own in self.covariances.items()
+                str(layer): {"id": covariance.id, "tokens": covariance.tokens}
+                for layer, covariance in self.covariances.items()
             },
         }
-        return found
+        return provenance
 
 
 class MemitConfig(SpreadConfig):
@@ -495,5 +498,5 @@ class Memit(JointMethod):
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
         """Return (lambda C + K_p K_p^T + K K^T)^-1 K, [d_ff, facts] (Eq. 14; K_p: OTE = SE, arXiv 2605.26670)."""
         weight = self.config.mom2_weight or len(keys) / 10
-        known = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)
-        return joint_directions(known, self.solved(layer, known, others), weight=weight, first=keys.shape[1])
+        all_keys = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)
+        return joint_directions(all_keys, self.solved(layer, all_keys, others), weight=weight, first=keys.shape[1])

@@ -112,9 +112,9 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
             of its edits, it was scaled, or no edit has such an id.
     """
     if list(patch.provenance.get("methods", ())) != list(methods):
-        found = ", ".join(str(method.get("name")) for method in patch.provenance.get("methods", ())) or "no method"
+        names = ", ".join(str(method.get("name")) for method in patch.provenance.get("methods", ())) or "no method"
         raise PatchError(
-            f"this patch was made by {found}, not only by {methods[0]['name']} with the current settings; build the "
+            f"this patch was made by {names}, not only by {methods[0]['name']} with the current settings; build the "
             "method with the settings, contexts and covariances that the patch's provenance names"
         )
     values = state_of(patch, VALUE)
@@ -128,17 +128,17 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
     if unknown := sorted(set(ids) - set(known)):
         raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {', '.join(map(repr, known[:5]))} …")
 
-    batches, left, column = [], list(patch.edits), 0
-    while left:
-        size = int(left[0]["batch"])  # each record has the size of its batch
+    batches, remaining, column = [], list(patch.edits), 0
+    while remaining:
+        size = int(remaining[0]["batch"])  # each record has the size of its batch
         records, columns = list[Record](), list[Tensor]()
-        for record in left[:size]:
-            own = values[:, column : column + width(record)]
+        for record in remaining[:size]:
+            own_values = values[:, column : column + width(record)]
             column += width(record)
             if record["edit"]["id"] not in ids:
                 records.append(record)
-                columns.append(own)
+                columns.append(own_values)
         if records:
             batches.append(Batch(records=tuple(records), values=torch.cat(columns, 1)))
-        left = left[size:]
+        remaining = remaining[size:]
     return batches
