@@ -80,9 +80,9 @@ class Experts(SummedAdapter):
         with Anchors(model, layer, name=self.method).attached() as anchors:
 
             def features(inputs: Tensor) -> Tensor:
-                found = anchors.of(inputs)
+                anchor = anchors.of(inputs)
                 # the embedding of some models is narrower than their blocks
-                fitting = pad(found, (0, max(0, width - found.shape[1])))[:, :width]
+                fitting = pad(anchor, (0, max(0, width - anchor.shape[1])))[:, :width]
                 return torch.cat([inputs, fitting if self.settings.anchors else torch.zeros_like(fitting)], -1)
 
             yield features
@@ -131,9 +131,9 @@ class Anchors:
     @torch.no_grad()
     def of(self, inputs: Tensor) -> Tensor:
         """Return the anchors [tokens, d] in float32 for ``inputs`` [tokens, d_ff]; 0 if the token ids are unknown."""
-        weight, given = self._embedding.weight, given_token_ids(self._model)
+        weight, given_ids = self._embedding.weight, given_token_ids(self._model)
         assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
-        ids = self._ids if given is None else given  # blocks may run without the embedding before them
+        ids = self._ids if given_ids is None else given_ids  # blocks may run without the embedding before them
         if ids is None or ids.numel() != len(inputs):
             return torch.zeros(len(inputs), weight.shape[1], device=inputs.device)
         ids = ids.reshape(-1).to(weight.device)
@@ -149,11 +149,11 @@ def name_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     A tokenizer that puts a space before every text writes its first word as any other one. There the words of which
     texts usually begin ("The", "Where") can't be distinguished from names, and count.
     """
-    found = torch.zeros(size)
+    is_name = torch.zeros(size)
     numbers = list(range(min(size, len(tokenizer))))
     words: list[str | None] = tokenizer.convert_ids_to_tokens(numbers)  # type: ignore[assignment]
     for number, word in zip(numbers, words, strict=True):
         if word and word.startswith(_SPACES):
             # a byte-level vocabulary writes letters beyond ASCII as bytes, so the entry is decoded first
-            found[number] = str(tokenizer.convert_tokens_to_string([word])).lstrip()[:1].isupper()
-    return found
+            is_name[number] = str(tokenizer.convert_tokens_to_string([word])).lstrip()[:1].isupper()
+    return is_name

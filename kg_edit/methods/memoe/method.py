@@ -62,4 +62,4 @@ class Memoe(SummedMethod):
                 row = left_pad([self.model.encode(text).ids], device=self.model.device)
                 with replacing_output(self.model, self.layer, look, reads=adapter.reads):
                     block_output(self.model, row, self.layer)
-        return [int(one[-1].argmax()) for one in gates]
+        return [int(gate[-1].argmax()) for gate in gates]

@@ -150,8 +150,8 @@ class ResidualMemory(Adapter):
             return torch.zeros_like(means)
         masks = self.mask(means)
         overlaps = self.bits(masks) @ bits.T / masks.shape[1]  # [tokens, edits]
-        best, place = overlaps.flip(-1).max(-1)  # of equal ones `max` returns the first, here the latest
-        return bits[len(bits) - 1 - place] * (best >= self.settings.threshold)[:, None]
+        best, index = overlaps.flip(-1).max(-1)  # of equal ones `max` returns the first, here the latest
+        return bits[len(bits) - 1 - index] * (best >= self.settings.threshold)[:, None]
 
     @contextmanager
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:

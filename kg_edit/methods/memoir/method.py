@@ -93,25 +93,25 @@ class Memoir(AdapterMethod):
 
             losses = RowLosses(self.model, self.layer, [row])
             with replacing_output(self.model, self.layer, forward):
-                found = self.config.descent.run([change], lambda: losses().mean())
+                history = self.config.descent.run([change], lambda: losses().mean())
 
-        whole = torch.zeros(self.shape, device=mask.device)
-        whole[:, mask[0]] = change.detach()
+        full_change = torch.zeros(self.shape, device=mask.device)
+        full_change[:, mask[0]] = change.detach()
         adapter = ResidualMemory(
-            weight=whole.cpu(), masks=mask.float().cpu(), background=memory.background, settings=memory.settings
+            weight=full_change.cpu(), masks=mask.float().cpu(), background=memory.background, settings=memory.settings
         )
-        return adapter, [record(self, edit, change=change.detach(), losses=found)]
+        return adapter, [record(self, edit, change=change.detach(), losses=history)]
 
     @torch.no_grad()
     def means(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Return the mean input of the module over each row of tokens, [rows, d_ff] in float32."""
-        found: list[Tensor] = []
+        row_means: list[Tensor] = []
         with TokenMeans(self.model, self.layer, name=self.name).attached() as means:
 
             def see(inputs: Tensor, _: Tensor) -> None:
                 flat = inputs.reshape(-1, inputs.shape[-1])
-                found.append(means.of(flat).reshape(len(rows), -1, flat.shape[-1])[:, -1])
+                row_means.append(means.of(flat).reshape(len(rows), -1, flat.shape[-1])[:, -1])
 
             with watched(self.module, see):
                 block_output(self.model, left_pad(rows, device=self.model.device), self.layer)
-        return found[0]
+        return row_means[0]
