@@ -51,7 +51,7 @@ class MalmenNetwork(MendNetwork):
 
     def ridge(self, name: str) -> Tensor:
         """Return the learned ridge of a weight, which is positive, in float64."""
-        ridge: Tensor = exact(self.log_ridges[self._places[name]]).exp()
+        ridge: Tensor = exact(self.log_ridges[self._indices[name]]).exp()
         return ridge
 
     def differences(self, name: str, keys: Tensor, gradients: Tensor) -> Tensor:

@@ -70,14 +70,17 @@ class Rows:
 
         An edit without neighbours gets one of ``texts`` as its unrelated prompt.
         """
-        drawn = [(random.choice(one.equivalents or (None,)), random.choice(one.unrelated or texts)) for one in examples]
+        drawn = [
+            (random.choice(example.equivalents or (None,)), random.choice(example.unrelated or texts))
+            for example in examples
+        ]
         # With the gradient of the whole statement, the edit's own prompt is asked as a further prompt: then the loss is
         # that of the target alone.
         learned = all(example.statement is example.edit for example in examples)
-        further = [(place, prompt) for place, (prompt, _) in enumerate(drawn) if prompt is not None]
-        for place, example in enumerate(examples):
-            asked = random.sample(example.questions, min(questions, len(example.questions)))
-            further += [(place, prompt) for prompt in (*(() if learned else (example.edit,)), *asked)]
+        further = [(owner, prompt) for owner, (prompt, _) in enumerate(drawn) if prompt is not None]
+        for owner, example in enumerate(examples):
+            sampled = random.sample(example.questions, min(questions, len(example.questions)))
+            further += [(owner, prompt) for prompt in (*(() if learned else (example.edit,)), *sampled)]
         return cls(
             edits=tuple(example.statement for example in examples),
             unrelated=tuple(unrelated for _, unrelated in drawn),
@@ -98,21 +101,21 @@ def make_examples(
 
     The unrelated prompts are the edit's neighbours, or else the locality probes of its record.
     """
-    found, left_out = list[Example](), 0
+    examples, left_out = list[Example](), 0
     edits = training_edits(items)
     if chat := sum(edit.chat is not False for edit, _ in edits):
         log.warning("%d edits have chat set; the training uses their prompts in plain text", chat)
     for edit, locality in edits:
         lead = lead_before(model, edit.text, subject=edit.subject)
-        own = _encoded(model, [(lead + edit.text, edit.target_new)])
-        if not own:
+        encoded = _encoded(model, [(lead + edit.text, edit.target_new)])
+        if not encoded:
             left_out += 1
             continue
-        questions = ((f"Q: {one.question}\nA:", one.answer) for one in edit.portability)
-        found.append(
+        questions = ((f"Q: {probe.question}\nA:", probe.answer) for probe in edit.portability)
+        examples.append(
             Example(
-                edit=own[0],
-                statement=whole_statement(own[0]) if gradient_of == "text" else own[0],
+                edit=encoded[0],
+                statement=whole_statement(encoded[0]) if gradient_of == "text" else encoded[0],
                 equivalents=_encoded(model, ((text, edit.target_new) for text in edit.paraphrases)),
                 unrelated=_encoded(model, locality),
                 questions=_encoded(model, questions),
@@ -124,18 +127,18 @@ def make_examples(
             "the model's positions",
             left_out,
         )
-    return found
+    return examples
 
 
 def _encoded(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Prompt, ...]:
     """Encode the pairs (text, target) that can be encoded."""
-    found = list[Prompt]()
+    prompts = list[Prompt]()
     for text, target in pairs:
         try:
-            found.append(model.encode(text.rstrip(), target=target))
+            prompts.append(model.encode(text.rstrip(), target=target))
         except (PromptError, ModelError):  # merged with its target, or longer than the model's positions
             continue
-    return tuple(found)
+    return tuple(prompts)
 
 
 def own_prompts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
@@ -189,8 +192,8 @@ class BatchOrder:
         """Yield the held-out rows in batches; they are the same in each call."""
         random = Random(f"validation {self.settings.seed}")  # noqa: S311 - no secret
         for start in range(0, len(self._held_out), self.settings.batch):
-            some = self._held_out[start : start + self.settings.batch]
-            yield Rows.of(some, self._texts, random, questions=self.settings.questions)
+            batch = self._held_out[start : start + self.settings.batch]
+            yield Rows.of(batch, self._texts, random, questions=self.settings.questions)
 
     def prompts(self) -> Iterator[Prompt]:
         """Yield all prompts of which the rows of a step or of the validation are drawn."""

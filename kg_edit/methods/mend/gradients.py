@@ -124,8 +124,8 @@ class EditedPasses:
     def deltas(self, loss: Tensor) -> dict[str, Tensor]:
         """Return the gradient of ``loss`` at each module's output, [rows, length, out] in float32; 0 at padding."""
         grads = torch.autograd.grad(_SCALE * loss, list(self.leaves.values()))
-        found = {name: self._by_row(grad).float() / _SCALE for name, grad in zip(self.leaves, grads, strict=True)}
-        return {name: self._without_padding(grad) for name, grad in found.items()}
+        deltas = {name: self._by_row(grad).float() / _SCALE for name, grad in zip(self.leaves, grads, strict=True)}
+        return {name: self._without_padding(grad) for name, grad in deltas.items()}
 
     def logits(self, rows: Sequence[int], changes: Changes | None = None, owners: Tensor | None = None) -> Tensor:
         """Return the logits [reads, vocabulary] where ``rows`` predict a target token, row after row.
@@ -219,7 +219,7 @@ def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.M
     Raises:
         ConfigError: a name is not that of a linear module's weight inside a block.
     """
-    found = dict[str, nn.Module]()
+    modules = dict[str, nn.Module]()
     for name in names:
         try:
             module = model.model.get_submodule(name.removesuffix(_WEIGHT))
@@ -231,8 +231,8 @@ def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.M
                 f"{name!r} is not the weight of a linear module in a block of {model.name}; give names such as "
                 f"{model.weight_name(len(model.blocks) - 1)!r}"
             )
-        found[name] = module
-    return found
+        modules[name] = module
+    return modules
 
 
 def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape]:

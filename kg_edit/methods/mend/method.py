@@ -146,9 +146,9 @@ class Mend(StatementMethod):
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, plus the digest of the editor and data on its training."""
-        found = super().provenance()
-        found["methods"][0]["editor"] = self.editor.note
-        return found
+        provenance = super().provenance()
+        provenance["methods"][0]["editor"] = self.editor.note
+        return provenance
 
     @cached_property
     def editor(self) -> Editor:

@@ -62,7 +62,7 @@ class MendNetwork(nn.Module):
         super().__init__()
         self.shapes = dict(sorted(shapes.items()))  # sorted, because tensors are named by a weight's index
         self._edit_lr = edit_lr
-        self._places = {name: place for place, name in enumerate(self.shapes)}
+        self._indices = {name: index for index, name in enumerate(self.shapes)}
         # Weights of one shape share the matrices of their layers; each has its own scale, offset, rate and statistics.
         same: dict[Shape, list[str]] = {}
         for name, shape in self.shapes.items():
@@ -75,9 +75,9 @@ class MendNetwork(nn.Module):
                 LowRankLayer(sum(shape), rank=rank, members=len(members), generator=generator) for _ in range(layers)
             )
         self.log_rates = nn.Parameter(torch.zeros(len(self.shapes)))  # the logarithm of rate / edit_lr
-        for place, shape in enumerate(self.shapes.values()):
-            self.register_buffer(f"mean_{place}", torch.zeros(sum(shape)))
-            self.register_buffer(f"deviation_{place}", torch.ones(sum(shape)))
+        for index, shape in enumerate(self.shapes.values()):
+            self.register_buffer(f"mean_{index}", torch.zeros(sum(shape)))
+            self.register_buffer(f"deviation_{index}", torch.ones(sum(shape)))
 
     @torch.no_grad()
     def normalise_by(self, factors: Pairs) -> None:
@@ -112,25 +112,25 @@ class MendNetwork(nn.Module):
 
     def rate(self, name: str) -> Tensor:
         """Return the learned rate of a weight, which is positive."""
-        return self._edit_lr * self.log_rates[self._places[name]].exp()
+        return self._edit_lr * self.log_rates[self._indices[name]].exp()
 
     def changes(self, factors: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the factors (left [..., out], right [..., in]) of each weight's change.
 
         Tokens without a gradient give 0.
         """
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+        changes: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (inputs, deltas) in factors.items():
             alive = has_gradient(deltas)
             better, direction = self(name, inputs[alive], deltas[alive])  # [alive tokens, in], [alive tokens, out]
             # The network has biases, so tokens without a gradient must not go through it: they stay 0.
             tokens = alive.to(better.device).nonzero(as_tuple=True)
             left, right = -self.rate(name) * direction, better
-            found[name] = (
+            changes[name] = (
                 left.new_zeros(*alive.shape, left.shape[-1]).index_put(tokens, left),
                 right.new_zeros(*alive.shape, right.shape[-1]).index_put(tokens, right),
             )
-        return found
+        return changes
 
     @torch.no_grad()
     def factors(self, factors: Pairs) -> dict[str, Factors]:
@@ -146,8 +146,8 @@ class MendNetwork(nn.Module):
         }
 
     def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
-        place = self._places[name]
-        mean, deviation = getattr(self, f"mean_{place}"), getattr(self, f"deviation_{place}")
+        index = self._indices[name]
+        mean, deviation = getattr(self, f"mean_{index}"), getattr(self, f"deviation_{index}")
         return mean, deviation
 
 

@@ -165,20 +165,20 @@ def losses_after(
 
     # Then the rows run again from the first changed block on, each with the change of its own edit.
     logits = passes.logits([*edits, *unrelated], changes, torch.tensor([*edits, *edits]))
-    own = len(logits) - len(clean)  # reads of the edits' rows, which come first
+    edit_reads = len(logits) - len(clean)  # reads of the edits' rows, which come first
     _, shares = passes.targets(unrelated)
-    divergence = (clean.exp() * (clean - logits[own:].log_softmax(-1))).sum(-1)
+    divergence = (clean.exp() * (clean - logits[edit_reads:].log_softmax(-1))).sum(-1)
     locality = (divergence * shares).sum()
 
     # L_e is the mean over the edits' own rows, if they are learned, and the further prompts. These run in a pass of
     # their own, because they are longer.
-    edit = nll(passes, edits, logits[:own])
+    edit = nll(passes, edits, logits[:edit_reads])
     if rows.further:
         owners, prompts = zip(*rows.further, strict=True)
         with torch.no_grad():
             passes = EditedPasses(model, prompts, list(changes), lower=lower)
-        places = range(len(prompts))
-        further = nll(passes, places, passes.logits(places, changes, torch.tensor(owners)))
+        indices = range(len(prompts))
+        further = nll(passes, indices, passes.logits(indices, changes, torch.tensor(owners)))
         learned = len(rows.edits) if rows.learned else 0
         edit = (learned * edit + len(prompts) * further) / (learned + len(prompts))
     return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
@@ -238,9 +238,9 @@ class EditorRun(TrainingRun[Validation]):
 
     def finish(self, path: Path, manifest: Manifest) -> Manifest:
         """Complete and write the network; delete the checkpoint and the states."""
-        done = super().finish(path, manifest)
+        completed = super().finish(path, manifest)
         self._file.unlink(missing_ok=True)
-        return done
+        return completed
 
 
 class MendRun(EditorRun):
@@ -263,15 +263,15 @@ class MendRun(EditorRun):
     def begin(self) -> None:
         """Measure the mean and the deviation of the factors, over all tokens that the network reads."""
         names = list(self._manifest.shapes)
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
+        by_name: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
         for prompt in self.order.for_normalising():
             factors, _ = gradient_factors(self.model, prompt, names)
             for name, pair in self.read_by_network(prompt, factors).items():
-                found[name].append(pair)
+                by_name[name].append(pair)
         self._network.normalise_by(
             {
                 name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs]))
-                for name, pairs in found.items()
+                for name, pairs in by_name.items()
             }
         )
 

@@ -25,13 +25,13 @@ def training_edits(items: Iterable[Edit | BenchmarkRecord]) -> list[TrainingEdit
     The prompts are in scored form. A neighbour of an edit without an old target gets the new one as its answer: the
     answer only determines at which tokens the predictions must not change.
     """
-    found = list[TrainingEdit]()
+    edits = list[TrainingEdit]()
     for record in map(as_record, items):
         for edit in record.edits:
             queries = locality_queries(edit, record)
             answers = (query.answers[0][0] if query.answers else edit.target_new for query in queries)
-            found.append(TrainingEdit(edit, tuple(zip(map(scored_after, queries), answers, strict=True))))
-    return found
+            edits.append(TrainingEdit(edit, tuple(zip(map(scored_after, queries), answers, strict=True))))
+    return edits
 
 
 def digest_of(edits: Iterable[TrainingEdit]) -> str:

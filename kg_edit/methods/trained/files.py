@@ -172,11 +172,11 @@ class NetworkFormat:
             )
         tensors = self.tensors(path)
         with FakeTensorMode():  # tensors without memory: a wrong manifest can't allocate a huge network
-            wanted = {name: tuple(tensor.shape) for name, tensor in build(manifest).state_dict().items()}
-        for name in sorted(wanted.keys() | tensors.keys()):
-            found = tuple(tensors[name].shape) if name in tensors else None
-            if wanted.get(name) != found:
-                raise self.damaged(path, f"the tensor {name} has the shape {found}, expected {wanted.get(name)}")
+            expected = {name: tuple(tensor.shape) for name, tensor in build(manifest).state_dict().items()}
+        for name in sorted(expected.keys() | tensors.keys()):
+            shape = tuple(tensors[name].shape) if name in tensors else None
+            if expected.get(name) != shape:
+                raise self.damaged(path, f"the tensor {name} has the shape {shape}, expected {expected.get(name)}")
         network = build(manifest)
         self.fill(network, tensors, path)
         network.to(model.device).requires_grad_(False).eval()

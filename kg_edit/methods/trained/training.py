@@ -83,7 +83,7 @@ class Progress(BaseModel, Generic[Measured]):
     @property
     def best(self) -> Measured:
         """The validation with the lowest loss; of equal ones, the first."""
-        return min(self.validations, key=lambda found: found.total)
+        return min(self.validations, key=lambda validation: validation.total)
 
     @property
     def waited(self) -> int:
@@ -224,24 +224,24 @@ class TrainingRun(ABC, Generic[Measured]):
     def _validate(self) -> None:
         """Validate the network, and keep a copy of it if it is the best one so far."""
         state = self.state
-        found = self.validation(state.progress.step)
-        self.check_loss(found.total)
-        validations = (*state.progress.validations, found)
+        validation = self.validation(state.progress.step)
+        self.check_loss(validation.total)
+        validations = (*state.progress.validations, validation)
         state.progress = state.progress.model_copy(update={"validations": validations})
-        is_best = state.progress.best == found
+        is_best = state.progress.best == validation
         if is_best:
             state.best = {name: tensor.detach().clone() for name, tensor in state.network.state_dict().items()}
-        log.info("on held-out examples after %s%s", found, " (best so far)" if is_best else "")
+        log.info("on held-out examples after %s%s", validation, " (best so far)" if is_best else "")
 
     def finish(self, path: Path, manifest: Manifest) -> Manifest:
         """Complete the manifest, write it with the best network, and delete the checkpoint."""
         progress = self.state.progress
         # The last network may be worse than the best one, and is not stored.
-        found = {"steps": progress.best.step, "validations": progress.validations, "examples": self._examples}
-        done = manifest.model_copy(update=found)
-        self.state.format.write(path, self.state.best, done)
+        results = {"steps": progress.best.step, "validations": progress.validations, "examples": self._examples}
+        completed = manifest.model_copy(update=results)
+        self.state.format.write(path, self.state.best, completed)
         self._path.unlink(missing_ok=True)
-        return done
+        return completed
 
 
 def run_training(
@@ -275,10 +275,10 @@ def run_training(
         OutputError: ``out`` contains another run, can't be written, or another process trains in it.
     """
     # What a run that continues this one must have in common with it; in another precision the losses differ.
-    own = {"name": manifest.model_name, "fingerprint": manifest.model, "dtype": str(model.model.dtype)}
-    own["dtype"] = own["dtype"].removeprefix("torch.")
+    model_identity = {"name": manifest.model_name, "fingerprint": manifest.model, "dtype": str(model.model.dtype)}
+    model_identity["dtype"] = model_identity["dtype"].removeprefix("torch.")
     identity = manifest.model_dump(mode="json", include=_IDENTITY)
-    settings = {**identity, "command": format.command.removeprefix("kg-edit "), "model": own}
+    settings = {**identity, "command": format.command.removeprefix("kg-edit "), "model": model_identity}
     check_folder(out, settings)
     if (out / NETWORK).is_file():
         for scratch in (CHECKPOINT, STATES):  # of a run that was killed right after it had written its network
