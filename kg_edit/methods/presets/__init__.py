@@ -35,8 +35,8 @@ def published_settings(name: str, method: str, *, own: Mapping[str, Any]) -> dic
     """
     model, colon, variant = name.partition(":")
     tables = model_presets(model).methods if model in preset_models() else {}
-    if found := tables.get(f"{method}{colon}{variant}"):
-        return found.settings
+    if preset := tables.get(f"{method}{colon}{variant}"):
+        return preset.settings
     known = [*own, *preset_names(method)]
     # A preset of the same name and variant for other methods: a method may lack published settings for a model.
     having = sorted({other for other, _, its in (key.partition(":") for key in tables) if its == variant})
@@ -54,7 +54,7 @@ def published_settings(name: str, method: str, *, own: Mapping[str, Any]) -> dic
 def preset_names(method: str) -> list[str]:
     """Return the names that ``--preset`` takes for ``method``, variants included, besides those of its config class."""
     tables = [(model, *key.partition(":")) for model in preset_models() for key in model_presets(model).methods]
-    return sorted(f"{model}{colon}{variant}" for model, found, colon, variant in tables if found == method)
+    return sorted(f"{model}{colon}{variant}" for model, other, colon, variant in tables if other == method)
 
 
 def preset_models() -> tuple[str, ...]:
@@ -76,8 +76,8 @@ def model_presets(name: str) -> ModelPresets:
     try:
         return ModelPresets(**{**tomllib.loads(text), "name": name})
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        found = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
-        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {found}; install kg-edit again") from error
+        reason = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
+        raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {reason}; install kg-edit again") from error
 
 
 def warn_of_another_model(preset: str, config: Mapping[str, Any]) -> None:

@@ -148,8 +148,8 @@ class RankOneMethod(ValueMethod):
         covariance: Covariance | None = None,
         progress: bool = True,
     ) -> None:
-        given = None if covariance is None else {config.layer_in(len(model.blocks)): covariance}
-        super().__init__(model, config, graph=graph, contexts=contexts, covariances=given, progress=progress)
+        covariances = None if covariance is None else {config.layer_in(len(model.blocks)): covariance}
+        super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
 
     @property
     def covariance(self) -> Covariance:
@@ -186,15 +186,17 @@ class RankOneMethod(ValueMethod):
 
             # The prompts. An edit that can't be encoded has its exception as the result, and stops no other one.
             prompts = [attempt(edit, partial(self.request, edit)) for edit in edits]
-            usable = [(edit, own) for edit, own in zip(edits, prompts, strict=True) if isinstance(own, Request)]
+            usable = [
+                (edit, request) for edit, request in zip(edits, prompts, strict=True) if isinstance(request, Request)
+            ]
 
             # m*, k and k* of all edits together, then W' of each edit alone.
-            values = iter(self.find_values([edit for edit, _ in usable], [own for _, own in usable]))
+            values = iter(self.find_values([edit for edit, _ in usable], [request for _, request in usable]))
             return tuple(
                 attempt(edit, partial(self.write, edit, next(values), before=before))
-                if isinstance(own, Request)
-                else own
-                for edit, own in zip(edits, prompts, strict=True)
+                if isinstance(request, Request)
+                else request
+                for edit, request in zip(edits, prompts, strict=True)
             )
 
     def request(self, edit: Edit) -> Request:
@@ -208,7 +210,7 @@ class RankOneMethod(ValueMethod):
         """
         if not edits:
             return []
-        found = list[EditValue]()
+        values = list[EditValue]()
         principal = None
         if self.config.sphere:
             principal = principal_directions(weight_matrix(self.model.down_projection(self.layer)).detach())
@@ -226,7 +228,7 @@ class RankOneMethod(ValueMethod):
                 if self.config.anchor:
                     anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
                     descents = list(map(anchor, descents, loss.value))
-                found += [
+                values += [
                     EditValue(
                         request=request,
                         clean=clean,
@@ -240,7 +242,7 @@ class RankOneMethod(ValueMethod):
                         requests[part], loss.value, loss.bare_key, loss.mean_key, descents, proposals, strict=True
                     )
                 ]
-        return found
+        return values
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """Return the loss of ``edits`` with their prompts ``requests``, on ``model``."""
@@ -271,7 +273,7 @@ class RankOneMethod(ValueMethod):
         keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, site="value")
         counts = [len(request.rewrites) for request in requests]
         bare = torch.tensor([0, *counts[:-1]]).cumsum(0)
-        return values[bare], keys[bare], torch.stack([own.mean(0) for own in keys.split(counts)])
+        return values[bare], keys[bare], torch.stack([edit_keys.mean(0) for edit_keys in keys.split(counts)])
 
     @torch.no_grad()
     def write(self, edit: Edit, found: EditValue, *, before: Patch | None = None) -> Patch:
@@ -322,13 +324,13 @@ class RankOneMethod(ValueMethod):
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, with the layer, the contexts and the covariance."""
-        found = super().provenance()
-        found["methods"][0] |= {
+        provenance = super().provenance()
+        provenance["methods"][0] |= {
             "layer": self.layer,
             "contexts": list(self.contexts),
             "covariance": {"id": self.covariance.id, "tokens": self.covariance.tokens},
         }
-        return found
+        return provenance
 
 
 def rank_one_update(

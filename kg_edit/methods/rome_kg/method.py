@@ -92,26 +92,26 @@ class GraphRequestMethod(GraphReader):
         graph = self.subgraph(edit)
         check_graph(graph)
         facts = self.config.facts(edit, graph)
-        return tuple(fact.as_edit(f"{edit.id}/{place}").in_chat(chat=edit.chat) for place, fact in enumerate(facts, 1))
+        return tuple(fact.as_edit(f"{edit.id}/{index}").in_chat(chat=edit.chat) for index, fact in enumerate(facts, 1))
 
     def notes(self, edit: Edit) -> dict[str, Any]:
         """Return what follows by which rule, and how many further facts have an object that overlaps an answer.
 
         The first only with ``graph.rules``, the second only for edits that have test questions.
         """
-        found: dict[str, Any] = {}
+        notes: dict[str, Any] = {}
         if self.config.graph.rules is not None:
-            found["consequences"] = self.subgraph(edit).graph.get("consequences", [])
+            notes["consequences"] = self.subgraph(edit).graph.get("consequences", [])
         if answers := self.test_answers(edit):
             facts = self.further_edits(edit)
-            found["answers_met"] = sum(any(overlaps(fact.target_new, name) for name in answers) for fact in facts)
-        return found
+            notes["answers_met"] = sum(any(overlaps(fact.target_new, name) for name in answers) for fact in facts)
+        return notes
 
     def provenance(self) -> dict[str, Any]:
         """Return the method's provenance, with the identity of the graph."""
-        found = super().provenance()
-        found["methods"][0] |= {"graph": dict(self.graph_identity or {})}
-        return found
+        provenance = super().provenance()
+        provenance["methods"][0] |= {"graph": dict(self.graph_identity or {})}
+        return provenance
 
 
 class RomeKgConfig(GraphRequestConfig, RomeConfig):
@@ -149,18 +149,18 @@ class RomeKg(GraphRequestMethod, Rome):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make the edit, then each fact, one ROME edit after the other."""
         (edit,) = edits
-        made = self.empty_patch()
+        patch = self.empty_patch()
         for fact in (edit, *self.further_edits(edit)):
-            with made.stacked_on(self.model):
+            with patch.stacked_on(self.model):
                 # ``before`` has no key of this edit's own facts: most share one, so that none could be held
                 (update,) = super().make_each((fact,), before=before)
             if isinstance(update, Exception):
                 raise update
-            made = made + update
-        first, *further = made.edits
-        provenance = {**made.provenance, "edits": [{**first, **self.notes(edit), "requests": further}]}
-        assert isinstance(made, WeightPatch)  # noqa: S101 - a sum of weight patches
-        return WeightPatch(factors=made.factors, provenance=provenance, state=made.state)
+            patch = patch + update
+        first, *further = patch.edits
+        provenance = {**patch.provenance, "edits": [{**first, **self.notes(edit), "requests": further}]}
+        assert isinstance(patch, WeightPatch)  # noqa: S101 - a sum of weight patches
+        return WeightPatch(factors=patch.factors, provenance=provenance, state=patch.state)
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone. A fact needs the model with the earlier facts, so edits can't share a descent."""
