@@ -124,8 +124,8 @@ class ExampleOrder:
         edits = tuple(edit for edit, _ in examples)
         # outside: a prompt of the same relation for each edit that has one, then another fact about its subject
         outside = [(n, self._placed(draw.choice(prompts)[0])) for n, (_, prompts) in enumerate(examples) if prompts]
-        others = [self._other_relation(edit) for edit in edits]
-        outside += [(n, self._placed(text)) for n, text in enumerate(others) if text]
+        other_facts = [self._other_relation(edit) for edit in edits]
+        outside += [(n, self._placed(text)) for n, text in enumerate(other_facts) if text]
         return ScopeRows(
             edits=edits,
             inside=tuple(self._placed(draw.choice(edit.paraphrases or (edit.text,))) for edit in edits),
@@ -139,10 +139,10 @@ class ExampleOrder:
         A prompt of the same relation is left out if the file names the relations, and so is one that states the edit.
         """
         draw = self._random(f"other {edit.id}")
-        own = edit.relation_id or edit.relation
+        relation = edit.relation_id or edit.relation
         for other in draw.sample(self._all, min(_TRIES, len(self._all))):
             text = other.prompt.replace("{}", edit.subject)
-            same = own is not None and own == (other.relation_id or other.relation)
+            same = relation is not None and relation == (other.relation_id or other.relation)
             if not same and text not in (edit.text, *edit.paraphrases):
                 return text
         return None

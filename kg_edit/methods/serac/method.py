@@ -121,9 +121,9 @@ class Serac(EditingMethod):
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, plus the digest of the network and data on its training."""
-        found = super().provenance()
-        found["methods"][0]["editor"] = self._trained.note if self._trained else {"digest": "untrained"}
-        return found
+        provenance = super().provenance()
+        provenance["methods"][0]["editor"] = self._trained.note if self._trained else {"digest": "untrained"}
+        return provenance
 
     @cached_property
     def _trained(self) -> Trained[SeracNetwork, SeracManifest] | None:

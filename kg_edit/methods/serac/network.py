@@ -82,12 +82,12 @@ class Scope:
         Raises:
             KeyError, ValueError: a tensor is missing, or the shapes don't fit together.
         """
-        found = cls(**{name: tensors[name] for name in ("project", "weigh", "scale", "offset")})
-        heads = found.weigh.shape[:1]
-        fits = found.project.dim() == found.weigh.dim() == 2 and found.weigh.shape[1] == found.project.shape[1]
-        if not fits or found.scale.shape != heads or found.offset.shape != heads:
+        scope = cls(**{name: tensors[name] for name in ("project", "weigh", "scale", "offset")})
+        heads = scope.weigh.shape[:1]
+        fits = scope.project.dim() == scope.weigh.dim() == 2 and scope.weigh.shape[1] == scope.project.shape[1]
+        if not fits or scope.scale.shape != heads or scope.offset.shape != heads:
             raise ValueError("the scope's tensors don't fit together")
-        return found
+        return scope
 
     @classmethod
     def untrained(cls, width: int) -> Self:
@@ -114,15 +114,15 @@ class Scope:
 
     def several(self, states: Sequence[Tensor]) -> Vectors:
         """Return the `vectors` of many texts as one padded batch."""
-        return Vectors.joined([self.vectors(one) for one in states])
+        return Vectors.joined([self.vectors(tokens) for tokens in states])
 
     def log_chances(self, edits: Vectors, texts: Vectors) -> Tensor:
         """Return log g for each pair of an edit and a text, [edits, texts]."""
         alike = torch.einsum("eis,xjs->exij", edits.vectors, texts.vectors)
         padding = ~texts.vectors.any(-1)  # [texts, tokens]; the vectors of tokens have length 1, so they are not 0
         nearest = alike.masked_fill(padding[None, :, None, :], -1.0).amax(-1)  # [edits, texts, tokens of the edit]
-        found = torch.einsum("exi,eih->exh", nearest, edits.weights)
-        return logsigmoid(self.scale * found + self.offset).sum(-1)
+        scores = torch.einsum("exi,eih->exh", nearest, edits.weights)
+        return logsigmoid(self.scale * scores + self.offset).sum(-1)
 
 
 def text_states(model: LanguageModel, text: str, layer: int) -> Tensor:
@@ -295,8 +295,10 @@ class SeracManifest(NetworkManifest):
 
     def network(self) -> SeracNetwork:
         """Return the network before training."""
-        own = self.training
-        return SeracNetwork(self.shapes, width=self.width, size=own.size, heads=own.heads, rank=own.rank, seed=own.seed)
+        config = self.training
+        return SeracNetwork(
+            self.shapes, width=self.width, size=config.size, heads=config.heads, rank=config.rank, seed=config.seed
+        )
 
 
 def default_layer(blocks: int) -> int:

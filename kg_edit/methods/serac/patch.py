@@ -114,22 +114,22 @@ class ScopePatch(Patch):
         scope = self.scope.to(states.device)
         with torch.no_grad():
             chances = scope.log_chances(memory.to(states.device), scope.several([states]))[:, 0].exp()  # [edits]
-        place = int(chances.argmax())
-        return current[place], float(chances[place])
+        index = int(chances.argmax())
+        return current[index], float(chances[index])
 
     @cached_property
     def _memory(self) -> tuple[list[ScopedFact], Vectors]:
         """The latest fact for each prompt, in the order of the edits, and their vectors as one batch."""
-        last = {fact.prompt.casefold(): place for place, fact in enumerate(self.facts)}
-        current = [self.facts[place] for place in sorted(last.values())]
+        last = {fact.prompt.casefold(): index for index, fact in enumerate(self.facts)}
+        current = [self.facts[index] for index in sorted(last.values())]
         return current, Vectors.joined([(fact.vectors, fact.weights) for fact in current])
 
     def prompt_transform(self, model: LanguageModel, prompt: str) -> str:
         """Return the counterfactual model's prompt if ``prompt`` is in the scope of an edit, else ``prompt`` itself."""
-        found = self.nearest(model, prompt)
-        if found is None or found[1] < self.rule.threshold:
+        nearest = self.nearest(model, prompt)
+        if nearest is None or nearest[1] < self.rule.threshold:
             return prompt
-        return self.rule.prompt(found[0].text, prompt)
+        return self.rule.prompt(nearest[0].text, prompt)
 
     def without(self, ids: Collection[str]) -> ScopePatch:
         """Return the patch without the edits with these ids, as if they had never been made.
@@ -152,24 +152,24 @@ class ScopePatch(Patch):
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Yield another `LanguageModel` with the same weights; the low-rank changes act only after the marker."""
         self.check_model(model)
-        then, known = model.prompt_transform, dict[str, str]()
+        then, transformed = model.prompt_transform, dict[str, str]()
 
         def transform(text: str) -> str:
-            if text not in known:  # a prompt is scored with many targets
-                known[text] = self.prompt_transform(model, text)
-            return then(known[text]) if then else known[text]
+            if text not in transformed:  # a prompt is scored with many targets
+                transformed[text] = self.prompt_transform(model, text)
+            return then(transformed[text]) if then else transformed[text]
 
         with counterfactual(model, self.rule.marker, self.changes):
             yield replace(model, prompt_transform=transform)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors of the patch, by their names in a file."""
-        found = {f"scope/{name}": tensor for name, tensor in self.scope.tensors().items()}
+        tensors = {f"scope/{name}": tensor for name, tensor in self.scope.tensors().items()}
         for name, (left, right) in self.changes.items():
-            found |= {f"left/{name}": left, f"right/{name}": right}
-        for place, fact in enumerate(self.facts):
-            found |= {f"facts/{place}/vectors": fact.vectors, f"facts/{place}/weights": fact.weights}
-        return found
+            tensors |= {f"left/{name}": left, f"right/{name}": right}
+        for index, fact in enumerate(self.facts):
+            tensors |= {f"facts/{index}/vectors": fact.vectors, f"facts/{index}/weights": fact.weights}
+        return tensors
 
     def check_finite(self) -> None:
         """Check that every number is finite.
@@ -201,11 +201,11 @@ class ScopePatch(Patch):
             ):
                 raise ValueError("factors of a change don't fit together")
             facts = list[ScopedFact]()
-            for place, one in enumerate(content["facts"]):
-                vectors, weights = tensors[f"facts/{place}/vectors"], tensors[f"facts/{place}/weights"]
+            for index, fact in enumerate(content["facts"]):
+                vectors, weights = tensors[f"facts/{index}/vectors"], tensors[f"facts/{index}/weights"]
                 if vectors.dim() != 2 or weights.shape[:-1] != vectors.shape[:1]:
-                    raise ValueError(f"the vectors of the fact {place} don't fit together")
-                texts = {name: one[name] for name in ("id", "prompt", "text")}
+                    raise ValueError(f"the vectors of the fact {index} don't fit together")
+                texts = {name: fact[name] for name in ("id", "prompt", "text")}
                 facts.append(ScopedFact(**texts, vectors=vectors, weights=weights))
             return cls(
                 rule=ScopeRule.model_validate(content["rule"]),

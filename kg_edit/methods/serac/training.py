@@ -116,9 +116,9 @@ class _Run(TrainingRun[Validation]):
     def validation(self, step: int) -> Validation:
         # Means over the held-out edits: batches count by their sizes.
         batches = list(self._order.held_out_rows())
-        found = [scope_scores(self._network, self._states, rows) for rows in batches]
+        batch_scores = [scope_scores(self._network, self._states, rows) for rows in batches]
         sizes = torch.tensor([float(len(rows.edits)) for rows in batches])
-        scores = torch.tensor([[float(one.loss), one.inside, one.outside] for one in found])
+        scores = torch.tensor([[float(score.loss), score.inside, score.outside] for score in batch_scores])
         loss, inside, outside = ((sizes @ scores) / sizes.sum()).tolist()
         questions, edit = self._order.held_out_questions(), 0.0
         for start in range(0, len(questions), self._batch):
@@ -174,7 +174,7 @@ def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> Scop
     texts = scope.several(states.of([*rows.inside, *(text for _, text in near), *rows.texts]))
     chances = scope.log_chances(edits, texts)  # log g, [edits, texts]
     own = chances[:, : len(rows.edits)].diagonal()  # each edit's inside text
-    theirs = chances[[place for place, _ in near], torch.arange(len(near)) + len(rows.edits)]  # its outside texts
+    theirs = chances[[owner for owner, _ in near], torch.arange(len(near)) + len(rows.edits)]  # its outside texts
 
     # far: the pairs of an edit and a text of another edit, or of none, that is certainly out of its scope
     owners: list[tuple[int | None, str]] = [*enumerate(rows.inside), *near, *((None, text) for text in rows.texts)]
@@ -205,10 +205,10 @@ def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, que
     """
     rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
     prompts = []
-    for one in questions:
+    for question in questions:
         with suppress(PromptError, ModelError):
-            text = rule.prompt(one.fact, one.prompt.rstrip())
-            prompt = encode(model.tokenizer, text, target=one.target)
+            text = rule.prompt(question.fact, question.prompt.rstrip())
+            prompt = encode(model.tokenizer, text, target=question.target)
             model.check_length(prompt)
             prompts.append(prompt)
     if not prompts:

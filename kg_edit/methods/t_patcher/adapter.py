@@ -98,8 +98,8 @@ class Neurons(Adapter):
     @contextmanager
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the output of these neurons is added to that of the MLP."""
-        own = self.on(device)
-        with replacing_output(model, layer, lambda h, output: output + fired(h, *own), reads="mlp"):
+        neurons = self.on(device)
+        with replacing_output(model, layer, lambda h, output: output + fired(h, *neurons), reads="mlp"):
             yield
 
 

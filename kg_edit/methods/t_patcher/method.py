@@ -138,8 +138,8 @@ class TPatcher(AdapterMethod):
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the neurons for the mistakes of the one edit; an adapter without neurons if there are no mistakes."""
         (edit,) = edits
-        known = earlier if isinstance(earlier, Neurons) else Neurons.none(self.shape)
-        before, row = known.on(self.device), self.row(edit)
+        existing = earlier if isinstance(earlier, Neurons) else Neurons.none(self.shape)
+        before, row = existing.on(self.device), self.row(edit)
         losses = RowLosses(self.model, self.layer, [row])
 
         # The mistakes: the first tokens of the target that are not the likeliest, with the MLP's input q at each.
@@ -148,13 +148,13 @@ class TPatcher(AdapterMethod):
             replacing_output(self.model, self.layer, lambda h, output: output + fired(h, *before), reads="mlp"),
         ):
             likeliest = losses.logits().argmax(-1).tolist()
-        wrong = [place for place, (_, token) in enumerate(row.wanted) if likeliest[place] != token]
+        wrong = [index for index, (_, token) in enumerate(row.wanted) if likeliest[index] != token]
         inputs = inputs_at(self, [row], reads="mlp")  # [target's tokens, d]
         queries = inputs[torch.tensor(wrong[: self.config.most], dtype=torch.long, device=inputs.device)]  # [n, d]
 
         # The memory: other text, and earlier mistakes. A prompt that is edited again has its old queries here too;
         # without them removed, the new neuron could not be active at its own mistake.
-        old = known.queries.to(queries)
+        old = existing.queries.to(queries)
         distances = torch.cdist(old, queries, compute_mode="donot_use_mm_for_euclid_dist")
         again = (distances <= _SAME * queries.norm(dim=-1)).any(-1)
         memory = torch.cat([self.memory_queries, old[~again]])  # [tokens, d]
@@ -166,7 +166,7 @@ class TPatcher(AdapterMethod):
 
         descent = self.config.descent if len(queries) else replace(self.config.descent, steps=1)  # nothing to train
         with replacing_output(self.model, self.layer, forward, reads="mlp"):
-            found = descent.run(
+            history = descent.run(
                 new.parameters,
                 lambda: losses().mean(),
                 penalty=lambda: neuron_loss(new.keys, new.biases, queries, memory, self.config),
@@ -174,7 +174,7 @@ class TPatcher(AdapterMethod):
         keys, biases, values = (tensor.detach().cpu() for tensor in new.found)
         adapter = Neurons(size=self.shape, keys=keys, biases=biases, values=values, queries=queries.cpu())
         size = torch.cat([keys, values, torch.zeros(1, self.shape[0])])  # the norm is 0 if there is no neuron
-        return adapter, [record(self, edit, change=size, losses=found) | {"neurons": len(keys)}]
+        return adapter, [record(self, edit, change=size, losses=history) | {"neurons": len(keys)}]
 
 
 def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, config: TPatcherConfig) -> Tensor:

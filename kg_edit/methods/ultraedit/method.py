@@ -92,8 +92,8 @@ class UltraEditConfig(MethodConfig):
     def idle(self) -> dict[str, str]:
         """Return the layers and projections, if the weights are named, and what describes texts that there are not."""
         named, no_texts = "weights names the edited matrices", "the statistics start without texts"
-        found = {"layers": named, "projections": named} if self.weights else {}
-        return found | ({} if self.texts else {"text_tokens": no_texts, "seed": no_texts, "hold": no_texts})
+        unused = {"layers": named, "projections": named} if self.weights else {}
+        return unused | ({} if self.texts else {"text_tokens": no_texts, "seed": no_texts, "hold": no_texts})
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the layers of the settings, or by default up to nine that end before the last one."""
@@ -170,7 +170,7 @@ class UltraEdit(StatementMethod):
             of_layer = {layer: block_weights(model, layer) for layer in self.layers}
             downs = {model.weight_name(layer) for layer in self.layers}
             kinds = {"all": (True, False), "down": (True,), "in": (False,)}[config.projections]
-            self.weights = tuple(name for own in of_layer.values() for name in own if (name in downs) in kinds)
+            self.weights = tuple(name for names in of_layer.values() for name in names if (name in downs) in kinds)
         self.shapes = weight_shapes(model, self.weights)  # (out, in) by name
 
     def prepare(self) -> None:
@@ -204,7 +204,7 @@ class UltraEdit(StatementMethod):
             texts = self.texts
             rows = self.token_features(prompts)
         for edit, prompt, row in zip(edits, prompts, rows, strict=True):
-            if not all(torch.isfinite(own).all() for own in row.features.values()):
+            if not all(torch.isfinite(feature).all() for feature in row.features.values()):
                 with annotate_errors(edit):
                     raise ModelError(
                         f"the gradient of {prompt.text!r} is not finite (loss {row.nll}); "
@@ -213,8 +213,8 @@ class UltraEdit(StatementMethod):
 
         # 2. The statistics of all tokens so far: of the texts, of earlier calls, and of these edits.
         features = {name: torch.cat([row.features[name] for row in rows]) for name in self.weights}
-        own, seen = {name: Statistics.of(value) for name, value in features.items()}, dict[str, Statistics]()
-        for name, now in own.items():
+        of_edits, seen = {name: Statistics.of(value) for name, value in features.items()}, dict[str, Statistics]()
+        for name, now in of_edits.items():
             earlier = state_of(before, SUM + name)
             parts = [
                 now,
@@ -228,7 +228,7 @@ class UltraEdit(StatementMethod):
                 for name, shape in self.shapes.items()
             }
             seen = {name: reduce(add, parts) for name, parts in same.items()}
-        if min(one.count for one in seen.values()) < 2:
+        if min(statistics.count for statistics in seen.values()) < 2:
             raise ConfigError(
                 "one token has no deviation to normalise by; give more edits at once, or let the statistics start with "
                 "texts of the model (--set texts=32)"
@@ -239,7 +239,7 @@ class UltraEdit(StatementMethod):
         factors = dict[str, Factors]()
         for name, (out, size) in self.shapes.items():
             hn, gn = seen[name].normalise(features[name]).split([size, out], 1)
-            wanted = -self.config.rate * (hn**2).sum(1, keepdim=True) * gn
+            values = -self.config.rate * (hn**2).sum(1, keepdim=True) * gn
             inputs = features[name][:, :size].double()
             if texts and self.config.hold:
                 inputs = torch.cat([inputs, self.config.hold**0.5 * texts[name][:, :size].to(inputs)])
@@ -247,13 +247,13 @@ class UltraEdit(StatementMethod):
             gram = inputs @ inputs.T if few else inputs.T @ inputs
             gram.diagonal().add_(self.config.ridge)
             solved = torch.linalg.solve(gram, inputs if few else inputs.T)  # [rows, in], or its transpose [in, rows]
-            right = (solved if few else solved.T)[: len(wanted)]
-            factors[name] = Factors(left=wanted.T.float().contiguous(), right=right.T.float().contiguous())
+            right = (solved if few else solved.T)[: len(values)]
+            factors[name] = Factors(left=values.T.float().contiguous(), right=right.T.float().contiguous())
 
         return WeightPatch(
-            factors={name: Factors.total([own]) for name, own in factors.items()},  # dense where that takes less
+            factors={name: Factors.total([pair]) for name, pair in factors.items()},  # dense where that takes less
             provenance={**self.provenance(), "edits": self.records(edits, rows, factors)},
-            state={SUM + name: one.sums for name, one in own.items()},
+            state={SUM + name: statistics.sums for name, statistics in of_edits.items()},
         )
 
     def records(
@@ -264,9 +264,9 @@ class UltraEdit(StatementMethod):
         squared = [0.0] * len(edits)
         for changes in factors.values():
             left, right = (factor.cpu().split(counts, 1) for factor in (changes.left, changes.right))
-            for place, own in enumerate(zip(left, right, strict=True)):
-                squared[place] += change_norm(Factors(left=own[0], right=own[1])) ** 2
-        norms = [one**0.5 for one in squared]
+            for index, pair in enumerate(zip(left, right, strict=True)):
+                squared[index] += change_norm(Factors(left=pair[0], right=pair[1])) ** 2
+        norms = [square**0.5 for square in squared]
         return [
             {
                 **self.record(edit),
@@ -279,9 +279,9 @@ class UltraEdit(StatementMethod):
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, with the names of the weights."""
-        found = super().provenance()
-        found["methods"][0] |= {"weights": list(self.weights)}
-        return found
+        provenance = super().provenance()
+        provenance["methods"][0] |= {"weights": list(self.weights)}
+        return provenance
 
     def token_features(self, prompts: Sequence[Prompt]) -> list[TokenFeatures]:
         """Return the features of each prompt's target, from one forward and backward pass over as many as fit.
@@ -291,19 +291,19 @@ class UltraEdit(StatementMethod):
         """
         limit = pass_limit(self.model, first_block(self.model, self.weights), self.memory).tokens
         size = max(1, int(limit // max(len(prompt.ids) for prompt in prompts)))
-        found = list[TokenFeatures]()
+        all_features = list[TokenFeatures]()
         for start in range(0, len(prompts), size):
-            some = prompts[start : start + size]
-            passes, rows = EditedPasses(self.model, some, self.weights), range(len(some))
+            batch = prompts[start : start + size]
+            passes, rows = EditedPasses(self.model, batch, self.weights), range(len(batch))
             tokens, _ = passes.targets(rows)
             nlls = cross_entropy(passes.logits(rows), tokens, reduction="none")  # [tokens of all rows]
             deltas = passes.deltas(nlls.sum())
-            counts = [len(prompt.target_ids) for prompt in some]
+            counts = [len(prompt.target_ids) for prompt in batch]
             for row, (count, nll) in enumerate(zip(counts, nlls.detach().split(counts), strict=True)):
                 # A row is padded on the left, and its last tokens are those that predict the target.
                 features = {
                     name: torch.cat([passes.inputs[name][row, -count:].float(), delta[row, -count:]], 1)
                     for name, delta in deltas.items()
                 }
-                found.append(TokenFeatures(features=features, nll=float(nll.mean())))
-        return found
+                all_features.append(TokenFeatures(features=features, nll=float(nll.mean())))
+        return all_features

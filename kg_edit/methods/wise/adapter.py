@@ -107,11 +107,11 @@ class SideMemory(Adapter):
             KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
         rows, columns = metadata["shape"]
-        shards = {int(name.removeprefix(_SHARD)): own for name, own in tensors.items() if name.startswith(_SHARD)}
+        shards = {int(name.removeprefix(_SHARD)): shard for name, shard in tensors.items() if name.startswith(_SHARD)}
         owners, activations = tensors["owners"], tensors["activations"]
         if owners.shape != activations.shape or owners.dim() != 1 or not shards or set(owners.tolist()) != set(shards):
             raise ValueError(f"owners {owners.tolist()} and activations of {len(activations)} edits don't fit together")
-        if any(tuple(own.shape) != (rows, columns) for own in shards.values()):
+        if any(tuple(shard.shape) != (rows, columns) for shard in shards.values()):
             raise ValueError(f"a shard is no change of a weight [{rows}, {columns}]")
         settings = MemorySettings.model_validate(metadata["settings"])
         return cls(size=(rows, columns), shards=shards, owners=owners, activations=activations, settings=settings)
@@ -152,27 +152,27 @@ class SideMemory(Adapter):
         size, density = self.settings.merge, self.settings.density
         groups = [[n for n in self.shards if n // size == group] for group in sorted({n // size for n in self.shards})]
         if not self.settings.retrieve:
-            one: Tensor | None = None
+            single: Tensor | None = None
             for group in groups:
                 added, weights = [self.shards[n] for n in group], [1 / len(group)] * len(group)
-                if one is not None:
-                    added, weights = [*added, one], [*(_LATER * own for own in weights), 1 - _LATER]
-                one = ties(added, weights, density=density)
-            return [] if one is None else [self._memory(one, list(self.shards))]
-        found = list[Memory]()
+                if single is not None:
+                    added, weights = [*added, single], [*(_LATER * weight for weight in weights), 1 - _LATER]
+                single = ties(added, weights, density=density)
+            return [] if single is None else [self._memory(single, list(self.shards))]
+        memories = list[Memory]()
         for group in groups:
             # In a sum of patches that were made apart, a shard may have more edits than `shard`, and the next one none.
             complete = len(group) == size and all((self.owners == n).sum() >= self.settings.shard for n in group)
             if complete and size > 1:
                 merged = ties([self.shards[n] for n in group], [1 / size] * size, density=density)
-                found.append(self._memory(merged, group))
+                memories.append(self._memory(merged, group))
             else:
-                found += [self._memory(self.shards[n], [n]) for n in group]
-        return found
+                memories += [self._memory(self.shards[n], [n]) for n in group]
+        return memories
 
     def _memory(self, change: Tensor, shards: Sequence[int]) -> Memory:
-        own = self.activations[torch.isin(self.owners, torch.tensor(shards).float())]
-        return Memory(change, self.settings.ratio * float(own.min()))
+        activations = self.activations[torch.isin(self.owners, torch.tensor(shards).float())]
+        return Memory(change, self.settings.ratio * float(activations.min()))
 
     @contextmanager
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
@@ -184,9 +184,9 @@ class SideMemory(Adapter):
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 moved = torch.einsum("kdf,tf->tkd", changes, inputs)  # D_k x, [tokens, memories, d]
-                activations, place = means.of(moved.norm(dim=-1)).max(-1)  # the largest a_k, and its k: [tokens] each
-                used = (activations > thresholds[place])[:, None]
-                return torch.where(used, output + moved[torch.arange(len(inputs), device=device), place], output)
+                activations, index = means.of(moved.norm(dim=-1)).max(-1)  # the largest a_k, and its k: [tokens] each
+                used = (activations > thresholds[index])[:, None]
+                return torch.where(used, output + moved[torch.arange(len(inputs), device=device), index], output)
 
             with replacing_output(model, layer, forward):
                 yield

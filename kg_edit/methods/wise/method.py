@@ -130,7 +130,7 @@ class Wise(AdapterMethod):
         lengths = self.config.context_tokens
         with untouched(self.model):  # `provenance` may ask first, of a model in training mode
             sampled = [started_contexts(self.model, starts=starts, tokens=length, seed=seed)[1:] for length in lengths]
-        return (BARE, *(context for one in sampled for context in one))
+        return (BARE, *(context for of_length in sampled for context in of_length))
 
     @cached_property
     def unrelated(self) -> list[Tensor]:
@@ -179,16 +179,17 @@ class Wise(AdapterMethod):
         change.register_hook(lambda gradient: gradient * subspace)
 
         rows = self.rows(edit)
-        own = self.inputs([row.ids for row in rows])  # [tokens, d_ff] for each row
-        predicting = [torch.tensor([place for place, _ in row.wanted], device=self.device) for row in rows]
-        inputs, lengths = torch.cat([*own, *self.unrelated]), [len(one) for one in (*own, *self.unrelated)]
+        row_inputs = self.inputs([row.ids for row in rows])  # [tokens, d_ff] for each row
+        predicting = [torch.tensor([position for position, _ in row.wanted], device=self.device) for row in rows]
+        inputs = torch.cat([*row_inputs, *self.unrelated])
+        lengths = [len(tokens) for tokens in (*row_inputs, *self.unrelated)]
         margins = [self.unit * margin for margin in (config.alpha, config.beta, config.gamma)]
         losses = RowLosses(self.model, self.layer, rows)
 
         def activations() -> tuple[Tensor, Tensor]:
             """a_e of each row of the edit, [rows], and a_i at each token of the unrelated texts, [tokens]."""
             means = [running_means(norms) for norms in (inputs @ change.T).norm(dim=-1).split(lengths)]
-            here = [mean[places].min() for mean, places in zip(means, predicting, strict=False)]
+            here = [mean[positions].min() for mean, positions in zip(means, predicting, strict=False)]
             return torch.stack(here), torch.cat(means[len(rows) :])
 
         def loss() -> Tensor:
@@ -199,7 +200,7 @@ class Wise(AdapterMethod):
                 change.clamp_(-config.bound, config.bound)
 
         with replacing_output(self.model, self.layer, lambda x, output: output + x @ change.T):
-            found = config.descent.run([change], loss, constrain=within_bound)
+            history = config.descent.run([change], loss, constrain=within_bound)
 
         with torch.no_grad():
             activation, other = activations()
@@ -211,27 +212,27 @@ class Wise(AdapterMethod):
             settings=memory.settings,
         )
         noted = {"shard": number, "activation": float(activation.min()), "unrelated_activation": float(other.max())}
-        records = record(self, edit, change=adapter.shards[number], losses=found)
+        records = record(self, edit, change=adapter.shards[number], losses=history)
         return adapter, [records | {name: round(value, 6) for name, value in noted.items()}]
 
     @torch.no_grad()
     def inputs(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """Return the module's inputs at the tokens of each row, [tokens, d_ff] in float32."""
-        found: list[Tensor] = []
+        recorded: list[Tensor] = []
         batch = left_pad(rows, device=self.model.device)
 
         def see(inputs: Tensor, _: Tensor) -> None:
-            found.append(inputs.reshape(*batch.ids.shape, -1).float())
+            recorded.append(inputs.reshape(*batch.ids.shape, -1).float())
 
         with watched(self.module, see):
             block_output(self.model, batch, self.layer)
-        return [own[-len(row) :] for own, row in zip(found[0], rows, strict=True)]
+        return [states[-len(row) :] for states, row in zip(recorded[0], rows, strict=True)]
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, the layer, and the contexts."""
-        found = super().provenance()
-        found["methods"][0] |= {"contexts": list(self.contexts)}
-        return found
+        provenance = super().provenance()
+        provenance["methods"][0] |= {"contexts": list(self.contexts)}
+        return provenance
 
 
 def running_means(values: Tensor) -> Tensor:
