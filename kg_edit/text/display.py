@@ -106,8 +106,8 @@ class _Name:
 
 
 def _checked(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
-    found = list(rows)
-    uneven = next((row for row in found if len(row) != len(header)), None)
+    all_rows = list(rows)
+    uneven = next((row for row in all_rows if len(row) != len(header)), None)
     if uneven is not None:
         raise ValueError(f"a row has {len(uneven)} cells ({', '.join(uneven)}), the header {len(header)}")
-    return found
+    return all_rows

@@ -45,21 +45,21 @@ def is_abbreviation(name: str) -> bool:
 
 def begins_with(text: str, name: str) -> bool:
     """Return whether the words of ``text`` begin with those of ``name``."""
-    words, wanted = _compared(text, name)
-    return bool(wanted) and words[: len(wanted)] == wanted
+    words, name_words = _compared(text, name)
+    return bool(name_words) and words[: len(name_words)] == name_words
 
 
 def mentions(text: str, name: str) -> bool:
     """Return whether the words of ``name`` occur in ``text``, one after the other."""
-    words, wanted = _compared(text, name)
-    starts = range(len(words) - len(wanted) + 1)
-    return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)
+    words, name_words = _compared(text, name)
+    starts = range(len(words) - len(name_words) + 1)
+    return bool(name_words) and any(words[start : start + len(name_words)] == name_words for start in starts)
 
 
 def is_exactly(text: str, name: str) -> bool:
     """Return whether the words of ``text`` are exactly those of ``name``."""
-    wanted = normalised(name)
-    return bool(wanted) and normalised(text) == wanted
+    name_words = normalised(name)
+    return bool(name_words) and normalised(text) == name_words
 
 
 def substring(text: str, name: str) -> bool:
@@ -82,8 +82,8 @@ def first_sentence(text: str) -> str:
     A full stop after a capitalised word of at most three letters (St. Louis, Dr. Wade, U.S. dollar) does not count.
     Chinese and Japanese marks need no white space.
     """
-    found = _END.search(text.strip())
-    return text.strip()[: found.end()] if found else text.strip()
+    mark = _END.search(text.strip())
+    return text.strip()[: mark.end()] if mark else text.strip()
 
 
 _ASKED = re.compile(r"(?m)^(?:Question|Q):")
@@ -96,5 +96,5 @@ def bare_question(prompt: str) -> str:
     Examples and facts before it are left out.
     """
     paragraph = prompt.rstrip().rpartition("\n\n")[2]
-    asked = list(_ASKED.finditer(paragraph))
-    return _ANSWERED.sub("", paragraph[asked[-1].end() :]).strip() if asked else paragraph.strip()
+    questions = list(_ASKED.finditer(paragraph))
+    return _ANSWERED.sub("", paragraph[questions[-1].end() :]).strip() if questions else paragraph.strip()

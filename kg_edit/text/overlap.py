@@ -15,11 +15,11 @@ _LONGEST = 4  # characters of BLEU's n-grams
 
 def rouge_n(text: str, reference: str, size: int) -> float:
     """Return ROUGE-N (Lin 2004): the share of the reference's different n-grams of ``size`` words that the text has."""
-    own, wanted = (
+    ngrams, reference_ngrams = (
         set(zip(*(words[start:] for start in range(size)), strict=False))
-        for words in (list(chain(*_sentences(one))) for one in (text, reference))
+        for words in (list(chain(*_sentences(string))) for string in (text, reference))
     )
-    return len(own & wanted) / len(wanted) if wanted else 0.0
+    return len(ngrams & reference_ngrams) / len(reference_ngrams) if reference_ngrams else 0.0
 
 
 def rouge_l(text: str, reference: str) -> float:
@@ -28,9 +28,9 @@ def rouge_l(text: str, reference: str) -> float:
     The sequence is the longest one that a sentence of the text and one of the reference have in this order; words of
     all pairs of sentences count.
     """
-    wanted = _sentences(reference)
-    common = {word for one in wanted for own in _sentences(text) for word in _common(one, own)}
-    words = {*chain(*wanted)}
+    sentences = _sentences(reference)
+    common = {word for sentence in sentences for other in _sentences(text) for word in _common(sentence, other)}
+    words = {*chain(*sentences)}
     return len(common) / len(words) if words else 0.0
 
 
@@ -38,13 +38,14 @@ def bleu(text: str, reference: str) -> float:
     """Return BLEU (Papineni et al. 2002) of one text: n-grams of one to four characters, not smoothed."""
     logs = []
     for size in range(1, _LONGEST + 1):
-        own, wanted = (
-            Counter(one[start : start + size] for start in range(len(one) - size + 1)) for one in (text, reference)
+        counts, reference_counts = (
+            Counter(string[start : start + size] for start in range(len(string) - size + 1))
+            for string in (text, reference)
         )
-        common = (own & wanted).total()
+        common = (counts & reference_counts).total()
         if not common:
             return 0.0
-        logs.append(math.log(common / own.total()))
+        logs.append(math.log(common / counts.total()))
     return min(1.0, math.exp(1 - len(reference) / len(text))) * math.exp(sum(logs) / _LONGEST)
 
 
@@ -57,16 +58,16 @@ def _common(words: list[str], others: list[str]) -> list[str]:
     lengths = [[0] * (len(others) + 1)]  # [i][j]: of the longest one of the first i words and the first j others
     for word in words:
         row, before = [0], lengths[-1]
-        for place, other in enumerate(others):
-            row.append(before[place] + 1 if word == other else max(before[place + 1], row[place]))
+        for column, other in enumerate(others):
+            row.append(before[column] + 1 if word == other else max(before[column + 1], row[column]))
         lengths.append(row)
-    found, first, second = [], len(words), len(others)
+    sequence, first, second = [], len(words), len(others)
     while first and second:
         if words[first - 1] == others[second - 1]:
             first, second = first - 1, second - 1
-            found.append(words[first])
+            sequence.append(words[first])
         elif lengths[first - 1][second] > lengths[first][second - 1]:
             first -= 1
         else:
             second -= 1
-    return found
+    return sequence

@@ -28,22 +28,22 @@ def asked_nouns(relation: str | None) -> tuple[str, ...]:
 
     Empty for a relation that the packaged table (bench/tools/asked_relations.py) does not have.
     """
-    nouns, asked = relation_nouns(), _table("asked_relations.tsv").get(relation or "", "").split()
-    return tuple(dict.fromkeys(nouns[one] for one in asked if one in nouns))
+    nouns, properties = relation_nouns(), _table("asked_relations.tsv").get(relation or "", "").split()
+    return tuple(dict.fromkeys(nouns[key] for key in properties if key in nouns))
 
 
 def relation_examples() -> Mapping[str, Sequence[tuple[str, str]]]:
     """Example facts (thing, object) of each relation, by its noun; they are about well-known things."""
-    nouns, found = relation_nouns(), dict[str, list[tuple[str, str]]]()
+    nouns, examples = relation_nouns(), dict[str, list[tuple[str, str]]]()
     for relation, thing, target in _rows("relation_examples.tsv"):
-        found.setdefault(nouns.get(relation, ""), []).append((thing, target))
-    return found
+        examples.setdefault(nouns.get(relation, ""), []).append((thing, target))
+    return examples
 
 
 def example_things() -> tuple[str, ...]:
     """Return the things of the example facts, without those that the locality check asks about."""
-    asked = {thing for _, thing, _ in _rows("related_facts.tsv")}
-    return tuple(dict.fromkeys(thing for _, thing, _ in _rows("relation_examples.tsv") if thing not in asked))
+    tested = {thing for _, thing, _ in _rows("related_facts.tsv")}
+    return tuple(dict.fromkeys(thing for _, thing, _ in _rows("relation_examples.tsv") if thing not in tested))
 
 
 def _table(name: str) -> Mapping[str, str]:
@@ -66,5 +66,5 @@ def diverse_prompts(edit: Edit) -> list[str]:
     row = templates.find(edit.relation_id) or templates.find(edit.relation)
     noun = relation_nouns().get(edit.relation_id or "")
     worded = [wording.format(noun=noun) for wording in WORDINGS] if noun else []
-    found = dict.fromkeys([*([row.template] if row else []), *worded])
-    return [template for template in found if template != edit.prompt]
+    prompts = dict.fromkeys([*([row.template] if row else []), *worded])
+    return [template for template in prompts if template != edit.prompt]

@@ -29,8 +29,8 @@ _HANGUL = range(0xAC00, 0xD7A4)
 
 def is_unspaced(character: str) -> bool:
     """Return whether a word that ends in ``character`` is written without a space before the next word."""
-    place = bisect_right(_STARTS, ord(character)) - 1
-    return place >= 0 and ord(character) <= _UNSPACED[place][1]
+    index = bisect_right(_STARTS, ord(character)) - 1
+    return index >= 0 and ord(character) <= _UNSPACED[index][1]
 
 
 def is_syllable(character: str) -> bool:

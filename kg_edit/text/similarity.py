@@ -33,11 +33,11 @@ class Rarity:
 
     def __init__(self, documents: Iterable[Iterable[str]]) -> None:
         sets = [set(document) for document in documents]
-        self._documents, self._found = len(sets), Counter(word for document in sets for word in document)
+        self._documents, self._frequencies = len(sets), Counter(word for document in sets for word in document)
 
     def __call__(self, word: str) -> float:
         """The word's inverse document frequency."""
-        return math.log((1 + self._documents) / (1 + self._found[word])) + 1
+        return math.log((1 + self._documents) / (1 + self._frequencies[word])) + 1
 
     def vector(self, tokens: Iterable[str]) -> Vector:
         """Return the TF-IDF vector of a text given as words: each word's count times its idf."""
@@ -77,7 +77,7 @@ def tfidf_index(texts: Sequence[str]) -> Index:
 
     def scores(text: str) -> list[float]:
         vector = idf.vector(_plain(text))
-        return [cosine(vector, own) for own in vectors]
+        return [cosine(vector, other) for other in vectors]
 
     return scores
 
@@ -98,9 +98,9 @@ def bm25_index(texts: Sequence[str]) -> Index:
 
 def _shares(several: Sequence[Vector], text: str) -> list[float]:
     """The share of each vector's weight that is in the words of ``text``; 0 of an empty vector."""
-    there = set(_plain(text))
+    text_words = set(_plain(text))
     return [
-        sum(weight for word, weight in weights.items() if word in there) / (sum(weights.values()) or 1.0)
+        sum(weight for word, weight in weights.items() if word in text_words) / (sum(weights.values()) or 1.0)
         for weights in several
     ]
 
@@ -139,11 +139,11 @@ def encoder_index(texts: Sequence[str], encoder: str) -> Index:
     except (OSError, ValueError) as error:
         raise ConfigError(f"can't load the encoder {encoder!r}: {error}; give a model's name or folder") from error
 
-    def vectors(some: Sequence[str]) -> Any:
-        return model.encode(list(some), normalize_embeddings=True, convert_to_numpy=True)  # [texts, size], length 1
+    def vectors(batch: Sequence[str]) -> Any:
+        return model.encode(list(batch), normalize_embeddings=True, convert_to_numpy=True)  # [texts, size], length 1
 
-    known = vectors(texts)
-    return lambda text: [max(0.0, float(score)) for score in known @ vectors([text])[0]]
+    embeddings = vectors(texts)
+    return lambda text: [max(0.0, float(score)) for score in embeddings @ vectors([text])[0]]
 
 
 def index_of(texts: Sequence[str], encoder: str | None) -> Index:
@@ -152,8 +152,8 @@ def index_of(texts: Sequence[str], encoder: str | None) -> Index:
 
 
 def best(scores: Sequence[float], most: int) -> list[int]:
-    """Return the places of the ``most`` highest scores, best first; of equal scores, the earlier place comes first."""
-    return sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:most]
+    """Return the indices of the ``most`` highest scores, best first; of equal scores, the earlier one comes first."""
+    return sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:most]
 
 
 def letters_of(text: str) -> str:
@@ -169,9 +169,9 @@ def within_letters(first: str, second: str, most: int) -> bool:
     if abs(len(first) - len(second)) > most:
         return False
     row = list(range(len(second) + 1))
-    for place, letter in enumerate(first, 1):
-        before, row = row, [place, *[most + 1] * len(second)]
-        begin, end = max(1, place - most), min(len(second), place + most)
+    for position, letter in enumerate(first, 1):
+        before, row = row, [position, *[most + 1] * len(second)]
+        begin, end = max(1, position - most), min(len(second), position + most)
         for column in range(begin, end + 1):
             changed = before[column - 1] + (letter != second[column - 1])
             row[column] = min(before[column] + 1, row[column - 1] + 1, changed)
