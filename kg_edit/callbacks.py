@@ -207,10 +207,10 @@ def report_losses(
     """
     callbacks, edits = _WATCHED.get()
     for callback in callbacks:
-        for place, loss in losses.items():
-            name = edits[place] if len(edits) == of else f"{edits[0]}..{edits[-1]}"
+        for index, loss in losses.items():
+            name = edits[index] if len(edits) == of else f"{edits[0]}..{edits[-1]}"
             if terms is not None:
-                callback.on_terms(name, step, terms[place])
+                callback.on_terms(name, step, terms[index])
             callback.on_step(name, step, loss)
 
 
@@ -236,10 +236,10 @@ def read_losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
     Raises:
         OutputError: a line is not a valid line of `LossLines`.
     """
-    found: dict[str, list[LossStep]] = {}
+    descents: dict[str, list[LossStep]] = {}
     for line in read_lines(path, LossStep):
-        kept = found.setdefault(line.edit, [])
-        if kept and line.step <= kept[-1].step:
-            kept.clear()
-        kept.append(line)
-    return {edit: tuple(steps) for edit, steps in found.items()}
+        steps = descents.setdefault(line.edit, [])
+        if steps and line.step <= steps[-1].step:
+            steps.clear()
+        steps.append(line)
+    return {edit: tuple(steps) for edit, steps in descents.items()}

@@ -134,9 +134,9 @@ class UnknownNameError(KgEditError):
 
 def first_faults(faults: Sequence[object], *, records: int | None = None) -> str:
     """Return the first five faults, a line each, and the number of the others; ``records``: so many have faults."""
-    left = len(faults) - _LISTED
-    of = f" fault{'s' * (left > 1)}; {records:,} record{'s have' if records > 1 else ' has'} faults" if records else ""
-    more = [f"and {left:,} more{of}"] if left > 0 else []
+    rest = len(faults) - _LISTED
+    of = f" fault{'s' * (rest > 1)}; {records:,} record{'s have' if records > 1 else ' has'} faults" if records else ""
+    more = [f"and {rest:,} more{of}"] if rest > 0 else []
     return "\n".join([*map(str, faults[:_LISTED]), *more])
 
 
@@ -178,57 +178,56 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name.casefold(), names, n=1)
     if not near and len(name) > 1:  # one letter is half of any two initials
-        words = {one: [word for word in re.split("[-_.]", one) if word] for one in names}
-        initials = {"".join(word[0] for word in parts): one for one, parts in words.items() if len(parts) > 1}
+        words = {option: [word for word in re.split("[-_.]", option) if word] for option in names}
+        initials = {"".join(word[0] for word in parts): option for option, parts in words.items() if len(parts) > 1}
         near = [initials[short] for short in difflib.get_close_matches(name.casefold(), initials, n=1)]
     return f", did you mean {near[0]!r}?" if near else ""
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
     """Return the faults that pydantic found in a record of `model`, in plain words."""
-    found = list[Fault]()
+    faults = list[Fault]()
     errors = error.errors()
-    # The places in the record, without the type that pydantic tried there
-    places = [tuple(step for step in one["loc"] if isinstance(step, int) or not _TRIED.match(step)) for one in errors]
-    sizes = [place for place, one in zip(places, errors, strict=True) if one["type"] in ("too_short", "too_long")]
-    for place, one in zip(places, errors, strict=True):
+    # The locations in the record, without the type that pydantic tried there
+    locs = [tuple(key for key in entry["loc"] if isinstance(key, int) or not _TRIED.match(key)) for entry in errors]
+    sizes = [loc for loc, entry in zip(locs, errors, strict=True) if entry["type"] in ("too_short", "too_long")]
+    for loc, entry in zip(locs, errors, strict=True):
         # Where a field takes several types, the first one that was tried counts: a text, of texts or lists of them
-        if place != one["loc"] and any(len(other) > len(place) and other[: len(place)] == place for other in places):
+        if loc != entry["loc"] and any(len(other) > len(loc) and other[: len(loc)] == loc for other in locs):
             continue  # unless the value is a list, and the fault is in it
-        if one["type"] == "string_type" and place in sizes:
+        if entry["type"] == "string_type" and loc in sizes:
             continue  # or its length
-        context = one.get("ctx", {})
-        fields = _model_at(place[:-1], model).model_fields
-        known = fields.get(str(place[-1])) if place else None
-        expected = f"; expected {known.description}" if known and known.description else ""
-        match one["type"]:
+        context = entry.get("ctx", {})
+        fields = _model_at(loc[:-1], model).model_fields
+        field = fields.get(str(loc[-1])) if loc else None
+        expected = f"; expected {field.description}" if field and field.description else ""
+        match entry["type"]:
             case "missing":
                 message = f"is missing{expected}"
             case "blank":
                 message = f"is empty{expected}"
             case "extra_forbidden":
                 names = [field.alias or name for name, field in fields.items()]
-                near, known_names = did_you_mean(str(place[-1]), names), f"; known: {', '.join(names)}"
-                listed = any(known_names in other.message for other in found)  # once for all fields of a record
+                near, known_names = did_you_mean(str(loc[-1]), names), f"; known: {', '.join(names)}"
+                listed = any(known_names in other.message for other in faults)  # once for all fields of a record
                 message = f"unknown field{near or ('' if listed else known_names)}"
             case "value_error":
                 message = str(context["error"])
             case "bare_id":
-                message = one["msg"]
+                message = entry["msg"]
             case kind:
-                wanted = _EXPECTED.get(kind) or expected_of(one)
-                message = f"found {describe(one['input'])}; expected {wanted}"
-        # The place inside the record, as jq and Python write it: portability[0].answer.
-        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
+                message = f"found {describe(entry['input'])}; expected {_EXPECTED.get(kind) or expected_of(entry)}"
+        # The location inside the record, as jq and Python write it: portability[0].answer.
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc).removeprefix(".")
         fault = Fault(context.get("field") or path, message)
-        if one["type"] == "literal_error" and found and found[-1].field == fault.field:  # a word besides other types
-            found[-1] = Fault(fault.field, f"{found[-1].message}, or {expected_of(one)}")
+        if entry["type"] == "literal_error" and faults and faults[-1].field == fault.field:  # a word besides a type
+            faults[-1] = Fault(fault.field, f"{faults[-1].message}, or {expected_of(entry)}")
             continue
-        if one["type"] == "too_short" and any(other.field.startswith(f"{path}[") for other in found):
+        if entry["type"] == "too_short" and any(other.field.startswith(f"{path}[") for other in faults):
             continue  # the list lacks an item because that item is wrong
-        if place == one["loc"] or all(other.field.partition("[")[0] != path.partition("[")[0] for other in found):
-            found.append(fault)
-    return tuple(found)
+        if loc == entry["loc"] or all(other.field.partition("[")[0] != path.partition("[")[0] for other in faults):
+            faults.append(fault)
+    return tuple(faults)
 
 
 _TRIED = re.compile(r"(constrained-|function-\w+\[|(tuple|list|nullable|literal)\[|(str|int|float|bool)$)")
@@ -242,11 +241,11 @@ _EXPECTED = {
 }
 
 
-def _model_at(place: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
-    """Return the model of the record at `place` inside a record of `model`."""
+def _model_at(loc: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
+    """Return the model of the record at `loc` inside a record of `model`."""
     from pydantic import BaseModel
 
-    for step in place:
+    for step in loc:
         if isinstance(step, str) and (field := model.model_fields.get(step)):
             inside = (field.annotation, *get_args(field.annotation))
             model = next((kind for kind in inside if isinstance(kind, type) and issubclass(kind, BaseModel)), model)

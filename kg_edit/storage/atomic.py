@@ -125,9 +125,9 @@ def append_lines(file: Path, lines: Iterable[str]) -> None:
 def drop_cut_line(file: Path) -> None:
     """Remove the file's last line if it has no line break at its end, because a kill interrupted its writing."""
     data = file.read_bytes() if file.exists() else b""
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(file, whole)
+    length = data.rfind(b"\n") + 1
+    if length < len(data):
+        os.truncate(file, length)
 
 
 def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
@@ -139,8 +139,8 @@ def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        whole = (line for line in file if line.endswith("\n"))
-        for number, line in enumerate(whole, 1):
+        lines = (line for line in file if line.endswith("\n"))
+        for number, line in enumerate(lines, 1):
             try:
                 yield kind.model_validate_json(line)
             except ValidationError as error:

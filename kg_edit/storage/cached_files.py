@@ -65,13 +65,13 @@ def cached_items(folder: Path) -> list[CachedItem]:
     """Return what is stored in the cache folder, largest first; [] if there is no such folder."""
     groups: dict[tuple[str, Path], list[Path]] = {}
     others: list[Path] = []
-    for place, folders, names in os.walk(folder):  # which does not follow links
-        folders[:] = [name for name in folders if not (Path(place) / name).is_symlink()]
-        for path in (Path(place) / name for name in names):
+    for directory, folders, names in os.walk(folder):  # which does not follow links
+        folders[:] = [name for name in folders if not (Path(directory) / name).is_symlink()]
+        for path in (Path(directory) / name for name in names):
             name = path.relative_to(folder).as_posix()
-            found = [(kind, match) for kind, form in _FORMS.items() if (match := re.fullmatch(form, name))]
-            if found and not path.is_symlink():
-                kind, match = found[0]
+            matches = [(kind, match) for kind, form in _FORMS.items() if (match := re.fullmatch(form, name))]
+            if matches and not path.is_symlink():
+                kind, match = matches[0]
                 groups.setdefault((kind, folder / (match[1] or match[match.lastindex or 0])), []).append(path)
             else:
                 others.append(path)
@@ -86,16 +86,16 @@ def cached_items(folder: Path) -> list[CachedItem]:
 
 
 def clearable(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[CachedItem], list[CachedItem]]:
-    """Divide items not used for ``days`` into those that can be deleted, and those that must be left.
+    """Divide items not used for ``days`` into those that can be deleted, and those that must remain.
 
-    Left is what was used in the last ten minutes, and a folder in which there are also files of others.
+    What remains is what was used in the last ten minutes, and a folder in which there are also files of others.
     """
     now = time.time()
-    can, left = list[CachedItem](), list[CachedItem]()
+    deletable, remaining = list[CachedItem](), list[CachedItem]()
     for item in items:
         if item.used <= now - days * 86_400:
-            (can if now - item.used >= IN_USE and not item.foreign else left).append(item)
-    return can, left
+            (deletable if now - item.used >= IN_USE and not item.foreign else remaining).append(item)
+    return deletable, remaining
 
 
 def delete(item: CachedItem) -> None:

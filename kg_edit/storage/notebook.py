@@ -10,10 +10,10 @@ _SHOWN = 50  # rows of a table
 
 def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return an HTML table under a title: texts escaped, numbers with three digits, None empty, at most 50 rows."""
-    found = list(rows)
-    lines = [[f"<td>{escape(_text(cell))}</td>" for cell in row] for row in found[:_SHOWN]]
-    if len(found) > _SHOWN:
-        lines.append([f'<td colspan="{len(header)}">… and {len(found) - _SHOWN} more</td>'])
+    all_rows = list(rows)
+    lines = [[f"<td>{escape(_text(cell))}</td>" for cell in row] for row in all_rows[:_SHOWN]]
+    if len(all_rows) > _SHOWN:
+        lines.append([f'<td colspan="{len(header)}">… and {len(all_rows) - _SHOWN} more</td>'])
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)
     return f"<p>{escape(title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -47,10 +47,10 @@ def check_graph_name(name: str) -> None:
         return
     if name.endswith(_GRAPH_FILES):
         raise GraphError(f"{name}: does not exist; check the path (the current folder is {Path.cwd()})")
-    known = f"; expected a packaged graph ({', '.join(packaged_graphs())}), {_GRAPHS}"
+    expected = f"; expected a packaged graph ({', '.join(packaged_graphs())}), {_GRAPHS}"
     raise GraphError(
         f"graph {name}: there is no such file and no packaged graph of this name"
-        f"{_near(name, [EXTRACT], _GRAPH) or known}"
+        f"{_near(name, [EXTRACT], _GRAPH) or expected}"
     )
 
 

@@ -120,7 +120,7 @@ def check_folder(
     Raises:
         OutputError: as `claim`; AnotherRunError if the folder has a run with other settings.
     """
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         raise OutputError(f"{nearest} is a file; give --out a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -134,11 +134,11 @@ def check_folder(
             differ = any(there.get(name) != here.get(name) for name in _OF_ROWS)
             words = rows() if differ and there.get("job") == here.get("job") else None
             if words:
-                there, here = ({key: own[key] for key in own.keys() - set(_OF_ROWS)} for own in (there, here))
-            there, here = (_with_config(own, unrecorded) for own in (there, here))
-            found = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words or _to_resume(there, here)]))
+                there, here = ({key: side[key] for key in side.keys() - set(_OF_ROWS)} for side in (there, here))
+            there, here = (_with_config(side, unrecorded) for side in (there, here))
+            fields = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words or _to_resume(there, here)]))
             way = f"give another --out, or delete {folder} to start over"
-            raise AnotherRunError(f"{folder} contains another run ({found})", way)
+            raise AnotherRunError(f"{folder} contains another run ({fields})", way)
 
 
 def _with_config(settings: Settings, unrecorded: Mapping[str, Any]) -> Settings:
@@ -151,13 +151,13 @@ def _to_resume(there: Settings, here: Settings) -> str | None:
     """Say which settings of the method resume the run in the folder; None if that can't be said in a few words."""
     if difference({**there, "config": None}, {**here, "config": None}):
         return None
-    was, now = (dict(_leaves(own.get("config"))) for own in (there, here))
+    was, now = (dict(_leaves(side.get("config"))) for side in (there, here))
     values = {name: was.get(name) for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
     if len(values) > _LISTED or any(value is None or isinstance(value, list) for value in values.values()):
         return None
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in sorted(values.items())}
-    given = " ".join(f"{name}={text}" for name, text in texts.items())
-    return f"to resume it set {given}, by --set or in [settings] of a sweep"
+    settings = " ".join(f"{name}={text}" for name, text in texts.items())
+    return f"to resume it set {settings}, by --set or in [settings] of a sweep"
 
 
 def _leaves(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -202,18 +202,18 @@ def delete_run(folder: Path) -> None:
     for run in (folder, *filter(is_run, folder.iterdir())):
         with _lock(run, 0.0):
             pass
-    gone = folder.resolve().with_name(f".{folder.resolve().name}-{uuid4().hex[:8]}")
+    renamed = folder.resolve().with_name(f".{folder.resolve().name}-{uuid4().hex[:8]}")
     try:
-        folder.resolve().rename(gone)
+        folder.resolve().rename(renamed)
     except OSError as error:
         raise OutputError(f"can't replace {folder}: {error.strerror}; give another --out") from error
     log.info("the other run in %s is deleted", folder)
-    rmtree(gone, ignore_errors=True)
+    rmtree(renamed, ignore_errors=True)
 
 
 def _is_written(path: Path) -> bool:
     """Whether a run writes a file or a folder of this name; a sweep's folder also has the runs of its cells."""
-    if any(fnmatchcase(path.name, own) for own in _WRITTEN):
+    if any(fnmatchcase(path.name, pattern) for pattern in _WRITTEN):
         return True
     return is_run(path) and all(map(_is_written, (path / name for name in _names(path))))
 
@@ -234,14 +234,14 @@ def read_settings(folder: Path) -> Settings:
     """
     file = folder / _RUN
     try:
-        found: Settings = json.loads(file.read_text(encoding="utf-8"))
+        settings: Settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{folder} has no run: can't read {file}; give another folder") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise OutputError(f"{folder} has no run: {file} is of another program; give another folder")
-    if (version := found.pop("version", VERSION)) != VERSION:
+    if (version := settings.pop("version", VERSION)) != VERSION:
         raise OutputError(f"{folder} has a run of format {version}, and this kg-edit reads only {VERSION}; update it")
-    return found
+    return settings
 
 
 def difference(there: Any, here: Any, *, sides: tuple[str, str] = ("in the first", "in the second")) -> str | None:
@@ -255,15 +255,15 @@ def difference(there: Any, here: Any, *, sides: tuple[str, str] = ("in the first
         here: another one.
         sides: the words after the value of ``there``, and after that of ``here``.
     """
-    found = list(_differing(there, here, "", sides))
-    more = [f"and {len(found) - _LISTED} more settings"] if len(found) > _LISTED else []
-    return "; ".join([*found[:_LISTED], *more]) or None
+    differences = list(_differing(there, here, "", sides))
+    more = [f"and {len(differences) - _LISTED} more settings"] if len(differences) > _LISTED else []
+    return "; ".join([*differences[:_LISTED], *more]) or None
 
 
 def _differing(there: Any, here: Any, name: str, sides: tuple[str, str]) -> Iterator[str]:
     if isinstance(there, dict) and isinstance(here, dict):
         if there.get("job") != here.get("job"):
-            there, here = ({"job": own.get("job")} for own in (there, here))
+            there, here = ({"job": side.get("job")} for side in (there, here))
         left_out = {"preset"}
         if there.get("method") != here.get("method"):
             left_out |= {"config", "files_sha256", "graph"}
@@ -277,10 +277,10 @@ def _differing(there: Any, here: Any, name: str, sides: tuple[str, str]) -> Iter
         first, second = (value if value is None else str(value) for value in (there, here))
         is_hash = all(value is None or re.fullmatch(r"[0-9a-f]{16,}", value) for value in (first, second))
         if is_hash:
-            what = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or name
+            field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or name
             lacks = [side for value, side in zip((there, here), sides, strict=True) if value is None]
             words = f"none {lacks[0]}" if lacks else f"other content {sides[1]}"
-            yield f"{what}: {words}" if what else words
+            yield f"{field}: {words}" if field else words
         else:
             yield f"{name}: {_short(there)} {sides[0]}, {_short(here)} {sides[1]}"
 
@@ -304,11 +304,11 @@ def other_rows(unit: str, there: Mapping[str, Any], here: Mapping[str, Any], *, 
         counts: the number of all rows, there and here.
     """
     number = f"{counts[0]} {_SIDES[0]}, {counts[1]} {_SIDES[1]}; " if counts[0] != counts[1] else ""
-    for place, (old, new) in enumerate(zip(there, here, strict=False), 1):
+    for position, (old, new) in enumerate(zip(there, here, strict=False), 1):
         if old != new:
-            return f"{unit}: {number}number {place} is {old!r} {_SIDES[0]}, {new!r} {_SIDES[1]}"
-        if found := difference(there[old], here[new], sides=_SIDES):
-            return f"{unit}: {number}the first that differs is {old!r} ({found})"
+            return f"{unit}: {number}number {position} is {old!r} {_SIDES[0]}, {new!r} {_SIDES[1]}"
+        if differences := difference(there[old], here[new], sides=_SIDES):
+            return f"{unit}: {number}the first that differs is {old!r} ({differences})"
     return f"{unit}: {number or 'others'}".removesuffix("; ")
 
 
@@ -373,15 +373,15 @@ def input_files(config: BaseModel) -> dict[str, str]:
 
     Names that are no path on this disk (a hub's name, a word such as ``self``) are left out.
     """
-    found = {}
+    hashes = {}
     for name, path in _named(config, ""):
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             listed = "".join(f"{_of_file(file)} {file.relative_to(path).as_posix()}\n" for file in files)
-            found[name] = hashlib.sha256(listed.encode()).hexdigest()
+            hashes[name] = hashlib.sha256(listed.encode()).hexdigest()
         elif path.exists():
-            found[name] = _of_file(path)
-    return found
+            hashes[name] = _of_file(path)
+    return hashes
 
 
 def _named(config: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
