@@ -125,7 +125,7 @@ def base_model(name: str, *, base: str | None = None, license: str | None = None
     if base is not None:
         hub = None if Path(base).is_dir() else base
     path = hub or str(Path(base or resolve_model(name)).resolve())
-    known = license or (named.license if named else None) or _recorded_license(Path(name if is_gguf else path))
+    license_id = license or (named.license if named else None) or _recorded_license(Path(name if is_gguf else path))
 
     def code(text: str) -> str:
         return f"`{one_line(text).replace('`', chr(39))}`"  # a backslash would be visible in code, so no escapes
@@ -145,25 +145,25 @@ def base_model(name: str, *, base: str | None = None, license: str | None = None
                 "The hub has the weights from before quantisation, so probabilities differ a little from those of the "
                 "model that was edited."
             )
-    return BaseModel(path=path, hub=hub, license=known, description=" ".join(sentences))
+    return BaseModel(path=path, hub=hub, license=license_id, description=" ".join(sentences))
 
 
-def _recorded_license(place: Path) -> str | None:
+def _recorded_license(path: Path) -> str | None:
     """The licence in the model card of a folder, or in the metadata of a GGUF file; None if there is none."""
-    if place.name.endswith(".gguf"):
+    if path.name.endswith(".gguf"):
         from kg_edit.models.gguf_reading import ArrayReader
 
-        field = ArrayReader(place).get_field("general.license")
+        field = ArrayReader(path).get_field("general.license")
         return str(field.contents()) if field else None
     try:
-        lines = (place / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (path / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     if not lines or lines[0].strip() != "---":
         return None
     front = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else []
-    found = [line.partition(":")[2].strip().strip("'\"") for line in front if line.startswith("license:")]
-    return found[0] if found and found[0] else None
+    licenses = [line.partition(":")[2].strip().strip("'\"") for line in front if line.startswith("license:")]
+    return licenses[0] if licenses and licenses[0] else None
 
 
 def model_card(

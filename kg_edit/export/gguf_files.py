@@ -144,9 +144,9 @@ def write_gguf_model(
         writer: Any = gguf.GGUFWriter(scratch / MODEL, arch.contents() if arch else "", endianess=reader.endianess)
         writer.data_alignment = int(reader.alignment)  # the field general.alignment, which is copied, is not enough
         for field in reader.fields.values():
-            own = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
+            of_writer = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
             # The writer adds its own fields itself, and can't write an empty array.
-            if not own and (value := field.contents()) != []:
+            if not of_writer and (value := field.contents()) != []:
                 number, *inner = field.types
                 writer.add_key_value(field.name, value, number, sub_type=inner[-1] if inner else None)
         _sign(writer, patch)
@@ -184,7 +184,7 @@ def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, bas
                 f"{base} has no tensor {name}, which the patch changes; give the base model's file"
             )
         try:
-            there: Array = gguf.dequantize(stored[name].data, stored[name].tensor_type).astype(np.float32)
+            in_file: Array = gguf.dequantize(stored[name].data, stored[name].tensor_type).astype(np.float32)
         except NotImplementedError as error:
             raise ModelError(
                 f"{name} of {base} is {stored[name].tensor_type.name}, which the package gguf can't read; use a "
@@ -192,16 +192,16 @@ def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, bas
             ) from error
         # The file's weight may differ from the model's by quantisation, but not by more.
         order = rows_in_gguf(name, model.model)
-        here = _array(weight_matrix(modules[weight_name]))[order]
-        if there.shape != here.shape:
-            raise PatchMismatchError(f"{name} is {there.shape} in {base}, but {here.shape} in the patch's model")
-        far = float(np.linalg.norm(there - here) / max(float(np.linalg.norm(here)), 1e-12))
+        in_model = _array(weight_matrix(modules[weight_name]))[order]
+        if in_file.shape != in_model.shape:
+            raise PatchMismatchError(f"{name} is {in_file.shape} in {base}, but {in_model.shape} in the patch's model")
+        far = float(np.linalg.norm(in_file - in_model) / max(float(np.linalg.norm(in_model)), 1e-12))
         if far > _FAR:
             raise PatchMismatchError(
                 f"{name} of {base} differs from the weight that the patch was made for by {far:.2f} of its norm (more "
                 f"than {_FAR}, which quantisation does not explain); give the base model's file"
             )
-        edited[name] = there + (_array(pair.left) @ _array(pair.right).T)[order]
+        edited[name] = in_file + (_array(pair.left) @ _array(pair.right).T)[order]
     return edited
 
 
@@ -241,11 +241,11 @@ def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
         ModelError: llama.cpp does not run models of this family.
     """
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture_of(modules))
-    known = gguf.get_tensor_name_map(arch, int(modules.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
-    found = {name: known.get_name(name, try_suffixes=(".weight",)) for name in weights}
-    if missing := [name for name, other in found.items() if other is None]:
+    name_map = gguf.get_tensor_name_map(arch, int(modules.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
+    gguf_names = {name: name_map.get_name(name, try_suffixes=(".weight",)) for name in weights}
+    if missing := [name for name, other in gguf_names.items() if other is None]:
         raise PatchError(f"llama.cpp has no tensor for {missing[0]}; write a PEFT adapter or a merged folder instead")
-    return {name: str(other) for name, other in found.items()}
+    return {name: str(other) for name, other in gguf_names.items()}
 
 
 def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
@@ -273,5 +273,5 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
 
 def _array(tensor: Any) -> Array:
     """A tensor [rows, columns] of any type and device, as a contiguous float32 array."""
-    found: Array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
-    return found
+    array: Array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+    return array

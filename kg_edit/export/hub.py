@@ -42,8 +42,8 @@ def push_folder(folder: str | Path, name: str, *, private: bool) -> str:
 
     api = HfApi()
     try:
-        made = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=made.repo_id, folder_path=str(folder), commit_message="Export of kg-edit")
+        repository = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository.repo_id, folder_path=str(folder), commit_message="Export of kg-edit")
     except Exception as error:  # errors of the hub, of its HTTP library, or a missing token
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         way = "check the connection and the variables HF_ENDPOINT and HF_HUB_OFFLINE"
@@ -58,4 +58,4 @@ def push_folder(folder: str | Path, name: str, *, private: bool) -> str:
         upload = f"hf upload {name} {quote(str(folder))}{' --private' * private}"
         message = f"can't upload to {name} at {api.endpoint}: {first}; {way}. The files are in {folder}: {upload}"
         raise ServerError(message) from error
-    return str(made)
+    return str(repository)

@@ -58,11 +58,11 @@ def write_merged(
     with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
         # `save_pretrained` checks the generation config, which some published models fail (a temperature without
         # do_sample), so it is written apart, unchanged.
-        own = edited.model.generation_config
+        generation_config = edited.model.generation_config
         with plain_generation(edited):
             edited.model.save_pretrained(scratch, max_shard_size=shard)
-        if own is not None:
-            own.to_json_file(scratch / _GENERATION)
+        if generation_config is not None:
+            generation_config.to_json_file(scratch / _GENERATION)
         edited.tokenizer.save_pretrained(scratch)
         write_notes(scratch, patch, card)
     return Path(folder)
@@ -108,7 +108,7 @@ def lm_eval_model(
 ) -> Iterator[Any]:
     """Yield an ``lm_eval.models.huggingface.HFLM`` of a model with a patch applied, within a ``with`` block.
 
-    Pass it to the harness: ``lm_eval.simple_evaluate(model=found, tasks=["hellaswag"])``. Nothing is copied or saved;
+    Pass it to the harness: ``lm_eval.simple_evaluate(model=lm, tasks=["hellaswag"])``. Nothing is copied or saved;
     after the block the model is as before, bit for bit. A patch of the prompt puts its facts before each context. A
     whole text (a task of ``loglikelihood_rolling``) has no context, so it is not changed. Needs the extra
     ``kg-edit[lm-eval]``.
@@ -139,7 +139,10 @@ def lm_eval_model(
             def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
                 """Generate texts after the transformed contexts."""
                 if transform:
-                    requests = [replace(one, arguments=(transform(one.args[0]), *one.args[1:])) for one in requests]
+                    requests = [
+                        replace(request, arguments=(transform(request.args[0]), *request.args[1:]))
+                        for request in requests
+                    ]
                 return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
         chosen = Transformed if transform else HFLM

@@ -108,7 +108,7 @@ def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
         PatchError: a module is neither Linear nor Conv1D.
         PatchMismatchError: the model has no such weight, or one of another shape.
     """
-    found = dict[str, nn.Module]()
+    adapted = dict[str, nn.Module]()
     for name, pair in (patch.factors if isinstance(patch, WeightPatch) else {}).items():
         try:
             module = modules.get_submodule(_module_name(name))
@@ -121,8 +121,8 @@ def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
         shape = tuple(module.weight.T.shape if isinstance(module, Conv1D) else module.weight.shape)
         if shape != pair.shape:
             raise PatchMismatchError(f"{name} is {shape} in the model, the patch is for {pair.shape}")
-        found[name] = module
-    return found
+        adapted[name] = module
+    return adapted
 
 
 def _module_name(weight: str) -> str:
@@ -155,9 +155,9 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
     except (OSError, SafetensorError) as error:
         raise PatchError(f"can't read {path}: {error}; check that the file is complete") from error
     names = sorted({name.removesuffix(end) for name in tensors for end in (_A, _B) if name.endswith(end)})
-    known = {f"{name}{end}" for name in names for end in (_A, _B)}
-    if not names or known != set(tensors):
-        odd = sorted(known ^ set(tensors))[:3]
+    expected = {f"{name}{end}" for name in names for end in (_A, _B)}
+    if not names or expected != set(tensors):
+        odd = sorted(expected ^ set(tensors))[:3]
         raise PatchError(f"{path} has other tensors than pairs of LoRA factors: {odd}; expected lora_A and lora_B")
 
     factors = dict[str, Factors]()
@@ -169,8 +169,8 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
         try:
             # The first pattern that matches the module's name, or its end after a dot, has the module's own alpha.
             patterns = (config.get("alpha_pattern") or {}).items()
-            own = (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module))
-            alpha = float(next(own, config.get("lora_alpha", rank)))
+            alphas = (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module))
+            alpha = float(next(alphas, config.get("lora_alpha", rank)))
             scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
         except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as error:
             raise PatchError(f"{folder / CONFIG} gives {module} no scale ({error}); save the adapter again") from error
@@ -189,8 +189,8 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise PatchError(f"can't read {path}: {error}; expected a PEFT adapter's folder") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        found = config.get("peft_type") if isinstance(config, dict) else config
-        raise PatchError(f"{path} is an adapter of the type {found!r}; only LORA can be read as a patch")
+        kind = config.get("peft_type") if isinstance(config, dict) else config
+        raise PatchError(f"{path} is an adapter of the type {kind!r}; only LORA can be read as a patch")
     more = [name for name in ("use_dora", "modules_to_save", "lora_bias", "layer_replication") if config.get(name)]
     more += ["bias"] if config.get("bias", "none") != "none" else []
     if more:
