@@ -51,20 +51,20 @@ def refusal_of(request: Request, hosts: tuple[str, ...] = LOCAL) -> Refusal | No
     foreign = None
     if origin is not None:
         try:
-            own = urlsplit(origin).netloc.lower() == host.lower()  # the origin "null" has no netloc
+            same_site = urlsplit(origin).netloc.lower() == host.lower()  # the origin "null" has no netloc
         except ValueError:
-            own = False
-        foreign = None if own else f"a page at {origin!r}"
+            same_site = False
+        foreign = None if same_site else f"a page at {origin!r}"
     if foreign is None and site not in (None, "same-origin", "none"):  # none: the user opened the address
         foreign = f"another page ({site})"
     if foreign:
-        here = f"{request.url.scheme}://{request.url.netloc}/"
-        return Refusal(_FOREIGN, "ForeignRequestError", f"the request comes from {foreign}; open {here} instead")
+        address = f"{request.url.scheme}://{request.url.netloc}/"
+        return Refusal(_FOREIGN, "ForeignRequestError", f"the request comes from {foreign}; open {address} instead")
 
     # A browser sends JSON to another site only with its permission, which this server never gives.
-    found = request.headers.get("content-type", "")
-    if found.partition(";")[0].strip().lower() != _JSON:
-        problem = f"the content type is {found!r}" if found else "there is no content type"
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != _JSON:
+        problem = f"the content type is {content_type!r}" if content_type else "there is no content type"
         return Refusal(_NOT_JSON, "ContentTypeError", f"{problem}; send JSON with the header Content-Type: {_JSON}")
     return None
 

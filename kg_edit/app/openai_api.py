@@ -184,23 +184,23 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         """The one model that is served: the edited one if there is a ledger."""
         return {"object": "list", "data": [{"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}]}
 
-    def stopped(found: Reply, stop: Stop | None) -> tuple[str, Literal["stop", "length"], int]:
+    def stopped(reply: Reply, stop: Stop | None) -> tuple[str, Literal["stop", "length"], int]:
         """The text that is sent, why it ends there, and its number of tokens."""
-        text = before_stop(found.text, stop)
-        if text != found.text:
+        text = before_stop(reply.text, stop)
+        if text != reply.text:
             return text, "stop", len(desk.model.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return text, "stop" if found.ended else "length", found.written
+        return text, "stop" if reply.ended else "length", reply.written
 
     @app.post(COMPLETIONS, response_model=Completion)
-    def complete(wanted: CompletionRequest) -> Completion | Response:
+    def complete(request: CompletionRequest) -> Completion | Response:
         """Continue texts, greedily and to the end of a line, with all active edits of the ledger."""
-        check_request(wanted, desk.model.name)
-        prompts = (wanted.prompt,) if isinstance(wanted.prompt, str) else wanted.prompt
-        found = desk.complete(prompts, tokens=wanted.max_tokens)
-        sent = [stopped(one, wanted.stop) for one in found]
+        check_request(request, desk.model.name)
+        prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
+        replies = desk.complete(prompts, tokens=request.max_tokens)
+        sent = [stopped(reply, request.stop) for reply in replies]
         choices = [Choice(index=n, text=text, finish_reason=reason) for n, (text, reason, _) in enumerate(sent)]
-        read, written = sum(one.read for one in found), sum(tokens for _, _, tokens in sent)
-        made = Completion(
+        read, written = sum(reply.read for reply in replies), sum(tokens for _, _, tokens in sent)
+        completion = Completion(
             id=f"cmpl-{time.time_ns()}",
             created=int(time.time()),
             model=desk.model.name,
@@ -208,27 +208,27 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
             usage=Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written),
         )
         parts = [choice.model_dump() for choice in choices]
-        return event_stream(made, parts, wanted.stream_options) if wanted.stream else made
+        return event_stream(completion, parts, request.stream_options) if request.stream else completion
 
     @app.post(CHAT, response_model=ChatAnswer)
-    def chat(wanted: ChatRequest) -> ChatAnswer | Response:
+    def chat(request: ChatRequest) -> ChatAnswer | Response:
         """Answer a conversation in the model's chat template, with all active edits of the ledger."""
-        limit = wanted.max_completion_tokens or wanted.max_tokens
-        found = desk.chat([message.model_dump() for message in wanted.messages], tokens=limit)
-        text, reason, written = stopped(found, wanted.stop)
+        limit = request.max_completion_tokens or request.max_tokens
+        reply = desk.chat([message.model_dump() for message in request.messages], tokens=limit)
+        text, reason, written = stopped(reply, request.stop)
         message = ChatMessage.model_construct(role="assistant", content=text)  # of any length
-        made = ChatAnswer(
+        answer = ChatAnswer(
             id=f"chatcmpl-{secrets.token_hex(8)}",
             created=int(time.time()),
-            model=wanted.model or desk.model.name,
+            model=request.model or desk.model.name,
             choices=(ChatChoice(message=message, finish_reason=reason),),
-            usage=Usage(prompt_tokens=found.read, completion_tokens=written, total_tokens=found.read + written),
+            usage=Usage(prompt_tokens=reply.read, completion_tokens=written, total_tokens=reply.read + written),
         )
         parts = [
             {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None},
             {"index": 0, "delta": {}, "finish_reason": reason},
         ]
-        return event_stream(made, parts, wanted.stream_options) if wanted.stream else made
+        return event_stream(answer, parts, request.stream_options) if request.stream else answer
 
 
 def check_request(wanted: CompletionRequest, model: str) -> None:
@@ -251,7 +251,7 @@ def check_request(wanted: CompletionRequest, model: str) -> None:
 def before_stop(text: str, stop: Stop | None) -> str:
     """Return the text up to the first place where a text of ``stop`` begins."""
     stops = (stop,) if isinstance(stop, str) else stop or ()
-    return text[: min((place for one in stops if (place := text.find(one)) >= 0), default=len(text))]
+    return text[: min((place for ending in stops if (place := text.find(ending)) >= 0), default=len(text))]
 
 
 def event_stream(made: Completion | ChatAnswer, parts: Iterable[object], options: StreamOptions | None) -> Response:

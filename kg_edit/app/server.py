@@ -96,9 +96,9 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
         return state_of(desk)
 
     @app.post("/api/try")
-    def try_edit(wanted: TryRequest) -> TryAnswer:
+    def try_edit(request: TryRequest) -> TryAnswer:
         """Make an edit and return its effect; afterwards the model is unedited."""
-        return desk.try_edit(wanted)
+        return desk.try_edit(request)
 
     @app.get("/api/ledger")
     def ledger() -> LedgerView:
@@ -106,19 +106,19 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
         return desk.ledger_view()
 
     @app.post("/api/ledger")
-    def add(wanted: AddRequest) -> LedgerView:
+    def add(request: AddRequest) -> LedgerView:
         """Add a tried edit's patch to the ledger."""
-        return desk.add(wanted.id, force=wanted.force)
+        return desk.add(request.id, force=request.force)
 
     @app.post("/api/ledger/remove")
-    def remove(wanted: RemoveRequest) -> LedgerView:
+    def remove(request: RemoveRequest) -> LedgerView:
         """Remove an edit from the ledger; edits that were computed on a model with it are computed again."""
-        return desk.remove(wanted.name)
+        return desk.remove(request.name)
 
     @app.post("/api/ledger/undo")
-    def undo(wanted: UndoRequest) -> LedgerView:
+    def undo(request: UndoRequest) -> LedgerView:
         """Undo the ledger's last addition or removal."""
-        return desk.undo(wanted.event)
+        return desk.undo(request.event)
 
     @app.get("/api/tries/{name}/subgraph", response_class=HTMLResponse)
     def subgraph(name: str) -> HTMLResponse:

@@ -243,12 +243,12 @@ class EditDesk:
         """
         with self._alone:
             patch = self.ledger.patch if self.ledger else WeightPatch(factors={})
-            asked, remark = with_start(self.model, prompts, patch=patch, start=self.start)
+            texts, remark = with_start(self.model, prompts, patch=patch, start=self.start)
             if remark and not self._remarked:  # once, not with each request
                 log.warning(remark)
                 self._remarked = True
             with patch.applied(self.model) as model:
-                return replies(model, asked, limits=[tokens] * len(prompts))
+                return replies(model, texts, limits=[tokens] * len(prompts))
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int) -> Reply:
         """Return the assistant's turn after a conversation, of at most ``tokens`` tokens, with the active edits.
@@ -263,9 +263,9 @@ class EditDesk:
 
     def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
         """The subgraph that the method read, or else that of the graph; None with the reason if there is none."""
-        found = self.method.subgraph(edit)
-        if found is not None:
-            return found, None
+        subgraph = self.method.subgraph(edit)
+        if subgraph is not None:
+            return subgraph, None
         if self.graph is None:
             return None, "no graph was given (kg-edit serve --graph FILE)"
         try:
@@ -296,8 +296,8 @@ def queries_of(model: LanguageModel, wanted: TryRequest, edit: Edit) -> list[Que
     probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in wanted.probes]
     queries = []
     for prompt, names in [(edit.text, both), *probes]:
-        asked = prompt if wanted.chat else lead_before(model, prompt, subject=edit.subject) + prompt
-        queries.append(Query(ask=asked, score=asked, candidates=names, chat=wanted.chat))
+        text = prompt if wanted.chat else lead_before(model, prompt, subject=edit.subject) + prompt
+        queries.append(Query(ask=text, score=text, candidates=names, chat=wanted.chat))
     return queries
 
 
