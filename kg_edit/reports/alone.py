@@ -53,22 +53,22 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
     Raises:
         OutputError: the file can't be written, or a line of it can't be read.
     """
-    known, model = read_alone(folder), method.model
+    outcomes, model = read_alone(folder), method.model
     method.start_anew()  # what the run's edits left for later ones
-    left = [edit for edit in edits[:MOST] if edit.id not in known]
-    with Bar(title="failed edits alone", unit="edit", total=len(left), shown=progress) as bar:
+    remaining = [edit for edit in edits[:MOST] if edit.id not in outcomes]
+    with Bar(title="failed edits alone", unit="edit", total=len(remaining), shown=progress) as bar:
         start, (fewest, most) = 0, _TOGETHER
-        while some := left[start : start + min(most, max(fewest, start))]:
-            with watched([StepNotes(bar.note)], [edit.id for edit in some]):
-                patches, lines = method.edit_each(some), []
-            for edit, patch in zip(some, patches, strict=True):
+        while batch := remaining[start : start + min(most, max(fewest, start))]:
+            with watched([StepNotes(bar.note)], [edit.id for edit in batch]):
+                patches, lines = method.edit_each(batch), []
+            for edit, patch in zip(batch, patches, strict=True):
                 if isinstance(patch, Patch):
-                    own = [probe for probe in probes(model, edit) if probe.kind == "rewrite"]
+                    rewrites = [probe for probe in probes(model, edit) if probe.kind == "rewrite"]
                     with patch.applied(model) as edited:
-                        worst = min(read(edited, own), key=lambda reading: reading.success)  # of the forms
+                        worst = min(read(edited, rewrites), key=lambda reading: reading.success)  # of the forms
                     lines.append(AloneLine(edit=edit.id, succeeded=worst.success, generated=worst.text))
                 else:
                     lines.append(AloneLine(edit=edit.id, succeeded=False, error=str(patch)))
             append_lines(folder / ALONE, [line.model_dump_json() for line in lines])
-            start += len(some)
-            bar.update(len(some))
+            start += len(batch)
+            bar.update(len(batch))

@@ -21,8 +21,8 @@ Point = tuple[float, float]
 
 def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str, y_label: str) -> str:
     """Return a chart of lines of points (x, y), from y = 0 on, with numbers on both axes; "" if no y is finite."""
-    known = {name: [point for point in line if math.isfinite(point[1])] for name, line in lines.items()}
-    points = [point for line in known.values() for point in line]
+    finite = {name: [point for point in line if math.isfinite(point[1])] for name, line in lines.items()}
+    points = [point for line in finite.values() for point in line]
     if not points:
         return ""
     wide, tall = ticks(max(x for x, _ in points), whole=True), ticks(max(y for _, y in points))
@@ -32,7 +32,7 @@ def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str
         parts.append(f'<path class="line line-{number}" d="{_path(line, scale)}"/>')
         parts += _dots(number, line, scale)
     legend = "".join(
-        f'<span class="key line-{number}">{escape(name)}</span>' for number, name in enumerate(lines) if known[name]
+        f'<span class="key line-{number}">{escape(name)}</span>' for number, name in enumerate(lines) if finite[name]
     )
     head = f'<svg class="chart" role="img" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
     return f'<p class="keys">{legend}</p>{head}<title>{escape(title)}</title>{"".join(parts)}</svg>'
@@ -46,8 +46,8 @@ def sparkline(values: Sequence[float]) -> str:
     wide, tall = _SPARK
     top = max(max(finite), 1e-12)
     line = " ".join(
-        f"{2 + (wide - 4) * place / (len(values) - 1):.1f},{tall - 2 - (tall - 4) * max(value, 0) / top:.1f}"
-        for place, value in enumerate(values)
+        f"{2 + (wide - 4) * index / (len(values) - 1):.1f},{tall - 2 - (tall - 4) * max(value, 0) / top:.1f}"
+        for index, value in enumerate(values)
         if math.isfinite(value)
     )
     ends = f"{values[0]:.2g} to {values[-1]:.2g}"
@@ -66,7 +66,7 @@ def ticks(most: float, *, whole: bool = False) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     step = max(1.0, float(round(step))) if whole else step
-    return [step * place for place in range(math.ceil(most / step - 1e-9) + 1)]
+    return [step * number for number in range(math.ceil(most / step - 1e-9) + 1)]
 
 
 class _Scale:
@@ -98,14 +98,14 @@ def _axes(wide: Sequence[float], tall: Sequence[float], scale: _Scale, x_label: 
 
 def _path(line: Sequence[Point], scale: _Scale) -> str:
     """The SVG path of a line, which starts again after a number that is not finite."""
-    made, pen = [], "M"
+    parts, pen = [], "M"
     for x, y in line:
         if math.isfinite(y):
-            made.append(f"{pen}{scale.x(x):.1f} {scale.y(y):.1f}")
+            parts.append(f"{pen}{scale.x(x):.1f} {scale.y(y):.1f}")
             pen = "L"
         else:
             pen = "M"
-    return "".join(made)
+    return "".join(parts)
 
 
 def _dots(number: int, line: Sequence[Point], scale: _Scale) -> Iterator[str]:

@@ -97,27 +97,27 @@ def compare_prompts(
         merged, records = None, as_patch(patch)
     model = as_model(model)
     several = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
-    given = [AskedPrompt(prompt=one) if isinstance(one, str) else one for one in several]
-    for one in given:
-        if not isinstance(one, AskedPrompt):
-            raise PromptError(f"found {describe(one)} in the place of a prompt; give a text or an AskedPrompt")
-    plain = dict.fromkeys(one.prompt for one in given if not one.chat)
+    entries = [AskedPrompt(prompt=entry) if isinstance(entry, str) else entry for entry in several]
+    for entry in entries:
+        if not isinstance(entry, AskedPrompt):
+            raise PromptError(f"found {describe(entry)} in the place of a prompt; give a text or an AskedPrompt")
+    plain = dict.fromkeys(entry.prompt for entry in entries if not entry.chat)
     led = dict(zip(plain, with_start(model, tuple(plain), patch=records).texts, strict=True))
-    asked = [one if one.chat else one.model_copy(update={"prompt": led[one.prompt]}) for one in given]
-    queries = [one.query for one in asked]
+    entries = [entry if entry.chat else entry.model_copy(update={"prompt": led[entry.prompt]}) for entry in entries]
+    queries = [entry.query for entry in entries]
     unedited = responses(model, queries, tokens=tokens, progress="unedited" if progress else None)
     with nullcontext(merged) if merged else records.applied(model) as edited_model:
         edited = responses(edited_model, queries, tokens=tokens, progress="edited" if progress else None)
     return tuple(
         PromptDifference(
-            asked=one,
-            unchanged=is_unchanged(model, one, old.text, new.text, tokens=tokens),
+            asked=entry,
+            unchanged=is_unchanged(model, entry, old.text, new.text, tokens=tokens),
             unedited=old.text,
             edited=new.text,
             unedited_probabilities=tuple(cost.probability for cost in old.costs),
             edited_probabilities=tuple(cost.probability for cost in new.costs),
         )
-        for one, old, new in zip(asked, unedited, edited, strict=True)
+        for entry, old, new in zip(entries, unedited, edited, strict=True)
     )
 
 
@@ -125,8 +125,8 @@ def is_unchanged(
     model: LanguageModel, asked: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
 ) -> bool:
     """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
-    if given := [answer for answer in asked.answer if generates(unedited, answer, chat=asked.chat)]:
-        return any(generates(edited, answer, chat=asked.chat) for answer in given)
+    if answers := [answer for answer in asked.answer if generates(unedited, answer, chat=asked.chat)]:
+        return any(generates(edited, answer, chat=asked.chat) for answer in answers)
     old, new = (compared_text(model, text, tokens=tokens, chat=asked.chat) for text in (unedited, edited))
     return old == new
 
@@ -137,11 +137,12 @@ def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt]) -> None:
     Raises:
         PromptError, ModelError, ChatTemplateError: as in `compare_prompts`; a note names the prompt.
     """
-    for one in prompts:
+    for entry in prompts:
         try:
-            check_queries(model, [one.query], tokens=COMPARED)
+            check_queries(model, [entry.query], tokens=COMPARED)
         except KgEditError as error:
-            error.add_note(f"in the locality prompt {one.prompt!r}" + f" of the edit {one.edit!r}" * bool(one.edit))
+            of = f" of the edit {entry.edit!r}" * bool(entry.edit)
+            error.add_note(f"in the locality prompt {entry.prompt!r}{of}")
             raise
 
 
@@ -160,13 +161,13 @@ def counted(found: Sequence[PromptDifference], *, forms: bool = False) -> str:
     For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". The form in which they were asked is
     named if one was asked in chat form, or if ``forms`` is set.
     """
-    forms = forms or any(one.asked.chat for one in found)
+    forms = forms or any(row.asked.chat for row in found)
     by_name: dict[str, list[bool]] = {}
     names = {"edit": "locality prompts", "file": "prompts"}
-    for one in found:
-        form = f" {'in chat form' if one.asked.chat else 'in plain text'}" * forms
-        by_name.setdefault(f"{names.get(one.asked.source, 'unrelated prompts')}{form}", []).append(one.unchanged)
-    return ", ".join(f"{sum(some)} of {len(some)} {name}" for name, some in by_name.items()) + " unchanged"
+    for row in found:
+        form = f" {'in chat form' if row.asked.chat else 'in plain text'}" * forms
+        by_name.setdefault(f"{names.get(row.asked.source, 'unrelated prompts')}{form}", []).append(row.unchanged)
+    return ", ".join(f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()) + " unchanged"
 
 
 def difference_table(found: Sequence[PromptDifference]) -> Table:
@@ -174,22 +175,22 @@ def difference_table(found: Sequence[PromptDifference]) -> Table:
     meaning = "unchanged: the edited text gives the unedited model's answer, or begins with the same tokens."
     table = Table(title="What else changed?", caption=meaning, caption_justify="left", box=SIMPLE_HEAD)
     table.show_edge, table.padding = False, (0, 1, 0, 0)
-    has_answers = any(one.asked.answer for one in found)
+    has_answers = any(row.asked.answer for row in found)
     for name in _HEADER if has_answers else _HEADER[:-1]:
         table.add_column(name, overflow="fold")
-    for one in found:
-        colour = "green" if one.unchanged else "red"
-        cells = [Text(one.verdict, style=colour), Text(_shown(one.asked.prompt)), Text(_shown(one.unedited))]
-        answers = [Text("\n".join(map(_shown, one.probabilities)))] if has_answers else []
-        table.add_row(*cells, Text(_shown(one.edited), style=colour), *answers)
+    for row in found:
+        colour = "green" if row.unchanged else "red"
+        cells = [Text(row.verdict, style=colour), Text(_shown(row.asked.prompt)), Text(_shown(row.unedited))]
+        answers = [Text("\n".join(map(_shown, row.probabilities)))] if has_answers else []
+        table.add_row(*cells, Text(_shown(row.edited), style=colour), *answers)
     return table
 
 
 def difference_markdown(found: Sequence[PromptDifference], *, forms: bool = False) -> str:
     """Return the prompts as a section of Markdown, with `counted` as its first line; ``forms`` as there."""
     rows = (
-        (one.verdict, _shown(one.asked.prompt), _shown(one.unedited), _shown(one.edited), "; ".join(one.probabilities))
-        for one in found
+        (row.verdict, _shown(row.asked.prompt), _shown(row.unedited), _shown(row.edited), "; ".join(row.probabilities))
+        for row in found
     )
     table = markdown_table(_HEADER, ([escaped_markdown(one_line(cell)) for cell in row] for row in rows))
     return f"## What else changed?\n\n{counted(found, forms=forms)}\n\n{table}\n"
@@ -198,16 +199,16 @@ def difference_markdown(found: Sequence[PromptDifference], *, forms: bool = Fals
 def difference_rows(found: Sequence[PromptDifference]) -> str:
     """Return the head and the body of an HTML table of the prompts."""
     lines = []
-    for one in found:
-        kind = "good" if one.unchanged else "bad"
+    for row in found:
+        kind = "good" if row.unchanged else "bad"
         texts = "".join(
             f'<td data-label="{name}" dir="auto">{escape(_shown(text))}</td>'
-            for name, text in (("unedited", one.unedited), ("edited", one.edited))
+            for name, text in (("unedited", row.unedited), ("edited", row.edited))
         )
-        answers = "<br>".join(escape(_shown(text)) for text in one.probabilities)
-        prompt = escape(_shown(one.asked.prompt))
+        answers = "<br>".join(escape(_shown(text)) for text in row.probabilities)
+        prompt = escape(_shown(row.asked.prompt))
         lines.append(
-            f'<tr><td><span class="{kind}">{one.verdict}</span></td><td dir="auto">{prompt}</td>{texts}'
+            f'<tr><td><span class="{kind}">{row.verdict}</span></td><td dir="auto">{prompt}</td>{texts}'
             f'<td data-label="answer" dir="auto">{answers}</td></tr>'
         )
     heads = "".join(f'<th scope="col">{name}</th>' for name in _HEADER)

@@ -122,21 +122,21 @@ def run_edits(
         PatchError: an edit is too large.
         KgEditError: an edit can't be made; the edits before it are in ``patch.partial.safetensors``.
     """
-    out, given = Path(out), edits
-    edits, repeats = without_repeats(given)
+    out, all_edits = Path(out), edits
+    edits, repeats = without_repeats(all_edits)
     method.check(edits)
     check_probes(model, edits, progress=progress)
     check_prompts(model, own_prompts(edits))
     settings = {
         "job": "edit",
         **method_settings(method, model),
-        "edits": len(given),
+        "edits": len(all_edits),
         **chat_settings(model, edits),
-        "edits_sha256": digest([edit.model_dump(mode="json") for edit in given]),
+        "edits_sha256": digest([edit.model_dump(mode="json") for edit in all_edits]),
         "kg_edit": __version__,
     }
     check_folder(
-        out, settings, unrecorded=method.config.unrecorded, rows=lambda: _other_edits(out, edits, given=len(given))
+        out, settings, unrecorded=method.config.unrecorded, rows=lambda: _other_edits(out, edits, count=len(all_edits))
     )
     if not (out / PATCH).is_file():
         if len(edits) > FEW and not method.joint and method.kind == "weights":
@@ -157,9 +157,9 @@ def run_edits(
         claim(out, settings)
         patch = _patch(method, edits, out, force=force, callbacks=callbacks, progress=progress)
         # The rows of an earlier run are read, not computed again; the report is written last: with it, all is there
-        known = known_rows(out / RECORDS, edits)
-        rows = BeforeAfter(known) if known else before_and_after(model, patch, edits, progress=progress)
-        if not known:
+        recorded = known_rows(out / RECORDS, edits)
+        rows = BeforeAfter(recorded) if recorded else before_and_after(model, patch, edits, progress=progress)
+        if not recorded:
             write_text(out / RECORDS, "".join(f"{row.model_dump_json()}\n" for row in rows))
         ids = {result.edit for result in Verdict.of(rows).failed}
         failed = [edit for edit in edits if edit.id in ids]
@@ -182,20 +182,20 @@ def run_edits(
             folder=out,
         )
         # A finished run keeps the prompts that it asked
-        finished = bool(known) and (out / REPORT).is_file()
+        finished = bool(recorded) and (out / REPORT).is_file()
         if finished:
             differences = read_differences(out / LOCALITY)
         else:
             differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
         run, written = EditRun(out, rows, verdict, differences), f"{verdict.model_dump_json(indent=1)}\n"
-        kept = Verdict.beside(out / PATCH)
-        if finished and kept and kept.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"}):
+        stored = Verdict.beside(out / PATCH)
+        if finished and stored and stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"}):
             return run
         if failed:
             write_edits(out / FAILED, failed)
         if differences:
-            write_text(out / LOCALITY, "".join(f"{one.model_dump_json()}\n" for one in differences))
-        graphs = {edit.id: found for edit in edits if (found := _subgraph(method, edit)) is not None}
+            write_text(out / LOCALITY, "".join(f"{difference.model_dump_json()}\n" for difference in differences))
+        graphs = {edit.id: subgraph for edit in edits if (subgraph := _subgraph(method, edit)) is not None}
         try:
             curves = read_losses(out / LOSSES)
         except OutputError as error:  # a damaged file costs the curves, not the report
@@ -208,7 +208,7 @@ def run_edits(
         return run
 
 
-def _other_edits(out: Path, edits: Sequence[Edit], *, given: int) -> str | None:
+def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
     """Say how the edits of the run in ``out`` differ; its patch has their content. None if no patch can be read."""
     try:
         provenance = read_provenance(out / PATCH if (out / PATCH).is_file() else out / PARTIAL)
@@ -216,7 +216,7 @@ def _other_edits(out: Path, edits: Sequence[Edit], *, given: int) -> str | None:
     except (PatchError, KeyError, TypeError):
         return None
     here = {edit.id: edit.model_dump(mode="json", exclude_defaults=True) for edit in edits}
-    return other_rows("edits", there, here, counts=(read_settings(out)["edits"], given))
+    return other_rows("edits", there, here, counts=(read_settings(out)["edits"], count))
 
 
 def _target(model: LanguageModel, edit: Edit) -> Sequence[int]:
@@ -246,17 +246,17 @@ def _patch(
     losses, seen = LossLines(), SeenEdits([start] if start and not force else ())
     last, due = start, 0.0
 
-    def save(made: Patch) -> None:
+    def save(latest: Patch) -> None:
         nonlocal last, due
-        last, begin = made, time.monotonic()
+        last, begin = latest, time.monotonic()
         if begin >= due:
             losses.append_to(out / LOSSES)  # first: a curve that is in the file twice is read once, a lost one is lost
-            made.save(partial)
+            latest.save(partial)
             due = time.monotonic() + 19 * (time.monotonic() - begin)  # so that saving a long sequence takes 5 % at most
 
-    def guard(made: Patch, _: Patch) -> None:
+    def guard(latest: Patch, _: Patch) -> None:
         if not force:
-            refuse_disabling(made, seen, method.model)
+            refuse_disabling(latest, seen, method.model)
 
     if start and done == len(edits):  # the run was killed after its last edit
         patch = start
@@ -288,13 +288,13 @@ def _differences(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, locality_check: bool, progress: bool
 ) -> tuple[PromptDifference, ...]:
     """Ask the edits' locality prompts, and with ``locality_check`` the unrelated ones, on both models."""
-    own = own_prompts(edits)
+    prompts = own_prompts(edits)
     if locality_check:
         try:
-            return compare_prompts(model, patch, (*own, *unrelated_prompts(edits)), progress=progress)
+            return compare_prompts(model, patch, (*prompts, *unrelated_prompts(edits)), progress=progress)
         except KgEditError as error:  # a model of few positions, or a tokenizer that can't separate a packaged answer
             log.warning("the unrelated prompts can't be asked: %s", error)
-    return compare_prompts(model, patch, own, progress=progress)
+    return compare_prompts(model, patch, prompts, progress=progress)
 
 
 def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:

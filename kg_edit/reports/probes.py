@@ -113,7 +113,7 @@ def responses(
         PromptError: a prompt's end and a candidate can't be separated.
         ModelError: the model's output is not finite, or a query does not fit into its positions.
     """
-    found: dict[int, Response] = {}
+    by_index: dict[int, Response] = {}
     # A batch has queries of one form (the model reads a chat with a template) and of one end
     forms: dict[tuple[bool, bool], list[int]] = {}
     for index, query in enumerate(queries):
@@ -121,22 +121,22 @@ def responses(
     batches = [form[start : start + _ROWS] for form in forms.values() for start in range(0, len(form), _ROWS)]
     with Bar(title=progress or "", unit="prompt", total=len(queries), shown=bool(progress), leave=False) as bar:
         for batch in batches:
-            some = [queries[index] for index in batch]
-            reader = _reader(model, some[0])
-            limits = [_limit(reader, query, tokens) for query in some]
-            lines = some[0].several_lines
-            texts = continuations(reader, [query.ask for query in some], limits=limits, several_lines=lines)
-            pairs = [[Pair(query.score, name) for name in query.candidates] for query in some]
-            scores = score(reader, [pair for own in pairs for pair in own])
-            for index, text, own in zip(batch, texts, pairs, strict=True):
-                lengths = [len(reader.encode(pair.prompt, target=pair.candidate).target_ids) for pair in own]
+            chunk = [queries[index] for index in batch]
+            reader = _reader(model, chunk[0])
+            limits = [_limit(reader, query, tokens) for query in chunk]
+            lines = chunk[0].several_lines
+            texts = continuations(reader, [query.ask for query in chunk], limits=limits, several_lines=lines)
+            pairs = [[Pair(query.score, name) for name in query.candidates] for query in chunk]
+            scores = score(reader, [pair for query_pairs in pairs for pair in query_pairs])
+            for index, text, query_pairs in zip(batch, texts, pairs, strict=True):
+                lengths = [len(reader.encode(pair.prompt, target=pair.candidate).target_ids) for pair in query_pairs]
                 costs = (
                     CandidateCost(mean=scores[pair].nll, tokens=length)
-                    for pair, length in zip(own, lengths, strict=True)
+                    for pair, length in zip(query_pairs, lengths, strict=True)
                 )
-                found[index] = Response(text=text.rstrip(CUT).strip(), costs=tuple(costs))
+                by_index[index] = Response(text=text.rstrip(CUT).strip(), costs=tuple(costs))
             bar.update(len(batch))
-    return tuple(found[index] for index in range(len(queries)))
+    return tuple(by_index[index] for index in range(len(queries)))
 
 
 def _reader(model: LanguageModel, query: Query) -> LanguageModel:
@@ -229,13 +229,13 @@ def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tup
     return (first, *(in_chat[:1] if both else ()), *others)
 
 
-def _probes(edit: Edit, own: Sequence[str]) -> tuple[ReportProbe, ...]:
-    """Return the probes of an edit in plain text; ``own`` are its prompt and its paraphrases."""
+def _probes(edit: Edit, prompts: Sequence[str]) -> tuple[ReportProbe, ...]:
+    """Return the probes of an edit in plain text; ``prompts`` are its prompt and its paraphrases."""
     new, old = edit.target_new, edit.target_true
     stated = partial(_statement, wanted=new, unwanted=old, several_lines=edit.target_text is not None)
     return (
-        stated("rewrite", own[0]),
-        *(stated("paraphrase", prompt) for prompt in own[1:]),
+        stated("rewrite", prompts[0]),
+        *(stated("paraphrase", prompt) for prompt in prompts[1:]),
         *(
             ReportProbe(
                 kind="portability",
@@ -260,11 +260,11 @@ def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProb
     """
     in_chat = edit.forms[0] if chat is None else chat
     return tuple(
-        _statement("locality", asked.prompt, asked.answer, None).model_copy(
-            update={"aliases": asked.names, "chat": in_chat}
+        _statement("locality", prompt.prompt, prompt.answer, None).model_copy(
+            update={"aliases": prompt.names, "chat": in_chat}
         )
-        for asked in edit.locality
-        if asked.answer
+        for prompt in edit.locality
+        if prompt.answer
     )
 
 
@@ -312,9 +312,9 @@ def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str |
     Raises:
         PromptError, ModelError: as in `responses`.
     """
-    found = responses(model, [probe.query for probe in wanted], tokens=_TOKENS, progress=progress)
+    outputs = responses(model, [probe.query for probe in wanted], tokens=_TOKENS, progress=progress)
     readings = []
-    for probe, response in zip(wanted, found, strict=True):
+    for probe, response in zip(wanted, outputs, strict=True):
         cost, *other = response.costs
         text, names = response.text, probe.aliases or (probe.wanted,)
         if probe.kind == "portability":

@@ -28,8 +28,8 @@ _HEADER = ("prompt", ["answer"])
 _FORM = 'expected a prompt in each row, such as {"prompt": "The capital of Italy is", "answer": "Rome"}'
 
 
-def _several(given: object) -> object:
-    return (given,) if isinstance(given, str) else given
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
 class AskedPrompt(Record):
@@ -60,7 +60,7 @@ def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
         EditFileError: the file can't be read, has no prompt, or a row is wrong; the message lists the first faults.
     """
     path = Path(path)
-    found: list[AskedPrompt] = []
+    prompts: list[AskedPrompt] = []
     faults: list[str] = []
     for number, row in _rows(path):
         try:
@@ -70,14 +70,14 @@ def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
                 raise EditError([Fault("", f"found {describe(row)}; {_FORM}")])
             if "target_new" in row:
                 raise EditError([Fault("", f"is an edit; {_FORM}")])
-            found.append(checked(AskedPrompt, row))
+            prompts.append(checked(AskedPrompt, row))
         except EditError as error:
             faults += [f"{path}, {unit_of(path)} {number}, {fault}" for fault in error.faults]
     if faults:
         raise EditFileError(first_faults(faults))
-    if not found:
+    if not prompts:
         raise EditFileError(f"{path}: has no prompts; expected one on each line")
-    return tuple(found)
+    return tuple(prompts)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -116,13 +116,13 @@ def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:
 
     Neighborhood prompts without the old object, which is their answer, are no probes of the report: they are here too.
     """
-    found = []
+    prompts = []
     for edit in edits:
         near = () if edit.target_true else (LocalityPrompt(prompt=prompt) for prompt in edit.neighborhood)
-        for one in (*edit.locality, *near):
+        for row in (*edit.locality, *near):
             chat = edit.forms[0]
-            found.append(AskedPrompt(prompt=one.prompt, answer=one.names, chat=chat, source="edit", edit=edit.id))
-    return tuple(found)
+            prompts.append(AskedPrompt(prompt=row.prompt, answer=row.names, chat=chat, source="edit", edit=edit.id))
+    return tuple(prompts)
 
 
 def packaged_prompts(*, chat: bool = False) -> tuple[AskedPrompt, ...]:
@@ -142,13 +142,13 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     chat, subjects = edits[0].forms[0], {edit.subject for edit in edits}
     # Of several relations, one prompt of each comes first, then a second one of each
     by_relation = zip_longest(*_related(edits, chat=chat).values())
-    related = (one for one in chain.from_iterable(by_relation) if one and not _mentions_any(one, subjects))
-    packaged = (one for one in packaged_prompts(chat=chat) if not _mentions_any(one, subjects))
-    return (*packaged, *[one for one, _ in zip(related, range(RELATED), strict=False)])
+    related = (prompt for prompt in chain.from_iterable(by_relation) if prompt and not _mentions_any(prompt, subjects))
+    packaged = (prompt for prompt in packaged_prompts(chat=chat) if not _mentions_any(prompt, subjects))
+    return (*packaged, *[prompt for prompt, _ in zip(related, range(RELATED), strict=False)])
 
 
-def _mentions_any(asked: AskedPrompt, names: Iterable[str]) -> bool:
-    return any(mentions(asked.prompt, name) for name in names)
+def _mentions_any(prompt: AskedPrompt, names: Iterable[str]) -> bool:
+    return any(mentions(prompt.prompt, name) for name in names)
 
 
 def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt]]:
@@ -159,24 +159,24 @@ def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt
     """
     templates, facts = RelationTemplates.load(), related_facts()
     by_template = {row.template: row for row in templates.by_name.values()}
-    found: dict[str, list[AskedPrompt]] = {}
+    related: dict[str, list[AskedPrompt]] = {}
     for edit in edits:
         row = templates.find(edit.relation_id) or templates.find(edit.relation) or by_template.get(edit.prompt)
         relation = edit.relation_id or (row.property_id if row else "")
-        if relation in facts and relation not in found and "{}" in edit.prompt:
-            found[relation] = [
+        if relation in facts and relation not in related and "{}" in edit.prompt:
+            related[relation] = [
                 AskedPrompt(prompt=_about(thing, edit.prompt), answer=(name,), chat=chat, source="relation")
                 for thing, name in facts[relation]
             ]
-    return found
+    return related
 
 
 def related_facts() -> dict[str, list[tuple[str, str]]]:
     """Return the packaged facts, ten things with their objects of each relation, by the relation's id."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    facts: dict[str, list[tuple[str, str]]] = {}
     for relation, thing, name in _packaged_rows("related_facts.tsv"):
-        found.setdefault(relation, []).append((thing, name))
-    return found
+        facts.setdefault(relation, []).append((thing, name))
+    return facts
 
 
 def _about(thing: str, template: str) -> str:

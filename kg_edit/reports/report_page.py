@@ -154,23 +154,23 @@ def _entries(
     changes = changes_of(patch)
     sizes: dict[str, list[_Size]] = {}
     # Without columns of its own, the part of an edit in a change is not known
-    if (own := columns(changes)) is not None:
-        for record, places in zip(changes.edits, own, strict=True):
+    if (edit_columns := columns(changes)) is not None:
+        for record, indices in zip(changes.edits, edit_columns, strict=True):
             sizes[str(record["edit"]["id"])] = [
-                _Size(weight=name, change=change_norm(pair, places), own=changes.weight_norms.get(name))
+                _Size(weight=name, change=change_norm(pair, indices), own=changes.weight_norms.get(name))
                 for name, pair in changes.factors.items()
             ]
     return tuple(
         _Entry(
             number=number,
             id=name,
-            rows=some,
+            rows=edit_rows,
             record=records.get(name, {}),
             sizes=sizes.get(name, ()),
             curve=curves.get(name, ()),
             graph=graphs.get(name),
         )
-        for number, (name, some) in enumerate(by_edit.items(), 1)
+        for number, (name, edit_rows) in enumerate(by_edit.items(), 1)
     )
 
 
@@ -194,24 +194,24 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
 def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -> str:
     tiles = []
     for kind, name in _COUNTED.items():
-        if some := [row for row in rows if row.probe.kind == kind]:
-            unedited, edited = _right(some)
-            tiles.append(f"<li><b>{unedited} → {edited} of {len(some)}</b><span>{name} right</span></li>")
+        if of_kind := [row for row in rows if row.probe.kind == kind]:
+            unedited, edited = _right(of_kind)
+            tiles.append(f"<li><b>{unedited} → {edited} of {len(of_kind)}</b><span>{name} right</span></li>")
     if differences:
-        unchanged = sum(one.unchanged for one in differences)
+        unchanged = sum(difference.unchanged for difference in differences)
         tiles.append(f"<li><b>{unchanged} of {len(differences)}</b><span>other prompts unchanged</span></li>")
     return "".join(tiles)
 
 
-def _differences(found: Sequence[PromptDifference], *, forms: bool) -> str:
+def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str:
     """Return the section with the prompts that should not change, the changed ones first; ``forms`` as in `counted`."""
-    if not found:
+    if not differences:
         return ""
-    table = f'<table class="probes">{difference_rows(sorted(found, key=lambda one: one.unchanged))}</table>'
-    is_open = len(found) <= _OPEN or not all(one.unchanged for one in found)
+    table = f'<table class="probes">{difference_rows(sorted(differences, key=lambda row: row.unchanged))}</table>'
+    is_open = len(differences) <= _OPEN or not all(row.unchanged for row in differences)
     return (
         '<section aria-labelledby="other"><h2 id="other">What else changed?</h2>'
-        f'<p class="soft">{counted(found, forms=forms)}</p>'
+        f'<p class="soft">{counted(differences, forms=forms)}</p>'
         f"<details{' open' * is_open}><summary>Prompts that should not change</summary>"
         f"{_wide(table, 'prompts that should not change')}</details></section>"
     )
@@ -279,13 +279,13 @@ def _size_table(sizes: Sequence[_Size]) -> str:
     rows = []
     for size in sizes:
         name = _text(size.weight).replace(".", ".<wbr>")  # a line may break after a dot
-        own = "" if size.own is None else f"{size.own:.4g}"
+        norm = "" if size.own is None else f"{size.own:.4g}"
         share = "" if size.share is None else _percent(size.share)
         meter = ""
         if size.share:
             width = min(100.0, 100 * size.share)
             meter = f'<div class="meter" title="a full bar is 100 %"><i style="width: {width:.1f}%"></i></div>'
-        cells = zip(_NORMS, (f"{size.change:.3g}", own, share), strict=True)
+        cells = zip(_NORMS, (f"{size.change:.3g}", norm, share), strict=True)
         numbers = "".join(f'<td class="number" data-label="{label}">{cell}</td>' for label, cell in cells)
         rows.append(f"<tr><td><code>{name}</code></td>{numbers}<td>{meter}</td></tr>")
     names = "".join(f'<th scope="col" class="number">{name}</th>' for name in _NORMS)
@@ -301,16 +301,16 @@ def _wide(table: str, name: str) -> str:
 
 def _edit(entry: _Entry, *, is_open: bool) -> str:
     """Return the section of one edit, which can be folded: texts, probes, loss, sizes and subgraph."""
-    own = entry.own
+    row = entry.own
     texts = (
-        f'<div class="pair"><div class="answer"><span>unedited</span><p dir="auto">{_answer(own.unedited)}</p></div>'
-        f'<div class="answer {_CLASSES[sign(own.edited)]}"><span>edited</span>'
-        f'<p dir="auto">{_answer(own.edited)}</p></div></div>'
+        f'<div class="pair"><div class="answer"><span>unedited</span><p dir="auto">{_answer(row.unedited)}</p></div>'
+        f'<div class="answer {_CLASSES[sign(row.edited)]}"><span>edited</span>'
+        f'<p dir="auto">{_answer(row.edited)}</p></div></div>'
     )
     two = f'<div class="two">{_losses(entry)}{_sizes(entry)}</div>'
     return (
         f'<details class="edit" id="edit-{entry.number}"{" open" if is_open else ""}><summary>'
-        f'{entry.badge}<span class="words">{_fact(own)}</span><span class="id">{_text(entry.id)}</span></summary>'
+        f'{entry.badge}<span class="words">{_fact(row)}</span><span class="id">{_text(entry.id)}</span></summary>'
         f'<div class="inside">{texts}{_probes(entry.rows)}{two}{_drawing(entry)}</div></details>'
     )
 
@@ -346,8 +346,8 @@ def _chart(curve: Curve) -> str:
     """Return the objective at every evaluation, with its terms if they are known."""
     lines = {"objective": [(float(step.step), step.loss) for step in curve]}
     for field, name in (("nll", "nll of the target"), ("kl", "kl, unweighted")):
-        known = [(float(step.step), value) for step in curve if (value := getattr(step, field)) is not None]
-        lines |= {name: known} if known else {}
+        points = [(float(step.step), value) for step in curve if (value := getattr(step, field)) is not None]
+        lines |= {name: points} if points else {}
     ends = f"from {curve[0].loss:.4g} to {curve[-1].loss:.4g} nats in {len(curve)} evaluations"
     chart = line_chart(lines, title=f"The loss falls {ends}", x_label="evaluation", y_label="nats")
     return f'{chart}<p class="soft small">{ends}</p>'
@@ -381,13 +381,13 @@ def _list(graph: nx.MultiDiGraph) -> str:
         kind = {"edit": "target", "old": "old"}.get(data.get("role", ""), "")
         name = _text(str(shown.nodes[target].get("label", target)))
         rule = f' <span class="soft">follows by {_text(data["rule"])}</span>' if "rule" in data else ""
-        item = f'<dd dir="auto">{_text(str(data.get("label", "")))} <span class="{kind}">{name}</span>{rule}</dd>'
-        by_subject.setdefault(subject, []).append(item)
-    items = "".join(
-        f'<dt dir="auto">{_text(str(shown.nodes[subject].get("label", subject)))}</dt>{"".join(some)}'
-        for subject, some in by_subject.items()
+        statement = f'<dd dir="auto">{_text(str(data.get("label", "")))} <span class="{kind}">{name}</span>{rule}</dd>'
+        by_subject.setdefault(subject, []).append(statement)
+    groups = "".join(
+        f'<dt dir="auto">{_text(str(shown.nodes[subject].get("label", subject)))}</dt>{"".join(statements)}'
+        for subject, statements in by_subject.items()
     )
-    return f'<dl class="statements">{items}</dl>'
+    return f'<dl class="statements">{groups}</dl>'
 
 
 def _fact(row: ReportRow) -> str:

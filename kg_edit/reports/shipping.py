@@ -103,8 +103,8 @@ class Shipment:
 def measured_rows(patch_file: Path | None, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     """Return the report rows of these edits from `kg-edit edit`, if the patch is the one in its folder; else ()."""
     # Records in the folder of a renamed or copied patch may belong to another one
-    own = patch_file is not None and patch_file.name == PATCH
-    return known_rows(patch_file.parent / RECORDS, edits) if patch_file and own else ()
+    in_run = patch_file is not None and patch_file.name == PATCH
+    return known_rows(patch_file.parent / RECORDS, edits) if patch_file and in_run else ()
 
 
 def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
@@ -112,13 +112,13 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
 
     The edits' own prompts are counted twice: by success (the target is generated), and by whether it is more likely.
     """
-    own = [row for row in rows if row.probe.kind == "rewrite"]
+    rewrites = [row for row in rows if row.probe.kind == "rewrite"]
     scores = [
         Score(
             kind="edits, success",
-            asked=len(own),
-            unedited=sum(row.unedited.success for row in own),
-            edited=sum(row.edited.success for row in own),
+            asked=len(rewrites),
+            unedited=sum(row.unedited.success for row in rewrites),
+            edited=sum(row.edited.success for row in rewrites),
         )
     ]
     for kind, name in (
@@ -127,9 +127,9 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
         ("portability", "portability questions"),
         ("locality", "locality prompts"),
     ):
-        some = [row for row in rows if row.probe.kind == kind]
-        unedited, edited = sum(row.unedited.right for row in some), sum(row.edited.right for row in some)
-        scores.append(Score(kind=name, asked=len(some), unedited=unedited, edited=edited))
+        of_kind = [row for row in rows if row.probe.kind == kind]
+        unedited, edited = sum(row.unedited.right for row in of_kind), sum(row.edited.right for row in of_kind)
+        scores.append(Score(kind=name, asked=len(of_kind), unedited=unedited, edited=edited))
     return tuple(score for score in scores if score.asked)
 
 
@@ -140,12 +140,12 @@ def gguf_of(model: str, given: Path | None) -> Path:
         ConfigError: there is none, or the file does not exist.
         ModelError: a named model is not installed.
     """
-    found = given or (named_model_file(model) if model in NAMED_MODELS else Path(model))
-    if found.suffix != ".gguf":
+    file = given or (named_model_file(model) if model in NAMED_MODELS else Path(model))
+    if file.suffix != ".gguf":
         raise ConfigError(
             f"{str(given or model)!r} is not a GGUF file, so edits can't be merged into it; give the same model as "
             "GGUF (--gguf FILE), or merge --to folder and convert the folder with llama.cpp's convert_hf_to_gguf.py"
         )
-    if not found.is_file():
-        raise ConfigError(f"there is no GGUF file {found}; check --gguf")
-    return found
+    if not file.is_file():
+        raise ConfigError(f"there is no GGUF file {file}; check --gguf")
+    return file

@@ -45,7 +45,7 @@ def _cut(text: str) -> str:
 def _apart(target: str, generated: str) -> tuple[str, str]:
     """Shorten two texts so that both show the first place where they differ."""
     pairs, shorter = enumerate(zip(target, generated, strict=False)), min(len(target), len(generated))
-    same = next((place for place, (one, other) in pairs if one != other), shorter)
+    same = next((position for position, (one, other) in pairs if one != other), shorter)
     start = max(0, same - _LONG_TEXT // 4) if same > _LONG_TEXT // 2 else 0
     return _cut("…" * bool(start) + target[start:]), _cut("…" * bool(start) + generated[start:])
 
@@ -157,7 +157,7 @@ class Verdict(BaseModel):
             repeats: as the attribute.
             opposes: as the attribute.
         """
-        own, paraphrases, neighborhood = dict[str, EditResult](), list[EditResult](), list[EditResult]()
+        by_edit, paraphrases, neighborhood = dict[str, EditResult](), list[EditResult](), list[EditResult]()
         for row in rows:
             if row.probe.kind == "portability":
                 continue
@@ -181,17 +181,17 @@ class Verdict(BaseModel):
                 old, new = row.unedited, row.edited
                 lost = (old.success and not new.success) or (old.right and not new.right)
                 neighborhood.append(result.model_copy(update={"succeeded": not lost}))
-            elif (first := own.get(row.edit)) is None:
-                own[row.edit] = result
+            elif (first := by_edit.get(row.edit)) is None:
+                by_edit[row.edit] = result
             else:  # the prompt of an edit in both forms is asked twice
                 worse, known = result if first.succeeded else first, first.known and result.known
-                own[row.edit] = worse.model_copy(update={"both": True, "known": known})
+                by_edit[row.edit] = worse.model_copy(update={"both": True, "known": known})
         return cls(
             method=method,
             preset=preset,
             graph=tuple(graph),
             joint=joint,
-            edits=tuple(own.values()),
+            edits=tuple(by_edit.values()),
             paraphrases=tuple(paraphrases),
             neighborhood=tuple(neighborhood),
             repeats=tuple(repeats),
@@ -233,11 +233,11 @@ class Verdict(BaseModel):
             "paraphrases failed (the target is not generated)": self.paraphrases,
             "neighborhood prompts changed": self.neighborhood,
         }
-        for what, results in of.items():
+        for title, results in of.items():
             if failed := [result for result in results if not result.succeeded]:
-                named = [f"{one.edit} ({_cut(one.prompt)!r}: generated {_cut(one.generated)!r})" for one in failed]
+                named = [f"{case.edit} ({_cut(case.prompt)!r}: generated {_cut(case.generated)!r})" for case in failed]
                 more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-                lines.append(f"{len(failed)} of {len(results)} {what}: {'; '.join(named[:_NAMED])}{more}")
+                lines.append(f"{len(failed)} of {len(results)} {title}: {'; '.join(named[:_NAMED])}{more}")
         return (*lines, *self.advice)
 
     @computed_field  # type: ignore[prop-decorator] # also in report.json
@@ -248,10 +248,10 @@ class Verdict(BaseModel):
         if self.spoiled:
             subjects = Counter(result.subject for result in self.edits if result.subject)
             shared = [result for result in self.spoiled if subjects[result.subject] > 1]
-            one = len(self.spoiled) == 1
+            single = len(self.spoiled) == 1
             lines.append(
-                f"{_ids(self.spoiled)} {'fails' if one else 'fail'} only together with the other edits of this run; "
-                f"made alone {'it succeeds' if one else 'they succeed'}"
+                f"{_ids(self.spoiled)} {'fails' if single else 'fail'} only together with the other edits of this run; "
+                f"made alone {'it succeeds' if single else 'they succeed'}"
                 f"{'' if self.joint or self.experts or len(shared) == len(self.spoiled) else _TOGETHER}"
             )
             if shared:
@@ -259,15 +259,15 @@ class Verdict(BaseModel):
                     f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key"
                     f"{_ONE_KEY if _GRACE in self._ways(shared) else ''}"
                 )
-        left = [result for result in self.failed if not result.alone]
-        if long := [result for result in left if (result.tokens or 0) > LONG]:
+        remaining = [result for result in self.failed if not result.alone]
+        if long := [result for result in remaining if (result.tokens or 0) > LONG]:
             sizes = sorted({result.tokens or 0 for result in long})
             size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
             ways = [_FOR_LONG[way] for way in self._ways(long) if way in _FOR_LONG]
             lines.append("; ".join([f"{_ids(long)}: a target of {size} tokens", *ways]))
-        if texts := [result for result in left if result.paragraph and not self.experts]:
+        if texts := [result for result in remaining if result.paragraph and not self.experts]:
             lines.append(f"{_ids(texts)}: {_FOR_TEXT}")
-        others = [result for result in left if result not in (*long, *texts)]
+        others = [result for result in remaining if result not in (*long, *texts)]
         ways = self._ways(others)[:2]
         hint = f"{' or '.join(f'--method {way}' for way in ways)} may make it" if ways else ""
         if always := [result for result in others if result.alone is False]:
