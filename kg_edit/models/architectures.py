@@ -184,8 +184,8 @@ def refuse_recurrent(name: str) -> UnsupportedModelError:
 
 def width_of_experts(text: PreTrainedConfig) -> int:
     """Return the inner width of all experts of a token together, from the config of a mixture's blocks."""
-    one = getattr(text, "moe_intermediate_size", None) or text.intermediate_size
-    return int(one * text.num_experts_per_tok)
+    width = getattr(text, "moe_intermediate_size", None) or text.intermediate_size
+    return int(width * text.num_experts_per_tok)
 
 
 def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:

@@ -59,19 +59,19 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
     Raises:
         ChatTemplateError: the tokenizer has no template, or its template changes or repeats the user's text.
     """
-    asked = render(tokenizer, [{"role": "user", "content": _USER}], name=name)
-    before, mark, after = asked.partition(_USER)
+    rendered = render(tokenizer, [{"role": "user", "content": _USER}], name=name)
+    before, mark, after = rendered.partition(_USER)
     if not mark or _USER in after:
         raise ChatTemplateError(
-            f"the chat template of {name!r} contains the user's text {asked.count(_USER)} times; expected it "
+            f"the chat template of {name!r} contains the user's text {rendered.count(_USER)} times; expected it "
             "once and unchanged. Give the tokenizer another chat_template, or ask in plain text"
         )
     # The white space that the template puts between the user's turn and an answer.
     turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
     answered, mark, _ = _rendered(tokenizer, turns, answer=False).partition(_ANSWER)
-    gap = answered.removeprefix(asked)
+    gap = answered.removeprefix(rendered)
     return ChatForm(
-        before=before, after=after, gap=gap if mark and answered.startswith(asked) and not gap.strip() else ""
+        before=before, after=after, gap=gap if mark and answered.startswith(rendered) and not gap.strip() else ""
     )
 
 
@@ -120,14 +120,14 @@ def _rendered(
     return text
 
 
-def _soon(render: Callable[..., Any], *given: Any, **options: Any) -> str:
+def _soon(render: Callable[..., Any], *args: Any, **options: Any) -> str:
     """Return the text of ``render``; a template may be an endless program, which no thread can be made to end."""
-    found = list[str]()
+    texts = list[str]()
     failed = list[Exception]()
 
     def work() -> None:
         try:
-            found.append(str(render(*given, **options)))
+            texts.append(str(render(*args, **options)))
         except Exception as error:
             failed.append(error)
 
@@ -136,9 +136,9 @@ def _soon(render: Callable[..., Any], *given: Any, **options: Any) -> str:
     thread.join(_SECONDS)
     if failed:
         raise failed[0]
-    if not found:
+    if not texts:
         raise TimeoutError(f"it takes more than {_SECONDS} seconds")
-    return found[0]
+    return texts[0]
 
 
 def user_turn(text: str) -> str:
@@ -149,5 +149,5 @@ def user_turn(text: str) -> str:
     A text that ends in a question mark, a full stop or a colon ("Answer:") is asked unchanged. Without `COMPLETE`, a
     chat model answers an open sentence with small talk ("The capital of France is" -> "I am your friendly AI").
     """
-    asked = text.strip()
-    return asked if asked[-1:] in _FULL_STOPS else COMPLETE + asked
+    stripped = text.strip()
+    return stripped if stripped[-1:] in _FULL_STOPS else COMPLETE + stripped

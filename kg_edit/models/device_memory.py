@@ -12,8 +12,8 @@ def free_bytes(device: torch.device) -> int | None:
     """
     if device.type in ("cuda", "xpu"):
         module = torch.get_device_module(device)
-        kept = module.memory_reserved(device) - module.memory_allocated(device)
-        return int(module.mem_get_info(device)[0] + kept)
+        cached = module.memory_reserved(device) - module.memory_allocated(device)
+        return int(module.mem_get_info(device)[0] + cached)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     return None

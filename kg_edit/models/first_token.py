@@ -30,7 +30,7 @@ _TIMES = 3.0  # a sink's state is 7 to 100 times as long as the others' in SmolL
 def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
     """Return whether the prompt's subject ends in the first token, and that is an attention sink in this model."""
     special = set(model.tokenizer.all_special_ids)
-    first = next((place for place, token in enumerate(prompt.ids) if token not in special), None)
+    first = next((position for position, token in enumerate(prompt.ids) if token not in special), None)
     return prompt.subject_last is not None and prompt.subject_last == first and is_sink(model, prompt.ids, first)
 
 
@@ -38,14 +38,14 @@ def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
     """Whether, after some block, the state at ``place`` is much longer (`_TIMES`) than the median later state."""
     if len(ids) <= place + 1:
         ids = [*ids, *encode(model.tokenizer, " and").ids]
-    found: list[Tensor] = []
+    norms: list[Tensor] = []
     with ExitStack() as reading:  # not by output_hidden_states, after which transformers leaves its hooks on the model
         for block in model.blocks:
-            reading.enter_context(watched(block, lambda _, state: found.append(state[0].float().norm(dim=-1).cpu())))
+            reading.enter_context(watched(block, lambda _, state: norms.append(state[0].float().norm(dim=-1).cpu())))
         reading.enter_context(untouched(model))  # no dropout, which would also use the caller's random state
         with torch.no_grad():
             model.model(torch.tensor([list(ids)], device=model.device))
-    lengths = torch.stack(found)  # |h_l,t|, [blocks, tokens]
+    lengths = torch.stack(norms)  # |h_l,t|, [blocks, tokens]
     later = lengths[:, place + 1 :].median(dim=-1).values  # [blocks]
     return bool((lengths[:, place] > _TIMES * later).any())
 

@@ -44,8 +44,8 @@ def dequantise(data: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType) -> n
     if numbers == 1 or data.dtype != np.uint8:  # plain numbers
         return np.array(dequantize(data, kind))  # not a view of the file
     most = next(many for many in range(max(1, _LONG_ROW // numbers), 0, -1) if blocks % many == 0)
-    whole = dequantize(data.reshape(-1, most * size), kind)
-    return whole.reshape(*data.shape[:-1], -1)
+    weights = dequantize(data.reshape(-1, most * size), kind)
+    return weights.reshape(*data.shape[:-1], -1)
 
 
 def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
@@ -69,11 +69,11 @@ def read_once() -> Iterator[None]:
         (modeling_gguf_pytorch_utils, "np"): SimpleNamespace(**{**vars(np), "copy": np.ascontiguousarray}),
         (modeling_gguf_pytorch_utils, "tqdm"): partial(tqdm, disable=None),
     }
-    own = {place: getattr(*place) for place in quicker}
-    for place, call in quicker.items():
-        setattr(*place, call)
+    originals = {attribute: getattr(*attribute) for attribute in quicker}
+    for attribute, call in quicker.items():
+        setattr(*attribute, call)
     try:
         yield
     finally:
-        for place, call in own.items():
-            setattr(*place, call)
+        for attribute, call in originals.items():
+            setattr(*attribute, call)

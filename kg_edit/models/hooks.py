@@ -70,8 +70,8 @@ def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> It
         return tuple(state[index_for(places, state)] for state in args)
 
     def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        whole = output.new_zeros(*shapes.pop(), output.shape[-1])
-        return whole.index_put(index_for(places, output), output)
+        full_output = output.new_zeros(*shapes.pop(), output.shape[-1])
+        return full_output.index_put(index_for(places, output), output)
 
     if module is None:
         yield
@@ -155,13 +155,13 @@ def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
     Without `with_prompt_ends`, a row of several tokens counts as a prompt that ends at its last token, and a row of
     one token counts as the next step of an answer.
     """
-    found = torch.zeros(rows, tokens, dtype=torch.bool)
-    given: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)
-    if given is None:
-        found[:, -1] = tokens > 1
-    elif given[0] is not None and given[0].shape == found.shape:
-        found = given[0].cpu()
-    return found
+    mask = torch.zeros(rows, tokens, dtype=torch.bool)
+    ends: tuple[Tensor | None] | None = getattr(model.model, _ENDS, None)
+    if ends is None:
+        mask[:, -1] = tokens > 1
+    elif ends[0] is not None and ends[0].shape == mask.shape:
+        mask = ends[0].cpu()
+    return mask
 
 
 _TOKENS = "_kg_edit_tokens"
@@ -174,8 +174,8 @@ def with_token_ids(model: LanguageModel, ids: Tensor) -> AbstractContextManager[
 
 def given_token_ids(model: LanguageModel) -> Tensor | None:
     """Return the token ids that `with_token_ids` passes; None outside of its ``with`` block."""
-    found: Tensor | None = getattr(model.model, _TOKENS, None)
-    return found
+    token_ids: Tensor | None = getattr(model.model, _TOKENS, None)
+    return token_ids
 
 
 @contextmanager

@@ -105,7 +105,7 @@ class LanguageModel:
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         target = pick_device(device)
-        wanted = pick_dtype(dtype, target)
+        torch_dtype = pick_dtype(dtype, target)
         options |= {"local_files_only": True} if cached_only(path, revision) else {}
         try:
             config = AutoConfig.from_pretrained(path, **options)
@@ -120,7 +120,7 @@ class LanguageModel:
                 check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             with _without_bars(path):
-                model = load_whole(path, {"dtype": wanted, "device_map": device_map, **options})
+                model = load_whole(path, {"dtype": torch_dtype, "device_map": device_map, **options})
         except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
@@ -188,15 +188,15 @@ class LanguageModel:
     @property
     def fingerprints(self) -> tuple[str, ...]:
         """The fingerprint of the weights as they were loaded, and that after each `Patch.merge_into`."""
-        found: tuple[str, ...] = getattr(self.model, _FINGERPRINTS)
-        return found
+        fingerprints: tuple[str, ...] = getattr(self.model, _FINGERPRINTS)
+        return fingerprints
 
     def note_merge(self) -> None:
         """Read the fingerprint again after the weights were changed for good; all copies (`in_chat`) have it too."""
-        found = content_fingerprint(self.model)
-        if found in self.fingerprints:  # the change is in elements that the hash does not read, or is rounded away
-            found = f"{self.fingerprints[0]}+{len(self.fingerprints)}"
-        setattr(self.model, _FINGERPRINTS, (*self.fingerprints, found))
+        digest = content_fingerprint(self.model)
+        if digest in self.fingerprints:  # the change is in elements that the hash does not read, or is rounded away
+            digest = f"{self.fingerprints[0]}+{len(self.fingerprints)}"
+        setattr(self.model, _FINGERPRINTS, (*self.fingerprints, digest))
 
     def encode(self, text: str, *, target: str | None = None, chat: bool = False, fitting: bool = True) -> Prompt:
         """Encode ``text`` as the model reads it, followed by ``target``; with ``chat`` in chat form.
@@ -208,10 +208,10 @@ class LanguageModel:
             ModelError: ``fitting`` is set, and the prompt is longer than the model's positions.
         """
         changed = self.prompt_transform(text) if self.prompt_transform else text
-        found = encode(self.tokenizer, changed, target=target, chat=self.chat_form if chat else self.chat)
+        prompt = encode(self.tokenizer, changed, target=target, chat=self.chat_form if chat else self.chat)
         if fitting:
-            self.check_length(found)
-        return found
+            self.check_length(prompt)
+        return prompt
 
     def foresee(self, texts: Iterable[str]) -> None:
         """Announce texts that will be encoded to a patch of the prompt, if it can prepare many together."""
@@ -231,9 +231,9 @@ class LanguageModel:
             ChatTemplateError: ``chat`` is set, and the tokenizer has no chat template.
         """
         form = self.chat_form if chat else None
-        found = encode(self.tokenizer, template, subject=subject, target=target, context=context, chat=form)
-        self.check_length(found, context=context)
-        return found
+        prompt = encode(self.tokenizer, template, subject=subject, target=target, context=context, chat=form)
+        self.check_length(prompt, context=context)
+        return prompt
 
     @cached_property
     def positions(self) -> int | None:
@@ -327,8 +327,8 @@ class LanguageModel:
     @property
     def cuda_devices(self) -> list[torch.device]:
         """The CUDA devices that hold a part of the model; each has its own random generator."""
-        found = {parameter.device for parameter in self.model.parameters()}
-        return sorted((device for device in found if device.type == "cuda"), key=str)
+        devices = {parameter.device for parameter in self.model.parameters()}
+        return sorted((device for device in devices if device.type == "cuda"), key=str)
 
     def down_projection(self, layer: int) -> nn.Module:
         """Return the MLP's second matrix in block ``layer`` (0-based).

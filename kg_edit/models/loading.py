@@ -161,10 +161,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     path = resolve_model(name)
     cached = cached_only(path)
     try:
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=cached)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=cached)
     except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
         raise ModelError(f"can't load the tokenizer of {name!r}: {error}; {WAYS}") from error
-    return found
+    return tokenizer
 
 
 def cached_only(name: str, revision: str | None = None) -> bool:
@@ -239,7 +239,7 @@ def check_blocks(stated: int, names: Iterable[str]) -> None:
     Raises:
         ModelError: the weights of a stated block are not stored.
     """
-    stored = max((int(found[1]) + 1 for name in names if (found := _BLOCK.search(name))), default=0)
+    stored = max((int(match[1]) + 1 for name in names if (match := _BLOCK.search(name))), default=0)
     if stated > stored:
         raise ModelError(f"its config states {stated} blocks, and its weights are those of {stored}")
 
@@ -319,7 +319,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize == 1:
+    torch_dtype = getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point or torch_dtype.itemsize == 1:
         raise ModelError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
-    return found
+    return torch_dtype

@@ -56,8 +56,8 @@ class LowerStates:
             return
         state = self.states.new_zeros(len(rows), length, self.states.shape[-1])  # [rows, length, d]; 0 at padding
         for number, row in enumerate(rows):
-            place = self.places[row]
-            state[number, length - len(row) :] = self.states[place : place + len(row)]
+            start = self.places[row]
+            state[number, length - len(row) :] = self.states[start : start + len(row)]
         with ExitStack() as stack:
             for layer in range(self.first):
                 stack.enter_context(_passing(self.model.block(layer), self.outputs))
@@ -82,27 +82,27 @@ def lower_states(
         OutputError: the file can't be written.
     """
     ordered = sorted(set(rows), key=lambda row: (len(row), row))
-    places, total = dict[Row, int](), 0
+    starts, total = dict[Row, int](), 0
     for row in ordered:
-        places[row] = total
+        starts[row] = total
         total += len(row)
     shape, rows_sha256 = (total, model.width), digest([first, ordered])
     states = _read(file, shape, rows_sha256)
     if states is None:
-        found, done = torch.empty(shape, dtype=model.model.dtype), 0  # [all tokens, d]
+        computed, filled = torch.empty(shape, dtype=model.model.dtype), 0  # [all tokens, d]
         with Bar(title="states of the lower blocks", unit="text", total=len(ordered), shown=progress) as bar:
             for _, same in groupby(ordered, len):
                 group = list(same)
                 for start in range(0, len(group), _BATCH):
                     batch = left_pad(group[start : start + _BATCH], device=model.device)
                     output = block_output(model, batch, first - 1).flatten(0, 1)  # [rows * tokens, d], no padding
-                    found[done : done + len(output)] = output.cpu()
-                    done += len(output)
+                    computed[filled : filled + len(output)] = output.cpu()
+                    filled += len(output)
                     bar.update(len(batch.ids))
-        write_safetensors(file, {"states": found}, {"rows_sha256": rows_sha256})
+        write_safetensors(file, {"states": computed}, {"rows_sha256": rows_sha256})
         states = _read(file, shape, rows_sha256)  # as a memory map
     assert states is not None  # noqa: S101 - just written
-    return LowerStates(model=model, first=first, places=places, states=states, outputs=_outputs(model, ordered[0]))
+    return LowerStates(model=model, first=first, places=starts, states=states, outputs=_outputs(model, ordered[0]))
 
 
 def _read(file: Path, shape: tuple[int, int], rows_sha256: str) -> Tensor | None:
@@ -132,14 +132,14 @@ def _passing(block: nn.Module, outputs: int) -> Iterator[None]:
     def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
         return (hidden_states, *[None] * (outputs - 1)) if outputs else hidden_states
 
-    own = block.__dict__.get("forward")  # accelerate's, if there is one
+    previous = block.__dict__.get("forward")  # accelerate's, if there is one
     block.__dict__["forward"] = forward
     try:
         yield
     finally:
         del block.__dict__["forward"]
-        if own is not None:
-            block.__dict__["forward"] = own
+        if previous is not None:
+            block.__dict__["forward"] = previous
 
 
 @contextmanager
@@ -147,9 +147,9 @@ def _entered_by(block: nn.Module, state: Tensor) -> Iterator[None]:
     """Replace the hidden state that ``block`` gets by ``state`` [rows, tokens, d]."""
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        own = args[0] if args else kwargs["hidden_states"]
-        mine = state.to(own.device)
-        return ((mine, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": mine})
+        original = args[0] if args else kwargs["hidden_states"]
+        replacement = state.to(original.device)
+        return ((replacement, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": replacement})
 
     with block.register_forward_pre_hook(enter, with_kwargs=True):
         yield

@@ -37,9 +37,9 @@ class SharedContexts:
     @classmethod
     def of_prefix(cls, ids: Sequence[tuple[int, ...]], prefix: Prefix) -> Self:
         """Make the object from a computed ``prefix`` of the token rows ``ids``, which must all be different."""
-        found = cls.__new__(cls)
-        found._ids, found._prefix = list(ids), prefix
-        return found
+        contexts = cls.__new__(cls)
+        contexts._ids, contexts._prefix = list(ids), prefix
+        return contexts
 
     @classmethod
     def of(cls, model: LanguageModel, contexts: Sequence[str]) -> Self:
@@ -52,28 +52,28 @@ class SharedContexts:
         The whole rows are computed if a row begins with no context, or if `mask_decides` is false. If the rows are many
         for few contexts, as with many edits, the contexts' keys and values are not stored for each row.
         """
-        index = [place for row in rows if (place := self._longest(row)) is not None]
-        if len(index) < len(rows) or not self._prefix.layers:
+        numbers = [number for row in rows if (number := self._longest(row)) is not None]
+        if len(numbers) < len(rows) or not self._prefix.layers:
             return run_prefix(model, rows)
-        own = [row[len(self._ids[place]) :] for row, place in zip(rows, index, strict=True)]
+        tails = [row[len(self._ids[number]) :] for row, number in zip(rows, numbers, strict=True)]
         # The length of the rows, with the padding between the context and a row's own tokens.
-        width = self._prefix.mask.shape[-1] + max(map(len, own))
+        width = self._prefix.mask.shape[-1] + max(map(len, tails))
         if not mask_decides(model, width + beyond):
             return run_prefix(model, rows)
-        places = torch.tensor(index, device=model.device)
-        found, start = run_prefix(model, own, after=self._prefix.rows(places)), self._prefix.mask.shape[-1]
-        if len(index) < 2 * len(set(index)):
-            return found
-        layers = tuple((keys[..., start:, :].clone(), values[..., start:, :].clone()) for keys, values in found.layers)
-        return replace(found, layers=layers, start=(self._prefix, places))
+        index = torch.tensor(numbers, device=model.device)
+        prefix, start = run_prefix(model, tails, after=self._prefix.rows(index)), self._prefix.mask.shape[-1]
+        if len(numbers) < 2 * len(set(numbers)):
+            return prefix
+        layers = tuple((keys[..., start:, :].clone(), values[..., start:, :].clone()) for keys, values in prefix.layers)
+        return replace(prefix, layers=layers, start=(self._prefix, index))
 
     def beginning(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
         """Return the longest context with which a row begins, leaving at least one token of the row.
 
         Returns the prefix, the context's row in it, and the context's length; None if no context fits.
         """
-        place = self._longest(row[:-1])
-        return None if place is None else (self._prefix, place, len(self._ids[place]))
+        number = self._longest(row[:-1])
+        return None if number is None else (self._prefix, number, len(self._ids[number]))
 
     def _longest(self, row: Sequence[int]) -> int | None:
         return longest_start(self._ids, row)
@@ -88,8 +88,8 @@ def context_starts(model: LanguageModel, contexts: Iterable[str]) -> list[tuple[
 
 def longest_start(starts: Sequence[tuple[int, ...]], row: Sequence[int]) -> int | None:
     """Return which of ``starts`` is the longest with which a row begins; None if it begins with none of them."""
-    fits = [place for place, ids in enumerate(starts) if tuple(row[: len(ids)]) == ids]
-    return max(fits, key=lambda place: len(starts[place]), default=None)
+    fits = [number for number, ids in enumerate(starts) if tuple(row[: len(ids)]) == ids]
+    return max(fits, key=lambda number: len(starts[number]), default=None)
 
 
 def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
@@ -158,13 +158,13 @@ class Prefix:
 
     def frozen(self, blocks: int) -> Cache:
         """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, but does not store these."""
-        found = self._cache(_FrozenLayer, blocks, stores=False)
+        cache = self._cache(_FrozenLayer, blocks, stores=False)
         if self.start is not None:
             first, index = self.start
-            for layer, (keys, values) in zip(found.layers, first.layers, strict=True):
+            for layer, (keys, values) in zip(cache.layers, first.layers, strict=True):
                 assert isinstance(layer, _FrozenLayer)  # noqa: S101
                 layer.first = keys, values, index.to(keys.device)
-        return found
+        return cache
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
         """Return a cache that begins with the prefix and stores new tokens, ``room`` of them in preallocated memory."""
@@ -199,22 +199,22 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
 
     All must have ``sums`` of the same names.
     """
-    width, prefixes = max(one.mask.shape[-1] for one in prefixes), [one.whole() for one in prefixes]
+    width, prefixes = max(prefix.mask.shape[-1] for prefix in prefixes), [prefix.whole() for prefix in prefixes]
     # A prefix without tokens has no layers: it gets layers [rows, heads, 0, head size] like those of the others.
-    filled, other = list(prefixes), next((one for one in prefixes if one.layers), None)
-    for place, one in enumerate(prefixes):
-        if other is not None and not one.layers:
-            none = torch.zeros(len(one.mask), dtype=torch.long, device=one.mask.device)
+    filled, other = list(prefixes), next((prefix for prefix in prefixes if prefix.layers), None)
+    for index, prefix in enumerate(prefixes):
+        if other is not None and not prefix.layers:
+            none = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
             layers_without = tuple((keys[..., :0, :], values[..., :0, :]) for keys, values in other.rows(none).layers)
-            filled[place] = replace(one, layers=layers_without)
+            filled[index] = replace(prefix, layers=layers_without)
     layers = tuple(
         tuple(torch.cat([_padded(state, width, -2) for state in states]) for states in zip(*layer, strict=True))
-        for layer in zip(*(one.layers for one in filled), strict=True)
+        for layer in zip(*(prefix.layers for prefix in filled), strict=True)
     )
     return Prefix(
-        mask=torch.cat([_padded(one.mask, width, -1) for one in filled]),
+        mask=torch.cat([_padded(prefix.mask, width, -1) for prefix in filled]),
         layers=tuple((keys, values) for keys, values in layers),
-        sums={name: torch.cat([one.sums[name] for one in filled]) for name in filled[0].sums},
+        sums={name: torch.cat([prefix.sums[name] for prefix in filled]) for name in filled[0].sums},
     )
 
 

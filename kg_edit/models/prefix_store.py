@@ -30,8 +30,8 @@ def model_state(model: LanguageModel) -> str:
     hooks = (
         number
         for module in model.model.modules()
-        for some in (module._forward_hooks, module._forward_pre_hooks)
-        for number in some
+        for registered in (module._forward_hooks, module._forward_pre_hooks)
+        for number in registered
     )
     return f"{content_fingerprint(model.model)} {model.model.dtype} {sorted(hooks)}"
 
@@ -50,25 +50,25 @@ class PrefixStore:
         """Return the keys and values of ``starts``; missing ones are computed in one batch."""
         ids, state = list(dict.fromkeys(starts)), model_state(model)
         missing = [row for row in ids if row and (state, row) not in self._held]
-        made = run_prefix(model, missing) if missing else empty_prefix(model, 0)
-        if made.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
+        computed = run_prefix(model, missing) if missing else empty_prefix(model, 0)
+        if computed.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
             return SharedContexts(model, ids)
-        for place, ids_ in enumerate(missing):
+        for number, ids_ in enumerate(missing):
             # one row, without its padding, as tensors of its own: a view would reference the whole batch
-            row, length = made.rows(torch.tensor([place], device=made.mask.device)), len(ids_)
+            row, length = computed.rows(torch.tensor([number], device=computed.mask.device)), len(ids_)
             layers = tuple((k[..., -length:, :].clone(), v[..., -length:, :].clone()) for k, v in row.layers)
             prefix = Prefix(mask=row.mask[:, -length:], layers=layers)
             self._held[state, ids_] = prefix
             self._size += _bytes_of(prefix)
-        found = []
+        prefixes = []
         for row_ids in ids:
             if row_ids:
                 self._held.move_to_end((state, row_ids))  # least recently used first
-            found.append(self._held[state, row_ids] if row_ids else empty_prefix(model, 1))
+            prefixes.append(self._held[state, row_ids] if row_ids else empty_prefix(model, 1))
         while self._size > self._limit:
             _, gone = self._held.popitem(last=False)
             self._size -= _bytes_of(gone)
-        return SharedContexts.of_prefix(ids, stack_prefixes(found))
+        return SharedContexts.of_prefix(ids, stack_prefixes(prefixes))
 
 
 def _bytes_of(prefix: Prefix) -> int:

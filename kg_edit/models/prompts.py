@@ -89,12 +89,12 @@ def encode(
         span = None if span is None else (span[0] + shift, span[1] + shift)
 
     # One encoding of prompt and target gives the ids and the place of every character.
-    own = chat is None  # a chat template brings its special tokens
+    special = chat is None  # a chat template brings its special tokens
     joined = text
     if target is not None:
         joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}" if chat else join(text, target)
-    ids, offsets = _encode(tokenizer, joined, own=own)
-    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, target=target, own=own)
+    ids, offsets = _encode(tokenizer, joined, special=special)
+    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, target=target, special=special)
 
     # The tokens with a character of the subject; they may hold other characters too.
     first = last = None
@@ -121,28 +121,28 @@ def join(text: str, target: str) -> str:
     return text + target if spaced or unspaced else f"{text} {target}"
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, own: bool) -> tuple[list[int], list[tuple[int, int]]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
     """Return (ids, offsets), with the special tokens that the tokenizer puts in front (BOS), without those at the end
     (EOS).
 
-    With ``own`` false the tokenizer adds no special tokens, because the text, a rendered chat template, holds them all.
+    Without ``special`` the tokenizer adds no special tokens: the text, a rendered chat template, holds them all.
     """
-    encoding = tokenizer(text, add_special_tokens=own, return_offsets_mapping=True, return_special_tokens_mask=True)
-    ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
-    while own and special and special[-1] and ids != [tokenizer.bos_token_id]:  # BOS may be EOS too
+    encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, return_special_tokens_mask=True)
+    ids, mask = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
+    while special and mask and mask[-1] and ids != [tokenizer.bos_token_id]:  # BOS may be EOS too
         ids.pop()
-        special.pop()
+        mask.pop()
     return ids, list(encoding["offset_mapping"])[: len(ids)]
 
 
 def _target_start(
-    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str, *, target: str, own: bool
+    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], joined: str, *, target: str, special: bool
 ) -> int:
     """Return the index of the target's first token.
 
     A target that begins with `GLUE` continues a word: it starts at the first token that the prompt alone lacks.
     """
-    prompt, _ = _encode(tokenizer, text, own=own)
+    prompt, _ = _encode(tokenizer, text, special=special)
     glued = target.startswith(GLUE)
     if glued:
         prompt = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False))]
@@ -193,5 +193,5 @@ def shifted_ends(ends: Sequence[int | None], shifts: Sequence[int]) -> list[int 
 
 def end_mask(ends: Sequence[int | None], length: int) -> Tensor:
     """Return the mask [rows, length], on the CPU, of the tokens ``ends``; those outside of a row are left out."""
-    places = torch.arange(length)
-    return torch.stack([places == (-1 if end is None else end) for end in ends])
+    positions = torch.arange(length)
+    return torch.stack([positions == (-1 if end is None else end) for end in ends])

@@ -115,7 +115,7 @@ class Ascending:
         self._model, self._batches, self._layers = model, batches, layers
         self._records: dict[int, RecordedBlocks] = {}
         self._inputs: dict[int, Tensor] = {}
-        self._at, self._left = layers.start, memory * 1e6
+        self._at, self._remaining = layers.start, memory * 1e6
 
     def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
         """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
@@ -131,8 +131,8 @@ class Ascending:
                 continue
             # Record the batch at its first run, if its two inputs (the first and the present one, float32) fit.
             fits = self._at == self._layers.start
-            self._left -= 2 * 4 * batch.ids.numel() * self._model.width if fits else 0
-            if not fits or self._left < 0:
+            self._remaining -= 2 * 4 * batch.ids.numel() * self._model.width if fits else 0
+            if not fits or self._remaining < 0:
                 yield block_output(self._model, batch, last)
                 continue
             record, output = RecordedBlocks.record(self._model, batch, self._layers)

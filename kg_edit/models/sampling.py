@@ -49,13 +49,15 @@ def started_contexts(
     """
     if not starts:
         return (BARE,)
-    own = [model.tokenizer(start, add_special_tokens=False)["input_ids"] for start in starts]
-    batch = left_pad([[document_start(model.tokenizer), *ids] for ids in own], device=model.device)
-    new = max(0, tokens - min(map(len, own)))
+    start_ids = [model.tokenizer(start, add_special_tokens=False)["input_ids"] for start in starts]
+    batch = left_pad([[document_start(model.tokenizer), *ids] for ids in start_ids], device=model.device)
+    new = max(0, tokens - min(map(len, start_ids)))
     ids = (
-        continue_text(model, batch.ids, batch.mask, tokens=new, seed=seed, top_k=5).tolist() if new else [[]] * len(own)
+        continue_text(model, batch.ids, batch.mask, tokens=new, seed=seed, top_k=5).tolist()
+        if new
+        else [[]] * len(starts)
     )
-    rows = [[*start, *more][: max(tokens, len(start))] for start, more in zip(own, ids, strict=True)]
+    rows = [[*start, *more][: max(tokens, len(start))] for start, more in zip(start_ids, ids, strict=True)]
     return (BARE, *map(_as_context, model.tokenizer.batch_decode(rows, skip_special_tokens=True)))
 
 
@@ -126,12 +128,12 @@ def plain_generation(model: LanguageModel) -> Iterator[None]:
     Otherwise ``generate`` takes every option that it is not given from these settings, even when it gets a
     `GenerationConfig`.
     """
-    own = model.model.generation_config
+    settings = model.model.generation_config
     model.model.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.model.generation_config = own
+        model.model.generation_config = settings
 
 
 def document_start(tokenizer: PreTrainedTokenizerBase) -> int:

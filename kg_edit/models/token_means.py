@@ -148,9 +148,9 @@ class TokenMeans:
     def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state = _input_of(args, kwargs)
         self.size = (0, 0) if state is None else (state.shape[0], state.shape[1])
-        given = kwargs.get("attention_mask")
-        by_place = (one for one in args[1:] if isinstance(one, Tensor) and one.dim() == 4)
-        self._mask = given if isinstance(given, Tensor) else next(by_place, None)
+        mask = kwargs.get("attention_mask")
+        positional = (arg for arg in args[1:] if isinstance(arg, Tensor) and arg.dim() == 4)
+        self._mask = mask if isinstance(mask, Tensor) else next(positional, None)
         self._cache = _cache_of(args, kwargs)
 
 
@@ -159,8 +159,8 @@ def _whole_texts(seen: Tensor) -> Tensor:
 
     In a sliding window, a token attends only to the last tokens of its text.
     """
-    further = (seen @ seen > 0).float()
-    return seen if torch.equal(further, seen) else _whole_texts(further)
+    reached = (seen @ seen > 0).float()
+    return seen if torch.equal(reached, seen) else _whole_texts(reached)
 
 
 class AfterMarker(TokenMeans):
@@ -208,10 +208,10 @@ class AfterMarker(TokenMeans):
 
 def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
     """The cache that a block or the transformer gets."""
-    return next((one for one in (*args[1:], *kwargs.values()) if isinstance(one, Cache)), None)
+    return next((arg for arg in (*args[1:], *kwargs.values()) if isinstance(arg, Cache)), None)
 
 
 def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The input of a block or of the transformer: hidden states or token ids [rows, tokens, ...]."""
-    found = args[0] if args else kwargs.get("hidden_states", kwargs.get("input_ids"))
-    return found if isinstance(found, Tensor) else None
+    state = args[0] if args else kwargs.get("hidden_states", kwargs.get("input_ids"))
+    return state if isinstance(state, Tensor) else None
