@@ -84,24 +84,24 @@ class Factor:
         Raises:
             torch.linalg.LinAlgError: A is not positive definite, which float32 did not show.
         """
-        found: Tensor | None
+        solution: Tensor | None
         try:
-            here = columns.to(self._device)
+            rhs = columns.to(self._device)
             lower = self._lower.to(self._device, non_blocking=True)
             if self._exact:
-                found = torch.cholesky_solve(here, lower)
+                solution = torch.cholesky_solve(rhs, lower)
             else:
-                found = refined(self._c.to(self._device, non_blocking=True), self._shift, lower, here)
+                solution = refined(self._c.to(self._device, non_blocking=True), self._shift, lower, rhs)
         except (RuntimeError, MemoryError) as error:  # less may be free now than when it was factored
             if self._device == CPU or not is_memory_error(error):
                 raise
             self._to_cpu()
             return self.solve(columns)
-        if found is None:
-            log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(here))
+        if solution is None:
+            log.debug("a matrix of size %d is too ill-conditioned for a factor in float32", len(rhs))
             self._make(exact=True)
             return self.solve(columns)
-        return found.to(columns.device)
+        return solution.to(columns.device)
 
 
 def refined(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Tensor | None:

@@ -298,10 +298,10 @@ def read_position(path: Path) -> Position:
         return Position.model_validate_json(text)
     except ValidationError as error:
         try:
-            whole = Manifest.parse(text, path)
+            manifest = Manifest.parse(text, path)
         except CovarianceError:
             raise damaged(path, "; ".join(map(str, faults_of(error, Position)))) from error
         raise CovarianceError(
-            f"{path} is the complete covariance of {whole.module}; expected the sums of a shard, a file whose name has "
-            "shard-I-of-N"
+            f"{path} is the complete covariance of {manifest.module}; expected the sums of a shard, a file whose name "
+            "has shard-I-of-N"
         ) from error

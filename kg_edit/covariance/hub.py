@@ -30,8 +30,8 @@ def push(place: RemoteFolder, manifests: Sequence[Manifest], folder: Path) -> li
     Raises:
         CovarianceError: a file is damaged, or the place can't be reached.
     """
-    there = place.files()
-    new = [manifest for manifest in manifests if not _names(manifest.id) <= there]
+    remote = place.files()
+    new = [manifest for manifest in manifests if not _names(manifest.id) <= remote]
     for manifest in new:
         check_moment(folder / f"{manifest.id}.safetensors", manifest.identity)
     if new:
@@ -48,12 +48,12 @@ def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: s
     Raises:
         CovarianceError: the place has no such covariance, a file is damaged, or the place can't be reached.
     """
-    there = place.files()
-    stems = sorted(name.removesuffix(".json") for name in there if name.endswith(".json"))
-    available = [stem for stem in stems if _names(stem) <= there]
-    if unknown := [one for one in ids if not any(name.startswith(one) for name in available)]:
-        known = ", ".join(available) or "none"
-        raise CovarianceError(f"{place.name} has no covariance {', '.join(unknown)}; it has: {known}")
+    remote = place.files()
+    stems = sorted(name.removesuffix(".json") for name in remote if name.endswith(".json"))
+    available = [stem for stem in stems if _names(stem) <= remote]
+    if unknown := [prefix for prefix in ids if not any(name.startswith(prefix) for name in available)]:
+        listed = ", ".join(available) or "none"
+        raise CovarianceError(f"{place.name} has no covariance {', '.join(unknown)}; it has: {listed}")
     chosen = [name for name in available if not ids or name.startswith(tuple(ids))]
     pulled = []
     for name in chosen:
@@ -74,28 +74,28 @@ def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: s
             # The matrix is checked in the hidden folder before it is moved into the store.
             matrix = hidden / f"{name}.safetensors"
             place.fetch(matrix.name, matrix)
-            _, found = check_moment(matrix, manifest.identity)
+            _, checked = check_moment(matrix, manifest.identity)
             described.replace(folder / described.name)
             matrix.replace(folder / matrix.name)
-            pulled.append(found)
+            pulled.append(checked)
     return pulled
 
 
 @contextmanager
 def _incoming(folder: Path) -> Iterator[Path]:
     """A hidden folder inside the store, for one copy; other processes that pull into the store have their own."""
-    made = None
+    hidden = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(dir=folder, prefix=".incoming-"))
-        yield made
+        hidden = Path(mkdtemp(dir=folder, prefix=".incoming-"))
+        yield hidden
     except OSError as error:
         raise OutputError(
             f"can't write into {folder}: {error.strerror}; make room, or choose another folder"
         ) from error
     finally:
-        if made:
-            shutil.rmtree(made, ignore_errors=True)
+        if hidden:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _names(identity: str) -> set[str]:
@@ -194,11 +194,11 @@ class HubPlace:
             CovarianceError: the file can't be downloaded.
         """
         try:
-            found = self._api.hf_hub_download(self.name, name, repo_type="dataset")
+            downloaded = self._api.hf_hub_download(self.name, name, repo_type="dataset")
         except Exception as error:
             raise _unreachable(self.name, "read", error) from error
         with replacing(target) as scratch:
-            shutil.copyfile(found, scratch)
+            shutil.copyfile(downloaded, scratch)
 
     def add(self, files: Sequence[Path]) -> None:
         """Upload files in one commit.

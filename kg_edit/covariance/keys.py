@@ -98,14 +98,14 @@ def can_pack(model: LanguageModel) -> bool:
     Most model families separate texts where position ids start again from 0; Falcon and OPT do not.
     """
     size, last = len(model.tokenizer), len(model.blocks) - 1
-    texts = [[(start + 7 * place) % size for place in range(12)] for start in (11, 101)]
-    found: dict[bool, list[Tensor]] = {True: [], False: []}
+    texts = [[(start + 7 * position) % size for position in range(12)] for start in (11, 101)]
+    keys: dict[bool, list[Tensor]] = {True: [], False: []}
     order = [texts, texts[::-1]]
     for bins in (order, [[text] for texts in order for text in texts]):
         width = sum(map(len, bins[0]))
         batch = pack(bins, width, model.device)
-        _keys_of_batch(model, [last], batch, lambda _, key, into=found[bins is order]: into.append(key))  # type: ignore[misc]
-    (together,), (alone,) = found[True], found[False]
+        _keys_of_batch(model, [last], batch, lambda _, key, into=keys[bins is order]: into.append(key))  # type: ignore[misc]
+    (together,), (alone,) = keys[True], keys[False]
     return bool((together - alone).norm() < 0.03 * alone.norm())  # the error of bfloat16 is 0.01
 
 
@@ -136,7 +136,7 @@ def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -
         tokens = [token for text in texts for token in text]
         filling = [0] * (width - len(tokens))
         ids.append(tokens + filling)
-        positions.append([place for text in texts for place in range(len(text))] + filling)
+        positions.append([position for text in texts for position in range(len(text))] + filling)
         real.append([True] * len(tokens) + [False] * len(filling))
     return TokenBatch(
         ids=torch.tensor(ids, device=device),
@@ -151,12 +151,12 @@ def _fill(rows: Sequence[TokenRow], width: int) -> list[list[TokenRow]]:
     bins: list[list[TokenRow]] = []
     room: list[int] = []
     for row in sorted(rows, key=len, reverse=True):
-        place = next((place for place, free in enumerate(room) if free >= len(row)), len(bins))
-        if place == len(bins):
+        index = next((index for index, free in enumerate(room) if free >= len(row)), len(bins))
+        if index == len(bins):
             bins.append([])
             room.append(width)
-        bins[place].append(row)
-        room[place] -= len(row)
+        bins[index].append(row)
+        room[index] -= len(row)
     return bins
 
 

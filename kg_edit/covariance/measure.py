@@ -97,18 +97,18 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     Raises:
         CovarianceError: the folder can't be written, or the text has fewer tokens than wanted.
     """
-    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):  # said now, and not after the pass
         raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
-    wanted, path = sums.position.wanted, sums.position.path(folder)
+    total, path = sums.position.wanted, sums.position.path(folder)
     if corpus.at_hand:  # report a text that is too short now, and not after hours
-        _check_length(corpus.name, sum(chunk.tokens for chunk in corpus.chunks(model, tokens=wanted)), wanted)
+        _check_length(corpus.name, sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total)), total)
     position = sums.position
     modules = ", ".join(identity.module for identity in position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
     title = "covariance" if position.parts == 1 else f"covariance, shard {position.part}/{position.parts}"
     saved = time.monotonic()
-    counted = Bar(title=title, unit="token", total=wanted, done=position.seen, shown=progress)
+    counted = Bar(title=title, unit="token", total=total, done=position.seen, shown=progress)
     with counted as bar, untouched(model):  # a model in training mode would add its dropout to the keys
 
         def see(layer: int, keys: Tensor) -> None:
@@ -116,7 +116,7 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
             if layer == min(sums.moments):  # a chunk may take minutes
                 bar.update(keys.shape[:-1].numel())
 
-        for chunk in islice(corpus.chunks(model, tokens=wanted), sums.position.chunks, None):
+        for chunk in islice(corpus.chunks(model, tokens=total), sums.position.chunks, None):
             if sums.position.mine:
                 chunk.feed(tuple(sums.moments), see)
             sums.end_chunk(chunk.tokens)
@@ -124,7 +124,7 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 sums.save(path)
                 saved = time.monotonic()
-    _check_length(corpus.name, sums.position.seen, wanted)
+    _check_length(corpus.name, sums.position.seen, total)
 
 
 def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:
@@ -139,10 +139,10 @@ def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:
     return manifests
 
 
-def _check_length(corpus: str, found: int, wanted: int) -> None:
-    if found < wanted:
+def _check_length(corpus: str, tokens: int, expected: int) -> None:
+    if tokens < expected:
         raise CovarianceError(
-            f"the corpus {corpus} ends after {found} of {wanted} tokens; give more text (--corpus FILE), or ask for "
+            f"the corpus {corpus} ends after {tokens} of {expected} tokens; give more text (--corpus FILE), or ask for "
             "fewer tokens"
         )
 
@@ -267,16 +267,16 @@ class Sums:
         first = self._directions[layer]
         # Rounded like the copy of the sums, so that a resumed run finds the same angle.
         second = self._directions[layer] = self._directions_of(layer, moment.total.float(), moment.count)
-        found = doubling(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
-        return (found,) if found else ()
+        check = doubling(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
+        return (check,) if check else ()
 
     def _directions_of(self, layer: int, total: Tensor, count: int) -> Tensor | None:
         """C^-1 k of the probe keys, with C = ``total`` / ``count``."""
         size, here = self.moments[layer].size, self.moments[layer].total.device
         # Three matrices in float64: C, its factor and a copy. The CPU has room for them.
         free = free_bytes(here)
-        place = here if free is None or free > 24 * size**2 else CPU
-        c = square(total.to(place, torch.float64) / count, size)
+        device = here if free is None or free > 24 * size**2 else CPU
+        c = square(total.to(device, torch.float64) / count, size)
         covariance = Covariance(moment=c, tokens=count, ridge=self.position.ridge, id="")
         return directions(covariance, self.probe_keys(layer))
 

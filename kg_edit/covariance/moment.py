@@ -57,11 +57,11 @@ class Covariance:
     def _solved(self, columns: Tensor) -> Tensor:
         """C^-1 B, with the ridge; factored once where C is, if that is an accelerator with float64, else where B is."""
         here = self.moment.device
-        place = here if here != CPU and has_float64(here) else columns.device
+        device = here if here != CPU and has_float64(here) else columns.device
         try:
-            if place not in self._factors:
-                self._factors[place] = Factor(self.moment, self.ridge, place)
-            return self._factors[place].solve(columns)
+            if device not in self._factors:
+                self._factors[device] = Factor(self.moment, self.ridge, device)
+            return self._factors[device].solve(columns)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise CovarianceError(
                 f"the covariance {self.id} from {self.tokens} tokens is not positive definite; "
@@ -228,10 +228,10 @@ def directions(covariance: Covariance, keys: Tensor) -> Tensor | None:
     if len(keys) == 0:
         return None
     try:
-        found = covariance.solve(keys.T)
+        solution = covariance.solve(keys.T)
     except CovarianceError:  # too few tokens for a ridge of 0, so there is nothing to compare yet
         return None
-    unit: Tensor = found / found.norm(dim=0)
+    unit: Tensor = solution / solution.norm(dim=0)
     return unit
 
 

@@ -78,12 +78,12 @@ def import_covariance(
 def _layer_of(path: Path, model: LanguageModel) -> int:
     """The layer whose module the file's name begins with, as ROME's program names its files."""
     modules = [model.weight_name(layer).removesuffix(".weight") for layer in range(len(model.blocks))]
-    found = [layer for layer, module in enumerate(modules) if path.name.startswith(f"{module}_")]
-    if not found:
+    layers = [layer for layer, module in enumerate(modules) if path.name.startswith(f"{module}_")]
+    if not layers:
         raise CovarianceError(
             f"{path}: its name does not begin with a module of {model.name}, such as {modules[0]}; give --layer N"
         )
-    return found[0]
+    return layers[0]
 
 
 def _digest(path: Path) -> str:

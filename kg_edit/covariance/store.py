@@ -99,13 +99,13 @@ def find_covariances(
     """
     config, folder = config or CovarianceConfig(), folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
-    found = {}
+    covariances = {}
     for layer, identity in identities.items():
         path = moment_path(folder, identity)
         mark_used(path)
         moment, manifest = read_moment(path, identity, size=key_size(model, layer))
-        found[layer] = Covariance(moment=moment, tokens=manifest.count, ridge=config.ridge, id=identity.id)
-    return found
+        covariances[layer] = Covariance(moment=moment, tokens=manifest.count, ridge=config.ridge, id=identity.id)
+    return covariances
 
 
 def measure_covariances(
@@ -131,22 +131,22 @@ def stored_covariances(folder: Path | None = None) -> list[Manifest]:
 
     A file that can't be read is a warning that names it; files of another format are counted in one warning.
     """
-    found, others = [], list[str]()
+    manifests, forms = [], list[str]()
     for path in sorted((folder or store_folder()).glob("*.safetensors")):
         if path.suffixes == [".safetensors"]:
             try:
-                found.append(read_manifest(path))
+                manifests.append(read_manifest(path))
             except OtherFormatError as error:
-                others.append(error.form)
+                forms.append(error.form)
             except CovarianceError as error:
                 log.warning("%s", error)
-    if others:
+    if forms:
         log.warning(
             "%d files of another format (%s), which no edit reads; kg-edit cache covariances lists them, and --clear "
             "--older-than DAYS deletes what was not used for so long",
-            *(len(others), ", ".join(sorted(set(others)))),
+            *(len(forms), ", ".join(sorted(set(forms)))),
         )
-    return sorted(found, key=lambda one: (one.model, one.corpus, one.tokens, len(one.module), one.module))
+    return sorted(manifests, key=lambda m: (m.model, m.corpus, m.tokens, len(m.module), m.module))
 
 
 def measure_shard(
@@ -211,8 +211,8 @@ def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
         if not position.finished:
             raise CovarianceError(f"{path} is not finished ({position.seen} of {position.wanted} tokens); run it again")
         # Shards of one run agree in all but their own part and counts.
-        own = {"part", "count", "half_count", "doublings", "model_name", "ridge"}
-        run_fields = position.model_dump(mode="json", exclude=own)
+        shard_fields = {"part", "count", "half_count", "doublings", "model_name", "ridge"}
+        run_fields = position.model_dump(mode="json", exclude=shard_fields)
         first = first or (path, run_fields)
         for name, value in run_fields.items():
             if first[1][name] != value:
@@ -292,7 +292,7 @@ def key_size(model: LanguageModel, layer: int) -> int:
 
 
 def _missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identity]:
-    missing = {layer: found for layer, found in identities.items() if not moment_path(folder, found).is_file()}
+    missing = {layer: identity for layer, identity in identities.items() if not moment_path(folder, identity).is_file()}
     for layer, identity in missing.items():
         if identity.corpus.startswith(IMPORTED):
             raise CovarianceError(
@@ -304,4 +304,4 @@ def _missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identit
 
 
 def _manifests(identities: dict[int, Identity], folder: Path) -> dict[int, Manifest]:
-    return {layer: read_manifest(moment_path(folder, found), found) for layer, found in identities.items()}
+    return {layer: read_manifest(moment_path(folder, identity), identity) for layer, identity in identities.items()}
