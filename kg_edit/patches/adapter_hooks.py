@@ -66,8 +66,8 @@ def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, read
         mlp_input[:] = [args[0]]
 
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        given = args[0] if reads == "key" else mlp_input[0]
-        inputs = given.reshape(-1, given.shape[-1])  # [tokens, in]; some model families flatten the input of their MLP
+        state = args[0] if reads == "key" else mlp_input[0]
+        inputs = state.reshape(-1, state.shape[-1])  # [tokens, in]; some model families flatten the input of their MLP
         flat = output.reshape(len(inputs), -1)  # [tokens, out]
         return forward(inputs.float(), flat.float()).to(output).reshape(output.shape)
 

@@ -141,9 +141,9 @@ class AdapterPatch(Patch):
 
     def _stored(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         tensors = {
-            f"{method}/{name}/{own}": tensor
+            f"{method}/{name}/{key}": tensor
             for (method, name), adapter in self.adapters.items()
-            for own, tensor in adapter.tensors().items()
+            for key, tensor in adapter.tensors().items()
         }
         content = [
             {"method": method, "weight": name, "adapter": adapter.metadata()}
@@ -160,11 +160,11 @@ class AdapterPatch(Patch):
         """
         adapters: dict[Place, Adapter] = {}
         try:
-            for one in file.content:
-                method, name = one["method"], one["weight"]
+            for entry in file.content:
+                method, name = entry["method"], entry["weight"]
                 prefix = f"{method}/{name}/"
-                own = {key.removeprefix(prefix): value for key, value in file.tensors.items() if key.startswith(prefix)}
-                adapters[method, name] = declared_by_method(method, "adapter_class").read(one["adapter"], own)
+                tensors = {key.removeprefix(prefix): t for key, t in file.tensors.items() if key.startswith(prefix)}
+                adapters[method, name] = declared_by_method(method, "adapter_class").read(entry["adapter"], tensors)
         except UnknownNameError as error:
             raise PatchError(f"can't read the patch {file.path}: {error}; install the package that made it") from error
         except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -174,19 +174,19 @@ class AdapterPatch(Patch):
 
 def adapter_at(patch: Patch, place: Place) -> Adapter | None:
     """Return the adapter at ``place`` in a patch or in the parts of a stack; None if there is none."""
-    own = (part for part in patch.parts if isinstance(part, AdapterPatch))
-    return next((part.adapters[place] for part in own if place in part.adapters), None)
+    patches = (part for part in patch.parts if isinstance(part, AdapterPatch))
+    return next((part.adapters[place] for part in patches if place in part.adapters), None)
 
 
 def without_adapter(patch: Patch, place: Place) -> Patch | None:
     """Return a patch or stack without the adapter at ``place``; None if nothing is left."""
-    left = list[Patch]()
+    remaining = list[Patch]()
     for part in patch.parts:
         if isinstance(part, AdapterPatch):
-            part = replace(part, adapters={own: one for own, one in part.adapters.items() if own != place})
+            part = replace(part, adapters={key: adapter for key, adapter in part.adapters.items() if key != place})
         if not part.is_empty:
-            left.append(part)
-    return PatchStack.of(*left) if left else None
+            remaining.append(part)
+    return PatchStack.of(*remaining) if remaining else None
 
 
 def layer_of(model: LanguageModel, name: str) -> int:

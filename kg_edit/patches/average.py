@@ -42,11 +42,11 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
         raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")
     scaled, records = list[Patch](), dict[str, dict[str, object]]()
     shares_of, patches_of = defaultdict[str, float](float), Counter[str]()  # of each edit
-    for place, (patch, share) in enumerate(zip(patches, shares, strict=True), 1):
+    for number, (patch, share) in enumerate(zip(patches, shares, strict=True), 1):
         if not isinstance(patch, WeightPatch):
             raise PatchError(
-                f"patch {place} of {len(patches)} is of the {patch.kind}, which can't be averaged; expected patches of "
-                "weights, such as rome's"
+                f"patch {number} of {len(patches)} is of the {patch.kind}, which can't be averaged; expected patches "
+                "of weights, such as rome's"
             )
         scaled.append(patch.scaled(share))
         ids = {str(record.get("edit", {}).get("id")) for record in patch.edits}
@@ -57,13 +57,13 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
             if not {"edit", "method"} <= record.keys():
                 raise PatchError("a record of a patch lacks its edit or its method; make the patch again")
             edit, id_ = record["edit"], str(record["edit"]["id"])
-            known: Any = records.get(id_, record)
-            if any(known["edit"].get(name) != edit.get(name) for name in ("subject", "prompt", "target_new")):
+            earlier: Any = records.get(id_, record)
+            if any(earlier["edit"].get(name) != edit.get(name) for name in ("subject", "prompt", "target_new")):
                 raise PatchError(
                     f"the patches have different edits of the id {id_!r}, of which one would be lost from the record; "
                     "give the edits ids of their own, and make the patches again"
                 )
-            methods = known["method"].split(" + ")
+            methods = earlier["method"].split(" + ")
             records[id_] = {"edit": edit, "method": " + ".join(dict.fromkeys([*methods, record["method"]]))}
     if weaker := [id_ for id_ in records if patches_of[id_] < len(patches) and shares_of[id_] < 1]:
         log.warning(

@@ -56,8 +56,8 @@ class Patch(ABC):
     @property
     def fingerprint(self) -> str | None:
         """The content fingerprint of the model that the patch is for; None: it fits any model."""
-        found: str | None = self.provenance.get("model", {}).get("fingerprint")
-        return found
+        fingerprint: str | None = self.provenance.get("model", {}).get("fingerprint")
+        return fingerprint
 
     @property
     def parts(self) -> tuple[Patch, ...]:
@@ -69,9 +69,9 @@ class Patch(ABC):
         named = f": {', '.join(texts)}{', …' if len(self._facts) > len(texts) else ''}" if texts else ""
         by = ", ".join(dict.fromkeys(method["name"] for method in self.provenance.get("methods", ())))
         model = self.provenance.get("model", {}).get("name")
-        made = " of ".join(filter(None, [number_of(len(self.edits), "edit"), model]))
+        edits = " of ".join(filter(None, [number_of(len(self.edits), "edit"), model]))
         changes = f"{self.summary[:_LONG]}{'…' * (len(self.summary) > _LONG)}" or "no change"
-        return f"{type(self).__name__}({made}{f' by {by}' * bool(by)}{named}; {changes}; {self.nbytes / 1000:,.1f} kB)"
+        return f"{type(self).__name__}({edits}{f' by {by}' * bool(by)}{named}; {changes}; {self.nbytes / 1000:,.1f} kB)"
 
     def _repr_html_(self) -> str:
         return html_table(repr(self), ("edit", "prompt", "before", "after", "method"), self._facts)
@@ -79,14 +79,14 @@ class Patch(ABC):
     @property
     def _facts(self) -> list[tuple[str, str, str, str, str]]:
         """Of each edit with a readable record: its id, its text, the old and the new target, the method."""
-        found = []
+        facts = []
         for record in self.edits:
             fields = {"target_true": "", "target_new": "", **record.get("edit", {})}
             if "prompt" in fields and "subject" in fields:
                 text = str(fields["prompt"]).replace("{}", str(fields["subject"]))
                 old, new = str(fields["target_true"] or ""), str(fields["target_new"])
-                found.append((str(fields.get("id", "")), text, old, new, str(record.get("method", ""))))
-        return found
+                facts.append((str(fields.get("id", "")), text, old, new, str(record.get("method", ""))))
+        return facts
 
     def with_records(self, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Patch:
         """Return the patch with these records of its edits.
@@ -98,9 +98,9 @@ class Patch(ABC):
         Raises:
             PatchError: a patch class of a plug-in is no dataclass.
         """
-        whole = {**provenance, **self.provenance, "edits": [*records]}
+        full_provenance = {**provenance, **self.provenance, "edits": [*records]}
         try:
-            return replace(self, provenance=whole)  # type: ignore[type-var]
+            return replace(self, provenance=full_provenance)  # type: ignore[type-var]
         except TypeError as error:
             raise PatchError(
                 f"{type(self).__name__} lacks records of its edits, or the size of their batch, and is no dataclass: "
@@ -164,18 +164,18 @@ class Patch(ABC):
                 "the model again to use the patch, make a new one on the merged model, or merge several at once: "
                 "(first + second).merge_into(model)"
             )
-        own, hint = self.provenance["model"], ""
+        source, hint = self.provenance["model"], ""
         if (Path(model.name) / ORIGIN).is_file():
-            raise PatchMismatchError(f"this patch is for {own.get('name')!r}, and {about_merged(model.name)}")
-        made, here = str(own.get("dtype")), str(model.model.dtype)
-        if made != here and "torch.float16" in (made, here) and own.get("dtype"):  # a cast to float16 rounds
-            dtype = made.removeprefix("torch.")
+            raise PatchMismatchError(f"this patch is for {source.get('name')!r}, and {about_merged(model.name)}")
+        saved, loaded = str(source.get("dtype")), str(model.model.dtype)
+        if saved != loaded and "torch.float16" in (saved, loaded) and source.get("dtype"):  # a cast to float16 rounds
+            dtype = saved.removeprefix("torch.")
             hint = (
                 f". The patch was made in {dtype}, and a model in float16 may have another fingerprint: try the model "
                 f"in {dtype} (CLI: --dtype {dtype})"
             )
         raise PatchMismatchError(
-            f"this patch is for {own.get('name')!r} (fingerprint {self.fingerprint}), but the loaded model is "
+            f"this patch is for {source.get('name')!r} (fingerprint {self.fingerprint}), but the loaded model is "
             f"{model.name!r} ({model.fingerprint}); load the right model, or edit this one again{hint}"
         )
 
@@ -240,11 +240,11 @@ class Patch(ABC):
         if Path(path).is_dir():  # ledgers are above this folder, so they are imported by name
             listing = import_module("kg_edit.ledger.listing")
             inside = listing.patch_file(Path(path))
-            whole: Patch = Patch.load(inside) if inside else listing.Listing.open(path).patch
-            return whole
+            patch: Patch = Patch.load(inside) if inside else listing.Listing.open(path).patch
+            return patch
         file = read_patch(path)
-        found: Patch = patch_class(file.kind).from_file(file)
-        return found
+        patch = patch_class(file.kind).from_file(file)
+        return patch
 
 
 def as_patch(given: Patch | str | Path) -> Patch:
@@ -299,12 +299,12 @@ class PatchStack(Patch):
     def of(cls, *patches: Patch) -> Patch:
         """Return the sum of patches: stacks are flattened, patches of one class added, empty patches left out."""
         parts = [part for patch in patches for part in patch.parts]
-        left: list[Patch] = []
+        sums: list[Patch] = []
         for part in [part for part in parts if not part.is_empty] or parts[:1]:
-            same = [own for own in left if type(own) is type(part) and (own is left[-1] or own.meets(part))]
+            same = [patch for patch in sums if type(patch) is type(part) and (patch is sums[-1] or patch.meets(part))]
             # The sum takes the place of its last part, which was made on the model with all parts before it.
-            left = [own for own in left if own not in same] + [reduce(add, [*same, part])]
-        return left[0] if len(left) == 1 else cls(tuple(left))
+            sums = [patch for patch in sums if patch not in same] + [reduce(add, [*same, part])]
+        return sums[0] if len(sums) == 1 else cls(tuple(sums))
 
     @property
     def parts(self) -> tuple[Patch, ...]:
@@ -370,6 +370,6 @@ class PatchStack(Patch):
 
 def edits_beside_weights(patch: Patch) -> str:
     """Return the first edits of a patch that are not changes of weights, with their methods: "a (grace), b (ike)"."""
-    others = [record for part in patch.parts if not part.mergeable for record in part.edits]
-    named = [f"{record['edit'].get('id')} ({record.get('method')})" for record in others[:_NAMED]]
-    return ", ".join(named) + f" and {len(others) - _NAMED} more" * (len(others) > _NAMED)
+    records = [record for part in patch.parts if not part.mergeable for record in part.edits]
+    named = [f"{record['edit'].get('id')} ({record.get('method')})" for record in records[:_NAMED]]
+    return ", ".join(named) + f" and {len(records) - _NAMED} more" * (len(records) > _NAMED)

@@ -55,8 +55,8 @@ class Changes:
     @property
     def weight_norms(self) -> Mapping[str, float]:
         """The norms |W| of the changed weights before the change, by name; empty if the patch does not record them."""
-        found: Mapping[str, float] = self.provenance.get("weight_norms", {})
-        return found
+        norms: Mapping[str, float] = self.provenance.get("weight_norms", {})
+        return norms
 
 
 def changes_of(patch: Patch | Changes) -> Changes:
@@ -80,19 +80,19 @@ def read_changes(path: str | Path) -> Changes:
     """
     provenance, arrays = read_arrays(path)
     names = {name.removesuffix(".left") for name in arrays if name.endswith(".left") and not name.startswith(STATE)}
-    whole = sorted(name for name in names if f"{name}.right" in arrays)
+    complete = sorted(name for name in names if f"{name}.right" in arrays)
     start = f"{STATE}{KEY}"
     return Changes(
         provenance=provenance,
-        factors={name: Pair(arrays[f"{name}.left"], arrays[f"{name}.right"]) for name in whole},
+        factors={name: Pair(arrays[f"{name}.left"], arrays[f"{name}.right"]) for name in complete},
         keys={name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)},
     )
 
 
 def _array(tensor: Any) -> Array:
     """A tensor [rows, columns] of any type and device, as a float32 array."""
-    found: Array = tensor.detach().float().cpu().numpy()
-    return found
+    array: Array = tensor.detach().float().cpu().numpy()
+    return array
 
 
 def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
@@ -104,14 +104,14 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
     factors: Mapping[str, Any] = getattr(patch, "factors", {})
     if not factors or any(record.get("shared") for record in patch.edits):
         return None
-    found, start = [], 0
+    by_edit, start = [], 0
     for record in patch.edits:
         stop = start + 1 + len(record.get("requests", ()))
-        found.append(tuple(range(start, stop)))
+        by_edit.append(tuple(range(start, stop)))
         start = stop
     dense = any(is_identity(pair.left) or is_identity(pair.right) for pair in factors.values())
-    own = all(pair.left.shape[1] == start for pair in factors.values())
-    return tuple(found) if own and not dense else None
+    matching = all(pair.left.shape[1] == start for pair in factors.values())
+    return tuple(by_edit) if matching and not dense else None
 
 
 def is_identity(factor: Any) -> bool:
@@ -122,10 +122,10 @@ def is_identity(factor: Any) -> bool:
 
 def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
     """Return the Frobenius norm of each edit's change over all weights; None for each if `columns` is None."""
-    own, changes = columns(patch), changes_of(patch)
-    if own is None:
+    groups, changes = columns(patch), changes_of(patch)
+    if groups is None:
         return (None,) * len(changes.edits)
-    return tuple(sum(change_norm(pair, places) ** 2 for pair in changes.factors.values()) ** 0.5 for places in own)
+    return tuple(sum(change_norm(pair, group) ** 2 for pair in changes.factors.values()) ** 0.5 for group in groups)
 
 
 def change_norm(pair: Any, places: tuple[int, ...] | None = None) -> float:
@@ -134,6 +134,6 @@ def change_norm(pair: Any, places: tuple[int, ...] | None = None) -> float:
     With ``places``, only these columns of the factors count.
     """
     # columns first: the whole factors, copied for each edit, would take a time quadratic in the edits
-    own = slice(None) if places is None else list(places)
-    left, right = (np.asarray(factor[:, own], dtype=np.float64) for factor in (pair.left, pair.right))
+    index = slice(None) if places is None else list(places)
+    left, right = (np.asarray(factor[:, index], dtype=np.float64) for factor in (pair.left, pair.right))
     return float(max(((left.T @ left) * (right.T @ right)).sum(), 0.0) ** 0.5)

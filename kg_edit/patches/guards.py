@@ -36,7 +36,7 @@ def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
 
     if not isinstance(patch, WeightPatch):
         return {}
-    return {name: float(weight_matrix(found).detach().float().norm()) for name, found in patch.modules(model).items()}
+    return {name: float(weight_matrix(module).detach().float().norm()) for name, module in patch.modules(model).items()}
 
 
 def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
@@ -63,9 +63,9 @@ class _Sized(NamedTuple):
 
 def _median_of_others(values: list[float], own: float) -> float | None:
     """The median of the sorted ``values`` without one that is ``own``; None if too few are left."""
-    left, place = len(values) - 1, bisect_left(values, own)
-    middle = (values[n + (n >= place)] for n in ((left - 1) // 2, left // 2))
-    return sum(middle) / 2 if left >= _ENOUGH else None
+    remaining, index = len(values) - 1, bisect_left(values, own)
+    middle = (values[n + (n >= index)] for n in ((remaining - 1) // 2, remaining // 2))
+    return sum(middle) / 2 if remaining >= _ENOUGH else None
 
 
 class SeenEdits:
@@ -84,11 +84,11 @@ class SeenEdits:
         weights = frozenset(changes_of(patch).factors)
         pairs = zip(patch.edits, edit_norms(patch), strict=True)
         sized = [_Sized(record, norm, (record["method"], weights)) for record, norm in pairs]
-        for one in sized:
-            if one.norm is not None:
-                insort(self.norms[one.group], one.norm)
-            if factor := division_factor(one.record):
-                insort(self.factors[one.group], factor)
+        for edit in sized:
+            if edit.norm is not None:
+                insort(self.norms[edit.group], edit.norm)
+            if factor := division_factor(edit.record):
+                insort(self.factors[edit.group], factor)
         return sized
 
 
@@ -107,36 +107,36 @@ def disabling(
     Raises:
         PatchMismatchError: the patch is for another model.
     """
-    found = list[str]()
+    reasons = list[str]()
     seen = others if isinstance(others, SeenEdits) else SeenEdits(others)
-    for one in seen.add(patch):
-        name, norm, factor = one.record["edit"]["id"], one.norm, division_factor(one.record)
-        usual = None if norm is None else _median_of_others(seen.norms[one.group], norm)
+    for edit in seen.add(patch):
+        name, norm, factor = edit.record["edit"]["id"], edit.norm, division_factor(edit.record)
+        usual = None if norm is None else _median_of_others(seen.norms[edit.group], norm)
         if norm is not None and usual is not None and norm > MEDIANS * usual:
             times = f"{norm / usual:.1f} times the other edits'"
-            found.append(f"{name}: its change has the norm {norm:.3g}, {times}")
-        usual = _median_of_others(seen.factors[one.group], factor) if factor else None
+            reasons.append(f"{name}: its change has the norm {norm:.3g}, {times}")
+        usual = _median_of_others(seen.factors[edit.group], factor) if factor else None
         if factor and usual is not None and factor * MEDIANS < usual:
-            found.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {usual:.3g}")
+            reasons.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {usual:.3g}")
 
     # The largest edit in each weight, against the weight itself.
-    changes, own = changes_of(patch), columns(patch)
+    changes, by_edit = changes_of(patch), columns(patch)
     present = weight_norms(patch, model) if model is not None and not isinstance(patch, Changes) else {}
     for name, pair in changes.factors.items():
         limit = SHARE * (present or changes.weight_norms).get(name, 0.0)
-        if own:
-            size, who = max((change_norm(pair, places), place) for place, places in enumerate(own))
-            named = f"{changes.edits[who]['edit']['id']}: " if len(own) > 1 else ""
+        if by_edit:
+            size, who = max((change_norm(pair, indices), number) for number, indices in enumerate(by_edit))
+            named = f"{changes.edits[who]['edit']['id']}: " if len(by_edit) > 1 else ""
         else:
             # Columns don't belong to edits: the mean edit counts, |change| / sqrt(edits). A weight has no more edits
             # than columns, if others are in other weights.
             size, named = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5, ""
         if limit and size > limit:
             share = ceil(round(100 * SHARE * size / limit, 3)) / 100  # rounded up: it never reads like the limit
-            found.append(
+            reasons.append(
                 f"{named}the change of {name} is {share:.4g} times as large as the weight itself (limit {SHARE:g})"
             )
-    return tuple(found)
+    return tuple(reasons)
 
 
 def refuse_disabling(

@@ -94,13 +94,13 @@ class FactBook:
         rule = self.rule
         question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
         scores = self._index(question)
-        found = self._subjects(question) if rule.gate == "subject" else scores
-        fits = {place for place, share in enumerate(found) if share >= rule.threshold}
+        shares = self._subjects(question) if rule.gate == "subject" else scores
+        fits = {i for i, share in enumerate(shares) if share >= rule.threshold}
         if rule.letters is not None:
-            asked = letters_of(question)
-            fits |= {place for place, own in enumerate(self._letters) if within_letters(own, asked, rule.letters)}
-        places = sorted(fits)
-        return tuple(self.facts[places[n]] for n in best([scores[place] for place in places], rule.most))
+            letters = letters_of(question)
+            fits |= {i for i, of_fact in enumerate(self._letters) if within_letters(of_fact, letters, rule.letters)}
+        indices = sorted(fits)
+        return tuple(self.facts[indices[n]] for n in best([scores[index] for index in indices], rule.most))
 
     def prompt_transform(self, prompt: str, *, examples: int | None = None) -> str:
         """Return ``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
@@ -117,9 +117,9 @@ class FactBook:
         most = rule.own_examples if examples is None else min(examples, rule.own_examples)
         if most:
             # other facts as examples: those whose prompts are most like that of the first fact
-            others = [place for place, fact in enumerate(self.facts) if fact not in facts]
+            others = [index for index, fact in enumerate(self.facts) if fact not in facts]
             scores = self._index(facts[0].prompt)
-            near = [self.facts[others[n]].text for n in best([scores[place] for place in others], most)]
+            near = [self.facts[others[n]].text for n in best([scores[index] for index in others], most)]
             shown += [f"{rule.before_fact}{text}\n{rule.before_prompt}{text}" for text in near]
         lead = "".join(f"{example}\n\n" for example in reversed(shown))
         lines = "".join(f"{rule.before_fact}{fact.text}\n" for fact in reversed(facts))
@@ -174,13 +174,13 @@ class PromptPatch(Patch):
 
         Of two facts with the same prompt only the later one may be used, also if it has another rule or is withheld.
         """
-        last = {fact.prompt.casefold(): place for place, (_, fact) in enumerate(self.facts)}
+        last = {fact.prompt.casefold(): index for index, (_, fact) in enumerate(self.facts)}
         by_rule: dict[PromptRule, list[int]] = {}
-        for place in sorted(last.values()):
-            by_rule.setdefault(self.facts[place][0], []).append(place)
+        for index in sorted(last.values()):
+            by_rule.setdefault(self.facts[index][0], []).append(index)
         return tuple(
-            FactBook(rule=rule, facts=tuple(self.facts[n][1] for n in places if not self.facts[n][1].withheld))
-            for rule, places in sorted(by_rule.items(), key=lambda item: -item[1][-1])
+            FactBook(rule=rule, facts=tuple(self.facts[n][1] for n in indices if not self.facts[n][1].withheld))
+            for rule, indices in sorted(by_rule.items(), key=lambda item: -item[1][-1])
         )
 
     def prompt_transform(self, text: str, *, examples: int | None = None) -> str:
@@ -191,23 +191,23 @@ class PromptPatch(Patch):
         Raises:
             ConfigError: an encoder is not installed.
         """
-        whole = text
+        prompt = text
         for book in self.books:
-            whole = book.prompt_transform(text, examples=examples).removesuffix(text) + whole
-        return whole
+            prompt = book.prompt_transform(text, examples=examples).removesuffix(text) + prompt
+        return prompt
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
         """Return the function that turns a text into the prompt for ``model``.
 
         It is `prompt_transform`, with fewer other facts as examples if the model's positions hold no more.
         """
-        own, positions = max((rule.own_examples for rule, _ in self.facts), default=0), model.positions
-        if positions is None or not own:
+        most, positions = max((rule.own_examples for rule, _ in self.facts), default=0), model.positions
+        if positions is None or not most:
             return self.prompt_transform
         room = positions - reserved(positions)
 
         def fitted(text: str) -> str:
-            for count in range(own, 0, -1):
+            for count in range(most, 0, -1):
                 prompt = self.prompt_transform(text, examples=count)
                 if len(model.tokenizer(prompt)["input_ids"]) <= room:
                     return prompt
@@ -222,7 +222,7 @@ class PromptPatch(Patch):
             PatchError: the patch has no edit with one of the ids.
         """
         provenance = without_edits(self.provenance, ids, known={fact.id for _, fact in self.facts})
-        return replace(self, facts=tuple(one for one in self.facts if one[1].id not in ids), provenance=provenance)
+        return replace(self, facts=tuple(pair for pair in self.facts if pair[1].id not in ids), provenance=provenance)
 
     def _plus(self, other: Self) -> Self:
         return replace(self, facts=self.facts + other.facts, provenance=joined(self.provenance, other.provenance))
@@ -254,7 +254,7 @@ class PromptPatch(Patch):
         """
         try:
             rules = [cls.rule_class.model_validate(rule) for rule in file.content["rules"]]
-            facts = tuple((rules[place], PromptFact.model_validate(one)) for place, one in file.content["facts"])
+            facts = tuple((rules[number], PromptFact.model_validate(fact)) for number, fact in file.content["facts"])
         except (TypeError, KeyError, IndexError, ValueError) as error:
             raise PatchError(f"can't read the facts of the patch {file.path}: {error}; make the patch again") from error
         return cls(facts=facts, provenance=file.provenance)

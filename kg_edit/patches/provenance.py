@@ -92,9 +92,9 @@ def merged_provenance(model: str | Path) -> dict[str, Any]:
     path = Path(model)
     file = (path.parent if path.suffix == ".gguf" else path) / ORIGIN
     try:
-        found = json.loads(file.read_bytes())
+        provenance = json.loads(file.read_bytes())
     except OSError:
         return {}
     except (ValueError, RecursionError):
-        found = None
-    return check_provenance(found, file)
+        provenance = None
+    return check_provenance(provenance, file)

@@ -46,10 +46,10 @@ class Factors:
     @classmethod
     def total(cls, several: Sequence[Factors]) -> Factors:
         """Return the sum of changes of one weight; it is multiplied once, if the ranks exceed that of the weight."""
-        whole = cls(
-            left=torch.cat([one.left for one in several], 1), right=torch.cat([one.right for one in several], 1)
+        total = cls(
+            left=torch.cat([pair.left for pair in several], 1), right=torch.cat([pair.right for pair in several], 1)
         )
-        return cls.dense(whole.product) if whole.rank > min(whole.shape) else whole
+        return cls.dense(total.product) if total.rank > min(total.shape) else total
 
     def __repr__(self) -> str:
         return f"Factors({self.shape[0]} x {self.shape[1]}, rank {self.rank})"
@@ -151,13 +151,13 @@ class WeightPatch(Patch):
         for name, more in other.factors.items():
             factors[name] = factors[name] + more if name in factors else more
         for name, tensor in other.state.items():
-            known = state.get(name)  # on the CPU if read from a file, else possibly on the model's device
-            if known is None:
+            present = state.get(name)  # on the CPU if read from a file, else possibly on the model's device
+            if present is None:
                 state[name] = tensor
             elif name.startswith(SUM):
-                state[name] = known + tensor.to(known)
+                state[name] = present + tensor.to(present)
             else:
-                state[name] = torch.cat([known, tensor.to(known.device)], -1)
+                state[name] = torch.cat([present, tensor.to(present.device)], -1)
         return WeightPatch(factors=factors, provenance=joined(self.provenance, other.provenance), state=state)
 
     def __neg__(self) -> WeightPatch:
@@ -173,14 +173,14 @@ class WeightPatch(Patch):
                 state[name] = tensor - other.state[name].to(tensor) if name in other.state else tensor
                 continue
             gone = Counter(_columns_as_bytes(other.state[name].to(tensor)) if name in other.state else ())
-            left = list[int]()
+            remaining = list[int]()
             # of equal columns the last one goes; another edit may have made the others
-            for place, column in reversed([*enumerate(_columns_as_bytes(tensor))]):
+            for index, column in reversed([*enumerate(_columns_as_bytes(tensor))]):
                 if gone[column]:
                     gone[column] -= 1
                 else:
-                    left.insert(0, place)
-            state[name] = tensor[..., left]
+                    remaining.insert(0, index)
+            state[name] = tensor[..., remaining]
         return replace(self, state=state) + -other
 
     def scaled(self, factor: float) -> WeightPatch:
@@ -310,11 +310,11 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
     """
     try:
         module = model.model.get_submodule(name.removesuffix(".weight"))
-        found = tuple(weight_matrix(module).shape)
+        actual = tuple(weight_matrix(module).shape)
     except AttributeError as error:
         raise PatchMismatchError(f"{model.name!r} has no weight {name}; the patch is for another model") from error
-    if found != shape:
-        raise PatchMismatchError(f"{name} is {found} in {model.name!r}, the patch is for {shape}")
+    if actual != shape:
+        raise PatchMismatchError(f"{name} is {actual} in {model.name!r}, the patch is for {shape}")
     return module
 
 
@@ -347,18 +347,18 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
         inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some families flatten their MLP's input
         changed = output.reshape(len(inputs), -1).clone()  # [tokens, out]
         owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)  # [tokens]
-        if whole := of_columns[name]:
+        if stacked := of_columns[name]:
             # right^T x of all patches at once, [tokens, ranks], and 0 where a column is not of the token's own patch
-            exact, column = whole[0].exact_on(inputs.device), whole[1]
-            own = (owner[:, None] == column).to(inputs.device)
-            along = torch.where(own, inputs.float() @ exact.right, 0.0)
+            exact, column = stacked[0].exact_on(inputs.device), stacked[1]
+            mask = (owner[:, None] == column).to(inputs.device)
+            along = torch.where(mask, inputs.float() @ exact.right, 0.0)
             return (changed + (along @ exact.left.T).to(changed)).reshape(output.shape)
         for index, pair in factors[name].items():
-            mine = (owner == index).nonzero()[:, 0].to(inputs.device)
-            if len(mine):
+            rows = (owner == index).nonzero()[:, 0].to(inputs.device)
+            if len(rows):
                 exact = pair.exact_on(inputs.device)
-                change: Tensor = torch.linalg.multi_dot([inputs[mine].float(), exact.right, exact.left.T])
-                changed[mine] += change.to(changed)
+                change: Tensor = torch.linalg.multi_dot([inputs[rows].float(), exact.right, exact.left.T])
+                changed[rows] += change.to(changed)
         return changed.reshape(output.shape)
 
     with ExitStack() as stack:
@@ -373,8 +373,8 @@ def _columns_of(pairs: Mapping[int, Factors]) -> tuple[Factors, Tensor] | None:
     ranks = [pair.rank for pair in pairs.values()]
     if sum(ranks) > _FEW_RANKS:
         return None
-    here = next(iter(pairs.values())).left.device
-    exact = [pair.exact_on(here) for pair in pairs.values()]
+    device = next(iter(pairs.values())).left.device
+    exact = [pair.exact_on(device) for pair in pairs.values()]
     left, right = (torch.cat(parts, 1) for parts in zip(*((pair.left, pair.right) for pair in exact), strict=True))
     return Factors(left=left, right=right), torch.tensor(list(pairs)).repeat_interleave(torch.tensor(ranks))
 
