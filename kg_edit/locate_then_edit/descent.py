@@ -119,7 +119,7 @@ class FreeDelta:
     @classmethod
     def together(cls, several: Sequence[FreeDelta]) -> FreeDelta:
         """Return the changes of many edits as one parameter [edits, d], from where they are now."""
-        value, start = (torch.stack(each) for each in zip(*((own._value, own._delta) for own in several), strict=True))
+        value, start = (torch.stack(each) for each in zip(*((d._value, d._delta) for d in several), strict=True))
         return cls(value, several[0]._config, start=start)
 
     def change(self) -> Tensor:
@@ -173,7 +173,7 @@ class _OneByOne:
     """Changes that can't be stacked, or are of several kinds; the reference for those that can."""
 
     def __init__(self, parameters: Sequence[DeltaParameters]) -> None:
-        self._parameters, self._changes = parameters, [own.change() for own in parameters]  # differentiable, [d]
+        self._parameters, self._changes = parameters, [delta.change() for delta in parameters]  # differentiable, [d]
 
     def now(self) -> Tensor:
         return torch.stack([change.detach() for change in self._changes])
@@ -278,10 +278,10 @@ def optimise_values(
     Returns:
         One `Descent` per edit, in order.
     """
-    alike = [own for own in parameters if isinstance(own, Stackable) and type(own) is type(parameters[0])]
+    alike = [delta for delta in parameters if isinstance(delta, Stackable) and type(delta) is type(parameters[0])]
     changes: _Changes = _Together(alike) if len(alike) == len(parameters) else _OneByOne(parameters)
     losses: list[list[_Losses]] = [[] for _ in parameters]
-    noisy = {edit: own for edit, own in enumerate(parameters) if isinstance(own, NoisyParameters)}
+    noisy = {edit: delta for edit, delta in enumerate(parameters) if isinstance(delta, NoisyParameters)}
     best = dict[int, tuple[Tensor, _Losses]]()  # of the noisy ones: the changes [edits, d] at the edit's lowest loss
     running, results = set(range(len(parameters))), dict[int, Tensor]()
     last = settings.steps + settings.further_steps - 1
@@ -292,10 +292,10 @@ def optimise_values(
         if results:  # the optimiser moves all changes; EAMET aligns the others with those that have ended, as written
             now[[*results]] = torch.stack([*results.values()])
         # After ``steps`` evaluations, also whether the targets are predicted, by a margin from the next one on.
-        asked = settings.further_steps and step >= settings.steps - 1
-        margin = (_MARGIN if step >= settings.steps else 0.0) if asked else None
-        found, gradient = objective.gradient(now, margin=margin)
-        nll, kl, _, _, total, *missed = found.numbers()  # the one wait for the device
+        checked = settings.further_steps and step >= settings.steps - 1
+        margin = (_MARGIN if step >= settings.steps else 0.0) if checked else None
+        step_losses, gradient = objective.gradient(now, margin=margin)
+        nll, kl, _, _, total, *missed = step_losses.numbers()  # the one wait for the device
         numbers = list(zip(total, nll, kl, strict=True))
         for edit in sorted(running):
             losses[edit].append(numbers[edit])
@@ -309,10 +309,10 @@ def optimise_values(
         )
 
         # Which edits end here? `not >=` is true for NaN too.
-        done = {edit for edit in running if not numbers[edit][0] >= settings.stop_below}
-        done |= {edit for edit in running if numbers[edit][1] < settings.stop_nll}
-        done |= {edit for edit in running if missed and not missed[0][edit]}
-        ended = running if step == last else done
+        stopped = {edit for edit in running if not numbers[edit][0] >= settings.stop_below}
+        stopped |= {edit for edit in running if numbers[edit][1] < settings.stop_nll}
+        stopped |= {edit for edit in running if missed and not missed[0][edit]}
+        ended = running if step == last else stopped
         results |= {edit: now[edit] for edit in ended}
 
         # A change with noise is replaced by the one without, as in GLAME's public program, unless that is much worse
@@ -320,8 +320,8 @@ def optimise_values(
         settled = {edit: change for edit in ended & noisy.keys() if (change := noisy[edit].settled()) is not None}
         if settled:
             with torch.no_grad():
-                found = objective(torch.stack([settled.get(edit, change) for edit, change in enumerate(now)]))
-                nll, kl, _, _, total = found.numbers()
+                step_losses = objective(torch.stack([settled.get(edit, change) for edit, change in enumerate(now)]))
+                nll, kl, _, _, total = step_losses.numbers()
                 quiet = list(zip(total, nll, kl, strict=True))
             for edit, change in settled.items():
                 reached = quiet[edit]
@@ -334,7 +334,7 @@ def optimise_values(
             break
         objective.drop(set(range(len(parameters))) - running)
         changes.learn(gradient, sorted(running))
-    return [Descent(change=results[edit], losses=tuple(own)) for edit, own in enumerate(losses)]
+    return [Descent(change=results[edit], losses=tuple(edit_losses)) for edit, edit_losses in enumerate(losses)]
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:

@@ -70,16 +70,16 @@ def write_jointly(
     Raises:
         PatchError: an update is not finite.
     """
-    done, keys = WeightPatch(factors={}), dict[str, Tensor]()
+    patch, keys = WeightPatch(factors={}), dict[str, Tensor]()
     counts = [len(request.rewrites) for request in requests]
     rows = [row for request in requests for row in request.rewrites]
     states = SubjectStates(model, rows, layers, site=site, memory=memory)
     for number, layer in enumerate(layers):
-        with done.stacked_on(model):
+        with patch.stacked_on(model):
             row_keys, row_states = states.at(layer)  # [rows, d_ff], [rows, d]
             # k: the mean of the bare prompt's key and of the other contexts' mean key, as in the public code
-            own = row_keys.split(counts)
-            key = torch.stack([k[0] if len(k) == 1 else (k[0] + k[1:].mean(0)) / 2 for k in own], 1)  # [d_ff, facts]
+            parts = row_keys.split(counts)
+            key = torch.stack([k[0] if len(k) == 1 else (k[0] + k[1:].mean(0)) / 2 for k in parts], 1)  # [d_ff, facts]
             state = torch.stack([h[0] for h in row_states.split(counts)])  # h in the bare prompts, [facts, d]
             right = directions(layer, exact(key)).float()  # U
 
@@ -88,8 +88,8 @@ def write_jointly(
         if not factors.is_finite:
             raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
         name = model.weight_name(layer)
-        done, keys[name] = WeightPatch(factors={**done.factors, name: factors}), key
-    return Written(factors=done.factors, keys=keys)
+        patch, keys[name] = WeightPatch(factors={**patch.factors, name: factors}), key
+    return Written(factors=patch.factors, keys=keys)
 
 
 def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int | None = None) -> Tensor:

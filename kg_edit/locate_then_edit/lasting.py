@@ -79,12 +79,12 @@ def anchored(descent: Descent, value: Tensor, *, norm: float, most: float) -> De
         most: a value longer than ``most`` times ``norm`` is an outlier. Its edit is refused, where the public code
             makes it without any change.
     """
-    wanted = value + descent.change
-    length = float(wanted.norm())
+    v_star = value + descent.change
+    length = float(v_star.norm())
     if length > most * norm:
         why = f"its value is {length / norm:.4g} times as long as in the unedited model; anchor allows {most:g}"
         return replace(descent, refused=why)
-    return replace(descent, change=wanted * (norm / max(length, 1e-10)) - value)
+    return replace(descent, change=v_star * (norm / max(length, 1e-10)) - value)
 
 
 def mean_value_norm(
@@ -170,16 +170,16 @@ def restrained(
         rect: the share of the elements that is written; 0: all.
         prune: the base of PRUNE's logarithm; 0: the singular values are not bounded.
     """
-    found = dict(factors)
+    updates = dict(factors)
     for name, update in factors.items():
         weight = weight_matrix(module_of(model, name, shape=update.shape)).detach()
         if rect:
-            found[name] = most_changed(update, weight, share=rect)
+            updates[name] = most_changed(update, weight, share=rect)
         if prune:
             parts = [] if before is None else _weight_patches(before)
             earlier = [part.factors[name] for part in parts if name in part.factors]
-            found[name] = pruned(found[name], weight, earlier=earlier, base=prune)
-    return found
+            updates[name] = pruned(updates[name], weight, earlier=earlier, base=prune)
+    return updates
 
 
 def most_changed(update: Factors, weight: Tensor, *, share: float) -> Factors:
@@ -207,9 +207,9 @@ def pruned(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base:
         base: of the logarithm.
     """
     unedited = exact(weight)
-    for one in earlier:
-        unedited = unedited - exact(one.product).to(unedited.device)
-    total = Factors.total([*(one.exact_on(update.left.device) for one in earlier), update])
+    for pair in earlier:
+        unedited = unedited - exact(pair.product).to(unedited.device)
+    total = Factors.total([*(pair.exact_on(update.left.device) for pair in earlier), update])
     # the singular values of L R^T are those of the small Q_L^T L R^T Q_R
     left, in_left = torch.linalg.qr(exact(total.left))
     right, in_right = torch.linalg.qr(exact(total.right))

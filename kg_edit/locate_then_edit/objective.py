@@ -148,8 +148,8 @@ class Losses:
 
     def numbers(self) -> list[list[float]]:
         """Return nll, kl, further, penalty, total, and missed if there, each a list of one number an edit."""
-        found: list[list[float]] = self.terms.tolist()
-        return found
+        numbers: list[list[float]] = self.terms.tolist()
+        return numbers
 
 
 def norm_penalty(change: Tensor, value: Tensor, *, weight: float) -> Tensor:
@@ -232,8 +232,8 @@ class Objective:
         rows = (row for edit, request in enumerate(requests) for row in _rows(edit, request))
         self._rows = [replace(row, runs_whole=model.is_recurrent) for row in rows]
         self._limit, self._passes = limit or pass_limit(model, layer), list[Pass]()
-        places = {one.device for one in model.model.parameters()}
-        self._captures = len(places) == 1 and places.pop().type == "cuda"
+        devices = {parameter.device for parameter in model.model.parameters()}
+        self._captures = len(devices) == 1 and devices.pop().type == "cuda"
         self._step = Repeated(capture=self._captures)  # the present passes' gradient
         self.value, self.bare_key, self.mean_key = self._within_memory(partial(self._unchanged, requests))
 
@@ -241,14 +241,14 @@ class Objective:
         """m and k of the bare prompts, and the mean of k over the rewrites; a request's rows may be in many passes."""
         keys: list[list[Tensor]] = [[] for _ in requests]
         bare: dict[int, tuple[Tensor, Tensor]] = {}
-        for one in self._passes:
-            for row, key, value in zip(one.rows, one.forward.keys.float(), one.forward.values.float(), strict=True):
+        for p in self._passes:
+            for row, key, value in zip(p.rows, p.forward.keys.float(), p.forward.values.float(), strict=True):
                 if row.part == "nll":
                     keys[row.edit].append(key)
                 if row.prompt is requests[row.edit].rewrites[0]:
                     bare[row.edit] = (value, key)
         values, bare_keys = zip(*(bare[edit] for edit in range(len(requests))), strict=True)
-        return torch.stack(values), torch.stack(bare_keys), torch.stack([torch.stack(own).mean(0) for own in keys])
+        return torch.stack(values), torch.stack(bare_keys), torch.stack([torch.stack(rows).mean(0) for rows in keys])
 
     def _within_memory(self, work: Callable[[], Result]) -> Result:
         """Return ``work()``, which runs the passes; if memory runs out, do it again with passes of half the tokens."""
@@ -257,12 +257,12 @@ class Objective:
                 if not self._passes:
                     self._passes = [
                         Pass(
-                            some,
-                            self._forward(self._model, self._layer, [row.prompt for row in some]),
+                            rows,
+                            self._forward(self._model, self._layer, [row.prompt for row in rows]),
                             self._edits,
                             head=self._model.model.get_output_embeddings().weight.device,
                         )
-                        for some in passes(self._rows, self._limit)
+                        for rows in passes(self._rows, self._limit)
                     ]
                 return work()
             except (RuntimeError, MemoryError) as error:
@@ -282,8 +282,8 @@ class Objective:
 
         def losses() -> Losses:
             parts = _no_losses(change)
-            for one in self._passes:
-                for part, loss in one.losses(one.logits(change)):
+            for pass_ in self._passes:
+                for part, loss in pass_.losses(pass_.logits(change)):
                     parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
             penalty = self.penalty(change, self.value) if self.penalty else change.new_zeros(len(change))
             return Losses(self._terms(parts, penalty))
@@ -303,9 +303,9 @@ class Objective:
         """
 
         # One graph serves the whole descent, so it always counts. The margin is filled in on the device.
-        asked = 0.0 if margin is None and self._captures else margin
-        given = (change,) if asked is None else (change, torch.full((), asked, device=change.device))
-        terms, gradient = self._within_memory(lambda: self._step(self._gradient, *given))
+        threshold = 0.0 if margin is None and self._captures else margin
+        args = (change,) if threshold is None else (change, torch.full((), threshold, device=change.device))
+        terms, gradient = self._within_memory(lambda: self._step(self._gradient, *args))
         return Losses(terms[:5] if margin is None else terms), gradient
 
     def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -313,17 +313,17 @@ class Objective:
         leaf = change.detach().requires_grad_()
         missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts, weights = _no_losses(leaf), {"nll": 1.0, "kl": self.kl_weight, "further": 1.0}
-        for one in self._passes:
+        for pass_ in self._passes:
             # The gradient of this pass's share of the loss; it adds up in ``leaf.grad``.
-            logits = one.logits(leaf)
-            found = one.losses(logits)
+            logits = pass_.logits(leaf)
+            losses = pass_.losses(logits)
             torch.autograd.backward(
-                [loss for _, loss in found], [torch.full_like(loss, weights[part]) for part, loss in found]
+                [loss for _, loss in losses], [torch.full_like(loss, weights[part]) for part, loss in losses]
             )
-            for part, loss in found:
+            for part, loss in losses:
                 parts[part] = parts[part] + loss.detach().to(leaf.device)
             if missed is not None and margin is not None:
-                for wrong in one.missed(logits.detach(), margin):
+                for wrong in pass_.missed(logits.detach(), margin):
                     missed += wrong.to(leaf.device)
         penalty = self.penalty(leaf, self.value) if self.penalty else leaf.new_zeros(len(leaf))
         if penalty.requires_grad:
@@ -342,7 +342,7 @@ class Objective:
         gone = set(done)
         self._rows = [row for row in self._rows if row.edit not in gone]
         # A pass is built again without them only if that saves half of its rows.
-        rest = [left for one in self._passes if (left := one.without(gone)) is not None]
+        rest = [remaining for pass_ in self._passes if (remaining := pass_.without(gone)) is not None]
         if rest != self._passes:
             self._passes, self._step = rest, Repeated(capture=self._captures)
 
@@ -406,10 +406,10 @@ class Pass:
             clean = forward.logits() if any(row.part == "kl" for row in rows) else None
         self._groups, self._sizes = list[_Rows](), list[int]()  # the rows of each kind, and their numbers of reads
         for kind in dict.fromkeys(row.kind for row in rows):
-            own = [row for row in rows if row.kind == kind]
-            start, size = sum(self._sizes), sum(row.reads for row in own)
+            same_kind = [row for row in rows if row.kind == kind]
+            start, size = sum(self._sizes), sum(row.reads for row in same_kind)
             before = clean[start : start + size] if kind[0] == "kl" and clean is not None else None
-            self._groups.append(_Rows(own, before, head))
+            self._groups.append(_Rows(same_kind, before, head))
             self._sizes.append(size)
 
     def logits(self, change: Tensor) -> Tensor:
@@ -418,25 +418,25 @@ class Pass:
 
     def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
         """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
-        own = zip(self._groups, logits.split(self._sizes), strict=True)
-        return [(group.part, group.of_edits(group.loss(part), self._edits)) for group, part in own]
+        pairs = zip(self._groups, logits.split(self._sizes), strict=True)
+        return [(group.part, group.of_edits(group.loss(part), self._edits)) for group, part in pairs]
 
     def missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
         """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
-        own = zip(self._groups, logits.split(self._sizes), strict=True)
-        return [group.of_edits(group.missed(part, margin), self._edits) for group, part in own if group.part == "nll"]
+        pairs = zip(self._groups, logits.split(self._sizes), strict=True)
+        return [group.of_edits(group.missed(part, margin), self._edits) for group, part in pairs if group.part == "nll"]
 
     def without(self, done: set[int]) -> Pass | None:
         """Return the pass without the rows of the edits in ``done``; None if no row remains.
 
         If less than half of the rows can go, the pass itself is returned, because building a new pass has a cost.
         """
-        left = [place for place, row in enumerate(self.rows) if row.edit not in done]
-        if not left:
+        remaining = [index for index, row in enumerate(self.rows) if row.edit not in done]
+        if not remaining:
             return None
-        if 2 * len(left) > len(self.rows):
+        if 2 * len(remaining) > len(self.rows):
             return self
-        return Pass([self.rows[place] for place in left], self.forward.subset(left), self._edits, self._head)
+        return Pass([self.rows[index] for index in remaining], self.forward.subset(remaining), self._edits, self._head)
 
 
 class _Rows:
@@ -451,7 +451,7 @@ class _Rows:
         self._clean = None if clean is None else clean.float().log_softmax(-1)
         self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids], device=head)
         soft = [row.taught for row in rows if row.taught]
-        tokens, q = [one.tokens.to(head) for one in soft], [one.probabilities.to(head) for one in soft]
+        tokens, q = [taught.tokens.to(head) for taught in soft], [taught.probabilities.to(head) for taught in soft]
         self._soft = (torch.cat(tokens), torch.cat(q)) if soft else None
 
     def loss(self, logits: Tensor) -> Tensor:

@@ -89,15 +89,15 @@ def passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:
     by_length: dict[int, list[R]] = {}
     for row in rows:
         by_length.setdefault(row.length, []).append(row)
-    some, width = list[R](), 0
+    group, width = list[R](), 0
     for length, alike in sorted(by_length.items()):
-        fits = (len(some) + len(alike)) * length <= limit.tokens
-        if some and not (fits and len(some) * (length - width) <= limit.padding):
-            yield from _pieces(some, width, limit.tokens)
-            some = []
-        some, width = [*some, *alike], length
-    if some:
-        yield from _pieces(some, width, limit.tokens)
+        fits = (len(group) + len(alike)) * length <= limit.tokens
+        if group and not (fits and len(group) * (length - width) <= limit.padding):
+            yield from _pieces(group, width, limit.tokens)
+            group = []
+        group, width = [*group, *alike], length
+    if group:
+        yield from _pieces(group, width, limit.tokens)
 
 
 def _pieces(rows: Sequence[R], width: int, tokens: float) -> Iterator[list[R]]:

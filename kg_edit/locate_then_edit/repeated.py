@@ -136,8 +136,8 @@ def captured(work: Work, example: Tensors, expected: Tensors) -> Work:
         raise RuntimeError("the graph's results are not those of the function")
 
     def replay(*now: Tensor) -> Tensors:
-        for place, tensor in zip(example, now, strict=True):
-            place.copy_(tensor)
+        for buffer, tensor in zip(example, now, strict=True):
+            buffer.copy_(tensor)
         graph.replay()
         return tuple(result.clone() for result in results)  # the next replay writes over them
 
@@ -167,11 +167,11 @@ def captured_in_place(
     with _capturing(backward, above.device, pool=forward.pool()):
         # In the parameters' layout, because an optimiser of one kernel reads both by their place in memory.
         torch.autograd.backward([result], [above], inputs=leaves)
-    found = tuple(leaf.grad for leaf in leaves if leaf.grad is not None)
+    grads = tuple(leaf.grad for leaf in leaves if leaf.grad is not None)
     result = result.detach()
     forward.replay()
     backward.replay()
-    if not all(_alike(*pair) for pair in zip((result, *found), (expected.detach(), *gradients), strict=True)):
+    if not all(_alike(*pair) for pair in zip((result, *grads), (expected.detach(), *gradients), strict=True)):
         raise RuntimeError("the graphs' results are not those of the function")
 
     def replay() -> Tensor:
@@ -181,7 +181,7 @@ def captured_in_place(
     def replay_backward(gradient: Tensor) -> Tensors:
         above.copy_(gradient)
         backward.replay()
-        return found
+        return grads
 
     return replay, replay_backward
 

@@ -43,13 +43,13 @@ class SubjectStates:
     ) -> None:
         self._model, self._last, self._site = model, layers[-1], site
         by_length: dict[int, list[int]] = {}
-        for place, prompt in enumerate(prompts):
-            by_length.setdefault(prompt.edited_at + 1, []).append(place)
+        for index, prompt in enumerate(prompts):
+            by_length.setdefault(prompt.edited_at + 1, []).append(index)
         self._groups = list[list[int]]()  # indices of prompts of equal length
         for length, same in sorted(by_length.items()):
             size = max(1, _TOKENS // length)
             self._groups += [same[start : start + size] for start in range(0, len(same), size)]
-        ids = [[prompts[place].ids[: prompts[place].edited_at + 1] for place in group] for group in self._groups]
+        ids = [[prompts[index].ids[: prompts[index].edited_at + 1] for index in group] for group in self._groups]
         batches = [left_pad(rows, device=model.device) for rows in ids]
         self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
 
@@ -66,7 +66,7 @@ class SubjectStates:
                 keys |= dict(zip(group, _last_token(seen["key"], len(group)), strict=True))
                 states |= dict(zip(group, _last_token(state, len(group)), strict=True))
         order = range(len(keys))
-        return torch.stack([keys[place] for place in order]), torch.stack([states[place] for place in order])
+        return torch.stack([keys[index] for index in order]), torch.stack([states[index] for index in order])
 
 
 def _last_token(state: Tensor, rows: int) -> Tensor:
@@ -104,21 +104,21 @@ class OtherTokens:
                 self._passes.append([])
                 count, longest = len(rows), max(len(row.ids) for row in rows)
             self._passes[-1].append(rows)
-        batches = [left_pad([row.ids for rows in some for row in rows], device=model.device) for some in self._passes]
+        batches = [left_pad([row.ids for rows in group for row in rows], device=model.device) for group in self._passes]
         self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
 
     @torch.no_grad()
     def at(self, layer: int) -> OtherKeys:
         """Return H of all requests together in block ``layer``, on the model in its present state."""
         weight = weight_matrix(self._model.down_projection(layer))
-        found = OtherKeys.none(weight.shape[1], weight.device)
+        others = OtherKeys.none(weight.shape[1], weight.device)
         seen: dict[str, Tensor] = {}
         with watched(self._model.down_projection(layer), lambda key, _: seen.update(key=key)):
-            for some, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
-                keys = iter(_without_subjects(seen["key"], [row for rows in some for row in rows]))
-                for rows in some:
-                    found = found.plus(torch.cat([next(keys) for _ in rows]))
-        return found
+            for group, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
+                keys = iter(_without_subjects(seen["key"], [row for rows in group for row in rows]))
+                for rows in group:
+                    others = others.plus(torch.cat([next(keys) for _ in rows]))
+        return others
 
 
 @torch.no_grad()
@@ -137,14 +137,14 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
 
 def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
     """Each row's keys of other tokens, [n, d_ff] in float32, from the keys of a left-padded batch."""
-    found = list[Tensor]()
-    for row, own in zip(rows, keys.reshape(len(rows), -1, keys.shape[-1]), strict=True):
+    others = list[Tensor]()
+    for row, row_keys in zip(rows, keys.reshape(len(rows), -1, keys.shape[-1]), strict=True):
         subject = row.ids[row.subject_first : row.edited_at + 1]
         other = [row.ids[max(0, end - len(subject)) : end] != subject for end in range(1, len(row.ids) + 1)]
-        for place in row.also_edited:
-            other[place] = False
-        found.append(own[len(own) - len(row.ids) :][torch.tensor(other, device=own.device)].float())
-    return found
+        for position in row.also_edited:
+            other[position] = False
+        others.append(row_keys[len(row_keys) - len(row.ids) :][torch.tensor(other, device=row_keys.device)].float())
+    return others
 
 
 def adds_mlp(model: LanguageModel, layer: int) -> bool:
