@@ -71,18 +71,18 @@ def replies(
         model.check_length(prompt, more=limit)
     stops = _end_tokens(model)
 
-    def ends(own: Sequence[int]) -> bool:
-        return own[-1] in stops or (not several_lines and ends_line(model, own[-1]))
+    def ends(tokens: Sequence[int]) -> bool:
+        return tokens[-1] in stops or (not several_lines and ends_line(model, tokens[-1]))
 
     rows = [prompt.ids for prompt in encoded]
-    found = []
-    for row, one in zip(rows, greedy(model, rows, limits=limits, patches=patches, ends=ends), strict=True):
-        ids = [token for token in one.tokens if token not in stops]  # only the last one may be such a token
+    results = []
+    for row, written in zip(rows, greedy(model, rows, limits=limits, patches=patches, ends=ends), strict=True):
+        ids = [token for token in written.tokens if token not in stops]  # only the last one may be such a token
         text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
         text = " ".join(text.split()) if several_lines else text.split("\n", 1)[0]
-        ended = bool(one.tokens) and ends(one.tokens)
-        found.append(Reply(text=text, read=len(row), written=len(one.tokens), ended=ended))
-    return tuple(found)
+        ended = bool(written.tokens) and ends(written.tokens)
+        results.append(Reply(text=text, read=len(row), written=len(written.tokens), ended=ended))
+    return tuple(results)
 
 
 def continuations(
@@ -94,8 +94,8 @@ def continuations(
     several_lines: bool = False,
 ) -> tuple[str, ...]:
     """Return the texts of `replies`, whose arguments and errors these are."""
-    found = replies(model, prompts, limits=limits, patches=patches, several_lines=several_lines)
-    return tuple(one.text for one in found)
+    results = replies(model, prompts, limits=limits, patches=patches, several_lines=several_lines)
+    return tuple(result.text for result in results)
 
 
 def room_for(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
@@ -146,10 +146,10 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
             f"the conversation has {len(ids)} tokens, and {model.name} was trained on at most {trained}; shorten it"
         )
     ends = _end_tokens(model)
-    (written,) = greedy(model, [ids], limits=[tokens], ends=lambda own: own[-1] in ends)
-    own = [token for token in written.tokens if token not in ends]
-    answer = str(model.tokenizer.decode(own, skip_special_tokens=True)).strip()
-    return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=len(own) < len(written.tokens))
+    (written,) = greedy(model, [ids], limits=[tokens], ends=lambda so_far: so_far[-1] in ends)
+    answer_ids = [token for token in written.tokens if token not in ends]
+    answer = str(model.tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()
+    return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=len(answer_ids) < len(written.tokens))
 
 
 def compared_text(model: LanguageModel, text: str, *, tokens: int = COMPARED, chat: bool = False) -> str:

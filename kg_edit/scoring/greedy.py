@@ -87,23 +87,23 @@ def greedy(
     Raises:
         PatchMismatchError: a patch is for another model.
     """
-    whole, own = [tuple(row) for row in rows], list(patches or [None] * len(rows))
+    prompts, row_patches = [tuple(row) for row in rows], list(patches or [None] * len(rows))
     more = max(limits, default=0)
-    begun: list[_Beginning | None] = [None] * len(whole)
-    if mask_decides(model, max(map(len, whole), default=0) + more):  # else padding would change the results
+    begun: list[_Beginning | None] = [None] * len(prompts)
+    if mask_decides(model, max(map(len, prompts), default=0) + more):  # else padding would change the results
         if starts:
-            begun = [_Beginning(*found) if (found := starts.beginning(row)) else None for row in whole]
+            begun = [_Beginning(*beginning) if (beginning := starts.beginning(row)) else None for row in prompts]
         else:
-            begun = _beginnings(model, whole, own)
+            begun = _beginnings(model, prompts, row_patches)
     decoder = _Decoder(
         model=model,
-        rows=whole,
+        rows=prompts,
         limits=limits,
-        patches=own,
+        patches=row_patches,
         begun=begun,
         kept=kept,
         ends=ends,
-        at_once=rows_at_once(model, max(map(len, whole), default=0) + more),
+        at_once=rows_at_once(model, max(map(len, prompts), default=0) + more),
     )
     return decoder.run()
 
@@ -126,26 +126,26 @@ def _beginnings(
 ) -> list[_Beginning | None]:
     """Compute the beginnings that rows of one model share; None for a row that shares fewer than `_ALIKE` tokens."""
     groups: dict[tuple[int, Row], list[int]] = {}
-    for place, (row, patch) in enumerate(zip(rows, patches, strict=True)):
-        groups.setdefault((id(patch), row[:_ALIKE]), []).append(place)
-    shared = [some for (_, start), some in groups.items() if len(some) > 1 and len(start) == _ALIKE]
-    found: list[_Beginning | None] = [None] * len(rows)
+    for index, (row, patch) in enumerate(zip(rows, patches, strict=True)):
+        groups.setdefault((id(patch), row[:_ALIKE]), []).append(index)
+    shared = [group for (_, start), group in groups.items() if len(group) > 1 and len(start) == _ALIKE]
+    begun: list[_Beginning | None] = [None] * len(rows)
     if not shared:
-        return found
-    starts = [_shared([rows[place] for place in some]) for some in shared]
+        return begun
+    starts = [_shared([rows[index] for index in group]) for group in shared]
     owners = torch.arange(len(shared))[:, None]
-    with each_patched(model, [patches[some[0]] for some in shared], owners), with_prompt_ends(model, None):
+    with each_patched(model, [patches[group[0]] for group in shared], owners), with_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
-    for number, (some, start) in enumerate(zip(shared, starts, strict=True)):
-        for place in some:
-            found[place] = _Beginning(prefix, number, len(start))
-    return found
+    for number, (group, start) in enumerate(zip(shared, starts, strict=True)):
+        for index in group:
+            begun[index] = _Beginning(prefix, number, len(start))
+    return begun
 
 
 def _shared(rows: Sequence[Row]) -> Row:
     """The longest common beginning of all rows, at most one token shorter than the shortest row."""
     shortest, columns = min(map(len, rows)), zip(*rows, strict=False)
-    count = next((place for place, column in enumerate(columns) if len(set(column)) > 1), shortest)
+    count = next((position for position, column in enumerate(columns) if len(set(column)) > 1), shortest)
     return rows[0][: min(count, shortest - 1)]  # the last token is read anew: its logits are needed
 
 
@@ -154,16 +154,16 @@ def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None], *, most: int
 
     A group has at most ``most`` rows of similar lengths. Rows with a shared beginning are apart from those without.
     """
-    known = [one.length if one else 0 for one in begun]
-    lengths = [len(row) - before for row, before in zip(rows, known, strict=True)]
+    shared = [beginning.length if beginning else 0 for beginning in begun]
+    lengths = [len(row) - before for row, before in zip(rows, shared, strict=True)]
     for with_beginning in (True, False):
         group: list[int] = []
-        places = [place for place, one in enumerate(begun) if (one is not None) is with_beginning]
-        for place in sorted(places, key=lambda place: (known[place], lengths[place])):
-            if group and (len(group) == most or lengths[place] > _SPREAD * lengths[group[0]] + _SLACK):
+        indices = [index for index, beginning in enumerate(begun) if (beginning is not None) is with_beginning]
+        for index in sorted(indices, key=lambda index: (shared[index], lengths[index])):
+            if group and (len(group) == most or lengths[index] > _SPREAD * lengths[group[0]] + _SLACK):
                 yield group
                 group = []
-            group.append(place)
+            group.append(index)
         if group:
             yield group
 
@@ -180,11 +180,11 @@ class _Batch:
     before: Prefix
     ids: Tensor
 
-    def of(self, places: Collection[int]) -> _Batch:
-        """Return the batch with only the rows ``places``."""
-        left = [at for at, place in enumerate(self.inside) if place in places]
-        index = torch.tensor(left, dtype=torch.long, device=self.ids.device)
-        return _Batch(inside=[self.inside[at] for at in left], before=self.before.rows(index), ids=self.ids[index])
+    def of(self, rows: Collection[int]) -> _Batch:
+        """Return the batch with only these ``rows``."""
+        remaining = [at for at, row in enumerate(self.inside) if row in rows]
+        index = torch.tensor(remaining, dtype=torch.long, device=self.ids.device)
+        return _Batch(inside=[self.inside[at] for at in remaining], before=self.before.rows(index), ids=self.ids[index])
 
 
 @dataclass(eq=False, kw_only=True)
@@ -206,9 +206,9 @@ class _Decoder:
     def run(self) -> list[Written]:
         """Decode until every row is finished."""
         self._tokens, self._best = [[] for _ in self.rows], [[] for _ in self.rows]
-        self._active = {place for place, limit in enumerate(self.limits) if limit > 0}
+        self._active = {row for row, limit in enumerate(self.limits) if limit > 0}
         alike = _alike(self.rows, self.begun, most=self.at_once // 2)
-        groups = [left for some in alike if (left := [place for place in some if place in self._active])]
+        groups = [active for group in alike if (active := [row for row in group if row in self._active])]
         batch: _Batch | None = None
         for group in groups:
             if self.model.is_recurrent:
@@ -216,7 +216,7 @@ class _Decoder:
                 continue
             if batch:
                 # The group joins when there is room for it; if padding would change the results, after all others.
-                longest = max(batch.before.mask.shape[-1], *(len(self.rows[place]) for place in group))
+                longest = max(batch.before.mask.shape[-1], *(len(self.rows[row]) for row in group))
                 may_join = mask_decides(self.model, longest + max(self.limits))
                 batch = self._write_on(batch, until=self.at_once - len(group) if may_join else 0)
             batch = _joined(batch, self._read(group))
@@ -231,28 +231,28 @@ class _Decoder:
             written.append(Written(tuple(tokens), likeliest, probabilities))
         return written
 
-    def _read(self, places: list[int]) -> _Batch:
-        """Read the rows ``places``, and write their first token."""
-        known = [one for place in places if (one := self.begun[place])]
+    def _read(self, group: list[int]) -> _Batch:
+        """Read the rows of ``group``, and write their first token."""
+        beginnings = [beginning for row in group if (beginning := self.begun[row])]
         # The keys and values of the shared beginnings come first; the rest of each row is read now.
-        start = _begin(self.model, known, len(places))
-        tails = [self.rows[place][one.length if (one := self.begun[place]) else 0 :] for place in places]
+        start = _begin(self.model, beginnings, len(group))
+        tails = [self.rows[row][beginning.length if (beginning := self.begun[row]) else 0 :] for row in group]
         batch = left_pad(tails, device=self.model.device, ends=[len(tail) - 1 for tail in tails])
         cache = start.growing(len(self.model.blocks))
         mask, positions = torch.cat([start.mask, batch.mask], -1), start.lengths + batch.positions
-        self._note(self._final(places, replace(batch, mask=mask, positions=positions), cache), places)
+        self._note(self._final(group, replace(batch, mask=mask, positions=positions), cache), group)
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
-        return _Batch(inside=places, before=before, ids=self._last_tokens(places)).of(self._active)
+        return _Batch(inside=group, before=before, ids=self._last_tokens(group)).of(self._active)
 
     def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
         """Decode until at most ``until`` rows are active; return the batch of these, or None if no row is left."""
         inside, ids, mask = batch.inside, batch.ids, batch.before.mask  # mask: [rows, tokens so far]
-        room = max(self.limits[place] - len(self._tokens[place]) for place in inside)
+        room = max(self.limits[row] - len(self._tokens[row]) for row in inside)
         cache = batch.before.growing(len(self.model.blocks), room=room)
-        while len(active := [place for place in inside if place in self._active]) > until:
+        while len(active := [row for row in inside if row in self._active]) > until:
             if len(active) <= _SHRINK * len(inside):
-                left = [at for at, place in enumerate(inside) if place in self._active]
-                index = torch.tensor(left, device=ids.device)
+                remaining = [at for at, row in enumerate(inside) if row in self._active]
+                index = torch.tensor(remaining, device=ids.device)
                 cache.batch_select_indices(index)
                 inside, ids, mask = active, ids[index], mask[index]
             mask = torch.cat([mask, torch.ones_like(ids)], -1)
@@ -262,20 +262,20 @@ class _Decoder:
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
         return _Batch(inside=inside, before=before, ids=ids).of(self._active) if active else None
 
-    def _write_whole(self, places: list[int]) -> None:
+    def _write_whole(self, group: list[int]) -> None:
         """Decode rows, each of which is read whole at each step: a recurrent block has no keys and values to keep."""
-        while inside := [place for place in places if place in self._active]:
-            rows = [(*self.rows[place], *self._tokens[place]) for place in inside]
-            ends = [len(self.rows[place]) - 1 for place in inside]
+        while inside := [row for row in group if row in self._active]:
+            rows = [(*self.rows[row], *self._tokens[row]) for row in inside]
+            ends = [len(self.rows[row]) - 1 for row in inside]
             self._note(self._final(inside, left_pad(rows, device=self.model.device, ends=ends), None), inside)
 
     def _final(self, inside: Sequence[int], batch: Batch, cache: SummedCache | None) -> Tensor:
         """Logits [rows, vocabulary] after the last token of ``batch``, whose tokens come after those in ``cache``."""
         final = list[Tensor]()  # states before the final norm, which `LanguageModel.logits` applies
         # Rows of one patch have one owner, so that its weights are computed once.
-        distinct = {id(self.patches[place]): self.patches[place] for place in inside}
+        distinct = {id(self.patches[row]): self.patches[row] for row in inside}
         numbers = {key: number for number, key in enumerate(distinct)}
-        owners = torch.tensor([[numbers[id(self.patches[place])]] for place in inside])  # [rows, 1]
+        owners = torch.tensor([[numbers[id(self.patches[row])]] for row in inside])  # [rows, 1]
         with (
             each_patched(self.model, list(distinct.values()), owners),
             with_prompt_ends(self.model, batch.ends),
@@ -297,26 +297,26 @@ class _Decoder:
         tokens, probabilities = torch.stack([best.indices.to(best.values), best.values]).cpu()
         tokens = tokens.long()
         first = tokens[:, 0].tolist()
-        for at, place in enumerate(inside):
-            if place in self._active:
-                self._best[place].append((tokens[at], probabilities[at]))
-                self._tokens[place].append(first[at])
-                if len(self._tokens[place]) >= self.limits[place] or self.ends(self._tokens[place]):
-                    self._active.discard(place)
+        for at, row in enumerate(inside):
+            if row in self._active:
+                self._best[row].append((tokens[at], probabilities[at]))
+                self._tokens[row].append(first[at])
+                if len(self._tokens[row]) >= self.limits[row] or self.ends(self._tokens[row]):
+                    self._active.discard(row)
 
     def _last_tokens(self, inside: Sequence[int]) -> Tensor:
         """The last token of each row, [rows, 1]."""
-        return torch.tensor([self._tokens[place][-1:] for place in inside], device=self.model.device)
+        return torch.tensor([self._tokens[row][-1:] for row in inside], device=self.model.device)
 
 
-def _begin(model: LanguageModel, known: Sequence[_Beginning], rows: int) -> Prefix:
-    """The shared beginnings ``known``, one a row; if there are none, an empty prefix of ``rows`` rows."""
-    if not known:
+def _begin(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) -> Prefix:
+    """The shared ``beginnings``, one a row; if there are none, an empty prefix of ``rows`` rows."""
+    if not beginnings:
         return empty_prefix(model, rows)
-    found = known[0].prefix.rows(torch.tensor([one.place for one in known], device=model.device))
-    width = max(one.length for one in known)  # without the padding for longer beginnings of rows outside this group
-    layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in found.layers)
-    return Prefix(mask=found.mask[:, -width:], layers=layers, sums=found.sums)
+    prefix = beginnings[0].prefix.rows(torch.tensor([b.place for b in beginnings], device=model.device))
+    width = max(b.length for b in beginnings)  # without the padding for longer beginnings of rows outside this group
+    layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in prefix.layers)
+    return Prefix(mask=prefix.mask[:, -width:], layers=layers, sums=prefix.sums)
 
 
 def _joined(one: _Batch | None, other: _Batch) -> _Batch | None:

@@ -71,8 +71,8 @@ def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores
         PromptError: a candidate can't be separated from its prompt's end.
         ModelError: the model's output is not finite, or a pair does not fit into its positions.
     """
-    (found,) = score_each(model, [pairs], patches=[None])
-    return found
+    (scores,) = score_each(model, [pairs], patches=[None])
+    return scores
 
 
 def score_each(
@@ -89,20 +89,20 @@ def score_each(
     """
     # All unpatched entries have one owner, so that a pair of several of them is scored once.
     unpatched = patches.index(None) if None in patches else 0
-    owners = [unpatched if patch is None else place for place, patch in enumerate(patches)]
-    wanted = [[(owner, pair) for pair in dict.fromkeys(pairs)] for owner, pairs in zip(owners, asked, strict=True)]
-    distinct = list(dict.fromkeys(key for own in wanted for key in own))
+    owners = [unpatched if patch is None else index for index, patch in enumerate(patches)]
+    keys = [[(owner, pair) for pair in dict.fromkeys(pairs)] for owner, pairs in zip(owners, asked, strict=True)]
+    distinct = list(dict.fromkeys(key for entry in keys for key in entry))
     encoded = [_Asked(owner, model.encode(pair.prompt, target=pair.candidate)) for owner, pair in distinct]
 
     # Prompts that begin alike are a group, whose tree is in one row; a forward pass has several rows.
     groups = _groups(encoded)
-    found: dict[int, TokenScores] = {}
+    results: dict[int, TokenScores] = {}
     for rows in packed([len(group.tree) for group in groups], width=_WIDTH, nodes=nodes_at_once(model)):
-        places = [[place for group in row for place in groups[group].places] for row in rows]
-        scores = _score_rows(model, [[encoded[place] for place in row] for row in places], patches)
-        found |= zip((place for row in places for place in row), scores, strict=True)
-    by_key = {key: found[place] for place, key in enumerate(distinct)}
-    return [{pair: by_key[owner, pair] for owner, pair in own} for own in wanted]
+        indices = [[index for group in row for index in groups[group].places] for row in rows]
+        scores = _score_rows(model, [[encoded[index] for index in row] for row in indices], patches)
+        results |= zip((index for row in indices for index in row), scores, strict=True)
+    by_key = {key: results[index] for index, key in enumerate(distinct)}
+    return [{pair: by_key[owner, pair] for owner, pair in entry} for entry in keys]
 
 
 def nodes_at_once(model: LanguageModel) -> int:
@@ -126,22 +126,22 @@ class _Group:
     places: list[int] = field(default_factory=list)
     tree: TokenTree = field(default_factory=TokenTree)
 
-    def takes(self, one: _Asked) -> bool:
+    def takes(self, pair: _Asked) -> bool:
         """Return whether the tree has room for one more prompt."""
-        return len(self.tree) + self.tree.missing(one.prompt.ids[:-1], owner=one.owner) <= self.limit
+        return len(self.tree) + self.tree.missing(pair.prompt.ids[:-1], owner=pair.owner) <= self.limit
 
 
-def _groups(asked: Sequence[_Asked]) -> list[_Group]:
+def _groups(pairs: Sequence[_Asked]) -> list[_Group]:
     """Group the prompts. A tree has at most `_NODES` nodes, or twice those of its first prompt if that is more."""
     groups: list[_Group] = []
     filling: dict[tuple[int, int], _Group] = {}
-    for place, one in enumerate(asked):
-        key = (one.owner, one.prompt.ids[0])
-        if key not in filling or not filling[key].takes(one):
-            filling[key] = _Group(limit=max(_NODES, 2 * len(one.prompt.ids)))
+    for index, pair in enumerate(pairs):
+        key = (pair.owner, pair.prompt.ids[0])
+        if key not in filling or not filling[key].takes(pair):
+            filling[key] = _Group(limit=max(_NODES, 2 * len(pair.prompt.ids)))
             groups.append(filling[key])
-        filling[key].places.append(place)
-        filling[key].tree.add(one.prompt.ids[:-1], owner=one.owner)
+        filling[key].places.append(index)
+        filling[key].tree.add(pair.prompt.ids[:-1], owner=pair.owner)
     return groups
 
 
@@ -149,21 +149,21 @@ def _score_rows(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> Iterator[TokenScores]:
     """The scores of all prompts, row by row."""
-    asked = [one for row in rows for one in row]
+    pairs = [pair for row in rows for pair in row]
     # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
-    takes_trees = mask_decides(model, max(len(one.prompt.ids) for one in asked))
-    logits, places = _tree_logits(model, rows, patches) if takes_trees else _row_logits(model, asked, patches)
+    takes_trees = mask_decides(model, max(len(pair.prompt.ids) for pair in pairs))
+    logits, index = _tree_logits(model, rows, patches) if takes_trees else _row_logits(model, pairs, patches)
     # On the logits' device, and one transfer: the logits of all reads may be hundreds of megabytes.
-    targets = torch.tensor([token for one in asked for token in one.prompt.target_ids], device=logits.device)
-    places = places.to(logits.device)
-    each = logits.logsumexp(-1)[places] - logits[places, targets]  # -log softmax, [all target tokens]
-    nll, right = torch.stack([each, (logits.argmax(-1)[places] == targets).to(each)]).cpu()
+    targets = torch.tensor([token for pair in pairs for token in pair.prompt.target_ids], device=logits.device)
+    index = index.to(logits.device)
+    each = logits.logsumexp(-1)[index] - logits[index, targets]  # -log softmax, [all target tokens]
+    nll, right = torch.stack([each, (logits.argmax(-1)[index] == targets).to(each)]).cpu()
     if not torch.isfinite(nll).all():
         raise ModelError(
             "the model's output is not finite, so nothing can be scored; make a weaker edit, or load the model in "
             "float32"
         )
-    sizes = [len(one.prompt.target_ids) for one in asked]
+    sizes = [len(pair.prompt.target_ids) for pair in pairs]
     for losses, hits in zip(nll.split(sizes), right.split(sizes), strict=True):
         yield TokenScores(nll=losses.mean().item(), accuracy=hits.mean().item(), tokens=len(losses))
 
@@ -173,38 +173,38 @@ def _tree_logits(
 ) -> tuple[Tensor, Tensor]:
     """Logits [nodes, vocabulary] of the nodes that predict a target token, and for each target token its node."""
     trees, reads, ends = [TokenTree() for _ in rows], list[tuple[int, int]](), list[tuple[int, int]]()
-    wanted = wants_prompt_ends(model)
-    for row, (tree, asked) in enumerate(zip(trees, rows, strict=True)):
-        for one in asked:
-            last = one.prompt.target_start - 1
-            path = tree.add(one.prompt.ids[:-1], owner=one.owner, end=last if wanted else None)
+    marks_ends = wants_prompt_ends(model)
+    for row, (tree, pairs) in enumerate(zip(trees, rows, strict=True)):
+        for pair in pairs:
+            last = pair.prompt.target_start - 1
+            path = tree.add(pair.prompt.ids[:-1], owner=pair.owner, end=last if marks_ends else None)
             reads += [(row, node) for node in path[last:]]  # the last token is left out: it predicts no target token
             ends.append((row, path[last]))
-    nodes, places = torch.tensor(reads).unique(dim=0, return_inverse=True)
-    whole = TreeRows(trees)
-    with each_patched(model, patches, whole.owners()):
+    nodes, index = torch.tensor(reads).unique(dim=0, return_inverse=True)
+    tree_rows = TreeRows(trees)
+    with each_patched(model, patches, tree_rows.owners()):
         ending = torch.tensor(ends)
         logits = _forward(
             model,
-            whole.ids(),
-            whole.mask(model.model.dtype),
-            whole.positions(),
+            tree_rows.ids(),
+            tree_rows.mask(model.model.dtype),
+            tree_rows.positions(),
             at=(nodes[:, 0], nodes[:, 1]),
             ends=(ending[:, 0], ending[:, 1]),
         )
-    return logits, places
+    return logits, index
 
 
 def _row_logits(
-    model: LanguageModel, asked: Sequence[_Asked], patches: Sequence[WeightPatch | None]
+    model: LanguageModel, pairs: Sequence[_Asked], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
     """The same as `_tree_logits`, from one left-padded row for each pair."""
-    batch = left_pad([one.prompt.ids for one in asked], device=torch.device("cpu"))
-    rows = [row for row, one in enumerate(asked) for _ in one.prompt.target_ids]
-    columns = [place for one in asked for place in range(-len(one.prompt.target_ids) - 1, -1)]
-    owners = torch.tensor([[one.owner] for one in asked])
+    batch = left_pad([pair.prompt.ids for pair in pairs], device=torch.device("cpu"))
+    rows = [row for row, pair in enumerate(pairs) for _ in pair.prompt.target_ids]
+    columns = [position for pair in pairs for position in range(-len(pair.prompt.target_ids) - 1, -1)]
+    owners = torch.tensor([[pair.owner] for pair in pairs])
     with each_patched(model, patches, owners):
-        at, ends = (torch.tensor(rows), torch.tensor(columns)), _row_ends([one.prompt for one in asked])
+        at, ends = (torch.tensor(rows), torch.tensor(columns)), _row_ends([pair.prompt for pair in pairs])
         logits = _forward(model, batch.ids, batch.mask, batch.positions, at=at, ends=ends)
     return logits, torch.arange(len(rows))
 
@@ -263,16 +263,16 @@ def next_tokens(
         ModelError: a prompt does not fit into the model's positions.
     """
     encoded = {prompt: model.encode(prompt) for prompt in dict.fromkeys(prompts)}
-    found: dict[str, dict[int, float]] = {}
+    log_p: dict[str, dict[int, float]] = {}
     for start in range(0, len(encoded), _ROWS):
-        some = list(encoded)[start : start + _ROWS]
-        batch = left_pad([encoded[prompt].ids for prompt in some], device=torch.device("cpu"))
-        last = torch.arange(len(some)), torch.full((len(some),), -1)
+        chunk = list(encoded)[start : start + _ROWS]
+        batch = left_pad([encoded[prompt].ids for prompt in chunk], device=torch.device("cpu"))
+        last = torch.arange(len(chunk)), torch.full((len(chunk),), -1)
         logits = _forward(model, batch.ids, batch.mask, batch.positions, at=last, ends=last)
-        for prompt, own in zip(some, logits.log_softmax(-1).cpu(), strict=True):
-            tokens = own.topk(LIKELIEST).indices.tolist() if known is None else list(known[prompt])
-            found[prompt] = {token: round(value, 6) for token, value in zip(tokens, own[tokens].tolist(), strict=True)}
-    return found
+        for prompt, row in zip(chunk, logits.log_softmax(-1).cpu(), strict=True):
+            tokens = row.topk(LIKELIEST).indices.tolist() if known is None else list(known[prompt])
+            log_p[prompt] = {token: round(value, 6) for token, value in zip(tokens, row[tokens].tolist(), strict=True)}
+    return log_p
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
@@ -284,18 +284,18 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
     """
     distinct = list(dict.fromkeys(pairs))
     encoded = [model.encode(pair.prompt, target=pair.candidate) for pair in distinct]
-    order = sorted(range(len(distinct)), key=lambda place: len(encoded[place].ids))  # rows of alike lengths: no padding
-    found: dict[Pair, tuple[int, ...]] = {}
+    order = sorted(range(len(distinct)), key=lambda index: len(encoded[index].ids))  # rows of alike lengths: no padding
+    predicted: dict[Pair, tuple[int, ...]] = {}
     for start in range(0, len(order), _ROWS):
-        places = order[start : start + _ROWS]
-        prompts = [encoded[place] for place in places]
+        chunk = order[start : start + _ROWS]
+        prompts = [encoded[index] for index in chunk]
         batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
         with torch.no_grad(), with_prompt_ends(model, _marked(batch.ids.shape, _row_ends(prompts))):
             output = model.model(
                 input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
             )
-        for place, prompt, logits in zip(places, prompts, output.logits, strict=True):
+        for index, prompt, logits in zip(chunk, prompts, output.logits, strict=True):
             # The logits before each target token, [target tokens, vocabulary].
             best = logits[-len(prompt.target_ids) - 1 : -1].argmax(-1)
-            found[distinct[place]] = tuple(best.tolist())
-    return {pair: found[pair] for pair in distinct}
+            predicted[distinct[index]] = tuple(best.tolist())
+    return {pair: predicted[pair] for pair in distinct}

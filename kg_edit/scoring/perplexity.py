@@ -39,15 +39,15 @@ def perplexity(
     head = text if tokens is None else text[: tokens * _LONGEST]
     ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
     size = min(window, model.positions or window)
-    losses, done = list[Tensor](), 1  # the first token has nothing before it
+    losses, scored = list[Tensor](), 1  # the first token has nothing before it
     for start in range(0, len(ids), min(stride, size - 1)):
         end = min(start + size, len(ids))
-        if end > done:  # of this window, only the tokens that no earlier window has
-            own = ids[start:end]
-            logits = model.model(input_ids=own[None].to(model.device), use_cache=False).logits[0, :-1].float()
-            nll = torch.nn.functional.cross_entropy(logits, own[1:].to(logits.device), reduction="none")
-            losses.append(nll[done - start - 1 :].cpu())  # nll: [window - 1], of each token except the first
-            done = end
+        if end > scored:  # of this window, only the tokens that no earlier window has
+            window_ids = ids[start:end]
+            logits = model.model(input_ids=window_ids[None].to(model.device), use_cache=False).logits[0, :-1].float()
+            nll = torch.nn.functional.cross_entropy(logits, window_ids[1:].to(logits.device), reduction="none")
+            losses.append(nll[scored - start - 1 :].cpu())  # nll: [window - 1], of each token except the first
+            scored = end
     if not losses:
         raise ModelError("the text for general ability has fewer than two tokens; give a text of some thousand words")
     mean = torch.cat(losses).double().mean().item()

@@ -113,8 +113,8 @@ def recalled_fact(recalled_relation: str) -> str:
 def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
     """Return all distinct answers by normal form, sorted by it: the order of the records does not matter."""
     edits = (edit for record in records for edit in as_record(record).edits)
-    found = sorted((question.answer for edit in edits for question in edit.portability), reverse=True)
-    return dict(sorted({normalised(answer): answer for answer in found}.items()))
+    ordered = sorted((question.answer for edit in edits for question in edit.portability), reverse=True)
+    return dict(sorted({normalised(answer): answer for answer in ordered}.items()))
 
 
 def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: int) -> tuple[tuple[str, ...], ...]:
@@ -128,8 +128,8 @@ def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: i
     for edit in as_record(record).edits:
         right = {form for question in edit.plain_questions for form in map(normalised, right_answers(question))}
         wrong = [answer for form, answer in pool.items() if form not in right]
-        for place, question in enumerate(edit.plain_questions):
-            rng = random.Random(f"{seed}/{edit.id}/{place}")  # noqa: S311 - nothing secret
+        for number, question in enumerate(edit.plain_questions):
+            rng = random.Random(f"{seed}/{edit.id}/{number}")  # noqa: S311 - nothing secret
             enough = len(wrong) >= CHOICES - 1
             drawn.append((question.answer, *rng.sample(wrong, CHOICES - 1)) if enough else ())
     return tuple(drawn)

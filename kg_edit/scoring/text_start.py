@@ -46,9 +46,9 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
     if not unread:
         return StartedTexts(tuple(texts))
     text, name = next(iter(unread.items()))
-    others = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+    more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
     remark = (
-        f"{text!r}{others} begins with the subject of the edit {name!r}, and this model does not read the first token"
+        f"{text!r}{more} begins with the subject of the edit {name!r}, and this model does not read the first token"
     )
     if start == "never":
         quoted = text.replace("'", r"\'")

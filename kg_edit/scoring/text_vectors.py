@@ -29,8 +29,8 @@ def _mean_state(model: LanguageModel, text: str) -> Tensor:
     ids = model.tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"][: model.positions]
     if len(ids) < 2:
         return torch.zeros(model.width)
-    found = list[Tensor]()
+    means = list[Tensor]()
     head = model.model.get_output_embeddings()
-    with untouched(model), watched(head, lambda state, _: found.append(state[0, 1:].float().mean(0).cpu())):
+    with untouched(model), watched(head, lambda state, _: means.append(state[0, 1:].float().mean(0).cpu())):
         model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-    return found[0]
+    return means[0]

@@ -53,10 +53,10 @@ class TokenTree:
         """Return the number of nodes that `add` would make for a sequence without an ``end``."""
         node = -1 - owner
         for depth, token in enumerate(ids):
-            found = self._children.get((node, token, False))
-            if found is None:
+            child = self._children.get((node, token, False))
+            if child is None:
                 return len(ids) - depth
-            node = found
+            node = child
         return 0
 
     def seen(self, width: int) -> Tensor:
@@ -105,12 +105,12 @@ def packed(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[lis
     The rows of a pass have ``width`` places, or as many as its largest group needs; a pass has about ``nodes`` places.
     Groups are placed from the largest to the smallest, each in the first row with room.
     """
-    left = sorted(range(len(sizes)), key=lambda group: -sizes[group])
-    while left:
-        places = max(width, sizes[left[0]])
-        room = [places] * max(1, nodes // places)
+    remaining = sorted(range(len(sizes)), key=lambda group: -sizes[group])
+    while remaining:
+        capacity = max(width, sizes[remaining[0]])
+        room = [capacity] * max(1, nodes // capacity)
         rows, rest = [list[int]() for _ in room], list[int]()
-        for group in left:
+        for group in remaining:
             row = next((row for row, free in enumerate(room) if sizes[group] <= free), None)
             if row is None:
                 rest.append(group)
@@ -118,4 +118,4 @@ def packed(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[lis
                 rows[row].append(group)
                 room[row] -= sizes[group]
         yield [row for row in rows if row]
-        left = rest
+        remaining = rest
