@@ -87,7 +87,7 @@ def hint_settings(on: Constructor) -> Constructor:
     Raises:
         ConfigError: the option is unknown, or given without its name.
     """
-    options = [name for name, one in signature(on).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    options = [name for name, parameter in signature(on).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
     @wraps(on)
     def checked(cls: type[EditingMethod], /, *given: Any, **named: Any) -> Any:
@@ -228,7 +228,7 @@ class EditingMethod(ABC):
         *,
         start: Patch | str | Path | None = None,
         after_each: Callable[[Patch], object] = lambda _: None,
-        guard: Callable[[Patch, Patch], object] = lambda made, before: None,
+        guard: Callable[[Patch, Patch], object] = lambda new_patch, before: None,
         callbacks: Sequence[Callback] = (),
         progress: bool = False,
     ) -> Patch:
@@ -245,18 +245,18 @@ class EditingMethod(ABC):
         Raises:
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
-        wanted = as_edits(edits)
-        self.refuse_texts(wanted)
+        requested = as_edits(edits)
+        self.refuse_texts(requested)
         self._prepare_unpatched()  # before ``start`` is applied, so that the patch is the same with and without it
         patch = self.empty_patch() if start is None else as_patch(start)
-        with Bar(title=self.name, unit="edit", total=len(wanted), shown=progress) as bar:
-            for batch in self._batches(wanted):
+        with Bar(title=self.name, unit="edit", total=len(requested), shown=progress) as bar:
+            for batch in self._batches(requested):
                 seen = (*callbacks, StepNotes(bar.note))
                 with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
                     with blame_plug_in(type(self)):
-                        made = self._recorded(self._made(batch, patch), batch)
-                    guard(made, patch)
-                    patch = patch + made
+                        new_patch = self._recorded(self._make_batch(batch, patch), batch)
+                    guard(new_patch, patch)
+                    patch = patch + new_patch
                     after_each(patch)
                 bar.update(len(batch))
         return patch
@@ -270,7 +270,7 @@ class EditingMethod(ABC):
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
         update = [self.empty_patch()]
-        self.edit(edits, start=before, guard=lambda made, _: update.append(made))
+        self.edit(edits, start=before, guard=lambda patch, _: update.append(patch))
         return reduce(add, update)
 
     def edit_each(self, edits: Edits) -> tuple[Patch | Exception, ...]:
@@ -281,16 +281,16 @@ class EditingMethod(ABC):
         Returns:
             For each edit, its patch, or the exception of `FAILURES` that it raised.
         """
-        wanted = as_edits(edits)
-        self.refuse_texts(wanted)
+        requested = as_edits(edits)
+        self.refuse_texts(requested)
         self._prepare_unpatched()
         with blame_plug_in(type(self)):
-            made = self.make_each(wanted)
+            results = self.make_each(requested)
             return tuple(
-                one
-                if isinstance(one, Exception)
-                else attempt(edit, partial(self._recorded, self._fitting(one), [edit]))
-                for one, edit in zip(made, wanted, strict=True)
+                result
+                if isinstance(result, Exception)
+                else attempt(edit, partial(self._recorded, self._fitting(result), [edit]))
+                for result, edit in zip(results, requested, strict=True)
             )
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
@@ -332,18 +332,18 @@ class EditingMethod(ABC):
         else:
             yield from ((edit,) for edit in edits)
 
-    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+    def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
         with before.applied(self.model):
-            made = self.make(edits, before=before)
-        return with_weight_norms(self._fitting(made), self.model)
+            patch = self.make(edits, before=before)
+        return with_weight_norms(self._fitting(patch), self.model)
 
-    def _fitting(self, made: object) -> Patch:
+    def _fitting(self, patch: object) -> Patch:
         """Return what ``make`` returned, if it is a patch whose changes have the shapes of the model's weights."""
-        if not isinstance(made, Patch):  # a plug-in forgot to return it
-            raise TypeError(f"make returned {made!r:.80}; expected a Patch")
-        if isinstance(made, WeightPatch):
-            made.modules(self.model)
-        return made
+        if not isinstance(patch, Patch):  # a plug-in forgot to return it
+            raise TypeError(f"make returned {patch!r:.80}; expected a Patch")
+        if isinstance(patch, WeightPatch):
+            patch.modules(self.model)
+        return patch
 
     def _recorded(self, patch: Patch, edits: Sequence[Edit]) -> Patch:
         """Return the patch of ``edits`` with what its method left out: the provenance, and the records of edits.
@@ -354,8 +354,8 @@ class EditingMethod(ABC):
             PatchError: the patch has a value that is not finite.
         """
         patch.check_finite()
-        known = {record.get("edit", {}).get("id") for record in patch.edits}
-        records = [*patch.edits, *(self.record(edit) for edit in edits if edit.id not in known)]
+        recorded = {record.get("edit", {}).get("id") for record in patch.edits}
+        records = [*patch.edits, *(self.record(edit) for edit in edits if edit.id not in recorded)]
         if self.joint:
             records = [{**record, "batch": len(edits)} for record in records]
         return patch if records == [*patch.edits] else patch.with_records(records, self.provenance())
@@ -522,10 +522,10 @@ class GraphReader(EditingMethod):
 
     def why_alone(self, edit: Edit) -> str:
         """Return why this method reads s -r-> o* alone, in words; "" if the subgraph has statements of o*."""
-        if has_statements(found := self.subgraph(edit)):
+        if has_statements(subgraph := self.subgraph(edit)):
             return ""
         near = self.graph.near(edit.target_new) if isinstance(self.graph, PrivateGraph) else ""
-        return f"{why_alone(found, edit, self.config.graph)}{near}, so {self.name} reads s -r-> o* alone"
+        return f"{why_alone(subgraph, edit, self.config.graph)}{near}, so {self.name} reads s -r-> o* alone"
 
     def answers_met(self, edit: Edit) -> list[str]:
         """Return the labels in the edit's subgraph that overlap an answer of its test questions or its record's probes.
@@ -603,9 +603,9 @@ class ValueMethod(EditingMethod):
     def covariances(self) -> Mapping[int, Covariance]:
         """By layer, the second moment C [d_ff, d_ff] of the inputs of the edited down-projection."""
         given = self._given_covariances or {}
-        wanted = [layer for layer in self.layers if layer not in given]
-        found = find_covariances(self.model, wanted, self.config.covariance, progress=self._progress) if wanted else {}
-        return {**given, **found}
+        layers = [layer for layer in self.layers if layer not in given]
+        rest = find_covariances(self.model, layers, self.config.covariance, progress=self._progress) if layers else {}
+        return {**given, **rest}
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
@@ -646,17 +646,17 @@ class ValueMethod(EditingMethod):
         shared = token * len(starts) * max(map(len, starts), default=0)  # padded to the longest
 
         def own_tokens(row: Prompt) -> int:
-            place = longest_start(starts, row.ids)
-            return len(row.ids) - (0 if place is None else len(starts[place]))
+            longest = longest_start(starts, row.ids)
+            return len(row.ids) - (0 if longest is None else len(starts[longest]))
 
         start, size = 0, float(shared)
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             padded = len(request.rewrites) * max(map(own_tokens, request.rewrites))
-            own = token * padded + _OPTIMISER_BYTES * self.parameters
-            if place > start and size + own > self.memory * 1e6:
-                yield slice(start, place)
-                start, size = place, float(shared)
-            size += own
+            needed = token * padded + _OPTIMISER_BYTES * self.parameters
+            if index > start and size + needed > self.memory * 1e6:
+                yield slice(start, index)
+                start, size = index, float(shared)
+            size += needed
         if requests:
             yield slice(start, len(requests))
 
@@ -667,10 +667,10 @@ class ValueMethod(EditingMethod):
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, and the norm of ``anchor`` if it is on."""
-        found = super().provenance()
+        provenance = super().provenance()
         if self.config.anchor:
-            found["methods"][0] |= {"value_norm": self.value_norm}
-        return found
+            provenance["methods"][0] |= {"value_norm": self.value_norm}
+        return provenance
 
 
 def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:

@@ -76,29 +76,29 @@ class MethodConfig(BaseModel, metaclass=Called):
     def _values_are_sensible(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         """Refuse true and false as numbers (pydantic makes them 1 and 0), huge counts and empty names, also nested."""
         taken = take(value)
-        for place, given, expected in cls._faults(value, taken, info.field_name or ""):
+        for field, given, expected in cls._faults(value, taken, info.field_name or ""):
             message = f"found {describe(given)}; expected {expected}"
-            raise PydanticCustomError("value_error", "{error}", {"error": message, "field": place})
+            raise PydanticCustomError("value_error", "{error}", {"error": message, "field": field})
         return taken
 
     @classmethod
-    def _faults(cls, given: Any, taken: Any, place: str) -> Iterator[tuple[str, Any, str]]:
-        """Yield (place, value, what is expected) of each bool, huge count or empty name; ``taken`` is validated."""
+    def _faults(cls, given: Any, taken: Any, field: str) -> Iterator[tuple[str, Any, str]]:
+        """Yield (field, value, what is expected) of each bool, huge count or empty name; ``taken`` is validated."""
         if isinstance(given, bool) and not isinstance(taken, bool):
-            yield place, given, "a number"
-        elif given == "" and not place.endswith("]"):  # an unset variable of a shell; in a list, no first word
-            yield place, given, "a name; leave the setting out for none"
-        elif isinstance(taken, int) and taken > LARGEST_COUNT and place not in _OTHER_RANGE:
-            yield place, given, f"at most {LARGEST_COUNT}"
+            yield field, given, "a number"
+        elif given == "" and not field.endswith("]"):  # an unset variable of a shell; in a list, no first word
+            yield field, given, "a name; leave the setting out for none"
+        elif isinstance(taken, int) and taken > LARGEST_COUNT and field not in _OTHER_RANGE:
+            yield field, given, f"at most {LARGEST_COUNT}"
         elif isinstance(taken, float) and abs(taken) > LARGEST_NUMBER:
-            yield place, given, f"at most {LARGEST_NUMBER:g}"
+            yield field, given, f"at most {LARGEST_NUMBER:g}"
         elif isinstance(given, dict) and isinstance(taken, (dict, BaseModel)):
             inside = dict(taken)
             for name in filter(inside.__contains__, given):
-                yield from cls._faults(given[name], inside[name], f"{place}.{name}")
+                yield from cls._faults(given[name], inside[name], f"{field}.{name}")
         elif isinstance(given, (list, tuple)) and isinstance(taken, (list, tuple)):
             for number, pair in enumerate(zip(given, taken, strict=False)):
-                yield from cls._faults(*pair, f"{place}[{number}]")
+                yield from cls._faults(*pair, f"{field}[{number}]")
 
     @classmethod
     def preset(
@@ -117,15 +117,15 @@ class MethodConfig(BaseModel, metaclass=Called):
             ConfigError: a value is invalid, or given twice.
         """
         presets = {"default": {}, **cls.presets}
-        own = presets.get(name)
-        if own is None:
+        values = presets.get(name)
+        if values is None:
             if (published_as := cls.published_as or method) is None:
                 raise unknown_name("preset", name, presets)
-            own = published_settings(name, published_as, own=presets)
+            values = published_settings(name, published_as, own=presets)
         if not isinstance(settings or {}, Mapping):
             raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
-        wanted, of = _over(own, _nested(settings or {})), f" of {method}" if method else ""
-        for key in wanted:
+        merged, of = _over(values, _nested(settings or {})), f" of {method}" if method else ""
+        for key in merged:
             if key not in cls.model_fields:
                 for name, value in (settings or {}).items() if key == method else ():
                     if (bare := name.removeprefix(f"{method}.")) != name:  # as where several methods run
@@ -133,11 +133,11 @@ class MethodConfig(BaseModel, metaclass=Called):
                         raise UnknownNameError(f"unknown setting{of} {name!r}: {way}")
                 raise unknown_name(f"setting{of}", key, cls.model_fields)
         try:
-            found = cls.model_validate(wanted)
+            config = cls.model_validate(merged)
         except ValidationError as error:
             raise cls._refused(faults_of(error, cls), of=of) from None
-        found._preset = name
-        return found
+        config._preset = name
+        return config
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Self:
@@ -161,7 +161,9 @@ class MethodConfig(BaseModel, metaclass=Called):
     @classmethod
     def _refused(cls, faults: Iterable[Fault], *, of: str = "") -> ConfigError:
         return ConfigError(
-            "\n".join(f"setting {one.field}{of}: {one.message}" if one.field else one.message for one in faults)
+            "\n".join(
+                f"setting {fault.field}{of}: {fault.message}" if fault.field else fault.message for fault in faults
+            )
         )
 
     @classmethod
@@ -201,26 +203,26 @@ def _changed(config: BaseModel, name: str) -> bool:
     return bool(value != type(config).model_fields[first].get_default(call_default_factory=True))
 
 
-def _over(own: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's values ``own``, overridden by ``settings``; groups such as ``deferral`` are merged key by key."""
-    both = {name for name, value in settings.items() if isinstance(value, dict) and isinstance(own.get(name), dict)}
-    return {**own, **settings, **{name: _over(own[name], settings[name]) for name in both}}
+def _over(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's ``values``, overridden by ``settings``; groups such as ``deferral`` are merged key by key."""
+    both = {name for name, value in settings.items() if isinstance(value, dict) and isinstance(values.get(name), dict)}
+    return {**values, **settings, **{name: _over(values[name], settings[name]) for name in both}}
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Put the value of a name such as ``covariance.tokens`` into its group: {"covariance": {"tokens": …}}."""
-    found = {name: value for name, value in settings.items() if "." not in name}
+    nested = {name: value for name, value in settings.items() if "." not in name}
     for name in (name for name in settings if "." in name):
         *groups, last = name.split(".")
-        inner: Any = found
+        inner: Any = nested
         for group in groups:
-            own = inner.get(group, {})
-            if not isinstance(own, Mapping) or (group == groups[-1] and last in own):
+            values = inner.get(group, {})
+            if not isinstance(values, Mapping) or (group == groups[-1] and last in values):
                 raise ConfigError(f"{name} is set twice: by this name, and by {group}; keep one")
-            inner[group] = dict(own)
+            inner[group] = dict(values)
             inner = inner[group]
         inner[last] = settings[name]
-    return found
+    return nested
 
 
 DEPTH = 0.2
@@ -325,12 +327,12 @@ class ValueConfig(MethodConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the seed of the model's own text, if C is from another text, and the tokens, if C is imported."""
-        found = {}
+        idle = {}
         if self.covariance.corpus != "self":
-            found["covariance.seed"] = "the corpus is read, not sampled from the model"
+            idle["covariance.seed"] = "the corpus is read, not sampled from the model"
         if self.covariance.corpus.startswith(IMPORTED):
-            found["covariance.tokens"] = "an imported covariance has its own number of tokens"
-        return found
+            idle["covariance.tokens"] = "an imported covariance has its own number of tokens"
+        return idle
 
 
 class GraphSettings(MethodConfig):
@@ -363,18 +365,18 @@ class GraphSettings(MethodConfig):
         answers = asked_answers(edit) if self.guards_answers else ()
         options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
         try:
-            found = edit_subgraph(source, edit, guarding(source, edit, options, answers))
+            graph = edit_subgraph(source, edit, guarding(source, edit, options, answers))
         except ABSENT:
             if self.graph.require:
                 raise
-            found = edge_alone(source, edit)
-        found = without_answers(found, answers) if answers else found
-        if self.graph.require and not has_statements(found):
+            graph = edge_alone(source, edit)
+        graph = without_answers(graph, answers) if answers else graph
+        if self.graph.require and not has_statements(graph):
             raise GraphError(
-                f"{why_alone(found, edit, self.graph)}; add some, give another graph or table of rules, or leave out "
+                f"{why_alone(graph, edit, self.graph)}; add some, give another graph or table of rules, or leave out "
                 "graph.require (CLI: --require-graph)"
             )
-        return found
+        return graph
 
     @property
     def guards_answers(self) -> bool:
@@ -384,7 +386,7 @@ class GraphSettings(MethodConfig):
 
 def asked_answers(edit: Edit) -> tuple[str, ...]:
     """Return the answers of an edit's test questions (``portability``), with their aliases."""
-    return tuple(dict.fromkeys(name for one in edit.portability for name in (one.answer, *one.aliases)))
+    return tuple(dict.fromkeys(name for question in edit.portability for name in (question.answer, *question.aliases)))
 
 
 def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:

@@ -140,8 +140,8 @@ def computes(found: type[EditingMethod]) -> str:
 def methods_page() -> str:
     """Return the text of docs/methods.md: which method to take, and a table for each family of methods."""
     families: dict[str, list[dict[str, str]]] = {family: [] for family in PAGES}
-    for found in all_methods():
-        cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(found))
+    for method in all_methods():
+        cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(method))
         row = dict(zip(HEADER, cells, strict=True))
         families.setdefault(row["family"], []).append(row | {"method": f"`{row['method']}`"})
     choices = markdown_table(Choice._fields, ((want, f"`{take}`", because) for want, take, because in CHOICES))

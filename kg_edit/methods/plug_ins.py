@@ -24,9 +24,9 @@ def owner_of(method: type) -> str | None:
 
 
 def _entry_of(method: type) -> EntryPoint | None:
-    found = f"{method.__module__}:{method.__qualname__}"
+    target = f"{method.__module__}:{method.__qualname__}"
     entries = entry_points(group=ENTRY_POINTS, name=getattr(method, "name", ""))
-    return next((entry for entry in entries if entry.value.replace(" ", "") == found), None)
+    return next((entry for entry in entries if entry.value.replace(" ", "") == target), None)
 
 
 def code_of(method: type) -> dict[str, str | None] | None:
@@ -50,9 +50,9 @@ def words(error: BaseException) -> str:
     """Return an exception's type, message and place, in one line."""
     # Frames of the import system and of this package say nothing about the other package.
     inner = ("<frozen ", str(Path(__file__).parent.parent))
-    frames = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith(inner)]
-    place = f"; {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
-    return " ".join(f"{type(error).__name__}: {error}{place}".split())
+    frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(inner)]
+    where = f"; {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}{where}".split())
 
 
 def fault_of(what: str, package: str, error: Exception) -> ConfigError:

@@ -97,7 +97,7 @@ def find_method(name: str | type[EditingMethod]) -> type[EditingMethod]:
 def _packaged() -> dict[str, str]:
     """The methods of this package: "kg_edit.methods.grace.method:Grace" by name."""
     root = import_module(__name__.rpartition(".")[0])
-    folders = [f"{root.__name__}.{found.name}" for found in iter_modules(root.__path__) if found.ispkg]
+    folders = [f"{root.__name__}.{module.name}" for module in iter_modules(root.__path__) if module.ispkg]
     return {
         name: f"{folder}.{target}"
         for folder in folders

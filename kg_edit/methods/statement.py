@@ -38,10 +38,10 @@ class StatementMethod(EditingMethod):
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, and the layer of a method that has one."""
-        found = super().provenance()
+        provenance = super().provenance()
         if isinstance(self.config, LayerConfig):
-            found["methods"][0] |= {"layer": self.layer}
-        return found
+            provenance["methods"][0] |= {"layer": self.layer}
+        return provenance
 
 
 def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bool = False) -> Prompt:

@@ -103,7 +103,7 @@ class AdapterMethod(StatementMethod):
             adapter, records = self.train(edits, adapter_at(before, self.place))
         return AdapterPatch(adapters={self.place: adapter}, provenance={**self.provenance(), "edits": records})
 
-    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+    def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
         before.check_model(self.model)
         # The adapter that is trained further is not applied: `train` runs it together with its change.
         rest = without_adapter(before, self.place) or self.empty_patch()

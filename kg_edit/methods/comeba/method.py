@@ -81,7 +81,7 @@ class Comeba(Memit):
             for layer in self.layers
         }
 
-    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+    def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
         """Call `make` on the model with the full updates of earlier batches in the weights, without their gates."""
         rest: Patch = before
         for place in self._places:

@@ -79,10 +79,10 @@ class CodebookMethod(StatementMethod):
         """Return a patch without entries; it changes nothing."""
         return self.patch_class(codebooks={}, provenance=self.provenance())
 
-    def _made(self, edits: Sequence[Edit], before: Patch) -> Patch:
+    def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
         before.check_model(self.model)
         # Earlier entries are not active in the training, so that each edit can be removed exactly.
-        return super()._made(edits, without_codebooks(before) or self.empty_patch())
+        return super()._make_batch(edits, without_codebooks(before) or self.empty_patch())
 
 
 class Grace(CodebookMethod):
