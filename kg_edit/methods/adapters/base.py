@@ -123,18 +123,18 @@ def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Read
     Returns:
         The inputs at each token that predicts one of a target, row by row, [tokens, in] in float32.
     """
-    found: list[Tensor] = []
+    seen: list[Tensor] = []
     ends = [row.prompt_end for row in rows]
     batch = left_pad([row.ids for row in rows], device=method.model.device, ends=ends)
     width = batch.ids.shape[1]
 
     def see(inputs: Tensor, _: Tensor) -> None:
-        found.append(inputs.reshape(len(rows) * width, -1).float())
+        seen.append(inputs.reshape(len(rows) * width, -1).float())
 
     with watched(read_module(method.model, method.layer, reads), see):
         block_output(method.model, batch, method.layer)
-    wanted = [(place + 1) * width - len(row.ids) + at for place, row in enumerate(rows) for at, _ in row.wanted]
-    return found[0][torch.tensor(wanted, device=found[0].device)]
+    positions = [(index + 1) * width - len(row.ids) + at for index, row in enumerate(rows) for at, _ in row.wanted]
+    return seen[0][torch.tensor(positions, device=seen[0].device)]
 
 
 @torch.no_grad()
@@ -152,11 +152,11 @@ def own_text_inputs(model: LanguageModel, layer: int, *, reads: Reads, texts: in
     Returns:
         The inputs at every token, [texts * (tokens + 1), in] in float32.
     """
-    found: list[Tensor] = []
+    seen: list[Tensor] = []
     rows = sample_rows(model, rows=texts, tokens=tokens, seed=seed)
     with watched(
         read_module(model, layer, reads),
-        lambda inputs, _: found.append(inputs.reshape(-1, inputs.shape[-1]).float()),
+        lambda inputs, _: seen.append(inputs.reshape(-1, inputs.shape[-1]).float()),
     ):
         block_output(model, left_pad(rows, device=model.device), layer)
-    return found[0]
+    return seen[0]

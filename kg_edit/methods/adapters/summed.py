@@ -108,12 +108,12 @@ class SummedAdapter(Adapter):
         """
         rows, columns = metadata["shape"]
         settings = cls.settings_class.model_validate(metadata["settings"])
-        found = cls(size=(int(rows), int(columns)), settings=settings, changes=dict(tensors))
-        wanted = {name: tuple(tensor.shape) for name, tensor in found.initial().items()}
+        adapter = cls(size=(int(rows), int(columns)), settings=settings, changes=dict(tensors))
+        expected = {name: tuple(tensor.shape) for name, tensor in adapter.initial().items()}
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if wanted != given:
-            raise ValueError(f"its settings ask for tensors {wanted}, and it has {given}")
-        return found
+        if expected != given:
+            raise ValueError(f"its settings ask for tensors {expected}, and it has {given}")
+        return adapter
 
     def plus(self, later: Self) -> Self:
         """Return the sum of the changes of both adapters.
@@ -126,7 +126,7 @@ class SummedAdapter(Adapter):
                 f"can't add adapters with different settings ({self.settings!r} and {later.settings!r}); make both "
                 "with the same settings"
             )
-        changes = {name: own + later.changes[name].to(own.device) for name, own in self.changes.items()}
+        changes = {name: change + later.changes[name].to(change.device) for name, change in self.changes.items()}
         return replace(self, changes=changes)
 
     @contextmanager
@@ -191,8 +191,8 @@ class SummedMethod(AdapterMethod):
         losses = RowLosses(self.model, self.layer, rows)
 
         def penalty() -> Tensor:
-            found = self.penalty(adapter, now(), here)
-            return torch.zeros((), device=self.device) if found is None else found
+            term = self.penalty(adapter, now(), here)
+            return torch.zeros((), device=self.device) if term is None else term
 
         each = list[Tensor]()  # the loss of each edit in each evaluation, [edits]
 
@@ -215,13 +215,14 @@ class SummedMethod(AdapterMethod):
             ):
                 each[-1] = losses().cpu()
 
-        made = {
+        changes = {
             name: (change[name].detach() if name in change else torch.zeros_like(tensor)).cpu()
             for name, tensor in start.items()
         }
-        size = torch.cat([tensor.flatten() for tensor in made.values()])
+        size = torch.cat([tensor.flatten() for tensor in changes.values()])
         pairs = zip(edits, torch.stack(each, 1).tolist(), strict=True)
-        return replace(adapter, changes=made), [record(self, edit, change=size, losses=own) for edit, own in pairs]
+        records = [record(self, edit, change=size, losses=edit_losses) for edit, edit_losses in pairs]
+        return replace(adapter, changes=changes), records
 
 
 def linear_init(rows: int, columns: int, draw: torch.Generator) -> Tensor:
