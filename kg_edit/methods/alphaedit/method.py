@@ -94,14 +94,14 @@ class AlphaEdit(JointMethod):
         """Return (P (K_p K_p^T + hold H + K K^T) + ridge I)^-1 P K, with the keys K_p of earlier batches."""
         earlier = keys[:, :0] if protected is None else protected.to(keys)
         rows = self.config.hold**0.5 * others.rows.to(keys)
-        known = torch.cat([keys, earlier, rows.T], 1)  # H's rows are further known keys
-        projected = self.null_space(layer).project(known)
+        all_keys = torch.cat([keys, earlier, rows.T], 1)  # H's rows are further keys
+        projected = self.null_space(layer).project(all_keys)
         if others.moment is not None:
             # Many other tokens: H is a matrix [d_ff, d_ff], so M = (I + hold P H / ridge)^-1 P instead of P.
             system = self.config.hold / self.config.ridge * self.null_space(layer).project(others.moment.to(keys))
             system.diagonal().add_(1.0)
             projected = torch.linalg.solve(system, projected)
-        return joint_directions(known, projected, weight=self.config.ridge, first=keys.shape[1])
+        return joint_directions(all_keys, projected, weight=self.config.ridge, first=keys.shape[1])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,8 +117,8 @@ class NullSpace:
 
     def project(self, keys: Tensor) -> Tensor:
         """Return P K for ``keys`` K [d_ff, facts], in float64; the product is where ``used`` is, as precise as that."""
-        keys, there = exact(keys), keys.to(self.used)
-        return keys - (self.used @ (self.used.T @ there)).to(keys)
+        keys, as_used = exact(keys), keys.to(self.used)
+        return keys - (self.used @ (self.used.T @ as_used)).to(keys)
 
 
 def null_space(
@@ -139,21 +139,21 @@ def null_space(
     Raises:
         CovarianceError: no direction is free.
     """
-    place = device if has_float64(device) else CPU
+    eigh_device = device if has_float64(device) else CPU
     try:
         values, vectors = torch.linalg.eigh(
-            covariance.moment.to(place).to(torch.float64 if has_fast_float64(place) else torch.float32)
+            covariance.moment.to(eigh_device).to(torch.float64 if has_fast_float64(eigh_device) else torch.float32)
         )
     except RuntimeError as error:  # no room, or its library does not converge
-        if place == CPU:
+        if eigh_device == CPU:
             raise
-        log.debug("%s can't compute the eigenvectors of C, so the CPU does: %s", place, error)
+        log.debug("%s can't compute the eigenvectors of C, so the CPU does: %s", eigh_device, error)
         values, vectors = torch.linalg.eigh(covariance.moment.cpu().double())
     bound = threshold * (float(values.mean()) if relative else 1.0)
-    found = NullSpace(used=vectors[:, values >= bound])
-    if not found.free:
+    projection = NullSpace(used=vectors[:, values >= bound])
+    if not projection.free:
         raise CovarianceError(
             f"no eigenvalue of the covariance {covariance.id} is below {bound:.2e} (the smallest is {values[0]:.2e}), "
             "so there is no direction to edit in; give a higher threshold"
         )
-    return found
+    return projection

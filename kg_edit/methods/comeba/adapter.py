@@ -131,9 +131,9 @@ class GatedUpdate(Adapter):
         (mean, deviation), threshold = self.scale, _below(self.threshold, _SLACK)
 
         def forward(inputs: Tensor, output: Tensor) -> Tensor:
-            found = inputs @ change.T
-            far = (found.norm(dim=-1, keepdim=True) - mean) / deviation >= threshold
-            return torch.where(far, output + found, output)
+            update = inputs @ change.T
+            far = (update.norm(dim=-1, keepdim=True) - mean) / deviation >= threshold
+            return torch.where(far, output + update, output)
 
         with replacing_output(model, layer, forward):
             yield

@@ -92,19 +92,19 @@ class Comeba(Memit):
 
     def write(self, facts: Sequence[Fact], wanted: Tensor, records: Sequence[Record], before: Patch) -> Patch:
         """Return MEMIT's update as gated adapters of an `AdapterPatch`."""
-        made = super().write(facts, wanted, records, before + WeightPatch(factors=self._earlier(before)))
-        assert isinstance(made, WeightPatch)  # noqa: S101 - MEMIT's
+        update = super().write(facts, wanted, records, before + WeightPatch(factors=self._earlier(before)))
+        assert isinstance(update, WeightPatch)  # noqa: S101 - MEMIT's
         settings = GateSettings.of(self.config)
         adapters = {
             (GatedUpdate.method, name): GatedUpdate(
                 update=Factors(left=pair.left.cpu(), right=pair.right.cpu()),
-                keys=made.state[KEY + name].T.float().contiguous().cpu(),
+                keys=update.state[KEY + name].T.float().contiguous().cpu(),
                 others=self.others[name],
                 settings=settings,
             )
-            for name, pair in made.factors.items()
+            for name, pair in update.factors.items()
         }
-        return AdapterPatch(adapters=adapters, provenance=made.provenance)
+        return AdapterPatch(adapters=adapters, provenance=update.provenance)
 
     def protected(self, layer: int, before: Patch) -> Tensor | None:
         """Return sqrt(remember) K_p, with the keys in the adapters of ``before``, [d_ff, earlier facts]."""
@@ -116,5 +116,5 @@ class Comeba(Memit):
         return [(GatedUpdate.method, self.model.weight_name(layer)) for layer in self.layers]
 
     def _earlier(self, before: Patch) -> dict[str, Factors]:
-        found = {place[1]: adapter_at(before, place) for place in self._places}
-        return {name: one.update for name, one in found.items() if isinstance(one, GatedUpdate)}
+        adapters = {place[1]: adapter_at(before, place) for place in self._places}
+        return {name: adapter.update for name, adapter in adapters.items() if isinstance(adapter, GatedUpdate)}

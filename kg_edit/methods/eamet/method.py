@@ -108,8 +108,8 @@ class Eamet(Memit):
         others = torch.cat([directions.detach(), *(normalize(those, dim=1) for those in found)])
         of_keys = (k[:facts] @ k.T).masked_fill(itself, _FAR)  # [facts, all]
         of_changes = (directions @ others.T).masked_fill(itself, _FAR)
-        wanted, got = ((cosines / config.temperature).log_softmax(1) for cosines in (of_keys, of_changes))
-        divergence = (wanted.exp() * (wanted - got)).sum(1)
+        log_p_k, log_p_r = ((cosines / config.temperature).log_softmax(1) for cosines in (of_keys, of_changes))
+        divergence = (log_p_k.exp() * (log_p_k - log_p_r)).sum(1)
         near, at = of_keys.topk(min(config.nearest, len(keys) - 1))
         errors = (near / config.temperature).softmax(1) * (near - of_changes.gather(1, at)).square()
         return penalty + config.align_kl * divergence + config.align_mse * errors.sum(1)

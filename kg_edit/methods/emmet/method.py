@@ -60,11 +60,11 @@ class Emmet(JointMethod):
 
         The key of a fact that is edited again is no such constraint: it would halve the fact's own new change.
         """
-        known = keys
+        all_keys = keys
         if protected is not None:
             earlier = protected.to(keys)  # times sqrt(remember)
             apart = torch.cdist(earlier.T / self.config.remember**0.5, keys.T) / keys.norm(dim=0)  # [earlier, facts]
-            known = torch.cat([keys, earlier[:, apart.amin(1) > _SAME]], 1)
-        solved, facts = self.solved(layer, known, others), keys.shape[1]
-        diagonal = float((known * solved).sum(0)[:facts].mean())  # of K^T C^-1 K: eps is relative, whatever C's scale
-        return joint_directions(known, solved, weight=self.config.relaxation * diagonal, first=facts)
+            all_keys = torch.cat([keys, earlier[:, apart.amin(1) > _SAME]], 1)
+        solved, facts = self.solved(layer, all_keys, others), keys.shape[1]
+        diagonal = float((all_keys * solved).sum(0)[:facts].mean())  # of K^T C^-1 K: eps is relative to it
+        return joint_directions(all_keys, solved, weight=self.config.relaxation * diagonal, first=facts)

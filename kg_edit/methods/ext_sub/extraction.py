@@ -71,23 +71,23 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
     A row that is 0 in one of the changes has no direction, so s is the direction of the other one. If e and a are
     opposite, they have nothing in common, and all of a is subtracted.
     """
-    left, right = (exact(pair.left) for pair in (expert, anti))  # [out, rank]; e = left own^T
-    own, other = (exact(pair.right) for pair in (expert, anti))  # [in, rank];  a = right other^T
+    e_out, a_out = (exact(pair.left) for pair in (expert, anti))  # [out, rank]; e = e_out e_in^T
+    e_in, a_in = (exact(pair.right) for pair in (expert, anti))  # [in, rank];  a = a_out a_in^T
 
     def products(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
         """Return the dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
-        found: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
-        return found
+        dots: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
+        return dots
 
-    squares = torch.stack([products(left, own, left, own), products(right, other, right, other)]).clamp(min=0)
-    across = products(left, own, right, other)  # e . a
-    one, two = (torch.where(square > 0, square.clamp(min=1e-300).rsqrt(), 0.0) for square in squares)  # 1/|e|, 1/|a|
-    length = one**2 * squares[0] + two**2 * squares[1] + 2 * one * two * across  # |s|^2
-    along = one * across + two * squares[1]  # a . s
+    squares = torch.stack([products(e_out, e_in, e_out, e_in), products(a_out, a_in, a_out, a_in)]).clamp(min=0)
+    across = products(e_out, e_in, a_out, a_in)  # e . a
+    per_e, per_a = (torch.where(norm2 > 0, norm2.clamp(min=1e-300).rsqrt(), 0.0) for norm2 in squares)  # 1/|e|, 1/|a|
+    length = per_e**2 * squares[0] + per_a**2 * squares[1] + 2 * per_e * per_a * across  # |s|^2
+    along = per_e * across + per_a * squares[1]  # a . s
     share = torch.where(length > 1e-12, along / length.clamp(min=1e-12), 0.0)
 
-    # rest(a) = a - share s with s = one e + two a, so each row of the result is
-    #     e - strength rest(a) = (1 + strength share one) e - strength (1 - share two) a
-    of_expert, of_anti = 1 + strength * share * one, -strength * (1 - share * two)
-    lefts = torch.cat([of_expert[:, None] * left, of_anti[:, None] * right], 1)
-    return Factors(left=lefts.float(), right=torch.cat([own, other], 1).float())
+    # rest(a) = a - share s with s = per_e e + per_a a, so each row of the result is
+    #     e - strength rest(a) = (1 + strength share per_e) e - strength (1 - share per_a) a
+    of_expert, of_anti = 1 + strength * share * per_e, -strength * (1 - share * per_a)
+    lefts = torch.cat([of_expert[:, None] * e_out, of_anti[:, None] * a_out], 1)
+    return Factors(left=lefts.float(), right=torch.cat([e_in, a_in], 1).float())

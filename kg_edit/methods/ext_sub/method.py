@@ -99,11 +99,11 @@ class ExtSub(Lora):
         config, expert_rows = self.config, list[TrainingRow]()
         old_rows = dict[int, TrainingRow]()  # by the index of the edit; not every edit has an old target
         with untouched(self.model):
-            for place, edit in enumerate(edits):
+            for index, edit in enumerate(edits):
                 with annotate_errors(edit):
                     expert_rows.append(self.row(edit))
                     if edit.target_true:
-                        old_rows[place] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
+                        old_rows[index] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
             expert, expert_losses = self._adapter([*expert_rows, *self._locality], edits=len(edits))
             anti, old_losses = self._adapter(list(old_rows.values())) if old_rows else (WeightPatch(factors={}), [])
         factors = subtracted(expert, anti, strength=config.strength, extract=config.extract).factors
@@ -113,14 +113,14 @@ class ExtSub(Lora):
         norms = weight_norms(factors)
         ends = dict(zip(old_rows, old_losses, strict=True))
         records = list[dict[str, Any]]()
-        for place, (edit, losses) in enumerate(zip(edits, expert_losses, strict=False)):  # locality rows come last
-            found = {**self.record(edit), "norms": norms}
-            found |= {"expert_loss_before": round(losses[0], 6), "expert_loss_after": round(losses[-1], 6)}
-            if place in ends:
-                found |= {"old_loss_before": round(ends[place][0], 6), "old_loss_after": round(ends[place][-1], 6)}
+        for index, (edit, losses) in enumerate(zip(edits, expert_losses, strict=False)):  # locality rows come last
+            record = {**self.record(edit), "norms": norms}
+            record |= {"expert_loss_before": round(losses[0], 6), "expert_loss_after": round(losses[-1], 6)}
+            if index in ends:
+                record |= {"old_loss_before": round(ends[index][0], 6), "old_loss_after": round(ends[index][-1], 6)}
             if len(edits) > 1:
-                found["shared"] = True
-            records.append(found)
+                record["shared"] = True
+            records.append(record)
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
 
     def _adapter(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
@@ -157,10 +157,10 @@ def read_locality(path: str | Path) -> tuple[tuple[str, str], ...]:
     records = readable_records(path)
     queries = [query for record in records for edit in record.edits for query in locality_queries(edit, record)]
     pairs = [pair_of(query) for query in queries if query.answers]
-    found = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))
-    if not found:
+    prompts = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))
+    if not prompts:
         raise EditFileError(
             f"{path}: no record has a locality prompt with an answer, or a neighbour of an edit with an old target; "
             "give a file that has one, as locality"
         )
-    return found
+    return prompts
