@@ -90,11 +90,11 @@ class AdaLora(Lora):
 
     def _check_device(self) -> None:
         """PEFT compares the triplets of all layers in one tensor, so they have to be on one device."""
-        places = sorted({str(parameter.device) for parameter in self.model.model.parameters()})
-        if len(places) > 1:
+        devices = sorted({str(parameter.device) for parameter in self.model.model.parameters()})
+        if len(devices) > 1:
             raise UnsupportedModelError(
-                f"{self.model.name} is on {', '.join(places)}, and PEFT's AdaLoRA needs a model on one device; load it "
-                "without device_map, or use lora"
+                f"{self.model.name} is on {', '.join(devices)}, and PEFT's AdaLoRA needs a model on one device; load "
+                "it without device_map, or use lora"
             )
 
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
@@ -138,8 +138,8 @@ class SvdAdapters:
         # Q Q^T and P^T P, [r0, r0] each; PEFT calls Q lora_A, lambda lora_E and P lora_B
         squares = [layer.lora_A[ADAPTER] @ layer.lora_A[ADAPTER].T for layer in self.layers.values()]
         squares += [layer.lora_B[ADAPTER].T @ layer.lora_B[ADAPTER] for layer in self.layers.values()]
-        found = [torch.linalg.matrix_norm(square - torch.eye(len(square)).to(square)) for square in squares]
-        return torch.stack([one.to(found[0].device) for one in found]).mean()
+        norms = [torch.linalg.matrix_norm(square - torch.eye(len(square)).to(square)) for square in squares]
+        return torch.stack([norm.to(norms[0].device) for norm in norms]).mean()
 
     def allocate(self) -> None:
         """After a step, set lambda to 0 for the triplets that exceed the budget of this step."""
@@ -149,7 +149,7 @@ class SvdAdapters:
     @torch.no_grad()
     def factors(self) -> dict[str, Factors]:
         """Return the change of each weight by its name: alpha / r0 P lambda Q of the remaining triplets."""
-        found = dict[str, Factors]()
+        factors = dict[str, Factors]()
         for name, layer in self.layers.items():
             strength = layer.lora_E[ADAPTER][:, 0]  # lambda [r0]; 0 where a triplet was removed
             kept = strength.nonzero()[:, 0]
@@ -157,8 +157,8 @@ class SvdAdapters:
                 kept = kept.new_zeros(1)  # factors need a rank of 1 or more; this triplet's lambda is 0
             scale = layer.scaling[ADAPTER] / (float(layer.ranknum[ADAPTER]) + 1e-5)  # as PEFT divides it
             left, right = layer.lora_B[ADAPTER][:, kept], (layer.lora_A[ADAPTER] * strength[:, None])[kept].T
-            found[f"{name}.weight"] = Factors(left=(scale * left).contiguous(), right=right.contiguous())
-        return found
+            factors[f"{name}.weight"] = Factors(left=(scale * left).contiguous(), right=right.contiguous())
+        return factors
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def svd_adapted(model: LanguageModel, names: Sequence[str], config: AdaLoraConfi
         target_modules=list(names),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
     )
-    with wrapped(model, modules, lambda whole: peft.AdaLoraModel(whole, settings, ADAPTER), config.seed) as tuner:
+    with wrapped(model, modules, lambda base: peft.AdaLoraModel(base, settings, ADAPTER), config.seed) as tuner:
         adapters = SvdAdapters(tuner, {name: model.model.get_submodule(name) for name in names})
         for layer in adapters.layers.values():  # float32 in any precision of the model, with dropout
             layer.lora_dropout.train()

@@ -100,10 +100,10 @@ class FineTuning(TuningMethod):
         Raises:
             PatchError: the loss is not finite.
         """
-        (made,) = self.make_each(edits, before=before)
-        if isinstance(made, Exception):
-            raise made
-        return made
+        (result,) = self.make_each(edits, before=before)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, but as many in the same passes (`descend`) as ``memory`` allows."""
@@ -111,9 +111,9 @@ class FineTuning(TuningMethod):
         with untouched(self.model):
             self.prepare()
             rows = [attempt(edit, partial(self.rows, edit, applied)) for edit in edits]
-            usable = [(edit, own) for edit, own in zip(edits, rows, strict=True) if not isinstance(own, Exception)]
-            made = iter([patch for group in self._groups(usable) for patch in self._tuned(group, applied)])
-        return tuple(own if isinstance(own, Exception) else next(made) for own in rows)
+            able = [(edit, batch) for edit, batch in zip(edits, rows, strict=True) if not isinstance(batch, Exception)]
+            patches = iter([patch for group in self._groups(able) for patch in self._tuned(group, applied)])
+        return tuple(batch if isinstance(batch, Exception) else next(patches) for batch in rows)
 
     def _groups(
         self, edits: Sequence[tuple[Edit, Sequence[TrainingRow]]]
@@ -126,12 +126,12 @@ class FineTuning(TuningMethod):
         size = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
         most, room = int(self.memory * 5e5 / size), pass_limit(self.model, self.layer, self.memory / 2).tokens
         group = list[tuple[Edit, Sequence[TrainingRow]]]()
-        for one in edits:
-            rows = [row for _, own in (*group, one) for row in own]
+        for pair in edits:
+            rows = [row for _, batch in (*group, pair) for row in batch]
             if group and (len(group) >= most or len(rows) * max(len(row.ids) for row in rows) > room):
                 yield group
                 group = []
-            group.append(one)
+            group.append(pair)
         if group:
             yield group
 
@@ -144,14 +144,16 @@ class FineTuning(TuningMethod):
             descents.append(OwnDescent(rows=rows, change=change, penalty=penalty, constrain=constrain))
         descend(self.model, self.layer, descents, self.config.descent)
 
-        def patch_of(edit: Edit, own: OwnDescent) -> Patch:
-            if own.error:
-                raise own.error
-            notes = {"rows": len(own.rows)} if len(own.rows) > 1 else {}
-            return self.patch(own.change.detach(), [record(self, edit, change=own.change, losses=own.losses) | notes])
+        def patch_of(edit: Edit, descent: OwnDescent) -> Patch:
+            if descent.error:
+                raise descent.error
+            notes = {"rows": len(descent.rows)} if len(descent.rows) > 1 else {}
+            return self.patch(
+                descent.change.detach(), [record(self, edit, change=descent.change, losses=descent.losses) | notes]
+            )
 
         pairs = zip(edits, descents, strict=True)
-        return [attempt(edit, partial(patch_of, edit, own)) for (edit, _), own in pairs]
+        return [attempt(edit, partial(patch_of, edit, descent)) for (edit, _), descent in pairs]
 
     def patch(self, change: Tensor, records: list[dict[str, Any]]) -> Patch:
         """Return the patch that adds ``change`` [d, d_ff] to the tuned weight."""

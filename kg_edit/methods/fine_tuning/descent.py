@@ -50,7 +50,7 @@ def changed(
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         sizes = list(counts or (len(args[0]),))
         rows = args[0].to(changes[0]).reshape(sum(sizes), -1, args[0].shape[-1])  # OPT has rows and tokens in one
-        moved = torch.cat([linear(own, rounded(module, D)) for own, D in zip(rows.split(sizes), changes, strict=True)])
+        moved = torch.cat([linear(x, rounded(module, D)) for x, D in zip(rows.split(sizes), changes, strict=True)])
         if acting is not None:
             moved = moved * acting.to(moved).reshape(*moved.shape[:-1], 1)
         return output + moved.reshape(output.shape).to(output)
@@ -133,7 +133,7 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | N
     optimizer.zero_grad()
     loss.backward()
     if clip is not None:
-        torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], clip)
+        torch.nn.utils.clip_grad_norm_([tensor for group in optimizer.param_groups for tensor in group["params"]], clip)
     optimizer.step()
 
 
@@ -183,7 +183,7 @@ def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], setti
     """
     module = model.down_projection(layer)
     optimizer = settings.optimizer([edit.change for edit in edits])
-    place = {edit: index for index, edit in enumerate(edits)}
+    indices = {edit: index for index, edit in enumerate(edits)}
     running, passed = list(edits), list[OwnDescent]()  # edits that still descend; edits whose rows are in the passes
     for step in range(settings.steps):
         # The rows of finished edits leave the passes when half of them are done: a new start runs the lower blocks.
@@ -192,7 +192,7 @@ def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], setti
             row_losses = RowLosses(model, layer, [row for edit in passed for row in edit.rows])
             counts = [len(edit.rows) for edit in passed]
         with changed(module, [edit.change for edit in passed], counts):
-            means = [own.mean() for own in row_losses().split(counts)]
+            means = [part.mean() for part in row_losses().split(counts)]
         losses = dict(zip(passed, torch.stack(means).cpu(), strict=True))  # one wait for the device, not one an edit
         going = list[OwnDescent]()
         for edit in running:
@@ -203,7 +203,7 @@ def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], setti
                 continue
             if edit.losses[-1] >= settings.stop_below:
                 going.append(edit)
-        report_losses(step, {place[edit]: edit.losses[-1] for edit in running if not edit.error}, of=len(edits))
+        report_losses(step, {indices[edit]: edit.losses[-1] for edit in running if not edit.error}, of=len(edits))
         running = going
         if not running or step == settings.steps - 1:
             return

@@ -52,7 +52,7 @@ def train_epochs(
     for epoch in Bar(range(descent.steps), title=name, unit="epoch", shown=len(rows) > batch_size):
         losses = torch.zeros(len(rows))
         for batch in batches(len(rows), batch_size, seed=seed, epoch=epoch):
-            values = RowLosses(model, layer, [rows[place] for place in batch])()  # [batch]
+            values = RowLosses(model, layer, [rows[index] for index in batch])()  # [batch]
             mean = checked_loss(values.mean(), epoch)
             losses[batch] = values.detach().cpu()
             if epoch < descent.steps - 1 and not (skip_learned and mean < descent.stop_below):

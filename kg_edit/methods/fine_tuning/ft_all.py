@@ -61,13 +61,13 @@ class FtAll(TuningMethod):
         with untouched(self.model), tuned(self.model, targets) as changes:
             row_losses = RowLosses(self.model, self.layer, [self.row(edit)])
             losses = self.config.descent.run(list(changes.values()), lambda: row_losses().mean())
-        found = {name: change.detach() for name, change in changes.items()}
+        detached = {name: change.detach() for name, change in changes.items()}
         norms = {
-            "update": round(sum(float(change.norm()) ** 2 for change in found.values()) ** 0.5, 6),
-            "largest": round(max(float(change.abs().max()) for change in found.values()), 8),
+            "update": round(sum(float(change.norm()) ** 2 for change in detached.values()) ** 0.5, 6),
+            "largest": round(max(float(change.abs().max()) for change in detached.values()), 8),
         }
         record = {**self.record(edit), "norms": norms, **loss_notes(losses)}
-        factors = {f"{name}.weight": Factors.dense(change) for name, change in found.items()}
+        factors = {f"{name}.weight": Factors.dense(change) for name, change in detached.items()}
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
 
 

@@ -158,21 +158,21 @@ class FtAugmented(TuningMethod):
         epochs = list[Tensor]()  # the loss of each edit's bare prompt, [edits]
         with untouched(self.model):
             replayed = still_valid(before, edits)
-            own = self._rows(edits)
+            bare_rows = self._rows(edits)
             others = tuple(dict.fromkeys([*(edit.subject for edit in edits), *example_things()]))
             edited = {edit.text for edit in (*edits, *replayed)}
 
             @cache  # many edits share a template, and every epoch asks again
             def edited_at(template: str) -> list[int]:
-                """The places in ``others`` of those with which a template is an edited prompt, ascending."""
-                return [place for place, other in enumerate(others) if template.replace("{}", other) in edited]
+                """The indices in ``others`` of those with which a template is an edited prompt, ascending."""
+                return [index for index, other in enumerate(others) if template.replace("{}", other) in edited]
 
             undone = -before if isinstance(before, WeightPatch) else None  # added to the model, it is unedited
             for epoch in Bar(range(config.steps), title=self.name, unit="epoch"):
                 losses = torch.zeros(len(edits))
                 for batch in batches(len(edits), config.batch_size, seed=config.seed, epoch=epoch):
-                    rows = [own[place] for place in batch]
-                    chosen = [edits[place] for place in batch]
+                    rows = [bare_rows[index] for index in batch]
+                    chosen = [edits[index] for index in batch]
                     if epoch == config.steps - 1:  # so that the loss of the final change is known
                         with torch.no_grad(), self._changed(changes):
                             losses[batch] = RowLosses(self.model, self.layers[0], rows)().cpu()
@@ -270,14 +270,14 @@ class FtAugmented(TuningMethod):
         *,
         edited_at: Callable[[str], list[int]],
     ) -> list[TrainingRow]:
-        """Return the prompts of the edits about other subjects, without those at the places `edited_at`."""
-        found = list[TrainingRow]()
+        """Return the prompts of the edits about other subjects, without those at the indices `edited_at`."""
+        rows = list[TrainingRow]()
         for edit in edits:
             skipped = edited_at(edit.prompt)
-            left = len(others) - len(skipped)
-            for place in draw.sample(range(left), min(self.config.subjects, left)):
-                for one in skipped:  # ascending
-                    place += place >= one
-                ids = self.model.encode_fact(edit.prompt, subject=others[place], chat=edit.one_form(self.name)).ids
-                found.append(TrainingRow(ids=ids, wanted=((len(ids) - 1, 0),)))  # no token is wanted: only its logits
-        return found
+            remaining = len(others) - len(skipped)
+            for index in draw.sample(range(remaining), min(self.config.subjects, remaining)):
+                for skip in skipped:  # ascending
+                    index += index >= skip
+                ids = self.model.encode_fact(edit.prompt, subject=others[index], chat=edit.one_form(self.name)).ids
+                rows.append(TrainingRow(ids=ids, wanted=((len(ids) - 1, 0),)))  # no token is wanted: only its logits
+        return rows

@@ -46,7 +46,7 @@ class FtRetrain(FineTuning):
         if len(earlier) > self.config.replayed:
             draw = random.Random(f"{self.config.seed}/{len(before.edits)}")  # noqa: S311 - a sample, no secret
             chosen = sorted(draw.sample(range(len(earlier)), self.config.replayed))
-            earlier = [earlier[place] for place in chosen]
+            earlier = [earlier[index] for index in chosen]
         rows = [self.row(edit)]
         for old in earlier:
             with annotate_errors(old):
@@ -59,7 +59,7 @@ def still_valid(before: Patch, edits: Iterable[Edit]) -> Sequence[Edit]:
 
     An edit in plain text and one in chat form are two; an edit in both forms is returned in each.
     """
-    every = [(checked(Edit, found["edit"]), float(found.get("scale", 1.0))) for found in before.edits]
+    every = [(checked(Edit, record["edit"]), float(record.get("scale", 1.0))) for record in before.edits]
     recorded = [(old.in_chat(chat=form), scale) for old, scale in every for form in old.forms]
     # An edit that was subtracted again is recorded twice, the second time with a scale of -1: the sum is 0.
     strengths: defaultdict[tuple[object, ...], float] = defaultdict(float)

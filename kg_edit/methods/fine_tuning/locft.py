@@ -84,7 +84,7 @@ class LocFt(FineTuning):
                     skip_learned=True,
                 )
         pairs = zip(edits, losses.tolist(), strict=True)
-        return self.patch(change.detach(), [record(self, edit, change=change, losses=own) for edit, own in pairs])
+        return self.patch(change.detach(), [record(self, edit, change=change, losses=curve) for edit, curve in pairs])
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, one after the other: mini-batches are no descents that could share passes."""

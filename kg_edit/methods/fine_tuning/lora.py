@@ -127,9 +127,9 @@ class Lora(TuningMethod):
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, plus PEFT's version."""
-        found = super().provenance()
-        found["versions"]["peft"] = find_peft().__version__
-        return found
+        provenance = super().provenance()
+        provenance["versions"]["peft"] = find_peft().__version__
+        return provenance
 
 
 def weight_norms(factors: Mapping[str, Factors]) -> dict[str, float]:
@@ -153,21 +153,21 @@ def target_modules(
         ConfigError: a block has no such projection.
         ModelError: the model has no such layer.
     """
-    found = list[str]()
+    names = list[str]()
     for layer in range(len(model.blocks)) if layers is None else layers:
         projections = [name for name, module in model.block(layer).named_modules() if is_projection(module)]
         mixing = [model.spec.attention]
         if model.is_recurrent:  # such a part has another name in each family: all outside of the MLP
             mlp = (model.spec.down_projection or "mlp.").rpartition(".")[0]
             mixing = [name for name in projections if not name.startswith(f"{mlp}.")]
-        for wanted in mixing if modules is None else modules:
-            inside = [name for name in projections if f".{wanted}." in f".{name}."]
+        for part in mixing if modules is None else modules:
+            inside = [name for name in projections if f".{part}." in f".{name}."]
             if not inside:
                 raise ConfigError(
-                    f"block {layer} of {model.name!r} has no projection {wanted!r}; it has {', '.join(projections)}"
+                    f"block {layer} of {model.name!r} has no projection {part!r}; it has {', '.join(projections)}"
                 )
-            found += [f"{model.spec.blocks}.{layer}.{name}" for name in inside]
-    return list(dict.fromkeys(found))
+            names += [f"{model.spec.blocks}.{layer}.{name}" for name in inside]
+    return list(dict.fromkeys(names))
 
 
 def is_projection(module: nn.Module) -> bool:
@@ -215,7 +215,7 @@ def adapted(model: LanguageModel, names: Sequence[str], config: LoraConfig) -> I
         target_modules=list(names),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
     )
-    with wrapped(model, modules, lambda whole: peft.LoraModel(whole, settings, ADAPTER), config.seed):
+    with wrapped(model, modules, lambda base: peft.LoraModel(base, settings, ADAPTER), config.seed):
         layers: dict[str, Any] = {name: model.model.get_submodule(name) for name in names}
         for layer in layers.values():
             # The model is frozen and in evaluation mode; only the adapters train, with dropout. They are float32 in
@@ -240,25 +240,25 @@ def wrapped(
     Raises:
         ConfigError: the model already has adapters.
     """
-    whole = model.model
-    if hasattr(whole, "peft_config"):
+    base = model.model
+    if hasattr(base, "peft_config"):
         raise ConfigError(f"the model {model.name!r} already has PEFT adapters; merge and unload them before editing")
     try:
         torch.manual_seed(seed)
         # The tuner replaces the modules inside the model, and freezes everything else; PEFT draws A from the generator.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns about tied embeddings, which are not adapted here
-            tuner = wrap(whole)
+            tuner = wrap(base)
         for name, module in modules.items():
-            _swap_hooks(module, whole.get_submodule(name))
+            _swap_hooks(module, base.get_submodule(name))
         yield tuner
     finally:
         for name, module in modules.items():
-            _swap_hooks(module, whole.get_submodule(name))
+            _swap_hooks(module, base.get_submodule(name))
             parent, _, leaf = name.rpartition(".")
-            setattr(whole.get_submodule(parent), leaf, module)
-        if hasattr(whole, "peft_config"):
-            del whole.peft_config
+            setattr(base.get_submodule(parent), leaf, module)
+        if hasattr(base, "peft_config"):
+            del base.peft_config
 
 
 def _swap_hooks(module: nn.Module, other: nn.Module) -> None:

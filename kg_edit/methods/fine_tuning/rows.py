@@ -83,13 +83,13 @@ class RowLosses:
     @property
     def acting(self) -> Tensor | None:
         """1 at the tokens at which the change acts, [rows, tokens] as padded; None: it acts at all of every row."""
-        if all(place is None for place in self._acting_at):
+        if all(position is None for position in self._acting_at):
             return None
         acting = torch.ones(self._batch.ids.shape)
-        for row, place in enumerate(self._acting_at):
-            if place is not None:
+        for row, position in enumerate(self._acting_at):
+            if position is not None:
                 acting[row] = 0.0
-                acting[row, place] = 1.0
+                acting[row, position] = 1.0
         return acting
 
     def logits(self) -> Tensor:
