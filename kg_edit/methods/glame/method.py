@@ -113,12 +113,12 @@ class GraphValues(GraphReader):
         subgraph, notes = self.encode(edit)
         if self._first is None:  # drawn once, as in a large model that takes longer than a step of all its blocks
             self._first = new_rgnn(len(value), self.config).to(value.device)
-        made = GraphValue(subgraph.to(value.device), value, self.config, rgnn=deepcopy(self._first))
+        delta = GraphValue(subgraph.to(value.device), value, self.config, rgnn=deepcopy(self._first))
         if self.config.warm_start:
             if self._last is not None:
-                made.rgnn.load_state_dict(self._last.state_dict())
-            self._last = made.rgnn
-        return made, notes
+                delta.rgnn.load_state_dict(self._last.state_dict())
+            self._last = delta.rgnn
+        return delta, notes
 
     def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
         """Return the edit's subgraph with hidden states as node vectors, and notes on it for the patch's record."""
@@ -153,8 +153,8 @@ class GraphValues(GraphReader):
         """
         if not self.config.warm_start:
             return super().make_each(edits, before=before)
-        one = partial(super().make_each, before=before)
-        return tuple(result for edit in edits for result in one([edit]))
+        make_one = partial(super().make_each, before=before)
+        return tuple(result for edit in edits for result in make_one([edit]))
 
     def start_anew(self) -> None:
         """Forget the R-GNN of the previous edit."""
@@ -214,23 +214,23 @@ class GraphValue(nn.Module):
         """Return the changes of many edits as one, whose R-GNNs take a step together; theirs change with it."""
         from kg_edit.graphs.rgnn import RGNN, share_memory
 
-        made = cls(
-            EncodedSubgraph.together([own._subgraph for own in several]),
-            torch.stack([own._value for own in several]),
+        joint = cls(
+            EncodedSubgraph.together([value._subgraph for value in several]),
+            torch.stack([value._value for value in several]),
             several[0]._config,
-            rgnn=RGNN.together([own.rgnn for own in several]),
+            rgnn=RGNN.together([value.rgnn for value in several]),
         )
-        if made.gate is not None:
-            share_memory("gate", made, several)
-        return made
+        if joint.gate is not None:
+            share_memory("gate", joint, several)
+        return joint
 
     def change(self) -> Tensor:
         """Return the current change m* - m = z_s^n, shaped like the value."""
         names, parameters = zip(*self.named_parameters(), strict=True)
 
-        def change(*given: Tensor) -> Tensor:
-            found: Tensor = functional_call(self, dict(zip(names, given, strict=True)), ())
-            return found
+        def change(*tensors: Tensor) -> Tensor:
+            z: Tensor = functional_call(self, dict(zip(names, tensors, strict=True)), ())
+            return z
 
         return self._repeated(change, *parameters)
 
@@ -251,9 +251,9 @@ class GraphValue(nn.Module):
         if not (self._config.dropout or self._config.keep_lowest):
             return None
         self.eval()
-        found: Tensor = self()
+        z: Tensor = self()
         self.train()
-        return found
+        return z
 
     def learn(self) -> None:
         """Take one step of AdamW on the R-GNN's parameters."""

@@ -78,8 +78,8 @@ class AnswerOptions(BaseModel):
 def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
     """Return at most ``most`` other things, whose answers should not change: those with the edited relation first."""
     kin = (thing for thing, _ in relation_examples().get(first_hop(edit), ()))
-    found = dict.fromkeys(thing for thing in (*kin, *_KNOWN) if thing not in (edit.subject, edit.target_new))
-    return tuple(found)[:most]
+    things = dict.fromkeys(thing for thing in (*kin, *_KNOWN) if thing not in (edit.subject, edit.target_new))
+    return tuple(things)[:most]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,19 +124,19 @@ def write_answers(
     Returns:
         The update, or None if no question can be encoded with its target.
     """
-    asking = {fact: question_of(fact, shown=options.shown) for fact in facts}
-    asked = {fact: own for fact, question in asking.items() if (own := question.about(model, subject))}
-    if not asked:
+    questions = {fact: question_of(fact, shown=options.shown) for fact in facts}
+    prompts = {fact: encoded for fact, question in questions.items() if (encoded := question.about(model, subject))}
+    if not prompts:
         return None
-    groups = (*asked.values(), tuple(map(_end, rewrites(subject))))  # the edit's own prompt is the last "fact"
+    groups = (*prompts.values(), tuple(map(_end, rewrites(subject))))  # the edit's own prompt is the last "fact"
     starts = known.starts.contexts(model, (row.ids[: row.subject_first] for group in groups for row in group))
 
     # n: the keys of the same questions about other things, each in one of its wordings or contexts
     about_others = [
         row
-        for fact in asked
+        for fact in prompts
         for number, other in enumerate(others)
-        if (row := asking[fact].worded(model, other, number))
+        if (row := questions[fact].worded(model, other, number))
     ]
     for number, other in enumerate(others):
         with suppress(PromptError, ModelError):
@@ -150,8 +150,8 @@ def write_answers(
         values, seen = answer_values(rows, options)
     right = directions(rows.keys[rows.predicts].T, theirs, covariance, options)
     left = values[rows.predicts].T.contiguous()
-    nll = tuple((losses[0], losses[-1]) for losses in seen)[: len(asked)]
-    return WrittenAnswers(factors=Factors(left=left, right=right), facts=tuple(asked), nll=nll)
+    nll = tuple((losses[0], losses[-1]) for losses in seen)[: len(prompts)]
+    return WrittenAnswers(factors=Factors(left=left, right=right), facts=tuple(prompts), nll=nll)
 
 
 class AnswerRows:
@@ -177,7 +177,7 @@ class AnswerRows:
             starts: cached tokens before the subject, which questions about other things share.
         """
         self._model, self.width = model, model.width
-        rows = [row for own in asked for row in own]
+        rows = [row for group in asked for row in group]
         seen = list[Tensor]()
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
@@ -185,10 +185,10 @@ class AnswerRows:
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
         keys, values = (state.reshape(*batch.ids.shape, -1).float() for state in seen)  # [rows, n, .]
 
-        there = keys.device  # of the late block; the input embedding may be on another one
-        self._fact = torch.tensor([fact for fact, own in enumerate(asked) for _ in own], device=there)
-        self._share = torch.tensor([1 / (len(own) * len(row.target_ids)) for own in asked for row in own])
-        self._reads = read_index(rows, [-row.edited_at for row in rows], there)
+        device = keys.device  # of the late block; the input embedding may be on another one
+        self._fact = torch.tensor([fact for fact, group in enumerate(asked) for _ in group], device=device)
+        self._share = torch.tensor([1 / (len(group) * len(row.target_ids)) for group in asked for row in group])
+        self._reads = read_index(rows, [-row.edited_at for row in rows], device)
         self._targets = torch.tensor([token for row in rows for token in row.target_ids])
         self._of: tuple[int, ...] | None = None  # the facts of the present `_selection`
         self.keys, norms = self._mean(keys), self._mean(values.norm(dim=-1, keepdim=True))
@@ -219,15 +219,15 @@ class AnswerRows:
         return each.new_zeros(len(facts)).index_add(0, of_read, each * share)
 
     def _selected(self, facts: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
-        """The reads of ``facts``: (rows, positions), and of each its place in ``facts``, its target and its share."""
-        rows, there = self._reads[0].cpu(), self._fact.device
-        place = torch.full((int(self._fact.max()) + 1,), -1)
-        place[list(facts)] = torch.arange(len(facts))
-        of_read = place[self._fact.cpu()[rows]]
-        wanted = of_read >= 0
-        targets, share = self._targets[wanted], self._share[rows[wanted]]
-        reads = (self._reads[0][wanted.to(there)], self._reads[1][wanted.to(there)])
-        return reads, of_read[wanted].to(there), targets.to(there), share.to(there)
+        """The reads of ``facts``: (rows, positions), and of each its index in ``facts``, its target and its share."""
+        rows, device = self._reads[0].cpu(), self._fact.device
+        index = torch.full((int(self._fact.max()) + 1,), -1)
+        index[list(facts)] = torch.arange(len(facts))
+        of_read = index[self._fact.cpu()[rows]]
+        chosen = of_read >= 0
+        targets, share = self._targets[chosen], self._share[rows[chosen]]
+        reads = (self._reads[0][chosen.to(device)], self._reads[1][chosen.to(device)])
+        return reads, of_read[chosen].to(device), targets.to(device), share.to(device)
 
 
 def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, list[list[float]]]:
@@ -240,7 +240,7 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
     values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
     optimiser = torch.optim.Adam([values], lr=options.learning_rate)
     seen: list[list[float]] = [[] for _ in values]
-    active, found = list(range(len(values))), dict[int, Tensor]()
+    active, final = list(range(len(values))), dict[int, Tensor]()
     for step in range(options.steps):
         nll = rows.nll(values, active)
         for fact, now in zip(active, nll.tolist(), strict=True):  # one wait for the device
@@ -248,8 +248,8 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
         # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
         last = step == options.steps - 1
         ended = [fact for fact in active if last or not seen[fact][-1] >= _STOP_BELOW]
-        found |= {fact: values[fact].detach().clone() for fact in ended}
-        active = [fact for fact in active if fact not in found]
+        final |= {fact: values[fact].detach().clone() for fact in ended}
+        active = [fact for fact in active if fact not in final]
         if not active:
             break
 
@@ -259,7 +259,7 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
         with torch.no_grad():  # |v| <= bound |m|
             size = values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
             values.mul_((limits / size).clamp(max=1.0))
-    return torch.stack([found[fact] for fact in sorted(found)]), seen
+    return torch.stack([final[fact] for fact in sorted(final)]), seen
 
 
 @torch.no_grad()
@@ -272,8 +272,8 @@ def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: An
     solved = covariance.with_ridge(options.ridge).solve(keys, others=held, weight=options.others_weight)  # A^-1 K
     gram = exact(keys).T @ solved
     gram.diagonal().add_(options.softness * gram.diagonal().mean())
-    found: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
-    return found
+    solution: Tensor = torch.linalg.solve(gram, solved.T).T.float().contiguous()
+    return solution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,8 +285,8 @@ class Question:
 
     def about(self, model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
         """Return the rows about ``subject``, one for each wording that can be encoded with the target."""
-        found = (self.worded(model, subject, number) for number in range(len(self.forms)))
-        return tuple(row for row in found if row)
+        rows = (self.worded(model, subject, number) for number in range(len(self.forms)))
+        return tuple(row for row in rows if row)
 
     def worded(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
         """Return the row in one wording, edited at the question's last token; None if it can't be used."""
@@ -331,17 +331,17 @@ class KnownQuestions:
         Rows that are equal up to this token count once.
         """
         state = model_state(model)
-        asked = {(state, layer, row.ids[: row.edited_at + 1]): row for row in rows}
-        if not asked:
+        unique = {(state, layer, row.ids[: row.edited_at + 1]): row for row in rows}
+        if not unique:
             return torch.empty(weight_matrix(model.down_projection(layer)).shape[1], 0)
-        new = [place for place in asked if place not in self._cached]
+        new = [entry for entry in unique if entry not in self._cached]
         for first in range(0, len(new), _ROWS):
-            some = new[first : first + _ROWS]
-            found = last_keys(model, [asked[place] for place in some], layer, starts)
-            self._cached.update(zip(some, found.unbind(), strict=True))
-        keys = torch.stack([self._cached[place] for place in asked]).T
-        for place in asked:  # the least recently used ones go first
-            self._cached.move_to_end(place)
+            chunk = new[first : first + _ROWS]
+            chunk_keys = last_keys(model, [unique[entry] for entry in chunk], layer, starts)
+            self._cached.update(zip(chunk, chunk_keys.unbind(), strict=True))
+        keys = torch.stack([self._cached[entry] for entry in unique]).T
+        for entry in unique:  # the least recently used ones go first
+            self._cached.move_to_end(entry)
         while len(self._cached) > _CACHED:
             self._cached.popitem(last=False)
         return keys

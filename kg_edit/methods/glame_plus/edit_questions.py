@@ -21,14 +21,14 @@ def with_questions(source: SubgraphSource, edits: Iterable[Edit], *, seed: int, 
     There is one for each relation r' of o* with a single object. Excluded things, and objects that name the edit's
     subject, are left out.
     """
-    found = list[Edit]()
-    known: dict[tuple[str | None, str | None], dict[str, list[str]]] = {}  # objects by the relation's noun
+    extended = list[Edit]()
+    cached: dict[tuple[str | None, str | None], dict[str, list[str]]] = {}  # objects by the relation's noun
     for edit in edits:
         # The statements depend only on o* and the relation, so the graph is asked once for each such pair, without a
         # subject.
         key = edit.target_new_id or edit.target_new, edit.relation_id
         try:
-            if key not in known:
+            if key not in cached:
                 anyone = edit.model_copy(update=_NOBODY)
                 graph = edit_subgraph(source, anyone, SubgraphOptions(per_node=STATEMENTS_READ, seed=seed)).copy()
                 gone = [
@@ -38,12 +38,12 @@ def with_questions(source: SubgraphSource, edits: Iterable[Edit], *, seed: int, 
                     and excluded.has(str(node), str(data.get("label", "")))
                 ]
                 graph.remove_nodes_from(gone)
-                known[key] = objects_of(anyone, graph, exclude=())
+                cached[key] = objects_of(anyone, graph, exclude=())
         except FAILURES:
             continue
         objects = {
             noun: [label for label in labels if not overlaps(label, edit.subject)]
-            for noun, labels in known[key].items()
+            for noun, labels in cached[key].items()
         }
         questions = tuple(
             Question(
@@ -54,5 +54,5 @@ def with_questions(source: SubgraphSource, edits: Iterable[Edit], *, seed: int, 
             for noun, labels in objects.items()
             if len(labels) == 1
         )
-        found.append(edit.model_copy(update={"portability": questions}))
-    return found
+        extended.append(edit.model_copy(update={"portability": questions}))
+    return extended

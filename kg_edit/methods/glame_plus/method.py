@@ -108,9 +108,9 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 
     def workload(self, *, edits: int) -> Workload:
         """ROME's workload, plus one row for each recalled relation and each statement."""
-        found = super().workload(edits=edits)
-        asked = self.recalled + self.stated
-        return replace(found, rows=found.rows + asked, kept=_KEPT * asked)
+        workload = super().workload(edits=edits)
+        extra_rows = self.recalled + self.stated
+        return replace(workload, rows=workload.rows + extra_rows, kept=_KEPT * extra_rows)
 
 
 class GlamePlus(GraphReader, Rome):
@@ -168,14 +168,14 @@ class GlamePlus(GraphReader, Rome):
         """
         self._ripples.clear()
         self._taught.clear()
-        made = super().make_each(edits, before=before)
+        patches = super().make_each(edits, before=before)
         if self.config.answers is None:
-            return made
+            return patches
         return tuple(
             attempt(edit, partial(self.write_late, edit, patch, self.config.answers))
             if isinstance(patch, WeightPatch)
             else patch
-            for edit, patch in zip(edits, made, strict=True)
+            for edit, patch in zip(edits, patches, strict=True)
         )
 
     def write_late(self, edit: Edit, patch: WeightPatch, options: AnswerOptions) -> Patch:
@@ -186,10 +186,10 @@ class GlamePlus(GraphReader, Rome):
             return Request.of(self.model, edit.model_copy(update={"subject": subject}), self.contexts).rewrites
 
         with untouched(self.model):
-            found = self.ripples(edit)
+            targets = self.ripples(edit)
             written = write_answers(
                 self.model,
-                [*found.stated, *self._taught.get(edit, ()), *found.own[:1]],
+                [*targets.stated, *self._taught.get(edit, ()), *targets.own[:1]],
                 subject=edit.subject,
                 others=others_than(edit, most=options.others),
                 rewrites=rewrites,
@@ -220,10 +220,10 @@ class GlamePlus(GraphReader, Rome):
         With ``answers`` null, the request also has the edit as questions and the statements of the graph as rows.
         """
         check_graph(self.subgraph(edit))
-        found, request = self.ripples(edit), super().request(edit)
+        targets, request = self.ripples(edit), super().request(edit)
         if self.config.answers is not None:
             return request
-        return replace(request, further=self._rows(edit, [(fact, None) for fact in (*found.own, *found.stated)]))
+        return replace(request, further=self._rows(edit, [(fact, None) for fact in (*targets.own, *targets.stated)]))
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """Return ROME's loss, plus the loss of the further rows. The teacher is asked about all edits in one batch."""
@@ -231,25 +231,27 @@ class GlamePlus(GraphReader, Rome):
         if self.config.answers is not None:  # the late block learns these facts, not the value at s
             self._taught.update({edit: [fact for fact, _ in rows] for edit, rows in zip(edits, taught, strict=True)})
             return super().objective(model, edits, requests)
-        whole = []
+        extended = []
         for edit, request, rows in zip(edits, requests, taught, strict=True):
             further = (*request.further, *self._rows(edit, rows))
             weighted = (replace(row, weight=self.config.ripple_weight / len(further)) for row in further)
-            whole.append(replace(request, further=tuple(weighted)))
-        return super().objective(model, edits, whole)
+            extended.append(replace(request, further=tuple(weighted)))
+        return super().objective(model, edits, extended)
 
     def _teacher_rows(
         self, edits: Sequence[Edit], model: LanguageModel
     ) -> list[list[tuple[ComposedFact, Answer | None]]]:
         """For each edit, the facts about o* that the unedited model answers, each with its answer."""
-        found = [self.ripples(edit) for edit in edits]
-        asked = [(place, one) for place, of_edit in enumerate(found) for one in of_edit.asks]
-        answers = answers_of(model, [one for _, one in asked], most=self.config.answer_tokens, store=self._known.starts)
+        targets = [self.ripples(edit) for edit in edits]
+        questions = [(index, question) for index, of_edit in enumerate(targets) for question in of_edit.asks]
+        answers = answers_of(
+            model, [question for _, question in questions], most=self.config.answer_tokens, store=self._known.starts
+        )
         rows: list[list[tuple[ComposedFact, Answer | None]]] = [[] for _ in edits]
-        for (place, one), answer in zip(asked, answers, strict=True):
-            fact = found[place].learned(one, answer)
-            if fact and len(rows[place]) < self.config.recalled:
-                rows[place].append((fact, answer))
+        for (index, question), answer in zip(questions, answers, strict=True):
+            fact = targets[index].learned(question, answer)
+            if fact and len(rows[index]) < self.config.recalled:
+                rows[index].append((fact, answer))
         return rows
 
     def _rows(self, edit: Edit, facts: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:
@@ -258,8 +260,8 @@ class GlamePlus(GraphReader, Rome):
         A teacher's answer has its own tokens, and its distribution as the soft target.
         """
         rows = list[ExtraTarget]()
-        for place, (fact, answer) in enumerate(facts):
-            wording = WORDINGS[place % len(WORDINGS)]
+        for index, (fact, answer) in enumerate(facts):
+            wording = WORDINGS[index % len(WORDINGS)]
             encoded = partial(encode, self.model.tokenizer, fact.prompt(wording), subject=edit.subject)
             for shown in (self.config.shown, 0):  # without the example facts if the model's positions are too few
                 context = fact.context(wording, shown=shown)

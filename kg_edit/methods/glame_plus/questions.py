@@ -132,8 +132,8 @@ class RippleTargets:
         asked about s itself: the unedited model, with the new fact in its prompt, still answers with the consequences
         of the old one (the capital of the country of the University of Paris stays Paris).
         """
-        known = {fact.noun for fact in self.stated}
-        asked_for = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in known]
+        stated = {fact.noun for fact in self.stated}
+        asked_for = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in stated]
         most, shown = 2 * self.config.recalled, relation_examples()
         return [
             TeacherQuestion(noun=noun, of=self.edit.target_new, examples=tuple(shown.get(noun, ())))
@@ -166,28 +166,28 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
     Only relations that things like o* usually have are used; if these are unknown, all are. Left out are objects that
     contain a word of ``exclude``, and relations that only name a kind or a part.
     """
-    target, known = target_of(graph), relation_nouns()
-    found: dict[str, list[str]] = {}
+    target, nouns = target_of(graph), relation_nouns()
+    objects: dict[str, list[str]] = {}
     for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
-        noun, label = known.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
+        noun, label = nouns.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
         if not noun or noun in _VAGUE or data.get("role") == "edit" or re.fullmatch("[QP][0-9]+", label):
             continue
         itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
         if not (itself or overlaps(label, edit.subject) or gives_away(label, exclude)):
-            found.setdefault(noun, []).append(label)
-    asked = asked_nouns(edit.relation_id)
-    order = dict.fromkeys(noun for noun in asked or known.values() if noun in found)
-    return {noun: list(dict.fromkeys(found[noun])) for noun in order}
+            objects.setdefault(noun, []).append(label)
+    usual = asked_nouns(edit.relation_id)
+    order = dict.fromkeys(noun for noun in usual or nouns.values() if noun in objects)
+    return {noun: list(dict.fromkeys(objects[noun])) for noun in order}
 
 
 def implied_facts(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
     """Return what follows from the edit about s by rules (`SubgraphOptions.rules`), as questions; see `objects_of`."""
-    known, subject = relation_nouns(), subject_of(graph)
+    nouns, subject = relation_nouns(), subject_of(graph)
     edges = [edge for edge in graph.out_edges(subject, data=True) if edge[2].get("role") == "consequence"]
     facts = [
-        ComposedFact(hop=known[data["property"]], target=str(graph.nodes[end]["label"]))
+        ComposedFact(hop=nouns[data["property"]], target=str(graph.nodes[end]["label"]))
         for _, end, data in sorted(edges, key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1]))
-        if data["property"] in known
+        if data["property"] in nouns
     ]
     return [fact for fact in dict.fromkeys(facts) if not gives_away(fact.target, exclude)]
 

@@ -101,7 +101,7 @@ def answers_of(
     A question uses the first of its prompts that fits into the model's positions; if none fits, the answer is None.
     ``store`` caches the prefixes before the thing for later calls.
     """
-    prompts = [*(one.question for one in asked), *(one.sentence for one in asked)]
+    prompts = [*(question.question for question in asked), *(question.sentence for question in asked)]
     limit = model.positions
     fitting: list[tuple[int, ...] | None] = []
     for prompt in prompts:
@@ -109,20 +109,20 @@ def answers_of(
         fitting.append(next((ids for ids in forms if limit is None or len(ids) + most <= limit), None))
     rows = [ids for ids in fitting if ids]
     starts = (model.encode(prompt.start, fitting=False).ids for prompt in prompts)
-    known = [start for start, ids in zip(starts, fitting, strict=True) if ids and ids[: len(start)] == start]
+    prefixes = [start for start, ids in zip(starts, fitting, strict=True) if ids and ids[: len(start)] == start]
     written = greedy(
         model,
         rows,
         limits=[most] * len(rows),
         kept=_KEPT,
-        ends=lambda own: _ends(model, own[-1]),
-        starts=store.contexts(model, known) if store and known else None,
+        ends=lambda tokens: _ends(model, tokens[-1]),
+        starts=store.contexts(model, prefixes) if store and prefixes else None,
     )
-    answers = (_answer(model, one) for one in written)
-    found = [next(answers) if ids else None for ids in fitting]
+    answers = (_answer(model, row) for row in written)
+    by_prompt = [next(answers) if ids else None for ids in fitting]
     return [
         one if one and two and (begins_with(one.text, two.text) or begins_with(two.text, one.text)) else None
-        for one, two in zip(found[: len(asked)], found[len(asked) :], strict=True)
+        for one, two in zip(by_prompt[: len(asked)], by_prompt[len(asked) :], strict=True)
     ]
 
 
@@ -135,7 +135,7 @@ def _ends(model: LanguageModel, token: int) -> bool:
 def _answer(model: LanguageModel, written: Written) -> Answer | None:
     """The first line or sentence of the written text, as an answer; None if it is empty."""
     texts = [str(model.tokenizer.decode([token])) for token in written.tokens]
-    stop = next((place for place, token in enumerate(written.tokens) if _ends(model, token)), len(texts))
+    stop = next((index for index, token in enumerate(written.tokens) if _ends(model, token)), len(texts))
     while stop and not texts[stop - 1].strip(" ."):
         stop -= 1
     text = str(model.tokenizer.decode(list(written.tokens[:stop]))).strip()
@@ -153,10 +153,10 @@ def likeliest_first(
 
     An object is ranked by the sum over its tokens of -log p. Objects that can't be scored are last.
     """
-    found = {noun: list(some[:_MOST]) for noun, some in islice(objects.items(), nouns)}
+    compared = {noun: list(labels[:_MOST]) for noun, labels in islice(objects.items(), nouns)}
     pairs = {
         (noun, label): Pair(TeacherQuestion(noun=noun, of=thing).question.alone, label)
-        for noun, labels in found.items()
+        for noun, labels in compared.items()
         for label in labels
         if len(labels) > 1
     }
@@ -167,7 +167,7 @@ def likeliest_first(
             if model.positions is None or len(prompt.ids) <= model.positions:
                 sizes[pair] = len(prompt.target_ids)
     scores = score(model, list(sizes))
-    costs = {place: scores[pair].nll * sizes[pair] for place, pair in pairs.items() if pair in scores}
+    costs = {key: scores[pair].nll * sizes[pair] for key, pair in pairs.items() if pair in scores}
     return {
-        noun: sorted(labels, key=lambda label: costs.get((noun, label), math.inf)) for noun, labels in found.items()
+        noun: sorted(labels, key=lambda label: costs.get((noun, label), math.inf)) for noun, labels in compared.items()
     }

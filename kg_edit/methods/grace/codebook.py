@@ -95,13 +95,13 @@ class Codebook:
 
     def without(self, ids: Collection[str]) -> Self:
         """Return the codebook without the edits with these ids, as if they had never been made."""
-        left = [place for place, own in enumerate(self.ids) if own not in ids]
+        remaining = [index for index, edit_id in enumerate(self.ids) if edit_id not in ids]
         return replace(
             self,
-            keys=self.keys[left],
-            values=self.values[left],
-            labels=tuple(self.labels[place] for place in left),
-            ids=tuple(self.ids[place] for place in left),
+            keys=self.keys[remaining],
+            values=self.values[remaining],
+            labels=tuple(self.labels[index] for index in remaining),
+            ids=tuple(self.ids[index] for index in remaining),
         )
 
     @cached_property
@@ -188,9 +188,9 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         elif labels[entry] == labels[entries[nearest]]:  # expand
             owners[entry] = nearest
             if rule.expand == "mean":
-                own = points[owners == nearest]
-                centres[nearest] = own.mean(0)
-                radii[nearest] = max(epsilon, float((own - centres[nearest]).norm(dim=-1).max()))
+                members = points[owners == nearest]
+                centres[nearest] = members.mean(0)
+                radii[nearest] = max(epsilon, float((members - centres[nearest]).norm(dim=-1).max()))
             elif distance > radii[nearest]:
                 # a wider ball contains the key, else it would be an init
                 radii[nearest] = radii[nearest] + epsilon if rule.expand == "widen" else distance

@@ -104,20 +104,20 @@ class Grace(CodebookMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Make an entry for each of the edits, all in one descent."""
-        made = self.empty_patch()
+        total = self.empty_patch()
         for patch in self.make_each(edits):
             if isinstance(patch, Exception):
                 raise patch
-            made = made + patch
-        return made
+            total = total + patch
+        return total
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Train the values of all edits in one descent; each edit gets its own patch."""
         with untouched(self.model):
             requests = [attempt(edit, partial(self.row, edit)) for edit in edits]
-            able = [(edit, one) for edit, one in zip(edits, requests, strict=True) if isinstance(one, Request)]
-            made = iter(self._trained(able))
-        return tuple(next(made) if isinstance(one, Request) else one for one in requests)
+            able = [(edit, row) for edit, row in zip(edits, requests, strict=True) if isinstance(row, Request)]
+            patches = iter(self._trained(able))
+        return tuple(next(patches) if isinstance(row, Request) else row for row in requests)
 
     def row(self, edit: Edit) -> Request:
         """Return the edit's prompt with its target; the change is made at the prompt's last token."""
@@ -127,11 +127,11 @@ class Grace(CodebookMethod):
     def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
         yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
 
-    def _trained(self, asked: Sequence[tuple[Edit, Request]]) -> list[Patch | Exception]:
+    def _trained(self, pairs: Sequence[tuple[Edit, Request]]) -> list[Patch | Exception]:
         """Train a value for each edit, all in one descent; a patch or an exception for each."""
-        if not asked:
+        if not pairs:
             return []
-        edits, requests = zip(*asked, strict=True)
+        edits, requests = zip(*pairs, strict=True)
         limit = pass_limit(self.model, self.layer, self.memory)
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, limit=limit)
         # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.

@@ -69,7 +69,7 @@ class CodebookPatch(Patch):
         Raises:
             PatchError: the patch has no edit with one of the ids.
         """
-        known = {own for book in self.codebooks.values() for own in book.ids}
+        known = {edit_id for book in self.codebooks.values() for edit_id in book.ids}
         provenance = without_edits(self.provenance, ids, known=known)
         books = {name: book.without(ids) for name, book in self.codebooks.items()}
         return replace(self, codebooks=books, provenance=provenance)
@@ -130,8 +130,8 @@ class CodebookPatch(Patch):
         """
         books: dict[str, Codebook] = {}
         try:
-            for name, own in file.content.items():
-                labels, ids = own["labels"], own["ids"]
+            for name, entry in file.content.items():
+                labels, ids = entry["labels"], entry["ids"]
                 keys, values = file.tensors[f"{name}.keys"], file.tensors[f"{name}.values"]
                 axes = keys.dim(), values.dim()
                 if not isinstance(labels, list) or not isinstance(ids, list) or axes != (2, cls.book_class.axes):
@@ -140,7 +140,7 @@ class CodebookPatch(Patch):
                     )
                 if not len(keys) == len(values) == len(labels) == len(ids):
                     raise ValueError(f"{len(keys)} keys, {len(values)} values, {len(labels)} labels and {len(ids)} ids")
-                rule = Deferral.model_validate(own["deferral"])
+                rule = Deferral.model_validate(entry["deferral"])
                 books[name] = cls.book_class(
                     keys=keys, values=values, labels=tuple(labels), ids=tuple(ids), deferral=rule
                 )
@@ -184,5 +184,5 @@ def _replacing(model: LanguageModel, name: str, module: nn.Module, book: Codeboo
 
 def without_codebooks(patch: Patch) -> Patch | None:
     """Return a patch or stack without its codebook patches; None if nothing is left."""
-    left = [part for part in patch.parts if not isinstance(part, CodebookPatch)]
-    return PatchStack.of(*left) if left else None
+    remaining = [part for part in patch.parts if not isinstance(part, CodebookPatch)]
+    return PatchStack.of(*remaining) if remaining else None
