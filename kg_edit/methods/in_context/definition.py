@@ -123,10 +123,10 @@ class Definition(PromptMethod):
         descriptions = _descriptions(self.graph)
         assert descriptions is not None  # noqa: S101 - reads_graph
         names = {edit.subject_id: edit.subject, edit.target_new_id: edit.target_new}
-        found = descriptions.descriptions([key for key in names if key])
+        texts = descriptions.descriptions([key for key in names if key])
         # What a control of the graph withholds, a description must not give away either.
         hidden = [*withheld_names(self.graph, edit), *(asked_answers(edit) if self.config.exclude_answers else ())]
-        shown = {key: text for key, text in found.items() if not any(mentions(text, answer) for answer in hidden)}
+        shown = {key: text for key, text in texts.items() if not any(mentions(text, answer) for answer in hidden)}
         return [f"{name}: {shown[key]}." for key, name in names.items() if key in shown]
 
 
@@ -140,5 +140,5 @@ class Descriptions(Protocol):
 def _descriptions(graph: object) -> Descriptions | None:
     while isinstance(graph, Withheld | WithAnswersNamed):  # `_definitions` leaves out what they withhold
         graph = graph.right
-    found: Descriptions | None = getattr(graph, "facts", None)
-    return found if hasattr(found, "descriptions") else None
+    source: Descriptions | None = getattr(graph, "facts", None)
+    return source if hasattr(source, "descriptions") else None

@@ -78,10 +78,10 @@ class IkeConfig(PromptConfig):
         # The largest remainders: of what a kind should have of the rest, and has not yet, the most is next.
         last = [0] * len(shares)
         for _ in range(rest):
-            short = [share * rest / sum(shares) - own for share, own in zip(shares, last, strict=True)]
+            short = [share * rest / sum(shares) - extra for share, extra in zip(shares, last, strict=True)]
             last[short.index(max(short))] += 1
-        whole = [kind for kind, share in zip(_KINDS, shares, strict=True) for _ in range(share)] if rounds else []
-        return whole * rounds + [kind for kind, own in zip(_KINDS, last, strict=True) for _ in range(own)]
+        cycle = [kind for kind, share in zip(_KINDS, shares, strict=True) for _ in range(share)] if rounds else []
+        return cycle * rounds + [kind for kind, extra in zip(_KINDS, last, strict=True) for _ in range(extra)]
 
     @field_validator("ratio")
     @classmethod
@@ -127,8 +127,8 @@ class Ike(PromptMethod):
     @property
     def rule(self) -> PromptRule:
         """The rule of every in-context method, with the published template."""
-        own = 0 if self.config.demonstrations else self.config.count
-        lead = {"before_fact": NEW_FACT, "before_prompt": PROMPT, "own_examples": own}
+        own_examples = 0 if self.config.demonstrations else self.config.count
+        lead = {"before_fact": NEW_FACT, "before_prompt": PROMPT, "own_examples": own_examples}
         return super().rule.model_copy(update=lead)
 
     @classmethod
@@ -210,28 +210,28 @@ class Demonstrations:
         name this subject or are one of these, because they test the edit.
         """
         subject = edit.subject.casefold()
-        unchanged = {*edit.neighborhood, *(one.prompt for one in edit.locality)}
+        unchanged = {*edit.neighborhood, *(pair.prompt for pair in edit.locality)}
 
         def tests_the_edit(prompt: str) -> bool:
             return subject in prompt.casefold() or prompt in unchanged
 
         allowed = [
-            place
-            for place, (other, _) in enumerate(self._facts)
+            index
+            for index, (other, _) in enumerate(self._facts)
             if other.subject.casefold() != subject and other.text not in unchanged
         ]
         scores = self._index(new_fact(edit))
-        near = [self._facts[allowed[place]] for place in best([scores[place] for place in allowed], config.count)]
+        near = [self._facts[allowed[index]] for index in best([scores[index] for index in allowed], config.count)]
         # The kinds are shuffled for each edit, so that they do not go along with the similarity.
         draw = random.Random(f"{config.seed}/{edit.id}")  # noqa: S311 - nothing secret
         drawn = config.kinds(len(near))
         draw.shuffle(drawn)
-        found = list[str]()
+        examples = list[str]()
         for (other, record), kind in zip(near, drawn, strict=True):
             paraphrases = [prompt for prompt in other.paraphrases if not tests_the_edit(prompt)]
             kept = [pair for pair in retained(other, record) if not tests_the_edit(pair[0])]
-            found.append(demonstration(other, kind, draw, paraphrases=paraphrases, retained=kept))
-        return tuple(found)
+            examples.append(demonstration(other, kind, draw, paraphrases=paraphrases, retained=kept))
+        return tuple(examples)
 
 
 def read_demonstrations(path: str | Path, encoder: str | None = None) -> Demonstrations:

@@ -40,8 +40,8 @@ class Passages:
         import bm25s
 
         words = bm25s.tokenize(question, return_ids=False, show_progress=False)
-        found, scores = self._index.retrieve(words, k=1, show_progress=False)
-        return self.texts[int(found[0, 0])] if words[0] and scores[0, 0] > 0 else None
+        indices, scores = self._index.retrieve(words, k=1, show_progress=False)
+        return self.texts[int(indices[0, 0])] if words[0] and scores[0, 0] > 0 else None
 
 
 def check_installed() -> None:

@@ -139,8 +139,8 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
         for row in popqa.rows(content):
             if isinstance(row, dict):
                 question = str(row.get("input") or row.get("question") or "")
-                asked = popqa.asked_about(question)
-                subject, uri = row.get("subj") or (asked and asked[1]), str(row.get("s_uri") or "")
+                parsed = popqa.asked_about(question)
+                subject, uri = row.get("subj") or (parsed and parsed[1]), str(row.get("s_uri") or "")
                 names = (subject, question, uri.rpartition("/")[2])
                 pairs += [(str(name), row.get("s_pop")) for name in names if name]
     numbers, usable = defaultdict[str, set[float]](set), 0
@@ -177,8 +177,8 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
     if isinstance(graph, Control):
         return statements(graph.right, edit)
     if isinstance(graph, PrivateGraph):
-        found = (edit.subject_id,) if edit.subject_id in graph.graph else graph.find(edit.subject)
-        return float(graph.graph.out_degree(found[0])) if len(found) == 1 else 0.0
+        nodes = (edit.subject_id,) if edit.subject_id in graph.graph else graph.find(edit.subject)
+        return float(graph.graph.out_degree(nodes[0])) if len(nodes) == 1 else 0.0
     if not isinstance(graph, Neighbourhoods):
         raise ConfigError(
             f"can't count popularity in a {type(graph).__name__}; "
@@ -212,9 +212,9 @@ def best_threshold(popularity: Sequence[float], without: Sequence[bool], retriev
     rows = sorted(zip(popularity, without, retrieved, strict=True))
     best, right = -1.0, sum(alone for _, alone, _ in rows)
     most = right
-    for place, (value, alone, with_fact) in enumerate(rows):
+    for index, (value, alone, with_fact) in enumerate(rows):
         right += with_fact - alone
-        last_of_its_kind = place + 1 == len(rows) or rows[place + 1][0] > value
+        last_of_its_kind = index + 1 == len(rows) or rows[index + 1][0] > value
         if last_of_its_kind and right > most:
             best, most = value, right
     return best
@@ -234,7 +234,7 @@ def fitted_limits(questions: Iterable[Asked]) -> dict[str, float]:
     by_relation: dict[str, list[Asked]] = defaultdict(list)
     for question in questions:
         by_relation[question.relation].append(question)
-    columns = {relation: zip(*asked, strict=True) for relation, asked in by_relation.items()}
+    columns = {relation: zip(*rows, strict=True) for relation, rows in by_relation.items()}
     return {
         relation: best_threshold(popularity, alone, with_text)
         for relation, (_, popularity, alone, with_text) in columns.items()
