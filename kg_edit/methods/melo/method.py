@@ -89,9 +89,9 @@ class Melo(CodebookMethod):
                 key[:] = [inputs[end].detach()]
                 return torch.cat([output[:end], output[end:] + inputs[end:] @ a.T @ b])
 
-            losses = RowLosses(self.model, self.layer, [row])
+            row_losses = RowLosses(self.model, self.layer, [row])
             with replacing_output(self.model, self.layer, forward):
-                history = self.config.descent.run([a, b], lambda: losses().mean())
+                losses = self.config.descent.run([a, b], lambda: row_losses().mean())
 
         book = Blocks(
             keys=key[0][None].to(self.model.model.dtype).cpu(),  # its rounding shows which keys are the same
@@ -100,7 +100,7 @@ class Melo(CodebookMethod):
             ids=(edit.id,),
             deferral=self.config.deferral,
         )
-        noted = record(self, edit, change=b.detach().T @ a.detach(), losses=history)
+        noted = record(self, edit, change=b.detach().T @ a.detach(), losses=losses)
         noted["norms"]["key"] = round(float(key[0].norm()), 6)
         provenance = {**self.provenance(), "edits": [noted]}
         return BlockPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)

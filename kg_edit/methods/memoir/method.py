@@ -91,16 +91,16 @@ class Memoir(AdapterMethod):
                     opened = memory.chosen(means.of(inputs), bits) * inputs  # [tokens, d_ff]
                 return output + opened @ weight.T + opened[:, mask[0]] @ change.T
 
-            losses = RowLosses(self.model, self.layer, [row])
+            row_losses = RowLosses(self.model, self.layer, [row])
             with replacing_output(self.model, self.layer, forward):
-                history = self.config.descent.run([change], lambda: losses().mean())
+                losses = self.config.descent.run([change], lambda: row_losses().mean())
 
         full_change = torch.zeros(self.shape, device=mask.device)
         full_change[:, mask[0]] = change.detach()
         adapter = ResidualMemory(
             weight=full_change.cpu(), masks=mask.float().cpu(), background=memory.background, settings=memory.settings
         )
-        return adapter, [record(self, edit, change=change.detach(), losses=history)]
+        return adapter, [record(self, edit, change=change.detach(), losses=losses)]
 
     @torch.no_grad()
     def means(self, rows: Sequence[Sequence[int]]) -> Tensor:

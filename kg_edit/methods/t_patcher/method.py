@@ -140,14 +140,14 @@ class TPatcher(AdapterMethod):
         (edit,) = edits
         existing = earlier if isinstance(earlier, Neurons) else Neurons.none(self.shape)
         before, row = existing.on(self.device), self.row(edit)
-        losses = RowLosses(self.model, self.layer, [row])
+        row_losses = RowLosses(self.model, self.layer, [row])
 
         # The mistakes: the first tokens of the target that are not the likeliest, with the MLP's input q at each.
         with (
             torch.no_grad(),
             replacing_output(self.model, self.layer, lambda h, output: output + fired(h, *before), reads="mlp"),
         ):
-            likeliest = losses.logits().argmax(-1).tolist()
+            likeliest = row_losses.logits().argmax(-1).tolist()
         wrong = [index for index, (_, token) in enumerate(row.wanted) if likeliest[index] != token]
         inputs = inputs_at(self, [row], reads="mlp")  # [target's tokens, d]
         queries = inputs[torch.tensor(wrong[: self.config.most], dtype=torch.long, device=inputs.device)]  # [n, d]
@@ -166,15 +166,15 @@ class TPatcher(AdapterMethod):
 
         descent = self.config.descent if len(queries) else replace(self.config.descent, steps=1)  # nothing to train
         with replacing_output(self.model, self.layer, forward, reads="mlp"):
-            history = descent.run(
+            losses = descent.run(
                 new.parameters,
-                lambda: losses().mean(),
+                lambda: row_losses().mean(),
                 penalty=lambda: neuron_loss(new.keys, new.biases, queries, memory, self.config),
             )
         keys, biases, values = (tensor.detach().cpu() for tensor in new.found)
         adapter = Neurons(size=self.shape, keys=keys, biases=biases, values=values, queries=queries.cpu())
         size = torch.cat([keys, values, torch.zeros(1, self.shape[0])])  # the norm is 0 if there is no neuron
-        return adapter, [record(self, edit, change=size, losses=history) | {"neurons": len(keys)}]
+        return adapter, [record(self, edit, change=size, losses=losses) | {"neurons": len(keys)}]
 
 
 def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, config: TPatcherConfig) -> Tensor:

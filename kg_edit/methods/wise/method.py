@@ -184,7 +184,7 @@ class Wise(AdapterMethod):
         inputs = torch.cat([*row_inputs, *self.unrelated])
         lengths = [len(tokens) for tokens in (*row_inputs, *self.unrelated)]
         margins = [self.unit * margin for margin in (config.alpha, config.beta, config.gamma)]
-        losses = RowLosses(self.model, self.layer, rows)
+        row_losses = RowLosses(self.model, self.layer, rows)
 
         def activations() -> tuple[Tensor, Tensor]:
             """a_e of each row of the edit, [rows], and a_i at each token of the unrelated texts, [tokens]."""
@@ -193,14 +193,14 @@ class Wise(AdapterMethod):
             return torch.stack(here), torch.cat(means[len(rows) :])
 
         def loss() -> Tensor:
-            return losses().mean() + margin_loss(*activations(), *margins) / self.unit
+            return row_losses().mean() + margin_loss(*activations(), *margins) / self.unit
 
         def within_bound() -> None:
             with torch.no_grad():
                 change.clamp_(-config.bound, config.bound)
 
         with replacing_output(self.model, self.layer, lambda x, output: output + x @ change.T):
-            history = config.descent.run([change], loss, constrain=within_bound)
+            losses = config.descent.run([change], loss, constrain=within_bound)
 
         with torch.no_grad():
             activation, other = activations()
@@ -212,7 +212,7 @@ class Wise(AdapterMethod):
             settings=memory.settings,
         )
         noted = {"shard": number, "activation": float(activation.min()), "unrelated_activation": float(other.max())}
-        records = record(self, edit, change=adapter.shards[number], losses=history)
+        records = record(self, edit, change=adapter.shards[number], losses=losses)
         return adapter, [records | {name: round(value, 6) for name, value in noted.items()}]
 
     @torch.no_grad()
