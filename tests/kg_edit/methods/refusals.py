@@ -95,10 +95,10 @@ def refusal_of_no_number(name: str) -> Refusal | None:
     """What the method ``name`` raises for a model whose logits are not finite; None where no loss is computed."""
     if find_method(name).kind == "prompt":
         return None
-    own = "ft" in name.split("-") or name in ("adalora", "ext-sub", "locft", "lora", "melo")
-    tuned = own or issubclass(find_method(name), AdapterMethod)
-    said = "the loss is nan at step 0; lower" if tuned else "the loss or the value is not finite; lower"
-    return _NO_NUMBER.get(name, Refusal(PatchError, said, _FIRST))
+    fine_tuned = "ft" in name.split("-") or name in ("adalora", "ext-sub", "locft", "lora", "melo")
+    tuned = fine_tuned or issubclass(find_method(name), AdapterMethod)
+    message = "the loss is nan at step 0; lower" if tuned else "the loss or the value is not finite; lower"
+    return _NO_NUMBER.get(name, Refusal(PatchError, message, _FIRST))
 
 
 def refusal_of_family(name: str, family: str) -> Refusal | None:

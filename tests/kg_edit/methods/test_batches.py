@@ -70,15 +70,15 @@ def test_edit_with_a_nan_loss_fails_alone(monkeypatch: pytest.MonkeyPatch) -> No
 def test_shared_contexts_give_the_same_keys_and_values(family: str, bos: bool) -> None:
     model = tiny(family, bos=bos)
     rows = [row.ids[: row.edited_at] for edit in EDITS[:3] for row in prompts(model, edit)]
-    found, plain = SharedContexts.of(model, CONTEXTS).prefix(model, rows), run_prefix(model, rows)
-    assert (found.start is not None) == (family in ("llama", "gpt2")), "stored once a context"
-    shared = found.whole()
+    prefix, plain = SharedContexts.of(model, CONTEXTS).prefix(model, rows), run_prefix(model, rows)
+    assert (prefix.start is not None) == (family in ("llama", "gpt2")), "stored once a context"
+    shared = prefix.whole()
     assert torch.equal(shared.lengths, plain.lengths)
     for (keys, values), (plain_keys, plain_values) in zip(shared.layers, plain.layers, strict=True):
         for row in range(len(rows)):
-            there, here = shared.mask[row].bool(), plain.mask[row].bool()
-            torch.testing.assert_close(keys[row][:, there], plain_keys[row][:, here], rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(values[row][:, there], plain_values[row][:, here], rtol=1e-5, atol=1e-5)
+            mask, plain_mask = shared.mask[row].bool(), plain.mask[row].bool()
+            torch.testing.assert_close(keys[row][:, mask], plain_keys[row][:, plain_mask], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(values[row][:, mask], plain_values[row][:, plain_mask], rtol=1e-5, atol=1e-5)
 
 
 def prompts(model: LanguageModel, edit: Edit) -> list[Prompt]:
@@ -128,14 +128,14 @@ def test_a_descent_has_the_edits_whose_keys_and_values_fit(shares: bool, monkeyp
     model, long = tiny("gpt2"), "The quick brown fox jumps over the lazy dog. " * 2
     chosen = method("rome", model)
     chosen._given_contexts = ("{}", long + "{}", long + long + "{}")
-    edits = [Edit(subject=f"LeBron {place}", prompt="Here {} is of", target_new="Rome") for place in range(100)]
-    asked = [Request.of(model, edit, chosen.contexts) for edit in edits]
+    edits = [Edit(subject=f"LeBron {number}", prompt="Here {} is of", target_new="Rome") for number in range(100)]
+    requests = [Request.of(model, edit, chosen.contexts) for edit in edits]
     chosen.memory = 2.0
-    first, *_ = chosen.portions(asked)
-    objective = chosen.objective(model, edits[first], asked[first])
+    first, *_ = chosen.portions(requests)
+    objective = chosen.objective(model, edits[first], requests[first])
     prefixes = [part.forward._prefix for part in objective._passes]  # type: ignore[attr-defined]
-    starts = {id(one.start[0]): one.start[0] for one in prefixes if one.start}
-    stored = sum(state.nbytes for one in [*prefixes, *starts.values()] for pair in one.layers for state in pair)
+    starts = {id(prefix.start[0]): prefix.start[0] for prefix in prefixes if prefix.start}
+    stored = sum(state.nbytes for prefix in [*prefixes, *starts.values()] for pair in prefix.layers for state in pair)
     assert 0.5 < stored / 2e6 < 1
 
 

@@ -35,8 +35,8 @@ def test_contexts_are_inside_the_users_turn() -> None:
 
 
 def test_joint_method_has_the_same_rows() -> None:
-    made = find_method("memit")(chatting(), find_method("memit").config_class(), contexts=CONTEXTS)
-    (fact,) = made.facts(EDIT.in_chat())
+    editor = find_method("memit")(chatting(), find_method("memit").config_class(), contexts=CONTEXTS)
+    (fact,) = editor.facts(EDIT.in_chat())
     assert fact.prompts.rewrites == Request.of(chatting(), EDIT.in_chat(), CONTEXTS).rewrites
 
 
@@ -49,8 +49,8 @@ def test_edit_in_both_forms_has_the_rows_of_both() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_edit_in_chat_form_changes_the_answer_in_chat(method: str) -> None:
     model = chatting()
-    made = find_method(method).on(model, settings=QUICK[method])
-    plain, chat = (made.edit([EDIT.in_chat(chat=form)]) for form in (False, True))
+    editor = find_method(method).on(model, settings=QUICK[method])
+    plain, chat = (editor.edit([EDIT.in_chat(chat=form)]) for form in (False, True))
     pair = Pair(EDIT.text, "Rome")
 
     def nll(patch: object, reader: LanguageModel) -> float:
@@ -64,13 +64,13 @@ def test_edit_in_chat_form_changes_the_answer_in_chat(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["ft-m", "grace", "kn"])
 def test_method_of_one_form_refuses_both(method: str) -> None:
-    made = find_method(method).on(chatting(), settings=QUICK[method])
+    editor = find_method(method).on(chatting(), settings=QUICK[method])
     with pytest.raises(EditError, match=rf"found 'both' \(CLI: --both-forms\), and {method} makes an edit in one form"):
-        made.check([EDIT.in_chat(chat="both")])
+        editor.check([EDIT.in_chat(chat="both")])
 
 
 def test_model_without_a_template_is_refused() -> None:
-    made = find_method("rome").on(tiny("llama"), settings=QUICK["rome"])
+    editor = find_method("rome").on(tiny("llama"), settings=QUICK["rome"])
     with pytest.raises(ChatTemplateError, match="leave --chat") as caught:
-        made.check([EDIT.in_chat()])
+        editor.check([EDIT.in_chat()])
     assert "in the edit" in str(caught.value.__notes__)

@@ -62,16 +62,16 @@ class Asked:
 
 
 def settings(name: str, *pairs: str) -> GraphSettings:
-    found = find_method(name).config_class.preset("default", parse_settings(list(pairs)), method=name)
-    assert isinstance(found, GraphSettings)
-    return found
+    config = find_method(name).config_class.preset("default", parse_settings(list(pairs)), method=name)
+    assert isinstance(config, GraphSettings)
+    return config
 
 
 def made(name: str, source: SubgraphSource, *pairs: str) -> EditingMethod:
     quick = {key: value for key, value in QUICK[name].items() if key != "pool"}
     config = settings(name, *pairs)
-    whole = type(config)(**{**quick, **{key: getattr(config, key) for key in config.model_fields_set}})
-    return find_method(name)(tiny("llama"), whole, graph=source)
+    quick_config = type(config)(**{**quick, **{key: getattr(config, key) for key in config.model_fields_set}})
+    return find_method(name)(tiny("llama"), quick_config, graph=source)
 
 
 def test_methods_that_read_a_graph() -> None:
@@ -89,13 +89,13 @@ def test_method_that_reads_a_graph_needs_one(name: str) -> None:
 def test_graph_settings_reach_the_source(name: str, wikidata: WikidataCache) -> None:
     source = Asked(wikidata)
     method = made(name, source, "per_node=3", "graph.policy=inverse-hub", 'graph.leakage.answers=["Q65"]')
-    found = method.subgraph(LEBRON)
-    assert found is not None and (found.graph["policy"], "Q65" in found) == ("inverse-hub", False)
-    assert {(asked.per_node, asked.policy, asked.leakage) for asked in source.asked} == {
+    graph = method.subgraph(LEBRON)
+    assert graph is not None and (graph.graph["policy"], "Q65" in graph) == ("inverse-hub", False)
+    assert {(options.per_node, options.policy, options.leakage) for options in source.asked} == {
         (3, "inverse-hub", Leakage(("Q65",)))
     }
-    said = method.provenance()["methods"][0]["config"]["graph"]
-    assert (said["policy"], said["leakage"]["answers"]) == ("inverse-hub", ["Q65"])
+    recorded = method.provenance()["methods"][0]["config"]["graph"]
+    assert (recorded["policy"], recorded["leakage"]["answers"]) == ("inverse-hub", ["Q65"])
 
 
 def test_subgraphs_are_cached_up_to_a_limit(wikidata: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_subgraphs_are_cached_up_to_a_limit(wikidata: WikidataCache, monkeypatch
 def test_default_settings_ask_for_a_default_subgraph(name: str, wikidata: WikidataCache) -> None:
     source = Asked(wikidata)
     assert made(name, source).subgraph(LEBRON) is not None
-    assert all(set(asked.changed()) <= {"hops", "per_node", "seed"} for asked in source.asked)
+    assert all(set(options.changed()) <= {"hops", "per_node", "seed"} for options in source.asked)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -132,7 +132,7 @@ def test_policies_give_different_subgraphs(name: str, wikidata: WikidataCache) -
     graphs = [made(name, wikidata, "per_node=8", f"graph.policy={policy}").subgraph(PARIS) for policy in POLICIES]
     statements = [frozenset(graph.edges(keys=True)) for graph in graphs if graph is not None]
     assert len(set(statements)) == 3
-    assert {len(found) for found in statements} == {9}  # the edit's own edge, and eight statements of o*
+    assert {len(edges) for edges in statements} == {9}  # the edit's own edge, and eight statements of o*
 
 
 ANSWER = Question(question="On which sea does the land lie?", answer="Adriatic", aliases=("the Adriatic Sea",))
@@ -145,17 +145,17 @@ def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: Wi
     open_, guarded = (made(name, wikidata, "per_node=400", *more) for more in ((), ("exclude_answers=true",)))
     labels = sorted(str(label) for _, label in open_.subgraph(PARIS).nodes(data="label"))  # type: ignore[union-attr]
     word = next(label for label in labels if " " in label and "Italy" not in label)
-    asked = PARIS.model_copy(update={"portability": (Question(question="Which?", answer=word.split()[0]),)})
+    edit = PARIS.model_copy(update={"portability": (Question(question="Which?", answer=word.split()[0]),)})
     source = Asked(wikidata)
     guarded.graph = open_.graph if name == "glame-random" else source
-    left = guarded.subgraph(asked)
-    assert left is not None and not answers_in(left, (word.split()[0],)) and len(left) > 1
+    graph = guarded.subgraph(edit)
+    assert graph is not None and not answers_in(graph, (word.split()[0],)) and len(graph) > 1
     if name != "glame-random":
         assert source.asked[0].leakage == Leakage((word.split()[0],))
-        assert open_.subgraph(asked) and not caplog.records, "nothing to report of an edit of one's own"
-        open_.graph = WithAnswersNamed(wikidata, names={asked.id: frozenset(asked_answers(asked))})
+        assert open_.subgraph(edit) and not caplog.records, "nothing to report of an edit of one's own"
+        open_.graph = WithAnswersNamed(wikidata, names={edit.id: frozenset(asked_answers(edit))})
         open_._subgraphs.clear()  # type: ignore[attr-defined]
-        met = open_.answers_met(asked)  # type: ignore[attr-defined]
+        met = open_.answers_met(edit)  # type: ignore[attr-defined]
         assert word in met and len(caplog.records) == 1 and "exclude_answers=true" in caplog.text
 
 
@@ -167,9 +167,9 @@ def test_exclude_answers_samples_others_in_their_place(name: str, wikidata: Wiki
     assert graph is not None
     labels = sorted(str(label) for node, label in graph.nodes(data="label") if node not in ("Q38", subject_of(graph)))
     word = next(label for label in labels if " " in label).split()[0]
-    left = guarded.subgraph(PARIS.model_copy(update={"portability": (Question(question="Which?", answer=word),)}))
-    assert left is not None and not answers_in(left, (word,))
-    assert left.number_of_edges() == graph.number_of_edges() == 9
+    sampled = guarded.subgraph(PARIS.model_copy(update={"portability": (Question(question="Which?", answer=word),)}))
+    assert sampled is not None and not answers_in(sampled, (word,))
+    assert sampled.number_of_edges() == graph.number_of_edges() == 9
 
 
 def test_exclude_answers_works_on_a_private_graph() -> None:
@@ -249,6 +249,6 @@ def test_private_graph_refuses_settings_that_it_does_not_support(name: str, sour
     pool = {"pool": ("Chicago Bulls",)} if name == "glame-random" else UNTRAINED.get(name, {})
     config = method.config_class.preset("default", pool, method=name)
     method.check_inputs(config, source, [edit])
-    asked = method.config_class.preset("default", {**pool, "graph": {"policy": "inverse-hub"}}, method=name)
+    with_policy = method.config_class.preset("default", {**pool, "graph": {"policy": "inverse-hub"}}, method=name)
     with pytest.raises(ConfigError, match=r"does not support the setting graph\.policy.*Leave the setting out"):
-        method.check_inputs(asked, source, [edit])
+        method.check_inputs(with_policy, source, [edit])

@@ -71,7 +71,7 @@ def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) ->
     assert isinstance(first, WeightPatch)
     key = first.state[KEY + model.weight_name(1)][:, 0]
     before = Patch.load(first.save(tmp_path / "first.safetensors"))
-    moved, freely = (outputs(one.update([SECOND], before=before), model, key).norm() for one in (method, forgetful))
+    moved, freely = (outputs(m.update([SECOND], before=before), model, key).norm() for m in (method, forgetful))
     assert moved < 0.2 * freely
 
 
@@ -106,7 +106,7 @@ def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
 
 def test_anchor_of_several_layers_is_the_norm_of_the_values_in_the_last() -> None:
     """PMET's values are outputs of the MLP, too, but of the last layer that it writes."""
-    several, last, first = (made("pmet", tiny("llama"), anchor=50.0, layers=own) for own in ([1, 2], [2], [1]))
+    several, last, first = (made("pmet", tiny("llama"), anchor=50.0, layers=layers) for layers in ([1, 2], [2], [1]))
     assert several.value_norm == last.value_norm != first.value_norm
 
 
@@ -117,34 +117,34 @@ def test_a_batch_names_all_its_outliers() -> None:
 
 def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decomposition of the weight takes longer than an edit in a large model."""
-    model, asked = tiny("llama"), list[Tensor]()
+    model, weights = tiny("llama"), list[Tensor]()
 
     def counted(weight: Tensor) -> Tensor:
-        asked.append(weight)
+        weights.append(weight)
         return principal_directions(weight)
 
     monkeypatch.setattr("kg_edit.methods.rome.method.principal_directions", counted)
     method, plain = made("rome", model, sphere=0.8), made("rome", model)
-    for edit, one, freely in zip(
+    for edit, patch, freely in zip(
         (FIRST, SECOND), method.edit_each([FIRST, SECOND]), plain.edit_each([FIRST, SECOND]), strict=True
     ):
-        assert isinstance(one, WeightPatch) and isinstance(freely, WeightPatch), edit
+        assert isinstance(patch, WeightPatch) and isinstance(freely, WeightPatch), edit
         name = model.weight_name(1)
-        own = off_principal(principal_directions(asked[0]), freely.factors[name].right, strength=0.8)
-        torch.testing.assert_close(one.factors[name].right, own)
-    assert len(asked) == 1
+        expected = off_principal(principal_directions(weights[0]), freely.factors[name].right, strength=0.8)
+        torch.testing.assert_close(patch.factors[name].right, expected)
+    assert len(weights) == 1
 
 
 @pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=2))
 def test_rect_writes_a_share_of_the_elements(name: str, tmp_path: Path) -> None:
     model = tiny("llama")
-    whole, part = (made(name, model, rect=share).edit([FIRST]) for share in (0.0, 0.4))
+    full, part = (made(name, model, rect=share).edit([FIRST]) for share in (0.0, 0.4))
     part = Patch.load(part.save(tmp_path / "part.safetensors"))
-    assert isinstance(whole, WeightPatch) and isinstance(part, WeightPatch)
+    assert isinstance(full, WeightPatch) and isinstance(part, WeightPatch)
     change = part.factors[model.weight_name(1)].product
     written = change != 0
     assert int(written.sum()) == round(0.4 * change.numel())
-    torch.testing.assert_close(change[written], whole.factors[model.weight_name(1)].product[written])
+    torch.testing.assert_close(change[written], full.factors[model.weight_name(1)].product[written])
     with part.applied(model):
         pass
 
@@ -161,13 +161,13 @@ def test_prune_bounds_a_sequence_by_the_unedited_weight(name: str) -> None:
         method = made(name, model, prune=base)
         patch: Patch = method.edit([FIRST])
         patch = patch + method.update([SECOND], before=patch)
-        place = model.weight_name(1)
+        weight_name = model.weight_name(1)
         if isinstance(patch, AdapterPatch):
-            adapter = patch.adapters["comeba", place]
+            adapter = patch.adapters["comeba", weight_name]
             assert isinstance(adapter, GatedUpdate)
             return float(torch.linalg.matrix_norm(adapter.update.product, 2))
         assert isinstance(patch, WeightPatch)
-        return float(torch.linalg.matrix_norm(patch.factors[place].product, 2))
+        return float(torch.linalg.matrix_norm(patch.factors[weight_name].product, 2))
 
     freely = strongest(0.0)
     assert 0.99 * largest < strongest(1e12) < largest + math.log(3 * freely / largest) / math.log(1e12) < freely
@@ -178,7 +178,7 @@ def test_prune_bounds_a_sequence_by_the_unedited_weight(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["memit", "rome"])
 def test_cut_sequence_with_switches_resumes_to_the_same(name: str, tmp_path: Path) -> None:
-    model, whole = tiny("llama"), tmp_path / "whole"
+    model, uncut = tiny("llama"), tmp_path / "whole"
     batch = 2 if name == "memit" else 1
     config = EvalConfig(schedule=f"batch:{batch},sequential:3" if batch > 1 else "sequential:3")
 
@@ -192,10 +192,10 @@ def test_cut_sequence_with_switches_resumes_to_the_same(name: str, tmp_path: Pat
         )
         return (out / "records.jsonl").read_bytes().splitlines(keepends=True)
 
-    lines = run(whole)
+    lines = run(uncut)
     for cut in range(1, len(lines), 3):
         part = tmp_path / f"cut-{cut}"
-        shutil.copytree(whole, part)
+        shutil.copytree(uncut, part)
         (part / "records.jsonl").write_bytes(b"".join(lines[:cut]))
         assert [_without_times(line) for line in run(part)] == [_without_times(line) for line in lines]
 

@@ -21,11 +21,11 @@ EVERY_DAY = ["rome", "ft", "grace", "memit", *sorted(set(QUICK) - {"rome", "ft",
 def long_edit(tokens: int) -> Edit:
     """An edit whose prompt and target have as many tokens as fit into so many."""
     for words in range(tokens, 0, -1):
-        said = {"prompt": "so " * words + "{} plays for the", "target_new": "Los Angeles Lakers"}
-        found = encode(tiny("gpt2").tokenizer, said["prompt"], subject="LeBron James", target=said["target_new"])
-        if len(found.ids) <= tokens:
+        fields = {"prompt": "so " * words + "{} plays for the", "target_new": "Los Angeles Lakers"}
+        prompt = encode(tiny("gpt2").tokenizer, fields["prompt"], subject="LeBron James", target=fields["target_new"])
+        if len(prompt.ids) <= tokens:
             break
-    return Edit(id="e", subject="LeBron James", target_true="Miami Heat", relation="team", target_new_id="Q2", **said)
+    return Edit(id="e", subject="LeBron James", target_true="Miami Heat", relation="team", target_new_id="Q2", **fields)
 
 
 @pytest.mark.parametrize("name", keep_first(EVERY_DAY, keep=2))

@@ -129,9 +129,9 @@ LAYERED = [name for name in METHODS if name not in ("glame-plus", "serac")
 
 @pytest.mark.parametrize("name", LAYERED)
 def test_layer_that_is_not_there_is_refused(name: str) -> None:
-    one = "layer" in find_method(name).config_class.model_fields
+    single_layer = "layer" in find_method(name).config_class.model_fields
     with pytest.raises(ModelError, match="there is no layer 9: "):
-        method(name, tiny("llama"), **({"layer": 9} if one else {"layers": [1, 9]}))
+        method(name, tiny("llama"), **({"layer": 9} if single_layer else {"layers": [1, 9]}))
 
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
@@ -176,8 +176,8 @@ def test_update_is_the_rest_of_an_edit(name: str) -> None:
     model = tiny("llama")
     chosen = method(name, model)
     first = chosen.edit([EDIT])
-    whole, update = chosen.edit([SECOND], start=first), chosen.update([SECOND], before=first)
-    with whole.applied(model) as edited:
+    both, update = chosen.edit([SECOND], start=first), chosen.update([SECOND], before=first)
+    with both.applied(model) as edited:
         expected = asked(edited, SECOND.text)
     with (first + update).applied(model) as edited:
         torch.testing.assert_close(asked(edited, SECOND.text), expected, rtol=1e-4, atol=1e-4)
@@ -261,13 +261,13 @@ def test_failure_leaves_the_model_unchanged(name: str, monkeypatch: pytest.Monke
     chosen = method(name, model)
     chosen.prepare()
     weights, before, calls = weights_of(model), state(model), list[int]()
-    whole = type(model.block(2)).forward
+    forward = type(model.block(2)).forward
 
     def failing(self: torch.nn.Module, *args: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == (3 if chosen.family == "gradient" else 6):  # in the second pass over the blocks, or the only
             raise RuntimeError("the power is gone")
-        return whole(self, *args, **options)
+        return forward(self, *args, **options)
 
     monkeypatch.setattr(type(model.block(2)), "forward", failing)
     if chosen.kind != "prompt":  # which needs no pass
@@ -342,9 +342,9 @@ class Nothing:
 
 def nothing_said() -> nx.MultiDiGraph:
     """The graph's new object, of which nothing is said: what is left is the edit's own edge."""
-    made = nx.MultiDiGraph()
-    made.add_node("Q2", label=EDIT.target_new)
-    return made
+    subgraph = nx.MultiDiGraph()
+    subgraph.add_node("Q2", label=EDIT.target_new)
+    return subgraph
 
 
 EMPTY: dict[str, Callable[[], Any]] = {

@@ -34,15 +34,15 @@ CONTEXTS = ("{}", "The quick brown fox. {}")
 
 
 def graph() -> nx.MultiDiGraph:
-    made = nx.MultiDiGraph()
-    made.add_node("Q1", label="LeBron James", role="subject")
-    made.add_node("Q2", label="Los Angeles Lakers", role="target_new")
-    made.add_node("Q3", label="Los Angeles", role="neighbour")
-    made.add_edge("Q1", "Q2", key="P54", label="member of sports team", role="edit")
-    made.add_edge("Q2", "Q3", key="P159", label="headquarters location", role="statement")
-    made.add_node("Q4", label="Rome")
-    made.add_edge("Q4", "Q5", label="capital of")
-    return made
+    subgraph = nx.MultiDiGraph()
+    subgraph.add_node("Q1", label="LeBron James", role="subject")
+    subgraph.add_node("Q2", label="Los Angeles Lakers", role="target_new")
+    subgraph.add_node("Q3", label="Los Angeles", role="neighbour")
+    subgraph.add_edge("Q1", "Q2", key="P54", label="member of sports team", role="edit")
+    subgraph.add_edge("Q2", "Q3", key="P159", label="headquarters location", role="statement")
+    subgraph.add_node("Q4", label="Rome")
+    subgraph.add_edge("Q4", "Q5", label="capital of")
+    return subgraph
 
 
 def method(name: str, model: LanguageModel, **settings: Any) -> RankOneMethod:
@@ -110,13 +110,13 @@ def test_failure_inside_a_block_leaves_the_model_unchanged(
     """Hooks are in place then: in the prefix pass, in the recording ones, in the descent."""
     model = tiny("llama")
     chosen, before, calls = method(name, model, stop_below=-1.0), state(model), []
-    whole = type(model.block(2)).forward
+    forward = type(model.block(2)).forward
 
     def failing(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == 4 * call:
             raise RuntimeError("a broken block")
-        return whole(self, *args, **kwargs)
+        return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model.block(2)), "forward", failing)
     with pytest.raises(RuntimeError, match="a broken block"):
@@ -144,20 +144,20 @@ EVERYWHERE = [
 @pytest.fixture
 def changes(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """m* - m [d] that each descent of a test came to, in order."""
-    found: list[Tensor] = []
+    deltas: list[Tensor] = []
 
-    def noting(*given: Any, **settings: Any) -> list[Descent]:
-        descents = optimise_values(*given, **settings)
-        found.extend(descent.change.clone() for descent in descents)
+    def noting(*args: Any, **settings: Any) -> list[Descent]:
+        descents = optimise_values(*args, **settings)
+        deltas.extend(descent.change.clone() for descent in descents)
         return descents
 
     monkeypatch.setattr(rome_method, "optimise_values", noting)
-    return found
+    return deltas
 
 
 def test_rank_one_methods_are_all_tested() -> None:
-    known = {"glame", "glame-gnn", "glame-mlp", "glame-plus", "glame-random", "r-rome", "rome", "rome-kg"}
-    assert known <= set(RANK_ONE)
+    expected = {"glame", "glame-gnn", "glame-mlp", "glame-plus", "glame-random", "r-rome", "rome", "rome-kg"}
+    assert expected <= set(RANK_ONE)
 
 
 @pytest.mark.parametrize(("family", "name"), EVERYWHERE)
@@ -170,16 +170,16 @@ def test_output_for_the_edited_key_is_m_star(family: str, name: str, changes: li
     model = tiny(family)
     patch = method(name, model, steps=3, stop_below=-1.0, hold=0.0, **NARROW.get(name, {})).edit([EDIT])
     record = patch.provenance["edits"][0]
-    requests = [EDIT, *(Edit(**further["edit"]) for further in record.get("requests", ()))]
+    requests = [EDIT, *(Edit(**row["edit"]) for row in record.get("requests", ()))]
     assert (len(requests), len(changes)) == (3, 3) if name == "rome-kg" else (1, 1)
     for number, (request, change) in enumerate(zip(requests, changes, strict=True)):
         bare, mean = key_and_value(model, request)[0], mean_key(model, request)
         key = mean if name == "r-rome" else bare
         with first_columns(patch, number).applied(model):
-            wanted = key_and_value(model, request)[1] + change
+            m_star = key_and_value(model, request)[1] + change
         with first_columns(patch, number + 1).applied(model):
-            found = key_and_value(model, request)[1] + weight_matrix(model.down_projection(1)) @ (key - bare)
-        assert change.norm() > 0.01 and (found - wanted).norm() < 1e-4 * wanted.norm()
+            output = key_and_value(model, request)[1] + weight_matrix(model.down_projection(1)) @ (key - bare)
+        assert change.norm() > 0.01 and (output - m_star).norm() < 1e-4 * m_star.norm()
         along = torch.linalg.solve(toy_moment(model).double(), mean.double())
         assert (column(patch, number) - along / along.norm()).norm() < 1e-4
     assert record["norms"]["change"] == pytest.approx(float(changes[0].norm()), rel=1e-4)

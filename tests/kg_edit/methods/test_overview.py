@@ -49,9 +49,9 @@ def test_help_of_the_layer_names_the_depth_of_the_class() -> None:
         depth = 0.9
 
     classes = [method.config_class for method in all_methods() if issubclass(method.config_class, LayerConfig)]
-    helps = {one: one.model_fields["layer"].description or "" for one in (*classes, LayerConfig, Deep, Deeper)}
+    helps = {cls: cls.model_fields["layer"].description or "" for cls in (*classes, LayerConfig, Deep, Deeper)}
     assert "default 0.5 of the depth" in helps[Deep] and "default 0.2 of the depth" in helps[LayerConfig]
-    wrong = [one for one, text in helps.items() if "of the depth" in text and f" {one.depth:g} of the" not in text]
+    wrong = [cls for cls, text in helps.items() if "of the depth" in text and f" {cls.depth:g} of the" not in text]
     assert not wrong and "block whose down-projection gets the adapter" in helps[Deeper]
 
 
@@ -62,9 +62,9 @@ def test_page_is_up_to_date() -> None:
 
 def test_page_of_a_family_has_the_sections_of_its_methods() -> None:
     for method in all_methods():
-        found = [(PAGE.parent / f"{page}.md").read_text(encoding="utf-8") for page in PAGES[method.family]]
+        texts = [(PAGE.parent / f"{page}.md").read_text(encoding="utf-8") for page in PAGES[method.family]]
         title = "^# GLAME and" if method.name == "glame" else f"^## .*`{method.name}`"
-        assert any(re.search(title, text, re.MULTILINE) for text in found), method.name
+        assert any(re.search(title, text, re.MULTILINE) for text in texts), method.name
 
 
 def test_what_all_methods_of_a_family_share_is_above_its_table() -> None:
@@ -105,8 +105,8 @@ def test_choices_have_the_measured_numbers() -> None:
     rows = [row for file in (PAGE.parents[1] / "results").glob("*.csv") for row in csv.DictReader(file.open())]
     means = {(row["table"], row["method"], row["settings"], row["metric"]): row["mean"] for row in rows}
     for choice in CHOICES:
-        found = [float(number) / 100 for number in re.findall(r"(\d+) %", choice.because)]
-        assert found == [float(means[place]) for place in MEASURED[choice.take]], choice.take
+        shares = [float(number) / 100 for number in re.findall(r"(\d+) %", choice.because)]
+        assert shares == [float(means[key]) for key in MEASURED[choice.take]], choice.take
         assert choice.take.split()[0] in method_names()
     assert {choice.take for choice in CHOICES} == set(MEASURED)
     assert means["fast", "rome", "fast", "paraphrase"] == "0.995"  # "all but one of 200 paraphrases"

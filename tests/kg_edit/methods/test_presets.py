@@ -52,9 +52,9 @@ every = pytest.mark.parametrize(("model", "key"), EVERY, ids=[f"{model}-{key}" f
 first_of_each_model = pytest.mark.parametrize(  # the others are slow
     ("model", "key"),
     [
-        pytest.param(model, key, id=f"{model}-{key}", marks=() if place == 0 else pytest.mark.slow)
+        pytest.param(model, key, id=f"{model}-{key}", marks=() if index == 0 else pytest.mark.slow)
         for model in preset_models()
-        for place, key in enumerate(model_presets(model).methods)
+        for index, key in enumerate(model_presets(model).methods)
     ],
 )
 
@@ -66,11 +66,11 @@ def names(model: str, key: str) -> tuple[str, str]:
 
 
 def graph() -> nx.MultiDiGraph:
-    made = nx.MultiDiGraph()
-    made.add_node("Q2", label="Miami Heat")
-    made.add_node("Q3", label="Miami")
-    made.add_edge("Q2", "Q3", label="headquarters location")
-    return made
+    subgraph = nx.MultiDiGraph()
+    subgraph.add_node("Q2", label="Miami Heat")
+    subgraph.add_node("Q3", label="Miami")
+    subgraph.add_edge("Q2", "Q3", label="headquarters location")
+    return subgraph
 
 
 def test_every_promised_model_has_a_file() -> None:
@@ -89,16 +89,16 @@ def test_preset_is_read_as_it_is_written(model: str, key: str) -> None:
     kind = find_method(method).config_class
     read = {**kind.unrecorded, **json.loads(kind.preset(preset, method=method).model_dump_json())}
     for name, value in table.settings.items():
-        found = {field: read[name][field] for field in value} if isinstance(value, dict) else read[name]
-        assert found == value, name
+        read_value = {field: read[name][field] for field in value} if isinstance(value, dict) else read[name]
+        assert read_value == value, name
     assert table.source.strip()
 
 
 @pytest.mark.parametrize("key", model_presets("smollm2-135m").methods)
 def test_smollm2_preset_is_the_default_with_its_layers(key: str) -> None:
-    found = find_method(key).config_class
-    own, default = found.preset("smollm2-135m", method=key).model_dump(), found.preset("default").model_dump()
-    differ = {name for name in own.keys() | default.keys() if own.get(name) != default.get(name)}
+    kind = find_method(key).config_class
+    preset, default = kind.preset("smollm2-135m", method=key).model_dump(), kind.preset("default").model_dump()
+    differ = {name for name in preset.keys() | default.keys() if preset.get(name) != default.get(name)}
     assert differ <= {"layer", "representation_layer"}
 
 
@@ -132,10 +132,10 @@ def test_preset_makes_an_edit_on_a_tiny_model_of_its_family(
 def shallow(preset: str, method: str) -> dict[str, Any]:
     """What fits a tiny model, in the place of the settings that name layers or an eigenvalue of C."""
     settings = published_settings(preset, method, own={})
-    one = {name: 1 for name in settings if name == "layer" or name.endswith("_layer")}
+    single = {name: 1 for name in settings if name == "layer" or name.endswith("_layer")}
     free = {"threshold": 1.0, "relative": True} if method == "alphaedit" else {}
     lists: dict[str, Any] = {"layers": [1, 2], "weights": []}
-    return one | free | {name: lists[name] for name in settings if name in lists}
+    return single | free | {name: lists[name] for name in settings if name in lists}
 
 
 def test_unknown_preset_and_preset_of_other_methods_are_refused() -> None:

@@ -83,55 +83,55 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    found = Seen()
-    _note_sampling_and_optimisers(found, monkeypatch)
-    _note_covariances(found, monkeypatch)
+    record = Seen()
+    _note_sampling_and_optimisers(record, monkeypatch)
+    _note_covariances(record, monkeypatch)
 
     def descended(objective: Objective, proposals: Sequence[Any], settings: Any) -> list[Descent]:
         descents = optimise_values(objective, proposals, settings)
-        found.objective, found.descent = objective, descents[0]
+        record.objective, record.descent = objective, descents[0]
         change = proposals[0]
         if hasattr(change, "_limit"):
-            found.limit = float(change._limit)
+            record.limit = float(change._limit)
         elif hasattr(change, "_size"):  # GLAME's R-GNNs
-            found.limit = change._config.clamp_norm_factor * float(change._size)
+            record.limit = change._config.clamp_norm_factor * float(change._size)
         return descents
 
     for module in (rome, memit):
         monkeypatch.setattr(module, "optimise_values", descended)
     for module in (memit, emmet, alphaedit):
-        whole = module.joint_directions
+        original = module.joint_directions
 
-        def noting(*systems: Tensor, weight: float, whole: Any = whole, **options: Any) -> Tensor:
-            found.weights.append(weight)
-            directions: Tensor = whole(*systems, weight=weight, **options)
+        def noting(*systems: Tensor, weight: float, original: Any = original, **options: Any) -> Tensor:
+            record.weights.append(weight)
+            directions: Tensor = original(*systems, weight=weight, **options)
             return directions
 
         monkeypatch.setattr(module, "joint_directions", noting)
-    return found
+    return record
 
 
-def _note_sampling_and_optimisers(found: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+def _note_sampling_and_optimisers(record: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     write = sampling.continue_text
 
     def writing(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: int, **settings: Any) -> Tensor:
-        found.sampled.append((len(ids), tokens))
+        record.sampled.append((len(ids), tokens))
         return write(model, ids, mask, tokens=tokens, **settings)
 
     monkeypatch.setattr(sampling, "continue_text", writing)
     for name in ("Adam", "AdamW"):
-        monkeypatch.setattr(torch.optim, name, partial(_noted, found, name, getattr(torch.optim, name)))
+        monkeypatch.setattr(torch.optim, name, partial(_noted, record, name, getattr(torch.optim, name)))
 
 
-def _noted(found: Seen, name: str, optimiser: Any, *given: Any, **settings: Any) -> Any:
-    made = optimiser(*given, **settings)
-    found.optimisers.add((name, made.defaults["lr"], made.defaults["weight_decay"]))
-    return made
+def _noted(record: Seen, name: str, optimiser: Any, *args: Any, **settings: Any) -> Any:
+    instance = optimiser(*args, **settings)
+    record.optimisers.add((name, instance.defaults["lr"], instance.defaults["weight_decay"]))
+    return instance
 
 
-def _note_covariances(found: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+def _note_covariances(record: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     def several(model: LanguageModel, layers: Iterable[int], config: CovarianceConfig, **_: Any) -> Any:
-        found.covariances.append((list(layers), config))
+        record.covariances.append((list(layers), config))
         size = weight_matrix(model.down_projection(0)).shape[1]
         rows = torch.randn(size, size // 2, generator=torch.Generator().manual_seed(0))
         moment = rows @ rows.T / size  # of half rank: AlphaEdit's null space

@@ -50,7 +50,7 @@ def test_rows_requests_and_contexts_have_the_line_break(smollm2: LanguageModel) 
     kn = find_method("kn").on(smollm2, settings={})
     assert isinstance(kn, Kn)
     kn.__dict__["contexts"] = ("{}", "It is late. {}")
-    assert [one.text for one in kn._prompts(FOUNDED)] == [
+    assert [prompt.text for prompt in kn._prompts(FOUNDED)] == [
         "\nGoogle was founded by Larry Page",
         "It is late. Google was founded by Larry Page",
     ]
@@ -58,19 +58,19 @@ def test_rows_requests_and_contexts_have_the_line_break(smollm2: LanguageModel) 
 
 def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
     fields = {name: getattr(FOUNDED, name) for name in ("subject", "prompt", "target_new", "target_true")}
-    wanted = TryRequest.model_validate(
+    request = TryRequest.model_validate(
         {**fields, "probes": [{"prompt": "Google's founder is"}, {"prompt": "Toyota was founded by"}]}
     )
-    queries = queries_of(smollm2, wanted, FOUNDED)
+    queries = queries_of(smollm2, request, FOUNDED)
     assert [query.ask for query in queries] == [
         "\nGoogle was founded by",
         "\nGoogle's founder is",
         "Toyota was founded by",
     ]
     assert [query.score for query in queries] == [query.ask for query in queries]
-    said = Response(text="Steve Jobs", costs=(CandidateCost(mean=1.0, tokens=2),) * 2)
-    shown = [outcome_of(place, query, said, said) for place, query in enumerate(queries)]
-    assert [(one.prompt, one.led) for one in shown[1:]] == [
+    response = Response(text="Steve Jobs", costs=(CandidateCost(mean=1.0, tokens=2),) * 2)
+    shown = [outcome_of(index, query, response, response) for index, query in enumerate(queries)]
+    assert [(outcome.prompt, outcome.led) for outcome in shown[1:]] == [
         ("Google's founder is", True),
         ("Toyota was founded by", False),
     ]

@@ -77,18 +77,18 @@ def test_chunks_cut_the_text_and_are_written_at_the_token_before(name: str) -> N
     """Every state before a chunk reaches its z; removing an edit leaves the patch of the others."""
     model = tiny("llama")
     method = joint(name, model, contexts=BARE, chunk_tokens=8, **({"mom2_weight": 1e-8} if name == "memit" else {}))
-    whole = model.encode(TEXT.text, target=TEXT.target_new)
+    full_row = model.encode(TEXT.text, target=TEXT.target_new)
     rows = [fact.prompts.rewrites[0] for fact in method.facts(TEXT)]
-    assert [row.target_ids for row in rows] == [whole.ids[row.target_start : len(row.ids)] for row in rows]
-    assert rows[0].target_start == whole.target_start and rows[-1].ids == whole.ids and len(rows) > 2
-    assert all(len(one.ids) == two.target_start == two.edited_at + 1 for one, two in pairwise(rows))
+    assert [row.target_ids for row in rows] == [full_row.ids[row.target_start : len(row.ids)] for row in rows]
+    assert rows[0].target_start == full_row.target_start and rows[-1].ids == full_row.ids and len(rows) > 2
+    assert all(len(row.ids) == next_row.target_start == next_row.edited_at + 1 for row, next_row in pairwise(rows))
     assert rows[-1].also_edited == tuple(row.edited_at for row in rows[:-1]) and not rows[0].also_edited
 
     patch = method.edit([TEXT, EDITS[0], OTHER])
     assert isinstance(patch, WeightPatch) and len(patch.edits[0]["requests"]) == len(rows) - 1
-    alone, left = method.edit([EDITS[0], OTHER]), method.without(patch, ["fox"])
+    alone, remaining = method.edit([EDITS[0], OTHER]), method.without(patch, ["fox"])
     for layer in method.layers:
-        torch.testing.assert_close(change(left, model, layer), change(alone, model, layer), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(change(remaining, model, layer), change(alone, model, layer), rtol=1e-3, atol=1e-5)
     if name == "memit":
         reached(method, patch)
 
@@ -100,5 +100,5 @@ def reached(method: JointMethod, patch: WeightPatch) -> None:
     facts = [fact.prompts.rewrites[0] for edit in (TEXT, EDITS[0], OTHER) for fact in method.facts(edit)]
     with patch.applied(method.model):
         _, states = subject_states(method.model, facts, layer=method.layers[0], last=method.layers[-1])
-    wanted = patch.state["value"].T
-    assert ((states - wanted).norm(dim=1) < 0.05 * wanted.norm(dim=1)).all()
+    z = patch.state["value"].T
+    assert ((states - z).norm(dim=1) < 0.05 * z.norm(dim=1)).all()
