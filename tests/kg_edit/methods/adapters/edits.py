@@ -29,8 +29,8 @@ def predicts(model: LanguageModel, edit: Edit) -> bool:
 
 @torch.no_grad()
 def logits(model: LanguageModel, text: str) -> torch.Tensor:
-    found: torch.Tensor = model.model(torch.tensor([model.encode(text).ids])).logits[0]
-    return found
+    token_logits: torch.Tensor = model.model(torch.tensor([model.encode(text).ids])).logits[0]
+    return token_logits
 
 
 def adapter_of(patch: Patch, kind: type[Kind]) -> Kind:

@@ -44,46 +44,46 @@ def methods_of(patch: Patch) -> list[str]:
 def test_gate_chooses_between_two_layers() -> None:
     """Open from the threshold on; in training a mixture; a copied layer adds to the old one's output."""
     gate = DeferringGate.empty((2, 1), GateSettings())
-    own = {
+    parameters = {
         "gate": torch.tensor([[1.0]]),
         "bias": torch.tensor([[0.0]]),
         "layer": torch.tensor([[10.0], [0.0]]),
         "offset": torch.tensor([[0.0], [1.0]]),
     }
     inputs, output = torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0, 3.0], [3.0, 3.0]])
-    assert gate.forward(own, inputs, output).tolist() == [[13.0, 4.0], [3.0, 3.0]]
-    mixed = gate.forward(own, inputs, output, training=True)
+    assert gate.forward(parameters, inputs, output).tolist() == [[13.0, 4.0], [3.0, 3.0]]
+    mixed = gate.forward(parameters, inputs, output, training=True)
     share = torch.sigmoid(torch.tensor(1.0))
     torch.testing.assert_close(mixed[0], torch.stack([3 + 10 * share, 3 + share]))
     fresh = DeferringGate.empty((2, 1), GateSettings(start="random"))
-    assert fresh.forward(own, inputs, output).tolist() == [[10.0, 1.0], [3.0, 3.0]]
+    assert fresh.forward(parameters, inputs, output).tolist() == [[10.0, 1.0], [3.0, 3.0]]
 
 
 def test_memory_attends_to_its_slots() -> None:
     """Attention over two slots, of which one has the key."""
     network = MemoryNetwork.empty((2, 1), SlotSettings(slots=2))
-    own = {
+    parameters = {
         "keys": torch.tensor([[1.0], [0.0]]),
         "bias": torch.zeros(2, 1),
         "values": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     }
     inputs = torch.tensor([[0.0], [torch.log(torch.tensor(3.0))]])
-    found = network.forward(own, inputs, torch.zeros(2, 2))
-    torch.testing.assert_close(found, torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
-    own["bias"] = torch.tensor([[0.0], [float(inputs[1, 0])]])  # the second slot counts three times as much
-    found = network.forward(own, inputs, torch.zeros(2, 2))
-    torch.testing.assert_close(found, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+    outputs = network.forward(parameters, inputs, torch.zeros(2, 2))
+    torch.testing.assert_close(outputs, torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
+    parameters["bias"] = torch.tensor([[0.0], [float(inputs[1, 0])]])  # the second slot counts three times as much
+    outputs = network.forward(parameters, inputs, torch.zeros(2, 2))
+    torch.testing.assert_close(outputs, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
 
 
 def test_gate_loss_is_softplus_here_and_elsewhere() -> None:
     """softplus(-z) where a target is predicted, softplus(z) in other text."""
     method, gate = defer(tiny("llama"), gate_weight=2.0, texts=1), DeferringGate.empty((2, 1), GateSettings())
-    own = {"gate": torch.tensor([[1.0]]), "bias": torch.tensor([[0.0]])}
+    parameters = {"gate": torch.tensor([[1.0]]), "bias": torch.tensor([[0.0]])}
     vars(method)["elsewhere"] = torch.tensor([[-2.0], [0.0]])
     closed = [torch.log1p(torch.exp(torch.tensor(z))) for z in (-2.0, 0.0)]
     opened = torch.log1p(torch.exp(torch.tensor(-3.0)))
-    found = method.penalty(gate, own, torch.tensor([[3.0]]))
-    torch.testing.assert_close(found, 2.0 * (sum(closed) / 2 + opened))
+    loss = method.penalty(gate, parameters, torch.tensor([[3.0]]))
+    torch.testing.assert_close(loss, 2.0 * (sum(closed) / 2 + opened))
 
 
 @pytest.mark.slow
@@ -122,9 +122,9 @@ def test_later_edits_continue_from_earlier_ones(tmp_path: Path) -> None:
     model = tiny("llama")
     chosen = memory(model, steps=8)
     first = chosen.edit(EDITS[:1])
-    update, whole = chosen.update(EDITS[1:2], before=first), chosen.edit(EDITS[1:2], start=first)
-    again = Patch.load(whole.save(tmp_path / "patch.safetensors"))
-    one, two, both, read = (adapter_of(patch, SummedAdapter) for patch in (first, update, whole, again))
+    update, full = chosen.update(EDITS[1:2], before=first), chosen.edit(EDITS[1:2], start=first)
+    again = Patch.load(full.save(tmp_path / "patch.safetensors"))
+    one, two, both, read = (adapter_of(patch, SummedAdapter) for patch in (first, update, full, again))
     assert read.settings == both.settings
     for name, tensor in both.changes.items():
         assert torch.equal(tensor, one.changes[name] + two.changes[name]) and torch.equal(read.changes[name], tensor)
@@ -178,9 +178,9 @@ def test_two_adapters_of_one_layer_keep_their_order(tmp_path: Path) -> None:
 def test_adapter_trained_further_acts_last() -> None:
     model = tiny("llama")
     both = memory(model).edit(EDITS[1:2], start=defer(model).edit(EDITS[:1]))
-    whole = defer(model).edit(EDITS[2:], start=both)
-    assert methods_of(whole) == ["memory", "defer"]
-    with whole.applied(model):
+    stack = defer(model).edit(EDITS[2:], start=both)
+    assert methods_of(stack) == ["memory", "defer"]
+    with stack.applied(model):
         assert predicts(model, EDITS[2])
 
 
@@ -190,9 +190,9 @@ def test_adapter_trained_after_a_codebook_is_applied_after_it() -> None:
     keys = grace(model, grace.config_class.preset("default", {**QUICK["grace"], "layer": 2, "steps": 60}))
     changed = EDITS[0].model_copy(update={"id": "changed", "target_new": EDITS[1].target_new})
     chosen = memory(model, layer=2)
-    whole = chosen.edit([changed], start=keys.edit([EDITS[0]], start=chosen.edit([EDITS[1]])))
-    assert isinstance(whole, PatchStack) and [type(part) for part in whole.patches] == [CodebookPatch, AdapterPatch]
-    with whole.applied(model) as edited:
+    stack = chosen.edit([changed], start=keys.edit([EDITS[0]], start=chosen.edit([EDITS[1]])))
+    assert isinstance(stack, PatchStack) and [type(part) for part in stack.patches] == [CodebookPatch, AdapterPatch]
+    with stack.applied(model) as edited:
         assert predicts(edited, changed)
 
 
@@ -203,16 +203,16 @@ def test_adapter_in_another_place_leaves_the_codebook_between() -> None:
     first = memory(model).edit(EDITS[:1])
     second = grace(model, grace.config_class.preset("default", {"layer": 2})).edit(EDITS[1:2], start=first)
     later = patcher(model, patcher.config_class.preset("default", {**QUICK["t-patcher"], "layer": 3}))
-    whole = later.edit(EDITS[2:3], start=second)
-    assert isinstance(whole, PatchStack)
-    assert [type(part) for part in whole.patches] == [AdapterPatch, CodebookPatch, AdapterPatch]
+    stack = later.edit(EDITS[2:3], start=second)
+    assert isinstance(stack, PatchStack)
+    assert [type(part) for part in stack.patches] == [AdapterPatch, CodebookPatch, AdapterPatch]
     pair = Pair(EDITS[1].text, EDITS[1].target_new)
-    found = []
-    for patch in (second, whole):
+    losses = []
+    for patch in (second, stack):
         with patch.applied(model) as edited:
-            found.append(score(edited, [pair])[pair].nll)
-    assert found[1] == pytest.approx(found[0], abs=0.02)
-    assert len(whole.edits) == 3
+            losses.append(score(edited, [pair])[pair].nll)
+    assert losses[1] == pytest.approx(losses[0], abs=0.02)
+    assert len(stack.edits) == 3
 
 
 def test_patch_of_another_model_is_refused_before_training() -> None:
@@ -248,7 +248,7 @@ def test_packed_and_generated_text_agree(name: str, settings: dict[str, Any], tm
     pairs = [Pair(edit.text, edit.target_new) for edit in EDITS] + [Pair(UNRELATED, "Rome")]
     with patch.applied(model) as edited:
         packed, single = score(edited, pairs), [score(edited, [pair])[pair] for pair in pairs]
-        assert [packed[pair].nll for pair in pairs] == pytest.approx([one.nll for one in single], rel=1e-3)
+        assert [packed[pair].nll for pair in pairs] == pytest.approx([scored.nll for scored in single], rel=1e-3)
         assert ask(edited, EDITS[-1].text).startswith(EDITS[-1].target_new)
 
 

@@ -31,21 +31,21 @@ def memoe(model: LanguageModel, **settings: Any) -> Memoe:
 
 def test_units_add_their_output() -> None:
     network = ExtraUnits.empty((2, 3), UnitSettings(units=1))
-    own = {"keys": torch.tensor([[1.0, 0.0]]), "values": torch.tensor([[0.0, 2.0]])}
-    found = network.forward(own, torch.tensor([[3.0, 9.0], [-30.0, 9.0]]), torch.ones(2, 2))
-    torch.testing.assert_close(found, torch.tensor([[1.0, 1.0 + 2 * 3 * 0.998650], [1.0, 1.0]]), rtol=1e-4, atol=1e-4)
+    parameters = {"keys": torch.tensor([[1.0, 0.0]]), "values": torch.tensor([[0.0, 2.0]])}
+    outputs = network.forward(parameters, torch.tensor([[3.0, 9.0], [-30.0, 9.0]]), torch.ones(2, 2))
+    torch.testing.assert_close(outputs, torch.tensor([[1.0, 1.0 + 2 * 3 * 0.998650], [1.0, 1.0]]), rtol=1e-4, atol=1e-4)
 
 
 def test_router_sends_each_token_to_its_expert() -> None:
     """Two experts of a module [2, 1]; one input goes to the first and the other to the second."""
     experts = Experts.empty((2, 1), ExpertSettings(experts=2, scale=0.5))
-    own = {
+    parameters = {
         "router": torch.tensor([[100.0, 0.0, 0.0], [-100.0, 0.0, 0.0]]),
         "experts": torch.tensor([[1.0], [0.0], [0.0], [10.0]]),
     }
     features = torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])
-    assert experts.gates(own, features).tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    assert experts.forward(own, features, torch.zeros(2, 2)).tolist() == [[1.0, 0.0], [0.0, -10.0]]
+    assert experts.gates(parameters, features).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert experts.forward(parameters, features, torch.zeros(2, 2)).tolist() == [[1.0, 0.0], [0.0, -10.0]]
 
 
 @pytest.mark.parametrize("make", [calinet, memoe])
@@ -121,8 +121,8 @@ def test_routes_are_the_experts_of_the_router() -> None:
     started = experts.initial()["router"]
     rolled = (started + experts.changes["router"]).roll(1, 0) - started
     moved = replace(experts, changes={**experts.changes, "router": rolled})
-    there = AdapterPatch(adapters={chosen.place: moved}, provenance=patch.provenance)
-    assert chosen.routes(there, texts) == [(expert + 1) % 4 for expert in chosen.routes(patch, texts)]
+    moved_patch = AdapterPatch(adapters={chosen.place: moved}, provenance=patch.provenance)
+    assert chosen.routes(moved_patch, texts) == [(expert + 1) % 4 for expert in chosen.routes(patch, texts)]
 
 
 def test_more_used_experts_than_there_are_is_refused() -> None:

@@ -27,18 +27,18 @@ def test_outputs_for_the_keys_of_c_do_not_change() -> None:
         patch = method.edit(EDITS)
         for layer in (1, 2):
             update = change(patch, model, layer)
-            known = moment(update.shape[1], seed=layer, rank=update.shape[1] // 2).moment
-            assert least <= (update @ known).norm() / (update.norm() * known.norm()) <= most
+            covariance = moment(update.shape[1], seed=layer, rank=update.shape[1] // 2).moment
+            assert least <= (update @ covariance).norm() / (update.norm() * covariance.norm()) <= most
 
 
 def test_edit_in_free_directions_reaches_z() -> None:
     model = tiny("llama")
     patch = joint("alphaedit", model, contexts=BARE, ridge=1e-6).edit(EDITS[:1])
     assert isinstance(patch, WeightPatch)
-    wanted = patch.state["value"][:, 0]
+    z = patch.state["value"][:, 0]
     with patch.applied(model):
         *_, edited = state_at(model, EDITS[0], 2)
-    assert (edited - wanted).norm() < 1e-3 * wanted.norm()
+    assert (edited - z).norm() < 1e-3 * z.norm()
 
 
 @pytest.mark.slow

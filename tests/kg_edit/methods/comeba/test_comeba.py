@@ -34,7 +34,7 @@ def comeba(model: LanguageModel, **settings: Any) -> Comeba:
 
 def updates_of(patch: Patch) -> dict[str, GatedUpdate]:
     assert isinstance(patch, AdapterPatch)
-    return {name: one for (_, name), one in patch.adapters.items() if isinstance(one, GatedUpdate)}
+    return {name: adapter for (_, name), adapter in patch.adapters.items() if isinstance(adapter, GatedUpdate)}
 
 
 def gated(*, keys: list[float], others: list[float], **settings: Any) -> GatedUpdate:
@@ -49,9 +49,9 @@ def gated(*, keys: list[float], others: list[float], **settings: Any) -> GatedUp
 
 def test_gate_by_hand() -> None:
     """|D x| of the others is 2 and 6: mean 4, deviation 2 sqrt 2; a key of 10 is 16 / (2 sqrt 2) out."""
-    found = gated(keys=[10.0], others=[1.0, 3.0], alpha=99.0)
-    assert found.scale == pytest.approx((4.0, 8**0.5))
-    assert found.threshold == pytest.approx(16 / 8**0.5)
+    update = gated(keys=[10.0], others=[1.0, 3.0], alpha=99.0)
+    assert update.scale == pytest.approx((4.0, 8**0.5))
+    assert update.threshold == pytest.approx(16 / 8**0.5)
     assert gated(keys=[10.0], others=[1.0, 3.0], alpha=2.2).threshold == pytest.approx(2.2)
     assert gated(keys=[10.0], others=[1.0, 3.0], alpha=99.0, share=0.5).threshold == pytest.approx(8 / 8**0.5)
     assert gated(keys=[], others=[1.0, 3.0], alpha=3.0).threshold == 3.0
@@ -59,8 +59,8 @@ def test_gate_by_hand() -> None:
 
 def test_key_below_the_mean_passes_its_own_gate() -> None:
     """|D k| = 2 is 2 below the mean 4: z = -2 / (2 sqrt 2), and alpha is a tenth of |z| further below."""
-    found = gated(keys=[1.0, 10.0], others=[1.0, 3.0], alpha=2.2, share=0.9)
-    assert found.threshold == pytest.approx(-1.1 * 2 / 8**0.5)
+    update = gated(keys=[1.0, 10.0], others=[1.0, 3.0], alpha=2.2, share=0.9)
+    assert update.threshold == pytest.approx(-1.1 * 2 / 8**0.5)
 
 
 @pytest.mark.slow

@@ -47,8 +47,8 @@ def test_changes_as_similar_as_the_keys_cost_nothing() -> None:
 
 def test_facts_of_an_earlier_descent_count_like_those_of_the_same() -> None:
     change = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
-    own, found = change.split([1, 2])
-    torch.testing.assert_close(term(own, found=[found[:1], found[1:]]), term(change)[:1])
+    fact, earlier = change.split([1, 2])
+    torch.testing.assert_close(term(fact, found=[earlier[:1], earlier[1:]]), term(change)[:1])
 
 
 def test_the_gradient_reaches_a_facts_own_change_alone() -> None:
@@ -82,15 +82,15 @@ def test_others_are_aligned_with_an_ended_change_as_it_is_written(monkeypatch: p
     """The first fact ends without a step, as its loss of 6.9 is below 7; Adam's steps for the others would move it."""
     seen, aligned = list[Tensor](), Eamet.aligned
 
-    def watched(self: Eamet, change: Tensor, state: Tensor, **others: Any) -> Tensor:
+    def watched(self: Eamet, change: Tensor, state: Tensor, **options: Any) -> Tensor:
         seen.append(change.detach().clone())
-        return aligned(self, change, state, **others)
+        return aligned(self, change, state, **options)
 
     monkeypatch.setattr(Eamet, "aligned", watched)
     method = joint("eamet", tiny("llama"), steps=5, further_steps=0, stop_below=7.0)
-    found = method.find_values([fact for edit in EDITS for fact in method.facts(edit)])
-    assert [len(value.descent.losses) for value in found] == [1, 5, 5]
-    torch.testing.assert_close(seen[-1], torch.stack([value.descent.change for value in found]))
+    values = method.find_values([fact for edit in EDITS for fact in method.facts(edit)])
+    assert [len(value.descent.losses) for value in values] == [1, 5, 5]
+    torch.testing.assert_close(seen[-1], torch.stack([value.descent.change for value in values]))
 
 
 def test_an_edit_alone_is_memits() -> None:
@@ -99,10 +99,10 @@ def test_an_edit_alone_is_memits() -> None:
     memit = joint("memit", model, mom2_weight=10.0).edit_each(EDITS)
     together = joint("eamet", model, mom2_weight=10.0).edit(EDITS)
     assert isinstance(together, WeightPatch)
-    for own, its, value in zip(alone, memit, together.state["value"].T, strict=True):
-        assert isinstance(own, WeightPatch) and isinstance(its, WeightPatch)
-        torch.testing.assert_close(own.state["value"], its.state["value"], rtol=1e-3, atol=1e-3)
-        assert not torch.allclose(own.state["value"][:, 0], value, rtol=1e-3, atol=1e-3)
+    for patch, memit_patch, value in zip(alone, memit, together.state["value"].T, strict=True):
+        assert isinstance(patch, WeightPatch) and isinstance(memit_patch, WeightPatch)
+        torch.testing.assert_close(patch.state["value"], memit_patch.state["value"], rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(patch.state["value"][:, 0], value, rtol=1e-3, atol=1e-3)
 
 
 def test_settings_of_the_public_code() -> None:

@@ -20,12 +20,12 @@ def test_every_value_of_a_batch_is_exact(family: str) -> None:
     patch = joint("emmet", model, contexts=BARE, relaxation=0.0).edit(EDITS)
     assert isinstance(patch, WeightPatch)
     for number, edit in enumerate(EDITS):
-        record, wanted = patch.edits[number], patch.state["value"][:, number]
+        record, value = patch.edits[number], patch.state["value"][:, number]
         assert record["nll_after"] < record["nll_before"]
         assert record["norms"]["change"] <= 2.001 * record["norms"]["value"]
         with patch.applied(model):
             _, edited, _ = state_at(model, edit, 1)
-        assert (edited - wanted).norm() < 1e-4 * wanted.norm()
+        assert (edited - value).norm() < 1e-4 * value.norm()
 
 
 @pytest.mark.slow
@@ -46,8 +46,8 @@ def test_relaxation_is_relative_to_c() -> None:
     model = tiny("llama")
     small = joint("emmet", model, relaxation=0.5, hold=0.0)
     moments = {
-        layer: type(found)(moment=1000 * found.moment, tokens=1, ridge=0.0, id=found.id)
-        for layer, found in small.covariances.items()
+        layer: type(covariance)(moment=1000 * covariance.moment, tokens=1, ridge=0.0, id=covariance.id)
+        for layer, covariance in small.covariances.items()
     }
     large = Emmet(model, small.config, contexts=CONTEXTS, covariances=moments)
     expected = change(small.edit(EDITS), model, 1)

@@ -35,8 +35,8 @@ def made(*edits: Edit, **settings: Any) -> WeightPatch:
 
 def losses(patch: WeightPatch, *pairs: Pair) -> list[float]:
     with patch.applied(tiny("llama")) as edited:
-        found = score(edited, pairs)
-    return [found[pair].nll for pair in pairs]
+        scores = score(edited, pairs)
+    return [scores[pair].nll for pair in pairs]
 
 
 NEW, OLD = ([Pair(edit.text, str(getattr(edit, name))) for edit in EDITS] for name in ("target_new", "target_true"))
@@ -55,20 +55,20 @@ class Seen(Callback):
 @pytest.mark.slow
 def test_old_targets_become_less_likely_than_by_the_expert_alone() -> None:
     empty = WeightPatch(factors={})
-    expert, whole = made(*EDITS, strength=0.0, steps=8), made(*EDITS, steps=8)
+    expert, full = made(*EDITS, strength=0.0, steps=8), made(*EDITS, steps=8)
     assert sum(losses(expert, *NEW)) < sum(losses(empty, *NEW)) - 1
-    assert sum(losses(whole, *OLD)) > sum(losses(expert, *OLD)) + 0.5
-    assert sum(losses(whole, *NEW)) < sum(losses(empty, *NEW))
+    assert sum(losses(full, *OLD)) > sum(losses(expert, *OLD)) + 0.5
+    assert sum(losses(full, *NEW)) < sum(losses(empty, *NEW))
 
 
 @pytest.mark.slow
 def test_edit_is_the_subtraction_of_two_adapters() -> None:
     """The anti-expert is the expert of the edits with old and new targets exchanged."""
-    others = [edit.model_copy(update={"target_new": edit.target_true, "target_true": None}) for edit in EDITS]
-    expert, anti = made(*EDITS, strength=0.0), made(*others)
-    wanted = subtracted(expert, anti)
+    exchanged = [edit.model_copy(update={"target_new": edit.target_true, "target_true": None}) for edit in EDITS]
+    expert, anti = made(*EDITS, strength=0.0), made(*exchanged)
+    expected = subtracted(expert, anti)
     for name, pair in made(*EDITS).factors.items():
-        torch.testing.assert_close(pair.product, wanted.factors[name].product, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(pair.product, expected.factors[name].product, rtol=1e-3, atol=1e-5)
 
 
 def test_edit_without_an_old_target_is_lora() -> None:
@@ -76,11 +76,11 @@ def test_edit_without_an_old_target_is_lora() -> None:
     edit = EDITS[0].model_copy(update={"target_true": None})
     settings = {**QUICK["ext-sub"], "stop_below": 0.0}
     lora = Lora.on(tiny("llama"), settings=settings).edit([edit])
-    own = made(edit, stop_below=0.0)
+    patch = made(edit, stop_below=0.0)
     assert isinstance(lora, WeightPatch)
     for name, pair in lora.factors.items():
-        torch.testing.assert_close(own.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
-    assert "old_loss_before" not in own.edits[0] and "expert_loss_after" in own.edits[0]
+        torch.testing.assert_close(patch.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
+    assert "old_loss_before" not in patch.edits[0] and "expert_loss_after" in patch.edits[0]
 
 
 def test_records_have_both_losses_and_the_shared_norms() -> None:
@@ -95,9 +95,9 @@ def test_records_have_both_losses_and_the_shared_norms() -> None:
 
 def test_columns_of_a_shared_change_belong_to_no_edit() -> None:
     """Two edits of rank 1 have two columns together, and neither is one edit's."""
-    both, one = made(*EDITS, rank=1), made(EDITS[0].model_copy(update={"target_true": None}), rank=1)
+    both, single = made(*EDITS, rank=1), made(EDITS[0].model_copy(update={"target_true": None}), rank=1)
     assert columns(both) is None and edit_norms(both) == (None, None)
-    assert edit_norms(one) == (pytest.approx(one.edits[0]["norms"]["update"], rel=1e-4),)
+    assert edit_norms(single) == (pytest.approx(single.edits[0]["norms"]["update"], rel=1e-4),)
 
 
 def test_read_locality_reads_neighbours_with_an_old_target(tmp_path: Path) -> None:

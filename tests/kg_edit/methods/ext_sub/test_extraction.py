@@ -31,49 +31,49 @@ def published(expert: Tensor, anti: Tensor, strength: float) -> Tensor:
 @pytest.mark.parametrize("strength", [1.0, 0.3])
 def test_factors_equal_the_equation_on_full_matrices(strength: float) -> None:
     expert, anti = drawn(7, 11, 3, 0), drawn(7, 11, 2, 1)
-    found = less_extracted(expert, anti, strength=strength)
-    assert found.rank == 5
-    torch.testing.assert_close(found.product, published(expert.product, anti.product, strength), rtol=1e-4, atol=1e-5)
+    update = less_extracted(expert, anti, strength=strength)
+    assert update.rank == 5
+    torch.testing.assert_close(update.product, published(expert.product, anti.product, strength), rtol=1e-4, atol=1e-5)
 
 
 def test_extraction_by_hand() -> None:
     """e = (2, 0), a = (0, 3): s lies between them, and what a has beside it is (-1.5, 1.5)."""
     expert = Factors.dense(torch.tensor([[2.0, 0.0]]))
     anti = Factors.dense(torch.tensor([[0.0, 3.0]]))
-    found = less_extracted(expert, anti, strength=1.0).product
-    torch.testing.assert_close(found, torch.tensor([[2.0 + 1.5, -1.5]]))
+    update = less_extracted(expert, anti, strength=1.0).product
+    torch.testing.assert_close(update, torch.tensor([[2.0 + 1.5, -1.5]]))
 
 
 def test_rows_that_are_parallel_opposite_or_zero() -> None:
     """The same direction: nothing is taken. Opposite: all of it. A row of zeros: there is no direction of its own."""
     expert = Factors.dense(torch.tensor([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 4.0, 0.0]]))
     anti = Factors.dense(torch.tensor([[5.0, 0.0, 0.0], [-2.0, -2.0, 0.0], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]))
-    wanted = torch.tensor([[2.0, 0.0, 0.0], [3.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
-    torch.testing.assert_close(less_extracted(expert, anti, strength=1.0).product, wanted, rtol=1e-5, atol=1e-5)
+    expected = torch.tensor([[2.0, 0.0, 0.0], [3.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+    torch.testing.assert_close(less_extracted(expert, anti, strength=1.0).product, expected, rtol=1e-5, atol=1e-5)
 
 
 def patch(seed: int, *names: str, model: str | None = None) -> WeightPatch:
-    said = {"model": {"name": "x", "fingerprint": model}} if model else {}
+    provenance = {"model": {"name": "x", "fingerprint": model}} if model else {}
     edits = [{"edit": {"id": str(seed)}}]
-    factors = {name: drawn(4, 6, 2, seed + place) for place, name in enumerate(names)}
-    return WeightPatch(factors=factors, provenance={**said, "edits": edits})
+    factors = {name: drawn(4, 6, 2, seed + index) for index, name in enumerate(names)}
+    return WeightPatch(factors=factors, provenance={**provenance, "edits": edits})
 
 
 def test_patches_are_subtracted_weight_by_weight() -> None:
     """What one of them alone changes: of the expert it stays; of the anti-expert all is in common with nothing."""
     expert, anti = patch(1, "a", "b"), patch(7, "b", "c")
-    found = subtracted(expert, anti, strength=0.5)
-    torch.testing.assert_close(found.factors["a"].product, expert.factors["a"].product)
-    wanted = published(expert.factors["b"].product, anti.factors["b"].product, 0.5)
-    torch.testing.assert_close(found.factors["b"].product, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.factors["c"].product, torch.zeros(4, 6), rtol=0, atol=1e-5)
-    assert [edit["edit"]["id"] for edit in found.edits] == ["1"]
-    assert found.provenance["subtracted"]["anti_expert"] == [{"id": "7"}]
-    whole = subtracted(expert, anti, strength=0.5, extract=False)
+    difference = subtracted(expert, anti, strength=0.5)
+    torch.testing.assert_close(difference.factors["a"].product, expert.factors["a"].product)
+    expected = published(expert.factors["b"].product, anti.factors["b"].product, 0.5)
+    torch.testing.assert_close(difference.factors["b"].product, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(difference.factors["c"].product, torch.zeros(4, 6), rtol=0, atol=1e-5)
+    assert [edit["edit"]["id"] for edit in difference.edits] == ["1"]
+    assert difference.provenance["subtracted"]["anti_expert"] == [{"id": "7"}]
+    plain = subtracted(expert, anti, strength=0.5, extract=False)
     torch.testing.assert_close(
-        whole.factors["b"].product, expert.factors["b"].product - 0.5 * anti.factors["b"].product
+        plain.factors["b"].product, expert.factors["b"].product - 0.5 * anti.factors["b"].product
     )
-    torch.testing.assert_close(whole.factors["c"].product, -0.5 * anti.factors["c"].product)
+    torch.testing.assert_close(plain.factors["c"].product, -0.5 * anti.factors["c"].product)
 
 
 def test_patches_that_do_not_fit_are_refused() -> None:

@@ -68,15 +68,15 @@ def test_encodings_differ_by_edit_and_not_by_batch() -> None:
     model = tiny("llama")
     network = fresh(model, 0.25)
     prompts = [encode_statement(model, edit, method="ke") for edit in edits()[:2]]
-    one, two = network.read(network.conditioned(model, prompts).embeddings)
-    assert not torch.allclose(one, two)
+    first, second = network.read(network.conditioned(model, prompts).embeddings)
+    assert not torch.allclose(first, second)
     alone = network.read(network.conditioned(model, prompts[:1]).embeddings)[0]
-    torch.testing.assert_close(alone, one, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(alone, first, rtol=1e-5, atol=1e-6)
 
 
 def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=12, validate_every=4)
-    totals = [found.total for found in manifest.validations]
+    totals = [validation.total for validation in manifest.validations]
     assert min(totals) < totals[0]
     patch = Ke(tiny("llama"), KeConfig(network=str(tmp_path))).edit(edits()[::3][:2])
     assert isinstance(patch, WeightPatch)
