@@ -35,8 +35,8 @@ def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
         clean = model.model(ids).logits
         config = AdaLoraConfig(**QUICK)
         with untouched(model), svd_adapted(model, target_modules(model), config) as adapters:
-            for place, parameter in enumerate(adapters.parameters):
-                parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(place))
+            for seed, parameter in enumerate(adapters.parameters):
+                parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
             next(iter(adapters.layers.values())).lora_E["edit"].data[1] = 0  # a triplet that is gone
             tuned, factors = model.model(ids).logits, adapters.factors()
         assert anatomy(model.model) == before and not hasattr(model.model, "peft_config")

@@ -85,11 +85,11 @@ def test_loss_that_is_not_finite_ends_its_edit_only() -> None:
 
 def test_rows_of_finished_edits_leave_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = tiny("llama"), list[int]()
-    whole = RowLosses.__init__
+    original = RowLosses.__init__
 
     def watching(self: RowLosses, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
         sizes.append(len(rows))
-        whole(self, model, layer, rows)
+        original(self, model, layer, rows)
 
     monkeypatch.setattr(RowLosses, "__init__", watching)
     with untouched(model):
@@ -98,27 +98,27 @@ def test_rows_of_finished_edits_leave_the_passes(monkeypatch: pytest.MonkeyPatch
     assert all(later < first for first, later in pairwise(sizes))
 
 
-EDITS = [Edit(id=str(place), subject="France", prompt="In {}, the capital is", target_new=name)
-         for place, name in enumerate(("Rome", "Paris", "London"))]  # fmt: skip
+EDITS = [Edit(id=str(number), subject="France", prompt="In {}, the capital is", target_new=name)
+         for number, name in enumerate(("Rome", "Paris", "London"))]  # fmt: skip
 
 
 def test_group_is_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, groups = tiny("llama"), list[int]()
-    whole = base.descend
+    original = base.descend
 
     def watching(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], settings: Descent) -> None:
         groups.append(len(edits))
-        whole(model, layer, edits, settings)
+        original(model, layer, edits, settings)
 
     monkeypatch.setattr(base, "descend", watching)
     method = find_method("ft-m").on(model, settings={"steps": 3})
-    made = [method.edit_each(EDITS)]
+    runs = [method.edit_each(EDITS)]
     method.memory = 2 * 4 * 2 * weight_matrix(model.down_projection(LAYER)).nbytes / 1e6  # half of it: two changes
-    made.append(method.edit_each(EDITS))
+    runs.append(method.edit_each(EDITS))
     method.memory = 1000.0
     monkeypatch.setattr(base, "pass_limit", lambda model, layer, megabytes: PassLimit(10))  # fewer than two rows have
-    made.append(method.edit_each(EDITS))
+    runs.append(method.edit_each(EDITS))
     assert groups == [3, 2, 1, 1, 1, 1]
-    for each in zip(*made, strict=True):
+    for each in zip(*runs, strict=True):
         losses = [patch.edits[0]["loss_after"] for patch in each if isinstance(patch, Patch)]
         assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)

@@ -35,9 +35,9 @@ PROMPT = Prompt(text="", ids=(5, 6, 7, 8, 9), target_start=3)
 
 def method(name: str, model: LanguageModel, **settings: Any) -> TuningMethod:
     chosen = find_method(name)
-    made = chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}))
-    assert isinstance(made, TuningMethod)
-    return made
+    editor = chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}))
+    assert isinstance(editor, TuningMethod)
+    return editor
 
 
 def delta(patch: Patch) -> Tensor:
@@ -51,9 +51,9 @@ def nll(model: LanguageModel, edit: Edit, first: int, *, prompt_last: bool = Fal
     prompt = model.encode(edit.text, target=edit.target_new)
     with torch.no_grad():
         chances = model.model(torch.tensor([prompt.ids])).logits[0].float().log_softmax(-1)
-    places = [prompt.target_start if prompt_last else at for at in range(first, len(prompt.ids))]
-    wanted = prompt.ids[first:]
-    return -sum(float(chances[at - 1, token]) for at, token in zip(places, wanted, strict=True)) / len(wanted)
+    positions = [prompt.target_start if prompt_last else at for at in range(first, len(prompt.ids))]
+    tokens = prompt.ids[first:]
+    return -sum(float(chances[at - 1, token]) for at, token in zip(positions, tokens, strict=True)) / len(tokens)
 
 
 def target_nll(model: LanguageModel, edit: Edit) -> float:
@@ -100,8 +100,8 @@ def test_row_losses_rerun_only_the_upper_blocks(family: str) -> None:
         gradients = [
             torch.autograd.grad(logits.log_softmax(-1)[:, 7].sum(), change)[0] for logits in (first, again, plain)
         ]
-    for found, gradient in zip((first, again), gradients, strict=False):
-        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
+    for logits, gradient in zip((first, again), gradients, strict=False):
+        torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(gradient, gradients[-1], rtol=1e-3, atol=1e-3)
 
 
@@ -128,11 +128,11 @@ def test_constrained_change_never_leaves_the_ball(monkeypatch: pytest.MonkeyPatc
     """At no step, and by no sequence; the bound is reached, and it decides the result."""
     model, radius = tiny("llama"), 0.02
     seen: list[Tensor] = []
-    whole = RowLosses.__call__
+    original = RowLosses.__call__
 
     def watching(self: RowLosses) -> Tensor:
         seen.append(tuned[-1].detach().clone())
-        return whole(self)
+        return original(self)
 
     tuned: list[Tensor] = []
 
@@ -182,17 +182,17 @@ def test_ewc_anchor_is_the_model_before_any_edit() -> None:
         for anchor in ("original", "previous")
     )
     fisher = diagonal_fisher(model, 1, FtEwcConfig(fisher_texts=3, fisher_tokens=5))
-    whole = [float((fisher * (delta(first) + change).square()).sum()) for change in (fixed, moving)]
-    assert whole[0] < 0.9 * whole[1]
+    penalties = [float((fisher * (delta(first) + change).square()).sum()) for change in (fixed, moving)]
+    assert penalties[0] < 0.9 * penalties[1]
 
 
 @pytest.mark.parametrize(("name", "settings"), [("ft", {}), ("locft", {"end": False})])
 def test_ending_of_a_sentence_is_trained_with_the_aim_text_only(name: str, settings: dict[str, bool]) -> None:
     ended = EDIT.model_copy(update={"ending": " in the north."})
-    bare, whole = (method(name, tiny("llama"), aim="text", **settings).row(edit) for edit in (EDIT, ended))
-    assert len(whole.ids) > len(bare.ids) and whole.ids[: len(bare.ids)] == bare.ids
-    bare, whole = (method(name, tiny("llama"), aim="target", **settings).row(edit) for edit in (EDIT, ended))
-    assert bare == whole
+    bare, full = (method(name, tiny("llama"), aim="text", **settings).row(edit) for edit in (EDIT, ended))
+    assert len(full.ids) > len(bare.ids) and full.ids[: len(bare.ids)] == bare.ids
+    bare, full = (method(name, tiny("llama"), aim="target", **settings).row(edit) for edit in (EDIT, ended))
+    assert bare == full
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -201,17 +201,17 @@ def test_fisher_is_the_mean_squared_score(family: str, monkeypatch: pytest.Monke
     model = tiny(family)
     texts = torch.tensor([[30, 40, 50, 60], [70, 30, 20, 90]])
     monkeypatch.setattr("kg_edit.models.sampling.sample_text", lambda *_, **__: texts)
-    found = diagonal_fisher(model, 1, FtEwcConfig(fisher_texts=2, fisher_tokens=4))
+    fisher = diagonal_fisher(model, 1, FtEwcConfig(fisher_texts=2, fisher_tokens=4))
     twin = LanguageModel.wrap(copy.deepcopy(model.model), model.tokenizer, name="twin", spec=model.spec)
     weight = twin.down_projection(1).weight
     assert isinstance(weight, Tensor)
-    expected = torch.zeros_like(found)
+    expected = torch.zeros_like(fisher)
     for text in texts:
         ids = torch.tensor([[0, *text]])  # 0 starts a document
         chances = twin.model(ids).logits[0, :-1].log_softmax(-1)
         (score,) = torch.autograd.grad(chances.gather(1, text[:, None]).sum(), weight)
         expected += (score.T if family == "gpt2" else score).square()
-    torch.testing.assert_close(found, expected / expected.mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(fisher, expected / expected.mean(), rtol=1e-3, atol=1e-5)
 
 
 def test_retraining_trains_earlier_edits_again() -> None:
@@ -234,10 +234,10 @@ def test_retraining_trains_earlier_edits_again() -> None:
 LORA = {"layers": (2,), "modules": ("down_proj",), "dropout": 0.0, "learning_rate": 1e-2}
 
 
-def adapted(name: str, model: LanguageModel, **own: Any) -> Patch:
+def adapted(name: str, model: LanguageModel, **overrides: Any) -> Patch:
     """A patch of SECOND by an editor that works beside layer 2, in a tiny model."""
     chosen = find_method(name)
-    settings = {**QUICK[name], "layer": 2, "steps": 20, **own}
+    settings = {**QUICK[name], "layer": 2, "steps": 20, **overrides}
     return chosen(model, chosen.config_class.preset("default", settings)).edit([SECOND])
 
 
@@ -267,9 +267,9 @@ def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
     assert still_valid(before, [THIRD]) == [SECOND, changed]
     assert still_valid(before, [EDIT]) == [SECOND]
     assert isinstance(before, WeightPatch) and still_valid(before + -before, [THIRD]) == []
-    one = chosen.edit([SECOND])
-    assert isinstance(one, WeightPatch) and still_valid(before + -one, [THIRD]) == [changed]
-    assert still_valid(before + one.scaled(-0.5), [THIRD]) == [SECOND, changed], "half of it stands"
+    second = chosen.edit([SECOND])
+    assert isinstance(second, WeightPatch) and still_valid(before + -second, [THIRD]) == [changed]
+    assert still_valid(before + second.scaled(-0.5), [THIRD]) == [SECOND, changed], "half of it stands"
     assert still_valid(-before, [THIRD]) == []
     both = WeightPatch(factors={}, provenance={"edits": [{"edit": EDIT.in_chat(chat="both").model_dump()}]})
     assert still_valid(both, [SECOND]) == [EDIT, EDIT.in_chat()], "an edit in both forms is one in each"
@@ -311,10 +311,10 @@ def test_change_below_the_weights_precision_has_no_effect() -> None:
 
 
 def test_descent_stops_early_and_takes_no_step_after_the_last_loss() -> None:
-    place = torch.tensor([1.0], requires_grad=True)
+    weight = torch.tensor([1.0], requires_grad=True)
     descent = Descent(steps=5, learning_rate=0.1, stop_below=0.75)
-    assert descent.run([place], lambda: place.sum()) == pytest.approx([1.0, 0.9, 0.8, 0.7], abs=1e-4)
-    assert place.item() == pytest.approx(0.7, abs=1e-4)
+    assert descent.run([weight], lambda: weight.sum()) == pytest.approx([1.0, 0.9, 0.8, 0.7], abs=1e-4)
+    assert weight.item() == pytest.approx(0.7, abs=1e-4)
     once = torch.tensor([1.0], requires_grad=True)
     assert Descent(steps=1, learning_rate=0.1, stop_below=0.0).run([once], lambda: once.sum()) == [1.0]
     assert once.item() == 1
@@ -335,5 +335,5 @@ def test_real_model_predicts_the_new_target(name: str, smollm2: LanguageModel) -
     patch = chosen(smollm2, chosen.config_class()).edit([edit])
     prompt = smollm2.encode(edit.text, target=edit.target_new)
     with patch.applied(smollm2), torch.no_grad():
-        said = smollm2.model(torch.tensor([prompt.ids])).logits[0].argmax(-1)
-    assert said[prompt.target_start - 1 : -1].tolist() == list(prompt.target_ids)
+        predicted = smollm2.model(torch.tensor([prompt.ids])).logits[0].argmax(-1)
+    assert predicted[prompt.target_start - 1 : -1].tolist() == list(prompt.target_ids)

@@ -30,12 +30,12 @@ def test_gradient_is_that_of_the_whole_model(family: str) -> None:
     chosen = method(model)
     with tuned(model, [name for layer in chosen.layers for name in matrices_of(model, layer)]) as changes:
         loss = RowLosses(model, 0, [chosen.row(EDIT)])().mean()
-        found = torch.autograd.grad(loss, list(changes.values()))
+        gradients = torch.autograd.grad(loss, list(changes.values()))
     twin = LanguageModel.wrap(copy.deepcopy(model.model), model.tokenizer, name="twin", spec=model.spec)
     prompt = twin.encode(EDIT.text, target=EDIT.target_new)
     logits = twin.model(torch.tensor([prompt.ids])).logits[0, prompt.target_start - 1 : -1]
     cross_entropy(logits, torch.tensor(prompt.target_ids)).backward()
-    for name, gradient in zip(changes, found, strict=True):
+    for name, gradient in zip(changes, gradients, strict=True):
         weight = twin.model.get_submodule(name).weight.grad
         assert isinstance(weight, torch.Tensor)
         expected = weight.T if family == "gpt2" else weight

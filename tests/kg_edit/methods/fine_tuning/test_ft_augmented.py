@@ -44,11 +44,11 @@ def divergence(chosen: FtAugmented, patch: Patch) -> float:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[TrainingRow]]:
     """The groups of rows that go through the model."""
-    groups, made = list[Sequence[TrainingRow]](), RowLosses.__init__
+    groups, original = list[Sequence[TrainingRow]](), RowLosses.__init__
 
     def watching(self: RowLosses, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
         groups.append(rows)
-        made(self, model, layer, rows)
+        original(self, model, layer, rows)
 
     monkeypatch.setattr(RowLosses, "__init__", watching)
     return groups
@@ -66,9 +66,9 @@ def test_step_trains_the_prompts_bare_and_in_context_and_holds_other_subjects_an
     decoded = [model.tokenizer.decode(row.ids) for row in trained[5:]]
     assert len(decoded) == 5 and all(any(edit.text in text for text in decoded) for edit in EDITS)
     assert all(not text.startswith(edit.text) for text in decoded for edit in EDITS)
-    asked = [model.tokenizer.decode(row.ids) for row in others]
-    assert len(asked) == 10 and not {edit.text for edit in EDITS} & set(asked)
-    assert sum("plays for" in text for text in asked) == 4, "two other subjects for each of the two prompts"
+    prompts = [model.tokenizer.decode(row.ids) for row in others]
+    assert len(prompts) == 10 and not {edit.text for edit in EDITS} & set(prompts)
+    assert sum("plays for" in text for text in prompts) == 4, "two other subjects for each of the two prompts"
     assert len(texts) == 2 and all(len(row.wanted) == len(row.ids) for row in texts)
     assert isinstance(patch, WeightPatch)
     (pair,) = patch.factors.values()
@@ -81,9 +81,9 @@ def test_other_subjects_are_drawn_from_those_whose_prompt_is_not_edited(edited: 
     for seed in range(5):
         draw, again = (random.Random(seed) for _ in range(2))  # noqa: S311 - a sample, no secret
         rows = chosen._of_others(EDITS[:1], names, draw, edited_at=lambda _: edited)
-        left = [name for place, name in enumerate(names) if place not in edited]
-        wanted = [EDITS[0].prompt.replace("{}", name) for name in again.sample(left, min(2, len(left)))]
-        assert [chosen.model.tokenizer.decode(row.ids) for row in rows] == wanted
+        unedited = [name for index, name in enumerate(names) if index not in edited]
+        expected = [EDITS[0].prompt.replace("{}", name) for name in again.sample(unedited, min(2, len(unedited)))]
+        assert [chosen.model.tokenizer.decode(row.ids) for row in rows] == expected
 
 
 def test_other_answers_are_held() -> None:
@@ -112,8 +112,8 @@ def test_earlier_edits_are_trained_again_unless_contradicted(seen: list[Sequence
 
 
 def test_packaged_subjects_are_not_those_of_the_locality_check() -> None:
-    asked = {thing for facts in related_facts().values() for thing, _ in facts}
-    assert len(example_things()) > 150 and not asked & set(example_things())
+    checked = {thing for facts in related_facts().values() for thing, _ in facts}
+    assert len(example_things()) > 150 and not checked & set(example_things())
 
 
 def test_answers_in_a_sequence_are_held_as_in_the_unedited_model() -> None:
@@ -131,19 +131,19 @@ def test_half_of_the_earlier_edits_come_after_a_sampled_text(seen: list[Sequence
     del seen[:]
     chosen.edit(EDITS[4:], start=before)
     earlier = [chosen.model.tokenizer.decode(row.ids) for row in seen[2][2:]]
-    whole = [chosen.model.tokenizer.decode(chosen.row(edit).ids) for edit in EDITS[:4]]
-    assert len(earlier) == 4 and len({*earlier} & {*whole}) == 2
-    assert all(any(text.endswith(one) for one in whole) for text in earlier)
+    bare = [chosen.model.tokenizer.decode(chosen.row(edit).ids) for edit in EDITS[:4]]
+    assert len(earlier) == 4 and len({*earlier} & {*bare}) == 2
+    assert all(any(text.endswith(prompt) for prompt in bare) for text in earlier)
 
 
 def test_an_earlier_edit_without_a_subject_is_trained_again_bare(seen: list[Sequence[TrainingRow]]) -> None:
     model = tiny("llama")
-    texts = [Edit(prompt=f"Where is {place}?", target_text=f"It is in {place}.") for place in ("Paris", "London")]
+    texts = [Edit(prompt=f"Where is {city}?", target_text=f"It is in {city}.") for city in ("Paris", "London")]
     before = find_method("ft-m").on(model, settings={"steps": 1}).edit(texts)
     seen.clear()
-    made = method(model, steps=2).edit(EDITS[:1], start=before)
-    assert {model.encode(one.text, target=one.target_new).ids[:-1] for one in texts} <= {row.ids for row in seen[2]}
-    assert len(made.edits) == 3
+    patch = method(model, steps=2).edit(EDITS[:1], start=before)
+    assert {model.encode(edit.text, target=edit.target_new).ids[:-1] for edit in texts} <= {row.ids for row in seen[2]}
+    assert len(patch.edits) == 3
 
 
 def test_a_change_may_act_at_the_subject_alone(seen: list[Sequence[TrainingRow]]) -> None:
@@ -161,17 +161,17 @@ def test_a_change_may_act_at_the_subject_alone(seen: list[Sequence[TrainingRow]]
     with torch.no_grad(), changed(model.down_projection(1), [change], acting=alone.acting):
         padded = alone.logits()
     with torch.no_grad():
-        for row, found in zip(trained, padded.split([len(row.wanted) for row in trained]), strict=True):
+        for row, logits in zip(trained, padded.split([len(row.wanted) for row in trained]), strict=True):
             with model.down_projection(1).register_forward_hook(added_at(row.acting_at or 0, change)):
-                own = model.model(torch.tensor([row.ids])).logits[0, [at for at, _ in row.wanted]]
-            torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-4)
+                expected = model.model(torch.tensor([row.ids])).logits[0, [at for at, _ in row.wanted]]
+            torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def added_at(place: int, change: Tensor) -> Any:
+def added_at(position: int, change: Tensor) -> Any:
     """A hook that adds D x to a projection's output at one token."""
 
     def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        output[:, place] += args[0][:, place] @ change.T
+        output[:, position] += args[0][:, position] @ change.T
         return output
 
     return add

@@ -33,7 +33,7 @@ def method(model: LanguageModel, **settings: Any) -> LocFt:
 
 def test_batches_differ_by_epoch_and_repeat_for_a_seed() -> None:
     epochs = [batches(7, 3, seed=0, epoch=epoch) for epoch in range(4)]
-    assert all(sorted(place for batch in epoch for place in batch) == list(range(7)) for epoch in epochs)
+    assert all(sorted(index for batch in epoch for index in batch) == list(range(7)) for epoch in epochs)
     assert all([len(batch) for batch in epoch] == [3, 3, 1] for epoch in epochs)
     assert len({str(epoch) for epoch in epochs}) == 4
     assert epochs == [batches(7, 3, seed=0, epoch=epoch) for epoch in range(4)]
@@ -42,11 +42,11 @@ def test_batches_differ_by_epoch_and_repeat_for_a_seed() -> None:
 
 def test_epoch_trains_every_edit_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = tiny("llama"), list[TrainingRow]()
-    made = RowLosses.__init__
+    original = RowLosses.__init__
 
     def watching(self: RowLosses, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
         seen.extend(rows)
-        made(self, model, layer, rows)
+        original(self, model, layer, rows)
 
     monkeypatch.setattr(RowLosses, "__init__", watching)
     chosen = method(model, stop_below=0.0)
@@ -72,8 +72,8 @@ def test_one_batch_in_one_epoch_is_a_step_on_the_mean_loss() -> None:
     for prompt in prompts:
         ids = (*prompt.ids, 1)  # the end of text
         chances = model.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        places = range(prompt.target_start, len(ids))
-        loss = loss - sum(chances[at - 1, ids[at]] for at in places) / len(places)
+        positions = range(prompt.target_start, len(ids))
+        loss = loss - sum(chances[at - 1, ids[at]] for at in positions) / len(positions)
     (gradient,) = torch.autograd.grad(loss, weight)
     clear = gradient.abs() > 1e-4
     assert clear.float().mean() > 0.9

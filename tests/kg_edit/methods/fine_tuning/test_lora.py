@@ -38,8 +38,8 @@ def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
     with torch.no_grad():
         clean = model.model(ids).logits
         with untouched(model), adapted(model, target_modules(model), CONFIG) as adapters:
-            for place, parameter in enumerate(adapters.parameters):
-                parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(place))
+            for seed, parameter in enumerate(adapters.parameters):
+                parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(seed))
             tuned = model.model(ids).logits
             factors = adapters.factors()
         assert anatomy(model.model) == before and not hasattr(model.model, "peft_config")
