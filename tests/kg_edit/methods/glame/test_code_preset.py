@@ -26,9 +26,9 @@ def method(model: LanguageModel, **settings: Any) -> Glame:
 
 
 def made(*edits: Edit, **settings: Any) -> list[WeightPatch]:
-    found = method(tiny("llama"), **settings).edit_each(edits)
-    assert all(isinstance(patch, WeightPatch) for patch in found)
-    return [patch for patch in found if isinstance(patch, WeightPatch)]
+    results = method(tiny("llama"), **settings).edit_each(edits)
+    assert all(isinstance(patch, WeightPatch) for patch in results)
+    return [patch for patch in results if isinstance(patch, WeightPatch)]
 
 
 def left(patch: WeightPatch) -> torch.Tensor:
@@ -44,10 +44,10 @@ def test_warm_start_continues_from_the_last_edit() -> None:
 
 def test_start_anew_forgets_the_last_edit() -> None:
     """As a server's try does, so that a kept patch can be made again."""
-    made = method(tiny("llama"))
-    first, later = (made.edit_each([FIRST])[0] for _ in range(2))
-    made.start_anew()
-    again = made.edit_each([FIRST])[0]
+    editor = method(tiny("llama"))
+    first, later = (editor.edit_each([FIRST])[0] for _ in range(2))
+    editor.start_anew()
+    again = editor.edit_each([FIRST])[0]
     assert isinstance(first, WeightPatch) and isinstance(later, WeightPatch) and isinstance(again, WeightPatch)
     assert not torch.allclose(left(first), left(later), rtol=1e-2) and torch.equal(left(first), left(again))
 
@@ -91,5 +91,5 @@ def test_change_of_paper_has_both_signs() -> None:
     """With a ReLU at the end no coordinate of m* - m could fall."""
     glame, _ = paper(steps=2)
     change, _ = glame.proposal(FIRST, torch.ones(glame.model.width))
-    found = change.change()
-    assert float(found.detach().min()) < 0 < float(found.detach().max())
+    delta = change.change()
+    assert float(delta.detach().min()) < 0 < float(delta.detach().max())

@@ -21,12 +21,12 @@ def test_values_come_from_the_graph_and_are_reached() -> None:
     assert isinstance(patch, WeightPatch)
     assert patch.factors.keys() == {model.weight_name(1), model.weight_name(2)}
     for number, edit in enumerate(EDITS):
-        record, wanted = patch.edits[number], patch.state["value"][:, number]
+        record, z = patch.edits[number], patch.state["value"][:, number]
         assert record["nodes"] >= 2 and record["loss_after"] < record["loss_before"]
         assert 0 < record["norms"]["change"] <= 0.7501 * record["norms"]["value"]
         with patch.applied(model):
             *_, edited = state_at(model, edit, 2)
-        assert (edited - wanted).norm() < 1e-3 * wanted.norm()
+        assert (edited - z).norm() < 1e-3 * z.norm()
 
 
 def test_edit_whose_object_is_not_in_the_graph_is_refused() -> None:

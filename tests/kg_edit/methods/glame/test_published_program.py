@@ -75,8 +75,8 @@ class Program:
 
     def objective(self, index: int) -> Objective:
         """The loss of an edit, in the program's contexts."""
-        made = self.made["edits"][index]
-        edit = Edit(subject=made["subject"], prompt=made["prompt"], target_new=made["target_new"])
+        record = self.made["edits"][index]
+        edit = Edit(subject=record["subject"], prompt=record["prompt"], target_new=record["target_new"])
         request = Request.of(self.model, edit, self.made["contexts"])
         return Objective(self.model, self.made["layer"], [request], kl_weight=self.config.kl_weight)
 
@@ -104,11 +104,11 @@ def test_first_vector_of_the_subject_is_that_of_the_program(program: Program, in
 def test_losses_and_change_of_the_descent_are_those_of_the_program(program: Program, index: int) -> None:
     objective = program.objective(index)
     assert off(objective.value[0], program.tensors[f"{index}.m"]) < 1e-5
-    (found,) = optimise_values(objective, [program.value(index)], program.config)
+    (descent,) = optimise_values(objective, [program.value(index)], program.config)
     theirs = program.made["runs"]["scaled"][index]["losses_total_nll_kl"]
     # The last one is that of the returned change, which the preset's `keep_lowest` asks for once more.
-    ours = [[total, nll, program.config.kl_weight * kl] for total, nll, kl in found.losses[: len(theirs)]]
+    ours = [[total, nll, program.config.kl_weight * kl] for total, nll, kl in descent.losses[: len(theirs)]]
     for one, other in zip(ours, theirs, strict=True):
         assert one == pytest.approx(other, abs=4e-3)  # the roundings of other matrix products grow over twelve steps
     # AdamW amplifies rounding where a gradient is near 0: 5e-6, 7e-5, 8e-4 and 0.04 were seen.
-    assert off(found.change, program.tensors[f"{index}.scaled.change"]) < 0.1
+    assert off(descent.change, program.tensors[f"{index}.scaled.change"]) < 0.1

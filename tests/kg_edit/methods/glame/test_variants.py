@@ -48,17 +48,17 @@ def test_ablation_can_not_be_switched_on(name: str, part: str) -> None:
 @pytest.mark.parametrize("name", ["glame-mlp", "glame-gnn", "glame-random"])
 def test_variants_have_the_published_settings_of_glame(name: str) -> None:
     published = find_method("glame").config_class.preset("gpt2-xl", method="glame").model_dump()
-    own = find_method(name).config_class.preset("gpt2-xl", method=name).model_dump()
-    differs = {key for key, value in published.items() if own[key] != value}
+    settings = find_method(name).config_class.preset("gpt2-xl", method=name).model_dump()
+    differs = {key for key, value in published.items() if settings[key] != value}
     assert differs <= {"use_graph", "relations"}
 
 
 def cities() -> nx.MultiDiGraph:
-    made = nx.MultiDiGraph()
+    rivers = nx.MultiDiGraph()
     for city, river in (("Los Angeles Lakers", "none"), ("Oslo", "Aker"), ("Bonn", "Rhine")):
-        made.add_edge(city, river, label="river")
-    made.add_node("Nowhere")
-    return made
+        rivers.add_edge(city, river, label="river")
+    rivers.add_node("Nowhere")
+    return rivers
 
 
 def control(model: LanguageModel, *pool: str) -> GlameRandom:
@@ -68,8 +68,8 @@ def control(model: LanguageModel, *pool: str) -> GlameRandom:
 
 def test_control_reads_other_statements() -> None:
     chosen = control(tiny("llama"), "Oslo", "Bonn")
-    found = chosen.subgraph(EDIT)
-    ends = {found.nodes[end]["label"] for end in found.successors(target_of(found))}
+    subgraph = chosen.subgraph(EDIT)
+    ends = {subgraph.nodes[end]["label"] for end in subgraph.successors(target_of(subgraph))}
     assert len(ends) == 1 and ends <= {"Aker", "Rhine"}
     assert chosen.graph_identity is not None and chosen.graph_identity["kind"] == "wrong graph"
     wider = control(tiny("llama"), "Oslo", "Bonn", "Paris")
@@ -100,13 +100,13 @@ class NearGlame(Glame):
 
 
 def test_penalty_of_a_subclass_is_a_term_of_the_loss() -> None:
-    model, found = tiny("llama"), []
+    model, records = tiny("llama"), []
     for kind in (Glame, NearGlame):
         config = GlameConfig.preset("default", {**QUICK["glame"], "steps": 10})
         (patch,) = kind(model, config, graph=graph()).edit_each([EDIT])
         assert isinstance(patch, Patch)
-        found.append(patch.edits[0])
-    plain, near = found
+        records.append(patch.edits[0])
+    plain, near = records
     assert near["norms"]["change"] < 0.5 * plain["norms"]["change"]
     assert plain["loss_after"] == pytest.approx(
         plain["nll_after"] + GlameConfig().kl_weight * plain["kl_after"], abs=1e-4

@@ -56,8 +56,8 @@ def test_directions_give_each_key_its_own_value() -> None:
     torch.manual_seed(0)
     keys = torch.randn(7, 3)
     spread = torch.randn(7, 7)
-    found = directions(keys, torch.empty(7, 0), covariance(7, moment=spread @ spread.T), AnswerOptions(**EXACT))
-    torch.testing.assert_close(found.T @ keys, torch.eye(3), atol=1e-4, rtol=0)
+    right = directions(keys, torch.empty(7, 0), covariance(7, moment=spread @ spread.T), AnswerOptions(**EXACT))
+    torch.testing.assert_close(right.T @ keys, torch.eye(3), atol=1e-4, rtol=0)
 
 
 def test_directions_protect_the_keys_of_other_things() -> None:
@@ -66,9 +66,9 @@ def test_directions_protect_the_keys_of_other_things() -> None:
     shares = []
     for weight in (0.0, 1.0, 1e6):
         options = AnswerOptions(**{**EXACT, "others_weight": weight})
-        found = directions(key, other, covariance(2), options)
-        torch.testing.assert_close(found.T @ key, torch.ones(1, 1))
-        shares.append(float(found.T @ other))
+        right = directions(key, other, covariance(2), options)
+        torch.testing.assert_close(right.T @ key, torch.ones(1, 1))
+        shares.append(float(right.T @ other))
     # A = diag(1 + w, 1): right = A^-1 k / (k A^-1 k) = (1 / (1 + w), 1) / (1 / (1 + w) + 1)
     assert shares == pytest.approx([1 / 2, 1 / 3, 0.0], abs=1e-5)
 
@@ -83,7 +83,7 @@ def asked_of(model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
 def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **options: Any) -> WeightPatch:
     size = model.down_projection(layer).weight.shape[1]
     chosen = AnswerOptions(**options)
-    found = write_answers(
+    update = write_answers(
         model,
         facts,
         subject=HUGHES.subject,
@@ -95,9 +95,9 @@ def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **optio
         edited=nullcontext(),
         known=KnownQuestions(),
     )
-    assert found is not None and len(found.nll) == len(facts)
-    assert all(after < before for before, after in found.nll)
-    return WeightPatch(factors={model.weight_name(layer): found.factors}, provenance={"edits": []})
+    assert update is not None and len(update.nll) == len(facts)
+    assert all(after < before for before, after in update.nll)
+    return WeightPatch(factors={model.weight_name(layer): update.factors}, provenance={"edits": []})
 
 
 def llama2_style() -> PreTrainedTokenizerFast:
@@ -122,9 +122,9 @@ def two_facts(*, count: int = 2) -> tuple[LanguageModel, AnswerRows]:
     """A tiny model, and the questions of two facts, or of ``count``, in it."""
     model, hops = tiny("llama"), ("capital of the country of origin", "currency of the country of origin")
     facts = [ComposedFact(hop=hop, target="Paris") for hop in hops[:count]]
-    asked = [question_of(fact, shown=0).about(model, HUGHES.subject) for fact in facts]
-    starts = SharedContexts(model, (row.ids[: row.subject_first] for rows in asked for row in rows))
-    return model, AnswerRows(model, 2, asked, starts)
+    prompts = [question_of(fact, shown=0).about(model, HUGHES.subject) for fact in facts]
+    starts = SharedContexts(model, (row.ids[: row.subject_first] for rows in prompts for row in rows))
+    return model, AnswerRows(model, 2, prompts, starts)
 
 
 def test_fact_with_a_small_loss_gets_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,30 +144,30 @@ def test_finished_fact_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     _, rows = two_facts()
     after_a_step, once = answer_values(rows, AnswerOptions(steps=2))
     losses = [seen[-1] for seen in once]
-    done = min((0, 1), key=losses.__getitem__)
+    finished = min((0, 1), key=losses.__getitem__)
     monkeypatch.setattr(answers, "_STOP_BELOW", sum(losses) / 2)
     values, seen = answer_values(rows, AnswerOptions(steps=4))
-    assert len(seen[done]) == 2 < len(seen[1 - done])
-    torch.testing.assert_close(values[done], after_a_step[done], rtol=0, atol=1e-6)
+    assert len(seen[finished]) == 2 < len(seen[1 - finished])
+    torch.testing.assert_close(values[finished], after_a_step[finished], rtol=0, atol=1e-6)
 
 
 def test_a_step_of_many_facts_has_the_operators_of_one() -> None:
-    found = []
+    counts = []
     for count in (1, 2):
         _, rows = two_facts(count=count)
         more, few = (operators(partial(answer_values, rows, AnswerOptions(steps=steps))) for steps in (6, 3))
-        found.append(more - few)
-    assert found[1] <= 1.01 * found[0]
+        counts.append(more - few)
+    assert counts[1] <= 1.01 * counts[0]
 
 
 @pytest.mark.parametrize("layer", [2, 3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_values_of_a_half_precision_model_are_float32(dtype: torch.dtype, layer: int) -> None:
     """In the last block and before it: the values are float32, the blocks above get states of the model's type."""
-    whole = tiny("llama")
-    half = LanguageModel.wrap(copy.deepcopy(whole.model).to(dtype), whole.tokenizer, name="half")
+    exact_model = tiny("llama")
+    half = LanguageModel.wrap(copy.deepcopy(exact_model.model).to(dtype), exact_model.tokenizer, name="half")
     fact = ComposedFact(hop="capital of the country of origin", target="Paris")
-    rough, exact = (written(model, layer, [fact], steps=4) for model in (half, whole))
+    rough, exact = (written(model, layer, [fact], steps=4) for model in (half, exact_model))
     for name, pair in rough.factors.items():
         assert pair.left.dtype == pair.right.dtype == torch.float32
         difference = (pair.product - exact.factors[name].product).norm()
@@ -184,20 +184,20 @@ def test_question_in_another_wording_is_answered(smollm2: LanguageModel) -> None
     layer = AnswerOptions().layer_in(len(smollm2.blocks))
     patch = written(smollm2, layer, facts, steps=20, others=3, shown=2)
     shown = "Question: what is the {} of Japan? Answer: {}\n\n"
-    asked = "Question: what is the {} of the country of origin of {}? Answer:"
-    known = {"capital": "Tokyo", "currency": "yen"}
+    question = "Question: what is the {} of the country of origin of {}? Answer:"
+    examples = {"capital": "Tokyo", "currency": "yen"}
     asked_mine, asked_theirs = (
-        [shown.format(noun, answer) + asked.format(noun, name) for noun, answer in known.items()]
+        [shown.format(noun, answer) + question.format(noun, name) for noun, answer in examples.items()]
         for name in ("Spike Hughes", "Yoko Ono")
     )
-    said = continuations(smollm2, [*asked_mine, *asked_theirs], limits=[8] * 4, patches=[patch] * 4)
+    outputs = continuations(smollm2, [*asked_mine, *asked_theirs], limits=[8] * 4, patches=[patch] * 4)
     clean = continuations(smollm2, asked_theirs, limits=[8] * 2)
-    assert [text.strip().split(maxsplit=1)[0].strip(".,") for text in said[:2]] == ["Antananarivo", "kwanza"]
-    assert said[2:] == clean
+    assert [text.strip().split(maxsplit=1)[0].strip(".,") for text in outputs[:2]] == ["Antananarivo", "kwanza"]
+    assert outputs[2:] == clean
     for fact in facts:
-        assert not any(fact.target in text for text in said[2:])
+        assert not any(fact.target in text for text in outputs[2:])
     mine, theirs = (Pair(f"{name} comes from", HUGHES.target_new) for name in (HUGHES.subject, "Yoko Ono"))
-    before, after = (score_each(smollm2, [[mine, theirs]], patches=[one])[0] for one in (None, patch))
+    before, after = (score_each(smollm2, [[mine, theirs]], patches=[p])[0] for p in (None, patch))
     assert after[mine].nll < before[mine].nll - 2, "the edit's own prompt is written too"
     assert before[mine].nll - after[mine].nll > 1.5 * (before[theirs].nll - after[theirs].nll)
 
@@ -205,10 +205,10 @@ def test_question_in_another_wording_is_answered(smollm2: LanguageModel) -> None
 def test_other_things_with_the_edited_relation_come_first() -> None:
     """Such as have the edited relation come first; never s or o* themselves."""
     edit = Edit(subject="U2", relation="country of origin", relation_id="P495", prompt="{} is from", target_new="Sony")
-    found = others_than(edit, most=30)
-    assert found[:2] == ("J-pop", "American English") and "Paris" in found
-    assert not {"U2", "Sony"} & set(found) and len(set(found)) == len(found)
-    assert others_than(edit, most=3) == found[:3]
+    names = others_than(edit, most=30)
+    assert names[:2] == ("J-pop", "American English") and "Paris" in names
+    assert not {"U2", "Sony"} & set(names) and len(set(names)) == len(names)
+    assert others_than(edit, most=3) == names[:3]
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon-alibi"])
@@ -255,14 +255,14 @@ def test_late_layer_must_be_above_the_edited_one() -> None:
 
 def test_default_preset_writes_two_weights() -> None:
     model, edit = tiny("llama"), EDIT.model_copy(update={"portability": ()})  # no test's answer to leave out
-    found = {}
+    patches = {}
     for preset in ("default", "one-value"):
-        own = {**QUICK["glame-plus"], "own": 1, **({"answers": None} if preset == "one-value" else {})}
-        found[preset] = GlamePlus(model, GlamePlusConfig.preset(preset, own), graph=graph()).edit([edit])
-    whole, one = found.values()
-    assert isinstance(whole, WeightPatch) and isinstance(one, WeightPatch)
-    assert set(whole.factors) == {model.weight_name(1), model.weight_name(3)}
-    assert set(one.factors) == {model.weight_name(1)}
-    answers = whole.edits[0]["answers"]
+        settings = {**QUICK["glame-plus"], "own": 1, **({"answers": None} if preset == "one-value" else {})}
+        patches[preset] = GlamePlus(model, GlamePlusConfig.preset(preset, settings), graph=graph()).edit([edit])
+    default, one_value = patches.values()
+    assert isinstance(default, WeightPatch) and isinstance(one_value, WeightPatch)
+    assert set(default.factors) == {model.weight_name(1), model.weight_name(3)}
+    assert set(one_value.factors) == {model.weight_name(1)}
+    answers = default.edits[0]["answers"]
     assert answers["layer"] == 3 and EDIT.target_new in answers["facts"].values()
-    assert answers["nll_after"] < answers["nll_before"] and "answers" not in one.edits[0]
+    assert answers["nll_after"] < answers["nll_before"] and "answers" not in one_value.edits[0]

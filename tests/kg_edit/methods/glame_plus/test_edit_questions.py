@@ -21,6 +21,6 @@ def test_questions_do_not_ask_for_the_edits_own_subject(order: tuple[str, str]) 
         Edit(subject=name, prompt="{} lies in", relation="country", relation_id="P17", target_new="France")
         for name in order
     ]
-    found = with_questions(as_source(graph), edits, seed=0, excluded=Excluded())
-    asked = {edit.subject: [(one.question, one.answer) for one in edit.portability] for edit in found}
-    assert asked == {"Oslo": [("What is the capital of the country of Oslo?", "Paris")], "Paris": []}
+    questioned = with_questions(as_source(graph), edits, seed=0, excluded=Excluded())
+    questions = {edit.subject: [(q.question, q.answer) for q in edit.portability] for edit in questioned}
+    assert questions == {"Oslo": [("What is the capital of the country of Oslo?", "Paris")], "Paris": []}

@@ -33,10 +33,10 @@ OTHER = EDIT.model_copy(update={"id": "2", "subject": "Stephen Curry"})
 
 def graph() -> nx.DiGraph:
     """What is known of the new team."""
-    made = nx.DiGraph()
+    subgraph = nx.DiGraph()
     for label, relation in (("United States of America", "country"), ("California", "located in"), ("NBA", "league")):
-        made.add_edge("Los Angeles Lakers", label, label=relation)
-    return made
+        subgraph.add_edge("Los Angeles Lakers", label, label=relation)
+    return subgraph
 
 
 def method(model: LanguageModel, **settings: Any) -> GlamePlus:
@@ -71,8 +71,8 @@ def test_edit_itself_is_learned_as_questions() -> None:
 def test_test_questions_do_not_change_the_patch() -> None:
     """An edit with another question, whose answer no statement shares, gives the same bytes."""
     model = tiny("llama")
-    asked = (Question(question="What colour are the shirts?", answer="Qwxyz"),)
-    plain, other = (method(model).edit_each([EDIT.model_copy(update={"portability": own})])[0] for own in ((), asked))
+    question = (Question(question="What colour are the shirts?", answer="Qwxyz"),)
+    plain, other = (method(model).edit_each([EDIT.model_copy(update={"portability": q})])[0] for q in ((), question))
     assert isinstance(plain, WeightPatch) and isinstance(other, WeightPatch)
     for name, factors in plain.factors.items():
         assert torch.equal(factors.left, other.factors[name].left)
@@ -115,12 +115,12 @@ def test_recalled_facts_change_the_value() -> None:
 
 def test_answer_that_differs_between_forms_is_not_learned() -> None:
     """The tiny model says something else as a sentence."""
-    asked = TeacherQuestion(noun="country", of="Toyota")
-    ((first, _), (second, _)) = asked.question.forms, asked.sentence.forms
+    query = TeacherQuestion(noun="country", of="Toyota")
+    ((first, _), (second, _)) = query.question.forms, query.sentence.forms
     model = tiny("llama")
-    said = continuations(model, [first, second], limits=(3, 3))
-    assert not said[0].startswith(said[1]) and not said[1].startswith(said[0]), "else nothing is tested"
-    assert answers_of(model, [asked], most=3) == [None]
+    outputs = continuations(model, [first, second], limits=(3, 3))
+    assert not outputs[0].startswith(outputs[1]) and not outputs[1].startswith(outputs[0]), "else nothing is tested"
+    assert answers_of(model, [query], most=3) == [None]
 
 
 @pytest.mark.usefixtures("sure")
@@ -131,15 +131,15 @@ def test_teachers_distribution_is_that_of_its_answer(family: str) -> None:
     for name, weight in model.model.named_parameters():
         if weight.ndim == 1 and name.endswith("weight"):
             torch.nn.init.uniform_(weight, 0.2, 3.0, generator=torch.Generator().manual_seed(0))
-    asked = [
+    queries = [
         TeacherQuestion(noun="country", of="Toyota"),
         TeacherQuestion(noun="river", of="Paris", examples=(("Rome", "Tiber"), ("Paris", "Seine"))),
     ]
-    found = answers_of(model, asked, most=3)
-    assert any(found), "the test must be able to fail"
-    for one, answer in zip(asked, found, strict=True):
+    answers = answers_of(model, queries, most=3)
+    assert any(answers), "the test must be able to fail"
+    for query, answer in zip(queries, answers, strict=True):
         if answer:
-            ids = [*model.encode(one.question.forms[0]).ids, *answer.ids]
+            ids = [*model.encode(query.question.forms[0]).ids, *answer.ids]
             logits = model.model(torch.tensor([ids])).logits[0, -len(answer.ids) - 1 : -1]
             assert logits.argmax(-1).tolist() == list(answer.ids)
             best = logits.softmax(-1).topk(64).values
@@ -151,32 +151,32 @@ def test_teachers_distribution_is_that_of_its_answer(family: str) -> None:
 
 def test_prompt_without_examples_is_used_if_positions_are_few() -> None:
     model = tiny("gpt2")
-    asked = TeacherQuestion(noun="country", of="Toyota", examples=(("Fiat", "Italy"),) * 9)
-    whole, alone = asked.question.forms
-    assert whole.count("Fiat") == 4 and alone == "Q: What is the country of Toyota?\nA:"
+    query = TeacherQuestion(noun="country", of="Toyota", examples=(("Fiat", "Italy"),) * 9)
+    with_examples, alone = query.question.forms
+    assert with_examples.count("Fiat") == 4 and alone == "Q: What is the country of Toyota?\nA:"
     limit = model.model.config.max_position_embeddings
-    assert len(model.encode(whole, fitting=False).ids) > limit, "else nothing is tested"
-    assert len(answers_of(model, [asked, TeacherQuestion(noun="country", of="Toyota " * limit)], most=3)) == 2
+    assert len(model.encode(with_examples, fitting=False).ids) > limit, "else nothing is tested"
+    assert len(answers_of(model, [query, TeacherQuestion(noun="country", of="Toyota " * limit)], most=3)) == 2
 
 
 def test_teacher_is_not_asked_for_relations_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     nouns = {"country": "country", "league": "league"}
     monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: nouns)
     model = tiny("llama")
-    asked = {
-        stated: [one.noun for one in method(model, stated=stated, recalled=5).ripples(EDIT).asks] for stated in (0, 9)
+    asks = {
+        stated: [ask.noun for ask in method(model, stated=stated, recalled=5).ripples(EDIT).asks] for stated in (0, 9)
     }
-    assert "country" in asked[0] and "country" not in asked[9]
+    assert "country" in asks[0] and "country" not in asks[9]
 
 
 def test_objects_are_ranked_again_on_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an edited model finds likeliest may be something else: nothing is kept between two calls."""
     monkeypatch.setattr("kg_edit.methods.glame_plus.questions.relation_nouns", lambda: {"country": "country"})
-    known = nx.DiGraph()
+    countries = nx.DiGraph()
     for label in ("Peru", "Urep"):  # as many tokens each: the sign of the logits decides
-        known.add_edge("Los Angeles Lakers", label, label="country")
+        countries.add_edge("Los Angeles Lakers", label, label="country")
     model = copy.deepcopy(tiny("llama"))
-    chosen = GlamePlus(model, GlamePlusConfig.preset("default", QUICK["glame-plus"]), graph=known)
+    chosen = GlamePlus(model, GlamePlusConfig.preset("default", QUICK["glame-plus"]), graph=countries)
     weight, orders = model.model.get_output_embeddings().weight, set[tuple[str, ...]]()
     clean = weight.detach().clone()
     for sign in (1, -1):  # what was likeliest becomes unlikeliest

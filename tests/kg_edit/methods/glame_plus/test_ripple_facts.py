@@ -31,14 +31,14 @@ ANY = EDIT.model_copy(update={"relation_id": None})  # nothing is known of what 
 
 def graph(*statements: tuple[str, str]) -> nx.MultiDiGraph:
     """Toyota's (property, object) statements."""
-    made = nx.MultiDiGraph()
-    made.add_node("s", label="Fiat Uno", role="subject")
-    made.add_node("Q53268", label="Toyota", role="target_new")
-    made.add_edge("s", "Q53268", key="P176", label="manufacturer", role="edit", property="P176")
+    subgraph = nx.MultiDiGraph()
+    subgraph.add_node("s", label="Fiat Uno", role="subject")
+    subgraph.add_node("Q53268", label="Toyota", role="target_new")
+    subgraph.add_edge("s", "Q53268", key="P176", label="manufacturer", role="edit", property="P176")
     for property_, label in statements:
-        made.add_node(label, label=label)
-        made.add_edge("Q53268", label, key=property_, property=property_, label=property_)
-    return made
+        subgraph.add_node(label, label=label)
+        subgraph.add_edge("Q53268", label, key=property_, property=property_, label=property_)
+    return subgraph
 
 
 def found(

@@ -12,10 +12,10 @@ COUNTRIES = ("Byzantine Empire", "Papal States", "Italy", "Kingdom of the Lombar
 
 
 def test_likeliest_object_comes_first_in_a_real_model(smollm2: LanguageModel) -> None:
-    asked = {"country": COUNTRIES, "river": ("Tyrrhenian Sea", "Tiber")}
-    found = likeliest_first(smollm2, "Rome", asked, nouns=2)
-    assert found["country"][0] == "Italy" and found["river"][0] == "Tiber"
-    assert {noun: set(labels) for noun, labels in found.items()} == {noun: set(some) for noun, some in asked.items()}
+    pool = {"country": COUNTRIES, "river": ("Tyrrhenian Sea", "Tiber")}
+    ranked = likeliest_first(smollm2, "Rome", pool, nouns=2)
+    assert ranked["country"][0] == "Italy" and ranked["river"][0] == "Tiber"
+    assert {noun: set(labels) for noun, labels in ranked.items()} == {noun: set(names) for noun, names in pool.items()}
 
 
 def test_objects_are_ranked_by_their_whole_log_probability() -> None:
@@ -27,10 +27,10 @@ def test_objects_are_ranked_by_their_whole_log_probability() -> None:
         with torch.no_grad():
             logits = model.model(torch.tensor([ids.ids])).logits[0].log_softmax(-1)
         start = len(ids.ids) - len(ids.target_ids)
-        return -sum(float(logits[start + place - 1, token]) for place, token in enumerate(ids.target_ids))
+        return -sum(float(logits[start + index - 1, token]) for index, token in enumerate(ids.target_ids))
 
-    (found,) = likeliest_first(model, "Rome", {"country": COUNTRIES}, nouns=1).values()
-    costs = [cost(label) for label in found]
+    (ranked,) = likeliest_first(model, "Rome", {"country": COUNTRIES}, nouns=1).values()
+    costs = [cost(label) for label in ranked]
     assert costs == sorted(costs) and costs[0] < costs[-1]
 
 
@@ -42,5 +42,5 @@ def test_number_of_nouns_is_limited() -> None:
 def test_object_that_can_not_be_scored_is_last() -> None:
     model = tiny("gpt2")
     endless = "Rome " * model.model.config.max_position_embeddings
-    (found,) = likeliest_first(model, "Rome", {"country": (endless, *COUNTRIES)}, nouns=1).values()
-    assert found[-1] == endless and set(found) == {endless, *COUNTRIES}
+    (ranked,) = likeliest_first(model, "Rome", {"country": (endless, *COUNTRIES)}, nouns=1).values()
+    assert ranked[-1] == endless and set(ranked) == {endless, *COUNTRIES}
