@@ -73,10 +73,10 @@ def test_rome_below_a_codebook_in_the_last_block() -> None:
     model = tiny("llama")
     rome = find_method("rome").on(model, settings=QUICK["rome"])
     first, alone = grace(model, layer=3).edit(EDITS[:1]), rome.edit(EDITS[1:2])
-    made = rome.update(EDITS[1:2], before=first)  # no prompt of this edit lies in the ball of the first one
-    assert isinstance(made, WeightPatch) and isinstance(alone, WeightPatch)
+    update = rome.update(EDITS[1:2], before=first)  # no prompt of this edit lies in the ball of the first one
+    assert isinstance(update, WeightPatch) and isinstance(alone, WeightPatch)
     for name, pair in alone.factors.items():
-        torch.testing.assert_close(made.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(update.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -85,11 +85,11 @@ def test_edit_is_made_as_if_it_were_alone() -> None:
     model = tiny("llama")
     chosen = grace(model)
     together, first = book_of(chosen.edit(EDITS)), chosen.edit(EDITS[:1])
-    for place, edit in enumerate(EDITS[1:], 1):
+    for entry, edit in enumerate(EDITS[1:], 1):
         alone, after = book_of(chosen.update([edit])), book_of(chosen.update([edit], before=first))
         assert torch.equal(alone.keys, after.keys) and torch.equal(alone.values, after.values)
-        torch.testing.assert_close(together.keys[place], alone.keys[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(together.values[place], alone.values[0], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(together.keys[entry], alone.keys[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.values[entry], alone.values[0], rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.slow
@@ -144,8 +144,8 @@ def test_key_within_a_longer_prompt_is_met_with_every_token_only() -> None:
 @pytest.mark.slow
 def test_correction_is_active_in_half_precision() -> None:
     """In bfloat16 the key of a prompt moves with the batch; it is still the same prompt."""
-    whole = tiny("llama")
-    model = LanguageModel.wrap(copy.deepcopy(whole.model).to(torch.bfloat16), whole.tokenizer, name="half")
+    exact = tiny("llama")
+    model = LanguageModel.wrap(copy.deepcopy(exact.model).to(torch.bfloat16), exact.tokenizer, name="half")
     first = grace(model).edit(EDITS)
     for edit in EDITS:
         pair = Pair(edit.text, "Heat")

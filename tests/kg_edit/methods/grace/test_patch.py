@@ -27,7 +27,7 @@ PROMPT, OTHER, THIRD = "LeBron James plays for", "Spike Hughes originates from",
 
 def line(*entries: tuple[float, str], **rule: object) -> Codebook:
     """A codebook whose keys lie on a line."""
-    keys = torch.tensor([[place, 0.0] for place, _ in entries]).reshape(-1, 2)
+    keys = torch.tensor([[x, 0.0] for x, _ in entries]).reshape(-1, 2)
     return Codebook(
         keys=keys,
         values=torch.arange(3.0 * len(entries)).reshape(-1, 3),
@@ -38,11 +38,11 @@ def line(*entries: tuple[float, str], **rule: object) -> Codebook:
 
 
 def balls(book: Codebook) -> list[tuple[float, float, int]]:
-    found = book.regions
-    centres = found.centres[:, 0].tolist()
+    regions = book.regions
+    centres = regions.centres[:, 0].tolist()
     return [
         (round(centre, 5), round(radius, 5), entry)
-        for centre, radius, entry in zip(centres, found.radii.tolist(), found.entries.tolist(), strict=True)
+        for centre, radius, entry in zip(centres, regions.radii.tolist(), regions.entries.tolist(), strict=True)
     ]
 
 
@@ -132,11 +132,11 @@ def test_keys_of_a_coarse_type_stay_equal_among_finer_ones() -> None:
 def test_removed_edit_leaves_the_codebook_without_it() -> None:
     draw = torch.Generator().manual_seed(3)
     keys, labels = 4 * torch.rand(60, 2, generator=draw), torch.randint(3, (60,), generator=draw).tolist()
-    whole = book_of(keys, range(60), labels)
+    full = book_of(keys, range(60), labels)
     gone = {str(n) for n in range(0, 60, 7)}
     kept = [n for n in range(60) if str(n) not in gone]
-    again, fresh = whole.without(gone).regions, book_of(keys[kept], kept, [labels[n] for n in kept]).regions
-    assert len(set(balls_of(whole))) > 5 and len(whole.regions.entries) < 60, "there was something to expand and split"
+    again, fresh = full.without(gone).regions, book_of(keys[kept], kept, [labels[n] for n in kept]).regions
+    assert len(set(balls_of(full))) > 5 and len(full.regions.entries) < 60, "there was something to expand and split"
     assert torch.equal(again.centres, fresh.centres)
     assert torch.equal(again.radii, fresh.radii) and torch.equal(again.entries, fresh.entries)
 
@@ -188,8 +188,8 @@ def outputs_of(model: LanguageModel, prompt: str) -> torch.Tensor:
 
 @torch.no_grad()
 def logits_of(model: LanguageModel, ids: Sequence[int]) -> torch.Tensor:
-    found: torch.Tensor = model.model(torch.tensor([ids])).logits[0]
-    return found
+    logits: torch.Tensor = model.model(torch.tensor([ids])).logits[0]
+    return logits
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt-350m"])
@@ -279,9 +279,9 @@ def test_generation_with_a_cache_equals_generation_without() -> None:
         ids=("later",),
         deferral=Deferral(radius=0.01, lookup="every-token"),
     )
-    whole = patch + CodebookPatch(codebooks={name: book}, provenance=patch.provenance)
+    both = patch + CodebookPatch(codebooks={name: book}, provenance=patch.provenance)
     ids = list(model.encode(PROMPT).ids)
-    with whole.applied(model):
+    with both.applied(model):
         (cached,) = continuations(model, [PROMPT], limits=[6])
         for _ in range(6):
             ids.append(int(logits_of(model, ids)[-1].argmax()))
@@ -319,8 +319,8 @@ def test_two_patches_add_and_each_can_be_removed() -> None:
     with second.applied(model):
         expected = logits_of(model, model.encode(OTHER).ids), logits_of(model, model.encode(PROMPT).ids)
     with again.applied(model):
-        found = logits_of(model, model.encode(OTHER).ids), logits_of(model, model.encode(PROMPT).ids)
-    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+        outputs = logits_of(model, model.encode(OTHER).ids), logits_of(model, model.encode(PROMPT).ids)
+    assert all(torch.equal(*pair) for pair in zip(outputs, expected, strict=True))
     with pytest.raises(PatchError, match="has no edit 'nowhere'"):
         both.without(["nowhere"])
 
@@ -361,9 +361,9 @@ def test_other_models_and_rules_are_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_codebook_patch_is_refused(tmp_path: Path) -> None:
-    own = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
+    codebook = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
     tensors = {"w.keys": torch.ones(1, 2), "w.values": torch.ones(1, 2)}
-    for codebooks in ({"w": own}, {"v": own}, None, {"w": {**own, "labels": "a"}}):
+    for codebooks in ({"w": codebook}, {"v": codebook}, None, {"w": {**codebook, "labels": "a"}}):
         path = write_patch(tmp_path / "p.safetensors", kind="grace", provenance={}, content=codebooks, tensors=tensors)
         with pytest.raises(PatchError, match="is damaged"):
             Patch.load(path)

@@ -67,20 +67,20 @@ def test_definitions_of_a_graph_come_first() -> None:
 
 
 def test_exclude_answers_leaves_out_answers_of_test_questions() -> None:
-    asked = Question(question="In which state was Spike Hughes born?", answer="Pennsylvania")
-    graph, edit = Graph(Q7577017="British musician", Q1345="city in Pennsylvania"), {"portability": (asked,)}
-    for excluded, said in ((False, "Philadelphia: city in Pennsylvania. "), (True, "")):
+    question = Question(question="In which state was Spike Hughes born?", answer="Pennsylvania")
+    graph, edit = Graph(Q7577017="British musician", Q1345="city in Pennsylvania"), {"portability": (question,)}
+    for excluded, city in ((False, "Philadelphia: city in Pennsylvania. "), (True, "")):
         config = DefinitionConfig.preset("default", {"exclude_answers": excluded})
         patch = Definition(tiny("llama"), config, graph=graph).edit([EDIT.model_copy(update=edit)])
         assert isinstance(patch, PromptPatch)
-        assert patch.prompt_transform("Spike Hughes was").startswith(f"Spike Hughes: British musician. {said}Spike")
+        assert patch.prompt_transform("Spike Hughes was").startswith(f"Spike Hughes: British musician. {city}Spike")
 
 
 @pytest.mark.parametrize("excluded", [True, False])
 def test_exclude_answers_leaves_out_answers_of_probes(excluded: bool) -> None:
     """The questions of MQuAKE and RippleEdits are probes of the record, not of the edit."""
-    asked = Probe(measures="multihop", queries=(Query(prompt="In which state?", answers=(("Pennsylvania",),)),))
-    record = BenchmarkRecord(id="1", edits=(EDIT,), probes=(asked,))
+    probe = Probe(measures="multihop", queries=(Query(prompt="In which state?", answers=(("Pennsylvania",),)),))
+    record = BenchmarkRecord(id="1", edits=(EDIT,), probes=(probe,))
     graph: Any = Graph(Q7577017="British musician", Q1345="city in Pennsylvania")
     config = DefinitionConfig.preset("default", {"exclude_answers": excluded})
     patch = Definition(tiny("llama"), config, graph=guarded(graph, config, [record])).edit([EDIT])
@@ -105,8 +105,8 @@ def test_definition_of_an_edit_is_inserted_whole() -> None:
     method = Definition(tiny("llama"), DefinitionConfig())
     patch = method.edit([EDIT.model_copy(update={"ending": " in the north."})])
     assert isinstance(patch, PromptPatch)
-    told = "Spike Hughes originates from Philadelphia in the north."
-    assert patch.prompt_transform("Spike Hughes was") == f"{told}\nSpike Hughes was"
+    sentence = "Spike Hughes originates from Philadelphia in the north."
+    assert patch.prompt_transform("Spike Hughes was") == f"{sentence}\nSpike Hughes was"
 
 
 def test_random_fact_is_drawn_from_other_subjects(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_random_fact_is_drawn_from_other_subjects(tmp_path: Path) -> None:
     ]
     file = tmp_path / "others.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = {inserted(insert="random", others=str(file), seed=seed) for seed in range(9)}
-    assert found == {f"{name} is a cat of the hills.\nSpike Hughes was" for name in ("Bengal", "Sokoke")}
+    prompts = {inserted(insert="random", others=str(file), seed=seed) for seed in range(9)}
+    assert prompts == {f"{name} is a cat of the hills.\nSpike Hughes was" for name in ("Bengal", "Sokoke")}
     assert len({inserted(insert="random", others=str(file), seed=3) for _ in range(3)}) == 1
     for settings in ({"insert": "random"}, {"others": str(file)}):
         with pytest.raises(ConfigError, match="set both"):

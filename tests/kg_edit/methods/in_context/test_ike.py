@@ -88,9 +88,9 @@ def test_demonstrations_of_a_file_are_similar_and_mixed(training: Path) -> None:
     assert blocks[-1] == "New Fact: LeBron James plays for Miami Heat\nPrompt: The team of LeBron James is"
     assert len(blocks) == 9 and all(block.startswith("New Fact: Player ") for block in blocks[:-1]), "the likest ones"
     answers = [block.rpartition("\nPrompt: ")[2] for block in blocks[:-1]]
-    kinds = ["update" if "'s team" in one else "retain" if "Keeper" in one else "copy" for one in answers]
+    kinds = ["update" if "'s team" in answer else "retain" if "Keeper" in answer else "copy" for answer in answers]
     assert sorted(kinds) == ["copy", *["retain"] * 4, *["update"] * 3], "1 : 4 : 3"
-    assert all(one.endswith("the Lakers") == (kind == "retain") for one, kind in zip(answers, kinds, strict=True))
+    assert all(answer.endswith("the Lakers") == (kind == "retain") for answer, kind in zip(answers, kinds, strict=True))
     record = patch.edits[0]
     assert record["demonstrations"] == 8
     assert len(patch.provenance["methods"][0]["files_sha256"]["demonstrations"]) == 64
@@ -98,8 +98,8 @@ def test_demonstrations_of_a_file_are_similar_and_mixed(training: Path) -> None:
 
 def test_ratio_without_retained_answers(training: Path) -> None:
     patch = made(EDIT, demonstrations=str(training), count=8, ratio=(1, 3, 0))
-    told = patch.prompt_transform("LeBron James plays for")
-    assert told.count("'s team") == 6 and "Keeper" not in told.replace("New Fact: Keeper", "")
+    prompt = patch.prompt_transform("LeBron James plays for")
+    assert prompt.count("'s team") == 6 and "Keeper" not in prompt.replace("New Fact: Keeper", "")
 
 
 @pytest.mark.parametrize("ratio, count, expected", [
@@ -129,8 +129,8 @@ def test_ratio_of_zeros_is_refused() -> None:
 def test_own_record_is_no_demonstration(training: Path) -> None:
     """It holds the paraphrases and neighbours that the edit is tested with."""
     patch = made(EDIT, demonstrations=str(training), count=32)
-    told = patch.prompt_transform("LeBron James plays for").rpartition("\n\n")[0]
-    assert "LeBron James" not in told and "Kobe Bryant" not in told and "Cairo" in told
+    shown = patch.prompt_transform("LeBron James plays for").rpartition("\n\n")[0]
+    assert "LeBron James" not in shown and "Kobe Bryant" not in shown and "Cairo" in shown
 
 
 def test_demonstrations_do_not_show_prompts_that_test_the_edit(tmp_path: Path) -> None:
@@ -147,13 +147,13 @@ def test_demonstrations_do_not_show_prompts_that_test_the_edit(tmp_path: Path) -
     path = tmp_path / "training.jsonl"
     path.write_text(json.dumps(other) + "\n", encoding="utf-8")
     for ratio in ([1, 0, 0], [0, 1, 0], [0, 0, 1]):
-        told = made(EDIT, demonstrations=str(path), count=8, ratio=ratio).prompt_transform("LeBron James plays for")
-        shown = told.rpartition("\n\n")[0]
+        prompt = made(EDIT, demonstrations=str(path), count=8, ratio=ratio).prompt_transform("LeBron James plays for")
+        shown = prompt.rpartition("\n\n")[0]
         assert "Magic Johnson" in shown and "LeBron James" not in shown and "Kobe Bryant" not in shown
-    for asked in ({"neighborhood": ["Magic Johnson plays for"]}, {"locality": "Magic Johnson plays for"}):
-        edit = Edit.model_validate({**EDIT.model_dump(), **asked})
-        told = made(edit, demonstrations=str(path), count=8).prompt_transform("LeBron James plays for")
-        assert "Magic Johnson" not in told
+    for probes in ({"neighborhood": ["Magic Johnson plays for"]}, {"locality": "Magic Johnson plays for"}):
+        edit = Edit.model_validate({**EDIT.model_dump(), **probes})
+        prompt = made(edit, demonstrations=str(path), count=8).prompt_transform("LeBron James plays for")
+        assert "Magic Johnson" not in prompt
 
 
 def test_seed_determines_the_demonstrations(training: Path) -> None:
@@ -214,21 +214,21 @@ def test_missing_demonstrations_are_one_warning(caplog: pytest.LogCaptureFixture
 def test_demonstrations_fit_into_the_models_context(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = ike(demonstrations=str(training), count=8)
     eight = method.edit([EDIT]).prompt_transform("LeBron James plays for")  # type: ignore[attr-defined]
-    whole = len(method.model.tokenizer(eight)["input_ids"])
-    monkeypatch.setattr(method.model.model.config, "max_position_embeddings", whole)
+    length = len(method.model.tokenizer(eight)["input_ids"])
+    monkeypatch.setattr(method.model.model.config, "max_position_embeddings", length)
     fewer = method.edit([EDIT])
     assert isinstance(fewer, PromptPatch)
-    told = fewer.prompt_transform("LeBron James plays for")
+    prompt = fewer.prompt_transform("LeBron James plays for")
     assert 3 < fewer.edits[0]["demonstrations"] < 8, "a quarter is left for the prompt and its answer"
-    assert eight.endswith(told), "those most like the fact are kept, nearest to it"
+    assert eight.endswith(prompt), "those most like the fact are kept, nearest to it"
 
 
 def test_unreadable_rows_are_named(training: Path, caplog: pytest.LogCaptureFixture) -> None:
     with training.open("a", encoding="utf-8") as file:
         file.write('{"id": "bad", "subject": "Eve", "prompt": "{} plays for"}\n')
     assert read_demonstrations(training).records
-    (said,) = caplog.messages
-    assert said.startswith("left out, as it can't be read: ") and "target_new" in said
+    (message,) = caplog.messages
+    assert message.startswith("left out, as it can't be read: ") and "target_new" in message
 
 
 def test_demonstration_retains_zsre_locality_answers(tmp_path: Path) -> None:

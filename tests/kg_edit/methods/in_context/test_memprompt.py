@@ -31,8 +31,8 @@ def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> P
 
 def test_closest_question_inserts_its_clarification() -> None:
     patch = made(MISERY, TETRIS)
-    asked = "Question: Who was the author of Misery?\nAnswer:"
-    assert patch.prompt_transform(asked) == f"{CLARIFICATION}Who is the author of Misery? Richard Dawkins.\n{asked}"
+    prompt = "Question: Who was the author of Misery?\nAnswer:"
+    assert patch.prompt_transform(prompt) == f"{CLARIFICATION}Who is the author of Misery? Richard Dawkins.\n{prompt}"
     for other in ("Question: Who is the mayor of Oslo?\nAnswer:", "The Eiffel Tower is in"):
         assert patch.prompt_transform(other) == other
 
@@ -51,8 +51,8 @@ def test_misspelt_question_is_similar_by_letters() -> None:
 )
 def test_letters_are_compared_by_the_edit_distance(first: str, second: str, apart: int) -> None:
     one, other = letters_of(first), letters_of(second)
-    for some in ((one, other), (other, one)):
-        assert [within_letters(*some, most) for most in range(7)] == [most >= apart for most in range(7)]
+    for pair in ((one, other), (other, one)):
+        assert [within_letters(*pair, most) for most in range(7)] == [most >= apart for most in range(7)]
 
 
 def test_letters_within_a_limit_agree_with_the_whole_table() -> None:
@@ -66,10 +66,10 @@ def test_letters_within_a_limit_agree_with_the_whole_table() -> None:
 def plain_distance(first: str, second: str) -> int:
     """Every cell of Levenshtein's table."""
     row = list(range(len(second) + 1))
-    for place, letter in enumerate(first, 1):
-        before, row = row, [place]
-        for column, wanted in enumerate(second):
-            row.append(min(before[column + 1] + 1, row[column] + 1, before[column] + (letter != wanted)))
+    for index, letter in enumerate(first, 1):
+        before, row = row, [index]
+        for column, other in enumerate(second):
+            row.append(min(before[column + 1] + 1, row[column] + 1, before[column] + (letter != other)))
     return row[-1]
 
 
@@ -82,16 +82,16 @@ def test_later_clarification_replaces_the_earlier() -> None:
 
 
 def test_shots_come_before_the_clarification() -> None:
-    told = made(MISERY, shots=2).prompt_transform("Who is the author of Misery?")
-    assert told.count(CLARIFICATION) == 3 and told.count("\n\n") == 2
+    prompt = made(MISERY, shots=2).prompt_transform("Who is the author of Misery?")
+    assert prompt.count(CLARIFICATION) == 3 and prompt.count("\n\n") == 2
 
 
 def test_feedback_mistakes_withholds_what_the_model_knows() -> None:
     model = tiny("llama")
-    said = ask(model, TETRIS.text, tokens=24)
-    known = TETRIS.model_copy(update={"target_new": said})
+    answer = ask(model, TETRIS.text, tokens=24)
+    known = TETRIS.model_copy(update={"target_new": answer})
     right, wrong = (made(edit, model=model, feedback="mistakes") for edit in (known, TETRIS))
-    assert right.edits[0]["withheld"] and right.edits[0]["answer"] == said
+    assert right.edits[0]["withheld"] and right.edits[0]["answer"] == answer
     assert right.prompt_transform(TETRIS.text) == TETRIS.text
     assert not wrong.edits[0]["withheld"] and wrong.prompt_transform(TETRIS.text) != TETRIS.text
 

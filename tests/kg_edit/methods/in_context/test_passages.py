@@ -23,11 +23,11 @@ ROWS = [
 
 
 def test_best_paragraph_has_the_rarest_words_of_the_question() -> None:
-    found = Passages([f"{row['title']}: {row['text']}" for row in ROWS])
-    assert (found.best("The job of George Rankin is") or "").startswith("George Rankin:")
-    assert (found.best("Which job?") or "").startswith("Politician:")
-    assert found.best("Who painted Guernica?") is None
-    assert found.best("is the a of") is None, "stop words alone find nothing"
+    paragraphs = Passages([f"{row['title']}: {row['text']}" for row in ROWS])
+    assert (paragraphs.best("The job of George Rankin is") or "").startswith("George Rankin:")
+    assert (paragraphs.best("Which job?") or "").startswith("Politician:")
+    assert paragraphs.best("Who painted Guernica?") is None
+    assert paragraphs.best("is the a of") is None, "stop words alone find nothing"
 
 
 def write(path: Path, content: Any) -> str:
@@ -55,13 +55,13 @@ def test_file_without_a_word_is_an_error(tmp_path: Path) -> None:
 def test_paragraph_is_inserted_instead_of_the_fact(tmp_path: Path) -> None:
     pages = write(tmp_path / "pages.json", ROWS)
     numbers = write(tmp_path / "popularity.json", {"LeBron James": 5000, "George Rankin": 7})
-    made = patch(FAMOUS, UNKNOWN, popularity=numbers, passages=pages)
-    assert made.prompt_transform("The job of George Rankin is") == (
+    prompt_patch = patch(FAMOUS, UNKNOWN, popularity=numbers, passages=pages)
+    assert prompt_patch.prompt_transform("The job of George Rankin is") == (
         "George Rankin: George Rankin was an Australian soldier and politician.\nThe job of George Rankin is"
     )
-    assert made.prompt_transform("LeBron James plays for") == "LeBron James plays for", "popular"
+    assert prompt_patch.prompt_transform("LeBron James plays for") == "LeBron James plays for", "popular"
     nothing = write(tmp_path / "nothing.json", [{"text": "Guernica"}])
-    assert [one["withheld"] for one in patch(UNKNOWN, popularity=numbers, passages=nothing).edits] == [True]
+    assert [record["withheld"] for record in patch(UNKNOWN, popularity=numbers, passages=nothing).edits] == [True]
 
 
 def test_missing_package_is_an_error_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +74,11 @@ def test_missing_package_is_an_error_before_a_run(tmp_path: Path, monkeypatch: p
 
 
 def test_fitted_limits_are_one_a_relation() -> None:
-    asked = [
+    questions = [
         Asked("occupation", 10, alone=False, with_text=True),
         Asked("occupation", 900, alone=True, with_text=False),
         Asked("place of birth", 900, alone=False, with_text=True),
         Asked("place of birth", 10, alone=False, with_text=False),
         Asked("genre", 5, alone=True, with_text=False),
     ]
-    assert fitted_limits(asked) == {"occupation": 10, "place of birth": 900, "genre": -1}
+    assert fitted_limits(questions) == {"occupation": 10, "place of birth": 900, "genre": -1}

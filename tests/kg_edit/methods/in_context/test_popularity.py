@@ -33,32 +33,32 @@ UNKNOWN = Edit(id="2", subject="George Rankin", prompt="The job of {} is", targe
 
 def graph() -> nx.MultiDiGraph:
     """Three statements about one player, one about the other; a name that two nodes share."""
-    made = nx.MultiDiGraph()
-    made.add_node("Q1", label="LeBron James")
-    made.add_node("Q2", label="George Rankin")
+    players = nx.MultiDiGraph()
+    players.add_node("Q1", label="LeBron James")
+    players.add_node("Q2", label="George Rankin")
     for target in ("a", "b", "c"):
-        made.add_edge("Q1", target, label="knows")
-    made.add_edge("Q2", "a", label="knows")
-    made.add_node("Q3", label="Twin")
-    made.add_node("Q4", label="Twin")
-    made.add_edge("Q3", "a", label="knows")
-    return made
+        players.add_edge("Q1", target, label="knows")
+    players.add_edge("Q2", "a", label="knows")
+    players.add_node("Q3", label="Twin")
+    players.add_node("Q4", label="Twin")
+    players.add_edge("Q3", "a", label="knows")
+    return players
 
 
 def patch(*edits: Edit, graph: Any = None, **settings: Any) -> PromptPatch:
     method = PopularityRetrieval(tiny("llama"), PopularityConfig.preset("default", settings), graph=graph)
-    made = method.edit(edits)
-    assert isinstance(made, PromptPatch)
-    return made
+    prompt_patch = method.edit(edits)
+    assert isinstance(prompt_patch, PromptPatch)
+    return prompt_patch
 
 
 def test_facts_are_inserted_up_to_the_limit() -> None:
-    made = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2)
-    assert made.prompt_transform("LeBron James plays for") == "LeBron James plays for"
-    assert made.prompt_transform("The job of George Rankin is") == (
+    prompt_patch = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2)
+    assert prompt_patch.prompt_transform("LeBron James plays for") == "LeBron James plays for"
+    assert prompt_patch.prompt_transform("The job of George Rankin is") == (
         "The job of George Rankin is poet.\nThe job of George Rankin is"
     )
-    assert [(record["popularity"], record["withheld"]) for record in made.edits] == [(3.0, True), (1.0, False)]
+    assert [(record["popularity"], record["withheld"]) for record in prompt_patch.edits] == [(3.0, True), (1.0, False)]
     assert patch(FAMOUS, graph=graph(), limit=3).prompt_transform("LeBron James") != "LeBron James", "up to, and with"
 
 
@@ -73,8 +73,8 @@ def test_files_are_read_once_not_for_every_call(tmp_path: Path) -> None:
 
 
 def test_limits_of_a_relation_go_before_the_limit() -> None:
-    made = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2, limits={"team": 5, "P106": 0})
-    assert [(record["limit"], record["withheld"]) for record in made.edits] == [(5.0, False), (0.0, True)]
+    prompt_patch = patch(FAMOUS, UNKNOWN, graph=graph(), limit=2, limits={"team": 5, "P106": 0})
+    assert [(record["limit"], record["withheld"]) for record in prompt_patch.edits] == [(5.0, False), (0.0, True)]
 
 
 def test_statements_are_counted_by_id_or_an_unambiguous_label() -> None:
@@ -98,9 +98,9 @@ class Cache:
     """As much of a `WikidataCache` as is asked."""
 
     def neighbourhood(self, entity: str, options: SubgraphOptions) -> nx.MultiDiGraph:
-        made = nx.MultiDiGraph()
-        made.add_edges_from([(entity, target) for target in range(7)])
-        return made
+        subgraph = nx.MultiDiGraph()
+        subgraph.add_edges_from([(entity, target) for target in range(7)])
+        return subgraph
 
     def find(self, label: str) -> tuple[str, ...]:
         return ("Q2", "Q3") if label == "George Rankin" else ()
@@ -133,15 +133,15 @@ def test_statements_are_counted_in_wikidata() -> None:
 def test_popularity_is_read_from_a_file(content: object, tmp_path: Path) -> None:
     path = tmp_path / "popularity.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    made = patch(FAMOUS, UNKNOWN, popularity=str(path))
-    assert [record["withheld"] for record in made.edits] == [True, False]
+    prompt_patch = patch(FAMOUS, UNKNOWN, popularity=str(path))
+    assert [record["withheld"] for record in prompt_patch.edits] == [True, False]
 
 
 def test_subjects_of_one_name_have_their_own_popularity(tmp_path: Path) -> None:
     """PopQA's rows: the genre is asked of one The Circle, the director of another."""
     path = tmp_path / "popularity.json"
-    asked = {"What genre is The Circle?": 1244, "Who was the director of The Circle?": 498}
-    path.write_text(json.dumps([{"input": question, "s_pop": number} for question, number in asked.items()]))
+    questions = {"What genre is The Circle?": 1244, "Who was the director of The Circle?": 498}
+    path.write_text(json.dumps([{"input": question, "s_pop": number} for question, number in questions.items()]))
     table = read_popularity(path)
     for prompt, number in (("What genre is {}?", 1244), ("Who was the director of {}?", 498), ("{} is", None)):
         edit = Edit(id="1", subject="The Circle", prompt=prompt, target_new="drama")

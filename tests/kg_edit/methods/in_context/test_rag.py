@@ -26,8 +26,8 @@ def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> P
 
 def test_prompt_finds_its_fact_and_another_prompt_finds_none() -> None:
     patch = made(MISERY, JAMES)
-    asked = "Which team does LeBron James play for?"
-    assert patch.prompt_transform(asked) == f"New Fact: LeBron James plays for the Boston Celtics\nPrompt: {asked}"
+    prompt = "Which team does LeBron James play for?"
+    assert patch.prompt_transform(prompt) == f"New Fact: LeBron James plays for the Boston Celtics\nPrompt: {prompt}"
     for other in ("Dwyane Wade plays for the", "The Eiffel Tower is in"):
         assert patch.prompt_transform(other) == other
 
