@@ -66,13 +66,13 @@ def test_attributions_of_a_layer_add_up_to_its_effect(family: str) -> None:
     """Completeness: P(answer) as it is, less P(answer) with the layer's neurons at 0 at that one position."""
     model = tiny(family)
     prompts = [model.encode(text, target="Paris") for text in (EDIT.text, "Where does the river flow? The capital is")]
-    found = neuron_attributions(model, prompts, [0, 2], steps=64, tokens=1)
+    attributions = neuron_attributions(model, prompts, [0, 2], steps=64, tokens=1)
     for row, prompt in enumerate(prompts):
         start = prompt.target_start
-        for place, layer in enumerate((0, 2)):
+        for index, layer in enumerate((0, 2)):
             removed = chance(model, prompt.ids[:start], prompt.ids[start], silent=layer)
             expected = chance(model, prompt.ids[:start], prompt.ids[start]) - removed
-            assert float(found.given[row, place].sum()) == pytest.approx(expected, rel=2e-2, abs=1e-5)
+            assert float(attributions.given[row, index].sum()) == pytest.approx(expected, rel=2e-2, abs=1e-5)
 
 
 def chance(model: LanguageModel, ids: tuple[int, ...], token: int, *, silent: int | None = None) -> float:
@@ -98,10 +98,10 @@ def test_answer_tokens_add_attributions() -> None:
 
 
 def test_shared_neurons_are_large_in_a_share_of_the_prompts() -> None:
-    given = torch.tensor([[[1.0, 0.3, 0.1], [-9.0, 0.0, 0.9]], [[0.1, 5.0, 0.9], [0.0, 0.2, 2.0]]])  # 2 prompts
-    both = shared_neurons(given, threshold=0.2, share=1.0)
+    attributions = torch.tensor([[[1.0, 0.3, 0.1], [-9.0, 0.0, 0.9]], [[0.1, 5.0, 0.9], [0.0, 0.2, 2.0]]])  # 2 prompts
+    both = shared_neurons(attributions, threshold=0.2, share=1.0)
     assert both.mask.tolist() == [[False, True, False], [False, False, True]] and both.share == 1
-    either = shared_neurons(given, threshold=0.2, share=0.5)
+    either = shared_neurons(attributions, threshold=0.2, share=0.5)
     assert either.mask.tolist() == [[True, True, False], [False, False, True]]
     apart = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     widest = shared_neurons(apart, threshold=0.2, share=1.0)
@@ -112,11 +112,11 @@ def test_shared_neurons_are_large_in_a_share_of_the_prompts() -> None:
 
 def given_by_counts(*counts: int) -> torch.Tensor:
     """Attributions of 20 prompts: neuron n is among the largest of the first ``counts[n]``; later ones are larger."""
-    found = torch.zeros(20, 1, len(counts) + 1)
+    attributions = torch.zeros(20, 1, len(counts) + 1)
     for neuron, count in enumerate(counts):
-        found[:count, 0, neuron] = 0.5 + 0.01 * neuron
-    found[:, 0, -1] = 1e-9  # a prompt's largest attribution is above 0
-    return found
+        attributions[:count, 0, neuron] = 0.5 + 0.01 * neuron
+    attributions[:, 0, -1] = 1e-9  # a prompt's largest attribution is above 0
+    return attributions
 
 
 @pytest.mark.parametrize(
@@ -131,20 +131,20 @@ def given_by_counts(*counts: int) -> torch.Tensor:
 def test_refined_neurons_change_the_share_until_the_number_fits(
     counts: tuple[int, ...], chosen: list[int], share: float
 ) -> None:
-    found = refined_neurons(given_by_counts(*counts), threshold=0.2, share=0.7, least=2, most=5)
-    assert found.mask[0].nonzero()[:, 0].tolist() == chosen
-    assert found.share == pytest.approx(share)
+    neurons = refined_neurons(given_by_counts(*counts), threshold=0.2, share=0.7, least=2, most=5)
+    assert neurons.mask[0].nonzero()[:, 0].tolist() == chosen
+    assert neurons.share == pytest.approx(share)
 
 
 def test_diverse_prompts_are_the_relation_in_other_words() -> None:
     edit = CAPITAL.model_copy(update={"relation_id": "P36", "paraphrases": ("France's seat is in",)})
-    found = diverse_prompts(edit)
-    assert len(found) >= 5 and all(template.count("{}") == 1 for template in found)
-    assert not any("seat" in template for template in found) and edit.prompt not in found
+    templates = diverse_prompts(edit)
+    assert len(templates) >= 5 and all(template.count("{}") == 1 for template in templates)
+    assert not any("seat" in template for template in templates) and edit.prompt not in templates
     assert diverse_prompts(EDIT) == [], "no relation is named"
     model = tiny("llama")
     rows = [len(method(model, prompts=prompts)._prompts(edit)) for prompts in ("contexts", "diverse")]
-    assert rows[1] == rows[0] + len(found)
+    assert rows[1] == rows[0] + len(templates)
 
 
 def test_refined_preset_finds_two_to_five_neurons() -> None:
@@ -166,16 +166,16 @@ def test_columns_change_as_published(family: str) -> None:
     if family == "opt-350m":
         column = column @ model.model.get_submodule("model.decoder.project_out").weight.detach()
     (record,) = patch.edits
-    chosen = {(layer, place) for layer, place in record["neurons"]}
+    chosen = {(layer, neuron) for layer, neuron in record["neurons"]}
     assert chosen
     for layer in range(4):
         name = model.weight_name(layer)
-        places = [place for at, place in chosen if at == layer]
-        assert (name in patch.factors) == bool(places)
-        if places:
+        neurons = [neuron for at, neuron in chosen if at == layer]
+        assert (name in patch.factors) == bool(neurons)
+        if neurons:
             change = patch.factors[name].product
-            torch.testing.assert_close(change[:, places], column[:, None].expand(-1, len(places)))
-            assert float(change.norm()) == pytest.approx(float(column.norm()) * len(places) ** 0.5, rel=1e-5)
+            torch.testing.assert_close(change[:, neurons], column[:, None].expand(-1, len(neurons)))
+            assert float(change.norm()) == pytest.approx(float(column.norm()) * len(neurons) ** 0.5, rel=1e-5)
 
 
 def test_negative_neuron_gets_the_negated_column() -> None:

@@ -31,12 +31,12 @@ _SMALL: dict[str, Any] = {
 
 def apart() -> tuple[Edit, ...]:
     """Eighteen edits with eighteen prompts, each with a paraphrase and a neighbour."""
-    some = {edit.subject: edit for edit in edits()}
+    by_subject = {edit.subject: edit for edit in edits()}
     return tuple(
-        some[person].model_copy(
-            update={"id": f"{person}, {number}", "prompt": prompt, "target_new": PLACES[(place + number) % 3]}
+        by_subject[person].model_copy(
+            update={"id": f"{person}, {number}", "prompt": prompt, "target_new": PLACES[(index + number) % 3]}
         )
-        for place, person in enumerate(PEOPLE)
+        for index, person in enumerate(PEOPLE)
         for number, prompt in enumerate(_PROMPTS)
     )
 

@@ -48,8 +48,8 @@ def test_untrained_batch_is_a_step_of_gradient_descent_fitted_together(family: s
     assert set(patch.factors) == set(names)
     for name in names:
         keys, gradients = (torch.cat([pair[name][part] for pair in pairs]) for part in (0, 1))
-        wanted = -0.25 * keys.square().sum(1, keepdim=True) * gradients
-        shift = torch.linalg.solve(keys.T @ keys + torch.eye(keys.shape[1]), keys.T @ wanted)
+        differences = -0.25 * keys.square().sum(1, keepdim=True) * gradients
+        shift = torch.linalg.solve(keys.T @ keys + torch.eye(keys.shape[1]), keys.T @ differences)
         torch.testing.assert_close(patch.factors[name].product.double(), shift.T, rtol=1e-3, atol=1e-7)
     assert patch.provenance["methods"][0]["editor"] == {"digest": "untrained"}
 
@@ -80,8 +80,8 @@ def test_record_has_its_edits_share(editor: str) -> None:
 
 
 def test_strength_scales_the_change(editor: str) -> None:
-    whole, half = (patch_of(method(tiny("llama"), network=editor, strength=size), EDIT, SECOND) for size in (1.0, 0.5))
-    for name, pair in whole.factors.items():
+    full, half = (patch_of(method(tiny("llama"), network=editor, strength=size), EDIT, SECOND) for size in (1.0, 0.5))
+    for name, pair in full.factors.items():
         torch.testing.assert_close(half.factors[name].product, 0.5 * pair.product)
 
 

@@ -14,14 +14,14 @@ SHAPES = {"a": (2, 3), "b": (2, 3), "c": (3, 2)}
 
 def network(*, random: bool = False, layers: int = 2) -> MalmenNetwork:
     """A network at its start, or with parameters and statistics drawn at random."""
-    made = MalmenNetwork(SHAPES, rank=4, edit_lr=0.5, layers=layers, seed=1)
+    net = MalmenNetwork(SHAPES, rank=4, edit_lr=0.5, layers=layers, seed=1)
     if random:
         draw = torch.Generator().manual_seed(2)
         with torch.no_grad():
-            for parameter in made.parameters():
+            for parameter in net.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=draw))
-        made.normalise_by({name: pair(6, name, seed=9) for name in SHAPES})
-    return made
+        net.normalise_by({name: pair(6, name, seed=9) for name in SHAPES})
+    return net
 
 
 def pair(tokens: int, name: str = "a", *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -62,12 +62,12 @@ def test_network_starts_as_a_step_of_gradient_descent(name: str) -> None:
     torch.testing.assert_close(change, -0.5 * share * gradients.T @ keys)
 
 
-def plain_differences(made: MalmenNetwork, name: str, keys: Tensor, gradients: Tensor) -> list[list[float]]:
+def plain_differences(net: MalmenNetwork, name: str, keys: Tensor, gradients: Tensor) -> list[list[float]]:
     """The value differences in plain loops, token by token: -rate sum_i(k_i k~_i) g~."""
-    place, size, found = [*made.shapes].index(name), keys.shape[1], []
-    mean, deviation = (getattr(made, f"{part}_{place}").tolist() for part in ("mean", "deviation"))
-    members = [other for other, shape in made.shapes.items() if shape == made.shapes[name]]
-    layers: list[LowRankLayer] = [*made.layers["x".join(map(str, made.shapes[name]))]]  # type: ignore[arg-type]
+    index, size, differences = [*net.shapes].index(name), keys.shape[1], []
+    mean, deviation = (getattr(net, f"{part}_{index}").tolist() for part in ("mean", "deviation"))
+    members = [other for other, shape in net.shapes.items() if shape == net.shapes[name]]
+    layers: list[LowRankLayer] = [*net.layers["x".join(map(str, net.shapes[name]))]]  # type: ignore[arg-type]
     for token in range(len(keys)):
         x = [*keys[token].tolist(), *gradients[token].tolist()]
         x = [(value - mean[i]) / deviation[i] for i, value in enumerate(x)]
@@ -77,22 +77,22 @@ def plain_differences(made: MalmenNetwork, name: str, keys: Tensor, gradients: T
             inner = [sum(row[i] * value for i, value in enumerate(x)) for row in down]
             mapped = [sum(row[i] * value for i, value in enumerate(inner)) + bias[j] for j, row in enumerate(up)]
             x = [value + max(0.0, scale[i] * mapped[i] + offset[i]) for i, value in enumerate(x)]
-        rate = 0.5 * float(made.log_rates[place].detach().exp())
+        rate = 0.5 * float(net.log_rates[index].detach().exp())
         product = sum(key * x[i] for i, key in enumerate(keys[token].tolist()))
-        found.append([-rate * product * value for value in x[size:]])
-    return found
+        differences.append([-rate * product * value for value in x[size:]])
+    return differences
 
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("layers", [2, 4])
 def test_update_is_that_of_the_public_formulas(name: str, layers: int) -> None:
     """In plain loops, then an explicit solve: (K^T K + e^lambda I) shift = K^T D; the update is shift's transpose."""
-    made, (keys, gradients) = network(random=True, layers=layers), pair(5, name)
-    wanted = torch.tensor(plain_differences(made, name, keys, gradients), dtype=torch.float64)
-    ridge = made.log_ridges.detach()[[*made.shapes].index(name)].double().exp()
+    net, (keys, gradients) = network(random=True, layers=layers), pair(5, name)
+    differences = torch.tensor(plain_differences(net, name, keys, gradients), dtype=torch.float64)
+    ridge = net.log_ridges.detach()[[*net.shapes].index(name)].double().exp()
     k = keys.double()
-    shift = torch.linalg.solve(k.T @ k + ridge * torch.eye(k.shape[1]), k.T @ wanted)
-    change = made.factors({name: (keys, gradients)})[name].product
+    shift = torch.linalg.solve(k.T @ k + ridge * torch.eye(k.shape[1]), k.T @ differences)
+    change = net.factors({name: (keys, gradients)})[name].product
     torch.testing.assert_close(change.double(), shift.T, rtol=1e-5, atol=1e-6)
 
 
@@ -100,20 +100,20 @@ def test_update_is_that_of_the_public_formulas(name: str, layers: int) -> None:
 def test_gradient_is_that_of_the_published_two_stages(tokens: int) -> None:
     """With G, the loss's gradient by the weight, M = (K^T K + ridge I)^-1 G^T, the published code gives
     dL/dD = K M and dL/dlambda = -e^lambda sum(M * shift); autograd through the solve has to agree."""
-    made, (keys, gradients) = network(random=True), pair(tokens)
+    net, (keys, gradients) = network(random=True), pair(tokens)
     outer = torch.randn(2, 3, generator=torch.Generator().manual_seed(5))  # G [out, in]
-    ((left, right),) = made.changes({"a": (keys, gradients)}).values()
+    ((left, right),) = net.changes({"a": (keys, gradients)}).values()
     (left[0].T @ right[0] * outer).sum().backward()
-    found = {name: parameter.grad.clone() for name, parameter in made.named_parameters() if parameter.grad is not None}
+    grads = {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
 
-    made.zero_grad()
-    ridge = made.log_ridges.detach()[0].exp()
+    net.zero_grad()
+    ridge = net.log_ridges.detach()[0].exp()
     gram = keys.T @ keys + ridge * torch.eye(3)
-    differences = made.differences("a", keys, gradients)
+    differences = net.differences("a", keys, gradients)
     shift = torch.linalg.solve(gram, keys.T @ differences.detach())
     solved = torch.linalg.solve(gram, outer.T)  # M [in, out]
     ((keys @ solved) * differences).sum().backward()
-    assert float(found["log_ridges"][0]) == pytest.approx(float(-ridge * (solved * shift).sum()), rel=1e-4)
-    for name, parameter in made.named_parameters():
+    assert float(grads["log_ridges"][0]) == pytest.approx(float(-ridge * (solved * shift).sum()), rel=1e-4)
+    for name, parameter in net.named_parameters():
         if name != "log_ridges" and parameter.grad is not None:
-            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-4, atol=1e-6)

@@ -30,8 +30,8 @@ BOTH = pytest.mark.parametrize("name", ["malmen", "rledit"])
 
 def made(name: str, out: Path, *, model: LanguageModel | None = None, **settings: Any) -> MalmenManifest:
     learn, chosen = TRAIN[name]
-    some: Any = chosen(**settings)
-    return learn(model or tiny("llama"), apart(), some, out, progress=False, checkpoint_seconds=0.0)
+    config: Any = chosen(**settings)
+    return learn(model or tiny("llama"), apart(), config, out, progress=False, checkpoint_seconds=0.0)
 
 
 def test_norm_of_factors_is_that_of_their_product() -> None:
@@ -46,24 +46,24 @@ def test_gradient_of_a_batch_is_the_slope(monkeypatch: pytest.MonkeyPatch) -> No
     rows, seen, step = order.rows(0), list[float](), 1e-2
     with untouched(passes.model):
         sequence_losses(passes, network, [rows], settings)
-        whole = {name: one.grad.clone() for name, one in network.named_parameters() if one.grad is not None}
+        gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
         network.zero_grad()
         monkeypatch.setattr(training, "_ROWS", 2)
         sequence_losses(passes, network, [rows], settings)
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None
-            torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=1e-6)
         for parameter in network.rates:
-            for place in (0, len(parameter) - 1):
+            for index in (0, len(parameter) - 1):
                 for sign in (1, -1):
                     with torch.no_grad():
-                        parameter[place] += sign * step
+                        parameter[index] += sign * step
                     sequence_losses(passes, network, [rows], settings, check=seen.append)
                     with torch.no_grad():
-                        parameter[place] -= sign * step
+                        parameter[index] -= sign * step
                 slope = (seen[-2] - seen[-1]) / (2 * step)
                 name = "log_rates" if parameter is network.log_rates else "log_ridges"
-                assert float(whole[name][place]) == pytest.approx(slope, rel=0.03, abs=1e-4)
+                assert float(gradients[name][index]) == pytest.approx(slope, rel=0.03, abs=1e-4)
 
 
 def test_edits_without_paraphrases_are_learned_by_their_own_prompts() -> None:
@@ -79,7 +79,7 @@ def test_edits_without_paraphrases_are_learned_by_their_own_prompts() -> None:
 def test_training_lowers_the_loss_and_edits_succeed(name: str, tmp_path: Path) -> None:
     """A batch of edits that the network has not seen: all are likelier than before, most of them much."""
     manifest = made(name, tmp_path, steps=20, validate_every=10, locality_weight=0.1)
-    first, best = manifest.validations[0], min(manifest.validations, key=lambda found: found.total)
+    first, best = manifest.validations[0], min(manifest.validations, key=lambda validation: validation.total)
     assert best.total < 0.8 * first.total and manifest.steps == best.step > 0
     kinds = {"malmen": (Malmen, MalmenConfig), "rledit": (RLEdit, RLEditConfig)}
     method, config = kinds[name]
@@ -90,26 +90,26 @@ def test_training_lowers_the_loss_and_edits_succeed(name: str, tmp_path: Path) -
     assert len(unseen) == 4
     patch = chosen.edit(unseen)
     again = chosen.update(unseen, before=patch)
-    losses = [[edit["nll_before"] for edit in one.edits] for one in (patch, again)]
+    losses = [[edit["nll_before"] for edit in p.edits] for p in (patch, again)]
     assert sum(losses[1]) < 0.7 * sum(losses[0])
 
 
 @pytest.mark.parametrize("name", ["malmen", pytest.param("rledit", marks=pytest.mark.slow)])
 def test_killed_training_resumes_to_the_same_bytes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(name, tmp_path / "whole")
-    whole, calls = sequence_losses, []
+    original, calls = sequence_losses, []
 
     def killed(*args: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return whole(*args, **options)
+        return original(*args, **options)
 
     monkeypatch.setattr(training, "sequence_losses", killed)
     with pytest.raises(KeyboardInterrupt):
         made(name, tmp_path / "part")
     assert (tmp_path / "part" / CHECKPOINT).is_file() and not (tmp_path / "part" / NETWORK).exists()
-    monkeypatch.setattr(training, "sequence_losses", whole)
+    monkeypatch.setattr(training, "sequence_losses", original)
     made(name, tmp_path / "part")
     for file in (NETWORK, "run.json"):
         assert (tmp_path / "part" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

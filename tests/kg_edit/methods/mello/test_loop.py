@@ -43,19 +43,19 @@ class Script:
 
 
 def dialogue(script: Script, question: str = QUESTION, **settings: Any) -> Dialogue:
-    (found,) = decompose([question], write=script, **{"nearest": MEMORY.get, **settings})
-    return found
+    (result,) = decompose([question], write=script, **{"nearest": MEMORY.get, **settings})
+    return result
 
 
 def test_loop_inserts_facts_until_the_answer() -> None:
     script = Script(*GOOD)
-    found = dialogue(script, before="shots\n\n")
-    assert (found.answer, found.ended) == ("London", "answer")
-    assert [tuple(step) for step in found.steps] == [
+    result = dialogue(script, before="shots\n\n")
+    assert (result.answer, result.ended) == ("London", "answer")
+    assert [tuple(step) for step in result.steps] == [
         ("Who created Tetris?", "Tetris was created by Mark Burnett"),
         ("Where was Mark Burnett born?", "nothing is known of it"),
     ]
-    assert found.text.splitlines() == [
+    assert result.text.splitlines() == [
         "Question: Where was the creator of Tetris born?",
         "Subquestion: Who created Tetris?",
         "Generated answer: Tetris was created by Alexey Pajitnov.",
@@ -75,34 +75,34 @@ def test_loop_inserts_facts_until_the_answer() -> None:
 def test_last_of_several_subquestions_is_looked_up() -> None:
     """A small model may write several before it comes to an answer."""
     script = Script("\nSubquestion: Who is he?\nSubquestion: Who created Tetris?\nGenerated answer: He.", *GOOD[1:])
-    found = dialogue(script)
-    assert found.steps[0].subquestion == "Who created Tetris?"
+    result = dialogue(script)
+    assert result.steps[0].subquestion == "Who created Tetris?"
 
 
 @pytest.mark.parametrize("text", ["", "\nI do not know.", "\nGenerated answer: London.\n", "\nSubquestion: \n"])
 def test_text_without_subquestion_ends_the_loop(text: str) -> None:
     script = Script(GOOD[0], text)
-    found = dialogue(script)
-    assert (found.answer, found.ended, len(found.steps)) == (None, "form", 1)
-    assert found.text.endswith(f"\n{FINAL}") and text.strip() in found.text
+    result = dialogue(script)
+    assert (result.answer, result.ended, len(result.steps)) == (None, "form", 1)
+    assert result.text.endswith(f"\n{FINAL}") and text.strip() in result.text
 
 
 def test_loop_ends_at_the_limit_of_steps() -> None:
     script = Script(*[GOOD[0]] * 9)
-    found = dialogue(script, steps=3)
-    assert (found.answer, found.ended, len(found.steps), len(script.read)) == (None, "limit", 3, 3)
-    assert found.text.count(SUBQUESTION) == 3 and found.text.endswith(f"\n{FINAL}")
+    result = dialogue(script, steps=3)
+    assert (result.answer, result.ended, len(result.steps), len(script.read)) == (None, "limit", 3, 3)
+    assert result.text.count(SUBQUESTION) == 3 and result.text.endswith(f"\n{FINAL}")
 
 
 def test_step_that_does_not_fit_ends_the_loop() -> None:
     def ended_within(size: int) -> Dialogue:
         return dialogue(Script(*GOOD), nearest=lambda _: None, fits=lambda text: len(text) <= size)
 
-    whole = ended_within(9999)
-    for size, steps in ((len(whole.text) - 1, 2), (250, 1), (50, 0)):
-        found = ended_within(size)
-        assert (found.answer, found.ended, len(found.steps)) == (None, "context", steps)
-        assert whole.text.startswith(found.text.removesuffix(FINAL))
+    full = ended_within(9999)
+    for size, steps in ((len(full.text) - 1, 2), (250, 1), (50, 0)):
+        result = ended_within(size)
+        assert (result.answer, result.ended, len(result.steps)) == (None, "context", steps)
+        assert full.text.startswith(result.text.removesuffix(FINAL))
 
 
 def test_answer_is_one_line_and_may_be_empty() -> None:
@@ -125,12 +125,12 @@ def test_demonstrations_are_dialogues_of_the_loop() -> None:
     assert demonstrations(0) == "" and demonstrations(2).count("\n\n") == 2
     for example in DEMONSTRATIONS:
         first, *rest = example.split("Retrieved fact: ")
-        asked = first.partition("\n")[0].removeprefix("Question: ")
+        question = first.partition("\n")[0].removeprefix("Question: ")
         facts = [part.partition("\n")[0].removesuffix(".") for part in rest]
         texts = ["\n" + first.partition("\n")[2], *("\n" + part.partition("\n")[2] for part in rest)]
-        left = iter(facts)
-        found = dialogue(Script(*texts), asked, nearest=lambda _, left=left: next(left))
-        assert found.ended == "answer" and f"{found.text} {found.answer}" == example
+        remaining = iter(facts)
+        result = dialogue(Script(*texts), question, nearest=lambda _, remaining=remaining: next(remaining))
+        assert result.ended == "answer" and f"{result.text} {result.answer}" == example
     assert STOPS[0] == "Retrieved fact:"
 
 
@@ -143,7 +143,7 @@ def test_questions_are_asked_in_the_same_steps() -> None:
         sizes.append(len(texts))
         return [scripts[text.splitlines()[0].removeprefix("Question: ")].pop(0) for text in texts]
 
-    expected = [dialogue(Script(*script), one) for one, script in scripts.items()]
+    expected = [dialogue(Script(*script), question) for question, script in scripts.items()]
     assert decompose([*scripts], write=write, nearest=MEMORY.get) == expected
     assert sizes == [3, 2, 1]
-    assert [found.ended for found in expected] == ["answer", "form", "answer"]
+    assert [result.ended for result in expected] == ["answer", "form", "answer"]

@@ -34,8 +34,8 @@ def test_edit_is_a_fact_of_the_memory() -> None:
     assert [fact.text for _, fact in patch.facts] == [
         f"Tetris was created by {who}" for who in ("Mark Burnett", "Ada Lovelace")
     ]
-    (found,) = book.relevant("Who created Tetris?")
-    assert found is patch.facts[1][1], "of two facts with the same prompt the later one"
+    (fact,) = book.relevant("Who created Tetris?")
+    assert fact is patch.facts[1][1], "of two facts with the same prompt the later one"
 
 
 def test_examples_are_as_many_as_the_context_holds() -> None:
@@ -58,7 +58,7 @@ def test_real_model_asks_and_reads_the_fact(smollm2: LanguageModel) -> None:
     patch = made(TETRIS, model=smollm2)
     writer = GreedyWriter(smollm2, tokens=64, before=demonstrations(patch.rule.shots))
     write = partial(writer.write, stops=STOPS)
-    (found,) = patch.dialogues(["Where was the creator of Tetris born?"], write=write)
-    assert "Tetris" in found.steps[0].subquestion and found.steps[0].fact == "Tetris was created by Mark Burnett"
+    (dialogue,) = patch.dialogues(["Where was the creator of Tetris born?"], write=write)
+    assert "Tetris" in dialogue.steps[0].subquestion and dialogue.steps[0].fact == "Tetris was created by Mark Burnett"
     with patch.applied(smollm2) as edited:
         assert edited.encode("Where was the creator of Tetris born?").text.endswith("Final answer:")

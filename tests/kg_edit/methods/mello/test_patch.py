@@ -23,9 +23,9 @@ ASKED = "Question: In which city does LeBron James work?\nAnswer:"
 
 def patch(*facts: PromptFact, **rule: object) -> LoopPatch:
     settings = {"gate": "similarity", "threshold": 0.0, "most": 1, "shots": 0, "steps": 2, "tokens": 4, **rule}
-    one = LoopRule.model_validate(settings)
+    loop_rule = LoopRule.model_validate(settings)
     edits = [{"edit": {"id": fact.id}} for fact in facts]
-    return LoopPatch(facts=tuple((one, fact) for fact in facts), provenance={"edits": edits})
+    return LoopPatch(facts=tuple((loop_rule, fact) for fact in facts), provenance={"edits": edits})
 
 
 class Asking:
@@ -42,14 +42,14 @@ class Asking:
 
 def test_nearest_fact_is_inserted() -> None:
     model = Asking()
-    (found,) = patch(LONDON, LAKERS).dialogues([bare_question(ASKED)], write=model)
-    assert [step.fact for step in found.steps] == [LAKERS.text] and found.answer == "Miami"
+    (dialogue,) = patch(LONDON, LAKERS).dialogues([bare_question(ASKED)], write=model)
+    assert [step.fact for step in dialogue.steps] == [LAKERS.text] and dialogue.answer == "Miami"
     assert model.read[0] == "Question: In which city does LeBron James work?"
 
 
 def test_threshold_leaves_dissimilar_facts_out() -> None:
-    (found,) = patch(LONDON, threshold=0.9).dialogues([bare_question(ASKED)], write=Asking())
-    assert [step.fact for step in found.steps] == ["nothing is known of it"]
+    (dialogue,) = patch(LONDON, threshold=0.9).dialogues([bare_question(ASKED)], write=Asking())
+    assert [step.fact for step in dialogue.steps] == ["nothing is known of it"]
 
 
 def test_dialogue_leaves_room_for_the_answer() -> None:
@@ -104,8 +104,8 @@ def test_loop_patch_is_saved_added_and_reduced(tmp_path: Path) -> None:
         expected = score(edited, [pair])[pair].nll
     with again.applied(model) as edited:
         assert score(edited, [pair])[pair].nll == expected
-    left = both.without(["2"])
-    assert isinstance(left, LoopPatch) and [fact.id for _, fact in left.facts] == ["1"]
+    remaining = both.without(["2"])
+    assert isinstance(remaining, LoopPatch) and [fact.id for _, fact in remaining.facts] == ["1"]
     mixed = one + patch(LONDON, steps=1)
     assert isinstance(mixed, LoopPatch) and mixed.rule.steps == 1
 

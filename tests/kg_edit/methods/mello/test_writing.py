@@ -60,9 +60,9 @@ def test_more_texts_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_writer_stops_before_the_first_stop() -> None:
     model = tiny("llama")
-    whole = plain(model, START, 12)
-    stop = whole[4:6]
-    assert GreedyWriter(model, tokens=12).write([START], stops=(*NEVER, stop)) == [whole[: whole.find(stop)]]
+    text = plain(model, START, 12)
+    stop = text[4:6]
+    assert GreedyWriter(model, tokens=12).write([START], stops=(*NEVER, stop)) == [text[: text.find(stop)]]
 
 
 def test_model_without_positions_left_writes_nothing() -> None:

@@ -25,7 +25,7 @@ def line(*entries: tuple[float, str], radius: float = 1.0) -> Blocks:
     values[:, 0, 0] = 1.0  # a = (1, 0)
     values[:, 0, 3] = torch.arange(len(entries)) + 1.0  # b = (0, i + 1, 0)
     return Blocks(
-        keys=torch.tensor([[place, 0.0] for place, _ in entries]).reshape(-1, 2),
+        keys=torch.tensor([[x, 0.0] for x, _ in entries]).reshape(-1, 2),
         values=values,
         labels=tuple(label for _, label in entries),
         ids=tuple(map(str, range(len(entries)))),
@@ -33,8 +33,8 @@ def line(*entries: tuple[float, str], radius: float = 1.0) -> Blocks:
     )
 
 
-def found(book: Blocks, *places: float) -> list[int]:
-    return book.nearest(torch.tensor([[place, 0.0] for place in places])).tolist()
+def found(book: Blocks, *xs: float) -> list[int]:
+    return book.nearest(torch.tensor([[x, 0.0] for x in xs])).tolist()
 
 
 def test_nearest_key_of_the_cluster_has_the_block() -> None:
@@ -46,8 +46,8 @@ def test_nearest_key_of_the_cluster_has_the_block() -> None:
 
 def test_keys_outside_of_what_a_split_leaves_are_forgotten() -> None:
     """Keys 0, 0.2 and 1.9 have the mean 0.7; another target at 2.0 cuts both clusters to half of 1.3."""
-    whole = line((0, "a"), (0.2, "a"), (1.9, "a"))
-    assert found(whole, 0, 0.2, 1.9, 1.0) == [0, 1, 2, 1]
+    uncut = line((0, "a"), (0.2, "a"), (1.9, "a"))
+    assert found(uncut, 0, 0.2, 1.9, 1.0) == [0, 1, 2, 1]
     cut = line((0, "a"), (0.2, "a"), (1.9, "a"), (2, "b"))
     assert cut.regions.owners.tolist() == [-1, 0, -1, 1]
     assert found(cut, 0, 0.1, 0.2, 1.3, 1.36, 1.9, 2.6, 2.7) == [-1, 1, 1, 1, 3, 3, 3, -1]
@@ -82,15 +82,15 @@ def test_block_stays_active_after_the_prompt(family: str) -> None:
             assert torch.equal(model.model(ids).logits[0], clean), "no prompt ends in it"
         ends[0, len(prompt) - 1] = True
         with with_prompt_ends(model, ends):
-            whole = model.model(ids).logits[0]
+            full = model.model(ids).logits[0]
         cache = DynamicCache()
         parts = [ids[:, : len(prompt)], *ids[:, len(prompt) :].split(1, dim=1)]
         logits = torch.cat([model.model(part, past_key_values=cache, use_cache=True).logits[0] for part in parts])
-    torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-4)
-    assert torch.equal(whole[: len(prompt) - 1], clean[: len(prompt) - 1])
+    torch.testing.assert_close(logits, full, rtol=1e-4, atol=1e-4)
+    assert torch.equal(full[: len(prompt) - 1], clean[: len(prompt) - 1])
     block = blocks_of(patch).values[0]
     a, b = block.split([block.shape[1] - blocks_of(patch).shape[0], blocks_of(patch).shape[0]], dim=-1)
-    assert float((a.T @ b).norm()) > 0 and not torch.allclose(whole[-1], clean[-1], atol=1e-4)
+    assert float((a.T @ b).norm()) > 0 and not torch.allclose(full[-1], clean[-1], atol=1e-4)
 
 
 def test_blocks_of_different_rules_are_not_added() -> None:
@@ -104,12 +104,12 @@ def test_blocks_of_different_rules_are_not_added() -> None:
 
 def test_damaged_file_is_refused(tmp_path: Path) -> None:
     path = melo(tiny("llama"), steps=1).edit(EDITS[:1]).save(tmp_path / "whole.safetensors")
-    whole = Patch.load(path)
-    assert isinstance(whole, BlockPatch)
-    content, tensors = whole._stored()
+    patch = Patch.load(path)
+    assert isinstance(patch, BlockPatch)
+    content, tensors = patch._stored()
     flat = {name: tensor.flatten(1) for name, tensor in tensors.items()}
     broken = write_patch(
-        tmp_path / "flat.safetensors", kind="melo", provenance=whole.provenance, content=content, tensors=flat
+        tmp_path / "flat.safetensors", kind="melo", provenance=patch.provenance, content=content, tensors=flat
     )
     with pytest.raises(PatchError, match=r"is damaged: .*keys and values have \(2, 2\) axes; make the patch again"):
         Patch.load(broken)

@@ -62,7 +62,7 @@ def test_edit_is_made_as_if_it_were_alone() -> None:
         after = blocks_of(chosen.update(EDITS[1:2], before=before))
         assert torch.equal(after.keys, alone.keys) and torch.equal(after.values, alone.values)
     weights = patch_of(model)
-    moved, stacked = (blocks_of(chosen.update(EDITS[1:2], before=one)) for one in (weights, weights + first))
+    moved, stacked = (blocks_of(chosen.update(EDITS[1:2], before=base)) for base in (weights, weights + first))
     assert torch.equal(moved.values, stacked.values) and not torch.equal(moved.values, alone.values)
 
 
