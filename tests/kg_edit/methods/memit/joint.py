@@ -38,14 +38,14 @@ def joint(name: str, model: LanguageModel, *, contexts: tuple[str, ...] = CONTEX
     """A joint method with made-up covariances, in layers 1 and 2 (or 1); those of AlphaEdit leave half of it free."""
     chosen = find_method(name)
     assert issubclass(chosen, JointMethod)
-    own: dict[str, Any] = {"layer": 1} if name == "emmet" else {"layers": [1, 2]}
+    defaults: dict[str, Any] = {"layer": 1} if name == "emmet" else {"layers": [1, 2]}
     if name == "alphaedit":
-        own["threshold"] = 0.02
+        defaults["threshold"] = 0.02
     size = weight_matrix(model.down_projection(1)).shape[1]
     rank = size // 2 if name == "alphaedit" else None
     return chosen(
         model,
-        chosen.config_class.preset("default", {**own, "steps": 6, **settings}),  # type: ignore[arg-type]
+        chosen.config_class.preset("default", {**defaults, "steps": 6, **settings}),  # type: ignore[arg-type]
         graph=graph() if chosen.needs_graph else None,
         contexts=contexts,
         covariances={layer: moment(size, seed=layer, rank=rank) for layer in (1, 2)},

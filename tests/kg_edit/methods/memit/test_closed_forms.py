@@ -72,18 +72,18 @@ def test_patch_solves_the_methods_equation(family: str, name: str) -> None:
     method = joint(name, model, **settings)
     patch = method.edit(TOY)
     assert isinstance(patch, WeightPatch)
-    facts, wanted, done = facts_of(patch), patch.state["value"].double(), WeightPatch(factors={})
-    assert wanted.shape[1] == len(facts) and (len(facts) > 2) == (name == "memit-kg")
-    for left, layer in zip(range(len(method.layers), 0, -1), method.layers, strict=True):
-        with done.applied(model):
+    facts, values, written = facts_of(patch), patch.state["value"].double(), WeightPatch(factors={})
+    assert values.shape[1] == len(facts) and (len(facts) > 2) == (name == "memit-kg")
+    for remaining, layer in zip(range(len(method.layers), 0, -1), method.layers, strict=True):
+        with written.applied(model):
             keys = torch.stack([mean_key(model, fact, layer) for fact in facts], 1).double()
             states = torch.stack([state_at(model, fact, method.layers[-1])[1 if of_mlp else 2] for fact in facts], 1)
-            held = sum(others @ others.T / others.shape[1] for others in other_tokens(method, facts, layer))
-        missing = (wanted - states) / (left**0.5 if name == "pmet" else left)
+            held = sum(k @ k.T / k.shape[1] for k in other_tokens(method, facts, layer))
+        missing = (values - states) / (remaining**0.5 if name == "pmet" else remaining)
         update = expected_change(name, missing, keys, HOLD * held, layer)
         assert (change(patch, model, layer) - update).norm() < 1e-3 * update.norm() and update.norm() > 0.01
         weight = model.weight_name(layer)
-        done = WeightPatch(factors={**done.factors, weight: patch.factors[weight]})
+        written = WeightPatch(factors={**written.factors, weight: patch.factors[weight]})
 
 
 def other_tokens(method: JointMethod, facts: Sequence[Edit], layer: int) -> Iterator[Tensor]:
@@ -121,7 +121,7 @@ def solved(right: Tensor, system: Tensor) -> Tensor:
 
 def facts_of(patch: WeightPatch) -> Sequence[Edit]:
     """All that a patch was to write, in the order of its values."""
-    return [Edit(**record["edit"]) for whole in patch.edits for record in (whole, *whole.get("requests", ()))]
+    return [Edit(**record["edit"]) for entry in patch.edits for record in (entry, *entry.get("requests", ()))]
 
 
 def mean_key(model: LanguageModel, edit: Edit, layer: int) -> Tensor:

@@ -33,15 +33,15 @@ def test_last_layer_reaches_z() -> None:
     patch = method.edit(EDITS)
     assert isinstance(patch, WeightPatch)
     for number, edit in enumerate(EDITS):
-        record, wanted = patch.edits[number], patch.state["value"][:, number]
+        record, z = patch.edits[number], patch.state["value"][:, number]
         *_, clean = state_at(model, edit, 2)
-        assert float((wanted - clean).norm()) == pytest.approx(record["norms"]["change"], rel=1e-4)
+        assert float((z - clean).norm()) == pytest.approx(record["norms"]["change"], rel=1e-4)
         assert float(clean.norm()) == pytest.approx(record["norms"]["value"], rel=1e-4)
         assert record["norms"]["change"] <= 0.7501 * record["norms"]["value"]
         assert record["loss_after"] < record["loss_before"]
         with patch.applied(model):
             *_, edited = state_at(model, edit, 2)
-        assert (edited - wanted).norm() < 1e-3 * wanted.norm()
+        assert (edited - z).norm() < 1e-3 * z.norm()
 
 
 @pytest.mark.slow
@@ -58,22 +58,22 @@ def test_default_weight_of_c_is_a_tenth_of_d_ff() -> None:
 def test_without_equals_a_new_batch_of_the_rest(name: str) -> None:
     model = tiny("llama")
     method = joint(name, model)
-    left, fresh = method.without(method.edit(EDITS), ["2"]), method.edit([EDITS[0], EDITS[2]])
+    remaining, fresh = method.without(method.edit(EDITS), ["2"]), method.edit([EDITS[0], EDITS[2]])
     assert isinstance(fresh, WeightPatch)
     for layer in method.layers:
         expected = change(fresh, model, layer)
-        assert (change(left, model, layer) - expected).norm() < 1e-4 * expected.norm()
-    assert [record["edit"]["id"] for record in left.edits] == ["1", "3"]
-    assert [record["norms"] for record in left.edits] == [
+        assert (change(remaining, model, layer) - expected).norm() < 1e-4 * expected.norm()
+    assert [record["edit"]["id"] for record in remaining.edits] == ["1", "3"]
+    assert [record["norms"] for record in remaining.edits] == [
         {key: pytest.approx(value, rel=1e-3) for key, value in record["norms"].items()} for record in fresh.edits
     ]
-    torch.testing.assert_close(left.state["value"], fresh.state["value"], rtol=1e-4, atol=1e-4)
-    assert left.state.keys() == fresh.state.keys()
-    assert left.provenance["weight_norms"] == fresh.provenance["weight_norms"], "its size can be judged alone"
-    again = method.without(left, ["1"])  # what is left can be taken apart as well
+    torch.testing.assert_close(remaining.state["value"], fresh.state["value"], rtol=1e-4, atol=1e-4)
+    assert remaining.state.keys() == fresh.state.keys()
+    assert remaining.provenance["weight_norms"] == fresh.provenance["weight_norms"], "its size can be judged alone"
+    again = method.without(remaining, ["1"])  # what is left can be taken apart as well
     alone = change(method.edit([EDITS[2]]), model, method.layers[-1])
     assert (change(again, model, method.layers[-1]) - alone).norm() < 1e-4 * alone.norm()
-    assert method.without(left, ["1", "3"]).is_empty
+    assert method.without(remaining, ["1", "3"]).is_empty
     with pytest.raises(PatchError, match="was scaled"):
         method.without(fresh.scaled(0.5), ["1"])
 
@@ -87,12 +87,12 @@ def test_without_works_on_several_batches_on_top_of_another_patch(name: str) -> 
     ground = joint("memit", model).edit([Edit(id="0", subject="Paris", prompt="{} is", target_new="Lakers")])
     first = method.update(EDITS[:1], before=ground)
     both = first + method.update(EDITS[1:], before=ground + first)
-    left = method.without(both, ["2"], before=ground)
+    remaining = method.without(both, ["2"], before=ground)
     expected = first + method.update(EDITS[2:], before=ground + first)
     for layer in method.layers:
-        wanted = change(expected, model, layer)
-        assert (change(left, model, layer) - wanted).norm() < 1e-4 * wanted.norm()
-    assert [record["batch"] for record in left.edits] == [1, 1]
+        update = change(expected, model, layer)
+        assert (change(remaining, model, layer) - update).norm() < 1e-4 * update.norm()
+    assert [record["batch"] for record in remaining.edits] == [1, 1]
 
 
 @pytest.mark.slow
@@ -128,10 +128,10 @@ def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: 
     monkeypatch.setattr(memit_method, "optimise_values", counted)
     method, frugal = joint(name, model), joint(name, model)
     frugal.memory = 0.08
-    expected, found = method.edit(EDITS), frugal.edit(EDITS)
+    expected, limited = method.edit(EDITS), frugal.edit(EDITS)
     assert sizes[0] == 3 and len(sizes) > 2
     layer = method.layers[-1]
-    torch.testing.assert_close(change(found, model, layer), change(expected, model, layer), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(change(limited, model, layer), change(expected, model, layer), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", keep_first(JOINT))
@@ -140,12 +140,12 @@ def test_failure_in_the_last_layer_leaves_the_weights(name: str, monkeypatch: py
     model = tiny("llama")
     method = joint(name, model)
     weights = weights_of(model)
-    whole = type(method).directions
+    original = type(method).directions
 
-    def failing(self: Any, layer: int, *given: Any, **named: Any) -> Any:
+    def failing(self: Any, layer: int, *args: Any, **named: Any) -> Any:
         if layer == method.layers[-1]:
             raise RuntimeError("out of memory")
-        return whole(self, layer, *given, **named)
+        return original(self, layer, *args, **named)
 
     monkeypatch.setattr(type(method), "directions", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -195,20 +195,20 @@ def test_contexts_go_on_from_their_words() -> None:
 def oracle(shared: Path, smollm2: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The published MEMIT's updates, and our MEMIT with its contexts, text and settings."""
     described = json.loads((shared / "oracle" / "factors.json").read_text())
-    made = described["memit"]
+    memit = described["memit"]
     lines = (shared / "wikitext2" / "valid.txt").read_text().splitlines(keepends=True)
     text = tmp_path_factory.mktemp("oracle") / "text.txt"
     text.write_text("".join([line for line in lines if len(line) > 200][:400]))
     moments = find_covariances(
         smollm2,
-        made["layers"],
+        memit["layers"],
         CovarianceConfig(corpus=str(text), tokens=63_030, ridge=0.0),
         folder=text.parent,
         progress=False,
     )
-    settings = {name: made[name] for name in ("steps", "learning_rate", "weight_decay", "clamp_norm_factor")}
-    settings |= {"layers": made["layers"], "kl_weight": made["kl_weight"], "mom2_weight": made["mom2_weight"]}
-    contexts = tuple(context for group in made["contexts"] for context in group)
+    settings = {name: memit[name] for name in ("steps", "learning_rate", "weight_decay", "clamp_norm_factor")}
+    settings |= {"layers": memit["layers"], "kl_weight": memit["kl_weight"], "mom2_weight": memit["mom2_weight"]}
+    contexts = tuple(context for group in memit["contexts"] for context in group)
     method = Memit(smollm2, MemitConfig.preset("paper", settings), contexts=contexts, covariances=moments)
     return described["rome"]["records"], load_file(shared / "oracle" / "factors.safetensors"), method
 
@@ -230,16 +230,16 @@ def test_parity_with_the_published_program(oracle: Any) -> None:
     patch = method.edit(edits)
     for layer in method.layers:
         published = tensors[f"memit.{layer}.resid"] @ tensors[f"memit.{layer}.adj_k"].T
-        found = patch.factors[method.model.weight_name(layer)].product
-        assert (found - published).norm() < 1e-3 * published.norm(), layer
+        update = patch.factors[method.model.weight_name(layer)].product
+        assert (update - published).norm() < 1e-3 * published.norm(), layer
 
 
 def test_contexts_of_a_model_in_training_mode_are_sampled_without_its_dropout() -> None:
     """`check` asks for them before `prepare` does, and they are kept."""
     training = copy.deepcopy(tiny("gpt2"))
     training.model.train()
-    own = {"context_starts": ["The", "Paris"], "context_tokens": 6}
-    methods = [Memit(model, MemitConfig.preset("default", own)) for model in (tiny("gpt2"), training)]
+    settings = {"context_starts": ["The", "Paris"], "context_tokens": 6}
+    methods = [Memit(model, MemitConfig.preset("default", settings)) for model in (tiny("gpt2"), training)]
     for method in methods:
         method.check(EDITS[:1])
     assert methods[0].contexts == methods[1].contexts and training.model.training

@@ -40,10 +40,10 @@ def test_mask_is_the_permuted_places_of_the_largest_deviations() -> None:
 
 
 def test_nearest_mask_opens_from_the_threshold_on() -> None:
-    found = memory(hashed(0, 1), hashed(1, 3), settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))
-    bits = found.bits(found.masks)
+    residual = memory(hashed(0, 1), hashed(1, 3), settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))
+    bits = residual.bits(residual.masks)
     means = torch.tensor([[0.0, 5.0, 0, 4.0, 0, 0], [0.0, 0, 0, 0, 5.0, 4.0], [5.0, 0, 4.0, 0, 0, 0]])
-    opened = found.chosen(means, bits)
+    opened = residual.chosen(means, bits)
     assert opened[0].nonzero()[:, 0].tolist() == hashed(1, 3)
     assert not opened[1].any()
     assert opened[2].nonzero()[:, 0].tolist() == hashed(0, 1), "half of it is enough"
@@ -52,23 +52,23 @@ def test_nearest_mask_opens_from_the_threshold_on() -> None:
 
 
 def test_latest_of_equally_near_masks_opens() -> None:
-    found = memory(hashed(0, 1), hashed(0, 2), settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))
-    opened = found.chosen(torch.tensor([[5.0, 0, 0, 4.0, 0, 0]]), found.bits(found.masks))
+    residual = memory(hashed(0, 1), hashed(0, 2), settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0))
+    opened = residual.chosen(torch.tensor([[5.0, 0, 0, 4.0, 0, 0]]), residual.bits(residual.masks))
     assert opened[0].nonzero()[:, 0].tolist() == hashed(0, 2)
 
 
 def test_memories_add_and_refuse_other_settings() -> None:
-    one = memory([0, 1], weight=torch.ones(3, 6))
-    both = one.plus(memory([2, 3], weight=torch.ones(3, 6)))
+    first = memory([0, 1], weight=torch.ones(3, 6))
+    both = first.plus(memory([2, 3], weight=torch.ones(3, 6)))
     assert torch.equal(both.weight, 2 * torch.ones(3, 6)) and both.masks.tolist() == [[0, 1], [2, 3]]
     with pytest.raises(PatchError, match="make both with the same columns, threshold and seed"):
-        one.plus(memory([2, 3], settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0)))
+        first.plus(memory([2, 3], settings=MaskSettings(columns=1 / 3, threshold=0.5, seed=0)))
 
 
 def test_tensors_that_do_not_fit_are_refused() -> None:
-    whole = memory([0, 1])
-    again = ResidualMemory.read(whole.metadata(), whole.tensors())
-    assert torch.equal(again.masks, whole.masks) and again.settings == SETTINGS
+    residual = memory([0, 1])
+    again = ResidualMemory.read(residual.metadata(), residual.tensors())
+    assert torch.equal(again.masks, residual.masks) and again.settings == SETTINGS
     for broken in ({"masks": torch.zeros(1, 3)}, {"masks": torch.tensor([[0.0, 6.0]])}, {"background": torch.zeros(5)}):
         with pytest.raises(ValueError, match="mask"):
-            ResidualMemory.read(whole.metadata(), {**whole.tensors(), **broken})
+            ResidualMemory.read(residual.metadata(), {**residual.tensors(), **broken})

@@ -18,16 +18,16 @@ def edits(*, neighbours: bool = True) -> tuple[Edit, ...]:
     """Eighteen edits, each with a paraphrase."""
     return tuple(
         Edit(
-            id=f"{person}, {place}",
+            id=f"{person}, {target}",
             subject=person,
             prompt="{} originates from",
             target_true="France",
-            target_new=place,
+            target_new=target,
             paraphrases=(f"The capital of {person} is",),
             neighborhood=("The quick brown fox originates from",) if neighbours else (),
         )
         for person in PEOPLE
-        for place in PLACES
+        for target in PLACES
     )
 
 

@@ -31,16 +31,16 @@ def prompt(model: LanguageModel) -> Prompt:
 def autograd(model: LanguageModel, names: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], float]:
     """The weights' gradients [out, in] of the target's mean -log p, from one plain backward pass."""
     twin = copy.deepcopy(model)
-    asked = prompt(model)
-    logits = twin.model(torch.tensor([asked.ids])).logits[0, asked.target_start - 1 : -1]
-    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(asked.target_ids))
+    encoded = prompt(model)
+    logits = twin.model(torch.tensor([encoded.ids])).logits[0, encoded.target_start - 1 : -1]
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(encoded.target_ids))
     loss.backward()
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
     for name, module in edited_modules(twin, names).items():
         grad = module.weight.grad
         assert isinstance(grad, torch.Tensor)
-        found[name] = grad if isinstance(module, torch.nn.Linear) else grad.T
-    return found, float(loss.detach())
+        gradients[name] = grad if isinstance(module, torch.nn.Linear) else grad.T
+    return gradients, float(loss.detach())
 
 
 @pytest.mark.parametrize("family", families())
@@ -70,11 +70,11 @@ def test_factors_of_named_weights() -> None:
 
 def test_last_block_has_a_gradient_at_the_target_only() -> None:
     model = tiny("llama")
-    asked = prompt(model)
+    encoded = prompt(model)
     down, below = "model.layers.3.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"
     with untouched(model):
-        factors, _ = gradient_factors(model, asked, [below, down])
-    predicting = list(range(asked.target_start - 1, len(asked.ids) - 1))
+        factors, _ = gradient_factors(model, encoded, [below, down])
+    predicting = list(range(encoded.target_start - 1, len(encoded.ids) - 1))
     assert has_gradient(factors[down][1]).nonzero()[:, 0].tolist() == predicting
     assert has_gradient(factors[below][1]).all()
 

@@ -25,8 +25,8 @@ def method(model: LanguageModel, **settings: Any) -> Mend:
     return Mend(model, MendConfig.preset("default", settings))
 
 
-def patch_of(chosen: Mend, *wanted: Any) -> WeightPatch:
-    patch = chosen.edit(wanted or (EDIT,))
+def patch_of(chosen: Mend, *requested: Any) -> WeightPatch:
+    patch = chosen.edit(requested or (EDIT,))
     assert isinstance(patch, WeightPatch)
     return patch
 
@@ -69,23 +69,23 @@ def test_patch_has_the_editors_weights_ranks_and_note(editor: str) -> None:
     ranks = {name: pair.rank for name, pair in patch.factors.items()}
     assert ranks["model.layers.2.mlp.up_proj.weight"] == len(prompt.ids) - 1
     assert ranks["model.layers.3.mlp.up_proj.weight"] == len(prompt.target_ids)
-    said = patch.provenance["methods"][0]["editor"]
-    assert len(said["digest"]) == 64 and said["steps"] in (0, 2) and said["examples"] == 14
+    note = patch.provenance["methods"][0]["editor"]
+    assert len(note["digest"]) == 64 and note["steps"] in (0, 2) and note["examples"] == 14
     for name, pair in patch.factors.items():
         assert patch.edits[0]["norms"][name] == pytest.approx(float(pair.product.norm()), rel=1e-4)
 
 
 def test_strength_scales_the_change(editor: str) -> None:
     model = tiny("llama")
-    whole, half = (patch_of(method(model, network=editor, strength=strength)) for strength in (1.0, 0.5))
-    for name, pair in whole.factors.items():
+    full, half = (patch_of(method(model, network=editor, strength=strength)) for strength in (1.0, 0.5))
+    for name, pair in full.factors.items():
         torch.testing.assert_close(half.factors[name].product, 0.5 * pair.product)
 
 
 def test_batch_is_the_sum_of_its_edits(editor: str) -> None:
     """Each gradient is that of the model before the batch."""
     chosen = method(tiny("llama"), network=editor)
-    both, first, second = (patch_of(chosen, *wanted) for wanted in ((EDIT, SECOND), (EDIT,), (SECOND,)))
+    both, first, second = (patch_of(chosen, *batch) for batch in ((EDIT, SECOND), (EDIT,), (SECOND,)))
     for name, pair in both.factors.items():
         torch.testing.assert_close(pair.product, first.factors[name].product + second.factors[name].product)
     assert [edit["edit"]["id"] for edit in both.edits] == ["1", "2"]
@@ -93,14 +93,14 @@ def test_batch_is_the_sum_of_its_edits(editor: str) -> None:
 
 def test_large_batch_is_summed_once(editor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sum for all edits: a sum after each edit multiplied whole matrices again and again."""
-    chosen, some = method(tiny("llama"), network=editor), edits()[::3]
-    many = [*some, *(one.model_copy(update={"prompt": "The capital of {} is"}) for one in some)]
-    each = [patch_of(chosen, one) for one in many]
+    chosen, few = method(tiny("llama"), network=editor), edits()[::3]
+    many = [*few, *(edit.model_copy(update={"prompt": "The capital of {} is"}) for edit in few)]
+    each = [patch_of(chosen, edit) for edit in many]
     monkeypatch.setattr(Factors, "__add__", None)
     batch = patch_of(chosen, *many)
     for name, pair in batch.factors.items():
-        torch.testing.assert_close(pair.product, sum(one.factors[name].product for one in each))
-    dense = [name for name, pair in batch.factors.items() if pair.rank < sum(one.factors[name].rank for one in each)]
+        torch.testing.assert_close(pair.product, sum(p.factors[name].product for p in each))
+    dense = [name for name, pair in batch.factors.items() if pair.rank < sum(p.factors[name].rank for p in each)]
     assert dense and all(batch.factors[name].rank == min(batch.factors[name].shape) for name in dense)
 
 
@@ -112,7 +112,7 @@ def test_editor_of_another_model_is_refused(editor: str) -> None:
 
 
 def test_damaged_editor_is_an_error(tmp_path: Path, editor: str) -> None:
-    whole = (Path(editor) / NETWORK).read_bytes()
-    (tmp_path / NETWORK).write_bytes(whole[: len(whole) // 2])
+    stored = (Path(editor) / NETWORK).read_bytes()
+    (tmp_path / NETWORK).write_bytes(stored[: len(stored) // 2])
     with pytest.raises(ModelError, match="is damaged"):
         Mend.check_inputs(MendConfig(network=str(tmp_path)), None, [EDIT])
