@@ -30,8 +30,8 @@ def rows_of(count: int, *, questions: int = 2) -> Rows:
 
 def test_propmend_preset_changes_two_settings_of_mend() -> None:
     preset, default = MendTraining.preset("propmend", {}), MendTraining.preset("default", {})
-    said = preset.model_dump()
-    assert {name: said[name] for name, value in default.model_dump().items() if said[name] != value} == {
+    settings = preset.model_dump()
+    assert {name: settings[name] for name, value in default.model_dump().items() if settings[name] != value} == {
         "gradient_of": "text",
         "questions": 3,
     }
@@ -55,14 +55,14 @@ def test_edit_loss_is_the_mean_over_the_further_prompts() -> None:
     model, rows = tiny("llama"), rows_of(2)
     network = MendNetwork(weight_shapes(model, mlp_weights(model, 2)), rank=4, edit_lr=1e-30)
     with untouched(model):
-        found = losses_after(model, network, rows, **WEIGHTS)
+        losses = losses_after(model, network, rows, **WEIGHTS)
     expected = list[float]()
     for _, prompt in rows.further:
         with torch.no_grad():
             logits = model.model(input_ids=torch.tensor([prompt.ids])).logits[0, prompt.target_start - 1 : -1]
         expected.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(prompt.target_ids))))
-    assert float(found.edit.detach()) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
-    assert float(found.locality.detach()) == pytest.approx(0.0, abs=1e-6)
+    assert float(losses.edit.detach()) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert float(losses.locality.detach()) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_edit_takes_the_gradient_of_the_whole_statement(tmp_path: Path) -> None:

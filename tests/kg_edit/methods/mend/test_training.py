@@ -44,20 +44,20 @@ def test_training_on_other_families(family: str, tmp_path: Path) -> None:
 
 def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path / "whole")
-    whole, calls = losses_after, []
+    original, calls = losses_after, []
 
     def killed(*args: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == 6:  # after a validation and three steps, in the middle of the fourth
             raise KeyboardInterrupt
-        return whole(*args, **options)
+        return original(*args, **options)
 
     monkeypatch.setattr(training, "losses_after", killed)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "part")
     assert (tmp_path / "part" / CHECKPOINT).is_file() and not (tmp_path / "part" / NETWORK).exists()
     assert (tmp_path / "part" / STATES).is_file(), "the states of the lower blocks are not computed again"
-    monkeypatch.setattr(training, "losses_after", whole)
+    monkeypatch.setattr(training, "losses_after", original)
     made(tmp_path / "part")
     for name in (NETWORK, "run.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -68,9 +68,9 @@ def test_stored_states_give_the_losses_of_the_whole_model(tmp_path: Path, monkey
     """Six steps draw each prompt twice, so the states are stored; one step does not, so they are not."""
     stored = made(tmp_path / "stored")
     monkeypatch.setattr(training, "_STATES_GB", 0.0)
-    whole = made(tmp_path / "whole")
-    assert [found.total for found in stored.validations] == pytest.approx(
-        [found.total for found in whole.validations], rel=1e-3
+    full = made(tmp_path / "whole")
+    assert [validation.total for validation in stored.validations] == pytest.approx(
+        [validation.total for validation in full.validations], rel=1e-3
     )
     monkeypatch.undo()
     monkeypatch.setattr(training, "lower_states", None)
@@ -82,8 +82,8 @@ def test_validations_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with caplog.at_level("INFO"):
         manifest = made(tmp_path, steps=2)
     first = manifest.validations[0]
-    said = f"step 0: total {first.total:.3f}, edit {first.edit:.3f}, locality {first.locality:.3f} (best so far)"
-    assert f"on held-out examples after {said}" in caplog.messages
+    message = f"step 0: total {first.total:.3f}, edit {first.edit:.3f}, locality {first.locality:.3f} (best so far)"
+    assert f"on held-out examples after {message}" in caplog.messages
 
 
 def test_finished_training_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 
 def test_training_stops_by_patience_and_writes_the_best(tmp_path: Path) -> None:
     manifest = made(tmp_path, steps=40, learning_rate=0.3, rate_learning_rate=0.3, patience=2, validate_every=1)
-    totals = [found.total for found in manifest.validations]
+    totals = [validation.total for validation in manifest.validations]
     best = totals.index(min(totals))
     assert len(totals) == best + 3 < 40
     assert manifest.steps == best
@@ -138,15 +138,15 @@ def test_gradient_of_the_losses_is_the_slope() -> None:
         loss().backward()
         slope, step = network.log_rates.grad, 1e-2
         assert slope is not None
-        for place in (0, len(names) - 1):
+        for index in (0, len(names) - 1):
             values = []
             for sign in (1, -1):
                 with torch.no_grad():
-                    network.log_rates[place] += sign * step
+                    network.log_rates[index] += sign * step
                 values.append(float(loss().detach()))
                 with torch.no_grad():
-                    network.log_rates[place] -= sign * step
-            assert float(slope[place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=0.02, abs=1e-5)
+                    network.log_rates[index] -= sign * step
+            assert float(slope[index]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=0.02, abs=1e-5)
 
 
 def test_losses_of_a_batch_are_the_means_of_single_edits() -> None:
@@ -156,7 +156,7 @@ def test_losses_of_a_batch_are_the_means_of_single_edits() -> None:
     examples = make_examples(model, edits())[:4]
     with untouched(model):
         together = losses_after(model, network, Rows.of(examples, (), SAME), **WEIGHTS)
-        alone = [losses_after(model, network, Rows.of([one], (), SAME), **WEIGHTS) for one in examples]
+        alone = [losses_after(model, network, Rows.of([example], (), SAME), **WEIGHTS) for example in examples]
     for name in ("edit", "locality", "total"):
         mean = sum(float(getattr(losses, name).detach()) for losses in alone) / 4
         assert float(getattr(together, name).detach()) == pytest.approx(
@@ -184,9 +184,9 @@ def test_prompts_longer_than_the_positions_are_left_out(caplog: pytest.LogCaptur
     """One long row of a file is no reason to refuse the others."""
     model, long = tiny("gpt2"), f"{'so ' * 200}Paris is in"
     fact = {"subject": "Paris", "prompt": "{} is in", "target_new": "Rome"}
-    others = Edit.model_validate({**fact, "paraphrases": [long, "Paris lies in"], "neighborhood": [long]})
-    (found,) = make_examples(model, [others, Edit.model_validate({**fact, "prompt": f"{'so ' * 200}{{}} is in"})])
-    assert len(found.equivalents) == 1 and found.unrelated == ()
+    edit = Edit.model_validate({**fact, "paraphrases": [long, "Paris lies in"], "neighborhood": [long]})
+    (example,) = make_examples(model, [edit, Edit.model_validate({**fact, "prompt": f"{'so ' * 200}{{}} is in"})])
+    assert len(example.equivalents) == 1 and example.unrelated == ()
     assert "1 edits are left out" in caplog.text and "longer than the model's positions" in caplog.text
 
 
@@ -198,8 +198,8 @@ def test_too_few_edits_are_refused(tmp_path: Path) -> None:
 
 def test_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
     made(tmp_path, steps=1)
-    whole = tiny("llama")
-    half = LanguageModel.wrap(copy.deepcopy(whole.model).to(torch.bfloat16), whole.tokenizer, name=whole.name)
+    exact = tiny("llama")
+    half = LanguageModel.wrap(copy.deepcopy(exact.model).to(torch.bfloat16), exact.tokenizer, name=exact.name)
     with pytest.raises(OutputError, match=r'another run \(model.dtype: "float32" in the folder, "bfloat16" now\)'):
         train(half, edits(), quick(steps=1), tmp_path, progress=False)
 
@@ -219,17 +219,17 @@ def test_training_that_diverges_late_ends_with_the_best_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Otherwise hours of training would be lost: it can't be resumed either, as it would diverge again."""
-    whole, calls = losses_after, []
+    original, calls = losses_after, []
 
     def diverging(*args: Any, **options: Any) -> Any:
         calls.append(1)
-        found = whole(*args, **options)
+        losses = original(*args, **options)
         # the validation after two steps is the fourth call; the fourth step has no finite loss
-        return found if len(calls) < 6 else replace(found, total=found.total * torch.inf)
+        return losses if len(calls) < 6 else replace(losses, total=losses.total * torch.inf)
 
     monkeypatch.setattr(training, "losses_after", diverging)
     manifest = made(tmp_path, learning_rate=1e-3, rate_learning_rate=0.01)
-    assert manifest.steps == 2 and [one.step for one in manifest.validations] == [0, 2]
+    assert manifest.steps == 2 and [validation.step for validation in manifest.validations] == [0, 2]
     assert "after 3 steps the loss is not finite" in caplog.text and "the network of step 2" in caplog.text
     monkeypatch.undo()
     best = made(tmp_path / "short", steps=2, learning_rate=1e-3, rate_learning_rate=0.01)

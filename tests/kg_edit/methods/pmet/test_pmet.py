@@ -23,7 +23,7 @@ LAYER = 1
 
 
 def rows_of(model: LanguageModel) -> list[Prompt]:
-    return [encode(model.tokenizer, one.prompt, subject=one.subject, target=one.target_new) for one in EDITS]
+    return [encode(model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new) for edit in EDITS]
 
 
 def whole(model: LanguageModel, row: Prompt, change: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,13 +88,13 @@ def test_each_change_has_its_own_limit_and_penalty() -> None:
 def test_only_the_mlps_value_is_written() -> None:
     """The last layer's MLP then has v* in the bare prompt; the attention's change lowers the loss of the descent."""
     model = tiny("llama")
-    found = joint("pmet", model, contexts=BARE, layers=[1], mom2_weight=1e-6, hold=0.0).edit(EDITS)
-    assert isinstance(found, WeightPatch) and found.state["value"].shape == (32, 3)
-    for edit, wanted, record in zip(EDITS, found.state["value"].T, found.edits, strict=True):
+    patch = joint("pmet", model, contexts=BARE, layers=[1], mom2_weight=1e-6, hold=0.0).edit(EDITS)
+    assert isinstance(patch, WeightPatch) and patch.state["value"].shape == (32, 3)
+    for edit, v_star, record in zip(EDITS, patch.state["value"].T, patch.edits, strict=True):
         assert record["norms"]["change"] <= 2.001 * record["norms"]["value"]
-        with found.applied(model):
+        with patch.applied(model):
             _, value, _ = state_at(model, edit, 1)
-        torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(value, v_star, rtol=1e-3, atol=1e-3)
 
 
 def test_settings_of_the_public_code() -> None:

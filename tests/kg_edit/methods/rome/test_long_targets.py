@@ -17,12 +17,12 @@ LONG = Path(__file__).parents[4] / "bench" / "long_targets.jsonl"
 @pytest.mark.slow
 def test_preset_long_makes_the_model_generate_a_whole_sentence(smollm2: LanguageModel) -> None:
     edits = [edit for edit in read_edits(LONG).edits if edit.id in ("19 tokens-3", "19 tokens-6")]
-    said = {}
+    texts = {}
     for preset in ("default", "long"):
-        made = Rome.on(smollm2, preset=preset, settings={"descent_dtype": "bfloat16"}).edit_each(edits)
-        for edit, patch in zip(edits, made, strict=True):
+        patches = Rome.on(smollm2, preset=preset, settings={"descent_dtype": "bfloat16"}).edit_each(edits)
+        for edit, patch in zip(edits, patches, strict=True):
             with patch.applied(smollm2) as edited:
-                said[edit.id, preset] = ask(edited, edit.text, tokens=24)
+                texts[edit.id, preset] = ask(edited, edit.text, tokens=24)
     for edit in edits:
-        assert said[edit.id, "long"].strip().startswith(edit.target_new)
-        assert not said[edit.id, "default"].strip().startswith(edit.target_new)
+        assert texts[edit.id, "long"].strip().startswith(edit.target_new)
+        assert not texts[edit.id, "default"].strip().startswith(edit.target_new)

@@ -104,8 +104,8 @@ class Oracle:
 
 @pytest.fixture(scope="module")
 def oracle(shared: Path, smollm2: LanguageModel) -> Oracle:
-    made = json.loads((shared / "oracle" / "factors.json").read_text())["rome"]
-    return Oracle(smollm2, made, load_file(shared / "oracle" / "factors.safetensors"))
+    recorded = json.loads((shared / "oracle" / "factors.json").read_text())["rome"]
+    return Oracle(smollm2, recorded, load_file(shared / "oracle" / "factors.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +116,8 @@ def moment(oracle: Oracle, shared: Path, request: pytest.FixtureRequest) -> Cova
     text = folder / "text.txt"
     text.write_text("".join([line for line in lines if len(line) > 200][:400]))
     config = CovarianceConfig(corpus=str(text), tokens=63_030, ridge=0.0)
-    (found,) = find_covariances(oracle.model, [oracle.made["layer"]], config, folder=folder, progress=False).values()
-    return found
+    (c,) = find_covariances(oracle.model, [oracle.made["layer"]], config, folder=folder, progress=False).values()
+    return c
 
 
 @pytest.mark.slow

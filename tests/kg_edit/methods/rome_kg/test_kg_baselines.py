@@ -49,12 +49,12 @@ CONTEXTS = ("{}", "The quick brown fox. {}")
 
 
 def graph() -> PrivateGraph:
-    made = nx.MultiDiGraph()
+    statements = nx.MultiDiGraph()
     for relation, target in (("league", "NBA"), ("headquarters location", "Los Angeles"), ("mascot", "none")):
-        made.add_edge("Los Angeles Lakers", target, label=relation)
-    made.add_edge("Rome", "Italy", label="country")
-    made.add_node("Paris")
-    return PrivateGraph(made)
+        statements.add_edge("Los Angeles Lakers", target, label=relation)
+    statements.add_edge("Rome", "Italy", label="country")
+    statements.add_node("Paris")
+    return PrivateGraph(statements)
 
 
 def identity(model: LanguageModel, layer: int) -> Covariance:
@@ -64,26 +64,26 @@ def identity(model: LanguageModel, layer: int) -> Covariance:
 
 
 def rome(model: LanguageModel, **settings: Any) -> Rome:
-    wanted = RomeConfig(**{**ROME_SETTINGS, **settings})
-    return Rome(model, wanted, contexts=CONTEXTS, covariance=identity(model, wanted.layer or 0))
+    config = RomeConfig(**{**ROME_SETTINGS, **settings})
+    return Rome(model, config, contexts=CONTEXTS, covariance=identity(model, config.layer or 0))
 
 
 def rome_kg(model: LanguageModel, source: SubgraphSource | None = None, **settings: Any) -> RomeKg:
-    wanted = RomeKgConfig(**{**ROME_SETTINGS, "statements": 5, "composed": 5, **settings})  # as many as memit-kg
-    covariance = identity(model, wanted.layer or 0)
-    return RomeKg(model, wanted, graph=source or graph(), contexts=CONTEXTS, covariance=covariance)
+    config = RomeKgConfig(**{**ROME_SETTINGS, "statements": 5, "composed": 5, **settings})  # as many as memit-kg
+    covariance = identity(model, config.layer or 0)
+    return RomeKg(model, config, graph=source or graph(), contexts=CONTEXTS, covariance=covariance)
 
 
 def memit(model: LanguageModel, **settings: Any) -> Memit:
-    wanted = MemitConfig(**{**MEMIT_SETTINGS, **settings})
-    covariances = {layer: identity(model, layer) for layer in wanted.layers or ()}
-    return Memit(model, wanted, contexts=CONTEXTS, covariances=covariances)
+    config = MemitConfig(**{**MEMIT_SETTINGS, **settings})
+    covariances = {layer: identity(model, layer) for layer in config.layers or ()}
+    return Memit(model, config, contexts=CONTEXTS, covariances=covariances)
 
 
 def memit_kg(model: LanguageModel, source: SubgraphSource | None = None, **settings: Any) -> MemitKg:
-    wanted = MemitKgConfig(**{**MEMIT_SETTINGS, **settings})
-    covariances = {layer: identity(model, layer) for layer in wanted.layers or ()}
-    return MemitKg(model, wanted, graph=source or graph(), contexts=CONTEXTS, covariances=covariances)
+    config = MemitKgConfig(**{**MEMIT_SETTINGS, **settings})
+    covariances = {layer: identity(model, layer) for layer in config.layers or ()}
+    return MemitKg(model, config, graph=source or graph(), contexts=CONTEXTS, covariances=covariances)
 
 
 MAKERS = {"rome-kg": (rome_kg, rome), "memit-kg": (memit_kg, memit)}
@@ -91,12 +91,12 @@ both = pytest.mark.parametrize("name", MAKERS)
 
 
 def facts(edit: Edit, *, limit: int = 5, source: SubgraphSource | None = None) -> tuple[GraphFact, ...]:
-    found = edit_subgraph(source or graph(), edit, SubgraphOptions(hops=2, per_node=20, seed=0))
-    return graph_facts(edit, found, limit=limit, seed=0)
+    subgraph = edit_subgraph(source or graph(), edit, SubgraphOptions(hops=2, per_node=20, seed=0))
+    return graph_facts(edit, subgraph, limit=limit, seed=0)
 
 
-def as_edits(found: Sequence[GraphFact], edit: Edit) -> list[Edit]:
-    return [fact.as_edit(f"{edit.id}/{place}") for place, fact in enumerate(found, 1)]
+def as_edits(facts: Sequence[GraphFact], edit: Edit) -> list[Edit]:
+    return [fact.as_edit(f"{edit.id}/{number}") for number, fact in enumerate(facts, 1)]
 
 
 def assert_same(one: Patch, other: Patch) -> None:
@@ -111,22 +111,22 @@ def test_patch_equals_the_plain_method_on_the_edit_and_its_facts(name: str) -> N
     """ROME-KG one after the other, MEMIT-KG in one batch; ``remember`` is for the edits before this one."""
     model, (with_graph, plain) = tiny("llama"), MAKERS[name]
     patch = with_graph(model).edit([LEBRON])
-    further = as_edits(facts(LEBRON), LEBRON)
-    assert len(further) == 6
-    assert_same(patch, plain(model, remember=0.0).edit([LEBRON, *further]))
+    fact_edits = as_edits(facts(LEBRON), LEBRON)
+    assert len(fact_edits) == 6
+    assert_same(patch, plain(model, remember=0.0).edit([LEBRON, *fact_edits]))
     (record,) = patch.edits
     assert record["edit"]["id"] == "lebron" and record["method"] == name
-    assert [request["edit"]["target_new"] for request in record["requests"]] == [edit.target_new for edit in further]
+    assert [request["edit"]["target_new"] for request in record["requests"]] == [edit.target_new for edit in fact_edits]
     assert all("loss_after" in request for request in record["requests"])
 
 
 @pytest.mark.parametrize("name", keep_first(reversed(MAKERS)))
 def test_answers_among_the_facts_are_counted(name: str) -> None:
     model, (with_graph, _) = tiny("llama"), MAKERS[name]
-    asked = Question(question="Where does LeBron James work?", answer="Los Angeles")
-    tested = LEBRON.model_copy(update={"portability": (asked,)})
+    question = Question(question="Where does LeBron James work?", answer="Los Angeles")
+    tested = LEBRON.model_copy(update={"portability": (question,)})
     (record,) = with_graph(model).edit([tested]).edits
-    facts = [made["edit"]["target_new"] for made in record["requests"]]
+    facts = [request["edit"]["target_new"] for request in record["requests"]]
     assert record["answers_met"] == sum("Los Angeles" in fact for fact in facts) > 0
     assert "answers_met" not in with_graph(model).edit([LEBRON]).edits[0]
 
@@ -135,13 +135,13 @@ def test_answers_among_the_facts_are_counted(name: str) -> None:
 def test_answers_of_a_records_probes_are_counted(name: str) -> None:
     """MQuAKE and RippleEdits ask them; the edit itself has no test questions."""
     model, (with_graph, _) = tiny("llama"), MAKERS[name]
-    asked = Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(("Los Angeles",),)),))
-    record = BenchmarkRecord(id="1", edits=(LEBRON,), probes=(asked,))
+    probe = Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(("Los Angeles",),)),))
+    record = BenchmarkRecord(id="1", edits=(LEBRON,), probes=(probe,))
     method = with_graph(model)
     method.graph = guarded(method.graph, method.config, [record])
-    (made,) = method.edit([LEBRON]).edits
-    facts = [one["edit"]["target_new"] for one in made["requests"]]
-    assert made["answers_met"] == sum("Los Angeles" in fact for fact in facts) > 0
+    (edit_record,) = method.edit([LEBRON]).edits
+    facts = [request["edit"]["target_new"] for request in edit_record["requests"]]
+    assert edit_record["answers_met"] == sum("Los Angeles" in fact for fact in facts) > 0
     assert method.graph_identity == with_graph(model).graph_identity
 
 
@@ -193,16 +193,16 @@ def test_object_that_is_not_in_the_graph_is_refused(name: str) -> None:
 
 def test_presets_are_those_of_the_plain_method() -> None:
     for name, plain in (("rome-kg", "rome"), ("memit-kg", "memit")):
-        config, own = find_method(name).config_class, find_method(plain).config_class
-        published = own.preset("gpt2-xl", method=plain).model_dump()
+        config, plain_config = find_method(name).config_class, find_method(plain).config_class
+        published = plain_config.preset("gpt2-xl", method=plain).model_dump()
         assert config.preset("gpt2-xl", method=name).model_dump().items() >= published.items()
-        assert config.preset("paper").model_dump().items() >= own.preset("paper").model_dump().items()
+        assert config.preset("paper").model_dump().items() >= plain_config.preset("paper").model_dump().items()
 
 
 @pytest.mark.slow
 def test_default_edits_an_ordinary_row_and_leaves_the_model_whole(smollm2: LanguageModel) -> None:
     edit = Edit(subject="Spike Hughes", prompt="{} originates from", target_new="Philadelphia", target_new_id="Q1345")
-    patch = RomeKg.on(smollm2).edit([edit], guard=lambda made, _: refuse_disabling(made, [], smollm2))
+    patch = RomeKg.on(smollm2).edit([edit], guard=lambda p, _: refuse_disabling(p, [], smollm2))
     assert len(patch.edits[0]["requests"]) == 2
     with patch.applied(smollm2) as edited:
         assert ask(edited, edit.text).startswith("Philadelphia")
@@ -211,8 +211,8 @@ def test_default_edits_an_ordinary_row_and_leaves_the_model_whole(smollm2: Langu
 def test_provenance_names_the_graph() -> None:
     chosen = rome_kg(tiny("llama"))
     assert chosen.subgraph(LEBRON).number_of_edges() == 4
-    (said,) = chosen.provenance()["methods"]
-    assert said["graph"]["kind"] == "private graph" and said["name"] == "rome-kg"
+    (recorded,) = chosen.provenance()["methods"]
+    assert recorded["graph"]["kind"] == "private graph" and recorded["name"] == "rome-kg"
 
 
 def nll(model: LanguageModel, fact: GraphFact) -> float:
@@ -220,8 +220,8 @@ def nll(model: LanguageModel, fact: GraphFact) -> float:
     prompt = model.encode(fact.text, target=fact.object)
     with torch.no_grad():
         logits = model.model(torch.tensor([prompt.ids])).logits[0].log_softmax(-1)
-    places = range(prompt.target_start, len(prompt.ids))
-    return -sum(float(logits[place - 1, prompt.ids[place]]) for place in places) / len(places)
+    positions = range(prompt.target_start, len(prompt.ids))
+    return -sum(float(logits[position - 1, prompt.ids[position]]) for position in positions) / len(positions)
 
 
 @both
@@ -233,13 +233,13 @@ def test_facts_are_likelier_in_a_real_model_afterwards(name: str, smollm2: Langu
     if name == "memit-kg":
         fast = {"layers": (5, 6, 7), "steps": 12, "mom2_weight": 100.0}
     with_graph, plain = MAKERS[name]
-    made: EditingMethod = with_graph(smollm2, source, **fast, **counts)
-    wanted = facts(LEBRON, limit=2, source=source)
-    assert len(wanted) == 4
-    with made.edit([LEBRON]).applied(smollm2):
-        after = [nll(smollm2, fact) for fact in wanted]
+    method: EditingMethod = with_graph(smollm2, source, **fast, **counts)
+    expected = facts(LEBRON, limit=2, source=source)
+    assert len(expected) == 4
+    with method.edit([LEBRON]).applied(smollm2):
+        after = [nll(smollm2, fact) for fact in expected]
     with plain(smollm2, **fast).edit([LEBRON]).applied(smollm2):
-        without = [nll(smollm2, fact) for fact in wanted]
+        without = [nll(smollm2, fact) for fact in expected]
     assert sum(after) / 4 < sum(without) / 4 - 1.5
     assert all(one < other for one, other in zip(after, without, strict=True))
 
@@ -249,11 +249,11 @@ def test_fact_that_contradicts_an_edit_of_the_batch_is_left_out() -> None:
     chosen = memit_kg(model)
     fact = next(fact for fact in chosen.further_edits(LEBRON) if fact.subject == LEBRON.target_new)
     against = fact.model_copy(update={"id": "against", "target_new": "France"})
-    known = nx.MultiDiGraph(graph().graph)
-    known.add_edge("France", "Paris", label="capital")
-    batch = memit_kg(model, PrivateGraph(known)).edit([LEBRON, against])
-    said = [(request["edit"]["prompt"], request["edit"]["target_new"]) for request in batch.edits[0]["requests"]]
-    assert said and (fact.prompt, fact.target_new) not in said
+    statements = nx.MultiDiGraph(graph().graph)
+    statements.add_edge("France", "Paris", label="capital")
+    batch = memit_kg(model, PrivateGraph(statements)).edit([LEBRON, against])
+    requests = [(request["edit"]["prompt"], request["edit"]["target_new"]) for request in batch.edits[0]["requests"]]
+    assert requests and (fact.prompt, fact.target_new) not in requests
 
 
 def test_without_refuses_a_batch_with_contradicted_facts() -> None:
@@ -296,10 +296,10 @@ def test_record_names_the_rule_of_each_further_edit(tmp_path: Path) -> None:
         relation_id="P19", target_new="Lyon", target_new_id="Q13",
     )  # fmt: skip
     source = WikidataCache(tmp_path / "graph.tsv")
-    for made in (rome_kg, memit_kg):
-        (record,) = made(tiny("llama"), source, graph={"rules": str(tmp_path / "rules.tsv")}).edit([edit]).edits
+    for maker in (rome_kg, memit_kg):
+        (record,) = maker(tiny("llama"), source, graph={"rules": str(tmp_path / "rules.tsv")}).edit([edit]).edits
         (request,) = record["requests"]
         assert request["edit"]["target_new"] == "France"
-        assert [found["rule"] for found in record["consequences"]] == [rule]
-        (plain, *_) = made(tiny("llama"), source).edit([edit]).edits
+        assert [consequence["rule"] for consequence in record["consequences"]] == [rule]
+        (plain, *_) = maker(tiny("llama"), source).edit([edit]).edits
         assert "consequences" not in plain
