@@ -54,8 +54,8 @@ def memory(family: str = "llama") -> ScopePatch:
     return replace(patch, changes=changes(family))
 
 
-def counterfactual_prompt(patch: ScopePatch, place: int, prompt: str) -> str:
-    return patch.rule.prompt(patch.facts[place].text, prompt)
+def counterfactual_prompt(patch: ScopePatch, index: int, prompt: str) -> str:
+    return patch.rule.prompt(patch.facts[index].text, prompt)
 
 
 def test_scope_probability() -> None:
@@ -110,9 +110,9 @@ def test_answer_is_the_same_in_every_way_of_asking(family: str) -> None:
         alone = [plain(edited, prompt, 4) for prompt in prompts]
         together = continuations(edited, prompts, limits=[4] * 3)
         pairs = [Pair(prompt, text) for prompt, text in zip(prompts, alone, strict=True) if text.strip()]
-        found, places = score(edited, pairs), predictions(edited, pairs)
+        scores, predicted = score(edited, pairs), predictions(edited, pairs)
     assert list(together) == alone
-    assert all(places[pair] for pair in pairs) and found.keys() == places.keys()
+    assert all(predicted[pair] for pair in pairs) and scores.keys() == predicted.keys()
     clean = [plain(model, prompt, 4) for prompt in prompts]
     assert alone[1] == clean[1] and alone != clean
 
@@ -132,11 +132,11 @@ def test_generation_by_transformers_and_padding_on_the_right() -> None:
     patch, model = memory(), tiny("llama")
     with patch.applied(model) as edited, torch.no_grad():
         ids = torch.tensor([edited.encode(INSIDE).ids])
-        whole = edited.model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
+        cached = edited.model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
         uncached = edited.model.generate(
             ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids), use_cache=False
         )
-        assert whole.tolist() == uncached.tolist()
+        assert cached.tolist() == uncached.tolist()
         alone = edited.model(ids).logits[0, -1]
         rows = left_pad([ids[0].tolist(), edited.encode(OUTSIDE).ids], device=torch.device("cpu"))
         left = edited.model(rows.ids, attention_mask=rows.mask, position_ids=rows.positions).logits[0, -1]
@@ -154,8 +154,8 @@ def test_cache_of_the_first_pass_is_continued() -> None:
         ids = torch.tensor([edited.encode(INSIDE).ids])
         first = edited.model(ids, use_cache=True)
         step = edited.model(torch.tensor([[5]]), past_key_values=first.past_key_values, use_cache=True)
-        whole = edited.model(torch.cat([ids, torch.tensor([[5]])], 1))
-    torch.testing.assert_close(step.logits[0, -1], whole.logits[0, -1], rtol=1e-4, atol=1e-4)
+        full = edited.model(torch.cat([ids, torch.tensor([[5]])], 1))
+    torch.testing.assert_close(step.logits[0, -1], full.logits[0, -1], rtol=1e-4, atol=1e-4)
 
 
 def test_edit_of_two_paragraphs_is_in_its_own_scope() -> None:
@@ -195,10 +195,10 @@ def test_last_paragraph_decides_and_nearest_fact_is_inserted() -> None:
 
 def test_thresholds_of_zero_and_one() -> None:
     model = tiny("llama")
-    for threshold, wanted in ((0.0, True), (1.0, False)):
+    for threshold, in_scope in ((0.0, True), (1.0, False)):
         patch = Serac(model, SeracConfig(untrained=True, threshold=threshold)).edit(EDITS[:1])
         assert isinstance(patch, ScopePatch)
-        assert (patch.prompt_transform(model, OUTSIDE) != OUTSIDE) is wanted
+        assert (patch.prompt_transform(model, OUTSIDE) != OUTSIDE) is in_scope
 
 
 def test_later_edit_of_a_prompt_is_active_until_it_is_removed() -> None:
@@ -206,11 +206,11 @@ def test_later_edit_of_a_prompt_is_active_until_it_is_removed() -> None:
     later = EDITS[0].model_copy(update={"id": "later", "target_new": "Rome"})
     patch = Serac(model, SeracConfig(untrained=True)).edit([*EDITS, later])
     assert isinstance(patch, ScopePatch)
-    found = patch.nearest(model, INSIDE)
-    assert found is not None and found[0].id == "later" and found[1] > 0.99
-    left = patch.without(["later"])
-    assert [record["edit"]["id"] for record in left.edits] == ["1", "2"]
-    assert "Paris" in left.prompt_transform(model, INSIDE)
+    nearest = patch.nearest(model, INSIDE)
+    assert nearest is not None and nearest[0].id == "later" and nearest[1] > 0.99
+    remaining = patch.without(["later"])
+    assert [record["edit"]["id"] for record in remaining.edits] == ["1", "2"]
+    assert "Paris" in remaining.prompt_transform(model, INSIDE)
     with pytest.raises(PatchError, match="no edit 'x'"):
         patch.without(["x"])
 
@@ -235,14 +235,14 @@ def test_scope_patch_with_a_patch_of_weights() -> None:
 
 
 def test_damaged_scope_patch_is_refused(tmp_path: Path) -> None:
-    whole = memory()
-    broken = replace(whole, facts=(replace(whole.facts[0], weights=torch.ones(1, 1)),))
+    intact = memory()
+    broken = replace(intact, facts=(replace(intact.facts[0], weights=torch.ones(1, 1)),))
     path = broken.save(tmp_path / "patch.safetensors")
     with pytest.raises(PatchError, match="is damaged"):
         Patch.load(path)
-    again = Patch.load(whole.save(tmp_path / "whole.safetensors"))
-    assert isinstance(again, ScopePatch) and again.summary == whole.summary
-    assert again.changes.keys() == whole.changes.keys()
+    again = Patch.load(intact.save(tmp_path / "whole.safetensors"))
+    assert isinstance(again, ScopePatch) and again.summary == intact.summary
+    assert again.changes.keys() == intact.changes.keys()
 
 
 def test_chat_gets_the_fact_and_a_marker_that_it_never_contains() -> None:

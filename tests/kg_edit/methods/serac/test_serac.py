@@ -53,18 +53,18 @@ def test_text_with_the_subject_is_not_certainly_outside() -> None:
 
 
 def test_each_edit_has_texts_inside_and_outside() -> None:
-    some = [edits()[0], edits()[3].model_copy(update={"prompt": "Where does {} flow?"})] * 6
-    order = ExampleOrder(some, ("so it is", "once upon a time"), quick(validation=4, behind=0.5))
+    dozen = [edits()[0], edits()[3].model_copy(update={"prompt": "Where does {} flow?"})] * 6
+    order = ExampleOrder(dozen, ("so it is", "once upon a time"), quick(validation=4, behind=0.5))
     rows = order.scope_rows(0)
     assert len(rows.inside) == len(rows.edits) == 4
-    owners = [place for place, _ in rows.outside]
+    owners = [owner for owner, _ in rows.outside]
     assert sorted(owners) == [0, 0, 1, 1, 2, 2, 3, 3], "a neighbour and another relation of the subject"
-    for place, text in rows.outside[4:]:
-        assert rows.edits[place].subject in text and not text.endswith(rows.edits[place].text)
+    for owner, text in rows.outside[4:]:
+        assert rows.edits[owner].subject in text and not text.endswith(rows.edits[owner].text)
     assert rows == order.scope_rows(0) and rows != order.scope_rows(1)
     placed = [text for text in (*rows.inside, *(text for _, text in rows.outside)) if text.startswith(("so", "once"))]
     assert 0 < len(placed) < 12, "a part of them comes after a text"
-    assert all(text in {edit.text for edit in some} for text in (q.prompt.split(". ")[-1] for q in order.questions(0)))
+    assert all(text in {edit.text for edit in dozen} for text in (q.prompt.split(". ")[-1] for q in order.questions(0)))
 
 
 def test_too_few_edits_are_refused() -> None:
@@ -88,7 +88,7 @@ def test_counterfactual_model_starts_equal_to_the_model(family: str) -> None:
     marker, before = find_marker(model.tokenizer, name="toy"), hooks_of(model)
     with untouched(model):
         loss = answer_loss(model, network, marker, questions)
-    pairs = [Pair(f"{marker.text}New fact: {one.fact}\nPrompt: {one.prompt}", one.target) for one in questions]
+    pairs = [Pair(f"{marker.text}New fact: {q.fact}\nPrompt: {q.prompt}", q.target) for q in questions]
     expected = [score(model, [pair])[pair].nll for pair in pairs]
     assert float(loss.detach()) == pytest.approx(sum(expected) / 2, abs=1e-4)
     assert hooks_of(model) == before
@@ -129,8 +129,8 @@ def test_states_are_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_held_out_edits_count_equally(tmp_path: Path) -> None:
     """Five edits in batches of four and one: shares are fifths, not the mean of quarters and one."""
-    for found in made(tmp_path, steps=2, validation=5).validations:
-        assert (5 * found.inside) % 1 == pytest.approx(0, abs=1e-5) or (5 * found.inside) % 1 == pytest.approx(1)
+    for v in made(tmp_path, steps=2, validation=5).validations:
+        assert (5 * v.inside) % 1 == pytest.approx(0, abs=1e-5) or (5 * v.inside) % 1 == pytest.approx(1)
 
 
 def test_training_learns_and_edits(tmp_path: Path) -> None:
@@ -147,9 +147,9 @@ def test_training_learns_and_edits(tmp_path: Path) -> None:
         == patch.rule.network
     )
     assert method["editor"]["steps"] == manifest.steps
-    asked = Pair(edit.text, edit.target_new)
+    pair = Pair(edit.text, edit.target_new)
     with patch.applied(model) as edited:
-        assert score(edited, [asked])[asked].nll < score(model, [asked])[asked].nll
+        assert score(edited, [pair])[pair].nll < score(model, [pair])[pair].nll
 
 
 def test_fact_that_does_not_fit_is_refused() -> None:
@@ -166,5 +166,5 @@ def test_question_longer_than_the_positions_is_left_out_of_the_training() -> Non
     long = Question(fact="Paris is in Rome", prompt=f"{'so ' * 200}Paris is in", target="Rome")
     marker = find_marker(model.tokenizer, name="toy")
     with untouched(model):
-        alone, both = (answer_loss(model, network, marker, asked) for asked in ([short], [long, short]))
+        alone, both = (answer_loss(model, network, marker, questions) for questions in ([short], [long, short]))
     assert float(both.detach()) == float(alone.detach()) > 0

@@ -29,13 +29,13 @@ def neurons_of(patch: Patch) -> Neurons:
 
 def test_neurons_add_their_output() -> None:
     """relu(2 - 1) [1, 0] + relu(-2 + 0) [0, 1]."""
-    found = fired(
+    output = fired(
         torch.tensor([[2.0, 0.0]]),
         torch.tensor([[1.0, 0.0], [-1.0, 0.0]]),
         torch.tensor([-1.0, 0.0]),
         torch.eye(2),
     )
-    assert found.tolist() == [[1.0, 0.0]]
+    assert output.tolist() == [[1.0, 0.0]]
 
 
 @pytest.mark.slow
@@ -77,8 +77,8 @@ def test_neuron_is_inactive_in_the_memory() -> None:
     free = neurons_of(patcher(model, memory_weight=0.0).edit(EDITS[:1]))
     trained = neurons_of(chosen.edit(EDITS[:1]))
 
-    def active_share(found: Neurons) -> float:
-        return float((chosen.memory_queries @ found.keys.T + found.biases > 0).float().mean())
+    def active_share(neurons: Neurons) -> float:
+        return float((chosen.memory_queries @ neurons.keys.T + neurons.biases > 0).float().mean())
 
     assert active_share(trained) < active_share(free)
     assert (trained.queries * trained.keys).sum(-1).add(trained.biases).gt(0).all(), "each is active at its own mistake"
@@ -120,10 +120,10 @@ def test_losses_of_a_neuron(hardest: int) -> None:
     settings = {"activation_weight": 2.0, "memory_weight": 5.0, "margin": 0.5, "hardest": hardest}
     keys, biases = torch.tensor([[1.0, 2.0]]), torch.tensor([0.25])
     queries, memory = torch.tensor([[0.5, 0.5]]), torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
-    here, there = 1.75, [-0.75, -1.75][:hardest]  # z of the query, and z of the memory, the largest first
-    silent, apart = (sum(math.exp(z - less + 0.5) for z in there) / len(there) for less in (0.0, here))
-    found = neuron_loss(keys, biases, queries, memory, TPatcherConfig.preset("default", settings))
-    assert float(found) == pytest.approx(2 * math.exp(-here) + 5 * (silent + apart), rel=1e-5)
+    z_query, z_memory = 1.75, [-0.75, -1.75][:hardest]  # the largest first
+    silent, apart = (sum(math.exp(z - less + 0.5) for z in z_memory) / len(z_memory) for less in (0.0, z_query))
+    loss = neuron_loss(keys, biases, queries, memory, TPatcherConfig.preset("default", settings))
+    assert float(loss) == pytest.approx(2 * math.exp(-z_query) + 5 * (silent + apart), rel=1e-5)
 
 
 def test_later_edit_has_the_earlier_mistakes_in_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ LOCALITY = ("nq question: who plays the hulk?", "Mark Ruffalo")
 @pytest.fixture
 def record(tmp_path: Path) -> BenchmarkRecord:
     """A record of zsRE, whose locality question belongs to the record and not to its edit."""
-    (found,) = find_dataset("zsre").read(written(tmp_path, ZSRE)).records
-    return found
+    (zsre_record,) = find_dataset("zsre").read(written(tmp_path, ZSRE)).records
+    return zsre_record
 
 
 def test_locality_prompts_are_neighbours_with_the_old_target() -> None:
@@ -67,5 +67,5 @@ def test_left_out_subject_leaves_the_other_edits_of_its_record(tmp_path: Path) -
     other.write_text(
         data.read_text(encoding="utf-8").replace("Ada", "Eve").replace(ZSRE["loc"], "nq question: who wrote Dubliners")
     )
-    (left,) = training_records(data, "zsre", None, [other])
-    assert left.edits[0].subject == "Ada" and left.group("locality")
+    (remaining,) = training_records(data, "zsre", None, [other])
+    assert remaining.edits[0].subject == "Ada" and remaining.group("locality")

@@ -52,7 +52,7 @@ class RunningMeanStd:
 
 def published(model: LanguageModel, batches: list[list[Edit]], *, shared: bool) -> list[dict[str, Tensor]]:
     """The change of each batch, written down as the paper's pseudo-code: hooks, a loop over edits, a full solve."""
-    hf, normalisers, found = model.model, dict[Any, RunningMeanStd](), list[dict[str, Tensor]]()
+    hf, normalisers, updates = model.model, dict[Any, RunningMeanStd](), list[dict[str, Tensor]]()
     modules: dict[str, nn.Linear] = {name: hf.get_submodule(name.removesuffix(".weight")) for name in WEIGHTS}  # type: ignore[misc]
     before = {name: module.weight.detach().clone() for name, module in modules.items()}
     for batch in batches:
@@ -86,18 +86,18 @@ def published(model: LanguageModel, batches: list[list[Edit]], *, shared: bool) 
         shifts = dict[str, Tensor]()
         for name, x in features.items():
             width = modules[name].weight.shape[1]
-            h, whole = x[:, :width], normalisers[modules[name].weight.shape if shared else name](x)
-            hn, gn = whole[:, :width], whole[:, width:]
+            h, normalised = x[:, :width], normalisers[modules[name].weight.shape if shared else name](x)
+            hn, gn = normalised[:, :width], normalised[:, width:]
             v = -RATE * (hn * hn).sum(-1, keepdim=True) * gn
             shifts[name] = torch.linalg.solve(h.T @ h + torch.eye(width).double(), h.T @ v).T.float()
         with torch.no_grad():
             for name, module in modules.items():
                 module.weight += shifts[name]
-        found.append(shifts)
+        updates.append(shifts)
     with torch.no_grad():
         for name, module in modules.items():
             module.weight.copy_(before[name])
-    return found
+    return updates
 
 
 @pytest.mark.parametrize("statistics", ["shape", "weight"])
@@ -107,9 +107,9 @@ def test_two_batches_are_those_of_the_published_algorithm(statistics: str) -> No
     expected = published(model, [EDITS[:2], EDITS[2:]], shared=statistics == "shape")
     chosen = method(model, statistics=statistics)
     first = chosen.edit(EDITS[:2])
-    for made, wanted in zip((first, chosen.update(EDITS[2:], before=first)), expected, strict=True):
-        for name, change in changes(made).items():
-            torch.testing.assert_close(change, wanted[name], rtol=1e-3, atol=1e-6 * float(wanted[name].abs().max()))
+    for patch, shifts in zip((first, chosen.update(EDITS[2:], before=first)), expected, strict=True):
+        for name, change in changes(patch).items():
+            torch.testing.assert_close(change, shifts[name], rtol=1e-3, atol=1e-6 * float(shifts[name].abs().max()))
 
 
 def test_more_tokens_than_inputs_are_solved_for_the_inputs() -> None:
@@ -117,9 +117,9 @@ def test_more_tokens_than_inputs_are_solved_for_the_inputs() -> None:
     model = tiny("llama")
     names = ("Spain", "France", "Paris", "London", "Miami", "The dog")
     many = [
-        one.model_copy(update={"id": f"{name} {one.id}", "subject": name, "target_new": "Oslo and Miami Heat"})
+        edit.model_copy(update={"id": f"{name} {edit.id}", "subject": name, "target_new": "Oslo and Miami Heat"})
         for name in names
-        for one in (EDIT, SECOND)
+        for edit in (EDIT, SECOND)
     ]
     patch = method(model).edit(many)
     assert isinstance(patch, WeightPatch)
@@ -137,12 +137,12 @@ def test_statistics_continue_from_a_file(tmp_path: Path) -> None:
     chosen = method(tiny("llama"))
     first = chosen.edit(EDITS[:2])
     again = Patch.load(first.save(tmp_path / "first.safetensors"))
-    whole, resumed = (chosen.edit(EDITS[2:], start=start) for start in (first, again))
-    assert isinstance(first, WeightPatch) and isinstance(whole, WeightPatch) and isinstance(resumed, WeightPatch)
-    for name, tensor in whole.state.items():
+    uncut, resumed = (chosen.edit(EDITS[2:], start=start) for start in (first, again))
+    assert isinstance(first, WeightPatch) and isinstance(uncut, WeightPatch) and isinstance(resumed, WeightPatch)
+    for name, tensor in uncut.state.items():
         assert torch.equal(tensor, resumed.state[name]) and tensor.shape == first.state[name].shape
-    assert all(torch.equal(change, changes(resumed)[name]) for name, change in changes(whole).items())
-    rest = whole - first
+    assert all(torch.equal(change, changes(resumed)[name]) for name, change in changes(uncut).items())
+    rest = uncut - first
     assert isinstance(rest, WeightPatch)
     update = chosen.update(EDITS[2:], before=first)
     assert isinstance(update, WeightPatch)

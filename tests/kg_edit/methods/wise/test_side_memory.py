@@ -31,8 +31,8 @@ def test_ties_trims_elects_signs_and_takes_the_mean_of_those_that_agree() -> Non
     first, second = torch.tensor([[4.0, -3.0], [0.1, 1.0]]), torch.tensor([[-1.0, -5.0], [3.0, 0.0]])
     trimmed = ties([first, second], [0.5, 0.5], density=0.5)  # [4, -3, 0, 0] and [0, -5, 3, 0]
     assert trimmed.tolist() == [[4.0, -4.0], [3.0, 0.0]]
-    whole = ties([first, second], [0.5, 0.5], density=1.0)  # 4 against -1: the larger sum gives the sign
-    assert whole.flatten().tolist() == pytest.approx([4.0, -4.0, 1.55, 1.0])
+    untrimmed = ties([first, second], [0.5, 0.5], density=1.0)  # 4 against -1: the larger sum gives the sign
+    assert untrimmed.flatten().tolist() == pytest.approx([4.0, -4.0, 1.55, 1.0])
     weighted = ties([first, second], [0.4, 0.6], density=1.0)
     assert weighted.flatten().tolist() == pytest.approx([4.0, 0.4 * -3 + 0.6 * -5, 0.4 * 0.1 + 0.6 * 3, 1.0])
     assert ties([-first, second], [0.1, 0.9], density=1.0)[0, 0] == pytest.approx(0.1 * -4 + 0.9 * -1)
@@ -41,7 +41,7 @@ def test_ties_trims_elects_signs_and_takes_the_mean_of_those_that_agree() -> Non
 def test_subspaces_are_random_of_the_share_and_differ_by_shard() -> None:
     side = SideMemory.empty((100, 200), MemorySettings(share=0.2, seed=3))
     first, second = side.subspace(0), side.subspace(1)
-    assert [float(one.float().mean()) for one in (first, second)] == pytest.approx([0.2, 0.2], abs=0.01)
+    assert [float(mask.float().mean()) for mask in (first, second)] == pytest.approx([0.2, 0.2], abs=0.01)
     assert float((first & second).float().mean()) == pytest.approx(0.04, abs=0.01), "independent"
     assert torch.equal(first, SideMemory.empty((100, 200), MemorySettings(share=0.2, seed=3)).subspace(0))
 
@@ -52,13 +52,13 @@ def test_complete_groups_of_shards_are_merged_and_others_stay_alone() -> None:
     assert merged.change.tolist() == [[2.0, 1.0], [0.0, -4.0]] and merged.threshold == 3.0
     assert alone.change.tolist() == shards[2] and alone.threshold == 2.0
     waiting = memory(*shards[:2], owners=[0, 0, 1], activations=[8.0, 6.0, 4.0], shard=2).memories()
-    assert [(one.change.tolist(), one.threshold) for one in waiting] == [(shards[0], 3.0), (shards[1], 2.0)]
+    assert [(m.change.tolist(), m.threshold) for m in waiting] == [(shards[0], 3.0), (shards[1], 2.0)]
     assert len(memory(*shards, owners=[0, 1, 2], activations=[8.0, 6.0, 4.0], merge=1).memories()) == 3
 
 
 def test_shard_with_the_edits_of_two_patches_is_no_complete_group() -> None:
-    one = memory([[1.0, 0.0], [0.0, 2.0]], owners=[0], activations=[8.0], density=0.25)
-    (alone,) = one.plus(one).memories()
+    side = memory([[1.0, 0.0], [0.0, 2.0]], owners=[0], activations=[8.0], density=0.25)
+    (alone,) = side.plus(side).memories()
     assert alone.change.tolist() == [[2.0, 0.0], [0.0, 4.0]], "not merged with itself, where a part of it would be lost"
     more = memory(
         [[1.0, 0.0], [0.0, 2.0]], [[3.0, 1.0], [0.0, -4.0]], owners=[0, 0, 0, 1], activations=[1.0] * 4, shard=2
@@ -69,9 +69,9 @@ def test_shard_with_the_edits_of_two_patches_is_no_complete_group() -> None:
 def test_without_retrieval_all_shards_are_one_memory() -> None:
     """WISE-Merge: of the third shard 0.4, of what is merged already 0.6, as in the published program."""
     shards = ([[1.0, 0.0], [0.0, 2.0]], [[3.0, 1.0], [0.0, -4.0]], [[5.0, -5.0], [5.0, -5.0]])
-    (one,) = memory(*shards, owners=[0, 1, 2], activations=[8.0, 6.0, 4.0], retrieve=False).memories()
+    (merged,) = memory(*shards, owners=[0, 1, 2], activations=[8.0, 6.0, 4.0], retrieve=False).memories()
     expected = [0.4 * 5 + 0.6 * 2, -5.0, 5.0, 0.4 * -5 + 0.6 * -4]
-    assert one.change.flatten().tolist() == pytest.approx(expected) and one.threshold == 2.0
+    assert merged.change.flatten().tolist() == pytest.approx(expected) and merged.threshold == 2.0
 
 
 def test_text_uses_the_memory_that_it_activates_most_above_its_threshold() -> None:
@@ -80,9 +80,9 @@ def test_text_uses_the_memory_that_it_activates_most_above_its_threshold() -> No
     rows, columns = model.down_projection(LAYER).weight.shape
     shards = {number: 0.5 * torch.randn(rows, columns, generator=draw) for number in (0, 1)}
     inputs, clean = read(model)
-    norms = torch.stack([(inputs @ own.T).norm(dim=-1) for own in shards.values()], 1)  # [tokens, memories]
+    norms = torch.stack([(inputs @ shard.T).norm(dim=-1) for shard in shards.values()], 1)  # [tokens, memories]
     means = [norms[: end + 1].mean(0) for end in range(len(norms))]
-    least = float(torch.stack([one.max() for one in means]).median())  # half of the tokens are above
+    least = float(torch.stack([mean.max() for mean in means]).median())  # half of the tokens are above
     side = SideMemory(
         size=(rows, columns),
         shards=shards,
@@ -92,7 +92,7 @@ def test_text_uses_the_memory_that_it_activates_most_above_its_threshold() -> No
     )
     with side.attached(model, LAYER, model.device):
         _, edited = read(model)
-    used = [bool(one.max() > least) for one in means]
+    used = [bool(mean.max() > least) for mean in means]
     assert {True, False} == set(used)
     for x, mean, before, after, acts in zip(inputs, means, clean, edited, used, strict=True):
         if acts:
@@ -111,16 +111,16 @@ def read(model: LanguageModel) -> tuple[Tensor, Tensor]:
 
 
 def test_tensors_that_do_not_fit_are_refused() -> None:
-    whole = memory([[1.0, 0.0], [0.0, 2.0]], owners=[0], activations=[8.0])
-    again = SideMemory.read(whole.metadata(), whole.tensors())
-    assert torch.equal(again.shards[0], whole.shards[0]) and again.settings == whole.settings
+    side = memory([[1.0, 0.0], [0.0, 2.0]], owners=[0], activations=[8.0])
+    again = SideMemory.read(side.metadata(), side.tensors())
+    assert torch.equal(again.shards[0], side.shards[0]) and again.settings == side.settings
     broken = {"owners": torch.tensor([1.0]), "activations": torch.ones(2), "shard/0": torch.zeros(2, 3)}
     for name, tensor in broken.items():
         with pytest.raises(ValueError, match=r"don't fit|no change"):
-            SideMemory.read(whole.metadata(), {**whole.tensors(), name: tensor})
+            SideMemory.read(side.metadata(), {**side.tensors(), name: tensor})
     for changed in ({"owners": torch.tensor([0.5])}, {"owners": torch.zeros(0), "activations": torch.zeros(0)}):
-        tensors = {**whole.tensors(), **changed}
+        tensors = {**side.tensors(), **changed}
         if not len(changed["owners"]):
             del tensors["shard/0"]
         with pytest.raises(ValueError, match="don't fit"):
-            SideMemory.read(whole.metadata(), tensors)
+            SideMemory.read(side.metadata(), tensors)

@@ -48,7 +48,7 @@ def test_training_is_gradient_descent_on_the_published_loss() -> None:
     assert len(rows) == 2, "the bare prompt, and one context"
     texts = sample_rows(model, rows=config.texts, tokens=config.text_tokens, seed=config.seed)
     name, original = model.weight_name(LAYER), model.down_projection(LAYER).weight.detach().clone()
-    own, others = ([key_inputs(model, ids) for ids in some] for some in ([row.ids for row in rows], texts))
+    edit_inputs, text_inputs = ([key_inputs(model, ids) for ids in part] for part in ([row.ids for row in rows], texts))
     mask, change = memory.subspace(0).float(), torch.zeros_like(original)
 
     def activations(inputs: Tensor, now: Tensor) -> list[Tensor]:
@@ -59,21 +59,21 @@ def test_training_is_gradient_descent_on_the_published_loss() -> None:
         now = change.clone().requires_grad_()
         nll = []
         for row in rows:
-            places, targets = zip(*row.wanted, strict=True)
+            at, targets = zip(*row.wanted, strict=True)
             edited = {name: original + now * mask}
-            out = torch.func.functional_call(model.model, edited, (torch.tensor([row.ids]),)).logits[0, list(places)]
+            out = torch.func.functional_call(model.model, edited, (torch.tensor([row.ids]),)).logits[0, list(at)]
             nll.append(torch.nn.functional.cross_entropy(out, torch.tensor(targets)))
-        here = [
-            torch.stack([activations(x, now * mask)[place] for place, _ in row.wanted]).min()
-            for x, row in zip(own, rows, strict=True)
+        a_edit = [
+            torch.stack([activations(x, now * mask)[position] for position, _ in row.wanted]).min()
+            for x, row in zip(edit_inputs, rows, strict=True)
         ]
-        there = [one for x in others for one in activations(x, now * mask)]
+        a_text = [a for x in text_inputs for a in activations(x, now * mask)]
         faults = (
-            [a - alpha for a in there],
-            [beta - a for a in here],
-            [gamma - (a - b) for a in here for b in there],
+            [a - alpha for a in a_text],
+            [beta - a for a in a_edit],
+            [gamma - (a - b) for a in a_edit for b in a_text],
         )
-        over = [torch.stack([one for one in some if one > 0]).mean() for some in faults if any(one > 0 for one in some)]
+        over = [torch.stack([f for f in kind if f > 0]).mean() for kind in faults if any(f > 0 for f in kind)]
         (gradient,) = torch.autograd.grad(torch.stack(nll).mean() + sum(over), now)
         change = (change - 0.5 * gradient).clamp(-bound, bound)
     assert bool((change.abs() == bound).any())
@@ -103,15 +103,15 @@ def test_batches_fill_shards_one_after_the_other_also_from_a_file(tmp_path: Path
     chosen = wise(tiny("llama"), steps=3, shard=1)
     first = chosen.edit(EDITS[:2])
     again = Patch.load(first.save(tmp_path / "first.safetensors"))
-    whole, resumed = (memory_of(chosen.edit(EDITS[2:], start=start)) for start in (first, again))
-    assert sorted(whole.shards) == [0, 1, 2] and whole.owners.tolist() == [0, 1, 2]
-    merged, alone = whole.memories()
-    assert torch.equal(merged.change, ties([whole.shards[0], whole.shards[1]], [0.5, 0.5], density=0.53))
-    assert torch.equal(alone.change, whole.shards[2])
-    assert merged.threshold == pytest.approx(0.88 * float(whole.activations[:2].min()))
-    for number, change in whole.shards.items():
+    uncut, resumed = (memory_of(chosen.edit(EDITS[2:], start=start)) for start in (first, again))
+    assert sorted(uncut.shards) == [0, 1, 2] and uncut.owners.tolist() == [0, 1, 2]
+    merged, alone = uncut.memories()
+    assert torch.equal(merged.change, ties([uncut.shards[0], uncut.shards[1]], [0.5, 0.5], density=0.53))
+    assert torch.equal(alone.change, uncut.shards[2])
+    assert merged.threshold == pytest.approx(0.88 * float(uncut.activations[:2].min()))
+    for number, change in uncut.shards.items():
         assert torch.equal(change, resumed.shards[number])
-        assert change.any() and not change[~whole.subspace(number)].any()
+        assert change.any() and not change[~uncut.subspace(number)].any()
 
 
 @pytest.mark.slow
