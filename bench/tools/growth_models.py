@@ -35,18 +35,18 @@ def large_config(name: str) -> PretrainedConfig:
     """The config of one of `SHAPES`, with the tokenizer's vocabulary."""
     if name == "GPT-2 XL":
         return AutoConfig.for_model("gpt2", n_embd=1600, n_layer=48, n_head=25, vocab_size=VOCABULARY, **_SPECIAL)
-    width, inner, blocks, heads, kept = _LLAMAS[name]
-    return _llama(width, inner, blocks, heads=heads, kept=kept, vocabulary=VOCABULARY)
+    width, inner, blocks, heads, kv_heads = _LLAMAS[name]
+    return _llama(width, inner, blocks, heads=heads, kv_heads=kv_heads, vocabulary=VOCABULARY)
 
 
 def small_config(vocabulary: int) -> PretrainedConfig:
     """Four blocks of width 128."""
-    return _llama(128, 512, 4, heads=4, kept=4, vocabulary=vocabulary)
+    return _llama(128, 512, 4, heads=4, kv_heads=4, vocabulary=vocabulary)
 
 
-def _llama(width: int, inner: int, blocks: int, *, heads: int, kept: int, vocabulary: int) -> PretrainedConfig:
+def _llama(width: int, inner: int, blocks: int, *, heads: int, kv_heads: int, vocabulary: int) -> PretrainedConfig:
     sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": blocks, "vocab_size": vocabulary}
-    attention = {"num_attention_heads": heads, "num_key_value_heads": kept, "head_dim": width // heads}
+    attention = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": width // heads}
     more = {"tie_word_embeddings": True, "max_position_embeddings": 1024}
     return AutoConfig.for_model("llama", **sizes, **attention, **more, **_SPECIAL)
 
