@@ -15,4 +15,4 @@ def keep_first(values: Iterable[Any], *, keep: int = 1, unpack: bool = False) ->
     ``unpack``: each value is a tuple of arguments.
     """
     cases = [value if unpack else (value,) for value in values]
-    return [pytest.param(*case, marks=() if place < keep else pytest.mark.slow) for place, case in enumerate(cases)]
+    return [pytest.param(*case, marks=() if index < keep else pytest.mark.slow) for index, case in enumerate(cases)]

@@ -36,8 +36,8 @@ class DocPage(NamedTuple):
 
     def blocks(self, language: str | None = None) -> list[Block]:
         """Its blocks in their order, of one language or all."""
-        found = [Block(*match.groups("")) for match in _FENCE.finditer(self.text)]
-        return [block for block in found if language in (None, block.language)]
+        blocks = [Block(*match.groups("")) for match in _FENCE.finditer(self.text)]
+        return [block for block in blocks if language in (None, block.language)]
 
     def commands(self) -> Iterator[str]:
         """The lines of its shell blocks, without comments."""

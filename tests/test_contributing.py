@@ -79,7 +79,7 @@ def blocks(language: str) -> list[str]:
 
 def block(file: str) -> str:
     """The code that the page shows for a file, which its first line names."""
-    (code,) = [found for found in blocks("python") if found.startswith(f"# {file}\n")]
+    (code,) = [text for text in blocks("python") if text.startswith(f"# {file}\n")]
     return code
 
 
@@ -88,13 +88,13 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The page's editor as a folder of `kg_edit.methods`, its row and its docs; and the page's package, built from its
     `pyproject.toml` and installed as pip would."""
     root = tmp_path_factory.mktemp("toys")
-    own = root / "kg_edit" / "methods" / "fixed_steps"
-    for file in (own / "__init__.py", own / "method.py", root / TOYS / "__init__.py", root / TOYS / "fixed_steps.py"):
+    home = root / "kg_edit" / "methods" / "fixed_steps"
+    for file in (home / "__init__.py", home / "method.py", root / TOYS / "__init__.py", root / TOYS / "fixed_steps.py"):
         file.parent.mkdir(parents=True, exist_ok=True)
     for name in ("__init__.py", "method.py"):
-        (own / name).write_text(block(f"kg_edit/methods/fixed_steps/{name}"), encoding="utf-8")
+        (home / name).write_text(block(f"kg_edit/methods/fixed_steps/{name}"), encoding="utf-8")
     (root / TOYS / "__init__.py").touch()
-    (root / TOYS / "fixed_steps.py").write_text((own / "method.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (root / TOYS / "fixed_steps.py").write_text((home / "method.py").read_text(encoding="utf-8"), encoding="utf-8")
     for name in ("capitals.py", "nudge.py"):
         (root / TOYS / name).write_text(block(f"{TOYS}/{name}"), encoding="utf-8")
     (settings,) = blocks("toml")
@@ -110,7 +110,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "docs" / "editors.md").write_text(section, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
-        patch.setattr(methods, "__path__", [*methods.__path__, str(own.parent)])
+        patch.setattr(methods, "__path__", [*methods.__path__, str(home.parent)])
         patch.setattr(test_method_pages, "DOCS", root / "docs")
         patch.setenv("KG_EDIT_CACHE", str(root / "cache"))
         row = eval(f"{{{block('tests/kg_edit/methods/quick.py')}}}", vars(quick))  # noqa: S307 - our own text
@@ -139,10 +139,10 @@ def test_the_editor_is_found_by_its_folder_or_its_entry_point(toys: Path) -> Non
 
 def test_the_editor_from_scratch_makes_checks_and_removes_edits(toys: Path, tiny_folder: Path, kg_edit: Run) -> None:
     """Its patches have no provenance of their own: the base class adds what a ledger needs."""
-    own, model = ("--method", "nudge", "--set", "strength=2"), ("--model", tiny_folder)
+    method, model = ("--method", "nudge", "--set", "strength=2"), ("--model", tiny_folder)
     rows = [{"id": name, "subject": name, "prompt": "In {}, the capital is", "target_true": "Paris"} for name in "AB"]
     Path("own.jsonl").write_text("".join(json.dumps({**row, "target_new": "Rome"}) + "\n" for row in rows))
-    assert kg_edit("edit", "own.jsonl", *own, *model, "--out", "out").code == 0
+    assert kg_edit("edit", "own.jsonl", *method, *model, "--out", "out").code == 0
     assert kg_edit("patch", "add", "ledger", "out").code == 0
     checked = kg_edit("patch", "check", "ledger", *model)
     assert checked.code == 0 and "2 of 2 edits succeed" in checked.out
@@ -160,9 +160,9 @@ def test_every_check_of_a_method_passes_for_the_editor(
     check: str, toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     values = {**GIVEN, "name": TOY, "method": TOY, "tmp_path": tmp_path, "monkeypatch": monkeypatch}
-    wanted = CHECKS[check]
-    needed = inspect.signature(wanted).parameters
-    wanted(**{parameter: values.get(parameter) or request.getfixturevalue(parameter) for parameter in needed})
+    function = CHECKS[check]
+    needed = inspect.signature(function).parameters
+    function(**{parameter: values.get(parameter) or request.getfixturevalue(parameter) for parameter in needed})
 
 
 @pytest.fixture
@@ -173,14 +173,14 @@ def capitals(toys: Path, tmp_path: Path) -> Path:
 
 
 def test_the_data_set_is_read_recognised_and_its_faults_are_named(capitals: Path) -> None:
-    found = find_dataset("capitals")
-    records = found(capitals)
+    dataset = find_dataset("capitals")
+    records = dataset(capitals)
     assert [record.edits[0].text for record in records] == ["The capital of France is", "The capital of Italy is"]
-    assert {probe.measures for record in records for probe in record.probes} == set(found.measures)
-    assert guess_dataset(capitals) is found
+    assert {probe.measures for record in records for probe in record.probes} == set(dataset.measures)
+    assert guess_dataset(capitals) is dataset
     capitals.write_text(json.dumps({**ROWS[0], "capitol": "x"}))
     with pytest.raises(EditFileError, match="record 1, field capitol: unknown field, did you mean 'capital'"):
-        found(capitals)
+        dataset(capitals)
 
 
 @pytest.mark.slow

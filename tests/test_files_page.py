@@ -18,8 +18,8 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "files.md").read_text(enc
 def test_every_field_and_every_other_name_is_there() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE, re.MULTILINE))
     assert set(rows) == set(Edit.model_fields)
-    assert {own for name, own in ALIASES.items() if f"`{name}`" in rows[own]} == set(ALIASES.values())
-    assert [name for name, own in ALIASES.items() if f"`{name}`" not in rows[own]] == []
+    assert {field for name, field in ALIASES.items() if f"`{name}`" in rows[field]} == set(ALIASES.values())
+    assert [name for name, field in ALIASES.items() if f"`{name}`" not in rows[field]] == []
     assert [name for name in (*FIELDS, *Question.model_fields, LINKED) if f"`{name}`" not in PAGE] == []
 
 
@@ -30,14 +30,14 @@ def test_ids_are_in_the_packaged_graph() -> None:
 
 
 def test_the_examples_are_read(tmp_path: Path) -> None:
-    found: list[Edit] = []
+    edits: list[Edit] = []
     for number, block in enumerate(re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(block, encoding="utf-8")
-        found += read_edits(path, labels=EXTRACT).edits
-    whole = found[1]
-    assert len(found) == 7
-    named = {name for name, value in whole if value}
+        edits += read_edits(path, labels=EXTRACT).edits
+    complete = edits[1]
+    assert len(edits) == 7
+    named = {name for name, value in complete if value}
     assert named == set(Edit.model_fields) - {"target_text"}, "the second one has every field of an edit of one fact"
-    assert found[2].target_text and not found[2].subject
-    assert found[6].neighborhood == ("In Peru, the language spoken is",)
+    assert edits[2].target_text and not edits[2].subject
+    assert edits[6].neighborhood == ("In Peru, the language spoken is",)

@@ -27,9 +27,9 @@ COMMANDS = {
 
 
 def python(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.mark.parametrize("package", COMMANDS)
@@ -94,7 +94,7 @@ def test_what_is_quick_to_say_waits_for_no_torch(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(twice)
     ledger.add(WeightPatch(factors=twice.factors, provenance=made_up(edits_of(1, start=1)).provenance))
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", RUNNER],
         input=json.dumps([*BEFORE_TORCH]),
         capture_output=True,
@@ -103,11 +103,11 @@ def test_what_is_quick_to_say_waits_for_no_torch(tmp_path: Path) -> None:
         cwd=tmp_path,
         env={**os.environ, "COLUMNS": "200"},
     )
-    assert done.returncode == 0, done.stderr
-    for command, found, said in map(json.loads, done.stdout.splitlines()):
-        assert BEFORE_TORCH[command] in said, command
-        assert found == [], command
-    assert len(done.stdout.splitlines()) == len(BEFORE_TORCH)
+    assert process.returncode == 0, process.stderr
+    for command, imported, output in map(json.loads, process.stdout.splitlines()):
+        assert BEFORE_TORCH[command] in output, command
+        assert imported == [], command
+    assert len(process.stdout.splitlines()) == len(BEFORE_TORCH)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,6 @@ sys.meta_path.insert(0, Interrupt())
 from {module} import {function}
 {function}()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (130, "") and done.stderr.endswith("stopped\n")
-    assert done.stderr.count("\n") == 1
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (process.returncode, process.stdout) == (130, "") and process.stderr.endswith("stopped\n")
+    assert process.stderr.count("\n") == 1

@@ -110,11 +110,11 @@ def test_no_module_keeps_a_cache(file: Path) -> None:
 @every_file
 def test_public_functions_document_what_they_raise(file: Path) -> None:
     """Invariant 9; shapes and equations are for a reader to judge, errors can be checked."""
-    for function, said in public_functions(tree(file)):
-        assert said.strip(), f"{function.name}, line {function.lineno}: no docstring"
+    for function, docstring in public_functions(tree(file)):
+        assert docstring.strip(), f"{function.name}, line {function.lineno}: no docstring"
         for name in own_raises(function):
             if name.endswith("Error") and not hasattr(builtins, name) and "cli" not in (file.stem, file.parent.name):
-                assert name in said, f"{function.name}, line {function.lineno}: raises {name}, and does not say so"
+                assert name in docstring, f"{function.name}, line {function.lineno}: raises {name}, and does not say so"
 
 
 @pytest.mark.parametrize("package", ["wikidata_cache.cli", "kg_edit.edits.files"])

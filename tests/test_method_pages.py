@@ -15,9 +15,9 @@ _MADE = "methods.md"  # written by `kg-edit methods --markdown`
 
 def section_of(name: str) -> str | None:
     """The page of a method, or the section of a page whose heading has its name in code style."""
-    own = DOCS / f"{name.replace('-', '_')}.md"
-    if own.exists():
-        return own.read_text(encoding="utf-8")
+    file = DOCS / f"{name.replace('-', '_')}.md"
+    if file.exists():
+        return file.read_text(encoding="utf-8")
     for page in sorted(DOCS.glob("*.md")):
         if page.name == _MADE:
             continue

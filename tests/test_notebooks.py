@@ -31,9 +31,9 @@ def test_what_a_cell_prints_is_what_the_committed_notebook_says(source: Path) ->
     for number, (cell, old) in enumerate(zip(notebook.cells, committed.cells, strict=True)):
         if cell.cell_type != "code":
             continue
-        found, expected = said(cell), said(old)
-        assert [kind for kind, _ in found] == [kind for kind, _ in expected], f"cell {number}; run: make notebooks"
-        for (kind, new_text), (_, old_text) in zip(found, expected, strict=True):
+        outputs, expected = said(cell), said(old)
+        assert [kind for kind, _ in outputs] == [kind for kind, _ in expected], f"cell {number}; run: make notebooks"
+        for (kind, new_text), (_, old_text) in zip(outputs, expected, strict=True):
             assert difference(new_text, old_text) is None, f"cell {number}, {kind}; if it is right: make notebooks"
 
 

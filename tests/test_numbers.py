@@ -121,12 +121,12 @@ def fingerprints(patch: Patch) -> dict[str, list[float]]:
             change = change @ tensors[f"{weight}.right"].astype(np.float64).T
         random = np.random.default_rng(0)
         ends = [[random.standard_normal(length) for length in change.shape] for _ in range(2)]
-        found = [rounded(np.linalg.norm(change)), *(rounded(u @ change @ v) for u, v in ends)]
+        fingerprint = [rounded(np.linalg.norm(change)), *(rounded(u @ change @ v) for u, v in ends)]
         if side == "left":
-            changes[weight] = found
+            changes[weight] = fingerprint
         else:
-            others.append((tensor.shape, found))
-    return changes | {f"{place} {shape}": found for place, (shape, found) in enumerate(sorted(others))}
+            others.append((tensor.shape, fingerprint))
+    return changes | {f"{index} {shape}": fingerprint for index, (shape, fingerprint) in enumerate(sorted(others))}
 
 
 def patches(
@@ -145,16 +145,16 @@ def scores(method: str, benchmark: str, *, model: str, **settings: Any) -> dict[
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         data = ("--dataset", benchmark, "--data", BENCHMARKS[benchmark], "--limit", "3", "--device", "cpu")
         graph = ("--graph", "extract") if method == "glame" and benchmark == "edits" else ()
-        wanted = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
+        options = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
         out = Path(folder) / "run"
-        command = ["kg-edit", "evaluate", "--model", model, "--method", method, *data, *graph, *wanted]
+        command = ["kg-edit", "evaluate", "--model", model, "--method", method, *data, *graph, *options]
         patch.setattr("sys.argv", [*command, "--out", str(out)])
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == 0
         summary = json.loads((out / "summary.json").read_text())
     return {
-        phase: {name: rounded(one["mean"]) for name, one in summary[phase].items() if one["mean"] is not None}
+        phase: {name: rounded(score["mean"]) for name, score in summary[phase].items() if score["mean"] is not None}
         for phase in ("base", "edited")
     }
 
@@ -171,30 +171,30 @@ def subgraphs(name: str) -> dict[str, Any]:
     """Return each edit's number of nodes, number of edges, and hash of the sorted triples (s, r, o)."""
     graphs = WikidataCache(packaged_extract()).subgraphs(edits(), SubgraphOptions(**SUBGRAPHS[name]))
     triples = [sorted((s, key, o) for s, o, key in graph.edges(keys=True)) for graph in graphs]
-    hashes = [hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] for found in triples]
+    hashes = [hashlib.sha256(json.dumps(edges).encode()).hexdigest()[:16] for edges in triples]
     return {
         edit.id: f"{len(graph)} nodes, {graph.number_of_edges()} edges, {digest}"
         for edit, graph, digest in zip(edits(), graphs, hashes, strict=True)
     }
 
 
-def check(found: dict[str, Any], recorded: dict[str, Any], *, tolerance: float) -> None:
+def check(numbers: dict[str, Any], recorded: dict[str, Any], *, tolerance: float) -> None:
     """Compare nested numbers; a fingerprint's products are compared to the scale of its norm."""
-    assert found.keys() == recorded.keys()
+    assert numbers.keys() == recorded.keys()
     for name, value in recorded.items():
         if isinstance(value, dict):
-            check(found[name], value, tolerance=tolerance)
+            check(numbers[name], value, tolerance=tolerance)
         elif isinstance(value, str):
-            assert found[name] == value, name
+            assert numbers[name] == value, name
         else:
             scale = abs(value[0]) if isinstance(value, list) else abs(value)
-            assert found[name] == pytest.approx(value, abs=tolerance * scale + 1e-6), name
+            assert numbers[name] == pytest.approx(value, abs=tolerance * scale + 1e-6), name
 
 
 @cache
 def recorded(kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((HERE / f"{kind}.json").read_text())
-    return found
+    numbers: dict[str, Any] = json.loads((HERE / f"{kind}.json").read_text())
+    return numbers
 
 
 # What is recorded: a file for each kind, with an entry for each name
@@ -255,8 +255,8 @@ def record() -> None:
         for kind, names in NAMES.items():
             if "smollm2" in kind:
                 patch.undo()
-            found = {name: computed(kind, name) for name in names}
-            text = json.dumps(found, indent=1, sort_keys=True)
+            values = {name: computed(kind, name) for name in names}
+            text = json.dumps(values, indent=1, sort_keys=True)
             text = re.sub(r"\[[^\[\]]*\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list on a line
             (HERE / f"{kind}.json").write_text(f"{text}\n")
 

@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[1] / "bench" / "own_shapes.py"
 @pytest.mark.parametrize("method", ["ft-m", "glame-mlp"])
 def test_method_is_measured_with_a_graph_only_if_it_reads_one(method: str) -> None:
     edit = Edit(id="start-1", subject="Ada", prompt="{} was born in", target_new="Rome", target_true="Paris")
-    found: dict[str, Any] = runpy.run_path(str(SCRIPT))["measured"](
+    result: dict[str, Any] = runpy.run_path(str(SCRIPT))["measured"](
         tiny("llama"), method, [edit], settings=QUICK[method], together=False
     )
-    assert "error" not in found and found["failed"] == 0
+    assert "error" not in result and result["failed"] == 0

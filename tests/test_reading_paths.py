@@ -60,7 +60,7 @@ def called_in(work: Callable[[], object]) -> dict[str, int]:
         file = Path(code.co_filename)
         if file.is_relative_to(ROOT / "kg_edit"):
             lines[file.relative_to(ROOT).as_posix()] |= {line for *_, line in code.co_lines() if line}
-    return {file: len(found) for file, found in lines.items()}
+    return {file: len(numbers) for file, numbers in lines.items()}
 
 
 @cache
@@ -103,11 +103,11 @@ def test_path_is_short_and_every_file_of_it_runs(name: str, folder: Path) -> Non
 
 @pytest.mark.parametrize("name", MOST)
 def test_no_file_outside_the_path_does_more_than_a_detail(name: str, folder: Path) -> None:
-    known = {*path_of(name), *SHARED, *FILE.findall(section("The fast forward"))}
+    listed = {*path_of(name), *SHARED, *FILE.findall(section("The fast forward"))}
     others = {
         file: lines
         for file, lines in called_by(name, folder).items()
-        if file.split("/")[1] in ROOMS and lines > DETAIL and file not in known
+        if file.split("/")[1] in ROOMS and lines > DETAIL and file not in listed
     }
     assert others == {}, "put these files on the path in CONTRIBUTING.md, or this code into a file of the path"
 

@@ -31,7 +31,7 @@ def test_row_is_read_as_an_edit(tmp_path: Path) -> None:
 
 def test_linked_files_exist() -> None:
     missing = {page.name: page.missing_files() for page in (README, *DOCS)}
-    assert {name: found for name, found in missing.items() if found} == {}
+    assert {name: files for name, files in missing.items() if files} == {}
 
 
 @pytest.mark.parametrize("package", ["kg_edit", "wikidata_cache"])

@@ -62,14 +62,14 @@ def test_page_has_only_known_commands(page: DocPage) -> None:
     assert starts <= {"make", "source", "pip", "python", "kg-edit", "wikidata-cache"}
     targets = {command.split()[1] for command in page.commands() if command.startswith("make ")}
     assert [target for target in targets if f"\n{target}:" not in MAKEFILE] == []
-    assert set(MADE) == {stem(one) for one in PAGES}
+    assert set(MADE) == {stem(doc) for doc in PAGES}
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     """An endpoint with the packaged extract."""
-    with Server(load_files([packaged_extract()])[0]) as made:
-        yield made
+    with Server(load_files([packaged_extract()])[0]) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def shell(kg_edit: Run, server: Server) -> Shell:
         if tool == "kg-edit":
             return kg_edit(*arguments)
         if tool == "wikidata-cache" and arguments[0] != "serve":
-            done = CliRunner().invoke(cli.app, [server.url if part == PORT else part for part in arguments])
-            return Result(done.exit_code, done.output, repr(done.exception))
+            result = CliRunner().invoke(cli.app, [server.url if part == PORT else part for part in arguments])
+            return Result(result.exit_code, result.output, repr(result.exception))
         return None
 
     return run
@@ -130,7 +130,7 @@ def follow(page: DocPage, shell: Shell) -> list[str]:
     ran: list[str] = []
     for command in page.commands():
         if page is COMMANDS and command.startswith("kg-edit compare"):  # the second run that it compares
-            first = next(one for one in ran if one.startswith("kg-edit evaluate"))
+            first = next(earlier for earlier in ran if earlier.startswith("kg-edit evaluate"))
             assert (other := shell(first.replace("rome", "glame"))) and other.code == 0
         if (result := shell(command)) is None:
             continue
@@ -144,7 +144,7 @@ def follow(page: DocPage, shell: Shell) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=stem)
 def test_page_runs_as_written(page: DocPage, inputs: Path, shell: Shell) -> None:
     before = [other for other in PAGES if stem(other) == BEFORE.get(stem(page))]
-    ran = [command for one in (*before, page) for command in follow(one, shell)]
+    ran = [command for doc in (*before, page) for command in follow(doc, shell)]
     assert len(ran) >= (18 if page is COMMANDS else 1)
     assert [name for name in MADE[stem(page)] if not (inputs / name).exists()] == []
 

@@ -40,13 +40,13 @@ class Contents(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
+        values = {name: value or "" for name, value in attrs}
         self._code += tag in CODE
-        self.anchors |= {found[name] for name in ("id", "name") if name in found}
-        self.components |= {found.get("data-md-component", ""), *found.get("class", "").split()}
-        self.loads += [found[name] for name in ("src", "data", "poster", "srcset", "action") if name in found]
-        if "href" in found:
-            (self.links if tag == "a" else self.loads).append(found["href"])
+        self.anchors |= {values[name] for name in ("id", "name") if name in values}
+        self.components |= {values.get("data-md-component", ""), *values.get("class", "").split()}
+        self.loads += [values[name] for name in ("src", "data", "poster", "srcset", "action") if name in values]
+        if "href" in values:
+            (self.links if tag == "a" else self.loads).append(values["href"])
 
     def handle_endtag(self, tag: str) -> None:
         self._code -= tag in CODE
@@ -62,22 +62,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr and "ERROR" not in done.stderr, done.stderr
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "WARNING" not in process.stderr and "ERROR" not in process.stderr, process.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[Path, Contents]:
-    found = {file: Contents(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")}
-    assert len(found) > 30
-    return found
+    contents = {file: Contents(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")}
+    assert len(contents) > 30
+    return contents
 
 
 def test_page_loads_nothing_from_another_machine(site: Path, pages: dict[Path, Contents]) -> None:
-    asked = {file.name: [load for load in page.loads if OUTSIDE.match(load)] for file, page in pages.items()}
-    assert {name: loads for name, loads in asked.items() if loads} == {}
+    outside = {file.name: [load for load in page.loads if OUTSIDE.match(load)] for file, page in pages.items()}
+    assert {name: loads for name, loads in outside.items() if loads} == {}
     styled = [file for kind in ("*.css", "*.svg", "*.html") for file in site.rglob(kind)]
     assert [file.name for file in styled if IN_STYLES.search(file.read_text(encoding="utf-8"))] == []
     # what Material's own script asks the net for: a repository's stars, diagrams, maths
@@ -102,8 +102,8 @@ def test_link_and_anchor_exist(site: Path, pages: dict[Path, Contents]) -> None:
 
 def test_page_has_no_unread_markup(pages: dict[Path, Contents]) -> None:
     """What GitHub reads as markup and Python-Markdown does not."""
-    left = {file.name: LEFT_OVER.findall(page.text) for file, page in pages.items()}
-    assert {name: found for name, found in left.items() if found} == {}
+    unread = {file.name: LEFT_OVER.findall(page.text) for file, page in pages.items()}
+    assert {name: marks for name, marks in unread.items() if marks} == {}
 
 
 def test_reference_has_docstrings_and_settings(site: Path) -> None:
@@ -169,7 +169,7 @@ def test_comments_of_commands_are_not_cut(site: Path, browser: Chromium) -> None
 def test_text_and_tabs_have_enough_contrast(name: str, scheme: str, site: Path, browser: Chromium) -> None:
     page = opened(browser, site / f"{name}.html", 1280, scheme)
     assert page.value("document.querySelector('.md-tabs__item').offsetWidth") > 0
-    assert [found for found in page.faint() if found[1] > 1.2] == [], "1: invisible, until it is pointed at"
+    assert [text for text in page.faint() if text[1] > 1.2] == [], "1: invisible, until it is pointed at"
 
 
 @pytest.mark.parametrize("name", ["index", "glame", "speed"])

@@ -128,16 +128,16 @@ class Step(NamedTuple):
 
 def steps() -> Iterator[Step]:
     """All commands that are run, in their order."""
-    kept = [(page, one) for page in PAGES for one in page.commands() if not one.startswith(tuple(LEFT_OUT))]
+    kept = [(page, command) for page in PAGES for command in page.commands() if not command.startswith(tuple(LEFT_OUT))]
     yield from (Step(number, *each) for number, each in enumerate(kept, 1))
 
 
 def test_every_command_of_the_pages_is_run_and_looked_at() -> None:
-    found = list(steps())
-    assert len(found) >= 25
-    assert {page.name for page in PAGES} == {step.page.name for step in found}
-    assert [step.command for step in found if step.expected is None] == []
-    unused = [start for start in EXPECTED if not any(step.command.startswith(start) for step in found)]
+    all_steps = list(steps())
+    assert len(all_steps) >= 25
+    assert {page.name for page in PAGES} == {step.page.name for step in all_steps}
+    assert [step.command for step in all_steps if step.expected is None] == []
+    unused = [start for start in EXPECTED if not any(step.command.startswith(start) for step in all_steps)]
     assert unused == []
 
 
@@ -162,7 +162,7 @@ def shell_script(logs: Path, pages: Path) -> str:
 
 def _answers(step: Step) -> str:
     """The command that ends with 0 where a server answers; nothing where the step starts none."""
-    served = next((found for start, found in SERVERS.items() if step.command.startswith(start)), None)
+    served = next((arguments for start, arguments in SERVERS.items() if step.command.startswith(start)), None)
     return shlex.join([sys.executable, "-c", ANSWERS, *served]) if served else ""
 
 
@@ -186,30 +186,30 @@ def clone(folder: Path) -> Path:
 
 def install(folder: Path) -> None:
     """What `make install` leaves, without a network: `.venv` with the clone's own packages and those installed here."""
-    place = folder / ".venv"
-    venv.create(place, with_pip=False, symlinks=True)
-    (packages,) = place.glob("lib/python*/site-packages")
+    environment = folder / ".venv"
+    venv.create(environment, with_pip=False, symlinks=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
     here = [path for path in sys.path if path.endswith("-packages")]
     (packages / "installed.pth").write_text("\n".join([str(folder), *here]) + "\n")
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for name, target in project["scripts"].items():
         module, _, function = target.partition(":")
-        file = place / "bin" / name
-        file.write_text(f"#!{place / 'bin' / 'python'}\nfrom {module} import {function}\n\n{function}()\n")
+        file = environment / "bin" / name
+        file.write_text(f"#!{environment / 'bin' / 'python'}\nfrom {module} import {function}\n\n{function}()\n")
         file.chmod(0o755)
     if server := shutil.which("oxigraph", path=str(Path(sys.executable).parent)):
-        (place / "bin" / "oxigraph").symlink_to(server)  # of the extra dev, which `make install` has
-    (place / ".ready").touch()
+        (environment / "bin" / "oxigraph").symlink_to(server)  # of the extra dev, which `make install` has
+    (environment / ".ready").touch()
 
 
 def write_pages(folder: Path) -> None:
     """The files that each page shows, in a folder of its own."""
     for page in PAGES:
-        own = folder / Path(page.name).stem
-        own.mkdir(parents=True)
+        page_folder = folder / Path(page.name).stem
+        page_folder.mkdir(parents=True)
         for block in page.blocks():
             if block.title:
-                (own / block.title).write_text(block.text, encoding="utf-8")
+                (page_folder / block.title).write_text(block.text, encoding="utf-8")
     (row,) = README.blocks("json")
     (folder / Path(README.name).stem / README_ROW).write_text(row.text, encoding="utf-8")
 
@@ -222,14 +222,14 @@ def mistakes(step: Step, logs: Path, folder: Path) -> Iterator[str]:
         else ""
         for kind in ("code", "out", "err")
     )
-    said, where = f"{out}\n{err}"[-1500:], f"{step.page.name}: {step.command}"
+    output, where = f"{out}\n{err}"[-1500:], f"{step.page.name}: {step.command}"
     expected = step.expected or Expected()
     if code.strip() != "0":
-        yield f"{where}\nended with {code.strip() or 'nothing'}, not 0\n{said}"
+        yield f"{where}\nended with {code.strip() or 'nothing'}, not 0\n{output}"
     elif not re.search(expected.says, f"{out}\n{err}"):
-        yield f"{where}\ndoes not say {expected.says!r}\n{said}"
+        yield f"{where}\ndoes not say {expected.says!r}\n{output}"
     elif expected.leaves and not (folder / expected.leaves).exists():
-        yield f"{where}\nleaves no {expected.leaves}\n{said}"
+        yield f"{where}\nleaves no {expected.leaves}\n{output}"
 
 
 @pytest.mark.slow
@@ -244,5 +244,5 @@ def test_a_strangers_script(tmp_path: Path) -> None:
     script.write_text(shell_script(logs, tmp_path / "pages"), encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE", "VIRTUAL"))}
     subprocess.run(["bash", script], cwd=folder, env=kept, check=False, stdin=subprocess.DEVNULL)
-    found = [mistake for step in steps() for mistake in mistakes(step, logs, folder)]
-    assert found == [], "\n\n".join(found)
+    messages = [mistake for step in steps() for mistake in mistakes(step, logs, folder)]
+    assert messages == [], "\n\n".join(messages)

@@ -30,18 +30,18 @@ def run(*command: str | Path, cwd: Path) -> str:
     """What a command says; fails with all of it where the command does."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
     words = [str(part) for part in command]
-    done = subprocess.run(words, cwd=cwd, env=kept, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(words, cwd=cwd, env=kept, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def interpreter(version: str) -> Path | None:
     """A Python of this version that runs: this one, one on the path, or one of uv's or pyenv's."""
     named = [sys.executable if version == HERE else None, shutil.which(f"python{version}"), *_managed(version)]
-    for found in filter(None, named):
-        done = subprocess.run([found, "-c", "import ensurepip, venv"], capture_output=True, check=False)
-        if not done.returncode:
-            return Path(found)
+    for path in filter(None, named):
+        process = subprocess.run([path, "-c", "import ensurepip, venv"], capture_output=True, check=False)
+        if not process.returncode:
+            return Path(path)
     return None
 
 
@@ -49,8 +49,8 @@ def _managed(version: str) -> Iterator[str]:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     yield from map(str, pyenv.glob(f"versions/{version}.*/bin/python"))
     if uv := shutil.which("uv"):
-        done = subprocess.run([uv, "python", "find", version], capture_output=True, text=True, check=False)
-        yield done.stdout.strip()
+        process = subprocess.run([uv, "python", "find", version], capture_output=True, text=True, check=False)
+        yield process.stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
     run(*pip, "--wheel-dir", folder, ROOT, cwd=folder)
-    (made,) = folder.glob("kg_edit-*.whl")
-    return made
+    (file,) = folder.glob("kg_edit-*.whl")
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +104,19 @@ def test_the_wheel_says_what_it_carries_of_others(wheel: Path) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_it_works_in_a_fresh_environment(version: str, wheel: Path, tmp_path: Path) -> None:
-    if not (found := interpreter(version)):
+    if not (executable := interpreter(version)):
         pytest.skip(f"this machine has no Python {version}")
-    run(found, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    run(executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
     get_dependencies(python, version)
     names = "import sys, kg_edit, wikidata_cache; print(kg_edit.__file__, kg_edit.Edit, kg_edit.read_edits)"
-    said = run(python, "-c", f"{names}; assert 'torch' not in sys.modules", cwd=tmp_path)
-    assert str(tmp_path) in said
+    output = run(python, "-c", f"{names}; assert 'torch' not in sys.modules", cwd=tmp_path)
+    assert str(tmp_path) in output
     for tool in ("kg-edit", "wikidata-cache"):
         assert "Usage" in run(python.with_name(tool), "--help", cwd=tmp_path)
-    found = run(python, "-c", "import kg_edit; print(kg_edit.method_names())", cwd=tmp_path)
-    assert "glame-plus" in found  # the list of the command imports the classes, and thus torch
+    methods = run(python, "-c", "import kg_edit; print(kg_edit.method_names())", cwd=tmp_path)
+    assert "glame-plus" in methods  # the list of the command imports the classes, and thus torch
     assert "Philadelphia" in run(python.with_name("wikidata-cache"), "show", "Q1345", cwd=tmp_path)
 
 
@@ -126,9 +126,9 @@ def get_dependencies(python: Path, version: str) -> None:
         folder = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=python.parent).strip()
         (Path(folder) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
         return
-    wanted = [name for name in METADATA["project"]["dependencies"] if not name.startswith(HEAVY)]
-    pip = (str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *wanted)
-    done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=540)
-    if done.returncode and re.search("Connection|Temporary failure|timed out", done.stderr):
-        pytest.skip(f"the package index can't be reached: {done.stderr[-300:]}")
-    assert done.returncode == 0, done.stderr
+    packages = [name for name in METADATA["project"]["dependencies"] if not name.startswith(HEAVY)]
+    pip = (str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *packages)
+    process = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=540)
+    if process.returncode and re.search("Connection|Temporary failure|timed out", process.stderr):
+        pytest.skip(f"the package index can't be reached: {process.stderr[-300:]}")
+    assert process.returncode == 0, process.stderr
