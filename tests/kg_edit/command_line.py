@@ -103,9 +103,9 @@ def content(folder: Path) -> dict[str, bytes] | None:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def rows(*found: object) -> bytes:
+def rows(*values: object) -> bytes:
     """JSON lines."""
-    return b"".join(json.dumps(row).encode() + b"\n" for row in found)
+    return b"".join(json.dumps(row).encode() + b"\n" for row in values)
 
 
 def refused(run: Run, *arguments: str | Path, message: str, out: Path) -> None:

@@ -25,9 +25,9 @@ class Labels:
 
     def labels(self, ids: Sequence[str], /) -> dict[str, str]:
         self.asked.append(ids)
-        known = {"Q36159": "LeBron James", "Q121783": "Los Angeles Lakers", "Q128109": "Chicago Bulls"}
-        known["P2348"] = "time period"
-        return {id_: known[id_] for id_ in ids if id_ in known}
+        names = {"Q36159": "LeBron James", "Q121783": "Los Angeles Lakers", "Q128109": "Chicago Bulls"}
+        names["P2348"] = "time period"
+        return {id_: names[id_] for id_ in ids if id_ in names}
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:

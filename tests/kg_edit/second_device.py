@@ -61,28 +61,28 @@ def _run(operation: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     homes = {str(tensor.device) for tensor in tensors if tensor.dim() or isinstance(tensor, Held)}
     if len(homes) > 1 and name not in _CROSSING:
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, found {sorted(homes)}")
-    wanted = kwargs.get("device")
-    stays = ELSEWHERE in homes or not tensors if wanted is None else torch.device(wanted).type == NAME
+    device = kwargs.get("device")
+    stays = ELSEWHERE in homes or not tensors if device is None else torch.device(device).type == NAME
     own_args, own_kwargs = tree_map(lambda leaf: leaf.held if isinstance(leaf, Held) else leaf, (args, dict(kwargs)))
-    if wanted is not None:
+    if device is not None:
         own_kwargs["device"] = HERE
     result = operation(*own_args, **own_kwargs)
     if REFUSED and (stays or ELSEWHERE in homes):  # a copy from there converts there, too
         types = {leaf.dtype for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
         if refused := types & REFUSED:
             raise TypeError(f"cannot convert to {refused.pop()} on {ELSEWHERE}, which does not have it")
-    if name in _CROSSING and len(homes) + (wanted is not None and str(torch.device(wanted)) not in homes) > 1:
+    if name in _CROSSING and len(homes) + (device is not None and str(torch.device(device)) not in homes) > 1:
         COUNTED["copies" if stays else "waits"] += 1
     if name == "aten::_local_scalar_dense" and ELSEWHERE in homes:
         COUNTED["waits"] += 1
     if name == "aten::copy_":
         return args[0]
-    known = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, Held)}  # in place: the same wrapper
-    return tree_map(lambda leaf: _back(leaf, known) if isinstance(leaf, Tensor) and stays else leaf, result)
+    wrappers = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, Held)}  # in place: the same wrapper
+    return tree_map(lambda leaf: _back(leaf, wrappers) if isinstance(leaf, Tensor) and stays else leaf, result)
 
 
-def _back(tensor: Tensor, known: Mapping[int, Held]) -> Held:
-    return known[id(tensor)] if id(tensor) in known else Held(tensor)
+def _back(tensor: Tensor, wrappers: Mapping[int, Held]) -> Held:
+    return wrappers[id(tensor)] if id(tensor) in wrappers else Held(tensor)
 
 
 class _Module(backend_registration._DummyBackendModule):

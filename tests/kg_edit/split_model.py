@@ -57,22 +57,22 @@ SPLITS = (("llama", "cpu"), ("gpt2", second_device.ELSEWHERE))
 def split(model: LanguageModel, *, first: str) -> LanguageModel:
     """A copy with its later blocks, last norm and head (unless tied) on the other device, by accelerate's own hooks."""
     second = "cpu" if first != "cpu" else second_device.ELSEWHERE
-    made = copy.deepcopy(model)
-    hf, base = made.model, made.model.base_model_prefix
-    places = {f"{base}.{name}": first for name, _ in hf.base_model.named_children()}
-    del places[made.spec.blocks]
-    places |= {
-        f"{made.spec.blocks}.{n}": first if n < len(made.blocks) / 2 else second for n in range(len(made.blocks))
+    parted = copy.deepcopy(model)
+    hf, base = parted.model, parted.model.base_model_prefix
+    device_map = {f"{base}.{name}": first for name, _ in hf.base_model.named_children()}
+    del device_map[parted.spec.blocks]
+    device_map |= {
+        f"{parted.spec.blocks}.{n}": first if n < len(parted.blocks) / 2 else second for n in range(len(parted.blocks))
     }
-    places |= {made.spec.final_norm: second, "lm_head": first if hf.config.tie_word_embeddings else second}
-    devices = {name: torch.device(place) for name, place in places.items()}
+    device_map |= {parted.spec.final_norm: second, "lm_head": first if hf.config.tie_word_embeddings else second}
+    devices = {name: torch.device(device) for name, device in device_map.items()}
     attach_align_device_hook_on_blocks(
         hf,
         execution_device={**devices, "": torch.device(second_device.ELSEWHERE)},
         offload=dict.fromkeys(devices, False),
     )
     hf.tie_weights()
-    return LanguageModel.wrap(hf, made.tokenizer, name=model.name)
+    return LanguageModel.wrap(hf, parted.tokenizer, name=model.name)
 
 
 def _edited(name: str, model: LanguageModel) -> Tensor:
@@ -86,34 +86,34 @@ def _edited(name: str, model: LanguageModel) -> Tensor:
 
 def _evaluated(model: LanguageModel) -> Tensor:
     with TemporaryDirectory() as folder:
-        found = evaluate(
+        summary = evaluate(
             method("rome", model), model, [EDIT, SECOND], out=Path(folder), config=EvalConfig(general="The fox. " * 40)
         )
-    scores = {**found.base, **{f"{name} after": score for name, score in found.edited.items()}}
+    scores = {**summary.base, **{f"{name} after": score for name, score in summary.edited.items()}}
     return _numbers(score.mean for _, score in sorted(scores.items()))
 
 
 def _traced(model: LanguageModel) -> Tensor:
     with TemporaryDirectory() as folder:
-        found = locate(model, facts_of([EDIT]), TraceSettings(samples=2), out=Path(folder), progress=False)
-    return _numbers([found.clean, found.corrupted, *chain.from_iterable(one.mean for one in found.roles.values())])
+        trace = locate(model, facts_of([EDIT]), TraceSettings(samples=2), out=Path(folder), progress=False)
+    return _numbers([trace.clean, trace.corrupted, *chain.from_iterable(role.mean for role in trace.roles.values())])
 
 
-def _numbers(found: Iterable[float | None]) -> Tensor:
-    return torch.tensor([number for number in found if number is not None])
+def _numbers(values: Iterable[float | None]) -> Tensor:
+    return torch.tensor([number for number in values if number is not None])
 
 
 def _trained(model: LanguageModel) -> Tensor:
     with TemporaryDirectory() as folder:
-        found = train(model, edits(), quick(steps=4), Path(folder), progress=False)
-    return torch.tensor([validation.total for validation in found.validations])
+        result = train(model, edits(), quick(steps=4), Path(folder), progress=False)
+    return torch.tensor([validation.total for validation in result.validations])
 
 
 def _serac_trained(model: LanguageModel) -> Tensor:
     """With states of the last block."""
     with TemporaryDirectory() as folder:
-        found = train_serac(model, edits(), quick_serac(layer=3, steps=4), Path(folder), progress=False)
-    return torch.tensor([validation.total for validation in found.validations])
+        result = train_serac(model, edits(), quick_serac(layer=3, steps=4), Path(folder), progress=False)
+    return torch.tensor([validation.total for validation in result.validations])
 
 
 JOBS: dict[str, Job] = {
@@ -152,10 +152,10 @@ def report_without_float64() -> Iterator[dict[str, object]]:
 
 
 def _loaded(device_map: dict[str, int | str]) -> LanguageModel:
-    whole = tiny("llama")
+    model = tiny("llama")
     with TemporaryDirectory() as folder:
-        whole.model.save_pretrained(folder)
-        whole.tokenizer.save_pretrained(folder)
+        model.model.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
         return LanguageModel.load(folder, device_map=device_map, dtype="float32")
 
 
@@ -166,7 +166,7 @@ def _outcome(job: Job, whole: LanguageModel, parted: LanguageModel) -> dict[str,
     except Exception as error:  # any is a finding
         return {"error": f"{type(error).__name__}: {error}"}
     after = weights_of(parted)
-    return {"difference": difference, "untouched": all(torch.equal(after[key], one) for key, one in before.items())}
+    return {"difference": difference, "untouched": all(torch.equal(after[key], value) for key, value in before.items())}
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ class Seen(Callback):
 @pytest.mark.parametrize("name", ["rome", "memit", "ft-l", "locft"])
 def test_callback_gets_every_step_of_every_edit(name: str, tmp_path: Path) -> None:
     model, edits, seen = tiny("llama"), edits_of(2), Seen()
-    made = method(name, model)
+    editor = method(name, model)
     losses = tmp_path / "losses.jsonl"
-    patch = made.edit(edits, callbacks=[seen, open_callback(f"file:{losses}")])
+    patch = editor.edit(edits, callbacks=[seen, open_callback(f"file:{losses}")])
     assert set(seen.steps) == {edit.id for edit in edits}
     for record in patch.edits:
         steps = seen.steps[record["edit"]["id"]]
@@ -41,13 +41,13 @@ def test_callback_gets_every_step_of_every_edit(name: str, tmp_path: Path) -> No
     assert [(line["edit"], line["step"]) for line in lines if line["edit"] == "e0"] == [
         ("e0", step) for step, _ in seen.steps["e0"]
     ]
-    assert isinstance(patch, WeightPatch) and same(patch, made.edit(edits)), "watching changes nothing"
+    assert isinstance(patch, WeightPatch) and same(patch, editor.edit(edits)), "watching changes nothing"
     assert find_method(name).name == name
 
 
 def test_loss_file_has_the_terms_of_each_loss(tmp_path: Path) -> None:
-    made, losses = method("rome", tiny("llama")), tmp_path / "losses.jsonl"
-    (record,) = made.edit(edits_of(1), callbacks=[open_callback(f"file:{losses}")]).edits
+    editor, losses = method("rome", tiny("llama")), tmp_path / "losses.jsonl"
+    (record,) = editor.edit(edits_of(1), callbacks=[open_callback(f"file:{losses}")]).edits
     curve = read_losses(losses)[record["edit"]["id"]]
     assert (curve[0].nll, curve[-1].nll) == (record["nll_before"], record["nll_after"])
     assert curve[-1].kl == record["kl_after"]
@@ -60,34 +60,34 @@ def test_last_descent_of_an_edit_is_read(tmp_path: Path) -> None:
     lines.append_to(file)
     with file.open("a") as half:
         half.write('{"edit": "a", "st')  # a kill interrupted it
-    found = read_losses(file)
-    assert [(step.step, step.loss) for step in found["a"]] == [(0, 3.5)]
-    assert [step.step for step in found["b"]] == [0, 1] and found["b"][1].loss != found["b"][1].loss
+    curves = read_losses(file)
+    assert [(step.step, step.loss) for step in curves["a"]] == [(0, 3.5)]
+    assert [step.step for step in curves["b"]] == [0, 1] and curves["b"][1].loss != curves["b"][1].loss
     assert read_losses(tmp_path / "none.jsonl") == {}
 
 
 def test_wandb_and_tensorboard_get_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[object] = []
+    calls: list[object] = []
 
     class Run:
         def log(self, values: dict[str, float]) -> None:
-            said.append(values)
+            calls.append(values)
 
         def finish(self) -> None:
-            said.append("finished")
+            calls.append("finished")
 
     class Writer:
         def __init__(self, folder: str) -> None:
-            said.append(folder)
+            calls.append(folder)
 
         def add_scalar(self, name: str, loss: float, step: int) -> None:
-            said.append((name, loss, step))
+            calls.append((name, loss, step))
 
         def close(self) -> None:
-            said.append("closed")
+            calls.append("closed")
 
     wandb, board = ModuleType("wandb"), ModuleType("torch.utils.tensorboard")
-    wandb.init = lambda project: said.append(project) or Run()  # type: ignore[attr-defined]
+    wandb.init = lambda project: calls.append(project) or Run()  # type: ignore[attr-defined]
     board.SummaryWriter = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
@@ -95,7 +95,7 @@ def test_wandb_and_tensorboard_get_the_losses(monkeypatch: pytest.MonkeyPatch) -
         callback = open_callback(text)
         callback.on_step("e1", 3, 0.5)
         callback.close()
-    assert said == [
+    assert calls == [
         *("mine", {"loss/e1": 0.5, "step/e1": 3}, "finished"),
         *("runs", ("loss/e1", 0.5, 3), "closed"),
     ]

@@ -72,11 +72,11 @@ def test_records_are_given_in_any_form(file: Path) -> None:
     (record,) = as_records(EDIT)
     forms: list[Any] = [[EDIT], ROW, [ROW], read_edits(file), record, [record]]
     assert [as_records(form) for form in forms] == [(record,)] * len(forms)
-    asked = EDIT.model_copy(
+    with_locality = EDIT.model_copy(
         update={"locality": (LocalityPrompt(prompt="Snow is"), LocalityPrompt(prompt="2 + 2 is", answer="4"))}
     )
-    (whole,) = as_records([asked])
-    assert [probe.measures for probe in whole.probes] == ["efficacy", "locality-text", "locality"]
+    (full_record,) = as_records([with_locality])
+    assert [probe.measures for probe in full_record.probes] == ["efficacy", "locality-text", "locality"]
     assert as_records(file)[0].edits == record.edits and as_records([record, EDIT]) == (record, record)
 
 
@@ -93,9 +93,9 @@ def test_methods_and_ledgers_take_edits_in_any_form(file: Path, tmp_path: Path) 
 
 
 def test_a_models_name_is_loaded(tiny_folder: Path) -> None:
-    made = rome(tiny_folder).edit(EDIT)
-    assert made.provenance["model"]["name"] == str(tiny_folder)
-    with made.applied(str(tiny_folder)) as edited:
+    patch = rome(tiny_folder).edit(EDIT)
+    assert patch.provenance["model"]["name"] == str(tiny_folder)
+    with patch.applied(str(tiny_folder)) as edited:
         assert ask(edited, "Google", tokens=3) == ask(edited, "Google", tokens=3)
     assert ask(str(tiny_folder), "Google", tokens=3) == ask(tiny("llama"), "Google", tokens=3)
 
@@ -257,8 +257,8 @@ def test_calls_take_a_patch_by_its_path(tmp_path: Path) -> None:
     patch = rome().edit(EDIT)
     path = patch.save(tmp_path / "out" / "patch.safetensors")
     assert before_and_after(model, path.parent, EDIT) == before_and_after(model, patch, EDIT)
-    (one,) = compare_prompts(model, str(path), "Google was founded by")
-    assert one.unedited != one.edited and one.asked.prompt == "Google was founded by"
+    (comparison,) = compare_prompts(model, str(path), "Google was founded by")
+    assert comparison.unedited != comparison.edited and comparison.asked.prompt == "Google was founded by"
     assert [record["edit"]["subject"] for record in rome().edit(other, start=path).edits] == ["Google", "Apple"]
     assert rome().update(other, before=path).edits == rome().update(other, before=patch).edits
     ledger, again = Ledger.open(tmp_path / "ledger"), Ledger.open(tmp_path / "again")

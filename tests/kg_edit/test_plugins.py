@@ -71,7 +71,7 @@ class FailingAtTheStart(Rome):
 
     name = "failing-at-the-start"
 
-    def __init__(self, *given: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, **named: Any) -> None:
         raise KeyError("subjects")
 
 
@@ -95,23 +95,23 @@ def plug_in(name: str, value: str, group: str) -> EntryPoints:
 
 
 def test_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plug_in("biogpt", "BIOGPT", architectures.ENTRY_POINTS)
-    monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))
+    entries = plug_in("biogpt", "BIOGPT", architectures.ENTRY_POINTS)
+    monkeypatch.setattr(architectures, "entry_points", lambda group: entries.select(group=group))
     assert find_spec(AutoConfig.for_model("biogpt")) == BIOGPT
     assert find_spec(AutoConfig.for_model("gpt2")) == architectures.ARCHITECTURES["gpt2"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("gpt2", "BIOGPT"), ("biogpt", "Mine")])
 def test_a_plug_in_neither_overrides_nor_lies(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plug_in(name, value, architectures.ENTRY_POINTS)
-    monkeypatch.setattr(architectures, "entry_points", lambda group: found.select(group=group))
+    entries = plug_in(name, value, architectures.ENTRY_POINTS)
+    monkeypatch.setattr(architectures, "entry_points", lambda group: entries.select(group=group))
     with pytest.raises(UnsupportedModelError, match="uninstall or fix this plug-in"):
         find_spec(AutoConfig.for_model("llama"))
 
 
 def test_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plug_in("mine", "Mine", plug_ins.ENTRY_POINTS)
-    monkeypatch.setattr(registry, "entry_points", found.select)
+    entries = plug_in("mine", "Mine", plug_ins.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", entries.select)
     assert {"glame", "mine", "rome"} < set(method_names())
     assert find_method("mine") is Mine
 
@@ -180,8 +180,8 @@ def test_an_exception_inside_a_plug_in_is_one_line_that_names_its_package(
     nothing = (
         "the method 'forgetful' of the package kg-edit-broken failed (TypeError: make returned None; expected a Patch"
     )
-    found = edit("--method", "forgetful").err
-    assert nothing in found and "base.py" not in found
+    error = edit("--method", "forgetful").err
+    assert nothing in error and "base.py" not in error
     wrong = edit("--method", "misshapen").err
     assert "the method 'misshapen' of the package kg-edit-broken failed (PatchMismatchError: " in wrong
     monkeypatch.setenv("KG_EDIT_TRACEBACK", "1")
@@ -192,10 +192,10 @@ def test_an_exception_inside_a_plug_in_is_one_line_that_names_its_package(
 def test_a_plug_in_s_patch_of_a_wrong_shape_fails_its_record_and_is_no_broken_model(tmp_path: Path) -> None:
     model = tiny("llama")
     record = Edit(subject="LeBron James", prompt="{} plays for the", target_new="Lakers", target_true="Heat")
-    found = evaluate(find_method("misshapen").on(model, settings=QUICK["rome"]), model, [record], out=tmp_path / "run")
-    assert found.provenance["failed"] == 1
-    (made,) = [entry for entry in RunFolder(tmp_path / "run").entries() if entry.phase == "edit"]
-    assert "the package kg-edit-broken failed (PatchMismatchError" in (made.error or "")
+    run = evaluate(find_method("misshapen").on(model, settings=QUICK["rome"]), model, [record], out=tmp_path / "run")
+    assert run.provenance["failed"] == 1
+    (entry,) = [entry for entry in RunFolder(tmp_path / "run").entries() if entry.phase == "edit"]
+    assert "the package kg-edit-broken failed (PatchMismatchError" in (entry.error or "")
 
 
 @pytest.mark.usefixtures("broken")

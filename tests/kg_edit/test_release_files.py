@@ -137,10 +137,10 @@ def test_patch_is_read_and_written_back(file: str, kind: str, place: Path, model
 
 def test_patch_has_the_same_effect(place: Path, model: LanguageModel) -> None:
     patch, edits = Patch.load("edit/patch.safetensors"), read_edits(place / "edits.jsonl").edits
-    found = before_and_after(model, patch, edits, progress=False)
-    told = [ReportRow.model_validate_json(line) for line in (place / "edit" / "records.jsonl").read_text().splitlines()]
-    assert [(row.edit, row.probe) for row in found] == [(row.edit, row.probe) for row in told]
-    assert [row.edited.nats for row in found] == near([row.edited.nats for row in told])
+    rows = before_and_after(model, patch, edits, progress=False)
+    kept = [ReportRow.model_validate_json(line) for line in (place / "edit" / "records.jsonl").read_text().splitlines()]
+    assert [(row.edit, row.probe) for row in rows] == [(row.edit, row.probe) for row in kept]
+    assert [row.edited.nats for row in rows] == near([row.edited.nats for row in kept])
 
 
 def test_patches_of_several_kinds_add_up(model: LanguageModel, kg_edit: Run) -> None:
@@ -159,12 +159,12 @@ def test_finished_run_is_left_unchanged(kg_edit: Run, place: Path) -> None:
 def test_killed_run_resumes(kg_edit: Run, place: Path) -> None:
     partial, covariances = Patch.load("edit-killed/patch.partial.safetensors"), content(place / "cache")
     done(kg_edit, "edit", "edits.jsonl", *ROME, *AS_THEN, "--out", "edit-killed")
-    patch, whole = Patch.load("edit-killed/patch.safetensors"), Patch.load("edit/patch.safetensors")
+    patch, full = Patch.load("edit-killed/patch.safetensors"), Patch.load("edit/patch.safetensors")
     (first,) = partial.edits
     assert patch.edits[0] == first
     torch.testing.assert_close(columns(patch, 1), columns(partial, 1), rtol=0, atol=0)
-    torch.testing.assert_close(columns(patch, 3), columns(whole, 3), rtol=1e-2, atol=1e-3)
-    assert (ids(patch), patch.provenance["methods"]) == (EDITS, whole.provenance["methods"])
+    torch.testing.assert_close(columns(patch, 3), columns(full, 3), rtol=1e-2, atol=1e-3)
+    assert (ids(patch), patch.provenance["methods"]) == (EDITS, full.provenance["methods"])
     assert content(place / "cache") == covariances
 
 
@@ -188,15 +188,15 @@ def means(summary: Path) -> dict[tuple[str, str], float]:
     """All means that there are."""
     return {
         (section, metric): estimate.mean
-        for section, found in Summary.load(summary).sections.items()
-        for metric, estimate in found.items()
+        for section, estimates in Summary.load(summary).sections.items()
+        for metric, estimate in estimates.items()
         if estimate.mean is not None
     }
 
 
 def test_ledger_is_read(kg_edit: Run) -> None:
-    said = done(kg_edit, "patch", "list", "ledger")
-    assert all(name in said for name in (*EDITS, "tower", "wade"))
+    listing = done(kg_edit, "patch", "list", "ledger")
+    assert all(name in listing for name in (*EDITS, "tower", "wade"))
     assert "of 5 edits succeed" in kg_edit("patch", "check", "ledger").out
     assert [step.after for step in Ledger.open("ledger").steps] == [(), (1,)]
 
@@ -226,9 +226,9 @@ def test_ledger_recomputes_edits(kg_edit: Run, place: Path) -> None:
 
 def test_covariances_are_found_and_one_is_added(kg_edit: Run, place: Path) -> None:
     folder = place / "cache" / "covariance"
-    before, known = shown(folder), stored_covariances(folder)
-    assert [found.module for found in known] == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
-    assert known[0].id in done(kg_edit, "covariance", "list")
+    before, covariances = shown(folder), stored_covariances(folder)
+    assert [entry.module for entry in covariances] == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
+    assert covariances[0].id in done(kg_edit, "covariance", "list")
     done(kg_edit, "covariance", *MODEL, "--layers", "1-3", "--corpus", "self", "--tokens", "300")
     assert len(stored_covariances(folder)) == 3
     assert before.items() < shown(folder).items()
@@ -236,10 +236,10 @@ def test_covariances_are_found_and_one_is_added(kg_edit: Run, place: Path) -> No
 
 def test_shard_is_merged_with_the_other(kg_edit: Run, place: Path) -> None:
     done(kg_edit, "covariance", *SHARDS, "--shard", "1/2")
-    (whole,) = (place / "shards").glob("*.safetensors")
-    (known, _) = stored_covariances(place / "cache" / "covariance")
-    found = read_manifest(whole)
-    assert (found.module, found.count) == ("model.layers.3.mlp.down_proj", known.count)
+    (merged,) = (place / "shards").glob("*.safetensors")
+    (stored, _) = stored_covariances(place / "cache" / "covariance")
+    manifest = read_manifest(merged)
+    assert (manifest.module, manifest.count) == ("model.layers.3.mlp.down_proj", stored.count)
 
 
 def fetched(place: Path, *options: str | Path) -> bytes:
@@ -257,13 +257,13 @@ def test_answers_need_no_network(place: Path, monkeypatch: pytest.MonkeyPatch) -
     assert fetched(place, *kept) == (place / "subgraphs.jsonl").read_bytes()
     assert wikidata("labels", "Q1", "Q2", *kept) == "Q1\tLeBron James\nQ2\tFrance\n"
     wikidata("export", "again.jsonl.gz", "--cache", "answers.sqlite")
-    again, told = (gzip.decompress((place / f"{name}.jsonl.gz").read_bytes()) for name in ("again", "answers"))
-    assert again == told
+    again, answers = (gzip.decompress((place / f"{name}.jsonl.gz").read_bytes()) for name in ("again", "answers"))
+    assert again == answers
 
 
 def test_answers_are_added_to(endpoint: Server, place: Path) -> None:
-    asked = ("-g", endpoint.url, "--cache", "answers.sqlite")
-    assert wikidata("labels", "Q1", "Q22", *asked) == "Q1\tLeBron James\nQ22\tNorway\n"
+    options = ("-g", endpoint.url, "--cache", "answers.sqlite")
+    assert wikidata("labels", "Q1", "Q22", *options) == "Q1\tLeBron James\nQ22\tNorway\n"
     ((_, _, query),) = endpoint.requests
     assert "wd:Q22 " in query and "wd:Q1 " not in query
     assert wikidata("labels", "Q22", "--offline", "--cache", "answers.sqlite") == "Q22\tNorway\n"

@@ -192,8 +192,8 @@ CONTENT: dict[tuple[str, bool], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 def tiny(name: str, *, bos: bool = False) -> LanguageModel:
     """A tiny random model, made once and shared; weights are large enough for changes to matter."""
     if (name, bos) not in MADE:
-        made = MADE[name, bos] = _made(name, bos=bos)
-        stored = made.model.state_dict(keep_vars=True).values()
+        model = MADE[name, bos] = _made(name, bos=bos)
+        stored = model.model.state_dict(keep_vars=True).values()
         CONTENT[name, bos] = [(tensor, tensor.detach().clone()) for tensor in stored]
     return MADE[name, bos]
 
