@@ -156,8 +156,8 @@ def overwrite(folder: Path, model: Path) -> Case:
     other = case.made()
 
     def made() -> Any:
-        found = case.made()
-        return None if found == other else found
+        result = case.made()
+        return None if result == other else result
 
     return replace(case, name="overwrite", arguments=[*case.arguments, "--overwrite"], made=made)
 
@@ -182,8 +182,8 @@ def sweep(folder: Path, model: Path) -> Case:
 
 def _scored(path: Path) -> list[tuple[str, str]]:
     """The id and the phase of each record in a file, once each."""
-    whole = [line for line in path.read_text().split("\n")[:-1] if line]
-    names = [(entry["id"], entry["phase"]) for entry in map(json.loads, whole)]
+    lines = [line for line in path.read_text().split("\n")[:-1] if line]
+    names = [(entry["id"], entry["phase"]) for entry in map(json.loads, lines)]
     assert len(set(names)) == len(names), "a record is there twice"
     return names
 
@@ -209,24 +209,24 @@ def covariance(folder: Path, model: Path) -> Case:
     arguments += ["--folder", "stored"]
 
     def made() -> Any:
-        found = sorted((folder / "stored").glob("????????????????.safetensors"))
-        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in found] if len(found) == 2 else None
+        files = sorted((folder / "stored").glob("????????????????.safetensors"))
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files] if len(files) == 2 else None
 
     return Case("covariance", _KG_EDIT, arguments, folder, made)
 
 
 def patch_add(folder: Path) -> Case:
     """Three patches into a ledger: all or none."""
-    for place in range(3):
-        made_up(edits_of(2, start=2 * place)).save(folder / f"{place}.safetensors")
-    arguments = ["patch", "add", "ledger", *(f"{place}.safetensors" for place in range(3))]
+    for number in range(3):
+        made_up(edits_of(2, start=2 * number)).save(folder / f"{number}.safetensors")
+    arguments = ["patch", "add", "ledger", *(f"{number}.safetensors" for number in range(3))]
     return Case("patch add", _KG_EDIT, arguments, folder, lambda: _active(folder), again=(2,), atomic=True)
 
 
 def subtract(folder: Path) -> Case:
     """An anti-expert taken from an expert: a patch file, whole or not there."""
-    for place, name in enumerate(("expert", "anti")):
-        made_up(edits_of(2, start=2 * place)).save(folder / f"{name}.safetensors")
+    for number, name in enumerate(("expert", "anti")):
+        made_up(edits_of(2, start=2 * number)).save(folder / f"{name}.safetensors")
     arguments = ["patch", "subtract", "expert.safetensors", "anti.safetensors", "--out", "out.safetensors"]
     made = partial(_hashes, folder, "out.safetensors")
     return Case("patch subtract", _KG_EDIT, arguments, folder, made, again=(2,), atomic=True)
@@ -235,8 +235,8 @@ def subtract(folder: Path) -> Case:
 def ledger_remove(folder: Path) -> Case:
     """Remove two edits from a ledger of three patches: both or none."""
     ledger = Ledger.open(folder / "ledger")
-    for place in range(3):
-        ledger.add(made_up(edits_of(2, start=2 * place)))
+    for number in range(3):
+        ledger.add(made_up(edits_of(2, start=2 * number)))
 
     def made() -> Any:
         names = _active(folder)
@@ -288,10 +288,10 @@ def _facts(path: Path) -> Any:
 
 
 def _hashes(folder: Path, *names: str) -> Any:
-    found = {name: folder / name for name in names}
-    if not all(path.exists() for path in found.values()):
+    paths = {name: folder / name for name in names}
+    if not all(path.exists() for path in paths.values()):
         return None
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
 
 
 def _active(folder: Path) -> Any:

@@ -44,16 +44,16 @@ def case(tmp_path: Path, tiny_folder: Path, slow_server: Server) -> Callable[[st
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, slow_server: Server) -> Undisturbed:
     """What a command makes when nothing happens to it, and how it ends; run once for all tests."""
-    known: dict[str, tuple[object, Ended]] = {}
+    results: dict[str, tuple[object, Ended]] = {}
 
-    def found(name: str) -> tuple[object, Ended]:
-        if name not in known:
-            one = prepared(name, tmp_path_factory.mktemp("undisturbed") / "run", tiny_folder, slow_server)
-            ended = one.run()
+    def result_of(name: str) -> tuple[object, Ended]:
+        if name not in results:
+            command = prepared(name, tmp_path_factory.mktemp("undisturbed") / "run", tiny_folder, slow_server)
+            ended = command.run()
             assert ended.code == 0, ended.output
-            made = one.made()
-            assert made is not None
-            known[name] = made, ended
-        return known[name]
+            result = command.made()
+            assert result is not None
+            results[name] = result, ended
+        return results[name]
 
-    return found
+    return result_of

@@ -57,8 +57,8 @@ def test_stored_file_of_the_future_is_never_old(tmp_path: Path, monkeypatch: pyt
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     os.utime(file, (FUTURE, FUTURE))
-    can, left = clearable(cached_items(tmp_path), days=0)
-    assert can == [] and left == []
+    can, kept = clearable(cached_items(tmp_path), days=0)
+    assert can == [] and kept == []
     monkeypatch.setattr(cached_files.time, "time", lambda: FUTURE + 2 * YEAR)
     (item,), _ = clearable(cached_items(tmp_path), days=300)
     assert item.path == file.parent
@@ -68,5 +68,5 @@ def test_files_to_clear_are_not_compared_with_each_other(monkeypatch: pytest.Mon
     items = [CachedItem("scores", Path(name), (), 1, used) for name, used in (("a", 0.0), ("b", FUTURE), ("c", 1.0))]
     monkeypatch.setattr(cached_files.time, "time", lambda: FUTURE + 1)
     monkeypatch.setattr(CachedItem, "__eq__", lambda *_: pytest.fail("quadratic in the files of a cache"))
-    can, left = clearable(items)
-    assert [item.path.name for item in can] == ["a", "c"] and [item.path.name for item in left] == ["b"]
+    can, kept = clearable(items)
+    assert [item.path.name for item in can] == ["a", "c"] and [item.path.name for item in kept] == ["b"]

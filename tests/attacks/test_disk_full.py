@@ -33,13 +33,13 @@ def test_full_disk_is_one_message_and_loses_nothing(
     right, _ = undisturbed(name)
     draw = random.Random(name)  # noqa: S311 - no secret
     for turn, size in enumerate((0, *(int(10 ** draw.uniform(1.5, 5.5)) for _ in range(3)))):
-        one = case(name, f"run-{turn}")
-        ended = one.run(prepare=limited(size))
+        command = case(name, f"run-{turn}")
+        ended = command.run(prepare=limited(size))
         if ended.code == 0:
-            assert one.made() == right, f"{size} bytes: it says that all is well"
+            assert command.made() == right, f"{size} bytes: it says that all is well"
             continue
         assert in_words(ended), f"{size} bytes, exit code {ended.code}: {ended.output}"
-        assert not one.atomic or one.made() in (None, right)
-        again = one.run()
-        assert again.code == 0 or (one.made() == right and again.code in one.again), again.output
-        assert one.made() == right
+        assert not command.atomic or command.made() in (None, right)
+        again = command.run()
+        assert again.code == 0 or (command.made() == right and again.code in command.again), again.output
+        assert command.made() == right

@@ -54,9 +54,9 @@ WITH_MODEL = ("edit", "generate", "covariance", "locate", "evaluate", "serve")
 @pytest.mark.parametrize("name", keep_first(ARGUMENTS, keep=6))
 def test_hostile_argument_is_one_message(name: str, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     arguments, before = ARGUMENTS[name], content(place)
-    given = "--model" in arguments or arguments[0] not in WITH_MODEL
+    has_model = "--model" in arguments or arguments[0] not in WITH_MODEL
     with bounded_memory():
-        result = kg_edit(*arguments, *(() if given else ("--model", tiny_folder)))
+        result = kg_edit(*arguments, *(() if has_model else ("--model", tiny_folder)))
     assert result.code in (1, 2), result
     assert result.err.strip() and "Traceback" not in result.err
     assert content(place) == before

@@ -49,13 +49,13 @@ Damage = Callable[[bytes], bytes]
 def damage(draw: st.DrawFn) -> Damage:
     """A change of some bytes of a file, wherever they are."""
     kind = draw(st.sampled_from(["cut", "flip", "insert", "repeat", "swap"]))
-    place, length = draw(st.floats(0, 1)), draw(st.integers(1, 40))
+    fraction, length = draw(st.floats(0, 1)), draw(st.integers(1, 40))
     new = draw(
         st.binary(max_size=20) | st.sampled_from([b"\x00", b'"', b"{", b"[" * 5_000, b"\n", b"\xff\xfe", b"NaN"])
     )
 
     def damaged(data: bytes) -> bytes:
-        at = int(place * len(data))
+        at = int(fraction * len(data))
         return {
             "cut": data[:at],
             "flip": data[:at] + bytes(byte ^ 0x55 for byte in data[at : at + length]) + data[at + length :],
@@ -103,16 +103,16 @@ def examples(folder: Path) -> dict[str, bytes]:
 def read(path: Path) -> None:
     """Read a file as the commands do, and check what comes of it."""
     if path.name.startswith("edits"):
-        found = ends(lambda: read_edits(path))
-        for edit in found.edits if found else ():
+        edit_file = ends(lambda: read_edits(path))
+        for edit in edit_file.edits if edit_file else ():
             assert edit.subject.strip() and "{}" in edit.prompt
         ends(lambda: read_rows(str(path)))
     elif path.name.startswith("graph"):
         ends(lambda: len(load_files([path])[0]))
         ends(lambda: load([path], path.with_name("store")).manifest.counts)
     elif path.name.startswith("patch"):
-        found = ends(lambda: Patch.load(path))
-        assert found is None or found.check_finite() is None
+        patch = ends(lambda: Patch.load(path))
+        assert patch is None or patch.check_finite() is None
         ends(lambda: read_changes(path))
     elif path.name.startswith("pack"):
         ends(lambda: _read_pack(path))
@@ -126,8 +126,8 @@ def _read_pack(path: Path) -> None:
     open_pack(path).close()
     cache = WikidataCache(cache=path.with_name("own.sqlite"), packs=[path], mode="offline")
     for kind, entity, _ in FACTS:
-        found = cache.source._look_up(kind, [entity])  # type: ignore[attr-defined]
-        assert all(value_problem(kind, name, value) is None for name, value in found.items())
+        values = cache.source._look_up(kind, [entity])  # type: ignore[attr-defined]
+        assert all(value_problem(kind, name, value) is None for name, value in values.items())
 
 
 def _import(path: Path) -> None:

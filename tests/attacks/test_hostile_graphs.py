@@ -76,10 +76,10 @@ def test_odd_file_of_facts_loses_no_statement(name: str, tmp_path: Path) -> None
     with bounded_memory():
         graph, _ = read_facts([path])
         assert graph.number_of_edges() == statements
-        found = PrivateGraph(graph).subgraph(EDIT, SubgraphOptions(hops=4, per_node=20))
-    check_graph(found)
-    assert found.number_of_edges() <= 1 + 20 + 20 * 20
-    assert max(hop for _, hop in found.nodes(data="hop")) <= 4
+        subgraph = PrivateGraph(graph).subgraph(EDIT, SubgraphOptions(hops=4, per_node=20))
+    check_graph(subgraph)
+    assert subgraph.number_of_edges() <= 1 + 20 + 20 * 20
+    assert max(hop for _, hop in subgraph.nodes(data="hop")) <= 4
 
 
 def graphml(content: str, *, edges: str = "directed", kind: str = "string", before: str = "") -> str:

@@ -172,9 +172,9 @@ def test_cut_gguf_is_refused(share: float, tmp_path: Path) -> None:
 
 def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
     def made(folder: Path) -> None:
-        found = load_file(folder / "model.safetensors")
-        change(found)
-        save_file(found, folder / "model.safetensors", {"format": "pt"})
+        state = load_file(folder / "model.safetensors")
+        change(state)
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
 
     return made
 
@@ -200,12 +200,12 @@ def only_pickle(folder: Path) -> None:
 DOWN = "model.layers.2.mlp.down_proj.weight"
 ONE = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
 FOLDERS: dict[str, tuple[Change, str]] = {
-    "a weight is missing": (weights(lambda found: found.pop(DOWN)), f"its weights lack {DOWN}"),
+    "a weight is missing": (weights(lambda state: state.pop(DOWN)), f"its weights lack {DOWN}"),
     "more blocks than weights": (config(num_hidden_layers=5), "states 5 blocks, and its weights are those of 4"),
     "100,000 blocks": (config(num_hidden_layers=100_000), "states 100000 blocks"),
-    "a weight is NaN": (weights(lambda found: found[DOWN].fill_(float("nan"))), f"the weight {DOWN}"),
-    "a number is infinite": (weights(lambda found: found[DOWN][3].fill_(float("inf"))), "is not finite"),
-    "another shape": (weights(lambda found: found.update({DOWN: found[DOWN][:, :40].clone()})), "other shapes"),
+    "a weight is NaN": (weights(lambda state: state[DOWN].fill_(float("nan"))), f"the weight {DOWN}"),
+    "a number is infinite": (weights(lambda state: state[DOWN][3].fill_(float("inf"))), "is not finite"),
+    "another shape": (weights(lambda state: state.update({DOWN: state[DOWN][:, :40].clone()})), "other shapes"),
     "a billion columns": (config(hidden_size=10**9), "other shapes"),
     "10^12 tokens": (config(vocab_size=10**12), "other shapes"),
     "no heads": (config(num_attention_heads=0), "can't load"),

@@ -93,9 +93,9 @@ BODIES: list[bytes] = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     desk = workshop(Path(tmp_path_factory.mktemp("ledger")) / "ledger")
-    with pytest.MonkeyPatch.context() as patched, served(desk) as found:
+    with pytest.MonkeyPatch.context() as patched, served(desk) as endpoint:
         patched.setattr(desk.model.tokenizer, "chat_template", TEMPLATE)  # the tiny model is shared with other tests
-        yield found
+        yield endpoint
 
 
 def send(server: Served, path: str, body: bytes) -> tuple[int, str]:
@@ -140,9 +140,9 @@ def test_hostile_body_is_refused(body: bytes, server: Served) -> None:
 def test_server_goes_on_after_cut_connections(server: Served) -> None:
     body = json.dumps(GOOD | {"stream": True, "max_tokens": 64}).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    whole = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
     odd = [
-        *(whole[: len(whole) - cut] for cut in range(0, 120, 10)),
+        *(request[: len(request) - cut] for cut in range(0, 120, 10)),
         head + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n",
         head + b"Content-Length: -5\r\n\r\n",
         b"GARBAGE\r\n\r\n",
@@ -157,15 +157,15 @@ def test_server_goes_on_after_cut_connections(server: Served) -> None:
 
 
 def test_streams_at_once_get_the_text_of_one(server: Served) -> None:
-    body, found = json.dumps(GOOD | {"stream": True}).encode(), list[str]()
+    body, texts = json.dumps(GOOD | {"stream": True}).encode(), list[str]()
 
     def ask() -> None:
         text = server.send("POST", COMPLETIONS, body, {"Content-Type": "application/json"})[1]  # type: ignore[arg-type]
-        found.append(json.loads(text.split("\n\n")[0].removeprefix("data: "))["choices"][0]["text"])
+        texts.append(json.loads(text.split("\n\n")[0].removeprefix("data: "))["choices"][0]["text"])
 
     threads = [threading.Thread(target=ask) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 12 and len(set(found)) == 1
+    assert len(texts) == 12 and len(set(texts)) == 1

@@ -35,16 +35,16 @@ def killed_after(case: Case, seconds: float, wish: signal.Signals) -> int:
 def test_after_kills_nothing_is_lost_or_double(
     name: str, case: Callable[[str, str], Case], undisturbed: Undisturbed
 ) -> None:
-    right, whole = undisturbed(name)
+    right, uninterrupted = undisturbed(name)
     draw = random.Random(name)  # noqa: S311 - no secret
     for turn in range(EACH):
-        one = case(name, f"run-{turn}")
+        command = case(name, f"run-{turn}")
         for _ in range(draw.randint(1, 2)):
-            after = whole.seconds * draw.uniform(0.2, 1.0)
-            killed_after(one, after, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM]))
-            made = one.made()
-            assert not one.atomic or made in (None, right), f"half of it is there after {after:.2f} s"
-        finished = one.made() == right
-        ended = one.run()
-        assert ended.code in (one.again if finished else (0,)) or (finished and ended.code == 0), ended.output
-        assert one.made() == right, f"after {after:.2f} s: {ended.output}"
+            after = uninterrupted.seconds * draw.uniform(0.2, 1.0)
+            killed_after(command, after, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM]))
+            result = command.made()
+            assert not command.atomic or result in (None, right), f"half of it is there after {after:.2f} s"
+        finished = command.made() == right
+        ended = command.run()
+        assert ended.code in (command.again if finished else (0,)) or (finished and ended.code == 0), ended.output
+        assert command.made() == right, f"after {after:.2f} s: {ended.output}"

@@ -17,10 +17,10 @@ def test_two_processes_give_the_result_of_one(
     name: str, case: Callable[[str, str], Case], undisturbed: Undisturbed
 ) -> None:
     right, _ = undisturbed(name)
-    one = case(name, "run")
-    with one.start() as first, one.start() as second:
+    command = case(name, "run")
+    with command.start() as first, command.start() as second:
         output = [process.communicate(timeout=300)[0] for process in (first, second)]
         codes = sorted([first.returncode, second.returncode])
     assert codes[0] == 0 and codes[1] in (0, 2), output
     assert "Traceback" not in "".join(output)
-    assert one.made() == right
+    assert command.made() == right
