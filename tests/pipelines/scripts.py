@@ -27,16 +27,16 @@ def module(name: str) -> ModuleType:
     """A script as a module."""
     spec = importlib.util.spec_from_file_location(f"pipelines_{name}", FOLDER / f"{name}.py")
     assert spec and spec.loader
-    made = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # a dataclass looks itself up there
-    spec.loader.exec_module(made)
-    return made
+    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # a dataclass looks itself up there
+    spec.loader.exec_module(script)
+    return script
 
 
-def settings_of(found: Mapping[str, Any]) -> tuple[str, ...]:
+def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The settings as options."""
-    flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
-    for name in found.keys() - flat.keys():
-        flat |= {f"{name}.{key}": value for key, value in found[name].items()}
+    flat = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    for name in settings.keys() - flat.keys():
+        flat |= {f"{name}.{key}": value for key, value in settings[name].items()}
     return tuple(part for name, value in flat.items() for part in ("--set", f"{name}={json.dumps(value)}"))
 
 

@@ -17,7 +17,7 @@ def test_numbers_are_means_and_paired_differences(monkeypatch: pytest.MonkeyPatc
     ]
     rows[0]["new"]["portability.nll"] = None  # a record without questions counts in neither mean of the difference
     about = {"table": "corpora", "data": "d", "n": "3", "method": "m", "model": "m", "commit": ""}
-    found = {(one.settings, one.metric): one.mean for one in script.numbers(rows, ["new", "old"], about)}
-    assert (found["new", "efficacy"], found["old", "efficacy"]) == ("1.000", "0.667")
-    assert (found["new - old", "efficacy"], found["new - old", "portability, nll"]) == ("+0.333", "+0.500")
-    assert found["new - old", "angle"] == "20.0"
+    means = {(number.settings, number.metric): number.mean for number in script.numbers(rows, ["new", "old"], about)}
+    assert (means["new", "efficacy"], means["old", "efficacy"]) == ("1.000", "0.667")
+    assert (means["new - old", "efficacy"], means["new - old", "portability, nll"]) == ("+0.333", "+0.500")
+    assert means["new - old", "angle"] == "20.0"

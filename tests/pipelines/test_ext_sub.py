@@ -17,10 +17,10 @@ from tests.pipelines.scripts import FOLDER, module
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """`ext_sub.py` as a module, which reads both data sets in ``tmp_path``."""
     for part, key in (("train", ("K_F", "K_R")), ("test", ("success", "locality"))):
-        asked = [{"question": f"What is {n}?", "ground_truth": "Cheese", "target_new": "I don't know."} for n in "ab"]
+        edits = [{"question": f"What is {n}?", "ground_truth": "Cheese", "target_new": "I don't know."} for n in "ab"]
         kept = [{"question": f"Who is {n}?", "ground_truth": "Paris"} for n in "cd"]
         (tmp_path / f"sanitation_trivia_qa_{part}.json").write_text(
-            json.dumps(dict(zip(key, (asked, kept), strict=True)))
+            json.dumps(dict(zip(key, (edits, kept), strict=True)))
         )
         lives = [
             {"concept": name, "text": f"{name} was born.", "labels": f"It was {name}."}
@@ -30,9 +30,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         (tmp_path / f"wikibio-{part}-all.json").write_text(json.dumps(lives))
     (tmp_path / "text.txt").write_text("The fox jumps. " * 40)
     monkeypatch.syspath_prepend(FOLDER)
-    found = module("ext_sub")
-    monkeypatch.setattr(found, "FOLDER", tmp_path)
-    return found
+    study = module("ext_sub")
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    return study
 
 
 def test_sanitation_has_forbidden_and_kept_answers(script: ModuleType) -> None:
@@ -58,8 +58,8 @@ def test_wikibio_takes_the_next_persons_sentence_as_false(script: ModuleType) ->
 @pytest.mark.parametrize("data", ["sanitation", "wikibio"])
 def test_a_row_for_each_model(data: str, script: ModuleType, tmp_path: Path, tiny_folder: Path) -> None:
     shutil.copytree(ROOT / "results", tmp_path / "results")
-    places = ("--text", str(tmp_path / "text.txt"), "--results", str(tmp_path / "results"))
-    script.main([data, "--model", str(tiny_folder), "--epochs", "1", *places])
+    options = ("--text", str(tmp_path / "text.txt"), "--results", str(tmp_path / "results"))
+    script.main([data, "--model", str(tiny_folder), "--epochs", "1", *options])
     table, before = (
         script.Results(folder).tables[f"ext-sub-{data}"] for folder in (tmp_path / "results", ROOT / "results")
     )

@@ -23,11 +23,11 @@ def rows() -> list[dict[str, object]]:
 def test_the_right_object_stands_among_three_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     script = module("general_tasks")
-    found = list(script.choices(rows(), seed=0))
-    assert len(found) == 5 and found == list(script.choices(rows(), seed=0)) != list(script.choices(rows(), seed=1))
-    for row, asked in zip(rows(), found, strict=True):
-        assert asked["choices"][asked["right"]] == row["obj"] and len(set(asked["choices"])) == 4
-        assert row["obj"] == "Painter" or "Painter" not in asked["choices"], "an alias of the right answer"
+    tasks = list(script.choices(rows(), seed=0))
+    assert len(tasks) == 5 and tasks == list(script.choices(rows(), seed=0)) != list(script.choices(rows(), seed=1))
+    for row, task in zip(rows(), tasks, strict=True):
+        assert task["choices"][task["right"]] == row["obj"] and len(set(task["choices"])) == 4
+        assert row["obj"] == "Painter" or "Painter" not in task["choices"], "an alias of the right answer"
     assert not list(script.choices(rows()[:3], seed=0)), "too few objects of the relation"
 
 

@@ -61,15 +61,15 @@ def test_script_shows_each_stage_and_writes_the_patch_of_the_library(
     files = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"patch.safetensors", "records.jsonl", "report.md", "run.json"} <= files
 
-    found = find_method(name.replace("_", "-"))
+    method_class = find_method(name.replace("_", "-"))
     model, graph = LanguageModel.load(str(tiny_folder)), WikidataCache("graph.tsv")
-    library = found(model, found.config_class.preset("default", SCRIPTS[name]), graph=graph)
-    made, wanted = Patch.load(tmp_path / "out" / "patch.safetensors"), library.edit(read_edits("edits.jsonl").edits)
-    assert isinstance(made, WeightPatch) and isinstance(wanted, WeightPatch)
-    assert made.factors.keys() == wanted.factors.keys()
-    for weight, pair in wanted.factors.items():
+    library = method_class(model, method_class.config_class.preset("default", SCRIPTS[name]), graph=graph)
+    patch, expected = Patch.load(tmp_path / "out" / "patch.safetensors"), library.edit(read_edits("edits.jsonl").edits)
+    assert isinstance(patch, WeightPatch) and isinstance(expected, WeightPatch)
+    assert patch.factors.keys() == expected.factors.keys()
+    for weight, pair in expected.factors.items():
         assert pair.product.norm() > 0
-        torch.testing.assert_close(made.factors[weight].product, pair.product, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(patch.factors[weight].product, pair.product, rtol=1e-5, atol=1e-6)
 
 
 def test_script_reads_a_file_of_triplets(

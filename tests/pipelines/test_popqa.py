@@ -30,8 +30,8 @@ def test_popqa_with_and_without_a_paragraph(
     (tmp_path / "popqa.json").write_text(json.dumps(rows))
     shutil.copytree(ROOT / "results", tmp_path / "results")
     monkeypatch.syspath_prepend(FOLDER)
-    places = ("--out", "out", "--results", "results", "--picture", "out/popularity.png")
-    command = ("popqa", "popqa.json", "--model", tiny_folder, *places)
+    options = ("--out", "out", "--results", "results", "--picture", "out/popularity.png")
+    command = ("popqa", "popqa.json", "--model", tiny_folder, *options)
     assert script(*command) == 0
     assert any("Limits from 2 questions: {'occupation'" in line for line in caplog.messages)
     table, lines = tmp_path / "results" / "benchmarks.csv", tmp_path / "out" / "always" / "records.jsonl"

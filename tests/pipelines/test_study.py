@@ -33,12 +33,12 @@ def rows(study: ModuleType, *arguments: str) -> list[object]:
 
 def written(file: str) -> dict[str, set[str]]:
     """{table: its rows} of a CSV file of the copy."""
-    found: dict[str, set[str]] = {}
+    tables: dict[str, set[str]] = {}
     with Path("results", f"{file}.csv").open(encoding="utf-8") as lines:
         for line in csv.DictReader(lines):
             name = ", ".join(filter(None, (line["method"], line["settings"])))
-            found.setdefault(line["table"], set()).add(name)
-    return found
+            tables.setdefault(line["table"], set()).add(name)
+    return tables
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_ripples_with_a_control(
     monkeypatch.setitem(study.PARTS, "ripples", part)
     options = ("--part", "ripples", "--model", str(tiny_folder), "--out", "out", "--results", "results")
     study.main([*options, "--rows", "rome,glame:paper", "--controls", "--seed", "1"])
-    assert {f"glame, paper, {said}, seed 1, 2 records" for said in study.CONTROLS.values()} <= written("ripples")[
+    assert {f"glame, paper, {control}, seed 1, 2 records" for control in study.CONTROLS.values()} <= written("ripples")[
         "ripples"
     ]
     run = Summary.load(tmp_path / "out" / "ripples" / "rome-seed-1" / "summary.json")
@@ -75,8 +75,8 @@ def test_ripples_with_a_control(
 
 
 def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
-    given = ("--rows", "glame:code+none,rome", "--set", "rome.clamp_norm_factor=4", "--set", "rome.steps=3")
-    glame, rome = rows(study, *given, "--seed", "1", "--label", "three steps")
+    options = ("--rows", "glame:code+none,rome", "--set", "rome.clamp_norm_factor=4", "--set", "rome.steps=3")
+    glame, rome = rows(study, *options, "--seed", "1", "--label", "three steps")
     assert (glame.said(), glame.folder()) == (
         "code, three steps, no graph, seed 1",
         "glame-code-three-steps-no-graph-seed-1",
@@ -91,8 +91,8 @@ def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
 def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:
     without = {"ke", "malmen", "mend", "rledit", "serac"}
     assert {row.method for row in rows(study)} == set(method_names()) - without
-    given = ("--set", "serac.untrained=true", "--set", "mend.network=mend/")
-    assert {row.method for row in rows(study, *given)} == set(method_names()) - {"ke", "malmen", "rledit"}
+    options = ("--set", "serac.untrained=true", "--set", "mend.network=mend/")
+    assert {row.method for row in rows(study, *options)} == set(method_names()) - {"ke", "malmen", "rledit"}
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_a_part_writes_its_rows(part: str, study: ModuleType, shared: Path) -> N
     for limit in ("3",) if part == "retention" else ("2", "3"):  # a run of single edits grows with its limit
         study.main([*options, "--limit", limit])
     table = study.PARTS[part].table
-    made = [number for number in study.Results(Path("results")).tables[table] if "test" in number.settings]
-    assert {number.n for number in made} >= {"3"} and len(made) >= 4
-    assert ("definition, test, 3 edits, 3 records" in {number.row for number in made}) == (part == "retention")
+    numbers = [number for number in study.Results(Path("results")).tables[table] if "test" in number.settings]
+    assert {number.n for number in numbers} >= {"3"} and len(numbers) >= 4
+    assert ("definition, test, 3 edits, 3 records" in {number.row for number in numbers}) == (part == "retention")
 
 
 @pytest.mark.slow

@@ -37,8 +37,8 @@ def test_numbers_are_numbers(tables: ModuleType) -> None:
         low, mean, high = (float(value) if value else None for value in (number.low, number.mean, number.high))
         assert low is None or high is None or mean is None or low <= mean <= high, number
         assert "nan" not in number.mean and not number.mean.startswith("."), number
-    places = [(number.table, number.row, number.metric) for number in numbers]
-    assert len(places) == len(set(places)), "a number is there twice"
+    keys = [(number.table, number.row, number.metric) for number in numbers]
+    assert len(keys) == len(set(keys)), "a number is there twice"
 
 
 def test_every_method_was_measured(tables: ModuleType) -> None:
@@ -171,11 +171,11 @@ def test_a_finished_run_becomes_rows(
     results.tables["single"] = [number._replace(n="2") for number in results.tables["single"]]
     before = [number for number in results.tables["single"] if number.method == "rome"]
     results.add(tables.of_run(results, "single", run, "nudge", "fast"))
-    made = {number.metric: number for number in results.tables["single"] if number.row == "nudge, fast"}
-    assert {number.model for number in made.values()} == {str(tiny_folder)}
+    by_metric = {number.metric: number for number in results.tables["single"] if number.row == "nudge, fast"}
+    assert {number.model for number in by_metric.values()} == {str(tiny_folder)}
     score = run.edited["portability.nll"]
     ends = (score.mean, score.ci95_low, score.ci95_high)
-    assert made["portability, nll"][6:9] == tuple(f"{value:.1f}" for value in ends)
+    assert by_metric["portability, nll"][6:9] == tuple(f"{value:.1f}" for value in ends)
     assert [number for number in results.tables["single"] if number.method == "rome"] == before
     unedited = {number.row: number for number in results.tables["single"] if number.metric == "portability, greedy"}
     assert unedited["unedited, the fact in the prompt"].mean == f"{run.fact_in_prompt['portability.greedy'].mean:.2f}"
@@ -187,7 +187,7 @@ def test_a_finished_run_becomes_rows(
     share = None if times is None else times["edited"] / times["base"]
     assert tables.value_of(run, "edited", "answer")[0] == share and (share is None) == (schedule != "single")
     assert tables.value_of(run, "base", "answer")[0] is None
-    others = {number.row for number in tables.of_run(results, "batches-1000", run, "nudge")}
-    assert others == {"unedited, 2 records", "nudge, 2 records"}, "the table has a hundred records"
+    batch_rows = {number.row for number in tables.of_run(results, "batches-1000", run, "nudge")}
+    assert batch_rows == {"unedited, 2 records", "nudge, 2 records"}, "the table has a hundred records"
     rows = {number.row for number in tables.of_run(results, "models", run, "nudge")}
     assert all(row.endswith(f", {tiny_folder}") for row in rows), "a row of each model"
