@@ -22,8 +22,8 @@ def test_records_may_edit_one_fact_to_different_targets(tmp_path: Path) -> None:
     """Each is edited alone."""
     rewrite = {**COUNTERFACT["requested_rewrite"], "target_new": {"str": "Chicago Bulls", "id": "Q128109"}}
     file = written(tmp_path, COUNTERFACT, {**COUNTERFACT, "case_id": 8, "requested_rewrite": rewrite})
-    found = [edit.target_new for record in find_dataset("counterfact")(file) for edit in record.edits]
-    assert found == ["Miami Heat", "Chicago Bulls"]
+    targets = [edit.target_new for record in find_dataset("counterfact")(file) for edit in record.edits]
+    assert targets == ["Miami Heat", "Chicago Bulls"]
 
 
 def test_plus_adds_the_question(tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ SNIPPETS = {
 
 def test_references_are_grouped_by_relation_and_object(tmp_path: Path) -> None:
     file = written(tmp_path, SNIPPETS, {**SNIPPETS, "target_id": "Q2"}, {**SNIPPETS, "samples": [{"text": "More"}]})
-    found = read_references(file)
-    assert found["P178", "Q11463"] == ("Photoshop is …", "Flash was …", "More")
-    assert set(found) == {("P178", "Q11463"), ("P178", "Q2")}
+    references = read_references(file)
+    assert references["P178", "Q11463"] == ("Photoshop is …", "Flash was …", "More")
+    assert set(references) == {("P178", "Q11463"), ("P178", "Q2")}
 
 
 def test_wrong_row_is_named(tmp_path: Path) -> None:

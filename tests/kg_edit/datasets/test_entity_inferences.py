@@ -45,11 +45,11 @@ def test_specificity_spans_are_added_to_each_record(tmp_path: Path) -> None:
     spans = read_sentences(
         written(tmp_path / "other", {**row, "ent_str": "The Bengal", "probe_sentences": {"template_0": sentence}})
     )
-    found = with_specificity(records, spans)
-    assert [len(record.group("specificity")) for record in found] == [1, 1]
-    (query,) = found[0].group("specificity")[0].queries
+    extended = with_specificity(records, spans)
+    assert [len(record.group("specificity")) for record in extended] == [1, 1]
+    (query,) = extended[0].group("specificity")[0].queries
     assert (query.prompt, query.answers) == ("The Bengal is", (("an average",),))
-    assert found[0].group("inference") == records[0].group("inference")
+    assert extended[0].group("inference") == records[0].group("inference")
     for wrong, fault in (({**ENTITY, "definition": "no mask"}, "field definition: "), ("ECBD", "found the text")):
         with pytest.raises(EditFileError, match=rf"record 2, {fault}"):
             read_sentences(written(tmp_path, ENTITY, wrong))
@@ -58,12 +58,13 @@ def test_specificity_spans_are_added_to_each_record(tmp_path: Path) -> None:
 def test_labels_of_other_entities_are_specificity_and_the_own_are_not(tmp_path: Path) -> None:
     rows = [ENTITY, {**ENTITY, "ex_id": "b", "ent_str": "Severe", "label": "Italy"}]
     records = ENTITIES(written(tmp_path, *rows))
-    found = with_specificity(records, read_sentences(tmp_path / "records.json"))
+    extended = with_specificity(records, read_sentences(tmp_path / "records.json"))
     answers = [
-        [one.answers for probe in record.group("inference-specificity") for one in probe.queries] for record in found
+        [query.answers for probe in record.group("inference-specificity") for query in probe.queries]
+        for record in extended
     ]
     assert answers == [[(("Italy",),)], [(("Australia",),)]]
-    assert not any(record.group("specificity") for record in found)
+    assert not any(record.group("specificity") for record in extended)
 
 
 def test_masked_span_is_a_probe(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def test_each_form_of_question_is_a_probe(tmp_path: Path) -> None:
 
 def test_own_questions_take_the_place_of_templates(tmp_path: Path) -> None:
     (record,) = BENCH(written(tmp_path, HALLUEDIT))
-    asked = with_probes(record, ["fact-check", "refutation"])
-    assert asked.group("fact-check") == record.group("fact-check") and asked.group("refutation")
+    probed = with_probes(record, ["fact-check", "refutation"])
+    assert probed.group("fact-check") == record.group("fact-check") and probed.group("refutation")
 
 
 def test_published_table_is_the_same_records(tmp_path: Path) -> None:
@@ -101,5 +101,5 @@ def test_published_rows_are_read(shared: Path) -> None:
     assert len(records) == 1137
     assert {len(record.probes) for record in records} == {2 + 2 + 1 + 1 + 5 + 1}
     assert all(record.edits[0].target_true for record in records)
-    asked = find_dataset("qaedit")(shared / "qaedit" / "qaedit_1k.jsonl")
-    assert (len(asked), {len(record.group("locality")) for record in asked}) == (504, {5})
+    qaedit = find_dataset("qaedit")(shared / "qaedit" / "qaedit_1k.jsonl")
+    assert (len(qaedit), {len(record.group("locality")) for record in qaedit}) == (504, {5})

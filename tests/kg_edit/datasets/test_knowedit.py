@@ -30,8 +30,8 @@ def test_prompt_without_answer_is_left_out_with_remark(tmp_path: Path) -> None:
 
 
 def test_first_of_several_prompts_is_asked(tmp_path: Path) -> None:
-    asked = {"Reasoning": [{"prompt": ["Its capital is", "It has the capital"], "ground_truth": "Besançon"}]}
-    (record,) = KNOWEDIT(written(tmp_path, {**FACT, "portability": asked}))
+    portability = {"Reasoning": [{"prompt": ["Its capital is", "It has the capital"], "ground_truth": "Besançon"}]}
+    (record,) = KNOWEDIT(written(tmp_path, {**FACT, "portability": portability}))
     assert record.group("portability")[0].queries[0].prompt == "Its capital is"
 
 
@@ -62,8 +62,8 @@ def test_sanitation_locality_questions_are_distributed(tmp_path: Path) -> None:
     file = tmp_path / "sanitation.json"
     file.write_text(json.dumps({"K_F": edited, "K_R": locality}))
     first, second = KNOWEDIT(file)
-    asked = [[probe.queries[0].prompt[7] for probe in record.group("locality")] for record in (first, second)]
-    assert asked == [["V", "X", "Z"], ["W", "Y"]]
+    names = [[probe.queries[0].prompt[7] for probe in record.group("locality")] for record in (first, second)]
+    assert names == [["V", "X", "Z"], ["W", "Y"]]
     assert (first.edits[0].subject, first.edits[0].prompt) == ("What is A", "{}?")
 
 
@@ -110,5 +110,5 @@ def test_published_rows_are_read(file: str, rows: int, usable: int, shared: Path
 
 def test_sanitation_locality_questions_are_asked_once(shared: Path) -> None:
     records = KNOWEDIT(shared / "knowedit" / "sanitation_trivia_qa_test.json")
-    asked = [probe.queries[0].prompt for record in records for probe in record.group("locality")]
-    assert len(asked) == len(set(asked)) == 453
+    prompts = [probe.queries[0].prompt for record in records for probe in record.group("locality")]
+    assert len(prompts) == len(set(prompts)) == 453

@@ -59,14 +59,14 @@ def test_lint_finds_nothing_in_good_files(tmp_path: Path) -> None:
 def test_lint_finds_each_fault_of_a_record(
     dataset: str, row: dict[str, Any], change: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:
-    assert kind in {found for found, _ in faults(tmp_path, dataset, {**row, **change})}
-    assert kind not in {found for found, _ in faults(tmp_path, dataset, row)}
+    assert kind in {fault for fault, _ in faults(tmp_path, dataset, {**row, **change})}
+    assert kind not in {fault for fault, _ in faults(tmp_path, dataset, row)}
 
 
 def test_lint_names_the_answer_that_stays_and_no_drawn_object(tmp_path: Path) -> None:
     row = {**MQUAKE, "new_answer_alias": ["United States of America"]}
-    (found,) = lint(find_dataset("mquake").read(written(tmp_path, row)))
-    assert found.message == "'United States of America' names the answer before the edits, and 'Peru' after them"
+    (finding,) = lint(find_dataset("mquake").read(written(tmp_path, row)))
+    assert finding.message == "'United States of America' names the answer before the edits, and 'Peru' after them"
     # A spelling of the answer among the objects that are drawn is no answer before the edits
     question = {"kind": "two-hop", "start": "Rome", "hops": ["P17", "P36"], "answers": ["Tōkyō"], "old": ["Rome"]}
     header = {**RIPPLES["header"], "choices": {"P36": ["Tokyo", "Oslo"]}}
@@ -91,8 +91,8 @@ def test_lint_finds_chain_that_another_record_edits(tmp_path: Path) -> None:
         {**MQUAKE["requested_rewrite"][1], "target_new": {"str": "Chad", "id": "Q657"}},
     ]
     other["orig"] |= {"new_triples": [["Q44461", "P27", "Q657"]], "edit_triples": [["Q44461", "P27", "Q657"]]}
-    found = faults(tmp_path, "mquake", MQUAKE, other)
-    assert found == [("conflicting-edits", "3"), ("conflicting-chain", "2"), ("conflicting-chain", "3")]
+    findings = faults(tmp_path, "mquake", MQUAKE, other)
+    assert findings == [("conflicting-edits", "3"), ("conflicting-chain", "2"), ("conflicting-chain", "3")]
 
 
 def test_lint_finds_question_of_two_records(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_lint_finds_missing_and_other_labels(tmp_path: Path) -> None:
     reading = find_dataset("popqa").read(written(tmp_path, POPQA))
     clean = Known(Q5543720="george rankin", Q82955="Politician")
     assert lint(reading, labels=clean) == ()
-    found = lint(reading, labels=Known(Q82955="statesman"))
-    assert found == (
+    findings = lint(reading, labels=Known(Q82955="statesman"))
+    assert findings == (
         Finding("unlabelled-id", "5", "the graph has no label for Q5543720"),
         Finding("other-label", "5", "'politician', but the graph calls Q82955 'statesman'"),
     )
@@ -113,18 +113,18 @@ def test_lint_finds_missing_and_other_labels(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_lint_finds_known_faults_of_mquake(shared: Path) -> None:
     """565 facts that another case edits, in 431 of 1,486 cases: why many edits at once can't all hold in CF-3k."""
-    found = lint(find_dataset("mquake").read(shared / "mquake" / "MQuAKE-CF-3k.dev.json"))
-    assert Counter(finding.kind for finding in found) == {
+    findings = lint(find_dataset("mquake").read(shared / "mquake" / "MQuAKE-CF-3k.dev.json"))
+    assert Counter(finding.kind for finding in findings) == {
         "conflicting-chain": 565,
         "duplicated-question": 1,
         "answer-unchanged": 1,
     }
-    assert len({finding.id for finding in found if finding.kind == "conflicting-chain"}) == 431
+    assert len({finding.id for finding in findings if finding.kind == "conflicting-chain"}) == 431
 
 
 def test_lint_finds_known_faults_of_knowedit(shared: Path) -> None:
-    found = lint(find_dataset("knowedit").read(shared / "knowedit" / "wiki_counterfact_train_cf.json"))
-    ids = [finding for finding in found if finding.kind == "unlabelled-id"]
+    findings = lint(find_dataset("knowedit").read(shared / "knowedit" / "wiki_counterfact_train_cf.json"))
+    ids = [finding for finding in findings if finding.kind == "unlabelled-id"]
     assert [finding.id for finding in ids] == ["row-155", "row-165"]
     assert "Q22047699" in ids[0].message
 

@@ -12,8 +12,8 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 
 
-def record(edit: Edit, *asked: str) -> BenchmarkRecord:
-    queries = tuple(Query(prompt=prompt, answers=(("Rome",),)) for prompt in asked)
+def record(edit: Edit, *prompts: str) -> BenchmarkRecord:
+    queries = tuple(Query(prompt=prompt, answers=(("Rome",),)) for prompt in prompts)
     return BenchmarkRecord(id=edit.subject, edits=(edit,), probes=(Probe(measures="locality", queries=queries),))
 
 
@@ -22,18 +22,18 @@ def edit(subject: str, *neighborhood: str, prompt: str = "{} plays for") -> Edit
 
 
 def test_held_out_prompts_are_removed_from_training() -> None:
-    asked = Question(question="Where does LeBron live?", answer="Miami")
-    tested = edit("LeBron", "Wade plays for").model_copy(update={"portability": (asked,)})
+    question = Question(question="Where does LeBron live?", answer="Miami")
+    tested = edit("LeBron", "Wade plays for").model_copy(update={"portability": (question,)})
     test = HeldOutPrompts([record(tested, "Who wrote Ulysses?")])
     assert test.without(record(edit("lebron", prompt="{} lives in"))) is None, "its subject is tested"
     assert test.without(record(edit("Wade"))) is None, "its own prompt is asked"
-    found = test.without(
+    trained = test.without(
         record(edit("Kobe", "wade plays for", "Oden plays for", "LeBron lives in"), "Who wrote Ulysses?")
     )
-    assert found is not None and found.edits[0].neighborhood == ("Oden plays for",) and not found.probes
-    assert [query.prompt for query in locality_queries(found.edits[0], found)] == ["Oden plays for"]
+    assert trained is not None and trained.edits[0].neighborhood == ("Oden plays for",) and not trained.probes
+    assert [query.prompt for query in locality_queries(trained.edits[0], trained)] == ["Oden plays for"]
     worded = edit("Kobe").model_copy(update={"paraphrases": ("LeBron PLAYS for", "Kobe's team is")})
-    learned = test.without(record(worded.model_copy(update={"portability": (asked,)})))
+    learned = test.without(record(worded.model_copy(update={"portability": (question,)})))
     assert learned is not None and not learned.edits[0].portability
     assert learned.edits[0].paraphrases == ("Kobe's team is",)
     untouched = record(edit("Kobe", "Oden plays for"), "Who wrote Dubliners?")
@@ -45,11 +45,11 @@ def test_held_out_prompts_remove_shared_neighbours_of_published_files(shared: Pa
     """A training file without the tested subjects still had a fifth of the tested neighbours."""
     test = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[:100]
     train = find_dataset("counterfact")(shared / "counterfact" / "counterfact-edit.json")[:2000]
-    asked = {prompt for record in test for edit in record.edits for prompt in edit.neighborhood}
-    left = [one for record in train if (one := HeldOutPrompts(test).without(record))]
+    tested = {prompt for record in test for edit in record.edits for prompt in edit.neighborhood}
+    remaining = [rest for record in train if (rest := HeldOutPrompts(test).without(record))]
     before, after = (
-        {prompt for record in some for edit in record.edits for prompt in edit.neighborhood} & asked
-        for some in (train, left)
+        {prompt for record in part for edit in record.edits for prompt in edit.neighborhood} & tested
+        for part in (train, remaining)
     )
     assert len(before) > 20 and not after
-    assert count_locality_queries(left) < count_locality_queries(train)
+    assert count_locality_queries(remaining) < count_locality_queries(train)

@@ -40,12 +40,12 @@ def places(value: Any, path: Place = ()) -> Iterator[Place]:
 def changed(row: Any, path: Place, value: Any) -> Any:
     if not path:
         return value
-    whole = copy.deepcopy(row)
-    part = whole
+    copied = copy.deepcopy(row)
+    part = copied
     for key in path[:-1]:
         part = part[key]
     part[path[-1]] = value
-    return whole
+    return copied
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -32,11 +32,11 @@ def test_packaged_file_has_its_size(records: tuple[BenchmarkRecord, ...]) -> Non
     assert file is not None
     assert file.stat().st_size < 400_000
     rows = json.loads(file.read_text(encoding="utf-8"))["records"]
-    asked = [question for row in rows for question in row["questions"] if question["kind"] == "two-hop"]
-    known = Counter(question["hops"][-1] for question in asked if question.get("known", True))
+    questions = [question for row in rows for question in row["questions"] if question["kind"] == "two-hop"]
+    counts = Counter(question["hops"][-1] for question in questions if question.get("known", True))
     assert len(records) == 300
-    assert len(asked) >= 700
-    assert len([relation for relation, count in known.items() if count >= 5]) >= 8
+    assert len(questions) >= 700
+    assert len([relation for relation, count in counts.items() if count >= 5]) >= 8
     assert len({row["edit"]["relation_id"] for row in rows}) >= 5
     assert Counter(map(split_of, records)) == {"dev": 100, "test": 200}
 
@@ -75,9 +75,9 @@ def test_packaged_graph_has_the_stated_answers_only(records: tuple[BenchmarkReco
     source = Withheld(WikidataCache(graph), names=withheld_answers(records))
     for record in records[::6]:
         (edit,) = record.edits
-        found = source.subgraph(edit, SubgraphOptions(hops=2, per_node=500))
-        root = target_of(found)
-        objects = {found.nodes[end]["label"] for _, end in found.out_edges(root)}
+        subgraph = source.subgraph(edit, SubgraphOptions(hops=2, per_node=500))
+        root = target_of(subgraph)
+        objects = {subgraph.nodes[end]["label"] for _, end in subgraph.out_edges(root)}
         for probe in record.probes:
             names = set(probe.queries[0].answers[0])
             if probe.measures.endswith(".stated"):

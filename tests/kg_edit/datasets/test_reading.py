@@ -144,16 +144,16 @@ def test_own_edits_are_read_as_edit_reads_them(tmp_path: Path) -> None:
     }
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
-        for found in (
+        for reading in (
             find_dataset("edits").read(tmp_path / name),
             guess_dataset(tmp_path / name).read(tmp_path / name),
         ):
-            (record,) = found.records
+            (record,) = reading.records
             assert record.edits == read_edits(tmp_path / name, keep_going=True).edits
-            (asked,) = record.group("locality")
-            assert (asked.queries[0].prompt, asked.queries[0].answers) == ("Snow is", (("white",),))
-            place = {"a.jsonl": "line 2", "a.json": "record 2"}.get(name, "line 3")
-            assert [str(one) for one in found.problems] == [f"{tmp_path / name}, {place}, field target_new: {MISSING}"]
+            (probe,) = record.group("locality")
+            assert (probe.queries[0].prompt, probe.queries[0].answers) == ("Snow is", (("white",),))
+            where = {"a.jsonl": "line 2", "a.json": "record 2"}.get(name, "line 3")
+            assert [str(p) for p in reading.problems] == [f"{tmp_path / name}, {where}, field target_new: {MISSING}"]
 
 
 def test_table_is_no_benchmark(tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ def test_file_of_another_benchmark_is_named(tmp_path: Path, keep_going: bool) ->
 
 def test_fault_beyond_the_rows_that_are_used_is_only_reported(tmp_path: Path) -> None:
     file = written(tmp_path, ZSRE, {**ZSRE, "subject": ""})
-    found = read_dataset("zsre", file, used=slice(0, 1))
-    assert (len(found.records), [one.row for one in found.problems]) == (1, [2])
+    reading = read_dataset("zsre", file, used=slice(0, 1))
+    assert (len(reading.records), [problem.row for problem in reading.problems]) == (1, [2])
     with pytest.raises(EditFileError, match=r"record 2, field subject.*\n.*--keep-going"):
         read_dataset("zsre", file, used=slice(1, 2), hint="use --keep-going")
     earlier = written(tmp_path, {**ZSRE, "subject": ""}, ZSRE)

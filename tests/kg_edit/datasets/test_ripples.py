@@ -51,9 +51,9 @@ def document(*questions: dict[str, Any], **head: Any) -> dict[str, Any]:
     }
 
 
-def read(folder: Path, made: dict[str, Any]) -> BenchmarkRecord:
+def read(folder: Path, content: dict[str, Any]) -> BenchmarkRecord:
     file = folder / "ripples.json"
-    file.write_text(json.dumps(made))
+    file.write_text(json.dumps(content))
     (record,) = find_dataset("ripples")(file)
     return record
 
@@ -130,9 +130,9 @@ def test_header_is_validated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return fields_of(model, row)
 
     monkeypatch.setattr(ripples, "fields_of", counted)
-    one = document(CAPITAL, paraphrases={"P17": ["{} belongs to"]})
+    doc = document(CAPITAL, paraphrases={"P17": ["{} belongs to"]})
     file = tmp_path / "ripples.json"
-    file.write_text(json.dumps({**one, "records": [{**one["records"][0], "id": str(place)} for place in range(3)]}))
+    file.write_text(json.dumps({**doc, "records": [{**doc["records"][0], "id": str(number)} for number in range(3)]}))
     records = find_dataset("ripples")(file)
     assert [record.edits[0].id for record in records] == ["0", "1", "2"]
     assert {record.edits[0].paraphrases for record in records} == {("Rome belongs to",)}

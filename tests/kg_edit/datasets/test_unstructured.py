@@ -18,10 +18,10 @@ def test_question_and_paragraph_of_unke(tmp_path: Path) -> None:
     assert edit.target_text == edit.target_new == "Ada wrote notes on an engine."
     (part,) = record.group("sub-question")
     assert [(query.prompt, query.answers) for query in part.queries] == [("What did Ada write?", (("notes",),))]
-    whole = [{**UNKE, "id": 5}, {"id": 6, "category": "code", "question": "Who?", "answer": "Ada."}]
-    (tmp_path / "final.json").write_text(json.dumps(whole), encoding="utf-8")
+    rows = [{**UNKE, "id": 5}, {"id": 6, "category": "code", "question": "Who?", "answer": "Ada."}]
+    (tmp_path / "final.json").write_text(json.dumps(rows), encoding="utf-8")
     assert guess_dataset(tmp_path / "final.json").name == "unke"
-    assert [one.id for one in find_dataset("unke")(tmp_path / "final.json")] == ["5", "6"]
+    assert [record.id for record in find_dataset("unke")(tmp_path / "final.json")] == ["5", "6"]
 
 
 def test_questions_without_answers_are_refused(tmp_path: Path) -> None:

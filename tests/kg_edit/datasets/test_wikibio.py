@@ -20,8 +20,8 @@ def test_inaccurate_sentence_is_edited_to_the_true_one(tmp_path: Path) -> None:
     assert edit.text == f"{HEADER} Ada Byron was a poet."
     assert edit.subject == "ada byron"
     assert (edit.target_new, edit.target_true) == ("She wrote notes on an engine.", "Rome saw plays.")
-    (asked,) = record.group("hallucination")[0].queries
-    assert (asked.prompt, asked.form, asked.others) == (edit.text, "sentence", ("Rome saw plays.",))
+    (query,) = record.group("hallucination")[0].queries
+    assert (query.prompt, query.form, query.others) == (edit.text, "sentence", ("Rome saw plays.",))
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_name_ends_before_verb_or_sentence(text: str, name: str, tmp_path: Path)
 
 def test_accurate_sentence_is_asked_after_the_sentences_before_it(tmp_path: Path) -> None:
     (record,) = WIKIBIO_SET(written(tmp_path, WIKIBIO))
-    asked = [query for probe in record.group("accurate") for query in probe.queries]
-    assert [(query.prompt, query.answers[0][0]) for query in asked] == [
+    queries = [query for probe in record.group("accurate") for query in probe.queries]
+    assert [(query.prompt, query.answers[0][0]) for query in queries] == [
         (HEADER, "Ada Byron was a poet."),
         (f"{HEADER} Ada Byron was a poet. Rome saw plays.", "She died in 1852."),
     ]

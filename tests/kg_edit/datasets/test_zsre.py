@@ -35,11 +35,11 @@ def test_target_is_true_answer_for_rome_and_alt_for_easyedit(tmp_path: Path) -> 
 
 def test_probes_are_efficacy_paraphrase_and_locality(tmp_path: Path) -> None:
     (record,) = find_dataset("zsre")(written(tmp_path, ZSRE))
-    found = {probe.measures: probe.queries[0] for probe in record.probes}
-    assert found["efficacy"].answers == found["paraphrase"].answers == (("Mary Shelley",),)
-    assert found["paraphrase"].prompt == "Who's Claire Clairmont's sister?"
-    assert found["locality"].prompt == "nq question: who plays the hulk?"
-    assert found["locality"].answers == (("Mark Ruffalo",),)
+    queries = {probe.measures: probe.queries[0] for probe in record.probes}
+    assert queries["efficacy"].answers == queries["paraphrase"].answers == (("Mary Shelley",),)
+    assert queries["paraphrase"].prompt == "Who's Claire Clairmont's sister?"
+    assert queries["locality"].prompt == "nq question: who plays the hulk?"
+    assert queries["locality"].answers == (("Mark Ruffalo",),)
 
 
 @pytest.mark.parametrize(
