@@ -35,16 +35,16 @@ MINE = Edit(
 )
 
 
-def asked(found: Proposal) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
-    return found.kind, found.start, found.hops, found.answers
+def asked(proposal: Proposal) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    return proposal.kind, proposal.start, proposal.hops, proposal.answers
 
 
 def test_proposals_are_all_kinds_of_an_edit(tmp_path: Path) -> None:
     """Rome moves to Japan: the questions by hand from the toy graph."""
     change = Change("Q1", "P17", "Q11", "Q12", "test")
-    found = list(proposals(table_of(tmp_path), change, neighbours=["Q2"]))
-    known = [asked(one) for one in found if not one.lacks]
-    assert known == [
+    offered = list(proposals(table_of(tmp_path), change, neighbours=["Q2"]))
+    complete = [asked(proposal) for proposal in offered if not proposal.lacks]
+    assert complete == [
         ("two-hop", "Rome", ("P17", "P36"), ("Tokyo",)),
         ("two-hop", "Rome", ("P17", "P30"), ("Asia",)),
         ("alias", "Eternal City", ("P17",), ("Japan", "JP")),
@@ -53,26 +53,26 @@ def test_proposals_are_all_kinds_of_an_edit(tmp_path: Path) -> None:
         ("new-object", "Japan", ("P30",), ("Asia",)),
         ("same-object", "Milan", ("P17",), ("Italy",)),
     ]  # no three hops: from Tokyo the way leads back to Japan, or to Japan's own continent
-    hop = next(one for one in found if one.kind == "two-hop")
+    hop = next(proposal for proposal in offered if proposal.kind == "two-hop")
     assert (hop.old, [fact.object for fact in hop.knows]) == (("Rome", "Eternal City"), ["Tokyo"])
-    assert next(one for one in found if one.lacks).lacks == hop.knows
+    assert next(proposal for proposal in offered if proposal.lacks).lacks == hop.knows
 
 
 def test_a_subject_without_its_id_is_no_neighbour_of_itself(tmp_path: Path) -> None:
     change = Change("", "P17", "Q11", "Q12", "test")
-    found = proposals(table_of(tmp_path), change, neighbours=["Q1", "Q2"], name="the eternal city")
-    assert [one.start for one in found if one.kind == "same-object"] == ["Milan"]
+    offered = proposals(table_of(tmp_path), change, neighbours=["Q1", "Q2"], name="the eternal city")
+    assert [proposal.start for proposal in offered if proposal.kind == "same-object"] == ["Milan"]
 
 
 def test_answers_that_were_right_before_are_no_questions(tmp_path: Path) -> None:
     """Osaka has no continent of its own; its country's is that of Tokyo. The current old answer comes first."""
     table = table_of(tmp_path)
-    hops = [one.hops for one in proposals(table, Change("", "P159", "Q3", "Q21", "test"), neighbours=(), name="Sony")]
+    hops = [p.hops for p in proposals(table, Change("", "P159", "Q3", "Q21", "test"), neighbours=(), name="Sony")]
     assert ("P159", "P30") not in hops
     (moved, _) = [
-        one
-        for one in proposals(table, Change("", "P159", "Q1", "Q21", "test"), neighbours=(), name="Sony")
-        if one.hops == ("P159", "P17")
+        proposal
+        for proposal in proposals(table, Change("", "P159", "Q1", "Q21", "test"), neighbours=(), name="Sony")
+        if proposal.hops == ("P159", "P17")
     ]
     assert moved.old[:2] == ("Italy", "Papal States")
 
@@ -80,35 +80,35 @@ def test_answers_that_were_right_before_are_no_questions(tmp_path: Path) -> None
 def test_build_for_takes_an_old_object_that_is_not_given_from_the_graph(tmp_path: Path) -> None:
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
     bare = MINE.model_copy(update={"target_true": None, "target_true_id": None})
-    (row,), (whole,) = (builder.build_for([edit])["records"] for edit in (bare, MINE))
-    assert row["questions"] == whole["questions"] and "Rome" in row["questions"][0]["old"]
+    (row,), (full_row,) = (builder.build_for([edit])["records"] for edit in (bare, MINE))
+    assert row["questions"] == full_row["questions"] and "Rome" in row["questions"][0]["old"]
 
 
 def test_description_excludes_successors(tmp_path: Path) -> None:
     """Rome lay in the Papal States: today "the country of Rome" is Italy, which this edit does not change."""
     change = Change("Q13", "P30", "Q32", "Q31", "test")
-    found = list(proposals(table_of(tmp_path), change, neighbours=()))
-    assert not [one for one in found if one.kind == "description"]
+    offered = list(proposals(table_of(tmp_path), change, neighbours=()))
+    assert not [p for p in offered if p.kind == "description"]
     now = list(proposals(table_of(tmp_path), Change("Q11", "P30", "Q32", "Q31", "test"), neighbours=()))
-    assert {(one.start, one.hops) for one in now if one.kind == "description"} >= {("Milan", ("P17", "P30"))}
+    assert {(p.start, p.hops) for p in now if p.kind == "description"} >= {("Milan", ("P17", "P30"))}
 
 
 def test_build_for_gives_unknown_questions(tmp_path: Path) -> None:
     """A tiny random model knows nothing: what is left are the hops that it does not know."""
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
-    made = builder.build_for([MINE, MINE.model_copy(update={"id": "bare", "relation_id": None})])
-    (row,) = made["records"]
-    assert made["provenance"]["dropped"]["edit without relation_id"] == 1
-    assert list(made["provenance"]["examples"]) == ["P17", "P36"]  # sorted: the same file under any PYTHONHASHSEED
+    content = builder.build_for([MINE, MINE.model_copy(update={"id": "bare", "relation_id": None})])
+    (row,) = content["records"]
+    assert content["provenance"]["dropped"]["edit without relation_id"] == 1
+    assert list(content["provenance"]["examples"]) == ["P17", "P36"]  # sorted: the same file under any PYTHONHASHSEED
     assert {question["kind"] for question in row["questions"]} <= {"two-hop"}
     assert all(not question["known"] for question in row["questions"])
-    file = write_ripples(tmp_path / "mine.json", made)
+    file = write_ripples(tmp_path / "mine.json", content)
     reading = find_dataset("ripples").read(file)
     assert not reading.problems
     assert not lint(reading)
     (edit,) = reading.records[0].edits
     assert edit == MINE.model_copy(update={"neighborhood": edit.neighborhood, "paraphrases": edit.paraphrases})
-    assert json.loads(file.read_text())["provenance"]["graph"] == made["provenance"]["graph"]
+    assert json.loads(file.read_text())["provenance"]["graph"] == content["provenance"]["graph"]
 
 
 def test_aliases_of_two_answers_with_one_label_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +119,8 @@ def test_aliases_of_two_answers_with_one_label_are_all_there(tmp_path: Path, mon
     monkeypatch.setattr(toy, "ALIASES", [*toy.ALIASES, ("Q21", "Yedo"), ("Q24", "City of Kings")])
     peru = {"id": "peru", "subject": "Milan", "subject_id": "Q2", "target_new": "Peru", "target_new_id": "Q16"}
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
-    made = builder.build_for([MINE, MINE.model_copy(update=peru)])
-    assert sorted(made["aliases"]["Tokyo"]) == ["City of Kings", "Yedo"]
+    content = builder.build_for([MINE, MINE.model_copy(update=peru)])
+    assert sorted(content["aliases"]["Tokyo"]) == ["City of Kings", "Yedo"]
 
 
 @pytest.mark.parametrize("lacking", ["target_true_id", "subject_id"])
@@ -129,18 +129,18 @@ def test_build_for_needs_only_ids_of_relation_and_target(lacking: str, instead: 
     """Only r and o* have to be in the graph."""
     builder = Builder(model=tiny("llama"), table=table_of(tmp_path), folder=tmp_path / "known")
     strange = MINE.model_copy(update={"id": "strange", "target_new_id": "Q77777"})
-    made = builder.build_for([MINE.model_copy(update={lacking: instead}), strange])
-    (row,) = made["records"]
+    content = builder.build_for([MINE.model_copy(update={lacking: instead}), strange])
+    (row,) = content["records"]
     assert [question["start"] for question in row["questions"] if question["kind"] == "two-hop"] == ["Rome"]
-    assert made["provenance"]["dropped"]["edit whose target_new_id is not in the graph"] == 1
-    assert not find_dataset("ripples").read(write_ripples(tmp_path / "mine.json", made)).problems
+    assert content["provenance"]["dropped"]["edit whose target_new_id is not in the graph"] == 1
+    assert not find_dataset("ripples").read(write_ripples(tmp_path / "mine.json", content)).problems
     with pytest.raises(ConfigError, match="no label for any edit's target_new_id"):
         builder.build_for([strange])
 
 
 def test_inverse_question_has_the_edits_own_name(tmp_path: Path) -> None:
-    found = list(proposals(table_of(tmp_path), Change("", "P36", "", "Q21", "test"), neighbours=(), name="Atlantis"))
-    assert [asked(one) for one in found if one.kind == "inverse"] == [("inverse", "Tokyo", ("-P36",), ("Atlantis",))]
+    offered = list(proposals(table_of(tmp_path), Change("", "P36", "", "Q21", "test"), neighbours=(), name="Atlantis"))
+    assert [asked(p) for p in offered if p.kind == "inverse"] == [("inverse", "Tokyo", ("-P36",), ("Atlantis",))]
 
 
 def test_build_refuses_edits_without_questions(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_build_refuses_edits_without_questions(tmp_path: Path) -> None:
 def test_build_with_a_real_model_and_the_packaged_graph(tmp_path: Path) -> None:
     model = LanguageModel.load("smollm2-135m")
     table = FactTable(WikidataCache(packaged_extract()), RippleWords.load())
-    made = Builder(model=model, table=table, folder=tmp_path / "known").build(["P17", "P159"], n=12)
-    records = find_dataset("ripples")(write_ripples(tmp_path / "r.json", made))
+    content = Builder(model=model, table=table, folder=tmp_path / "known").build(["P17", "P159"], n=12)
+    records = find_dataset("ripples")(write_ripples(tmp_path / "r.json", content))
     assert len(records) == 12
     assert sum(len(record.group("ripples-known")) for record in records) >= 12
     assert len({record.edits[0].subject for record in records}) == 12

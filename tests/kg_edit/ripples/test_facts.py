@@ -38,9 +38,9 @@ def test_fact_of_has_names(tmp_path: Path) -> None:
 
 
 def test_candidates_are_subjects_and_objects_of_the_class(tmp_path: Path) -> None:
-    found = candidates(table_of(tmp_path), "P17", seed=0)
-    assert found.subjects["Q1"] == "Q11"
-    assert set(found.targets) == {"Q11", "Q12", "Q14", "Q15", "Q16"}  # the Papal States are of the past
+    drawn = candidates(table_of(tmp_path), "P17", seed=0)
+    assert drawn.subjects["Q1"] == "Q11"
+    assert set(drawn.targets) == {"Q11", "Q12", "Q14", "Q15", "Q16"}  # the Papal States are of the past
 
 
 def test_split_has_a_third_for_development() -> None:

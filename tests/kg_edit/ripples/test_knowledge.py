@@ -30,7 +30,7 @@ def knowledge(model: LanguageModel, folder: Path) -> Knowledge:
 
 def first_words(model: LanguageModel, thing: str) -> list[str]:
     """What the model itself writes first after each form; not always a word."""
-    shown = [(one.thing, one.object) for one in EXAMPLES["P36"]]
+    shown = [(example.thing, example.object) for example in EXAMPLES["P36"]]
     prompts = [
         "\n".join(
             [
@@ -50,25 +50,25 @@ def test_knowledge_needs_two_of_three_forms(tmp_path: Path) -> None:
     one, two = (AskedFact("P36", "Italy", ("Atlantis", *written[:count])) for count in (1, 2))
     none, example = AskedFact("P36", "Italy", ("Atlantis",)), EXAMPLES["P36"][0]
     without = AskedFact("P99", "Italy", tuple(written))
-    asked = knowledge(model, tmp_path)
-    asked.ask([one, two, none, example, without], about="facts")
+    model_knowledge = knowledge(model, tmp_path)
+    model_knowledge.ask([one, two, none, example, without], about="facts")
     distinct = len(set(written)) == 3
-    assert asked.knows(two)
-    assert asked.knows(one) is not distinct
-    assert not asked.lacks(one)
-    assert (asked.knows(none), asked.lacks(none)) == (False, True)
+    assert model_knowledge.knows(two)
+    assert model_knowledge.knows(one) is not distinct
+    assert not model_knowledge.lacks(one)
+    assert (model_knowledge.knows(none), model_knowledge.lacks(none)) == (False, True)
     for fact in (example, without):  # shown, or without examples: not asked
-        assert (asked.knows(fact), asked.lacks(fact)) == (False, False)
+        assert (model_knowledge.knows(fact), model_knowledge.lacks(fact)) == (False, False)
 
 
 def test_knowledge_stores_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, fact = tiny("llama"), AskedFact("P36", "Italy", ("Rome",))
     knowledge(model, tmp_path).ask([fact], about="facts")
     (file,) = tmp_path.glob("*.jsonl")
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-9])  # killed in the middle of a line
+    content = file.read_bytes()
+    file.write_bytes(content[:-9])  # killed in the middle of a line
     knowledge(model, tmp_path).ask([fact], about="facts")
-    assert file.read_bytes() == whole
+    assert file.read_bytes() == content
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("asked again")
@@ -80,8 +80,8 @@ def test_knowledge_stores_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_knowledge_forms_are_used_nowhere_else() -> None:
-    asked = {form.replace("{noun}", "capital").replace("{thing}", "Italy") for form in WORDS.knowledge}
+    forms = {form.replace("{noun}", "capital").replace("{thing}", "Italy") for form in WORDS.knowledge}
     question = "What is the capital of Italy?"
     others = [form(question) for form in (format_question, format_question_with_shots, format_question_with_steps)]
     others += [wording.replace("[hop]", "capital").replace("{}", "Italy") for wording in WORDINGS]
-    assert not any(form in other for form in asked for other in others)
+    assert not any(form in other for form in forms for other in others)

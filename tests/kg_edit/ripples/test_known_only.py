@@ -28,7 +28,7 @@ def asked(folder: Path, text: str, records: list[BenchmarkRecord]) -> KnownOnly:
 def test_known_only_uses_condition_queries(tmp_path: Path) -> None:
     record = read("ripple-edits", tmp_path, RIPPLE)
     knowing, other = asked(tmp_path, "Rome", [record]), asked(tmp_path, "Oslo", [record])
-    assert [len(found.records[0].group("ripple.CI")) for found in (knowing, other)] == [1, 0]
+    assert [len(kept.records[0].group("ripple.CI")) for kept in (knowing, other)] == [1, 0]
     assert (knowing.asked - knowing.questions, other.asked - other.questions) == (0, 1)
     assert other.records[0].group("efficacy"), "a probe without hops is selected"
 
@@ -47,11 +47,11 @@ def test_known_only_uses_unedited_hops(tmp_path: Path) -> None:
 def test_known_only_uses_the_recalled_relation(tmp_path: Path, text: str, left: int) -> None:
     question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
     edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,))
-    found = asked(tmp_path, text, [BenchmarkRecord(id="1", edits=(edit,))])
-    assert (found.questions, found.asked, len(found.records)) == (left, 1, left)
-    again = known_only(parrot("something else", "x"), found.records, folder=tmp_path / text)
+    kept = asked(tmp_path, text, [BenchmarkRecord(id="1", edits=(edit,))])
+    assert (kept.questions, kept.asked, len(kept.records)) == (left, 1, left)
+    again = known_only(parrot("something else", "x"), kept.records, folder=tmp_path / text)
     assert again.questions == left, "the answers are stored: nothing was asked again"
-    assert str(found) == f"{left} of 1 questions are left, in {left} records"
+    assert str(kept) == f"{left} of 1 questions are left, in {left} records"
 
 
 def test_known_only_asks_until_enough_records_are_left(tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_known_only_asks_until_enough_records_are_left(tmp_path: Path) -> None:
             Edit(id=str(number), subject="Ada", prompt="{} lives in", target_new="x", portability=(question,)),
         )
     ]
-    some = known_only(parrot("Italy", "x"), records, folder=tmp_path, most=3)
-    assert (some.asked, [record.id for record in some.records[:3]]) == (32, ["17", "18", "19"])
-    whole = known_only(parrot("Italy", "x"), records, folder=tmp_path)
-    assert (whole.asked, len(whole.records)) == (60, 43) and whole.records[:15] == some.records
+    part = known_only(parrot("Italy", "x"), records, folder=tmp_path, most=3)
+    assert (part.asked, [record.id for record in part.records[:3]]) == (32, ["17", "18", "19"])
+    complete = known_only(parrot("Italy", "x"), records, folder=tmp_path)
+    assert (complete.asked, len(complete.records)) == (60, 43) and complete.records[:15] == part.records
 
 
 def test_known_only_reads_its_forms_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +89,6 @@ def test_known_only_leaves_out_unknown_ripples(tmp_path: Path) -> None:
     record = read("ripples", tmp_path, RIPPLES)
     unknown = Probe(measures="ripples-unknown.stated", queries=(Query(prompt="Which?", answers=(("x",),)),))
     both = record.model_copy(update={"probes": (*record.probes, unknown)})
-    found = asked(tmp_path, "Rome", [both])
-    assert found.records == (record,)
-    assert (found.questions, found.asked) == (1, 2)
+    kept = asked(tmp_path, "Rome", [both])
+    assert kept.records == (record,)
+    assert (kept.questions, kept.asked) == (1, 2)
