@@ -50,7 +50,7 @@ PAGE = entity("Q500", "USA", claims={"P31": [claim("Q4167410")]})
 SONG = entity("Q501", "USA", claims={"P31": [claim("Q7366")], "P175": [claim("Q9", "deprecated")]})
 CLASSES = [entity(q, text) for q, text in (("Q6256", "country"), ("Q3624078", "sovereign state"), ("Q5", "human"))]
 BIRTH = entity("P19", "place of birth", "born in")
-ENTITIES = {one["id"]: one for one in (USA, ADA, PAGE, SONG, *CLASSES, BIRTH)}
+ENTITIES = {entry["id"]: entry for entry in (USA, ADA, PAGE, SONG, *CLASSES, BIRTH)}
 MERGED = {"Q9000": "Q30"}
 
 
@@ -71,10 +71,10 @@ def entities_of(store: Store) -> Callable[[str], dict]:
         claims: dict[str, list[dict]] = {}
         full = {quad.predicate.value for quad in quads if quad.predicate.value.startswith(f"{PROP}P")}
         for quad in quads:
-            place, _, relation = quad.predicate.value.rpartition("/")
-            if f"{place}/" == DIRECT and f"{PROP}{relation}" not in full:
+            namespace, _, relation = quad.predicate.value.rpartition("/")
+            if f"{namespace}/" == DIRECT and f"{PROP}{relation}" not in full:
                 claims.setdefault(relation, []).append(claim(quad.object.value.removeprefix(ENTITY)))
-            elif f"{place}/" == PROP:
+            elif f"{namespace}/" == PROP:
                 node = quad.object.value
                 [value], [rank] = values(node, f"{PROP}statement/{relation}"), values(node, f"{RANK}rank")
                 stated = claim(
@@ -82,7 +82,7 @@ def entities_of(store: Store) -> Callable[[str], dict]:
                     rank.object.value.removeprefix(RANK).removesuffix("Rank").lower(),
                 )
                 stated["qualifiers"] = {
-                    qualifier: [_snak(found.object) for found in values(node, f"{PROP}qualifier/{qualifier}")]
+                    qualifier: [_snak(triple.object) for triple in values(node, f"{PROP}qualifier/{qualifier}")]
                     for qualifier in ("P580", "P582")
                 }
                 claims.setdefault(relation, []).append(stated)
@@ -139,33 +139,33 @@ class ApiHandler(QuietHandler):
 
 def answer(parameters: dict[str, str], get: Callable[[str], dict]) -> dict:
     if parameters["action"] == "wbgetentities":
-        return {"entities": {one: get(one) for one in parameters["ids"].split("|")}, "success": 1}
+        return {"entities": {name: get(name) for name in parameters["ids"].split("|")}, "success": 1}
     if parameters["action"] == "wbsearchentities":  # the beginnings of labels and aliases
         return {"searchinfo": {"search": parameters["search"]}, "search": _beginning(parameters), "success": 1}
     terms = parameters["srsearch"].lower().split()  # words anywhere in a label
     hits = [
-        one for one in _of_kind(parameters["srnamespace"] == "120") if set(terms) <= set(_label(one).lower().split())
+        hit for hit in _of_kind(parameters["srnamespace"] == "120") if set(terms) <= set(_label(hit).lower().split())
     ]
     prefix = "Property:" if parameters["srnamespace"] == "120" else ""
-    pages = [{"ns": int(parameters["srnamespace"]), "title": prefix + one["id"], "pageid": 1} for one in hits]
+    pages = [{"ns": int(parameters["srnamespace"]), "title": prefix + hit["id"], "pageid": 1} for hit in hits]
     return {"batchcomplete": True, "query": {"searchinfo": {"totalhits": len(pages)}, "search": pages}}
 
 
 def _beginning(parameters: dict[str, str]) -> list[dict]:
-    found = []
-    for one in _of_kind(parameters["type"] == "property"):
-        names = [_label(one), *(alias["value"] for alias in one["aliases"].get("en", ()))]
+    hits = []
+    for entry in _of_kind(parameters["type"] == "property"):
+        names = [_label(entry), *(alias["value"] for alias in entry["aliases"].get("en", ()))]
         if any(name.lower().startswith(parameters["search"].lower()) for name in names):
-            found.append({"id": one["id"], "title": one["id"], "label": _label(one), "match": {"type": "label"}})
-    return found
+            hits.append({"id": entry["id"], "title": entry["id"], "label": _label(entry), "match": {"type": "label"}})
+    return hits
 
 
 def _of_kind(is_property: bool) -> list[dict]:
-    return [one for one in ENTITIES.values() if (one["id"][0] == "P") == is_property]
+    return [entry for entry in ENTITIES.values() if (entry["id"][0] == "P") == is_property]
 
 
-def _label(one: dict) -> str:
-    return one["labels"]["en"]["value"]
+def _label(entry: dict) -> str:
+    return entry["labels"]["en"]["value"]
 
 
 def _get(name: str) -> dict:

@@ -87,13 +87,13 @@ class Page:
     def overflow(self) -> int:
         """By how many pixels the page can be scrolled sideways."""
         # a phone's innerWidth grows with the content; the width of the emulated screen does not
-        found: int = self.value("document.documentElement.scrollWidth - Math.min(innerWidth, screen.width)")
-        return max(0, found)
+        width: int = self.value("document.documentElement.scrollWidth - Math.min(innerWidth, screen.width)")
+        return max(0, width)
 
     def faint(self) -> list[list[Any]]:
         """Texts whose contrast is below that of WCAG 2 AA (4.5, large ones 3): [text, ratio]."""
-        found: list[list[Any]] = self.value((Path(__file__).parent / "faint.js").read_text(encoding="utf-8"))
-        return found
+        texts: list[list[Any]] = self.value((Path(__file__).parent / "faint.js").read_text(encoding="utf-8"))
+        return texts
 
     def value(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -114,9 +114,9 @@ class Page:
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def press(self, key: str, code: int, text: str = "") -> None:
-        known = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **known)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **known)
+        fields = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **fields)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **fields)
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)

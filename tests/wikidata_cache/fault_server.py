@@ -130,8 +130,8 @@ def time_limit(*, ids: int, fault: Fault | None = None) -> Fault:
 
     def limited(handler: QuietHandler, body: bytes) -> bool:
         query: str = handler.query  # type: ignore[attr-defined]  # set by Server
-        asked = set(re.findall(r"wd:[QP]\d+", query)) or set(re.findall(r'"[^"]*"@en ', query))
-        return len(asked) > ids and fault(handler, body)
+        requested = set(re.findall(r"wd:[QP]\d+", query)) or set(re.findall(r'"[^"]*"@en ', query))
+        return len(requested) > ids and fault(handler, body)
 
     return limited
 

@@ -17,14 +17,14 @@ from wikidata_cache.stores.manifest import engine_folder
 @contextmanager
 def oxigraph_server(folder: Path) -> Iterator[str]:
     """Serve a store during the block; yields the URL. Skips the test where the program is not installed."""
-    found = shutil.which("oxigraph", path=str(Path(sys.executable).parent)) or shutil.which("oxigraph")
-    if found is None:
+    program = shutil.which("oxigraph", path=str(Path(sys.executable).parent)) or shutil.which("oxigraph")
+    if program is None:
         pytest.skip("the oxigraph server is not installed (pip install oxigraph)")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     where = ["--location", str(engine_folder(folder)), "--bind", f"127.0.0.1:{port}"]
-    with subprocess.Popen([found, "serve-read-only", *where], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen([program, "serve-read-only", *where], stderr=subprocess.DEVNULL) as process:
         try:
             _wait_until_up(port)
             yield f"http://127.0.0.1:{port}/query"

@@ -62,8 +62,8 @@ def test_subject_is_expanded_only_as_a_root_and_without_the_old_fact(toy: Wikida
         for hops in (1, 2, 3, 4):
             assert ("Q1", "P2", "Q6") not in triples(toy.subgraph(EDIT, SubgraphOptions(hops=hops, roots=roots)))  # type: ignore[arg-type]
     # A new fact that the graph states already is there once, as the edit's edge.
-    known = replace(EDIT, relation_id="P1", target_true_id=None)
-    graph = toy.subgraph(known, SubgraphOptions(roots=("target_new", "subject")))
+    stated = replace(EDIT, relation_id="P1", target_true_id=None)
+    graph = toy.subgraph(stated, SubgraphOptions(roots=("target_new", "subject")))
     assert graph.edges["Q1", "Q2", "P1"]["role"] == "edit" and graph.number_of_edges("Q1", "Q2") == 1
     assert graph.graph["new_edge_stated"] is True
 
@@ -139,11 +139,11 @@ def test_old_object_can_be_a_root(toy: WikidataCache) -> None:
 
 
 def test_max_edges_keeps_the_nearest_connected_edges(cache: WikidataCache) -> None:
-    whole = cache.subgraph(LAKERS, SubgraphOptions(hops=4, per_node=6))
+    full = cache.subgraph(LAKERS, SubgraphOptions(hops=4, per_node=6))
     for most in (1, 2, 7, 15, 40):
         graph = cache.subgraph(LAKERS, SubgraphOptions(hops=4, per_node=6, max_edges=most))
         assert graph.number_of_edges() == most
-        assert triples(graph) <= triples(whole)
+        assert triples(graph) <= triples(full)
         assert ("Q121783", "P159", "Q8652") in triples(graph)
         reached = {"Q121783", "Q8652"}
         for u, v in sorted(graph.edges(), key=lambda edge: graph.nodes[edge[0]]["hop"]):
@@ -208,9 +208,9 @@ def test_options_are_checked(options: dict[str, object], message: str) -> None:
 
 def test_options_accept_the_integers_of_numpy(toy: WikidataCache) -> None:
     options = {"hops": 3, "per_node": 4, "seed": 5, "max_edges": 6}
-    wanted = toy.subgraph(EDIT, SubgraphOptions(**options))  # type: ignore[arg-type]
-    found = toy.subgraph(EDIT, SubgraphOptions(**{name: np.int16(value) for name, value in options.items()}))  # type: ignore[arg-type]
-    assert as_json(found) == as_json(wanted)
+    expected = toy.subgraph(EDIT, SubgraphOptions(**options))  # type: ignore[arg-type]
+    graph = toy.subgraph(EDIT, SubgraphOptions(**{name: np.int16(value) for name, value in options.items()}))  # type: ignore[arg-type]
+    assert as_json(graph) == as_json(expected)
 
 
 @pytest.mark.parametrize("bad", [{"target_new_id": "Two"}, {"relation_id": "Q2"}, {"subject_id": "P1"}])
@@ -233,8 +233,8 @@ def test_subgraph_has_the_statements_and_labels_of_the_file(cache: WikidataCache
     for edit in EDITS:
         graph = cache.subgraph(edit, SubgraphOptions(per_node=10_000))
         about = {triple for triple in stated if triple[0] == edit.target_new_id}
-        own = (edit.subject_id or "_:subject", edit.relation_id, edit.target_new_id)
-        assert triples(graph) == about | {own}
+        edge = (edit.subject_id or "_:subject", edit.relation_id, edit.target_new_id)
+        assert triples(graph) == about | {edge}
         for node, data in graph.nodes(data=True):
             assert node == "_:subject" or data["label"] == labels[node]
 

@@ -25,8 +25,8 @@ FIRST, SECOND = [["P54", "Q1"], ["P108", "Q7"]], [["P54", "Q2"], ["P108", "Q7"]]
 
 def changed(path: Path, *, since: str = JUNE, until: str = NOVEMBER) -> tuple[list[Change], dict[str, int]]:
     with AnswerStore(path, read_only=True) as store:
-        found = version_changes(store, graph="wikidata", since=since, until=until)
-    return found.found, dict(found.others)
+        changes = version_changes(store, graph="wikidata", since=since, until=until)
+    return changes.found, dict(changes.others)
 
 
 def test_replaced_object_is_a_change(tmp_path: Path) -> None:
@@ -68,9 +68,9 @@ def test_dates_tell_what_became_true(tmp_path: Path) -> None:
     ]
     save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
     with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
-        found = dated_changes(store, graph="wikidata", since=JUNE, until=NOVEMBER)
+        changes = dated_changes(store, graph="wikidata", since=JUNE, until=NOVEMBER)
         before = dated_changes(store, graph="wikidata", since=MAY, until=JUNE)
-    assert found.found == [Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-21T00:00:00Z")]
+    assert changes.found == [Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-21T00:00:00Z")]
     assert before.found == [] and not before.others
 
 
@@ -82,9 +82,9 @@ def test_statement_is_true_on_its_first_day_and_not_on_the_day_of_its_end(tmp_pa
     save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
     with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
         days = ("2026-06-19", "2026-06-20", "2026-06-21")
-        found = [dated_changes(store, graph="wikidata", since=days[0], until=day).found for day in days]
+        changes = [dated_changes(store, graph="wikidata", since=days[0], until=day).found for day in days]
     change = Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-20T00:00:00Z")
-    assert found == [[], [change], [change]]
+    assert changes == [[], [change], [change]]
 
 
 def graph_with(team: str) -> Store:

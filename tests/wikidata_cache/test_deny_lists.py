@@ -21,8 +21,8 @@ def test_packaged_lists_have_ids_of_their_kind() -> None:
 def test_own_list_replaces_the_packaged_one(toy_file: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.tsv"
     mine.write_text("\ufeffid\tlabel\r\nP1\tborders\r\n\r\nP910\ttopic's main category\r\n", encoding="utf-8")
-    for given in (mine, str(mine), ["P1", "P910"]):
-        graph = WikidataCache(toy_file, meta_properties=given).neighbourhood("Q2")
+    for own_list in (mine, str(mine), ["P1", "P910"]):
+        graph = WikidataCache(toy_file, meta_properties=own_list).neighbourhood("Q2")
         assert triples(graph) == {("Q2", "P2", "Q4"), ("Q2", "P2", "Q1")}
         assert graph.graph["dropped"]["meta_property"] == 4
     graph = WikidataCache(toy_file, meta_properties=["P2"], internal_classes=()).neighbourhood("Q2")
@@ -39,12 +39,12 @@ def test_list_with_or_without_a_header_has_all_ids(tmp_path: Path, text: str) ->
 
 def test_bad_lists_are_refused(toy_file: Path, tmp_path: Path) -> None:
     (tmp_path / "b.tsv").write_bytes(b"id\n\xff\xfe")
-    for given, message in (
+    for bad_list, message in (
         (tmp_path / "nowhere.tsv", r"nowhere\.tsv cannot be read"),
         (tmp_path / "b.tsv", "UTF-8"),
         (PACKAGED / "internal_classes.tsv", "found 'Q11266439'; expected ids such as P910"),
     ):
         with pytest.raises(DenyListError, match=message):
-            WikidataCache(toy_file, meta_properties=given)
+            WikidataCache(toy_file, meta_properties=bad_list)
     with pytest.raises(DenyListError, match="found 'P910'; expected ids such as Q4167836"):
         WikidataCache(toy_file, internal_classes=["P910"])

@@ -22,9 +22,9 @@ def broken(cache: Path | str) -> list[str]:
 def test_examine_finds_nothing_broken(cache_path: str, server: Server) -> None:
     assert broken(cache_path) == []
     WikidataCache(server.url, cache=cache_path).subgraph(SPIKE)
-    found = {finding.what: finding.found for finding in examine(server.url, cache=Path(cache_path))}
-    assert "intact: " in found[f"cache {cache_path}"] and " out (wikidata)" in found[f"cache {cache_path}"]
-    assert "Philadelphia" in found[f"source {server.url}"]
+    findings = {finding.what: finding.found for finding in examine(server.url, cache=Path(cache_path))}
+    assert "intact: " in findings[f"cache {cache_path}"] and " out (wikidata)" in findings[f"cache {cache_path}"]
+    assert "Philadelphia" in findings[f"source {server.url}"]
     output = CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)])
     assert output.exit_code == 0, output.output
 
@@ -34,8 +34,8 @@ def test_examine_reports_a_host_that_requires_waiting(cache_path: str) -> None:
         store.rate_limits.write(
             "query.wikidata.org", RateLimitState(not_before=time.time() + 500, reason="Too many requests")
         )
-    (found,) = [f.found for f in examine(cache=Path(cache_path)) if f.what == "host query.wikidata.org"]
-    assert "wait" in found and "Too many requests" in found
+    (message,) = [f.found for f in examine(cache=Path(cache_path)) if f.what == "host query.wikidata.org"]
+    assert "wait" in message and "Too many requests" in message
 
 
 @pytest.mark.parametrize("content", [b"no SQLite file at all, but text" * 40, None])
@@ -45,8 +45,8 @@ def test_examine_finds_a_damaged_cache(cache_path: str, server: Server, content:
     with sqlite3.connect(file) as connection:  # else SQLite would repair the file from its log
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     if content is None:  # a page in the middle was overwritten
-        whole = file.read_bytes()
-        file.write_bytes(whole[:4096] + b"\xff" * 4096 + whole[8192:])
+        data = file.read_bytes()
+        file.write_bytes(data[:4096] + b"\xff" * 4096 + data[8192:])
     else:
         file.write_bytes(content)
     assert broken(cache_path) == [f"cache {cache_path}"]

@@ -67,9 +67,9 @@ def test_one_row_of_a_file_is_read(tmp_path: Path) -> None:
     rows = [{**FIELDS, "subject": f"Player {number}"} for number in range(1, 5)]
     path = written(tmp_path / "a.jsonl", "\n\n".join(map(json.dumps, rows)))
     assert [(edit.row, edit.subject) for edit in read_edits(f"{path}:3")] == [(3, "Player 3")]
-    for wanted in (0, 5):
-        with pytest.raises(EditRowError, match=rf"a\.jsonl, row {wanted}: there is no such row; the file has 4"):
-            read_edits(f"{path}:{wanted}")
+    for row in (0, 5):
+        with pytest.raises(EditRowError, match=rf"a\.jsonl, row {row}: there is no such row; the file has 4"):
+            read_edits(f"{path}:{row}")
     assert is_edit_file(f"{path}:3") and is_edit_file("edits.csv") and not is_edit_file("Q42")
 
 

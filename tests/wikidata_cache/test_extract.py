@@ -25,7 +25,7 @@ def test_packaged_extract_has_all_seeds_with_labelled_statements(cache: Wikidata
     items = [seed for seed in seeds if seed.startswith("Q")]
     statements = cache.facts.out(items)
     assert set(statements) == set(items)
-    pairs = [pair for found in statements.values() for pair in found]
+    pairs = [pair for stated in statements.values() for pair in stated]
     used = {entity for pair in pairs for entity in pair}
     assert set(cache.labels(used)) == used
     assert not {relation for relation, _ in pairs} & deny_lists.meta_properties()

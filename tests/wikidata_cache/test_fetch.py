@@ -59,8 +59,8 @@ def command(edits: Path, *arguments: str | Path) -> list[str]:
 
 
 def digest(output: str) -> str:
-    [found] = re.findall(r"digest ([0-9a-f]{64})", output)
-    return found
+    [value] = re.findall(r"digest ([0-9a-f]{64})", output)
+    return value
 
 
 def fetched(edits: Path, *arguments: str | Path) -> str:
@@ -73,7 +73,7 @@ def assert_nothing_repeated(recorder: Recorder) -> None:
     last = {run: number for number, (run, _) in enumerate(recorder.seen)}
     under_way = {number for run, number in last.items() if run != recorder.run}
     kept = Counter(
-        one for number, (_, requested) in enumerate(recorder.seen) if number not in under_way for one in requested
+        fact for number, (_, requested) in enumerate(recorder.seen) if number not in under_way for fact in requested
     )
     assert kept and max(kept.values()) == 1, kept.most_common(3)
 
@@ -156,8 +156,8 @@ def test_fetch_prints_counts(edits: Path, server: Server, tmp_path: Path) -> Non
     first, second = (run_cli(*arguments) for _ in range(2))
 
     def count(name: str, output: str) -> int:
-        [found] = re.findall(rf"{name} +│ +([0-9,]+) ", output)
-        return int(found.replace(",", ""))
+        [value] = re.findall(rf"{name} +│ +([0-9,]+) ", output)
+        return int(value.replace(",", ""))
 
     assert count("edits", first) == count("edits", second) == 3
     assert count("requests", first) == len(server.requests)
@@ -187,7 +187,7 @@ def test_fetch_errors_name_a_remedy(edits: Path, tmp_path: Path) -> None:
 
 
 def test_fetch_skips_unknown_edits_with_keep_going(edits: Path, server: Server, tmp_path: Path) -> None:
-    known = fetched(edits, "--endpoint", server.url, "--cache", tmp_path / "c.sqlite")
+    expected = fetched(edits, "--endpoint", server.url, "--cache", tmp_path / "c.sqlite")
     unknown = (
         Edit(subject="A", target_new="No Such Thing at All"),
         Edit(subject="B", target_new="C", target_new_id="Q999999999"),
@@ -198,7 +198,7 @@ def test_fetch_skips_unknown_edits_with_keep_going(edits: Path, server: Server, 
     assert "my edits.jsonl, row 1: No entity is labelled 'No Such Thing at All'" in error
     assert "2 rows have such errors; --keep-going" in error
     output = run_cli(*arguments, "--keep-going")
-    assert digest(output) == known and re.search(r"skipped\s+│\s+2\b", output)
+    assert digest(output) == expected and re.search(r"skipped\s+│\s+2\b", output)
     write_edits(edits, unknown[1])
     assert "Q999999999" in failing([*arguments, "--keep-going"])
 

@@ -97,14 +97,14 @@ def test_time_left_is_that_of_the_phases(clock: Clock, caplog: pytest.LogCapture
     """The unedited model is asked about all items at first, and the groups of the others are of different sizes."""
     caplog.set_level("INFO")
     with Bar(title="rome", unit="record", total=10) as bar:
-        for items, asked in ((4, 10), (6, 0)):
-            for phase, seconds in (("unedited", 2.0 * asked), ("editing", 10.0 * items), ("edited", 1.0 * items)):
-                bar.phase(phase, asked if phase == "unedited" else items)
+        for records, base in ((4, 10), (6, 0)):
+            for phase, seconds in (("unedited", 2.0 * base), ("editing", 10.0 * records), ("edited", 1.0 * records)):
+                bar.phase(phase, base if phase == "unedited" else records)
                 bar.note(phase)
                 for _ in range(2):
                     clock.now += seconds / 2
                     bar.note(phase)
-            bar.update(items)
+            bar.update(records)
     assert caplog.messages == [
         "rome: 0 of 10 records, 10 s so far (unedited)",
         "rome: 0 of 10 records, 20 s so far (unedited)",
@@ -122,9 +122,9 @@ def test_line_comes_while_an_item_is_not_done(
     """Nothing is said by the item's work."""
     caplog.set_level("INFO")
     monkeypatch.setattr(progress, "_LINE_S", 0.02)
-    for item in Bar(range(3), title="rome", unit="record"):
+    for number in Bar(range(3), title="rome", unit="record"):
         lines, until = len(caplog.messages), time.time() + 10
-        while item == 1 and len(caplog.messages) < lines + 2 and time.time() < until:
+        while number == 1 and len(caplog.messages) < lines + 2 and time.time() < until:
             time.sleep(0.005)
     early = [line for line in caplog.messages if line.startswith("rome: 1 of 3 records, ")]
     assert len(early) >= 2 and caplog.messages[-1].startswith("rome: 3 of 3 records in ")

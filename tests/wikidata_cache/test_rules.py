@@ -41,14 +41,14 @@ CITIZEN = "P19(x,y) & P17(y,z) => P27(x,z)"
 
 
 def test_support_and_confidence_are_those_by_hand() -> None:
-    found = {str(rule): (rule.support, rule.confidence) for rule in mine_rules(STATEMENTS, support=1, confidence=0).all}
+    mined = {str(rule): (rule.support, rule.confidence) for rule in mine_rules(STATEMENTS, support=1, confidence=0).all}
     # Born in Q21: Ada (in two of its towns, which counts once), Bob and Cy. Ada is its citizen, Bob another's, and the
     # graph does not say whose citizen Cy is.
-    assert found[CITIZEN] == (1, 0.5)
+    assert mined[CITIZEN] == (1, 0.5)
     # Spouses back: of Bob, Ada, Dan and Eve, the first two are stated, Dan has another one, Eve none is known.
-    assert found["P26(x,y) => P26(y,x)"] == (2, 0.6667)
-    assert found["P103(x,y) => P1412(x,y)"] == (1, 0.5)
-    assert "P19(x,y) => P19(x,y)" not in found
+    assert mined["P26(x,y) => P26(y,x)"] == (2, 0.6667)
+    assert mined["P103(x,y) => P1412(x,y)"] == (1, 0.5)
+    assert "P19(x,y) => P19(x,y)" not in mined
     assert [str(rule) for rule in mine_rules(STATEMENTS, support=2, confidence=0.7).all] == [
         "P26(x,y) & P103(y,z) => P103(x,z)"
     ]
@@ -80,8 +80,8 @@ def test_mining_equals_counting_every_pair(seed: int, monkeypatch: pytest.Monkey
         for name, body in bodies.items():
             if (support := len(body & true)) >= 2:
                 expected[name] = support, round(support / sum(x in having for x, _ in body), 4)
-    found = {str(rule): (rule.support, rule.confidence) for rule in mine_rules(facts, support=2, confidence=0).all}
-    assert found == expected and len(found) > 10
+    mined = {str(rule): (rule.support, rule.confidence) for rule in mine_rules(facts, support=2, confidence=0).all}
+    assert mined == expected and len(mined) > 10
 
 
 @pytest.fixture
@@ -141,12 +141,12 @@ RULES = Rules(
 def test_edit_brings_its_consequences_and_nothing_else(graph: Path) -> None:
     cache = WikidataCache(graph)
     assert ("Q13", "P190", "Q41") in triples(cache.subgraph(EDIT))
-    known = Edit("Dan", "Town", relation="born in", subject_id="Q4", relation_id="P19", target_new_id="Q12")
-    found = cache.subgraph(EDIT, SubgraphOptions(rules=RULES))
+    stated = Edit("Dan", "Town", relation="born in", subject_id="Q4", relation_id="P19", target_new_id="Q12")
+    subgraph = cache.subgraph(EDIT, SubgraphOptions(rules=RULES))
     # Bob is a citizen of Q22 already, so of two rules with one premise only the other one changes something.
-    assert triples(found) == {("Q2", "P19", "Q13"), ("Q13", "P17", "Q22"), ("Q2", "P1412", "Q22")}
-    assert found.edges["Q2", "Q22", "P1412"]["role"] == "consequence"
-    moved = cache.subgraph(known, SubgraphOptions(rules=Rules(RULES.all[:1])))
+    assert triples(subgraph) == {("Q2", "P19", "Q13"), ("Q13", "P17", "Q22"), ("Q2", "P1412", "Q22")}
+    assert subgraph.edges["Q2", "Q22", "P1412"]["role"] == "consequence"
+    moved = cache.subgraph(stated, SubgraphOptions(rules=Rules(RULES.all[:1])))
     assert triples(moved) == {("Q4", "P19", "Q12")}, "Dan is a citizen of Q21 already"
     assert moved.graph["consequences"] == []
 
@@ -166,7 +166,7 @@ def test_report_of_a_subgraph_names_rules(graph: Path, tmp_path: Path) -> None:
             "confidence": 0.6,
         }
     ], "P551 has no label in this graph"
-    assert [one["statement"] for one in second["consequences"]] == [["Q4", "P26", "Q3"]]
+    assert [consequence["statement"] for consequence in second["consequences"]] == [["Q4", "P26", "Q3"]]
     assert first["rules"]["count"] == 4
     silent = write_edits(tmp_path / "silent.jsonl", Edit("Bob", "Town", None, "died in", "Q2", "P20", "Q13"))
     shown = run_cli("show", f"{silent}:1", "--graph", graph, "--rules", table)
@@ -181,6 +181,6 @@ def test_leakage_guard_also_hides_consequences(graph: Path) -> None:
 @pytest.mark.slow
 def test_rules_of_a_real_graph(tmp_path: Path) -> None:
     statements = WikidataCache(read_shared("wikidata/wikidata.nt.gz")).source.statements()  # type: ignore[attr-defined]
-    found = {str(rule): rule for rule in mine_rules(statements, support=100, confidence=0.8).all}
-    assert found["P54(x,y) & P641(y,z) => P641(x,z)"].support == 218 and CITIZEN not in found
-    assert found["P26(x,y) => P26(y,x)"].confidence == 0.9481
+    mined = {str(rule): rule for rule in mine_rules(statements, support=100, confidence=0.8).all}
+    assert mined["P54(x,y) & P641(y,z) => P641(x,z)"].support == 218 and CITIZEN not in mined
+    assert mined["P26(x,y) => P26(y,x)"].confidence == 0.9481

@@ -40,8 +40,8 @@ def assert_no_bad_row(path: str | Path, truth: Source) -> None:
     for kind, entity in stored(path) if Path(path).exists() else []:
         [value] = store.look_up("wikidata", kind, [entity]).values()
         answers = truth.ask(TEMPLATES[kind], [entity])  # type: ignore[index]
-        found = [fact.value for answer in answers for fact in answer.facts if (fact.kind, fact.id) == (kind, entity)]
-        assert found == [value], (kind, entity)
+        values = [fact.value for answer in answers for fact in answer.facts if (fact.kind, fact.id) == (kind, entity)]
+        assert values == [value], (kind, entity)
 
 
 @pytest.fixture(scope="module")
@@ -68,28 +68,28 @@ def test_cached_run_sends_no_request(
     server: Server, cache_path: str, truth: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hashes(WikidataCache(server.url, cache=cache_path)) == truth
-    asked = len(server.requests)
-    assert asked > 0
+    sent = len(server.requests)
+    assert sent > 0
     assert hashes(WikidataCache(server.url, cache=cache_path)) == truth
     assert hashes(WikidataCache(cache=cache_path)) == truth
     assert hashes(WikidataCache("https://query.wikidata.org/sparql", mode="offline", cache=cache_path)) == truth
     monkeypatch.setenv("KG_OFFLINE", "1")
     assert hashes(WikidataCache(server.url, mode="refresh", cache=cache_path)) == truth
-    assert len(server.requests) == asked
+    assert len(server.requests) == sent
 
 
 def test_cached_facts_serve_other_batches(server: Server, cache_path: str, truth: list[str]) -> None:
     WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
-    asked = len(server.requests)
+    sent = len(server.requests)
     one_by_one = [hashes(WikidataCache(server.url, cache=cache_path), [edit])[0] for edit in reversed(EDITS)]
     assert one_by_one == truth[::-1]
-    assert len(server.requests) == asked
+    assert len(server.requests) == sent
 
 
 def test_cache_requests_missing_ids_only(server: Server, cache_path: str) -> None:
     facts(open_source(server.url, cache=cache_path)).types(["Q65", "Q1345"])
-    found = facts(open_source(server.url, cache=cache_path)).types(["Q65", "Q1345", "Q30"])
-    assert found == facts(open_source(packaged_extract())).types(["Q65", "Q1345", "Q30"])
+    types = facts(open_source(server.url, cache=cache_path)).types(["Q65", "Q1345", "Q30"])
+    assert types == facts(open_source(packaged_extract())).types(["Q65", "Q1345", "Q30"])
     assert "wd:Q30 " in server.requests[-1][2] and "wd:Q65 " not in server.requests[-1][2]
 
 
@@ -152,18 +152,18 @@ def test_refresh_adds_versions_that_as_of_replays(own_server: Server, cache_path
 def test_side_facts_of_an_answer_replace_no_cached_value(own_server: Server, cache_path: str) -> None:
     labels = facts(open_source(own_server.url, cache=cache_path)).labels(["Q30"])
     rename(own_server.store, "Q30", "USA")
-    known = facts(open_source(own_server.url, cache=cache_path))
-    known.out(["Q65"])  # brings the new label of Q30 along
-    assert known.labels(["Q30"]) == facts(open_source(None, cache=cache_path)).labels(["Q30"]) == labels
+    cached = facts(open_source(own_server.url, cache=cache_path))
+    cached.out(["Q65"])  # brings the new label of Q30 along
+    assert cached.labels(["Q30"]) == facts(open_source(None, cache=cache_path)).labels(["Q30"]) == labels
 
 
 def test_packs_are_read_after_the_cache_file(own_server: Server, cache_path: str, tmp_path: Path) -> None:
     pack = tmp_path / "pack.sqlite"
     expected = hashes(WikidataCache(own_server.url, cache=pack))
-    before, asked = pack.read_bytes(), len(own_server.requests)
+    before, sent = pack.read_bytes(), len(own_server.requests)
     assert hashes(WikidataCache(own_server.url, cache=cache_path, packs=[pack])) == expected
     assert hashes(WikidataCache(cache=cache_path, packs=[pack])) == expected
-    assert len(own_server.requests) == asked
+    assert len(own_server.requests) == sent
     rename(own_server.store, "Q65", "L.A.")
     WikidataCache(own_server.url, cache=cache_path, mode="refresh").labels(["Q65"])
     assert WikidataCache(cache=cache_path, packs=[pack]).labels(["Q65"]) == {"Q65": "L.A."}
@@ -232,8 +232,8 @@ def test_answers_before_a_failure_are_cached(server: Server, cache_path: str) ->
     with pytest.raises(Exception, match="403"):
         facts(open_source(server.url, cache=cache_path)).types(ids)
     assert len(facts(open_source(server.url, cache=cache_path)).types(ids)) == 400
-    asked = [query.count("wd:Q") for _, _, query in server.requests]
-    assert asked == [200, 200, 200]
+    sizes = [query.count("wd:Q") for _, _, query in server.requests]
+    assert sizes == [200, 200, 200]
 
 
 def test_wikimedia_host_requires_contact_except_offline(cache_path: str) -> None:
@@ -248,10 +248,10 @@ def test_wikimedia_host_requires_contact_except_offline(cache_path: str) -> None
 
 def test_cached_facts_need_no_contact(server: Server, cache_path: str, truth: list[str]) -> None:
     WikidataCache(server.url, cache=cache_path).subgraphs(EDITS, SubgraphOptions(per_node=5))
-    known = WikidataCache("https://query.wikidata.org/sparql", cache=cache_path)
-    assert hashes(known) == truth
+    cached = WikidataCache("https://query.wikidata.org/sparql", cache=cache_path)
+    assert hashes(cached) == truth
     with pytest.raises(MissingContactError):
-        known.labels(["Q999999999"])
+        cached.labels(["Q999999999"])
 
 
 def test_miss_names_endpoints_that_answered(server: Server, cache_path: str) -> None:

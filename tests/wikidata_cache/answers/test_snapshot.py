@@ -49,8 +49,8 @@ def test_snapshot_round_trip_gives_the_same_bytes(server: Server, tmp_path: Path
     first, second = tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl.gz"
     summary = export_snapshot(AnswerStore(tmp_path / "a.sqlite"), first)
     again = AnswerStore(tmp_path / "b.sqlite")
-    done = import_snapshot(again, first)
-    assert (done.facts, done.queries, done.new) == (summary.facts, summary.queries, summary.facts)
+    imported = import_snapshot(again, first)
+    assert (imported.facts, imported.queries, imported.new) == (summary.facts, summary.queries, summary.facts)
     export_snapshot(again, second)
     assert first.read_bytes() == second.read_bytes()
     assert import_snapshot(again, first).new == 0

@@ -210,9 +210,9 @@ def test_read_only_cache_is_read_and_sends_no_request(open_to_all: Path, closed:
     shutil.rmtree(open_to_all / "c.sqlite.locks")
     path.chmod(0o444)
     open_to_all.chmod(0o555 if "folder" in closed else 0o777)
-    done = subprocess.run([sys.executable, "-c", _AS_NOBODY, str(path)], capture_output=True, text=True, check=True)
-    assert "read {'Q1': ['Universe', 'en']}" in done.stdout
-    assert f"refused: {path}: cannot be" in done.stdout and "--cache FILE" in done.stdout
+    process = subprocess.run([sys.executable, "-c", _AS_NOBODY, str(path)], capture_output=True, text=True, check=True)
+    assert "read {'Q1': ['Universe', 'en']}" in process.stdout
+    assert f"refused: {path}: cannot be" in process.stdout and "--cache FILE" in process.stdout
 
 
 @pytest.mark.parametrize("closed", ["folder", "file"])
@@ -222,8 +222,8 @@ def test_unreadable_cache_is_reported_as_unreadable(open_to_all: Path, closed: s
     open_to_all.chmod(0o755 if closed == "file" else 0o700)
     path.chmod(0o644 if closed == "folder" else 0o000)
     asking = _AS_NOBODY.partition("\ntry:")[0]
-    done = subprocess.run([sys.executable, "-c", asking, str(path)], capture_output=True, text=True, check=False)
-    *_, message = done.stderr.splitlines()
+    process = subprocess.run([sys.executable, "-c", asking, str(path)], capture_output=True, text=True, check=False)
+    *_, message = process.stderr.splitlines()
     assert f"CacheFileError: {path}: cannot be read (" in message and "permissions" in message
     assert "writ" not in message.lower()
 
@@ -259,8 +259,8 @@ for block in range(1, 1000):
 
 def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
-    done = subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, path], capture_output=True, text=True, check=True)
-    block, _, message = done.stdout.partition(" ")
+    process = subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, path], capture_output=True, text=True, check=True)
+    block, _, message = process.stdout.partition(" ")
     assert int(block) > 1
     assert "Free some space" in message and "c.sqlite" in message
     store = AnswerStore(path)
@@ -317,7 +317,7 @@ def test_rate_limit_that_is_no_state_is_refused(tmp_path: Path, state: str | dic
     with pytest.raises(CacheFileError, match="is damaged: the rate limit of a host cannot be read"):
         RateLimiter(store.rate_limits).wait("http://e:80/sparql")
     store.close()
-    assert [one.what for one in examine(cache=store.path) if not one.ok] == [f"cache {store.path}"]
+    assert [finding.what for finding in examine(cache=store.path) if not finding.ok] == [f"cache {store.path}"]
 
 
 def test_cache_and_pack_files_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

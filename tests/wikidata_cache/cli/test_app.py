@@ -70,5 +70,5 @@ def test_package_imports_neither_torch_nor_kg_edit() -> None:
         "print(sorted({'torch', 'kg_edit', 'matplotlib.pyplot', 'SPARQLWrapper'} & sys.modules.keys()))"
     )
     root = packaged_extract().parents[2]
-    done = subprocess.run([sys.executable, "-c", probe], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", probe], cwd=root, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -100,7 +100,7 @@ def test_edits_are_linked_by_one_look_at_the_labels_of_the_cache(small: str, mon
 
     monkeypatch.setattr(AnswerStore, "labelled", counted)
     linked = list(link_all(cache.linker, edits))
-    assert [one.target_new.candidates[0].id for one in linked] == ["Q2"] * len(edits)
+    assert [link.target_new.candidates[0].id for link in linked] == ["Q2"] * len(edits)
     assert len(looks) == 1 and looks[0] >= 30
 
 

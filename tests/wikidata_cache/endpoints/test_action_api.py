@@ -47,16 +47,16 @@ def values(source: EndpointSource, kind: Kind, ids: list[str]) -> dict[str, Json
 def test_fetch_through_the_api_gives_the_same_subgraphs_and_rows(
     edits: Path, server: Server, api: ApiServer, tmp_path: Path
 ) -> None:
-    found = {}
+    results = {}
     for url in (server.url, api.url):
-        cache, out = tmp_path / f"{len(found)}.sqlite", tmp_path / f"{len(found)}.jsonl"
+        cache, out = tmp_path / f"{len(results)}.sqlite", tmp_path / f"{len(results)}.jsonl"
         printed = run_cli("fetch", edits, "--hops", "3", "--endpoint", url, "--cache", cache, "--out", out)
         assert run_cli("fetch", edits, "--hops", "3", "--offline", "--cache", cache)[-65:] == printed[-65:]
         line = json.loads(out.read_text().splitlines()[1])
         assert line["graph"]["source"]["urls"] == [url], "the row in the cache says which road it came by"
         rows = AnswerStore(cache).database.read("SELECT kind, id, value FROM facts")
-        found[url] = printed[-65:], {(kind, id_): value for kind, id_, value in rows}
-    (digest, rows), (other_digest, other_rows) = found.values()
+        results[url] = printed[-65:], {(kind, id_): value for kind, id_, value in rows}
+    (digest, rows), (other_digest, other_rows) = results.values()
     assert digest == other_digest
     common = rows.keys() & other_rows.keys()
     assert len(common) > 300
@@ -96,8 +96,8 @@ def test_times_are_written_as_in_rdf(value: dict, expected: str, api: ApiServer,
 
 
 def test_fetch_writes_the_pages_of_subjects(edits: Path, api: ApiServer, tmp_path: Path) -> None:
-    known = api.get
-    api.get = lambda name: known(name) | {"sitelinks": {f"wiki{n}": {"title": name} for n in range(int(name[1:]) % 9)}}
+    get = api.get
+    api.get = lambda name: get(name) | {"sitelinks": {f"wiki{n}": {"title": name} for n in range(int(name[1:]) % 9)}}
     out = tmp_path / "pages.json"
     arguments = ["fetch", edits, "--cache", tmp_path / "c.sqlite", "--sitelinks", out]
     assert "2 of 2 subjects" in run_cli(*arguments, "--endpoint", api.url)
@@ -115,11 +115,11 @@ def test_outage_of_the_query_service_is_bridged(
     server: Server, api: ApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     right = content_hashes(WikidataCache(EndpointSource(server.url)))
-    asked, server.fault, clock = len(server.requests), status(429, OUTAGE), SkippedTime()
+    sent, server.fault, clock = len(server.requests), status(429, OUTAGE), SkippedTime()
     limiter = hasty(clock=clock)
     roads = [EndpointSource(server.url, limiter=limiter), ActionApi(api.url, limiter=limiter)]
     assert content_hashes(WikidataCache(EndpointChain(roads))) == right
-    assert len(server.requests) == asked + 1 and len(api.requests) > 2
+    assert len(server.requests) == sent + 1 and len(api.requests) > 2
     assert clock.slept == [] and "Asking the next endpoint" in caplog.text
 
 
@@ -169,8 +169,8 @@ def test_api_alone_says_what_it_lacks(kind: Kind, source: ActionApi) -> None:
 def test_api_waits_as_long_as_it_is_told(fault: Fault, wait: float | None, api: ApiServer) -> None:
     clock = SkippedTime()
     api.fault = fault
-    found = values(ActionApi(api.url, limiter=hasty(clock=clock)), "label", MANY)
-    assert sorted(found) == sorted(MANY) and found["Q30"] == ["United States of America", "en"]
+    labels = values(ActionApi(api.url, limiter=hasty(clock=clock)), "label", MANY)
+    assert sorted(labels) == sorted(MANY) and labels["Q30"] == ["United States of America", "en"]
     assert wait is None or clock.slept[0] == pytest.approx(wait, rel=0.3)
 
 

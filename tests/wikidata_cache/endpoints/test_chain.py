@@ -149,13 +149,13 @@ def test_ids_that_the_main_part_lacks_are_asked_of_the_other(
         limiter = hasty()
         # in any order: the other part is asked last
         chain = EndpointChain([EndpointSource(each.url, limiter=limiter) for each in (second_part, first_part)])
-        whole = content_hashes(WikidataCache(OxigraphSource.from_files([packaged_extract()])))
-        assert content_hashes(WikidataCache(EndpointSource(first_part.url, limiter=limiter))) != whole
+        expected = content_hashes(WikidataCache(OxigraphSource.from_files([packaged_extract()])))
+        assert content_hashes(WikidataCache(EndpointSource(first_part.url, limiter=limiter))) != expected
 
         answers = AnswerStore(tmp_path / "cache.sqlite")
-        assert content_hashes(WikidataCache(CachedSource(chain, answers))) == whole
-        asked = len(first_part.requests), len(second_part.requests)
-        assert content_hashes(WikidataCache(CachedSource(None, answers, mode="offline"))) == whole
+        assert content_hashes(WikidataCache(CachedSource(chain, answers))) == expected
+        sent = len(first_part.requests), len(second_part.requests)
+        assert content_hashes(WikidataCache(CachedSource(None, answers, mode="offline"))) == expected
 
         # that there is nothing of an id is not stored while the second part is down
         second_part.fault = FAULTS["503"]()
@@ -163,4 +163,4 @@ def test_ids_that_the_main_part_lacks_are_asked_of_the_other(
             facts(CachedSource(chain, answers)).label("Q9999999999")
         second_part.fault = None
         assert facts(CachedSource(chain, answers)).label("Q9999999999") is None
-        assert asked[1] < len(second_part.requests)
+        assert sent[1] < len(second_part.requests)

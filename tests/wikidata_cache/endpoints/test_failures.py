@@ -83,8 +83,8 @@ def test_block_size_shrinks_and_grows(server: Server) -> None:
     cache = WikidataCache(source)
     server.fault = time_limit(ids=50)
     cache.facts.types([f"Q{i}" for i in range(1, 401)])
-    asked = len(server.requests)
-    assert asked <= 15  # 2 that were too large, 8 of 50, and one or two tries at growing
+    sent = len(server.requests)
+    assert sent <= 15  # 2 that were too large, 8 of 50, and one or two tries at growing
     server.fault = None
     server.requests.clear()
     cache.facts.types([f"Q{i}" for i in range(1_000, 5_000)])

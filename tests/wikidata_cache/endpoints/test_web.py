@@ -61,11 +61,11 @@ def test_body_beyond_the_limit_is_not_read(server: Server, fault: Any) -> None:
 
 def test_too_large_answer_splits_requests(server: Server) -> None:
     ids = [f"Q{number}" for number in range(1, 101)]
-    whole = facts(EndpointSource(server.url)).out(ids)
+    expected = facts(EndpointSource(server.url)).out(ids)
     source = EndpointSource(server.url, limiter=hasty(), max_bytes=100_000)
-    asked = len(server.requests)
-    assert facts(source).out(ids) == whole
-    assert len(server.requests) - asked > 3
+    sent = len(server.requests)
+    assert facts(source).out(ids) == expected
+    assert len(server.requests) - sent > 3
 
 
 def test_answer_limit_from_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,11 +114,11 @@ def elsewhere() -> Iterator[list[str]]:
 @pytest.mark.parametrize("code", keep_first([302, 308, 301, 303, 307], keep=2))
 @pytest.mark.parametrize("target", ["{other}", "ftp://127.0.0.1/x", "https://127.0.0.1:{port}/", "file:///etc/passwd"])
 def test_redirect_to_another_host_is_refused(server: Server, elsewhere: list[str], target: str, code: int) -> None:
-    there = target.format(other=elsewhere[0], port=server.url.split(":")[2].split("/")[0])
-    server.fault = status(code, b"", {"Location": there})
+    location = target.format(other=elsewhere[0], port=server.url.split(":")[2].split("/")[0])
+    server.fault = status(code, b"", {"Location": location})
     with pytest.raises(EndpointError, match=r"rejected.*has moved to") as caught:
         facts(EndpointSource(server.url, contact="me@example.org", limiter=hasty())).labels(["Q65"])
-    assert there in str(caught.value) and len(elsewhere) == 1
+    assert location in str(caught.value) and len(elsewhere) == 1
 
 
 def test_redirect_on_the_same_host_is_followed(server: Server) -> None:

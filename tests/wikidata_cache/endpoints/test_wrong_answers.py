@@ -62,14 +62,14 @@ def test_user_query_answer_with_foreign_variables_is_refused(server: Server) -> 
 
 def test_user_query_behind_a_stale_proxy_is_refused(server: Server, cache_path: str) -> None:
     """The answer to an earlier query with the same variables is refused, and not cached."""
-    asked = "SELECT ?s {{ ?s ?p ?o }} ORDER BY ?s LIMIT {}"
-    stale = server.store.query(asked.format(3)).serialize(format=_JSON)
+    query = "SELECT ?s {{ ?s ?p ?o }} ORDER BY ?s LIMIT {}"
+    stale = server.store.query(query.format(3)).serialize(format=_JSON)
     server.fault = spoilt(lambda body: stale)
     cache = WikidataCache(server.url, cache=cache_path)
     with pytest.raises(EndpointError, match="answer to another query"):
-        cache.query(asked.format(2))
+        cache.query(query.format(2))
     server.fault = None
-    assert len(cache.query(asked.format(2))) == 2
+    assert len(cache.query(query.format(2))) == 2
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,8 @@ def index(tmp_path: Path) -> Iterator[LabelIndex]:
         yield opened
 
 
-def ids(found: list) -> list[str]:
-    return [match.id for match in found]
+def ids(matches: list) -> list[str]:
+    return [match.id for match in matches]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_stated_fact_settles_all_its_parts(linker: Linker) -> None:
     # Two Annas and three Parises: alone, each is ambiguous, and the famous Paris leads.
     assert linker.link("Anna").status == linker.link("Paris").status == "ambiguous"
     linked = link_edit(linker, ANNA)
-    assert {name: one.id for name, one in linked.clear_candidates().items()} == {
+    assert {name: candidate.id for name, candidate in linked.clear_candidates().items()} == {
         "subject_id": "Q11",
         "relation_id": "P19",
         "target_new_id": "Q300",
@@ -83,9 +83,9 @@ def test_fact_is_found_without_the_name_of_its_relation(linker: Linker) -> None:
 
 
 def test_given_ids_are_checked_by_their_labels(linker: Linker) -> None:
-    given = Edit(subject="Anna", subject_id="Q12", relation_id="P19", target_new="Rome", target_new_id="Q300")
-    linked = link_edit(linker, given)
-    assert {name: one.id for name, one in linked.clear_candidates().items()} == {
+    edit = Edit(subject="Anna", subject_id="Q12", relation_id="P19", target_new="Rome", target_new_id="Q300")
+    linked = link_edit(linker, edit)
+    assert {name: candidate.id for name, candidate in linked.clear_candidates().items()} == {
         "subject_id": "Q12",
         "relation_id": "P19",
         "target_new_id": "Q300",
@@ -120,7 +120,7 @@ def test_link_edits_adds_ids_and_changes_nothing_else(linker: Linker, tmp_path: 
     assert first == rows[0] | ids
     assert {name: second[name] for name in rows[1]} == rows[1]
     assert second["candidates"]["subject_id"] == []
-    assert [one["id"] for one in second["candidates"]["target_new_id"]] == ["Q150", "Q121842"]
+    assert [candidate["id"] for candidate in second["candidates"]["target_new_id"]] == ["Q150", "Q121842"]
     again = read_edits(out)  # what was written is a file of edits
     assert (again[0].subject_id, again[0].target_true_id) == ("Q11", "Q830149")
     twice = tmp_path / "twice.jsonl"
@@ -140,8 +140,8 @@ def test_candidates_are_chosen_by_row_or_name_on_the_command_line(tmp_path: Path
 
     first = link()
     assert first.exit_code == 3 and "such as --choose 1=Q90, and the same command" in first.output
-    some = link("French=Q121842", "1=Q90")
-    assert some.exit_code == 3 and "2 of 3 edits settled" in some.output  # two Annas are left
+    second = link("French=Q121842", "1=Q90")
+    assert second.exit_code == 3 and "2 of 3 edits settled" in second.output  # two Annas are left
     assert link("French=Q121842", "1=Q90", "2=Q12").exit_code == 0
     linked = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["target_new_id"] for row in linked] == ["Q90", "Q121842", "Q121842"]

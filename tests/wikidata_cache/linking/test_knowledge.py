@@ -156,7 +156,7 @@ def test_link_of_counterfact_targets_over_all_shared_data() -> None:
     }
     for relation, least in ((True, 0.85), (False, 0.4)):
         linked = [(cache.linker.link(t, relation=r if relation else None), gold) for r, t, gold in sorted(targets)]
-        assert all(gold in [candidate.id for candidate in one.candidates] for one, gold in linked)
-        settled = [(one.candidates[0].id, gold) for one, gold in linked if one.status == "exact"]
-        assert sum(found == gold for found, gold in settled) / len(settled) >= 0.98
+        assert all(gold in [candidate.id for candidate in result.candidates] for result, gold in linked)
+        settled = [(result.candidates[0].id, gold) for result, gold in linked if result.status == "exact"]
+        assert sum(chosen == gold for chosen, gold in settled) / len(settled) >= 0.98
         assert len(settled) / len(linked) >= least

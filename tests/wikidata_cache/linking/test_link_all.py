@@ -24,16 +24,16 @@ def in_words(cache: WikidataCache, number: int, *, relations: int) -> list[Edit]
     rows = [[local_id(row[name]) for name in "spo"] for row in cache.source.select(_STATED)]
     labels = cache.labels({entity for row in rows for entity in row})
     named = [row for row in rows if all(entity in labels for entity in row)]
-    found = {
+    stated = {
         (relation, subject): Edit(labels[subject], labels[other], labels[old], labels[relation])
         for (subject, relation, old), (_, same, other) in pairwise(named)
         if relation == same and other != old
     }
     by_relation: dict[str, list[Edit]] = {}
-    for (relation, _), edit in sorted(found.items()):
+    for (relation, _), edit in sorted(stated.items()):
         by_relation.setdefault(relation, []).append(edit)
     largest = sorted(by_relation.values(), key=len, reverse=True)[:relations]
-    return [edit for some in largest for edit in some[: number // relations]]
+    return [edit for group in largest for edit in group[: number // relations]]
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,14 @@ def test_link_all_equals_link_edit(edits: list[Edit], server: Server, tmp_path: 
 def test_link_all_of_thirty_edits_sends_a_dozen_requests(edits: list[Edit], server: Server, cache_path: str) -> None:
     assert len(edits) == 30
     linked = list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits))
-    assert sum("is stated in the graph" in str(one.subject.candidates) for one in linked) >= 15
+    assert sum("is stated in the graph" in str(link.subject.candidates) for link in linked) >= 15
     assert len(server.requests) <= 12
     before = len(server.requests)
     assert list(link_all(WikidataCache(server.url, cache=cache_path).linker, edits)) == linked
     offline = list(link_all(WikidataCache(cache=cache_path, mode="offline").linker, edits))
-    assert [one.clear_candidates() for one in offline] == [one.clear_candidates() for one in linked]
+    assert [link.clear_candidates() for link in offline] == [link.clear_candidates() for link in linked]
     alone = WikidataCache(cache=cache_path, mode="offline").linker  # the cache has the answers of the batch
-    assert [link_edit(alone, edit).clear_candidates() for edit in edits] == [one.clear_candidates() for one in linked]
+    assert [link_edit(alone, edit).clear_candidates() for edit in edits] == [link.clear_candidates() for link in linked]
     assert len(server.requests) == before
 
 

@@ -35,8 +35,8 @@ def test_link_of_homonyms_is_ambiguous(linker: Linker) -> None:
 def test_score_is_the_sum_of_the_reasons(linker: Linker) -> None:
     best = linker.link("Paris").candidates[0]
     # A label, written exactly so (10), with 10 statements (1 for any, 1 for ten times one).
-    wanted = candidates.LABEL + candidates.IN_GRAPH + candidates.TENFOLD
-    assert (best.id, best.score) == ("Q90", wanted) == ("Q90", 12.0)
+    expected = candidates.LABEL + candidates.IN_GRAPH + candidates.TENFOLD
+    assert (best.id, best.score) == ("Q90", expected) == ("Q90", 12.0)
     assert [reason.points for reason in best.reasons] == [10.0, 2.0]
     assert reasons(best) == "+10.0 its label, exact match / +2.0 10 statements about it"
     assert (best.info.label, best.info.description, best.types) == ("Paris", "capital of France", ("city",))
@@ -141,9 +141,9 @@ def test_link_of_no_name_is_none(linker: Linker, text: str) -> None:
 
 
 def test_limit_cuts_the_list_after_ranking(linker: Linker) -> None:
-    whole = linker.link("Paris", limit=50)
-    assert len(whole.candidates) > 3
-    assert linker.link("Paris", limit=2).candidates == whole.candidates[:2]
+    full = linker.link("Paris", limit=50)
+    assert len(full.candidates) > 3
+    assert linker.link("Paris", limit=2).candidates == full.candidates[:2]
 
 
 def test_a_candidate_beyond_the_limit_still_competes(linker: Linker) -> None:

@@ -82,8 +82,8 @@ def test_link_sends_few_requests_with_a_contact(linker: Linker, api: ApiServer) 
 
 
 def test_entities_are_requested_fifty_at_a_time(client: ActionApi, api: ApiServer) -> None:
-    found = client.entities(f"Q{n}" for n in range(1, 121))
-    assert sorted(found) == ["Q30", "Q5"]
+    entities = client.entities(f"Q{n}" for n in range(1, 121))
+    assert sorted(entities) == ["Q30", "Q5"]
     assert [len(parameters["ids"].split("|")) for parameters, _ in api.requests] == [50, 50, 20]
 
 

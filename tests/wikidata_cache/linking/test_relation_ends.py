@@ -48,33 +48,33 @@ def places(tmp_path: Path) -> Path:
 
 
 def test_ends_have_counted_types(places: Path) -> None:
-    found = facts(OxigraphSource.from_files([places]))
-    assert found.ends(ENDS) == ENDS
-    assert found.at_ends(PRESENT) == PRESENT
-    objects = sample_end_types(found, "P19", "object")
+    source = facts(OxigraphSource.from_files([places]))
+    assert source.ends(ENDS) == ENDS
+    assert source.at_ends(PRESENT) == PRESENT
+    objects = sample_end_types(source, "P19", "object")
     assert objects is not None
     assert (objects.sampled, objects.shares) == (2, {"Q1549591": 0.5, "Q515": 1.0})
-    assert sample_end_types(found, "P20", "object") is None
-    assert items_at_end(found, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
+    assert sample_end_types(source, "P20", "object") is None
+    assert items_at_end(source, "P19", "object", ["Q10", "Q13", "P19"]) == {"Q10"}
 
 
 def test_ends_are_the_same_from_another_engine(tmp_path: Path) -> None:
-    found = facts(RdflibSource([write_graph(tmp_path, PLACES.replace("\t", " | "))]))
-    assert (found.ends(ENDS), found.at_ends(PRESENT)) == (ENDS, PRESENT)
+    source = facts(RdflibSource([write_graph(tmp_path, PLACES.replace("\t", " | "))]))
+    assert (source.ends(ENDS), source.at_ends(PRESENT)) == (ENDS, PRESENT)
 
 
 @pytest.mark.slow
 def test_ends_are_the_same_from_virtuoso(tmp_path: Path) -> None:
     (tmp_path / "virtuoso").mkdir()
     with virtuoso([write_graph(tmp_path, PLACES.replace("\t", " | "))], tmp_path / "virtuoso", rows=10_000) as url:
-        found = facts(EndpointSource(url))
-        assert (found.ends(ENDS), found.at_ends(PRESENT)) == (ENDS, PRESENT)
+        source = facts(EndpointSource(url))
+        assert (source.ends(ENDS), source.at_ends(PRESENT)) == (ENDS, PRESENT)
 
 
 def test_snapshot_includes_ends(places: Path, server: Server, tmp_path: Path) -> None:
     server.store = OxigraphSource.from_files([places])._store
-    found = WikidataCache(server.url, cache=tmp_path / "a.sqlite").facts
-    assert (found.ends(ENDS), found.at_ends(PRESENT)) == (ENDS, PRESENT)
+    cached = WikidataCache(server.url, cache=tmp_path / "a.sqlite").facts
+    assert (cached.ends(ENDS), cached.at_ends(PRESENT)) == (ENDS, PRESENT)
     export_snapshot(AnswerStore(tmp_path / "a.sqlite"), tmp_path / "s.jsonl.gz")
     import_snapshot(AnswerStore(tmp_path / "b.sqlite"), tmp_path / "s.jsonl.gz")
     imported = WikidataCache(cache=tmp_path / "b.sqlite", mode="offline").facts

@@ -35,23 +35,23 @@ class Endless:
 
 
 def test_close_ends_all_processes_while_their_queries_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Endless] = []
+    workers: list[Endless] = []
 
     def start(command: list[str]) -> Endless:
-        made.append(Endless(command))
-        return made[-1]
+        workers.append(Endless(command))
+        return workers[-1]
 
     monkeypatch.setattr(module, "_Worker", start)
     pool = WorkerPool(tmp_path, seconds=60, size=3)
     with ThreadPoolExecutor(3) as threads:
         outcomes = [threads.submit(pool.run, "ASK {}", (), tmp_path / "out") for _ in range(3)]
         try:
-            while len(made) < 3 or not all(worker.running.is_set() for worker in made):
+            while len(workers) < 3 or not all(worker.running.is_set() for worker in workers):
                 time.sleep(0.01)
             pool.close()
-            assert all(worker.ended.is_set() for worker in made)
+            assert all(worker.ended.is_set() for worker in workers)
         finally:
-            for worker in made:
+            for worker in workers:
                 worker.ended.set()
     stopping = {"status": 500, "text": "the server is being stopped"}
     assert [outcome.result() for outcome in outcomes] == [stopping] * 3

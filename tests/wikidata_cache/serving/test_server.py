@@ -39,9 +39,9 @@ def count(url: str) -> str:
 
 
 def refuses(url: str) -> bool:
-    place = urlsplit(url)
+    address = urlsplit(url)
     with socket.socket() as probe:
-        return probe.connect_ex((place.hostname, place.port)) != 0
+        return probe.connect_ex((address.hostname, address.port)) != 0
 
 
 def test_served_answers_read_only_and_stops_after_the_block(loaded: Path, cache: WikidataCache) -> None:
@@ -209,8 +209,8 @@ def test_requests_that_the_library_refuses_are_answered_in_text(
 def test_idle_client_delays_nobody(loaded: Path) -> None:
     with socket.socket() as silent:
         with served(loaded) as url:
-            place = urlsplit(url)
-            silent.connect((place.hostname, place.port))
+            address = urlsplit(url)
+            silent.connect((address.hostname, address.port))
             silent.sendall(b"POST /query HTTP/1.1\r\nContent-Length: 5\r\n")
             assert count(url) == "25726"
             start = time.monotonic()

@@ -123,8 +123,8 @@ def test_bad_file_error_names_line(tmp_path: Path, name: str, content: bytes, pr
 @pytest.mark.slow
 def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
     for name, content in {"g.nt.gz": MANY, "g.tsv.gz": b"Q1\tP1\tQ2\n" * 300_000}.items():
-        whole = gzip.compress(content, mtime=0)
-        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        packed = gzip.compress(content, mtime=0)
+        (tmp_path / name).write_bytes(packed[: len(packed) // 2])
         with pytest.raises(GraphFileError, match=r"cut-off gzip.*fetch the file again") as caught:
             open_source(tmp_path / name)
         assert caught.value.line is not None

@@ -77,6 +77,6 @@ def test_claim_times_are_normalised() -> None:
         "+12000-01-01T00:00:00.000Z": "12000-01-01T00:00:00Z",
         "2003": "2003",
     }
-    for found, expected in forms.items():
-        [fact] = template.read(["Q1"], [row | {"start": found}])
+    for form, expected in forms.items():
+        [fact] = template.read(["Q1"], [row | {"start": form}])
         assert fact.value == [["P54", "Q2", "normal", expected, ""]]

@@ -66,14 +66,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def hashes(source: Source) -> list[str]:
     cases = [(FULL_EDITS, options) for options in ODD] + [(EDITS, options) for options in REAL]
-    return [one for edits, options in cases for one in content_hashes(WikidataCache(source), edits, options)]
+    return [digest for edits, options in cases for digest in content_hashes(WikidataCache(source), edits, options)]
 
 
 @pytest.fixture(scope="module")
 def golden(files: list[Path]) -> list[str]:
-    found = hashes(OxigraphSource.from_files(files))
-    assert len(set(found)) == len(found)  # no two settings give the same subgraphs
-    return found
+    digests = hashes(OxigraphSource.from_files(files))
+    assert len(set(digests)) == len(digests)  # no two settings give the same subgraphs
+    return digests
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +114,9 @@ def test_cache_gives_the_same_subgraphs_online_and_offline(
 ) -> None:
     with AnswerStore(cache_path) as answers:
         assert hashes(CachedSource(EndpointSource(loopback.url), answers)) == golden
-        asked = len(loopback.requests)
+        sent = len(loopback.requests)
         assert hashes(CachedSource(None, answers)) == golden
-        assert len(loopback.requests) == asked
+        assert len(loopback.requests) == sent
 
 
 def test_store_on_disk_gives_the_same_subgraphs(golden: list[str], folder: Path) -> None:

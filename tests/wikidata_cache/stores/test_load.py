@@ -112,8 +112,8 @@ def test_keep_all_loads_every_triple(dump: Path, tmp_path: Path) -> None:
 def test_blank_nodes_of_two_files_differ(tmp_path: Path) -> None:
     names = ("a.nt", os.fsdecode(b"\xe9.nt"), "old/a.nt")  # the second name is not UTF-8
     files = [written(tmp_path / name, "_:x <http://p> <http://o> .\n") for name in names]
-    for number, some in enumerate([files[:2], files[::2]]):
-        load(some, tmp_path / f"wd{number}", options=LoadOptions(keep_all=True))
+    for number, pair in enumerate([files[:2], files[::2]]):
+        load(pair, tmp_path / f"wd{number}", options=LoadOptions(keep_all=True))
         assert len(stored(tmp_path / f"wd{number}")) == 2
 
 
@@ -159,11 +159,11 @@ def test_stated_type_of_a_text_changes_no_hash(tmp_path: Path) -> None:
     plain = '<http://x/a> <http://x/b> "c" .\n'
     stated = plain.replace('"c"', '"c"^^<http://www.w3.org/2001/XMLSchema#string>')
     kept = LoadOptions(keep_all=True)
-    found = [
+    hashes = [
         load([written(tmp_path / f"{number}.nt", text)], tmp_path / f"wd{number}", options=kept).manifest.content_hash
         for number, text in enumerate((plain, stated))
     ]
-    assert found[0] == found[1]
+    assert hashes[0] == hashes[1]
 
 
 def test_repeated_triples_count_once(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def item(number: int) -> dict[str, object]:
 
 def test_json_dump_gives_truthy_statements(tmp_path: Path) -> None:
     english = {"language": "en", "value": 'The "One"\nof them'}
-    one = {
+    universe = {
         "type": "item",
         "id": "Q1",
         "labels": {"en": english, "de": {"language": "de", "value": "Eins"}},
@@ -250,7 +250,7 @@ def test_json_dump_gives_truthy_statements(tmp_path: Path) -> None:
     bare = {"type": "item", "id": "Q2", "labels": [], "descriptions": [], "aliases": [], "claims": []}
     relation = {"type": "property", "id": "P31", "labels": {"en": {"language": "en", "value": "instance of"}}}
     lexeme = {"type": "lexeme", "id": "L1", "lemmas": {}}
-    lines = ",\n".join(json.dumps(entity) for entity in (one, bare, relation, lexeme))
+    lines = ",\n".join(json.dumps(entity) for entity in (universe, bare, relation, lexeme))
     (tmp_path / "latest-all.json.gz").write_bytes(gzip.compress(f"[\n{lines}\n]\n".encode()))
     load([tmp_path / "latest-all.json.gz"], tmp_path / "wd")
     assert stored(tmp_path / "wd") == {
@@ -312,10 +312,10 @@ def test_folder_loads_graph_files_only(tmp_path: Path) -> None:
 
 def test_load_command_reports_counts(dump: Path, tmp_path: Path) -> None:
     runner, command = CliRunner(), ["load", str(dump), "--store", str(tmp_path / "wd")]
-    made = runner.invoke(app, command)
-    assert made.exit_code == 0, made.output
-    assert "14 triples, 1 statements about 2 items with 1 properties, 2 entities with a name" in made.output
-    assert read_manifest(tmp_path / "wd").content_hash in made.output
+    loaded = runner.invoke(app, command)
+    assert loaded.exit_code == 0, loaded.output
+    assert "14 triples, 1 statements about 2 items with 1 properties, 2 entities with a name" in loaded.output
+    assert read_manifest(tmp_path / "wd").content_hash in loaded.output
     again = runner.invoke(app, command)
     assert isinstance(again.exception, StoreError)
     assert runner.invoke(app, [*command, "--force", "--keep-all"]).exit_code == 0
@@ -326,17 +326,17 @@ def test_load_command_reports_counts(dump: Path, tmp_path: Path) -> None:
 def test_load_works_where_the_limit_of_open_files_is_refused(
     dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: str
 ) -> None:
-    wanted: list[int] = []
+    tried: list[int] = []
 
     def set_limit(_: int, limits: tuple[int, int]) -> None:
-        wanted.append(limits[0])
+        tried.append(limits[0])
         if refuses == "every limit" or limits[0] == resource.RLIM_INFINITY:
             raise ValueError("current limit exceeds maximum limit")  # as on macOS
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", set_limit)
     load([dump], tmp_path / "wd")
-    assert wanted == [10_240]
+    assert tried == [10_240]
 
 
 def test_link_to_a_store_stays_a_link(dump: Path, tmp_path: Path) -> None:

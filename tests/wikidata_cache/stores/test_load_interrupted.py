@@ -169,8 +169,8 @@ def test_skipped_lines_are_counted_over_interruptions(tmp_path: Path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        add, left = loading.Database.add, iter(range(3))
-        patch.setattr(loading.Database, "add", lambda *given: add(*given) if next(left) < 2 else stop())
+        add, turns = loading.Database.add, iter(range(3))
+        patch.setattr(loading.Database, "add", lambda *arguments: add(*arguments) if next(turns) < 2 else stop())
         with pytest.raises(KeyboardInterrupt):
             load([source], tmp_path / "wd", options=options)
     assert load([source], tmp_path / "wd", options=options).skipped == 2
@@ -197,8 +197,8 @@ def test_load_starts_over_if_the_labels_nearby_have_changed(tmp_path: Path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        add, left = loading.Database.add, iter(range(6))
-        patch.setattr(loading.Database, "add", lambda *given: add(*given) if next(left) < 5 else stop())
+        add, turns = loading.Database.add, iter(range(6))
+        patch.setattr(loading.Database, "add", lambda *arguments: add(*arguments) if next(turns) < 5 else stop())
         with pytest.raises(KeyboardInterrupt):
             load([source], tmp_path / "wd")
     written(tmp_path / "labels.tsv", "".join(f"Q{number}\tlabel\tnewer\n" for number in range(1, 100)))

@@ -111,10 +111,10 @@ def test_damaged_store_is_refused(copy: Path, harm: object, problem: str) -> Non
 
 
 def test_every_file_of_a_store_is_checked(copy: Path) -> None:
-    known = set(read_manifest(copy).files)
-    there = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
-    assert there - known == {"manifest.json", "oxigraph/LOCK", "oxigraph/LOG"}
-    for name in sorted(known):
+    listed = set(read_manifest(copy).files)
+    present = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    assert present - listed == {"manifest.json", "oxigraph/LOCK", "oxigraph/LOG"}
+    for name in sorted(listed):
         content = (copy / name).read_bytes()
         if content:
             scribble(copy / name)
@@ -143,8 +143,8 @@ def test_files_with_another_time_are_hashed(
 
 
 def test_doctor_reads_every_file(copy: Path) -> None:
-    found = {finding.what: finding for finding in examine(f"oxigraph:{copy}")}
-    assert found[f"store {copy}"].ok and "intact: all" in found[f"store {copy}"].found
+    findings = {finding.what: finding for finding in examine(f"oxigraph:{copy}")}
+    assert findings[f"store {copy}"].ok and "intact: all" in findings[f"store {copy}"].found
     scribble(table(copy), keep_time=True)  # as a failing disk does it
     [broken] = [finding for finding in examine(copy) if not finding.ok]
     assert broken.what == f"store {copy}"
@@ -154,8 +154,8 @@ def test_doctor_reads_every_file(copy: Path) -> None:
 @pytest.mark.slow
 def test_doctor_reads_a_plain_folder(copy: Path, tmp_path: Path) -> None:
     plain = copy.joinpath("oxigraph").rename(tmp_path / "plain")
-    found = {finding.what: finding for finding in examine(f"oxigraph:{plain}")}
-    assert "all 25,726 triples can be read" in found[f"store {plain}"].found
+    findings = {finding.what: finding for finding in examine(f"oxigraph:{plain}")}
+    assert "all 25,726 triples can be read" in findings[f"store {plain}"].found
     scribble(next(p for p in sorted(plain.glob("*.sst")) if b"Philadelphia" in p.read_bytes()))
     [broken] = [finding for finding in examine(f"oxigraph:{plain}") if not finding.ok]
     assert broken.what == f"store {plain}" and "so the database or the disk is damaged" in broken.found

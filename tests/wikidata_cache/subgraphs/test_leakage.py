@@ -70,8 +70,8 @@ def test_old_edge_is_allowed_for_controls(toy: WikidataCache) -> None:
 def test_answers_and_roots_may_be_iterators(toy: WikidataCache) -> None:
     answers = (answer for answer in ["Q3"])
     graph = toy.subgraph(EDIT, SubgraphOptions(roots=iter(BOTH_ENDS), leakage=Leakage(answers=answers)))  # type: ignore[arg-type]
-    wanted = toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS, leakage=Leakage(answers=("Q3",))))
-    assert as_json(graph) == as_json(wanted)
+    expected = toy.subgraph(EDIT, SubgraphOptions(roots=BOTH_ENDS, leakage=Leakage(answers=("Q3",))))
+    assert as_json(graph) == as_json(expected)
 
 
 @pytest.mark.parametrize("answers", ["Q3", ("",), ("Q3", "  "), (3,)])

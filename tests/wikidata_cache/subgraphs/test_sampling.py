@@ -58,8 +58,8 @@ policies = st.sampled_from(POLICIES)
 degree_maps = st.fixed_dictionaries({f"Q{i}": st.integers(0, 501) for i in range(1, 31)})
 
 
-def drawn(found: object, m: int, seed: int, policy: Policy, degrees: dict[str, int]) -> list[Statement]:
-    return sample(found, m, node="Q1", seed=seed, policy=policy, degrees=degrees)  # type: ignore[arg-type]
+def drawn(pool: object, m: int, seed: int, policy: Policy, degrees: dict[str, int]) -> list[Statement]:
+    return sample(pool, m, node="Q1", seed=seed, policy=policy, degrees=degrees)  # type: ignore[arg-type]
 
 
 @given(st.lists(both_ways), st.randoms(use_true_random=False), sizes, sizes, seeds, policies, degree_maps)
@@ -126,21 +126,21 @@ def test_policies_choose_among_the_same_statements(cache: WikidataCache, policy:
     options = {"policy": policy, "direction": direction}
     everything = triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=10_000, direction=direction)))  # type: ignore[arg-type]
     sizes = (3, 8, 10_000)
-    small, large, whole = (triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=m, **options))) for m in sizes)  # type: ignore[arg-type]
-    assert small < large < whole == everything
+    small, large, full = (triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=m, **options))) for m in sizes)  # type: ignore[arg-type]
+    assert small < large < full == everything
     assert (len(small), len(large)) == (4, 9)
     assert triples(cache.subgraph(SPIKE, SubgraphOptions(per_node=8, seed=1, **options))) != large  # type: ignore[arg-type]
 
 
 def test_relation_stratified_keeps_rare_relations(cache: WikidataCache) -> None:
-    whole = relations(cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=10_000)))
-    assert max(whole.values()) > 3  # or this place would show nothing
+    counts = relations(cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=10_000)))
+    assert max(counts.values()) > 3  # or this place would show nothing
     stratified = relations(
-        cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=len(whole), policy="relation-stratified"))
+        cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=len(counts), policy="relation-stratified"))
     )
-    uniform = relations(cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=len(whole))))
-    assert stratified == dict.fromkeys(whole, 1)
-    assert len(uniform) < len(whole)
+    uniform = relations(cache.neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=len(counts))))
+    assert stratified == dict.fromkeys(counts, 1)
+    assert len(uniform) < len(counts)
 
 
 def test_inverse_hub_meets_hubs_less_often(cache: WikidataCache) -> None:
@@ -175,6 +175,6 @@ def test_provenance_has_the_options(cache: WikidataCache) -> None:
 def test_policy_sends_no_needless_request(server: Server, cache_path: str) -> None:
     cache = WikidataCache(server.url, cache=cache_path)
     cache.subgraphs(EDITS)
-    asked = len(server.requests)
+    sent = len(server.requests)
     cache.subgraphs(EDITS, SubgraphOptions(policy="relation-stratified"))
-    assert len(server.requests) == asked
+    assert len(server.requests) == sent

@@ -89,12 +89,12 @@ def test_export_without_its_library_is_refused(
 
 def test_to_rdflib_can_be_read_again(two: Subgraph, tmp_path: Path) -> None:
     graph = two.to_rdflib()
-    asked = graph.query(
+    rows = graph.query(
         "PREFIX wd: <http://www.wikidata.org/entity/> PREFIX wdt: <http://www.wikidata.org/prop/direct/> "
         "PREFIX rdfs: <http://www.w3.org/2000/01/rdf-schema#> "
         "SELECT ?label ?p WHERE { wd:Q1 wdt:P1 ?o . ?o rdfs:label ?label . wd:P1 rdfs:label ?p }"
     )
-    assert [tuple(map(str, row)) for row in asked] == [("Two", "borders")]
+    assert [tuple(map(str, row)) for row in rows] == [("Two", "borders")]
     graph.serialize(tmp_path / "again.nt", format="nt", encoding="utf-8")
     again = WikidataCache(tmp_path / "again.nt", meta_properties=(), internal_classes=())
     assert triples(again.subgraph(TWO, SubgraphOptions(per_node=100))) == triples(two)

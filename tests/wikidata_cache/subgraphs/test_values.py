@@ -157,15 +157,15 @@ def test_default_asks_keeps_and_shows_what_it_did(server: Server, api: ApiServer
     literals = [quad for quad in server.store if str(quad.object).endswith((f"{XSD}dateTime>", f"{XSD}decimal>"))]
     without = Store()
     without.extend(set(server.store).difference(literals))
-    found = []
-    with Server(without) as items:
-        for endpoint in (server, items):
-            cache = WikidataCache(endpoint.url, cache=tmp_path / f"{len(found)}.sqlite")
+    results = []
+    with Server(without) as bare:
+        for endpoint in (server, bare):
+            cache = WikidataCache(endpoint.url, cache=tmp_path / f"{len(results)}.sqlite")
             graph = cache.subgraph(EDIT, SubgraphOptions(hops=3))
-            rows = AnswerStore(tmp_path / f"{len(found)}.sqlite").database.read("SELECT kind, id, value FROM facts")
+            rows = AnswerStore(tmp_path / f"{len(results)}.sqlite").database.read("SELECT kind, id, value FROM facts")
             del graph.graph["source"]
-            found.append((as_json(graph), sorted(rows), [query for _, _, query in endpoint.requests]))
-    assert found[0] == found[1] and "values" not in {kind for kind, *_ in found[0][1]}
+            results.append((as_json(graph), sorted(rows), [query for _, _, query in endpoint.requests]))
+    assert results[0] == results[1] and "values" not in {kind for kind, *_ in results[0][1]}
     WikidataCache(api.url, cache=tmp_path / "api.sqlite").subgraph(EDIT, SubgraphOptions(hops=3))
     rows = AnswerStore(tmp_path / "api.sqlite").database.read("SELECT kind FROM facts")
     assert {kind for (kind,) in rows} == {"out", "claims", "types", "label", "description", "redirect"}
@@ -181,9 +181,9 @@ def test_cache_keeps_both_kinds_of_rows_apart(server: Server, tmp_path: Path) ->
     plain = run_cli(*arguments, "--endpoint", server.url)[-65:]
     with pytest.raises(CacheMissError, match=r"fetch .*e\.jsonl --values"):
         run_cli(*arguments, "--values", "--offline")
-    asked = len(server.requests)
+    sent = len(server.requests)
     richer = run_cli(*arguments, "--values", "--endpoint", server.url)[-65:]
-    assert 1 <= len(server.requests) - asked <= 2, "the values, and the labels of relations and units"
+    assert 1 <= len(server.requests) - sent <= 2, "the values, and the labels of relations and units"
     assert run_cli(*arguments, "--values", "--offline")[-65:] == richer != plain
     assert run_cli(*arguments, "--offline")[-65:] == plain
     assert "206 centimetre" in run_cli("show", LEBRON, "--values", "--offline", "--cache", cache)
@@ -205,9 +205,9 @@ def test_truthy_file_tells_less_and_nothing_wrong(tmp_path: Path) -> None:
         for day in ("1901-01-01", "1901-05-01")
     ]
     path = written(tmp_path / "truthy.nt", "\n".join([*truthy(), *lines]) + "\n")
-    found = facts(open_source(path))
-    assert found.values([LEBRON])[LEBRON] == [("P2046", "3"), ("P2048", "206"), ("P569", "^1984-12-30T00:00:00Z/11")]
-    assert {found.label(value) for _, value in found.values([HUMAN])[HUMAN]} == {
+    source = facts(open_source(path))
+    assert source.values([LEBRON])[LEBRON] == [("P2046", "3"), ("P2048", "206"), ("P569", "^1984-12-30T00:00:00Z/11")]
+    assert {source.label(value) for _, value in source.values([HUMAN])[HUMAN]} == {
         *("1712", "June 1712", "28 June 1712", "7", "2,500", "1901", "May 1901")
     }
 
@@ -242,20 +242,20 @@ def test_exports_show_values(dump: Path, tmp_path: Path) -> None:
 
 def test_methods_read_values(dump: Path) -> None:
     source = WikidataCache(dump)
-    default, asked = (RomeKgConfig(statements=9, graph={"values": values}) for values in (False, True))
+    default, valued = (RomeKgConfig(statements=9, graph={"values": values}) for values in (False, True))
     assert default.model_dump() == RomeKgConfig(statements=9).model_dump(), (
         "a run of an earlier version has the same settings"
     )
-    objects = [{fact.object for fact in config.facts(EDIT, config.ask(source, EDIT))} for config in (default, asked)]
+    objects = [{fact.object for fact in config.facts(EDIT, config.ask(source, EDIT))} for config in (default, valued)]
     assert objects[1] - objects[0] >= {"206 centimetre", "30 December 1984"}
     labels = [
         {label for _, label in GlameConfig(graph={"values": values}).ask(source, EDIT).nodes(data="label")}
         for values in (False, True)
     ]
     assert labels[1] - labels[0] == {"206 centimetre", "30 December 1984"}
-    own = PrivateGraph(nx.MultiDiGraph([("LeBron James", "Miami", {"label": "city"})]))
+    private = PrivateGraph(nx.MultiDiGraph([("LeBron James", "Miami", {"label": "city"})]))
     with pytest.raises(ConfigError, match=r"does not support the setting graph\.values"):
-        GlameConfig(graph={"values": True}).ask(own, EDIT)
+        GlameConfig(graph={"values": True}).ask(private, EDIT)
 
 
 @pytest.mark.parametrize(

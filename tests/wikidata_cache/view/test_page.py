@@ -62,8 +62,8 @@ def test_page_loads_nothing(cache: WikidataCache) -> None:
     text = page(cache.subgraph(LAKERS, SubgraphOptions(hops=3, per_node=6)))
     reader = Reader(text)
     assert not [tag for tag, _ in reader.tags if tag in ("link", "img", "iframe", "object", "embed", "base", "form")]
-    assert not [found for tag, found in reader.tags if {"src", "href", "srcset", "action"} & found.keys()]
-    policy = next(found["content"] for _, found in reader.tags if found.get("http-equiv") == "Content-Security-Policy")
+    assert not [attrs for tag, attrs in reader.tags if {"src", "href", "srcset", "action"} & attrs.keys()]
+    policy = next(attrs["content"] for _, attrs in reader.tags if attrs.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and policy.startswith("default-src 'none';") and "http" not in policy
     assert not re.search(r"url\(|@import", text[: text.index("<script")])
 
@@ -168,8 +168,8 @@ def test_elements_of_a_deep_chain_have_places() -> None:
         )
         if number > 1:
             graph.add_edge(f"Q{number - 1}", f"Q{number}", key="P1", label="next", role="statement")
-    places = {(node["x"], node["y"]) for node in elements(graph)["nodes"]}
-    assert len(places) == 999
+    positions = {(node["x"], node["y"]) for node in elements(graph)["nodes"]}
+    assert len(positions) == 999
 
 
 def test_page_counts_the_same_in_header_footer_and_table(cache: WikidataCache) -> None:

@@ -59,11 +59,11 @@ def spike(cache: WikidataCache, opened: Open) -> Page:
 
 def at(page: Page, node: str) -> tuple[float, float]:
     """Where a node is in the window."""
-    place = page.value(
+    position = page.value(
         f"(() => {{ const p = cy.getElementById('{node}').renderedPosition(), b = stage.getBoundingClientRect(); "
         f"return [b.x + p.x, b.y + p.y] }})()"
     )
-    return place[0], place[1]
+    return position[0], position[1]
 
 
 def test_page_draws_every_node_in_its_colour(spike: Page) -> None:

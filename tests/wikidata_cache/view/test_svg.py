@@ -84,9 +84,9 @@ def test_part_of_a_large_graph_begins_with_the_subject_and_has_what_leads_to_it(
         graph.add_node("s", label="S", hop=0, role="subject")
         graph.add_node("o", label="O", hop=1, role="target_new")
         graph.add_edge("s", "o", key="P1", label="edit", role="edit")
-        for place in range(40):
-            graph.add_node(f"{name}{place}", label="far", hop=2)
-            graph.add_edge("o", f"{name}{place}", key="P2", label="far", role="statement")
+        for number in range(40):
+            graph.add_node(f"{name}{number}", label="far", hop=2)
+            graph.add_edge("o", f"{name}{number}", key="P2", label="far", role="statement")
         graph.add_node("near", label="near", hop=1)
         graph.add_edge("near", "s", key="P3", label="near", role="statement")
         drawing = inline_svg(graph, title="", most=10)
@@ -96,10 +96,10 @@ def test_part_of_a_large_graph_begins_with_the_subject_and_has_what_leads_to_it(
 
 def test_draw_writes_labels_heading_and_legend(cache: WikidataCache, tmp_path: Path) -> None:
     graph = cache.subgraph(SPIKE)
-    found = texts(draw(graph, tmp_path / "a.svg", title="Spike Hughes → Philadelphia").read_text())
-    assert {data["label"] for _, data in graph.nodes(data=True)} <= set(found)
-    assert {"place of birth", "subject s", "new object o*", "the edit", "Spike Hughes → Philadelphia"} <= set(found)
-    assert {"London", "old object o", "what it replaces"} <= set(found) and "Q84" not in graph
+    shown = texts(draw(graph, tmp_path / "a.svg", title="Spike Hughes → Philadelphia").read_text())
+    assert {data["label"] for _, data in graph.nodes(data=True)} <= set(shown)
+    assert {"place of birth", "subject s", "new object o*", "the edit", "Spike Hughes → Philadelphia"} <= set(shown)
+    assert {"London", "old object o", "what it replaces"} <= set(shown) and "Q84" not in graph
     assert "var(" not in (tmp_path / "a.svg").read_text()  # converters to PDF do not know it
 
 
@@ -117,31 +117,31 @@ def test_tree_draws_every_edge_once_and_no_two_boxes_or_labels_overlap(cache: Wi
         graph = cache.subgraph(
             edit, SubgraphOptions(hops=3, per_node=6, roots=("target_new", "subject", "target_true"))
         )
-        places, (width, height) = lay_out(graph)
-        assert sum(place.parent is not None for place in places) == graph.number_of_edges()
-        assert sum(not place.again for place in places) == len(graph)
+        boxes, (width, height) = lay_out(graph)
+        assert sum(box.parent is not None for box in boxes) == graph.number_of_edges()
+        assert sum(not box.again for box in boxes) == len(graph)
         columns: dict[float, list[float]] = {}
-        for place in places:
-            assert place.left > 0 and place.left + place.width < width and 0 < place.y < height
-            columns.setdefault(place.left, []).append(place.y)
+        for box in boxes:
+            assert box.left > 0 and box.left + box.width < width and 0 < box.y < height
+            columns.setdefault(box.left, []).append(box.y)
         for ys in columns.values():
             gaps = [b - a for a, b in zip(sorted(ys), sorted(ys)[1:], strict=False)]
             assert min(gaps, default=LINE) > LINE * 0.99
-        for place in places:
-            if place.parent is None:
+        for box in boxes:
+            if box.parent is None:
                 continue
-            column = [other for other in places if other.column == place.column and other.parent is not None]
-            assert place.parent.left + place.parent.width <= place.bend[0] + 1e-9
-            assert place.bend[1] <= min(other.label_x - other.edge_width / 2 for other in column)
-            assert place.label_x + place.edge_width / 2 < place.left
+            column = [other for other in boxes if other.column == box.column and other.parent is not None]
+            assert box.parent.left + box.parent.width <= box.bend[0] + 1e-9
+            assert box.bend[1] <= min(other.label_x - other.edge_width / 2 for other in column)
+            assert box.label_x + box.edge_width / 2 < box.left
 
 
 def test_tree_draws_a_statement_about_itself_again() -> None:
     graph = nx.MultiDiGraph()
     graph.add_node("Q42", label="Adams")  # no role and no hop, as in a user's own graph
     graph.add_edge("Q42", "Q42", key="P50", label="author", role="statement")
-    places, _ = lay_out(graph)
-    assert [(place.node, place.edge_text, place.again) for place in places] == [
+    boxes, _ = lay_out(graph)
+    assert [(box.node, box.edge_text, box.again) for box in boxes] == [
         ("Q42", "", False),
         ("Q42", "author", True),
     ]
