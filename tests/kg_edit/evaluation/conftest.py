@@ -53,17 +53,17 @@ class Nudge:
         return WeightPatch(factors={self.model.weight_name(1): Factors(left=left, right=torch.ones(into, 1))})
 
 
-def record(place: int, answer: str) -> Edit:
+def record(number: int, answer: str) -> Edit:
     question = Question(
-        question=f"Where does player {place} live?", answer=answer, recalled_relation=f"(Lakers, city, {answer})"
+        question=f"Where does player {number} live?", answer=answer, recalled_relation=f"(Lakers, city, {answer})"
     )
     return Edit(
-        id=f"case-{place}",
-        subject=f"Player {place}",
+        id=f"case-{number}",
+        subject=f"Player {number}",
         prompt="{} plays for the",
         target_true="Los Angeles Lakers",
         target_new="Miami Heat",
-        paraphrases=(f"The team of player {place} is",),
+        paraphrases=(f"The team of player {number} is",),
         neighborhood=("LeBron James plays for", "Dwyane Wade plays for "),
         portability=(question,),
     )
@@ -84,7 +84,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture(scope="session")
 def edits() -> tuple[Edit, ...]:
-    return tuple(record(place, city) for place, city in enumerate(CITIES))
+    return tuple(record(number, city) for number, city in enumerate(CITIES))
 
 
 @pytest.fixture

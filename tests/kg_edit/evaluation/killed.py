@@ -61,7 +61,7 @@ def found(out: Path) -> dict[str, object]:
 def main(folder: Path, kills: int) -> None:
     """Kill ``kills`` runs; a line of JSON each."""
     torch.set_num_threads(1)
-    model, edits = tiny("llama"), [record(place, city) for place, city in enumerate(CITIES[:6])]
+    model, edits = tiny("llama"), [record(number, city) for number, city in enumerate(CITIES[:6])]
 
     def run(out: Path, schedule: str) -> None:
         os.environ["KG_EDIT_CACHE"] = str(out.parent / f"cache of {out.name}")

@@ -29,8 +29,8 @@ def chat_model() -> LanguageModel:
 
 
 def settings_of(out: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((out / "run.json").read_text())
-    return found
+    settings: dict[str, object] = json.loads((out / "run.json").read_text())
+    return settings
 
 
 def test_each_case_is_asked_in_its_own_form(chat_model: LanguageModel, edits: tuple[Edit, ...]) -> None:
@@ -62,8 +62,8 @@ def test_runs_of_two_forms_never_mix(chat_model: LanguageModel, edits: tuple[Edi
         with pytest.raises(OutputError, match=r"chat:|chat_form:"):
             evaluate(method, chat_model, edits[:1], out=tmp_path / out, config=EvalConfig(chat=form))
     with pytest.raises(OutputError, match=r"chat:|records:"):
-        made = [edit.in_chat() for edit in edits[:1]]
-        evaluate(method, chat_model, made, out=tmp_path / "plain", config=EvalConfig(chat=False))
+        chat_edits = [edit.in_chat() for edit in edits[:1]]
+        evaluate(method, chat_model, chat_edits, out=tmp_path / "plain", config=EvalConfig(chat=False))
     changed = replace(chat_model, tokenizer=chatting().tokenizer)
     changed.tokenizer.chat_template = f"Be brief.{changed.tokenizer.chat_template}"
     with pytest.raises(OutputError, match="chat_form: other content"):

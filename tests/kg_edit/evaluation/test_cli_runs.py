@@ -78,8 +78,8 @@ def test_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run,
 
 
 def test_shard_without_a_record_has_not_failed(evaluate: Run) -> None:
-    found = evaluate("--limit", "1", "--shard", "1/2", "--out", "empty")
-    assert (found.code, "edits of 0 records" in " ".join(found.out.split())) == (0, True), found.err
+    result = evaluate("--limit", "1", "--shard", "1/2", "--out", "empty")
+    assert (result.code, "edits of 0 records" in " ".join(result.out.split())) == (0, True), result.err
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_wrong_address_of_a_judge_is_refused_before_the_run(evaluate: Run, place
 
 
 def test_ids_of_judged_records_get_their_labels(kg_edit: Run, place: Path) -> None:
-    asked = [{"question": "Where is the team?", "answer": "Los Angeles"}]
-    (place / "own.jsonl").write_text(json.dumps({**TRIPLET, "portability": asked}))
+    questions = [{"question": "Where is the team?", "answer": "Los Angeles"}]
+    (place / "own.jsonl").write_text(json.dumps({**TRIPLET, "portability": questions}))
     options = ("--dataset", "edits", "--data", "own.jsonl", "--graph", "graph.tsv", "--judge", "http://127.0.0.1:9/v1")
     run = kg_edit("evaluate", *options, "--method", "glame", "--model", "nowhere/", "--out", "out")
     assert (run.code, "nowhere/" in run.err, "no label" in run.err) == (2, True, False), run.err
@@ -205,8 +205,8 @@ def test_ceilings_need_questions(evaluate: Run, place: Path) -> None:
 
 @pytest.mark.slow
 def test_skipped_records_are_not_scored(evaluate: Run, place: Path) -> None:
-    found = evaluate("--skip", "2", "--limit", "1", "--out", "out")
-    assert found.code == 0, found.err
+    result = evaluate("--skip", "2", "--limit", "1", "--out", "out")
+    assert result.code == 0, result.err
     scored = [json.loads(line)["id"] for line in (place / "out" / "records.jsonl").read_text().splitlines()]
     assert set(scored) == {"2"}
     assert json.loads((place / "out" / "summary.json").read_text())["peak_memory"] > 1e8
@@ -229,39 +229,39 @@ def test_limit_and_skip_share_no_record(wrong: int, place: Path) -> None:
     rows = [row(number, city) for number, city in enumerate(CITIES[:4])]
     rows[wrong] = {"case_id": wrong}
     (place / "data.json").write_text(json.dumps(rows))
-    found = []
+    ids = []
     for part in ({"limit": 2}, {"skip": 2}):
-        asked = Evaluation(data=place / "data.json", dataset="counterfact", keep_going=True, **part)
-        content = asked.read()
-        found += [record.id for record in content.records[asked.span(content)]]
-    assert found == [str(number) for number in range(4) if number != wrong]
+        evaluation = Evaluation(data=place / "data.json", dataset="counterfact", keep_going=True, **part)
+        content = evaluation.read()
+        ids += [record.id for record in content.records[evaluation.span(content)]]
+    assert ids == [str(number) for number in range(4) if number != wrong]
 
 
 def test_skip_and_faults_of_a_table_count_rows(place: Path) -> None:
     """A table's first row is in its second line; a fault names the line."""
     rows = ["subject,prompt,target_new", "Ann,{} is", *(f"{name},{{}} lives in,Rome" for name in ("Bo", "Cy", "Di"))]
     (place / "own.csv").write_text("\n".join(rows))
-    asked = Evaluation(data=place / "own.csv", dataset="edits", skip=1, limit=2)
-    content = asked.read()
-    assert [record.id for record in content.records[asked.span(content)]] == ["row-2", "row-3"]
+    evaluation = Evaluation(data=place / "own.csv", dataset="edits", skip=1, limit=2)
+    content = evaluation.read()
+    assert [record.id for record in content.records[evaluation.span(content)]] == ["row-2", "row-3"]
     assert [finding.message[:7] for finding in lint(content)] == ["line 2,"]
     with pytest.raises(EditFileError, match=r"own\.csv, line 2, found 2 cells"):
-        replace(asked, skip=0, limit=1).read()
+        replace(evaluation, skip=0, limit=1).read()
 
 
 def test_skip_beyond_the_known_records_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:4])]))
-    asked = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=2)
-    content = asked.read()
-    known = KnownOnly(tuple(content.records[:2]), 2, 4)
-    monkeypatch.setattr(known_only, "known_only", lambda *_, **__: known)
+    evaluation = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=2)
+    content = evaluation.read()
+    selected = KnownOnly(tuple(content.records[:2]), 2, 4)
+    monkeypatch.setattr(known_only, "known_only", lambda *_, **__: selected)
     with pytest.raises(ConfigError, match="--skip 2 leaves none of the 2 records that --known-only leaves; skip fewer"):
-        asked._known(tiny("llama"), content)
+        evaluation._known(tiny("llama"), content)
 
 
 def test_limit_asks_no_more_records_than_it_needs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:4])]))
-    asked = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=1, limit=2)
+    evaluation = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=1, limit=2)
     most = list[int]()
 
     def known(_: object, records: tuple[BenchmarkRecord, ...], **options: object) -> KnownOnly:
@@ -269,7 +269,7 @@ def test_limit_asks_no_more_records_than_it_needs(place: Path, monkeypatch: pyte
         return KnownOnly(records, 4, 4)
 
     monkeypatch.setattr(known_only, "known_only", known)
-    asked._known(tiny("llama"), asked.read())
+    evaluation._known(tiny("llama"), evaluation.read())
     assert most == [3]
 
 
@@ -279,20 +279,20 @@ def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(
     """By `kg-edit edit` and `evaluate`."""
     edit = {"prompt": "Where is Paris?", "target_text": "Paris is the capital of France.\nThe fox jumps there."}
     (place / "texts.jsonl").write_text(json.dumps(edit))
-    asked = ("--data", "texts.jsonl", "--dataset", "edits")
-    for command in (("edit", "texts.jsonl", "--out", "e"), ("evaluate", *asked, "--out", "e")):
+    data = ("--data", "texts.jsonl", "--dataset", "edits")
+    for command in (("edit", "texts.jsonl", "--out", "e"), ("evaluate", *data, "--out", "e")):
         refused = kg_edit(*command, "--model", "nowhere/", "--method", "rome")
         assert (
             refused.code == 2
             and "rome does not make unstructured edits, such as 'row-1'; methods that do: " in refused.err
         )
     tuned = ("--method", "ft-m", "--set", "steps=3", "--model", tiny_folder)
-    run = kg_edit("evaluate", *asked, *tuned, "--out", "scores")
+    run = kg_edit("evaluate", *data, *tuned, "--out", "scores")
     assert run.code == 0, run.err
     edited = json.loads((place / "scores" / "summary.json").read_text())["edited"]
     assert all(edited[f"unstructured.{name}.greedy"]["mean"] is not None for name in ("rouge_l", "hidden_cosine"))
-    made = kg_edit("edit", "texts.jsonl", *tuned, "--no-locality-check", "--out", "made")
-    assert made.code == 0, made.err
+    edit_run = kg_edit("edit", "texts.jsonl", *tuned, "--no-locality-check", "--out", "made")
+    assert edit_run.code == 0, edit_run.err
     assert "Where is Paris?" in (place / "made" / "report.md").read_text()
 
 
@@ -300,9 +300,9 @@ def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(
 def test_chat_form_is_named_where_a_chat_model_generates_nothing(kg_edit: Run, place: Path) -> None:
     text = {"prompt": "What is the capital of France?", "target_text": "Lyon is the capital of France."}
     (place / "texts.jsonl").write_text(json.dumps(text))
-    asked = ("evaluate", "--dataset", "edits", "--data", "texts.jsonl", "--method", "rag")
-    plain = kg_edit(*asked, "--out", "plain")
-    chat = kg_edit(*asked, "--edit-chat", "--chat", "--out", "chat")
+    command = ("evaluate", "--dataset", "edits", "--data", "texts.jsonl", "--method", "rag")
+    plain = kg_edit(*command, "--out", "plain")
+    chat = kg_edit(*command, "--edit-chat", "--chat", "--out", "chat")
     assert (plain.code, chat.code) == (0, 0), plain.err + chat.err
     assert "--edit-chat --chat edits and asks in chat form" in plain.err
     assert "in chat form" not in chat.err
@@ -315,8 +315,8 @@ def test_own_edit_succeeds_in_evaluate_if_it_does_in_edit(kg_edit: Run, place: P
         "subject,prompt,target_true,target_new\nGoogle,{} was founded by,Larry Page,Ada Lovelace\n"
     )
     method = ("--method", "rome", "--preset", "fast")
-    made = kg_edit("edit", "own.csv", *method, "--no-locality-check", "--out", "made")
+    edit_run = kg_edit("edit", "own.csv", *method, "--no-locality-check", "--out", "made")
     scored = kg_edit("evaluate", "--dataset", "edits", "--data", "own.csv", *method, "--out", "scored")
-    assert (made.code, scored.code) == (0, 0), made.err + scored.err
+    assert (edit_run.code, scored.code) == (0, 0), edit_run.err + scored.err
     edited = json.loads((place / "scored" / "summary.json").read_text())["edited"]
-    assert "1 of 1 edits succeeded" in made.out and edited["efficacy.greedy"]["mean"] == 1
+    assert "1 of 1 edits succeeded" in edit_run.out and edited["efficacy.greedy"]["mean"] == 1

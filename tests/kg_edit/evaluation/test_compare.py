@@ -46,31 +46,31 @@ def run(tmp_path: Path) -> Run:
             "protocol": 1,
             "question_form_sha256": "q",
             "data": {"dataset": "counterfact-plus", "sha256": "d"},
-            "ids": [f"case-{place}" for place in range(records)],
+            "ids": [f"case-{number}" for number in range(records)],
             "ceilings": False,
             "seed": 0,
             "kg_edit": "1",
         }
         (folder / "run.json").write_text(json.dumps(written | settings))
-        written = [line for place in range(records) for line in record(place, seed)][:lines]
+        written = [line for number in range(records) for line in record(number, seed)][:lines]
         (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
         return folder
 
     return write
 
 
-def record(place: int, seed: int) -> list[dict[str, Any]]:
+def record(number: int, seed: int) -> list[dict[str, Any]]:
     """The phases of a record: before the edit the same for every seed, after it almost."""
-    shared = {"id": f"case-{place}", "sha256": f"s{place}"}
+    shared = {"id": f"case-{number}", "sha256": f"s{number}"}
     return [
-        {**shared, "phase": "base", "sections": {"base": section("base", place, 0)}},
+        {**shared, "phase": "base", "sections": {"base": section("base", number, 0)}},
         {**shared, "phase": "edit", "seconds": 1.0},
-        {**shared, "phase": "edited", "sections": {"edited": section("edited", place, seed)}},
+        {**shared, "phase": "edited", "sections": {"edited": section("edited", number, seed)}},
     ]
 
 
-def section(name: str, place: int, seed: int) -> dict[str, Any]:
-    rng, other = np.random.default_rng(place), np.random.default_rng([place, seed])
+def section(name: str, number: int, seed: int) -> dict[str, Any]:
+    rng, other = np.random.default_rng(number), np.random.default_rng([number, seed])
     right = [float(draw < rate) for draw, rate in zip(rng.uniform(size=4), RATES[name], strict=True)]
     if other.uniform() < 0.1:  # one of ten records comes out otherwise with another seed
         right[int(other.integers(4))] = float(other.integers(2))
@@ -102,17 +102,17 @@ def test_long_comparison_tells_how_far_it_is(
 
 
 def test_two_seeds_of_one_method_do_not_differ(run: Run) -> None:
-    found = compare([run("first", seed=1), run("second", seed=2)])
-    assert [row.metric for row in found.rows] == [*METRICS, "editing_score"]
-    assert not any(row.differences["second"].is_found for row in found.rows)
-    assert any(row.differences["second"].mean for row in found.rows)
-    assert all(row.n == RECORDS for row in found.rows)
+    comparison = compare([run("first", seed=1), run("second", seed=2)])
+    assert [row.metric for row in comparison.rows] == [*METRICS, "editing_score"]
+    assert not any(row.differences["second"].is_found for row in comparison.rows)
+    assert any(row.differences["second"].mean for row in comparison.rows)
+    assert all(row.n == RECORDS for row in comparison.rows)
 
 
 def test_edited_model_differs_from_the_unedited_one(run: Run) -> None:
-    found = compare([run("first", seed=1)])
-    assert found.sides == ("unedited", "first")
-    by_name = {row.metric: row.differences["first"] for row in found.rows}
+    comparison = compare([run("first", seed=1)])
+    assert comparison.sides == ("unedited", "first")
+    by_name = {row.metric: row.differences["first"] for row in comparison.rows}
     assert by_name["efficacy.prob"].is_found
     assert by_name["editing_score"].is_found
     assert by_name["portability.nll"].is_found
@@ -170,12 +170,12 @@ def test_note_says_when_the_models_have_different_edits(run: Run) -> None:
 
 def test_single_edits_are_compared_with_edits_together(run: Run) -> None:
     alone = run("alone", seed=1)
-    found = compare([alone, run("batch", seed=2, schedule="batch:100")])
-    assert found.schedule is None
+    result = compare([alone, run("batch", seed=2, schedule="batch:100")])
+    assert result.schedule is None
     line = "alone (each record edited alone), batch (after all 60 edits of the batch)."
-    assert line in found.schedules_line and line in latex(found)
-    assert markdown(found).startswith("Different schedules: alone")
-    assert any("too narrow" in note for note in found.notes) and not any("different edits" in n for n in found.notes)
+    assert line in result.schedules_line and line in latex(result)
+    assert markdown(result).startswith("Different schedules: alone")
+    assert any("too narrow" in note for note in result.notes) and not any("different edits" in n for n in result.notes)
     same = compare([alone, run("third", seed=3)])
     assert (same.schedule, same.schedules_line) == ("single", "") and not any("narrow" in note for note in same.notes)
 
@@ -214,23 +214,23 @@ def test_runs_without_a_common_metric_are_not_compared(run: Run) -> None:
 
 
 def test_name_of_a_folder_is_whole_in_every_table(run: Run) -> None:
-    found = compare([run("rome[red]", seed=1), run("a|b\\c", seed=2)])
+    comparison = compare([run("rome[red]", seed=1), run("a|b\\c", seed=2)])
     console = Console(file=io.StringIO(), record=True, width=120)
-    console.print(rich_comparison(found))
+    console.print(rich_comparison(comparison))
     text = console.export_text()
     assert "- rome[red]" in text.splitlines()[0] and "Differences to rome[red] are paired" in " ".join(text.split())
-    header, ruler = markdown(found).splitlines()[:2]
+    header, ruler = markdown(comparison).splitlines()[:2]
     assert len(re.findall(r"(?<!\\)\|", header)) == ruler.count("|")
-    assert "a$|$b\\textbackslash{}c & " in latex(found)
+    assert "a$|$b\\textbackslash{}c & " in latex(comparison)
 
 
 def test_name_of_a_folder_is_whole_in_the_picture(run: Run, tmp_path: Path) -> None:
-    found = compare([run("$\\frac$", seed=1), run("_rome", seed=2), run("a$b$c", seed=3)])
-    drawn = write_comparison(found, tmp_path / "picture.svg").read_text()
+    comparison = compare([run("$\\frac$", seed=1), run("_rome", seed=2), run("a$b$c", seed=3)])
+    drawn = write_comparison(comparison, tmp_path / "picture.svg").read_text()
     assert all(name in drawn for name in ("difference to $\\frac$", "_rome<", "a$b$c<"))
-    group = found.rows[0].model_copy(update={"metric": "locality.a$^$b.greedy"})
-    own = write_comparison(found.model_copy(update={"rows": (group,)}), tmp_path / "own.svg").read_text()
-    assert "locality.a$^$b.greedy" in own, "the group of a user's own probes"
+    group = comparison.rows[0].model_copy(update={"metric": "locality.a$^$b.greedy"})
+    svg = write_comparison(comparison.model_copy(update={"rows": (group,)}), tmp_path / "own.svg").read_text()
+    assert "locality.a$^$b.greedy" in svg, "the group of a user's own probes"
 
 
 def test_difference_is_that_of_the_means(run: Run) -> None:
@@ -239,12 +239,12 @@ def test_difference_is_that_of_the_means(run: Run) -> None:
     failed = {**json.loads(lines[2]), "error": "ModelError: broken"}
     del failed["sections"]
     (second / "records.jsonl").write_text("\n".join([*lines[:2], json.dumps(failed), *lines[3:]]) + "\n")
-    found = compare([first, second], metrics=["portability.nll", "editing_score"])
-    for row in found.rows:
+    comparison = compare([first, second], metrics=["portability.nll", "editing_score"])
+    for row in comparison.rows:
         assert row.n == RECORDS - 1
         means = [row.means[side].mean or 0.0 for side in ("first", "second")]
         assert row.differences["second"].mean == pytest.approx(means[1] - means[0])
-    assert "second: rome broke the model of 1, whose shares count as 0" in found.notes
+    assert "second: rome broke the model of 1, whose shares count as 0" in comparison.notes
 
 
 def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
@@ -253,10 +253,10 @@ def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
     for line in lines[2 : 3 * 40 : 3]:  # 40 records as edited
         line["sections"]["edited"]["scores"]["paraphrase.prob"] = None
     (second / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = compare([first, second])
-    n = {row.metric: row.n for row in found.rows}
+    comparison = compare([first, second])
+    n = {row.metric: row.n for row in comparison.rows}
     assert (n["efficacy.prob"], n["paraphrase.prob"], n["editing_score"]) == (RECORDS, 20, 20)
-    assert r"efficacy.prob $\uparrow$ & paraphrase.prob $\uparrow$ (n = 20) \\" in latex(found)
+    assert r"efficacy.prob $\uparrow$ & paraphrase.prob $\uparrow$ (n = 20) \\" in latex(comparison)
 
 
 @pytest.mark.parametrize(
@@ -282,13 +282,13 @@ def test_model_is_identified_by_its_content(run: Run) -> None:
 
 
 def test_caption_says_what_could_have_been_found(run: Run) -> None:
-    found = compare([run("first", seed=1), run("second", seed=2)])
-    widths = {row.metric: row.differences["second"] for row in found.rows}
+    comparison = compare([run("first", seed=1), run("second", seed=2)])
+    widths = {row.metric: row.differences["second"] for row in comparison.rows}
     sentence = r"With 60 records a true difference of ([\d.]+) in (\S+), the least certain"
-    smallest, share = re.search(sentence, caption(found)).groups()  # type: ignore[union-attr]
-    own = widths[share]
-    assert own.ci95_low is not None and own.ci95_high is not None
-    assert float(smallest) == pytest.approx(1.43 * (own.ci95_high - own.ci95_low) / 2, abs=1e-3)
+    smallest, share = re.search(sentence, caption(comparison)).groups()  # type: ignore[union-attr]
+    difference = widths[share]
+    assert difference.ci95_low is not None and difference.ci95_high is not None
+    assert float(smallest) == pytest.approx(1.43 * (difference.ci95_high - difference.ci95_low) / 2, abs=1e-3)
     assert "least certain" not in caption(compare([run("third", seed=1), run("fourth", seed=1)])), (
         "no difference at all"
     )
@@ -305,9 +305,9 @@ def test_other_records_are_refused_or_left_out(run: Run) -> None:
     folders = [run("first", seed=1), run("second", seed=2, records=40)]
     with pytest.raises(OutputError, match=r"20 of the first \('case-40', …\) are not in the second; .*--common"):
         compare(folders)
-    found = compare(folders, common=True)
-    assert found.records == 40
-    assert "only the 40 records that all runs have (first has 60, second has 40)" in found.notes
+    comparison = compare(folders, common=True)
+    assert comparison.records == 40
+    assert "only the 40 records that all runs have (first has 60, second has 40)" in comparison.notes
     nothing = run("third", seed=1, records=0)
     with pytest.raises(OutputError, match="share no record"):
         compare([folders[0], nothing], common=True)
@@ -348,8 +348,8 @@ def test_wrong_use_is_named(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_table_has_every_format(run: Run, tmp_path: Path) -> None:
-    found = compare([run("a_b", seed=1), run("second", seed=2)], against="unedited")
-    text = markdown(found)
+    comparison = compare([run("a_b", seed=1), run("second", seed=2)], against="unedited")
+    text = markdown(comparison)
     header, _, first, *_ = text.splitlines()
     assert header == "| metric | n | unedited | a_b | second | a_b - unedited | p | second - unedited | p |"
     assert first.startswith("| efficacy.prob ↑ | 60 | 0.")
@@ -357,31 +357,31 @@ def test_table_has_every_format(run: Run, tmp_path: Path) -> None:
     assert "| <.001 |" in first
     assert "McNemar" in text
     for ending in ("md", "tex", "csv", "json", "png", "svg"):
-        assert write_comparison(found, tmp_path / f"out.{ending}").stat().st_size > 500
+        assert write_comparison(comparison, tmp_path / f"out.{ending}").stat().st_size > 500
     assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["metric"] == "efficacy.prob"
     before = (tmp_path / "out.svg").read_bytes()
-    write_comparison(found, tmp_path / "out.svg")
+    write_comparison(comparison, tmp_path / "out.svg")
     assert (tmp_path / "out.svg").read_bytes() == before
     with pytest.raises(ConfigError, match=r"expected a file name that ends in \.md"):
-        write_comparison(found, tmp_path / "out.docx")
+        write_comparison(comparison, tmp_path / "out.docx")
 
 
 def test_table_names_the_runs_and_the_better_direction(run: Run) -> None:
-    found = compare([run("first", seed=1), run("second", seed=2)])
-    assert (found.model, found.data, found.schedule) == ("tiny", "counterfact-plus", "single")
-    text = markdown(found)
+    comparison = compare([run("first", seed=1), run("second", seed=2)])
+    assert (comparison.model, comparison.data, comparison.schedule) == ("tiny", "counterfact-plus", "single")
+    text = markdown(comparison)
     assert "60 records of counterfact-plus on tiny under the schedule single. ↑: higher is better, ↓: lower." in text
     assert "| efficacy.prob ↑ |" in text and "| portability.nll ↓ |" in text
 
 
 def test_latex_table_has_a_row_for_each_run_and_a_column_for_each_metric(run: Run) -> None:
     folders = [run("a_b", seed=1), run("second", seed=2)]
-    found = compare(folders, metrics=["portability.nll", "efficacy.prob"], against="unedited")
-    header, *rows = [line for line in latex(found).splitlines() if line.endswith(r" \\")]
+    result = compare(folders, metrics=["portability.nll", "efficacy.prob"], against="unedited")
+    header, *rows = [line for line in latex(result).splitlines() if line.endswith(r" \\")]
     assert header == r" & portability.nll $\downarrow$ & efficacy.prob $\uparrow$ \\"
     assert [row.split(" & ")[0] for row in rows] == ["unedited", r"a\_b", "second"]
-    low, high = found.rows[0].means["second"].ci95_low, found.rows[0].means["second"].ci95_high
-    assert rf"& \textbf{{{found.rows[0].means['second'].mean:.3f}}} {{\scriptsize [{low:.3f}, {high:.3f}]}}" in rows[2]
+    low, high = result.rows[0].means["second"].ci95_low, result.rows[0].means["second"].ci95_high
+    assert rf"& \textbf{{{result.rows[0].means['second'].mean:.3f}}} {{\scriptsize [{low:.3f}, {high:.3f}]}}" in rows[2]
     assert "textbf" not in rows[0]
     # Six metrics, of which as many as fit are beside each other; a run's name takes room too
     for name, columns in (("third", "rrr"), ("a-name-of-26-characters-ab", "rr")):
@@ -392,18 +392,18 @@ def test_latex_table_has_a_row_for_each_run_and_a_column_for_each_metric(run: Ru
 
 def test_several_runs_are_shown_beside_the_unedited_model_which_is_not_tested(run: Run, tmp_path: Path) -> None:
     folders = [run("first", seed=1), run("second", seed=2)]
-    found = compare(folders, metrics=["efficacy.prob"])
+    result = compare(folders, metrics=["efficacy.prob"])
     alone = compare(folders, metrics=["efficacy.prob"], against="unedited")
-    assert found.sides == ("first", "second") and found.shown == alone.sides == ("unedited", "first", "second")
-    assert found.rows[0].means == alone.rows[0].means
-    assert list(found.rows[0].differences) == ["second"]
-    assert markdown(found).startswith("| metric | n | unedited | first | second | second - first | p |")
-    with write_comparison(found, tmp_path / "out.csv").open(encoding="utf-8") as file:
+    assert result.sides == ("first", "second") and result.shown == alone.sides == ("unedited", "first", "second")
+    assert result.rows[0].means == alone.rows[0].means
+    assert list(result.rows[0].differences) == ["second"]
+    assert markdown(result).startswith("| metric | n | unedited | first | second | second - first | p |")
+    with write_comparison(result, tmp_path / "out.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["side"] for row in rows] == ["unedited", "first", "second"]
     assert [row["difference"] for row in rows[:2]] == ["", ""] and float(rows[2]["p"]) > 0
-    assert found.to_frame().to_dict("records")[2]["mean"] == float(rows[2]["mean"])
-    assert repr(found).startswith("Comparison(first, second: ") and "<td>efficacy.prob</td>" in found._repr_html_()
+    assert result.to_frame().to_dict("records")[2]["mean"] == float(rows[2]["mean"])
+    assert repr(result).startswith("Comparison(first, second: ") and "<td>efficacy.prob</td>" in result._repr_html_()
 
 
 def test_metric_without_the_unedited_model_has_no_cell_for_it(run: Run) -> None:
@@ -412,29 +412,29 @@ def test_metric_without_the_unedited_model_has_no_cell_for_it(run: Run) -> None:
         lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
         lines[0]["sections"]["base"]["scores"]["efficacy.prob"] = None
         (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = compare(folders, metrics=["efficacy.prob", "paraphrase.prob"])
-    assert [("unedited" in row.means, row.n) for row in found.rows] == [(False, RECORDS), (True, RECORDS)]
-    assert f"| efficacy.prob ↑ | {RECORDS} |  | " in markdown(found)
+    comparison = compare(folders, metrics=["efficacy.prob", "paraphrase.prob"])
+    assert [("unedited" in row.means, row.n) for row in comparison.rows] == [(False, RECORDS), (True, RECORDS)]
+    assert f"| efficacy.prob ↑ | {RECORDS} |  | " in markdown(comparison)
 
 
 def test_terminals_table_fits_80_columns_without_broken_words(run: Run) -> None:
     names = ("ripples-smollm2-rome", "ripples-smollm2-glame-plus", "third")
-    found = compare([run(name, seed=seed) for seed, name in enumerate(names)])
+    comparison = compare([run(name, seed=seed) for seed, name in enumerate(names)])
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(rich_comparison(found))
+    console.print(rich_comparison(comparison))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
-    (metric,) = [place for place, line in enumerate(lines) if line.startswith("efficacy.prob ↑")]
+    (metric,) = [index for index, line in enumerate(lines) if line.startswith("efficacy.prob ↑")]
     assert "n=60" in lines[metric]
     assert [line.split()[0] for line in lines[metric + 1 : metric + 5]] == ["unedited", *names]
     assert lines[metric + 3].count("[") == 1 and "…" not in "".join(lines)
 
 
 def test_one_record_has_no_interval(run: Run, tmp_path: Path) -> None:
-    found = compare([run("first", seed=1, records=1), run("second", seed=2, records=1)])
-    assert {row[end] for row in found.table for end in ("ci95_low", "difference_low", "difference_high")} == {None}
-    assert write_comparison(found, tmp_path / "table.png").stat().st_size > 0
-    assert "[" not in latex(found)
-    text = markdown(found)
+    comparison = compare([run("first", seed=1, records=1), run("second", seed=2, records=1)])
+    assert {row[end] for row in comparison.table for end in ("ci95_low", "difference_low", "difference_high")} == {None}
+    assert write_comparison(comparison, tmp_path / "table.png").stat().st_size > 0
+    assert "[" not in latex(comparison)
+    text = markdown(comparison)
     assert "[" not in "".join(line for line in text.splitlines() if line.startswith("| efficacy.prob"))
     assert "1 record of counterfact-plus" in text

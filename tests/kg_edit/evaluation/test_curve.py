@@ -69,12 +69,12 @@ def test_record_that_even_the_unedited_model_fails_on_is_in_no_point() -> None:
 
 def test_model_that_its_edits_broke_has_rates_of_0_and_no_perplexity() -> None:
     names = ("retention.TRR", "retention.TRR.perplexity")
-    known = [
+    points = [
         Point(sequence=sequence, edits=edits, scores=dict(zip(names, values, strict=True)))
         for sequence, edits, values in ((0, 0, (1.0, 5.0)), (1, 0, (0.5, 7.0)), (0, 2, (1.0, 6.0)))
     ]
     broken = Point(sequence=1, edits=2, scores={}, error="ModelError: not finite")
     plan = CurvePlan.of(Schedule.parse("sequential:2"), every=2)
-    before, last = curve([("a", "b"), ("c", "d")], RECORDS, [*known, broken], plan=plan, seed=0)
+    before, last = curve([("a", "b"), ("c", "d")], RECORDS, [*points, broken], plan=plan, seed=0)
     assert before.retention == dict(zip(names, (0.75, 6.0), strict=True)) and before.general == {}
     assert last.retention == dict(zip(names, (0.5, None), strict=True)) and last.general_failed == 1

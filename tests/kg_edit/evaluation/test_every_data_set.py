@@ -86,8 +86,8 @@ RIPPLES_LOSSES: dict[str, Sequence[Sequence[Asked]]] = {
 
 
 def zsre_losses(target: str) -> dict[str, Sequence[Sequence[Asked]]]:
-    asked = {"efficacy": "Who is Claire Clairmont's sister?", "paraphrase": "Who's Claire Clairmont's sister?"}
-    return {f"{group}.nll": [[(prompt, target)]] for group, prompt in asked.items()}
+    prompts = {"efficacy": "Who is Claire Clairmont's sister?", "paraphrase": "Who's Claire Clairmont's sister?"}
+    return {f"{group}.nll": [[(prompt, target)]] for group, prompt in prompts.items()}
 
 
 def both(**scores: tuple[float | None, float | None]) -> dict[str, tuple[float | None, float | None]]:
@@ -257,8 +257,8 @@ RUNS = (
         },
         losses={
             **MQUAKE_LOSSES,
-            "efficacy.nll": [[(f"What of {one}?", f"{one} saw the fox.") for one in ("Misery", "Richard Dawkins")]],
-            "triple.nll": [[(f"{one} saw", "the fox") for one in ("Misery", "Richard Dawkins")]],
+            "efficacy.nll": [[(f"What of {name}?", f"{name} saw the fox.") for name in ("Misery", "Richard Dawkins")]],
+            "triple.nll": [[(f"{name} saw", "the fox") for name in ("Misery", "Richard Dawkins")]],
         },
     ),
     Expected("entity-inferences", ("Italy", "Australia"), {"efficacy.greedy": UP, "inference.choice": UP}),
@@ -326,10 +326,10 @@ def test_run_on_each_data_set(run: Expected, tmp_path: Path) -> None:
     assert {*run.scores, *run.leads, *run.losses, *run.perplexities, *run.chosen} <= metrics
     with method.update(records[0].edits).applied(model):
         edited = plain(run, model)
-    for place, (section, losses) in enumerate(((summary.base, plain(run, model)), (summary.edited, edited))):
-        found = {name: section[name].mean if name in section else None for name in metrics}
-        expected = {name: run.scores[name][place] if name in run.scores else losses.get(name) for name in metrics}
-        assert found == {
+    for index, (section, losses) in enumerate(((summary.base, plain(run, model)), (summary.edited, edited))):
+        means = {name: section[name].mean if name in section else None for name in metrics}
+        expected = {name: run.scores[name][index] if name in run.scores else losses.get(name) for name in metrics}
+        assert means == {
             name: None if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)
             for name, value in expected.items()
         }
@@ -350,10 +350,10 @@ def test_own_row_with_categories_has_the_scores_of_knowedit(tmp_path: Path) -> N
         model, records = parrot("France", "Franche-Comté"), find_dataset(name)(written(tmp_path, row))
         summary = evaluate(Lesson(model, NudgeConfig()), model, records, out=tmp_path / name)
         scores[name] = {
-            (section, metric): one.mean
-            for section, found in summary.sections.items()
-            for metric, one in found.items()
-            if one.mean is not None
+            (section, metric): estimate.mean
+            for section, estimates in summary.sections.items()
+            for metric, estimate in estimates.items()
+            if estimate.mean is not None
         }
     assert scores["edits"] == pytest.approx(scores["knowedit"], rel=1e-4)
     assert {("edited", f"portability.{name}.greedy") for name in ("Reasoning", "one_hop")} <= scores["edits"].keys()

@@ -57,13 +57,13 @@ def test_text_on_which_the_unedited_model_has_no_perplexity_ends_the_run(
 def test_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "records.jsonl"
     append_lines(file, ["first"])
-    whole = io.FileIO.write
+    full_write = io.FileIO.write
 
     class Filling(io.FileIO):
         def write(self, data: Any, /) -> int:
             if len(data) < 5:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return whole(self, bytes(data)[:-4])
+            return full_write(self, bytes(data)[:-4])
 
     monkeypatch.setattr(Path, "open", lambda self, *_, **__: Filling(self, "a"))
     with pytest.raises(
@@ -96,11 +96,11 @@ def test_hard_records_fail_alone(edits: tuple[Edit, ...], tmp_path: Path) -> Non
     merged = edits[1].model_copy(update={"prompt": "{} plays for the \n", "paraphrases": ()})
     absent = edits[2].model_copy(update={"prompt": "He plays for the"})
     summary = evaluate(method, model, [edits[0], merged, absent, edits[3]], out=tmp_path)
-    found = {record["id"]: record["error"] for record in lines(tmp_path)}
+    errors = {record["id"]: record["error"] for record in lines(tmp_path)}
     assert summary.n == 4
-    assert summary.provenance["failed"] == sum(error is not None for error in found.values()) >= 1
-    assert (found["case-0"], found["case-3"]) == (None, None)
-    assert found["case-2"].startswith("PromptError: the prompt 'He plays for the' has no {}")
+    assert summary.provenance["failed"] == sum(error is not None for error in errors.values()) >= 1
+    assert (errors["case-0"], errors["case-3"]) == (None, None)
+    assert errors["case-2"].startswith("PromptError: the prompt 'He plays for the' has no {}")
 
 
 @pytest.mark.slow
@@ -175,8 +175,8 @@ def test_commit_is_that_of_the_checkout_that_tracks_the_code(tmp_path: Path) -> 
     assert commit(tmp_path) is None
     import kg_edit
 
-    found = commit(Path(kg_edit.__file__).parent)
-    assert found is None or len(found.removesuffix("-dirty")) == 40
+    revision = commit(Path(kg_edit.__file__).parent)
+    assert revision is None or len(revision.removesuffix("-dirty")) == 40
 
 
 @pytest.mark.slow

@@ -113,21 +113,21 @@ def test_before_and_after_are_compared_on_the_same_documents() -> None:
     before = {"t.acc": DocumentScores(value=1.0, documents=(1.0,) * 4), "t.ppl": DocumentScores(value=9.0)}
     one = {"t.acc": DocumentScores(value=0.75, documents=(0.0, 1.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=10.0)}
     two = {"t.acc": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=12.0)}
-    found = changes([(before, one), (before, two)], seed=0)
-    assert (found["t.acc"].n, found["t.acc"].before.mean, found["t.acc"].after.mean) == (4, 1.0, 0.625)
-    difference = found["t.acc"].difference
+    tasks = changes([(before, one), (before, two)], seed=0)
+    assert (tasks["t.acc"].n, tasks["t.acc"].before.mean, tasks["t.acc"].after.mean) == (4, 1.0, 0.625)
+    difference = tasks["t.acc"].difference
     assert difference is not None and difference.mean == -0.375
     assert difference.ci95_low <= -0.375 <= difference.ci95_high <= 0
-    assert (found["t.ppl"].after.mean, found["t.ppl"].difference, found["t.ppl"].after.ci95_low) == (11.0, None, None)
+    assert (tasks["t.ppl"].after.mean, tasks["t.ppl"].difference, tasks["t.ppl"].after.ci95_low) == (11.0, None, None)
     assert changes([], seed=0) == {}
 
 
 def test_broken_model_counts_as_wrong() -> None:
     before = {"t.acc": DocumentScores(value=1.0, documents=(1.0,) * 4), "t.ppl": DocumentScores(value=9.0)}
-    one = {"t.acc": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=10.0)}
-    found = changes([(before, {}), (before, one)], seed=0)
-    assert (found["t.acc"].failed, found["t.acc"].after.mean, found["t.acc"].n) == (1, 0.25, 4)
-    assert (found["t.ppl"].failed, found["t.ppl"].before.mean, found["t.ppl"].after.mean) == (1, 9.0, None)
+    scores = {"t.acc": DocumentScores(value=0.5, documents=(0.0, 0.0, 1.0, 1.0)), "t.ppl": DocumentScores(value=10.0)}
+    tasks = changes([(before, {}), (before, scores)], seed=0)
+    assert (tasks["t.acc"].failed, tasks["t.acc"].after.mean, tasks["t.acc"].n) == (1, 0.25, 4)
+    assert (tasks["t.ppl"].failed, tasks["t.ppl"].before.mean, tasks["t.ppl"].after.mean) == (1, 9.0, None)
     alone = changes([(before, {})], seed=0)
     assert alone["t.acc"].after.mean == 0 and alone["t.ppl"].after.mean is None
 
@@ -180,36 +180,36 @@ def test_task_that_is_written_is_asked_of_the_edited_model(
     (documented,) = [part for part in DOCS.read_text(encoding="utf-8").split("```") if "task: conll03" in part]
     monkeypatch.chdir(tmp_path)
     Path("conll03.yaml").write_text(documented, encoding="utf-8")
-    asked = [f"Player {number} lives in Rome." for number in range(4)]
-    prompts = [f"Sentence: {one}\nNames of persons, places and organisations:" for one in asked]
+    sentences = [f"Player {number} lives in Rome." for number in range(4)]
+    prompts = [f"Sentence: {s}\nNames of persons, places and organisations:" for s in sentences]
     method = find_method("locft").on(model, settings={"steps": 6, "layer": 1})
     with method.edit([record(0, "Paris")]).applied(model) as edited:
         written = [text.partition("\n")[0].strip() for text in continuations(edited, prompts, limits=(64,) * 4)]
         assert all(written)
-        rows = [{"sentence": one, "entities": [name]} for one, name in zip(asked, [*written[:3], "none"], strict=True)]
+        rows = [{"sentence": s, "entities": [name]} for s, name in zip(sentences, [*written[:3], "none"], strict=True)]
         Path("conll03.json").write_text(json.dumps(rows), encoding="utf-8")
         tasks, name = GeneralTasks.open(["conll03.yaml"]), "general.conll03.exact_match"
-        found = tasks.scores(edited, edited=True)
-    assert found[name].documents == (1.0, 1.0, 1.0, 0.0)
+        scores = tasks.scores(edited, edited=True)
+    assert scores[name].documents == (1.0, 1.0, 1.0, 0.0)
     assert tasks.scores(model, edited=False)[name].documents == (0.0,) * 4, "the model without the edit writes others"
 
 
 @needs_lm_eval
 def test_run_reports_the_tasks_before_and_after(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
     tasks = GeneralTasks.open([str(cities(tmp_path / "tasks"))], limit=5)
-    records = [record(place, city) for place, city in enumerate(CITIES[:4])]
+    records = [record(number, city) for number, city in enumerate(CITIES[:4])]
     random.seed(3)
     state = random.getstate()
     config = EvalConfig(schedule="sequential:2", evaluate_every=2, tasks=tasks)
     summary = evaluate(method, model, records, out=tmp_path / "run", config=config)
     assert random.getstate() == state, "the harness's seeds stay its own"
     assert summary.general is not None
-    found = summary.general["general.cities.acc"]
+    change = summary.general["general.cities.acc"]
     rows = [Pair(f"Where does player {number} live?", city) for number in range(5) for city in ("Paris", "Rome")]
-    for patched, estimate in ((None, found.before), (method.update(records[:2]), found.after)):
+    for patched, estimate in ((None, change.before), (method.update(records[:2]), change.after)):
         assert estimate.mean == pytest.approx(right(model, rows, patched))
-    assert found.n == 5 and found.difference is not None
-    assert summary.curve is not None and summary.curve[-1].general["general.cities.acc"] == found.after.mean
+    assert change.n == 5 and change.difference is not None
+    assert summary.curve is not None and summary.curve[-1].general["general.cities.acc"] == change.after.mean
     text = (tmp_path / "run" / "general.jsonl").read_text()
     assert evaluate(method, model, records, out=tmp_path / "run", config=config) == summary
     assert (tmp_path / "run" / "general.jsonl").read_text() == text
@@ -220,10 +220,10 @@ def test_run_reports_the_tasks_before_and_after(model: LanguageModel, method: Nu
 def right(model: LanguageModel, rows: list[Pair], patch: Any) -> float:
     """The share of questions whose answer has the larger total likelihood, by our own scorer."""
     with patch.applied(model) if patch else nullcontext():
-        found = score(model, rows)
+        losses = score(model, rows)
     length = {pair: len(model.encode(pair.prompt, target=pair.candidate).target_ids) for pair in rows}
-    sums = [found[pair].nll * length[pair] for pair in rows]
-    hits = [(sums[place + 1] < sums[place]) == bool(place // 2 % 2) for place in range(0, len(rows), 2)]
+    sums = [losses[pair].nll * length[pair] for pair in rows]
+    hits = [(sums[index + 1] < sums[index]) == bool(index // 2 % 2) for index in range(0, len(rows), 2)]
     return sum(hits) / len(hits)
 
 
@@ -240,12 +240,12 @@ def test_patch_of_the_prompt_is_asked_too(model: LanguageModel, tmp_path: Path) 
     patch = Serac(model, SeracConfig(untrained=True, threshold=0.9999)).edit([edit])
     pairs = [Pair(row["prompt"], row["target"]) for row in rows]
     with patch.applied(model) as edited:
-        found = tasks.scores(edited, edited=True)["general.said.perplexity"].value
+        perplexity = tasks.scores(edited, edited=True)["general.said.perplexity"].value
         expected = score(edited, pairs)
     length = {pair: len(model.encode(pair.prompt, target=pair.candidate).target_ids) for pair in pairs}
     nll = [expected[pair].nll * length[pair] for pair in pairs]
-    assert found == pytest.approx(math.exp(sum(nll) / 2), rel=1e-3)
-    assert found != tasks.scores(model, edited=False)["general.said.perplexity"].value
+    assert perplexity == pytest.approx(math.exp(sum(nll) / 2), rel=1e-3)
+    assert perplexity != tasks.scores(model, edited=False)["general.said.perplexity"].value
 
 
 @needs_lm_eval
@@ -266,7 +266,7 @@ def test_two_real_files_before_and_after_edits(smollm2: LanguageModel, shared: P
     )
     tasks = GeneralTasks.open([str(known), str(facts)], limit=20)
     method = find_method("locft").on(smollm2, settings={"steps": 6})
-    records = [record(place, city) for place, city in enumerate(CITIES[:4])]
+    records = [record(number, city) for number, city in enumerate(CITIES[:4])]
     summary = evaluate(
         method, smollm2, records, out=tmp_path / "run", config=EvalConfig(schedule="batch:4", tasks=tasks)
     )
@@ -280,12 +280,12 @@ def test_two_real_files_before_and_after_edits(smollm2: LanguageModel, shared: P
     assert perplexity.before.mean != perplexity.after.mean, "the edited model is asked"
 
 
-def folder(place: Path, **files: str) -> str:
+def folder(path: Path, **files: str) -> str:
     """A folder with these YAML files."""
-    place.mkdir(exist_ok=True)
+    path.mkdir(exist_ok=True)
     for name, text in files.items():
-        (place / f"{name}.yaml").write_text(text)
-    return str(place)
+        (path / f"{name}.yaml").write_text(text)
+    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -298,14 +298,14 @@ def folder(place: Path, **files: str) -> str:
     ids=["on one line", "with settings", "a group in a group"],
 )
 def test_members_of_a_group_are_not_named_again(group: str, tmp_path: Path) -> None:
-    place = folder(tmp_path / "t", one="task: one\n", two="task: two\n", all=group, other="task: 'other'  # a note\n")
-    assert wanted_tasks([place]) == ([Path(place)], ["both", "other"], False)
-    assert wanted_tasks([f"{place}/one.yaml", "hellaswag"]) == ([Path(place)], ["one", "hellaswag"], True)
+    path = folder(tmp_path / "t", one="task: one\n", two="task: two\n", all=group, other="task: 'other'  # a note\n")
+    assert wanted_tasks([path]) == ([Path(path)], ["both", "other"], False)
+    assert wanted_tasks([f"{path}/one.yaml", "hellaswag"]) == ([Path(path)], ["one", "hellaswag"], True)
 
 
 def test_part_of_other_files_and_functions_are_read_as_text(tmp_path: Path) -> None:
-    place = folder(tmp_path / "t", shared="test_split: test\n", one="task: one\ndoc_to_text: !function utils.text\n")
-    assert wanted_tasks([place])[1] == ["one"]
+    path = folder(tmp_path / "t", shared="test_split: test\n", one="task: one\ndoc_to_text: !function utils.text\n")
+    assert wanted_tasks([path])[1] == ["one"]
 
 
 def test_two_files_with_one_name_are_refused(tmp_path: Path) -> None:

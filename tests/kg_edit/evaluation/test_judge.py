@@ -48,8 +48,8 @@ class Handler(QuietHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as found:
-        yield found
+    with Server() as endpoint:
+        yield endpoint
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_reply_is_a_verdict(reply: str, right: bool | None, server: Server) -> N
     server.replies = [(200, reply)]
     judge = Judge(url=server.url, model="m", key="secret")
     assert judge.verdict("Where?", ("Rome", "Roma"), " in Rome") == (right, reply)
-    (asked,) = server.asked
-    assert (asked["model"], asked["temperature"]) == ("m", 0)
-    content = asked["messages"][0]["content"]
+    (request,) = server.asked
+    assert (request["model"], request["temperature"]) == ("m", 0)
+    content = request["messages"][0]["content"]
     assert "Question: Where?\nRight answers: Rome | Roma\nGiven answer: in Rome\n" in content
     assert server.keys == ["Bearer secret"]
 
@@ -148,8 +148,8 @@ def test_other_right_answers_are_other_verdicts(server: Server, run: tuple[Path,
     judge = Judge(url=server.url, model="m")
     assert judge_run(folder, [first], judge) == {"edited": {"portability.judge": 0}}
     (edit,) = first.edits
-    asked = edit.portability[0].model_copy(update={"answer": "Lyon"})
-    changed = first.model_copy(update={"edits": (edit.model_copy(update={"portability": (asked,)}),)})
+    question = edit.portability[0].model_copy(update={"answer": "Lyon"})
+    changed = first.model_copy(update={"edits": (edit.model_copy(update={"portability": (question,)}),)})
     assert judge_run(folder, [changed], judge) == {"edited": {"portability.judge": 1}}
 
 
@@ -161,8 +161,8 @@ def test_judge_that_stops_loses_no_verdict(server: Server, run: tuple[Path, list
     with (folder / "judge.jsonl").open("a") as file:
         file.write('{"id": "case-1", "sec')  # killed while it wrote
     server.replies = [(200, "yes")]
-    found = judge_run(folder, records, Judge(url=server.url, model="m"))
-    assert found == {"edited": {"portability.judge": 1}}
+    by_section = judge_run(folder, records, Judge(url=server.url, model="m"))
+    assert by_section == {"edited": {"portability.judge": 1}}
     assert len((folder / "judge.jsonl").read_text().splitlines()) == 2
 
 
@@ -184,8 +184,8 @@ def test_question_of_two_groups_counts_in_both(server: Server, tmp_path: Path, e
     record = BenchmarkRecord(id="r", edits=edits[:1], probes=probes)
     section = Section(scores={}, nll={}, texts={scored_after(query): " Rome"})
     RunFolder(tmp_path).append([Entry(id="r", phase="edited", sha256="0", sections={"edited": section})])
-    found = judge_run(tmp_path, [record], Judge(url=server.url, model="m"))
-    assert found == {"edited": {"multihop.judge": 1, "recall.judge": 1}}
+    by_section = judge_run(tmp_path, [record], Judge(url=server.url, model="m"))
+    assert by_section == {"edited": {"multihop.judge": 1, "recall.judge": 1}}
     assert len(server.asked) == 1
 
 
@@ -199,9 +199,9 @@ def test_questions_of_several_hops_are_judged_after_the_facts_too(
     cases = {"base": Case.of(record), **ceiling_cases(Case.of(record))}
     sections = dict(zip(cases, score_cases(model, list(cases.values())), strict=True))
     RunFolder(folder).append([Entry(id="hops", phase="base", sha256="0", sections=sections)])
-    found = judge_run(folder, [record], Judge(url=server.url, model="m"))
-    assert found.keys() == {"base", "fact_in_prompt", "fact_and_relation_in_prompt"}
-    assert all(shares == {"portability.judge": 1, "multihop.judge": 1} for shares in found.values())
+    by_section = judge_run(folder, [record], Judge(url=server.url, model="m"))
+    assert by_section.keys() == {"base", "fact_in_prompt", "fact_and_relation_in_prompt"}
+    assert all(shares == {"portability.judge": 1, "multihop.judge": 1} for shares in by_section.values())
 
 
 def test_folder_in_use_or_without_a_run_is_refused(

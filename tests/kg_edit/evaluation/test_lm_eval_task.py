@@ -45,9 +45,9 @@ def ours(model: LanguageModel, records: Sequence[BenchmarkRecord], pool: Sequenc
     cases = [item.case for item in items(records, answers(pool), EvalConfig(chat=False))]
     sections = score_cases(model, cases)
     names = {name: None for section in sections for name in section.scores}
-    found = {name: [section.scores.get(name) for section in sections] for name in names}
-    known = {name: [value for value in values if value is not None] for name, values in found.items()}
-    return {name: fmean(values) for name, values in known.items() if values}
+    scores = {name: [section.scores.get(name) for section in sections] for name in names}
+    present = {name: [value for value in values if value is not None] for name, values in scores.items()}
+    return {name: fmean(values) for name, values in present.items() if values}
 
 
 def means(results: dict[str, Any]) -> dict[str, float]:
@@ -66,10 +66,10 @@ def harness(model: LanguageModel, patch: Patch, folder: Path, task: str, rows: l
 
     tasks = TaskManager(include_path=str(folder), include_defaults=False, metadata={"tokenizer": model.name})
     with lm_eval_model(model, patch, batch_size=16) as edited:
-        found: Any = lm_eval.simple_evaluate(
+        output: Any = lm_eval.simple_evaluate(
             model=edited, tasks=[task], task_manager=tasks, samples={task: rows}, bootstrap_iters=0
         )
-    return means(found["results"][task])
+    return means(output["results"][task])
 
 
 @needs_lm_eval
@@ -85,15 +85,15 @@ def test_twenty_real_records_have_our_scores(
     records = settings.records()
     short = sorted(range(len(records)), key=lambda row: len(records[row].probes))[:RECORDS]
     rows = sorted(short) if name == "ripples" else list(range(RECORDS))
-    some = [records[row] for row in rows]
-    edits = {(edit.text): edit for record in some for edit in record.edits}
+    chosen = [records[row] for row in rows]
+    edits = {(edit.text): edit for record in chosen for edit in record.edits}
     patch = find_method("locft").on(smollm2, settings={"steps": 6}).edit(list(edits.values()))
     write_task(tmp_path / "tasks", settings, name="ours")
     with patch.applied(smollm2) as edited:
-        wanted = ours(edited, some, records)
-    found = harness(smollm2, patch, tmp_path / "tasks", "ours", rows)
-    assert found == pytest.approx(wanted, abs=2e-3)
-    assert len([value for value in wanted.values() if value not in (0, 1)]) >= 2
+        expected = ours(edited, chosen, records)
+    scores = harness(smollm2, patch, tmp_path / "tasks", "ours", rows)
+    assert scores == pytest.approx(expected, abs=2e-3)
+    assert len([value for value in expected.values() if value not in (0, 1)]) >= 2
 
 
 @needs_lm_eval
@@ -108,11 +108,11 @@ def test_task_for_a_model_in_memory(model: LanguageModel, method: Nudge, tmp_pat
     (record,) = TaskSettings(dataset="zsre", data=str(tmp_path / "records.json")).records()
     patch, tasks = method.update(record.edits), TaskManager(include_defaults=False)
     with lm_eval_model(model, patch) as edited:
-        found: Any = lm_eval.simple_evaluate(model=edited, tasks=[task], task_manager=tasks, bootstrap_iters=0)
+        output: Any = lm_eval.simple_evaluate(model=edited, tasks=[task], task_manager=tasks, bootstrap_iters=0)
         with pytest.raises(ConfigError, match="in plain text"):
             lm_eval.simple_evaluate(model=edited, tasks=[task], task_manager=tasks, apply_chat_template=True)
-    with patch.applied(model) as asked:
-        assert means(found["results"][task.task_name]) == pytest.approx(ours(asked, [record], [record]), abs=1e-3)
+    with patch.applied(model) as patched:
+        assert means(output["results"][task.task_name]) == pytest.approx(ours(patched, [record], [record]), abs=1e-3)
 
 
 @needs_lm_eval
@@ -129,18 +129,18 @@ def test_commands_of_the_documentation(model: LanguageModel, method: Nudge, tmp_
     run(write.replace("kg-edit", "kg_edit", 1), tmp_path)
     shown = run(ask, tmp_path)
     with patch.applied(model) as edited:
-        wanted = ours(edited, [record], [record])
+        expected = ours(edited, [record], [record])
     table = {cells[5]: float(cells[7]) for line in shown.splitlines() if (cells := _cells(line))}
-    assert table == pytest.approx(wanted, abs=1e-3, rel=1e-3)  # lm-eval prints four digits
+    assert table == pytest.approx(expected, abs=1e-3, rel=1e-3)  # lm-eval prints four digits
 
 
 def run(command: str, folder: Path) -> str:
     """The output of a command of a module, in a folder."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", *shlex.split(command)], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout
 
 
 def _cells(line: str) -> list[str]:

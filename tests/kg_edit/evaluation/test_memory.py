@@ -28,13 +28,13 @@ def test_memory_of_a_large_tensor_counts_only_while_it_is_measured() -> None:
 
 def test_memory_is_none_on_other_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "_RESET", tmp_path / "missing" / "clear_refs")
-    with measured() as found:
+    with measured() as cost:
         pass
-    assert found.memory is None and found.seconds > 0
+    assert cost.memory is None and cost.seconds > 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux starts the largest memory anew")
 def test_work_that_fails_is_measured_too() -> None:
-    with pytest.raises(ZeroDivisionError), measured() as found:
+    with pytest.raises(ZeroDivisionError), measured() as cost:
         _ = 1 / 0
-    assert found.memory
+    assert cost.memory

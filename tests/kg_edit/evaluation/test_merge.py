@@ -21,10 +21,8 @@ from tests.kg_edit.evaluation.killed import found
 from tests.kg_edit.evaluation.test_sequences import TEXT, Depends
 
 
-def evaluate_shards(
-    model: LanguageModel, edits: tuple[Edit, ...], place: Path, parts: int, schedule: str
-) -> list[Path]:
-    folders = [place / f"shard {part} of {parts}" for part in range(parts)]
+def evaluate_shards(model: LanguageModel, edits: tuple[Edit, ...], root: Path, parts: int, schedule: str) -> list[Path]:
+    folders = [root / f"shard {part} of {parts}" for part in range(parts)]
     for part, folder in enumerate(folders):
         run(model, edits, folder, schedule, shard=f"{part}/{parts}")
     return folders

@@ -37,7 +37,7 @@ def test_metric_without_a_value_of_the_unedited_model_has_no_line_at_0(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     drawn = list[Figure]()
-    monkeypatch.setattr(plots, "save_figure", lambda made, path: drawn.append(made) or path)
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
     plots.draw_curve(summary("tiny"), tmp_path / "curve.svg")
     (axes,) = drawn[0].axes
     dotted = [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":" and len(line.get_ydata())]

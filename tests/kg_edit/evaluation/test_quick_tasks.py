@@ -55,19 +55,19 @@ ASKED = {
 }
 
 
-def folder(place: Path, **sets: list[dict[str, Any]]) -> Path:
+def folder(path: Path, **sets: list[dict[str, Any]]) -> Path:
     """A folder with these sets, or with all."""
-    place.mkdir(exist_ok=True)
+    path.mkdir(exist_ok=True)
     for name, rows in (sets or ROWS).items():
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return place
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def test_each_set_is_asked_in_its_form(tmp_path: Path) -> None:
     documents = QuickTasks.open(folder(tmp_path)).documents
-    first = {name: own[0] for name, own in documents.items()}
-    assert {name: (one.prompt, one.choices, one.choices[one.right]) for name, one in first.items()} == ASKED
-    assert [one.right for one in documents["nli"]] == [0, 1]
+    first = {name: rows[0] for name, rows in documents.items()}
+    assert {name: (row.prompt, row.choices, row.choices[row.right]) for name, row in first.items()} == ASKED
+    assert [row.right for row in documents["nli"]] == [0, 1]
     assert list(documents) == list(SETS)
 
 
@@ -79,21 +79,21 @@ def test_accuracy_is_that_of_a_plain_loop(model: LanguageModel, tmp_path: Path) 
         return float(torch.nn.functional.cross_entropy(logits, torch.tensor(back)))
 
     tasks = QuickTasks.open(folder(tmp_path / "sets", sst2=ROWS["sst2"], mmlu=ROWS["mmlu"], dialogue=ROWS["dialogue"]))
-    found, every = tasks.scores(model), list[float]()
-    for name, own in tasks.documents.items():
-        losses = [[loss(one.prompt, choice) for choice in one.choices] for one in own]
-        hits = [float(row.index(min(row)) == one.right) for row, one in zip(losses, own, strict=True)]
-        assert found[f"general.quick.{name}.acc"].documents == tuple(hits)
-        assert found[f"general.quick.{name}.acc"].value == sum(hits) / len(hits)
+    scores, every = tasks.scores(model), list[float]()
+    for name, questions in tasks.documents.items():
+        losses = [[loss(question.prompt, choice) for choice in question.choices] for question in questions]
+        hits = [float(row.index(min(row)) == question.right) for row, question in zip(losses, questions, strict=True)]
+        assert scores[f"general.quick.{name}.acc"].documents == tuple(hits)
+        assert scores[f"general.quick.{name}.acc"].value == sum(hits) / len(hits)
         every += hits
-    assert found["general.quick.acc"].documents == tuple(every)
+    assert scores["general.quick.acc"].documents == tuple(every)
 
 
 def test_rows_are_drawn_by_the_seed(tmp_path: Path) -> None:
-    place = folder(tmp_path)
-    drawn = {seed: QuickTasks.open(place, seed=seed, rows=4) for seed in range(3)}
-    assert [len(own) for own in drawn[0].documents.values()] == [min(4, len(rows)) for rows in ROWS.values()]
-    assert QuickTasks.open(place, seed=0, rows=4).settings == drawn[0].settings
+    path = folder(tmp_path)
+    drawn = {seed: QuickTasks.open(path, seed=seed, rows=4) for seed in range(3)}
+    assert [len(rows) for rows in drawn[0].documents.values()] == [min(4, len(rows)) for rows in ROWS.values()]
+    assert QuickTasks.open(path, seed=0, rows=4).settings == drawn[0].settings
     assert len({str(tasks.settings["sha256"]["sst2"]) for tasks in drawn.values()}) > 1, "another seed draws others"
 
 
@@ -143,18 +143,18 @@ def test_file_that_is_no_list_of_rows_is_named(tmp_path: Path) -> None:
 def test_run_compares_the_sets_before_and_after(model: LanguageModel, method: Nudge, tmp_path: Path) -> None:
     tasks = QuickTasks.open(folder(tmp_path / "sets"))
     config = EvalConfig(schedule="batch:2", quick=tasks)
-    records = [record(place, city) for place, city in enumerate(("Paris", "Rome"))]
+    records = [record(index, city) for index, city in enumerate(("Paris", "Rome"))]
     summary = evaluate(method, model, records, out=tmp_path / "run", config=config)
     assert summary.general is not None
-    assert {name: one.n for name, one in summary.general.items()} == {
+    assert {name: change.n for name, change in summary.general.items()} == {
         **{f"general.quick.{name}.acc": len(rows) for name, rows in ROWS.items()},
         "general.quick.acc": sum(map(len, ROWS.values())),
     }
     with method.update(records).applied(model) as edited:
         after = tasks.scores(edited)
-    for name, one in summary.general.items():
-        assert one.after.mean == after[name].value and one.difference is not None
-        assert one.before.mean == tasks.scores(model)[name].value
+    for name, change in summary.general.items():
+        assert change.after.mean == after[name].value and change.difference is not None
+        assert change.before.mean == tasks.scores(model)[name].value
     assert "quick.mmlu.acc" in render(summary)
     assert "the unedited and the edited model (after all 2 edits of the batch)" in render(summary)
     single = summary.model_copy(update={"provenance": {**summary.provenance, "schedule": "single"}})
@@ -166,8 +166,8 @@ def test_run_compares_the_sets_before_and_after(model: LanguageModel, method: Nu
 
 @pytest.mark.slow
 def test_published_sets_are_asked(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
-    assert {len(own) for own in QuickTasks.open(shared / "general").documents.values()} == {64}
+    assert {len(rows) for rows in QuickTasks.open(shared / "general").documents.values()} == {64}
     for name in ("sst2", "sentiment_analysis"):  # the small model knows more than chance of these alone
         (tmp_path / f"{name}.jsonl").symlink_to(shared / "general" / f"{name}.jsonl")
-    found = QuickTasks.open(tmp_path, rows=32).scores(smollm2)["general.quick.acc"]
-    assert found.value is not None and found.value > 0.5 and len(found.documents) == 64
+    accuracy = QuickTasks.open(tmp_path, rows=32).scores(smollm2)["general.quick.acc"]
+    assert accuracy.value is not None and accuracy.value > 0.5 and len(accuracy.documents) == 64

@@ -47,8 +47,8 @@ def test_probes_of_an_own_edit_are_led_as_its_prompts(
 
     monkeypatch.setattr("kg_edit.evaluation.records.readable_edit", led)
     (item,) = items([record_of(edits[0])], {}, EvalConfig(), model=model)
-    (own,), (paraphrase,) = (item.case.group(name)[0].queries for name in ("efficacy", "paraphrase"))
-    assert pair_of(own) == Pair(f"\n{edits[0].text}", "Miami Heat") and pair_of(own) in item.case.pairs
+    (efficacy,), (paraphrase,) = (item.case.group(name)[0].queries for name in ("efficacy", "paraphrase"))
+    assert pair_of(efficacy) == Pair(f"\n{edits[0].text}", "Miami Heat") and pair_of(efficacy) in item.case.pairs
     assert f"\n{edits[0].paraphrases[0]}" == generated_from(paraphrase) in item.case.continued
 
 
@@ -65,11 +65,11 @@ def test_dense_steps_are_replaced_by_their_sum(
     assert names(plain) == [f"00000-{step:05d}" for step in range(5)]  # small ones stay
 
     monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)
-    found = evaluate(Dense(model), model, edits[:5], out=out, config=CONFIG)
+    summary = evaluate(Dense(model), model, edits[:5], out=out, config=CONFIG)
     assert names(out) == ["00000-sum-00005"]
     assert without_times(out) == without_times(plain)
     cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
-    assert found.model_copy(update=cost) == expected.model_copy(update=cost)
+    assert summary.model_copy(update=cost) == expected.model_copy(update=cost)
 
 
 def test_small_changes_keep_a_file_for_each_step(
@@ -96,8 +96,8 @@ def test_sequence_resumes_from_a_sum(
     with pytest.raises(KeyboardInterrupt):
         evaluate(StopsAtTheFourth(model), model, edits[:5], out=part, config=CONFIG)
     assert names(part) == ["00000-sum-00003"]
-    left = part / "patches" / "00000-00000.safetensors"  # as of a run that was killed before it removed this file
-    shutil.copy(part / "patches" / "00000-sum-00003.safetensors", left)
+    leftover = part / "patches" / "00000-00000.safetensors"  # as of a run that was killed before it removed this file
+    shutil.copy(part / "patches" / "00000-sum-00003.safetensors", leftover)
 
     method = Dense(model)
     evaluate(method, model, edits[:5], out=part, config=CONFIG)
@@ -114,7 +114,7 @@ def test_steps_whose_results_were_deleted_are_recomputed(
     expected = evaluate(Dense(model), model, edits[:5], out=tmp_path, config=CONFIG)
     (tmp_path / deleted).unlink()
 
-    found = evaluate(Dense(model), model, edits[:5], out=tmp_path, config=CONFIG)
+    summary = evaluate(Dense(model), model, edits[:5], out=tmp_path, config=CONFIG)
     cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
-    assert found.model_copy(update=cost) == expected.model_copy(update=cost)
+    assert summary.model_copy(update=cost) == expected.model_copy(update=cost)
     assert names(tmp_path) == ["00000-sum-00005"]

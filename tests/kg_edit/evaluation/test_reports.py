@@ -46,7 +46,7 @@ def test_names_of_metrics_are_whole_at_80_columns() -> None:
     names = [f"ripples-unknown.withheld.{end}" for end in ("greedy", "greedy_old", "choice")]
     means = {name: Estimate(mean=0.5, ci95_low=0.25, ci95_high=0.75) for name in names}
     counts = {section: dict.fromkeys(names, 2) for section in ("base", "just_edited", "edited")}
-    found = Summary(
+    summary = Summary(
         n=2,
         base=means,
         just_edited=means,
@@ -55,7 +55,7 @@ def test_names_of_metrics_are_whole_at_80_columns() -> None:
         provenance={**SUMMARY.provenance, "counts": counts},
     )
     console = Console(file=io.StringIO(), record=True, width=80)
-    console.print(rich_table(found))
+    console.print(rich_table(summary))
     cells = [line.split("│")[1].strip() for line in console.export_text().splitlines() if line.startswith("│")]
     assert "".join(cells) == "".join(names)
 

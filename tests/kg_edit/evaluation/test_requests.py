@@ -43,8 +43,8 @@ def _answer(model: LanguageModel, kind: str, arguments: tuple[str, Any]) -> Any:
     assert context == context.rstrip()  # the harness would move white space into the continuation
     first, ids = len(encode(model.tokenizer, context).ids), encode(model.tokenizer, context + more).ids
     log_p = model.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)[first - 1 : -1]
-    wanted = torch.tensor(ids[first:])
-    return float(log_p.gather(1, wanted[:, None]).sum()), bool((log_p.argmax(-1) == wanted).all())
+    targets = torch.tensor(ids[first:])
+    return float(log_p.gather(1, targets[:, None]).sum()), bool((log_p.argmax(-1) == targets).all())
 
 
 def case_of(name: str, folder: Path) -> Case:
@@ -58,23 +58,23 @@ def test_requests_give_the_metrics_of_the_scorer(
     name: str, model: LanguageModel, method: Nudge, tmp_path: Path
 ) -> None:
     case = case_of(name, tmp_path)
-    asked = CaseRequests(case=case, tokenizer=model.tokenizer)
+    case_requests = CaseRequests(case=case, tokenizer=model.tokenizer)
     with method.update(case.edits).applied(model) as edited:
         (section,) = score_cases(edited, [case])
-        found = asked.metrics(answered(edited, asked.requests))
-    wanted = {metric: value for metric, value in section.scores.items() if value is not None}
-    assert found == pytest.approx(wanted, abs=1e-4)
-    assert wanted
+        metrics = case_requests.metrics(answered(edited, case_requests.requests))
+    expected = {metric: value for metric, value in section.scores.items() if value is not None}
+    assert metrics == pytest.approx(expected, abs=1e-4)
+    assert expected
 
 
 def test_only_counted_tokens_are_asked_one_by_one(model: LanguageModel, tmp_path: Path) -> None:
     """A share of right tokens that is never asked for is no number, so that no metric can read it unseen."""
     case = case_of("counterfact-plus", tmp_path)
-    asked = CaseRequests(case=case, tokenizer=model.tokenizer)
-    evidence = asked.evidence(answered(model, asked.requests))
+    case_requests = CaseRequests(case=case, tokenizer=model.tokenizer)
+    evidence = case_requests.evidence(answered(model, case_requests.requests))
     counted = set(case.forced_pairs)
     assert {pair for pair, scores in evidence.scores.items() if scores.accuracy == scores.accuracy} == counted
-    assert set(asked.parts) == counted < set(asked.targets)
+    assert set(case_requests.parts) == counted < set(case_requests.targets)
 
 
 def test_all_families_that_are_teacher_forced_are_named() -> None:
@@ -93,27 +93,27 @@ def test_all_families_that_are_teacher_forced_are_named() -> None:
 )
 def test_target_parts_are_its_tokens(prompt: str, target: str, smollm2: LanguageModel) -> None:
     tokenizer = smollm2.tokenizer
-    whole = encode(tokenizer, prompt, target=target)
-    found = list(parts_of(tokenizer, Pair(prompt, target)))
-    assert "".join(piece.text for piece in found) == f" {target}"
-    assert sum(piece.tokens for piece in found) == len(whole.target_ids)
-    assert (max(piece.tokens for piece in found) > 1) == ("🇦🇹" in target)
-    for piece in found:
+    encoded = encode(tokenizer, prompt, target=target)
+    parts = list(parts_of(tokenizer, Pair(prompt, target)))
+    assert "".join(piece.text for piece in parts) == f" {target}"
+    assert sum(piece.tokens for piece in parts) == len(encoded.target_ids)
+    assert (max(piece.tokens for piece in parts) > 1) == ("🇦🇹" in target)
+    for piece in parts:
         ids, before = encode(tokenizer, piece.context + piece.text).ids, encode(tokenizer, piece.context)
         assert ids[: len(before.ids)] == before.ids
         assert len(ids) - len(before.ids) == piece.tokens
-    assert target_of(tokenizer, Pair(prompt, target)) == (prompt, f" {target}", len(whole.target_ids))
+    assert target_of(tokenizer, Pair(prompt, target)) == (prompt, f" {target}", len(encoded.target_ids))
 
 
 def test_token_behind_white_space_is_written_not_scored(smollm2: LanguageModel, tmp_path: Path) -> None:
     """The harness scores " 1" where it is asked for "1" after "in ": both tokens would have to be the arg-max."""
     zsre = {**ROWS["zsre"], "answers": ["1998"], "alt": "1999"}
     (record,) = find_dataset("zsre")(written(tmp_path, zsre))
-    asked = CaseRequests(case=Case.of(record), tokenizer=smollm2.tokenizer)
-    spaced = next(one for one in asked.requests if one.arguments[0] == f"{record.edits[0].text} ")
+    case_requests = CaseRequests(case=Case.of(record), tokenizer=smollm2.tokenizer)
+    spaced = next(r for r in case_requests.requests if r.arguments[0] == f"{record.edits[0].text} ")
     assert spaced.kind == "generate_until" and spaced.arguments[1]["max_gen_toks"] == 1
-    given = [
-        ("1" if one == spaced else "x") if one.kind == "generate_until" else (-1.0, False) for one in asked.requests
+    replies = [
+        ("1" if r == spaced else "x") if r.kind == "generate_until" else (-1.0, False) for r in case_requests.requests
     ]
-    scores = asked.evidence(given).scores[Pair(record.edits[0].text, "1998")]
+    scores = case_requests.evidence(replies).scores[Pair(record.edits[0].text, "1998")]
     assert (scores.nll, scores.accuracy) == (pytest.approx(1 / 5), pytest.approx(1 / 5))

@@ -62,20 +62,20 @@ def test_prompts_are_asked_in_the_form_of_the_run() -> None:
     pairs = {
         form: score(model.in_chat(chat=form), [pair_of(asked_of(plain)), pair_of(asked_of(chat))]) for form in FORMS
     }
-    nll = {form: [found.nll for found in some.values()] for form, some in pairs.items()}
-    for form, wanted in ((None, [nll[False][0], nll[True][1]]), (True, nll[True]), (False, nll[False])):
+    nll = {form: [loss.nll for loss in losses.values()] for form, losses in pairs.items()}
+    for form, expected in ((None, [nll[False][0], nll[True][1]]), (True, nll[True]), (False, nll[False])):
         replies = edit_replies(model, [plain, chat], chat=form)
-        assert [reply.nll for reply in replies] == pytest.approx(wanted, abs=1e-4)
+        assert [reply.nll for reply in replies] == pytest.approx(expected, abs=1e-4)
     before = {form: TEST.replies(model.in_chat(chat=form)) for form in FORMS}
     for form in FORMS:
-        found = TEST.scores(model, (), before=before[form], chat=form)["retention.TRR.perplexity"]
-        assert found == pytest.approx(math.exp(sum(reply.nll for reply in before[form]) / 3), rel=1e-4)
+        perplexity = TEST.scores(model, (), before=before[form], chat=form)["retention.TRR.perplexity"]
+        assert perplexity == pytest.approx(math.exp(sum(reply.nll for reply in before[form]) / 3), rel=1e-4)
     assert before[True] != before[False]
 
 
 def test_rates_of_a_model_broken_in_one_sequence() -> None:
-    found = rates_of.rates([{"a": 1.0, "a.perplexity": 3.0}, None], ["a", "a.perplexity"])
-    assert found == {"a": 0.5, "a.perplexity": None}
+    rates = rates_of.rates([{"a": 1.0, "a.perplexity": 3.0}, None], ["a", "a.perplexity"])
+    assert rates == {"a": 0.5, "a.perplexity": None}
 
 
 @pytest.mark.slow

@@ -48,12 +48,12 @@ def phases(out: Path) -> list[dict[str, Any]]:
 
 def lines(out: Path) -> list[dict[str, Any]]:
     """The phases of each record together."""
-    found: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = {}
     for line in phases(out):
-        record = found.setdefault(line["id"], {"error": None, "sections": {}})
+        record = records.setdefault(line["id"], {"error": None, "sections": {}})
         record["sections"] |= line.get("sections", {})
         record |= {name: value for name, value in line.items() if name != "sections"}
-    return list(found.values())
+    return list(records.values())
 
 
 @dataclass
@@ -99,8 +99,8 @@ def test_results_are_data_frames(
     scores = RunFolder(tmp_path).to_frame()
     assert {*scores.columns} == {"id", "section", "metric", "score", "error"} and scores["id"].nunique() == 2
     for section in ("base", "edited"):
-        own = scores[(scores["section"] == section) & (scores["metric"] == "efficacy.magnitude")]
-        assert own["score"].mean() == pytest.approx(means[section, "efficacy.magnitude"])
+        rows = scores[(scores["section"] == section) & (scores["metric"] == "efficacy.magnitude")]
+        assert rows["score"].mean() == pytest.approx(means[section, "efficacy.magnitude"])
     with pytest.raises(OutputError, match="has no run"):
         RunFolder(tmp_path / "none").to_frame()
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -110,17 +110,17 @@ def test_results_are_data_frames(
 
 def test_model_in_training_mode_is_asked_without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GPT-2 has dropout. The model is in training mode again afterwards."""
-    model, found = copy.deepcopy(tiny("gpt2")), list[Summary]()
+    model, summaries = copy.deepcopy(tiny("gpt2")), list[Summary]()
     edit = Edit(
         subject="LeBron James", prompt="{} plays for", target_true="Miami Heat", target_new="Los Angeles Lakers"
     )
     for mode in (False, True):
         model.model.train(mode)
         monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / f"cache-{mode}"))
-        found.append(evaluate(Nudge(model), model, [edit], out=tmp_path / f"run-{mode}"))
+        summaries.append(evaluate(Nudge(model), model, [edit], out=tmp_path / f"run-{mode}"))
         assert model.model.training == mode
-    assert found[0].edited == found[1].edited and found[0].base == found[1].base
-    assert found[0].base["efficacy.magnitude"].mean
+    assert summaries[0].edited == summaries[1].edited and summaries[0].base == summaries[1].base
+    assert summaries[0].base["efficacy.magnitude"].mean
 
 
 def test_record_has_the_evidence_of_its_scores(
@@ -144,12 +144,12 @@ def test_killed_run_resumes_after_its_last_whole_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", logger="kg_edit")
-    whole = evaluate(method, model, edits[:3], out=tmp_path)
+    full = evaluate(method, model, edits[:3], out=tmp_path)
     assert not caplog.messages
     file = tmp_path / "records.jsonl"
-    before, found = file.read_bytes(), phases(tmp_path)
-    assert [(line["id"], line["phase"]) for line in found] == [
-        (f"case-{place}", phase) for place in range(3) for phase in ("base", "edit", "edited")
+    before, entries = file.read_bytes(), phases(tmp_path)
+    assert [(line["id"], line["phase"]) for line in entries] == [
+        (f"case-{number}", phase) for number in range(3) for phase in ("base", "edit", "edited")
     ]
     lines_before = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines_before[:6]) + lines_before[6][:70])
@@ -159,7 +159,7 @@ def test_killed_run_resumes_after_its_last_whole_line(
     assert method.calls == ["case-2"]
     assert caplog.messages == [f"{tmp_path} has 2 of 3 records; the others follow"]
     assert file.read_bytes().splitlines()[:7] == before.splitlines()[:7]
-    assert (again.base, again.edited) == (whole.base, whole.edited)
+    assert (again.base, again.edited) == (full.base, full.edited)
 
 
 def test_run_killed_between_edit_and_score_edits_again(
@@ -181,8 +181,8 @@ def test_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...],
     method.calls.clear()
     grown = evaluate(method, model, edits[:3], out=tmp_path / "run", pool=edits)
     assert method.calls == ["case-2"]
-    whole = evaluate(method, model, edits[:3], out=tmp_path / "whole", pool=edits)
-    assert (grown.n, grown.base, grown.edited) == (3, whole.base, whole.edited)
+    full = evaluate(method, model, edits[:3], out=tmp_path / "whole", pool=edits)
+    assert (grown.n, grown.base, grown.edited) == (3, full.base, full.edited)
     settings = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "whole")]
     assert settings[0] == settings[1]
     changed = edits[1].model_copy(update={"target_new": "Chicago Bulls"})
@@ -249,7 +249,7 @@ def test_kill_loses_no_more_than_the_records_that_are_edited_together(
     with pytest.raises(KeyboardInterrupt):
         evaluate(each, model, edits[:6], out=tmp_path, pool=edits)
     scored = [line["id"] for line in phases(tmp_path) if line["phase"] == "edited"]
-    assert scored == [f"case-{place}" for place in range(FEWEST)]
+    assert scored == [f"case-{number}" for number in range(FEWEST)]
     assert each.sizes == [FEWEST, 2]
 
 
@@ -301,13 +301,11 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
         during.append(caplog.messages[0])
 
     ask, update, score, unedited = _Run.ask_unedited, method.update, _Run._score, UneditedScores.general
-    monkeypatch.setattr(_Run, "ask_unedited", lambda *given: (next_line(), ask(*given)))
-    monkeypatch.setattr(method, "update", lambda *given, **named: (next_line(), update(*given, **named))[1])
-    monkeypatch.setattr(_Run, "_score", lambda *given: (next_line(), score(*given)))
-    monkeypatch.setattr(UneditedScores, "general", lambda *given: (next_line(), unedited(*given))[1])
-    monkeypatch.setattr(
-        "kg_edit.evaluation.run.general_scores", lambda *given: (next_line(), general_scores(*given))[1]
-    )
+    monkeypatch.setattr(_Run, "ask_unedited", lambda *args: (next_line(), ask(*args)))
+    monkeypatch.setattr(method, "update", lambda *args, **named: (next_line(), update(*args, **named))[1])
+    monkeypatch.setattr(_Run, "_score", lambda *args: (next_line(), score(*args)))
+    monkeypatch.setattr(UneditedScores, "general", lambda *args: (next_line(), unedited(*args))[1])
+    monkeypatch.setattr("kg_edit.evaluation.run.general_scores", lambda *args: (next_line(), general_scores(*args))[1])
     config = EvalConfig(schedule="sequential:2", sample=2, general="Paris is in France.")
     evaluate(method, model, edits[:2], out=tmp_path, config=config)
     counted = [line.partition(" records, ")[0] for line in during]
@@ -343,9 +341,9 @@ def test_another_runs_folder_is_refused(
     if field == "config.scale":
         method.config = NudgeConfig(scale=0.25)
     method.name = "other" if field == "method" else method.name
-    some, seed = edits[: 2 if field == "records" else 1], int(field == "seed")
+    chosen, seed = edits[: 2 if field == "records" else 1], int(field == "seed")
     with pytest.raises(OutputError, match=rf"{field}.*--out"):
-        evaluate(method, model, some, out=tmp_path, config=EvalConfig(seed=seed, ceilings=field == "ceilings"))
+        evaluate(method, model, chosen, out=tmp_path, config=EvalConfig(seed=seed, ceilings=field == "ceilings"))
 
 
 def test_failed_edit_is_counted_and_scored_as_the_unedited_model(
@@ -406,8 +404,8 @@ def test_answers_are_timed_on_request(
         summary = evaluate(method, model, edits[:2], out=tmp_path / name, config=config)
         pairs = [line["answer_seconds"] for line in phases(tmp_path / name) if line["phase"] == "edited"]
         assert len(pairs) == 2 and summary.seconds_per_answer is not None
-        found = summary.seconds_per_answer["base"], summary.seconds_per_answer["edited"]
-        assert min(found) > 0 and found == pytest.approx([fmean(some) for some in zip(*pairs, strict=True)])
+        means = summary.seconds_per_answer["base"], summary.seconds_per_answer["edited"]
+        assert min(means) > 0 and means == pytest.approx([fmean(times) for times in zip(*pairs, strict=True)])
         assert summary == Summary.load(tmp_path / name / "summary.json")
 
 
@@ -420,7 +418,7 @@ def test_summary_has_its_keys(
     sections = {"base", "edited"} | ({"fact_in_prompt", "fact_and_relation_in_prompt"} if ceilings else set())
     assert set(summary) == {"n", "seconds_per_edit", "peak_memory", "provenance"} | sections
     for section in sections:
-        assert all(set(found) == {"mean", "ci95_low", "ci95_high"} for found in summary[section].values())
+        assert all(set(estimate) == {"mean", "ci95_low", "ci95_high"} for estimate in summary[section].values())
         assert set(summary["provenance"]["counts"][section]) == set(summary[section])
     assert set(summary["provenance"]["counts"]) == sections
     assert summary["provenance"]["failed"] == 0
@@ -434,8 +432,8 @@ def test_edit_without_old_object_has_every_score_that_needs_none(
     summary = evaluate(method, model, [half, bare], out=tmp_path)
     counts = {name: count for name, count in summary.provenance["counts"]["edited"].items() if count}
     every = {"efficacy.greedy", "efficacy.teacher_forced", "efficacy.nll"}
-    one = {*OWN - every, "locality.same_text", *PORTABILITY} - {"portability.choice"}  # too few answers to choose from
-    assert counts == {**dict.fromkeys(every, 2), **dict.fromkeys(one, 1)}
+    once = {*OWN - every, "locality.same_text", *PORTABILITY} - {"portability.choice"}  # too few answers to choose from
+    assert counts == {**dict.fromkeys(every, 2), **dict.fromkeys(once, 1)}
     edited = lines(tmp_path)[0]["sections"]["edited"]
     for group, prompt in (("efficacy", half.text), ("paraphrase", half.paraphrases[0])):
         assert edited["scores"][f"{group}.nll"] == edited["nll"][prompt]["Miami Heat"]
@@ -446,11 +444,11 @@ def test_unedited_scores_are_reused_by_the_next_method(
     method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(method, model, edits, out=tmp_path / "first", config=EvalConfig(ceilings=True))
-    asked: list[int] = []
-    for place in ("scorer", "run"):
+    sizes: list[int] = []
+    for module in ("scorer", "run"):
         monkeypatch.setattr(
-            f"kg_edit.evaluation.{place}.score_cases",
-            lambda model, cases, **how: asked.append(len(cases)) or score_cases(model, cases, **how),
+            f"kg_edit.evaluation.{module}.score_cases",
+            lambda model, cases, **how: sizes.append(len(cases)) or score_cases(model, cases, **how),
         )
     changed = edits[1].model_copy(update={"prompt": "{} is with the"})
     second = evaluate(
@@ -461,7 +459,7 @@ def test_unedited_scores_are_reused_by_the_next_method(
         pool=edits,
         config=EvalConfig(ceilings=True),
     )
-    assert asked == [3, 1, 1]  # what is new of both records, then each of them edited
+    assert sizes == [3, 1, 1]  # what is new of both records, then each of them edited
     assert lines(tmp_path / "first")[0]["sections"]["base"] == lines(tmp_path / "second")[0]["sections"]["base"]
     assert second.edited != first.edited
 
@@ -501,9 +499,9 @@ def test_cached_scores_without_a_metric_are_computed_again(
     """A metric was added since they were cached."""
     first = evaluate(method, model, edits[:1], out=tmp_path / "first")
     (file,) = (cache / "unedited").rglob("*.json")
-    found = json.loads(file.read_text())
-    del found["scores"]["efficacy.nll"]
-    file.write_text(json.dumps(found))
+    cached = json.loads(file.read_text())
+    del cached["scores"]["efficacy.nll"]
+    file.write_text(json.dumps(cached))
     assert evaluate(method, model, edits[:1], out=tmp_path / "second").base == first.base
     assert "efficacy.nll" in json.loads(file.read_text())["scores"]
 
@@ -516,7 +514,7 @@ def test_resumed_sequence_skips_its_known_records_in_the_progress(
     config = EvalConfig(schedule="sequential:3", evaluate_every=1)
     evaluate(method, model, edits[:3], out=tmp_path, config=config)
     lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
-    end = next(place for place, line in enumerate(lines) if json.loads(line)["phase"] == "after:2")
+    end = next(index for index, line in enumerate(lines) if json.loads(line)["phase"] == "after:2")
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:end]))
     counted = list[tuple[str, int]]()
     monkeypatch.setattr(Bar, "update", lambda _, n: counted.append(("done", n)))

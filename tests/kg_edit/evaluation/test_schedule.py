@@ -21,9 +21,9 @@ from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shar
     ],
 )
 def test_schedule_has_a_canonical_form(text: str, batch: int, sequence: int, canonical: str) -> None:
-    found = Schedule.parse(text)
-    assert (found.batch, found.sequence, str(found)) == (batch, sequence, canonical)
-    assert Schedule.parse(str(found)) == found
+    schedule = Schedule.parse(text)
+    assert (schedule.batch, schedule.sequence, str(schedule)) == (batch, sequence, canonical)
+    assert Schedule.parse(str(schedule)) == schedule
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_records_of_one_step_are_scored_once_after_it(schedule: str, records: in
 
 
 def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
-    found = list(CurvePlan.of(Schedule.parse("sequential:7"), 3).scorings(7))
-    assert [(scoring.edits, scoring.places, scoring.on_curve) for scoring in found] == [
+    scorings = list(CurvePlan.of(Schedule.parse("sequential:7"), 3).scorings(7))
+    assert [(scoring.edits, scoring.places, scoring.on_curve) for scoring in scorings] == [
         (1, (0,), False),
         (2, (1,), False),
         (3, (0, 1, 2), True),
@@ -77,9 +77,9 @@ def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
 
 
 def test_point_inside_a_batch_comes_after_it() -> None:
-    found = list(CurvePlan.of(Schedule.parse("batch:4,sequential:10"), 5).scorings(10))
-    assert [(scoring.edits, scoring.on_curve) for scoring in found] == [(4, False), (8, True), (10, True)]
-    assert [list(scoring.step) for scoring in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    scorings = list(CurvePlan.of(Schedule.parse("batch:4,sequential:10"), 5).scorings(10))
+    assert [(scoring.edits, scoring.on_curve) for scoring in scorings] == [(4, False), (8, True), (10, True)]
+    assert [list(scoring.step) for scoring in scorings] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_curve_has_about_ten_points_by_default() -> None:
@@ -89,28 +89,28 @@ def test_curve_has_about_ten_points_by_default() -> None:
 
 
 def test_many_earlier_records_are_sampled_evenly() -> None:
-    found = {s.edits: s.places for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000)}
-    assert found[101] == (100,)
-    assert len(found[500]) == CURVE_RECORDS + 1  # its own one too
-    assert (found[500][0], found[500][-1]) == (0, 499)
-    assert all(4 <= b - a <= 5 for a, b in zip(found[500][:99], found[500][1:100], strict=True))
-    assert found[1000] == tuple(range(1000))
+    positions = {s.edits: s.places for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000)}
+    assert positions[101] == (100,)
+    assert len(positions[500]) == CURVE_RECORDS + 1  # its own one too
+    assert (positions[500][0], positions[500][-1]) == (0, 499)
+    assert all(4 <= b - a <= 5 for a, b in zip(positions[500][:99], positions[500][1:100], strict=True))
+    assert positions[1000] == tuple(range(1000))
 
 
 def test_sample_limits_the_records_of_each_point() -> None:
     plan = CurvePlan.of(Schedule.parse("batch:2,sequential:9"), 4, sample=3)
-    found = {scoring.edits: scoring.places for scoring in plan.scorings(9)}
-    assert found == {2: (), 4: (0, 1, 2), 6: (), 8: (0, 2, 5), 9: (0, 3, 6)}
+    positions = {scoring.edits: scoring.places for scoring in plan.scorings(9)}
+    assert positions == {2: (), 4: (0, 1, 2), 6: (), 8: (0, 2, 5), 9: (0, 3, 6)}
     assert plan.scored("abcdefghi") == ["a", "b", "c", "d", "f", "g"]
     assert CurvePlan.of(Schedule.parse("sequential:9")).scored("abcdefghi") == "abcdefghi"
 
 
 def test_shards_deal_every_item_once() -> None:
-    items = list(range(10))
-    dealt = [Shard.parse(f"{part}/4").deal(items) for part in range(4)]
+    numbers = list(range(10))
+    dealt = [Shard.parse(f"{part}/4").deal(numbers) for part in range(4)]
     assert dealt[1] == [1, 5, 9]
-    assert sorted(item for part in dealt for item in part) == items
-    assert Shard().deal(items) == items
+    assert sorted(number for part in dealt for number in part) == numbers
+    assert Shard().deal(numbers) == numbers
     assert str(Shard.parse(" 2 / 3 ")) == "2/3"
 
 

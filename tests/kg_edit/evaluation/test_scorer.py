@@ -50,7 +50,7 @@ def test_locality_compares_with_the_sections_of_the_unedited_model(
     with Nudge(model, NudgeConfig(scale=50)).update([case.edit]).applied(model):
         (edited,) = score_cases(model, [case], before=base)
     (pair,) = case.predicted_pairs
-    before, after = (found.predicted[pair.prompt][pair.candidate] for found in (base[0], edited))
+    before, after = (section.predicted[pair.prompt][pair.candidate] for section in (base[0], edited))
     expected = sum(old == new for old, new in zip(before, after, strict=True)) / len(before)
     assert edited.scores["locality.unchanged"] == expected < 1
 
@@ -85,17 +85,17 @@ def test_next_tokens_of_neighbours_are_compared_with_the_unedited_models(model: 
     def logs() -> list[torch.Tensor]:
         ids = [torch.tensor([model.encode(prompt).ids]) for prompt in case.foreseen]
         with torch.no_grad():
-            return [model.model(one).logits[0, -1].log_softmax(-1) for one in ids]
+            return [model.model(row).logits[0, -1].log_softmax(-1) for row in ids]
 
     before = logs()
     patch = Nudge(model, NudgeConfig(scale=5)).update([case.edit])
     with patch.applied(model):
         (edited,), after = score_cases(model, [case], before=base), logs()
-    whole = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(before, after, strict=True)) / len(before)
-    found = edited.scores[name]
-    assert found is not None and 0 < found <= whole
+    divergence = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(before, after, strict=True)) / len(before)
+    score = edited.scores[name]
+    assert score is not None and 0 < score <= divergence
     (together,) = score_cases(model, [case], before=base, patches=[patch])
-    assert together.scores[name] == pytest.approx(found, rel=1e-4)
+    assert together.scores[name] == pytest.approx(score, rel=1e-4)
 
 
 def test_edit_is_the_same_case_as_its_record(model: LanguageModel, edits: tuple[Edit, ...]) -> None:
@@ -115,12 +115,12 @@ def test_cases_with_patches_of_their_own_are_scored_as_each_in_turn(model: Langu
     before = score_cases(model, cases)
     together = score_cases(model, cases, before=before, patches=patches)
     assert together[1].nll != before[1].nll, "the patch must be felt"
-    for case, patch, earlier, found in zip(cases, patches, before, together, strict=True):
+    for case, patch, earlier, section in zip(cases, patches, before, together, strict=True):
         with patch.applied(model) if patch else nullcontext():
             (alone,) = score_cases(model, [case], before=[earlier])
-        assert found.texts == alone.texts
-        assert found.predicted == alone.predicted
-        assert found.scores == pytest.approx(alone.scores, abs=1e-4)
+        assert section.texts == alone.texts
+        assert section.predicted == alone.predicted
+        assert section.scores == pytest.approx(alone.scores, abs=1e-4)
 
 
 def stated(edit: Edit, *names: str) -> Query:
@@ -167,10 +167,10 @@ def test_no_answer_to_a_question_is_cut() -> None:
     for question in (Question(question="Where?", answer=answer), Question(question="?", answer="x", aliases=(answer,))):
         edit = Edit(subject="Ada", prompt="{} is", target_new="old", portability=(question,))
         case = Case.of(edit)
-        found = score_cases(model, [case, ceiling_cases(case)["fact_in_prompt"]])
-        assert [one.scores["portability.greedy"] for one in found] == [1, 1]
-    known, asked = (Query(prompt=text, answers=((answer,),), form="sentence") for text in ("Rome is", "Paris is"))
-    test = Probe(measures="ripple.CI", queries=(asked,), conditions=(known,))
+        sections = score_cases(model, [case, ceiling_cases(case)["fact_in_prompt"]])
+        assert [section.scores["portability.greedy"] for section in sections] == [1, 1]
+    condition, query = (Query(prompt=text, answers=((answer,),), form="sentence") for text in ("Rome is", "Paris is"))
+    test = Probe(measures="ripple.CI", queries=(query,), conditions=(condition,))
     (section,) = score_cases(model, [Case(edit=edit, probes=(test,))])
     assert section.scores["ripple.CI"] == 1, "the condition is fulfilled"
 
@@ -180,9 +180,9 @@ def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:
     near, new = "Paris is", "Ax Bx Cx Dx Ex Fx Gx Hx"
     model, edit = parrot(new, "Oslo"), Edit(subject="Ada", prompt="{} is", target_new=new, neighborhood=(near,))
     case = Case.of(with_probes(record_of(edit), ("elsewhere",)))
-    (found,) = score_cases(model, [case])
-    assert found.scores["elsewhere.greedy"] == 1
-    before = found.model_copy(update={"texts": {**found.texts, near: f" {new} Oslo"}})
+    (section,) = score_cases(model, [case])
+    assert section.scores["elsewhere.greedy"] == 1
+    before = section.model_copy(update={"texts": {**section.texts, near: f" {new} Oslo"}})
     (same,) = score_cases(model, [case], before=[before])
     assert same.scores["locality.same_text"] == 1
     (other,) = score_cases(model, [case], before=[before], patches=[Lesson(model, None).update([edit])])
@@ -193,14 +193,14 @@ def test_ceilings_ask_the_questions_of_all_edits(model: LanguageModel, edits: tu
     """Each after the fact of its own edit."""
     record = BenchmarkRecord(id="x", edits=edits[:2])
     case = Case.of(record, choices=choices(record, answers(edits), seed=0))
-    found = ceiling_cases(case)
-    assert found["fact_in_prompt"].facts == tuple(map(fact_sentence, edits[:2]))
-    assert [text.rpartition(". ")[2] for text in found["fact_and_relation_in_prompt"].facts] == [
+    cases = ceiling_cases(case)
+    assert cases["fact_in_prompt"].facts == tuple(map(fact_sentence, edits[:2]))
+    assert [text.rpartition(". ")[2] for text in cases["fact_and_relation_in_prompt"].facts] == [
         "Lakers city Paris.",
         "Lakers city London.",
     ]
-    for name, section in zip(found, score_cases(model, list(found.values())), strict=True):
-        assert found[name].questions == case.questions
+    for name, section in zip(cases, score_cases(model, list(cases.values())), strict=True):
+        assert cases[name].questions == case.questions
         assert set(section.texts) == {question.question for question in case.questions}
         assert None not in section.scores.values()
 

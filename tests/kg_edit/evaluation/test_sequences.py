@@ -56,11 +56,11 @@ def sequence_patch(method: Nudge, model: LanguageModel, batches: Sequence[Sequen
     return patch
 
 
-def assert_near(found: Nll, expected: Nll) -> None:
+def assert_near(actual: Nll, expected: Nll) -> None:
     """Rows that are scored together round otherwise than alone."""
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for prompt, candidates in expected.items():
-        assert found[prompt] == pytest.approx(candidates, abs=1e-5)
+        assert actual[prompt] == pytest.approx(candidates, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_edited_scores_are_those_of_the_model_with_all_of_the_sequence(
     original = weight_matrix(model.down_projection(1)).detach().clone()
     evaluate(Depends(model), model, edits, out=tmp_path, config=EvalConfig(schedule=schedule))
     assert torch.equal(weight_matrix(model.down_projection(1)), original)
-    found = {record["id"]: record["sections"]["edited"] for record in lines(tmp_path)}
+    sections = {record["id"]: record["sections"]["edited"] for record in lines(tmp_path)}
     pool = answers(edits)
     for sequence in cuts:
-        batches = [[edits[place] for place in batch] for batch in sequence]
+        batches = [[edits[index] for index in batch] for batch in sequence]
         with sequence_patch(Depends(model), model, batches).applied(model):
             for edit in (edit for batch in batches for edit in batch):
                 (section,) = score_cases(model, [Case.of(record_of(edit), choices=choices(edit, pool, seed=0))])
-                assert found[edit.id]["scores"] == pytest.approx(section.scores, abs=1e-5)
-                assert_near(found[edit.id]["nll"], section.nll)
+                assert sections[edit.id]["scores"] == pytest.approx(section.scores, abs=1e-5)
+                assert_near(sections[edit.id]["nll"], section.nll)
 
 
 @pytest.mark.slow
@@ -107,12 +107,12 @@ def test_sequence_is_scored_after_each_at_points_and_after_all(
         out=tmp_path,
         config=EvalConfig(schedule="sequential:4", evaluate_every=2, general=TEXT),
     )
-    found = Counter((line["id"], line["phase"]) for line in phases(tmp_path))
-    assert max(found.values()) == 1
-    scored = [(name, phase) for name, phase in found if phase not in ("base", "edit")]
+    counts = Counter((line["id"], line["phase"]) for line in phases(tmp_path))
+    assert max(counts.values()) == 1
+    scored = [(name, phase) for name, phase in counts if phase not in ("base", "edit")]
     assert scored == [
         *[("case-0", "after:1"), ("case-0", "after:2"), ("case-1", "after:2"), ("case-2", "after:3")],
-        *[(f"case-{place}", "edited") for place in range(5)],
+        *[(f"case-{number}", "edited") for number in range(5)],
     ]
     points = [json.loads(line) for line in (tmp_path / "general.jsonl").read_text().splitlines()]
     assert [(point["sequence"], point["edits"]) for point in points] == [(0, 0), (0, 2), (0, 4), (1, 0), (1, 1)]
@@ -121,8 +121,8 @@ def test_sequence_is_scored_after_each_at_points_and_after_all(
     assert [(point.edits, point.n) for point in curve] == [(0, 5), (1, 1), (2, 2), (4, 4)]
     assert curve[0].general == points[0]["scores"]
     assert summary == Summary.load(tmp_path / "summary.json")
-    own = {f"case-{place}": f"after:{place + 1}" for place in range(3)} | {"case-3": "edited", "case-4": "edited"}
-    just = [record["sections"][own[record["id"]]]["scores"]["portability.nll"] for record in lines(tmp_path)]
+    phase_of = {f"case-{n}": f"after:{n + 1}" for n in range(3)} | {"case-3": "edited", "case-4": "edited"}
+    just = [record["sections"][phase_of[record["id"]]]["scores"]["portability.nll"] for record in lines(tmp_path)]
     assert (summary.just_edited or {})["portability.nll"].mean == pytest.approx(sum(just) / 5)
     assert summary.just_edited != summary.edited
     assert "<svg" in (tmp_path / "curve.svg").read_text()
@@ -132,10 +132,10 @@ def test_sample_edits_all_records_and_scores_few(model: LanguageModel, edits: tu
     config = EvalConfig(schedule="batch:2,sequential:8", evaluate_every=4, sample=2)
     run = partial(evaluate, Depends(model), model, edits[:8], config=config)
     summary = run(out=tmp_path / "whole")
-    found = [(line["id"], line["phase"]) for line in phases(tmp_path / "whole")]
-    assert [name for name, phase in found if phase == "edit"] == [f"case-{place}" for place in range(8)]
-    assert [name for name, phase in found if phase == "base"] == ["case-0", "case-2", "case-4"]
-    scored = [(name, phase) for name, phase in found if phase not in ("base", "edit")]
+    entries = [(line["id"], line["phase"]) for line in phases(tmp_path / "whole")]
+    assert [name for name, phase in entries if phase == "edit"] == [f"case-{number}" for number in range(8)]
+    assert [name for name, phase in entries if phase == "base"] == ["case-0", "case-2", "case-4"]
+    scored = [(name, phase) for name, phase in entries if phase not in ("base", "edit")]
     assert scored == [("case-0", "after:4"), ("case-2", "after:4"), ("case-0", "edited"), ("case-4", "edited")]
     assert summary.just_edited is None
     assert [(point.edits, point.n) for point in summary.curve or ()] == [(0, 3), (4, 2), (8, 2)]
@@ -235,8 +235,8 @@ def test_failed_records_are_computed_again_on_request(
     assert not caplog.messages
     evaluate(faulty, model, edits[:5], out=out, config=config)
     assert faulty.calls == []  # a stored failure is not computed again, and the run says so
-    (said,) = caplog.messages
-    assert f"of {len(failing)} record" in said and "are from an earlier run; --retry-failed computes" in said
+    (message,) = caplog.messages
+    assert f"of {len(failing)} record" in message and "are from an earlier run; --retry-failed computes" in message
 
     caplog.clear()
     with pytest.raises(KeyboardInterrupt):
@@ -245,11 +245,11 @@ def test_failed_records_are_computed_again_on_request(
     assert kept >= {(edit.id, "base") for edit in edits[:5]}
     method = Depends(model)
     again = evaluate(method, model, edits[:5], out=out, config=config)
-    assert (method.calls, caplog.messages.count(said)) == (calls, 0)
+    assert (method.calls, caplog.messages.count(message)) == (calls, 0)
     assert max(Counter((line["id"], line["phase"]) for line in phases(out)).values()) == 1
     cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
     assert again.model_copy(update=cost) == expected.model_copy(update=cost)
-    files = ({file.name: file.read_bytes() for file in (some / "patches").glob("*")} for some in (whole, out))
+    files = ({file.name: file.read_bytes() for file in (folder / "patches").glob("*")} for folder in (whole, out))
     assert next(files) == next(files)
 
 
@@ -347,9 +347,9 @@ def test_sequence_resumes_from_its_patches(model: LanguageModel, edits: tuple[Ed
         )
         method = Depends(model)
         again = evaluate(method, model, edits[:5], out=part, config=config)
-        made = sum(b'"phase":"edit"' in line for line in lines_before[:cut])
-        left = [call for call, size in (("case-0 case-1", 2), ("case-2 case-3", 4)) if made < size]
-        assert method.calls == [*left, "case-4"]  # alone in its sequence, it stores no patch
+        edited = sum(b'"phase":"edit"' in line for line in lines_before[:cut])
+        remaining = [call for call, size in (("case-0 case-1", 2), ("case-2 case-3", 4)) if edited < size]
+        assert method.calls == [*remaining, "case-4"]  # alone in its sequence, it stores no patch
         assert without_times(part) == without_times(whole)
         cost: dict[str, object] = {"seconds_per_edit": None, "peak_memory": None}
         assert again.model_copy(update=cost) == expected.model_copy(update=cost)

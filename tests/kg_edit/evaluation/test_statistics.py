@@ -27,9 +27,9 @@ def test_harmonic_mean_by_hand() -> None:
 
 def test_missing_values_are_left_out() -> None:
     rows: list[dict[str, float | None]] = [{"a": 1.0, "b": None}, {"a": None, "b": None}, {"a": 0.0}]
-    found = estimates(rows, names=("a", "b"), seed=0)
-    assert found["a"].mean == 0.5
-    assert found["b"] == Estimate(mean=None, ci95_low=None, ci95_high=None)
+    means = estimates(rows, names=("a", "b"), seed=0)
+    assert means["a"].mean == 0.5
+    assert means["b"] == Estimate(mean=None, ci95_low=None, ci95_high=None)
     assert counts(rows, names=("a", "b")) == {"a": 2, "b": 0}
 
 
@@ -40,9 +40,9 @@ def test_editing_score_counts_as_its_rarest_part() -> None:
 
 def test_editing_score_combines_the_data_sets_means() -> None:
     rows = [dict.fromkeys(SCORED, 1.0), dict.fromkeys(SCORED, 0.0) | {"efficacy.prob": 1.0}]
-    found = estimates(rows, names=SCORED, seed=0)[EDITING_SCORE]
-    assert found.mean == pytest.approx(4 / (1 + 2 + 2 + 2))
-    assert (found.ci95_low, found.ci95_high) == (0, 1)
+    score = estimates(rows, names=SCORED, seed=0)[EDITING_SCORE]
+    assert score.mean == pytest.approx(4 / (1 + 2 + 2 + 2))
+    assert (score.ci95_low, score.ci95_high) == (0, 1)
 
 
 def test_no_editing_score_without_its_parts() -> None:
@@ -52,20 +52,20 @@ def test_no_editing_score_without_its_parts() -> None:
 
 def test_interval_is_the_means_spread() -> None:
     values = np.random.default_rng(1).normal(3, 2, size=400)
-    found = estimates([{"a": float(value)} for value in values], names=("a",), seed=0)["a"]
-    assert found.mean == pytest.approx(values.mean())
-    assert found.ci95_low == pytest.approx(values.mean() - 1.96 * values.std() / 20, abs=0.05)
-    assert found.ci95_high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.05)
+    estimate = estimates([{"a": float(value)} for value in values], names=("a",), seed=0)["a"]
+    assert estimate.mean == pytest.approx(values.mean())
+    assert estimate.ci95_low == pytest.approx(values.mean() - 1.96 * values.std() / 20, abs=0.05)
+    assert estimate.ci95_high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.05)
 
 
 def test_one_record_has_a_mean_without_an_interval() -> None:
     rows = [dict.fromkeys(SCORED, 1.0), dict.fromkeys(SCORED[:3], 0.0)]
-    found = estimates(rows, names=SCORED, seed=0)
-    assert found[SCORED[0]].ci95_low == 0.0
+    means = estimates(rows, names=SCORED, seed=0)
+    assert means[SCORED[0]].ci95_low == 0.0
     for lone in (SCORED[3], EDITING_SCORE):  # only the first record has the last part
-        assert found[lone].mean is not None
-        assert (found[lone].ci95_low, found[lone].ci95_high) == (None, None)
-    parts = [[[row.get(name, np.nan) for name in SCORED] for row in some] for some in (rows, rows[:1] * 2)]
+        assert means[lone].mean is not None
+        assert (means[lone].ci95_low, means[lone].ci95_high) == (None, None)
+    parts = [[[row.get(name, np.nan) for name in SCORED] for row in sample] for sample in (rows, rows[:1] * 2)]
     score = score_difference(np.array(parts[0]), np.where(np.isnan(parts[0]), np.nan, parts[1]), seed=0)
     change = paired_difference(np.array([1.0]), np.array([0.5]), seed=0)
     assert score is not None and change is not None
@@ -80,8 +80,8 @@ def test_seeds_decide_the_interval() -> None:
 
 def test_negative_seed_gives_intervals_of_its_own() -> None:
     rows = [dict.fromkeys(SCORED, value / 9) for value in range(1, 9)]
-    found = [estimates(rows, names=SCORED, seed=seed) for seed in (-1, -1, 1)]
-    assert found[0] == found[1] != found[2]
+    results = [estimates(rows, names=SCORED, seed=seed) for seed in (-1, -1, 1)]
+    assert results[0] == results[1] != results[2]
     scores = np.array([list(row.values()) for row in rows])
     assert score_difference(scores, scores[::-1], seed=-1) is not None
     assert paired_difference(scores[:, 0], scores[::-1, 0], seed=-1) is not None
@@ -107,18 +107,18 @@ def test_mcnemar_of_many_records_neither_overflows_nor_ends() -> None:
 
 def test_scores_of_0_and_1_are_tested_by_mcnemar() -> None:
     first, second = np.array([0.0, 0, 0, 0, 0, 1]), np.array([1.0, 1, 1, 1, 1, 1])
-    found = paired_difference(first, second, seed=0)
-    assert found is not None
-    assert (found.test, found.n) == ("McNemar", 6)
-    assert found.mean == pytest.approx(5 / 6)
-    assert found.p == pytest.approx(2 / 32)
+    difference = paired_difference(first, second, seed=0)
+    assert difference is not None
+    assert (difference.test, difference.n) == ("McNemar", 6)
+    assert difference.mean == pytest.approx(5 / 6)
+    assert difference.p == pytest.approx(2 / 32)
 
 
 def test_others_by_all_sign_flips_where_they_are_few() -> None:
     """Of the 8 sums ±1 ±2 ±4 two are as far from 0 as 7, and four as 5."""
-    found = paired_difference(np.zeros(3), np.array([1.0, 2.0, 4.0]), seed=0)
-    assert found is not None
-    assert (found.test, found.p) == ("sign flips", 2 / 8)
+    difference = paired_difference(np.zeros(3), np.array([1.0, 2.0, 4.0]), seed=0)
+    assert difference is not None
+    assert (difference.test, difference.p) == ("sign flips", 2 / 8)
     other = paired_difference(np.zeros(3), np.array([-1.0, 2.0, 4.0]), seed=0)
     assert other is not None
     assert other.p == 4 / 8
@@ -139,18 +139,18 @@ def test_many_sign_flips_are_as_the_normal_law_has_it() -> None:
     """400 differences of mean .1 and deviation 1: z = 2, p about .0455."""
     change = np.random.default_rng(3).normal(size=400)
     change = (change - change.mean()) / change.std() + 0.1
-    found = paired_difference(np.zeros(400), change, seed=0)
-    assert found is not None
-    assert found.p == pytest.approx(0.0455, abs=0.01)
-    assert (found.ci95_low, found.ci95_high) == pytest.approx((0.002, 0.198), abs=0.01)
+    difference = paired_difference(np.zeros(400), change, seed=0)
+    assert difference is not None
+    assert difference.p == pytest.approx(0.0455, abs=0.01)
+    assert (difference.ci95_low, difference.ci95_high) == pytest.approx((0.002, 0.198), abs=0.01)
 
 
 @pytest.mark.slow
 def test_chance_gives_p_below_5_percent_in_5_of_100() -> None:
     """Under no difference p < .05 in about 5 of 100 trials: more than 12, or none in 200, would be a wrong test."""
     rng = np.random.default_rng(0)
-    found = [paired_difference(rng.normal(size=40), rng.normal(size=40), seed=seed) for seed in range(100)]
-    assert 0 < sum(one.p < 0.05 for one in found if one) <= 12
+    differences = [paired_difference(rng.normal(size=40), rng.normal(size=40), seed=seed) for seed in range(100)]
+    assert 0 < sum(difference.p < 0.05 for difference in differences if difference) <= 12
 
 
 def test_seeds_decide_intervals_and_p() -> None:
@@ -170,28 +170,28 @@ def test_no_records_give_no_difference() -> None:
 def test_score_is_the_harmonic_mean_of_means() -> None:
     """Means (.5, 1) and (1, 1): 2/3 and 1."""
     first, second = np.array([[0.0, 1], [1, 1]]), np.array([[1.0, 1], [1, 1]])
-    found = score_difference(first, second, seed=0)
-    assert found is not None
-    assert found.mean == pytest.approx(1 / 3)
-    assert found.p == pytest.approx(1, abs=0.01)  # swapping one record only turns the sign
+    difference = score_difference(first, second, seed=0)
+    assert difference is not None
+    assert difference.mean == pytest.approx(1 / 3)
+    assert difference.p == pytest.approx(1, abs=0.01)  # swapping one record only turns the sign
 
 
 def test_part_that_a_record_lacks_is_left_out_of_its_mean() -> None:
     nan = np.nan
     first, second = np.array([[0.5, 1], [0.5, nan]]), np.array([[1.0, 0.5], [1.0, nan]])
-    found = score_difference(first, second, seed=0)
-    assert found is not None
-    assert found.mean == pytest.approx(2 / (1 + 2) - 2 / (2 + 1))
+    difference = score_difference(first, second, seed=0)
+    assert difference is not None
+    assert difference.mean == pytest.approx(2 / (1 + 2) - 2 / (2 + 1))
     assert score_difference(np.array([[nan, 1.0]]), np.array([[nan, 1.0]]), seed=0) is None
 
 
 def test_large_difference_of_scores_is_found() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.uniform(0, 0.4, size=(50, 4)), rng.uniform(0.6, 1, size=(50, 4))
-    found = score_difference(first, second, seed=0)
-    assert found is not None
-    assert found.ci95_low is not None
-    assert found.p < 0.001 < found.ci95_low
+    difference = score_difference(first, second, seed=0)
+    assert difference is not None
+    assert difference.ci95_low is not None
+    assert difference.p < 0.001 < difference.ci95_low
 
 
 def test_holm_by_hand() -> None:

@@ -45,8 +45,8 @@ def test_failing_records_are_found_by_halving(model: LanguageModel, records: tup
     }
     assert method.calls[-1] == "case-0 case-2 case-3 case-4 case-5 case-7"
     alone = Nudge(model).update([edit for record in records for edit in record.edits if edit.id not in step.errors])
-    (made,), (expected,) = (patch.factors.values() for patch in (step.patch or WeightPatch(factors={}), alone))
-    assert torch.equal(made.left, expected.left)
+    (factors,), (expected,) = (patch.factors.values() for patch in (step.patch or WeightPatch(factors={}), alone))
+    assert torch.equal(factors.left, expected.left)
 
 
 @dataclass
@@ -200,11 +200,11 @@ def test_later_step_starts_from_the_earlier_edits(
 def test_in_halves_asks_for_less_until_it_fits() -> None:
     sizes: list[int] = []
 
-    def double(items: Sequence[int]) -> list[int]:
-        sizes.append(len(items))
-        if len(items) > 2:
+    def double(numbers: Sequence[int]) -> list[int]:
+        sizes.append(len(numbers))
+        if len(numbers) > 2:
             raise MemoryError
-        return [2 * item for item in items]
+        return [2 * number for number in numbers]
 
     assert in_halves(double, range(5)) == [0, 2, 4, 6, 8]
     assert sizes == [5, 2, 3, 1, 2]

@@ -42,8 +42,8 @@ def test_template_makes_no_query_without_what_it_needs(name: str) -> None:
     for field in NEEDS[name]:
         without = {field: empty[field], **({"prompt": empty["prompt"]} if field == "subject" else {})}
         assert not list(PROBES[name](EDIT.model_copy(update=without)))
-    others = {field: value for field, value in empty.items() if field not in (*NEEDS[name], "subject", "prompt")}
-    assert list(PROBES[name](EDIT.model_copy(update=others)))
+    unneeded = {field: value for field, value in empty.items() if field not in (*NEEDS[name], "subject", "prompt")}
+    assert list(PROBES[name](EDIT.model_copy(update=unneeded)))
 
 
 def test_prompts_of_the_templates() -> None:
@@ -76,8 +76,8 @@ def test_metrics_by_hand() -> None:
     likely = {"Boston Celtics": 0.1, "Miami Heat": 2.0, "Yes": 0.5, "No": 0.7, "LeBron James": 3.0}
     scores = {pair: TokenScores(nll=likely[pair.candidate], accuracy=1.0, tokens=2) for pair in case.pairs}
     texts = dict.fromkeys(case.continued, "Boston Celtics, once of the Miami Heat.")
-    found = {name: metric(case, Evidence(scores=scores, texts=texts)) for name, metric in TEMPLATE_METRICS.items()}
-    assert found == {
+    values = {name: metric(case, Evidence(scores=scores, texts=texts)) for name, metric in TEMPLATE_METRICS.items()}
+    assert values == {
         "negation.prob": 0.0,
         "fact-check.prob": 0.5,
         "distracting.prob": 0.0,

@@ -87,9 +87,9 @@ def test_group_is_halved_if_memory_runs_out(
         return original(edits)
 
     monkeypatch.setattr(chosen, "edit_each", small)
-    found = run(tmp_path / "run", chosen)
+    recorded = run(tmp_path / "run", chosen)
     assert sizes == [3, 1, 2, 1, 1]
-    assert not [entry for entry in found if entry["error"]]
+    assert not [entry for entry in recorded if entry["error"]]
 
 
 @pytest.mark.slow
@@ -98,10 +98,10 @@ def test_failed_pass_is_repeated_one_by_one(
 ) -> None:
     expected = run(tmp_path / "well", chosen)
 
-    def failing(*given: Any, patches: Sequence[Patch] | None = None, **options: Any) -> Any:
+    def failing(*args: Any, patches: Sequence[Patch] | None = None, **options: Any) -> Any:
         if patches is not None:
             raise ModelError("the model's output is not finite")
-        return score_cases(*given, **options)
+        return score_cases(*args, **options)
 
     monkeypatch.setattr(module, "score_cases", failing)
     again = run(tmp_path / "again", chosen)
@@ -112,8 +112,8 @@ def test_failed_pass_is_repeated_one_by_one(
 def test_failed_edit_of_a_group_is_recorded_alone(tmp_path: Path) -> None:
     glame = method("glame", tiny("llama"), graph={"require": True})
     broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
-    found = run(tmp_path / "run", glame, [EDIT, broken, SECOND])
-    errors = {entry["id"]: entry["error"] for entry in found if entry["phase"] == "edit"}
+    recorded = run(tmp_path / "run", glame, [EDIT, broken, SECOND])
+    errors = {entry["id"]: entry["error"] for entry in recorded if entry["phase"] == "edit"}
     assert errors["broken"].startswith("MissingObjectError: ")
     assert errors[EDIT.id] is errors[SECOND.id] is None
 

@@ -101,17 +101,17 @@ class Noted(dict[Any, Any]):
         return self.value
 
 
-@pytest.mark.parametrize("group", sorted({name for one in DATASETS.values() for name in one.measures} | PROBES.keys()))
+@pytest.mark.parametrize("group", sorted({name for ds in DATASETS.values() for name in ds.measures} | PROBES.keys()))
 def test_model_is_asked_nothing_that_no_metric_reads(group: str) -> None:
     edit = Edit(subject="Ada", prompt="{} is", target_new="old")
     query = Query(prompt="Where?", answers=(("Rome",),), others=("Oslo",), old=("Bern",))
-    asked, bare = Case(edit=edit, probes=(Probe(measures=group, queries=(query,)),)), Case(edit=edit)
+    probed, bare = Case(edit=edit, probes=(Probe(measures=group, queries=(query,)),)), Case(edit=edit)
     scores, texts = Noted(TokenScores(1.0, 1.0)), Noted("Rome")
     evidence = Evidence(scores=scores, texts=texts, compared=texts, predicted=Noted((1,)))
-    for metric in metrics_for(asked).values():
-        metric(asked, replace(evidence, before=evidence))
-    assert {*asked.pairs} - {*bare.pairs} <= scores.read
-    assert asked.continued.keys() <= texts.read
+    for metric in metrics_for(probed).values():
+        metric(probed, replace(evidence, before=evidence))
+    assert {*probed.pairs} - {*bare.pairs} <= scores.read
+    assert probed.continued.keys() <= texts.read
 
 
 def test_run_metrics_name_the_function_that_computes_them() -> None:
@@ -130,8 +130,8 @@ def test_record_has_the_metrics_of_its_probes(edits: tuple[Edit, ...]) -> None:
     assert metrics_for(Case(edit=edits[0])) == METRICS
     assert metrics_for(Case(edit=edits[0], facts=("It rains.",), ceiling=True)) == PORTABILITY
     probes = tuple(Probe(measures=name, queries=()) for name in ("ripple.RS", "locality.Forgetfulness"))
-    found = metrics_for(Case(edit=edits[0], probes=probes))
-    assert [name for name in found if name not in METRICS] == [
+    metrics = metrics_for(Case(edit=edits[0], probes=probes))
+    assert [name for name in metrics if name not in METRICS] == [
         "locality.greedy",
         "locality.teacher_forced",
         "locality.unchanged",

@@ -71,15 +71,15 @@ def test_several_edits_count_alike(edits: tuple[Edit, ...]) -> None:
 @pytest.mark.parametrize(("text", "value"), [(" In Paris.", 1.0), (" Lutetia", 1.0), (" Parisian", 0.0), ("", 0.0)])
 def test_greedy_portability_knows_aliases(case: Case, text: str, value: float) -> None:
     question = case.edit.portability[0].model_copy(update={"aliases": ("Lutetia",)})
-    known = Case(edit=case.edit.model_copy(update={"portability": (question,)}))
-    (prompt,) = known.few_shot_prompts
-    assert METRICS["portability.greedy"](known, evidence({}, {prompt: text})) == value
+    with_alias = Case(edit=case.edit.model_copy(update={"portability": (question,)}))
+    (prompt,) = with_alias.few_shot_prompts
+    assert METRICS["portability.greedy"](with_alias, evidence({}, {prompt: text})) == value
 
 
 def test_teacher_forced_and_nll_are_the_answers(case: Case) -> None:
-    found = evidence({(QUESTION, "Paris"): 1.5})
-    assert METRICS["portability.teacher_forced"](case, found) == 0.25
-    assert METRICS["portability.nll"](case, found) == 1.5
+    losses = evidence({(QUESTION, "Paris"): 1.5})
+    assert METRICS["portability.teacher_forced"](case, losses) == 0.25
+    assert METRICS["portability.nll"](case, losses) == 1.5
 
 
 @pytest.mark.parametrize(("alone", "value"), [(4.0, 1.0), (2.5, 0.0), (2.0, 0.0)])

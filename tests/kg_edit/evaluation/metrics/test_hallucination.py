@@ -19,10 +19,10 @@ def test_retention_has_the_perplexity_of_accurate_sentences(tmp_path: Path) -> N
     assert test.queries == () and len(test.accurate) == 2
     test.check(model)
     (record,) = find_dataset("wikibio")(written(tmp_path, WIKIBIO))
-    found = test.scores(model, record.edits, before=())
+    scores = test.scores(model, record.edits, before=())
     pairs = [Pair(query.prompt, query.answers[0][0]) for query in test.accurate]
     losses = score(model, pairs)
-    wanted = math.exp(sum(losses[pair].nll for pair in pairs) / 2)
-    assert found["retention.ARR.perplexity"] == pytest.approx(wanted, rel=1e-4)
-    assert found["retention.ARR"] is None and found["retention.TRR"] is None and found["retention.ERR"] == 0.0
+    expected = math.exp(sum(losses[pair].nll for pair in pairs) / 2)
+    assert scores["retention.ARR.perplexity"] == pytest.approx(expected, rel=1e-4)
+    assert scores["retention.ARR"] is None and scores["retention.TRR"] is None and scores["retention.ERR"] == 0.0
     assert test.digest != RetentionTest(()).digest and RetentionTest((), test.accurate[:1]).digest != test.digest

@@ -29,23 +29,23 @@ NEW, OLD = (1.0, 2.0, 6.0), (3.0, 1.0, 5.0)  # nll of Peru and of Italy after ea
 
 def scores(*texts: str) -> dict[str, float | None]:
     """All metrics where the five questions are answered with ``texts``: three wordings, two hops."""
-    asked = [query.prompt for query in (*WORDINGS, *HOPS)]
-    by_prompt = {format_question_with_shots(prompt): text for prompt, text in zip(asked, texts, strict=True)}
+    prompts = [query.prompt for query in (*WORDINGS, *HOPS)]
+    by_prompt = {format_question_with_shots(prompt): text for prompt, text in zip(prompts, texts, strict=True)}
     losses = {
         Pair(format_question(query.prompt), name): TokenScores(nll=value, accuracy=0)
         for name, values in (("Peru", NEW), ("Italy", OLD))
         for query, value in zip(WORDINGS, values, strict=True)
     }
     evidence = Evidence(texts=by_prompt, scores=losses)
-    known = {name: metric for name, metric in metrics_for(CASE).items() if name.startswith("multihop.")}
-    return {name: metric(CASE, evidence) for name, metric in known.items()}
+    metrics = {name: metric for name, metric in metrics_for(CASE).items() if name.startswith("multihop.")}
+    return {name: metric(CASE, evidence) for name, metric in metrics.items()}
 
 
 def test_likelihoods_of_both_answers() -> None:
-    found = scores("x", "x", "x", "x", "x")
-    assert found["multihop.nll"] == pytest.approx(3.0) and found["multihop.old.nll"] == pytest.approx(3.0)
-    assert found["multihop.prob"] == pytest.approx(1 / 3), "the mean losses are equal"
-    assert found["multihop.any_of_3"] == found["multihop.old.any_of_3"] == found["multihop.hop_share"] == 0
+    values = scores("x", "x", "x", "x", "x")
+    assert values["multihop.nll"] == pytest.approx(3.0) and values["multihop.old.nll"] == pytest.approx(3.0)
+    assert values["multihop.prob"] == pytest.approx(1 / 3), "the mean losses are equal"
+    assert values["multihop.any_of_3"] == values["multihop.old.any_of_3"] == values["multihop.hop_share"] == 0
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_likelihoods_of_both_answers() -> None:
 def test_answer_hops_and_old_answer(
     texts: tuple[str, ...], any_of_3: float, share: float, instance: float, hop_wise: float, old: float
 ) -> None:
-    found = scores(*texts)
+    values = scores(*texts)
     names = ("any_of_3", "hop_share", "instance_wise", "hop_wise", "old.any_of_3")
-    assert [found[f"multihop.{name}"] for name in names] == [any_of_3, share, instance, hop_wise, old]
+    assert [values[f"multihop.{name}"] for name in names] == [any_of_3, share, instance, hop_wise, old]
 
 
 def test_records_of_two_three_and_four_hops_are_separate() -> None:
-    found = scores("x", "PE", "x", "Dawkins", "Peru")
-    assert [found[f"multihop.{hops}_hops.any_of_3"] for hops in (2, 3, 4)] == [1, None, None]
-    assert [found[f"multihop.{hops}_hops.nll"] for hops in (2, 3, 4)] == [pytest.approx(3.0), None, None]
+    values = scores("x", "PE", "x", "Dawkins", "Peru")
+    assert [values[f"multihop.{hops}_hops.any_of_3"] for hops in (2, 3, 4)] == [1, None, None]
+    assert [values[f"multihop.{hops}_hops.nll"] for hops in (2, 3, 4)] == [pytest.approx(3.0), None, None]
     for name in ("prob", "old.any_of_3", "hop_share", "instance_wise", "hop_wise"):
-        assert found[f"multihop.2_hops.{name}"] == found[f"multihop.{name}"], name
-        assert found[f"multihop.3_hops.{name}"] is None
+        assert values[f"multihop.2_hops.{name}"] == values[f"multihop.{name}"], name
+        assert values[f"multihop.3_hops.{name}"] is None

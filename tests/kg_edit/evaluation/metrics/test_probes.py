@@ -49,16 +49,16 @@ def test_ripple_query_needs_every_answer_as_whole_words(edit: Edit) -> None:
     test = probe("ripple.LG", query)
     assert value("ripple.LG", edit, test, texts={query.prompt: " Ed and Bo."}) == 1
     assert value("ripple.LG", edit, test, texts={query.prompt: " Ed of Bologna."}) == 0
-    some = query.model_copy(update={"every": False})
-    assert value("ripple.LG", edit, probe("ripple.LG", some), texts={query.prompt: " Ed of Bologna."}) == 1
+    either = query.model_copy(update={"every": False})
+    assert value("ripple.LG", edit, probe("ripple.LG", either), texts={query.prompt: " Ed of Bologna."}) == 1
 
 
 def test_ripple_test_counts_only_where_the_unedited_model_knows_its_condition(edit: Edit) -> None:
     """Judged on the edited model, which forgot it, the second test would not count."""
     known, forgotten = sentence("K is"), sentence("F is")
     tests = [
-        probe("ripple.RS", sentence(name), conditions=(given,))
-        for name, given in (("A is", known), ("B is", forgotten))
+        probe("ripple.RS", sentence(name), conditions=(condition,))
+        for name, condition in (("A is", known), ("B is", forgotten))
     ]
     before = Evidence(texts={"K is": " Oslo", "F is": " Rome"})
     after = {"A is": " Rome", "B is": " Oslo", "K is": " Rome", "F is": " Oslo"}
@@ -102,9 +102,9 @@ def test_teacher_forcing_is_kinder_than_generation(edit: Edit) -> None:
 
 def test_categories_count_alike_whatever_their_size(edit: Edit) -> None:
     """One prompt right of one, and none of three: 1/2 over categories, 1/4 over prompts."""
-    others = [probe("portability.Subject_Aliasing", sentence(f"{name} is")) for name in "BCD"]
+    aliasing = [probe("portability.Subject_Aliasing", sentence(f"{name} is")) for name in "BCD"]
     texts = {"A is": " Rome", **{f"{name} is": " Oslo" for name in "BCD"}}
-    probes = (probe("portability.Reasoning", sentence("A is")), *others)
+    probes = (probe("portability.Reasoning", sentence("A is")), *aliasing)
     assert value("portability.greedy", edit, *probes, texts=texts) == 0.5
     assert value("portability.Reasoning.greedy", edit, *probes, texts=texts) == 1
     assert value("portability.Subject_Aliasing.greedy", edit, *probes, texts=texts) == 0

@@ -41,9 +41,9 @@ def scored(
     """The metrics where the model wrote this; ``gains`` are those of Tokyo, Rome, Paris by the question."""
     prompt = scored_after(CAPITAL)
     scores = {
-        Pair(given, name): TokenScores(nll=3.0 - (gain if given == prompt else 0.0), accuracy=0.0)
+        Pair(context, name): TokenScores(nll=3.0 - (gain if context == prompt else 0.0), accuracy=0.0)
         for name, gain in zip(("Tokyo", "Rome", "Paris"), gains, strict=True)
-        for given in (prompt, ANSWER)
+        for context in (prompt, ANSWER)
     }
     texts = {generated_from(CAPITAL): direct, stepped_from(CAPITAL): stepped, generated_from(MILAN): " Italy"}
     evidence = Evidence(scores=scores, texts=texts)
@@ -55,11 +55,11 @@ def scored(
     ("text", "right", "old"), [(" Tokyo.", 1, 0), (" The Edo", 1, 0), (" not Tokyo", 0, 0), (" Roma, Tokyo", 0, 1)]
 )
 def test_answer_counts_at_the_start(text: str, right: int, old: int) -> None:
-    found = scored(text)
-    assert (found["ripples-known.greedy"], found["ripples-known.greedy_old"]) == (right, old)
-    assert found["ripples-known.stated.greedy"] == right
-    assert found["ripples-stay.same-object.greedy"] == 1
-    assert "ripples-unknown.greedy" not in found
+    values = scored(text)
+    assert (values["ripples-known.greedy"], values["ripples-known.greedy_old"]) == (right, old)
+    assert values["ripples-known.stated.greedy"] == right
+    assert values["ripples-stay.same-object.greedy"] == 1
+    assert "ripples-unknown.greedy" not in values
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_ceilings_have_the_facts_of_examples_too() -> None:
         Example(question="What is the capital of the country of Lyon?", answer="Paris", facts=hops),
         Example(question="What is the capital of Peru?", answer="Lima", facts=("The capital of Peru is Lima.",)),
     )
-    asked = Probe(measures="ripples-known.stated", queries=(CAPITAL.model_copy(update={"examples": shown}),))
-    cases = ceiling_cases(Case.of(BenchmarkRecord(id="1", edits=(EDIT,), probes=(asked,))))
+    probe = Probe(measures="ripples-known.stated", queries=(CAPITAL.model_copy(update={"examples": shown}),))
+    cases = ceiling_cases(Case.of(BenchmarkRecord(id="1", edits=(EDIT,), probes=(probe,))))
     texts = {name: generated_from(case.probes[0].queries[0]).split("\n\n") for name, case in cases.items()}
     alone, both = texts["fact_in_prompt"], texts["fact_and_relation_in_prompt"]
     assert alone[0].startswith(f"{hops[0]}\nQuestion: ")
