@@ -151,8 +151,8 @@ def _asked(prompt: str, *answers: tuple[str, ...], kind: str = "regular") -> dic
     }
 
 
-def _test(*queries: dict[str, Any], when: str = "OR", given: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    return {"test_queries": list(queries), "test_condition": when, "condition_queries": list(given)}
+def _test(*queries: dict[str, Any], when: str = "OR", conditions: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    return {"test_queries": list(queries), "test_condition": when, "condition_queries": list(conditions)}
 
 
 RIPPLE: dict[str, Any] = {
@@ -178,7 +178,7 @@ RIPPLE: dict[str, Any] = {
         _test(
             _asked("The place of birth of the spouse of Ada is", ("Rome",), kind="two_hop"),
             _asked("The spouse of Ada was born in", ("Rome", "Roma")),
-            given=(_asked("The place of birth of Bob is", ("Rome", "Roma")),),
+            conditions=(_asked("The place of birth of Bob is", ("Rome", "Roma")),),
         )
     ],
     "Compositionality_II": [],
