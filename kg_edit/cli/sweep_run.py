@@ -131,8 +131,8 @@ def caption(outcomes: Sequence[Outcome]) -> str:
     return f"{named} on {run['model']['name']}, {records}, schedule {run['schedule']}"
 
 
-def _cell(found: Estimate | None) -> str:
-    return interval(found) or "\N{EN DASH}"
+def _cell(estimate: Estimate | None) -> str:
+    return interval(estimate) or "\N{EN DASH}"
 
 
 Grid = Mapping[str, Sequence[Any]]  # axis -> its values

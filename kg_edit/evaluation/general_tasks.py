@@ -80,7 +80,7 @@ class GeneralTasks:
     _unedited: dict[tuple[object, ...], dict[str, DocumentScores]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, wanted: str | Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
+    def open(cls, tasks: str | Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
         """Open tasks from files, from folders, or from the harness by name; their documents are read now.
 
         ``tokenizer``: the model's name, for tasks that count tokens (those of `kg-edit data tasks`).
@@ -95,7 +95,7 @@ class GeneralTasks:
             )
         from lm_eval.tasks import TaskManager
 
-        folders, names, needs_own = wanted_tasks([wanted] if isinstance(wanted, str) else wanted)
+        folders, names, needs_own = wanted_tasks([tasks] if isinstance(tasks, str) else tasks)
         try:
             manager = TaskManager(
                 include_path=[str(path) for path in folders],
@@ -299,17 +299,17 @@ class _TaskFile:
     members: tuple[str, ...] = ()
 
 
-def wanted_tasks(wanted: Sequence[str]) -> tuple[list[Path], list[str], bool]:
+def wanted_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
     """Return the folders with task files, the tasks' names, and whether the harness's own tasks are needed too.
 
-    ``wanted`` has task files, folders of them, and names of the harness's own tasks.
+    ``tasks`` has task files, folders of them, and names of the harness's own tasks.
 
     Raises:
         ConfigError: a file can't be read or has no task, or two files have a task of one name.
     """
     # dicts: in order, each once
     folders, names, needs_own = dict[Path, None](), dict[str, None](), False
-    for part in wanted:
+    for part in tasks:
         path = Path(part)
         if _is_task_place(path):
             folders[path if path.is_dir() else path.parent] = None

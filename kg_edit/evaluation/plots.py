@@ -50,7 +50,7 @@ def legend_below(axes: Axes) -> None:
         text.set_parse_math(False)
 
 
-def save_figure(made: Figure, path: Path) -> Path:
+def save_figure(drawn: Figure, path: Path) -> Path:
     """Write a figure as PNG, SVG or PDF, atomically.
 
     Raises:
@@ -61,7 +61,7 @@ def save_figure(made: Figure, path: Path) -> Path:
         raise OutputError(f"can't draw {path}: expected a file name that ends in {' or '.join(_FORMATS)}")
     stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}[kind]
     with replacing(path) as scratch, rc_context({"svg.hashsalt": "kg-edit", "svg.fonttype": "none"}):
-        made.savefig(scratch, format=kind[1:], dpi=150, metadata=stamp)
+        drawn.savefig(scratch, format=kind[1:], dpi=150, metadata=stamp)
     return path
 
 

@@ -249,14 +249,14 @@ class StepFiles:
         files = self._start.parent.glob(f"{self._start.name}*.safetensors")
         self._sizes = {file: file.stat().st_size for file in sorted(files)}
 
-    def summed(self, known: int) -> tuple[int, Patch | None]:
+    def summed(self, recorded: int) -> tuple[int, Patch | None]:
         """Return the number of steps in the file with the sum, and the sum; (0, None) if there is none.
 
-        A sum of more than the ``known`` first steps is removed: results of its steps were deleted, and can only be
+        A sum of more than the ``recorded`` first steps is removed: results of its steps were deleted, and can only be
         computed again step by step.
         """
         sums = {int(file.stem.rpartition("-")[2]): file for file in self._sizes if "-sum-" in file.stem}
-        for steps in [steps for steps in sums if steps > known]:
+        for steps in [steps for steps in sums if steps > recorded]:
             self._remove(sums.pop(steps))
         newest = max(sums, default=0)
         return newest, Patch.load(sums[newest]) if newest else None
@@ -402,7 +402,7 @@ def missing_phases(plan: CurvePlan, ids: Sequence[str], done: Done) -> Iterator[
     yield from ((name, BASE) for name in plan.scored(ids) if (name, BASE) not in done)
     yield from ((name, EDIT) for name in ids if name in usable and (name, EDIT) not in done)
     for scoring in plan.scorings(len(ids)):
-        keys = ((ids[index], phase_of(scoring)) for index in scoring.places)
+        keys = ((ids[index], phase_of(scoring)) for index in scoring.indices)
         yield from (key for key in keys if key[0] in usable and key not in done)
 
 

@@ -92,13 +92,13 @@ def _general_cells(summary: Summary) -> list[list[str]]:
     return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
 
 
-def interval(found: Estimate | None) -> str:
+def interval(estimate: Estimate | None) -> str:
     """Return a mean with its interval: the mean alone if it has none, "" without a mean."""
-    if found is None or found.mean is None:
+    if estimate is None or estimate.mean is None:
         return ""
-    if found.ci95_low is None:
-        return f"{found.mean:.3f}"
-    return f"{found.mean:.3f} [{found.ci95_low:.3f}, {found.ci95_high:.3f}]"
+    if estimate.ci95_low is None:
+        return f"{estimate.mean:.3f}"
+    return f"{estimate.mean:.3f} [{estimate.ci95_low:.3f}, {estimate.ci95_high:.3f}]"
 
 
 def _caption(summary: Summary) -> str:

@@ -98,13 +98,13 @@ class RetentionTest:
         return _replies(model, self.queries, is_right=mentions)
 
     def scores(
-        self, model: LanguageModel, made: Sequence[Edit], *, before: Sequence[Reply], chat: bool | None = None
+        self, model: LanguageModel, edits: Sequence[Edit], *, before: Sequence[Reply], chat: bool | None = None
     ) -> dict[str, float | None]:
         """Return all rates and perplexities of a model.
 
         Args:
             model: the model with the edits, in its plain form.
-            made: the edits in it.
+            edits: those in it.
             before: the unedited model's `replies`.
             chat: ask everything in chat form, or in plain text; None: each edit in the form in which it is made, the
                 test prompts in plain text.
@@ -113,7 +113,7 @@ class RetentionTest:
             ModelError: its output is not finite.
         """
         model = model.in_chat(chat=bool(chat))
-        tested, edited = self.replies(model), edit_replies(model, made, chat=chat)
+        tested, edited = self.replies(model), edit_replies(model, edits, chat=chat)
         accurate = [now for now, then in zip(tested, before, strict=True) if then.right]
         if self.accurate:  # no greedy answers are generated for sentences
             losses = score(model, map(pair_of, self.accurate))
@@ -139,14 +139,14 @@ def asked_of(edit: Edit) -> Query:
     return Query(prompt=edit.text, answers=((edit.target_new,),), form="sentence")
 
 
-def edit_replies(model: LanguageModel, made: Sequence[Edit], *, chat: bool | None = None) -> list[Reply]:
+def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None = None) -> list[Reply]:
     """Return the model's answers to the prompts of edits, those in plain text first.
 
     ``chat`` as in `RetentionTest.scores`.
     """
-    forms = [edit.forms[0] if chat is None else chat for edit in made]
+    forms = [edit.forms[0] if chat is None else chat for edit in edits]
     plain, in_chat = (
-        [asked_of(edit) for edit, is_chat in zip(made, forms, strict=True) if is_chat == form] for form in (False, True)
+        [asked_of(edit) for edit, is_chat in zip(edits, forms, strict=True) if is_chat == form] for form in (False, True)
     )
     replies = _replies(model.in_chat(chat=False), plain, is_right=begins_with) if plain else []
     if in_chat:  # a chat model answers in a sentence, which may not begin with the target

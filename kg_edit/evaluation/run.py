@@ -302,7 +302,7 @@ class _Run:
                 bar.note("")
             if number >= summed:
                 edited = [records[index] for index in scoring.step if records[index].id not in failed]
-                scored = [records[index] for index in scoring.places if records[index].id not in failed]
+                scored = [records[index] for index in scoring.indices if records[index].id not in failed]
                 update = self._edit(sequence, number, edited, patch, files)
                 patch = added(patch, update)  # of all edits so far; a step without a success changes nothing
                 if bar and scored:
@@ -320,7 +320,7 @@ class _Run:
     def _is_known(self, sequence: _Sequence, scoring: Scoring, failed: set[str]) -> bool:
         """Whether every result of a step is recorded."""
         keys = {(sequence.items[index].id, EDIT) for index in scoring.step}
-        keys |= {(sequence.items[index].id, phase_of(scoring)) for index in scoring.places}
+        keys |= {(sequence.items[index].id, phase_of(scoring)) for index in scoring.indices}
         needs_point = scoring.on_curve and self.config.has_points
         if needs_point and (sequence.number, scoring.edits) not in self.points:
             return False

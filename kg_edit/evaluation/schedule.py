@@ -82,7 +82,7 @@ class Schedule:
         return self.batch < self.sequence
 
     def steps(self, records: int) -> Iterator[range]:
-        """Yield for each step the places of its records in a sequence of ``records``."""
+        """Yield for each step the indices of its records in a sequence of ``records``."""
         for start in range(0, records, self.batch):
             yield range(start, min(start + self.batch, records))
 
@@ -102,11 +102,11 @@ def _part(part: str, text: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """A scoring after ``edits`` edits: the places of the records to score, and whether it is a point of the curve."""
+    """A scoring after ``edits`` edits: the indices of the records to score, and whether it is a point of the curve."""
 
     step: range
     edits: int
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     on_curve: bool
     last: bool
 
@@ -135,23 +135,23 @@ class CurvePlan:
         for step in self.schedule.steps(records):
             last = step.stop == records
             on_curve = last or step.stop // self.every > step.start // self.every
-            places: tuple[int, ...] = ()
+            indices: tuple[int, ...] = ()
             if self.sample is None:  # the step's own records, after the earlier ones
-                places = (*(range(step.start) if last else _spread(step.start) if on_curve else ()), *step)
+                indices = (*(range(step.start) if last else _spread(step.start) if on_curve else ()), *step)
             elif on_curve:
-                places = _spread(step.stop, most=self.sample)
-            yield Scoring(step=step, edits=step.stop, places=places, on_curve=on_curve, last=last)
+                indices = _spread(step.stop, most=self.sample)
+            yield Scoring(step=step, edits=step.stop, indices=indices, on_curve=on_curve, last=last)
 
     def scored(self, ids: Sequence[str]) -> Sequence[str]:
         """Return those of a sequence's ``ids`` that are scored at all: all of them without ``sample``."""
         if self.sample is None:
             return ids
-        indices = {index for scoring in self.scorings(len(ids)) for index in scoring.places}
-        return [ids[index] for index in sorted(indices)]
+        scored = {index for scoring in self.scorings(len(ids)) for index in scoring.indices}
+        return [ids[index] for index in sorted(scored)]
 
 
 def _spread(records: int, *, most: int = CURVE_RECORDS) -> tuple[int, ...]:
-    """At most ``most`` places below ``records``, evenly spread, beginning with 0."""
+    """At most ``most`` indices below ``records``, evenly spread, beginning with 0."""
     count = min(records, most)
     return tuple(index * records // count for index in range(count))
 

@@ -181,15 +181,15 @@ def commit(folder: Path) -> str | None:
         return None
 
 
-def note_environment(folder: Path, found: Environment) -> None:
-    """Add ``found`` to the run's environments, if it is new.
+def note_environment(folder: Path, entry: Environment) -> None:
+    """Add ``entry`` to the run's environments, if it is new.
 
     Raises:
         OutputError: it can't be written.
     """
     drop_cut_line(folder / ENVIRONMENTS)
-    if found not in read_environments(folder):
-        append_lines(folder / ENVIRONMENTS, [json.dumps(found, sort_keys=True)])
+    if entry not in read_environments(folder):
+        append_lines(folder / ENVIRONMENTS, [json.dumps(entry, sort_keys=True)])
 
 
 def read_environments(folder: Path) -> list[Environment]:

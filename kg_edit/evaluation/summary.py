@@ -77,7 +77,7 @@ def curve(
     for names in sequences:
         for scoring in plan.scorings(len(names)):
             if scoring.on_curve:
-                keys = [(names[index], phase_of(scoring)) for index in scoring.places]
+                keys = [(names[index], phase_of(scoring)) for index in scoring.indices]
                 scored.setdefault(scoring.edits, []).extend(keys)
     general: dict[int, list[Point]] = {}
     for point in points:

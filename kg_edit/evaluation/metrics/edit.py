@@ -76,19 +76,19 @@ def portability_greedy(case: Case, evidence: Evidence) -> float | None:
         any(mentions(evidence.texts[prompt], name) for name in right_answers(question))
         for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True)
     )
-    return by_category(case, evidence, "portability", mentioned, more=passed)
+    return by_category(case, evidence, "portability", mentioned, extra=passed)
 
 
 def portability_teacher_forced(case: Case, evidence: Evidence) -> float | None:
     """Return the share of the answer's tokens that are the arg-max, given the right tokens before them."""
     shares = (evidence.scores[pair].accuracy for pair in case.answer_pairs)
-    return by_category(case, evidence, "portability", accuracy, more=shares)
+    return by_category(case, evidence, "portability", accuracy, extra=shares)
 
 
 def portability_nll(case: Case, evidence: Evidence) -> float | None:
     """Return -log p of the answer, mean over its tokens, in nats."""
     losses = (evidence.scores[pair].nll for pair in case.answer_pairs)
-    return by_category(case, evidence, "portability", nll, more=losses)
+    return by_category(case, evidence, "portability", nll, extra=losses)
 
 
 def portability_choice(case: Case, evidence: Evidence) -> float | None:

@@ -130,10 +130,10 @@ def over_categories(group: str, of_query: OfQuery) -> Compute:
 
 
 def by_category(
-    case: Case, evidence: Evidence, group: str, of_query: OfQuery, *, more: Iterable[float] = ()
+    case: Case, evidence: Evidence, group: str, of_query: OfQuery, *, extra: Iterable[float] = ()
 ) -> float | None:
-    """Return the mean over the categories of ``group`` of the mean over their probes; ``more`` is one more category."""
-    categories: dict[str, list[float | None]] = {"": list(more)}
+    """Return the mean over the categories of ``group`` of the mean over their probes; ``extra`` is one more category."""
+    categories: dict[str, list[float | None]] = {"": list(extra)}
     for probe in case.group(group):
         values = categories.setdefault(probe.measures, [])
         values.append(mean(of_query(query, evidence) for query in probe.queries))

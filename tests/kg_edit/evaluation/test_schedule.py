@@ -60,12 +60,12 @@ def test_words_say_which_edits_a_record_is_scored_after() -> None:
 @pytest.mark.parametrize(("schedule", "records"), [("single", 1), ("batch:3", 3)])
 def test_records_of_one_step_are_scored_once_after_it(schedule: str, records: int) -> None:
     (scoring,) = CurvePlan.of(Schedule.parse(schedule)).scorings(records)
-    assert (scoring.places, scoring.edits, scoring.last) == (tuple(range(records)), records, True)
+    assert (scoring.indices, scoring.edits, scoring.last) == (tuple(range(records)), records, True)
 
 
 def test_sequences_are_scored_after_each_edit_at_points_and_after_all() -> None:
     scorings = list(CurvePlan.of(Schedule.parse("sequential:7"), 3).scorings(7))
-    assert [(scoring.edits, scoring.places, scoring.on_curve) for scoring in scorings] == [
+    assert [(scoring.edits, scoring.indices, scoring.on_curve) for scoring in scorings] == [
         (1, (0,), False),
         (2, (1,), False),
         (3, (0, 1, 2), True),
@@ -89,7 +89,7 @@ def test_curve_has_about_ten_points_by_default() -> None:
 
 
 def test_many_earlier_records_are_sampled_evenly() -> None:
-    positions = {s.edits: s.places for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000)}
+    positions = {s.edits: s.indices for s in CurvePlan.of(Schedule.parse("sequential:1000")).scorings(1000)}
     assert positions[101] == (100,)
     assert len(positions[500]) == CURVE_RECORDS + 1  # its own one too
     assert (positions[500][0], positions[500][-1]) == (0, 499)
@@ -99,7 +99,7 @@ def test_many_earlier_records_are_sampled_evenly() -> None:
 
 def test_sample_limits_the_records_of_each_point() -> None:
     plan = CurvePlan.of(Schedule.parse("batch:2,sequential:9"), 4, sample=3)
-    positions = {scoring.edits: scoring.places for scoring in plan.scorings(9)}
+    positions = {scoring.edits: scoring.indices for scoring in plan.scorings(9)}
     assert positions == {2: (), 4: (0, 1, 2), 6: (), 8: (0, 2, 5), 9: (0, 3, 6)}
     assert plan.scored("abcdefghi") == ["a", "b", "c", "d", "f", "g"]
     assert CurvePlan.of(Schedule.parse("sequential:9")).scored("abcdefghi") == "abcdefghi"
