@@ -231,17 +231,17 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         return event_stream(answer, parts, request.stream_options) if request.stream else answer
 
 
-def check_request(wanted: CompletionRequest, model: str) -> None:
+def check_request(request: CompletionRequest, model: str) -> None:
     """Refuse a request that a greedy continuation of one line can't fulfil.
 
     Raises:
         UnknownNameError: another model is asked for.
         ConfigError: sampling, several continuations, or another field that is not supported.
     """
-    if wanted.model not in (None, model):
-        raise UnknownNameError(f"unknown model {wanted.model!r}; this server has only {model!r}")
-    unsupported = [name for name in _UNSUPPORTED if getattr(wanted, name)]
-    if wanted.temperature or (wanted.n, wanted.best_of) != (1, 1) or unsupported:
+    if request.model not in (None, model):
+        raise UnknownNameError(f"unknown model {request.model!r}; this server has only {model!r}")
+    unsupported = [name for name in _UNSUPPORTED if getattr(request, name)]
+    if request.temperature or (request.n, request.best_of) != (1, 1) or unsupported:
         raise ConfigError(
             "kg-edit serve continues a text greedily, to the end of its line: send temperature 0, n 1 and best_of 1"
             f"{f', and leave out {unsupported[0]}' if unsupported else ''}"
@@ -249,21 +249,21 @@ def check_request(wanted: CompletionRequest, model: str) -> None:
 
 
 def before_stop(text: str, stop: Stop | None) -> str:
-    """Return the text up to the first place where a text of ``stop`` begins."""
+    """Return the text up to the first position where a text of ``stop`` begins."""
     stops = (stop,) if isinstance(stop, str) else stop or ()
-    return text[: min((place for ending in stops if (place := text.find(ending)) >= 0), default=len(text))]
+    return text[: min((position for ending in stops if (position := text.find(ending)) >= 0), default=len(text))]
 
 
-def event_stream(made: Completion | ChatAnswer, parts: Iterable[object], options: StreamOptions | None) -> Response:
+def event_stream(answer: Completion | ChatAnswer, parts: Iterable[object], options: StreamOptions | None) -> Response:
     """Return a finished answer as server-sent events: one for each of the ``parts`` of its choices, then ``[DONE]``.
 
     The text is not sent while it is generated: other requests wait meanwhile, and must not wait for a slow reader.
     """
-    kind = made.object if isinstance(made, Completion) else f"{made.object}.chunk"
-    head = {"id": made.id, "object": kind, "created": made.created, "model": made.model}
+    kind = answer.object if isinstance(answer, Completion) else f"{answer.object}.chunk"
+    head = {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
     events: list[dict[str, object]] = [{**head, "choices": [part]} for part in parts]
     if options and options.include_usage:
-        events.append({**head, "choices": [], "usage": made.usage.model_dump()})
+        events.append({**head, "choices": [], "usage": answer.usage.model_dump()})
     lines = [f"data: {text}\n\n" for text in (*map(json.dumps, events), "[DONE]")]
     return Response("".join(lines), media_type="text/event-stream")
 

@@ -119,7 +119,7 @@ class EditDesk:
         """Whether a request is being computed."""
         return self._alone.locked()
 
-    def try_edit(self, wanted: TryRequest) -> TryAnswer:
+    def try_edit(self, request: TryRequest) -> TryAnswer:
         """Make an edit, and ask its prompts before and after it.
 
         Raises:
@@ -128,17 +128,17 @@ class EditDesk:
         """
         with self._alone:
             self._count += 1
-            words = re.sub(r"[^a-z0-9]+", "-", wanted.subject.casefold()).strip("-")[:40]
+            words = re.sub(r"[^a-z0-9]+", "-", request.subject.casefold()).strip("-")[:40]
             name, start = f"{words or 'edit'}-{self._count}", time.perf_counter()
-            edit = wanted.edit(name)
-            queries = queries_of(self.model, wanted, edit)
+            edit = request.edit(name)
+            queries = queries_of(self.model, request, edit)
 
             # All errors that can be found before anything is computed.
             self.method.check_inputs(self.method.config, self.method.graph, [edit])
             self.method.check([edit])
             check_queries(self.model, queries, tokens=_TOKENS)
 
-            base, active = self._active() if wanted.on_ledger else (None, WeightPatch(factors={}))
+            base, active = self._active() if request.on_ledger else (None, WeightPatch(factors={}))
             with active.applied(self.model) as model:
                 before = responses(model, queries, tokens=_TOKENS)
             self.method.start_anew()  # the same request makes the same patch again
@@ -152,7 +152,9 @@ class EditDesk:
 
         # In chat form the target may be anywhere in the answer's first sentence.
         text = after[0].text
-        success = mentions(first_sentence(text), edit.target_new) if wanted.chat else begins_with(text, edit.target_new)
+        success = (
+            mentions(first_sentence(text), edit.target_new) if request.chat else begins_with(text, edit.target_new)
+        )
         return TryAnswer(
             id=key,
             fact=f"{edit.text} {edit.target_new}",
@@ -164,7 +166,7 @@ class EditDesk:
             subgraph=graph is not None,
             no_subgraph=why_not,
             alone=alone,
-            on_ledger=wanted.on_ledger,
+            on_ledger=request.on_ledger,
         )
 
     def add(self, name: str, *, force: bool = False) -> LedgerView:
@@ -287,24 +289,24 @@ class EditDesk:
         return self.ledger
 
 
-def queries_of(model: LanguageModel, wanted: TryRequest, edit: Edit) -> list[Query]:
+def queries_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[Query]:
     """Return the queries for the edit's own prompt with both answers, then for the user's probes.
 
     A prompt gets a line break in front if it begins with a subject that is an attention sink; so does the edit.
     """
     both = tuple(filter(None, (edit.target_new, edit.target_true)))
-    probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in wanted.probes]
+    probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in request.probes]
     queries = []
     for prompt, names in [(edit.text, both), *probes]:
-        text = prompt if wanted.chat else lead_before(model, prompt, subject=edit.subject) + prompt
-        queries.append(Query(ask=text, score=text, candidates=names, chat=wanted.chat))
+        text = prompt if request.chat else lead_before(model, prompt, subject=edit.subject) + prompt
+        queries.append(Query(ask=text, score=text, candidates=names, chat=request.chat))
     return queries
 
 
-def outcome_of(place: int, query: Query, before: Response, after: Response) -> Outcome:
-    """Return the outcome of a query; the one at place 0 is that of the edit's own prompt."""
+def outcome_of(index: int, query: Query, before: Response, after: Response) -> Outcome:
+    """Return the outcome of a query; the one at index 0 is that of the edit's own prompt."""
     return Outcome(
-        kind="probe" if place else "edit",
+        kind="probe" if index else "edit",
         prompt=query.ask.removeprefix(LEAD),
         led=query.ask.startswith(LEAD),
         before=before.text,

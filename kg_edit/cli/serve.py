@@ -121,17 +121,17 @@ def serve(
     if opened:
         active = number_of(len(opened.active), "edit")
         log.info("%s: %s", opened.folder, active if opened.events else "a new ledger, without edits")
-    with listening(host, port) as place:  # a port that is taken is an error before the model is loaded
+    with listening(host, port) as listener:  # a port that is taken is an error before the model is loaded
         hosts = host_names(host, names or ())
         note_choice(given, graph)
-        made = planned.on(load(model, dtype, device))
+        editor = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
-            made.prepare()
-        desk = EditDesk(made, graph=planned.graph, ledger=opened, start=start)
+            editor.prepare()
+        desk = EditDesk(editor, graph=planned.graph, ledger=opened, start=start)
         app = make_app(desk, hosts=hosts, largest=int(max_body * 1_000_000))
         shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"http://{shown}:{place.getsockname()[1]}/ is up; stop it with Ctrl-C")
-        run(app, place)
+        typer.echo(f"http://{shown}:{listener.getsockname()[1]}/ is up; stop it with Ctrl-C")
+        run(app, listener)
     typer.echo("stopped")
     if desk.is_busy:  # with a request that was cut off: Python would wait for the end of its edit
         os._exit(0)
@@ -156,30 +156,30 @@ def listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; give another {other}") from error
 
 
-def run(app: FastAPI, place: socket.socket) -> None:
-    """Answer requests at ``place`` until Ctrl-C."""
+def run(app: FastAPI, listener: socket.socket) -> None:
+    """Answer requests at ``listener`` until Ctrl-C."""
     import uvicorn
 
     with suppress(KeyboardInterrupt):  # uvicorn stops by itself, and passes it on
         # Its errors are a cut-off request, which is answered, and those of requests, which the app logs.
         config = uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=_END_S)
-        uvicorn.Server(config).run(sockets=[place])
+        uvicorn.Server(config).run(sockets=[listener])
 
 
-def host_names(host: str, given: Sequence[str]) -> tuple[str, ...]:
+def host_names(host: str, names: Sequence[str]) -> tuple[str, ...]:
     """Return the names under which the page answers: another site's name that leads here is refused.
 
     Raises:
-        ConfigError: one of those that are ``given`` is no name of a host.
+        ConfigError: one of ``names`` is no name of a host.
     """
     from kg_edit.app.guard import ANY_ADDRESS, LOCAL
 
-    wanted = tuple(name.strip().lower() for name in given)
-    for name in wanted:
+    additional = tuple(name.strip().lower() for name in names)
+    for name in additional:
         if not re.fullmatch(r"[\w.-]+", name):  # it is compared with the name in a request, which has no port
             raise ConfigError(f"--name {name}: expected a host name without scheme and port, such as lab.example")
     if host in _HERE:
-        return (*dict.fromkeys((*LOCAL, host)), *wanted)
+        return (*dict.fromkeys((*LOCAL, host)), *additional)
     log.warning("listening at %s: anyone who can reach this machine can make edits; there is no password", host)
     own = () if host in _EVERYWHERE else (host.lower(),)
-    return (*own, "localhost", socket.gethostname().lower(), *wanted, ANY_ADDRESS)
+    return (*own, "localhost", socket.gethostname().lower(), *additional, ANY_ADDRESS)

@@ -146,7 +146,8 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
     """
     forms = [edit.forms[0] if chat is None else chat for edit in edits]
     plain, in_chat = (
-        [asked_of(edit) for edit, is_chat in zip(edits, forms, strict=True) if is_chat == form] for form in (False, True)
+        [asked_of(edit) for edit, is_chat in zip(edits, forms, strict=True) if is_chat == form]
+        for form in (False, True)
     )
     replies = _replies(model.in_chat(chat=False), plain, is_right=begins_with) if plain else []
     if in_chat:  # a chat model answers in a sentence, which may not begin with the target

@@ -101,10 +101,10 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The number of prompts of a kind (``asked``), and how many the unedited and the edited model answer correctly."""
+    """The number of ``prompts`` of a kind, and how many the unedited and the edited model answer correctly."""
 
     kind: str
-    asked: int
+    prompts: int
     unedited: int
     edited: int
 
@@ -203,7 +203,7 @@ def model_card(
 
     scored = "No scores were measured for this export; `kg-edit patch check` asks the edits' prompts again."
     if scores:
-        numbers = [(score.kind, str(score.asked), str(score.unedited), str(score.edited)) for score in scores]
+        numbers = [(score.kind, str(score.prompts), str(score.unedited), str(score.edited)) for score in scores]
         header = ("prompts", "asked", "right, unedited", "right, edited")
         scored = f"{markdown_table(header, numbers, numbers_from=1)}\n\n{_SCORES}"
     subjects = [escaped_markdown(one_line(name)) for name in dict.fromkeys(edit.subject for edit in unread)]

@@ -25,7 +25,7 @@ def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str
     points = [point for line in finite.values() for point in line]
     if not points:
         return ""
-    wide, tall = ticks(max(x for x, _ in points), whole=True), ticks(max(y for _, y in points))
+    wide, tall = ticks(max(x for x, _ in points), whole_numbers=True), ticks(max(y for _, y in points))
     scale = _Scale(wide[-1], tall[-1])
     parts = [*_axes(wide, tall, scale, x_label, y_label)]
     for number, line in enumerate(lines.values()):
@@ -57,7 +57,7 @@ def sparkline(values: Sequence[float]) -> str:
     )
 
 
-def ticks(most: float, *, whole: bool = False) -> list[float]:
+def ticks(most: float, *, whole_numbers: bool = False) -> list[float]:
     """Return about five round numbers, from 0 to the first one that is at least ``most``."""
     if most <= 0 or not math.isfinite(most):
         return [0.0, 1.0]
@@ -65,7 +65,7 @@ def ticks(most: float, *, whole: bool = False) -> list[float]:
     rough = most / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    step = max(1.0, float(round(step))) if whole else step
+    step = max(1.0, float(round(step))) if whole_numbers else step
     return [step * number for number in range(math.ceil(most / step - 1e-9) + 1)]
 
 

@@ -122,12 +122,12 @@ def compare_prompts(
 
 
 def is_unchanged(
-    model: LanguageModel, asked: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
+    model: LanguageModel, prompt: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
 ) -> bool:
     """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
-    if answers := [answer for answer in asked.answer if generates(unedited, answer, chat=asked.chat)]:
-        return any(generates(edited, answer, chat=asked.chat) for answer in answers)
-    old, new = (compared_text(model, text, tokens=tokens, chat=asked.chat) for text in (unedited, edited))
+    if answers := [answer for answer in prompt.answer if generates(unedited, answer, chat=prompt.chat)]:
+        return any(generates(edited, answer, chat=prompt.chat) for answer in answers)
+    old, new = (compared_text(model, text, tokens=tokens, chat=prompt.chat) for text in (unedited, edited))
     return old == new
 
 
@@ -155,30 +155,30 @@ def read_differences(path: Path) -> tuple[PromptDifference, ...]:
         return ()
 
 
-def counted(found: Sequence[PromptDifference], *, forms: bool = False) -> str:
+def counted(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
     """Return how many prompts are unchanged, those of the edits apart from others.
 
     For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". The form in which they were asked is
     named if one was asked in chat form, or if ``forms`` is set.
     """
-    forms = forms or any(row.asked.chat for row in found)
+    forms = forms or any(row.asked.chat for row in differences)
     by_name: dict[str, list[bool]] = {}
     names = {"edit": "locality prompts", "file": "prompts"}
-    for row in found:
+    for row in differences:
         form = f" {'in chat form' if row.asked.chat else 'in plain text'}" * forms
         by_name.setdefault(f"{names.get(row.asked.source, 'unrelated prompts')}{form}", []).append(row.unchanged)
     return ", ".join(f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()) + " unchanged"
 
 
-def difference_table(found: Sequence[PromptDifference]) -> Table:
+def difference_table(differences: Sequence[PromptDifference]) -> Table:
     """Return the prompts as a table for a rich console: the texts of both models side by side."""
     meaning = "unchanged: the edited text gives the unedited model's answer, or begins with the same tokens."
     table = Table(title="What else changed?", caption=meaning, caption_justify="left", box=SIMPLE_HEAD)
     table.show_edge, table.padding = False, (0, 1, 0, 0)
-    has_answers = any(row.asked.answer for row in found)
+    has_answers = any(row.asked.answer for row in differences)
     for name in _HEADER if has_answers else _HEADER[:-1]:
         table.add_column(name, overflow="fold")
-    for row in found:
+    for row in differences:
         colour = "green" if row.unchanged else "red"
         cells = [Text(row.verdict, style=colour), Text(_shown(row.asked.prompt)), Text(_shown(row.unedited))]
         answers = [Text("\n".join(map(_shown, row.probabilities)))] if has_answers else []
@@ -186,20 +186,20 @@ def difference_table(found: Sequence[PromptDifference]) -> Table:
     return table
 
 
-def difference_markdown(found: Sequence[PromptDifference], *, forms: bool = False) -> str:
+def difference_markdown(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
     """Return the prompts as a section of Markdown, with `counted` as its first line; ``forms`` as there."""
     rows = (
         (row.verdict, _shown(row.asked.prompt), _shown(row.unedited), _shown(row.edited), "; ".join(row.probabilities))
-        for row in found
+        for row in differences
     )
     table = markdown_table(_HEADER, ([escaped_markdown(one_line(cell)) for cell in row] for row in rows))
-    return f"## What else changed?\n\n{counted(found, forms=forms)}\n\n{table}\n"
+    return f"## What else changed?\n\n{counted(differences, forms=forms)}\n\n{table}\n"
 
 
-def difference_rows(found: Sequence[PromptDifference]) -> str:
+def difference_rows(differences: Sequence[PromptDifference]) -> str:
     """Return the head and the body of an HTML table of the prompts."""
     lines = []
-    for row in found:
+    for row in differences:
         kind = "good" if row.unchanged else "bad"
         texts = "".join(
             f'<td data-label="{name}" dir="auto">{escape(_shown(text))}</td>'
@@ -215,10 +215,10 @@ def difference_rows(found: Sequence[PromptDifference]) -> str:
     return f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
 
 
-def difference_page(found: Sequence[PromptDifference], *, title: str) -> str:
+def difference_page(differences: Sequence[PromptDifference], *, title: str) -> str:
     """Return a self-contained HTML page of the prompts."""
-    parts = {"TITLE": escape(title), "STYLE": page_file("report.css"), "VERDICT": counted(found)}
-    return filled("differences.html", parts | {"TABLE": difference_rows(found)})
+    parts = {"TITLE": escape(title), "STYLE": page_file("report.css"), "VERDICT": counted(differences)}
+    return filled("differences.html", parts | {"TABLE": difference_rows(differences)})
 
 
 def page_file(name: str) -> str:

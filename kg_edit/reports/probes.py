@@ -301,20 +301,22 @@ def check_probes(
             raise
 
 
-def read(model: LanguageModel, wanted: Sequence[ReportProbe], *, progress: str | None = None) -> tuple[Reading, ...]:
+def read(
+    model: LanguageModel, report_probes: Sequence[ReportProbe], *, progress: str | None = None
+) -> tuple[Reading, ...]:
     """Read each probe on the model in its present state.
 
     Args:
         model: the model, edited or not.
-        wanted: the probes.
+        report_probes: the probes.
         progress: title of a progress bar.
 
     Raises:
         PromptError, ModelError: as in `responses`.
     """
-    outputs = responses(model, [probe.query for probe in wanted], tokens=_TOKENS, progress=progress)
+    outputs = responses(model, [probe.query for probe in report_probes], tokens=_TOKENS, progress=progress)
     readings = []
-    for probe, response in zip(wanted, outputs, strict=True):
+    for probe, response in zip(report_probes, outputs, strict=True):
         cost, *other = response.costs
         text, names = response.text, probe.aliases or (probe.wanted,)
         if probe.kind == "portability":

@@ -51,12 +51,12 @@ class _Size:
 
     weight: str
     change: float
-    own: float | None
+    norm: float | None
 
     @property
     def share(self) -> float | None:
         """The change's norm divided by the weight's norm."""
-        return self.change / self.own if self.own else None
+        return self.change / self.norm if self.norm else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class _Entry:
     graph: nx.MultiDiGraph | str | None
 
     @property
-    def own(self) -> ReportRow:
+    def rewrite(self) -> ReportRow:
         """The row of the edit's own prompt; of an edit in both forms, that of the form which fails if one does."""
         return min(self.of("rewrite"), key=lambda row: (row.edited.success, row.edited.right))
 
@@ -84,10 +84,10 @@ class _Entry:
     @property
     def badge(self) -> str:
         """Whether the edit succeeded; green only if its target is also the more likely one."""
-        if self.own.edited.success:
-            kind, words = ("good" if self.own.edited.right else "warn"), "success"
+        if self.rewrite.edited.success:
+            kind, words = ("good" if self.rewrite.edited.right else "warn"), "success"
         else:
-            kind, words = ("warn", "more likely, failed") if self.own.edited.right else ("bad", "failed")
+            kind, words = ("warn", "more likely, failed") if self.rewrite.edited.right else ("bad", "failed")
         return f'<span class="badge {kind}">{words}</span>'
 
     def of(self, kind: Kind) -> list[ReportRow]:
@@ -157,7 +157,7 @@ def _entries(
     if (edit_columns := columns(changes)) is not None:
         for record, indices in zip(changes.edits, edit_columns, strict=True):
             sizes[str(record["edit"]["id"])] = [
-                _Size(weight=name, change=change_norm(pair, indices), own=changes.weight_norms.get(name))
+                _Size(weight=name, change=change_norm(pair, indices), norm=changes.weight_norms.get(name))
                 for name, pair in changes.factors.items()
             ]
     return tuple(
@@ -178,7 +178,7 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
     """Return the number of edits that succeeded, in the colour of the result, links to the others, and the advice."""
     kind = "good" if not verdict.failed else "warn" if verdict.succeeded else "bad"
     counted = f'<span class="{kind}">{verdict.counted}</span>'
-    failed = [entry for entry in entries if not entry.own.edited.success]
+    failed = [entry for entry in entries if not entry.rewrite.edited.success]
     advice = "".join(f"<li>{_text(line)}</li>" for line in verdict.remarks)
     advice = f'<ul class="advice soft">{advice}</ul>' if advice else ""
     if verdict.commands:
@@ -232,10 +232,10 @@ def _overview(entries: Sequence[_Entry]) -> str:
     for entry in entries:
         cells = [
             f'<td class="number soft">{entry.number}</td>',
-            f'<td class="fact"><a href="#edit-{entry.number}">{_fact(entry.own)}</a></td>',
+            f'<td class="fact"><a href="#edit-{entry.number}">{_fact(entry.rewrite)}</a></td>',
             f"<td>{entry.badge}</td>",
-            f'<td class="text" data-label="unedited"><span class="clip">{_answer(entry.own.unedited)}</span></td>',
-            f'<td class="text" data-label="edited"><span class="clip">{_answer(entry.own.edited)}</span></td>',
+            f'<td class="text" data-label="unedited"><span class="clip">{_answer(entry.rewrite.unedited)}</span></td>',
+            f'<td class="text" data-label="edited"><span class="clip">{_answer(entry.rewrite.edited)}</span></td>',
         ]
         for kind in kinds:
             rows = entry.of(kind)
@@ -249,7 +249,7 @@ def _overview(entries: Sequence[_Entry]) -> str:
             cells.append(f'<td class="number" data-label="change / weight">{size}</td>')
         if curved:
             cells.append(f'<td data-label="loss">{sparkline([step.loss for step in entry.curve])}</td>')
-        lines.append(f'<tr data-success="{"yes" if entry.own.edited.success else "no"}">{"".join(cells)}</tr>')
+        lines.append(f'<tr data-success="{"yes" if entry.rewrite.edited.success else "no"}">{"".join(cells)}</tr>')
     counts = (
         '<p class="soft small">The columns with counts have the prompts whose target is more likely than the other '
         "object, or whose answer is in the text.</p>"
@@ -266,7 +266,7 @@ def _weights(patch: Patch) -> str:
     """Return the whole change of each weight over all edits, and the weight's own norm."""
     changes = changes_of(patch)
     sizes = [
-        _Size(weight=name, change=change_norm(pair), own=changes.weight_norms.get(name))
+        _Size(weight=name, change=change_norm(pair), norm=changes.weight_norms.get(name))
         for name, pair in changes.factors.items()
     ]
     if not sizes:
@@ -279,7 +279,7 @@ def _size_table(sizes: Sequence[_Size]) -> str:
     rows = []
     for size in sizes:
         name = _text(size.weight).replace(".", ".<wbr>")  # a line may break after a dot
-        norm = "" if size.own is None else f"{size.own:.4g}"
+        norm = "" if size.norm is None else f"{size.norm:.4g}"
         share = "" if size.share is None else _percent(size.share)
         meter = ""
         if size.share:
@@ -301,7 +301,7 @@ def _wide(table: str, name: str) -> str:
 
 def _edit(entry: _Entry, *, is_open: bool) -> str:
     """Return the section of one edit, which can be folded: texts, probes, loss, sizes and subgraph."""
-    row = entry.own
+    row = entry.rewrite
     texts = (
         f'<div class="pair"><div class="answer"><span>unedited</span><p dir="auto">{_answer(row.unedited)}</p></div>'
         f'<div class="answer {_CLASSES[sign(row.edited)]}"><span>edited</span>'
@@ -368,7 +368,7 @@ def _drawing(entry: _Entry) -> str:
         return ""
     count = entry.graph.number_of_edges()
     counted = f"{count} statement{'s' * (count != 1)}" if count <= _MOST else f"{_MOST} of {count} statements"
-    title = one_line(f"The statements of the graph around: {entry.own.probe.prompt}")
+    title = one_line(f"The statements of the graph around: {entry.rewrite.probe.prompt}")
     shown = svg.nearest(entry.graph, _MOST)
     picture = svg.inline_svg(shown, title=title, most=_MOST)
     return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(shown)}</div>'

@@ -116,7 +116,7 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
     scores = [
         Score(
             kind="edits, success",
-            asked=len(rewrites),
+            prompts=len(rewrites),
             unedited=sum(row.unedited.success for row in rewrites),
             edited=sum(row.edited.success for row in rewrites),
         )
@@ -129,21 +129,21 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
     ):
         of_kind = [row for row in rows if row.probe.kind == kind]
         unedited, edited = sum(row.unedited.right for row in of_kind), sum(row.edited.right for row in of_kind)
-        scores.append(Score(kind=name, asked=len(of_kind), unedited=unedited, edited=edited))
-    return tuple(score for score in scores if score.asked)
+        scores.append(Score(kind=name, prompts=len(of_kind), unedited=unedited, edited=edited))
+    return tuple(score for score in scores if score.prompts)
 
 
-def gguf_of(model: str, given: Path | None) -> Path:
-    """Return the GGUF file to merge into: the given one, or else that of the model's name.
+def gguf_of(model: str, gguf: Path | None) -> Path:
+    """Return the GGUF file to merge into: ``gguf``, or else that of the model's name.
 
     Raises:
         ConfigError: there is none, or the file does not exist.
         ModelError: a named model is not installed.
     """
-    file = given or (named_model_file(model) if model in NAMED_MODELS else Path(model))
+    file = gguf or (named_model_file(model) if model in NAMED_MODELS else Path(model))
     if file.suffix != ".gguf":
         raise ConfigError(
-            f"{str(given or model)!r} is not a GGUF file, so edits can't be merged into it; give the same model as "
+            f"{str(gguf or model)!r} is not a GGUF file, so edits can't be merged into it; give the same model as "
             "GGUF (--gguf FILE), or merge --to folder and convert the folder with llama.cpp's convert_hf_to_gguf.py"
         )
     if not file.is_file():

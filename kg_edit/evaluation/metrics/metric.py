@@ -132,7 +132,7 @@ def over_categories(group: str, of_query: OfQuery) -> Compute:
 def by_category(
     case: Case, evidence: Evidence, group: str, of_query: OfQuery, *, extra: Iterable[float] = ()
 ) -> float | None:
-    """Return the mean over the categories of ``group`` of the mean over their probes; ``extra`` is one more category."""
+    """Return the mean over the categories of ``group`` of the mean over their probes; ``extra`` is a further one."""
     categories: dict[str, list[float | None]] = {"": list(extra)}
     for probe in case.group(group):
         values = categories.setdefault(probe.measures, [])

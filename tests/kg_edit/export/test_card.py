@@ -25,7 +25,7 @@ def card(name: str, *, form: Form = "peft", base: str | None = None, license: st
     """The metadata, and the text behind it."""
     found = base_model(name, base=base, license=license)
     text = model_card(
-        PATCH, EDITS, base=found, form=form, scores=(Score(kind="locality prompts", asked=3, unedited=3, edited=2),)
+        PATCH, EDITS, base=found, form=form, scores=(Score(kind="locality prompts", prompts=3, unedited=3, edited=2),)
     )
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body
@@ -93,9 +93,9 @@ def test_scores_count_right_answers_by_kind() -> None:
 
     rows = [row("rewrite", False, True, True), row("rewrite", True, True, False), row("locality", True, False, False)]
     assert scores_of(rows) == (
-        Score(kind="edits, success", asked=2, unedited=0, edited=1),
-        Score(kind="edits, more likely", asked=2, unedited=1, edited=2),
-        Score(kind="locality prompts", asked=1, unedited=1, edited=0),
+        Score(kind="edits, success", prompts=2, unedited=0, edited=1),
+        Score(kind="edits, more likely", prompts=2, unedited=1, edited=2),
+        Score(kind="locality prompts", prompts=1, unedited=1, edited=0),
     )
     assert scores_of([]) == ()
     text = model_card(PATCH, EDITS, base=base_model("owner/name"), form="peft", scores=())

@@ -23,7 +23,7 @@ from kg_edit.reports.charts import HEIGHT, WIDTH, line_chart, sparkline, ticks
     ],
 )
 def test_ticks_are_round(most: float, whole: bool, expected: list[float]) -> None:
-    assert ticks(most, whole=whole) == pytest.approx(expected)
+    assert ticks(most, whole_numbers=whole) == pytest.approx(expected)
 
 
 def chart(**lines: list[tuple[float, float]]) -> str:
