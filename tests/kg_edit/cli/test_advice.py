@@ -45,8 +45,8 @@ def test_two_facts_of_one_subject_hold_once_the_advice_is_followed(kg_edit: Run)
     added = kg_edit(*add.split())
     assert "kg-edit patch remove out-ledger 1/born" in added.out
     for command in (remove, edit):
-        done = kg_edit(*command.split())
-        assert done.code == 0, done.err
+        result = kg_edit(*command.split())
+        assert result.code == 0, result.err
     checked = kg_edit(*check.split())
     assert (
         "3 of 3 edits succeed (the target is more likely than the old one, or generated where there is none); it is "
@@ -74,8 +74,8 @@ def test_commands_of_a_run_hold_with_a_graph_and_in_both_forms(
     commands = json.loads(Path(name, "report.json").read_text())["commands"]
     assert ("--graph facts.csv" in commands[1]) == (name == "own") and len(commands) == 4
     for command in commands[:-1]:
-        done = kg_edit(*shlex.split(command)[1:])
-        assert done.code == 0, (command, done.err)
+        result = kg_edit(*shlex.split(command)[1:])
+        assert result.code == 0, (command, result.err)
     checked = kg_edit(*shlex.split(commands[-1])[1:])
     # A sentence of 28 words in both forms is more than `ike` does with this model, and the check says so.
     assert ("1" if name == "forms" else "2") + " of 2 edits succeed" in checked.out

@@ -63,9 +63,9 @@ def test_help_has_one_form(path: tuple[str, ...]) -> None:
     assert len(summary) <= 90 and summary.endswith(".") and summary[0].isupper()
     assert paragraphs[-2] == "Examples:" and len(paragraphs) <= 3
     examples = [shlex.split(line.removeprefix("- `").removesuffix("`")) for line in paragraphs[-1].splitlines()]
-    own = [example[1 + len(path) :] for example in examples if example[: 1 + len(path)] == ["kg-edit", *path]]
-    assert own, examples
-    for arguments in own:
+    calls = [example[1 + len(path) :] for example in examples if example[: 1 + len(path)] == ["kg-edit", *path]]
+    assert calls, examples
+    for arguments in calls:
         words = arguments[: arguments.index(">")] if ">" in arguments else arguments
         COMMANDS[path].make_context(path[-1], words)
 
@@ -130,12 +130,12 @@ def test_generate_refuses_an_empty_text(kg_edit: Run, tiny_folder: Path) -> None
 def test_an_empty_answer_is_said(
     options: tuple[str, ...], kg_edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = chatting()
-    model = copy.deepcopy(made.model)
+    chat_model = chatting()
+    model = copy.deepcopy(chat_model.model)
     torch.nn.init.zeros_(model.lm_head.weight)  # all tokens are as likely: the first one is taken
     model.generation_config.eos_token_id = 0
     model.save_pretrained(place / "silent")
-    made.tokenizer.save_pretrained(place / "silent")
+    chat_model.tokenizer.save_pretrained(place / "silent")
     result = kg_edit("generate", "Who founded Google?", "--model", place / "silent", *options)
     assert result.code == 0 and "Who founded Google?: the model ended its answer at once" in result.err
     assert ("--chat asks it as a question" in result.err) == (not options)

@@ -37,18 +37,18 @@ FOREIGN = ("notes.txt", "models/mine/model.safetensors", "covariance/results.saf
 @pytest.fixture
 def folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder with files of every kind, an hour old, and files of others."""
-    made = tmp_path / "cache"
+    cache_folder = tmp_path / "cache"
     for name in (*OURS, *FOREIGN):
-        (made / name).parent.mkdir(parents=True, exist_ok=True)
-        (made / name).write_bytes(b"x" * 1000)
-    (made / "layers" / f"{HEX[::-1]}.json").symlink_to(made / "notes.txt")
-    for path in made.rglob("*"):
+        (cache_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache_folder / name).write_bytes(b"x" * 1000)
+    (cache_folder / "layers" / f"{HEX[::-1]}.json").symlink_to(cache_folder / "notes.txt")
+    for path in cache_folder.rglob("*"):
         if not path.is_symlink():
             os.utime(path, (time.time() - HOUR,) * 2)
-    monkeypatch.setenv("KG_EDIT_CACHE", str(made))
+    monkeypatch.setenv("KG_EDIT_CACHE", str(cache_folder))
     monkeypatch.setenv("KG_CACHE", str(tmp_path / "answers.sqlite"))
     monkeypatch.setenv("COLUMNS", "100")
-    return made
+    return cache_folder
 
 
 def test_cache_shows_kinds_and_items(kg_edit: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +66,8 @@ def test_clear_deletes_everything_of_ours_alone(kg_edit: Run, folder: Path) -> N
     result = kg_edit("cache", "all", "--clear", "--yes")
     assert result.code == 0 and "7 deleted, 10.0 kB" not in result.out and "deleted, 10.0 kB" in result.out
     assert result.out.index(f"in {folder}") < result.out.index("deleted, 10.0 kB"), "the folder is named before"
-    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    assert left == {*FOREIGN, f"layers/{HEX[::-1]}.json"}
+    remaining = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    assert remaining == {*FOREIGN, f"layers/{HEX[::-1]}.json"}
     assert not (folder / "models" / f"tiny-{HEX}").exists()
 
 

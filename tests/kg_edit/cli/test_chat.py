@@ -40,8 +40,8 @@ def edited(run: Run, model: Path, *options: str | Path) -> Path:
 @pytest.mark.slow
 def test_edit_in_chat_form_from_the_file_to_the_answer(kg_edit: Run, place: Path, chat_folder: Path) -> None:
     out = edited(kg_edit, chat_folder, "--chat")
-    found = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
-    assert all(row["probe"]["chat"] for row in found)
+    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert all(row["probe"]["chat"] for row in records)
     assert "rewrite, chat" in (out / "report.md").read_text() and "user's turn" in (out / "report.md").read_text()
     assert Patch.load(out / "patch.safetensors").edits[0]["edit"]["chat"] is True
     assert "chat_form_sha256" in json.loads((out / "run.json").read_text())
@@ -60,20 +60,20 @@ def test_edit_in_chat_form_from_the_file_to_the_answer(kg_edit: Run, place: Path
 def test_row_sets_its_own_form(kg_edit: Run, place: Path, chat_folder: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "chat": "both"}))
     out = edited(kg_edit, chat_folder)
-    found = [json.loads(line)["probe"] for line in (out / "records.jsonl").read_text().splitlines()]
-    assert [(one["kind"], one.get("chat", False)) for one in found] == [("rewrite", False), ("rewrite", True)]
+    probes = [json.loads(line)["probe"] for line in (out / "records.jsonl").read_text().splitlines()]
+    assert [(probe["kind"], probe.get("chat", False)) for probe in probes] == [("rewrite", False), ("rewrite", True)]
 
 
 def test_form_of_rows_and_of_options(tmp_path: Path) -> None:
     path = tmp_path / "edits.csv"
     path.write_text("subject,prompt,target_new,chat\nA,{} is,B,TRUE\nC,{} is,D,\nE,{} is,F,both\nG,{} is,H,false\n")
-    found = read_edits(path).edits
-    assert [edit.chat for edit in found] == [True, False, "both", False]
-    assert [edit.chat for edit in in_form(found, None)] == [True, False, "both", False]
-    assert {edit.chat for edit in in_form(found, None, both=True)} == {"both"}
-    assert {edit.chat for edit in in_form(found, False)} == {False}
+    edits = read_edits(path).edits
+    assert [edit.chat for edit in edits] == [True, False, "both", False]
+    assert [edit.chat for edit in in_form(edits, None)] == [True, False, "both", False]
+    assert {edit.chat for edit in in_form(edits, None, both=True)} == {"both"}
+    assert {edit.chat for edit in in_form(edits, False)} == {False}
     with pytest.raises(ConfigError, match=r"found both forms \(CLI: --both-forms\) and only plain text \(CLI: --plain"):
-        in_form(found, False, both=True)
+        in_form(edits, False, both=True)
 
 
 def test_chat_without_a_template_is_refused(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
@@ -85,6 +85,6 @@ def test_chat_without_a_template_is_refused(kg_edit: Run, place: Path, tiny_fold
 
 def test_reply_is_the_assistants_whole_turn(chat_folder: Path) -> None:
     model = LanguageModel.load(chat_folder)
-    found = reply(model, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}], tokens=3)
-    asked = "<s><system>Be brief.\n<user>Hi.\n<assistant>"
-    assert (found.read, found.written, found.ended) == (len(model.tokenizer(asked)["input_ids"]), 3, False)
+    answer = reply(model, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}], tokens=3)
+    prompt = "<s><system>Be brief.\n<user>Hi.\n<assistant>"
+    assert (answer.read, answer.written, answer.ended) == (len(model.tokenizer(prompt)["input_ids"]), 3, False)

@@ -34,33 +34,33 @@ def test_covariance_is_found_by_edits(kg_edit: Run, tiny_folder: Path, tmp_path:
     assert "cache/covariance: 2 covariances" in result.out
     model = LanguageModel.load(tiny_folder)
     with watched(model.blocks[0], lambda *_: pytest.fail("it was measured again")):
-        found = find_covariances(model, [2], CovarianceConfig(tokens=1500), progress=False)[2]
-    assert found.id in result.out
+        covariance = find_covariances(model, [2], CovarianceConfig(tokens=1500), progress=False)[2]
+    assert covariance.id in result.out
     assert kg_edit("covariance", "list").out == result.out
 
 
 def test_shards_are_merged(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
-    asked = ("covariance", "--model", tiny_folder, "--layers", "1", "--corpus", "self", "--tokens", 1500)
+    command = ("covariance", "--model", tiny_folder, "--layers", "1", "--corpus", "self", "--tokens", 1500)
     for part in range(2):
-        result = kg_edit(*asked, "--shard", f"{part}/2", "--folder", f"machine-{part}")
+        result = kg_edit(*command, "--shard", f"{part}/2", "--folder", f"machine-{part}")
         assert f"shard {part}/2 is finished; other shards are missing" in result.out
     merged = kg_edit("covariance", "merge", *tmp_path.glob("machine-*/*.safetensors"), "--folder", "all")
     assert (merged.code, "1,536" in merged.out) == (0, True)
-    assert kg_edit(*asked, "--shard", "0/2", "--folder", "one").code == 0
-    assert "1,536" in kg_edit(*asked, "--shard", "1/2", "--folder", "one").out
-    assert [one.id for one in stored_covariances(Path("one"))] == [one.id for one in stored_covariances(Path("all"))]
+    assert kg_edit(*command, "--shard", "0/2", "--folder", "one").code == 0
+    assert "1,536" in kg_edit(*command, "--shard", "1/2", "--folder", "one").out
+    assert [cov.id for cov in stored_covariances(Path("one"))] == [cov.id for cov in stored_covariances(Path("all"))]
 
 
 def test_covariances_are_pushed_and_pulled(kg_edit: Run, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(TEXT * 25))
-    made = kg_edit("covariance", "--model", tiny_folder, "--layers", "0,3", "--tokens", 500, "--corpus", "text.txt")
-    assert made.code == 0, made.err
-    first, second = (one.id for one in stored_covariances())
+    result = kg_edit("covariance", "--model", tiny_folder, "--layers", "0,3", "--tokens", 500, "--corpus", "text.txt")
+    assert result.code == 0, result.err
+    first, second = (cov.id for cov in stored_covariances())
     assert "shared: 2 added, 0 already there" in kg_edit("covariance", "push", "./shared").out
     assert "shared: 0 added, 1 already there" in kg_edit("covariance", "push", "./shared", first[:8]).out
     pulled = kg_edit("covariance", "pull", f"file://{tmp_path}/shared", second, "--folder", "mine")
     assert "shared: 1 new" in pulled.out
-    assert [one.id for one in stored_covariances(Path("mine"))] == [second]
+    assert [cov.id for cov in stored_covariances(Path("mine"))] == [second]
     assert "shared: 1 new" in kg_edit("covariance", "pull", "./shared", "--folder", "mine").out
     assert "shared: 0 new" in kg_edit("covariance", "pull", "./shared", "--model", "gpt2", "--folder", "none").out
 

@@ -22,7 +22,7 @@ def test_check_of_a_clean_file_exits_with_0(kg_edit: Run, tmp_path: Path) -> Non
 
 
 def test_check_prints_faults_and_exits_with_1(kg_edit: Run, tmp_path: Path) -> None:
-    rows = [{**FLAT, "case_id": place, "target_new": "mother tongue"} for place in range(5)]
+    rows = [{**FLAT, "case_id": number, "target_new": "mother tongue"} for number in range(5)]
     result = kg_edit("data", "check", written(tmp_path, *rows), "--dataset", "counterfact")
     assert result.code == 1
     assert result.out.count("'mother tongue' in") == 3
@@ -33,10 +33,10 @@ def test_check_prints_faults_and_exits_with_1(kg_edit: Run, tmp_path: Path) -> N
 
 def test_check_prints_json(kg_edit: Run, tmp_path: Path) -> None:
     result = kg_edit("data", "check", written(tmp_path, {**FLAT, "subject": "Ada"}, FLAT | {"case_id": 4}), "--json")
-    found = json.loads(result.out)
+    report = json.loads(result.out)
     assert result.code == 1
-    assert (found["dataset"], found["records"]) == ("counterfact", 1)
-    assert [(finding["kind"], finding["id"]) for finding in found["findings"]] == [("missing-subject", "3")]
+    assert (report["dataset"], report["records"]) == ("counterfact", 1)
+    assert [(finding["kind"], finding["id"]) for finding in report["findings"]] == [("missing-subject", "3")]
 
 
 def test_check_reads_labels_of_the_graph(kg_edit: Run, place: Path, tmp_path: Path) -> None:
@@ -95,18 +95,18 @@ def test_task_of_the_harness_is_written(kg_edit: Run, tmp_path: Path) -> None:
 def test_drawn_edits_are_written_with_questions(kg_edit: Run, place: Path) -> None:
     graph_file(place)
     options = ("data", "edits", "--graph", "toy.nt", "--relations", "P17", "--n", "20")
-    done = kg_edit(*options, "--questions", "--out", "drawn.jsonl")
-    assert done.code == 0, done.err
+    result = kg_edit(*options, "--questions", "--out", "drawn.jsonl")
+    assert result.code == 0, result.err
     edits = read_edits(place / "drawn.jsonl").edits
-    asked = {
+    questions = {
         (edit.target_new, q.question.partition(" of the ")[0], q.answer) for edit in edits for q in edit.portability
     }
-    assert ("Japan", "What is the capital", "Tokyo") in asked
+    assert ("Japan", "What is the capital", "Tokyo") in questions
     of = {edit.subject: edit for edit in edits}
     assert of["Osaka"].target_true == "Japan"
     assert set(of["Osaka"].neighborhood) == {"Kyoto lies in the country of", "Tokyo lies in the country of"}
     assert of["Oslo"].target_true == "Norway" and of["Oslo"].neighborhood == (), "no other city of Norway"
-    assert f"{len(edits)} edits, {sum(len(edit.portability) for edit in edits)} questions" in done.out
+    assert f"{len(edits)} edits, {sum(len(edit.portability) for edit in edits)} questions" in result.out
     assert kg_edit(*options, "--out", "plain.jsonl").code == 0
     assert not any(edit.portability for edit in read_edits(place / "plain.jsonl").edits)
     refused = kg_edit(*options, "--out", "drawn.json")

@@ -27,20 +27,20 @@ def test_edit_tells_what_else_changed(kg_edit: Run, edit: Run, place: Path, tiny
     """By default; ``edit`` of the tests leaves it out."""
     (place / "edits.jsonl").write_bytes(rows(KEPT))
     strong = (*ROME, "--set", "learning_rate=5", "--set", "hold=0.01")
-    own = ("edit", "edits.jsonl", *QUICK, "--set", "steps=3", "--model", tiny_folder, "--out", "out")
-    result = kg_edit(*own, *strong)
+    command = ("edit", "edits.jsonl", *QUICK, "--set", "steps=3", "--model", tiny_folder, "--out", "out")
+    result = kg_edit(*command, *strong)
     assert result.code == 0, result.err
-    found = read_differences(place / "out" / "locality.jsonl")
-    own = [one for one in found if one.asked.source == "edit"]
-    assert [(one.asked.prompt, one.asked.answer, one.asked.edit) for one in own] == [
+    compared = read_differences(place / "out" / "locality.jsonl")
+    locality = [difference for difference in compared if difference.asked.source == "edit"]
+    assert [(difference.asked.prompt, difference.asked.answer, difference.asked.edit) for difference in locality] == [
         ("Where does the river Thames", ("flow",), "row-1"),
         ("Spike Hughes", (), "row-1"),
     ]
-    assert len(found) - len(own) > 20
-    unchanged, same = (sum(one.unchanged for one in some) for some in (own, found))
-    line = f"{unchanged} of 2 locality prompts, {same - unchanged} of {len(found) - 2} unrelated prompts unchanged"
+    assert len(compared) - len(locality) > 20
+    unchanged, same = (sum(difference.unchanged for difference in group) for group in (locality, compared))
+    line = f"{unchanged} of 2 locality prompts, {same - unchanged} of {len(compared) - 2} unrelated prompts unchanged"
     assert line in result.out
-    changed = len(found) - 2 - (same - unchanged)
+    changed = len(compared) - 2 - (same - unchanged)
     assert (f"and {changed - 10} more that changed, in report.html" in result.out) is (changed > 10)
     for name in ("report.md", "report.html"):
         report = (place / "out" / name).read_text()
@@ -67,22 +67,22 @@ def test_diff_compares_a_file_of_prompts(kg_edit: Run, place: Path, tiny_folder:
     assert "fox 0." in result.out
     assert "The quick brown" in (place / "diff.html").read_text()
     printed = kg_edit("diff", "--patch", "a.safetensors", "prompts.txt", "--json").out
-    found = json.loads(printed)
-    assert (found["prompts"], found["model"]) == (2, str(tiny_folder))
-    first, second = found["differences"]
+    report = json.loads(printed)
+    assert (report["prompts"], report["model"]) == (2, str(tiny_folder))
+    first, second = report["differences"]
     assert (first["prompt"], first["answer"], len(first["edited_probabilities"])) == (
         "The quick brown",
         ["fox", "dog"],
         2,
     )
-    assert found["unchanged"] == first["unchanged"] + second["unchanged"] < 2
+    assert report["unchanged"] == first["unchanged"] + second["unchanged"] < 2
     assert kg_edit("patch", "add", "ledger", "a.safetensors", "--force").code == 0
     assert kg_edit("diff", "--patch", "ledger", "prompts.txt", "--json").out == printed
-    one, same = (
+    by_patch, by_ledger = (
         kg_edit("generate", "Where does", "--patch", path, "--model", tiny_folder)
         for path in ("a.safetensors", "ledger")
     )
-    assert (one.out, one.code) == (same.out, 0)
+    assert (by_patch.out, by_patch.code) == (by_ledger.out, 0)
     packaged = kg_edit("diff", "--patch", "a.safetensors", "--patch", "ledger")
     assert "of 20 unrelated prompts unchanged" in packaged.out
 
@@ -121,8 +121,8 @@ def test_generate_starts_a_text_for_a_merged_model_as_with_its_patch(
 def test_diff_checks_its_files_first(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     write_patch(place / "a.safetensors", tiny_folder, HEAT)
     (place / "prompts.html").write_text("a\n")
-    asked = ("diff", "--patch", "a.safetensors")
-    refused(kg_edit, *asked, "absent.txt", message="absent.txt: no such file", out=place)
-    refused(kg_edit, *asked, "prompts.html", "--html", "prompts.html", message="is the input file itself", out=place)
-    refused(kg_edit, *asked, "--html", "absent/diff.html", message="there is no folder absent", out=place)
+    command = ("diff", "--patch", "a.safetensors")
+    refused(kg_edit, *command, "absent.txt", message="absent.txt: no such file", out=place)
+    refused(kg_edit, *command, "prompts.html", "--html", "prompts.html", message="is the input file itself", out=place)
+    refused(kg_edit, *command, "--html", "absent/diff.html", message="there is no folder absent", out=place)
     refused(kg_edit, "diff", "--patch", "absent", message="absent", out=place)

@@ -19,10 +19,10 @@ from tests.kg_edit.tiny import families, same_weights, tiny, weights_of
 def test_every_family_passes_the_self_test(family: str) -> None:
     model = tiny(family)
     weights = weights_of(model)
-    found = dict(examine(model))
-    assert found["restored"] == "bit for bit"
-    assert found["blocks"].startswith("4 at ")
-    assert float(found["value"].rpartition(" ")[2]) > 0  # on random weights the loss itself may not fall
+    checks = dict(examine(model))
+    assert checks["restored"] == "bit for bit"
+    assert checks["blocks"].startswith("4 at ")
+    assert float(checks["value"].rpartition(" ")[2]) > 0  # on random weights the loss itself may not fall
     assert same_weights(model, weights)
 
 
@@ -34,17 +34,17 @@ def test_examine_uses_the_given_layer() -> None:
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_examine_tells_whether_a_bos_is_added(bos: bool) -> None:
-    found = dict(examine(tiny("llama", bos=bos)))
-    assert found["tokenizer"].endswith("adds a BOS" if bos else "adds no BOS")
+    checks = dict(examine(tiny("llama", bos=bos)))
+    assert checks["tokenizer"].endswith("adds a BOS" if bos else "adds no BOS")
 
 
 @pytest.mark.slow
 def test_self_test_edits_smollm2(smollm2: LanguageModel) -> None:
-    found = dict(examine(smollm2))
-    before, after = found["continuation"].split(" -> ")
+    checks = dict(examine(smollm2))
+    before, after = checks["continuation"].split(" -> ")
     assert "Paris" in before and "Rome" in after
-    assert found["edited weight"] == "model.layers.6.mlp.down_proj.weight, [576, 1536]"
-    assert found["restored"] == "bit for bit"
+    assert checks["edited weight"] == "model.layers.6.mlp.down_proj.weight, [576, 1536]"
+    assert checks["restored"] == "bit for bit"
 
 
 def test_self_test_fails_if_the_value_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:

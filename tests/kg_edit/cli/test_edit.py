@@ -137,10 +137,10 @@ def test_packaged_extract_is_the_default_graph(edit: Run, place: Path) -> None:
 def test_triplets_of_ids_get_their_labels_from_the_graph(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows(TRIPLET))
     assert edit(*GLAME).code == 0
-    (made,) = Patch.load(place / "out" / "patch.safetensors").provenance["edits"]
-    assert made["edit"]["subject"] == "LeBron James"
-    assert made["edit"]["target_new"] == "Los Angeles Lakers"
-    assert made["edit"]["prompt"].startswith("{} ")
+    (record,) = Patch.load(place / "out" / "patch.safetensors").provenance["edits"]
+    assert record["edit"]["subject"] == "LeBron James"
+    assert record["edit"]["target_new"] == "Los Angeles Lakers"
+    assert record["edit"]["prompt"].startswith("{} ")
 
 
 @pytest.mark.parametrize("method", [ROME, pytest.param(GLAME, marks=pytest.mark.slow)], ids=["rome", "glame"])
@@ -180,14 +180,14 @@ def test_edit_that_is_too_large_is_refused(
     edit: Run, kg_edit: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By itself, beside the weight's own norm; the ledger says the same of the patch without a model."""
-    whole = RankOneMethod.make
+    original = RankOneMethod.make
 
     def make(self: RankOneMethod, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        made = whole(self, edits, before=before)
-        assert isinstance(made, WeightPatch)
-        (name, pair), *_ = made.factors.items()
+        patch = original(self, edits, before=before)
+        assert isinstance(patch, WeightPatch)
+        (name, pair), *_ = patch.factors.items()
         larger = Factors(left=1000 * pair.left, right=pair.right) if edits[0].id == "france" else pair
-        return WeightPatch(factors={name: larger}, provenance=made.provenance)
+        return WeightPatch(factors={name: larger}, provenance=patch.provenance)
 
     monkeypatch.setattr(RankOneMethod, "make", make)
     stopped = edit(*ROME)
@@ -252,12 +252,12 @@ def test_unclear_names_are_listed_with_the_command_that_links_them(edit: Run, pl
 
 def _failing_at(name: str, error: BaseException) -> Callable[..., Patch]:
     """`make`, but that it raises ``error`` for one edit."""
-    whole = RankOneMethod.make
+    original = RankOneMethod.make
 
     def make(self: RankOneMethod, edits: Sequence[Edit], *, before: Patch) -> Patch:
         if edits[0].id == name:
             raise error
-        return whole(self, edits, before=before)
+        return original(self, edits, before=before)
 
     return make
 
@@ -291,9 +291,9 @@ def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: p
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
     for answer, code in ((False, 1), (True, 0)):
         monkeypatch.setattr("typer.confirm", lambda *_, answer=answer, **__: answer)
-        asked = edit(*ROME, "--device", "cpu")
-        assert asked.code == code, asked.err
-        assert "The time that is left is shown after the first edits" in asked.err
+        result = edit(*ROME, "--device", "cpu")
+        assert result.code == code, result.err
+        assert "The time that is left is shown after the first edits" in result.err
         assert (place / "out").exists() == (code == 0)
     assert "take" not in edit(*ROME, "--yes").err
     monkeypatch.setattr("typer.confirm", lambda *_, **__: False)

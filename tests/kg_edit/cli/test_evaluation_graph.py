@@ -52,9 +52,9 @@ def test_random_graph_works_behind_a_guard(excluded: bool) -> None:
     chosen = find_method("glame-random")
     config: Any = chosen.config_class.preset("default", {"exclude_answers": excluded, "per_node": 4})
     source = guarded(graph, config, [record])
-    made: Any = chosen(tiny("llama"), config, graph=source)
+    method: Any = chosen(tiny("llama"), config, graph=source)
     plain: Any = chosen(tiny("llama"), config, graph=graph)
-    assert set(made.subgraph(edit)) == set(plain.subgraph(edit)) and len(plain.subgraph(edit)) == 6
+    assert set(method.subgraph(edit)) == set(plain.subgraph(edit)) and len(plain.subgraph(edit)) == 6
 
 
 def test_subgraph_is_the_same_if_the_answers_are_only_named() -> None:
@@ -79,10 +79,10 @@ def test_glame_plus_learns_no_answer_of_a_probe_from_the_model() -> None:
     config: Any = find_method("glame-plus").config_class.preset("default")
     source = guarded(facts(), config, [RECORD])
     targets = RippleTargets(edit=EDIT, objects={}, config=config, excluded=excluded_answers(EDIT, config, source))
-    asked = TeacherQuestion(noun="capital", of="Italy", examples=())
+    question = TeacherQuestion(noun="capital", of="Italy", examples=())
     rome, milan = (Answer(text=text, ids=(), lesson=None) for text in ("Rome", "Milan"))
-    assert targets.learned(asked, rome) is None
-    assert targets.learned(asked, milan) is not None
+    assert targets.learned(question, rome) is None
+    assert targets.learned(question, milan) is not None
     assert excluded_answers(EDIT, config, facts()) == []
 
 
@@ -90,15 +90,15 @@ def test_answers_of_probes_take_no_place_in_the_sample() -> None:
     """The guard of the right graph leaves them out before statements are drawn, as it does an edit's own answers."""
     edit = Edit(id="1", subject="Ann", prompt="{} lives in", relation_id="P27", target_new="Italy", target_new_id="Q38")
     graph = WikidataCache(packaged_extract())
-    whole = graph.subgraph(edit, SubgraphOptions(hops=2, per_node=8, seed=0))
-    names = [str(label) for _, end, label in _labelled(whole)][:4]
+    unguarded = graph.subgraph(edit, SubgraphOptions(hops=2, per_node=8, seed=0))
+    names = [str(label) for _, end, label in _labelled(unguarded)][:4]
     probes = (Probe(measures="multihop", queries=(Query(prompt="Where?", answers=(tuple(names),)),)),)
     config: Any = find_method("glame").config_class.preset("default", {"exclude_answers": True, "per_node": 8})
     source = guarded(graph, config, [BenchmarkRecord(id="1", edits=(edit,), probes=probes)])
     assert source is not None
-    found = config.ask(source, edit)
-    assert not set(names) & {label for _, label in found.nodes(data="label")}
-    assert len(_labelled(found)) == len(_labelled(whole)) == 8
+    subgraph = config.ask(source, edit)
+    assert not set(names) & {label for _, label in subgraph.nodes(data="label")}
+    assert len(_labelled(subgraph)) == len(_labelled(unguarded)) == 8
 
 
 def _labelled(graph: nx.MultiDiGraph) -> list[tuple[str, str, str]]:
@@ -114,8 +114,8 @@ def test_no_control_states_a_withheld_answer(control: str | None) -> None:
     for country, capital in (("Italy", "Rome"), ("France", "Paris"), ("Spain", "Madrid")):
         shared.add_edge(country, "euro", label="P38")
         shared.add_edge(country, capital, label="P36")
-    asked = Query(prompt="What is the currency of the country of Ann?", answers=(("euro",),))
-    hidden = (Probe(measures="ripples-unknown.withheld", queries=(asked,)),)
+    query = Query(prompt="What is the currency of the country of Ann?", answers=(("euro",),))
+    hidden = (Probe(measures="ripples-unknown.withheld", queries=(query,)),)
     others = [
         BenchmarkRecord(id=number, edits=(EDIT.model_copy(update={"id": number, "target_new": name}),))
         for number, name in (("2", "France"), ("3", "Spain"))

@@ -59,10 +59,10 @@ def test_fields_are_options_and_reach_the_command_as_one_value() -> None:
 
 def test_every_field_of_an_evaluation_is_an_option_with_help() -> None:
     options = signature(evaluate).parameters
-    own = {one.name for one in fields(Evaluation)} - {"config"}
-    measured = {name for name, one in EvalConfig.model_fields.items() if one.description}
-    assert options.keys() >= own | measured
-    for name in own | measured:
+    run_fields = {option.name for option in fields(Evaluation)} - {"config"}
+    measured = {name for name, info in EvalConfig.model_fields.items() if info.description}
+    assert options.keys() >= run_fields | measured
+    for name in run_fields | measured:
         assert any(
             isinstance(part, typer.models.OptionInfo) and part.help for part in options[name].annotation.__metadata__
         )

@@ -71,8 +71,8 @@ def test_graph_of_names_is_read_by_glame(edit: Run, facts: Path) -> None:
     run = json.loads((facts / "out" / "run.json").read_text())
     assert run["method"] == "glame"
     assert run["graph"]["files"] == [{"name": "facts.csv", "sha256": hashlib.sha256(FACTS.encode()).hexdigest()}]
-    made = recorded(facts / "out")
-    assert (made["france"]["nodes"], made["france"]["edges"]) == (4, 3)
+    records = recorded(facts / "out")
+    assert (records["france"]["nodes"], records["france"]["edges"]) == (4, 3)
     assert "Romulus" in (facts / "out" / "report.html").read_text()
 
 
@@ -80,9 +80,9 @@ def test_edit_without_statements_is_made_and_counted(edit: Run, facts: Path) -> 
     result = edit("--graph", "facts.csv")
     assert "edit 'lost': the graph has no statement of o* (Poseidonis), so glame reads s -r-> o* alone" in result.err
     assert "1 of 2 edits read s -r-> o* alone: lost. --require-graph refuses such edits" in result.err.splitlines()
-    made = recorded(facts / "out")["lost"]
-    assert (made["nodes"], made["edges"]) == (2, 1)
-    assert made["graph"]["kind"] == "edge alone"  # type: ignore[index]
+    record = recorded(facts / "out")["lost"]
+    assert (record["nodes"], record["edges"]) == (2, 1)
+    assert record["graph"]["kind"] == "edge alone"  # type: ignore[index]
 
 
 def test_statements_of_one_edit_do_not_depend_on_another(edit: Run, facts: Path) -> None:
@@ -94,7 +94,7 @@ def test_statements_of_one_edit_do_not_depend_on_another(edit: Run, facts: Path)
     one, two = (Patch.load(facts / name / "patch.safetensors") for name in "ab")
     assert [dict(record) for record in one.edits] == [dict(record) for record in two.edits]
     settings = [json.loads((facts / name / "run.json").read_text())["config"]["graph"] for name in "ab"]
-    assert [found.get("require") for found in settings] == [None, True]
+    assert [graph.get("require") for graph in settings] == [None, True]
 
 
 def test_require_graph_refuses_edits_without_statements(edit: Run, facts: Path) -> None:
@@ -123,8 +123,8 @@ def test_ids_need_a_graph_and_the_message_names_it(edit: Run, place: Path) -> No
 
 def test_python_takes_the_name_of_a_file(facts: Path) -> None:
     for name in ("facts.csv", Path("facts.csv")):
-        made = Glame.on(tiny("llama"), graph=name)
-        assert made.subgraph(Edit(**FRANCE)).number_of_edges() == 3
+        method = Glame.on(tiny("llama"), graph=name)
+        assert method.subgraph(Edit(**FRANCE)).number_of_edges() == 3
 
 
 def test_edit_alone_names_the_node_that_is_written_nearly_so(facts: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,9 +157,9 @@ def test_evaluation_takes_the_method_that_fits_the_graph(kg_edit: Run, facts: Pa
     plain = kg_edit(*common, "--set", "steps=2", "--out", "plain")
     assert plain.code == 0, plain.err
     assert "no --method and no --graph given: rome" in plain.err
-    own = kg_edit(*common, "--set", "steps=2", "--graph", "facts.csv", "--out", "own")
-    assert own.code == 0, own.err
-    assert "1 of 2 edits read s -r-> o* alone: lost" in own.err
+    with_graph = kg_edit(*common, "--set", "steps=2", "--graph", "facts.csv", "--out", "own")
+    assert with_graph.code == 0, with_graph.err
+    assert "1 of 2 edits read s -r-> o* alone: lost" in with_graph.err
     assert [json.loads((facts / name / "run.json").read_text())["method"] for name in ("plain", "own")] == [
         "rome",
         "glame",
@@ -180,9 +180,9 @@ def test_bad_row_is_reported_without_torch(place: Path) -> None:
         "try: main()\n"
         "finally: print('torch' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "bad.jsonl, line 1" in done.stderr
-    assert done.stdout.strip() == "False"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 2 and "bad.jsonl, line 1" in process.stderr
+    assert process.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("name", ["facts.csv", "graph.nt", "graph.tsv", "folder/", "wd"])

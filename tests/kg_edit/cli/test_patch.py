@@ -181,10 +181,10 @@ def test_check_fails_if_active_edits_contradict(
 ) -> None:
     """Both targets are more likely than the old one by the readings; one of them is generated."""
 
-    def read(model: object, asked: Sequence[ReportProbe], *, progress: str | None) -> tuple[Reading, ...]:
+    def read(model: object, probes: Sequence[ReportProbe], *, progress: str | None) -> tuple[Reading, ...]:
         return tuple(
             Reading(text=HEAT.target_new, nats=1.0, success=probe.wanted == HEAT.target_new, right=True)
-            for probe in asked
+            for probe in probes
         )
 
     monkeypatch.setattr("kg_edit.reports.probes.read", read)
@@ -214,7 +214,7 @@ def test_check_says_when_an_edit_succeeds(
 ) -> None:
     """An edit without an old target succeeds if its target is generated."""
     generated = Reading(text="Paris", nats=1.0, success=True, right=True)
-    monkeypatch.setattr("kg_edit.reports.probes.read", lambda _, asked, **__: (generated,) * len(asked))
+    monkeypatch.setattr("kg_edit.reports.probes.read", lambda _, probes, **__: (generated,) * len(probes))
     for edit in (RIVER.model_copy(update={"target_true": None, "paraphrases": ("The Thames is in",)}), HEAT):
         kg_edit("patch", "add", "ledger", write_patch(place / f"{edit.id}.st", tiny_folder, edit))
     both = "(the target is more likely than the old one, or generated where there is none); it is generated in 2 of"
@@ -311,9 +311,9 @@ def test_removal_needs_the_own_graph_of_the_edits_and_takes_the_packaged_one(
     (place / "edits.jsonl").write_bytes(rows(*two))
     quick = ("--method", "glame", "--model", tiny_folder, "--layer", 1, "--set", "steps=1", *QUICK, "--force")
     for ledger, graph in (("own", ("--graph", "facts.csv")), ("packaged", ())):
-        made = kg_edit("patch", "edit", ledger, "edits.jsonl", *quick, *graph)
-        assert made.code == 0, made.err
-        assert f"kg-edit patch check {ledger} --model {tiny_folder}" in made.out
+        result = kg_edit("patch", "edit", ledger, "edits.jsonl", *quick, *graph)
+        assert result.code == 0, result.err
+        assert f"kg-edit patch check {ledger} --model {tiny_folder}" in result.out
         remove = ("patch", "remove", ledger, "one")
         assert ("--graph facts.csv" in kg_edit(*remove).err) == bool(graph)
         if graph:

@@ -112,16 +112,16 @@ def test_patch_file_is_exported_without_a_model(kg_edit: Run, place: Path) -> No
 def test_export_is_pushed(kg_edit: Run, place: Path, tiny_folder: Path, hub: Hub) -> None:
     file = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1)
     command = [sys.executable, "-m", "kg_edit", "patch", "export", str(file), "--to", "peft", "a"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, "--push", "someone/edits"],
         env=environment(hub, place / "home"),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"{hub.url}/someone/edits"
-    assert "the base model is a folder of this machine" in done.stderr and "give --base OWNER/NAME" in done.stderr
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == f"{hub.url}/someone/edits"
+    assert "the base model is a folder of this machine" in process.stderr and "give --base OWNER/NAME" in process.stderr
     assert hub.files == {path.name: path.read_bytes() for path in (place / "a").iterdir()}
     assert set(hub.files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "kg_edit.json"}
 
@@ -136,10 +136,10 @@ def test_subtracted_patches_are_one_patch(tmp_path: Path) -> None:
     expert, anti = some_patch(1, "a", "b"), some_patch(7, "b")
     one, other = expert.save(tmp_path / "1.safetensors"), anti.save(tmp_path / "2.safetensors")
     assert "2 weights changed" in subtract(one, other, "--out", tmp_path / "3.safetensors", "--strength", 0.5)
-    found, wanted = Patch.load(tmp_path / "3.safetensors"), subtracted(expert, anti, strength=0.5)
-    assert isinstance(found, WeightPatch)
-    for name, pair in wanted.factors.items():
-        torch.testing.assert_close(found.factors[name].product, pair.product)
+    patch, expected = Patch.load(tmp_path / "3.safetensors"), subtracted(expert, anti, strength=0.5)
+    assert isinstance(patch, WeightPatch)
+    for name, pair in expected.factors.items():
+        torch.testing.assert_close(patch.factors[name].product, pair.product)
     subtract(one, other, "--out", tmp_path / "4.safetensors", "--whole")
     whole = Patch.load(tmp_path / "4.safetensors")
     assert whole.provenance["subtracted"]["extract"] is False
@@ -155,9 +155,9 @@ def test_subtract_of_an_adapter_needs_a_model(tmp_path: Path) -> None:
 
 
 def test_subtract_of_patch_files_refuses_a_model(tmp_path: Path) -> None:
-    one = some_patch(1, "a").save(tmp_path / "1.safetensors")
+    file = some_patch(1, "a").save(tmp_path / "1.safetensors")
     with pytest.raises(ConfigError, match="--model has no effect where neither change is a PEFT adapter"):
-        subtract(one, one, "--out", tmp_path / "2.safetensors", "--model", "smollm2-135m")
+        subtract(file, file, "--out", tmp_path / "2.safetensors", "--model", "smollm2-135m")
 
 
 def test_subtract_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -174,10 +174,10 @@ def test_subtract_takes_run_folders_and_ledgers(tmp_path: Path) -> None:
     expert.save(tmp_path / "run" / "patch.safetensors")
     Ledger.open(tmp_path / "ledger").add(anti)
     subtract(tmp_path / "run", tmp_path / "ledger", "--out", tmp_path / "3.safetensors")
-    found = Patch.load(tmp_path / "3.safetensors")
-    assert isinstance(found, WeightPatch)
-    wanted = subtracted(expert, anti).factors["w.weight"].product
-    torch.testing.assert_close(found.factors["w.weight"].product, wanted)
+    patch = Patch.load(tmp_path / "3.safetensors")
+    assert isinstance(patch, WeightPatch)
+    expected = subtracted(expert, anti).factors["w.weight"].product
+    torch.testing.assert_close(patch.factors["w.weight"].product, expected)
 
 
 def test_exports_name_edits_of_a_first_token(tmp_path: Path) -> None:

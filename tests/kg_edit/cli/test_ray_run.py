@@ -57,9 +57,9 @@ def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, 
     evaluation(options).run(place / "whole")
     command = [sys.executable, "-m", "tests.kg_edit.cli.on_ray", json.dumps(options), str(place / "out"), kill]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split()[-1]) == (3 if kill == "kill" else 2)
+    process = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert int(process.stdout.split()[-1]) == (3 if kill == "kill" else 2)
     out, whole = found(place / "out"), found(place / "whole")
     assert out == whole
 

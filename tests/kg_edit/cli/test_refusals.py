@@ -207,7 +207,7 @@ def test_wrong_use_is_refused(arguments: tuple[str, ...], message: str, kg_edit:
 
 
 def test_evaluate_refuses_before_the_model_is_loaded(kg_edit: Run, place: Path) -> None:
-    given = ("--data", "edits.jsonl", *ROME, "--model", "none/such", "--out")
-    assert "did you mean 'counterfact'" in kg_edit("evaluate", "--dataset", "counterfct", *given, "out").err
-    assert "field case_id: is missing" in kg_edit("evaluate", *given, "out").err
-    refused(kg_edit, "evaluate", "--dataset", "edits", *given, ".", message=". is not empty", out=place)
+    options = ("--data", "edits.jsonl", *ROME, "--model", "none/such", "--out")
+    assert "did you mean 'counterfact'" in kg_edit("evaluate", "--dataset", "counterfct", *options, "out").err
+    assert "field case_id: is missing" in kg_edit("evaluate", *options, "out").err
+    refused(kg_edit, "evaluate", "--dataset", "edits", *options, ".", message=". is not empty", out=place)

@@ -24,15 +24,15 @@ def inputs(place: Path, tiny_folder: Path) -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_questions_for_own_edits_are_scored(kg_edit: Run, inputs: tuple[str, ...], place: Path) -> None:
-    made = kg_edit("data", "ripples", *inputs, "--edits", "mine.jsonl", "--out", "mine.json")
-    assert made.code == 0, made.err
-    assert "two-hop, unknown" in made.out and "mine.json: 1 edit with questions" in made.out
+    written = kg_edit("data", "ripples", *inputs, "--edits", "mine.jsonl", "--out", "mine.json")
+    assert written.code == 0, written.err
+    assert "two-hop, unknown" in written.out and "mine.json: 1 edit with questions" in written.out
     assert kg_edit("data", "check", "mine.json").out.endswith("1 record of ripples, no faults\n")
     for control in ((), ("--control", "none")):
         run = ("evaluate", "--dataset", "ripples", "--data", "mine.json", *inputs, "--method", "glame", *QUICK)
-        found = kg_edit(*run, "--set", "steps=2", *control, "--out", f"run{len(control)}")
-        assert found.code == 0, found.err
-        assert "ripples-unknown" in found.out
+        scored = kg_edit(*run, "--set", "steps=2", *control, "--out", f"run{len(control)}")
+        assert scored.code == 0, scored.err
+        assert "ripples-unknown" in scored.out
     result = json.loads((place / "run2" / "run.json").read_text())
     assert "NoGraph" in json.dumps(result)
 
@@ -83,7 +83,7 @@ def test_options_without_a_use_are_refused(kg_edit: Run, inputs: tuple[str, ...]
 def test_packaged_file_has_a_name(kg_edit: Run, place: Path) -> None:
     name = "ripples-smollm2-135m"
     run = ("evaluate", "--dataset", "ripples", "--data", name, "--split", "dev", "--known-only")
-    found = kg_edit(*run, "--method", "rome", *QUICK, "--set", "steps=2", "--limit", "1", "--out", "run")
-    assert found.code == 0, found.err
-    assert "ripples-known.greedy" in found.out and "ripples-unknown" not in found.out
-    assert "questions are left, in" in found.err
+    result = kg_edit(*run, "--method", "rome", *QUICK, "--set", "steps=2", "--limit", "1", "--out", "run")
+    assert result.code == 0, result.err
+    assert "ripples-known.greedy" in result.out and "ripples-unknown" not in result.out
+    assert "questions are left, in" in result.err

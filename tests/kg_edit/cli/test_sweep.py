@@ -38,13 +38,13 @@ def settings(**fields: Any) -> SweepSettings:
 
 
 def test_example_has_every_key_with_its_default() -> None:
-    given = tomllib.loads(example())
-    assert given.keys() == SweepSettings.model_fields.keys()
-    assert given["data"].keys() == SweepSettings.model_fields["data"].get_default().model_dump().keys()
+    values = tomllib.loads(example())
+    assert values.keys() == SweepSettings.model_fields.keys()
+    assert values["data"].keys() == SweepSettings.model_fields["data"].get_default().model_dump().keys()
     for name, info in SweepSettings.model_fields.items():
         if name not in ("graph", "settings", "grid", "data"):
             default = info.get_default()
-            assert given[name] == (list(default) if isinstance(default, tuple) else default), name
+            assert values[name] == (list(default) if isinstance(default, tuple) else default), name
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -92,11 +92,11 @@ def test_sweep_file_with_a_fault_is_refused(text: str, message: str, tmp_path: P
 
 
 def test_cell_for_every_combination() -> None:
-    found = settings(
+    sweep = settings(
         grid={"method": ["rome", "glame"], "layer": [1, 2], "covariance": {"tokens": [100, 200]}},
         settings={"steps": 3, "covariance": {"seed": 5}},
     )
-    cells = cells_of(found)
+    cells = cells_of(sweep)
     assert len(cells) == 8
     assert [list(cell.values.values()) for cell in cells[:3]] == [["rome", 1, 100], ["rome", 1, 200], ["rome", 2, 100]]
     last = cells[-1]
@@ -141,20 +141,20 @@ def test_impossible_cell_is_refused(fields: dict[str, Any], message: str) -> Non
 
 @pytest.fixture
 def records() -> list[Any]:
-    return [record(place, answer) for place, answer in enumerate(CITIES[:2])]
+    return [record(number, answer) for number, answer in enumerate(CITIES[:2])]
 
 
 def test_each_cell_is_a_run_that_is_not_done_twice(
     tmp_path: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "cache"))
-    model, found = tiny("llama"), settings(settings=FAST)
+    model, sweep = tiny("llama"), settings(settings=FAST)
     out = tmp_path / "out"
 
-    def run(some: SweepSettings) -> tuple[Outcome, ...]:
-        return run_sweep(cells_of(some), model, records, out=out)
+    def run(parsed: SweepSettings) -> tuple[Outcome, ...]:
+        return run_sweep(cells_of(parsed), model, records, out=out)
 
-    outcomes = run(found)
+    outcomes = run(sweep)
     assert [outcome.summary.provenance["config"]["layer"] for outcome in outcomes] == [1, 2]
     assert {path.name for path in out.iterdir()} == {"run.json", "layer=1", "layer=2"}
     lines = {path: path.read_bytes() for path in out.rglob("records.jsonl")}
@@ -168,7 +168,7 @@ def test_each_cell_is_a_run_that_is_not_done_twice(
         run(settings(settings=FAST, grid={"layer": [0, 9]}))
     assert not (out / "layer=0").exists()  # nothing is run before all can be
     with pytest.raises(OutputError, match="another run"):
-        run_sweep(cells_of(found), model, records[:1], out=out)
+        run_sweep(cells_of(sweep), model, records[:1], out=out)
     with pytest.raises(OutputError, match="another run"):
         run(settings(settings={**FAST, "steps": 3}))
 
@@ -177,8 +177,8 @@ def test_each_cell_is_a_run_that_is_not_done_twice(
     stored["config"]["steps"] = 7
     (out / "layer=1" / "run.json").write_text(json.dumps(stored))
     finished = (out / "layer=2" / "records.jsonl").stat().st_mtime_ns
-    again = run_sweep(cells_of(found), model, records, out=out, overwrite=True)
-    assert [one.summary.edited for one in again] == [one.summary.edited for one in outcomes]
+    again = run_sweep(cells_of(sweep), model, records, out=out, overwrite=True)
+    assert [outcome.summary.edited for outcome in again] == [outcome.summary.edited for outcome in outcomes]
     assert json.loads((out / "layer=1" / "run.json").read_text())["config"]["steps"] == FAST["steps"]
     assert (out / "layer=2" / "records.jsonl").stat().st_mtime_ns == finished
 
@@ -251,13 +251,13 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", keep_first(GRIDS, keep=2))
 def test_every_grid_can_be_drawn(name: str, tmp_path: Path) -> None:
-    cells = [outcome(values, None if place == 1 else place / 9) for place, values in enumerate(GRIDS[name])]
+    cells = [outcome(values, None if number == 1 else number / 9) for number, values in enumerate(GRIDS[name])]
     file = draw_sweep(cells, METRICS, tmp_path / "picture.svg")
     text = file.read_text()
     assert "portability.nll (lower is better)" in text
     assert ("unedited" in text) is (name in ("one cell", "lines", "names", "a line a name", "lists"))
     if name == "heat map":
-        assert all(f"{place / 9:.3g}" in text for place in (2, 3, 4, 5)) and "steps" in text
+        assert all(f"{number / 9:.3g}" in text for number in (2, 3, 4, 5)) and "steps" in text
     if name == "three axes":
         assert text.count("c True") == text.count("c False") == len(METRICS)
     again = draw_sweep(cells, METRICS, tmp_path / "again.svg")
@@ -275,25 +275,25 @@ def test_line_goes_along_its_axis_whatever_the_order_of_the_values(tmp_path: Pat
 @pytest.mark.slow
 def test_graph_method_reads_what_it_reads_in_an_evaluation(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """Without the withheld answers, and in a cell with `exclude_answers` without those of the probes."""
-    asked = {"kind": "two-hop", "start": "France", "hops": ["P36", "P17"], "answers": ["Italy"], "stated": False}
-    made = {"subject": "France", "prompt": "In {}, the capital is", "relation_id": "P36", "target_new": "Rome"}
-    one = {"id": "1", "edit": {**made, "target_new_id": "Q4"}, "questions": [asked]}
+    question = {"kind": "two-hop", "start": "France", "hops": ["P36", "P17"], "answers": ["Italy"], "stated": False}
+    fact = {"subject": "France", "prompt": "In {}, the capital is", "relation_id": "P36", "target_new": "Rome"}
+    entry = {"id": "1", "edit": {**fact, "target_new_id": "Q4"}, "questions": [question]}
     nouns = {"P36": "capital", "P17": "country"}
-    (place / "data.json").write_text(json.dumps({"format": FORMAT, "nouns": nouns, "records": [one]}))
+    (place / "data.json").write_text(json.dumps({"format": FORMAT, "nouns": nouns, "records": [entry]}))
     (place / "sweep.toml").write_text(
         "method = 'glame'\ndata.dataset = 'ripples'\ngraph = ['graph.tsv']\n"
         "[settings]\nsteps = 1\ncontext_lengths = [[5, 2]]\ncovariance.corpus = 'self'\ncovariance.tokens = 500\n"
         "[grid]\nlayer = [1]\n"
     )
-    given = ("--data", "data.json", "--model", tiny_folder)
-    swept = kg_edit("sweep", "sweep.toml", *given, "--out", "out")
+    data = ("--data", "data.json", "--model", tiny_folder)
+    swept = kg_edit("sweep", "sweep.toml", *data, "--out", "out")
     assert swept.code == 0, swept.err
     short = ("--corpus", "self", "--set", "steps=1", "--set", "covariance.tokens=500", "--layer", "1")
-    own = ("--dataset", "ripples", *short)
-    run = kg_edit("evaluate", *given, *own, "--graph", "graph.tsv", "--set", "context_lengths=[[5, 2]]", "--out", "run")
+    more = ("--dataset", "ripples", *short)
+    run = kg_edit("evaluate", *data, *more, "--graph", "graph.tsv", "--set", "context_lengths=[[5, 2]]", "--out", "run")
     assert run.code == 0, run.err
-    cell, whole = (json.loads((place / folder / "run.json").read_text()) for folder in ("out/layer=1", "run"))
-    assert cell["graph"] == whole["graph"] and "withheld_sha256" in json.dumps(cell["graph"])
+    cell, evaluated = (json.loads((place / folder / "run.json").read_text()) for folder in ("out/layer=1", "run"))
+    assert cell["graph"] == evaluated["graph"] and "withheld_sha256" in json.dumps(cell["graph"])
 
 
 def test_file_of_another_benchmark_is_named_as_the_sweep_file_names_it(
@@ -345,19 +345,19 @@ def test_sweep_command(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
         "covariance.tokens = 500\n"
         "[grid]\nlayer = [1, 2]\n"
     )
-    given = ("sweep", "sweep.toml", "--model", tiny_folder, "--out", "out")
+    command = ("sweep", "sweep.toml", "--model", tiny_folder, "--out", "out")
     listed = kg_edit("sweep", "sweep.toml", "--cells")
-    unused = kg_edit(*given, "--cells")
+    unused = kg_edit(*command, "--cells")
     assert unused.code == 2 and "--out" in unused.err and "with --cells" in unused.err
     assert listed.out.split("\n")[:2] == ["layer=1", "layer=2"] and not (place / "out").exists()
-    missing = kg_edit(*given)
+    missing = kg_edit(*command)
     assert missing.code == 2 and "--data" in missing.err
-    made = kg_edit(*given, "--data", "data.json", "--limit", "2")
-    assert made.code == 0, made.err
+    completed = kg_edit(*command, "--data", "data.json", "--limit", "2")
+    assert completed.code == 0, completed.err
     table = (place / "out" / "table.md").read_text()
-    assert table in made.out and "2 records" in table and table.count("\n| ") == 4
+    assert table in completed.out and "2 records" in table and table.count("\n| ") == 4
     assert (place / "out" / "picture.svg").is_file()
-    other = (*given, "--data", "data.json", "--limit", "1")
+    other = (*command, "--data", "data.json", "--limit", "1")
     refused = kg_edit(*other)
     assert refused.code == 2 and "--overwrite replaces it" in refused.err
     assert kg_edit(*other, "--overwrite").code == 0 and "1 record of" in (place / "out" / "table.md").read_text()

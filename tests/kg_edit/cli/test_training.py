@@ -36,8 +36,8 @@ QUICK: dict[str, BaseModel] = {
 
 def options(settings: BaseModel, *, without: str = "") -> list[str]:
     """Return the settings of a quick training as options."""
-    found = settings.model_dump(mode="json", exclude_defaults=True, exclude={without})
-    return [part for name, value in found.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude={without})
+    return [part for name, value in values.items() for part in ("--set", f"{name}={json.dumps(value)}")]
 
 
 @pytest.fixture
@@ -59,18 +59,18 @@ def test_network_is_trained_and_edited_with(
         rows({"id": "1", "subject": "the LAZY dog", "prompt": "{} is", "target_new": "London"})
     )
     data = ("--data", many, "--dataset", "edits", "--leave-out", "others.jsonl", "--model", tiny_folder)
-    done = kg_edit(method, "train", *data, "--steps", "2", *options(QUICK[method], without="steps"), "--out", "net")
-    assert done.code == 0, done.err
-    assert "3 of 18 edits, and 3 of 18 prompts" in done.out
-    assert f"network.safetensors, run.json; use --method {method} --set network=net" in done.out
+    trained = kg_edit(method, "train", *data, "--steps", "2", *options(QUICK[method], without="steps"), "--out", "net")
+    assert trained.code == 0, trained.err
+    assert "3 of 18 edits, and 3 of 18 prompts" in trained.out
+    assert f"network.safetensors, run.json; use --method {method} --set network=net" in trained.out
     if method == "mend":
         manifest = MEND.manifest(place / "net" / NETWORK, MendManifest)
         assert manifest.examples == 11 and manifest.training.steps == 2
     chosen = ("--method", method, "--set", "network=net", "--model", tiny_folder)
     edited = kg_edit("edit", "edits.jsonl", *chosen, "--out", "out")
     assert edited.code == 0, edited.err
-    asked = kg_edit("generate", "--model", tiny_folder, "--patch", "out", "LeBron James plays for")
-    assert asked.code == 0, asked.err
+    generated = kg_edit("generate", "--model", tiny_folder, "--patch", "out", "LeBron James plays for")
+    assert generated.code == 0, generated.err
 
 
 def test_edit_without_network_names_the_command(kg_edit: Run, tiny_folder: Path) -> None:
