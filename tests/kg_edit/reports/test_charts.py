@@ -33,15 +33,15 @@ def chart(**lines: list[tuple[float, float]]) -> str:
 
 
 def test_line_chart_has_all_points_inside_and_breaks_at_nan() -> None:
-    made = chart(a_b=[(0, 5.0), (1, math.nan), (2, 1.0), (3, 0.0)], c=[(0, math.inf)])
-    (path,) = re.findall(r'class="line line-0" d="([^"]+)"', made)
+    html = chart(a_b=[(0, 5.0), (1, math.nan), (2, 1.0), (3, 0.0)], c=[(0, math.inf)])
+    (path,) = re.findall(r'class="line line-0" d="([^"]+)"', html)
     assert path.count("M") == 2 and path.count("L") == 1
     points = [tuple(map(float, point)) for point in re.findall(r"[ML]([\d.]+) ([\d.]+)", path)]
     assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in points)
     assert points[0][1] < points[1][1] < points[2][1]  # less is lower
-    svg = ET.fromstring(made[made.index("<svg") :])  # noqa: S314
-    assert svg.findtext("title") == "a<b" and "<legend" not in made
-    assert ">a&lt;b<" in made and ">c<" not in made, "the legend is HTML, and names what is drawn"
+    svg = ET.fromstring(html[html.index("<svg") :])  # noqa: S314
+    assert svg.findtext("title") == "a<b" and "<legend" not in html
+    assert ">a&lt;b<" in html and ">c<" not in html, "the legend is HTML, and names what is drawn"
 
 
 def test_chart_without_numbers_is_empty() -> None:

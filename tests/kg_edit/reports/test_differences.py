@@ -59,8 +59,8 @@ from tests.kg_edit.tiny import chatting, tiny
 def test_unchanged_is_the_same_answer_or_the_same_text(
     answer: tuple[str, ...], chat: bool, unedited: str, edited: str, same: bool
 ) -> None:
-    asked = AskedPrompt(prompt="The capital of Italy is", answer=answer, chat=chat)
-    assert is_unchanged(tiny("llama"), asked, unedited, edited, tokens=7) == same
+    prompt = AskedPrompt(prompt="The capital of Italy is", answer=answer, chat=chat)
+    assert is_unchanged(tiny("llama"), prompt, unedited, edited, tokens=7) == same
 
 
 def noise(model: LanguageModel, size: float) -> WeightPatch:
@@ -74,30 +74,30 @@ def noise(model: LanguageModel, size: float) -> WeightPatch:
 def test_both_models_are_asked() -> None:
     model = tiny("llama")
     patch, prompts = noise(model, 3.0), ["The quick brown", AskedPrompt(prompt="Where is ", answer="Paris"), "Spike"]
-    found = compare_prompts(model, patch, prompts, tokens=4)
-    assert [one.unedited for one in found[::2]] == [ask(model, text, tokens=4) for text in ("The quick brown", "Spike")]
+    rows = compare_prompts(model, patch, prompts, tokens=4)
+    assert [row.unedited for row in rows[::2]] == [ask(model, text, tokens=4) for text in ("The quick brown", "Spike")]
     with patch.applied(model):
-        assert [one.edited for one in found[::2]] == [
+        assert [row.edited for row in rows[::2]] == [
             ask(model, text, tokens=4) for text in ("The quick brown", "Spike")
         ]
-    assert not all(one.unchanged for one in found)
-    (old,), (new,) = found[1].unedited_probabilities, found[1].edited_probabilities
+    assert not all(row.unchanged for row in rows)
+    (old,), (new,) = rows[1].unedited_probabilities, rows[1].edited_probabilities
     assert 0 < old != new < 1
-    assert found[0].probabilities == () and found[1].probabilities == (f"Paris {old:.2f} → {new:.2f}",)
+    assert rows[0].probabilities == () and rows[1].probabilities == (f"Paris {old:.2f} → {new:.2f}",)
 
 
 @pytest.mark.slow
 def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
     """Where the unedited model gives the answer, it is that `locality.unchanged` is 1; some prompts change here."""
     patch, prompts = noise(smollm2, 0.3), packaged_prompts()[:8]
-    found = compare_prompts(smollm2, patch, prompts)
-    known = [one for one in found if generates(one.unedited, one.asked.answer[0], chat=False)]
-    queries = [Query(prompt=one.asked.prompt, answers=(one.asked.answer,), form="sentence") for one in known]
+    rows = compare_prompts(smollm2, patch, prompts)
+    known = [row for row in rows if generates(row.unedited, row.asked.answer[0], chat=False)]
+    queries = [Query(prompt=row.asked.prompt, answers=(row.asked.answer,), form="sentence") for row in known]
     before = Evidence(predicted=predictions(smollm2, map(pair_of, queries)))
     with patch.applied(smollm2) as edited:
         after = Evidence(predicted=predictions(edited, map(pair_of, queries)), before=before)
-    assert [unchanged(query, after) == 1 for query in queries] == [one.unchanged for one in known]
-    assert 0 < sum(one.unchanged for one in known) < len(known)
+    assert [unchanged(query, after) == 1 for query in queries] == [row.unchanged for row in known]
+    assert 0 < sum(row.unchanged for row in known) < len(known)
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -109,23 +109,23 @@ def test_prompts_without_an_answer_are_judged_alike_by_edit_and_by_evaluate(chat
     edit = Edit(subject="Ada", prompt="{} is", target_new="old", locality=prompts, chat=chat)
     record = record_of(edit)
     answered = [Probe(measures="recall", queries=probe.queries) for probe in record.probes]
-    cases = [Case.of(one) for one in (record, record.model_copy(update={"probes": tuple(answered)}))]
+    cases = [Case.of(version) for version in (record, record.model_copy(update={"probes": tuple(answered)}))]
     before = score_cases(model, cases)
     assert before[0].scores["locality.same_text"] is None
     verdicts = []
     for size in (0.01, 0.1, 1.0):
         patch = noise(model, size)
-        found = [one.unchanged for one in compare_prompts(model, patch, own_prompts([edit]))]
+        same = [row.unchanged for row in compare_prompts(model, patch, own_prompts([edit]))]
         (after, _) = score_cases(model, cases, before=before, patches=[patch] * 2)
-        assert after.scores["locality.same_text"] == pytest.approx(sum(found) / len(found))
-        verdicts += found
+        assert after.scores["locality.same_text"] == pytest.approx(sum(same) / len(same))
+        verdicts += same
     assert set(verdicts) == {True, False}
 
 
 def difference(text: str, *, unchanged: bool, source: str = "edit") -> PromptDifference:
-    asked = AskedPrompt.model_validate({"prompt": text, "answer": [text], "source": source})
+    prompt = AskedPrompt.model_validate({"prompt": text, "answer": [text], "source": source})
     return PromptDifference(
-        asked=asked,
+        asked=prompt,
         unchanged=unchanged,
         unedited=text,
         edited=f"not {text}",
@@ -135,22 +135,22 @@ def difference(text: str, *, unchanged: bool, source: str = "edit") -> PromptDif
 
 
 def test_prompts_are_shown_side_by_side_whatever_they_contain() -> None:
-    found = [
+    differences = [
         difference("<b>[bold]a[/bold]</b> | b\n@@STYLE@@", unchanged=False),
         difference("c", unchanged=True),
         difference("d", unchanged=True, source="relation"),
     ]
-    assert counted(found) == "1 of 2 locality prompts, 1 of 1 unrelated prompts unchanged"
-    assert counted(found[2:], forms=True) == "1 of 1 unrelated prompts in plain text unchanged"
-    chat = found[2].model_copy(update={"asked": found[2].asked.model_copy(update={"chat": True})})
+    assert counted(differences) == "1 of 2 locality prompts, 1 of 1 unrelated prompts unchanged"
+    assert counted(differences[2:], forms=True) == "1 of 1 unrelated prompts in plain text unchanged"
+    chat = differences[2].model_copy(update={"asked": differences[2].asked.model_copy(update={"chat": True})})
     assert counted([chat]) == "1 of 1 unrelated prompts in chat form unchanged"
     console = Console(file=io.StringIO(), width=200)
-    console.print(difference_table(found))
+    console.print(difference_table(differences))
     table = console.file.getvalue()  # type: ignore[attr-defined]
     assert "changed    <b>[bold]a[/bold]</b> | b↵ @@STYLE@@" in table and "c 0.91 → 0.12" in table
-    rows = difference_markdown(found).splitlines()[4:]
+    rows = difference_markdown(differences).splitlines()[4:]
     assert len(rows) == 5 and all(row.count("|") - row.count(r"\|") == 6 for row in rows)
-    page = difference_page(found, title="a & b")
+    page = difference_page(differences, title="a & b")
     assert "<b>" not in page and "&lt;b&gt;" in page and "b↵ @@STYLE@@" in page and "a &amp; b" in page
     assert page.count("<tr>") == 4 and "http" not in page.replace("http-equiv", "")
 

@@ -112,14 +112,14 @@ def test_killed_run_loses_no_curve(between: str, tmp_path: Path, monkeypatch: py
 
 def test_report_without_its_graph_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patch is made; the page tells why there is no picture."""
-    made = method("glame", tiny("llama"))
-    assert isinstance(edit_run._subgraph(made, EDIT), nx.MultiDiGraph)
+    glame = method("glame", tiny("llama"))
+    assert isinstance(edit_run._subgraph(glame, EDIT), nx.MultiDiGraph)
 
     def gone(*_: object) -> None:
         raise OfflineError("no network")
 
     monkeypatch.setattr(Glame, "subgraph", gone)
-    assert edit_run._subgraph(made, EDIT) == "The graph could not be read again: no network"
+    assert edit_run._subgraph(glame, EDIT) == "The graph could not be read again: no network"
 
 
 def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,10 +253,10 @@ def test_subgraph_is_drawn(tmp_path: Path) -> None:
     model = tiny("llama")
     glame, strange = method("glame", model), EDIT.model_copy(update={"id": "a/b: " + 300 * "ü"})
     assert draw_subgraph(method("rome", model), EDIT, tmp_path) is None
-    made = draw_subgraph(glame, strange, tmp_path)
-    assert made is not None
-    assert made.parent == tmp_path
-    assert made.name.startswith("subgraph-a-b--") and len(made.name.encode()) < 200
+    picture = draw_subgraph(glame, strange, tmp_path)
+    assert picture is not None
+    assert picture.parent == tmp_path
+    assert picture.name.startswith("subgraph-a-b--") and len(picture.name.encode()) < 200
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="the patch and the report are complete"):
         draw_subgraph(glame, EDIT, tmp_path / "file")
@@ -264,19 +264,19 @@ def test_subgraph_is_drawn(tmp_path: Path) -> None:
 
 def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two edits of a subject spoils the other one, which succeeds alone."""
-    own = {"subject": "LeBron James", "prompt": "{} plays for", "target_new": "Rome"}
-    other = own | {"prompt": "{} was born in", "target_new": "Italy"}
+    plays = {"subject": "LeBron James", "prompt": "{} plays for", "target_new": "Rome"}
+    other = plays | {"prompt": "{} was born in", "target_new": "Italy"}
     third = {"subject": "France", "prompt": "In {}, the capital is", "target_new": "Rome"}
-    edits = [Edit(id=str(place), **fields) for place, fields in enumerate((own, other, third, third), 1)]
+    edits = [Edit(id=str(number), **fields) for number, fields in enumerate((plays, other, third, third), 1)]
     model = tiny("llama")
 
-    def made(**options: bool) -> edit_run.EditRun:
+    def make(**options: bool) -> edit_run.EditRun:
         method = find_method("ft-m").on(model, settings={"steps": 60, "learning_rate": 2e-2})
         return run_edits(method, model, edits, tmp_path / "out", force=True, progress=False, **options)
 
-    first = made(alone=False)
+    first = make(alone=False)
     assert [result.alone for result in first.verdict.failed] == [None]
-    second = made()
+    second = make()
     (spoiled,) = second.verdict.spoiled
     assert second.rows == first.rows
     assert second.verdict.repeats == (("4", "3"),)
@@ -296,14 +296,14 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     for name in (REPORT, PAGE):
         assert f"\n{remove}\n" in (tmp_path / "out" / name).read_text()
     beside = Verdict.beside(tmp_path / "out" / PATCH)
-    assert beside and [one.edit for one in beside.failed] == [one.edit for one in second.verdict.failed]
+    assert beside and [result.edit for result in beside.failed] == [result.edit for result in second.verdict.failed]
     assert Verdict.beside(tmp_path / PATCH) is None
     stored = json.loads((tmp_path / "out" / VERDICT).read_text())
     assert {result["edit"] for result in stored["edits"] if result["alone"]} == {spoiled.edit}
     for name in (REPORT, PAGE):
         assert "fails only together" in (tmp_path / "out" / name).read_text()
     monkeypatch.setattr("kg_edit.reports.alone.read", None)
-    assert made() == second == made(alone=False), "what was tried is not tried again"
+    assert make() == second == make(alone=False), "what was tried is not tried again"
 
 
 def test_sequence_of_several_edits_says_so_before_it_starts(
@@ -314,13 +314,13 @@ def test_sequence_of_several_edits_says_so_before_it_starts(
     def fail(*_: object) -> None:
         raise CovarianceError("stop here")
 
-    for name, said in (("rome", True), ("memit", False)):
+    for name, in_sequence in (("rome", True), ("memit", False)):
         caplog.clear()
-        made = find_method(name).on(tiny("llama"))
-        monkeypatch.setattr(made, "prepare", fail)
+        method = find_method(name).on(tiny("llama"))
+        monkeypatch.setattr(method, "prepare", fail)
         with pytest.raises(CovarianceError):
-            run_edits(made, made.model, edits, tmp_path, progress=False)
-        assert any("rome makes the 4 edits in sequence" in line for line in caplog.messages) == said
+            run_edits(method, method.model, edits, tmp_path, progress=False)
+        assert any("rome makes the 4 edits in sequence" in line for line in caplog.messages) == in_sequence
 
 
 def test_contradiction_in_python_is_in_the_verdict() -> None:

@@ -75,9 +75,9 @@ def test_right_compares_with_the_other_target() -> None:
     model = tiny("llama")
     reading = read(model, probes(tiny("llama"), EDIT))[0]
     new, old = Pair(EDIT.text, "Los Angeles Lakers"), Pair(EDIT.text, "Miami Heat")
-    found = score(model, [new, old])
-    assert reading.nats == round(found[new].nll, 4)
-    totals = [found[pair].nll * len(model.encode(EDIT.text, target=pair.candidate).target_ids) for pair in (new, old)]
+    losses = score(model, [new, old])
+    assert reading.nats == round(losses[new].nll, 4)
+    totals = [losses[pair].nll * len(model.encode(EDIT.text, target=pair.candidate).target_ids) for pair in (new, old)]
     assert reading.right == (totals[0] < totals[1])
 
 
@@ -144,12 +144,12 @@ def test_paragraph_is_read_on_over_line_breaks() -> None:
 
 def test_readings_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
-    asked = probes(tiny("llama"), EDIT) + probes(tiny("llama"), BARE)
-    whole = read(model, asked)
+    questions = probes(tiny("llama"), EDIT) + probes(tiny("llama"), BARE)
+    at_once = read(model, questions)
     monkeypatch.setattr(probes_module, "_ROWS", 2)
-    pieces = read(model, asked)
-    assert [reading.text for reading in pieces] == [reading.text for reading in whole]
-    assert [reading.nats for reading in pieces] == pytest.approx([reading.nats for reading in whole], abs=1e-3)
+    pieces = read(model, questions)
+    assert [reading.text for reading in pieces] == [reading.text for reading in at_once]
+    assert [reading.nats for reading in pieces] == pytest.approx([reading.nats for reading in at_once], abs=1e-3)
     assert read(model, []) == ()
 
 

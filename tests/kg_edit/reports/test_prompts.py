@@ -50,10 +50,10 @@ def test_faults_of_a_file_of_prompts_are_listed(tmp_path: Path) -> None:
     file.write_text('{"promt": "a"}\n{"prompt": 1}\n[]\n{')
     with pytest.raises(EditFileError) as error:
         read_prompts(file)
-    places = [line.removeprefix(f"{file}, ").partition(":")[0] for line in str(error.value).splitlines()]
-    assert places == ["line 1, field prompt", "line 1, field promt", "line 2, field prompt", *places[3:5]]
-    assert places[3].startswith("line 3, found a list; expected a prompt in each row")
-    assert places[4].startswith("line 4, not JSON")
+    locations = [line.removeprefix(f"{file}, ").partition(":")[0] for line in str(error.value).splitlines()]
+    assert locations == ["line 1, field prompt", "line 1, field promt", "line 2, field prompt", *locations[3:5]]
+    assert locations[3].startswith("line 3, found a list; expected a prompt in each row")
+    assert locations[4].startswith("line 4, not JSON")
     wrong = (
         ("\n \n", "has no prompts"),
         ("a\n\tb\n", r"line 2, .*prompt"),
@@ -78,7 +78,7 @@ def test_own_prompts_are_asked_in_the_form_of_their_edit() -> None:
 
 def test_neighborhood_prompts_without_the_old_object_are_compared() -> None:
     edit = CAPITAL.model_copy(update={"neighborhood": ("Snow is",), "target_true": None})
-    assert [(one.prompt, one.answer) for one in own_prompts([edit])] == [("Snow is", ())]
+    assert [(question.prompt, question.answer) for question in own_prompts([edit])] == [("Snow is", ())]
     assert own_prompts([edit.model_copy(update={"target_true": "white"})]) == (), "a probe of the report"
 
 
@@ -87,49 +87,49 @@ def test_ten_prompts_are_about_the_relation_of_the_edit(relation: dict[str, str]
     """Known by its id, its label, or the packaged template as the prompt."""
     prompt = "In {}, the capital is" if relation else "The capital city of {} is"
     edit = Edit(subject="France", prompt=prompt, target_new="Rome", **relation)
-    *packaged, _ = (one for one in unrelated_prompts([edit]) if one.source == "unrelated")
-    related = [one for one in unrelated_prompts([edit]) if one.source == "relation"]
+    *packaged, _ = (question for question in unrelated_prompts([edit]) if question.source == "unrelated")
+    related = [question for question in unrelated_prompts([edit]) if question.source == "relation"]
     assert len(packaged) == 19 and len(set(related)) == len(related)
     assert 8 <= len(related) <= 10, "a thing that is the edited subject is left out"
-    assert all(one.prompt.startswith(prompt.partition("{}")[0]) for one in related)
-    assert not any("France" in one.prompt for one in related)
-    assert all(one.answer for one in related)
+    assert all(question.prompt.startswith(prompt.partition("{}")[0]) for question in related)
+    assert not any("France" in question.prompt for question in related)
+    assert all(question.answer for question in related)
 
 
 def test_each_packaged_relation_is_asked_of_ten_things_that_fit_it() -> None:
     facts = related_facts()
     for row in RelationTemplates.load().by_name.values():
         edit = Edit(subject="Xyzzy", prompt=row.template, target_new="Rome", relation=row.label)
-        related = [one for one in unrelated_prompts([edit]) if one.source == "relation"]
-        assert len({one.prompt for one in related}) == len(facts[row.property_id]) == 10, row
-        assert all(one.prompt[0].isupper() or one.prompt[0].isdigit() for one in related)
+        related = [question for question in unrelated_prompts([edit]) if question.source == "relation"]
+        assert len({question.prompt for question in related}) == len(facts[row.property_id]) == 10, row
+        assert all(question.prompt[0].isupper() or question.prompt[0].isdigit() for question in related)
     louvre = Edit(subject="Louvre", prompt="The {} is in the city of", target_new="Rome", relation_id="P17")
-    assert "The Taj Mahal is in the city of" in [one.prompt for one in unrelated_prompts([louvre])]
+    assert "The Taj Mahal is in the city of" in [question.prompt for question in unrelated_prompts([louvre])]
 
 
 def test_prompt_without_a_place_for_the_subject_is_not_asked_of_other_things() -> None:
     text = Edit(prompt="What is the capital of Italy?", target_text="It is Paris, on the Seine.", relation_id="P36")
-    assert {one.source for one in unrelated_prompts([text])} == {"unrelated"}
-    assert [one.source for one in unrelated_prompts([text, CAPITAL])].count("relation") == 9
+    assert {question.source for question in unrelated_prompts([text])} == {"unrelated"}
+    assert [question.source for question in unrelated_prompts([text, CAPITAL])].count("relation") == 9
 
 
 def test_relations_take_turns() -> None:
     born = Edit(subject="Ann", prompt="{} was born in", target_new="Rome", relation="place of birth")
-    related = [one.prompt for one in unrelated_prompts([CAPITAL, born]) if one.source == "relation"]
+    related = [question.prompt for question in unrelated_prompts([CAPITAL, born]) if question.source == "relation"]
     assert ["capital" in prompt for prompt in related] == [True, False] * 5
 
 
 def test_prompts_that_mention_a_subject_are_left_out() -> None:
     italy = Edit(subject="Italy", prompt="{} likes", target_new="Rome")
     assert len(unrelated_prompts([italy])) == 19
-    assert {one.chat for one in unrelated_prompts([italy.in_chat()])} == {True}
+    assert {question.chat for question in unrelated_prompts([italy.in_chat()])} == {True}
 
 
 def test_twenty_prompts_are_packaged() -> None:
-    found = packaged_prompts()
-    assert len({one.prompt for one in found}) == len(found) == 20
-    assert all(one.answer and one.answer[0] not in one.prompt for one in found)
-    assert json.loads(found[0].model_dump_json())["source"] == "unrelated"
+    questions = packaged_prompts()
+    assert len({question.prompt for question in questions}) == len(questions) == 20
+    assert all(question.answer and question.answer[0] not in question.prompt for question in questions)
+    assert json.loads(questions[0].model_dump_json())["source"] == "unrelated"
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,8 @@ def test_advice_for_a_mixture_of_experts_names_no_method_that_refuses_it(method:
     verdict = Verdict.of(
         rows, method=method, model="m", experts=True, alone={"row-2": True, "row-3": False}, tokens={"row-2": 27}
     )
-    told = " ".join([*verdict.advice, *verdict.commands])
-    assert not re.search(r"--method (rome|grace|alphaedit|ft-m)", told)
+    text = " ".join([*verdict.advice, *verdict.commands])
+    assert not re.search(r"--method (rome|grace|alphaedit|ft-m)", text)
     assert verdict.commands[2].endswith(f"--method {way} --model m") and f"--method {way}" in verdict.advice[1]
 
 
@@ -150,7 +150,7 @@ def test_verdict_says_what_add_refuses_and_what_to_do() -> None:
 def test_verdict_counts_failed_paraphrases() -> None:
     rows = [row("a", edit="row-1"), row("b", edit="row-1", success=False), row("c", edit="row-1")]
     rows[1:] = [
-        one.model_copy(update={"probe": one.probe.model_copy(update={"kind": "paraphrase"})}) for one in rows[1:]
+        entry.model_copy(update={"probe": entry.probe.model_copy(update={"kind": "paraphrase"})}) for entry in rows[1:]
     ]
     verdict = Verdict.of(rows)
     assert (str(verdict), verdict.remarks) == (
@@ -163,11 +163,11 @@ def test_verdict_counts_failed_paraphrases() -> None:
 
 
 def test_verdict_counts_neighborhood_prompts_that_changed() -> None:
-    asked = row("Rome").probe.model_copy(update={"kind": "locality"})
+    probe = row("Rome").probe.model_copy(update={"kind": "locality"})
     states = {name: row(name, success=name != "no", right=name == "yes").edited for name in ("yes", "wrong", "no")}
     pairs = [("yes", "yes"), ("yes", "wrong"), ("wrong", "no"), ("no", "no"), ("no", "yes")]
     rows = [row("a")] + [
-        ReportRow(edit="1", probe=asked, unedited=states[old], edited=states[new]) for old, new in pairs
+        ReportRow(edit="1", probe=probe, unedited=states[old], edited=states[new]) for old, new in pairs
     ]
     expected = "2 of 5 neighborhood prompts changed: 1 ('Rome': generated 'wrong'); 1 ('Rome': generated 'no')"
     assert Verdict.of(rows).remarks == (expected, *Verdict.of(rows).advice)
@@ -189,9 +189,9 @@ def test_markdown_leaves_scripts_alone(case: str) -> None:
 
 
 def test_markdown_escapes_its_letters() -> None:
-    made = markdown([row(NASTY["markup"])], PATCH)
-    assert r"\<b\>\*a\*\</b\> \_b\_ \[c\](d) \# e \~\~f\~\~ \$g\$ \&amp;" in made
-    assert made.startswith("# 1 edit of a\\_folder/with\\|pipe by rome\n")
+    report = markdown([row(NASTY["markup"])], PATCH)
+    assert r"\<b\>\*a\*\</b\> \_b\_ \[c\](d) \# e \~\~f\~\~ \$g\$ \&amp;" in report
+    assert report.startswith("# 1 edit of a\\_folder/with\\|pipe by rome\n")
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
@@ -227,10 +227,10 @@ def test_terminal_table_breaks_no_word_in_80_columns() -> None:
     ],
 )
 def test_sign_has_its_colour(success: bool, right: bool, sign: str, colour: str) -> None:
-    made = row("text", success=success, right=right)
+    report_row = row("text", success=success, right=right)
     written = "\\~" if sign == "~" else sign  # Markdown could strike through text between two of them
-    assert f"| text | {written} text | {written} text |" in markdown([made], PATCH)
-    (cell,) = terminal_table([made]).columns[3].cells
+    assert f"| text | {written} text | {written} text |" in markdown([report_row], PATCH)
+    (cell,) = terminal_table([report_row]).columns[3].cells
     assert isinstance(cell, Text)
     assert (cell.plain, cell.style) == (f"{sign} text", colour)
 

@@ -43,11 +43,11 @@ def patch_of(names: Sequence[str], *, norm: float | None = 10.0, rank: int | Non
 
 
 def graph(label: str = "Rome") -> nx.MultiDiGraph:
-    made = nx.MultiDiGraph()
-    made.add_node("s", label=label, role="subject", hop=0)
-    made.add_node("o", label=label, role="target_new", hop=1)
-    made.add_edge("s", "o", key="edit", label=label, role="edit")
-    return made
+    subgraph = nx.MultiDiGraph()
+    subgraph.add_node("s", label=label, role="subject", hop=0)
+    subgraph.add_node("o", label=label, role="target_new", hop=1)
+    subgraph.add_edge("s", "o", key="edit", label=label, role="edit")
+    return subgraph
 
 
 class Seen(HTMLParser):
@@ -138,13 +138,13 @@ def test_single_edit_is_described_once() -> None:
 
 
 def test_subgraph_is_also_a_list() -> None:
-    made = graph()
-    made.graph["old_edge"] = {"subject": "s", "property": "P1", "object": "p", "label": "in", "object_label": "Paris"}
-    made.add_node("i", label="Italy", role="neighbour", hop=2)
-    made.add_edge("o", "i", label="country", role="statement")
-    page = report_page([row("a", "A")], patch_of(["a"]), graphs={"a": made})
-    (found,) = re.findall(r'<dl class="statements">(.*?)</dl>', page)
-    assert Seen(found).text == "RomeRome Romein ParisRomecountry Italy"
+    drawn = graph()
+    drawn.graph["old_edge"] = {"subject": "s", "property": "P1", "object": "p", "label": "in", "object_label": "Paris"}
+    drawn.add_node("i", label="Italy", role="neighbour", hop=2)
+    drawn.add_edge("o", "i", label="country", role="statement")
+    page = report_page([row("a", "A")], patch_of(["a"]), graphs={"a": drawn})
+    (statements,) = re.findall(r'<dl class="statements">(.*?)</dl>', page)
+    assert Seen(statements).text == "RomeRome Romein ParisRomecountry Italy"
 
 
 def test_norms_without_weights_or_of_a_batch() -> None:
