@@ -29,12 +29,12 @@ EDIT = {"subject": "LeBron James", "prompt": "{} plays for the", "target_new": "
 
 
 def toy_graph() -> nx.MultiDiGraph:
-    made = nx.MultiDiGraph()
+    graph = nx.MultiDiGraph()
     for key, label in {"Q2": "Los Angeles Lakers", "Q3": "Los Angeles", "Q4": "California"}.items():
-        made.add_node(key, label=label)
-    made.add_edge("Q2", "Q3", label="headquarters location")
-    made.add_edge("Q3", "Q4", label="located in")
-    return made
+        graph.add_node(key, label=label)
+    graph.add_edge("Q2", "Q3", label="headquarters location")
+    graph.add_edge("Q3", "Q4", label="located in")
+    return graph
 
 
 def workshop(ledger: Path | None = None, *, method: str = "rome", graph: bool = True, **settings: Any) -> EditDesk:
@@ -73,20 +73,20 @@ class Served:
 
 
 @contextmanager
-def served(made: EditDesk) -> Iterator[Served]:
+def served(desk: EditDesk) -> Iterator[Served]:
     """A real uvicorn at a free port."""
-    with listening("127.0.0.1", 0) as place, answering(make_app(made), place):
-        yield Served(f"http://127.0.0.1:{place.getsockname()[1]}", made)
+    with listening("127.0.0.1", 0) as listener, answering(make_app(desk), listener):
+        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", desk)
 
 
 _RUN = uvicorn.Server.run  # as it is before a test puts something else in its place
 
 
 @contextmanager
-def answering(app: FastAPI, place: socket.socket, *, end_s: int | None = None) -> Iterator[None]:
+def answering(app: FastAPI, listener: socket.socket, *, end_s: int | None = None) -> Iterator[None]:
     """A real uvicorn in a thread, stopped afterwards; open requests are cut off after ``end_s``."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=end_s))
-    thread = threading.Thread(target=_RUN, args=(server,), kwargs={"sockets": [place]})
+    thread = threading.Thread(target=_RUN, args=(server,), kwargs={"sockets": [listener]})
     thread.start()
     try:
         yield

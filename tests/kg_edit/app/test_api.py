@@ -53,14 +53,14 @@ def test_try_shows_each_prompt_and_leaves_the_model_unedited(server: Served) -> 
     code, answer = server.post("/api/try", {**EDIT, "target_true": "Miami Heat", "probes": probes})
     assert code == 200, answer
     assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
-    kinds = [(one["kind"], one["prompt"], [c["candidate"] for c in one["chances"]]) for one in answer["outcomes"]]
+    kinds = [(row["kind"], row["prompt"], [c["candidate"] for c in row["chances"]]) for row in answer["outcomes"]]
     assert kinds == [
         ("edit", "LeBron James plays for the", ["Los Angeles Lakers", "Miami Heat"]),
         ("probe", "Dwyane Wade plays for", ["Los Angeles Lakers", "Miami Heat"]),
         ("probe", "The river", ["Thames"]),
     ]
-    own = answer["outcomes"][0]["chances"][0]
-    assert 0 <= own["before"] < own["after"] <= 1
+    chance = answer["outcomes"][0]["chances"][0]
+    assert 0 <= chance["before"] < chance["after"] <= 1
     assert answer["fact"] == "LeBron James plays for the Los Angeles Lakers"
     assert "rank 1" in answer["patch"]
     assert answer["record"]["method"] == "rome"
@@ -71,8 +71,8 @@ def test_probability_is_the_product_over_the_candidates_tokens() -> None:
     encoded = model.encode(prompt, target=name)
     with torch.no_grad():
         logits = model.model(torch.tensor([encoded.ids])).logits[0].double().log_softmax(-1)
-    places = range(encoded.target_start, len(encoded.ids))
-    expected = float(sum(logits[at - 1, encoded.ids[at]] for at in places).exp())
+    positions = range(encoded.target_start, len(encoded.ids))
+    expected = float(sum(logits[at - 1, encoded.ids[at]] for at in positions).exp())
     (response,) = responses(model, [Query(ask=prompt, score=prompt, candidates=(name,))], tokens=1)
     assert len(encoded.target_ids) > 1
     assert response.costs[0].probability == pytest.approx(expected, rel=1e-3)
@@ -123,9 +123,9 @@ def test_other_bodies_and_unknown_ids_are_answered_in_json(server: Served) -> No
 def test_unserved_request_is_answered_by_a_problem(
     server: Served, method: str, path: str, body: str | None, code: int
 ) -> None:
-    found, text, headers = server.send(method, path, body, {"Content-Type": "application/json"})
+    status, text, headers = server.send(method, path, body, {"Content-Type": "application/json"})
     problem = json.loads(text)
-    assert (found, problem["kind"], problem["fields"]) == (code, "RequestError", {})
+    assert (status, problem["kind"], problem["fields"]) == (code, "RequestError", {})
     assert "/api/openapi.json" in problem["message"]
     assert (code == 405) == ("allow" in headers)
 
@@ -236,14 +236,14 @@ def test_disabling_edit_is_added_only_with_force(tmp_path: Path, monkeypatch: py
 def test_edit_is_added_once_for_repeated_requests(tmp_path: Path) -> None:
     with served(workshop(tmp_path / "ledger", graph=False)) as server:
         _, tried = server.post("/api/try", EDIT)
-        wanted = {"id": tried["id"], "force": True}
+        request = {"id": tried["id"], "force": True}
         with ThreadPoolExecutor(2) as pool:  # a double click
-            answers = list(pool.map(lambda _: server.post("/api/ledger", wanted), range(2)))
+            answers = list(pool.map(lambda _: server.post("/api/ledger", request), range(2)))
         assert [(code, ledger["active"]) for code, ledger in answers] == [(200, 1)] * 2
         ledger = Ledger.open(tmp_path / "ledger")
         assert len(ledger.events) == 1
         ledger.undo()
-        assert server.post("/api/ledger", wanted)[1]["active"] == 1  # it is not active any more
+        assert server.post("/api/ledger", request)[1]["active"] == 1  # it is not active any more
         assert len(Ledger.open(tmp_path / "ledger").steps) == 1
 
 
@@ -272,16 +272,16 @@ def test_ledger_that_is_broken_while_it_is_served_is_the_servers_fault(tmp_path:
 
 
 def test_edit_that_is_active_again_is_not_added_twice(tmp_path: Path) -> None:
-    made = workshop(tmp_path / "ledger", graph=False)
-    tried = made.try_edit(TryRequest(**EDIT))
+    desk = workshop(tmp_path / "ledger", graph=False)
+    tried = desk.try_edit(TryRequest(**EDIT))
     ledger = Ledger.open(tmp_path / "ledger")
-    assert made.add(tried.id, force=True).active == 1
+    assert desk.add(tried.id, force=True).active == 1
     ledger.remove(["lebron-james-1"])
-    assert made.add(tried.id, force=True).active == 1  # as a second step
+    assert desk.add(tried.id, force=True).active == 1  # as a second step
     ledger.undo()
     ledger.undo()  # the first one is active again
     assert [step.number for step in ledger.steps] == [1]
-    assert made.add(tried.id, force=True).active == 1
+    assert desk.add(tried.id, force=True).active == 1
 
 
 def test_edit_is_removed_and_that_is_undone(tmp_path: Path) -> None:
@@ -322,54 +322,54 @@ def test_entity_that_the_graph_lacks_is_a_fault_of_its_field() -> None:
 @pytest.mark.slow
 def test_edit_on_a_changed_ledger_is_not_added(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger")
-    made = workshop(tmp_path / "ledger", graph=False)
-    wanted = {"EDIT": EDIT, "other": {**EDIT, "subject": "Dwyane Wade", "target_new": "Miami Heat"}}
-    edits = [TryRequest(**fields).edit(name) for name, fields in wanted.items()]
-    ledger.add(made.method.edit(edits), force=True)
-    alone, on_top = (made.try_edit(TryRequest(**EDIT, on_ledger=on)) for on in (False, True))
+    desk = workshop(tmp_path / "ledger", graph=False)
+    requests = {"EDIT": EDIT, "other": {**EDIT, "subject": "Dwyane Wade", "target_new": "Miami Heat"}}
+    edits = [TryRequest(**fields).edit(name) for name, fields in requests.items()]
+    ledger.add(desk.method.edit(edits), force=True)
+    alone, on_top = (desk.try_edit(TryRequest(**EDIT, on_ledger=on)) for on in (False, True))
     ledger.remove(["other"])  # by another process: the step is the same, its file is not
     assert [step.number for step in ledger.steps] == [1]
     for force in (False, True):
         with pytest.raises(PatchError, match="the ledger changed since the edit was tried; try the edit again"):
-            made.add(on_top.id, force=force)
+            desk.add(on_top.id, force=force)
     assert len(ledger.steps) == 1
     ledger.undo()
-    assert made.add(on_top.id, force=True).active == 3  # all is as it was
-    assert made.add(alone.id, force=True).active == 4  # of the unedited model, whatever the ledger holds
-    late = made.try_edit(TryRequest(**EDIT, on_ledger=True))
+    assert desk.add(on_top.id, force=True).active == 3  # all is as it was
+    assert desk.add(alone.id, force=True).active == 4  # of the unedited model, whatever the ledger holds
+    late = desk.try_edit(TryRequest(**EDIT, on_ledger=True))
     ledger.undo()
     with pytest.raises(LedgerChangedError):
-        made.add(late.id, force=True)
+        desk.add(late.id, force=True)
 
 
 def test_ledger_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = workshop(tmp_path / "ledger", graph=False)
-    made.add(made.try_edit(TryRequest(**EDIT)).id, force=True)
+    desk = workshop(tmp_path / "ledger", graph=False)
+    desk.add(desk.try_edit(TryRequest(**EDIT)).id, force=True)
     patch = Ledger.patch
 
     def changed_meanwhile(ledger: Ledger) -> Patch:
-        found: Patch = patch.fget(ledger)  # type: ignore[attr-defined]
+        stored: Patch = patch.fget(ledger)  # type: ignore[attr-defined]
         Ledger.open(tmp_path / "ledger").undo()
-        return found
+        return stored
 
     monkeypatch.setattr(Ledger, "patch", property(changed_meanwhile))
     with pytest.raises(LedgerChangedError, match="try again"):
-        made.try_edit(TryRequest(**EDIT, on_ledger=True))
+        desk.try_edit(TryRequest(**EDIT, on_ledger=True))
 
 
 def test_id_of_a_try_is_secret(server: Served) -> None:
     ids = [server.post("/api/try", EDIT)[1]["id"] for _ in range(2)]
     chances = [re.fullmatch(r"lebron-james-\d+-([0-9a-f]{16})", name) for name in ids]
-    assert len({found[1] for found in chances if found}) == 2
+    assert len({match[1] for match in chances if match}) == 2
     problem = server.post("/api/ledger", {"id": ids[0][:-1]})[1]
     assert problem["kind"] == "UnknownNameError" and not any(name in problem["message"] for name in ids)
 
 
 @pytest.mark.parametrize("method", ["grace", "definition", "ft-m", "glame"])
 def test_try_works_with_patches_of_every_kind(method: str) -> None:
-    before, made = weights(), workshop(method=method)
-    answer = made.try_edit(TryRequest(**EDIT, target_new_id="Q2", probes=(PromptToTry(prompt="The river"),)))
-    assert [one.kind for one in answer.outcomes] == ["edit", "probe"]
+    before, desk = weights(), workshop(method=method)
+    answer = desk.try_edit(TryRequest(**EDIT, target_new_id="Q2", probes=(PromptToTry(prompt="The river"),)))
+    assert [outcome.kind for outcome in answer.outcomes] == ["edit", "probe"]
     assert answer.outcomes[0].chances[0].before != answer.outcomes[0].chances[0].after
     assert answer.subgraph
     assert all(torch.equal(old, new) for old, new in zip(before, weights(), strict=True))
@@ -393,12 +393,12 @@ def test_request_during_which_the_server_is_stopped_is_answered(monkeypatch: pyt
         time.sleep(3)
 
     monkeypatch.setattr(desk, "try_edit", slow)
-    with ThreadPoolExecutor(1) as pool, listening("127.0.0.1", 0) as place:
-        served_at = Served(f"http://127.0.0.1:{place.getsockname()[1]}", desk)
-        with answering(make_app(desk), place, end_s=1):
-            asked = pool.submit(served_at.post, "/api/try", EDIT)
+    with ThreadPoolExecutor(1) as pool, listening("127.0.0.1", 0) as listener:
+        served_at = Served(f"http://127.0.0.1:{listener.getsockname()[1]}", desk)
+        with answering(make_app(desk), listener, end_s=1):
+            request = pool.submit(served_at.post, "/api/try", EDIT)
             assert begun.wait(30)
-        code, answer = asked.result(30)
+        code, answer = request.result(30)
     assert (code, answer["kind"]) == (503, "StoppedError")
 
 
@@ -439,7 +439,7 @@ def test_serve_ends_at_once_during_a_long_edit(tiny_folder: Path, wait_s: float)
     ):
         assert process.stdout and process.stderr
         url = process.stdout.readline().split(" is up")[0]
-        asked = pool.submit(Served(url.rstrip("/"), workshop()).post, "/api/try", EDIT)
+        request = pool.submit(Served(url.rstrip("/"), workshop()).post, "/api/try", EDIT)
         time.sleep(3)
         process.send_signal(signal.SIGINT)
         time.sleep(wait_s)
@@ -451,7 +451,7 @@ def test_serve_ends_at_once_during_a_long_edit(tiny_folder: Path, wait_s: float)
             process.kill()
         assert process.stdout.read() == "stopped\n"
         assert not re.search("Traceback|ERROR", process.stderr.read())
-        assert asked.result(30)[1]["kind"] == "StoppedError"
+        assert request.result(30)[1]["kind"] == "StoppedError"
 
 
 def test_taken_port_is_refused_before_the_model_is_loaded(kg_edit: Run, server: Served) -> None:
@@ -466,11 +466,11 @@ def test_taken_port_is_refused_before_the_model_is_loaded(kg_edit: Run, server: 
 
 
 def test_chat_is_answered_in_the_chat_template(tmp_path: Path) -> None:
-    made = workshop(tmp_path / "ledger")
-    made.model = chatting()
+    desk = workshop(tmp_path / "ledger")
+    desk.model = chatting()
     turns = [{"role": "user", "content": "Who plays for Miami Heat?"}]
-    expected = reply(made.model, turns, tokens=5)
-    with served(made) as running:
+    expected = reply(desk.model, turns, tokens=5)
+    with served(desk) as running:
         code, answer = running.post("/v1/chat/completions", {"messages": turns, "max_tokens": 5, "top_p": 0.9})
         assert code == 200, answer
         assert answer["choices"][0]["message"] == {"role": "assistant", "content": expected.text}

@@ -36,8 +36,8 @@ def fill(page: Page, field: str, text: str) -> None:
 
 
 def texts(page: Page, selector: str) -> list[str]:
-    found: list[str] = page.value(f"[...document.querySelectorAll('{selector}')].map(one => one.textContent)")
-    return found
+    contents: list[str] = page.value(f"[...document.querySelectorAll('{selector}')].map(one => one.textContent)")
+    return contents
 
 
 def percent(value: float) -> str:
@@ -71,11 +71,11 @@ def test_page_shows_an_edit_before_and_after(page: Page, server: Served) -> None
     assert texts(page, ".outcome h3") == ["the editLeBron James plays for the", "prompt<b>Dwyane Wade</b> plays for"]
     probes = [{"prompt": "<b>Dwyane Wade</b> plays for"}]
     answer = server.post("/api/try", {**EDIT, "probes": probes})[1]["outcomes"]
-    for place, found in enumerate(answer, start=1):
-        shown = texts(page, f".outcome:nth-child({place}) .pair p")
-        assert [text or "(nothing)" for text in (found["before"], found["after"])] == shown
-        (chance,) = found["chances"]
-        assert texts(page, f".outcome:nth-child({place}) .number") == [percent(chance[x]) for x in ("before", "after")]
+    for number, outcome in enumerate(answer, start=1):
+        shown = texts(page, f".outcome:nth-child({number}) .pair p")
+        assert [text or "(nothing)" for text in (outcome["before"], outcome["after"])] == shown
+        (chance,) = outcome["chances"]
+        assert texts(page, f".outcome:nth-child({number}) .number") == [percent(chance[x]) for x in ("before", "after")]
     assert answer[0]["before"] != answer[0]["after"]
     assert answer[0]["chances"][0]["before"] < answer[0]["chances"][0]["after"]
     assert texts(page, "#preview") == ["LeBron James plays for the Los Angeles Lakers"]
@@ -92,13 +92,13 @@ def test_page_draws_the_subgraph_in_a_sandboxed_frame(page: Page) -> None:
 
 def test_page_adds_an_edit_to_the_ledger(page: Page) -> None:
     """On a random model an edit may look as if it broke it: the page says so, and asks again."""
-    asked = "performance.getEntriesByType('resource').filter(one => one.name.endsWith('/api/ledger')).length"
-    before = page.value(asked)
+    count = "performance.getEntriesByType('resource').filter(one => one.name.endsWith('/api/ledger')).length"
+    before = page.value(count)
     click = "document.getElementById('add-edit').click()"
     assert page.value(f"({click}, {click}, document.getElementById('add-edit').ariaDisabled)") == "true"
     page.until("!document.getElementById('problem').hidden || document.querySelectorAll('#entries tbody tr').length")
     page.until("document.getElementById('add-edit').ariaDisabled === null")
-    assert page.value(asked) == before + 1  # of two clicks
+    assert page.value(count) == before + 1  # of two clicks
     if texts(page, "#add-edit") == ["Add it anyway"]:
         assert "would break the model" in texts(page, "#problem")[0]
         page.value("document.getElementById('add-edit').click()")

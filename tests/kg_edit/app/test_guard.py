@@ -24,10 +24,10 @@ WRONG = json.dumps({**EDIT, "subject": " "})  # a request that is read is answer
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    made = workshop(graph=False)
-    app = make_app(made, hosts=host_names("0.0.0.0", ["lab.example"]), largest=1000)  # noqa: S104 - names only
-    with listening("127.0.0.1", 0) as place, answering(app, place):
-        yield Served(f"http://127.0.0.1:{place.getsockname()[1]}", made)
+    desk = workshop(graph=False)
+    app = make_app(desk, hosts=host_names("0.0.0.0", ["lab.example"]), largest=1000)  # noqa: S104 - names only
+    with listening("127.0.0.1", 0) as listener, answering(app, listener):
+        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", desk)
 
 
 @pytest.mark.parametrize("path", ["/", "/api/state", "/api/try"])
@@ -58,8 +58,8 @@ def test_name_that_no_request_has_is_refused(name: str) -> None:
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_server_listens_at_an_ipv6_address(host: str) -> None:
-    with listening(host, 0) as place:
-        port = place.getsockname()[1]
+    with listening(host, 0) as listener:
+        port = listener.getsockname()[1]
         for caller in ("::1",) if host == "::1" else ("::1", "127.0.0.1"):
             socket.create_connection((caller, port), timeout=5).close()
 
@@ -78,8 +78,8 @@ def test_empty_host_is_refused() -> None:
 
 
 def test_large_body_is_refused_before_it_is_read(server: Served) -> None:
-    place = urlsplit(server.url)
-    with socket.create_connection((place.hostname, place.port)) as caller:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port)) as caller:
         caller.sendall(b"POST /api/try HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 600000000\r\n")
         caller.sendall(b"Content-Type: application/json\r\n\r\n" + bytes(100))
         assert caller.recv(100).startswith(b"HTTP/1.1 413")
@@ -100,10 +100,10 @@ def test_silent_client_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -
     started: list[uvicorn.Server] = []
     original = uvicorn.Server.__init__
     monkeypatch.setattr(uvicorn.Server, "__init__", lambda self, config: started.append(self) or original(self, config))  # type: ignore[func-returns-value]
-    with listening("127.0.0.1", 0) as place:
-        thread = threading.Thread(target=run, args=(make_app(workshop(graph=False)), place))
+    with listening("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=run, args=(make_app(workshop(graph=False)), listener))
         thread.start()
-        with socket.create_connection(place.getsockname()) as silent:
+        with socket.create_connection(listener.getsockname()) as silent:
             silent.sendall(b"POST /api/try HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{")
             time.sleep(0.5)
             start = time.monotonic()

@@ -44,12 +44,12 @@ def test_completions_equal_generate_with_the_active_edits(server: Served) -> Non
 
 def test_completion_counts_the_tokens_that_were_generated() -> None:
     """Not those of its text: a character that is cut is written again in more tokens."""
-    found = replies(tiny("llama"), PROMPTS, limits=[4] * 3)
-    assert "length" in (reasons := ["stop" if one.ended else "length" for one in found])
+    completions = replies(tiny("llama"), PROMPTS, limits=[4] * 3)
+    assert "length" in (reasons := ["stop" if completion.ended else "length" for completion in completions])
     with served(workshop(None)) as running:
         _, answer = running.post("/v1/completions", {"prompt": PROMPTS, "max_tokens": 4})
     assert [choice["finish_reason"] for choice in answer["choices"]] == reasons
-    read, written = (sum(getattr(one, name) for one in found) for name in ("read", "written"))
+    read, written = (sum(getattr(completion, name) for completion in completions) for name in ("read", "written"))
     assert 4 < written <= 12 and read == sum(len(tiny("llama").encode(prompt).ids) for prompt in PROMPTS)
     assert answer["usage"] == {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
@@ -97,23 +97,23 @@ def test_other_errors_have_openais_form_too(server: Served) -> None:
 
 
 def test_stop_ends_a_continuation_before_the_first_of_its_texts(server: Served) -> None:
-    (whole,) = completed(server, PROMPTS[0], max_tokens=12)
-    first, later = whole[4:7], whole[-3:]
+    (text,) = completed(server, PROMPTS[0], max_tokens=12)
+    first, later = text[4:7], text[-3:]
     for stop in (first, ["not in the text", later, first]):
         _, answer = server.post("/v1/completions", {"prompt": PROMPTS[0], "max_tokens": 12, "stop": stop})
         (choice,) = answer["choices"]
-        assert choice["text"] == whole[: whole.index(first)] and choice["finish_reason"] == "stop"
+        assert choice["text"] == text[: text.index(first)] and choice["finish_reason"] == "stop"
         assert answer["usage"]["completion_tokens"] < 12, "what was not sent is not counted"
-    assert completed(server, PROMPTS[0], max_tokens=12, stop=None) == [whole]
+    assert completed(server, PROMPTS[0], max_tokens=12, stop=None) == [text]
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", CHAT])
 def test_null_is_the_same_as_an_absent_field(path: str) -> None:
-    made = workshop(None)
-    made.model = chatting()
+    desk = workshop(None)
+    desk.model = chatting()
     body = {"prompt": "The river"} if path != CHAT else {"messages": [{"role": "user", "content": "Who?"}]}
     null = dict.fromkeys(("max_tokens", "temperature", "n", "stream", "model", "stop", "tools"))
-    with served(made) as running:
+    with served(desk) as running:
         (code, plain), (_, answer) = running.post(path, body), running.post(path, {**body, **null})
         missing = running.post(path, dict.fromkeys(body))[1]["error"]["param"]
     assert code == 200 and answer["choices"] == plain["choices"]
@@ -157,12 +157,12 @@ def test_fault_in_a_list_is_named_where_a_text_or_a_list_is_allowed(server: Serv
 
 
 def test_chat_streams_stops_and_takes_text_parts() -> None:
-    made = workshop(None)
-    made.model = chatting()
+    desk = workshop(None)
+    desk.model = chatting()
     turns = [{"role": "user", "content": "Who plays for Miami Heat?"}]
-    whole = reply(made.model, turns, tokens=8).text
-    stop = whole.split()[1]
-    with served(made) as running:
+    text = reply(desk.model, turns, tokens=8).text
+    stop = text.split()[1]
+    with served(desk) as running:
         first, last = events(running, CHAT, {"messages": turns, "max_tokens": 8, "stream": True, "stop": stop})
         _, refused = running.post(CHAT, {"messages": [], "stream": True})
         parts = [{"type": "text", "text": "Who plays for"}, {"type": "text", "text": "Miami Heat?"}]
@@ -170,20 +170,20 @@ def test_chat_streams_stops_and_takes_text_parts() -> None:
         image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
         code, other = running.post(CHAT, {"messages": [{"role": "user", "content": image}]})
     assert first["object"] == "chat.completion.chunk"
-    assert first["choices"][0]["delta"] == {"role": "assistant", "content": whole[: whole.index(stop)]}
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": text[: text.index(stop)]}
     assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     assert refused["error"]["param"] == "messages"
     turn = {"role": "user", "content": "Who plays for\nMiami Heat?"}
-    assert joined["choices"][0]["message"]["content"] == reply(made.model, [turn], tokens=8).text
+    assert joined["choices"][0]["message"]["content"] == reply(desk.model, [turn], tokens=8).text
     assert (code, other["error"]["param"]) == (400, "messages[0].content")
     assert "found a part 'image_url'; expected text parts" in other["error"]["message"]
 
 
 def test_chat_takes_back_its_own_empty_answer() -> None:
-    made, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
-    made.model = chatting()
-    start = reply(made.model, [turn], tokens=8).text[0]
-    with served(made) as running:
+    desk, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
+    desk.model = chatting()
+    start = reply(desk.model, [turn], tokens=8).text[0]
+    with served(desk) as running:
         _, answer = running.post(CHAT, {"messages": [turn], "max_tokens": 8, "stop": start})
         message = answer["choices"][0]["message"]
         code, later = running.post(CHAT, {"messages": [turn, message, turn], "max_tokens": 8})
@@ -192,11 +192,11 @@ def test_chat_takes_back_its_own_empty_answer() -> None:
 
 def test_chat_ignores_further_fields_of_a_message_and_wants_a_users_last() -> None:
     """An answer as OpenAI's client writes it was refused for its nulls."""
-    made, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
-    made.model = chatting()
-    expected = reply(made.model, [turn], tokens=8).text
+    desk, turn = workshop(None), {"role": "user", "content": "Who plays for Miami Heat?"}
+    desk.model = chatting()
+    expected = reply(desk.model, [turn], tokens=8).text
     message = {"role": "assistant", "content": "He does.", "refusal": None, "tool_calls": None}
-    with served(made) as running:
+    with served(desk) as running:
         code, answer = running.post(CHAT, {"messages": [{**turn, "name": "ann"}], "max_tokens": 8})
         assert (code, answer["choices"][0]["message"]["content"]) == (200, expected), answer
         assert running.post(CHAT, {"messages": [turn, message, turn], "max_tokens": 2})[0] == 200
