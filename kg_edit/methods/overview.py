@@ -105,16 +105,16 @@ def all_methods() -> Iterator[type[EditingMethod]]:
             log.warning("%s", error)
 
 
-def row_of(found: type[EditingMethod]) -> tuple[str, ...]:
+def row_of(method: type[EditingMethod]) -> tuple[str, ...]:
     """Return the row of a method in the table of all methods; the columns are `HEADER`."""
-    batch, remove = "together" if found.joint else "sequence", "exact" if found.separable else "recomputed"
-    graph = "yes" if found.needs_graph else "no"
-    return (found.name, found.about, found.family or "its own", found.kind, batch, remove, graph, found.paper)
+    batch, remove = "together" if method.joint else "sequence", "exact" if method.separable else "recomputed"
+    graph = "yes" if method.needs_graph else "no"
+    return (method.name, method.about, method.family or "its own", method.kind, batch, remove, graph, method.paper)
 
 
-def settings(found: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
+def settings(method: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
     """Yield (setting, value in the preset ``default``, meaning) of a method; the names are those of ``--set``."""
-    return _settings(found.config_class.preset("default"))
+    return _settings(method.config_class.preset("default"))
 
 
 def _settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, str]]:
@@ -129,12 +129,12 @@ def _settings(config: BaseModel, group: str = "") -> Iterator[tuple[str, str, st
 _BLOCKS = 30  # number of blocks of SmolLM2-135M
 
 
-def computes(found: type[EditingMethod]) -> str:
+def computes(method: type[EditingMethod]) -> str:
     """Return a sentence on the computation of a method: its family, what it trains, and its default layers."""
-    layers = found.config_class.model_construct().written_layers(_BLOCKS)
+    layers = method.config_class.model_construct().written_layers(_BLOCKS)
     where = "none" if not layers else f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else str(layers[0])
-    family = found.family or "its own"
-    return f"Family: {family}. Trains: {found.trains}. Layers by default, in a model of {_BLOCKS} blocks: {where}."
+    family = method.family or "its own"
+    return f"Family: {family}. Trains: {method.trains}. Layers by default, in a model of {_BLOCKS} blocks: {where}."
 
 
 def methods_page() -> str:
