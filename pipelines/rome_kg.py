@@ -43,11 +43,11 @@ class ShownRomeKg(RomeKg):
         # 3. and 4. ROME makes the edit, then one fact after the other, each on the model with the earlier ones.
         return super().make(edits, before=before)
 
-    def write(self, edit: Edit, found: EditValue, *, before: Patch | None = None) -> Patch:
+    def write(self, edit: Edit, value: EditValue, *, before: Patch | None = None) -> Patch:
         """Write the value m* of the edit or of a fact: W + (m* - m) u^T / (k . u) with u = C^-1 k*."""
         log.info("%s %s", edit.text, edit.target_new)
-        show_value(3, found)
-        patch = super().write(edit, found, before=before)
+        show_value(3, value)
+        patch = super().write(edit, value, before=before)
         show_update(4, patch)
         return patch
 

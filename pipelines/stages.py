@@ -73,9 +73,9 @@ class ShowsMemit(Memit):
             log.info("     loss %.2f -> %.3f", *losses)
         return values
 
-    def write(self, facts: Sequence[Fact], wanted: Tensor, records: Sequence[Record], before: Patch) -> Patch:
+    def write(self, facts: Sequence[Fact], target_states: Tensor, records: Sequence[Record], before: Patch) -> Patch:
         """Move the states h towards z, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14)."""
-        patch = super().write(facts, wanted, records, before)
+        patch = super().write(facts, target_states, records, before)
         show_update(self.stage + 1, patch)
         return patch
 

@@ -45,7 +45,7 @@ class Written:
 def write_jointly(
     model: LanguageModel,
     requests: Sequence[Request],
-    wanted: Tensor,
+    target_states: Tensor,
     *,
     layers: Sequence[int],
     site: Site,
@@ -53,16 +53,16 @@ def write_jointly(
     share: Callable[[int], float],
     memory: float = 1000.0,
 ) -> Written:
-    """Compute updates of ``layers`` that bring the last layer's states, in the bare prompts, close to ``wanted``.
+    """Compute updates of ``layers`` that bring the last layer's states, in the bare prompts, close to their targets.
 
     The model itself is unchanged afterwards.
 
     Args:
         model: the model on which the facts' states were found.
         requests: the facts' prompts.
-        wanted: z, the wanted states, [facts, d].
+        target_states: z, [facts, d].
         layers: the layers to write, in ascending order.
-        site: which output of the last layer ``wanted`` is.
+        site: which output of the last layer ``target_states`` is.
         directions: the closed form; it is called with the updates of the earlier layers in the model.
         share: which part of what is missing a layer writes, by the number of layers left.
         memory: MB for hidden states that are kept from layer to layer; without them lower blocks run again.
@@ -83,7 +83,7 @@ def write_jointly(
             state = torch.stack([h[0] for h in row_states.split(counts)])  # h in the bare prompts, [facts, d]
             right = directions(layer, exact(key)).float()  # U
 
-        missing = (wanted.to(state.device) - state) * share(len(layers) - number)  # R
+        missing = (target_states.to(state.device) - state) * share(len(layers) - number)  # R
         factors = Factors(left=missing.T.to(right.device), right=right)
         if not factors.is_finite:
             raise PatchError("the update has values that are not finite; lower the learning rate or use float32")

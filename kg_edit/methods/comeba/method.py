@@ -90,9 +90,9 @@ class Comeba(Memit):
         with (rest if held.is_empty else rest + held).applied(self.model):
             return self.make(edits, before=before)
 
-    def write(self, facts: Sequence[Fact], wanted: Tensor, records: Sequence[Record], before: Patch) -> Patch:
+    def write(self, facts: Sequence[Fact], target_states: Tensor, records: Sequence[Record], before: Patch) -> Patch:
         """Return MEMIT's update as gated adapters of an `AdapterPatch`."""
-        update = super().write(facts, wanted, records, before + WeightPatch(factors=self._earlier(before)))
+        update = super().write(facts, target_states, records, before + WeightPatch(factors=self._earlier(before)))
         assert isinstance(update, WeightPatch)  # noqa: S101 - MEMIT's
         settings = GateSettings.of(self.config)
         adapters = {

@@ -82,21 +82,21 @@ class Eamet(Memit):
         """Return MEMIT's penalty plus what the changes' similarities are from those of the keys k* of ``loss``."""
         self._keys.append(loss.mean_key)
         own, *earlier = reversed(self._keys)
-        return partial(self.aligned, keys=torch.cat([own, *earlier]), found=self._changes[::-1])
+        return partial(self.aligned, keys=torch.cat([own, *earlier]), earlier=self._changes[::-1])
 
     def written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
         """Return all of the states and of their changes, which the facts of further descents are aligned with."""
         self._changes.append(torch.stack([descent.change for descent in descents]))
         return super().written(states, descents)
 
-    def aligned(self, change: Tensor, state: Tensor, *, keys: Tensor, found: Sequence[Tensor] = ()) -> Tensor:
+    def aligned(self, change: Tensor, state: Tensor, *, keys: Tensor, earlier: Sequence[Tensor] = ()) -> Tensor:
         """Return the penalty of each fact, [facts]; its gradient reaches only the fact's own change.
 
         Args:
             change: r = z - h, [facts, d].
             state: h, [facts, d].
             keys: k*, [all, d_ff], those of the ``facts`` first.
-            found: r of the batch's facts that were found before, in the order of their keys.
+            earlier: r of the batch's facts that were found before, in the order of their keys.
         """
         config, facts = self.config, len(change)
         penalty = self.penalty(change, state)
@@ -105,7 +105,7 @@ class Eamet(Memit):
         itself = torch.eye(facts, len(keys), dtype=torch.bool, device=change.device)
         moved = change.detach().any(1, keepdim=True)  # a change of 0 has no direction, and an endless gradient of it
         directions, k = normalize(change.where(moved, change.detach()), dim=1), normalize(keys, dim=1)
-        others = torch.cat([directions.detach(), *(normalize(those, dim=1) for those in found)])
+        others = torch.cat([directions.detach(), *(normalize(those, dim=1) for those in earlier)])
         of_keys = (k[:facts] @ k.T).masked_fill(itself, _FAR)  # [facts, all]
         of_changes = (directions @ others.T).masked_fill(itself, _FAR)
         log_p_k, log_p_r = ((cosines / config.temperature).log_softmax(1) for cosines in (of_keys, of_changes))

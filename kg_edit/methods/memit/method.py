@@ -231,7 +231,7 @@ class JointMethod(ValueMethod):
                 reasons = {edit.id: why for edit, why in refused.items()}
                 with annotate_errors(first):
                     raise fault if len(edits) == 1 else RefusedEditsError(reasons)
-            target_states = torch.stack([value.wanted for value in chain(*fact_values)])  # z, [facts, d]
+            target_states = torch.stack([value.target_state for value in chain(*fact_values)])  # z, [facts, d]
             return self.write(list(chain(*facts)), target_states, records, before)
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
@@ -244,7 +244,7 @@ class JointMethod(ValueMethod):
 
             def alone(edit: Edit, group: Sequence[Fact], fact_values: Sequence[FactValue]) -> Patch:
                 record = new_record(self.record(edit), group, fact_values) | self.notes(edit)
-                return self.write(group, torch.stack([value.wanted for value in fact_values]), [record], applied)
+                return self.write(group, torch.stack([value.target_state for value in fact_values]), [record], applied)
 
             return tuple(
                 attempt(edit, partial(alone, edit, group, [next(values) for _ in group]))
@@ -355,12 +355,12 @@ class JointMethod(ValueMethod):
         """Return weight_decay |z - h| / |h|^2, [facts]."""
         return norm_penalty(change, state, weight=self.config.weight_decay)
 
-    def write(self, facts: Sequence[Fact], wanted: Tensor, records: Sequence[Record], before: Patch) -> Patch:
+    def write(self, facts: Sequence[Fact], target_states: Tensor, records: Sequence[Record], before: Patch) -> Patch:
         """Return the patch that moves the states of the facts towards z.
 
         Args:
             facts: all facts of the batch.
-            wanted: z, [facts, d].
+            target_states: z, [facts, d].
             records: one record per edit.
             before: the patch that is applied to the model.
         """
@@ -369,7 +369,7 @@ class JointMethod(ValueMethod):
         written = write_jointly(
             self.model,
             requests,
-            wanted,
+            target_states,
             layers=self.layers,
             site=self.site,
             directions=lambda layer, keys: self.spread(
@@ -383,7 +383,7 @@ class JointMethod(ValueMethod):
         factors, rect, prune = written.factors, self.config.rect, self.config.prune
         if rect or prune:
             factors = restrained(factors, self.model, before=before, rect=rect, prune=prune)
-        return WeightPatch(factors=factors, provenance=provenance, state={VALUE: wanted.T, **keys})
+        return WeightPatch(factors=factors, provenance=provenance, state={VALUE: target_states.T, **keys})
 
     @abstractmethod
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
@@ -397,9 +397,9 @@ class JointMethod(ValueMethod):
                 are none.
         """
 
-    def share(self, left: int) -> float:
-        """Return which part of what is missing of z - h a layer writes, with ``left`` layers left, itself included."""
-        return 1 / left
+    def share(self, remaining: int) -> float:
+        """Return which part of what is missing of z - h a layer writes; it is one of ``remaining`` layers."""
+        return 1 / remaining
 
     def spread(self, layer: int, right: Tensor) -> Tensor:
         """Return U [d_ff, facts] off the principal directions of the layer's weight, as ``sphere`` sets."""

@@ -47,8 +47,8 @@ class FactValue:
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def wanted(self) -> Tensor:
-        """The wanted state z = h + (z - h), [d]."""
+    def target_state(self) -> Tensor:
+        """The target state z = h + (z - h), [d]."""
         return self.state + self.descent.change
 
 

@@ -127,6 +127,6 @@ class Pmet(Memit):
         """Return m [facts, d] and delta_m: the attention's part is not written."""
         return states[:, 0], [replace(descent, change=descent.change[0]) for descent in descents]
 
-    def share(self, left: int) -> float:
+    def share(self, remaining: int) -> float:
         """Return 1 / sqrt(layers left)."""
-        return 1 / math.sqrt(left)
+        return 1 / math.sqrt(remaining)

@@ -276,24 +276,24 @@ class RankOneMethod(ValueMethod):
         return values[bare], keys[bare], torch.stack([edit_keys.mean(0) for edit_keys in keys.split(counts)])
 
     @torch.no_grad()
-    def write(self, edit: Edit, found: EditValue, *, before: Patch | None = None) -> Patch:
+    def write(self, edit: Edit, value: EditValue, *, before: Patch | None = None) -> Patch:
         """Return the patch that writes an edit's value: the closed form (Eq. 2).
 
         Args:
             edit: the fact.
-            found: its value, from `find_values`.
+            value: its value, from `find_values`.
             before: the patch that is applied to the model, for ``remember``; None: there is none.
 
         Raises:
             PatchError: the value or the update is not finite, or the update would explode.
         """
-        found.descent.check()
-        change, rewrites, name = found.descent.change, found.request.rewrites, self.model.weight_name(self.layer)
+        value.descent.check()
+        change, rewrites, name = value.descent.change, value.request.rewrites, self.model.weight_name(self.layer)
         weight = weight_matrix(self.model.down_projection(self.layer))
         factors = rank_one_update(
             change=change,
-            mean_key=found.mean_key,
-            bare_key=found.bare_key,
+            mean_key=value.mean_key,
+            bare_key=value.bare_key,
             covariance=self.covariance,
             weight=weight,
             variant=self.config.key,
@@ -302,21 +302,21 @@ class RankOneMethod(ValueMethod):
             hold=self.config.hold,
             earlier=None if before is None else remembered(before, name, weight=self.config.remember),
         )
-        if found.principal is not None:  # as published, after the closed form: the output for k is no longer exactly m*
-            right = off_principal(found.principal, factors.right, strength=self.config.sphere)
+        if value.principal is not None:  # as published, after the closed form: the output for k is no longer exactly m*
+            right = off_principal(value.principal, factors.right, strength=self.config.sphere)
             factors = replace(factors, right=right)
         record = {
             **self.record(edit),
             "norms": {
-                "value": round(float(found.clean.norm()), 6),
+                "value": round(float(value.clean.norm()), 6),
                 "change": round(float(change.norm()), 6),
                 "update": round(float(factors.left.norm() * factors.right.norm()), 6),
             },
-            **found.descent.summary,
-            **found.notes,
+            **value.descent.summary,
+            **value.notes,
         }
         provenance = {**self.provenance(), "edits": [record]}
-        state = {KEY + name: found.mean_key[:, None]} if self.config.remember else {}
+        state = {KEY + name: value.mean_key[:, None]} if self.config.remember else {}
         updates, rect, prune = {name: factors}, self.config.rect, self.config.prune
         if rect or prune:
             updates = restrained(updates, self.model, before=before, rect=rect, prune=prune)

@@ -19,11 +19,11 @@ from tests.kg_edit.tiny import tiny
 KEYS = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])  # cosines 0, 1 and 0
 
 
-def term(change: Tensor, *, found: Sequence[Tensor] = (), **settings: Any) -> Tensor:
+def term(change: Tensor, *, earlier: Sequence[Tensor] = (), **settings: Any) -> Tensor:
     method = joint("eamet", tiny("llama"), weight_decay=0.0, temperature=0.5, **settings)
     assert isinstance(method, Eamet)
-    keys = KEYS[: len(change) + sum(map(len, found))]
-    return method.aligned(change, torch.ones_like(change), keys=keys, found=found)
+    keys = KEYS[: len(change) + sum(map(len, earlier))]
+    return method.aligned(change, torch.ones_like(change), keys=keys, earlier=earlier)
 
 
 def test_the_term_of_a_hand_computed_case() -> None:
@@ -48,7 +48,7 @@ def test_changes_as_similar_as_the_keys_cost_nothing() -> None:
 def test_facts_of_an_earlier_descent_count_like_those_of_the_same() -> None:
     change = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
     fact, earlier = change.split([1, 2])
-    torch.testing.assert_close(term(fact, found=[earlier[:1], earlier[1:]]), term(change)[:1])
+    torch.testing.assert_close(term(fact, earlier=[earlier[:1], earlier[1:]]), term(change)[:1])
 
 
 def test_the_gradient_reaches_a_facts_own_change_alone() -> None:
