@@ -121,7 +121,7 @@ class MethodConfig(BaseModel, metaclass=Called):
         if values is None:
             if (published_as := cls.published_as or method) is None:
                 raise unknown_name("preset", name, presets)
-            values = published_settings(name, published_as, own=presets)
+            values = published_settings(name, published_as, config_presets=presets)
         if not isinstance(settings or {}, Mapping):
             raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
         merged, of = _over(values, _nested(settings or {})), f" of {method}" if method else ""

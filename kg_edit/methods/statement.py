@@ -44,10 +44,10 @@ class StatementMethod(EditingMethod):
         return provenance
 
 
-def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bool = False) -> Prompt:
+def encode_statement(model: LanguageModel, edit: Edit, *, method: str, with_ending: bool = False) -> Prompt:
     """Encode the edit's prompt with its target, in plain text or in chat form; ``method`` is the method's name.
 
-    With ``whole``, the target includes the ending of the sentence, if the edit has one.
+    With ``with_ending``, the target includes the ending of the sentence, if the edit has one.
 
     Raises:
         EditError: the edit asks for both forms.
@@ -55,7 +55,7 @@ def encode_statement(model: LanguageModel, edit: Edit, *, method: str, whole: bo
         ChatTemplateError: the edit is in chat form, and the tokenizer has no chat template.
     """
     chat = edit.one_form(method)
-    target = edit.target_new + (edit.ending.rstrip() if whole else "")
+    target = edit.target_new + (edit.ending.rstrip() if with_ending else "")
     return model.encode(_lead(model, edit, chat=chat) + edit.text, target=target, chat=chat)
 
 

@@ -133,7 +133,7 @@ def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Read
 
     with watched(read_module(method.model, method.layer, reads), see):
         block_output(method.model, batch, method.layer)
-    positions = [(index + 1) * width - len(row.ids) + at for index, row in enumerate(rows) for at, _ in row.wanted]
+    positions = [(index + 1) * width - len(row.ids) + at for index, row in enumerate(rows) for at, _ in row.targets]
     return seen[0][torch.tensor(positions, device=seen[0].device)]
 
 

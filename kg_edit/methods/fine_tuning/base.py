@@ -66,7 +66,7 @@ class TuningMethod(StatementMethod):
             EditError, PromptError, ChatTemplateError: as `encode_statement`.
         """
         aim = self.config.aim
-        return row_of(encode_statement(self.model, edit, method=self.name, whole=aim == "text"), aim)
+        return row_of(encode_statement(self.model, edit, method=self.name, with_ending=aim == "text"), aim)
 
 
 class FineTuningConfig(LayerConfig, StatementConfig):

@@ -142,7 +142,7 @@ class FtAugmented(TuningMethod):
         """Texts by the model, whose every next token is held."""
         config = self.config
         rows = sample_rows(self.model, rows=config.written_texts, tokens=config.text_tokens, seed=config.seed)
-        return [TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(ids[1:]))) for ids in rows]
+        return [TrainingRow(ids=ids[:-1], targets=tuple(enumerate(ids[1:]))) for ids in rows]
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune the weights on the rows of all edits; the change is the same for all records.
@@ -279,5 +279,5 @@ class FtAugmented(TuningMethod):
                 for skip in skipped:  # ascending
                     index += index >= skip
                 ids = self.model.encode_fact(edit.prompt, subject=others[index], chat=edit.one_form(self.name)).ids
-                rows.append(TrainingRow(ids=ids, wanted=((len(ids) - 1, 0),)))  # no token is wanted: only its logits
+                rows.append(TrainingRow(ids=ids, targets=((len(ids) - 1, 0),)))  # it has no target: only its logits
         return rows

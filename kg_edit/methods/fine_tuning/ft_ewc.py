@@ -85,7 +85,7 @@ def diagonal_fisher(model: LanguageModel, layer: int, config: FtEwcConfig) -> Te
     total = torch.zeros_like(change)
     with changed(module, [change]):
         for ids in texts:
-            row = TrainingRow(ids=ids[:-1], wanted=tuple(enumerate(ids[1:])))
+            row = TrainingRow(ids=ids[:-1], targets=tuple(enumerate(ids[1:])))
             # The score of a text is the sum of its tokens' scores. These are uncorrelated, so the mean of its square
             # is the sum of the mean squares of theirs. The loss is a mean over tokens, hence the factor.
             (score,) = torch.autograd.grad(tokens * RowLosses(model, layer, [row])().sum(), change)

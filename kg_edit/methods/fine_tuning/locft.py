@@ -57,7 +57,7 @@ class LocFt(FineTuning):
         end = self.model.tokenizer.eos_token_id if self.config.end else None
         if self.config.end and end is None:
             raise PromptError(f"the tokenizer of {self.model.name!r} has no end-of-text token; set end=false")
-        prompt = encode_statement(self.model, edit, method=self.name, whole=self.config.aim == "text")
+        prompt = encode_statement(self.model, edit, method=self.name, with_ending=self.config.aim == "text")
         return row_of(prompt, self.config.aim, end=end)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:

@@ -27,7 +27,7 @@ class TrainingRow:
     """
 
     ids: tuple[int, ...]
-    wanted: tuple[tuple[int, int], ...]
+    targets: tuple[tuple[int, int], ...]
     prompt_end: int | None = None
     acting_at: int | None = None
 
@@ -44,16 +44,16 @@ def row_of(prompt: Prompt, aim: Aim, *, end: int | None = None) -> TrainingRow:
     """
     start = prompt.target_start
     if aim == "prompt_last":
-        wanted = tuple((start - 1, token) for token in prompt.target_ids)
-        return TrainingRow(ids=prompt.ids[:start], wanted=wanted, prompt_end=start - 1)
+        targets = tuple((start - 1, token) for token in prompt.target_ids)
+        return TrainingRow(ids=prompt.ids[:start], targets=targets, prompt_end=start - 1)
     ids = prompt.ids if end is None else (*prompt.ids, end)
     first = start if aim == "target" else 1
-    wanted = tuple((at - 1, ids[at]) for at in range(first, len(ids)))
-    return TrainingRow(ids=ids[:-1], wanted=wanted, prompt_end=start - 1)
+    targets = tuple((at - 1, ids[at]) for at in range(first, len(ids)))
+    return TrainingRow(ids=ids[:-1], targets=targets, prompt_end=start - 1)
 
 
 class RowLosses:
-    """Computes the losses of rows, [rows]: the mean of -log P over the wanted tokens of a row.
+    """Computes the losses of rows, [rows]: the mean of -log P over the target tokens of a row.
 
     Only block ``layer`` and the blocks above may change between calls. So the first call runs the whole model, and
     later calls run only the blocks from ``layer`` on.
@@ -64,10 +64,10 @@ class RowLosses:
         ends = [row.prompt_end for row in rows]
         self._batch = left_pad([row.ids for row in rows], device=model.device, ends=ends)
         pads = [self._batch.ids.shape[1] - len(row.ids) for row in rows]
-        # For each wanted token: its row, its position in the padded row, and the token itself; [wanted] each.
-        wanted = [(index, pads[index] + at, token) for index, row in enumerate(rows) for at, token in row.wanted]
-        self._owners, self._columns, self._tokens = (torch.tensor(part) for part in zip(*wanted, strict=True))
-        self._counts = torch.tensor([len(row.wanted) for row in rows])
+        # For each target token: its row, its position in the padded row, and the token itself; [targets] each.
+        targets = [(index, pads[index] + at, token) for index, row in enumerate(rows) for at, token in row.targets]
+        self._owners, self._columns, self._tokens = (torch.tensor(part) for part in zip(*targets, strict=True))
+        self._counts = torch.tensor([len(row.targets) for row in rows])
         self._acting_at = [
             None if row.acting_at is None else pad + row.acting_at for pad, row in zip(pads, rows, strict=True)
         ]
@@ -93,7 +93,7 @@ class RowLosses:
         return acting
 
     def logits(self) -> Tensor:
-        """Return the logits at the positions that predict wanted tokens, row after row, [wanted, vocabulary]."""
+        """Return the logits at the positions that predict target tokens, row after row, [targets, vocabulary]."""
         if self._recorded is None:
             self._recorded, hidden = RecordedBlocks.record(self._model, self._batch, self._layers)
         else:

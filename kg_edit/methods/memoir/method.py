@@ -79,7 +79,7 @@ class Memoir(AdapterMethod):
 
         # The edit's mask: TopHash of the mean input over its prompt.
         row = self.row(edit)
-        mask = memory.mask(self.means([row.ids[: row.wanted[0][0] + 1]]))  # [1, k]
+        mask = memory.mask(self.means([row.ids[: row.targets[0][0] + 1]]))  # [1, k]
 
         # Adam on the columns of the mask alone. They act at the tokens whose mask the patch will open.
         change = torch.zeros(self.shape[0], mask.shape[1], device=mask.device, requires_grad=True)  # [d, k]

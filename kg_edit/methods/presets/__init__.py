@@ -22,13 +22,13 @@ _SUFFIX = ".toml"
 log = logging.getLogger(__name__)
 
 
-def published_settings(name: str, method: str, *, own: Mapping[str, Any]) -> dict[str, Any]:
+def published_settings(name: str, method: str, *, config_presets: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of the preset ``name`` for ``method``.
 
     Args:
         name: the preset, such as "gpt2-xl" or "gpt2-xl:mquake".
         method: the method's name, as in the file.
-        own: the presets of the method's config class, for the error message.
+        config_presets: the presets of the method's config class, for the error message.
 
     Raises:
         UnknownNameError: the method has no such preset; the message names the methods that have it.
@@ -37,7 +37,7 @@ def published_settings(name: str, method: str, *, own: Mapping[str, Any]) -> dic
     tables = model_presets(model).methods if model in preset_models() else {}
     if preset := tables.get(f"{method}{colon}{variant}"):
         return preset.settings
-    known = [*own, *preset_names(method)]
+    known = [*config_presets, *preset_names(method)]
     # A preset of the same name and variant for other methods: a method may lack published settings for a model.
     having = sorted({other for other, _, its in (key.partition(":") for key in tables) if its == variant})
     if not having:  # by name, because the overview imports every method

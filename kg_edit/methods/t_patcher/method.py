@@ -148,7 +148,7 @@ class TPatcher(AdapterMethod):
             replacing_output(self.model, self.layer, lambda h, output: output + fired(h, *before), reads="mlp"),
         ):
             likeliest = row_losses.logits().argmax(-1).tolist()
-        wrong = [index for index, (_, token) in enumerate(row.wanted) if likeliest[index] != token]
+        wrong = [index for index, (_, token) in enumerate(row.targets) if likeliest[index] != token]
         inputs = inputs_at(self, [row], reads="mlp")  # [target's tokens, d]
         queries = inputs[torch.tensor(wrong[: self.config.most], dtype=torch.long, device=inputs.device)]  # [n, d]
 

@@ -180,7 +180,7 @@ class Wise(AdapterMethod):
 
         rows = self.rows(edit)
         row_inputs = self.inputs([row.ids for row in rows])  # [tokens, d_ff] for each row
-        predicting = [torch.tensor([position for position, _ in row.wanted], device=self.device) for row in rows]
+        predicting = [torch.tensor([position for position, _ in row.targets], device=self.device) for row in rows]
         inputs = torch.cat([*row_inputs, *self.unrelated])
         lengths = [len(tokens) for tokens in (*row_inputs, *self.unrelated)]
         margins = [self.unit * margin for margin in (config.alpha, config.beta, config.gamma)]

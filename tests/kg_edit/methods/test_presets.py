@@ -106,7 +106,7 @@ def test_smollm2_preset_is_the_default_with_its_layers(key: str) -> None:
 def test_layers_of_a_preset_are_layers_of_its_model(model: str, key: str) -> None:
     method, preset = names(model, key)
     depth = shape_of(model).layers
-    for name, value in published_settings(preset, method, own={}).items():
+    for name, value in published_settings(preset, method, config_presets={}).items():
         if name.rpartition("_")[2] in ("layer", "layers"):
             assert all(0 <= layer < depth for layer in (value if isinstance(value, list) else [value])), name
 
@@ -131,7 +131,7 @@ def test_preset_makes_an_edit_on_a_tiny_model_of_its_family(
 
 def shallow(preset: str, method: str) -> dict[str, Any]:
     """What fits a tiny model, in the place of the settings that name layers or an eigenvalue of C."""
-    settings = published_settings(preset, method, own={})
+    settings = published_settings(preset, method, config_presets={})
     single = {name: 1 for name in settings if name == "layer" or name.endswith("_layer")}
     free = {"threshold": 1.0, "relative": True} if method == "alphaedit" else {}
     lists: dict[str, Any] = {"layers": [1, 2], "weights": []}

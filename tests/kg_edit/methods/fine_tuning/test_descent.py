@@ -28,9 +28,9 @@ LAYER = 1
 SETTINGS = Descent(steps=12, learning_rate=5e-3, stop_below=4.0)
 
 
-def row(ids: Sequence[int], wanted: int) -> TrainingRow:
-    """The last token of ``ids`` should predict the token ``wanted``."""
-    return TrainingRow(ids=tuple(ids), wanted=((len(ids) - 1, wanted),))
+def row(ids: Sequence[int], token: int) -> TrainingRow:
+    """The last token of ``ids`` should predict the token ``token``."""
+    return TrainingRow(ids=tuple(ids), targets=((len(ids) - 1, token),))
 
 
 ROWS = [[row((5, 6, 7), 11)], [row((9, 4), 3), row((8, 8, 2, 1), 6)], [row((30, 31, 32, 33, 34), 40)], [row((7,), 2)]]

@@ -61,12 +61,14 @@ def target_nll(model: LanguageModel, edit: Edit) -> float:
 
 
 def test_row_predicts_the_tokens_of_its_aim() -> None:
-    assert row_of(PROMPT, "target") == TrainingRow(ids=(5, 6, 7, 8), wanted=((2, 8), (3, 9)), prompt_end=2)
+    assert row_of(PROMPT, "target") == TrainingRow(ids=(5, 6, 7, 8), targets=((2, 8), (3, 9)), prompt_end=2)
     assert row_of(PROMPT, "text") == TrainingRow(
-        ids=(5, 6, 7, 8), wanted=((0, 6), (1, 7), (2, 8), (3, 9)), prompt_end=2
+        ids=(5, 6, 7, 8), targets=((0, 6), (1, 7), (2, 8), (3, 9)), prompt_end=2
     )
-    assert row_of(PROMPT, "prompt_last") == TrainingRow(ids=(5, 6, 7), wanted=((2, 8), (2, 9)), prompt_end=2)
-    assert row_of(PROMPT, "target", end=1) == TrainingRow(ids=PROMPT.ids, wanted=((2, 8), (3, 9), (4, 1)), prompt_end=2)
+    assert row_of(PROMPT, "prompt_last") == TrainingRow(ids=(5, 6, 7), targets=((2, 8), (2, 9)), prompt_end=2)
+    assert row_of(PROMPT, "target", end=1) == TrainingRow(
+        ids=PROMPT.ids, targets=((2, 8), (3, 9), (4, 1)), prompt_end=2
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -88,7 +90,7 @@ def test_row_losses_rerun_only_the_upper_blocks(family: str) -> None:
     model = tiny(family)
     texts = [EDIT.text, "Where does the quick brown fox flow?", "Rome"]
     rows = [model.encode(text).ids for text in texts]
-    everywhere = [TrainingRow(ids=ids, wanted=tuple((at, 0) for at in range(len(ids)))) for ids in rows]
+    everywhere = [TrainingRow(ids=ids, targets=tuple((at, 0) for at in range(len(ids)))) for ids in rows]
     module = model.down_projection(1)
     change = no_change(module)
     with torch.no_grad():

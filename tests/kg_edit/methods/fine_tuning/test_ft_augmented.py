@@ -69,7 +69,7 @@ def test_step_trains_the_prompts_bare_and_in_context_and_holds_other_subjects_an
     prompts = [model.tokenizer.decode(row.ids) for row in others]
     assert len(prompts) == 10 and not {edit.text for edit in EDITS} & set(prompts)
     assert sum("plays for" in text for text in prompts) == 4, "two other subjects for each of the two prompts"
-    assert len(texts) == 2 and all(len(row.wanted) == len(row.ids) for row in texts)
+    assert len(texts) == 2 and all(len(row.targets) == len(row.ids) for row in texts)
     assert isinstance(patch, WeightPatch)
     (pair,) = patch.factors.values()
     assert pair.product.abs().max() == pytest.approx(0.01, rel=1e-4), "one step of Adam from 0"
@@ -161,9 +161,9 @@ def test_a_change_may_act_at_the_subject_alone(seen: list[Sequence[TrainingRow]]
     with torch.no_grad(), changed(model.down_projection(1), [change], acting=alone.acting):
         padded = alone.logits()
     with torch.no_grad():
-        for row, logits in zip(trained, padded.split([len(row.wanted) for row in trained]), strict=True):
+        for row, logits in zip(trained, padded.split([len(row.targets) for row in trained]), strict=True):
             with model.down_projection(1).register_forward_hook(added_at(row.acting_at or 0, change)):
-                expected = model.model(torch.tensor([row.ids])).logits[0, [at for at, _ in row.wanted]]
+                expected = model.model(torch.tensor([row.ids])).logits[0, [at for at, _ in row.targets]]
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 

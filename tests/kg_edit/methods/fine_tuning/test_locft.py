@@ -83,8 +83,8 @@ def test_one_batch_in_one_epoch_is_a_step_on_the_mean_loss() -> None:
 def test_end_of_text_follows_the_target() -> None:
     model = tiny("llama")
     prompt = model.encode(EDITS[0].text, target=EDITS[0].target_new)
-    assert method(model).row(EDITS[0]).wanted[-1] == (len(prompt.ids) - 1, 1)
-    assert method(model, end=False).row(EDITS[0]).wanted[-1] == (len(prompt.ids) - 2, prompt.ids[-1])
+    assert method(model).row(EDITS[0]).targets[-1] == (len(prompt.ids) - 1, 1)
+    assert method(model, end=False).row(EDITS[0]).targets[-1] == (len(prompt.ids) - 2, prompt.ids[-1])
 
 
 def test_tokenizer_without_an_end_of_text_is_refused() -> None:

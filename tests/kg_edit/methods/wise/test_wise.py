@@ -59,12 +59,12 @@ def test_training_is_gradient_descent_on_the_published_loss() -> None:
         now = change.clone().requires_grad_()
         nll = []
         for row in rows:
-            at, targets = zip(*row.wanted, strict=True)
+            at, targets = zip(*row.targets, strict=True)
             edited = {name: original + now * mask}
             out = torch.func.functional_call(model.model, edited, (torch.tensor([row.ids]),)).logits[0, list(at)]
             nll.append(torch.nn.functional.cross_entropy(out, torch.tensor(targets)))
         a_edit = [
-            torch.stack([activations(x, now * mask)[position] for position, _ in row.wanted]).min()
+            torch.stack([activations(x, now * mask)[position] for position, _ in row.targets]).min()
             for x, row in zip(edit_inputs, rows, strict=True)
         ]
         a_text = [a for x in text_inputs for a in activations(x, now * mask)]
