@@ -48,17 +48,17 @@ class EncodedSubgraph:
     sizes: tuple[int, ...] = ()
 
     @classmethod
-    def together(cls, several: Sequence[EncodedSubgraph]) -> EncodedSubgraph:
+    def together(cls, graphs: Sequence[EncodedSubgraph]) -> EncodedSubgraph:
         """Return the subgraphs of several edits as one graph without edges between them."""
-        sizes = tuple(len(graph.nodes) for graph in several)
-        first = [index * max(sizes) for index in range(len(several))]  # row of each graph
+        sizes = tuple(len(graph.nodes) for graph in graphs)
+        first = [index * max(sizes) for index in range(len(graphs))]  # row of each graph
         return cls(
-            nodes=pad_sequence([graph.nodes for graph in several], batch_first=True),
-            edges=torch.cat([graph.edges + start for graph, start in zip(several, first, strict=True)], 1),
-            relations=torch.cat([graph.relations for graph in several]),
+            nodes=pad_sequence([graph.nodes for graph in graphs], batch_first=True),
+            edges=torch.cat([graph.edges + start for graph, start in zip(graphs, first, strict=True)], 1),
+            relations=torch.cat([graph.relations for graph in graphs]),
             subject=torch.tensor(
-                [graph.subject + start for graph, start in zip(several, first, strict=True)],
-                device=several[0].nodes.device,
+                [graph.subject + start for graph, start in zip(graphs, first, strict=True)],
+                device=graphs[0].nodes.device,
             ),
             sizes=sizes,
         )

@@ -99,11 +99,11 @@ class RGNN(nn.Module):
                 nn.init.xavier_uniform_(weight, gain=nn.init.calculate_gain("relu"), generator=self._draws[0])
 
     @classmethod
-    def together(cls, several: Sequence[RGNN]) -> RGNN:
+    def together(cls, networks: Sequence[RGNN]) -> RGNN:
         """Return networks of one shape as one, with weights [graphs, d, d]; their own become views of these."""
-        combined = deepcopy(several[0])
-        combined._draws = [draw for network in several for draw in network._draws]
-        for layer, *parts in zip(combined.layers, *(network.layers for network in several), strict=True):
+        combined = deepcopy(networks[0])
+        combined._draws = [draw for network in networks for draw in network._draws]
+        for layer, *parts in zip(combined.layers, *(network.layers for network in networks), strict=True):
             for name, _ in list(layer.named_parameters()):
                 share_memory(name, layer, parts)
         return combined
@@ -132,9 +132,9 @@ class RGNN(nn.Module):
         return nodes
 
 
-def share_memory(name: str, whole: nn.Module, parts: Sequence[nn.Module]) -> None:
-    """Make the parameter ``name`` of ``whole`` those of ``parts`` stacked, and each of these a view of it."""
+def share_memory(name: str, combined: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Make the parameter ``name`` of ``combined`` those of ``parts`` stacked, and each of these a view of it."""
     stacked = torch.stack([part.get_parameter(name).detach() for part in parts])
-    setattr(whole, name, nn.Parameter(stacked))
+    setattr(combined, name, nn.Parameter(stacked))
     for part, view in zip(parts, stacked, strict=True):
         setattr(part, name, nn.Parameter(view))

@@ -50,7 +50,7 @@ class Stackable(DeltaParameters, Protocol):
     """Parameters that many edits can have as one: a step then has as many operators as for one edit."""
 
     @classmethod
-    def together(cls, several: Sequence[Self]) -> Self:
+    def together(cls, parameters: Sequence[Self]) -> Self:
         """Return the parameters of many edits as one, from where they are now, with a `change` [edits, d]."""
 
 
@@ -117,10 +117,10 @@ class FreeDelta:
             self._optimizer = torch.optim.SGD([self._delta], lr=1.0, momentum=_MOMENTUM)
 
     @classmethod
-    def together(cls, several: Sequence[FreeDelta]) -> FreeDelta:
+    def together(cls, deltas: Sequence[FreeDelta]) -> FreeDelta:
         """Return the changes of many edits as one parameter [edits, d], from where they are now."""
-        value, start = (torch.stack(each) for each in zip(*((d._value, d._delta) for d in several), strict=True))
-        return cls(value, several[0]._config, start=start)
+        value, start = (torch.stack(each) for each in zip(*((d._value, d._delta) for d in deltas), strict=True))
+        return cls(value, deltas[0]._config, start=start)
 
     def change(self) -> Tensor:
         """Return the current change m* - m, shaped like the value; a leaf tensor."""

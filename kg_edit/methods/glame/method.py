@@ -210,18 +210,18 @@ class GraphValue(nn.Module):
         )
 
     @classmethod
-    def together(cls, several: Sequence[GraphValue]) -> GraphValue:
+    def together(cls, values: Sequence[GraphValue]) -> GraphValue:
         """Return the changes of many edits as one, whose R-GNNs take a step together; theirs change with it."""
         from kg_edit.graphs.rgnn import RGNN, share_memory
 
         joint = cls(
-            EncodedSubgraph.together([value._subgraph for value in several]),
-            torch.stack([value._value for value in several]),
-            several[0]._config,
-            rgnn=RGNN.together([value.rgnn for value in several]),
+            EncodedSubgraph.together([value._subgraph for value in values]),
+            torch.stack([value._value for value in values]),
+            values[0]._config,
+            rgnn=RGNN.together([value.rgnn for value in values]),
         )
         if joint.gate is not None:
-            share_memory("gate", joint, several)
+            share_memory("gate", joint, values)
         return joint
 
     def change(self) -> Tensor:

@@ -105,7 +105,7 @@ def write_answers(
     covariance: Covariance,
     options: AnswerOptions,
     edited: AbstractContextManager[object],
-    known: KnownQuestions,
+    cache: KnownQuestions,
 ) -> WrittenAnswers | None:
     """Compute the update of ``layer`` with which the model answers questions for ``facts`` with their targets.
 
@@ -119,7 +119,7 @@ def write_answers(
         covariance: C of the block's down-projection.
         options: the settings.
         edited: a context manager in which the edit itself is applied to ``model``.
-        known: the cache of keys and prefixes shared by edits.
+        cache: that of keys and prefixes shared by edits.
 
     Returns:
         The update, or None if no question can be encoded with its target.
@@ -129,7 +129,7 @@ def write_answers(
     if not prompts:
         return None
     groups = (*prompts.values(), tuple(map(_end, rewrites(subject))))  # the edit's own prompt is the last "fact"
-    starts = known.starts.contexts(model, (row.ids[: row.subject_first] for group in groups for row in group))
+    starts = cache.starts.contexts(model, (row.ids[: row.subject_first] for group in groups for row in group))
 
     # n: the keys of the same questions about other things, each in one of its wordings or contexts
     about_others = [
@@ -142,7 +142,7 @@ def write_answers(
         with suppress(PromptError, ModelError):
             worded = rewrites(other)
             about_others.append(_end(worded[number % len(worded)]))
-    theirs = known.keys(model, about_others, layer, starts)  # [d_ff, n]
+    theirs = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
 
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
     with edited:
@@ -166,18 +166,18 @@ class AnswerRows:
     """
 
     def __init__(
-        self, model: LanguageModel, layer: int, asked: Sequence[Sequence[Prompt]], starts: SharedContexts
+        self, model: LanguageModel, layer: int, groups: Sequence[Sequence[Prompt]], starts: SharedContexts
     ) -> None:
         """Run all rows once, and record the calls of the blocks above ``layer``.
 
         Args:
             model: the model with the edit.
             layer: the block that is written.
-            asked: the rows of each fact, in all wordings.
+            groups: the rows of each fact, in all wordings.
             starts: cached tokens before the subject, which questions about other things share.
         """
         self._model, self.width = model, model.width
-        rows = [row for group in asked for row in group]
+        rows = [row for group in groups for row in group]
         seen = list[Tensor]()
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
@@ -186,8 +186,8 @@ class AnswerRows:
         keys, values = (state.reshape(*batch.ids.shape, -1).float() for state in seen)  # [rows, n, .]
 
         device = keys.device  # of the late block; the input embedding may be on another one
-        self._fact = torch.tensor([fact for fact, group in enumerate(asked) for _ in group], device=device)
-        self._share = torch.tensor([1 / (len(group) * len(row.target_ids)) for group in asked for row in group])
+        self._fact = torch.tensor([fact for fact, group in enumerate(groups) for _ in group], device=device)
+        self._share = torch.tensor([1 / (len(group) * len(row.target_ids)) for group in groups for row in group])
         self._reads = read_index(rows, [-row.edited_at for row in rows], device)
         self._targets = torch.tensor([token for row in rows for token in row.target_ids])
         self._of: tuple[int, ...] | None = None  # the facts of the present `_selection`

@@ -197,7 +197,7 @@ class GlamePlus(GraphReader, Rome):
                 covariance=self.covariances[late],
                 options=options,
                 edited=patch.stacked_on(self.model),
-                known=self._known,
+                cache=self._known,
             )
         if written is None:  # no question can be asked
             return patch

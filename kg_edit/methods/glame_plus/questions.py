@@ -140,14 +140,14 @@ class RippleTargets:
             for noun in asked_for[:most]
         ]
 
-    def learned(self, asked: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
+    def learned(self, question: TeacherQuestion, answer: Answer | None) -> ComposedFact | None:
         """Return the composed fact that the edited model learns from the teacher's answer.
 
         None if the teacher gave no answer, o* itself, or the answer of a test question.
         """
         if not answer or gives_away(answer.text, self.excluded) or overlaps(answer.text, self.edit.target_new):
             return None
-        return ComposedFact(hop=f"{asked.noun} of the {first_hop(self.edit)}", target=answer.text)
+        return ComposedFact(hop=f"{question.noun} of the {first_hop(self.edit)}", target=answer.text)
 
 
 def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> list[str]:

@@ -93,7 +93,7 @@ def _filled(form: str, noun: str, thing: str) -> str:
 
 @torch.no_grad()
 def answers_of(
-    model: LanguageModel, asked: Sequence[TeacherQuestion], *, most: int, store: PrefixStore | None = None
+    model: LanguageModel, questions: Sequence[TeacherQuestion], *, most: int, store: PrefixStore | None = None
 ) -> list[Answer | None]:
     """Return the model's greedy answer to each question, with at most ``most`` tokens.
 
@@ -101,7 +101,7 @@ def answers_of(
     A question uses the first of its prompts that fits into the model's positions; if none fits, the answer is None.
     ``store`` caches the prefixes before the thing for later calls.
     """
-    prompts = [*(question.question for question in asked), *(question.sentence for question in asked)]
+    prompts = [*(question.question for question in questions), *(question.sentence for question in questions)]
     limit = model.positions
     fitting: list[tuple[int, ...] | None] = []
     for prompt in prompts:
@@ -122,7 +122,7 @@ def answers_of(
     by_prompt = [next(answers) if ids else None for ids in fitting]
     return [
         one if one and two and (begins_with(one.text, two.text) or begins_with(two.text, one.text)) else None
-        for one, two in zip(by_prompt[: len(asked)], by_prompt[len(asked) :], strict=True)
+        for one, two in zip(by_prompt[: len(questions)], by_prompt[len(questions) :], strict=True)
     ]
 
 

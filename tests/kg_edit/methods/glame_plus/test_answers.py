@@ -93,7 +93,7 @@ def written(model: LanguageModel, layer: int, facts: list[ComposedFact], **optio
         covariance=covariance(size),
         options=chosen,
         edited=nullcontext(),
-        known=KnownQuestions(),
+        cache=KnownQuestions(),
     )
     assert update is not None and len(update.nll) == len(facts)
     assert all(after < before for before, after in update.nll)
