@@ -156,11 +156,11 @@ class Kn(EditingMethod):
                 self.model, self._prompts(edit), self.layers, steps=config.steps, tokens=config.answer_tokens
             )
             if config.neurons is None:
-                chosen = shared_neurons(attributions.given, threshold=config.threshold, share=config.share)
+                chosen = shared_neurons(attributions.scores, threshold=config.threshold, share=config.share)
             else:
                 least, most = config.neurons
                 chosen = refined_neurons(
-                    attributions.given, threshold=config.threshold, share=config.share, least=least, most=most
+                    attributions.scores, threshold=config.threshold, share=config.share, least=least, most=most
                 )
             if not chosen.mask.any():
                 raise PatchError(

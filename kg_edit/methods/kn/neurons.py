@@ -2,7 +2,7 @@
 
 The attribution is the integrated gradient (Sundararajan et al., ICML 2017, arXiv 1703.01365) of P(answer | prompt):
 
-    given_i = x_i * integral over a in [0, 1] of dP/dx_i at a x
+    score_i = x_i * integral over a in [0, 1] of dP/dx_i at a x
 
 - `neuron_attributions`: attributions [prompts, layers, d_ff], by `integrated_gradients`.
 - `shared_neurons`: the plain choice of neurons; `refined_neurons`: the paper's refined choice.
@@ -33,11 +33,11 @@ _STEP = 0.05  # by which the share of prompts changes in the refined choice
 class Attributions:
     """The attributions of neurons to an answer.
 
-    ``given`` [prompts, layers, d_ff] is each neuron's attribution to P(answer | prompt). ``activity`` [layers, d_ff] is
-    the mean of each neuron's value over the prompts.
+    ``scores`` [prompts, layers, d_ff] is each neuron's attribution to P(answer | prompt). ``activity`` [layers, d_ff]
+    is the mean of each neuron's value over the prompts.
     """
 
-    given: Tensor
+    scores: Tensor
     activity: Tensor
 
 
@@ -69,14 +69,14 @@ def neuron_attributions(
     together = max(copies for copies in range(1, steps + 1) if steps % copies == 0 and copies <= most)
     recorded, neurons = _recorded(model, rows, layers, copies=together)
 
-    given, activity = list[Tensor](), list[Tensor]()
+    scores, activity = list[Tensor](), list[Tensor]()
     for layer in layers:
         keys = neurons[layer][: len(rows)]  # [rows, d_ff]
         answer = _answer(model, layer, recorded, neurons[layer], rows * together)
         each = integrated_gradients(answer, keys, steps=steps, together=together).cpu()
-        given.append(each.new_zeros(len(prompts), each.shape[1]).index_add(0, torch.tensor(owners), each))
+        scores.append(each.new_zeros(len(prompts), each.shape[1]).index_add(0, torch.tensor(owners), each))
         activity.append(keys.mean(0).cpu())
-    return Attributions(given=torch.stack(given, 1), activity=torch.stack(activity))
+    return Attributions(scores=torch.stack(scores, 1), activity=torch.stack(activity))
 
 
 @torch.no_grad()
@@ -154,25 +154,25 @@ class Neurons:
     share: float
 
 
-def shared_neurons(given: Tensor, *, threshold: float, share: float) -> Neurons:
+def shared_neurons(scores: Tensor, *, threshold: float, share: float) -> Neurons:
     """Choose the neurons above ``threshold`` times the largest attribution of a prompt, in a ``share`` of the prompts.
 
-    If no neuron reaches this share, the neurons with the largest share are chosen. ``given`` [prompts, layers, d_ff] is
-    that of `Attributions`.
+    If no neuron reaches this share, the neurons with the largest share are chosen. ``scores`` [prompts, layers, d_ff]
+    are those of `Attributions`.
     """
-    counted = _shares(given, threshold)
+    counted = _shares(scores, threshold)
     reached = min(share, float(counted.max()))
     return Neurons(mask=(counted >= reached) & (counted > 0), share=reached)
 
 
-def refined_neurons(given: Tensor, *, threshold: float, share: float, least: int, most: int) -> Neurons:
+def refined_neurons(scores: Tensor, *, threshold: float, share: float, least: int, most: int) -> Neurons:
     """Choose as `shared_neurons`, but change ``share`` in steps of 0.05 until there are ``least`` to ``most`` neurons.
 
     As in the paper, a higher share gives fewer neurons, a lower share gives more. If no share gives a number in between
     (one step gives too many, the next too few), the neurons with the largest mean attribution are chosen from the
     smallest set that is too large.
     """
-    counted = _shares(given, threshold)
+    counted = _shares(scores, threshold)
     shares = [share + step * _STEP for step in range(-round(1 / _STEP), round(1 / _STEP) + 1)]
     tried = {p: (counted >= p - 1e-6) & (counted > 0) for p in sorted(shares) if 0 < p <= 1 + 1e-6}
     sizes = {p: int(mask.sum()) for p, mask in tried.items()}
@@ -181,15 +181,15 @@ def refined_neurons(given: Tensor, *, threshold: float, share: float, least: int
         return Neurons(mask=tried[nearest], share=nearest)
     too_large = [p for p, size in sizes.items() if size > most]
     if not too_large:
-        return shared_neurons(given, threshold=threshold, share=min(tried))
+        return shared_neurons(scores, threshold=threshold, share=min(tried))
     mask = tried[max(too_large)]
-    strongest = given.mean(0).masked_fill(~mask, -torch.inf).flatten().topk(most).indices
+    strongest = scores.mean(0).masked_fill(~mask, -torch.inf).flatten().topk(most).indices
     kept = torch.zeros_like(mask).flatten()
     kept[strongest] = True
     return Neurons(mask=kept.reshape(mask.shape), share=max(too_large))
 
 
-def _shares(given: Tensor, threshold: float) -> Tensor:
+def _shares(scores: Tensor, threshold: float) -> Tensor:
     """The share of prompts in which each neuron is above the threshold, [layers, d_ff]."""
-    largest = given.flatten(1).amax(1)[:, None, None]  # [prompts, 1, 1]
-    return ((given > threshold * largest) & (given > 0)).float().mean(0)
+    largest = scores.flatten(1).amax(1)[:, None, None]  # [prompts, 1, 1]
+    return ((scores > threshold * largest) & (scores > 0)).float().mean(0)

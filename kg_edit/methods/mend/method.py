@@ -61,13 +61,13 @@ class Editor:
         factors: the change of each weight, from the prompts of the edits that are made together, and the factors of
             their gradients.
         note: the network in the provenance of a patch.
-        whole: whether the gradient is that of the whole statement.
+        of_statement: whether the gradient is that of the whole statement.
     """
 
     weights: Iterable[str]
     factors: Callable[[Sequence[Prompt], Pairs], dict[str, Factors]]
     note: dict[str, Any]
-    whole: bool = False
+    of_statement: bool = False
 
 
 class Mend(StatementMethod):
@@ -137,7 +137,7 @@ class Mend(StatementMethod):
             ModelError: the loss or the gradient is not finite.
         """
         with annotate_errors(edit):
-            prompt = whole_statement(self.row(edit)) if self.editor.whole else self.row(edit)
+            prompt = whole_statement(self.row(edit)) if self.editor.of_statement else self.row(edit)
             return prompt, *gradient_factors(self.model, prompt, list(self.editor.weights))
 
     def factors(self, prompts: Sequence[Prompt], gradients: Pairs) -> Mapping[str, Factors]:
@@ -178,5 +178,5 @@ class Mend(StatementMethod):
             weights=network.shapes,
             factors=lambda _, factors: network.factors(factors),
             note=trained.note,
-            whole=trained.manifest.training.gradient_of == "text",
+            of_statement=trained.manifest.training.gradient_of == "text",
         )

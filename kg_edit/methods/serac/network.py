@@ -56,9 +56,9 @@ class Vectors:
     weights: Tensor
 
     @classmethod
-    def joined(cls, several: Sequence[tuple[Tensor, Tensor]]) -> Self:
+    def joined(cls, texts: Sequence[tuple[Tensor, Tensor]]) -> Self:
         """Pad several texts (at least one), each with v [tokens, size] and a [tokens, heads], into one batch."""
-        vectors, weights = (pad_sequence(list(part), batch_first=True) for part in zip(*several, strict=True))
+        vectors, weights = (pad_sequence(list(part), batch_first=True) for part in zip(*texts, strict=True))
         return cls(vectors=vectors, weights=weights)
 
     def to(self, device: torch.device) -> Vectors:
@@ -112,7 +112,7 @@ class Scope:
         scaled = layer_norm(states.float(), states.shape[-1:])
         return normalize(scaled @ self.project.T, dim=-1), (scaled @ self.weigh.T).softmax(0)
 
-    def several(self, states: Sequence[Tensor]) -> Vectors:
+    def padded_vectors(self, states: Sequence[Tensor]) -> Vectors:
         """Return the `vectors` of many texts as one padded batch."""
         return Vectors.joined([self.vectors(tokens) for tokens in states])
 

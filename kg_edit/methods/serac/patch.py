@@ -113,7 +113,7 @@ class ScopePatch(Patch):
         current, memory = self._memory
         scope = self.scope.to(states.device)
         with torch.no_grad():
-            chances = scope.log_chances(memory.to(states.device), scope.several([states]))[:, 0].exp()  # [edits]
+            chances = scope.log_chances(memory.to(states.device), scope.padded_vectors([states]))[:, 0].exp()  # [edits]
         index = int(chances.argmax())
         return current[index], float(chances[index])
 

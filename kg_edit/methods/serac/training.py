@@ -170,8 +170,8 @@ def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> Scop
         rows: edits, with texts inside and outside their scopes.
     """
     scope, near = network.scope, rows.outside
-    edits = scope.several(states.of([edit.text for edit in rows.edits]))
-    texts = scope.several(states.of([*rows.inside, *(text for _, text in near), *rows.texts]))
+    edits = scope.padded_vectors(states.of([edit.text for edit in rows.edits]))
+    texts = scope.padded_vectors(states.of([*rows.inside, *(text for _, text in near), *rows.texts]))
     chances = scope.log_chances(edits, texts)  # log g, [edits, texts]
     own = chances[:, : len(rows.edits)].diagonal()  # each edit's inside text
     theirs = chances[[owner for owner, _ in near], torch.arange(len(near)) + len(rows.edits)]  # its outside texts

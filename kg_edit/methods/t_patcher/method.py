@@ -162,7 +162,7 @@ class TPatcher(AdapterMethod):
         new = NewNeurons.at(queries, amplify=self.config.amplify, seed=self.config.seed)
 
         def forward(h: Tensor, output: Tensor) -> Tensor:
-            return output + fired(h, *before) + fired(h, *new.found)
+            return output + fired(h, *before) + fired(h, *new.tensors)
 
         descent = self.config.descent if len(queries) else replace(self.config.descent, steps=1)  # nothing to train
         with replacing_output(self.model, self.layer, forward, reads="mlp"):
@@ -171,7 +171,7 @@ class TPatcher(AdapterMethod):
                 lambda: row_losses().mean(),
                 penalty=lambda: neuron_loss(new.keys, new.biases, queries, memory, self.config),
             )
-        keys, biases, values = (tensor.detach().cpu() for tensor in new.found)
+        keys, biases, values = (tensor.detach().cpu() for tensor in new.tensors)
         adapter = Neurons(size=self.shape, keys=keys, biases=biases, values=values, queries=queries.cpu())
         size = torch.cat([keys, values, torch.zeros(1, self.shape[0])])  # the norm is 0 if there is no neuron
         return adapter, [record(self, edit, change=size, losses=losses) | {"neurons": len(keys)}]
@@ -229,6 +229,6 @@ class NewNeurons:
         return [self.keys, self.biases, self.values, *([] if self.factors is None else [self.factors])]
 
     @property
-    def found(self) -> tuple[Tensor, Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """The keys, the biases and the values."""
         return self.keys, self.biases, self.values if self.factors is None else self.values * self.factors

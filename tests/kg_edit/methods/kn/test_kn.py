@@ -56,8 +56,8 @@ def test_intervals_in_one_pass_equal_single_ones(family: str, monkeypatch: pytes
     together = neuron_attributions(model, prompts, [0, 2], steps=6, tokens=1)
     monkeypatch.setattr("kg_edit.methods.kn.neurons._ROWS", 1)
     alone = neuron_attributions(model, prompts, [0, 2], steps=6, tokens=1)
-    assert alone.given.abs().max() > 1e-5
-    torch.testing.assert_close(together.given, alone.given, rtol=1e-3, atol=1e-7)
+    assert alone.scores.abs().max() > 1e-5
+    torch.testing.assert_close(together.scores, alone.scores, rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(together.activity, alone.activity)
 
 
@@ -72,7 +72,7 @@ def test_attributions_of_a_layer_add_up_to_its_effect(family: str) -> None:
         for index, layer in enumerate((0, 2)):
             removed = chance(model, prompt.ids[:start], prompt.ids[start], silent=layer)
             expected = chance(model, prompt.ids[:start], prompt.ids[start]) - removed
-            assert float(attributions.given[row, index].sum()) == pytest.approx(expected, rel=2e-2, abs=1e-5)
+            assert float(attributions.scores[row, index].sum()) == pytest.approx(expected, rel=2e-2, abs=1e-5)
 
 
 def chance(model: LanguageModel, ids: tuple[int, ...], token: int, *, silent: int | None = None) -> float:
@@ -92,7 +92,7 @@ def test_answer_tokens_add_attributions() -> None:
     model = tiny("llama")
     prompt = model.encode(EDIT.text, target=EDIT.target_true)
     assert len(prompt.target_ids) > 2
-    one, two, all_ = (neuron_attributions(model, [prompt], [1], steps=2, tokens=count).given for count in (1, 2, 99))
+    one, two, all_ = (neuron_attributions(model, [prompt], [1], steps=2, tokens=count).scores for count in (1, 2, 99))
     second = model.encode(f"{EDIT.text} Los", target="Angeles Lakers")
     assert not torch.allclose(one, two) and not torch.allclose(two, all_) and second.ids == prompt.ids
 

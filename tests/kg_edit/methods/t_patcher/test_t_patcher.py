@@ -53,13 +53,13 @@ def test_values_from_a_random_start() -> None:
     """v = u a, with the gradients dL/du = a dL/dv and dL/da = u dL/dv."""
     queries = torch.tensor([[3.0, 4.0]])
     new = NewNeurons.at(queries, amplify=10.0, seed=0)
-    keys, biases, values = new.found
+    keys, biases, values = new.tensors
     assert float(((keys * queries).sum() + biases).detach()) == pytest.approx(1.0)
     values.sum().backward()
     assert new.factors is not None
     torch.testing.assert_close(new.values.grad, torch.full((1, 2), 10.0))
     torch.testing.assert_close(new.factors.grad, new.values.detach())
-    assert NewNeurons.at(queries, amplify=0.0, seed=0).found[2].tolist() == [[0.0, 0.0]]
+    assert NewNeurons.at(queries, amplify=0.0, seed=0).tensors[2].tolist() == [[0.0, 0.0]]
 
 
 @pytest.mark.slow
