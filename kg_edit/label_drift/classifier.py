@@ -125,8 +125,8 @@ def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Seque
     return with_head(model, fitted_head(states, targets, classes=len(classes), decay=_DECAY), classes)
 
 
-def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -> nn.Linear:
-    """Fit the head to ``states`` [texts, d] of the classes ``wanted`` [texts].
+def fitted_head(states: Tensor, targets: Tensor, *, classes: int, decay: float) -> nn.Linear:
+    """Fit the head to ``states`` [texts, d] of the classes ``targets`` [texts].
 
     The head has the least cross entropy plus ``decay`` |W|^2 / 2.
     """
@@ -138,7 +138,7 @@ def fitted_head(states: Tensor, wanted: Tensor, *, classes: int, decay: float) -
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        total = nn.functional.cross_entropy(scaled @ weight.T + bias, wanted) + decay * weight.square().sum() / 2
+        total = nn.functional.cross_entropy(scaled @ weight.T + bias, targets) + decay * weight.square().sum() / 2
         total.backward()
         return total
 

@@ -127,13 +127,13 @@ def check_editor(name: str, config: BaseModel) -> None:
         raise ConfigError(f"{name} reads or trains more than the class of a text; take one of {', '.join(EDITORS)}")
 
 
-def check_labels(drift: LabelDrift, known: Collection[str]) -> None:
-    """Check that a classifier that has the labels ``known`` has all labels of the stream.
+def check_labels(drift: LabelDrift, labels: Collection[str]) -> None:
+    """Check that a classifier with these ``labels`` has all labels of the stream.
 
     Raises:
         ConfigError: a label is missing.
     """
-    unknown = {text.label for text in drift.stream}.difference(known)
+    unknown = {text.label for text in drift.stream}.difference(labels)
     if tested := sorted(unknown.intersection(text.label for text in drift.test)):
         raise ConfigError(
             f"the labels {', '.join(tested)} are only in older texts that test the classifier; add older texts"
@@ -185,10 +185,10 @@ def _points(
         note_environment(out, environment(method, model))
         folder, state = DriftFolder(out), _State(model)
         earlier, points = folder.texts(), folder.points()
-        for line, (done, text) in enumerate(zip(earlier, drift.stream, strict=False), 1):
-            if done.id != text.id:  # the lines are in the stream's order: after one that was deleted, all are others'
+        for line, (result, text) in enumerate(zip(earlier, drift.stream, strict=False), 1):
+            if result.id != text.id:  # the lines are in the stream's order: after one that was deleted, all are others'
                 raise OutputError(
-                    f"{out / TEXTS}, line {line}: found the text {done.id!r}, expected {text.id!r}; delete this line "
+                    f"{out / TEXTS}, line {line}: found the text {result.id!r}, expected {text.id!r}; delete this line "
                     "and all after it, and start again"
                 )
         right = state.right(drift.stream, title="unedited classifier")
@@ -212,21 +212,21 @@ def _points(
         for seen, text in enumerate(bar, 1):
             file = folder.edit(len(state.edited) + 1)
             if seen <= len(earlier):
-                done = earlier[seen - 1]
+                result = earlier[seen - 1]
                 bar.initial += 1  # it takes no time of this run
                 try:
-                    update = Patch.load(file) if done.outcome == "edited" else None
+                    update = Patch.load(file) if result.outcome == "edited" else None
                 except PatchError as error:
                     raise OutputError(
                         f"{out / TEXTS}, line {seen}: the patch of this edit can't be read ({error}); delete this line "
                         "and all after it, and start again"
                     ) from error
             else:
-                done, update = _processed(text, method, state)
+                result, update = _processed(text, method, state)
                 if update:
                     update.save(file)  # before its line: a line without its patch has no use
-                folder.append(done)
-            state.add(text, done, update)
+                folder.append(result)
+            state.add(text, result, update)
             if seen == len(drift.stream) or (update and len(state.edited) % every == 0):
                 yield point(seen)
 
@@ -255,13 +255,13 @@ class _State:
             return [False] * len(texts)
         return [label == text.label for label, text in zip(labels, texts, strict=True)]
 
-    def add(self, text: LabelledText, done: SeenText, update: Patch | None) -> None:
+    def add(self, text: LabelledText, result: SeenText, update: Patch | None) -> None:
         """Add what was done with a text."""
-        self.failed += done.outcome == "failed"
+        self.failed += result.outcome == "failed"
         if update:
             self.patch = added(self.patch, update)
             self.edited.append(text)
-            self.seconds.append(done.seconds)
+            self.seconds.append(result.seconds)
 
 
 def _processed(text: LabelledText, method: Method, state: _State) -> tuple[SeenText, Patch | None]:

@@ -72,19 +72,19 @@ class CorruptedRun:
     def __init__(self, clean: CleanRun, *, noise: Tensor, answer: int, tokens: int = _TOKENS) -> None:
         self._clean, self._noise, self._answer = clean, noise, answer
         self._samples = len(noise)
-        self._entries = max(1, tokens // (self._samples * len(clean.prompt.ids)))  # places in one forward pass
+        self._entries = max(1, tokens // (self._samples * len(clean.prompt.ids)))  # entries in one forward pass
         one_entry, self.probability = self._record(1)
         self._recorded = {1: one_entry}  # by the number of entries of a batch
 
     @torch.no_grad()
-    def restored(self, layers: range, places: Sequence[Sequence[int]]) -> Tensor:
-        """Return P(answer), [len(places), samples], with clean states restored.
+    def restored(self, layers: range, positions: Sequence[Sequence[int]]) -> Tensor:
+        """Return P(answer), [len(positions), samples], with clean states restored.
 
-        For each entry of ``places``, the clean outputs of ``layers`` are restored at these tokens, with the same noise.
+        For each entry of ``positions``, the clean outputs of ``layers`` are restored there, with the same noise.
         """
         clean, parts = self._clean, list[Tensor]()
-        for start in range(0, len(places), self._entries):
-            batch = places[start : start + self._entries]
+        for start in range(0, len(positions), self._entries):
+            batch = positions[start : start + self._entries]
             # Row and column of each restored state; an entry has one row for each sample.
             pairs = [
                 (entry * self._samples + sample, token)
@@ -135,7 +135,7 @@ class CorruptedRun:
 
 
 def subject_tokens(prompt: Prompt) -> range:
-    """Return the places of the subject's tokens.
+    """Return the positions of the subject's tokens.
 
     Raises:
         PromptError: the prompt was encoded without its subject.

@@ -66,18 +66,18 @@ def edit_score(efficacy: float, generality: float, specificity: float) -> EditSc
     return EditScore(efficacy=efficacy, generality=generality, specificity=specificity, score=score)
 
 
-def layer_scores(found: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
+def layer_scores(by_layer: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
     """Return the scores of the layers, over the edits that could be made at some layer.
 
     Raises:
         KgEditError: no edit could be made; it is the error of the first one.
     """
-    rows, scores = list(found.values()), list[LayerScore]()
+    rows, scores = list(by_layer.values()), list[LayerScore]()
     good = [index for index in range(len(rows[0])) if any(isinstance(row[index], EditScore) for row in rows)]
     if not good:
         raise next(error for error in rows[0] if isinstance(error, Exception))
     zero = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)  # of an edit that failed at a layer
-    for layer, row in found.items():
+    for layer, row in by_layer.items():
         results = [row[index] for index in good]
         edits = tuple(score if isinstance(score, EditScore) else zero for score in results)
         mean = EditScore(**{name: fmean(getattr(score, name) for score in edits) for name in EditScore.model_fields})
@@ -124,19 +124,19 @@ def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
 class SweepProbes:
     """The prompts of a sweep for one edit.
 
-    ``own``: the edit's own prompt, after a line break if its subject would be an attention sink. ``general``: the new
-    target should follow these prompts; ``near``: the next token of these prompts should not change.
+    ``rewrite``: the edit's own prompt, after a line break if its subject would be an attention sink. ``general``: the
+    new target should follow these prompts; ``near``: the next token of these prompts should not change.
     """
 
     edit: Edit
-    own: str
+    rewrite: str
     general: tuple[str, ...]
     near: tuple[str, ...]
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """The new target after the edit's own prompt, then after the general prompts."""
-        return tuple(Pair(prompt, self.edit.target_new) for prompt in (self.own, *self.general))
+        return tuple(Pair(prompt, self.edit.target_new) for prompt in (self.rewrite, *self.general))
 
 
 def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProbes, ...]:
@@ -150,7 +150,7 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
     probes = list[SweepProbes]()
     for edit in edits:
         # In plain text a prompt is asked after a line break, if its subject would be an attention sink.
-        own, *paraphrases = (
+        rewrite, *paraphrases = (
             prompt if edit.forms[0] else lead_before(model, prompt, subject=edit.subject) + prompt
             for prompt in (edit.text, *(prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES]))
         )
@@ -160,7 +160,7 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
         probes.append(
             SweepProbes(
                 edit=edit,
-                own=own,
+                rewrite=rewrite,
                 general=(*paraphrases, *(context.replace(BARE, edit.text) for context in contexts)),
                 near=tuple(near) or tuple(context.replace(BARE, "").rstrip() for context in contexts),
             )

@@ -213,9 +213,9 @@ def test_sweep_probes_lead_a_subject_that_is_an_attention_sink(monkeypatch: pyte
     monkeypatch.setattr("kg_edit.models.first_token.is_sink", lambda *_: True)
     edit = Edit(id="1", subject="T", prompt="{} is in", target_new="Rome", paraphrases=("T is near", "We see T in"))
     (found,) = sweep_probes(tiny("llama"), [edit])
-    assert found.own == "\nT is in" and found.general[:2] == ("\nT is near", "We see T in")
+    assert found.rewrite == "\nT is in" and found.general[:2] == ("\nT is near", "We see T in")
     (chat,) = sweep_probes(chatting(), [edit.in_chat()])
-    assert chat.own == "T is in"
+    assert chat.rewrite == "T is in"
 
 
 def test_choose_layer_finds_the_layer_that_works() -> None:
