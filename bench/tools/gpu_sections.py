@@ -361,7 +361,7 @@ class Shaped:
         )
         phases = Counter[str]()
         for part in memory_parts(job):
-            if part.place == "accelerator" and part.what != "the model":
+            if part.memory == "accelerator" and part.what != "the model":
                 phases[part.phase] += round(part.bytes)
         return round((phases["always"] + max(phases["editing"], phases["factoring C"])) / 1e9, 4)
 

@@ -206,17 +206,17 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     """
     from kg_edit.models.loading import pick_dtype
     from kg_edit.planning.machine import this_machine
-    from kg_edit.planning.memory import PLACES, estimate
+    from kg_edit.planning.memory import MEMORIES, estimate
     from kg_edit.planning.shape import shape_of
 
     machine = this_machine(device)
     kind = pick_dtype(dtype, machine.device)
     found = estimate(planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind)
     memory = [
-        f"{needed / 1e9:.1f} GB of {place} at the peak"
-        + (f", more than the {(found.available(place) or 0) / 1e9:.1f} GB free" if place in found.lacking else "")
-        for place in PLACES
-        if (needed := found.needed(place))
+        f"{needed / 1e9:.1f} GB of {where} at the peak"
+        + (f", more than the {(found.available(where) or 0) / 1e9:.1f} GB free" if where in found.lacking else "")
+        for where in MEMORIES
+        if (needed := found.needed(where))
     ]
     what = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
     if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):  # a service has none

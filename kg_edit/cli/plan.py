@@ -44,7 +44,7 @@ def plan(
     from kg_edit.covariance.corpora import open_corpus
     from kg_edit.models.loading import pick_dtype
     from kg_edit.planning.machine import this_machine
-    from kg_edit.planning.memory import PLACES, estimate, suggestions
+    from kg_edit.planning.memory import MEMORIES, estimate, suggestions
     from kg_edit.planning.shape import shape_of
 
     chosen = planned(method, preset=preset, layer=layer, settings=settings, corpus=corpus)
@@ -66,11 +66,11 @@ def plan(
     for place, header in enumerate(("memory", "bytes", "where", "when", "calculation")):
         table.add_column(header, justify="right" if place == 1 else "left", overflow="fold")
     for part in found.parts:
-        table.add_row(part.what, size_text(part.bytes), part.place, part.phase, part.formula)
+        table.add_row(part.what, size_text(part.bytes), part.memory, part.phase, part.formula)
     verdicts = [*found.notes]
     if any(part.what == "comparing C" for part in found.parts):
         verdicts.append("comparing C: C is solved with all and with half of its tokens, which shows its error")
-    for where in PLACES:
+    for where in MEMORIES:
         if needed := found.needed(where):
             free = found.available(where)
             have = ", free memory unknown: please check"

@@ -37,18 +37,18 @@ _TAIL, _PROMPT, _TARGET = 4, 8, 1  # tokens from the subject's end on, of a prom
 _LIMITED = ("rank-one", "joint", "codebook", "neurons", "gradient")  # families whose passes --memory limits
 
 Phase = Literal["always", "measuring C", "comparing C", "factoring C", "editing", "checking"]
-MemoryPlace = Literal["main memory", "accelerator"]
-PLACES: tuple[MemoryPlace, ...] = ("main memory", "accelerator")
+Memory = Literal["main memory", "accelerator"]
+MEMORIES: tuple[Memory, ...] = ("main memory", "accelerator")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of the memory: its purpose, phase and place, and its formula."""
+    """A part of the memory: its purpose, its phase, which memory it takes, and its formula."""
 
     what: str
     bytes: float
     phase: Phase
-    place: MemoryPlace
+    memory: Memory
     formula: str = ""
 
 
@@ -73,7 +73,7 @@ class Job:
         return torch.empty(0, dtype=self.dtype).element_size()
 
     @property
-    def place(self) -> MemoryPlace:
+    def memory(self) -> Memory:
         """The memory that holds the weights: main memory if the device is the CPU."""
         return "main memory" if self.machine.is_cpu else "accelerator"
 
@@ -113,14 +113,14 @@ class Job:
 
 def memory_parts(job: Job) -> Iterator[Part]:
     """Yield the parts of a job that take memory."""
-    shape, load, size, place, layers = job.shape, job.load, job.size, job.place, len(job.layers)
+    shape, load, size, memory, layers = job.shape, job.load, job.size, job.memory, len(job.layers)
     joint, family = job.method.joint, job.method.family
-    yield Part(what="Python, torch, transformers", bytes=RUNTIME, phase="always", place="main memory")
+    yield Part(what="Python, torch, transformers", bytes=RUNTIME, phase="always", memory="main memory")
     yield Part(
         what="the model",
         bytes=float(size) * shape.parameters,
         phase="always",
-        place=place,
+        memory=memory,
         formula=f"{shape.parameters:,} parameters x {size}",
     )
     if load.covariance:
@@ -152,7 +152,7 @@ def memory_parts(job: Job) -> Iterator[Part]:
             what="states for the backward pass",
             bytes=float(size * kept) * tokens,
             phase="editing",
-            place=place,
+            memory=memory,
             formula=f"{tokens:,.0f} tokens x ((10 d + 5 d_ff) x {blocks} blocks + V)",
         )
 
@@ -174,7 +174,7 @@ def memory_parts(job: Job) -> Iterator[Part]:
             what="prompts: keys, values, states",
             bytes=(min(facts, most) * numbers + shared * shape.cache) * size,
             phase="editing",
-            place=place,
+            memory=memory,
             formula=f"{fact_tokens} tokens a fact, {number_of(int(facts), 'fact')} within --memory; "
             f"contexts: {shared:.0f} tokens",
         )
@@ -183,12 +183,12 @@ def memory_parts(job: Job) -> Iterator[Part]:
             what="beginnings of questions",
             bytes=min(MEGABYTES * 2**20, float(job.edits) * load.kept * shape.cache * size),
             phase="editing",
-            place=place,
+            memory=memory,
             formula=f"{load.kept} tokens an edit, at most {MEGABYTES:.0f} MB",
         )
     if trained := job.trained:  # each number, its gradient and Adam's two means, in float32
         held, formula = 4.0 * FLOAT32 * trained, f"{trained:,.0f} numbers x 16"
-        yield Part(what="trained numbers, and Adam", bytes=held, phase="editing", place=place, formula=formula)
+        yield Part(what="trained numbers, and Adam", bytes=held, phase="editing", memory=memory, formula=formula)
 
     # The patch has a pair of factors, d + d_ff numbers, for each fact and layer, or whole matrices.
     if family in ("fine-tuning", "low-rank", "adapter"):
@@ -205,7 +205,7 @@ def memory_parts(job: Job) -> Iterator[Part]:
         what="the patch",
         bytes=full if dense else min(low, full),
         phase="always",
-        place="main memory",
+        memory="main memory",
         formula="whole matrices" if dense else f"rank {rank}, layers: {layers}",
     )
 
@@ -216,14 +216,14 @@ def memory_parts(job: Job) -> Iterator[Part]:
         what="texts and records",
         bytes=facts_in_all * each_fact,
         phase="editing",
-        place="main memory",
+        memory="main memory",
         formula=number_of(facts_in_all, "fact") + (", their prompts and keys" if joint else ""),
     )
     yield Part(
         what="checks of unedited and edited model",
         bytes=float(BATCH_ROWS * shape.vocabulary * (size + 2 * FLOAT32)),
         phase="checking",
-        place=place,
+        memory=memory,
         formula=f"{BATCH_ROWS} rows of logits, with float32 copies",
     )
 
@@ -245,21 +245,21 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
         states = size * batch_tokens(cpu=job.machine.is_cpu) * (4.0 * shape.width + 3.0 * shape.inner)
         measuring = states + layers * FLOAT32 * WAITING * shape.inner + sums
         formula = "a block's states of a pass, waiting keys, sums"
-    yield Part(what="measuring C", bytes=measuring, phase="measuring C", place=job.place, formula=formula)
+    yield Part(what="measuring C", bytes=measuring, phase="measuring C", memory=job.memory, formula=formula)
 
     # C, its factor and a copy, in float64; the sums of all layers and of their halves.
     compared = square * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2) if tokens > piece else 0.0
     formula = f"d_ff² x (24 + 6 x {layers})"
     free, weights = job.machine.accelerator, float(size) * shape.parameters
-    place: MemoryPlace = "main memory" if free is not None and free < weights + compared else job.place
-    yield Part(what="comparing C", bytes=compared, phase="comparing C", place=place, formula=formula)
+    memory: Memory = "main memory" if free is not None and free < weights + compared else job.memory
+    yield Part(what="comparing C", bytes=compared, phase="comparing C", memory=memory, formula=formula)
     held, formula = layers * square * FLOAT32, f"d_ff² x 4 x {layers}"
-    yield Part(what="C", bytes=held, phase="always", place="main memory", formula=formula)
+    yield Part(what="C", bytes=held, phase="always", memory="main memory", formula=formula)
     held, formula = layers * square * FLOAT64, f"d_ff² x 8 x {layers}"  # where it is solved with
-    yield Part(what="factors of C", bytes=held, phase="always", place=job.place, formula=formula)
+    yield Part(what="factors of C", bytes=held, phase="always", memory=job.memory, formula=formula)
     copies = 4 if job.method.joint else 1  # a batch: eigenvectors with their workspace, or C with the held keys
     factoring, formula = copies * square * FLOAT64, f"d_ff² x {copies * FLOAT64}"
-    yield Part(what="factoring C", bytes=factoring, phase="factoring C", place=job.place, formula=formula)
+    yield Part(what="factoring C", bytes=factoring, phase="factoring C", memory=job.memory, formula=formula)
 
 
 def _peak(parts: Iterable[Part]) -> float:
@@ -277,24 +277,24 @@ class Estimate:
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
 
-    def needed(self, place: MemoryPlace) -> float:
+    def needed(self, memory: Memory) -> float:
         """Return the bytes at the worst moment: the parts that are always there, and the largest phase."""
-        return _peak(part for part in self.parts if part.place == place)
+        return _peak(part for part in self.parts if part.memory == memory)
 
-    def added_by_covariance(self, place: MemoryPlace) -> float:
+    def added_by_covariance(self, memory: Memory) -> float:
         """Return the bytes of `needed` that a method without C would not need."""
-        other_parts = (part for part in self.parts if part.place == place and not part.what.endswith("C"))
-        return self.needed(place) - _peak(other_parts)
+        other_parts = (part for part in self.parts if part.memory == memory and not part.what.endswith("C"))
+        return self.needed(memory) - _peak(other_parts)
 
-    def available(self, place: MemoryPlace) -> int | None:
+    def available(self, memory: Memory) -> int | None:
         """Return the bytes that are free now; None if unknown."""
-        return self.job.machine.host if place == "main memory" else self.job.machine.accelerator
+        return self.job.machine.host if memory == "main memory" else self.job.machine.accelerator
 
     @property
-    def lacking(self) -> tuple[MemoryPlace, ...]:
+    def lacking(self) -> tuple[Memory, ...]:
         """The memories that have fewer free bytes than the job needs."""
-        free = {place: self.available(place) for place in PLACES}
-        return tuple(place for place, has in free.items() if has is not None and self.needed(place) > has)
+        free = {memory: self.available(memory) for memory in MEMORIES}
+        return tuple(memory for memory, has in free.items() if has is not None and self.needed(memory) > has)
 
 
 def estimate(
@@ -356,28 +356,28 @@ def estimate(
     return Estimate(job=job, parts=tuple(memory_parts(job)), notes=tuple(remarks))
 
 
-def suggestions(found: Estimate) -> tuple[str, ...]:
+def suggestions(estimated: Estimate) -> tuple[str, ...]:
     """Return ways to make the job fit, the easiest first; () if it fits."""
-    if not found.lacking:
+    if not estimated.lacking:
         return ()
-    job, bytes_of = found.job, {part.what: part.bytes for part in found.parts}
+    job, bytes_of = estimated.job, {part.what: part.bytes for part in estimated.parts}
     ways = []
-    if job.size > 2 and job.place in found.lacking:
+    if job.size > 2 and job.memory in estimated.lacking:
         saved = job.shape.parameters * (job.size - 2) / 1e9
         ways.append(f"--dtype bfloat16 saves {saved:.1f} GB for the model; edits are still solved in float32")
     states = bytes_of.get("states for the backward pass", 0.0)
-    if states >= 0.1 * max(found.needed(place) for place in found.lacking):
+    if states >= 0.1 * max(estimated.needed(memory) for memory in estimated.lacking):
         if job.method.family in _LIMITED:
             way = f"`kg-edit evaluate --memory {states / 2e6:.0f}`, or `method.memory` in Python,"
             ways.append(f"{way} makes passes smaller: the same results, a little slower")
         elif "batch_size" in type(job.config).model_fields:
             ways.append("a smaller batch_size makes steps smaller; the results differ")
-    held = sum(map(found.added_by_covariance, found.lacking))
-    if held >= 0.2 * max(found.needed(place) for place in found.lacking):
+    held = sum(map(estimated.added_by_covariance, estimated.lacking))
+    if held >= 0.2 * max(estimated.needed(memory) for memory in estimated.lacking):
         ways.append(
             f"C adds {held / 1e9:.1f} GB to the peak: fewer layers need less, and ft-m, lora or grace need no C"
         )
-    short = max(found.needed(place) - (found.available(place) or 0) for place in found.lacking) / 1e9
-    where = " and ".join(found.lacking)
+    short = max(estimated.needed(memory) - (estimated.available(memory) or 0) for memory in estimated.lacking) / 1e9
+    where = " and ".join(estimated.lacking)
     ways.append(f"{short:.1f} GB more {where}, or a smaller model; in Python, device_map='auto' uses several devices")
     return tuple(ways)

@@ -252,7 +252,7 @@ def test_an_accelerators_memory_holds_the_factors_and_bounds_the_passes() -> Non
 
     one = planned("rome")
     assert not one.lacking
-    places = {part.what: part.place for part in one.parts}
+    places = {part.what: part.memory for part in one.parts}
     assert (places["C"], places["factors of C"], places["factoring C"]) == ("main memory", "accelerator", "accelerator")
     states = [
         next(part.bytes for part in found.parts if part.what.startswith("states"))
