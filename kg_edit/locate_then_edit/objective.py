@@ -58,11 +58,11 @@ class SoftTarget:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ExtraTarget:
-    """A further row of an edit, besides its rewrites. It trains the prompt's target, or the soft target ``taught``."""
+    """A further row of an edit, besides its rewrites. It trains the prompt's target, or its ``soft_target``."""
 
     prompt: Prompt
     weight: float
-    taught: SoftTarget | None = None
+    soft_target: SoftTarget | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,9 +337,9 @@ class Objective:
         total = nll + self.kl_weight * kl + further + penalty
         return torch.stack([nll, kl, further, penalty, total, *([] if missed is None else [missed])])
 
-    def drop(self, done: Collection[int]) -> None:
-        """Stop computing the edits whose indices are in ``done``; their losses are meaningless from now on."""
-        gone = set(done)
+    def drop(self, finished: Collection[int]) -> None:
+        """Stop computing the edits whose indices are in ``finished``; their losses are meaningless from now on."""
+        gone = set(finished)
         self._rows = [row for row in self._rows if row.edit not in gone]
         # A pass is built again without them only if that saves half of its rows.
         rest = [remaining for pass_ in self._passes if (remaining := pass_.without(gone)) is not None]
@@ -356,21 +356,21 @@ def _no_losses(change: Tensor) -> dict[Part, Tensor]:
 class TargetRow:
     """A prompt of the edit with index ``edit``, with its ``weight`` in one ``part`` of that edit's loss.
 
-    ``taught`` is the soft target of the row; None: the target is the prompt's own text. ``runs_whole``: the tokens
-    before the subject run too (`WholeForward`).
+    ``soft_target``: None if the target is the prompt's own text. ``runs_whole``: the tokens before the subject run too
+    (`WholeForward`).
     """
 
     edit: int
     prompt: Prompt
     part: Part = "nll"
     weight: float = 1.0
-    taught: SoftTarget | None = None
+    soft_target: SoftTarget | None = None
     runs_whole: bool = False
 
     @property
     def kind(self) -> tuple[Part, bool]:
         """The part of the loss, and whether the target is hard. Rows of one kind have one formula."""
-        return self.part, self.taught is None
+        return self.part, self.soft_target is None
 
     @property
     def length(self) -> int:
@@ -390,7 +390,7 @@ def _rows(edit: int, request: Request) -> Iterator[TargetRow]:
     if request.essence:
         yield TargetRow(edit=edit, prompt=request.essence, part="kl")
     for row in request.further:
-        yield TargetRow(edit=edit, prompt=row.prompt, part="further", weight=row.weight, taught=row.taught)
+        yield TargetRow(edit=edit, prompt=row.prompt, part="further", weight=row.weight, soft_target=row.soft_target)
 
 
 class Pass:
@@ -426,12 +426,12 @@ class Pass:
         pairs = zip(self._groups, logits.split(self._sizes), strict=True)
         return [group.of_edits(group.missed(part, margin), self._edits) for group, part in pairs if group.part == "nll"]
 
-    def without(self, done: set[int]) -> Pass | None:
-        """Return the pass without the rows of the edits in ``done``; None if no row remains.
+    def without(self, finished: set[int]) -> Pass | None:
+        """Return the pass without the rows of the edits in ``finished``; None if no row remains.
 
         If less than half of the rows can go, the pass itself is returned, because building a new pass has a cost.
         """
-        remaining = [index for index, row in enumerate(self.rows) if row.edit not in done]
+        remaining = [index for index, row in enumerate(self.rows) if row.edit not in finished]
         if not remaining:
             return None
         if 2 * len(remaining) > len(self.rows):
@@ -450,8 +450,8 @@ class _Rows:
         self._weights = (torch.tensor([row.weight for row in rows]) / sizes).repeat_interleave(sizes).to(head)
         self._clean = None if clean is None else clean.float().log_softmax(-1)
         self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids], device=head)
-        soft = [row.taught for row in rows if row.taught]
-        tokens, q = [taught.tokens.to(head) for taught in soft], [taught.probabilities.to(head) for taught in soft]
+        soft = [row.soft_target for row in rows if row.soft_target]
+        tokens, q = [target.tokens.to(head) for target in soft], [target.probabilities.to(head) for target in soft]
         self._soft = (torch.cat(tokens), torch.cat(q)) if soft else None
 
     def loss(self, logits: Tensor) -> Tensor:

@@ -276,6 +276,6 @@ class GlamePlus(GraphReader, Rome):
                         raise
                     continue  # this wording does not fit the target
                 if self.model.positions is None or len(row.ids) <= self.model.positions:
-                    rows.append(ExtraTarget(prompt=row, weight=1.0, taught=answer.lesson if answer else None))
+                    rows.append(ExtraTarget(prompt=row, weight=1.0, soft_target=answer.lesson if answer else None))
                     break
         return tuple(rows)

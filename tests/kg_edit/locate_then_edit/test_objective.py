@@ -51,7 +51,7 @@ def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Req
     return Request(
         rewrites=tuple(encoded(prompt, target=target, context=context) for context in CONTEXTS),
         essence=encoded("{} is a"),
-        further=(ExtraTarget(prompt=text, weight=0.3), ExtraTarget(prompt=soft, weight=0.7, taught=taught)),
+        further=(ExtraTarget(prompt=text, weight=0.3), ExtraTarget(prompt=soft, weight=0.7, soft_target=taught)),
     )
 
 
@@ -193,8 +193,8 @@ def test_losses_are_their_definitions() -> None:
     clean = forward.logits().split(sizes)[len(wanted.rewrites)].log_softmax(-1)
     kl = torch.nn.functional.kl_div(clean, essence, log_target=True, reduction="sum")  # KL(edited || unedited)
     torch.testing.assert_close(losses.kl[0], kl)
-    assert soft.taught is not None
-    taught = -(soft.taught.probabilities * of_soft.gather(-1, soft.taught.tokens)).sum(-1).mean()
+    assert soft.soft_target is not None
+    taught = -(soft.soft_target.probabilities * of_soft.gather(-1, soft.soft_target.tokens)).sum(-1).mean()
     torch.testing.assert_close(losses.further[0], 0.3 * nll(of_text, text.prompt.target_ids) + 0.7 * taught)
     value = forward.values[0].norm()
     torch.testing.assert_close(losses.penalty[0], 0.5 * at.norm() / value**2)
