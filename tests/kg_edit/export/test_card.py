@@ -23,19 +23,19 @@ PATCH = WeightPatch(factors={}, provenance={"edits": [{"method": "rome"}, {"meth
 
 def card(name: str, *, form: Form = "peft", base: str | None = None, license: str | None = None) -> tuple[dict, str]:  # type: ignore[type-arg]
     """The metadata, and the text behind it."""
-    found = base_model(name, base=base, license=license)
+    model = base_model(name, base=base, license=license)
     text = model_card(
-        PATCH, EDITS, base=found, form=form, scores=(Score(kind="locality prompts", prompts=3, unedited=3, edited=2),)
+        PATCH, EDITS, base=model, form=form, scores=(Score(kind="locality prompts", prompts=3, unedited=3, edited=2),)
     )
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body
 
 
 def test_card_of_a_named_model_names_its_hub_id() -> None:
-    found = base_model("smollm2-135m")
-    assert found.path == found.hub == "HuggingFaceTB/SmolLM2-135M-Instruct" and found.license == "apache-2.0"
+    base = base_model("smollm2-135m")
+    assert base.path == base.hub == "HuggingFaceTB/SmolLM2-135M-Instruct" and base.license == "apache-2.0"
     front, body = card("smollm2-135m")
-    assert front["base_model"] == found.hub and front["base_model_relation"] == "adapter"
+    assert front["base_model"] == base.hub and front["base_model_relation"] == "adapter"
     assert (front["license"], front["library_name"]) == ("apache-2.0", "peft")
     assert "AutoPeftModelForCausalLM.from_pretrained" in body and "before quantisation" in body
     assert "| Google was founded by | Steve \\| Jobs | Larry Page |" in body, "a cell stays one cell"
@@ -46,8 +46,8 @@ def test_card_of_a_named_model_names_its_hub_id() -> None:
 
 def test_card_names_the_form_of_chat_edits() -> None:
     google, thames = EDITS
-    found = base_model("smollm2-135m")
-    text = model_card(PATCH, (google.in_chat(), thames), base=found, form="peft", scores=())
+    base = base_model("smollm2-135m")
+    text = model_card(PATCH, (google.in_chat(), thames), base=base, form="peft", scores=())
     assert "| Google was founded by | Steve \\| Jobs | Larry Page | chat |" in text and "| plain text |" in text
     assert "apply_chat_template" in text
     assert "asked as" not in card("smollm2-135m")[1]
@@ -58,8 +58,8 @@ def test_card_of_a_local_folder_has_its_path_and_license(tmp_path: Path) -> None
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: 'mit'\n---\n# A model\n")
-    found = base_model(str(folder))
-    assert (found.path, found.hub, found.license) == (str(folder), None, "mit")
+    base = base_model(str(folder))
+    assert (base.path, base.hub, base.license) == (str(folder), None, "mit")
     front, body = card(str(folder))
     assert "base_model" not in front and front["license"] == "mit"
     assert f"Its hub id is not known: the base is the folder `{folder}`" in body

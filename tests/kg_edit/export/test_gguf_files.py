@@ -46,7 +46,7 @@ def content(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of a GGUF file, and its tensors dequantised."""
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-    tensors = {found.name: gguf.dequantize(found.data, found.tensor_type) for found in reader.tensors}
+    tensors = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     return fields, tensors
 
 
@@ -82,8 +82,8 @@ def test_gguf_rows_of_llama_attention_are_permuted(tmp_path: Path) -> None:
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     rows = np.arange(width)
     expected = rows.reshape(heads, 2, width // heads // 2).swapaxes(1, 2).reshape(-1)
-    found = rows_in_gguf("blk.0.attn_q.weight", model)
-    assert np.array_equal(rows[found], expected) and not np.array_equal(expected, rows)
+    order = rows_in_gguf("blk.0.attn_q.weight", model)
+    assert np.array_equal(rows[order], expected) and not np.array_equal(expected, rows)
     query = Factors(left=torch.randn(width, 1), right=torch.randn(width, 1))
     patch = WeightPatch(factors={"model.layers.0.self_attn.q_proj.weight": query}, provenance={})
     _, tensors = content(write_gguf_adapter(patch, tmp_path / "a", modules=model) / ADAPTER)

@@ -57,8 +57,8 @@ class Handler(QuietHandler):
             self.reply({"files": files})
         elif self.path.startswith("/api/models/someone/edits/commit/"):
             lines = [json.loads(line) for line in body.splitlines()]
-            found = [line["value"] for line in lines if line["key"] == "file"]
-            self.server.files |= {file["path"]: base64.b64decode(file["content"]) for file in found}
+            uploads = [line["value"] for line in lines if line["key"] == "file"]
+            self.server.files |= {file["path"]: base64.b64decode(file["content"]) for file in uploads}
             url = f"{self.server.url}/someone/edits/commit/main"
             self.reply({"success": True, "commitUrl": url, "commitOid": "0" * 40, "hookOutput": ""})
         else:
@@ -73,8 +73,8 @@ class Handler(QuietHandler):
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with Hub() as found:
-        yield found
+    with Hub() as server:
+        yield server
 
 
 def environment(hub: Hub, home: Path) -> dict[str, str]:
@@ -96,13 +96,13 @@ def test_push_uploads_every_file(hub: Hub, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Card\n")
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)))
-    done = push(folder, "someone/edits", environment(hub, tmp_path / "home"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{hub.url}/someone/edits"
+    pushed = push(folder, "someone/edits", environment(hub, tmp_path / "home"))
+    assert pushed.returncode == 0, pushed.stderr
+    assert pushed.stdout.strip() == f"{hub.url}/someone/edits"
     assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
-    (made,) = hub.made
-    assert (made["name"], made["organization"]) == ("edits", "someone")
-    assert made.get("private") is True or made.get("visibility") == "private"
+    (repository,) = hub.made
+    assert (repository["name"], repository["organization"]) == ("edits", "someone")
+    assert repository.get("private") is True or repository.get("visibility") == "private"
     assert hub.tokens == {"Bearer hf_standin"}
 
 
@@ -114,11 +114,11 @@ def test_push_error_names_the_reason_and_the_folder(hub: Hub, tmp_path: Path) ->
     ways = {401: "hf auth login", 403: "hf auth login", 404: "HF_ENDPOINT", 413: "of this size", 429: "again later"}
     for status, way in (ways | {500: "again later", 503: "again later"}).items():
         hub.refusal = status
-        done = push(folder, "someone/edits", environment(hub, tmp_path / "home"))
-        assert done.returncode == 1 and done.stderr.startswith("ServerError: can't upload to someone/edits"), (
-            done.stderr
+        pushed = push(folder, "someone/edits", environment(hub, tmp_path / "home"))
+        assert pushed.returncode == 1 and pushed.stderr.startswith("ServerError: can't upload to someone/edits"), (
+            pushed.stderr
         )
-        assert way in done.stderr and f"The files are in {folder}: hf upload someone/edits {folder}" in done.stderr
+        assert way in pushed.stderr and f"The files are in {folder}: hf upload someone/edits {folder}" in pushed.stderr
     gone = environment(hub, tmp_path / "home") | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     assert "check the connection" in push(folder, "someone/edits", gone).stderr
     offline = environment(hub, tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}

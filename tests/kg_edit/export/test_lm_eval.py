@@ -56,13 +56,13 @@ def test_lm_eval_likelihoods_equal_ours_unedited_and_edited(patch: Patch, model:
 
     request = Instance(request_type="loglikelihood", doc={}, arguments=(PAIR.prompt, f" {PAIR.candidate}"), idx=0)
     tokens = len(encode(model.tokenizer, PAIR.prompt, target=PAIR.candidate).target_ids)
-    original, found = weight_matrix(model.down_projection(1)).detach().clone(), []
-    for some in (None, patch):
-        with lm_eval_model(model, some) as harness:
+    original, likelihoods = weight_matrix(model.down_projection(1)).detach().clone(), []
+    for applied in (None, patch):
+        with lm_eval_model(model, applied) as harness:
             ((likelihood, _),) = harness.loglikelihood([request], disable_tqdm=True)
             assert likelihood == pytest.approx(-tokens * score(model, [PAIR])[PAIR].nll, abs=1e-3)
-            found.append(likelihood)
-    assert found[0] != found[1]
+            likelihoods.append(likelihood)
+    assert likelihoods[0] != likelihoods[1]
     assert torch.equal(weight_matrix(model.down_projection(1)), original)
 
 
@@ -79,7 +79,7 @@ def test_lm_eval_task_from_files_runs_offline(
     (tmp_path / "cities.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
     with lm_eval_model(model, patch) as harness:
-        found: Any = lm_eval.simple_evaluate(model=harness, tasks=["cities"], task_manager=tasks, bootstrap_iters=0)
+        results: Any = lm_eval.simple_evaluate(model=harness, tasks=["cities"], task_manager=tasks, bootstrap_iters=0)
     pairs = [[Pair(row["question"], city) for city in ("Paris", "Rome")] for row in rows]
     with patch.applied(model):
         scores = score(model, [pair for both in pairs for pair in both])
@@ -88,7 +88,7 @@ def test_lm_eval_task_from_files_runs_offline(
         for both in pairs
     ]
     right = [min((0, 1), key=both.__getitem__) == row["answer"] for both, row in zip(sums, rows, strict=True)]
-    assert found["results"]["cities"]["acc,none"] == pytest.approx(sum(right) / 6)
+    assert results["results"]["cities"]["acc,none"] == pytest.approx(sum(right) / 6)
 
 
 def test_lm_eval_error_names_the_extra(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,12 +65,12 @@ def test_merge_refuses_other_patches_and_full_folders(tmp_path: Path) -> None:
 def test_merge_keeps_an_inconsistent_generation_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Llama 2's: a temperature, and no do_sample, which transformers reads but does not write."""
     model = tiny("llama")
-    own = GenerationConfig(temperature=0.6, top_p=0.9, eos_token_id=1)
-    monkeypatch.setattr(model.model, "generation_config", own)
+    config = GenerationConfig(temperature=0.6, top_p=0.9, eos_token_id=1)
+    monkeypatch.setattr(model.model, "generation_config", config)
     with pytest.raises(ValueError, match="temperature"):
-        own.save_pretrained(tmp_path / "plain")
+        config.save_pretrained(tmp_path / "plain")
     folder = write_merged(patch_of(model, {1: 1}), model, tmp_path / "merged")
-    assert model.model.generation_config is own
+    assert model.model.generation_config is config
     saved = json.loads((folder / "generation_config.json").read_text())
     assert (saved["temperature"], saved["top_p"], saved["eos_token_id"]) == (0.6, 0.9, 1)
     assert "do_sample" not in saved

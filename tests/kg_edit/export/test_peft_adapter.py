@@ -65,12 +65,12 @@ def saved(model: LanguageModel, folder: Path) -> Path:
 def asked_of_peft(cases: list[tuple[Path, Path]], out: Path) -> list[torch.Tensor]:
     """The logits of (base, adapter) folders, from a process of its own."""
     arguments = [f"{base}|{adapter}" for base, adapter in cases]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", ASK, str(out), *arguments], capture_output=True, text=True, cwd=out.parent, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = load_file(out)
-    return [found[str(adapter).replace("/", "_")] for _, adapter in cases]
+    assert process.returncode == 0, process.stderr[-3000:]
+    tensors = load_file(out)
+    return [tensors[str(adapter).replace("/", "_")] for _, adapter in cases]
 
 
 CASES: dict[str, tuple[str, dict[int, int]]] = {
@@ -86,13 +86,13 @@ CASES: dict[str, tuple[str, dict[int, int]]] = {
 def test_peft_adapter_gives_the_logits_of_the_patch(tmp_path: Path) -> None:
     bases = {family: saved(tiny(family), tmp_path / family) for family in ("llama", "gpt2", "gpt_neox")}
     cases, expected = [], []
-    for place, (family, ranks) in enumerate(CASES.values()):
+    for number, (family, ranks) in enumerate(CASES.values()):
         model = tiny(family)
         patch = patch_of(model, ranks)
         with torch.no_grad(), patch.applied(model):
             expected.append(model.model(IDS).logits)
         assert (expected[-1] - model.model(IDS).logits).abs().max() > 0.1, "the patch does something"
-        cases.append((bases[family], write_peft(patch, tmp_path / f"adapter{place}", modules=model.model)))
+        cases.append((bases[family], write_peft(patch, tmp_path / f"adapter{number}", modules=model.model)))
     for name, mine, its in zip(CASES, expected, asked_of_peft(cases, tmp_path / "logits.safetensors"), strict=True):
         assert (mine - its).abs().max() < 1e-4, name
 
@@ -127,9 +127,9 @@ def test_peft_adapter_is_refused_without_adaptable_weights(tmp_path: Path) -> No
     with pytest.raises(PatchError, match="changes no weight"):
         write_peft(WeightPatch(factors={}), tmp_path / "a", modules=model.model)
     fact = Edit(id="paris", subject="Paris", prompt="{} is in", target_new="Italy")
-    told = find_method("ike").on(model, settings={"source": "patch"}).edit([fact])
+    in_context = find_method("ike").on(model, settings={"source": "patch"}).edit([fact])
     with pytest.raises(PatchError, match=r"edits of the patch are not .*: paris \(ike\); remove"):
-        write_peft(PatchStack((patch, told)), tmp_path / "a", modules=model.model)
+        write_peft(PatchStack((patch, in_context)), tmp_path / "a", modules=model.model)
     with pytest.raises(PatchMismatchError, match=r"has no weight model\.layers"):
         write_peft(patch, tmp_path / "a", modules=tiny("gpt2").model)
     wrong = WeightPatch(factors={model.weight_name(1): Factors(left=torch.ones(3, 1), right=torch.ones(5, 1))})
@@ -164,8 +164,8 @@ def test_peft_adapter_of_ten_edits_of_the_real_model(tmp_path: Path, smollm2: La
     base = saved(smollm2, tmp_path / "base")
     adapter = write_peft(patch, tmp_path / "adapter", modules=smollm2.model)
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 10
-    (found,) = asked_of_peft([(base, adapter)], tmp_path / "logits.safetensors")
-    assert (found - expected).abs().max() < 1e-4
+    (actual,) = asked_of_peft([(base, adapter)], tmp_path / "logits.safetensors")
+    assert (actual - expected).abs().max() < 1e-4
 
 
 def trained(model: LanguageModel, folder: Path, **settings: Any) -> torch.Tensor:
@@ -173,18 +173,18 @@ def trained(model: LanguageModel, folder: Path, **settings: Any) -> torch.Tensor
     config = peft.LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj"], **settings})
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        whole = peft.get_peft_model(copy.deepcopy(model.model), config)
-        for name, parameter in whole.named_parameters():
+        wrapped = peft.get_peft_model(copy.deepcopy(model.model), config)
+        for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter)
-    whole.save_pretrained(str(folder))
-    return logits(whole.eval())
+    wrapped.save_pretrained(str(folder))
+    return logits(wrapped.eval())
 
 
 @torch.no_grad()
 def logits(model: Any) -> torch.Tensor:
-    found: torch.Tensor = model(torch.tensor([[5, 6, 7, 8]])).logits
-    return found
+    result: torch.Tensor = model(torch.tensor([[5, 6, 7, 8]])).logits
+    return result
 
 
 @pytest.mark.parametrize(

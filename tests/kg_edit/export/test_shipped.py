@@ -65,7 +65,7 @@ class Shipped:
         return self.judged(self.ours)
 
     def judged(self, texts: Mapping[str, str]) -> dict[str, bool]:
-        return {prompt: begins_with(texts[prompt], wanted) for prompt, wanted in self.asked.items()}
+        return {prompt: begins_with(texts[prompt], target) for prompt, target in self.asked.items()}
 
 
 def twenty_edits(model: LanguageModel) -> tuple[Patch, tuple[Any, ...]]:
@@ -91,22 +91,22 @@ def shipped(smollm2: LanguageModel, tmp_path_factory: pytest.TempPathFactory) ->
     shipment.to_peft(folder / "peft")
     shipment.to_gguf(folder / "gguf")
     shipment.to_gguf_model(folder / "merged", smollm2, base=gguf_of(NAME, None), kind="F32")
-    asked = {probes(smollm2, edit)[0].ask: edit.target_new for edit in edits}
+    targets = {probes(smollm2, edit)[0].ask: edit.target_new for edit in edits}
     with patch.applied(smollm2) as edited:
-        texts = continuations(edited, list(asked), limits=[TOKENS] * len(asked))
-    ids = [list(smollm2.encode(prompt).ids) for prompt in asked]
-    found = Shipped(folder, asked, dict(zip(asked, map(str.strip, texts), strict=True)), ids)
-    assert len(asked) == EDITS and sum(found.successes.values()) >= 15, found.ours
-    return found
+        texts = continuations(edited, list(targets), limits=[TOKENS] * len(targets))
+    ids = [list(smollm2.encode(prompt).ids) for prompt in targets]
+    exports = Shipped(folder, targets, dict(zip(targets, map(str.strip, texts), strict=True)), ids)
+    assert len(targets) == EDITS and sum(exports.successes.values()) >= 15, exports.ours
+    return exports
 
 
 def hub_cache(home: Path, hub: str, folder: Path) -> dict[str, str]:
     """An environment in which the hub id ``hub`` is in the cache of huggingface_hub, and no hub can be reached."""
-    place = home / "hub" / f"models--{hub.replace('/', '--')}"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text("0" * 40)
-    (place / "snapshots").mkdir()
-    (place / "snapshots" / ("0" * 40)).symlink_to(folder)
+    cache = home / "hub" / f"models--{hub.replace('/', '--')}"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    (cache / "snapshots").mkdir()
+    (cache / "snapshots" / ("0" * 40)).symlink_to(folder)
     others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return {**others, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
@@ -123,7 +123,7 @@ def test_peft_generates_the_same_and_loads_the_base_by_its_hub_id(
     (tmp_path / "asked.json").write_text(json.dumps(shipped.ids))
     environment = hub_cache(tmp_path / "home", str(hub), Path(resolve_model(NAME)))
     arguments = [str(shipped.folder / "peft"), str(tmp_path / "asked.json"), str(tmp_path / "out.json")]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", ASK_PEFT, *arguments],
         capture_output=True,
         text=True,
@@ -131,7 +131,7 @@ def test_peft_generates_the_same_and_loads_the_base_by_its_hub_id(
         env=environment,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert process.returncode == 0, process.stderr[-3000:]
     ids = json.loads((tmp_path / "out.json").read_text())
     decoded = [smollm2.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
     texts = dict(zip(shipped.asked, (text.split("\n", 1)[0].strip() for text in decoded), strict=True))
@@ -140,9 +140,9 @@ def test_peft_generates_the_same_and_loads_the_base_by_its_hub_id(
 
 @pytest.mark.slow
 def test_base_of_a_gguf_file_has_its_folder_and_license() -> None:
-    found = base_model(str(gguf_of(NAME, None)))
-    assert (found.hub, found.license) == (None, "apache-2.0"), "the licence is in the file's metadata"
-    assert (Path(found.path) / "config.json").is_file() and found.path in found.description
+    base = base_model(str(gguf_of(NAME, None)))
+    assert (base.hub, base.license) == (None, "apache-2.0"), "the licence is in the file's metadata"
+    assert (Path(base.path) / "config.json").is_file() and base.path in base.description
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +161,8 @@ def asked_of_llama(llama: Any, model: Path, adapter: Path | None = None) -> Call
     loaded = llama.Llama(str(model), lora_path=lora, n_ctx=256, n_threads=1, verbose=False)
 
     def ask(prompt: str) -> str:
-        made = loaded.create_completion(prompt, max_tokens=TOKENS, temperature=0.0)
-        return str(made["choices"][0]["text"]).split("\n", 1)[0].strip()
+        completion = loaded.create_completion(prompt, max_tokens=TOKENS, temperature=0.0)
+        return str(completion["choices"][0]["text"]).split("\n", 1)[0].strip()
 
     return ask
 
