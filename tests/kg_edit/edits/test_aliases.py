@@ -33,8 +33,8 @@ def read(tmp_path: Path, *rows: object) -> tuple[Edit, ...]:
 
 
 def test_easy_edit_row_with_too_few_answers_is_refused(tmp_path: Path) -> None:
-    asked = {"Reasoning": {"prompt": ["Which country shares it?", "Which sea?"], "ground_truth": ["Brazil"]}}
-    path = write(tmp_path, "edits.jsonl", lines(EASY_EDIT, {**EASY_EDIT, "case_id": 2, "portability": asked}))
+    portability = {"Reasoning": {"prompt": ["Which country shares it?", "Which sea?"], "ground_truth": ["Brazil"]}}
+    path = write(tmp_path, "edits.jsonl", lines(EASY_EDIT, {**EASY_EDIT, "case_id": 2, "portability": portability}))
     assert "field portability.Reasoning.ground_truth: 2 prompts have 1 answers" in refusal(path)
     row = {**EASY_EDIT, "locality_prompt": ["In Peru"], "locality_ground_truth": ["a", "b"]}
     path = write(tmp_path, "edits.jsonl", lines(row))
@@ -57,20 +57,20 @@ def test_group_without_prompts_is_refused(field: str, group: dict[str, object], 
 
 
 def test_recalled_relation_of_an_easy_edit_row_is_read(tmp_path: Path) -> None:
-    asked = {"New Question": "Who speaks it?", "New Answer": "Brazil", "Recalled Relation": "(Portuguese, of, Brazil)"}
-    (edit,) = read(tmp_path, {**EASY_EDIT, "portability": asked})
+    probe = {"New Question": "Who speaks it?", "New Answer": "Brazil", "Recalled Relation": "(Portuguese, of, Brazil)"}
+    (edit,) = read(tmp_path, {**EASY_EDIT, "portability": probe})
     assert edit.plain_questions[0].recalled_relation == "(Portuguese, of, Brazil)"
 
 
 @pytest.mark.parametrize("name", ALIASES)
 def test_alias_is_read_as_the_field(name: str, tmp_path: Path) -> None:
-    own = ALIASES[name]
+    field = ALIASES[name]
     values = {"id": "a", "portability": [{"question": "Where?", "answer": "Italy"}], "target_true": "Bern"}
-    value = values.get(own, ["Bob lives in"])
-    plain = {key: held for key, held in GOOD.items() if key != own}
-    assert read(tmp_path, {**plain, name: value}) == read(tmp_path, {**plain, own: value})
-    if own not in values:
-        assert read(tmp_path, {**plain, name: "Bob lives in"}) == read(tmp_path, {**plain, own: value}), "a text alone"
+    value = values.get(field, ["Bob lives in"])
+    rest = {key: held for key, held in GOOD.items() if key != field}
+    assert read(tmp_path, {**rest, name: value}) == read(tmp_path, {**rest, field: value})
+    if field not in values:
+        assert read(tmp_path, {**rest, name: "Bob lives in"}) == read(tmp_path, {**rest, field: value}), "a text alone"
 
 
 def test_field_with_two_names_is_refused(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_easy_edit_row_is_read(tmp_path: Path) -> None:
     assert (edit.id, edit.prompt, edit.text) == ("3561", "In {}, the language spoken is", EASY_EDIT["prompt"])
     assert (edit.target_true, edit.paraphrases) == ("Spanish", (EASY_EDIT["rephrase_prompt"],))
     assert edit.neighborhood == ("In Peru, the language spoken is",)
-    (asked,) = edit.portability
-    assert (asked.question, asked.answer, asked.aliases) == ("Which country shares it?", "Brazil", ("Portugal",))
-    assert asked.category == "Reasoning"
+    (query,) = edit.portability
+    assert (query.question, query.answer, query.aliases) == ("Which country shares it?", "Brazil", ("Portugal",))
+    assert query.category == "Reasoning"
     (other,) = read(tmp_path, {**EASY_EDIT, "locality_ground_truth": "Quechua"})
     kept = LocalityPrompt(prompt="In Peru, the language spoken is", answer="Quechua")
     assert (other.neighborhood, other.locality) == ((), (kept,)), "with another answer, it is no neighbour of the fact"
@@ -149,7 +149,7 @@ PROMPTS = (
 def test_locality_prompts_have_their_own_answers(
     locality: object, categories: tuple[str | None, ...], tmp_path: Path
 ) -> None:
-    prompts = tuple(one.model_copy(update={"category": name}) for one, name in zip(PROMPTS, categories, strict=True))
+    prompts = tuple(p.model_copy(update={"category": name}) for p, name in zip(PROMPTS, categories, strict=True))
     for row in (GOOD, {"subject": "Ann", "relation": "P19", "object": "Oslo", "new_object": "Rome"}):
         assert read(tmp_path, {**row, "locality": locality})[0].locality == prompts
         assert read(tmp_path, {**row, "locality": "Snow is"})[0].locality == PROMPTS[1:]
@@ -194,8 +194,8 @@ def test_fault_of_a_locality_prompt_has_its_place(tmp_path: Path) -> None:
 def test_linked_rows_are_read(row: dict[str, object], tmp_path: Path) -> None:
     """Also where a person still has to choose: the row then has `candidates`."""
     source, out = write(tmp_path, "edits.jsonl", lines(row)), tmp_path / "linked.jsonl"
-    done = CliRunner().invoke(cli.app, ["link", str(source), "--out", str(out)])
-    assert done.exit_code in (0, 3), done.output
+    result = CliRunner().invoke(cli.app, ["link", str(source), "--out", str(out)])
+    assert result.exit_code in (0, 3), result.output
     linked = json.loads(out.read_text())
     (edit,) = read_edits(out, labels=WikidataCache(packaged_extract())).edits
     ids = linked.get("requested_rewrite", linked)
@@ -213,9 +213,9 @@ def test_linked_table_has_the_lists_of_its_cells(tmp_path: Path) -> None:
     source, out = write(tmp_path, "edits.csv", "\n".join([head, *rows])), tmp_path / "linked.jsonl"
     assert CliRunner().invoke(cli.app, ["link", str(source), "--out", str(out)]).exit_code in (0, 3)
     ids = {"subject_id": None, "target_new_id": None}
-    linked, given = (read_edits(path).edits for path in (out, source))
-    assert [len(edit.paraphrases) for edit in given] == [2, 2] and [len(edit.locality) for edit in given] == [2, 1]
-    assert [edit.model_copy(update=ids) for edit in linked] == list(given)
+    linked, plain = (read_edits(path).edits for path in (out, source))
+    assert [len(edit.paraphrases) for edit in plain] == [2, 2] and [len(edit.locality) for edit in plain] == [2, 1]
+    assert [edit.model_copy(update=ids) for edit in linked] == list(plain)
 
 
 def test_triplet_may_have_target_ids(tmp_path: Path) -> None:

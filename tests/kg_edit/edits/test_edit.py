@@ -101,15 +101,15 @@ MISSPELT = {"prompt": "Pelé plays the sport of", "answr": "football"}
 def test_fault_has_field_and_message(fields: dict[str, object], field: str, message: str) -> None:
     with pytest.raises(EditError) as raised:
         checked(Edit, FACT | fields)
-    (found,) = raised.value.faults
-    assert found.field == field
-    assert message in found.message
+    (fault,) = raised.value.faults
+    assert fault.field == field
+    assert message in fault.message
 
 
 def test_faults_are_all_named() -> None:
     with pytest.raises(EditError) as raised:
         checked(Edit, {"id": "x", "subject": 3, "prompt": "{} is"})
-    assert [found.field for found in raised.value.faults] == ["subject", "target_new"]
+    assert [fault.field for fault in raised.value.faults] == ["subject", "target_new"]
     assert "field target_new: is missing; expected o*" in str(raised.value)
 
 

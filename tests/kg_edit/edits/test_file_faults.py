@@ -48,8 +48,8 @@ def test_invalid_utf8_is_located(tmp_path: Path) -> None:
     content = (HEADER + ROW).encode() + "Zoë,{} lives in,Oslo,Rome\n".encode("latin-1")
     path = write(tmp_path, "edits.csv", content)
     offset = len(HEADER + ROW) + 2
-    found = "found the byte 0xeb, which is not UTF-8; save the file as UTF-8"
-    assert refusal(path) == f"{path}, line 3, byte offset {offset}: {found}"
+    message = "found the byte 0xeb, which is not UTF-8; save the file as UTF-8"
+    assert refusal(path) == f"{path}, line 3, byte offset {offset}: {message}"
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_invalid_utf8_is_located(tmp_path: Path) -> None:
     ids=["comma", "lines", "long number", "deep"],
 )
 def test_malformed_json_is_located(tmp_path: Path, content: str, message: str) -> None:
-    found = refusal(write(tmp_path, "edits.json", content))
-    assert message in found and "not JSON" in found
+    error = refusal(write(tmp_path, "edits.json", content))
+    assert message in error and "not JSON" in error
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def json_rows() -> st.SearchStrategy[object]:
     ids = st.sampled_from(["Q1", "P54", "{}", "{} is"])
     inner = st.sampled_from(["str", "id", "prompt", "subject", "target_new", "relation_id", "New Answer"])
     values = st.recursive(
-        scalars | ids, lambda some: st.lists(some, max_size=2) | st.dictionaries(inner, some), max_leaves=4
+        scalars | ids, lambda children: st.lists(children, max_size=2) | st.dictionaries(inner, children), max_leaves=4
     )
     fields = st.sampled_from([*FIELDS, "case_id", "requested_rewrite", "paraphrase_prompts", "other"])
     return st.dictionaries(fields, values, max_size=6) | values

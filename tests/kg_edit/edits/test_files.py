@@ -22,9 +22,9 @@ from wikidata_cache.linking.edit_file import link_edits
 def test_paraphrase_without_the_subject_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     row = {"subject": "Google", "prompt": "{} was founded by", "target_new": "Ada"}
     texts = (["Who founded google?"], ["It was made by"], ["The maker of {} is"])
-    write(tmp_path, "e.jsonl", lines(*({**row, "id": str(at), "paraphrases": own} for at, own in enumerate(texts))))
+    write(tmp_path, "e.jsonl", lines(*({**row, "id": str(at), "paraphrases": text} for at, text in enumerate(texts))))
     read_edits(tmp_path / "e.jsonl")
-    (warning,) = [one.getMessage() for one in caplog.records if "does not contain" in one.getMessage()]
+    (warning,) = [record.getMessage() for record in caplog.records if "does not contain" in record.getMessage()]
     assert "line 2: the paraphrase 'It was made by' does not contain the subject 'Google'" in warning
     assert warning.endswith("(1 more such rows)")
 
@@ -144,8 +144,8 @@ def test_labels_are_asked_only_for_ids(tmp_path: Path) -> None:
 
 def test_null_prompt_counts_as_absent_when_labels_are_looked_up(tmp_path: Path) -> None:
     row = {"subject": "Ann", "relation_id": "P2348", "target_new": "Rome"}
-    for one in (row, {**row, "prompt": None}):
-        (edit,) = read_edits(write(tmp_path, "edits.jsonl", lines(one)), labels=Labels()).edits
+    for fields in (row, {**row, "prompt": None}):
+        (edit,) = read_edits(write(tmp_path, "edits.jsonl", lines(fields)), labels=Labels()).edits
         assert edit.prompt == "The time period of {} is"
 
 

@@ -65,20 +65,20 @@ def test_evaluate_asks_own_edits_as_edit_does(smollm2: LanguageModel, edits: tup
     In plain text where the model does not read the subject at the start of a text, and in chat form.
     """
     chosen = [edit for edit in edits if edit.id == "start-3"]
-    asked = [edit.model_copy(update={"target_true": None, "neighborhood": ()}) for edit in chosen]
-    asked.append(asked[0].in_chat())
-    texts = [reading.text for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in asked])]
+    bare = [edit.model_copy(update={"target_true": None, "neighborhood": ()}) for edit in chosen]
+    bare.append(bare[0].in_chat())
+    texts = [reading.text for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in bare])]
     generated = [
         edit.model_copy(update={"target_new": " ".join(text.split()[:2])})
-        for edit, text in zip(asked, texts, strict=True)
+        for edit, text in zip(bare, texts, strict=True)
     ]
-    both = [edit.model_copy(update={"id": str(number)}) for number, edit in enumerate([*asked, *generated])]
+    both = [edit.model_copy(update={"id": str(number)}) for number, edit in enumerate([*bare, *generated])]
     by_edit = [reading.success for reading in read(smollm2, [probes(smollm2, edit)[0] for edit in both])]
     cases = [item.case for item in items([record_of(edit) for edit in both], {}, EvalConfig(), model=smollm2)]
-    found = [section.scores for section in score_cases(smollm2, cases)]
-    by_evaluate = [scores.get("efficacy.first_sentence", scores["efficacy.greedy"]) for scores in found]
+    case_scores = [section.scores for section in score_cases(smollm2, cases)]
+    by_evaluate = [scores.get("efficacy.first_sentence", scores["efficacy.greedy"]) for scores in case_scores]
     assert by_evaluate == by_edit
-    assert by_edit[len(asked) :] == [True] * len(asked)
+    assert by_edit[len(bare) :] == [True] * len(bare)
     assert not all(by_edit)
 
 

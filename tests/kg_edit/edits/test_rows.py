@@ -41,8 +41,8 @@ def edit(row: dict[str, object]) -> Edit:
 def fault(row: dict[str, object]) -> tuple[str, str]:
     with pytest.raises(EditError) as raised:
         edit(row)
-    (found,) = raised.value.faults
-    return found.field, found.message
+    (error,) = raised.value.faults
+    return error.field, error.message
 
 
 def test_triplet_of_ids_is_labelled() -> None:
@@ -61,10 +61,10 @@ def test_triplet_of_ids_is_labelled() -> None:
 
 
 def test_triplet_may_mix_labels_and_ids() -> None:
-    found = edit({"id": 7, "subject": "Ann", "relation": "Place of birth", "new_object": "Q128109"})
-    assert (found.id, found.subject_id, found.target_true) == ("7", None, None)
-    assert (found.relation_id, found.prompt) == ("P19", "{} was born in")
-    assert (found.target_new, found.target_new_id) == ("Chicago Bulls", "Q128109")
+    parsed = edit({"id": 7, "subject": "Ann", "relation": "Place of birth", "new_object": "Q128109"})
+    assert (parsed.id, parsed.subject_id, parsed.target_true) == ("7", None, None)
+    assert (parsed.relation_id, parsed.prompt) == ("P19", "{} was born in")
+    assert (parsed.target_new, parsed.target_new_id) == ("Chicago Bulls", "Q128109")
 
 
 def test_triplet_of_iris_equals_one_of_ids() -> None:
@@ -75,14 +75,14 @@ def test_triplet_of_iris_equals_one_of_ids() -> None:
 
 
 def test_own_label_with_its_id_is_used() -> None:
-    found = edit(TRIPLET | {"subject": "King James", "subject_id": "Q36159", "new_object_id": "Q128109"})
-    assert (found.subject, found.subject_id) == ("King James", "Q36159")
+    parsed = edit(TRIPLET | {"subject": "King James", "subject_id": "Q36159", "new_object_id": "Q128109"})
+    assert (parsed.subject, parsed.subject_id) == ("King James", "Q36159")
 
 
 def test_relation_without_template_is_worded_by_its_label() -> None:
     assert edit(TRIPLET | {"relation": "P2348"}).prompt == "The time period of {} is"
-    found = edit(TRIPLET | {"relation": "best friend"})
-    assert (found.prompt, found.relation, found.relation_id) == (
+    parsed = edit(TRIPLET | {"relation": "best friend"})
+    assert (parsed.prompt, parsed.relation, parsed.relation_id) == (
         "The best friend of {} is",
         "best friend",
         None,
@@ -90,18 +90,18 @@ def test_relation_without_template_is_worded_by_its_label() -> None:
 
 
 def test_own_prompt_needs_no_template() -> None:
-    found = edit(TRIPLET | {"relation": "P999999", "prompt": "{} is with"})
-    assert (found.prompt, found.relation, found.relation_id) == ("{} is with", None, "P999999")
+    parsed = edit(TRIPLET | {"relation": "P999999", "prompt": "{} is with"})
+    assert (parsed.prompt, parsed.relation, parsed.relation_id) == ("{} is with", None, "P999999")
     without = {name: value for name, value in TRIPLET.items() if name != "relation"}
     assert edit(without | {"prompt": "{} is with"}).relation is None
 
 
 def test_own_templates_are_used(tmp_path: Path) -> None:
-    own = tmp_path / "own.tsv"
-    own.write_text("property\tlabel\ttemplate\nP999999\tfan\t{} is a fan of\n", encoding="utf-8")
+    path = tmp_path / "own.tsv"
+    path.write_text("property\tlabel\ttemplate\nP999999\tfan\t{} is a fan of\n", encoding="utf-8")
     row = TRIPLET | {"relation": "P999999"}
-    found = to_edit(row, row_id="row-1", labels=LABELS, templates=RelationTemplates.load(own))
-    assert (found.prompt, found.relation) == ("{} is a fan of", "fan")
+    parsed = to_edit(row, row_id="row-1", labels=LABELS, templates=RelationTemplates.load(path))
+    assert (parsed.prompt, parsed.relation) == ("{} is a fan of", "fan")
 
 
 def test_triplet_without_relation_is_refused() -> None:
@@ -131,17 +131,17 @@ NO_LABEL = (
     ],
 )
 def test_fault_has_the_triplets_own_name(change: dict[str, object], field: str, message: str) -> None:
-    where, found = fault(TRIPLET | change)
+    where, text = fault(TRIPLET | change)
     assert where == field
-    assert message in found
+    assert message in text
 
 
 @pytest.mark.parametrize(
     "relation", [" P17", "http://www.wikidata.org/prop/direct/P17", "https://www.wikidata.org/wiki/Property:P17"]
 )
 def test_edit_without_prompt_may_name_its_relation_by_an_address(relation: str) -> None:
-    found = edit({"subject": "Ann", "relation": relation, "target_new": "Rome"})
-    assert (found.relation, found.relation_id, found.prompt) == ("country", "P17", "{} lies in the country of")
+    parsed = edit({"subject": "Ann", "relation": relation, "target_new": "Rome"})
+    assert (parsed.relation, parsed.relation_id, parsed.prompt) == ("country", "P17", "{} lies in the country of")
     unknown = {"subject": "Ann", "relation": relation.replace("P17", "P2348"), "target_new": "Rome"}
     assert ids_to_label(unknown, TEMPLATES) == {"P2348"}
 
@@ -167,24 +167,24 @@ def test_row_without_subject_or_with_a_number_is_refused() -> None:
 
 
 def test_counterfact_row_is_read() -> None:
-    found = edit(COUNTERFACT)
-    assert (found.id, found.subject, found.text) == (
+    parsed = edit(COUNTERFACT)
+    assert (parsed.id, parsed.subject, parsed.text) == (
         "0",
         "Danielle Darrieux",
         "The mother tongue of Danielle Darrieux is",
     )
-    assert (found.relation, found.relation_id) == ("native language", "P103")
-    assert (found.target_true, found.target_true_id) == ("French", "Q150")
-    assert (found.target_new, found.target_new_id) == ("English", "Q1860")
-    assert found.neighborhood == ("The mother tongue of Léon Blum is",)
-    assert found.portability == ()
+    assert (parsed.relation, parsed.relation_id) == ("native language", "P103")
+    assert (parsed.target_true, parsed.target_true_id) == ("French", "Q150")
+    assert (parsed.target_new, parsed.target_new_id) == ("English", "Q1860")
+    assert parsed.neighborhood == ("The mother tongue of Léon Blum is",)
+    assert parsed.portability == ()
 
 
 def test_counterfactplus_row_has_a_question() -> None:
-    asked = {"Recalled Relation": "(English, ...)", "New Question": "Which family?", "New Answer": "Germanic"}
-    (question,) = edit(COUNTERFACT | {"portability": asked}).portability
+    portability = {"Recalled Relation": "(English, ...)", "New Question": "Which family?", "New Answer": "Germanic"}
+    (question,) = edit(COUNTERFACT | {"portability": portability}).portability
     assert (question.question, question.answer) == ("Which family?", "Germanic")
-    assert fault(COUNTERFACT | {"portability": asked | {"New Anser": "x"}}) == (
+    assert fault(COUNTERFACT | {"portability": portability | {"New Anser": "x"}}) == (
         "portability.New Anser",
         "unknown field, did you mean 'New Answer'?",
     )

@@ -65,8 +65,8 @@ def test_own_templates_replace_the_packaged_ones(own: Path) -> None:
 def test_quotes_of_a_spreadsheet_are_not_part_of_a_template(own: Path) -> None:
     """A spreadsheet's text file has quotes around a cell with a comma, and writes a quote inside twice."""
     own.write_text(f'{HEADER}P36\tcapital\t"In {{}}, the ""capital"" is"\n')
-    found = RelationTemplates.load(own).find("P36")
-    assert found is not None and found.template == 'In {}, the "capital" is'
+    row = RelationTemplates.load(own).find("P36")
+    assert row is not None and row.template == 'In {}, the "capital" is'
 
 
 @pytest.mark.parametrize(

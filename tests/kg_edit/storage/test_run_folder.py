@@ -114,12 +114,12 @@ def test_difference_names_each_field_in_words() -> None:
         "a.b: 1 in the first, none in the second; c: 2 in the first, none in the second"
     )
     probes = ["negation", "fact-check", "distracting", "reversed", "elsewhere", "refutation"]
-    found = difference({"probes": probes}, {})
-    assert found == f"probes: {json.dumps(probes)} in the first, none in the second"
+    message = difference({"probes": probes}, {})
+    assert message == f"probes: {json.dumps(probes)} in the first, none in the second"
     assert difference({"ids": [9] * 99}, {"ids": []}) == "ids: 99 entries in the first, [] in the second"
-    found = difference({"a": "x" * 99}, {"a": "y"})
-    assert found is not None
-    assert "..." in found and len(found) < 100
+    message = difference({"a": "x" * 99}, {"a": "y"})
+    assert message is not None
+    assert "..." in message and len(message) < 100
     assert "and 2 more settings" in str(difference(dict.fromkeys("abcdefg", 1), {}))
     hashes = [{"model": {"name": "m", "fingerprint": digest(n)}, "tokenizer_sha256": digest(n)} for n in (1, 2)]
     assert difference(*hashes) == "model: other content in the second; tokenizer: other content in the second"

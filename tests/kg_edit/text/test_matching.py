@@ -70,6 +70,6 @@ def test_first_sentence_ends_at_its_mark(text: str, first: str) -> None:
 
 
 def test_sentences_are_split() -> None:
-    found = list(sentences("He was born in St. Louis. He died! Then? "))
-    assert found == ["He was born in St. Louis.", "He died!", "Then?"]
+    parts = list(sentences("He was born in St. Louis. He died! Then? "))
+    assert parts == ["He was born in St. Louis.", "He died!", "Then?"]
     assert list(sentences(" ")) == []
