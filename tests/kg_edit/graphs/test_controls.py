@@ -32,10 +32,10 @@ def edit(target: str, name: str = "1") -> Edit:
 
 @pytest.fixture
 def graph() -> PrivateGraph:
-    made = nx.MultiDiGraph()
+    multigraph = nx.MultiDiGraph()
     for start, label, end in FACTS:
-        made.add_edge(start, end, label=label)
-    return PrivateGraph(made)
+        multigraph.add_edge(start, end, label=label)
+    return PrivateGraph(multigraph)
 
 
 def said(graph: nx.MultiDiGraph) -> set[tuple[str, str, str]]:
@@ -53,9 +53,9 @@ def test_no_graph_has_only_the_edits_edge(graph: PrivateGraph) -> None:
 
 def test_shuffled_objects_have_the_same_relations(graph: PrivateGraph) -> None:
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
-    found = said(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), SubgraphOptions(hops=3)))
-    objects = {relation: target for _, relation, target in found - {OWN}}
-    assert len(found) == 3 and objects["currency"] == "euro"
+    triples = said(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), SubgraphOptions(hops=3)))
+    objects = {relation: target for _, relation, target in triples - {OWN}}
+    assert len(triples) == 3 and objects["currency"] == "euro"
     assert objects["capital"] in ("Paris", "Nairobi")  # which of the two is drawn
     alone = ShuffledObjects(graph, pool=pool[:1]).subgraph(edit("Japan"), SubgraphOptions(hops=3))
     assert said(alone) == {OWN}  # nobody else's objects
@@ -66,8 +66,8 @@ def test_shuffled_objects_draw_no_excluded_answer(graph: PrivateGraph) -> None:
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
     guarded = SubgraphOptions(hops=3, leakage=Leakage(answers=("Paris", "euro")))
     right = graph.subgraph(edit("Japan"), SubgraphOptions(hops=3))
-    found = said(ShuffledObjects(graph, pool=pool).changed(right, edit("Japan"), guarded))
-    assert found - {OWN} == {("Japan", "capital", "Nairobi")}
+    triples = said(ShuffledObjects(graph, pool=pool).changed(right, edit("Japan"), guarded))
+    assert triples - {OWN} == {("Japan", "capital", "Nairobi")}
 
 
 def test_withheld_removes_nodes_that_only_withheld_ones_lead_to(graph: PrivateGraph) -> None:
@@ -89,18 +89,18 @@ EDIT = Edit(id="1", subject="Ann", prompt="{} lives in", relation="residence", t
 
 def cities() -> nx.DiGraph:
     """Rome, Oslo and Bonn with two statements each, of which one is shared; Nowhere with none."""
-    made = nx.MultiDiGraph()
+    graph = nx.MultiDiGraph()
     for city, river in (("Rome", "Tiber"), ("Oslo", "Aker"), ("Bonn", "Rhine")):
-        made.add_edge(city, river, key="river", label="river")
-        made.add_edge(city, "Europe", key="continent", label="continent")
-        made.add_edge(river, f"source of {river}", key="origin", label="origin")
-    made.add_node("Nowhere")
-    return made
+        graph.add_edge(city, river, key="river", label="river")
+        graph.add_edge(city, "Europe", key="continent", label="continent")
+        graph.add_edge(river, f"source of {river}", key="origin", label="origin")
+    graph.add_node("Nowhere")
+    return graph
 
 
-def statements(made: nx.MultiDiGraph) -> Iterator[tuple[str, str]]:
-    for _, end, data in made.out_edges(target_of(made), data=True):
-        yield data["label"], made.nodes[end]["label"]
+def statements(subgraph: nx.MultiDiGraph) -> Iterator[tuple[str, str]]:
+    for _, end, data in subgraph.out_edges(target_of(subgraph), data=True):
+        yield data["label"], subgraph.nodes[end]["label"]
 
 
 def test_wrong_graph_has_other_statements_and_the_same_size() -> None:

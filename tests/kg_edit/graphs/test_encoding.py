@@ -19,28 +19,28 @@ from wikidata_cache.subgraphs.options import SubgraphOptions
 
 
 def graph() -> nx.MultiDiGraph:
-    made = nx.MultiDiGraph()
-    made.add_node("Q2", label="Los Angeles Lakers", role="target_new")
-    made.add_node("Q1", label="LeBron James", role="subject")
-    made.add_node("Q3", label="Los Angeles", role="neighbour")
-    made.add_edge("Q1", "Q2", key="P54", label="member of sports team", role="edit")
-    made.add_edge("Q2", "Q3", key="P159", label="headquarters location", role="statement")
-    made.add_edge("Q2", "Q3", key="P131", label="located in", role="statement")
-    return made
+    subgraph = nx.MultiDiGraph()
+    subgraph.add_node("Q2", label="Los Angeles Lakers", role="target_new")
+    subgraph.add_node("Q1", label="LeBron James", role="subject")
+    subgraph.add_node("Q3", label="Los Angeles", role="neighbour")
+    subgraph.add_edge("Q1", "Q2", key="P54", label="member of sports team", role="edit")
+    subgraph.add_edge("Q2", "Q3", key="P159", label="headquarters location", role="statement")
+    subgraph.add_edge("Q2", "Q3", key="P131", label="located in", role="statement")
+    return subgraph
 
 
-def encoded(made: nx.MultiDiGraph) -> EncodedSubgraph:
-    return encode_subgraph(tiny("llama"), made, layer=1, pooling="last", start_token=True)
+def encoded(subgraph: nx.MultiDiGraph) -> EncodedSubgraph:
+    return encode_subgraph(tiny("llama"), subgraph, layer=1, pooling="last", start_token=True)
 
 
 def test_encoded_rows_are_in_the_order_of_the_keys() -> None:
-    found = encoded(graph())
+    encoding = encoded(graph())
     labels = ["LeBron James", "Los Angeles Lakers", "Los Angeles", "member of sports team", "located in"]
-    wanted = label_vectors(tiny("llama"), labels, layer=1, pooling="last", start_token=True)
-    torch.testing.assert_close(found.nodes, wanted[:3])
-    torch.testing.assert_close(found.relations[:2], wanted[3:])
-    assert found.edges.tolist() == [[1, 2, 2], [0, 1, 1]]  # (object, subject): a message goes from o to s
-    assert found.subject == 0
+    vectors = label_vectors(tiny("llama"), labels, layer=1, pooling="last", start_token=True)
+    torch.testing.assert_close(encoding.nodes, vectors[:3])
+    torch.testing.assert_close(encoding.relations[:2], vectors[3:])
+    assert encoding.edges.tolist() == [[1, 2, 2], [0, 1, 1]]  # (object, subject): a message goes from o to s
+    assert encoding.subject == 0
 
 
 def test_encoding_does_not_depend_on_the_order_of_the_graph() -> None:
@@ -54,13 +54,13 @@ def test_encoding_does_not_depend_on_the_order_of_the_graph() -> None:
 
 
 def test_normalised_vectors_have_root_mean_square_1() -> None:
-    found = encoded(graph())
-    scaled = found.normalised()
+    encoding = encoded(graph())
+    scaled = encoding.normalised()
     torch.testing.assert_close(scaled.nodes.square().mean(-1), torch.ones(3))
     torch.testing.assert_close(scaled.relations.square().mean(-1), torch.ones(3))
-    cosine = torch.nn.functional.cosine_similarity(scaled.nodes, found.nodes)
+    cosine = torch.nn.functional.cosine_similarity(scaled.nodes, encoding.nodes)
     torch.testing.assert_close(cosine, torch.ones(3))
-    zero = EncodedSubgraph(nodes=torch.zeros(1, 4), edges=found.edges, relations=torch.zeros(1, 4), subject=0)
+    zero = EncodedSubgraph(nodes=torch.zeros(1, 4), edges=encoding.edges, relations=torch.zeros(1, 4), subject=0)
     assert torch.equal(zero.normalised().nodes, torch.zeros(1, 4))
 
 
@@ -70,32 +70,32 @@ def test_networkx_graph_is_wrapped_as_a_source() -> None:
     assert as_source(source) is source
     with pytest.raises(GraphError, match="the graph is undirected"):
         as_source(nx.Graph())  # type: ignore[arg-type]
-    made = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Los Angeles Lakers")
-    check_graph(source.subgraph(made, SubgraphOptions(hops=2, per_node=1, seed=0)))
+    edit = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Los Angeles Lakers")
+    check_graph(source.subgraph(edit, SubgraphOptions(hops=2, per_node=1, seed=0)))
 
 
-def without_subject(made: nx.MultiDiGraph) -> None:
-    made.nodes["Q1"]["role"] = "neighbour"
+def without_subject(subgraph: nx.MultiDiGraph) -> None:
+    subgraph.nodes["Q1"]["role"] = "neighbour"
 
 
-def with_two_subjects(made: nx.MultiDiGraph) -> None:
-    made.nodes["Q3"]["role"] = "subject"
+def with_two_subjects(subgraph: nx.MultiDiGraph) -> None:
+    subgraph.nodes["Q3"]["role"] = "subject"
 
 
-def without_edges(made: nx.MultiDiGraph) -> None:
-    made.remove_edges_from(list(made.edges(keys=True)))
+def without_edges(subgraph: nx.MultiDiGraph) -> None:
+    subgraph.remove_edges_from(list(subgraph.edges(keys=True)))
 
 
-def with_a_nameless_node(made: nx.MultiDiGraph) -> None:
-    made.nodes["Q3"]["label"] = " "
+def with_a_nameless_node(subgraph: nx.MultiDiGraph) -> None:
+    subgraph.nodes["Q3"]["label"] = " "
 
 
-def with_a_nameless_edge(made: nx.MultiDiGraph) -> None:
-    del made.edges["Q2", "Q3", "P131"]["label"]
+def with_a_nameless_edge(subgraph: nx.MultiDiGraph) -> None:
+    del subgraph.edges["Q2", "Q3", "P131"]["label"]
 
 
-def with_a_nameless_edit(made: nx.MultiDiGraph) -> None:
-    made.edges["Q1", "Q2", "P54"]["label"] = ""
+def with_a_nameless_edit(subgraph: nx.MultiDiGraph) -> None:
+    subgraph.edges["Q1", "Q2", "P54"]["label"] = ""
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def with_a_nameless_edit(made: nx.MultiDiGraph) -> None:
     ],
 )
 def test_graph_that_can_not_be_encoded_is_refused(spoil: object, message: str) -> None:
-    made = graph()
+    subgraph = graph()
     assert callable(spoil)
-    spoil(made)
+    spoil(subgraph)
     for look in (check_graph, encoded):
         with pytest.raises(GraphError, match=message):
-            look(made)
+            look(subgraph)
 
 
 LABELS = ["Los Angeles", "place of birth", "Los Angeles", "a", "the city of Philadelphia in Pennsylvania"]
@@ -128,18 +128,18 @@ def one_by_one(model: LanguageModel, label: str, layer: int, pooling: str, *, st
     ids = [*before, *ids]
     with torch.no_grad():
         states = model.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer + 1][0]
-    own = states[len(before) :]
-    return {"last": own[-1], "mean": own.mean(0), "both": (own[-1] + own.mean(0)) / 2}[pooling]
+    rows = states[len(before) :]
+    return {"last": rows[-1], "mean": rows.mean(0), "both": (rows[-1] + rows.mean(0)) / 2}[pooling]
 
 
 @pytest.mark.parametrize("start", keep_first([False, True], keep=1))
 @pytest.mark.parametrize("pooling", keep_first(["last", "mean", "both"]))
 def test_label_vectors_equal_the_model_one_label_at_a_time(smollm2: LanguageModel, pooling: str, start: bool) -> None:
-    found = label_vectors(smollm2, LABELS, layer=3, pooling=pooling, start_token=start)  # type: ignore[arg-type]
-    for label, vector in zip(LABELS, found, strict=True):
+    vectors = label_vectors(smollm2, LABELS, layer=3, pooling=pooling, start_token=start)  # type: ignore[arg-type]
+    for label, vector in zip(LABELS, vectors, strict=True):
         expected = one_by_one(smollm2, label, 3, pooling, start=start)
         torch.testing.assert_close(vector, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    assert torch.equal(found[0], found[2])
+    assert torch.equal(vectors[0], vectors[2])
 
 
 def test_no_block_above_runs_and_equal_labels_run_once() -> None:
@@ -163,9 +163,9 @@ def test_special_tokens_do_not_count_as_the_label(pooling: str) -> None:
     assert ids[0] == model.tokenizer.bos_token_id
     with torch.no_grad():
         states = model.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0, 1:]
-    wanted = {"last": states[-1], "mean": states.mean(0), "both": (states[-1] + states.mean(0)) / 2}[pooling]
-    (found,) = label_vectors(model, ["Los Angeles"], layer=1, pooling=pooling)  # type: ignore[arg-type]
-    torch.testing.assert_close(found, wanted)
+    expected = {"last": states[-1], "mean": states.mean(0), "both": (states[-1] + states.mean(0)) / 2}[pooling]
+    (vector,) = label_vectors(model, ["Los Angeles"], layer=1, pooling=pooling)  # type: ignore[arg-type]
+    torch.testing.assert_close(vector, expected)
 
     closing = LanguageModel(model=model.model, tokenizer=sentencepiece_style(), spec=model.spec, name="closing")
     ends: list[int] = []

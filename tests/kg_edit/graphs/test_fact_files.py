@@ -84,7 +84,7 @@ def test_misspelled_relation_is_named_and_read(
     source = open_named(tmp_path / "facts.csv")
     assert isinstance(source, PrivateGraph)
     assert stated(source) == {(written, "Bergen office")}
-    assert [pair in one.getMessage() for one in caplog.records if one.levelname == "WARNING"] == [True] * bool(pair)
+    assert [pair in log.getMessage() for log in caplog.records if log.levelname == "WARNING"] == [True] * bool(pair)
 
 
 FORMS: dict[str, tuple[str, str]] = {
@@ -138,8 +138,8 @@ def test_first_row_that_may_be_a_header_is_named(
 def test_repeated_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     first, second = write(tmp_path, "a.csv.gz", CSV + CSV), write(tmp_path, "b.tsv", CSV + "Norway,capital,Oslo\n")
-    found = open_named([first, second])
-    assert isinstance(found, PrivateGraph) and found.graph.number_of_edges() == 5
+    source = open_named([first, second])
+    assert isinstance(source, PrivateGraph) and source.graph.number_of_edges() == 5
     assert "a.csv.gz: read 4 statements, 4 skipped" in caplog.text
     assert "b.tsv: read 1 statement, 4 skipped" in caplog.text
 
@@ -214,11 +214,11 @@ def test_graphml_is_read_with_its_node_names(tmp_path: Path) -> None:
 
 def test_graphml_without_its_name_space_is_read(tmp_path: Path) -> None:
     path = graphml(lambda graph: graph.add_edge("Oslo", "Norway", label="capital of"), tmp_path / "facts.graphml")
-    whole = open_named(path)
+    original = open_named(path)
     path.write_text(re.sub("<graphml [^>]*>", "<graphml>", path.read_text()))
-    found = open_named(path)
-    assert isinstance(whole, PrivateGraph) and isinstance(found, PrivateGraph)
-    assert [*found.graph.edges(data=True)] == [*whole.graph.edges(data=True)]
+    stripped = open_named(path)
+    assert isinstance(original, PrivateGraph) and isinstance(stripped, PrivateGraph)
+    assert [*stripped.graph.edges(data=True)] == [*original.graph.edges(data=True)]
     path.write_text("<graphml></graphml>")
     with pytest.raises(GraphError, match=r"facts\.graphml: is not GraphML \(file not successfully read"):
         open_named(path)

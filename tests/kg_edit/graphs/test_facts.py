@@ -23,24 +23,24 @@ LEBRON = Edit(
 
 def graph(*statements: tuple[str, str], relation: str = "member of sports team") -> nx.MultiDiGraph:
     """LeBron James, his new team, and what is stated of it: (relation, object)."""
-    made = nx.MultiDiGraph()
-    made.add_node("s", label="LeBron James", role="subject")
-    made.add_node("o", label="Los Angeles Lakers", role="target_new")
-    made.add_edge("s", "o", key="P54", label=relation, role="edit")
-    for place, (label, target) in enumerate(statements):
-        made.add_node(f"n{place}", label=target, role="neighbour")
-        made.add_edge("o", f"n{place}", key=label, label=label, role="statement")
-    return made
+    subgraph = nx.MultiDiGraph()
+    subgraph.add_node("s", label="LeBron James", role="subject")
+    subgraph.add_node("o", label="Los Angeles Lakers", role="target_new")
+    subgraph.add_edge("s", "o", key="P54", label=relation, role="edit")
+    for number, (label, target) in enumerate(statements):
+        subgraph.add_node(f"n{number}", label=target, role="neighbour")
+        subgraph.add_edge("o", f"n{number}", key=label, label=label, role="statement")
+    return subgraph
 
 
-def worded(made: nx.MultiDiGraph, edit: Edit = LEBRON, *kinds: Kind) -> list[tuple[str, str]]:
-    facts = graph_facts(edit, made, limit=None, seed=0, kinds=kinds or ("statement", "composed"))
+def worded(subgraph: nx.MultiDiGraph, edit: Edit = LEBRON, *kinds: Kind) -> list[tuple[str, str]]:
+    facts = graph_facts(edit, subgraph, limit=None, seed=0, kinds=kinds or ("statement", "composed"))
     return [(fact.text, fact.object) for fact in facts]
 
 
 def test_each_kind_has_its_prompt() -> None:
-    made = graph(("headquarters location", "Los Angeles"))  # has a template
-    assert worded(made, LEBRON, "statement", "composed", "chained") == [
+    subgraph = graph(("headquarters location", "Los Angeles"))  # has a template
+    assert worded(subgraph, LEBRON, "statement", "composed", "chained") == [
         ("Los Angeles Lakers has its headquarters in", "Los Angeles"),
         ("The sports team of LeBron James has its headquarters in", "Los Angeles"),
         ("LeBron James plays for the Los Angeles Lakers, headquarters location", "Los Angeles"),
@@ -64,16 +64,16 @@ def test_relation_without_a_template_is_worded_by_its_label(relation: str, state
 
 def test_edit_without_a_relation_uses_its_prompt() -> None:
     bare = LEBRON.model_copy(update={"relation": None})
-    made = graph(("headquarters location", "Los Angeles"), ("mascot", "none"), relation=bare.relation_text)
-    assert sorted(worded(made, bare, "composed")) == [
+    subgraph = graph(("headquarters location", "Los Angeles"), ("mascot", "none"), relation=bare.relation_text)
+    assert sorted(worded(subgraph, bare, "composed")) == [
         ("LeBron James plays for the one that has its headquarters in", "Los Angeles"),
         ("LeBron James plays for the one whose mascot is", "none"),
     ]
-    assert worded(made, bare.model_copy(update={"relation_id": "P54"}), "composed")[0][0].startswith("The ")
+    assert worded(subgraph, bare.model_copy(update={"relation_id": "P54"}), "composed")[0][0].startswith("The ")
 
 
 def test_unusable_statements_are_left_out() -> None:
-    made = graph(
+    subgraph = graph(
         ("captain", "LeBron James"),  # s
         ("named after", "los angeles  LAKERS"),  # o*
         ("category", "Q123"),
@@ -82,17 +82,17 @@ def test_unusable_statements_are_left_out() -> None:
         ("nick{}name", "the Lake Show"),
         ("mascot", "none"),
     )
-    assert sorted(worded(made, LEBRON, "statement")) == [
+    assert sorted(worded(subgraph, LEBRON, "statement")) == [
         ("The mascot of Los Angeles Lakers is", "none"),
         ("The motto of Los Angeles Lakers is", "{} forever"),
     ]
 
 
 def test_seed_chooses_the_object_of_a_prompt() -> None:
-    made = graph(*(("shares border with", f"Place {n}") for n in range(9)))
-    chosen = {graph_facts(LEBRON, made, limit=None, seed=seed, kinds=("statement",))[0].object for seed in range(20)}
+    borders = graph(*(("shares border with", f"Place {n}") for n in range(9)))
+    chosen = {graph_facts(LEBRON, borders, limit=None, seed=seed, kinds=("statement",))[0].object for seed in range(20)}
     assert len(chosen) > 3
-    assert len(worded(made, LEBRON, "statement")) == 1
+    assert len(worded(borders, LEBRON, "statement")) == 1
 
 
 def test_order_depends_on_the_seed_only_and_fewer_are_the_first_of_more() -> None:
@@ -123,17 +123,17 @@ def test_overlaps_compares_words_without_case_and_accents(one: str, other: str, 
 
 
 def test_statements_of_neighbours_are_not_used() -> None:
-    made = graph(("mascot", "none"))
-    made.add_node("far", label="Far", role="neighbour")
-    made.add_edge("n0", "far", key="P1", label="colour", role="statement")
-    assert [target for _, target in worded(made)] == ["none", "none"]
+    subgraph = graph(("mascot", "none"))
+    subgraph.add_node("far", label="Far", role="neighbour")
+    subgraph.add_edge("n0", "far", key="P1", label="colour", role="statement")
+    assert [target for _, target in worded(subgraph)] == ["none", "none"]
 
 
 def test_graph_that_is_no_subgraph_is_refused() -> None:
-    made = graph(("mascot", "none"))
-    made.nodes["n0"]["label"] = " "
+    subgraph = graph(("mascot", "none"))
+    subgraph.nodes["n0"]["label"] = " "
     with pytest.raises(GraphError, match="no label"):
-        graph_facts(LEBRON, made, limit=1, seed=0)
+        graph_facts(LEBRON, subgraph, limit=1, seed=0)
     two = graph()
     two.add_node("p", label="Lakers", role="target_new")
     with pytest.raises(GraphError, match="target_new"):
@@ -164,8 +164,8 @@ def test_noun_for_a_relation() -> None:
 def test_facts_of_the_packaged_extract() -> None:
     source = WikidataCache(packaged_extract())
     edit = LEBRON.model_copy(update={"target_new_id": "Q121783", "subject_id": "Q36159", "relation_id": "P54"})
-    made = edit_subgraph(source, edit, SubgraphOptions(hops=2, per_node=20, seed=0))
-    facts = graph_facts(edit, made, limit=None, seed=0)
+    subgraph = edit_subgraph(source, edit, SubgraphOptions(hops=2, per_node=20, seed=0))
+    facts = graph_facts(edit, subgraph, limit=None, seed=0)
     sentences = {f"{fact.text} {fact.object}" for fact in facts}
     assert "The sports team of LeBron James has its headquarters in Los Angeles" in sentences
     assert "Los Angeles Lakers plays in the league called National Basketball Association" in sentences

@@ -21,11 +21,11 @@ W1, W2 = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0,
 
 
 def layer(*, aggregation: str = "sum", relations: bool = True, graph: bool = True) -> RelationalLayer:
-    made = RelationalLayer(2, aggregation=aggregation, relations=relations, graph=graph)  # type: ignore[arg-type]
+    module = RelationalLayer(2, aggregation=aggregation, relations=relations, graph=graph)  # type: ignore[arg-type]
     with torch.no_grad():
-        made.neighbours.copy_(W1)
-        made.itself.copy_(W2)
-    return made
+        module.neighbours.copy_(W1)
+        module.itself.copy_(W2)
+    return module
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def layer(*, aggregation: str = "sum", relations: bool = True, graph: bool = Tru
     ],
 )
 def test_layer_is_eq_5_by_hand(options: dict[str, object], subject: list[float]) -> None:
-    found: Tensor = layer(**options)(NODES, EDGES, RELATIONS)  # type: ignore[arg-type]
-    torch.testing.assert_close(found[0], torch.tensor(subject))
-    torch.testing.assert_close(found[1], W2 @ NODES[1])  # nothing points at o*: W2 z alone
+    output: Tensor = layer(**options)(NODES, EDGES, RELATIONS)  # type: ignore[arg-type]
+    torch.testing.assert_close(output[0], torch.tensor(subject))
+    torch.testing.assert_close(output[1], W2 @ NODES[1])  # nothing points at o*: W2 z alone
 
 
 def test_second_hop_reaches_the_subject_after_two_layers() -> None:
@@ -93,10 +93,10 @@ def test_self_loops_by_hand() -> None:
         rgnn.layers[0].neighbours.copy_(W1)
         rgnn.layers[0].itself.copy_(W2)
     graph = EncodedSubgraph(nodes=NODES, edges=EDGES, relations=RELATIONS, subject=0).with_self_loops()
-    found = rgnn(graph.nodes, graph.edges, graph.relations)
+    output = rgnn(graph.nodes, graph.edges, graph.relations)
     mean = torch.tensor([2.5 / 3, 5.0 / 3])
-    torch.testing.assert_close(found[0], W1 @ mean + W2 @ NODES[0])
-    torch.testing.assert_close(found[1], W1 @ (NODES[1] + RELATIONS[0]) + W2 @ NODES[1])
+    torch.testing.assert_close(output[0], W1 @ mean + W2 @ NODES[0])
+    torch.testing.assert_close(output[1], W1 @ (NODES[1] + RELATIONS[0]) + W2 @ NODES[1])
 
 
 def test_slope_scales_negative_values() -> None:
@@ -109,14 +109,14 @@ def test_dropout_is_seeded_and_off_in_evaluation() -> None:
     relations = torch.ones(2, 64)
 
     def run(*, training: bool, seed: int) -> Tensor:
-        found: Tensor = RGNN(64, layers=1, dropout=0.5, seed=seed).train(training)(wide, EDGES, relations)
-        return found
+        output: Tensor = RGNN(64, layers=1, dropout=0.5, seed=seed).train(training)(wide, EDGES, relations)
+        return output
 
     assert torch.equal(run(training=True, seed=1), run(training=True, seed=1))
-    whole, dropped = run(training=False, seed=1), run(training=True, seed=1)
-    gone = (dropped == 0) & (whole > 0)
-    assert 0.3 < float(gone.sum() / (whole > 0).sum()) < 0.7
-    torch.testing.assert_close(dropped[~gone], 2 * whole[~gone])
+    full, dropped = run(training=False, seed=1), run(training=True, seed=1)
+    gone = (dropped == 0) & (full > 0)
+    assert 0.3 < float(gone.sum() / (full > 0).sum()) < 0.7
+    torch.testing.assert_close(dropped[~gone], 2 * full[~gone])
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "mean"])
@@ -140,14 +140,14 @@ def test_networks_together_give_what_each_gives_alone(aggregation: Aggregation) 
         network(graph.nodes, graph.edges, graph.relations)[graph.subject]
         for network, graph in zip(networks(), graphs, strict=True)
     ]
-    own = networks()
-    together, whole = RGNN.together(own), EncodedSubgraph.together(graphs)
-    found = together(whole.nodes, whole.edges, whole.relations, whole.sizes)
-    torch.testing.assert_close(found.flatten(0, -2)[whole.subject], torch.stack(alone))
+    separate = networks()
+    together, joint = RGNN.together(separate), EncodedSubgraph.together(graphs)
+    output = together(joint.nodes, joint.edges, joint.relations, joint.sizes)
+    torch.testing.assert_close(output.flatten(0, -2)[joint.subject], torch.stack(alone))
     with torch.no_grad():
         for weight in together.parameters():
             weight.mul_(2)
-    torch.testing.assert_close(own[1].layers[0].itself, 2 * networks()[1].layers[0].itself)
+    torch.testing.assert_close(separate[1].layers[0].itself, 2 * networks()[1].layers[0].itself)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def test_rome_kg_edits_what_must_change(source: WikidataCache, rules: str) -> No
     config = RomeKgConfig(graph={"rules": rules})
     blind = RomeKgConfig().facts(EDIT, RomeKgConfig().ask(source, EDIT))
     (fact,) = config.facts(EDIT, config.ask(source, EDIT))
-    assert {one.object for one in blind} == {"France", "Turin"} and {one.subject for one in blind} == {"Lyon"}
+    assert {fact.object for fact in blind} == {"France", "Turin"} and {fact.subject for fact in blind} == {"Lyon"}
     assert (fact.subject, fact.relation, fact.object) == ("Bob", "country of citizenship", "France")
     assert fact.as_edit("1/1").text.startswith("Bob ")
 
@@ -71,9 +71,9 @@ def test_another_table_of_rules_is_another_run(rules: str) -> None:
 def test_wrong_rules_are_refused(source: WikidataCache, rules: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"graph\.rules: .*absent\.tsv can't be read"):
         GlameConfig(graph={"rules": str(tmp_path / "absent.tsv")}).ask(source, EDIT)
-    own = PrivateGraph(nx.MultiDiGraph([("Lyon", "France", {"label": "country"})]))
+    private = PrivateGraph(nx.MultiDiGraph([("Lyon", "France", {"label": "country"})]))
     with pytest.raises(ConfigError, match=r"does not support the setting graph\.rules"):
-        GlameConfig(graph={"rules": rules}).ask(own, EDIT)
+        GlameConfig(graph={"rules": rules}).ask(private, EDIT)
 
 
 def test_statements_that_no_rule_reads_are_not_missing(source: WikidataCache, rules: str) -> None:

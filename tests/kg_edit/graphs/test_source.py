@@ -23,17 +23,17 @@ EDIT = Edit(
 
 
 def company(kind: type[nx.DiGraph] = nx.DiGraph) -> nx.DiGraph:
-    made = kind()
+    graph = kind()
     for node, label in enumerate(["Ada", "Bern", "Oslo", "Norway", "Europe", "Bern"]):
-        made.add_node(node, label=label)
+        graph.add_node(node, label=label)
     for subject, target, label in [
         (0, 1, "works in"),
         (2, 3, "country"),
         (3, 4, "continent"),
         (2, 0, "mayor"),
     ]:
-        made.add_edge(subject, target, label=label)
-    return made
+        graph.add_edge(subject, target, label=label)
+    return graph
 
 
 @pytest.mark.parametrize("kind", [nx.DiGraph, nx.MultiDiGraph])
@@ -44,28 +44,28 @@ def test_subgraph_expands_from_the_new_object(kind: type[nx.DiGraph]) -> None:
         for hops in (1, 2, 3)
     }
     assert names == {1: ["Ada", "Oslo"], 2: ["Ada", "Oslo", "Norway"], 3: ["Ada", "Oslo", "Norway", "Europe"]}
-    found = source.subgraph(EDIT, SubgraphOptions(hops=3))
-    check_graph(found)
-    edges = [(found.nodes[s]["label"], data["label"], found.nodes[o]["label"]) for s, o, data in found.edges(data=True)]
+    graph = source.subgraph(EDIT, SubgraphOptions(hops=3))
+    check_graph(graph)
+    edges = [(graph.nodes[s]["label"], data["label"], graph.nodes[o]["label"]) for s, o, data in graph.edges(data=True)]
     assert edges == [("Ada", "works in", "Oslo"), ("Oslo", "country", "Norway"), ("Norway", "continent", "Europe")]
 
 
 def test_subgraph_has_no_old_edge_and_none_back_to_s() -> None:
-    found = PrivateGraph(company()).subgraph(EDIT, SubgraphOptions(hops=3))
-    assert found.out_degree("0") == 1
-    assert found.in_degree("0") == 0
+    graph = PrivateGraph(company()).subgraph(EDIT, SubgraphOptions(hops=3))
+    assert graph.out_degree("0") == 1
+    assert graph.in_degree("0") == 0
 
 
 def test_subject_that_is_not_in_the_graph_is_added() -> None:
-    found = PrivateGraph(company()).subgraph(EDIT.model_copy(update={"subject": "Eve"}))
-    assert found.nodes["_:subject"]["label"] == "Eve"
+    graph = PrivateGraph(company()).subgraph(EDIT.model_copy(update={"subject": "Eve"}))
+    assert graph.nodes["_:subject"]["label"] == "Eve"
 
 
 def test_sampling_is_seeded() -> None:
-    made = company()
+    graph = company()
     for number in range(30):
-        made.add_edge(2, f"suburb {number}", label="has part")
-    source = PrivateGraph(made)
+        graph.add_edge(2, f"suburb {number}", label="has part")
+    source = PrivateGraph(graph)
     first, again = (source.subgraph(EDIT, SubgraphOptions(per_node=5, seed=1)) for _ in range(2))
     assert set(first) == set(again)
     assert first.out_degree("2") == 5
@@ -113,6 +113,6 @@ def test_subject_may_be_the_new_object() -> None:
     edit = Edit(id="a", subject="Weezer", prompt="The album {} is by", relation="performer", target_new="Weezer")
     by_id = edit.model_copy(update={"subject_id": "Q1", "target_new_id": "Q1"})
     source = PrivateGraph(graph)
-    for made, expected in ((source.subgraph(edit), 2), (edge_alone(source, by_id), 1)):
-        check_graph(made)
-        assert made.number_of_edges() == expected and target_of(made) == subject_of(made)
+    for subgraph, expected in ((source.subgraph(edit), 2), (edge_alone(source, by_id), 1)):
+        check_graph(subgraph)
+        assert subgraph.number_of_edges() == expected and target_of(subgraph) == subject_of(subgraph)

@@ -20,13 +20,13 @@ def test_head_is_fitted_and_leaves_the_model_its_own() -> None:
     model = tiny("llama")
     before = model.model.get_output_embeddings()
     random = torch.get_rng_state()
-    found = trained_classifier(model, TEXTS, LABELS)
-    assert found.labels == ("Heat", "Lakers") and found.classes(TEXTS) == LABELS
+    classifier = trained_classifier(model, TEXTS, LABELS)
+    assert classifier.labels == ("Heat", "Lakers") and classifier.classes(TEXTS) == LABELS
     assert model.model.get_output_embeddings() is before and torch.equal(torch.get_rng_state(), random)
-    assert found.blocks[0] is model.blocks[0] and found.fingerprint != model.fingerprint
+    assert classifier.blocks[0] is model.blocks[0] and classifier.fingerprint != model.fingerprint
     again = trained_classifier(model, TEXTS, LABELS)
-    assert again.fingerprint == found.fingerprint
-    assert found.scores([]).shape == (0, 2) and found.classes([]) == []
+    assert again.fingerprint == classifier.fingerprint
+    assert classifier.scores([]).shape == (0, 2) and classifier.classes([]) == []
 
 
 def test_progress_is_shown_while_older_texts_are_read(
@@ -34,10 +34,10 @@ def test_progress_is_shown_while_older_texts_are_read(
 ) -> None:
     monkeypatch.setattr("wikidata_cache.progress._LINE_S", 1e-6)
     caplog.set_level("INFO")
-    found = trained_classifier(tiny("llama"), TEXTS * 2, LABELS * 2)
+    classifier = trained_classifier(tiny("llama"), TEXTS * 2, LABELS * 2)
     assert [line for line in caplog.messages if line.startswith("classifier: 8 of 12 texts")], caplog.messages
     caplog.clear()
-    found.classes(TEXTS)
+    classifier.classes(TEXTS)
     assert not caplog.messages, "one text of many"
 
 
@@ -50,18 +50,18 @@ def test_head_is_fitted_in_every_family_and_in_half_precision(family: str) -> No
 
 
 def test_class_is_a_target() -> None:
-    found = trained_classifier(tiny("llama"), TEXTS, LABELS)
-    prompt = found.encode(TEXTS[0], target="Lakers")
-    assert prompt.target_ids == (1,) and prompt.ids[:-1] == found.encode(TEXTS[0]).ids
+    classifier = trained_classifier(tiny("llama"), TEXTS, LABELS)
+    prompt = classifier.encode(TEXTS[0], target="Lakers")
+    assert prompt.target_ids == (1,) and prompt.ids[:-1] == classifier.encode(TEXTS[0]).ids
     with pytest.raises(PromptError, match="'Bulls' is not a class of this classifier; expected one of Heat, Lakers"):
-        found.encode(TEXTS[0], target="Bulls")
+        classifier.encode(TEXTS[0], target="Bulls")
 
 
 def test_output_that_is_not_finite_is_refused() -> None:
-    found = trained_classifier(copy.deepcopy(tiny("llama")), TEXTS, LABELS)
-    found.down_projection(0).weight.data.fill_(torch.nan)
+    classifier = trained_classifier(copy.deepcopy(tiny("llama")), TEXTS, LABELS)
+    classifier.down_projection(0).weight.data.fill_(torch.nan)
     with pytest.raises(ModelError, match="the classifier's output is not finite"):
-        found.classes(TEXTS)
+        classifier.classes(TEXTS)
 
 
 def test_head_sees_what_the_models_own_head_sees() -> None:
@@ -70,26 +70,26 @@ def test_head_sees_what_the_models_own_head_sees() -> None:
     head = model.model.get_output_embeddings()
     same = with_head(model, head, [str(n) for n in range(400)])
     with torch.no_grad():
-        wanted = model.model(torch.tensor([same.encode(TEXTS[0]).ids])).logits[0, -1]
-    torch.testing.assert_close(same.scores(TEXTS[:1])[0], wanted)
+        expected = model.model(torch.tensor([same.encode(TEXTS[0]).ids])).logits[0, -1]
+    torch.testing.assert_close(same.scores(TEXTS[:1])[0], expected)
 
 
 def test_text_is_written_by_the_models_own_head() -> None:
     model = tiny("llama")
-    found = trained_classifier(model, TEXTS, LABELS)
-    assert torch.equal(*(sample_text(one, rows=2, tokens=4, seed=3) for one in (found, model)))
+    classifier = trained_classifier(model, TEXTS, LABELS)
+    assert torch.equal(*(sample_text(lm, rows=2, tokens=4, seed=3) for lm in (classifier, model)))
 
 
 def test_decay_and_scale() -> None:
     """Where states are scaled and shifted the classes stay; decay makes weights small."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(40, 5, generator=generator)
-    wanted = (states[:, 0] + states[:, 1] > 0).long()
-    head = fitted_head(states, wanted, classes=2, decay=1e-3)
-    moved = fitted_head(states * 7 + 3, wanted, classes=2, decay=1e-3)
+    labels = (states[:, 0] + states[:, 1] > 0).long()
+    head = fitted_head(states, labels, classes=2, decay=1e-3)
+    moved = fitted_head(states * 7 + 3, labels, classes=2, decay=1e-3)
     torch.testing.assert_close(head(states), moved(states * 7 + 3), rtol=1e-2, atol=1e-2)
-    assert bool((head(states).argmax(-1) == wanted).all())
-    assert fitted_head(states, wanted, classes=2, decay=10.0).weight.norm() < 0.2 * head.weight.norm()
+    assert bool((head(states).argmax(-1) == labels).all())
+    assert fitted_head(states, labels, classes=2, decay=10.0).weight.norm() < 0.2 * head.weight.norm()
 
 
 def test_one_class_is_refused() -> None:

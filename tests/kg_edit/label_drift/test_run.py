@@ -27,9 +27,9 @@ from wikidata_cache.progress import Bar
 TEAMS = ("Lakers", "Heat")
 # Before 2000 a text belongs to its team; from then on two of the Lakers' texts belong to the other one
 ROWS: list[dict[str, Any]] = [
-    {"text": f"{name} plays for the {team}.", "label": place, "year": year}
+    {"text": f"{name} plays for the {team}.", "label": label, "year": year}
     for name, year in (("LeBron", 1990), ("Wade", 1991), ("Hughes", 1992), ("Spike", 1993))
-    for place, team in enumerate(TEAMS)
+    for label, team in enumerate(TEAMS)
 ] + [
     {"text": "LeBron plays for the Lakers.", "label": 1, "year": 2003},
     {"text": "Wade plays for the Heat.", "label": 1, "year": 2001},
@@ -64,11 +64,11 @@ def points(name: str, drift: LabelDrift, out: Path, **settings: Any) -> list[Dri
 
 
 def test_texts_are_split_by_year(tmp_path: Path) -> None:
-    found = read_label_drift(written(tmp_path), since=2000)
-    assert [text.year for text in found.stream] == [2001, 2002, 2003], "in the order of time"
-    assert [text.id for text in found.test] == ["row-4", "row-8"] and len(found.train) == 6
-    assert {text.label for text in found.train} == {"0", "1"}
-    edit = found.stream[1].edit
+    drift = read_label_drift(written(tmp_path), since=2000)
+    assert [text.year for text in drift.stream] == [2001, 2002, 2003], "in the order of time"
+    assert [text.id for text in drift.test] == ["row-4", "row-8"] and len(drift.train) == 6
+    assert {text.label for text in drift.train} == {"0", "1"}
+    edit = drift.stream[1].edit
     assert (edit.text, edit.target_new) == ("Text: Hughes plays for the Lakers.\nClass:", "1")
 
 
@@ -76,8 +76,8 @@ def test_published_form_has_two_parts(tmp_path: Path) -> None:
     """Rows of text and label alone, as tomh/grace-scotus has them; a stream without years remains in its order."""
     plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
     old, new = written(tmp_path, plain[:8], "train.json"), written(tmp_path, plain[8:], "test.json")
-    found = read_label_drift(old, new)
-    assert [text.text[:5] for text in found.stream] == ["LeBro", "Wade ", "Hughe"] and len(found.test) == 2
+    drift = read_label_drift(old, new)
+    assert [text.text[:5] for text in drift.stream] == ["LeBro", "Wade ", "Hughe"] and len(drift.test) == 2
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_long_texts_are_cut(tmp_path: Path) -> None:
 def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after its first edit, and with a line cut off: no text is edited twice, and the points are the same."""
     drift = read_label_drift(written(tmp_path), since=2000)
-    whole = points("ft-m", drift, tmp_path / "whole")
-    made = list[str]()
+    expected = points("ft-m", drift, tmp_path / "whole")
+    updated = list[str]()
     update = FtM.update
 
     def counted(self: Any, edits: Any, *, before: Any = None) -> Any:
-        if len(made) == 1:
+        if len(updated) == 1:
             raise KeyboardInterrupt
-        made.append(edits[0].id)
+        updated.append(edits[0].id)
         return update(self, edits, before=before)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -192,7 +192,7 @@ def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         resumed = points("ft-m", drift, tmp_path / "stopped")
     assert (bars[-1].initial, bars[-1].n) == (2, 3), "the time that is left is that of the texts of this run"
     assert [point.model_dump(exclude={"seconds"}) for point in resumed] == [
-        point.model_dump(exclude={"seconds"}) for point in whole
+        point.model_dump(exclude={"seconds"}) for point in expected
     ]
     edited = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
     assert [text["outcome"] for text in edited].count("edited") == resumed[-1].edits == 2
