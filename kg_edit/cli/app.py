@@ -69,8 +69,8 @@ for _name, _group in _GROUPS.items():
 use_pages(app)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(flag: bool) -> None:
+    if flag:
         typer.echo(f"kg-edit {__version__}")
         raise typer.Exit
 

@@ -64,42 +64,42 @@ def cache(
         raise ConfigError(f"--clear deletes nothing without a kind; give some of {', '.join(_ALL)}")
     # The answers are in another folder, and nothing computes them again: only their own name deletes them
     everything = KINDS if clear else _ALL
-    wanted = {name for kind in kinds or ("all",) for name in (everything if kind == "all" else (kind,))}
-    items = [item for item in cached_items(cache_folder()) if item.kind in wanted]
+    chosen = {name for kind in kinds or ("all",) for name in (everything if kind == "all" else (kind,))}
+    items = [item for item in cached_items(cache_folder()) if item.kind in chosen]
     if clear:
-        _clear(items, wanted, days=older_than, yes=yes)
+        _clear(items, chosen, days=older_than, yes=yes)
     else:
-        _show(items, wanted, whole=not kinds)
+        _show(items, chosen, by_kind=not kinds)
 
 
-def _show(items: Sequence[CachedItem], wanted: set[str], *, whole: bool) -> None:
+def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> None:
     """Print a line for each kind, or for each item."""
     from rich.table import Table
 
     console, folder = stdout(), cache_folder()
-    table = Table("kind" if whole else "file or folder", "size", "used", "what it is", box=None, pad_edge=False)
+    table = Table("kind" if by_kind else "file or folder", "size", "used", "what it is", box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     table.columns[1].justify = "right"
-    if whole:
+    if by_kind:
         for kind, about in KINDS.items():
-            if some := [item for item in items if item.kind == kind]:
-                dates = sorted({_day(item.used) for item in some})
+            if of_kind := [item for item in items if item.kind == kind]:
+                dates = sorted({_day(item.used) for item in of_kind})
                 period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-                table.add_row(kind, size_text(sum(item.size for item in some)), period, f"{len(some)} {about}")
+                table.add_row(kind, size_text(sum(item.size for item in of_kind)), period, f"{len(of_kind)} {about}")
     else:
         for item in items:
             table.add_row(plain(_name(item)), size_text(item.size), _day(item.used), item.kind)
-    if WIKIDATA in wanted:
-        _add_wikidata(table, whole=whole)
+    if WIKIDATA in chosen:
+        _add_wikidata(table, by_kind=by_kind)
     if table.row_count:
         console.print(table)
     total = sum(item.size for item in items)
     say(f"{folder}: {size_text(total)} in {sum(len(item.files) for item in items)} files")
-    if whole and table.row_count:
+    if by_kind and table.row_count:
         console.print("kg-edit cache KIND lists the files of a kind; --clear deletes them")
 
 
-def _add_wikidata(table: Table, *, whole: bool) -> None:
+def _add_wikidata(table: Table, *, by_kind: bool) -> None:
     """Add the row of the file with the answers about Wikidata, if there is one."""
     from wikidata_cache.answers.store import AnswerStore
 
@@ -110,52 +110,52 @@ def _add_wikidata(table: Table, *, whole: bool) -> None:
         count, oldest, newest = store.span()
     period = " to ".join(dict.fromkeys(time[:10] for time in (oldest, newest) if time))
     size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*") if file.is_file())
-    what = f"{count:,} answers of endpoints, in {plain(str(path))}"
-    table.add_row(WIKIDATA if whole else plain(str(path)), size_text(size), period, what if whole else WIKIDATA)
+    about = f"{count:,} answers of endpoints, in {plain(str(path))}"
+    table.add_row(WIKIDATA if by_kind else plain(str(path)), size_text(size), period, about if by_kind else WIKIDATA)
 
 
-def _clear(items: Sequence[CachedItem], wanted: set[str], *, days: float, yes: bool) -> None:
+def _clear(items: Sequence[CachedItem], chosen: set[str], *, days: float, yes: bool) -> None:
     """Delete what can be deleted, after a question; print what is left, and why."""
     from wikidata_cache.answers.store import AnswerStore
 
-    can, left = clearable(items, days=days)
+    deletable, remaining = clearable(items, days=days)
     answers = 0
     before = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds") if days else None
-    if WIKIDATA in wanted and (path := _answers()).exists():
+    if WIKIDATA in chosen and (path := _answers()).exists():
         with AnswerStore(path, read_only=True) as store:
             answers, oldest, _ = store.span()
             answers = 0 if before and (oldest or before) >= before else answers
-    kinds = ", ".join(dict.fromkeys(item.kind for item in can))
-    what = [f"{len(can)} of {kinds} in {cache_folder()}"] if can else []
-    what += [f"answers about Wikidata in {path}, which `wikidata-cache export` saves"] if answers else []
-    size = size_text(sum(item.size for item in can))
-    if not what:
-        _say_left(left)
-        kept = WIKIDATA not in wanted and _answers().exists()
-        way = f"; answers about Wikidata are in {_answers()}: kg-edit cache {WIKIDATA} --clear" if kept else ""
+    kinds = ", ".join(dict.fromkeys(item.kind for item in deletable))
+    parts = [f"{len(deletable)} of {kinds} in {cache_folder()}"] if deletable else []
+    parts += [f"answers about Wikidata in {path}, which `wikidata-cache export` saves"] if answers else []
+    size = size_text(sum(item.size for item in deletable))
+    if not parts:
+        _say_remaining(remaining)
+        stored = WIKIDATA not in chosen and _answers().exists()
+        way = f"; answers about Wikidata are in {_answers()}: kg-edit cache {WIKIDATA} --clear" if stored else ""
         say(f"there is nothing to delete{way}")
         return
-    question = f"Delete {' and '.join(what)} ({size})?" if can else f"Delete {what[0]}?"
+    question = f"Delete {' and '.join(parts)} ({size})?" if deletable else f"Delete {parts[0]}?"
     if not yes and not (sys.stdin and sys.stdin.isatty()):  # a service has none
         raise ConfigError(f"{question} Nobody can answer here; give --yes")
     if not yes and not typer.confirm(question):
         stdout().print("nothing was deleted")
         return
     if yes:  # nobody was asked, so the folders are named here
-        say(f"deleting {' and '.join(what)}")
-    for item in can:
+        say(f"deleting {' and '.join(parts)}")
+    for item in deletable:
         delete(item)
-    done = [f"{len(can)} deleted, {size}"] if can else []
+    messages = [f"{len(deletable)} deleted, {size}"] if deletable else []
     if answers:
         with AnswerStore(path) as store:
-            gone = store.forget(before=before)
-            done.append(f"{gone:,} answer{'s' * (gone != 1)} about Wikidata deleted")
-    _say_left(left)
-    say("; ".join(done))
+            count = store.forget(before=before)
+            messages.append(f"{count:,} answer{'s' * (count != 1)} about Wikidata deleted")
+    _say_remaining(remaining)
+    say("; ".join(messages))
 
 
-def _say_left(left: Iterable[CachedItem]) -> None:
-    for item in left:
+def _say_remaining(remaining: Iterable[CachedItem]) -> None:
+    for item in remaining:
         why = f"{item.foreign[0].name} in it is not kg-edit's" if item.foreign else "used in the last ten minutes"
         say(f"left: {_name(item)}, {why}")
 

@@ -55,8 +55,8 @@ def list_methods() -> None:
     table = Table(box=None, pad_edge=False)
     for header in _BRIEF:
         table.add_column(header, overflow="fold", no_wrap=header == "method")
-    for found in all_methods():
-        cells = dict(zip(HEADER, map(plain, row_of(found)), strict=True))
+    for method_class in all_methods():
+        cells = dict(zip(HEADER, map(plain, row_of(method_class)), strict=True))
         table.add_row(*(cells[name] for name in _BRIEF))
     console.print(table, "All columns: kg-edit methods --markdown. One method: kg-edit methods NAME")
     console.print("\nWhich one to take, from what was measured on SmolLM2-135M:")
@@ -73,14 +73,14 @@ def _show_method(name: str) -> None:
     from kg_edit.methods.overview import computes, settings
     from kg_edit.methods.presets import preset_names
 
-    found = find_method(name)
-    table = Table(title=f"{name}: {plain(found.about)} ({plain(found.paper)})", title_justify="left")
+    method_class = find_method(name)
+    table = Table(title=f"{name}: {plain(method_class.about)} ({plain(method_class.paper)})", title_justify="left")
     for header in ("setting", "default", "meaning"):
         table.add_column(header, overflow="fold", no_wrap=header == "setting")
-    for row in settings(found):
+    for row in settings(method_class):
         table.add_row(*map(plain, row))
-    presets = [*found.config_class.preset_names(), *preset_names(found.config_class.published_as or name)]
-    stdout().print(table, computes(found), f"presets: {', '.join(presets)}")
+    presets = [*method_class.config_class.preset_names(), *preset_names(method_class.config_class.published_as or name)]
+    stdout().print(table, computes(method_class), f"presets: {', '.join(presets)}")
 
 
 def metrics(

@@ -107,11 +107,11 @@ def covariance(
     if part is None or part.parts == 1:
         _show(measure_covariances(language_model, chosen, config, folder=folder).values(), folder)
         return
-    found = measure_shard(language_model, chosen, config, part=part.part, parts=part.parts, folder=folder)
-    if isinstance(found, Path):
-        say(f"{found}: shard {part} is finished; other shards are missing")
+    result = measure_shard(language_model, chosen, config, part=part.part, parts=part.parts, folder=folder)
+    if isinstance(result, Path):
+        say(f"{result}: shard {part} is finished; other shards are missing")
     else:
-        _show(found.values(), folder)
+        _show(result.values(), folder)
 
 
 def parse_layers(text: str | None, count: int | None) -> list[int]:
@@ -124,16 +124,16 @@ def parse_layers(text: str | None, count: int | None) -> list[int]:
         raise ConfigError("no layers given; use --layers 4-8 (or 4,6,8, or all); see `kg-edit covariance --help`")
     if text.strip() == "all":
         return list(range(count or 0))
-    found: set[int] = set()
+    layers: set[int] = set()
     for piece in text.split(","):
         first, dash, last = (part.strip() for part in piece.partition("-"))
         ends = (first, last if dash else first)
         if not all(end.isdecimal() and len(end) <= _DIGITS for end in ends) or int(ends[0]) > int(ends[1]):
             raise ConfigError(f"--layers {text}: expected layers such as 4-8, 4,6,8 or all; found {piece!r}")
-        found |= set(range(int(ends[0]), int(ends[1]) + 1))
-    if count is not None and max(found) >= count:
+        layers |= set(range(int(ends[0]), int(ends[1]) + 1))
+    if count is not None and max(layers) >= count:
         raise ConfigError(f"--layers {text}: the model has layers 0 to {count - 1}")
-    return sorted(found)
+    return sorted(layers)
 
 
 def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
@@ -145,7 +145,7 @@ def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
         turned = "unknown, too few tokens"
         if manifest.doublings:
             last = manifest.doublings[-1]
-            angles = " → ".join(f"{one.median_degrees:.1f}°" for one in manifest.doublings)
+            angles = " → ".join(f"{doubling.median_degrees:.1f}°" for doubling in manifest.doublings)
             turned = f"{angles} ({last.tokens_before:,} to {last.tokens:,}; at most {last.max_degrees:.1f}°)"
         for line in (
             f"{manifest.module} of {manifest.model_name or manifest.model}: {manifest.id}, {manifest.count:,} tokens",
@@ -279,7 +279,7 @@ def pull(
     from kg_edit.covariance.store import store_folder
 
     place = open_place(target)
-    found = copy(place, folder or store_folder(), ids=ids or (), model=model)
-    if found:
-        _show(found, folder)
-    stdout().print(f"{plain(place.name)}: {len(found)} new")
+    manifests = copy(place, folder or store_folder(), ids=ids or (), model=model)
+    if manifests:
+        _show(manifests, folder)
+    stdout().print(f"{plain(place.name)}: {len(manifests)} new")

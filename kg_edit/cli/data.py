@@ -78,8 +78,8 @@ def check(
     findings = lint(content, labels=open_graph(graph, contact))
     count = len(content.records)
     if as_json:
-        whole = {"dataset": chosen.name, "records": count, "findings": [asdict(finding) for finding in findings]}
-        typer.echo(json.dumps(whole, ensure_ascii=False, indent=2))
+        report = {"dataset": chosen.name, "records": count, "findings": [asdict(finding) for finding in findings]}
+        typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         if findings:
             _show(findings, len(findings) if every else _SHOWN)
@@ -147,25 +147,25 @@ def ripples(
     from kg_edit.ripples.facts import FactTable
     from kg_edit.ripples.words import RippleWords
 
-    vocabulary, wanted = RippleWords.load(words), parse_relations(relations)
+    vocabulary, ids = RippleWords.load(words), parse_relations(relations)
     opened = open_wikidata(graph, contact, needed="questions are made from a graph")
-    if edits and wanted:
+    if edits and ids:
         raise ConfigError("--relations draws edits from the graph, --edits reads your own; give only one of them")
-    own = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates)).edits if edits else ()
+    own_edits = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates)).edits if edits else ()
     builder = Builder(
         model=load(model, dtype, device),
         table=FactTable(opened, vocabulary),
         folder=cache_folder() / "knowledge",  # the model's answers, by which a run is resumed
         seed=seed,
     )
-    made = builder.build_for(list(own)) if edits else builder.build(wanted or tuple(vocabulary.edited), n=n)
-    write_ripples(out, made)
+    benchmark = builder.build_for(list(own_edits)) if edits else builder.build(ids or tuple(vocabulary.edited), n=n)
+    write_ripples(out, benchmark)
 
     from rich.table import Table
 
     for title, counts in (
-        ("questions", made["provenance"]["questions"]),
-        ("left out", made["provenance"]["dropped"]),
+        ("questions", benchmark["provenance"]["questions"]),
+        ("left out", benchmark["provenance"]["dropped"]),
     ):
         table = Table(title=title, title_justify="left")
         for header in ("", "number"):
@@ -173,16 +173,16 @@ def ripples(
         for name, number in counts.items():
             table.add_row(plain(name), str(number))
         stdout().print(table)
-    asked = sum(bool(record["questions"]) for record in made["records"])
-    counted = f"{number_of(asked, 'edit')} with questions"
-    if rest := len(made["records"]) - asked:
+    count = sum(bool(record["questions"]) for record in benchmark["records"])
+    counted = f"{number_of(count, 'edit')} with questions"
+    if rest := len(benchmark["records"]) - count:
         counted += f", {rest} without"
     say(f"{out}: {counted}")
-    if not asked:
+    if not count:
         from kg_edit.ripples.questions import facts_of
 
-        given = [record["edit"] for record in made["records"]]
-        unknown = [edit for edit in given if not any(facts_of(builder.table, edit["target_new_id"]))]
+        edit_rows = [record["edit"] for record in benchmark["records"]]
+        unknown = [edit for edit in edit_rows if not any(facts_of(builder.table, edit["target_new_id"]))]
         why = "the model does not know the other hops of any (see the table of what was left out)"
         if unknown:
             about = ", ".join(f"{edit['target_new']} ({edit['target_new_id']})" for edit in unknown[:_SHOWN])
@@ -226,18 +226,18 @@ def edits(
     from kg_edit.ripples.facts import FactTable
     from kg_edit.ripples.words import RippleWords
 
-    words, wanted = RippleWords.load(), parse_relations(relations)
+    words, ids = RippleWords.load(), parse_relations(relations)
     excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))
     table = FactTable(open_wikidata(graph, contact, needed="edits are drawn from a graph"), words)
     with doing("drawing edits from the graph"):
-        found = training_edits(table, wanted or tuple(words.edited), n=n, seed=seed, excluded=excluded)
+        drawn = training_edits(table, ids or tuple(words.edited), n=n, seed=seed, excluded=excluded)
     with doing("reading what is known around the edits"):
-        found = with_neighbours(table, found, seed=seed, excluded=excluded)
+        drawn = with_neighbours(table, drawn, seed=seed, excluded=excluded)
         if questions:  # edits whose o* the graph does not know are left out
-            found = with_questions(table.graph, found, seed=seed, excluded=excluded)
-    write_edits(out, found)
-    asked = sum(len(edit.portability) for edit in found)
-    counts = number_of(len(found), "edit") + (f", {number_of(asked, 'question')}" if questions else "")
+            drawn = with_questions(table.graph, drawn, seed=seed, excluded=excluded)
+    write_edits(out, drawn)
+    total = sum(len(edit.portability) for edit in drawn)
+    counts = number_of(len(drawn), "edit") + (f", {number_of(total, 'question')}" if questions else "")
     say(f"{out}: {counts}")
 
 

@@ -77,22 +77,23 @@ def diff(
     from kg_edit.reports.differences import compare_prompts, counted, difference_page, difference_table
     from kg_edit.reports.prompts import packaged_prompts, read_prompts
 
-    asked = read_prompts(prompts) if prompts else packaged_prompts()
+    entries = read_prompts(prompts) if prompts else packaged_prompts()
     if chat:
-        asked = tuple(one.model_copy(update={"chat": True}) for one in asked)
-    whole = summed(patch or ())
-    name = base or model_for(whole, model)
-    edited = load(model, dtype, device) if base and model else whole
-    found = compare_prompts(load(name, dtype, device), edited, asked, tokens=tokens, progress=True)
+        entries = tuple(entry.model_copy(update={"chat": True}) for entry in entries)
+    combined = summed(patch or ())
+    name = base or model_for(combined, model)
+    edited = load(model, dtype, device) if base and model else combined
+    differences = compare_prompts(load(name, dtype, device), edited, entries, tokens=tokens, progress=True)
     if as_json:
-        counts = {"model": name, "unchanged": sum(one.unchanged for one in found), "prompts": len(found)}
+        counts = {"model": name, "unchanged": sum(row.unchanged for row in differences), "prompts": len(differences)}
         rows = [
-            {**one.asked.model_dump(mode="json"), **one.model_dump(mode="json", exclude={"asked"})} for one in found
+            {**row.asked.model_dump(mode="json"), **row.model_dump(mode="json", exclude={"asked"})}
+            for row in differences
         ]
         typer.echo(json.dumps({**counts, "differences": rows}, ensure_ascii=False, indent=2))
     else:
-        stdout().print(difference_table(found))
-        stdout().print(counted(found))
+        stdout().print(difference_table(differences))
+        stdout().print(counted(differences))
     if html:
-        write_text(html, difference_page(found, title=one_line(f"{name}, {model if base else whole.summary}")))
+        write_text(html, difference_page(differences, title=one_line(f"{name}, {model if base else combined.summary}")))
         typer.echo(plain(str(html)), err=True)

@@ -58,12 +58,12 @@ def drift(
 
     check_folder(out)
 
-    found = read_label_drift(data, stream, since=since)
+    full_texts = read_label_drift(data, stream, since=since)
     chosen = plan(method, preset=preset, settings=settings)
     check_editor(method, chosen.config)
-    check_labels(found._replace(stream=found.stream[:limit]), {text.label for text in found.train})
+    check_labels(full_texts._replace(stream=full_texts.stream[:limit]), {text.label for text in full_texts.train})
     loaded = load(model, dtype, device)
-    cut = LabelDrift(*(shortened(loaded, texts, tokens=tokens) for texts in found))
+    cut = LabelDrift(*(shortened(loaded, texts, tokens=tokens) for texts in full_texts))
     cut = cut._replace(stream=cut.stream[:limit])
     classifier = trained_classifier(loaded, [text.prompt for text in cut.train], [text.label for text in cut.train])
     editor = chosen.method(classifier, chosen.config)

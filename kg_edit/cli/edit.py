@@ -141,7 +141,7 @@ def edit(
     from kg_edit.edits.templates import RelationTemplates
 
     # Everything that can be wrong without a model is checked first
-    given, method = method, choose_method(method, graph)
+    method_option, method = method, choose_method(method, graph)
     check_method(method)
     check_model_name(model)
     check_folder(out)
@@ -149,7 +149,7 @@ def edit(
     opened = LazyGraph(method, graph, contact)
     file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
     opened.refuse_unread()
-    wanted = in_form(file.edits, chat, both=both_forms)
+    requested = in_form(file.edits, chat, both=both_forms)
     planned = plan(
         method,
         preset=preset,
@@ -161,20 +161,20 @@ def edit(
     )
     from kg_edit.reports.edit_run import draw_subgraph, run_edits
 
-    usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
+    usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
 
     if len(usable) > MANY and not yes:
         confirm_many(planned, len(usable), model, dtype, device)
 
     with open_callbacks(log or ()) as callbacks:
-        note_choice(given, graph)
+        note_choice(method_option, graph)
         language_model = load(model, dtype, device)
         chosen = planned.with_layer(language_model, usable)
-        made = chosen.on(language_model)
+        editor = chosen.on(language_model)
         make = partial(
             run_edits,
-            made,
-            made.model,
+            editor,
+            editor.model,
             usable,
             out,
             force=force,
@@ -184,11 +184,11 @@ def edit(
             graph=graph or (),
         )
         run = replace_run(out, make, overwrite=overwrite)
-        draw_subgraph(made, usable[0], out)
+        draw_subgraph(editor, usable[0], out)
     chosen.note_layer(out)
 
     _show(run)
-    report_stated(made)
+    report_stated(editor)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
     if require_success and run.verdict.failed:
@@ -211,21 +211,21 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
 
     machine = this_machine(device)
     kind = pick_dtype(dtype, machine.device)
-    found = estimate(planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind)
+    needs = estimate(planned.method, planned.config, shape_of(model), machine, edits=edits, dtype=kind)
     memory = [
         f"{needed / 1e9:.1f} GB of {where} at the peak"
-        + (f", more than the {(found.available(where) or 0) / 1e9:.1f} GB free" if where in found.lacking else "")
+        + (f", more than the {(needs.available(where) or 0) / 1e9:.1f} GB free" if where in needs.lacking else "")
         for where in MEMORIES
-        if (needed := found.needed(where))
+        if (needed := needs.needed(where))
     ]
-    what = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
+    summary = f"{edits:,} edits by {planned.method.name} take {' and '.join(memory)} (see kg-edit plan)"
     if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):  # a service has none
-        raise ConfigError(f"{what}; add --yes to start them, or give fewer edits")
+        raise ConfigError(f"{summary}; add --yes to start them, or give fewer edits")
     if planned.method.joint:  # one batch
         after = "They are saved when all are made: before that, Ctrl-C loses them; after it, the same command resumes."
     else:
         after = "The time that is left is shown after the first edits. Ctrl-C stops, and the same command resumes."
-    typer.echo(f"{what}. {after}", err=True)
+    typer.echo(f"{summary}. {after}", err=True)
     if not typer.confirm("Start?", err=True):
         raise typer.Exit(1)
 
@@ -249,9 +249,9 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
     from kg_edit.reports.edit_run import draw_subgraph, run_edits
 
     planned.usable(edits)
-    made = planned.on(load("smollm2-135m"))
-    run = replace_run(out, partial(run_edits, made, made.model, edits, out), overwrite=overwrite)
-    draw_subgraph(made, edits[0], out)
+    editor = planned.on(load("smollm2-135m"))
+    run = replace_run(out, partial(run_edits, editor, editor.model, edits, out), overwrite=overwrite)
+    draw_subgraph(editor, edits[0], out)
     _show(run)
 
 
@@ -268,9 +268,9 @@ def _show(run: EditRun) -> None:
     for command in verdict.commands:
         say(command)
     if run.differences:
-        own = [one for one in run.differences if one.asked.source == "edit"]
-        changed = [one for one in run.differences if one.asked.source != "edit" and not one.unchanged]
-        if shown := [*own, *changed[:_SHOWN]]:
+        of_edits = [row for row in run.differences if row.asked.source == "edit"]
+        changed = [row for row in run.differences if row.asked.source != "edit" and not row.unchanged]
+        if shown := [*of_edits, *changed[:_SHOWN]]:
             console.print(difference_table(shown))
         if len(changed) > _SHOWN:
             console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")

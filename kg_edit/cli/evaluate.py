@@ -216,13 +216,13 @@ def compare(
 
     for path in out or ():
         check_ending(path)
-    chosen = [one.strip() for names in metric or () for one in names.split(",") if one.strip()]
-    found = compare_runs(runs, against=against, metrics=chosen, common=common, seed=seed)
-    if found.schedules:
-        stdout().print(plain(found.schedules_line))
-    stdout().print(rich_comparison(found))
+    chosen = [name.strip() for names in metric or () for name in names.split(",") if name.strip()]
+    comparison = compare_runs(runs, against=against, metrics=chosen, common=common, seed=seed)
+    if comparison.schedules:
+        stdout().print(plain(comparison.schedules_line))
+    stdout().print(rich_comparison(comparison))
     for path in out or ():
-        say(str(write_comparison(found, path)))
+        say(str(write_comparison(comparison, path)))
 
 
 def merge(

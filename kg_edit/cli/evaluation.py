@@ -190,7 +190,7 @@ class Evaluation:
         so ``limit`` N and ``skip`` N never share a record.
         """
         counts_records = self.split or self.keep_going or self.known_only
-        lost = 0 if counts_records else len({one.row for one in content.problems if one.row <= self.skip})
+        lost = 0 if counts_records else len({problem.row for problem in content.problems if problem.row <= self.skip})
         start = self.skip - lost
         return slice(start, None if self.limit is None else start + self.limit)
 
@@ -239,7 +239,7 @@ class Evaluation:
             )
         # A row that can't be read has no split, so with one every row counts.
         stop = None if self.limit is None else self.skip + self.limit
-        whole = read_dataset(
+        file = read_dataset(
             self.dataset,
             self.data,
             labels=labels,
@@ -247,18 +247,18 @@ class Evaluation:
             used=slice(None) if self.split else slice(self.skip, stop),
             hint="--keep-going leaves out rows with faults",
         )
-        found: Sequence[BenchmarkRecord] = tuple(
+        records: Sequence[BenchmarkRecord] = tuple(
             record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
-            for record in part_of(whole.records, self.split)
+            for record in part_of(file.records, self.split)
         )
         if self.references:
-            found = with_references(found, read_references(self.references))
+            records = with_references(records, read_references(self.references))
         if self.specificity:
-            found = with_specificity(found, read_sentences(self.specificity))
-        content = FileContent(tuple(found), whole.problems)
-        scored = found[self.span(content)]
+            records = with_specificity(records, read_sentences(self.specificity))
+        content = FileContent(tuple(records), file.problems)
+        scored = records[self.span(content)]
         if self.skip and not scored:
-            raise ConfigError(f"--skip {self.skip} leaves no record: {self.data} has {len(found)}; skip fewer")
+            raise ConfigError(f"--skip {self.skip} leaves no record: {self.data} has {len(records)}; skip fewer")
         if self.config.ceilings and not any(record.has_ceilings for record in scored):
             raise ConfigError(
                 "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
@@ -334,8 +334,8 @@ class Evaluation:
             memory=self.memory,
         )
         config = self._opened()
-        seen = graph_for(chosen.graph, content.records, self.control)
-        chosen = replace(chosen, graph=guarded(seen, chosen.config, content.records))
+        graph = graph_for(chosen.graph, content.records, self.control)
+        chosen = replace(chosen, graph=guarded(graph, chosen.config, content.records))
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
         chosen.method.refuse_texts(edit for record in content.records[self.span(content)] for edit in record.edits)
 
@@ -345,12 +345,14 @@ class Evaluation:
 
         # A model without a chat template is refused here, before any work.
         chat_settings(model, (edit for record in content.records for edit in record.edits), config.chat)
-        known = self._known(model, content) if self.known_only else content
-        scored = known.records[self.span(known)]
+        kept = self._known(model, content) if self.known_only else content
+        scored = kept.records[self.span(kept)]
         if chosen.auto:
             chosen = chosen.with_layer(model, sweep_edits(content.records, scored))
-        made = chosen.on(model)
-        return Ready(options=self, config=config, plan=chosen, method=made, model=model, scored=scored, content=content)
+        editor = chosen.on(model)
+        return Ready(
+            options=self, config=config, plan=chosen, method=editor, model=model, scored=scored, content=content
+        )
 
     def _opened(self) -> EvalConfig:
         """The config with the texts and tasks that options name."""
@@ -359,13 +361,13 @@ class Evaluation:
         from kg_edit.evaluation.retention import read_retention_test
         from kg_edit.scoring.perplexity import read_text
 
-        text_file, wanted, sets = split_general(self.general)
-        if self.general_limit and not wanted and not sets:
+        text_file, tasks, sets = split_general(self.general)
+        if self.general_limit and not tasks and not sets:
             raise ConfigError("--general-limit counts the documents of tasks; name some with --general")
         rows = self.general_limit or ROWS
         opened = {
             "general": read_text(text_file) if text_file else None,
-            "tasks": GeneralTasks.open(wanted, limit=self.general_limit, tokenizer=self.model) if wanted else None,
+            "tasks": GeneralTasks.open(tasks, limit=self.general_limit, tokenizer=self.model) if tasks else None,
             "quick": QuickTasks.open(sets, seed=self.config.seed, rows=rows) if sets else None,
             "retention": read_retention_test(self.retention) if self.retention else None,
         }
@@ -382,22 +384,22 @@ class Evaluation:
         from kg_edit.ripples.known_only import known_only
 
         most = None if self.limit is None else self.skip + self.limit
-        found = known_only(model, content.records, folder=cache_folder() / "knowledge", most=most)
-        if not found.asked:
+        known = known_only(model, content.records, folder=cache_folder() / "knowledge", most=most)
+        if not known.asked:
             raise ConfigError("--known-only: the records have no question with a further hop; remove it")
-        if not found.records:
+        if not known.records:
             raise ConfigError(
-                f"--known-only: none of the {found.asked} questions is left, because the model does not know their "
+                f"--known-only: none of the {known.asked} questions is left, because the model does not know their "
                 "other hops; remove --known-only, or use another model"
             )
-        log.warning("--known-only: %s", found)
-        known = FileContent(found.records, content.problems)
-        if not known.records[self.span(known)]:
+        log.warning("--known-only: %s", known)
+        kept = FileContent(known.records, content.problems)
+        if not kept.records[self.span(kept)]:
             raise ConfigError(
-                f"--skip {self.skip} leaves none of the {len(known.records)} records that --known-only leaves; skip "
+                f"--skip {self.skip} leaves none of the {len(kept.records)} records that --known-only leaves; skip "
                 "fewer"
             )
-        return known
+        return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,7 +447,7 @@ class Ready:
 def sweep_edits(records: Sequence[BenchmarkRecord], scored: Sequence[BenchmarkRecord]) -> tuple[Edit, ...]:
     """Return the edits on which a layer is chosen: those of records that are not scored; if all are scored, of all."""
     ids = {record.id for record in scored}
-    others = [record for record in records if record.id not in ids]
-    if not others:
+    unscored = [record for record in records if record.id not in ids]
+    if not unscored:
         log.warning("--layer auto uses records that are also scored; with --skip or --limit, it uses the other records")
-    return tuple(edit for record in others or records for edit in record.edits)
+    return tuple(edit for record in unscored or records for edit in record.edits)

@@ -65,12 +65,12 @@ def guarded(
     names: dict[str, frozenset[str]] = {}
     for record in records:
         probes = [probe for probe in record.probes if probe.family in _CONSEQUENCES]
-        found = frozenset(
-            name for probe in probes for query in probe.queries for some in query.answers for name in some
+        probe_answers = frozenset(
+            name for probe in probes for query in probe.queries for aliases in query.answers for name in aliases
         )
         # A method that excludes answers knows those of an edit's own questions itself
-        own = {edit.id: () if config.exclude_answers else asked_answers(edit) for edit in record.edits}
-        names |= {name: found.union(answers) for name, answers in own.items() if found or answers}
+        by_edit = {edit.id: () if config.exclude_answers else asked_answers(edit) for edit in record.edits}
+        names |= {name: probe_answers.union(answers) for name, answers in by_edit.items() if probe_answers or answers}
     if not names:
         return graph
     return (WithoutAnswers if config.exclude_answers else WithAnswersNamed)(graph, names=names)

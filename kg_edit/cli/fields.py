@@ -31,8 +31,8 @@ def with_fields_of(
     """
 
     def decorate(command: Command[FieldsT, Own]) -> Callable[..., None]:
-        _, *others = signature(command, eval_str=True).parameters.values()
-        own, ordered = {option.name: option for option in others}, list[Parameter]()
+        _, *parameters = signature(command, eval_str=True).parameters.values()
+        own_options, ordered = {option.name: option for option in parameters}, list[Parameter]()
         plain, models = list[str](), dict[str, type[BaseModel]]()
         for name, option in signature(fields, eval_str=True).parameters.items():
             kind = option.annotation
@@ -42,8 +42,8 @@ def with_fields_of(
             else:
                 plain.append(name)
                 ordered.append(option)
-            ordered += [own.pop(other) for other in after.get(name, ())]
-        ordered = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in (*ordered, *own.values())]
+            ordered += [own_options.pop(other) for other in after.get(name, ())]
+        ordered = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in (*ordered, *own_options.values())]
 
         @wraps(command)
         def run(**options: Any) -> None:
@@ -65,7 +65,7 @@ def options_of(model: type[BaseModel]) -> list[Parameter]:
     The flag is the field's name, or ``flag`` in its ``json_schema_extra``, which may also have ``show_default``, and
     ``panel`` (of the help). A tuple is an option that can be repeated.
     """
-    found = []
+    parameters = []
     for name, field in model.model_fields.items():
         if not field.description:
             continue
@@ -78,8 +78,8 @@ def options_of(model: type[BaseModel]) -> list[Parameter]:
         option = typer.Option(flag, help=field.description, show_default=shown, rich_help_panel=panel)
         annotation = Annotated[kind, option]
         default = None if several else field.default
-        found.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
-    return found
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    return parameters
 
 
 def _built(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:

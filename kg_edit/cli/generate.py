@@ -60,10 +60,10 @@ def generate(
     from kg_edit.scoring.text_start import with_start
 
     # Without a patch, the sum is an empty one, and the edited model is the unedited one
-    whole = summed(patch or ())
+    combined = summed(patch or ())
     language_model = load(model, dtype, device)
     if chat:
-        with whole.applied(language_model) as edited:
+        with combined.applied(language_model) as edited:
             answers = [ask(edited, prompt, tokens=tokens, chat=True) for prompt in prompts]
         for prompt, answer in zip(prompts, answers, strict=True):
             lines = [f"[dim]{plain(prompt)}[/dim]", *map(plain, answer.splitlines())]
@@ -71,12 +71,12 @@ def generate(
             _note_empty(prompt, answer)
         return
     # A merged model has its edits in its weights, and their records beside them
-    records = whole if patch else WeightPatch(factors={}, provenance=merged_provenance(model))
-    asked, remark = with_start(language_model, prompts, patch=records, start=start)
+    records = combined if patch else WeightPatch(factors={}, provenance=merged_provenance(model))
+    inputs, remark = with_start(language_model, prompts, patch=records, start=start)
     if remark:
         log.warning(remark)
-    with whole.applied(language_model) as edited:
-        texts = continuations(edited, asked, limits=[tokens] * len(prompts))
+    with combined.applied(language_model) as edited:
+        texts = continuations(edited, inputs, limits=[tokens] * len(prompts))
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text.rstrip(CUT))}", soft_wrap=True)
         _note_empty(prompt, text, way="; --chat asks it as a question" if prompt.rstrip().endswith("?") else "")
@@ -94,11 +94,11 @@ def summed(paths: Sequence[Path]) -> Patch:
     from kg_edit.ledger.listing import total
     from kg_edit.patches.base import Patch
 
-    whole = total(map(Patch.load, paths))
-    if paths and whole.is_empty:
+    combined = total(map(Patch.load, paths))
+    if paths and combined.is_empty:
         log.warning("%s: no edit is active, so the model is the unedited one", ", ".join(map(str, paths)))
     if len(paths) > 1:
         with suppress(PatchError):  # a patch without readable records can still be applied
-            for conflict in contradictions(entries_of(whole))[:_NAMED]:
+            for conflict in contradictions(entries_of(combined))[:_NAMED]:
                 log.warning("contradiction: %s", conflict)
-    return whole
+    return combined

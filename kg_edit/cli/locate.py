@@ -81,12 +81,12 @@ def locate(
     from kg_edit.tracing.trace import ANSWERS, TraceSettings, facts_of, read_known
 
     chosen = next((name for name in KINDS if name == kind), None)
-    wanted = next((name for name in ANSWERS if name == answer), None)
+    answer_kind = next((name for name in ANSWERS if name == answer), None)
     if chosen is None:
         raise unknown_name("kind", kind, KINDS)
-    if wanted is None:
+    if answer_kind is None:
         raise unknown_name("answer", answer, ANSWERS)
-    settings = TraceSettings(kind=chosen, window=window, samples=samples, answer=wanted, seed=seed)
+    settings = TraceSettings(kind=chosen, window=window, samples=samples, answer=answer_kind, seed=seed)
     facts = read_known(known)[:limit] if known else facts_of(read[:limit])
     trace = partial(trace_all, load(model, dtype, device), facts, settings, out=out, known_only=known is not None)
     summary = replace_run(out, trace, overwrite=overwrite)
@@ -107,16 +107,16 @@ def _show(summary: LocateSummary, out: Path) -> None:
     single = sorted(file.name for file in out.glob("heatmap-*.svg"))
     single = [f"{single[0]} to {single[-1]}"] if len(single) > 2 else single
     layer = "suggested layer" if summary.kind == "mlp" else "peak layer (the suggestion comes from --kind mlp)"
-    found = [
+    advice = [
         f"{layer}: {peak.layer}, where restoring at the subject's last token changes p by {peak.effect:+.3f} "
         f"({interval})",
         "this is only a suggestion; kg-edit edit --layer auto tries layers on your edits",
     ]
     if summary.corrupted >= summary.clean:
-        found = ["no layer is suggested: noise on the subjects does not lower p; trace facts that the model knows"]
+        advice = ["no layer is suggested: noise on the subjects does not lower p; trace facts that the model knows"]
     for line in (
         f"{counted}: p {summary.clean:.3f} clean, {summary.corrupted:.3f} corrupted",
-        *found,
+        *advice,
         f"{out}: {', '.join(['heatmap.svg', *single, 'summary.json', 'records.jsonl', 'run.json'])}",
     ):
         say(line)

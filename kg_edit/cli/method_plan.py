@@ -51,11 +51,11 @@ def parse_relations(text: str | None) -> tuple[str, ...]:
     Raises:
         ConfigError: a part is no property id.
     """
-    found = tuple(part.strip() for part in (text or "").split(",") if part.strip())
-    for one in found:
-        if not re.fullmatch(r"P[1-9][0-9]*", one):
-            raise ConfigError(f"--relations: expected property ids such as P17,P19; found {one!r}")
-    return found
+    ids = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    for property_id in ids:
+        if not re.fullmatch(r"P[1-9][0-9]*", property_id):
+            raise ConfigError(f"--relations: expected property ids such as P17,P19; found {property_id!r}")
+    return ids
 
 
 def parse_settings(
@@ -155,8 +155,8 @@ class MethodPlan:
             return self
         from kg_edit.tracing.layer_sweep import auto_layer
 
-        found = auto_layer(lambda config: self.method(model, config, graph=self.graph), model, self.config, edits)
-        return replace(self, config=self.config.model_copy(update={"layer": found.chosen}), auto=False, sweep=found)
+        sweep = auto_layer(lambda config: self.method(model, config, graph=self.graph), model, self.config, edits)
+        return replace(self, config=self.config.model_copy(update={"layer": sweep.chosen}), auto=False, sweep=sweep)
 
     def note_layer(self, out: Path) -> None:
         """Write to the folder ``out`` how the layer was chosen, if it was."""
@@ -167,9 +167,9 @@ class MethodPlan:
 
     def on(self, model: LanguageModel) -> EditingMethod:
         """Bind the method to a loaded model, and set its memory limit."""
-        made = self.method(model, self.config, graph=self.graph)
-        made.memory = self.memory or made.memory
-        return made
+        method = self.method(model, self.config, graph=self.graph)
+        method.memory = self.memory or method.memory
+        return method
 
 
 def _all_faults(faults: Mapping[Edit, Exception], link: str | None) -> Exception:
@@ -224,12 +224,12 @@ def plan(
     Raises:
         KgEditError: there is no such method, preset or setting; or ``require_graph`` or ``corpus`` has no effect.
     """
-    found = find_method(method)
-    if require_graph and not found.needs_graph:
+    method_class = find_method(method)
+    if require_graph and not method_class.needs_graph:
         raise ConfigError(
             f"--require-graph has no effect: {method} reads no graph; leave it out, or give another --method"
         )
-    if corpus is not None and "covariance" not in found.config_class.model_fields:
+    if corpus is not None and "covariance" not in method_class.config_class.model_fields:
         raise ConfigError(
             f"--corpus has no effect: {method} reads no covariance; leave it out, or give another --method"
         )
@@ -237,13 +237,13 @@ def plan(
     number = None if layer in (None, AUTO) else str(layer)
     if number is not None and not number.isdecimal():
         raise ConfigError(f"--layer {layer}: expected a layer's number from 0 on, or auto")
-    wanted = parse_settings([*(settings or []), *required], layer=number, corpus=corpus)
-    config = found.config_class.preset(preset, wanted, method=method)
+    overrides = parse_settings([*(settings or []), *required], layer=number, corpus=corpus)
+    config = method_class.config_class.preset(preset, overrides, method=method)
     if layer == AUTO:
         from kg_edit.tracing.layer_sweep import check_choosable
 
         check_choosable(config)
-    return MethodPlan(found, config, graph, auto=layer == AUTO, memory=memory)
+    return MethodPlan(method_class, config, graph, auto=layer == AUTO, memory=memory)
 
 
 def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel:
@@ -346,8 +346,8 @@ class LazyGraph:
         """
         if not self.graph or self.labelled or not self.source:  # a missing graph is an error before torch is imported
             return
-        found = find_method(self.method)
-        if not (found.needs_graph or found.takes_graph):
+        method_class = find_method(self.method)
+        if not (method_class.needs_graph or method_class.takes_graph):
             raise ConfigError(
                 f"--graph has no effect: {self.method} reads no graph, and no row has an id in the place of a name; "
                 "leave it out, or give another --method, such as glame"

@@ -120,9 +120,9 @@ def show(
     places = places_of([edit], opened.edits)
     for entry in opened.edits:
         if entry.place in places:
-            for what, value in entry_lines(opened, entry):
-                stdout().print(f"[bold]{plain(what)}[/bold]: {plain(value)}", soft_wrap=True)
-    show_conflicts([one for one in conflicts if one.first.place in places or one.second.place in places])
+            for name, value in entry_lines(opened, entry):
+                stdout().print(f"[bold]{plain(name)}[/bold]: {plain(value)}", soft_wrap=True)
+    show_conflicts([pair for pair in conflicts if pair.first.place in places or pair.second.place in places])
 
 
 @app.command()
@@ -163,12 +163,12 @@ def add(
     from kg_edit.ledger import Ledger
     from kg_edit.reports.verdict import Verdict
 
-    opened, found = Ledger.open(ledger), additions(patches)
+    opened, to_add = Ledger.open(ledger), additions(patches)
     language_model = load(model, dtype, device) if model else None
-    numbers = opened.add_all(found, force=force, model=language_model)
+    numbers = opened.add_all(to_add, force=force, model=language_model)
     for number in numbers:
         _show_added(opened, number)
-    for number, addition in zip(numbers, found, strict=True):
+    for number, addition in zip(numbers, to_add, strict=True):
         verdict = Verdict.beside(addition.path)
         if verdict and verdict.failed:
             failed = [result.edit for result in verdict.failed]
@@ -211,7 +211,7 @@ def edit(
     from kg_edit.ledger.log import open_store
 
     # Everything that can be wrong without a model is checked first
-    given, method = method, choose_method(method, graph)
+    method_option, method = method, choose_method(method, graph)
     check_method(method)
     check_model_name(model)
     open_store(ledger)
@@ -222,18 +222,18 @@ def edit(
     from kg_edit.ledger import Ledger
 
     opened = Ledger.open(ledger)
-    wanted, repeats = without_repeats(in_form(file.edits, chat, both=both_forms))
+    requested, repeats = without_repeats(in_form(file.edits, chat, both=both_forms))
     planned = plan(
         method, preset=preset, layer=layer, settings=settings, graph=source.source, require_graph=require_graph
     )
-    usable = planned.usable(wanted, file=edits, graph=graph, keep_going=keep_going)
-    note_choice(given, graph)
-    made = planned.on(load(model, dtype, device))
-    _show_added(opened, opened.make(made, usable, force=force))
+    usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
+    note_choice(method_option, graph)
+    editor = planned.on(load(model, dtype, device))
+    _show_added(opened, opened.make(editor, usable, force=force))
     for repeat, first in repeats:
         say(f"{repeat} repeats {first} exactly, and was made once")
     say(f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
-    report_stated(made)
+    report_stated(editor)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
 
@@ -267,9 +267,9 @@ def remove(
         refuse_unused(context, unused, "without --model", way="also give --model")
     opened, source = _open(ledger), open_graph(graph, contact)
     removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
-    left = number_of(len(opened.active), "edit")
+    remaining = number_of(len(opened.active), "edit")
     listed = ", ".join(entry.name for entry in removed)
-    say(f"removed {listed}; {left} left. To undo this: kg-edit patch undo {quote(str(ledger))}")
+    say(f"removed {listed}; {remaining} left. To undo this: kg-edit patch undo {quote(str(ledger))}")
 
 
 @app.command()

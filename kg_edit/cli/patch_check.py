@@ -89,9 +89,9 @@ def check(
     check_patches([ledger])
 
     if server:
-        asked = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
+        client = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
         entries = active_entries(ledger)  # without torch
-        checked = tuple(check_served(asked, entries, kinds, chat=chat)) if entries else ()
+        checked = tuple(check_served(client, entries, kinds, chat=chat)) if entries else ()
     else:
         patch, entries = active_at(ledger)
         checked = ()
@@ -107,7 +107,7 @@ def check(
     if not entries:
         say(f"{ledger} has no edits, so there is nothing to check")
     elif _failed(checked, kinds, server):
-        failed = [found.entry.name for found in checked if found.failures()]
+        failed = [edit.entry.name for edit in checked if edit.failures()]
         if failed and patch_file(ledger) is None:  # a ledger
             opened = quote(str(ledger))
             names = " ".join(quote(name) for name in failed[:_NAMED]) + " …" * (len(failed) > _NAMED)
@@ -124,15 +124,15 @@ def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:
     """
     from kg_edit.patches.provenance import merged_provenance
 
-    own = [record.get("edit") for record in merged_provenance(merged).get("edits", ())]
-    others = [entry.name for entry in entries if entry.record["edit"] not in own]
-    if not own or not others:
+    merged_edits = [record.get("edit") for record in merged_provenance(merged).get("edits", ())]
+    missing = [entry.name for entry in entries if entry.record["edit"] not in merged_edits]
+    if not merged_edits or not missing:
         return
-    if len(others) == len(entries):
-        names = ", ".join(str(edit.get("id")) for edit in own[:_NAMED] if isinstance(edit, dict))
-        more = f" and {len(own) - _NAMED} more" if len(own) > _NAMED else ""
+    if len(missing) == len(entries):
+        names = ", ".join(str(edit.get("id")) for edit in merged_edits[:_NAMED] if isinstance(edit, dict))
+        more = f" and {len(merged_edits) - _NAMED} more" if len(merged_edits) > _NAMED else ""
         raise ConfigError(f"{merged} was made from other edits ({names}{more}); give the ledger or patch of these")
-    log.warning("%s was made without %s, so these can't succeed", merged, ", ".join(others[:_NAMED]))
+    log.warning("%s was made without %s, so these can't succeed", merged, ", ".join(missing[:_NAMED]))
 
 
 def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | None) -> bool:
@@ -145,36 +145,36 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
     from kg_edit.ledger.view import check_table
 
     stdout().print(check_table(checked))
-    for found in checked:
-        for answer in found.failures(kinds):
+    for edit in checked:
+        for answer in edit.failures(kinds):
             text = f"{answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}"
-            say(f"{found.entry.name}, {answer.kind}: {text}")
-    locality = [one for found in checked for one in found.entry.edit.locality if not one.names]
+            say(f"{edit.entry.name}, {answer.kind}: {text}")
+    locality = [prompt for edit in checked for prompt in edit.entry.edit.locality if not prompt.names]
     if locality and (not url or "locality" in kinds):
         way = "`kg-edit diff --patch` compares the unedited and the edited model on a file of them"
         say(f"locality prompts without an answer, not asked: {len(locality)}; {way}")
     if url and len(kinds) < len(KINDS):
         stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
     # An edit without an old target succeeds if its target is generated.
-    compared = [found.entry.edit.target_true is not None for found in checked]
+    compared = [edit.entry.edit.target_true is not None for edit in checked]
     how = "more likely than the old one" + ("" if all(compared) else ", or generated where there is none")
     how = how if any(compared) else "generated"
-    paraphrases = [answer for found in checked for answer in found.of("paraphrase")]
+    paraphrases = [answer for edit in checked for answer in edit.of("paraphrase")]
     if paraphrases and not url:
-        right, generated = sum(one.right for one in paraphrases), sum(one.success for one in paraphrases)
+        right, generated = sum(answer.right for answer in paraphrases), sum(answer.success for answer in paraphrases)
         of = f"after {right} of {len(paraphrases)} paraphrases the target is {how}"
         say(f"{of}; it is generated after {generated}" if any(compared) else of)
-    rivals = contradictions([found.entry for found in checked])
+    rivals = contradictions([edit.entry for edit in checked])
     show_conflicts(rivals)
 
-    good = [found for found in checked if not found.failures(kinds)]
+    good = [edit for edit in checked if not edit.failures(kinds)]
     verdict = f"{len(good)} of {len(checked)} edits succeed"
     if url:  # on a server, an edit succeeds only if its target is generated
         verdict = f"{url}: {verdict}"
-        if led := sum(any(answer.led for answer in found.answers) for found in checked):
+        if led := sum(any(answer.led for answer in edit.answers) for edit in checked):
             verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
     else:
-        succeeded = sum(all(answer.success for answer in found.of("rewrite")) for found in good)
+        succeeded = sum(all(answer.success for answer in edit.of("rewrite")) for edit in good)
         verdict += f" (the target is {how})" + (f"; it is generated in {succeeded} of them" if any(compared) else "")
     if rivals:
         verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"

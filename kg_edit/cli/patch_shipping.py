@@ -179,10 +179,10 @@ def model_for(patch: Patch, name: str | None) -> str:
     Raises:
         ConfigError: there is neither.
     """
-    found: str | None = name or patch.provenance.get("model", {}).get("name")
-    if not found:
+    model: str | None = name or patch.provenance.get("model", {}).get("name")
+    if not model:
         raise ConfigError("the patch does not say which model it is for; give --model")
-    return found
+    return model
 
 
 def _check_outside_ledgers(out: Path) -> None:
@@ -216,8 +216,8 @@ def _shipment(
 
     edits = [entry.edit for entry in entries]
     rows = before_and_after(ask, patch, edits, progress=True) if ask else measured_rows(patch_file(ledger), edits)
-    known = base_model(model, base=base, license=license)
-    shipment = Shipment(patch=patch, edits=edits, model=model, base=known, rows=rows)
+    described = base_model(model, base=base, license=license)
+    shipment = Shipment(patch=patch, edits=edits, model=model, base=described, rows=rows)
     if push is not None and shipment.base.hub is None:
         text = f"the base model is a folder of this machine ({shipment.base.path}), which others don't have"
         stderr().print(plain(f"{text}; give --base OWNER/NAME"), soft_wrap=True)

@@ -54,31 +54,31 @@ def plan(
     with doing(f"estimating {model}"):
         shape = shape_of(model)
         kind = pick_dtype(dtype, machine.device)
-        found = estimate(chosen.method, chosen.config, shape, machine, edits=edits, dtype=kind, limit=memory)
+        needs = estimate(chosen.method, chosen.config, shape, machine, edits=edits, dtype=kind, limit=memory)
 
-    layers = ", ".join(map(str, found.job.layers[:8])) + (", …" if len(found.job.layers) > 8 else "")
+    layers = ", ".join(map(str, needs.job.layers[:8])) + (", …" if len(needs.job.layers) > 8 else "")
     lines = [
         f"{method} on {shape.name}: {shape.family}, {shape.parameters / 1e9:.2f} B parameters, {shape.layers} blocks, "
         f"d {shape.width}, d_ff {shape.inner}; {str(kind).removeprefix('torch.')} on {machine.device}; "
         f"layers: {layers or 'none'}"
     ]
     table = Table(box=None, pad_edge=False)
-    for place, header in enumerate(("memory", "bytes", "where", "when", "calculation")):
-        table.add_column(header, justify="right" if place == 1 else "left", overflow="fold")
-    for part in found.parts:
+    for column, header in enumerate(("memory", "bytes", "where", "when", "calculation")):
+        table.add_column(header, justify="right" if column == 1 else "left", overflow="fold")
+    for part in needs.parts:
         table.add_row(part.what, size_text(part.bytes), part.memory, part.phase, part.formula)
-    verdicts = [*found.notes]
-    if any(part.what == "comparing C" for part in found.parts):
+    verdicts = [*needs.notes]
+    if any(part.what == "comparing C" for part in needs.parts):
         verdicts.append("comparing C: C is solved with all and with half of its tokens, which shows its error")
     for where in MEMORIES:
-        if needed := found.needed(where):
-            free = found.available(where)
+        if needed := needs.needed(where):
+            free = needs.available(where)
             have = ", free memory unknown: please check"
             if not machine.is_here:
                 have = f" ({machine.device} is not here, so what is free is not known)"
             elif free is not None:
-                have = f", {size_text(free)} free: {'does not fit' if where in found.lacking else 'fits'}"
+                have = f", {size_text(free)} free: {'does not fit' if where in needs.lacking else 'fits'}"
             verdicts.append(f"{where}: {size_text(needed)} at the peak{have}")
-    verdicts += [f"suggestion: {way}" for way in suggestions(found)]
+    verdicts += [f"suggestion: {way}" for way in suggestions(needs)]
     for line in (*lines, table, *verdicts):
         stdout().print(plain(line) if isinstance(line, str) else line, soft_wrap=isinstance(line, str))

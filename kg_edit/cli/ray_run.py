@@ -70,7 +70,7 @@ def _score_shards(
     """Give the shards to workers, one a device, until all are scored."""
     resources = ray.cluster_resources()
     devices = max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
-    left, busy, lost = deque(folders), dict[Any, tuple[Shard, Any]](), Counter[Shard]()
+    remaining, busy, lost = deque(folders), dict[Any, tuple[Shard, Any]](), Counter[Shard]()
 
     def hire() -> Any:
         worker = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0)(_Worker).remote(evaluation)
@@ -78,11 +78,11 @@ def _score_shards(
         return worker
 
     def give(worker: Any) -> None:
-        shard = left.popleft()
+        shard = remaining.popleft()
         busy[worker.score.remote(shard, folders[shard])] = shard, worker
 
     try:
-        for _ in range(min(devices, len(left))):
+        for _ in range(min(devices, len(remaining))):
             give(hire())
         while busy:
             (ready,), _ = ray.wait(list(busy), num_returns=1)
@@ -99,11 +99,11 @@ def _score_shards(
                         "Find out why it stops (too little memory?), and start again"
                     ) from error
                 log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
-                left.append(shard)
+                remaining.append(shard)
                 worker = hire()
             except ray.exceptions.RayTaskError as error:
                 raise error.cause or error from error
-            if left:
+            if remaining:
                 give(worker)
     finally:
         for _, worker in busy.values():

@@ -97,7 +97,7 @@ def serve(
         raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
     from kg_edit.ledger.log import open_store
 
-    given, method = method, choose_method(method, graph)
+    method_option, method = method, choose_method(method, graph)
     check_method(method)
     check_model_name(model)
     if ledger:
@@ -123,7 +123,7 @@ def serve(
         log.info("%s: %s", opened.folder, active if opened.events else "a new ledger, without edits")
     with listening(host, port) as listener:  # a port that is taken is an error before the model is loaded
         hosts = host_names(host, names or ())
-        note_choice(given, graph)
+        note_choice(method_option, graph)
         editor = planned.on(load(model, dtype, device))
         with doing(f"preparing {method}"):
             editor.prepare()
@@ -181,5 +181,5 @@ def host_names(host: str, names: Sequence[str]) -> tuple[str, ...]:
     if host in _HERE:
         return (*dict.fromkeys((*LOCAL, host)), *additional)
     log.warning("listening at %s: anyone who can reach this machine can make edits; there is no password", host)
-    own = () if host in _EVERYWHERE else (host.lower(),)
-    return (*own, "localhost", socket.gethostname().lower(), *additional, ANY_ADDRESS)
+    hosts = () if host in _EVERYWHERE else (host.lower(),)
+    return (*hosts, "localhost", socket.gethostname().lower(), *additional, ANY_ADDRESS)

@@ -73,8 +73,8 @@ def sweep(
     # Options override the file.
     settings = read_sweep(file)
     records = {name: value for name, value in (("file", data), ("limit", limit)) if value is not None}
-    own = {name: value for name, value in (("graph", tuple(graph or ())), ("model", model)) if value}
-    settings = settings.model_copy(update={"data": settings.data.model_copy(update=records), **own})
+    options = {name: value for name, value in (("graph", tuple(graph or ())), ("model", model)) if value}
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update=records), **options})
     if cells:
         for cell in cells_of(settings):
             say(cell.folder)
@@ -107,16 +107,16 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
         _refuse_missing(settings.metrics, [Case.of(record) for record in records[: chosen.limit]])
     # Without a graph in the file, the packaged one for the data if the method of a cell needs a graph
     packaged = [graph_name(chosen.file)] if any(cell.method.needs_graph for cell in cells) else []
-    seen = graph_for(open_graph(list(settings.graph) or packaged, contact), records)
+    graph = graph_for(open_graph(list(settings.graph) or packaged, contact), records)
     for cell in cells:
-        cell.method.check_inputs(cell.config, seen, ())
+        cell.method.check_inputs(cell.config, graph, ())
     work = partial(
         run_sweep,
         cells,
         load(settings.model, settings.dtype, settings.device),
         records[: chosen.limit],
         out=out,
-        graph=lambda config: guarded(seen, config, records),
+        graph=lambda config: guarded(graph, config, records),
         pool=records,
         data=DataSource.of(chosen.dataset, chosen.file, skipped=skipped),
         config=config,

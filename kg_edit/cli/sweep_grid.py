@@ -71,12 +71,12 @@ class SweepSettings(BaseModel):
         """Flatten the grid: ``covariance.tokens = [...]`` is a nested table in TOML, but one axis here."""
         if not isinstance(grid, Mapping):
             return grid
-        found: dict[str, Any] = {}
+        axes: dict[str, Any] = {}
         for axis, values in _flattened(grid):
-            if axis in found:  # as "covariance.tokens" and in a table
+            if axis in axes:  # as "covariance.tokens" and in a table
                 raise ValueError(f"the axis {axis} is given twice; keep one")
-            found[axis] = values
-        return found
+            axes[axis] = values
+        return axes
 
     @field_validator("grid")
     @classmethod
@@ -98,13 +98,13 @@ def read_sweep(path: Path) -> SweepSettings:
         UnknownNameError: there is no such metric; the message suggests the nearest.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"can't read {path}: {error}; kg-edit sweep --example prints an example") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; kg-edit sweep --example prints an example") from error
     try:
-        settings = SweepSettings.model_validate(found)
+        settings = SweepSettings.model_validate(table)
     except ValidationError as error:
         faults = (f"{path}: key {fault.field}: {fault.message}" for fault in faults_of(error, SweepSettings))
         raise ConfigError("\n".join(faults)) from error
@@ -143,12 +143,12 @@ class Cell:
     @property
     def folder(self) -> str:
         """The name of the cell's folder, such as ``layer=6 steps=20``."""
-        whole = " ".join(f"{axis}={value}" for axis, value in self.values.items())
+        full = " ".join(f"{axis}={value}" for axis, value in self.values.items())
         named = " ".join(
             f"{axis}={re.sub(r'[^A-Za-z0-9._+-]+', '-', str(value))}" for axis, value in self.values.items()
         )
         # A name that is cut, or lacks characters, gets a hash, so that two cells never share a folder.
-        return named if whole == named and len(whole) <= _LONGEST else f"{named[:_LONGEST]} {digest(whole)[:8]}"
+        return named if full == named and len(full) <= _LONGEST else f"{named[:_LONGEST]} {digest(full)[:8]}"
 
 
 def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
@@ -168,11 +168,11 @@ def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
     cells = []
     for combination in itertools.product(*settings.grid.values()):
         values = dict(zip(settings.grid, combination, strict=True))
-        own = settings.settings | {axis: value for axis, value in values.items() if axis not in (METHOD, PRESET)}
+        options = settings.settings | {axis: value for axis, value in values.items() if axis not in (METHOD, PRESET)}
         name, preset = str(values.get(METHOD, settings.method)), str(values.get(PRESET, settings.preset))
         method = find_method(name)
         try:
-            config = method.config_class.preset(preset, own, method=name)
+            config = method.config_class.preset(preset, options, method=name)
         except KgEditError as error:
             error.add_note(f"in the cell {values} of the method {name}")
             raise

@@ -88,12 +88,12 @@ def run_sweep(
     begun = {len(read_settings(out / cell.folder)["ids"]) for cell in cells if is_run(out / cell.folder)}
     fewer = [n for n in begun if n < len(rows) and n % config.plan.schedule.sequence == 0 and pool is not None]
     earlier = [{**settings, "records_sha256": digest(rows[:n])} for n in fewer]
-    grown = next((one for one in earlier if difference(read_settings(out), one) is None), None)
+    grown = next((older for older in earlier if difference(read_settings(out), older) is None), None)
     claim(out, settings, grown=grown, rows=lambda: "other records: another limit, or other data")
     methods = [cell.method(model, cell.config, graph=graph(cell.config)) for cell in cells]
     outcomes = []
-    for place, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
-        log.info("cell %d of %d: %s", place, len(cells), cell.folder)
+    for number, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
+        log.info("cell %d of %d: %s", number, len(cells), cell.folder)
         folder = out / cell.folder
         work = partial(evaluate, method, model, records, out=folder, pool=pool, data=data, config=config)
         summary = replace_run(folder, work, overwrite=overwrite)
@@ -124,8 +124,8 @@ def caption(outcomes: Sequence[Outcome]) -> str:
     """Return the line under the table: methods, presets, model, data, number of records and schedule."""
     summary = outcomes[0].summary
     run, every = summary.provenance, [outcome.summary.provenance for outcome in outcomes]
-    methods = ", ".join(sorted({one["method"] for one in every}))
-    presets = ", ".join(sorted({one["preset"] for one in every if one.get("preset")}))
+    methods = ", ".join(sorted({provenance["method"] for provenance in every}))
+    presets = ", ".join(sorted({provenance["preset"] for provenance in every if provenance.get("preset")}))
     records = " of ".join(filter(None, (number_of(summary.n, "record"), (run.get("data") or {}).get("dataset"))))
     named = f"{methods} (preset {presets})" if presets else methods
     return f"{named} on {run['model']['name']}, {records}, schedule {run['schedule']}"
@@ -148,21 +148,21 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     Raises:
         OutputError: the file can't be written, or its ending names no format.
     """
-    found: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
+    by_axis: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
     for outcome in outcomes:
         for axis, value in outcome.cell.values.items():
-            found[axis][str(value)] = value
-    several = {axis: list(values.values()) for axis, values in found.items() if len(values) > 1}
-    first = next(iter(found))
-    grid = several or {first: list(found[first].values())}
+            by_axis[axis][str(value)] = value
+    several = {axis: list(values.values()) for axis, values in by_axis.items() if len(values) > 1}
+    first = next(iter(by_axis))
+    grid = several or {first: list(by_axis[first].values())}
     lines = len(grid) == 1 or (len(grid) == 2 and sum(map(_is_numeric, grid.values())) == 1)
     shown = {axis: grid[axis] for axis in sorted(grid, key=lambda axis: lines and not _is_numeric(grid[axis]))[:2]}
     rows = _rows(outcomes, [axis for axis in grid if axis not in shown])
     drawn = figure(3.8 * len(metrics), 3.3 * len(rows) + 0.4)
     panels = drawn.subplots(len(rows), len(metrics), squeeze=False)
-    for row, (title, some) in zip(panels, rows.items(), strict=True):
+    for row, (title, group) in zip(panels, rows.items(), strict=True):
         for panel, metric in zip(row, metrics, strict=True):
-            (_lines if lines else _heat_map)(panel, some, shown, metric)
+            (_lines if lines else _heat_map)(panel, group, shown, metric)
             better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
             named = metric if better == "neither" else f"{metric} ({better} is better)"
             panel.set_title("\n".join(filter(None, [named, title])), fontsize=9)
@@ -176,22 +176,22 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 
 def _rows(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Outcome]]:
     """The outcomes grouped by their values on ``axes``."""
-    found: dict[str, list[Outcome]] = {}
+    groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         name = ", ".join(f"{axis} {outcome.cell.values[axis]}" for axis in axes)
-        found.setdefault(name, []).append(outcome)
-    return found
+        groups.setdefault(name, []).append(outcome)
+    return groups
 
 
 def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
     axis, *names = shown
     values = sorted(shown[axis]) if _is_numeric(shown[axis]) else shown[axis]
-    along = sorted(outcomes, key=lambda outcome: _place(outcome, axis, values))
-    for (name, some), colour in zip(_rows(along, names).items(), COLOURS * len(outcomes), strict=False):
-        places = [_place(outcome, axis, values) for outcome in some]
-        mean, low, high = (_numbers(some, metric, end) for end in ("mean", "ci95_low", "ci95_high"))
-        panel.plot(places, mean, color=colour, marker="o", ms=4, label=name or "edited")
-        panel.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
+    along = sorted(outcomes, key=lambda outcome: _position(outcome, axis, values))
+    for (name, group), colour in zip(_rows(along, names).items(), COLOURS * len(outcomes), strict=False):
+        positions = [_position(outcome, axis, values) for outcome in group]
+        mean, low, high = (_numbers(group, metric, end) for end in ("mean", "ci95_low", "ci95_high"))
+        panel.plot(positions, mean, color=colour, marker="o", ms=4, label=name or "edited")
+        panel.fill_between(positions, low, high, color=colour, alpha=0.15, lw=0)
     base = outcomes[0].summary.base.get(metric)
     if base is not None and base.mean is not None:
         panel.axhline(base.mean, color="#999999", ls="--", lw=1, label="unedited")
@@ -204,7 +204,7 @@ def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _place(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
+def _position(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
     """The position of a cell on an axis: its number, or its index."""
     value = outcome.cell.values[axis]
     return float(value) if _is_numeric(values) else float(values.index(value))
@@ -212,8 +212,8 @@ def _place(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
 
 def _numbers(outcomes: Sequence[Outcome], metric: str, end: str) -> list[float]:
     """One part (mean or end of the interval) of each cell's estimate; NaN if it is missing."""
-    found = [outcome.summary.edited.get(metric) for outcome in outcomes]
-    values = [None if estimate is None else getattr(estimate, end) for estimate in found]
+    estimates = [outcome.summary.edited.get(metric) for outcome in outcomes]
+    values = [None if estimate is None else getattr(estimate, end) for estimate in estimates]
     return [float("nan") if value is None else float(value) for value in values]
 
 

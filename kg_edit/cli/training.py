@@ -140,23 +140,23 @@ def training_records(
         return [record for record in records if record.edits]
     # An edit is left out with its prompts, not the whole record: others of the record may be about another subject
     test = HeldOutPrompts(record for path in leave_out for record in read(path))
-    left = [cut for record in records if (cut := test.without(record))]
-    edits, edits_left = (sum(len(record.edits) for record in some) for some in (records, left))
-    prompts, prompts_left = count_locality_queries(records), count_locality_queries(left)
+    remaining = [cut for record in records if (cut := test.without(record))]
+    edits, edits_left = (sum(len(record.edits) for record in group) for group in (records, remaining))
+    prompts, prompts_left = count_locality_queries(records), count_locality_queries(remaining)
     typer.echo(
         f"{edits - edits_left} of {edits} edits, and {prompts - prompts_left} of {prompts} prompts that must not "
         "change, are left out: a --leave-out file has their subjects or prompts"
     )
-    return left
+    return remaining
 
 
 def _show(method: str, manifest: Any, out: Path) -> None:
     """Print the losses of each validation, and how the method uses the network."""
     rows = []
-    for found in manifest.validations:
-        values = [(getattr(found, field), decimals) for _, field, decimals in _LOSSES[method]]
+    for validation in manifest.validations:
+        values = [(getattr(validation, field), decimals) for _, field, decimals in _LOSSES[method]]
         cells = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in values]
-        rows.append([f"{found.step}{' *' if found.step == manifest.steps else ''}", *cells])
+        rows.append([f"{validation.step}{' *' if validation.step == manifest.steps else ''}", *cells])
     header = ["steps", *(column for column, _, _ in _LOSSES[method])]
     table = terminal_table(header, rows, numbers_from=0, lines=False)
     together = {"malmen": "edited in batches", "rledit": "edited in sequences of batches"}
