@@ -294,14 +294,14 @@ class Evaluation:
                 log.warning(fault)
 
     @property
-    def _asked_graph(self) -> list[str] | None:
+    def _graph_names(self) -> list[str] | None:
         """The graph of ``graph``, or the packaged one if a control or packaged data ask for one."""
         packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
         return self.graph or packaged
 
     def opened_graph(self) -> LazyGraph:
         """Return the graph that the method reads and that labels the ids in own edits; it is opened when needed."""
-        method = choose_method(self.method, self._asked_graph)
+        method = choose_method(self.method, self._graph_names)
         return LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
 
     def ready(self, out: Path) -> Ready:
@@ -339,7 +339,7 @@ class Evaluation:
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
         chosen.method.refuse_texts(edit for record in content.records[self.span(content)] for edit in record.edits)
 
-        note_choice(self.method, self._asked_graph)
+        note_choice(self.method, self._graph_names)
         model = load(self.model, self.dtype, self.device)
         from kg_edit.evaluation.settings import chat_settings
 
