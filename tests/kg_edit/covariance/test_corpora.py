@@ -23,8 +23,8 @@ def test_packaged_text_has_the_promised_tokens(smollm2: LanguageModel) -> None:
 
 def test_packaged_text_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(f"{sample_text.__module__}.continue_text", lambda *_: pytest.fail("the model wrote a text"))
-    (found,) = measure_covariances(tiny("llama"), [1], CovarianceConfig(tokens=500), folder=tmp_path).values()
-    assert found.corpus == packaged_corpus().name and found.corpus.startswith("packaged:sha256=")
+    (manifest,) = measure_covariances(tiny("llama"), [1], CovarianceConfig(tokens=500), folder=tmp_path).values()
+    assert manifest.corpus == packaged_corpus().name and manifest.corpus.startswith("packaged:sha256=")
 
 
 def test_large_models_take_what_the_packaged_text_has() -> None:

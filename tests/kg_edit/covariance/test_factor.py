@@ -36,12 +36,12 @@ def covariance(matrix: Tensor, *, ridge: float = 1e-4) -> Covariance:
 def test_refinement_removes_the_error_of_the_factor() -> None:
     """A factor of 1.01 A: each step leaves 1/101 of the error. One of 2 A leaves half of it, which is too much."""
     matrix, shift = torch.tensor([[4.0, 2.0], [2.0, 2.0]]), torch.tensor(1.0, dtype=torch.float64)
-    wanted = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
-    columns = torch.tensor([[1.0], [-4.0]], dtype=torch.float64)  # (C + I) times the wanted
+    expected = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
+    columns = torch.tensor([[1.0], [-4.0]], dtype=torch.float64)  # (C + I) times the expected solution
     lower = torch.linalg.cholesky(matrix + torch.eye(2))
-    found = refined(matrix, shift, 1.01**0.5 * lower, columns)
-    assert found is not None
-    torch.testing.assert_close(found, wanted, rtol=1e-14, atol=0)
+    solution = refined(matrix, shift, 1.01**0.5 * lower, columns)
+    assert solution is not None
+    torch.testing.assert_close(solution, expected, rtol=1e-14, atol=0)
     assert refined(matrix, shift, 2**0.5 * lower, columns) is None
 
 
@@ -55,20 +55,20 @@ def test_real_covariance_is_solved_as_precisely_as_in_float64(smollm2: LanguageM
     sums.flush()
     c = square(sums.total / sums.count, 1536).float()
     keys = c.double()[:, :20]
-    whole = c.double()
-    whole.diagonal().add_(1e-4 * whole.diagonal().mean())
-    expected = torch.cholesky_solve(keys, torch.linalg.cholesky(whole))
-    found = covariance(c).solve(keys)
+    ridged = c.double()
+    ridged.diagonal().add_(1e-4 * ridged.diagonal().mean())
+    expected = torch.cholesky_solve(keys, torch.linalg.cholesky(ridged))
+    solved = covariance(c).solve(keys)
     solver = Factor(c, 1e-4, CPU)
     assert solver._lower.dtype == torch.float32, "the test must be able to fail"
 
     def residual(solution: Tensor) -> float:
-        return float((keys - whole @ solution).norm() / keys.norm())
+        return float((keys - ridged @ solution).norm() / keys.norm())
 
-    assert residual(found) < 10 * residual(expected)
-    assert (found - expected).norm() < 1e-9 * expected.norm()
+    assert residual(solved) < 10 * residual(expected)
+    assert (solved - expected).norm() < 1e-9 * expected.norm()
     rough = torch.cholesky_solve(keys.float(), solver._lower).double()
-    assert residual(rough) > 1e3 * residual(found), "the refinement does something"
+    assert residual(rough) > 1e3 * residual(solved), "the refinement does something"
 
 
 def test_ill_conditioned_matrix_is_factored_in_float64(slow_float64: None) -> None:
@@ -76,9 +76,9 @@ def test_ill_conditioned_matrix_is_factored_in_float64(slow_float64: None) -> No
     number = torch.arange(8, dtype=torch.float64)
     hilbert = (1 / (number[:, None] + number + 1)).float()
     solver, columns = Factor(hilbert, 0.0, CPU), torch.ones(8, 1, dtype=torch.float64)
-    found = solver.solve(columns)
+    solution = solver.solve(columns)
     assert solver._lower.dtype == torch.float64
-    assert (hilbert.double() @ found - columns).norm() < 1e-4
+    assert (hilbert.double() @ solution - columns).norm() < 1e-4
 
 
 def test_matrix_that_is_not_positive_definite_is_an_error(slow_float64: None) -> None:
@@ -89,8 +89,8 @@ def test_matrix_that_is_not_positive_definite_is_an_error(slow_float64: None) ->
 def test_matrix_that_only_float32_finds_positive_definite_is_an_error(slow_float64: None) -> None:
     """Of keys along one direction, with float64's rounding below 0: [1, a; a, a² - 1e-9]."""
     numbers = torch.linspace(0.5, 1.5, 50, dtype=torch.float64)
-    found = [torch.tensor([[1.0, a], [a, a * a - 1e-9]], dtype=torch.float64) for a in numbers.tolist()]
-    (passing, *_) = (matrix for matrix in found if not torch.linalg.cholesky_ex(matrix.float())[1])
+    matrices = [torch.tensor([[1.0, a], [a, a * a - 1e-9]], dtype=torch.float64) for a in numbers.tolist()]
+    (passing, *_) = (matrix for matrix in matrices if not torch.linalg.cholesky_ex(matrix.float())[1])
     Factor(passing, 0.0, CPU)
     with pytest.raises(CovarianceError, match="not positive definite"):
         covariance(passing, ridge=0.0).solve(torch.ones(2))
@@ -107,8 +107,8 @@ def test_device_that_is_full_by_now_leaves_the_solution_to_the_cpu(monkeypatch: 
     solve, solver = torch.cholesky_solve, Factor(torch.diag(torch.tensor([2.0, 4.0])), 0.0, CPU)
     solver._device = torch.device("meta")
     monkeypatch.setattr(torch, "cholesky_solve", full)
-    found = solver.solve(torch.ones(2, 1, dtype=torch.float64))
-    torch.testing.assert_close(found, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
+    solution = solver.solve(torch.ones(2, 1, dtype=torch.float64))
+    torch.testing.assert_close(solution, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("ratio", "fast"), [(2.0, True), (32.0, False)])
@@ -138,8 +138,8 @@ def test_device_without_room_leaves_the_factor_to_the_cpu(error: Exception, monk
     monkeypatch.setattr(factor, "has_fast_float64", lambda device: True)
     monkeypatch.setattr(torch.linalg, "cholesky_ex", full)
     solver = Factor(torch.diag(torch.tensor([2.0, 4.0])), 0.0, torch.device("meta"))
-    found = solver.solve(torch.ones(2, 1, dtype=torch.float64))
-    torch.testing.assert_close(found, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
+    solution = solver.solve(torch.ones(2, 1, dtype=torch.float64))
+    torch.testing.assert_close(solution, torch.tensor([[0.5], [0.25]], dtype=torch.float64))
 
 
 class Factorisations(TorchDispatchMode):
@@ -175,12 +175,12 @@ COSTS: dict[tuple[str, float], tuple[dict[str, int], dict[str, int]]] = {
 
 @pytest.mark.parametrize(("name", "hold"), COSTS)
 def test_a_batch_factors_each_layer_once(name: str, hold: float) -> None:
-    made = method(name, tiny("llama"), hold=hold)
-    made.prepare()
-    edit = made.edit if made.joint else made.edit_each
-    found = []
+    editor = method(name, tiny("llama"), hold=hold)
+    editor.prepare()
+    edit = editor.edit if editor.joint else editor.edit_each
+    costs = []
     for _ in range(2):
         with Factorisations(48) as counted:
             edit([EDIT, SECOND])
-        found.append(dict(counted.found))
-    assert tuple(found) == COSTS[name, hold]
+        costs.append(dict(counted.found))
+    assert tuple(costs) == COSTS[name, hold]

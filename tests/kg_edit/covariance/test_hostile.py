@@ -59,8 +59,8 @@ def changed(change: Callable[[torch.Tensor], object]) -> dict[str, torch.Tensor]
 
 def test_measured_file_is_read_and_pulled(tmp_path: Path) -> None:
     forged(tmp_path / "place", {"upper": FLAT})
-    found, _ = read_moment(moment_path(tmp_path / "place", IDENTITY), IDENTITY, size=SIZE)
-    torch.testing.assert_close(found, MOMENT)
+    moment, _ = read_moment(moment_path(tmp_path / "place", IDENTITY), IDENTITY, size=SIZE)
+    torch.testing.assert_close(moment, MOMENT)
     assert pull(FolderPlace(tmp_path / "place"), tmp_path / "store")
 
 
@@ -106,7 +106,7 @@ def test_files_of_another_format_are_counted_and_not_called_damaged(
         old = IDENTITY.model_copy(update={"tokens": tokens})
         rewrite(forged(tmp_path, {"upper": FLAT}, identity=old), format="kg-edit-covariance/2")
     forged(tmp_path, {"upper": FLAT})
-    assert [one.tokens for one in stored_covariances(tmp_path)] == [3]
+    assert [manifest.tokens for manifest in stored_covariances(tmp_path)] == [3]
     (line,) = caplog.messages
     assert line.startswith("2 files of another format (kg-edit-covariance/2)") and "damaged" not in line
 

@@ -66,7 +66,7 @@ def test_push_and_pull_give_the_same_files(place: RemoteFolder, store: Path, tmp
     assert push(place, stored_covariances(store), store) == [], "what is there is not sent again"
     pulled = pull(place, tmp_path / "mine")
     assert stored_covariances(tmp_path / "mine") == stored_covariances(store)
-    assert sorted(one.id for one in pulled) == sorted(one.id for one in stored_covariances(store))
+    assert sorted(manifest.id for manifest in pulled) == sorted(manifest.id for manifest in stored_covariances(store))
     assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == {
         path.name: path.read_bytes() for path in store.iterdir()
     }
@@ -77,12 +77,12 @@ def test_push_and_pull_give_the_same_files(place: RemoteFolder, store: Path, tmp
 
 def test_pull_selects_by_id_and_model(place: RemoteFolder, store: Path, tmp_path: Path) -> None:
     push(place, stored_covariances(store), store)
-    one = stored_covariances(store)[0].id
-    assert [found.id for found in pull(place, tmp_path / "one", ids=[one[:6]])] == [one]
+    first_id = stored_covariances(store)[0].id
+    assert [manifest.id for manifest in pull(place, tmp_path / "one", ids=[first_id[:6]])] == [first_id]
     for name in ("named-a", "a"):
-        assert [found.model for found in pull(place, tmp_path / name, model=name)] == ["a", "a"]
+        assert [manifest.model for manifest in pull(place, tmp_path / name, model=name)] == ["a", "a"]
     with pytest.raises(CovarianceError, match=r"has no covariance xyz; it has: \w{16}, \w{16}, \w{16}"):
-        pull(place, tmp_path, ids=[one, "xyz"])
+        pull(place, tmp_path, ids=[first_id, "xyz"])
 
 
 def test_damaged_covariance_is_neither_pushed_nor_pulled(
@@ -129,7 +129,7 @@ def test_two_pulls_do_not_disturb_each_other(store: Path, tmp_path: Path) -> Non
             if name.endswith(".safetensors"):
                 pull(FolderPlace(folder), mine, model="named-b")
 
-    assert {found.model for found in pull(Crowded(folder), mine, model="named-a")} == {"a"}
+    assert {manifest.model for manifest in pull(Crowded(folder), mine, model="named-a")} == {"a"}
     assert len(stored_covariances(mine)) == 3
     assert not list(mine.glob(".incoming*"))
 

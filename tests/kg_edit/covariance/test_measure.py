@@ -59,10 +59,10 @@ def of(folder: Path, *layers: int, chunks: int = 4, corpus: str = "self", ridge:
 @pytest.mark.slow
 def test_layers_together_equal_layers_alone(tmp_path: Path) -> None:
     together = of(tmp_path / "together", 0, 1, 3)
-    for layer, found in together.items():
+    for layer, covariance in together.items():
         alone = of(tmp_path / "alone", layer)[layer]
-        assert (alone.id, alone.tokens) == (found.id, found.tokens)
-        assert torch.equal(alone.moment, found.moment)
+        assert (alone.id, alone.tokens) == (covariance.id, covariance.tokens)
+        assert torch.equal(alone.moment, covariance.moment)
     assert _files(tmp_path / "alone") == _files(tmp_path / "together"), "manifests and errors too"
 
 
@@ -129,12 +129,12 @@ def test_packing_leaves_little_padding() -> None:
 def test_killed_pass_resumes_to_the_same_files(killed_in: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of(tmp_path / "whole", 1, 2)
     feed = SelfCorpus.feed
-    asked: list[int] = []
+    chunks: list[int] = []
 
     def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
-        asked.append(chunk)
+        chunks.append(chunk)
         feed(self, model, chunk, layers, see)
-        if asked == list(range(killed_in + 1)):
+        if chunks == list(range(killed_in + 1)):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(SelfCorpus, "feed", killed)
@@ -142,7 +142,7 @@ def test_killed_pass_resumes_to_the_same_files(killed_in: int, tmp_path: Path, m
         of(tmp_path / "part", 1, 2)
     assert len(list((tmp_path / "part").glob("*"))) == bool(killed_in)
     of(tmp_path / "part", 1, 2)
-    assert asked == [*range(killed_in + 1), *range(killed_in, 4)]
+    assert chunks == [*range(killed_in + 1), *range(killed_in, 4)]
     assert _files(tmp_path / "part") == _files(tmp_path / "whole")
 
 
@@ -201,10 +201,10 @@ def test_doubling_equals_hand_computation() -> None:
     before, after = covariance(1, 1, tokens=5), covariance(1, 4, tokens=10)
     # (1, 1) turns to (1, 1/4), from 45 to atan(1/4) = 14.0362 degrees; (1, 0) and (0, 2) do not turn
     keys = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 2.0]])
-    found = compared(before, after, keys)
-    assert found is not None
-    assert (found.tokens_before, found.tokens, found.keys) == (5, 10, 3)
-    assert (found.median_degrees, found.max_degrees) == (0.0, 30.9638)
+    comparison = compared(before, after, keys)
+    assert comparison is not None
+    assert (comparison.tokens_before, comparison.tokens, comparison.keys) == (5, 10, 3)
+    assert (comparison.median_degrees, comparison.max_degrees) == (0.0, 30.9638)
     assert compared(before, covariance(1, 0, tokens=10), keys) is None, "no inverse, nothing to compare"
     assert compared(before, after, torch.zeros(0, 2)) is None
 
@@ -214,9 +214,9 @@ def test_doubling_of_a_key_in_the_sum_is_zero() -> None:
     probe = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     alone = Covariance(moment=keys.T @ keys, tokens=20, ridge=0.0, id="")
     joined = Covariance(moment=keys.T @ keys + torch.outer(probe, probe), tokens=21, ridge=0.0, id="")
-    found = compared(alone, joined, probe[None])
-    assert found is not None
-    assert found.max_degrees < 1e-6
+    comparison = compared(alone, joined, probe[None])
+    assert comparison is not None
+    assert comparison.max_degrees < 1e-6
 
 
 def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
@@ -226,12 +226,12 @@ def test_doublings_equal_runs_of_half_the_tokens(tmp_path: Path) -> None:
     probes = ProbeKeys()
     next(SelfCorpus().chunks(model, tokens=1)).feed([1], lambda _, key: probes.see(key))
     for recorded, chunks in zip(manifest.doublings, (1, 2), strict=True):
-        half, whole = (of(tmp_path, 1, chunks=n)[1] for n in (chunks, 2 * chunks))
-        found = compared(half, whole, probes.keys(48))
-        assert found is not None
+        half, full = (of(tmp_path, 1, chunks=n)[1] for n in (chunks, 2 * chunks))
+        comparison = compared(half, full, probes.keys(48))
+        assert comparison is not None
         assert (recorded.tokens_before, recorded.tokens) == (chunks * CHUNK, 2 * chunks * CHUNK)
-        assert recorded.median_degrees == pytest.approx(found.median_degrees, rel=1e-3)
-        assert recorded.max_degrees == pytest.approx(found.max_degrees, rel=1e-3)
+        assert recorded.median_degrees == pytest.approx(comparison.median_degrees, rel=1e-3)
+        assert recorded.max_degrees == pytest.approx(comparison.max_degrees, rel=1e-3)
         assert recorded.keys == KEYS
 
 
@@ -297,8 +297,8 @@ def _stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(SelfCorpus, "feed", killed)
         of(folder, 1)
-    (found,) = folder.glob("*.partial.safetensors")
-    return found
+    (file,) = folder.glob("*.partial.safetensors")
+    return file
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -327,5 +327,5 @@ def test_dtype_changes_the_id(tmp_path: Path) -> None:
     half = copy.deepcopy(tiny("llama"))
     half.model.to(torch.bfloat16)
     config = CovarianceConfig(corpus="self", tokens=CHUNK)
-    found = [find_covariances(one, [2], config, folder=tmp_path, progress=False)[2] for one in (tiny("llama"), half)]
-    assert found[0].id != found[1].id
+    both = [find_covariances(model, [2], config, folder=tmp_path, progress=False)[2] for model in (tiny("llama"), half)]
+    assert both[0].id != both[1].id

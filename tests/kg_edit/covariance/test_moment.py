@@ -55,11 +55,11 @@ def test_batched_moment_equals_one_by_one(family: str, corpus: Path, tmp_path: P
     with torch.no_grad(), watched(model.down_projection(1), lambda key, _: running.add(key)):
         for line in corpus.read_text().splitlines(keepends=True):
             model.model(torch.tensor([model.tokenizer(line)["input_ids"]]))
-    found = find_covariances(
+    covariance = find_covariances(
         model, [1], CovarianceConfig(corpus=str(corpus), tokens=running.count), folder=tmp_path, progress=False
     )[1]
-    assert found.tokens == running.count
-    torch.testing.assert_close(found.moment, mean_of(running).float(), rtol=1e-4, atol=1e-5)
+    assert covariance.tokens == running.count
+    torch.testing.assert_close(covariance.moment, mean_of(running).float(), rtol=1e-4, atol=1e-5)
 
 
 def test_covariance_is_measured_once(corpus: Path, tmp_path: Path) -> None:

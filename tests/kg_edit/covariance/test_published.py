@@ -48,11 +48,11 @@ def test_imported_covariance_is_the_published_one(tmp_path: Path) -> None:
         "a second time changes nothing"
     )
     config = CovarianceConfig(corpus="imported:published")
-    found = find_covariances(tiny("llama"), [LAYER], config, folder=tmp_path / "store")[LAYER]
+    imported = find_covariances(tiny("llama"), [LAYER], config, folder=tmp_path / "store")[LAYER]
     measured = find_covariances(tiny("llama"), [LAYER], CovarianceConfig(**CORPUS), folder=tmp_path / "own")[LAYER]
-    assert found.tokens == measured.tokens
-    torch.testing.assert_close(found.moment, measured.moment, rtol=1e-5, atol=1e-8)
-    assert [one.corpus for one in stored_covariances(tmp_path / "store")] == ["imported:published"]
+    assert imported.tokens == measured.tokens
+    torch.testing.assert_close(imported.moment, measured.moment, rtol=1e-5, atol=1e-8)
+    assert [stored.corpus for stored in stored_covariances(tmp_path / "store")] == ["imported:published"]
 
 
 def test_edit_with_an_imported_covariance_equals_the_edit_with_its_text(

@@ -37,9 +37,9 @@ def shard(
 
 
 def file_of(folder: Path, part: int, parts: int, *, seed: int = 0, tokens: int = TOKENS) -> Path:
-    found = shard(folder, part, parts, seed=seed, tokens=tokens)
-    assert isinstance(found, Path)
-    return found
+    file = shard(folder, part, parts, seed=seed, tokens=tokens)
+    assert isinstance(file, Path)
+    return file
 
 
 @pytest.mark.parametrize("corpus", ["self", "file"])
@@ -49,14 +49,14 @@ def test_merged_shards_equal_the_whole(parts: int, corpus: str, tmp_path: Path) 
         corpus = str(tmp_path / "text.txt")
         Path(corpus).write_text("\n".join(TEXT * 25))
     config = CovarianceConfig(corpus=corpus, tokens=TOKENS)
-    whole = find_covariances(tiny("llama"), LAYERS, config, folder=tmp_path / "whole", progress=False)
+    unsharded = find_covariances(tiny("llama"), LAYERS, config, folder=tmp_path / "whole", progress=False)
     *first, last = [shard(tmp_path / "parts", part, parts, corpus=corpus) for part in reversed(range(parts))]
     assert all(isinstance(path, Path) and not path.exists() for path in first), "merged shards are deleted"
     assert isinstance(last, dict)
     merged = find_covariances(tiny("llama"), LAYERS, config, folder=tmp_path / "parts", progress=False)
     for layer in LAYERS:
-        assert (merged[layer].id, merged[layer].tokens) == (whole[layer].id, whole[layer].tokens)
-        torch.testing.assert_close(merged[layer].moment, whole[layer].moment, rtol=1e-6, atol=0)
+        assert (merged[layer].id, merged[layer].tokens) == (unsharded[layer].id, unsharded[layer].tokens)
+        torch.testing.assert_close(merged[layer].moment, unsharded[layer].moment, rtol=1e-6, atol=0)
     for one, other in zip(*map(stored_covariances, (tmp_path / "whole", tmp_path / "parts")), strict=True):
         assert one.model_copy(update={"doublings": ()}) == other.model_copy(update={"doublings": ()})
         (found_doubling,) = other.doublings
@@ -78,21 +78,21 @@ def test_shards_of_several_machines_are_merged(tmp_path: Path) -> None:
 
 def test_shard_computes_its_chunks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feed = SelfCorpus.feed
-    asked: list[int] = []
+    chunks: list[int] = []
 
     def killed(self: SelfCorpus, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
-        asked.append(chunk)
+        chunks.append(chunk)
         feed(self, model, chunk, layers, see)
-        if asked == [1, 3]:
+        if chunks == [1, 3]:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(SelfCorpus, "feed", killed)
     with pytest.raises(KeyboardInterrupt):
         shard(tmp_path / "killed", 1, 2)
     resumed = file_of(tmp_path / "killed", 1, 2)
-    assert asked == [1, 3, 3]
+    assert chunks == [1, 3, 3]
     assert file_of(tmp_path / "killed", 1, 2) == resumed
-    assert asked == [1, 3, 3], "a finished shard is not measured again"
+    assert chunks == [1, 3, 3], "a finished shard is not measured again"
     assert resumed.read_bytes() == file_of(tmp_path / "whole", 1, 2).read_bytes()
 
 
