@@ -23,10 +23,10 @@ from tests.kg_edit.tiny import tiny
 def swapped() -> tuple[Edit, Edit]:
     """Two edits that want the opposite: on any model just one of them holds."""
     common = {"subject": "LeBron James", "prompt": "{} plays for", "paraphrases": ("LeBron James is in",)}
-    one, two = "Miami Heat", "Los Angeles Lakers"
+    heat, lakers = "Miami Heat", "Los Angeles Lakers"
     return (
-        Edit(id="a", target_new=one, target_true=two, neighborhood=("Dwyane Wade plays for",), **common),
-        Edit(id="b", target_new=two, target_true=one, **common),
+        Edit(id="a", target_new=heat, target_true=lakers, neighborhood=("Dwyane Wade plays for",), **common),
+        Edit(id="b", target_new=lakers, target_true=heat, **common),
     )
 
 
@@ -39,10 +39,10 @@ def entries(model: LanguageModel) -> tuple[Entry, ...]:
 
 def test_check_reports_edits_that_hold_and_edits_that_fail() -> None:
     model = tiny("llama")
-    found = check(model, entries(model))
-    assert [one.entry.name for one in found] == ["a", "b"]
-    assert [len(one.answers) for one in found] == [3, 2]
-    failing = [one for one in found if one.failures()]
+    checked = check(model, entries(model))
+    assert [edit.entry.name for edit in checked] == ["a", "b"]
+    assert [len(edit.answers) for edit in checked] == [3, 2]
+    failing = [edit for edit in checked if edit.failures()]
     assert len(failing) == 1
     (answer,) = failing[0].failures()
     assert answer.prompt == "LeBron James plays for" and not answer.right
@@ -74,12 +74,12 @@ def test_locality_prompts_with_an_answer_are_asked_again() -> None:
     """What the model generates counts as right, by any name of the answer; a prompt without an answer is not asked."""
     model = tiny("llama")
     text = "The river Thames flows"
-    (found,) = check(model, [asking({"prompt": text, "answer": "nowhere"}, "Snow is")])
-    (wrong,) = found.of("locality")
-    assert (wrong.prompt, wrong.right) == (text, False) and found.failures(("locality",)) == (wrong,)
+    (checked,) = check(model, [asking({"prompt": text, "answer": "nowhere"}, "Snow is")])
+    (wrong,) = checked.of("locality")
+    assert (wrong.prompt, wrong.right) == (text, False) and checked.failures(("locality",)) == (wrong,)
     generated = wrong.text.split()[0]
-    (found,) = check(model, [asking({"prompt": text, "answer": "nowhere", "aliases": [generated]})])
-    assert [answer.right for answer in found.of("locality")] == [True]
+    (checked,) = check(model, [asking({"prompt": text, "answer": "nowhere", "aliases": [generated]})])
+    assert [answer.right for answer in checked.of("locality")] == [True]
 
 
 def asking(*locality: object) -> Entry:

@@ -65,13 +65,13 @@ class Handler(QuietHandler):
 
 @pytest.fixture
 def standin() -> Iterator[StandIn]:
-    with StandIn() as found:
-        yield found
+    with StandIn() as server:
+        yield server
 
 
 def entry(edit: Edit) -> Entry:
-    place = EditPosition(1, edit.id)
-    return Entry(place=place, name=edit.id, state="active", edit=edit, method="rome", record={})
+    position = EditPosition(1, edit.id)
+    return Entry(place=position, name=edit.id, state="active", edit=edit, method="rome", record={})
 
 
 def test_served_edit_holds_if_its_target_is_generated(standin: StandIn) -> None:
@@ -92,8 +92,8 @@ def test_served_prompt_is_asked_again_after_a_line_break(standin: StandIn) -> No
     assert not river.failures() and river.answers[0].led
     inside = RIVER.model_copy(update={"prompt": "The river {} flows through"})
     standin.texts = {"\nThe river Thames flows through": " Paris"}
-    (found,) = check_served(CompletionServer(url=standin.url), [entry(inside)], ("rewrite",))
-    assert found.failures() and standin.asked[-1]["prompt"] == inside.text
+    (checked,) = check_served(CompletionServer(url=standin.url), [entry(inside)], ("rewrite",))
+    assert checked.failures() and standin.asked[-1]["prompt"] == inside.text
 
 
 def test_served_chat_edit_is_asked_as_a_users_turn(standin: StandIn) -> None:
@@ -105,7 +105,7 @@ def test_served_chat_edit_is_asked_as_a_users_turn(standin: StandIn) -> None:
         CompletionServer(url=standin.url), [entry(HEAT.in_chat()), entry(RIVER.in_chat())], ("rewrite",)
     )
     assert not heat.failures() and river.failures(), "in the first sentence"
-    assert {len(asked["messages"]) for asked in standin.asked} == {1} and "prompt" not in standin.asked[0]
+    assert {len(request["messages"]) for request in standin.asked} == {1} and "prompt" not in standin.asked[0]
     standin.texts = {HEAT.text: " Miami Heat"}
     (plain,) = check_served(CompletionServer(url=standin.url), [entry(HEAT.in_chat())], ("rewrite",), chat=False)
     assert not plain.failures() and standin.asked[-1]["prompt"] == HEAT.text
@@ -114,21 +114,21 @@ def test_served_chat_edit_is_asked_as_a_users_turn(standin: StandIn) -> None:
 def test_prompts_of_an_edit_in_both_forms() -> None:
     """As in the report: its own prompt in plain text, then as a user's turn."""
     both = HEAT.model_copy(update={"chat": "both", "paraphrases": ("He is with",), "neighborhood": ()})
-    asked = [(prompt.kind, prompt.chat, prompt.ask) for prompt in prompts_of(both) if prompt.kind != "portability"]
-    own, other = HEAT.text, "He is with"
-    assert asked == [("rewrite", False, own), ("rewrite", True, own), ("paraphrase", False, other)]
+    prompts = [(prompt.kind, prompt.chat, prompt.ask) for prompt in prompts_of(both) if prompt.kind != "portability"]
+    rewrite, paraphrase = HEAT.text, "He is with"
+    assert prompts == [("rewrite", False, rewrite), ("rewrite", True, rewrite), ("paraphrase", False, paraphrase)]
     assert all(prompt.chat for prompt in prompts_of(both, chat=True))
 
 
 def test_served_check_asks_all_given_kinds(standin: StandIn) -> None:
-    asked = {"question": "Where does LeBron James play?", "answer": "Florida"}
-    edit = Edit.model_validate(HEAT.model_dump() | {"portability": [asked], "neighborhood": ["Kobe Bryant plays for"]})
+    probe = {"question": "Where does LeBron James play?", "answer": "Florida"}
+    edit = Edit.model_validate(HEAT.model_dump() | {"portability": [probe], "neighborhood": ["Kobe Bryant plays for"]})
     assert [prompt.kind for prompt in prompts_of(edit)] == list(KINDS)
     assert "Question: Where does LeBron James play?" in list(prompts_of(edit))[2].ask
     standin.texts = {edit.text: " Miami Heat", "Kobe Bryant plays for": " the Los Angeles Lakers"}
     standin.texts[list(prompts_of(edit))[2].ask] = " In sunny Florida"
-    (found,) = check_served(CompletionServer(url=standin.url), [entry(edit)], KINDS)
-    assert [(one.kind, one.right) for one in found.answers] == [
+    (checked,) = check_served(CompletionServer(url=standin.url), [entry(edit)], KINDS)
+    assert [(answer.kind, answer.right) for answer in checked.answers] == [
         ("rewrite", True),
         ("paraphrase", False),
         ("portability", True),
@@ -140,8 +140,8 @@ def test_served_check_asks_locality_prompts_with_an_answer(standin: StandIn) -> 
     locality = [{"prompt": "The capital of Italy is", "answer": "Rome", "aliases": ["Roma"]}, "Snow is"]
     edit = Edit.model_validate(HEAT.model_dump() | {"locality": locality, "neighborhood": []})
     standin.texts = {"The capital of Italy is": " Roma, of course"}
-    (found,) = check_served(CompletionServer(url=standin.url), [entry(edit)], ("locality",))
-    assert [(one.target, one.right) for one in found.answers] == [("Rome", True)]
+    (checked,) = check_served(CompletionServer(url=standin.url), [entry(edit)], ("locality",))
+    assert [(answer.target, answer.right) for answer in checked.answers] == [("Rome", True)]
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,8 @@ def test_check_command_of_our_own_server(kg_edit: Run, place: Path, tiny_folder:
         text = normalised(answer["choices"][0]["text"])[0]
         true = RIVER.model_copy(update={"target_new": text, "target_true": None})
         kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, true))
-        found = kg_edit("patch", "check", "ledger", "--server", running.url)
-        assert (found.code, found.out.splitlines()[-1]) == (0, f"{running.url}: 1 of 1 edits succeed"), found
+        result = kg_edit("patch", "check", "ledger", "--server", running.url)
+        assert (result.code, result.out.splitlines()[-1]) == (0, f"{running.url}: 1 of 1 edits succeed"), result
 
 
 @pytest.mark.slow
@@ -243,6 +243,6 @@ def test_served_check_needs_no_torch(place: Path, tiny_folder: Path, standin: St
         "assert 'torch' not in sys.modules"
     )
     command = [sys.executable, "-c", code, "patch", "check", str(file), "--server", standin.url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "1 of 1 edits succeed" in done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert "1 of 1 edits succeed" in process.stdout

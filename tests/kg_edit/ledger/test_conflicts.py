@@ -39,12 +39,12 @@ def found_between(tmp_path: Path, **fields: Any) -> tuple[Conflict, ...]:
     ],
 )
 def test_conflicts_are_of_one_fact(fields: dict[str, str], kind: str | None, tmp_path: Path) -> None:
-    found = found_between(tmp_path, **fields)
-    assert [(conflict.kind, conflict.first.name, conflict.second.name) for conflict in found] == (
+    conflicts = found_between(tmp_path, **fields)
+    assert [(conflict.kind, conflict.first.name, conflict.second.name) for conflict in conflicts] == (
         [(kind, "e1", "e2")] if kind else []
     )
     if kind == "contradiction":
-        assert str(found[0]).startswith("e1 and e2 ") and "Rome" in str(found[0])
+        assert str(conflicts[0]).startswith("e1 and e2 ") and "Rome" in str(conflicts[0])
 
 
 def test_conflicts_are_between_edits_of_one_form(tmp_path: Path) -> None:
@@ -52,8 +52,8 @@ def test_conflicts_are_between_edits_of_one_form(tmp_path: Path) -> None:
     kinds = {}
     for target in ("Rome", "Oslo"):
         for form in (True, "both"):
-            found = found_between(tmp_path / f"{target}-{form}", target_new=target, chat=form)
-            kinds[target, form] = [one.kind for one in found]
+            conflicts = found_between(tmp_path / f"{target}-{form}", target_new=target, chat=form)
+            kinds[target, form] = [conflict.kind for conflict in conflicts]
     assert kinds == {
         ("Rome", True): [],
         ("Rome", "both"): ["duplicate"],
@@ -64,11 +64,11 @@ def test_conflicts_are_between_edits_of_one_form(tmp_path: Path) -> None:
 
 def test_conflicts_compare_ids_before_names(tmp_path: Path) -> None:
     """Two places of one name are two subjects."""
-    one = FRANCE.model_copy(update={"subject": "Paris", "subject_id": "Q90"})
-    two = one.model_copy(update={"id": "e2", "subject_id": "Q830149", "target_new": "Oslo"})
+    first = FRANCE.model_copy(update={"subject": "Paris", "subject_id": "Q90"})
+    second = first.model_copy(update={"id": "e2", "subject_id": "Q830149", "target_new": "Oslo"})
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(made_up([one]))
-    ledger.add(made_up([two]))
+    ledger.add(made_up([first]))
+    ledger.add(made_up([second]))
     assert ledger.conflicts() == ()
 
 
@@ -108,9 +108,9 @@ def test_near_keys_use_stored_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stored_first", [True, False])
 def test_near_keys_of_a_mixed_sum_use_directions(stored_first: bool, tmp_path: Path) -> None:
     """The stored keys are not those of all edits, so it is not known which is whose."""
-    one, two = keyed(FRANCE, [1.0, 0.0], state=[0.0, 1.0]), keyed(ITALY, [0.9, 0.3])
+    france, italy = keyed(FRANCE, [1.0, 0.0], state=[0.0, 1.0]), keyed(ITALY, [0.9, 0.3])
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(one + two if stored_first else two + one)
+    ledger.add(france + italy if stored_first else italy + france)
     (conflict,) = ledger.conflicts()
     assert conflict.kind == "near keys" and conflict.cosine == pytest.approx(0.9 / 0.9**0.5, abs=1e-3)
 

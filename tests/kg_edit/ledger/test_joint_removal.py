@@ -45,14 +45,14 @@ def test_remove_ten_of_fifty_equals_a_solve_of_forty(name: str, tmp_path: Path) 
     model, edits = tiny("llama"), edits_of(50)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(method(name, model).edit(edits), force=True)
-    whole = ledger.patch
+    before = ledger.patch
     gone = Random(5).sample([edit.id for edit in edits], 10)  # noqa: S311 - no secret
     ledger.remove(gone, model=model)
     fresh = method(name, model).edit([edit for edit in edits if edit.id not in gone])
     assert_near(ledger.patch, fresh)
-    assert {place.id for place in ledger.recomputed} == {edit.id for edit in edits} - {*gone}
+    assert {position.id for position in ledger.recomputed} == {edit.id for edit in edits} - {*gone}
     ledger.undo()
-    assert same(ledger.patch, whole) and ledger.recomputed == {}
+    assert same(ledger.patch, before) and ledger.recomputed == {}
 
 
 @pytest.mark.slow
@@ -71,8 +71,8 @@ def test_remove_recomputes_a_later_batch(tmp_path: Path) -> None:
 def test_remove_from_two_batches_in_one_file(tmp_path: Path) -> None:
     """An edit of the first batch takes the second one's values with it, an edit of the last one nothing."""
     model, edits = tiny("llama"), edits_of(5)
-    made = method("memit", model)
-    both = made.edit(edits[2:], start=made.edit(edits[:2]))
+    editor = method("memit", model)
+    both = editor.edit(edits[2:], start=editor.edit(edits[:2]))
     for gone, batches in (("e0", (edits[1:2], edits[2:])), ("e4", (edits[:2], edits[2:4]))):
         ledger = Ledger.open(tmp_path / gone)
         ledger.add(both)
@@ -85,11 +85,11 @@ def test_remove_from_two_batches_in_one_file(tmp_path: Path) -> None:
 def test_remove_from_a_restrained_patch(name: str, tmp_path: Path) -> None:
     """The change of an edit has no columns of its own, with ``rect`` it is dense."""
     model, edits = tiny("llama"), edits_of(4)
-    made = method(name, model, rect=0.4, prune=1.2)
+    editor = method(name, model, rect=0.4, prune=1.2)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.make(made, edits, force=True)
+    ledger.make(editor, edits, force=True)
     ledger.remove(["e1"], model=model)
-    assert_near(ledger.patch, made.edit([edits[0], *edits[2:]]), share=1e-3)
+    assert_near(ledger.patch, editor.edit([edits[0], *edits[2:]]), share=1e-3)
 
 
 def test_edit_of_a_stored_patch_may_have_a_target_of_two_lines() -> None:
@@ -155,7 +155,7 @@ def test_remove_recomputes_a_memory_above_changed_weights(tmp_path: Path) -> Non
     assert isinstance(memory, ScopePatch) and isinstance(fresh, ScopePatch)
     for fact, expected in zip(memory.facts, fresh.facts, strict=True):
         assert torch.equal(fact.vectors, expected.vectors)
-    assert {place.id for place in ledger.recomputed} == {"e1", "e2"}
+    assert {position.id for position in ledger.recomputed} == {"e1", "e2"}
     ledger.remove(["e1"])  # needs no model
     assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e2"]
 
@@ -167,10 +167,10 @@ def test_remove_ten_of_fifty_facts_of_the_real_model(smollm2: LanguageModel, sha
     memit, text = find_method("memit"), next((shared / "wikitext2").glob("*test*"))
     covariance = {"corpus": str(text), "tokens": 4000}
     short = {"steps": 10, "context_starts": ["The"], "context_tokens": 5, "covariance": covariance}
-    made = memit(smollm2, memit.config_class.preset("default", short))
+    editor = memit(smollm2, memit.config_class.preset("default", short))
     edits = facts(shared / "counterfact_plus" / "dev.json", count=50)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(made.edit(edits))
+    ledger.add(editor.edit(edits))
     unedited, before = holding(smollm2, ledger), holding_with(smollm2, ledger)
     gone = set(Random(5).sample([edit.id for edit in edits], 10))  # noqa: S311 - no secret
     removed = ledger.remove(gone, model=smollm2)
@@ -179,7 +179,7 @@ def test_remove_ten_of_fifty_facts_of_the_real_model(smollm2: LanguageModel, sha
     assert len(before) >= 40 > len(unedited)
     assert len(holding_with(smollm2, ledger)) >= len(before & remaining) - 1
     with ledger.patch.applied(smollm2) as edited:
-        back = {found.entry.place.id for found in check(edited, removed) if found.failures()}
+        back = {result.entry.place.id for result in check(edited, removed) if result.failures()}
     assert len(back) >= len(gone - unedited) - 1
 
 
@@ -187,13 +187,13 @@ def facts(path: Path, *, count: int) -> list[Edit]:
     """Edits of different subjects, with their own prompt only."""
     alone = {"paraphrases": (), "neighborhood": (), "portability": ()}
     records = find_dataset("counterfact-plus")(path)
-    found = {edit.subject: edit.model_copy(update=alone) for record in records for edit in record.edits}
-    return list(found.values())[:count]
+    by_subject = {edit.subject: edit.model_copy(update=alone) for record in records for edit in record.edits}
+    return list(by_subject.values())[:count]
 
 
 def holding(model: LanguageModel, ledger: Ledger) -> set[str]:
     """The active edits whose fact holds on a model."""
-    return {found.entry.place.id for found in check(model, ledger.active) if not found.failures()}
+    return {result.entry.place.id for result in check(model, ledger.active) if not result.failures()}
 
 
 def holding_with(model: LanguageModel, ledger: Ledger) -> set[str]:

@@ -55,12 +55,12 @@ def test_ledger_patch_is_the_sum_of_its_steps(tmp_path: Path) -> None:
 def test_log_line_has_time_file_and_versions(tmp_path: Path) -> None:
     Ledger.open(tmp_path / "ledger").add(ONE.save(tmp_path / "one.safetensors"))
     (line,) = (tmp_path / "ledger" / "ledger.jsonl").read_text().splitlines()
-    found = json.loads(line)
-    assert found["event"] == "added" and found["source"] == "one.safetensors" and found["time"].endswith("+00:00")
+    event = json.loads(line)
+    assert event["event"] == "added" and event["source"] == "one.safetensors" and event["time"].endswith("+00:00")
     (tmp_path / "monday").mkdir()  # the name alone of a run's patch says nothing
     Ledger.open(tmp_path / "ledger").add(TWO.save(tmp_path / "monday" / "patch.safetensors"))
     assert '"source":"monday/patch.safetensors"' in (tmp_path / "ledger" / "ledger.jsonl").read_text()
-    assert len(found["file"]["sha256"]) == 64 and found["kg_edit"] and found["version"] == 1
+    assert len(event["file"]["sha256"]) == 64 and event["kg_edit"] and event["version"] == 1
 
 
 def test_remove_of_independent_steps_needs_no_model_and_is_undone(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_removed_edits_are_listed_in_the_ledgers_order(tmp_path: Path) -> None:
 def test_remove_of_an_edit_itself_asks_for_its_id(tmp_path: Path) -> None:
     ledger, edit = Ledger.open(tmp_path / "ledger"), edits_of(1)[0]
     ledger.add(ONE)
-    for given in (edit, [edit]):
+    for names in (edit, [edit]):
         with pytest.raises(
             PatchError, match=r"found .*; expected the name, id or subject of an edit, such as edit\.id"
         ):
-            ledger.remove(given)  # type: ignore[arg-type]
+            ledger.remove(names)  # type: ignore[arg-type]
     assert {entry.state for entry in ledger.edits} == {"active"}
 
 
@@ -111,11 +111,11 @@ def test_undo_reaches_the_beginning(tmp_path: Path) -> None:
 
 def test_remove_of_the_last_edits_of_a_sequence_needs_no_model(tmp_path: Path) -> None:
     """Of ROME's columns the first ones know nothing of the later ones, so no model is needed."""
-    whole = made_up(edits_of(4))
+    patch = made_up(edits_of(4))
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(whole)
+    ledger.add(patch)
     ledger.remove(["e2", "e3"])
-    (pair,), (old,) = ledger.patch.factors.values(), whole.factors.values()  # type: ignore[attr-defined]
+    (pair,), (old,) = ledger.patch.factors.values(), patch.factors.values()  # type: ignore[attr-defined]
     assert torch.equal(pair.left, old.left[:, :2]) and torch.equal(pair.right, old.right[:, :2])
     with pytest.raises(KgEditError, match=r"recomputed; .* --model toy"):
         ledger.remove(["e0"])
@@ -162,12 +162,12 @@ def test_log_line_cut_within_a_character_is_ignored(tmp_path: Path) -> None:
     ledger.add(ONE)
     first = len(log.read_bytes())
     ledger.add(TWO.save(tmp_path / "Žižkov-ü.safetensors"))
-    whole = log.read_bytes()
-    assert len(whole.decode()) < len(whole), "letters of several bytes"
-    for cut in range(first, len(whole)):
-        log.write_bytes(whole[:cut])
+    data = log.read_bytes()
+    assert len(data.decode()) < len(data), "letters of several bytes"
+    for cut in range(first, len(data)):
+        log.write_bytes(data[:cut])
         assert len(Ledger.open(tmp_path / "ledger").events) == 1
-    log.write_bytes(whole[: whole.index("Ž".encode()) + 1] + b"\n")
+    log.write_bytes(data[: data.index("Ž".encode()) + 1] + b"\n")
     with pytest.raises(PatchError, match="line 2: not a valid event of a ledger"):
         _ = Ledger.open(tmp_path / "ledger").events
 
@@ -245,10 +245,10 @@ def test_add_on_given_steps_refuses_a_changed_ledger(tmp_path: Path, monkeypatch
     assert ledger.add(TWO, on=seen) == 2
     locked = store.Store.locked
 
-    def written_before_the_lock_is_ours(place: store.Store) -> AbstractContextManager[None]:
+    def written_before_the_lock_is_ours(self: store.Store) -> AbstractContextManager[None]:
         monkeypatch.setattr(store.Store, "locked", locked)
         other.undo()
-        return locked(place)
+        return locked(self)
 
     seen = ledger.steps
     monkeypatch.setattr(store.Store, "locked", written_before_the_lock_is_ours)
@@ -363,18 +363,18 @@ def test_misspelled_path_of_a_served_ledger_is_refused(tmp_path: Path) -> None:
 def test_folder_of_somebody_else_is_no_near_name() -> None:
     """A folder for everybody, such as /tmp, has folders that only their owner can read."""
     with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to other users
-        place, user = Path(name), os.geteuid()
-        place.chmod(0o755)
-        (place / "ledger").mkdir(mode=0)
+        folder, user = Path(name), os.geteuid()
+        folder.chmod(0o755)
+        (folder / "ledger").mkdir(mode=0)
         if user == 0:  # root reads every folder
             os.seteuid(65534)
         try:
-            store.open_store(place / "ledgers").refuse_misspelled()
+            store.open_store(folder / "ledgers").refuse_misspelled()
             with pytest.raises(PatchError, match=r"no ledger at \S*/ledgers; kg-edit patch add"):
-                Ledger.open(place / "ledgers", create=False)
+                Ledger.open(folder / "ledgers", create=False)
         finally:
             os.seteuid(user)
-            (place / "ledger").chmod(0o700)
+            (folder / "ledger").chmod(0o700)
 
 
 def test_refused_change_of_a_ledger_that_does_not_exist_leaves_no_folder(tmp_path: Path) -> None:
@@ -417,7 +417,7 @@ def test_add_all_adds_all_or_none(tmp_path: Path) -> None:
 def test_add_all_interrupted_at_any_write_adds_all_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int, error: BaseException
 ) -> None:
-    files = [patch.save(tmp_path / f"{place}.safetensors") for place, patch in enumerate((ONE, TWO, THREE))]
+    files = [patch.save(tmp_path / f"{index}.safetensors") for index, patch in enumerate((ONE, TWO, THREE))]
     ledger, writes = Ledger.open(tmp_path / "ledger"), [0]
 
     def counted(original: Any) -> Any:
@@ -448,17 +448,17 @@ def test_steps_of_a_sequence_come_after_the_earlier_ones(tmp_path: Path) -> None
     files = [
         made_up(edits_of(1, start=start)).save(patches / f"{name}.safetensors") for start, name in enumerate(names)
     ]
-    assert [one.after for one in additions(files)] == [(), (), (), ()]
+    assert [addition.after for addition in additions(files)] == [(), (), (), ()]
     (tmp_path / "run" / "run.json").write_text("{}")
-    found = additions(files)
-    assert [(one.path.stem, one.after) for one in found] == [
+    ordered = additions(files)
+    assert [(addition.path.stem, addition.after) for addition in ordered] == [
         ("00000-sum-00002", ()),
         ("00000-00002", (0,)),
         ("00000-00003", (0, 1)),
         ("00001-00000", ()),
     ]
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add_all(found)
+    ledger.add_all(ordered)
     assert [step.after for step in ledger.steps] == [(), (1,), (1, 2), ()]
     with pytest.raises(PatchError, match=r"00003\.\S+ was made on .*; give these before it: \S+00000-00002\.\S+$"):
         additions([files[2], files[1]])

@@ -34,9 +34,9 @@ def test_remove_from_a_sequence_equals_never_made(taken: list[int], tmp_path: Pa
     clean = weights_of(model)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(method("rome", model).edit(edits), force=True)
-    ledger.remove([edits[place].id for place in taken], model=model)
-    left = [edit for place, edit in enumerate(edits) if place not in taken]
-    assert same(ledger.patch, method("rome", model).edit(left))
+    ledger.remove([edits[index].id for index in taken], model=model)
+    remaining = [edit for index, edit in enumerate(edits) if index not in taken]
+    assert same(ledger.patch, method("rome", model).edit(remaining))
     assert same_weights(model, clean)
 
 
@@ -49,14 +49,14 @@ def test_remove_of_random_edits_equals_never_made(count: int, steps: int, tmp_pa
     ledger = Ledger.open(tmp_path / "ledger")
     for start in range(0, count, size):
         ledger.make(method("rome", model), edits[start : start + size], force=True)
-    whole = ledger.patch
+    before = ledger.patch
     gone = random.Random(4).sample([edit.id for edit in edits], count // 5)  # noqa: S311 - no secret
     ledger.remove(gone, model=model)
     fresh = method("rome", model).edit([edit for edit in edits if edit.id not in gone])
     assert same(ledger.patch, fresh)
     assert {entry.name for entry in ledger.edits if entry.state == "removed"} == set(gone)
     ledger.undo()
-    assert same(ledger.patch, whole)
+    assert same(ledger.patch, before)
 
 
 def test_remove_from_a_subtracted_patch_is_refused(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_records_of_edits_are_of_the_active_patches(tmp_path: Path) -> None:
     assert here.keys() == {"e0", "e2", "e3", "e4"} and all(now[name].record == here[name] for name in here)
     assert all(now[name].record == old[name] for name in ("e0", "e1", "e5")), "untouched, or as it was added"
     assert now["e2"].record["norms"] != old["e2"]["norms"]
-    assert {place.id: event.number for place, event in ledger.recomputed.items()} == {"e2": 3, "e3": 3, "e4": 3}
+    assert {position.id: event.number for position, event in ledger.recomputed.items()} == {"e2": 3, "e3": 3, "e4": 3}
     lines = dict(entry_lines(ledger, now["e2"]))
     assert lines["recomputed"].startswith("by event 3, ")
     assert lines["norm of the update"] == f"{here['e2']['norms']['update']:.4g}"
@@ -178,13 +178,13 @@ def test_remove_refuses_another_graph(name: str, tmp_path: Path) -> None:
 
 def test_remove_refuses_a_model_in_another_dtype(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(2)
-    made = method("rome", model).edit(edits)
+    patch = method("rome", model).edit(edits)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(made, force=True)
+    ledger.add(patch, force=True)
     cast = deepcopy(model.model)
     torch.nn.Module.to(cast, torch.bfloat16)
     half = LanguageModel.wrap(cast, model.tokenizer, name="half")
-    assert half.fingerprint == made.fingerprint, "it survives a cast"
+    assert half.fingerprint == patch.fingerprint, "it survives a cast"
     with pytest.raises(PatchMismatchError, match=r"in float32, .* in bfloat16.*--dtype float32"):
         ledger.remove(["e0"], model=half)
     assert len(ledger.events) == 1
@@ -194,10 +194,10 @@ def test_remove_refuses_a_model_in_another_dtype(tmp_path: Path) -> None:
 def test_remove_refuses_other_contexts_and_models(tmp_path: Path) -> None:
     """Contexts given by hand are in no setting, so the same settings would not give the same edits."""
     model, edits = tiny("llama"), edits_of(2)
-    made = method("rome", model)
-    made._given_contexts = ("{}", "Hello. {}")  # type: ignore[attr-defined]
+    editor = method("rome", model)
+    editor._given_contexts = ("{}", "Hello. {}")  # type: ignore[attr-defined]
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(made.edit(edits), force=True)
+    ledger.add(editor.edit(edits), force=True)
     before = ledger.patch
     with pytest.raises(PatchError, match="contexts"):
         ledger.remove(["e0"], model=model)
@@ -222,10 +222,10 @@ def test_edits_of_two_settings_are_removed_together_only(tmp_path: Path) -> None
 def test_failed_make_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, edits = tiny("llama"), edits_of(2)
     ledger = Ledger.open(tmp_path / "ledger")
-    made = method("rome", model)
-    monkeypatch.setattr(made, "make", lambda *_, **__: (_ for _ in ()).throw(PatchError("no")))
+    editor = method("rome", model)
+    monkeypatch.setattr(editor, "make", lambda *_, **__: (_ for _ in ()).throw(PatchError("no")))
     with pytest.raises(PatchError, match="no"):
-        ledger.make(made, edits)
+        ledger.make(editor, edits)
     assert ledger.events == ()
 
 
