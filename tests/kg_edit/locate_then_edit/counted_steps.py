@@ -34,19 +34,19 @@ CONTEXTS = ("{}", "It is known that {}", "The river and the people. {}")
 
 def elsewhere(family: str) -> LanguageModel:
     """A tiny model that lies on the second device."""
-    whole = tiny(family)
+    on_cpu = tiny(family)
     with TemporaryDirectory() as folder:
-        whole.model.save_pretrained(folder)
-        whole.tokenizer.save_pretrained(folder)
+        on_cpu.model.save_pretrained(folder)
+        on_cpu.tokenizer.save_pretrained(folder)
         return LanguageModel.load(folder, device_map={"": second_device.ELSEWHERE}, dtype="float32")
 
 
 def descended(model: LanguageModel, *, steps: int, further_steps: int) -> Counter[str]:
     """The counts of a descent, without those of the objective that it minimises."""
-    found = Objective(model, 1, [Request.of(model, edit, CONTEXTS) for edit in EDITS], kl_weight=0.0625)
-    parameters = [FreeDelta(value, RomeConfig(optimiser="adam")) for value in found.value]
+    objective = Objective(model, 1, [Request.of(model, edit, CONTEXTS) for edit in EDITS], kl_weight=0.0625)
+    parameters = [FreeDelta(value, RomeConfig(optimiser="adam")) for value in objective.value]
     second_device.COUNTED.clear()
-    optimise_values(found, parameters, Stops(steps=steps, stop_below=-1.0, further_steps=further_steps))
+    optimise_values(objective, parameters, Stops(steps=steps, stop_below=-1.0, further_steps=further_steps))
     return Counter(second_device.COUNTED)
 
 
@@ -60,7 +60,7 @@ def written(model: LanguageModel, tokens: int) -> Counter[str]:
 
 def scored(model: LanguageModel) -> Counter[str]:
     """The counts of scoring six pairs, which share a pass."""
-    pairs = [Pair(f"The {name} lives in", place) for name in ("dog", "river", "people") for place in ("London", "Rome")]
+    pairs = [Pair(f"The {name} lives in", city) for name in ("dog", "river", "people") for city in ("London", "Rome")]
     second_device.COUNTED.clear()
     score(model, pairs)
     return Counter(second_device.COUNTED)

@@ -86,12 +86,12 @@ def next_tokens(rank: int) -> Prompt:
 def descended(*, further_steps: int) -> tuple[list[Descent], list[bool]]:
     """The descents to the likeliest and to the second likeliest token, and whether they are predicted then."""
     requests = [Request(rewrites=(next_tokens(rank),)) for rank in (0, 1)]
-    found = Objective(tiny("llama"), 1, requests, kl_weight=0.0)
+    objective = Objective(tiny("llama"), 1, requests, kl_weight=0.0)
     settings = SimpleNamespace(optimiser="adam", learning_rate=0.5, clamp_norm_factor=50.0)
-    parameters = [FreeDelta(value, settings) for value in found.value]
-    descents = optimise_values(found, parameters, Stops(steps=STEPS, stop_below=-1.0, further_steps=further_steps))
+    parameters = [FreeDelta(value, settings) for value in objective.value]
+    descents = optimise_values(objective, parameters, Stops(steps=STEPS, stop_below=-1.0, further_steps=further_steps))
     again = Objective(tiny("llama"), 1, requests, kl_weight=0.0)
-    change = torch.stack([one.change for one in descents])
+    change = torch.stack([run.change for run in descents])
     missed = again.gradient(change, margin=0.0)[0].missed
     assert missed is not None
     return descents, (missed == 0).tolist()
@@ -101,9 +101,9 @@ def test_further_steps_run_only_until_the_target_is_predicted(monkeypatch: pytes
     monkeypatch.setattr(descent, "_MARGIN", 0.01)  # a random model's logits differ by little
     (easy, hard), predicted = descended(further_steps=0)
     assert (len(easy.losses), len(hard.losses), predicted) == (STEPS, STEPS, [True, False])
-    (left, longer), predicted = descended(further_steps=MORE)
+    (shorter, longer), predicted = descended(further_steps=MORE)
     assert predicted == [True, True]
-    assert len(left.losses) == STEPS and torch.equal(left.change, easy.change)
+    assert len(shorter.losses) == STEPS and torch.equal(shorter.change, easy.change)
     assert STEPS < len(longer.losses) < STEPS + MORE and longer.losses[:STEPS] == hard.losses
     (_, limited), _ = descended(further_steps=1)
     assert len(limited.losses) == STEPS + 1
@@ -158,9 +158,9 @@ def two_edits() -> Objective:
 
 
 def with_noise(*offsets: Tensor | None, stop_below: float = -1.0) -> tuple[list[Descent], list[Noisy]]:
-    found = two_edits()
-    parameters = [Noisy(found.value.shape[1], offset=offset) for offset in offsets]
-    return optimise_values(found, parameters, Stops(steps=NOISY_STEPS, stop_below=stop_below)), parameters
+    objective = two_edits()
+    parameters = [Noisy(objective.value.shape[1], offset=offset) for offset in offsets]
+    return optimise_values(objective, parameters, Stops(steps=NOISY_STEPS, stop_below=stop_below)), parameters
 
 
 def test_last_evaluation_has_no_noise() -> None:
@@ -176,10 +176,10 @@ def test_last_evaluation_has_no_noise() -> None:
 
 def test_best_pass_counts_if_the_change_without_noise_is_much_worse() -> None:
     far = torch.full((tiny("llama").width,), 50.0)
-    (found, _), (parameters, _) = with_noise(far, None)
-    passes = [total for total, _, _ in found.losses[:NOISY_STEPS]]
+    (noisy, _), (parameters, _) = with_noise(far, None)
+    passes = [total for total, _, _ in noisy.losses[:NOISY_STEPS]]
     best = passes.index(min(passes))
-    assert torch.equal(found.change, parameters.given[best]) and found.losses[-1] == found.losses[best]
+    assert torch.equal(noisy.change, parameters.given[best]) and noisy.losses[-1] == noisy.losses[best]
     (enough, _), (again, _) = with_noise(far, None, stop_below=1e9)
     expected = again.settled()
     assert expected is not None and torch.equal(enough.change, expected), "it is below the loss that ends a descent"
@@ -195,10 +195,10 @@ def test_rough_copy_is_the_model_cast_and_the_model_is_unchanged(family: str) ->
     rough = descent_model(model, "bfloat16").model
     plain = deepcopy(model.model).to(torch.bfloat16)
     buffers = dict(rough.named_buffers()), dict(plain.named_buffers())
-    for found, expected in ((rough.state_dict(), plain.state_dict()), buffers):
-        assert found.keys() == expected.keys()
-        assert all(found[name].dtype == expected[name].dtype for name in expected)
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for tensors, expected in ((rough.state_dict(), plain.state_dict()), buffers):
+        assert tensors.keys() == expected.keys()
+        assert all(tensors[name].dtype == expected[name].dtype for name in expected)
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert not any(weight.requires_grad for weight in rough.parameters())
     tied = model.model.get_output_embeddings().weight is model.model.get_input_embeddings().weight
     assert (rough.get_output_embeddings().weight is rough.get_input_embeddings().weight) is tied

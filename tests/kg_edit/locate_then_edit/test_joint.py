@@ -30,8 +30,8 @@ def test_joint_directions_by_hand() -> None:
     keys = torch.tensor([[2.0], [4.0]])
     solved = covariance(torch.diag(torch.tensor([1.0, 4.0]))).solve(keys)
     torch.testing.assert_close(solved, torch.tensor([[2.0], [1.0]]).double())
-    found = joint_directions(keys, solved, weight=3.0)
-    torch.testing.assert_close(found, torch.tensor([[2.0], [1.0]]).double() / 11)
+    directions = joint_directions(keys, solved, weight=3.0)
+    torch.testing.assert_close(directions, torch.tensor([[2.0], [1.0]]).double() / 11)
 
 
 @pytest.mark.parametrize("edits", [1, 4, 12, 13, 30])
@@ -39,8 +39,8 @@ def test_memit_solves_the_published_system(edits: int) -> None:
     """(lambda C + K K^T)^-1 K, whether there are fewer edits than d_ff = 12 or more."""
     moment, keys = full(12), draw(12, edits)
     published = torch.linalg.solve(20 * moment + keys @ keys.T, keys)
-    found = joint_directions(keys, covariance(moment).solve(keys), weight=20.0)
-    assert (found - published).norm() < 1e-6 * published.norm()
+    directions = joint_directions(keys, covariance(moment).solve(keys), weight=20.0)
+    assert (directions - published).norm() < 1e-6 * published.norm()
 
 
 @pytest.mark.parametrize("weight", [1e-6, 20.0])
@@ -54,9 +54,9 @@ def test_more_facts_than_inputs_get_a_part_of_their_change(weight: float) -> Non
 
 def test_emmet_update_is_the_smallest_that_is_exact_for_every_key() -> None:
     """D K = R; and of all such D it is the smallest as C weighs it."""
-    moment, keys, wanted = full(8), draw(8, 3), draw(5, 3, seed=2)
-    update = wanted @ joint_directions(keys, covariance(moment).solve(keys), weight=0.0).T
-    torch.testing.assert_close(update @ keys, wanted)
+    moment, keys, residuals = full(8), draw(8, 3), draw(5, 3, seed=2)
+    update = residuals @ joint_directions(keys, covariance(moment).solve(keys), weight=0.0).T
+    torch.testing.assert_close(update @ keys, residuals)
     other = draw(5, 8, seed=3)
     other = other - other @ keys @ torch.linalg.pinv(keys)  # adds nothing to D K
     assert torch.trace((update + other) @ moment @ (update + other).T) > torch.trace(update @ moment @ update.T)
@@ -75,10 +75,10 @@ def test_alphaedit_solves_the_published_system(edits: int) -> None:
     published = torch.linalg.solve(
         projection @ (keys @ keys.T + earlier @ earlier.T) + 0.5 * torch.eye(10).double(), projection @ keys
     )
-    known = torch.cat([keys, earlier], 1)
-    found = joint_directions(known, space.project(known), weight=0.5, first=edits)
-    torch.testing.assert_close(found, published)
-    assert (draw(5, edits) @ found.T @ rows).abs().max() < 1e-9  # keys that C has seen are answered as before
+    all_keys = torch.cat([keys, earlier], 1)
+    directions = joint_directions(all_keys, space.project(all_keys), weight=0.5, first=edits)
+    torch.testing.assert_close(directions, published)
+    assert (draw(5, edits) @ directions.T @ rows).abs().max() < 1e-9  # keys that C has seen are answered as before
 
 
 def test_null_space_threshold_is_relative_or_absolute() -> None:

@@ -32,8 +32,8 @@ def written(method: JointMethod, keys: Tensor, missing: Tensor, protected: Tenso
 
 
 def toy(kind: Any, config: Any) -> JointMethod:
-    made: JointMethod = kind(tiny("gpt2"), config, contexts=("{}",), covariances={1: covariance(1.0, 2.0)})
-    return made
+    editor: JointMethod = kind(tiny("gpt2"), config, contexts=("{}",), covariances={1: covariance(1.0, 2.0)})
+    return editor
 
 
 def test_remembering_batches_equal_one_batch() -> None:
@@ -89,15 +89,15 @@ def test_rank_one_update_with_earlier_keys() -> None:
 def test_anchored_value_has_the_norm_of_the_anchor() -> None:
     """m = (3, 0), delta = (0, 4): |v*| = 5. At the anchor 2.5 v* is (1.5, 2), and delta (-1.5, 2)."""
     value, descent = torch.tensor([3.0, 0.0]), Descent(change=torch.tensor([0.0, 4.0]), losses=((1.0, 1.0, 0.0),))
-    found = anchored(descent, value, norm=2.5, most=2.0)  # just at the bound
-    assert found.change.tolist() == [-1.5, 2.0]
-    found.check()
+    inlier = anchored(descent, value, norm=2.5, most=2.0)  # just at the bound
+    assert inlier.change.tolist() == [-1.5, 2.0]
+    inlier.check()
     outlier = anchored(descent, value, norm=2.0, most=2.0)
     assert torch.equal(outlier.change, descent.change)
     with pytest.raises(PatchError, match=r"2\.5 times as long as in the unedited model; anchor allows 2"):
         outlier.check()
     with pytest.raises(PatchError, match="not finite"):
-        replace(found, losses=((float("nan"), 0.0, 0.0),)).check()
+        replace(inlier, losses=((float("nan"), 0.0, 0.0),)).check()
 
 
 def test_update_off_the_principal_directions() -> None:
@@ -131,13 +131,13 @@ def test_prune_bounds_the_singular_values_of_all_updates_together(dense: bool) -
     angle = torch.tensor(0.3)
     first, second = torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])
     unedited = torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]])
-    place, other = torch.tensor([0.0, 0.6, 0.8]), torch.tensor([1.0, 0.0, 0.0])
-    earlier = Factors(left=4 * first[:, None], right=place[:, None])
-    update = Factors(left=torch.stack([12 * first, second], 1), right=torch.stack([place, other], 1))
+    key, other_key = torch.tensor([0.0, 0.6, 0.8]), torch.tensor([1.0, 0.0, 0.0])
+    earlier = Factors(left=4 * first[:, None], right=key[:, None])
+    update = Factors(left=torch.stack([12 * first, second], 1), right=torch.stack([key, other_key], 1))
     if dense:
         earlier, update = Factors.dense(earlier.product), Factors.dense(update.product)
-    found = pruned(update, unedited + earlier.product, earlier=[earlier], base=2.0)
-    torch.testing.assert_close((earlier + found).product, 5 * first.outer(place) + second.outer(other))
+    bounded = pruned(update, unedited + earlier.product, earlier=[earlier], base=2.0)
+    torch.testing.assert_close((earlier + bounded).product, 5 * first.outer(key) + second.outer(other_key))
 
 
 def test_prune_leaves_small_updates_and_makes_none_larger() -> None:

@@ -43,7 +43,7 @@ PENALTY = partial(norm_penalty, weight=0.5)
 def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Request:
     """An edit's prompts in three contexts, and two further rows: one with a text as its target, one with a soft one."""
     encoded = partial(encode, model.tokenizer, subject=subject)
-    text, soft = (encoded(asked, target=answer) for asked, answer in FURTHER)
+    text, soft = (encoded(question, target=answer) for question, answer in FURTHER)
     size, drawn = len(soft.target_ids), torch.Generator().manual_seed(len(soft.target_ids))
     shares = torch.rand(size, 3, generator=drawn)
     tokens = torch.randint(len(model.tokenizer), (size, 3), generator=drawn)
@@ -92,8 +92,8 @@ def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
     requests = [request(model, *edit) for edit in EDITS]
     fast, plain = (objective(model, requests, forward) for forward in (forward_for(model, ()), PlainForward))
     for name in ("value", "bare_key", "mean_key"):
-        found, expected = getattr(fast, name), getattr(plain, name)
-        assert (found - expected).norm() <= 1e-5 * expected.norm(), name
+        tensor, expected = getattr(fast, name), getattr(plain, name)
+        assert (tensor - expected).norm() <= 1e-5 * expected.norm(), name
     assert_alike(fast, plain, change(model, len(EDITS)))
 
 
@@ -124,9 +124,9 @@ def test_value_is_the_modules_own_output(family: str) -> None:
         model.model(torch.tensor([row.ids]))
     value = seen[0].reshape(len(row.ids), -1)[row.edited_at]
     _, states = subject_states(model, [row], layer=LAYER, last=LAYER, site="value")
-    found = [objective(model, [edit], forward).value[0] for forward in (TailForward, PlainForward)]
-    for own in (*found, states[0]):
-        torch.testing.assert_close(own, value, rtol=1e-5, atol=1e-5)
+    values = [objective(model, [edit], forward).value[0] for forward in (TailForward, PlainForward)]
+    for computed in (*values, states[0]):
+        torch.testing.assert_close(computed, value, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", families(FIRST))
@@ -153,9 +153,9 @@ def test_many_edits_equal_one_at_a_time(family: str) -> None:
     at = change(model, len(EDITS))
     together, gradient = losses_and_gradient(objective(model, requests), at)
     for index, alone in enumerate(requests):
-        losses, own = losses_and_gradient(objective(model, [alone]), at[index : index + 1])
+        losses, single = losses_and_gradient(objective(model, [alone]), at[index : index + 1])
         torch.testing.assert_close(losses.total[0], together.total[index], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(own[0], gradient[index], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(single[0], gradient[index], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", keep_first([1, 12, 512], keep=2))
@@ -164,23 +164,23 @@ def test_finished_edits_are_dropped_and_change_no_other(tokens: int, done: set[i
     """Also in passes of one row, and where passes are cut."""
     model = tiny("llama")
     requests = [request(model, *edit) for edit in (*EDITS, *EDITS)]
-    found, at = objective(model, requests, tokens=tokens), change(model, len(requests))
-    whole, whole_gradient = losses_and_gradient(objective(model, requests, PlainForward), at)
-    for left in ([0, 1, 2, 3], [edit for edit in range(4) if edit not in done]):
-        losses, gradient = found.gradient(at)
-        torch.testing.assert_close(losses.total[left], whole.total.detach()[left], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(gradient[left], whole_gradient[left], rtol=1e-4, atol=1e-5)
-        found.drop(done)
+    fast, at = objective(model, requests, tokens=tokens), change(model, len(requests))
+    expected, expected_gradient = losses_and_gradient(objective(model, requests, PlainForward), at)
+    for remaining in ([0, 1, 2, 3], [edit for edit in range(4) if edit not in done]):
+        losses, gradient = fast.gradient(at)
+        torch.testing.assert_close(losses.total[remaining], expected.total.detach()[remaining], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gradient[remaining], expected_gradient[remaining], rtol=1e-4, atol=1e-5)
+        fast.drop(done)
 
 
 def test_losses_are_their_definitions() -> None:
     """Each term written out, from the logits of the plain forward."""
     model = tiny("gpt2")
-    wanted, at = request(model, *EDITS[0]), change(model, 1)
-    assert wanted.essence is not None
-    losses = objective(model, [wanted])(at)
-    text, soft = wanted.further
-    rows = [*wanted.rewrites, wanted.essence, text.prompt, soft.prompt]
+    edit, at = request(model, *EDITS[0]), change(model, 1)
+    assert edit.essence is not None
+    losses = objective(model, [edit])(at)
+    text, soft = edit.further
+    rows = [*edit.rewrites, edit.essence, text.prompt, soft.prompt]
     forward = PlainForward(model, LAYER, rows)
     sizes = [max(1, len(row.target_ids)) for row in rows]
     *nlls, essence, of_text, of_soft = forward.logits(at.expand(len(rows), -1)).log_softmax(-1).split(sizes)
@@ -188,9 +188,9 @@ def test_losses_are_their_definitions() -> None:
     def nll(log_p: Tensor, targets: tuple[int, ...]) -> Tensor:
         return -log_p[torch.arange(len(targets)), list(targets)].mean()
 
-    pairs = zip(nlls, wanted.rewrites, strict=True)
-    torch.testing.assert_close(losses.nll[0], torch.stack([nll(one, row.target_ids) for one, row in pairs]).mean())
-    clean = forward.logits().split(sizes)[len(wanted.rewrites)].log_softmax(-1)
+    pairs = zip(nlls, edit.rewrites, strict=True)
+    torch.testing.assert_close(losses.nll[0], torch.stack([nll(log_p, row.target_ids) for log_p, row in pairs]).mean())
+    clean = forward.logits().split(sizes)[len(edit.rewrites)].log_softmax(-1)
     kl = torch.nn.functional.kl_div(clean, essence, log_target=True, reduction="sum")  # KL(edited || unedited)
     torch.testing.assert_close(losses.kl[0], kl)
     assert soft.soft_target is not None
@@ -200,7 +200,7 @@ def test_losses_are_their_definitions() -> None:
     torch.testing.assert_close(losses.penalty[0], 0.5 * at.norm() / value**2)
     torch.testing.assert_close(losses.total, losses.nll + 0.5 * losses.kl + losses.further + losses.penalty)
 
-    still = objective(model, [wanted])(torch.zeros(1, model.width))
+    still = objective(model, [edit])(torch.zeros(1, model.width))
     assert still.kl.abs().max() < 1e-6 and still.penalty.item() == 0, "no change has no such loss"
 
 
@@ -214,7 +214,7 @@ def test_missed_tokens_are_those_that_are_not_the_likeliest() -> None:
             rows.append(int(model.model(torch.tensor([rows])).logits[0, -1].argmax()))
     right = replace(prompt, ids=tuple(rows))
     wrong = replace(prompt, ids=(*rows[:-1], (rows[-1] + 1) % 400))
-    requests = [Request(rewrites=(one,)) for one in (wrong, right)]
+    requests = [Request(rewrites=(encoded,)) for encoded in (wrong, right)]
     fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
     assert [bool(count) for count in missed(fast, torch.zeros(2, model.width), margin=0.0)] == [True, False]
     far = 100 * change(model, 2)
@@ -223,9 +223,9 @@ def test_missed_tokens_are_those_that_are_not_the_likeliest() -> None:
     assert fast.gradient(far)[0].missed is None
 
 
-def missed(found: Objective, at: Tensor, *, margin: float) -> list[float]:
+def missed(loss: Objective, at: Tensor, *, margin: float) -> list[float]:
     """How many target tokens of each edit are not the likeliest by the margin."""
-    count = found.gradient(at, margin=margin)[0].missed
+    count = loss.gradient(at, margin=margin)[0].missed
     assert count is not None
     return list(count.tolist())
 
@@ -236,9 +236,9 @@ def test_adapter_of_a_late_block_gets_whole_rows(method: str, layer: int) -> Non
 
     MEMoE reads the tokens themselves, which are not embedded again at every step.
     """
-    model, own = tiny("llama"), QUICK[method] | {"layer": layer, "learning_rate": 0.1}
+    model, settings = tiny("llama"), QUICK[method] | {"layer": layer, "learning_rate": 0.1}
     edits = [Edit(id=s, subject=s, prompt=p, target_new=t) for p, s, t in EDITS]
-    patch = find_method(method).on(model, settings=own).edit(edits)
+    patch = find_method(method).on(model, settings=settings).edit(edits)
     requests, at = [request(model, *edit) for edit in EDITS], change(model, len(EDITS))
     without = objective(model, requests)(at).nll
     with patch.applied(model):  # in several passes
@@ -256,9 +256,9 @@ def test_few_rows_share_a_pass_and_many_of_unlike_length_do_not() -> None:
     assert len(together) == len(few) and [row.part for row in together] == ["kl"] + ["nll"] * (len(few) - 1)
     many = [row for row in few for _ in range(100)]
     apart = list(passes(many, PassLimit(10_000)))
-    assert [len({row.length for row in some}) for some in apart] == [1] * len(lengths)
+    assert [len({row.length for row in batch}) for batch in apart] == [1] * len(lengths)
     for tokens in (1, 40):
         pieces = list(passes(many, PassLimit(tokens)))
         assert sum(map(len, pieces)) == len(many)
-        widths = [max(row.length for row in some) for some in pieces]
-        assert all((len(some) - 1) * width < tokens for some, width in zip(pieces, widths, strict=True))
+        widths = [max(row.length for row in batch) for batch in pieces]
+        assert all((len(batch) - 1) * width < tokens for batch, width in zip(pieces, widths, strict=True))

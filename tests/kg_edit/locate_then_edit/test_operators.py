@@ -93,17 +93,17 @@ class Alone:
 @pytest.mark.parametrize("parameters_of", [free, graph_made])
 def test_edits_that_step_together_get_the_changes_of_those_that_step_alone(parameters_of: Parameters) -> None:
     """Also if one of them ends earlier."""
-    model, found = tiny("llama"), []
+    model, descents = tiny("llama"), []
     for alone in (True, False):
         loss = Objective(model, LAYER, [Request.of(model, edit, CONTEXTS) for edit in EDITS], kl_weight=0.06)
         parameters = [parameters_of(value, edit) for edit, value in enumerate(loss.value)]
         start = loss.gradient(torch.zeros_like(loss.value))[0].nll
         stops = Stops(steps=8, stop_below=-1.0, stop_nll=float(start.sort().values[1]) - 0.01)
-        found.append(optimise_values(loss, [Alone(own) for own in parameters] if alone else parameters, stops))
-    for plain, together in zip(*found, strict=True):
+        descents.append(optimise_values(loss, [Alone(param) for param in parameters] if alone else parameters, stops))
+    for plain, together in zip(*descents, strict=True):
         assert len(plain.losses) == len(together.losses)
         torch.testing.assert_close(together.change, plain.change, rtol=1e-4, atol=1e-5)
-    assert len({len(one.losses) for one in found[0]}) > 1
+    assert len({len(descent.losses) for descent in descents[0]}) > 1
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
@@ -114,11 +114,11 @@ def test_a_step_has_few_operators_beside_the_models_own(family: str) -> None:
     try:
         one, four = of_a_step(model, EDITS[:1]), of_a_step(model, EDITS)
         states = torch.zeros(3, 8, model.width, requires_grad=True)
-        own = operators(
+        of_the_model = operators(
             lambda: model.model(inputs_embeds=states, use_cache=False).logits.logsumexp(-1).sum().backward()
         )
     finally:
         for weight, flag in zip(model.model.parameters(), flags, strict=True):
             weight.requires_grad_(flag)
     assert four == one, "one step of the optimiser for all edits"
-    assert one <= 1.15 * own
+    assert one <= 1.15 * of_the_model

@@ -41,21 +41,21 @@ def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: 
     assert on_cpu == PassLimit(512)
     monkeypatch.setattr(passes, "pass_megabytes", lambda device: 1000.0)
     model = replace(tiny("llama"), model=copy.deepcopy(tiny("llama").model).to("meta"))
-    whole = pass_limit(model, LAYER)
-    assert whole.padding == inf
-    assert whole.tokens > 10 * on_cpu.tokens
-    assert pass_limit(model, LAYER, 250.0).tokens == pytest.approx(whole.tokens / 4), "--memory is less"
-    assert pass_limit(model, LAYER, 9000.0).tokens == whole.tokens, "--memory is more than there is"
+    limit = pass_limit(model, LAYER)
+    assert limit.padding == inf
+    assert limit.tokens > 10 * on_cpu.tokens
+    assert pass_limit(model, LAYER, 250.0).tokens == pytest.approx(limit.tokens / 4), "--memory is less"
+    assert pass_limit(model, LAYER, 9000.0).tokens == limit.tokens, "--memory is more than there is"
     monkeypatch.setattr(passes, "pass_megabytes", lambda device: 40_000.0)
-    assert pass_limit(model, LAYER).tokens == pytest.approx(2 * whole.tokens), "more would only take memory"
+    assert pass_limit(model, LAYER).tokens == pytest.approx(2 * limit.tokens), "more would only take memory"
     rows = [
         TargetRow(edit=edit, prompt=row)
-        for edit, one in enumerate(requests(model))
-        for row in one.rewrites
+        for edit, request in enumerate(requests(model))
+        for row in request.rewrites
         for _ in range(50)
     ]
     assert len({row.length for row in rows}) == 3
-    (together,) = passes.passes(rows, whole)
+    (together,) = passes.passes(rows, limit)
     assert len(together) == len(rows) and padded_tokens(together) > 512
     assert len(list(passes.passes(rows, on_cpu))) > 1
 
@@ -77,22 +77,20 @@ def test_contexts_of_many_edits_are_stored_once() -> None:
     """Their keys and values, of which each row had a copy; the losses are the same, also after edits have ended."""
     model, limit, long = tiny("llama"), PassLimit(4096, padding=inf), "The quick brown fox jumps over the lazy dog. "
     contexts = ("{}", long + "{}", long + long + "{}")
-    asked = [
-        Request(
-            rewrites=tuple(model.encode_fact("{} is", subject=subject, target="Rome", context=one) for one in contexts)
-        )
+    edits = [
+        Request(rewrites=tuple(model.encode_fact("{} is", subject=subject, target="Rome", context=c) for c in contexts))
         for subject in [*SUBJECTS, *(f"{subject} {number}" for subject in SUBJECTS for number in range(3))]
     ]
-    change = torch.randn(len(asked), model.width, generator=torch.Generator().manual_seed(0))
+    change = torch.randn(len(edits), model.width, generator=torch.Generator().manual_seed(0))
     shared, sizes, losses = SharedContexts.of(model, contexts), list[int](), list[Tensor]()
     for forward in (TailForward, partial(TailForward, contexts=shared)):
-        found = Objective(model, LAYER, asked, kl_weight=0.0, forward=forward, limit=limit)
-        (whole,) = found._passes
-        prefix = whole.forward._prefix  # type: ignore[attr-defined]
+        objective = Objective(model, LAYER, edits, kl_weight=0.0, forward=forward, limit=limit)
+        (only_pass,) = objective._passes
+        prefix = only_pass.forward._prefix  # type: ignore[attr-defined]
         sizes.append(sum(state.nbytes for layer in prefix.layers for state in layer))
-        losses.append(found.gradient(change)[0].nll)
-        found.drop(range(1, len(asked)))
-        losses.append(found.gradient(change)[0].nll[:1])
+        losses.append(objective.gradient(change)[0].nll)
+        objective.drop(range(1, len(edits)))
+        losses.append(objective.gradient(change)[0].nll[:1])
     assert sizes[1] < sizes[0] / 4
     torch.testing.assert_close(losses[2], losses[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(losses[3], losses[1], rtol=1e-5, atol=1e-5)
@@ -112,17 +110,17 @@ class Tight(TailForward):
 
 def test_passes_are_halved_when_memory_runs_out_and_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
     model, limit = tiny("llama"), PassLimit(4096, padding=inf)
-    asked, start = requests(model), torch.zeros(len(SUBJECTS), model.width)
+    edits, start = requests(model), torch.zeros(len(SUBJECTS), model.width)
     change = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-    plenty = Objective(model, LAYER, asked, kl_weight=0.5, limit=limit)
+    plenty = Objective(model, LAYER, edits, kl_weight=0.5, limit=limit)
     monkeypatch.setattr(Tight, "refused", refused := [])
-    tight = Objective(model, LAYER, asked, kl_weight=0.5, forward=Tight, limit=limit)
-    expected, found = plenty.gradient(change, margin=0.0), tight.gradient(change, margin=0.0)
+    tight = Objective(model, LAYER, edits, kl_weight=0.5, forward=Tight, limit=limit)
+    expected, halved = plenty.gradient(change, margin=0.0), tight.gradient(change, margin=0.0)
     assert refused[0] == 9, "all rows of a step run in one pass"
     assert len(refused) > 1
     for name in ("nll", "kl", "total", "missed"):
-        torch.testing.assert_close(getattr(found[0], name), getattr(expected[0], name), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(getattr(halved[0], name), getattr(expected[0], name), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(halved[1], expected[1], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(tight(change).total, expected[0].total, rtol=1e-5, atol=1e-5)
     for name in ("value", "bare_key", "mean_key"):
         torch.testing.assert_close(getattr(tight, name), getattr(plenty, name))

@@ -26,12 +26,12 @@ def objective(family: str) -> Objective:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
 def test_a_step_reads_only_its_buffer(family: str) -> None:
     """Three times on one buffer, each with another change, it gives what a new objective gives for the change."""
-    found, draw = objective(family), torch.Generator().manual_seed(0)
-    buffer, margin = torch.zeros_like(found.value), torch.zeros(())
+    loss, draw = objective(family), torch.Generator().manual_seed(0)
+    buffer, margin = torch.zeros_like(loss.value), torch.zeros(())
     for number in range(3):
         buffer.copy_(torch.randn(buffer.shape, generator=draw))
         margin.fill_(number)
-        terms, gradient = found._gradient(buffer, margin)
+        terms, gradient = loss._gradient(buffer, margin)
         expected_terms, expected = objective(family)._gradient(buffer.clone(), margin.clone())
         assert torch.equal(terms, expected_terms) and torch.equal(gradient, expected)
 
@@ -41,8 +41,8 @@ def on_buffers(work: Work, example: Tensors, expected: Tensors) -> Work:
     results = [torch.empty_like(result) for result in expected]
 
     def replay(*now: Tensor) -> Tensors:
-        for place, tensor in zip(example, now, strict=True):
-            place.copy_(tensor)
+        for buffer, tensor in zip(example, now, strict=True):
+            buffer.copy_(tensor)
         for result, value in zip(results, work(*example), strict=True):
             result.copy_(value)
         return tuple(result.clone() for result in results)
@@ -50,8 +50,8 @@ def on_buffers(work: Work, example: Tensors, expected: Tensors) -> Work:
     return replay
 
 
-def descended(found: Objective, stops: Stops) -> list[Descent]:
-    return optimise_values(found, [FreeDelta(value, RomeConfig()) for value in found.value], stops)
+def descended(loss: Objective, stops: Stops) -> list[Descent]:
+    return optimise_values(loss, [FreeDelta(value, RomeConfig()) for value in loss.value], stops)
 
 
 def test_a_captured_step_gives_the_same_descent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +65,9 @@ def test_a_captured_step_gives_the_same_descent(monkeypatch: pytest.MonkeyPatch)
     start = objective("llama").gradient(torch.zeros_like(objective("llama").value))[0].nll
     stops = Stops(steps=6, further_steps=4, stop_below=-1.0, stop_nll=float(start.mean()) - 0.1)
     plain = descended(objective("llama"), stops)
-    assert len({len(one.losses) for one in plain}) > 1
+    assert len({len(descent.losses) for descent in plain}) > 1
     monkeypatch.setattr(repeated, "captured", counted)
-    monkeypatch.setattr(repeated, "without_waiting", lambda work, *given: work(*given))
+    monkeypatch.setattr(repeated, "without_waiting", lambda work, *inputs: work(*inputs))
     capturing = objective("llama")
     capturing._captures = True
     for one, other in zip(descended(capturing, stops), plain, strict=True):
@@ -84,9 +84,9 @@ def test_a_step_that_can_not_be_captured_runs_as_it_is(monkeypatch: pytest.Monke
         raise RuntimeError("this can't be captured")
 
     monkeypatch.setattr(repeated, "captured", refused)
-    monkeypatch.setattr(repeated, "without_waiting", lambda work, *given: work(*given))
+    monkeypatch.setattr(repeated, "without_waiting", lambda work, *inputs: work(*inputs))
     step = Repeated(capture=True)
-    assert [step(lambda given: (2 * given,), torch.tensor(n))[0].item() for n in range(3, 7)] == [6, 8, 10, 12]
+    assert [step(lambda x: (2 * x,), torch.tensor(n))[0].item() for n in range(3, 7)] == [6, 8, 10, 12]
     assert tried == [((torch.tensor(3),), (torch.tensor(6),))]
 
 
@@ -104,7 +104,7 @@ def test_a_function_is_captured_unless_it_reads_a_number_back() -> None:
     assert len(calls) == 2, "as it is, and while it is captured"
 
     reading = Repeated(capture=True)
-    assert [reading(lambda given: (given * float(given[0]),), n * pair)[0].tolist() for n in (1, 2)] == [[1, 1], [4, 4]]
+    assert [reading(lambda x: (x * float(x[0]),), n * pair)[0].tolist() for n in (1, 2)] == [[1, 1], [4, 4]]
 
 
 def in_their_memory(
@@ -112,7 +112,7 @@ def in_their_memory(
 ) -> Graphs:
     """A stand-in for the two graphs: parameters are read where they are, gradients are always in the same memory."""
     leaves, above = [parameter.detach().requires_grad_() for parameter in parameters], torch.empty_like(expected)
-    results, found = list[Tensor](), tuple(torch.empty_like(gradient) for gradient in gradients)
+    results, buffers = list[Tensor](), tuple(torch.empty_like(gradient) for gradient in gradients)
 
     def replay() -> Tensor:
         results[:] = [work(*leaves)]
@@ -120,20 +120,20 @@ def in_their_memory(
 
     def replay_backward(gradient: Tensor) -> Tensors:
         above.copy_(gradient)
-        for place, value in zip(found, torch.autograd.grad(results[0], leaves, above), strict=True):
-            place.copy_(value)
-        return found
+        for buffer, value in zip(buffers, torch.autograd.grad(results[0], leaves, above), strict=True):
+            buffer.copy_(value)
+        return buffers
 
     return replay, replay_backward
 
 
 def by_networks(steps: int = 5, edits: int = len(EDITS)) -> list[Descent]:
-    found = Objective(
+    loss = Objective(
         tiny("llama"), 1, [Request.of(tiny("llama"), edit, CONTEXTS) for edit in EDITS[:edits]], kl_weight=0
     )
     return optimise_values(
-        found,
-        [graph_made(value, edit) for edit, value in enumerate(found.value)],
+        loss,
+        [graph_made(value, edit) for edit, value in enumerate(loss.value)],
         Stops(steps=steps, stop_below=-1.0),
     )
 
@@ -147,7 +147,7 @@ def test_a_captured_network_gives_the_same_descent(monkeypatch: pytest.MonkeyPat
         return in_their_memory(work, parameters, expected, gradients)
 
     monkeypatch.setattr(repeated, "captured_in_place", counted)
-    monkeypatch.setattr(repeated, "without_waiting", lambda work, *given: work(*given))
+    monkeypatch.setattr(repeated, "without_waiting", lambda work, *inputs: work(*inputs))
     monkeypatch.setattr(glame, "RepeatedInPlace", lambda capture: RepeatedInPlace(capture=True))
     for one, other in zip(by_networks(edits=edits), plain, strict=True):
         assert one.losses == other.losses and torch.equal(one.change, other.change)
@@ -163,10 +163,10 @@ def test_a_network_that_can_not_be_captured_runs_as_it_is(monkeypatch: pytest.Mo
         raise RuntimeError("this can't be captured")
 
     monkeypatch.setattr(repeated, "captured_in_place", refused)
-    monkeypatch.setattr(repeated, "without_waiting", lambda work, *given: work(*given))
+    monkeypatch.setattr(repeated, "without_waiting", lambda work, *inputs: work(*inputs))
     monkeypatch.setattr(glame, "RepeatedInPlace", lambda capture: RepeatedInPlace(capture=True))
-    (found,) = by_networks(edits=1)
-    assert found.losses == plain[0].losses and torch.equal(found.change, plain[0].change)
+    (again,) = by_networks(edits=1)
+    assert again.losses == plain[0].losses and torch.equal(again.change, plain[0].change)
     assert tried == [1]
 
 
@@ -174,27 +174,27 @@ def test_a_network_that_can_not_be_captured_runs_as_it_is(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("edits", [1, 3])
 def test_a_network_on_cuda_is_captured_and_learns_as_it_does_without(edits: int) -> None:
     """In four steps, up to the order of sums."""
-    draw, found = torch.Generator().manual_seed(0), list[list[Tensor]]()
+    draw, runs = torch.Generator().manual_seed(0), list[list[Tensor]]()
     values = [torch.randn(64, generator=draw).cuda() for _ in range(edits)]
     for capture in (False, True):
         networks = [graph_made(value.cpu(), edit) for edit, value in enumerate(values)]
         moved = [
-            glame.GraphValue(one._subgraph.to(value.device), value, one._config, rgnn=one.rgnn.to(value.device))
-            for one, value in zip(networks, values, strict=True)
+            glame.GraphValue(net._subgraph.to(value.device), value, net._config, rgnn=net.rgnn.to(value.device))
+            for net, value in zip(networks, values, strict=True)
         ]
-        whole = glame.GraphValue.together(moved)
-        whole._repeated = RepeatedInPlace(capture=capture)
+        joined = glame.GraphValue.together(moved)
+        joined._repeated = RepeatedInPlace(capture=capture)
         changes = list[Tensor]()
         for step in range(4):
-            change = whole.change()
+            change = joined.change()
             changes.append(change.detach().clone())
             change.backward(torch.full_like(change, 1.0 + step))
-            whole.learn()
-        assert (whole._repeated._graphs is not None) == capture
-        found.append(changes)
-    for plain, captured in zip(*found, strict=True):
+            joined.learn()
+        assert (joined._repeated._graphs is not None) == capture
+        runs.append(changes)
+    for plain, captured in zip(*runs, strict=True):
         torch.testing.assert_close(captured, plain, rtol=1e-2, atol=1e-3)
-    assert not torch.equal(found[0][0], found[0][-1])
+    assert not torch.equal(runs[0][0], runs[0][-1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -203,6 +203,6 @@ def test_parameters_that_can_not_be_captured_are_differentiated_as_they_are() ->
     weight = torch.ones(2, device="cuda", requires_grad=True)
     step = RepeatedInPlace(capture=True)
     for _ in range(2):
-        step(lambda given: given * float(given[0]), weight).backward(torch.ones(2, device="cuda"))
+        step(lambda x: x * float(x[0]), weight).backward(torch.ones(2, device="cuda"))
     step.pass_on([weight])
     assert step._graphs is None and weight.grad is not None and weight.grad.tolist() == [2.0, 2.0]

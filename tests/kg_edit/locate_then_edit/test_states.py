@@ -27,8 +27,8 @@ RARE = Edit(subject="Donau", prompt="Der Fluss {} mündet in", target_new="die O
 def test_other_keys_in_the_solve_by_hand() -> None:
     """C = I, one other key n = (1, 1), w = 1: u = (I + n n^T)^-1 (1, 0) = (2, -1) / 3."""
     held = OtherKeys.none(2).plus(torch.tensor([[1.0, 1.0]]))
-    found = TOY.solve(torch.tensor([[1.0], [0.0]]), others=held, weight=1.0)
-    torch.testing.assert_close(found, torch.tensor([[2.0], [-1.0]]).double() / 3)
+    solved = TOY.solve(torch.tensor([[1.0], [0.0]]), others=held, weight=1.0)
+    torch.testing.assert_close(solved, torch.tensor([[2.0], [-1.0]]).double() / 3)
 
 
 @pytest.mark.parametrize("edits", [1, 2, 5])  # of 4 other tokens each, in 6 dimensions: as rows, and as their moment
@@ -37,20 +37,20 @@ def test_few_other_keys_and_many_give_the_same_solution(edits: int) -> None:
     keys, others = (torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((6, 3), (edits, 4, 6)))
     moment = torch.randn(6, 6, generator=draw, dtype=torch.float64)
     toy = Covariance(moment=moment @ moment.T, tokens=9, ridge=0.5, id="toy")
-    metric = toy.moment + 0.5 * toy.moment.diagonal().mean() * torch.eye(6) + 3 * sum(own.T @ own / 4 for own in others)
+    metric = toy.moment + 0.5 * toy.moment.diagonal().mean() * torch.eye(6) + 3 * sum(k.T @ k / 4 for k in others)
     held = OtherKeys.none(6)
-    for own in others:
-        held = held.plus(own)
+    for k in others:
+        held = held.plus(k)
     assert (held.moment is None, len(held.rows) < 6) == (edits == 1, True)
     torch.testing.assert_close(toy.solve(keys, others=held, weight=3.0), torch.linalg.solve(metric, keys))
 
 
 def test_large_hold_keeps_the_other_output_and_writes_the_value() -> None:
     key, others, change = torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 1.0]]), torch.tensor([3.0, 5.0])
-    found = rank_one_update(
+    factors = rank_one_update(
         change=change, mean_key=key, bare_key=key, covariance=TOY, weight=torch.eye(2), others=others, hold=1e6
     )
-    update = found.left @ found.right.T
+    update = factors.left @ factors.right.T
     torch.testing.assert_close(update @ key, change)
     assert (update @ others[0]).norm() < 1e-4
 
@@ -60,20 +60,20 @@ def test_other_keys_are_of_every_token_except_the_ends_of_the_subject(family: st
     model = tiny(family)
     edit = Edit(subject="Spike Hughes", prompt="{} originates from", target_new="London")
     request = Request.of(model, edit, ["{}", "One day Spike Hughes came. {}"])
-    wanted = []
+    expected = []
     for row, ends in zip(request.rewrites, (1, 2), strict=True):
         keys, name = _keys(model, row.ids), row.ids[row.edited_at - 1 : row.edited_at + 1]
-        other = [place for place in range(len(row.ids)) if row.ids[place - 1 : place + 1] != name]
+        other = [index for index in range(len(row.ids)) if row.ids[index - 1 : index + 1] != name]
         assert len(other) == len(row.ids) - ends, "the name is in the context as well"
-        wanted += [keys[place] for place in other]
-    torch.testing.assert_close(other_keys(model, request.rewrites, 1), torch.stack(wanted), rtol=1e-4, atol=1e-5)
+        expected += [keys[index] for index in other]
+    torch.testing.assert_close(other_keys(model, request.rewrites, 1), torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def _keys(model: LanguageModel, ids: tuple[int, ...]) -> Tensor:
-    found = list[Tensor]()
-    with torch.no_grad(), watched(model.down_projection(1), lambda key, _: found.append(key.reshape(len(ids), -1))):
+    keys = list[Tensor]()
+    with torch.no_grad(), watched(model.down_projection(1), lambda key, _: keys.append(key.reshape(len(ids), -1))):
         model.model(torch.tensor([ids]))
-    return found[0]
+    return keys[0]
 
 
 @pytest.mark.parametrize("name", keep_first(["rome", "glame"]))
@@ -93,8 +93,8 @@ def test_hold_keeps_the_outputs_at_other_tokens_of_the_prompts(name: str) -> Non
 @pytest.mark.slow
 def test_hold_lets_the_model_predict_rare_words(smollm2: LanguageModel) -> None:
     """Without, the update answers the key of the word's next piece as well, and the model says another word."""
-    said = {hold: _says(smollm2, RARE, hold=hold) for hold in (0.0, 1.0)}
-    assert said[1.0].startswith(" die Ostsee") and not said[0.0].startswith(" die Ostsee")
+    texts = {hold: _says(smollm2, RARE, hold=hold) for hold in (0.0, 1.0)}
+    assert texts[1.0].startswith(" die Ostsee") and not texts[0.0].startswith(" die Ostsee")
 
 
 def _says(model: LanguageModel, edit: Edit, *, hold: float) -> str:
