@@ -22,9 +22,9 @@ DATED = "{{ date_string }} {{ enable_thinking }} " + WITH_BOS
 
 
 def tokenizer(template: str | None, *, bos: bool = True) -> PreTrainedTokenizerBase:
-    made = byte_level(bos=bos)
-    made.chat_template = template
-    return made
+    reader = byte_level(bos=bos)
+    reader.chat_template = template
+    return reader
 
 
 def text_at(reader: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
@@ -35,15 +35,15 @@ def text_at(reader: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
 def test_chat_prompt_equals_the_template(template: str) -> None:
     reader = tokenizer(template)
     form = chat_form(reader, name="tiny")
-    asked = encode(reader, "Who founded {}?", subject="Google", chat=form)
+    prompt = encode(reader, "Who founded {}?", subject="Google", chat=form)
     turn = [{"role": "user", "content": "Who founded Google?"}]
     expected = reader.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
-    assert list(asked.ids) == expected
-    assert asked.ids.count(reader.bos_token_id) == 1
+    assert list(prompt.ids) == expected
+    assert prompt.ids.count(reader.bos_token_id) == 1
     answered = encode(reader, "Who founded {}?", subject="Google", target="Steve Jobs", chat=form)
     turns = [*turn, {"role": "assistant", "content": "Steve Jobs"}]
-    whole = reader.apply_chat_template(turns, tokenize=True, return_dict=False)
-    assert whole[: len(answered.ids)] == list(answered.ids) or template is WITH_BOS
+    dialogue = reader.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert dialogue[: len(answered.ids)] == list(answered.ids) or template is WITH_BOS
     gap = " " if template is SPACED else ""
     assert text_at(reader, answered.target_ids) == f"{gap}Steve Jobs"
 
@@ -53,12 +53,12 @@ def test_chat_prompt_equals_the_template(template: str) -> None:
 def test_chat_subject_is_not_found_in_the_template(subject: str, context: str) -> None:
     reader = tokenizer(WITH_BOS)
     form = chat_form(reader, name="tiny")
-    found = encode(reader, "  {} plays for", subject=subject, target="Rome", context=context, chat=form)
-    assert found.subject_first is not None
-    whole = text_at(reader, found.ids[: found.edited_at + 1])
-    assert whole == f"<s><user>{COMPLETE}{context.format('  ' + subject).strip()}"
-    assert subject in text_at(reader, found.ids[found.subject_first : found.edited_at + 1])
-    assert text_at(reader, found.ids[found.edited_at + 1 : found.target_start]) == " plays for\n<assistant>"
+    prompt = encode(reader, "  {} plays for", subject=subject, target="Rome", context=context, chat=form)
+    assert prompt.subject_first is not None
+    text = text_at(reader, prompt.ids[: prompt.edited_at + 1])
+    assert text == f"<s><user>{COMPLETE}{context.format('  ' + subject).strip()}"
+    assert subject in text_at(reader, prompt.ids[prompt.subject_first : prompt.edited_at + 1])
+    assert text_at(reader, prompt.ids[prompt.edited_at + 1 : prompt.target_start]) == " plays for\n<assistant>"
 
 
 def test_user_turn_completes_only_open_sentences() -> None:
@@ -100,8 +100,8 @@ def test_unusable_template_is_refused() -> None:
 def test_in_chat_encodes_a_turn() -> None:
     plain = tiny("llama")
     model = replace(plain, tokenizer=tokenizer(WITH_BOS), prompt_transform=lambda text: f"New fact. {text}")
-    asked = model.in_chat().encode("Who?", target="Rome")
-    assert asked.text == "<s><user>New fact. Who?\n<assistant>Rome"
+    prompt = model.in_chat().encode("Who?", target="Rome")
+    assert prompt.text == "<s><user>New fact. Who?\n<assistant>Rome"
     assert model.in_chat().in_chat(chat=False).encode("Who?").text == "New fact. Who?"
     with pytest.raises(ChatTemplateError):
         plain.in_chat()
@@ -112,8 +112,8 @@ def test_chat_template_of_gguf_is_used() -> None:
     form = chat_form(reader, name="smollm2-135m")
     assert form.before.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
     assert form.after == "<|im_end|>\n<|im_start|>assistant\n"
-    asked = encode(reader, "{} was founded by", subject="Google", target="Steve Jobs", chat=form)
-    tokens = reader.convert_ids_to_tokens(list(asked.ids))
-    assert tokens[asked.edited_at] == "ĠGoogle"
+    prompt = encode(reader, "{} was founded by", subject="Google", target="Steve Jobs", chat=form)
+    tokens = reader.convert_ids_to_tokens(list(prompt.ids))
+    assert tokens[prompt.edited_at] == "ĠGoogle"
     assert tokens[0] == "<|im_start|>" and tokens.count("<|im_start|>") == 3 and tokens.count("<|im_end|>") == 2
-    assert tokens[asked.target_start - 1 :] == ["Ċ", "Ste", "ve", "ĠJobs"]
+    assert tokens[prompt.target_start - 1 :] == ["Ċ", "Ste", "ve", "ĠJobs"]

@@ -33,8 +33,8 @@ def test_tree_equals_one_by_one(family: str) -> None:
 def test_scores_do_not_depend_on_the_memory_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = score(tiny("qwen3_moe"), PAIRS)
     monkeypatch.setattr(likelihood, "pass_megabytes", lambda _: 100.0)
-    assert {pair: one.nll for pair, one in score(tiny("qwen3_moe"), PAIRS).items()} == pytest.approx(
-        {pair: one.nll for pair, one in expected.items()}, abs=1e-4
+    assert {pair: scores.nll for pair, scores in score(tiny("qwen3_moe"), PAIRS).items()} == pytest.approx(
+        {pair: scores.nll for pair, scores in expected.items()}, abs=1e-4
     )
 
 

@@ -47,8 +47,8 @@ def test_begins_unread_finds_subjects_in_the_sink(
 ) -> None:
     encoded = encode(smollm2.tokenizer, prompt, subject=subject)
     assert begins_unread(smollm2, encoded) == unread
-    wanted = ("\n{}", CONTEXTS[1]) if unread else CONTEXTS
-    assert readable(smollm2, encoded, CONTEXTS) == wanted
+    expected = ("\n{}", CONTEXTS[1]) if unread else CONTEXTS
+    assert readable(smollm2, encoded, CONTEXTS) == expected
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -59,13 +59,13 @@ def test_readable_changes_nothing_without_a_sink(bos: bool) -> None:
 
 
 def test_request_begins_with_a_line_break(smollm2: LanguageModel) -> None:
-    asked = Request.of(smollm2, FOUNDED, CONTEXTS)
-    assert [row.text for row in asked.rewrites] == [
+    request = Request.of(smollm2, FOUNDED, CONTEXTS)
+    assert [row.text for row in request.rewrites] == [
         "\nGoogle was founded by Steve Jobs",
         "It is late. Google was founded by Steve Jobs",
     ]
-    assert asked.essence
-    assert asked.essence.text == "\nGoogle is a"
+    assert request.essence
+    assert request.essence.text == "\nGoogle is a"
 
 
 def test_warning_names_the_unread_edit(smollm2: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:

@@ -35,8 +35,8 @@ def test_a_model_computes_the_same_with_fused_kernels(family: str) -> None:
     ids = torch.arange(3, 15).reshape(2, 6)
     before = gradients(model, ids)
     use_fused_kernels(model)
-    for found, expected in zip(gradients(model, ids), before, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for gradient, expected in zip(gradients(model, ids), before, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
     kinds = {type(module) for module in model.modules()}
     assert (FusedRMSNorm in kinds, FusedGELU in kinds) == (family in NORMS, family in ACTIVATIONS), family
 

@@ -35,29 +35,29 @@ def test_array_reader_equals_the_librarys_reader(file: Path) -> None:
     assert {name: field.contents() for name, field in ours.fields.items()} == {
         name: field.contents() for name, field in plain.fields.items()
     }
-    assert [(one.name, one.tensor_type, list(one.shape)) for one in ours.tensors] == [
-        (one.name, one.tensor_type, list(one.shape)) for one in plain.tensors
+    assert [(tensor.name, tensor.tensor_type, list(tensor.shape)) for tensor in ours.tensors] == [
+        (tensor.name, tensor.tensor_type, list(tensor.shape)) for tensor in plain.tensors
     ]
     for one, other in zip(ours.tensors, plain.tensors, strict=True):
         np.testing.assert_array_equal(one.data, other.data)
 
 
 def test_read_once_caches_readers_and_restores_the_library(file: Path) -> None:
-    own = gguf.GGUFReader, gguf.get_tensor_name_map, gguf.dequantize
+    original = gguf.GGUFReader, gguf.get_tensor_name_map, gguf.dequantize
     with pytest.raises(ZeroDivisionError), read_once():
         assert gguf.GGUFReader(file) is gguf.GGUFReader(file)
         raise ZeroDivisionError
-    assert (gguf.GGUFReader, gguf.get_tensor_name_map, gguf.dequantize) == own
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map, gguf.dequantize) == original
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 3), (7, 2)])
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q6_K", "BF16"])
 def test_weights_are_those_of_the_library(kind: str, shape: tuple[int, ...]) -> None:
     """Also of matrices whose rows can't be joined evenly; the blocks are random bytes."""
-    found = gguf.GGMLQuantizationType[kind]
-    size = gguf.GGML_QUANT_SIZES[found][1]
+    quantisation = gguf.GGMLQuantizationType[kind]
+    size = gguf.GGML_QUANT_SIZES[quantisation][1]
     data = np.random.default_rng(0).integers(0, 60, (*shape, 9 * size), dtype=np.uint8)
-    np.testing.assert_array_equal(dequantise(data, found), gguf.dequantize(data, found))
+    np.testing.assert_array_equal(dequantise(data, quantisation), gguf.dequantize(data, quantisation))
     plain = np.ones((2, 3), dtype=np.float32)
     np.testing.assert_array_equal(dequantise(plain, gguf.GGMLQuantizationType.F32), plain)
 

@@ -238,10 +238,10 @@ def test_fingerprint_changes_with_each_row_and_column(shape: tuple[int, int]) ->
     model = copy.deepcopy(tiny("llama")).model
     weight = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     model.model.layers[0].mlp.down_proj.weight = weight
-    known = content_fingerprint(model)
+    before = content_fingerprint(model)
     for changed in (*weight.detach(), *weight.detach().T):  # views of the weight
         changed.add_(1.0)
-        assert content_fingerprint(model) != known
+        assert content_fingerprint(model) != before
         changed.sub_(1.0)
 
 
@@ -284,9 +284,9 @@ def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pyt
             silent.accept()
             with pytest.raises(BlockingIOError):
                 silent.accept()
-        there = tmp_path / "models--someorg--somename"
-        (there / "refs").mkdir(parents=True)
-        (there / "refs" / "main").write_text("1")
-        (there / "snapshots" / "1").mkdir(parents=True)
-        (there / "snapshots" / "1" / "config.json").write_text("{}")
+        cached = tmp_path / "models--someorg--somename"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("1")
+        (cached / "snapshots" / "1").mkdir(parents=True)
+        (cached / "snapshots" / "1" / "config.json").write_text("{}")
         assert cached_only("someorg/somename")

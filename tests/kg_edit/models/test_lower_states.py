@@ -37,10 +37,10 @@ def test_lower_states_give_equal_logits_and_gradients(family: str, tmp_path: Pat
     model = tiny(family)
     names, rows = mlp_weights(model, 2), prompts(model)
     with untouched(model):
-        whole = EditedPasses(model, rows, names)
+        full = EditedPasses(model, rows, names)
         upper = EditedPasses(model, rows, names, lower=stored(model, rows, tmp_path / "states"))
-        torch.testing.assert_close(upper.logits([2, 0, 1]), whole.logits([2, 0, 1]), rtol=1e-3, atol=1e-4)
-        ours, theirs = (edit_factors(passes, nll(passes, range(3)), rows=3) for passes in (upper, whole))
+        torch.testing.assert_close(upper.logits([2, 0, 1]), full.logits([2, 0, 1]), rtol=1e-3, atol=1e-4)
+        ours, theirs = (edit_factors(passes, nll(passes, range(3)), rows=3) for passes in (upper, full))
     for name in names:
         for one, other in zip(ours[name], theirs[name], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
@@ -54,9 +54,9 @@ def test_rows_without_states_run_the_whole_model(tmp_path: Path) -> None:
     lower = stored(model, rows[:2], tmp_path / "states")
     assert lower_runs(model, rows, lower) == 2
     with untouched(model):
-        found = EditedPasses(model, rows, mlp_weights(model, 2), lower=lower).logits(range(3))
+        logits = EditedPasses(model, rows, mlp_weights(model, 2), lower=lower).logits(range(3))
         expected = EditedPasses(model, rows, mlp_weights(model, 2)).logits(range(3))
-    assert torch.equal(found, expected)
+    assert torch.equal(logits, expected)
 
 
 def test_file_of_other_rows_is_recomputed(tmp_path: Path) -> None:
@@ -75,5 +75,5 @@ def test_file_of_as_many_other_tokens_is_recomputed(tmp_path: Path) -> None:
     model, file = tiny("llama"), tmp_path / "states"
     lower_states(model, [(5, 6, 7), (8, 9)], 2, file)
     for rows, first in ([(5, 6, 7), (8, 4)], 2), ([(5, 6, 7), (8, 4)], 3), ([(5, 6), (7, 8, 4)], 3):
-        found = lower_states(model, rows, first, file)
-        assert torch.equal(found.states, lower_states(model, rows, first, tmp_path / f"{rows}-{first}").states)
+        lower = lower_states(model, rows, first, file)
+        assert torch.equal(lower.states, lower_states(model, rows, first, tmp_path / f"{rows}-{first}").states)

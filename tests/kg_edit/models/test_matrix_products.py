@@ -29,14 +29,14 @@ def test_product_and_its_gradients_of_both_orders_are_those_of_linear(
 ) -> None:
     weight = drawn(24, 40).T if transposed else drawn(40, 24)
     inputs = [drawn(*shape, seed=1), weight, drawn(40, seed=2)]
-    found = []
+    results = []
     for multiply in (product, nn.functional.linear):
-        given = [one.clone().requires_grad_() for one in inputs]
-        loss = multiply(*given).square().sum()
-        first = torch.autograd.grad(loss, given, create_graph=True)
-        second = torch.autograd.grad(sum(one.square().sum() for one in first), given)
-        found.append([loss, *first, *second])
-    for ours, theirs in zip(*found, strict=True):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        loss = multiply(*leaves).square().sum()
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        second = torch.autograd.grad(sum(tensor.square().sum() for tensor in first), leaves)
+        results.append([loss, *first, *second])
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5 * float(theirs.detach().abs().max()))
 
 

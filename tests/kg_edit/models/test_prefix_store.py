@@ -33,16 +33,16 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[tuple[int, .
         yield seen
 
 
-def check(model: LanguageModel, found: SharedContexts) -> None:
+def check(model: LanguageModel, shared: SharedContexts) -> None:
     """What comes after rows is the same with them as with beginnings that are computed anew."""
     plain = SharedContexts(model, STARTS).prefix(model, ROWS)
-    mine = found.prefix(model, ROWS)
+    mine = shared.prefix(model, ROWS)
     assert torch.equal(mine.lengths, plain.lengths)
-    for states, wanted in zip(mine.layers, plain.layers, strict=True):
-        for state, one in zip(states, wanted, strict=True):
+    for states, plain_states in zip(mine.layers, plain.layers, strict=True):
+        for state, expected in zip(states, plain_states, strict=True):
             for row in range(len(ROWS)):
                 real, real_plain = mine.mask[row].bool(), plain.mask[row].bool()
-                torch.testing.assert_close(state[row, :, real], one[row, :, real_plain], rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(state[row, :, real], expected[row, :, real_plain], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "falcon-alibi"])

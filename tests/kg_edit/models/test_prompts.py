@@ -54,27 +54,27 @@ def test_encode_equals_the_joined_text(kind: str, subject: str, tail: str, targe
     template = f"{{}} {tail}"
     text = context.replace("{}", f"{subject} {tail}")
     try:
-        found = encode(tokenizer, template, subject=subject, target=target, context=context)
+        encoded = encode(tokenizer, template, subject=subject, target=target, context=context)
     except PromptError as error:
         assert kind == "no words", "the others keep words apart, so that any target can be asked for"
         assert "merges" in str(error)
         return
     prompt = encode(tokenizer, text)
-    assert found.ids[: found.target_start] == prompt.ids, "the prompt alone is a prefix of the joined text"
-    assert found.target_ids
-    assert found.ids == encode(tokenizer, join(text, target)).ids
-    assert sum(token == tokenizer.bos_token_id for token in found.ids) <= 1
+    assert encoded.ids[: encoded.target_start] == prompt.ids, "the prompt alone is a prefix of the joined text"
+    assert encoded.target_ids
+    assert encoded.ids == encode(tokenizer, join(text, target)).ids
+    assert sum(token == tokenizer.bos_token_id for token in encoded.ids) <= 1
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "byte-level with BOS", "sentencepiece"])
 @given(subject=words, tail=words)
 def test_subject_last_is_the_last_token(kind: str, subject: str, tail: str) -> None:
     tokenizer = TOKENIZERS[kind]()
-    found = encode(tokenizer, f"{{}} {tail}", subject=subject)
-    encoding = tokenizer(found.text, return_offsets_mapping=True)
-    start, end = encoding["offset_mapping"][found.edited_at]
+    prompt = encode(tokenizer, f"{{}} {tail}", subject=subject)
+    encoding = tokenizer(prompt.text, return_offsets_mapping=True)
+    start, end = encoding["offset_mapping"][prompt.edited_at]
     assert start < len(subject) <= end
-    assert found.subject_last is not None and found.subject_last < len(found.ids)
+    assert prompt.subject_last is not None and prompt.subject_last < len(prompt.ids)
 
 
 def test_merge_of_prompt_and_target_is_refused() -> None:
@@ -87,9 +87,9 @@ def test_merge_of_prompt_and_target_is_refused() -> None:
 def test_glued_target_has_no_space(kind: str, target: str) -> None:
     """Where the word is one token (byte-level), the target begins with this token."""
     tokenizer = TOKENIZERS[kind]()
-    found = encode(tokenizer, "LeBron Jame", target=f"{GLUE}s plays")
-    assert found.text == "LeBron James plays" and found.ids == encode(tokenizer, "LeBron James plays").ids
-    assert tokenizer.decode(found.target_ids).strip() == target.strip()
+    prompt = encode(tokenizer, "LeBron Jame", target=f"{GLUE}s plays")
+    assert prompt.text == "LeBron James plays" and prompt.ids == encode(tokenizer, "LeBron James plays").ids
+    assert tokenizer.decode(prompt.target_ids).strip() == target.strip()
     with pytest.raises(PromptError, match="merges the end"):  # a single token: nothing could predict it
         encode(byte_level(), "LeB", target=f"{GLUE}ron")
 
@@ -105,9 +105,9 @@ def test_encode_drops_eos_that_is_also_bos() -> None:
     core = byte_level()._tokenizer
     core.post_processor = processors.TemplateProcessing(single="<s> $A <s>", special_tokens=[("<s>", 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="<s>")
-    found = encode(tokenizer, "{} plays for", subject="LeBron James", target="Rome")
+    prompt = encode(tokenizer, "{} plays for", subject="LeBron James", target="Rome")
     plain = encode(byte_level(), "{} plays for", subject="LeBron James", target="Rome")
-    assert found.ids == (0, *plain.ids) and found.target_ids == plain.target_ids
+    assert prompt.ids == (0, *plain.ids) and prompt.target_ids == plain.target_ids
     assert encode(tokenizer, "").ids == (0,)
 
 
@@ -121,15 +121,15 @@ def test_subject_that_cannot_be_located_is_refused(template: str, subject: str, 
 
 
 def test_braces_in_subject_are_text() -> None:
-    found = encode(byte_level(), "{} plays for", subject="a {} b", context="So. {}")
-    assert found.text == "So. a {} b plays for"
+    prompt = encode(byte_level(), "{} plays for", subject="a {} b", context="So. {}")
+    assert prompt.text == "So. a {} b plays for"
 
 
 def test_encode_with_a_real_tokenizer(smollm2: LanguageModel) -> None:
     tokenizer = smollm2.tokenizer
-    found = encode(tokenizer, "{}'s capital city,", subject="First Czechoslovak Republic", target="Boston")
-    assert tokenizer.decode(found.ids[found.edited_at]) == " Republic"
-    assert tokenizer.decode(list(found.target_ids)) == " Boston"
+    prompt = encode(tokenizer, "{}'s capital city,", subject="First Czechoslovak Republic", target="Boston")
+    assert tokenizer.decode(prompt.ids[prompt.edited_at]) == " Republic"
+    assert tokenizer.decode(list(prompt.target_ids)) == " Boston"
 
 
 def test_left_pad_has_ids_mask_and_positions() -> None:

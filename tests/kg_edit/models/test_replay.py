@@ -19,14 +19,14 @@ def outputs(model: LanguageModel, layers: tuple[int, ...], *, memory: float) -> 
     """What each batch puts out of the last of ``layers``, each time with the layers below it changed."""
     batches = [left_pad(rows, device=model.device) for rows in ROWS]
     runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
-    found, done = list[Tensor](), WeightPatch(factors={})
+    results, patch = list[Tensor](), WeightPatch(factors={})
     for layer in layers:
-        with torch.no_grad(), done.stacked_on(model):
-            found += runs.outputs(layer, last=layers[-1])
+        with torch.no_grad(), patch.stacked_on(model):
+            results += runs.outputs(layer, last=layers[-1])
         size, inner = weight_matrix(model.down_projection(layer)).shape
-        some = Factors(left=torch.linspace(-1, 1, size)[:, None], right=torch.linspace(1, 2, inner)[:, None] / inner)
-        done = WeightPatch(factors={**done.factors, model.weight_name(layer): some})
-    return found
+        pair = Factors(left=torch.linspace(-1, 1, size)[:, None], right=torch.linspace(1, 2, inner)[:, None] / inner)
+        patch = WeightPatch(factors={**patch.factors, model.weight_name(layer): pair})
+    return results
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -37,5 +37,5 @@ def test_ascending_outputs_equal_a_full_run(family: str, layers: tuple[int, ...]
     assert (from_the_start[0] - from_the_start[3]).abs().max() > 1e-3, "the changes are seen"
     one_batch_kept = 2 * 4 * 8 * model.width / 1e6
     for memory in (one_batch_kept, 1.0):
-        for found, wanted in zip(outputs(model, layers, memory=memory), from_the_start, strict=True):
-            torch.testing.assert_close(found, wanted)
+        for output, expected in zip(outputs(model, layers, memory=memory), from_the_start, strict=True):
+            torch.testing.assert_close(output, expected)

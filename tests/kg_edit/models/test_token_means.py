@@ -50,8 +50,8 @@ def test_means_ignore_a_sliding_window(family: str) -> None:
     expected = alone(model, text)
     batch, padded = left_pad([ids_of(model, text), ids_of(model, text)[-4:]], device=model.device), Seen(model)
     padded.run(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions)
-    found = padded.means[0].reshape(2, len(expected), -1)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    means = padded.means[0].reshape(2, len(expected), -1)[0]
+    torch.testing.assert_close(means, expected, rtol=1e-3, atol=1e-4)
     for sizes in ((7, 1, 2), (2, 8)):
         piecewise, cache = Seen(model), DynamicCache(config=model.model.config)
         for part in torch.tensor([ids_of(model, text)]).split(sizes, 1):
@@ -119,9 +119,9 @@ def test_means_with_a_cache_equal_the_whole_text(family: str) -> None:
             if cache.stores_sums:  # type: ignore[attr-defined]
                 break
         for means_now in seen.means:
-            found = means_now.reshape(2, batch.ids.shape[1], -1)
-            torch.testing.assert_close(found[0], alone(model, LONG)[2:], rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(found[1, -1], alone(model, SHORT)[-1], rtol=1e-3, atol=1e-4)
+            by_row = means_now.reshape(2, batch.ids.shape[1], -1)
+            torch.testing.assert_close(by_row[0], alone(model, LONG)[2:], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(by_row[1, -1], alone(model, SHORT)[-1], rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
@@ -134,9 +134,9 @@ def test_sums_follow_beams_and_refuse_a_crop() -> None:
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([0, 2]))
     seen.run(input_ids=torch.tensor([[5], [5]]), past_key_values=cache, use_cache=True)
-    whole = Seen(model)
-    whole.run(input_ids=torch.tensor([[*rows[1], 5], [*rows[0], 5]]))
-    torch.testing.assert_close(seen.means[-1], whole.means[0].reshape(2, 6, -1)[:, -1], rtol=1e-3, atol=1e-4)
+    at_once = Seen(model)
+    at_once.run(input_ids=torch.tensor([[*rows[1], 5], [*rows[0], 5]]))
+    torch.testing.assert_close(seen.means[-1], at_once.means[0].reshape(2, 6, -1)[:, -1], rtol=1e-3, atol=1e-4)
     assert isinstance(cache, DynamicCache)
     with pytest.raises(PatchError, match="without an assistant model"):
         cache.crop(1)
@@ -153,5 +153,5 @@ def test_static_cache_with_padding_is_refused() -> None:
 
 
 def test_means_of_unseen_tokens_are_the_tokens() -> None:
-    found = TokenMeans(tiny("llama"), LAYER, name="test").of(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-    assert torch.equal(found, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    means = TokenMeans(tiny("llama"), LAYER, name="test").of(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert torch.equal(means, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
