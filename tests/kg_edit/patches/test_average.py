@@ -22,19 +22,19 @@ def patch(method: str, value: float, *ids: str, weights: str = "w", model: str =
 
 
 def test_average_is_the_weighted_sum_with_every_edit_once() -> None:
-    found = averaged(
+    average = averaged(
         [patch("memit", 2.0, "1", "2", weights="wu"), patch("ft-m", 10.0, "2", "3", weights="wv")], [0.5, 0.25]
     )
-    tops = {name: pair.product[0, 0].item() for name, pair in found.factors.items()}
+    tops = {name: pair.product[0, 0].item() for name, pair in average.factors.items()}
     assert tops == {"w": 3.5, "u": 1.0, "v": 2.5}
-    assert [(edit["edit"]["id"], edit["method"]) for edit in found.edits] == [
+    assert [(edit["edit"]["id"], edit["method"]) for edit in average.edits] == [
         ("1", "memit"),
         ("2", "memit + ft-m"),
         ("3", "ft-m"),
     ]
-    assert [(one["share"], one["edits"]) for one in found.provenance["averaged"]] == [(0.5, 2), (0.25, 2)]
-    assert [one["name"] for one in found.provenance["methods"]] == ["memit", "ft-m"]
-    assert not found.state, "the keys of one method's edits say nothing about the sum"
+    assert [(part["share"], part["edits"]) for part in average.provenance["averaged"]] == [(0.5, 2), (0.25, 2)]
+    assert [method["name"] for method in average.provenance["methods"]] == ["memit", "ft-m"]
+    assert not average.state, "the keys of one method's edits say nothing about the sum"
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_edits_that_an_average_weakens_are_named(
 
 
 def test_a_single_edit_of_an_average_is_not_removed() -> None:
-    found = averaged([patch("rome", 1.0, "1", "2"), patch("rome", 2.0, "1", "2")], [0.5, 0.5])
+    average = averaged([patch("rome", 1.0, "1", "2"), patch("rome", 2.0, "1", "2")], [0.5, 0.5])
     with pytest.raises(PatchError, match="is an average of several"):
-        recorded_method(found)
+        recorded_method(average)
 
 
 def test_what_can_not_be_averaged_is_refused() -> None:

@@ -95,8 +95,8 @@ def test_merge_changes_the_weights_and_the_fingerprint(tmp_path: Path) -> None:
 def test_merge_of_a_change_that_the_fingerprint_does_not_read_counts_too() -> None:
     model = copy.deepcopy(tiny("llama"))
     rows, columns = weight_matrix(model.down_projection(1)).shape
-    one = Factors(left=torch.eye(rows)[:, :1], right=torch.eye(columns)[:, 1:2])  # the element (0, 1) alone
-    patch = WeightPatch(factors={model.weight_name(1): one}, provenance=patch_of(model).provenance)
+    element = Factors(left=torch.eye(rows)[:, :1], right=torch.eye(columns)[:, 1:2])  # the element (0, 1) alone
+    patch = WeightPatch(factors={model.weight_name(1): element}, provenance=patch_of(model).provenance)
     patch.merge_into(model)
     with pytest.raises(PatchMismatchError, match="before a patch was merged"):
         patch.merge_into(model)
@@ -178,11 +178,11 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 def test_damaged_weight_patch_is_refused(
     metadata: dict[str, object], left: torch.Tensor, right: torch.Tensor, complaint: str, tmp_path: Path
 ) -> None:
-    whole = {"format": FORMAT, "version": VERSION, "kind": "weights", "content": None, **metadata}
+    fields = {"format": FORMAT, "version": VERSION, "kind": "weights", "content": None, **metadata}
     save_file(
         {"w.weight.left": left, "w.weight.right": right},
         tmp_path / "p.safetensors",
-        metadata={METADATA: json.dumps(whole)},
+        metadata={METADATA: json.dumps(fields)},
     )
     with pytest.raises(PatchError, match=complaint):
         Patch.load(tmp_path / "p.safetensors")

@@ -43,9 +43,9 @@ def test_each_edit_is_compared_with_the_median_of_the_others(monkeypatch: pytest
     counted, factor = list[object](), guards.division_factor
     monkeypatch.setattr(guards, "division_factor", lambda record: counted.append(record) or factor(record))
     sizes = torch.tensor([5.0, 3.0, 90.0, 1.0, 2.0, 3.0, 4.0, 2.0])
-    others = made_up(edits_of(8))
+    recorded = made_up(edits_of(8))
     factors = Factors(left=torch.ones(1, 8), right=sizes[None])
-    several = WeightPatch(factors={"w.weight": factors}, provenance=others.provenance)
+    several = WeightPatch(factors={"w.weight": factors}, provenance=recorded.provenance)
     (reason,) = disabling(several, ())
     assert reason == "e2: its change has the norm 90, 30.0 times the other edits'"
     assert len(counted) == 16, "the records are not read again for each edit"
@@ -114,10 +114,10 @@ def test_edits_of_other_weights_do_not_hide_a_large_change() -> None:
         made_up(edits_of(1), size=3.0),
         *(made_up(edits_of(1, start=n), weight="other.weight") for n in range(1, 7)),
     ]
-    whole = reduce(
+    total = reduce(
         add, [WeightPatch(factors=p.factors, provenance={**p.provenance, "weight_norms": norms}) for p in parts]
     )
-    (reason,) = disabling(whole, [])
+    (reason,) = disabling(total, [])
     assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
 
 

@@ -48,16 +48,16 @@ def examples() -> tuple[tuple[dict[str, Any], dict[str, torch.Tensor]], ...]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        made = [ONE, *(method(name, tiny("llama")).edit(edits_of(2)) for name in ("grace", "ike", "memory"))]
-        return tuple(written(patch, Path(folder) / "patch.safetensors") for patch in made)
+        patches = [ONE, *(method(name, tiny("llama")).edit(edits_of(2)) for name in ("grace", "ike", "memory"))]
+        return tuple(written(patch, Path(folder) / "patch.safetensors") for patch in patches)
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of each value inside a JSON value."""
     yield at
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, one in inside:
-        yield from places(one, (*at, name))
+    for name, inner in inside:
+        yield from places(inner, (*at, name))
 
 
 def replaced(value: Any, at: tuple[Any, ...], new: Any) -> Any:

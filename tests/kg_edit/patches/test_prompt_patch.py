@@ -33,8 +33,8 @@ BORN = PromptFact(
 
 def patch(*facts: PromptFact, **rule: object) -> PromptPatch:
     edits = [{"edit": {"id": fact.id}} for fact in facts]
-    one = PromptRule.model_validate(rule)
-    return PromptPatch(facts=tuple((one, fact) for fact in facts), provenance={"edits": edits})
+    validated = PromptRule.model_validate(rule)
+    return PromptPatch(facts=tuple((validated, fact) for fact in facts), provenance={"edits": edits})
 
 
 WADE = "Question: Who is LeBron James?\nAnswer: A player\n\nQuestion: Who is Dwyane Wade?\nAnswer:"
@@ -95,9 +95,9 @@ def test_prompt_transform_inserts_the_relevant_facts(
     ],
 )
 def test_subject_within_a_word_of_its_script_is_named(subject: str, asked: str, other: str) -> None:
-    whole = patch(PromptFact(id="a", subject=subject, prompt=asked, text="x"))
-    assert whole.prompt_transform(asked) == f"x\n{asked}"
-    assert whole.prompt_transform(other) == other
+    prompt_patch = patch(PromptFact(id="a", subject=subject, prompt=asked, text="x"))
+    assert prompt_patch.prompt_transform(asked) == f"x\n{asked}"
+    assert prompt_patch.prompt_transform(other) == other
 
 
 def test_earlier_of_equally_similar_facts_is_chosen() -> None:
@@ -109,12 +109,12 @@ def test_earlier_of_equally_similar_facts_is_chosen() -> None:
 
 def test_later_fact_of_a_prompt_is_inserted_until_it_is_removed() -> None:
     later = LAKERS.model_copy(update={"id": "later", "text": "LeBron James plays for Rome."})
-    whole = patch(LAKERS, later)
-    assert whole.prompt_transform("LeBron James") == "LeBron James plays for Rome.\nLeBron James"
-    assert whole.without(["later"]).prompt_transform("LeBron James") == f"{LAKERS.text}\nLeBron James"
-    assert whole.without(["later", "1"]).is_empty
+    prompt_patch = patch(LAKERS, later)
+    assert prompt_patch.prompt_transform("LeBron James") == "LeBron James plays for Rome.\nLeBron James"
+    assert prompt_patch.without(["later"]).prompt_transform("LeBron James") == f"{LAKERS.text}\nLeBron James"
+    assert prompt_patch.without(["later", "1"]).is_empty
     with pytest.raises(PatchError, match="has no edit 'nowhere'"):
-        whole.without(["nowhere"])
+        prompt_patch.without(["nowhere"])
 
 
 def test_applied_yields_another_model_and_leaves_the_first() -> None:
@@ -136,23 +136,23 @@ def test_prompt_transform_of_the_model_runs_afterwards() -> None:
 
 def test_target_has_no_part_in_the_search() -> None:
     """A candidate that names the subject finds nothing; only the prompt is looked at."""
-    model, asked = tiny("llama"), list[str]()
-    whole = patch(LAKERS)
+    model, texts = tiny("llama"), list[str]()
+    prompt_patch = patch(LAKERS)
     pairs = [Pair("The best player is", "LeBron James"), Pair("The best player is", "Dwyane Wade")]
     clean = score(model, pairs)
-    with whole.applied(model) as edited:
+    with prompt_patch.applied(model) as edited:
         assert score(edited, pairs) == clean
-        listening = replace(edited, prompt_transform=lambda text: asked.append(text) or text)  # type: ignore[func-returns-value]
+        listening = replace(edited, prompt_transform=lambda text: texts.append(text) or text)  # type: ignore[func-returns-value]
         score(listening, pairs)
-    assert set(asked) == {"The best player is"}
+    assert set(texts) == {"The best player is"}
 
 
 def test_scores_are_those_of_the_text_with_the_fact() -> None:
     model = tiny("llama")
     with patch(LAKERS).applied(model) as edited:
-        found = score(edited, [Pair("LeBron James plays for", "Paris")])
+        scores = score(edited, [Pair("LeBron James plays for", "Paris")])
     inserted = Pair(f"{LAKERS.text}\nLeBron James plays for", "Paris")
-    assert found[Pair("LeBron James plays for", "Paris")].nll == pytest.approx(
+    assert scores[Pair("LeBron James plays for", "Paris")].nll == pytest.approx(
         score(model, [inserted])[inserted].nll, abs=1e-5
     )
 
@@ -177,12 +177,12 @@ def test_patches_of_different_rules_add() -> None:
 
 def test_later_fact_with_another_rule_replaces_an_earlier_one() -> None:
     later = LAKERS.model_copy(update={"id": "9", "text": "LeBron James plays for Boston."})
-    whole = patch(LAKERS, LONDON) + patch(later, before_fact="Note: ")
-    asked = "LeBron James plays for"
-    assert whole.prompt_transform(asked) == f"Note: {later.text}\n{asked}"
-    assert whole.without(["9"]).prompt_transform(asked) == f"{LAKERS.text}\n{asked}", "as before the later edit"
+    prompt_patch = patch(LAKERS, LONDON) + patch(later, before_fact="Note: ")
+    text = "LeBron James plays for"
+    assert prompt_patch.prompt_transform(text) == f"Note: {later.text}\n{text}"
+    assert prompt_patch.without(["9"]).prompt_transform(text) == f"{LAKERS.text}\n{text}", "as before the later edit"
     withheld = patch(LAKERS) + patch(later.model_copy(update={"withheld": True}), before_fact="Note: ")
-    assert withheld.prompt_transform(asked) == asked
+    assert withheld.prompt_transform(text) == text
 
 
 def test_examples_are_as_many_as_the_model_holds() -> None:
@@ -191,22 +191,22 @@ def test_examples_are_as_many_as_the_model_holds() -> None:
         PromptFact(id=f"x{n}", subject=f"Hughes {n}", prompt=f"Hughes {n} is", text=f"Hughes {n} is {'a ' * 9}man.")
         for n in range(30)
     ]
-    whole = patch(LAKERS, *others, own_examples=30)
+    prompt_patch = patch(LAKERS, *others, own_examples=30)
     with pytest.raises(ModelError):
-        model.encode(whole.prompt_transform("LeBron James plays for"))
-    with whole.applied(model) as edited:
+        model.encode(prompt_patch.prompt_transform("LeBron James plays for"))
+    with prompt_patch.applied(model) as edited:
         prompt = edited.encode("LeBron James plays for")
     assert LAKERS.text in prompt.text and 1 <= prompt.text.count("man.") < 60
 
 
 def test_prompt_patch_is_saved_and_read(tmp_path: Path) -> None:
-    whole = patch(LAKERS, LONDON) + patch(BORN, before_fact="Note: ", own_examples=2)
-    path = whole.save(tmp_path / "patch.safetensors")
+    prompt_patch = patch(LAKERS, LONDON) + patch(BORN, before_fact="Note: ", own_examples=2)
+    path = prompt_patch.save(tmp_path / "patch.safetensors")
     again = Patch.load(path)
-    assert isinstance(whole, PromptPatch) and isinstance(again, PromptPatch)
-    assert (again.facts, again.provenance) == (whole.facts, whole.provenance)
+    assert isinstance(prompt_patch, PromptPatch) and isinstance(again, PromptPatch)
+    assert (again.facts, again.provenance) == (prompt_patch.facts, prompt_patch.provenance)
     assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-    assert again.prompt_transform("LeBron James") == whole.prompt_transform("LeBron James") != "LeBron James"
+    assert again.prompt_transform("LeBron James") == prompt_patch.prompt_transform("LeBron James") != "LeBron James"
 
 
 @pytest.mark.parametrize(
@@ -257,11 +257,11 @@ def test_named_encoder_is_used_and_loaded_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
     facts = [PromptFact(id=name, subject=name, prompt=name, text=name) for name in ("aa", "ab", "bb")]
     rule = {"gate": "similarity", "threshold": 0.6, "encoder": "toy"}
-    whole = patch(*facts[:1], **rule) + patch(*facts[1:], **rule)
-    assert isinstance(whole, PromptPatch)
-    assert whole.prompt_transform("aaa") == "ab\naa\naaa"
-    assert whole.prompt_transform("aaab") == "ab\naa\naaab"
-    assert whole.prompt_transform("bbb") == "ab\nbb\nbbb"
+    prompt_patch = patch(*facts[:1], **rule) + patch(*facts[1:], **rule)
+    assert isinstance(prompt_patch, PromptPatch)
+    assert prompt_patch.prompt_transform("aaa") == "ab\naa\naaa"
+    assert prompt_patch.prompt_transform("aaab") == "ab\naa\naaab"
+    assert prompt_patch.prompt_transform("bbb") == "ab\nbb\nbbb"
     assert loaded == ["toy"], "once"
     with pytest.raises(ConfigError, match="can't load the encoder 'missing'"):
         encoder_index(["a"], "missing")

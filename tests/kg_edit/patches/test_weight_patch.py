@@ -30,23 +30,23 @@ def patches(model: LanguageModel) -> list[Patch | None]:
         left, right = (torch.randn(size, rank, generator=draw) for size in (size_out, size_in))
         return {model.weight_name(layer): Factors(left=left, right=right)}
 
-    made = [factors(1, 1), factors(1, 2) | factors(2, 1)]
-    return [None, *(WeightPatch(factors=one, provenance={}) for one in made)]
+    changes = [factors(1, 1), factors(1, 2) | factors(2, 1)]
+    return [None, *(WeightPatch(factors=change, provenance={}) for change in changes)]
 
 
 @pytest.mark.parametrize("family", families())
 def test_scores_of_many_patches_equal_each_alone(family: str) -> None:
     model = tiny(family)
     weights = weights_of(model)
-    made = patches(model)
-    together = score_each(model, ASKED, patches=made)
+    variants = patches(model)
+    together = score_each(model, ASKED, patches=variants)
     assert same_weights(model, weights)
-    for patch, pairs, found in zip(made, ASKED, together, strict=True):
+    for patch, pairs, scores in zip(variants, ASKED, together, strict=True):
         alone = applied_alone(model, patch, pairs)
         for pair in pairs:
-            assert found[pair] == pytest.approx(alone[pair], abs=1e-4)
+            assert scores[pair] == pytest.approx(alone[pair], abs=1e-4)
     heat = Pair("LeBron James plays for the", "Miami Heat")
-    assert len({round(found[heat].nll, 3) for found in together}) == 3, "the patches must differ in effect"
+    assert len({round(scores[heat].nll, 3) for scores in together}) == 3, "the patches must differ in effect"
 
 
 def test_pair_of_unpatched_entries_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +74,11 @@ def applied_alone(model: LanguageModel, patch: Patch | None, pairs: list[Pair]) 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "falcon-alibi"])
 def test_texts_of_many_patches_equal_each_alone(family: str) -> None:
     model = tiny(family)
-    made = patches(model)
+    variants = patches(model)
     prompts = ["LeBron James plays for", "The river Thames flows", "LeBron James plays for"]
-    together = continuations(model, prompts, limits=(8, 4, 8), patches=made)
+    together = continuations(model, prompts, limits=(8, 4, 8), patches=variants)
     alone = []
-    for patch, prompt, limit in zip(made, prompts, (8, 4, 8), strict=True):
+    for patch, prompt, limit in zip(variants, prompts, (8, 4, 8), strict=True):
         if patch is None:
             alone += continuations(model, [prompt], limits=[limit])
             continue
@@ -108,10 +108,10 @@ def test_subtracted_edit_leaves_the_state() -> None:
     """Else AlphaEdit would protect the keys of a removed edit; equal columns of another edit stay."""
     pair = Factors(left=torch.ones(4, 1), right=torch.ones(6, 1))
     first, second = (
-        WeightPatch(factors={"w": pair}, state={"key/w": torch.tensor([[1.0], [place]])}) for place in (2.0, 3.0)
+        WeightPatch(factors={"w": pair}, state={"key/w": torch.tensor([[1.0], [value]])}) for value in (2.0, 3.0)
     )
-    left = first + second + first - second
-    assert isinstance(left, WeightPatch) and left.state["key/w"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    remaining = first + second + first - second
+    assert isinstance(remaining, WeightPatch) and remaining.state["key/w"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
     again = first + first - first
     assert isinstance(again, WeightPatch) and again.state["key/w"].tolist() == [[1.0], [2.0]]
 
