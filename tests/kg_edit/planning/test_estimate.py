@@ -68,23 +68,23 @@ def shape_in_memory(model: LanguageModel, folder: Path) -> ModelShape:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "qwen2", "gpt_neox", "opt", "falcon"])
 def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     model = tiny(family)
-    found = shape_in_memory(model, tmp_path / family)
-    assert found.parameters == sum(parameter.numel() for parameter in model.model.parameters())
-    assert (found.layers, found.width) == (len(model.blocks), model.width)
-    assert found.inner == max(model.down_projection(0).weight.shape)
+    shape = shape_in_memory(model, tmp_path / family)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.model.parameters())
+    assert (shape.layers, shape.width) == (len(model.blocks), model.width)
+    assert shape.inner == max(model.down_projection(0).weight.shape)
     keys = model.model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
     held = sum(layer.keys.numel() + layer.values.numel() for layer in keys.layers)
-    assert 3 * found.cache == held
+    assert 3 * shape.cache == held
 
 
 @pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
 def test_cache_counts_no_recurrent_block(family: str, tmp_path: Path) -> None:
     model = tiny(family)
-    found, config = shape_in_memory(model, tmp_path / family), model.text_config
+    shape, config = shape_in_memory(model, tmp_path / family), model.text_config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    assert config.layer_types.count("full_attention") == 1 and found.layers == 4
-    assert found.cache == 2 * config.num_key_value_heads * size
-    assert found.recurrent == (("conv",) if family == "lfm2" else ("linear_attention",))
+    assert config.layer_types.count("full_attention") == 1 and shape.layers == 4
+    assert shape.cache == 2 * config.num_key_value_heads * size
+    assert shape.recurrent == (("conv",) if family == "lfm2" else ("linear_attention",))
 
 
 @pytest.mark.parametrize("family", families(KINDS_OF_FAMILY))
@@ -99,19 +99,19 @@ def test_plan_has_the_layers_that_are_written(family: str) -> None:
         for name in ("memit", "alphaedit", "pmet", "rome")
         if find_method(name).takes_recurrent or not shape.recurrent
     }
-    spread, one = (4, 5, 6, 7, 8), (6,)
-    joint = spread if shape.adds_mlp else one
+    spread, single = (4, 5, 6, 7, 8), (6,)
+    joint = spread if shape.adds_mlp else single
     pmet = {} if shape.recurrent else {"pmet": spread}
-    assert written == {"memit": joint, "alphaedit": joint, "rome": one} | pmet
-    given = MemitConfig(layers=(2, 3))
-    assert estimate(find_method("memit"), given, shape, where).job.layers == (2, 3)
+    assert written == {"memit": joint, "alphaedit": joint, "rome": single} | pmet
+    settings = MemitConfig(layers=(2, 3))
+    assert estimate(find_method("memit"), settings, shape, where).job.layers == (2, 3)
 
 
 @pytest.mark.slow
 def test_a_gguf_files_header_says_as_much_as_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = shape_of("smollm2-135m")
+    expected = shape_of("smollm2-135m")
     monkeypatch.setattr(shapes, "preset_models", lambda: ())
-    assert shape_of("smollm2-135m") == known
+    assert shape_of("smollm2-135m") == expected
 
 
 def test_no_weight_is_loaded(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
@@ -133,9 +133,9 @@ def test_a_model_that_is_not_there_comes_with_the_way_out(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_can_be_planned(method: str) -> None:
-    found = reckoned(method, edits=10)
-    assert found.needed("main memory") > 4e6  # the model alone
-    assert reckoned(method, edits=100).needed("main memory") >= found.needed("main memory")
+    plan = reckoned(method, edits=10)
+    assert plan.needed("main memory") > 4e6  # the model alone
+    assert reckoned(method, edits=100).needed("main memory") >= plan.needed("main memory")
 
 
 @pytest.mark.parametrize("method", ["memit", "rome", "alphaedit"])
@@ -147,8 +147,8 @@ def test_more_facts_than_half_the_inputs_of_a_layer_are_noted(method: str) -> No
 
 
 def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
-    found = reckoned(covariance={"corpus": "self"})
-    parts = {part.what: part.bytes for part in found.parts}
+    plan = reckoned(covariance={"corpus": "self"})
+    parts = {part.what: part.bytes for part in plan.parts}
     assert parts["the model"] == 4 * 10**6
     assert (parts["C"], parts["factors of C"]) == (4 * 400**2, 8 * 400**2)
     assert parts["measuring C"] == 4 * 2000 * 64 * 128 + 16 * 64 * 1000 + 4 * 400**2
@@ -156,15 +156,15 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert parts["states for the backward pass"] == 4 * (6 * 4) * ((1000 + 2000) * 8 + 1000)
     # the prompt of 8 tokens in 6 rows, the contexts of 40 tokens, and their copy in the rows
     assert parts["prompts: keys, values, states"] == 4 * (2000 * (48 + 80) + 3 * 28 * 100 + 7 * 400 + 1000)
-    formulas = {part.what: part.formula for part in found.parts}
+    formulas = {part.what: part.formula for part in plan.parts}
     assert formulas["prompts: keys, values, states"].startswith("48 tokens a fact, 1 fact within --memory;")
     assert formulas["texts and records"] == "1 fact"
     assert parts["comparing C"] == 0  # one piece of text
     assert parts["factoring C"] == 8 * 400**2
     assert parts["the patch"] == 4 * 500
-    always = sum(part.bytes for part in found.parts if part.phase == "always")
-    assert found.needed("main memory") == always + parts["measuring C"]
-    assert found.needed("accelerator") == 0
+    always = sum(part.bytes for part in plan.parts if part.phase == "always")
+    assert plan.needed("main memory") == always + parts["measuring C"]
+    assert plan.needed("accelerator") == 0
 
 
 def test_the_prompts_of_a_batch_are_held_as_far_as_the_memory_goes() -> None:
@@ -184,18 +184,18 @@ def test_the_prompts_of_a_descent_take_the_bytes_that_are_planned(edits: int, tm
     texts = [f"The quick brown fox jumps over {animal}" for animal in ("the dog", "Paris", "Miami", "London", "France")]
     contexts = ("{}", *(f"{text}. {{}}" for text in texts))  # as many as MEMIT's, and as long
     subjects = ("LeBron James", "Dwyane Wade", "Spike Hughes", "the Eiffel Tower", "the river Thames", "London")
-    asked = [
-        Request.of(model, Edit(subject=subjects[place % 6], prompt="In Paris, {} is", target_new="Rome"), contexts)
-        for place in range(edits)
+    requests = [
+        Request.of(model, Edit(subject=subjects[index % 6], prompt="In Paris, {} is", target_new="Rome"), contexts)
+        for index in range(edits)
     ]
     where, shape = Machine(device=CPU, host=10**12, accelerator=None), shape_in_memory(model, tmp_path)
     before = held_bytes()
     forward = partial(TailForward, contexts=SharedContexts.of(model, contexts))
-    loss = Objective(model, 2, asked, kl_weight=0.0625, forward=forward)
+    loss = Objective(model, 2, requests, kl_weight=0.0625, forward=forward)
     stored = held_bytes() - before
     assert len(loss.value) == edits
-    found = estimate(find_method("memit"), config, shape, where, edits=edits)
-    planned = next(part.bytes for part in found.parts if part.what.startswith("prompts"))
+    plan = estimate(find_method("memit"), config, shape, where, edits=edits)
+    planned = next(part.bytes for part in plan.parts if part.what.startswith("prompts"))
     assert 0.75 < planned / stored < 1.2
 
 
@@ -207,9 +207,9 @@ def test_rows_of_a_recurrent_model_are_planned_whole(family: str, name: str, edi
     context = "Paris " * round(load.context_tokens / max(1, load.rows - 1)) + "{}"
     contexts = ("{}", *[context] * (load.rows - 1))
     edit = Edit(subject="London", prompt="{} is located in the", target_new="Miami")  # 8 tokens without the target
-    asked = [Request(rewrites=Request.of(model, edit, contexts).rewrites)] * edits
+    requests = [Request(rewrites=Request.of(model, edit, contexts).rewrites)] * edits
     before = held_bytes()
-    loss = Objective(model, 1, asked, kl_weight=0.0, forward=forward_for(model, contexts))
+    loss = Objective(model, 1, requests, kl_weight=0.0, forward=forward_for(model, contexts))
     stored, ran = held_bytes() - before, sum(row.length for row in loss._rows)
     where = Machine(device=CPU, host=10**12, accelerator=None)
     parts = {part.what: part for part in estimate(find_method(name), config, shape, where, edits=edits).parts}
@@ -230,7 +230,7 @@ def held_bytes() -> int:
     """The bytes of all tensors there are."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
@@ -246,20 +246,20 @@ def test_an_accelerators_memory_holds_the_factors_and_bounds_the_passes() -> Non
     """One ROME edit of Llama-3-8B in bfloat16 fits into 24 GB; a batch takes half of what the weights leave."""
     shape, dtype = shape_of("llama-3-8b"), torch.bfloat16
 
-    def planned(name: str, **given: Any) -> Estimate:
+    def planned(name: str, **options: Any) -> Estimate:
         card = Machine(device=torch.device("cuda"), host=10**11, accelerator=24 * 10**9)
-        return estimate(find_method(name), find_method(name).config_class(), shape, card, dtype=dtype, **given)
+        return estimate(find_method(name), find_method(name).config_class(), shape, card, dtype=dtype, **options)
 
-    one = planned("rome")
-    assert not one.lacking
-    places = {part.what: part.memory for part in one.parts}
-    assert (places["C"], places["factors of C"], places["factoring C"]) == ("main memory", "accelerator", "accelerator")
+    rome = planned("rome")
+    assert not rome.lacking
+    memory = {part.what: part.memory for part in rome.parts}
+    assert (memory["C"], memory["factors of C"], memory["factoring C"]) == ("main memory", "accelerator", "accelerator")
     states = [
-        next(part.bytes for part in found.parts if part.what.startswith("states"))
-        for found in (planned("memit", edits=1000), planned("memit", edits=1000, limit=500.0))
+        next(part.bytes for part in plan.parts if part.what.startswith("states"))
+        for plan in (planned("memit", edits=1000), planned("memit", edits=1000, limit=500.0))
     ]
-    left = 24e9 - 2 * shape.parameters
-    assert states == [pytest.approx(left / 2, rel=0.01), pytest.approx(500e6, rel=0.01)]
+    free = 24e9 - 2 * shape.parameters
+    assert states == [pytest.approx(free / 2, rel=0.01), pytest.approx(500e6, rel=0.01)]
 
 
 def test_grace_runs_one_token_an_edit_and_many_edits_together() -> None:
@@ -273,21 +273,21 @@ def test_grace_runs_one_token_an_edit_and_many_edits_together() -> None:
 def test_what_does_not_fit_comes_with_ways_out() -> None:
     assert not reckoned(host=10**12).lacking
     assert not reckoned(host=None).lacking
-    found = reckoned(host=10**8)
-    assert found.lacking == ("main memory",)
-    said = "\n".join(suggestions(found))
-    assert "--dtype bfloat16" in said
-    assert "GB more main memory" in said
+    plan = reckoned(host=10**8)
+    assert plan.lacking == ("main memory",)
+    text = "\n".join(suggestions(plan))
+    assert "--dtype bfloat16" in text
+    assert "GB more main memory" in text
 
 
 @pytest.mark.parametrize("method", ["rome", "alphaedit"])
 def test_covariance_adds_no_more_than_the_peak_has(method: str) -> None:
     """Its parts of several phases are never in memory together."""
-    found = reckoned(method, host=10**8)
-    added, others = found.added_by_covariance("main memory"), [p for p in found.parts if not p.what.endswith("C")]
-    left = Estimate(job=found.job, parts=tuple(others), notes=())
-    assert 0 < added == pytest.approx(found.needed("main memory") - left.needed("main memory"))
-    assert added + sum(part.bytes for part in others if part.phase == "always") <= found.needed("main memory")
+    plan = reckoned(method, host=10**8)
+    added, others = plan.added_by_covariance("main memory"), [p for p in plan.parts if not p.what.endswith("C")]
+    remaining = Estimate(job=plan.job, parts=tuple(others), notes=())
+    assert 0 < added == pytest.approx(plan.needed("main memory") - remaining.needed("main memory"))
+    assert added + sum(part.bytes for part in others if part.phase == "always") <= plan.needed("main memory")
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
@@ -333,16 +333,16 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
 def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: LanguageModel) -> None:
     method = find_method(name)
     config = method.config_class.preset("default", UNTRAINED.get(name, {}))
-    made = method(smollm2, config, graph=nx.MultiDiGraph() if method.needs_graph else None)
+    editor = method(smollm2, config, graph=nx.MultiDiGraph() if method.needs_graph else None)
     match method.family:
         case "low-rank":
-            assert isinstance(made, Lora)
-            written = tuple(sorted({int(target.split(".")[2]) for target in made.targets}))
+            assert isinstance(editor, Lora)
+            written = tuple(sorted({int(target.split(".")[2]) for target in editor.targets}))
         case "hypernetwork":
             named = mlp_weights(smollm2, MendConfig().blocks)
             written = tuple(sorted({int(weight.split(".")[2]) for weight in named}))
         case _:
-            written = getattr(made, "layers", None) or (getattr(made, "layer"),)  # noqa: B009 - one or several
+            written = getattr(editor, "layers", None) or (getattr(editor, "layer"),)  # noqa: B009 - one or several
     assert config.written_layers(len(smollm2.blocks)) == tuple(written)
 
 
@@ -357,8 +357,8 @@ def test_the_beginnings_of_questions_that_are_kept_have_a_limit() -> None:
 def _beginnings(name: str, edits: int) -> float | None:
     method, machine = find_method(name), Machine(device=CPU, host=10**12, accelerator=None)
     config = method.config_class.preset("default")
-    found = estimate(method, config, shape_of("smollm2-135m"), machine, edits=edits)
-    return {part.what: part.bytes for part in found.parts}.get("beginnings of questions")
+    plan = estimate(method, config, shape_of("smollm2-135m"), machine, edits=edits)
+    return {part.what: part.bytes for part in plan.parts}.get("beginnings of questions")
 
 
 def test_every_method_says_what_it_is() -> None:
@@ -401,16 +401,16 @@ def test_a_step_of_many_edits_counts_the_tokens_of_its_rows() -> None:
         method = find_method(name)
         config = method.config_class.preset("many" if name == "ft-augmented" else "default")
         where = Machine(device=CPU, host=10**12, accelerator=None)
-        found = estimate(method, config, small(), where, edits=100)
+        plan = estimate(method, config, small(), where, edits=100)
         blocks = 10 - min(config.written_layers(10))
-        states = next(part.bytes for part in found.parts if part.what.startswith("states"))
+        states = next(part.bytes for part in plan.parts if part.what.startswith("states"))
         assert states == 4 * expected * ((1000 + 2000) * blocks + 1000), name
 
 
 def test_a_large_step_is_made_smaller_by_its_batch_size() -> None:
     """Not by --memory, which limits the passes of other methods."""
-    said = "\n".join(suggestions(reckoned("ft-augmented", host=10**6, edits=1000, batch_size=1000)))
-    assert "batch_size" in said and "--memory" not in said
+    text = "\n".join(suggestions(reckoned("ft-augmented", host=10**6, edits=1000, batch_size=1000)))
+    assert "batch_size" in text and "--memory" not in text
 
 
 def test_edits_that_are_trained_together_share_the_ranks_of_their_patch() -> None:
@@ -447,24 +447,24 @@ class Tuned(Ft):
 
 def test_a_method_that_declares_nothing_is_planned_and_says_so() -> None:
     where = Machine(device=CPU, host=10**12, accelerator=None)
-    found = estimate(Plugged, PluggedConfig(), small(), where)
-    parts = {part.what: part.bytes for part in found.parts}
+    plan = estimate(Plugged, PluggedConfig(), small(), where)
+    parts = {part.what: part.bytes for part in plan.parts}
     assert parts["the model"] == 4 * 10**6
     assert "trained numbers, and Adam" not in parts  # not taken for fine-tuning, whose settings these are
-    assert "plugged declares no family" in found.notes[0]
+    assert "plugged declares no family" in plan.notes[0]
 
 
 def test_a_method_made_of_a_familys_base_is_planned_as_one() -> None:
     config = Tuned.config_class.preset()
     where = Machine(device=CPU, host=10**12, accelerator=None)
-    own, base = (estimate(method, config, small(), where, edits=3) for method in (Tuned, find_method("ft")))
-    assert own.parts == base.parts
+    tuned, base = (estimate(method, config, small(), where, edits=3) for method in (Tuned, find_method("ft")))
+    assert tuned.parts == base.parts
 
 
 def test_plan_for_a_device_that_is_not_here(kg_edit: Run) -> None:
     plan = ("plan", "--model", "llama-3-8b", "--dtype", "bfloat16", "--method")
-    found = kg_edit(*plan, "glame", "--device", "cuda:7")
-    assert found.code == 0, found.err
-    assert "accelerator: " in found.out and "(cuda:7 is not here, so what is free is not known)" in found.out
-    assert "prompts: keys, values, states" in found.out
+    result = kg_edit(*plan, "glame", "--device", "cuda:7")
+    assert result.code == 0, result.err
+    assert "accelerator: " in result.out and "(cuda:7 is not here, so what is free is not known)" in result.out
+    assert "prompts: keys, values, states" in result.out
     assert "there is no device 'cud' here" in kg_edit(*plan, "rome", "--device", "cud").err
