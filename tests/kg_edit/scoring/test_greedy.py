@@ -22,8 +22,8 @@ PROMPTS = [f"{SHARED}{text}" for text in ("Dwyane", "The Eiffel Tower is located
 @pytest.mark.parametrize("name", families(("llama", "gpt2", "falcon-alibi")))
 def test_greedy_rows_equal_one_by_one(name: str) -> None:
     model = tiny(name)
-    found = list(greedy(model, [model.encode(prompt).ids for prompt in PROMPTS], limits=[5] * 4, kept=4))
-    for prompt, written in zip(PROMPTS, found, strict=True):
+    rows = list(greedy(model, [model.encode(prompt).ids for prompt in PROMPTS], limits=[5] * 4, kept=4))
+    for prompt, written in zip(PROMPTS, rows, strict=True):
         (alone,) = continuations(model, [prompt], limits=[5])
         text = str(model.tokenizer.decode(list(written.tokens)))
         assert text.startswith(alone)
@@ -42,25 +42,25 @@ def rank_one(model: LanguageModel, seed: int) -> WeightPatch:
 
 def test_a_token_of_many_edited_models_has_the_operators_of_one() -> None:
     """Six rows of one edited model, and of six."""
-    model, found = tiny("llama"), []
+    model, per_token = tiny("llama"), []
     rows = [model.encode(f"{text} and").ids for text in ("Dwyane", "The", "Where", "Spike", "Paris", "LeBron")]
     for count in (1, 6):
         different = [rank_one(model, seed) for seed in range(count)]
-        patches = [different[place % count] for place in range(len(rows))]
+        patches = [different[row % count] for row in range(len(rows))]
 
         def of(tokens: int, patches: list[WeightPatch] = patches) -> int:
             return operators(lambda: greedy(model, rows, limits=[tokens] * len(rows), patches=patches))
 
-        found.append((of(8) - of(3)) / 5)
-    assert found[1] <= found[0]
+        per_token.append((of(8) - of(3)) / 5)
+    assert per_token[1] <= per_token[0]
 
 
 def test_an_accelerators_memory_decides_how_many_rows_write_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """And how many tokens are scored in a pass; texts and scores are the same."""
     model = tiny("llama")
     rows = [model.encode(f"{text} and").ids for text in ("Dwyane", "The", "Where", "Spike", "Paris", "LeBron") * 20]
-    pairs = [Pair(f"The {name} lives in {place}", place) for name in PROMPTS for place in ("London", "Rome", "Paris")]
-    found = []
+    pairs = [Pair(f"The {name} lives in {city}", city) for name in PROMPTS for city in ("London", "Rome", "Paris")]
+    runs = []
     for free in (None, 1.0, 1000.0):  # MB
         for module in (scoring.greedy, scoring.likelihood):
             monkeypatch.setattr(module, "pass_megabytes", lambda _, free=free: free)
@@ -68,8 +68,8 @@ def test_an_accelerators_memory_decides_how_many_rows_write_together(monkeypatch
         with watched(model.blocks[0], lambda state, _: passes.append(len(state))):  # noqa: B023 - called in this round
             texts = [written.tokens for written in greedy(model, rows, limits=[4] * len(rows))]
             scores = score(model, pairs)
-        found.append((texts, scores, max(passes), len(passes)))
-    cpu, little, much = found
+        runs.append((texts, scores, max(passes), len(passes)))
+    cpu, little, much = runs
     assert cpu[2:] == little[2:] and much[2] == len(rows) and much[3] < cpu[3]
     assert much[0] == cpu[0]
     for pair, expected in cpu[1].items():

@@ -26,17 +26,17 @@ def alone(model: LanguageModel, pair: Pair) -> TokenScores:
     """One pair, one plain forward pass."""
     prompt = encode(model.tokenizer, pair.prompt, target=pair.candidate)
     logits = model.model(torch.tensor([prompt.ids])).logits[0, prompt.target_start - 1 : -1].float()
-    wanted = torch.tensor(prompt.target_ids)
-    nll = torch.nn.functional.cross_entropy(logits, wanted)
-    accuracy = (logits.argmax(-1) == wanted).float().mean().item()
-    return TokenScores(nll=nll.item(), accuracy=accuracy, tokens=len(wanted))
+    target = torch.tensor(prompt.target_ids)
+    nll = torch.nn.functional.cross_entropy(logits, target)
+    accuracy = (logits.argmax(-1) == target).float().mean().item()
+    return TokenScores(nll=nll.item(), accuracy=accuracy, tokens=len(target))
 
 
 def check_equal(model: LanguageModel, pairs: list[Pair]) -> None:
-    found = score(model, pairs)
-    assert found.keys() == set(pairs)
-    for pair in found:
-        assert found[pair] == pytest.approx(alone(model, pair), abs=1e-4), pair
+    scores = score(model, pairs)
+    assert scores.keys() == set(pairs)
+    for pair in scores:
+        assert scores[pair] == pytest.approx(alone(model, pair), abs=1e-4), pair
 
 
 @pytest.mark.parametrize("name", families())
@@ -63,9 +63,9 @@ def test_long_prompts_share_their_beginning(monkeypatch: pytest.MonkeyPatch) -> 
     with model.model.register_forward_pre_hook(
         lambda _, __, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     ):
-        found = score(model, pairs)
+        scores = score(model, pairs)
     assert sum(read) < 2 * len(encode(model.tokenizer, before).ids)
-    assert found[pairs[3]] == pytest.approx(alone(model, pairs[3]), abs=1e-4)
+    assert scores[pairs[3]] == pytest.approx(alone(model, pairs[3]), abs=1e-4)
 
 
 def test_score_restores_the_model() -> None:
@@ -116,12 +116,12 @@ def right_padded(model: LanguageModel, pairs: list[Pair]) -> dict[Pair, tuple[tu
     ids = torch.tensor([[*prompt.ids, *[0] * (width - len(prompt.ids))] for prompt in prompts])
     mask = torch.tensor([[1] * len(prompt.ids) + [0] * (width - len(prompt.ids)) for prompt in prompts])
     logits = model.model(input_ids=ids, attention_mask=mask).logits.float()
-    found = {}
+    by_pair = {}
     for row, (pair, prompt) in enumerate(zip(pairs, prompts, strict=True)):
-        places = logits[row, prompt.target_start - 1 : len(prompt.ids) - 1]
-        nll = torch.nn.functional.cross_entropy(places, torch.tensor(prompt.target_ids))
-        found[pair] = (tuple(places.argmax(-1).tolist()), nll.item())
-    return found
+        target_logits = logits[row, prompt.target_start - 1 : len(prompt.ids) - 1]
+        nll = torch.nn.functional.cross_entropy(target_logits, torch.tensor(prompt.target_ids))
+        by_pair[pair] = (tuple(target_logits.argmax(-1).tolist()), nll.item())
+    return by_pair
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -131,16 +131,16 @@ def test_left_padding_right_padding_and_the_shared_tree_agree(name: str, bos: bo
     left, tree, right = predictions(model, OVERLAPPING), score(model, OVERLAPPING), right_padded(model, OVERLAPPING)
     assert left == {pair: tokens for pair, (tokens, _) in right.items()}
     for pair, (tokens, nll) in right.items():
-        wanted = encode(model.tokenizer, pair.prompt, target=pair.candidate).target_ids
-        hits = [token == want for token, want in zip(tokens, wanted, strict=True)]
+        expected = encode(model.tokenizer, pair.prompt, target=pair.candidate).target_ids
+        hits = [token == target for token, target in zip(tokens, expected, strict=True)]
         assert tree[pair] == pytest.approx((nll, sum(hits) / len(hits), len(hits)), abs=1e-4)
 
 
 def test_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = predictions(tiny("llama"), OVERLAPPING)
+    together = predictions(tiny("llama"), OVERLAPPING)
     monkeypatch.setattr("kg_edit.scoring.likelihood._ROWS", 1)
-    assert predictions(tiny("llama"), OVERLAPPING) == whole
-    assert list(whole) == OVERLAPPING
+    assert predictions(tiny("llama"), OVERLAPPING) == together
+    assert list(together) == OVERLAPPING
 
 
 def test_no_pairs_give_no_scores() -> None:

@@ -20,10 +20,10 @@ def plainly(model: LanguageModel, text: str, *, window: int, stride: int) -> flo
     """Each token alone: from the start of the first window that has it."""
     ids = model.tokenizer(text)["input_ids"]
     losses = []
-    for place in range(1, len(ids)):
-        start = next(start for start in range(0, len(ids), stride) if start < place < start + window)
-        logits = model.model(torch.tensor([ids[start:place]])).logits[0, -1].float()
-        losses.append(-logits.log_softmax(-1)[ids[place]].item())
+    for position in range(1, len(ids)):
+        start = next(start for start in range(0, len(ids), stride) if start < position < start + window)
+        logits = model.model(torch.tensor([ids[start:position]])).logits[0, -1].float()
+        losses.append(-logits.log_softmax(-1)[ids[position]].item())
     return math.exp(sum(losses) / len(losses))
 
 
@@ -32,8 +32,8 @@ def plainly(model: LanguageModel, text: str, *, window: int, stride: int) -> flo
 )
 def test_each_token_is_scored_once_in_its_first_window(window: int, stride: int) -> None:
     model = tiny("llama")
-    found = perplexity(model, LONG, window=window, stride=stride, tokens=None)
-    assert found == pytest.approx(plainly(model, LONG, window=window, stride=stride), rel=1e-4)
+    value = perplexity(model, LONG, window=window, stride=stride, tokens=None)
+    assert value == pytest.approx(plainly(model, LONG, window=window, stride=stride), rel=1e-4)
 
 
 def test_beginning_of_a_text_is_read() -> None:
@@ -54,6 +54,6 @@ def test_text_of_one_token() -> None:
 @pytest.mark.slow
 def test_real_model_on_wikitext(smollm2: LanguageModel, shared: Path) -> None:
     text = (shared / "wikitext2" / "test.txt").read_text(encoding="utf-8")
-    found = perplexity(smollm2, text, tokens=700)
-    assert 10 < found < 60
-    assert found < perplexity(smollm2, " ".join(text.split()[::-1]), tokens=700)
+    value = perplexity(smollm2, text, tokens=700)
+    assert 10 < value < 60
+    assert value < perplexity(smollm2, " ".join(text.split()[::-1]), tokens=700)

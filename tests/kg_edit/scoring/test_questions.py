@@ -36,9 +36,9 @@ def test_facts_as_sentences(edits: tuple[Edit, ...]) -> None:
 
 
 def test_ten_distinct_choices_with_the_right_one_first(edits: tuple[Edit, ...]) -> None:
-    (found,) = choices(edits[0], answers(edits), seed=0)
-    assert found[0] == "Paris"
-    assert len(set(map(normalised, found))) == CHOICES
+    (options,) = choices(edits[0], answers(edits), seed=0)
+    assert options[0] == "Paris"
+    assert len(set(map(normalised, options))) == CHOICES
 
 
 def test_choices_depend_on_seed_and_record_alone(edits: tuple[Edit, ...]) -> None:
@@ -50,9 +50,9 @@ def test_choices_depend_on_seed_and_record_alone(edits: tuple[Edit, ...]) -> Non
 def test_no_right_answer_is_among_the_wrong_ones(edits: tuple[Edit, ...]) -> None:
     pool = answers([*edits, record(99, "the PARIS"), record(98, "City of Light")])
     question = edits[0].portability[0].model_copy(update={"aliases": ("city of light", "London")})
-    (found,) = choices(edits[0].model_copy(update={"portability": (question,)}), pool, seed=0)
-    assert len(found) == CHOICES
-    assert not {"the PARIS", "City of Light", "London"} & set(found)
+    (options,) = choices(edits[0].model_copy(update={"portability": (question,)}), pool, seed=0)
+    assert len(options) == CHOICES
+    assert not {"the PARIS", "City of Light", "London"} & set(options)
 
 
 def test_too_small_a_pool_gives_no_choices(edits: tuple[Edit, ...]) -> None:

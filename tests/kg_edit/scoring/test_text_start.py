@@ -25,10 +25,10 @@ PATCH = WeightPatch(factors={}, provenance=PROVENANCE)
 
 
 def test_auto_starts_the_texts_that_begin_with_the_subject(smollm2: LanguageModel) -> None:
-    asked = ["Google's founder is", "Who founded Google?", "\nGoogle was founded by", "Toyota was"]
+    prompts = ["Google's founder is", "Who founded Google?", "\nGoogle was founded by", "Toyota was"]
     for patch in (PATCH, PatchStack((PATCH, PromptPatch(facts=())))):
-        texts, remark = with_start(smollm2, asked, patch=patch)
-        assert texts == ("\nGoogle's founder is", *asked[1:])
+        texts, remark = with_start(smollm2, prompts, patch=patch)
+        assert texts == ("\nGoogle's founder is", *prompts[1:])
         assert remark and "'g'" in remark and "--start never" in remark
 
 
@@ -79,7 +79,7 @@ def test_server_starts_texts_and_says_so_once(smollm2: LanguageModel, caplog: py
 def test_edit_is_active_in_a_text_that_begins_with_its_subject(smollm2: LanguageModel) -> None:
     patch = find_method("rome").on(smollm2, settings={}).edit([FOUNDED])
     for start, success in (("auto", True), ("never", False)):
-        asked, _ = with_start(smollm2, [FOUNDED.text], patch=patch, start=start)  # type: ignore[arg-type]
+        prompts, _ = with_start(smollm2, [FOUNDED.text], patch=patch, start=start)  # type: ignore[arg-type]
         with patch.applied(smollm2) as edited:
-            (text,) = continuations(edited, asked, limits=[6])
+            (text,) = continuations(edited, prompts, limits=[6])
         assert begins_with(text, FOUNDED.target_new) == success, start
