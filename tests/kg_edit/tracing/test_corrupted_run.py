@@ -45,8 +45,8 @@ def runs(
 
 def attention_of(block: nn.Module) -> nn.Module:
     names = {"attn", "self_attn", "attention", "self_attention"}
-    (found,) = (module for name, module in block.named_children() if name in names)
-    return found
+    (attention,) = (module for name, module in block.named_children() if name in names)
+    return attention
 
 
 def plain_site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
@@ -56,14 +56,14 @@ def plain_site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
     """
     block = model.blocks[layer]
     if kind == "mlp":
-        whole = (
+        mlp = (
             getattr(block, "mlp", None)
             or getattr(block, "ffn", None)
             or getattr(block, "feed_forward", None)
             or block.fc2
         )
         inner = {"bloom": "dense_4h_to_h", "mpt": "down_proj"}.get(model.text_config.model_type)
-        return getattr(whole, inner) if inner else whole
+        return getattr(mlp, inner) if inner else mlp
     return block if kind == "hidden" else attention_of(block)
 
 
@@ -96,7 +96,7 @@ def plainly(
         for layer in layers:
             stack.enter_context(hooked(plain_site(model, kind, layer), keep(layer)))
         model.model(input_ids=ids)
-    found = []
+    probabilities = []
     for drawn in noise:
 
         def corrupt(embedded: Tensor, drawn: Tensor = drawn) -> Tensor:
@@ -117,8 +117,8 @@ def plainly(
             stack.enter_context(hooked(model.model.get_input_embeddings(), corrupt))
             for layer in layers:
                 stack.enter_context(hooked(plain_site(model, kind, layer), put_back(layer)))
-            found.append(model.model(input_ids=ids).logits[0, -1].float().softmax(-1)[ANSWER])
-    return torch.stack(found)
+            probabilities.append(model.model(input_ids=ids).logits[0, -1].float().softmax(-1)[ANSWER])
+    return torch.stack(probabilities)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,13 +130,13 @@ def test_restored_equals_one_whole_forward_per_state(family: str, kind: Kind) ->
             runs(model, kind)
         return
     prompt, noise, _, run = runs(model, kind)
-    places = [[token] for token in range(len(prompt.ids))]
+    token_sets = [[token] for token in range(len(prompt.ids))]
     window = 1 if kind == "hidden" else 2
     for layer in range(4):
         layers = window_around(layer, size=window, layers=4)
-        found = run.restored(layers, places)
-        plain = torch.stack([plainly(model, prompt, noise, kind, layers, tokens) for tokens in places])
-        torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-7)
+        restored = run.restored(layers, token_sets)
+        plain = torch.stack([plainly(model, prompt, noise, kind, layers, tokens) for tokens in token_sets])
+        torch.testing.assert_close(restored, plain, rtol=1e-3, atol=1e-7)
         moved = (plain - run.probability).abs().amax(1)
         first = subject_tokens(prompt).start
         assert first > 0
@@ -148,10 +148,10 @@ def test_restored_equals_one_whole_forward_per_state(family: str, kind: Kind) ->
 def test_restored_does_not_depend_on_the_batch_size(tokens: int) -> None:
     model = tiny("gemma2")
     prompt, noise, _, run = runs(model, "mlp", tokens=tokens)
-    places = [[token] for token in range(len(prompt.ids))]
-    found = run.restored(range(1, 3), places)
-    plain = torch.stack([plainly(model, prompt, noise, "mlp", range(1, 3), own) for own in places])
-    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-7)
+    token_sets = [[token] for token in range(len(prompt.ids))]
+    restored = run.restored(range(1, 3), token_sets)
+    plain = torch.stack([plainly(model, prompt, noise, "mlp", range(1, 3), token_set) for token_set in token_sets])
+    torch.testing.assert_close(restored, plain, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt-350m"])
@@ -159,12 +159,12 @@ def test_restoring_all_tokens_gives_the_clean_run_and_none_the_corrupted(family:
     model = tiny(family)
     prompt, _, clean, run = runs(model)
     every = list(range(len(prompt.ids)))
-    wanted = float(clean.probabilities[ANSWER])
+    expected = float(clean.probabilities[ANSWER])
     for layer in range(4):
         all_back, nothing = run.restored(range(layer, layer + 1), [every, []])
-        torch.testing.assert_close(all_back, torch.full((SAMPLES,), wanted), rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(all_back, torch.full((SAMPLES,), expected), rtol=1e-4, atol=1e-8)
         torch.testing.assert_close(nothing, run.probability, rtol=1e-4, atol=1e-8)
-    assert float((run.probability - wanted).abs().min()) > 1e-2 * wanted
+    assert float((run.probability - expected).abs().min()) > 1e-2 * expected
     assert len(set(run.probability.tolist())) == SAMPLES
     assert run.restored(range(1), []).shape == (0, SAMPLES)
 
@@ -172,9 +172,9 @@ def test_restoring_all_tokens_gives_the_clean_run_and_none_the_corrupted(family:
 def test_restoring_the_last_layer_matters_at_the_last_token_only() -> None:
     """The answer is read from it, so it brings all back; any other token's last state nothing."""
     prompt, _, clean, run = runs(tiny("llama"))
-    found = run.restored(range(3, 4), [[len(prompt.ids) - 1], [prompt.edited_at]])
-    assert found[0].tolist() == pytest.approx([float(clean.probabilities[ANSWER])] * SAMPLES, rel=1e-4)
-    assert found[1].tolist() == pytest.approx(run.probability.tolist(), rel=1e-5)
+    restored = run.restored(range(3, 4), [[len(prompt.ids) - 1], [prompt.edited_at]])
+    assert restored[0].tolist() == pytest.approx([float(clean.probabilities[ANSWER])] * SAMPLES, rel=1e-4)
+    assert restored[1].tolist() == pytest.approx(run.probability.tolist(), rel=1e-5)
 
 
 def test_corrupted_run_with_zero_noise_is_clean() -> None:
@@ -189,8 +189,8 @@ def test_clean_probabilities_are_those_of_the_model() -> None:
     model = tiny("phi")
     prompt, _, clean, _ = runs(model)
     with torch.no_grad():
-        wanted = model.model(torch.tensor([prompt.ids])).logits[0, -1].softmax(-1)
-    torch.testing.assert_close(clean.probabilities, wanted)
+        expected = model.model(torch.tensor([prompt.ids])).logits[0, -1].softmax(-1)
+    torch.testing.assert_close(clean.probabilities, expected)
 
 
 def test_restored_leaves_no_hooks() -> None:

@@ -35,9 +35,9 @@ def test_edit_without_a_subject_is_named() -> None:
 
 def test_read_known_replaces_the_subject_once(tmp_path: Path) -> None:
     twice = {"subject": "Apple", "prompt": "Apple, which is not Apple Records, is", "attribute": "a company"}
-    found = read_known(written(tmp_path, ROW, twice))
-    assert found[0] == TracedFact(id="known-3", subject="Beats Music", prompt="{} is owned by", answer="Apple")
-    assert (found[1].id, found[1].text) == ("known-2", twice["prompt"])
+    facts = read_known(written(tmp_path, ROW, twice))
+    assert facts[0] == TracedFact(id="known-3", subject="Beats Music", prompt="{} is owned by", answer="Apple")
+    assert (facts[1].id, facts[1].text) == ("known-2", twice["prompt"])
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ EDITS = (
 def scored(layer: int, *scores: float) -> LayerScore:
     edits = tuple(EditScore(efficacy=s, generality=s, specificity=s, score=s) for s in scores)
     mean = sum(scores) / len(scores)
-    whole = EditScore(efficacy=mean, generality=mean, specificity=mean, score=mean)
-    return LayerScore(layer=layer, mean=whole, edits=edits, failed=0)
+    overall = EditScore(efficacy=mean, generality=mean, specificity=mean, score=mean)
+    return LayerScore(layer=layer, mean=overall, edits=edits, failed=0)
 
 
 def toy_rome(model: LanguageModel, config: RomeConfig) -> Rome:
@@ -94,9 +94,9 @@ def planted(model: LanguageModel, *failing: str) -> tuple[Any, list[tuple[int | 
     calls: list[tuple[int | None, int]] = []
 
     def make(config: MethodConfig) -> EditingMethod:
-        made = Planted(model, config)
-        made.calls, made.failing = calls, failing
-        return made
+        editor = Planted(model, config)
+        editor.calls, editor.failing = calls, failing
+        return editor
 
     return make, calls
 
@@ -117,7 +117,7 @@ def test_candidates_are_around_the_default_and_the_traced_layer() -> None:
 
 
 def test_spread_takes_edits_from_the_whole_list() -> None:
-    many = [EDITS[0].model_copy(update={"id": str(place)}) for place in range(20)]
+    many = [EDITS[0].model_copy(update={"id": str(index)}) for index in range(20)]
     assert [edit.id for edit in spread(many, 6)] == ["0", "3", "6", "10", "13", "16"]
     assert spread(EDITS, 6) == EDITS
 
@@ -131,9 +131,9 @@ def test_traced_peak_equals_that_of_the_whole_trace() -> None:
 
 
 def test_edit_score_is_the_harmonic_mean() -> None:
-    found = edit_score(0.5, 0.25, 1.0)
-    assert (found.efficacy, found.generality, found.specificity) == (0.5, 0.25, 1.0)
-    assert found.score == pytest.approx(3 / (2 + 4 + 1))
+    scores = edit_score(0.5, 0.25, 1.0)
+    assert (scores.efficacy, scores.generality, scores.specificity) == (0.5, 0.25, 1.0)
+    assert scores.score == pytest.approx(3 / (2 + 4 + 1))
     assert edit_score(0.0, 1.0, 1.0).score == 0
 
 
@@ -156,9 +156,9 @@ def test_decide_leaves_the_default_only_for_a_clear_gain() -> None:
 
 def test_layer_scores_count_failed_edits_as_zero() -> None:
     good, bad = edit_score(0.5, 0.5, 0.5), GraphError("no")
-    found = layer_scores({1: [good, bad, bad], 2: [good, good, bad]})
-    assert [(row.layer, row.failed, len(row.edits)) for row in found] == [(1, 1, 2), (2, 0, 2)]
-    assert [row.mean.score for row in found] == pytest.approx([0.25, 0.5])
+    rows = layer_scores({1: [good, bad, bad], 2: [good, good, bad]})
+    assert [(row.layer, row.failed, len(row.edits)) for row in rows] == [(1, 1, 2), (2, 0, 2)]
+    assert [row.mean.score for row in rows] == pytest.approx([0.25, 0.5])
     with pytest.raises(GraphError, match="no"):
         layer_scores({1: [bad], 2: [bad]})
 
@@ -173,19 +173,19 @@ def test_divergence_is_the_mean_kl() -> None:
 @pytest.mark.parametrize("family", ["llama", "falcon-alibi", "gpt2"])
 def test_next_token_of_prompts_of_unequal_length(family: str) -> None:
     model, prompts = tiny(family), ["Paris", "The quick brown fox jumps over"]
-    found = next_token(model, prompts)
-    for row, prompt in zip(found, prompts, strict=True):
+    log_probs = next_token(model, prompts)
+    for row, prompt in zip(log_probs, prompts, strict=True):
         with torch.no_grad():
-            wanted = model.model(torch.tensor([model.tokenizer(prompt)["input_ids"]])).logits[0, -1].log_softmax(-1)
-        torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-4)
+            expected = model.model(torch.tensor([model.tokenizer(prompt)["input_ids"]])).logits[0, -1].log_softmax(-1)
+        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_specificity_of_chat_edits_is_measured_in_chat_form() -> None:
     model = chatting()
     rome = toy_rome(model, RomeConfig(layer=2, steps=3))
     probes, reader = sweep_probes(model, [edit.in_chat() for edit in EDITS[:2]]), model.in_chat()
-    found = layer_sweep.edit_scores(model, probes, rome)
-    for probe, score, patch in zip(probes, found, rome.edit_each([probe.edit for probe in probes]), strict=True):
+    scores = layer_sweep.edit_scores(model, probes, rome)
+    for probe, score, patch in zip(probes, scores, rome.edit_each([probe.edit for probe in probes]), strict=True):
         assert isinstance(score, EditScore) and isinstance(patch, WeightPatch)
         plain, chat = next_token(model, probe.near), next_token(reader, probe.near)
         assert not torch.allclose(plain, chat)
@@ -212,8 +212,8 @@ def test_sweep_probes_lead_a_subject_that_is_an_attention_sink(monkeypatch: pyte
     """As methods make such an edit, and as reports ask for it; in chat form other text comes first."""
     monkeypatch.setattr("kg_edit.models.first_token.is_sink", lambda *_: True)
     edit = Edit(id="1", subject="T", prompt="{} is in", target_new="Rome", paraphrases=("T is near", "We see T in"))
-    (found,) = sweep_probes(tiny("llama"), [edit])
-    assert found.rewrite == "\nT is in" and found.general[:2] == ("\nT is near", "We see T in")
+    (probe,) = sweep_probes(tiny("llama"), [edit])
+    assert probe.rewrite == "\nT is in" and probe.general[:2] == ("\nT is near", "We see T in")
     (chat,) = sweep_probes(chatting(), [edit.in_chat()])
     assert chat.rewrite == "T is in"
 
@@ -223,10 +223,10 @@ def test_choose_layer_finds_the_layer_that_works() -> None:
     make, calls = planted(model)
     weights = weights_of(model)
     third = EDITS[2].model_copy(update={"target_new": "Los Angeles"})  # of London layer 2 makes less than nothing does
-    found = choose_layer(make, model, RomeConfig(steps=30), (*EDITS[:2], third), progress=False)
-    assert (found.chosen, found.default, found.steps, found.edits) == (2, 1, 10, ("1", "2", "3"))
-    assert "layer 2 has the best score" in found.why
-    by_layer = {row.layer: row.mean for row in found.layers}
+    sweep = choose_layer(make, model, RomeConfig(steps=30), (*EDITS[:2], third), progress=False)
+    assert (sweep.chosen, sweep.default, sweep.steps, sweep.edits) == (2, 1, 10, ("1", "2", "3"))
+    assert "layer 2 has the best score" in sweep.why
+    by_layer = {row.layer: row.mean for row in sweep.layers}
     assert set(by_layer) == {0, 1, 2}
     assert by_layer[0].specificity == by_layer[1].specificity == pytest.approx(1)  # a patch of nothing
     assert by_layer[2].specificity < 1
@@ -252,9 +252,9 @@ def test_choose_layer_takes_no_further_steps() -> None:
 
 def test_choose_layer_ignores_edits_that_fail_everywhere() -> None:
     model = tiny("llama")
-    found = choose_layer(planted(model, "2")[0], model, RomeConfig(), EDITS, progress=False)
-    assert found.edits == ("1", "2", "3")
-    assert {len(row.edits) for row in found.layers} == {2}
+    sweep = choose_layer(planted(model, "2")[0], model, RomeConfig(), EDITS, progress=False)
+    assert sweep.edits == ("1", "2", "3")
+    assert {len(row.edits) for row in sweep.layers} == {2}
     with pytest.raises(GraphError, match="nothing is known"):
         choose_layer(planted(model, "1", "2", "3")[0], model, RomeConfig(), EDITS, progress=False)
 
@@ -281,8 +281,8 @@ def test_auto_layer_caches_its_outcome(tmp_path: Path, monkeypatch: pytest.Monke
 
     def chosen(edits: Sequence[Edit], config: RomeConfig) -> tuple[int, bool]:
         calls.clear()
-        found = layer_sweep.auto_layer(make, model, config, edits, progress=False)
-        return found.chosen, bool(calls)
+        sweep = layer_sweep.auto_layer(make, model, config, edits, progress=False)
+        return sweep.chosen, bool(calls)
 
     cached = layer_sweep.auto_layer(make, model, RomeConfig(), EDITS, progress=False).chosen
     assert chosen(EDITS, RomeConfig()) == (cached, False)
@@ -313,12 +313,12 @@ def test_edit_command_chooses_its_layer(kg_edit: Run, tiny_folder: Path, place: 
 @pytest.mark.slow
 def test_evaluate_command_chooses_on_unscored_records(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
     command = ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--method", "rome", "--model", tiny_folder)
-    found = kg_edit(*command, *QUICK, "--layer", "auto", "--limit", "1", "--out", "run")
-    assert found.code == 0, found.err
+    result = kg_edit(*command, *QUICK, "--layer", "auto", "--limit", "1", "--out", "run")
+    assert result.code == 0, result.err
     sweep = json.loads((place / "run" / "layer.json").read_text())
     assert sweep["edits"] == ["france"]
     assert json.loads((place / "run" / "run.json").read_text())["config"]["layer"] == sweep["chosen"]
-    assert "as well" not in found.err
+    assert "as well" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -330,5 +330,5 @@ def test_evaluate_command_chooses_on_unscored_records(kg_edit: Run, tiny_folder:
     ],
 )
 def test_layer_auto_refuses_mistakes(kg_edit: Run, tiny_folder: Path, more: tuple[str, ...], message: str) -> None:
-    found = kg_edit("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *more, "--out", "out")
-    assert (found.code, message in found.err) == (2, True), found.err
+    result = kg_edit("edit", "edits.jsonl", "--method", "rome", "--model", tiny_folder, *more, "--out", "out")
+    assert (result.code, message in result.err) == (2, True), result.err

@@ -32,7 +32,7 @@ SETTINGS = TraceSettings(samples=2)
 def test_locate_resumes_a_killed_run(tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first fact, with the second one's line half written; the result is the same, byte for byte."""
     model, traced = tiny("llama"), list[str]()
-    whole = module.trace
+    original = module.trace
     locate(model, FACTS, SETTINGS, out=tmp_path / "whole", progress=False)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     lines = (tmp_path / "cut" / "records.jsonl").read_text().splitlines(keepends=True)
@@ -40,7 +40,7 @@ def test_locate_resumes_a_killed_run(tmp_path: Path, cut: int, monkeypatch: pyte
 
     def counted(model: object, fact: TracedFact, *args: object, **kwargs: object) -> Trace:
         traced.append(fact.id)
-        return whole(model, fact, *args, **kwargs)  # type: ignore[arg-type]
+        return original(model, fact, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "trace", counted)
     locate(model, FACTS, SETTINGS, out=tmp_path / "cut", progress=False)
@@ -55,16 +55,16 @@ def test_locate_refuses_the_folder_of_another_run(tmp_path: Path) -> None:
 
 
 def test_locate_counts_failed_facts_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken, whole = FACTS[1], module.trace
+    broken, original = FACTS[1], module.trace
 
     def failing(model: object, fact: TracedFact, *args: object, **kwargs: object) -> Trace:
         if fact.id == broken.id:
             raise ModelError("not finite")
-        return whole(model, fact, *args, **kwargs)  # type: ignore[arg-type]
+        return original(model, fact, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "trace", failing)
-    found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
-    assert (found.facts, found.failed) == (2, {"b": "ModelError: not finite"})
+    summary = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", progress=False)
+    assert (summary.facts, summary.failed) == (2, {"b": "ModelError: not finite"})
     with pytest.raises(ConfigError, match="none of 1 fact could be traced: ModelError: not finite"):
         locate(tiny("llama"), FACTS[1:2], SETTINGS, out=tmp_path / "none", progress=False)
     assert locate(tiny("llama"), FACTS[:1], SETTINGS, out=tmp_path / "none", progress=False).facts == 1
@@ -79,16 +79,16 @@ def test_locate_refuses_a_model_without_the_sites(tmp_path: Path) -> None:
 
 def test_locate_counts_a_fact_without_answer_as_failed(tmp_path: Path) -> None:
     settings = TraceSettings(samples=2, answer="true")
-    found = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
-    assert (found.facts, list(found.failed)) == (2, ["b"])
-    assert found.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' has no answer to trace")
+    summary = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
+    assert (summary.facts, list(summary.failed)) == (2, ["b"])
+    assert summary.failed["b"].startswith("ConfigError: the fact 'In France, the capital is' has no answer to trace")
 
 
 def test_locate_command_checks_the_folder_before_the_model(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = list[object]()
     monkeypatch.setattr("kg_edit.cli.locate.load", lambda *model: loaded.append(model))
-    found = kg_edit("locate", "edits.jsonl", "--out", "edits.jsonl")
-    assert (found.code, "edits.jsonl is a file; give --out a folder" in found.err) == (2, True), found.err
+    result = kg_edit("locate", "edits.jsonl", "--out", "edits.jsonl")
+    assert (result.code, "edits.jsonl is a file; give --out a folder" in result.err) == (2, True), result.err
     assert loaded == []
 
 
@@ -101,8 +101,8 @@ def test_locate_without_any_answer_keeps_the_run_that_it_would_replace(
     arguments = ("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "1", "--limit", "1", "--out", "out")
     assert kg_edit(*arguments).code == 0
     before = content(place / "out")
-    found = kg_edit(*arguments, "--answer", "true", "--overwrite")
-    assert (found.code, "no fact has an answer to trace" in found.err) == (2, True), found.err
+    result = kg_edit(*arguments, "--answer", "true", "--overwrite")
+    assert (result.code, "no fact has an answer to trace" in result.err) == (2, True), result.err
     assert content(place / "out") == before
 
 
@@ -114,8 +114,8 @@ def test_locate_refuses_the_folder_of_another_process(tmp_path: Path) -> None:
 
 def test_locate_leaves_out_unknown_facts(tmp_path: Path) -> None:
     """A fact without an answer can't be unknown."""
-    found = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", known_only=True, progress=False)
-    assert (found.facts, found.unknown) == (1, ("a", "c"))
+    summary = locate(tiny("llama"), FACTS, SETTINGS, out=tmp_path / "run", known_only=True, progress=False)
+    assert (summary.facts, summary.unknown) == (1, ("a", "c"))
 
 
 def test_locate_refuses_two_facts_with_one_id(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_no_layer_is_suggested_where_the_noise_does_not_lower_p(
 
 @pytest.mark.slow
 def test_locate_command_writes_and_suggests_a_layer(kg_edit: Run, tiny_folder: Path, place: Path) -> None:
-    found = kg_edit("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "2", "--kind", "attention")
-    assert found.code == 0, found.err
-    assert "2 facts traced" in found.out
-    assert "the suggestion comes from --kind mlp" in found.out
+    result = kg_edit("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "2", "--kind", "attention")
+    assert result.code == 0, result.err
+    assert "2 facts traced" in result.out
+    assert "the suggestion comes from --kind mlp" in result.out
     assert (place / "locate" / "heatmap.svg").is_file()
     mlp = kg_edit("locate", "edits.jsonl", "--model", tiny_folder, "--samples", "2", "--out", "mlp", "--limit", "1")
     peak = json.loads((place / "mlp" / "summary.json").read_text())["peak"]["layer"]
@@ -167,5 +167,5 @@ def test_locate_command_writes_and_suggests_a_layer(kg_edit: Run, tiny_folder: P
     ],
 )
 def test_locate_command_refuses_mistakes(kg_edit: Run, arguments: tuple[str, ...], message: str) -> None:
-    found = kg_edit("locate", *arguments)
-    assert (found.code, message in found.err) == (2, True), found.err
+    result = kg_edit("locate", *arguments)
+    assert (result.code, message in result.err) == (2, True), result.err

@@ -19,7 +19,7 @@ def made(name: str, *rows: tuple[str, list[float]], corrupted: float = 0.1) -> T
         known=None,
         kind="mlp",
         window=2,
-        tokens=tuple(f"t{place}" for place in range(len(rows))),
+        tokens=tuple(f"t{index}" for index in range(len(rows))),
         roles=tuple(role for role, _ in rows),
         clean=0.9,
         corrupted=corrupted,
@@ -34,29 +34,29 @@ TWO = made(
 
 
 def test_summary_means_are_over_tokens_then_over_facts() -> None:
-    found = LocateSummary.of([ONE, TWO], failed={"x": "why"}, unknown=("y",))
-    assert tuple(found.roles) == ROLES
-    assert found.roles[FIRST].mean == pytest.approx([0.2, 0, 0])
-    assert found.roles[LAST].mean == pytest.approx([0.3, 0.4, 0.1])
-    assert found.roles[MIDDLE].mean == pytest.approx([0.3, 0, 0.1])
-    assert (found.roles[MIDDLE].facts, found.roles[LAST].facts, found.roles[NEXT].facts) == (1, 2, 0)
-    assert found.roles[NEXT].mean == (None, None, None)
-    assert (found.peak.layer, found.peak.effect) == (1, pytest.approx(0.4))
-    assert (found.clean, found.corrupted, found.facts) == (pytest.approx(0.9), pytest.approx(0.1), 2)
+    summary = LocateSummary.of([ONE, TWO], failed={"x": "why"}, unknown=("y",))
+    assert tuple(summary.roles) == ROLES
+    assert summary.roles[FIRST].mean == pytest.approx([0.2, 0, 0])
+    assert summary.roles[LAST].mean == pytest.approx([0.3, 0.4, 0.1])
+    assert summary.roles[MIDDLE].mean == pytest.approx([0.3, 0, 0.1])
+    assert (summary.roles[MIDDLE].facts, summary.roles[LAST].facts, summary.roles[NEXT].facts) == (1, 2, 0)
+    assert summary.roles[NEXT].mean == (None, None, None)
+    assert (summary.peak.layer, summary.peak.effect) == (1, pytest.approx(0.4))
+    assert (summary.clean, summary.corrupted, summary.facts) == (pytest.approx(0.9), pytest.approx(0.1), 2)
 
 
 def test_summary_of_two_facts_has_no_interval() -> None:
-    found = LocateSummary.of([ONE, TWO])
-    assert found.roles[LAST].ci95_low == (None, None, None)
-    assert (found.peak.ci95, found.peak.share) == (None, None)
+    summary = LocateSummary.of([ONE, TWO])
+    assert summary.roles[LAST].ci95_low == (None, None, None)
+    assert (summary.peak.ci95, summary.peak.share) == (None, None)
 
 
 def test_summary_interval_is_empty_for_equal_facts() -> None:
-    same = LocateSummary.of([ONE.model_copy(update={"id": str(place)}) for place in range(6)])
+    same = LocateSummary.of([ONE.model_copy(update={"id": str(index)}) for index in range(6)])
     assert (same.peak.layer, same.peak.ci95, same.peak.share) == (1, (1, 1), 1.0)
     assert same.roles[LAST].ci95_low == pytest.approx([0.1, 0.4, 0.2])
     assert same.roles[LAST].ci95_high == pytest.approx([0.1, 0.4, 0.2])
-    mixed = [made(str(place), (LAST, [0.4, 0, 0] if place % 2 else [0, 0, 0.5])) for place in range(6)]
+    mixed = [made(str(index), (LAST, [0.4, 0, 0] if index % 2 else [0, 0, 0.5])) for index in range(6)]
     doubt = LocateSummary.of(mixed, seed=3)
     assert LocateSummary.of(mixed, seed=-3).peak.layer == doubt.peak.layer
     assert (doubt.peak.layer, doubt.peak.ci95) == (2, (0, 2))
@@ -81,8 +81,8 @@ def test_summary_and_trace_are_drawn(tmp_path: Path) -> None:
     again = LocateSummary.model_validate_json(summary.model_dump_json())
     assert draw_summary(again, tmp_path / "again.svg", model="my/$t^$iny").read_text() == svg
     assert "my/$t^$iny: MLP output" in svg  # no formula
-    one = draw_trace(ONE, tmp_path / "one.svg").read_text()
-    assert all(name in one for name in ("t0", "t1*", "t2*", "$x_1$", "2 layers at once"))
+    drawn = draw_trace(ONE, tmp_path / "one.svg").read_text()
+    assert all(name in drawn for name in ("t0", "t1*", "t2*", "$x_1$", "2 layers at once"))
     assert draw_trace(ONE, tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OutputError):
         draw_trace(ONE, tmp_path / "one.txt")

@@ -50,22 +50,22 @@ def test_roles_name_each_token() -> None:
 def test_trace_grid_equals_the_restored_runs(kind: str) -> None:
     model = tiny("llama")
     settings = TraceSettings(kind=kind, window=None if kind == "hidden" else 3, samples=4, seed=2)  # type: ignore[arg-type]
-    found = trace(model, FACT, settings, level=1.5)
+    traced = trace(model, FACT, settings, level=1.5)
     prompt = encode(model.tokenizer, FACT.prompt, subject=FACT.subject)
     clean = CleanRun(model, prompt, kind=settings.kind)
     answer = int(clean.probabilities.argmax())
     noise = draw_noise(model, prompt, level=1.5, samples=4, seed=2)
     run = CorruptedRun(clean, noise=noise, answer=answer)
-    assert found.clean == pytest.approx(float(clean.probabilities.max()))
-    assert found.corrupted == pytest.approx(float(run.probability.mean()), rel=1e-4)
+    assert traced.clean == pytest.approx(float(clean.probabilities.max()))
+    assert traced.corrupted == pytest.approx(float(run.probability.mean()), rel=1e-4)
     for layer in range(4):
         layers = window_around(layer, size=1 if kind == "hidden" else 3, layers=4)
-        wanted = run.restored(layers, [[token] for token in range(len(prompt.ids))]).mean(1)
-        assert [row[layer] for row in found.restored] == pytest.approx(wanted.tolist(), rel=1e-3)
-    assert found.effects[-1][0] == pytest.approx(found.restored[-1][0] - found.corrupted)
-    assert found.roles == roles(prompt)
-    assert "".join(found.tokens) == "Today LeBron James plays for"
-    assert found.answer == model.tokenizer.decode([answer])
+        expected = run.restored(layers, [[token] for token in range(len(prompt.ids))]).mean(1)
+        assert [row[layer] for row in traced.restored] == pytest.approx(expected.tolist(), rel=1e-3)
+    assert traced.effects[-1][0] == pytest.approx(traced.restored[-1][0] - traced.corrupted)
+    assert traced.roles == roles(prompt)
+    assert "".join(traced.tokens) == "Today LeBron James plays for"
+    assert traced.answer == model.tokenizer.decode([answer])
 
 
 def test_chat_edit_is_traced_in_chat_form() -> None:
@@ -81,24 +81,24 @@ def test_chat_edit_is_traced_in_chat_form() -> None:
 
 def test_trace_answer_is_predicted_or_true() -> None:
     model = tiny("llama")
-    own, given = (
+    predicted, actual = (
         trace(model, FACT, TraceSettings(samples=2, answer=answer), level=1.0)  # type: ignore[arg-type]
         for answer in ("predicted", "true")
     )
-    assert given.answer == model.tokenizer.decode([encode(model.tokenizer, "a", target="Miami Heat").target_ids[0]])
-    assert own.answer != given.answer
-    assert own.clean > given.clean
-    assert own.known is given.known is False
+    assert actual.answer == model.tokenizer.decode([encode(model.tokenizer, "a", target="Miami Heat").target_ids[0]])
+    assert predicted.answer != actual.answer
+    assert predicted.clean > actual.clean
+    assert predicted.known is actual.known is False
     assert is_known(model, FACT) is False
 
 
 def test_fact_without_answer_traces_the_prediction_only() -> None:
     model, fact = tiny("llama"), FACT.model_copy(update={"answer": None})
     notes = list[str]()
-    own = trace(model, FACT, TraceSettings(samples=2), level=1.0, note=notes.append)
+    traced = trace(model, FACT, TraceSettings(samples=2), level=1.0, note=notes.append)
     assert notes == [f"layer {layer} of {len(model.blocks)}" for layer in range(1, len(model.blocks) + 1)]
     unknown = trace(model, fact, TraceSettings(samples=2), level=1.0)
-    assert (unknown.known, unknown.answer) == (None, own.answer)
+    assert (unknown.known, unknown.answer) == (None, traced.answer)
     with pytest.raises(
         ConfigError, match=r"'Today LeBron James plays for' has no answer to trace.*target_true.*predicted"
     ):
@@ -107,11 +107,11 @@ def test_fact_without_answer_traces_the_prediction_only() -> None:
 
 def test_trace_of_a_model_in_training_mode_ignores_dropout() -> None:
     model = tiny("gpt2")  # has dropout
-    wanted = trace(model, FACT, TraceSettings(samples=2), level=1.0)
+    expected = trace(model, FACT, TraceSettings(samples=2), level=1.0)
     state = torch.get_rng_state()
     model.model.train()
     try:
-        assert trace(model, FACT, TraceSettings(samples=2), level=1.0) == wanted
+        assert trace(model, FACT, TraceSettings(samples=2), level=1.0) == expected
         assert model.model.training
     finally:
         model.model.eval()
@@ -146,11 +146,11 @@ def test_trace_of_a_known_fact_of_the_small_model(smollm2: LanguageModel, shared
     facts = {fact.id: fact for fact in read_known(shared / "known_1000.json")[:60]}
     (fact,) = [fact for fact in facts.values() if fact.text == "Catalonia belongs to the continent of"]
     prompts = [encode(smollm2.tokenizer, fact.prompt, subject=fact.subject) for fact in facts.values()]
-    found = trace(smollm2, fact, TraceSettings(kind="hidden", samples=3), level=noise_level(smollm2, prompts))
-    assert (found.answer, found.known) == (" Europe", True)
-    total = found.clean - found.corrupted
+    traced = trace(smollm2, fact, TraceSettings(kind="hidden", samples=3), level=noise_level(smollm2, prompts))
+    assert (traced.answer, traced.known) == (" Europe", True)
+    total = traced.clean - traced.corrupted
     assert total > 0.1
-    last = dict(zip(found.roles, found.effects, strict=True))
+    last = dict(zip(traced.roles, traced.effects, strict=True))
     early = range(3, 10)
     assert max(last[LAST][layer] for layer in early) > 0.5 * total
     assert abs(last[LAST][29]) < 1e-3  # after the last layer nothing reads it any more
