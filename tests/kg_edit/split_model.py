@@ -32,7 +32,7 @@ from kg_edit.tracing.trace import TraceSettings, facts_of
 from tests.kg_edit import second_device
 from tests.kg_edit.methods.mend.examples import edits, quick
 from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
-from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, asked, method
+from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, logits_after, method
 from tests.kg_edit.tiny import tiny, weights_of
 
 Job = Callable[[LanguageModel], Tensor]
@@ -81,7 +81,7 @@ def _edited(name: str, model: LanguageModel) -> Tensor:
         first = Patch.load(chosen.edit([EDIT]).save(Path(folder) / "patch.safetensors"))
     patch = chosen.edit([SECOND], start=first)
     with patch.applied(model) as edited:
-        return torch.cat([asked(edited, edit.text).cpu() for edit in (EDIT, SECOND)])
+        return torch.cat([logits_after(edited, edit.text).cpu() for edit in (EDIT, SECOND)])
 
 
 def _evaluated(model: LanguageModel) -> Tensor:

@@ -67,7 +67,7 @@ def settings(name: str, *pairs: str) -> GraphSettings:
     return config
 
 
-def made(name: str, source: SubgraphSource, *pairs: str) -> EditingMethod:
+def graph_method(name: str, source: SubgraphSource, *pairs: str) -> EditingMethod:
     quick = {key: value for key, value in QUICK[name].items() if key != "pool"}
     config = settings(name, *pairs)
     quick_config = type(config)(**{**quick, **{key: getattr(config, key) for key in config.model_fields_set}})
@@ -88,7 +88,7 @@ def test_method_that_reads_a_graph_needs_one(name: str) -> None:
 @pytest.mark.parametrize("name", READERS)
 def test_graph_settings_reach_the_source(name: str, wikidata: WikidataCache) -> None:
     source = Asked(wikidata)
-    method = made(name, source, "per_node=3", "graph.policy=inverse-hub", 'graph.leakage.answers=["Q65"]')
+    method = graph_method(name, source, "per_node=3", "graph.policy=inverse-hub", 'graph.leakage.answers=["Q65"]')
     graph = method.subgraph(LEBRON)
     assert graph is not None and (graph.graph["policy"], "Q65" in graph) == ("inverse-hub", False)
     assert {(options.per_node, options.policy, options.leakage) for options in source.asked} == {
@@ -101,7 +101,7 @@ def test_graph_settings_reach_the_source(name: str, wikidata: WikidataCache) -> 
 def test_subgraphs_are_cached_up_to_a_limit(wikidata: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kg_edit.methods.base.SUBGRAPHS", 2)
     source = Asked(wikidata)
-    method = made("glame", source)
+    method = graph_method("glame", source)
     first, second, third = (LEBRON.model_copy(update={"id": name}) for name in "abc")
     for edit, calls in ((first, 1), (first, 1), (second, 2), (first, 2), (third, 3), (second, 3), (first, 4)):
         method.subgraph(edit)
@@ -111,7 +111,7 @@ def test_subgraphs_are_cached_up_to_a_limit(wikidata: WikidataCache, monkeypatch
 @pytest.mark.parametrize("name", READERS)
 def test_default_settings_ask_for_a_default_subgraph(name: str, wikidata: WikidataCache) -> None:
     source = Asked(wikidata)
-    assert made(name, source).subgraph(LEBRON) is not None
+    assert graph_method(name, source).subgraph(LEBRON) is not None
     assert all(set(options.changed()) <= {"hops", "per_node", "seed"} for options in source.asked)
 
 
@@ -129,7 +129,9 @@ def test_saved_settings_are_read_again(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["glame", "rome-kg", "glame-random"])
 def test_policies_give_different_subgraphs(name: str, wikidata: WikidataCache) -> None:
-    graphs = [made(name, wikidata, "per_node=8", f"graph.policy={policy}").subgraph(PARIS) for policy in POLICIES]
+    graphs = [
+        graph_method(name, wikidata, "per_node=8", f"graph.policy={policy}").subgraph(PARIS) for policy in POLICIES
+    ]
     statements = [frozenset(graph.edges(keys=True)) for graph in graphs if graph is not None]
     assert len(set(statements)) == 3
     assert {len(edges) for edges in statements} == {9}  # the edit's own edge, and eight statements of o*
@@ -142,7 +144,7 @@ ANSWER = Question(question="On which sea does the land lie?", answer="Adriatic",
 def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: WikidataCache, caplog: Any) -> None:
     """By the graph's own guard, before it samples."""
     caplog.set_level("INFO", logger="kg_edit.methods.base")
-    open_, guarded = (made(name, wikidata, "per_node=400", *more) for more in ((), ("exclude_answers=true",)))
+    open_, guarded = (graph_method(name, wikidata, "per_node=400", *more) for more in ((), ("exclude_answers=true",)))
     labels = sorted(str(label) for _, label in open_.subgraph(PARIS).nodes(data="label"))  # type: ignore[union-attr]
     word = next(label for label in labels if " " in label and "Italy" not in label)
     edit = PARIS.model_copy(update={"portability": (Question(question="Which?", answer=word.split()[0]),)})
@@ -162,7 +164,7 @@ def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: Wi
 @pytest.mark.parametrize("name", ["glame", "rome-kg"])
 def test_exclude_answers_samples_others_in_their_place(name: str, wikidata: WikidataCache) -> None:
     """Also of a name that only overlaps an answer, which the graph's own guard does not know."""
-    open_, guarded = (made(name, wikidata, "per_node=8", *more) for more in ((), ("exclude_answers=true",)))
+    open_, guarded = (graph_method(name, wikidata, "per_node=8", *more) for more in ((), ("exclude_answers=true",)))
     graph = open_.subgraph(PARIS)
     assert graph is not None
     labels = sorted(str(label) for node, label in graph.nodes(data="label") if node not in ("Q38", subject_of(graph)))
@@ -191,7 +193,7 @@ def test_glame_plus_filters_answers_itself() -> None:
 
 def test_direction_both_adds_incoming_statements(wikidata: WikidataCache) -> None:
     out, both = (
-        made("glame", wikidata, "per_node=20", f"graph.direction={direction}").subgraph(PARIS)
+        graph_method("glame", wikidata, "per_node=20", f"graph.direction={direction}").subgraph(PARIS)
         for direction in ("out", "both")
     )
     assert out is not None and both is not None
@@ -200,7 +202,7 @@ def test_direction_both_adds_incoming_statements(wikidata: WikidataCache) -> Non
 
 def test_wrong_graph_has_incoming_statements(wikidata: WikidataCache) -> None:
     right, wrong = (
-        made(name, wikidata, "per_node=20", "graph.direction=both").subgraph(PARIS)
+        graph_method(name, wikidata, "per_node=20", "graph.direction=both").subgraph(PARIS)
         for name in ("glame", "glame-random")
     )
     assert right is not None and wrong is not None

@@ -50,7 +50,7 @@ FIRST, SECOND = (
 )
 
 
-def made(name: str, model: LanguageModel, **settings: Any) -> ValueMethod:
+def value_method(name: str, model: LanguageModel, **settings: Any) -> ValueMethod:
     chosen = find_method(name)
     assert issubclass(chosen, ValueMethod)
     config = chosen.config_class.preset("default", {**QUICK[name], **settings})
@@ -66,7 +66,7 @@ def outputs(patch: Patch, model: LanguageModel, key: Tensor) -> Tensor:
 def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) -> None:
     """Also if the patch with its key was saved and read again, as a resumed sequence does."""
     model = tiny("llama")
-    method, forgetful = made(name, model, remember=100.0), made(name, model, remember=0.0)
+    method, forgetful = value_method(name, model, remember=100.0), value_method(name, model, remember=0.0)
     first = method.edit([FIRST])
     assert isinstance(first, WeightPatch)
     key = first.state[KEY + model.weight_name(1)][:, 0]
@@ -78,14 +78,14 @@ def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) ->
 def test_patch_records_a_switch_only_if_it_changes_the_edits_of_version_0_1_0() -> None:
     """Of the closed forms only AlphaEdit and COMEBA remembered in that version, which recorded no switch."""
     model = tiny("gpt2")
-    assert made("rome", model, sphere=0.8).config.model_dump()["sphere"] == 0.8
+    assert value_method("rome", model, sphere=0.8).config.model_dump()["sphere"] == 0.8
     for name, then, now in [("memit", 0.0, 1.0), ("rome", 0.0, 1.0), ("alphaedit", 1.0, 0.5), ("comeba", 1.0, 0.5)]:
-        kind = type(made(name, model).config)
+        kind = type(value_method(name, model).config)
         assert (
             not {"remember", "anchor", "sphere", "rect", "prune"}
-            & made(name, model, remember=then).config.model_dump().keys()
+            & value_method(name, model, remember=then).config.model_dump().keys()
         )
-        assert made(name, model, remember=now).config.model_dump()["remember"] == now
+        assert value_method(name, model, remember=now).config.model_dump()["remember"] == now
         assert (kind.of_record({}).remember, kind.of_record({"remember": now}).remember) == (then, now)
         assert kind.preset("paper").remember == then
 
@@ -93,7 +93,7 @@ def test_patch_records_a_switch_only_if_it_changes_the_edits_of_version_0_1_0() 
 @pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=1))
 def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
     model = tiny("llama")
-    method = made(name, model, anchor=50.0, remember=1.0)
+    method = value_method(name, model, anchor=50.0, remember=1.0)
     patch = method.edit([FIRST, SECOND])
     norm = patch.provenance["methods"][0]["value_norm"]
     assert norm == method.value_norm > 0
@@ -101,18 +101,20 @@ def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
         _, value, _ = state_at(model, edit, method.layers[-1])
         assert abs(norm - value.norm()) - 1e-3 <= record["norms"]["change"] <= norm + value.norm() + 1e-3
     with pytest.raises(PatchError, match=r"as long as in the unedited model; anchor allows 0\.01"):
-        made(name, model, anchor=0.01).edit([FIRST])
+        value_method(name, model, anchor=0.01).edit([FIRST])
 
 
 def test_anchor_of_several_layers_is_the_norm_of_the_values_in_the_last() -> None:
     """PMET's values are outputs of the MLP, too, but of the last layer that it writes."""
-    several, last, first = (made("pmet", tiny("llama"), anchor=50.0, layers=layers) for layers in ([1, 2], [2], [1]))
+    several, last, first = (
+        value_method("pmet", tiny("llama"), anchor=50.0, layers=layers) for layers in ([1, 2], [2], [1])
+    )
     assert several.value_norm == last.value_norm != first.value_norm
 
 
 def test_a_batch_names_all_its_outliers() -> None:
     with pytest.raises(PatchError, match=r"2 edits of the batch fail: '1', '2'; the first: .* leave it out"):
-        made("memit", tiny("llama"), anchor=0.01).edit([FIRST, SECOND])
+        value_method("memit", tiny("llama"), anchor=0.01).edit([FIRST, SECOND])
 
 
 def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +126,7 @@ def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.Mo
         return principal_directions(weight)
 
     monkeypatch.setattr("kg_edit.methods.rome.method.principal_directions", counted)
-    method, plain = made("rome", model, sphere=0.8), made("rome", model)
+    method, plain = value_method("rome", model, sphere=0.8), value_method("rome", model)
     for edit, patch, freely in zip(
         (FIRST, SECOND), method.edit_each([FIRST, SECOND]), plain.edit_each([FIRST, SECOND]), strict=True
     ):
@@ -138,7 +140,7 @@ def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=2))
 def test_rect_writes_a_share_of_the_elements(name: str, tmp_path: Path) -> None:
     model = tiny("llama")
-    full, part = (made(name, model, rect=share).edit([FIRST]) for share in (0.0, 0.4))
+    full, part = (value_method(name, model, rect=share).edit([FIRST]) for share in (0.0, 0.4))
     part = Patch.load(part.save(tmp_path / "part.safetensors"))
     assert isinstance(full, WeightPatch) and isinstance(part, WeightPatch)
     change = part.factors[model.weight_name(1)].product
@@ -158,7 +160,7 @@ def test_prune_bounds_a_sequence_by_the_unedited_weight(name: str) -> None:
     largest = float(torch.linalg.matrix_norm(weight, 2))
 
     def strongest(base: float) -> float:
-        method = made(name, model, prune=base)
+        method = value_method(name, model, prune=base)
         patch: Patch = method.edit([FIRST])
         patch = patch + method.update([SECOND], before=patch)
         weight_name = model.weight_name(1)
@@ -172,7 +174,7 @@ def test_prune_bounds_a_sequence_by_the_unedited_weight(name: str) -> None:
     freely = strongest(0.0)
     assert 0.99 * largest < strongest(1e12) < largest + math.log(3 * freely / largest) / math.log(1e12) < freely
     with pytest.raises(ConfigError, match="larger than 1, or 0 for off"):
-        made(name, model, prune=0.5)
+        value_method(name, model, prune=0.5)
 
 
 @pytest.mark.slow
@@ -184,7 +186,7 @@ def test_cut_sequence_with_switches_resumes_to_the_same(name: str, tmp_path: Pat
 
     def run(out: Path) -> list[bytes]:
         evaluate(
-            made(name, model, remember=1.0, anchor=50.0, sphere=0.5, rect=0.6, prune=1.2),
+            value_method(name, model, remember=1.0, anchor=50.0, sphere=0.5, rect=0.6, prune=1.2),
             model,
             EDITS,
             out=out,

@@ -81,7 +81,7 @@ def method(name: str, model: LanguageModel, **settings: Any) -> EditingMethod:
 
 
 @cache
-def made(name: str, family: str) -> tuple[Patch, bool]:
+def patch_of_both(name: str, family: str) -> tuple[Patch, bool]:
     """The patch of both edits, and whether the model is as it was; a family that the method refuses is skipped."""
     model = copy.deepcopy(tiny(family))
     model.model.train()
@@ -98,14 +98,14 @@ def made(name: str, family: str) -> tuple[Patch, bool]:
 
 
 @torch.no_grad()
-def asked(model: LanguageModel, text: str = EDIT.text) -> torch.Tensor:
+def logits_after(model: LanguageModel, text: str = EDIT.text) -> torch.Tensor:
     """The logits after a text, as whoever asks the model gets them."""
     ids = torch.tensor([model.encode(text).ids], device=model.device)
     logits: torch.Tensor = model.model(ids).logits[0, -1].float()
     return logits
 
 
-def some(names: Sequence[str]) -> list[ParameterSet]:
+def marked(names: Sequence[str]) -> list[ParameterSet]:
     """The methods of ``names``: `SIX` every day, the others are slow."""
     return [pytest.param(name, marks=() if name in SIX else pytest.mark.slow) for name in names]
 
@@ -136,41 +136,41 @@ def test_layer_that_is_not_there_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
 def test_edit_and_apply_leave_the_model_unchanged(name: str, family: str) -> None:
-    patch, untouched = made(name, family)
+    patch, untouched = patch_of_both(name, family)
     assert untouched
     assert patch.kind == find_method(name).kind and patch.mergeable == (patch.kind == "weights")
     assert [edit["edit"]["id"] for edit in patch.edits] == ["1", "2"]
     model = tiny(family)
-    weights, before, clean = weights_of(model), state(model), asked(model)
+    weights, before, clean = weights_of(model), state(model), logits_after(model)
     with patch.applied(model) as edited:
-        changed = asked(edited)
+        changed = logits_after(edited)
     assert torch.isfinite(changed).all() and not torch.equal(changed, clean)
     assert state(model) == before and same_weights(model, weights)
 
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
 def test_patch_is_read_back_as_saved(name: str, family: str, tmp_path: Path) -> None:
-    patch, _ = made(name, family)
+    patch, _ = patch_of_both(name, family)
     path, model = patch.save(tmp_path / "patch.safetensors"), tiny(family)
     again = Patch.load(path)
     assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     if patch.kind != "weights":  # those of weights are stored in another form
         assert patch.nbytes == again.nbytes == sum(tensor.nbytes for tensor in read_patch(path).tensors.values())
     with patch.applied(model) as edited:
-        expected = asked(edited)
+        expected = logits_after(edited)
     with again.applied(model) as edited:
-        assert torch.equal(asked(edited), expected)
+        assert torch.equal(logits_after(edited), expected)
 
 
-@pytest.mark.parametrize("name", some(METHODS))
+@pytest.mark.parametrize("name", marked(METHODS))
 def test_same_inputs_give_the_same_file(name: str, tmp_path: Path) -> None:
-    first = made(name, "llama")[0].save(tmp_path / "1.safetensors")
+    first = patch_of_both(name, "llama")[0].save(tmp_path / "1.safetensors")
     torch.rand(7)  # whatever else draws in between
     again = method(name, tiny("llama")).edit([EDIT, SECOND]).save(tmp_path / "2.safetensors")
     assert first.read_bytes() == again.read_bytes()
 
 
-@pytest.mark.parametrize("name", some(METHODS))
+@pytest.mark.parametrize("name", marked(METHODS))
 def test_update_is_the_rest_of_an_edit(name: str) -> None:
     """In one go, or one call after the other: what `update` gives is what a sequence of calls is made of."""
     model = tiny("llama")
@@ -178,9 +178,9 @@ def test_update_is_the_rest_of_an_edit(name: str) -> None:
     first = chosen.edit([EDIT])
     both, update = chosen.edit([SECOND], start=first), chosen.update([SECOND], before=first)
     with both.applied(model) as edited:
-        expected = asked(edited, SECOND.text)
+        expected = logits_after(edited, SECOND.text)
     with (first + update).applied(model) as edited:
-        torch.testing.assert_close(asked(edited, SECOND.text), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits_after(edited, SECOND.text), expected, rtol=1e-4, atol=1e-4)
     assert [edit["edit"]["id"] for edit in update.edits] == ["2"]
 
 
@@ -204,18 +204,18 @@ def test_update_of_a_model_in_training_mode_has_no_dropout(
 
 
 @pytest.mark.parametrize("gone", ["1", "2"])
-@pytest.mark.parametrize("name", some(METHODS))
+@pytest.mark.parametrize("name", marked(METHODS))
 def test_edit_is_removed_from_a_ledger(name: str, gone: str, tmp_path: Path) -> None:
     """After it the model is the one that never had the edit, by whatever way the method allows."""
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(made(name, "llama")[0], force=True)  # toy edits are wild
+    ledger.add(patch_of_both(name, "llama")[0], force=True)  # toy edits are wild
     ledger.remove([gone], model=model, graph=graph())
     other = SECOND if gone == "1" else EDIT
     with method(name, model).edit([other]).applied(model) as edited:
-        expected = asked(edited, other.text)
+        expected = logits_after(edited, other.text)
     with ledger.patch.applied(model) as edited:
-        torch.testing.assert_close(asked(edited, other.text), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(logits_after(edited, other.text), expected, rtol=1e-3, atol=1e-3)
     assert [entry.name for entry in ledger.edits if entry.state == "active"] == [other.id]
 
 
@@ -239,20 +239,20 @@ def test_edit_is_removed_from_a_sequence_of_batches(name: str, tmp_path: Path) -
     ledger.remove(["1"], model=model, graph=graph())
     for text in (SECOND.text, third.text):
         with sequence(SECOND, third).applied(model) as edited:
-            expected = asked(edited, text)
+            expected = logits_after(edited, text)
         with ledger.patch.applied(model) as edited:
-            torch.testing.assert_close(asked(edited, text), expected, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(logits_after(edited, text), expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", some(METHODS))
+@pytest.mark.parametrize("name", marked(METHODS))
 def test_edit_each_equals_one_call_per_edit(name: str) -> None:
     model = tiny("llama")
     for edit, patch in zip((EDIT, SECOND), method(name, model).edit_each([EDIT, SECOND]), strict=True):
         assert isinstance(patch, Patch)
         with method(name, model).edit([edit]).applied(model) as edited:
-            expected = asked(edited, edit.text)
+            expected = logits_after(edited, edit.text)
         with patch.applied(model) as edited:
-            torch.testing.assert_close(asked(edited, edit.text), expected, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(logits_after(edited, edit.text), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -295,7 +295,7 @@ def test_nan_model_gives_no_nan_patch(name: str) -> None:
     json.dumps(patch.provenance, allow_nan=False)  # a loss that is no number is no success either
 
 
-@pytest.mark.parametrize("name", some([name for name in METHODS if find_method(name).family != "in-context"]))
+@pytest.mark.parametrize("name", marked([name for name in METHODS if find_method(name).family != "in-context"]))
 def test_edit_that_fails_takes_no_other_with_it(name: str) -> None:
     """The model has no chat template."""
     chosen, broken = method(name, tiny("llama")), SECOND.in_chat().model_copy(update={"id": "broken"})
@@ -329,7 +329,7 @@ def test_odd_edit_is_made_or_refused(name: str, mishap: str) -> None:
         patch.check_finite()
         assert [record["edit"]["id"] for record in patch.edits] == [edit.id for edit in edits]
         with patch.applied(model) as edited:
-            assert torch.isfinite(asked(edited)).all()
+            assert torch.isfinite(logits_after(edited)).all()
     assert same_weights(model, weights)
 
 
@@ -358,7 +358,7 @@ EMPTY: dict[str, Callable[[], Any]] = {
 def test_empty_subgraph_is_edited_or_refused(name: str, empty: str) -> None:
     """What asks for no graph does not mind; the others make do with the edit's edge, and without it say so."""
     model, chosen = tiny("llama"), find_method(name)
-    weights, clean = weights_of(model), asked(model)
+    weights, clean = weights_of(model), logits_after(model)
     editor = chosen(model, chosen.config_class.preset("default", QUICK[name]), graph=EMPTY[empty]())
     if refusal := refusal_of_graph(name, empty):
         with pytest.raises(refusal.error) as caught:
@@ -367,12 +367,12 @@ def test_empty_subgraph_is_edited_or_refused(name: str, empty: str) -> None:
     else:
         patch = editor.edit([EDIT])
         with patch.applied(model) as edited:
-            assert torch.isfinite(asked(edited)).all() and not torch.equal(asked(edited), clean)
+            assert torch.isfinite(logits_after(edited)).all() and not torch.equal(logits_after(edited), clean)
     assert same_weights(model, weights)
 
 
 @pytest.mark.parametrize("dtype", keep_first([torch.bfloat16, torch.float16]))
-@pytest.mark.parametrize("name", some(METHODS))
+@pytest.mark.parametrize("name", marked(METHODS))
 def test_half_precision_model_gets_a_float32_patch(name: str, dtype: torch.dtype) -> None:
     """The model stays in its type, the numbers of the patch are float32."""
     model = copy.deepcopy(tiny("llama"))
@@ -383,11 +383,11 @@ def test_half_precision_model_gets_a_float32_patch(name: str, dtype: torch.dtype
     if isinstance(patch, WeightPatch):
         assert {pair.left.dtype for pair in patch.factors.values()} == {torch.float32}
     with patch.applied(model) as edited:
-        assert torch.isfinite(asked(edited)).all()
+        assert torch.isfinite(logits_after(edited)).all()
     assert same_weights(model, weights) and model.model.dtype == dtype
 
 
-@pytest.mark.parametrize("name", some(METHODS))
+@pytest.mark.parametrize("name", marked(METHODS))
 def test_tied_embeddings_stay_tied(name: str) -> None:
     model = copy.deepcopy(tiny("llama"))
     hf = model.model
@@ -406,7 +406,7 @@ ROUGH = [
 ]
 
 
-@pytest.mark.parametrize("name", some(ROUGH))
+@pytest.mark.parametrize("name", marked(ROUGH))
 def test_descent_in_bfloat16_writes_in_float32(name: str) -> None:
     """Only the descent is in bfloat16: the keys are the model's own, and the values nearly so."""
     model = tiny("llama")

@@ -27,7 +27,7 @@ EDITS = (
 )
 
 
-def made(*edits: Edit, **settings: Any) -> WeightPatch:
+def patch_of(*edits: Edit, **settings: Any) -> WeightPatch:
     patch = ExtSub(tiny("llama"), ExtSubConfig.preset("default", {**QUICK["ext-sub"], **settings})).edit(edits)
     assert isinstance(patch, WeightPatch)
     return patch
@@ -55,7 +55,7 @@ class Seen(Callback):
 @pytest.mark.slow
 def test_old_targets_become_less_likely_than_by_the_expert_alone() -> None:
     empty = WeightPatch(factors={})
-    expert, full = made(*EDITS, strength=0.0, steps=8), made(*EDITS, steps=8)
+    expert, full = patch_of(*EDITS, strength=0.0, steps=8), patch_of(*EDITS, steps=8)
     assert sum(losses(expert, *NEW)) < sum(losses(empty, *NEW)) - 1
     assert sum(losses(full, *OLD)) > sum(losses(expert, *OLD)) + 0.5
     assert sum(losses(full, *NEW)) < sum(losses(empty, *NEW))
@@ -65,9 +65,9 @@ def test_old_targets_become_less_likely_than_by_the_expert_alone() -> None:
 def test_edit_is_the_subtraction_of_two_adapters() -> None:
     """The anti-expert is the expert of the edits with old and new targets exchanged."""
     exchanged = [edit.model_copy(update={"target_new": edit.target_true, "target_true": None}) for edit in EDITS]
-    expert, anti = made(*EDITS, strength=0.0), made(*exchanged)
+    expert, anti = patch_of(*EDITS, strength=0.0), patch_of(*exchanged)
     expected = subtracted(expert, anti)
-    for name, pair in made(*EDITS).factors.items():
+    for name, pair in patch_of(*EDITS).factors.items():
         torch.testing.assert_close(pair.product, expected.factors[name].product, rtol=1e-3, atol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_edit_without_an_old_target_is_lora() -> None:
     edit = EDITS[0].model_copy(update={"target_true": None})
     settings = {**QUICK["ext-sub"], "stop_below": 0.0}
     lora = Lora.on(tiny("llama"), settings=settings).edit([edit])
-    patch = made(edit, stop_below=0.0)
+    patch = patch_of(edit, stop_below=0.0)
     assert isinstance(lora, WeightPatch)
     for name, pair in lora.factors.items():
         torch.testing.assert_close(patch.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
@@ -84,7 +84,7 @@ def test_edit_without_an_old_target_is_lora() -> None:
 
 
 def test_records_have_both_losses_and_the_shared_norms() -> None:
-    first, second = made(*EDITS, steps=6).edits
+    first, second = patch_of(*EDITS, steps=6).edits
     assert first["norms"] == second["norms"], "one change for all"
     for record in (first, second):
         assert (
@@ -95,7 +95,7 @@ def test_records_have_both_losses_and_the_shared_norms() -> None:
 
 def test_columns_of_a_shared_change_belong_to_no_edit() -> None:
     """Two edits of rank 1 have two columns together, and neither is one edit's."""
-    both, single = made(*EDITS, rank=1), made(EDITS[0].model_copy(update={"target_true": None}), rank=1)
+    both, single = patch_of(*EDITS, rank=1), patch_of(EDITS[0].model_copy(update={"target_true": None}), rank=1)
     assert columns(both) is None and edit_norms(both) == (None, None)
     assert edit_norms(single) == (pytest.approx(single.edits[0]["norms"]["update"], rel=1e-4),)
 
@@ -118,7 +118,7 @@ def test_locality_answers_are_trained(tmp_path: Path) -> None:
     file.write_text(json.dumps([row]), encoding="utf-8")
     assert read_locality(file) == (("The river in London is", "Thames"),)
     pair = Pair("The river in London is", "Thames")
-    local, without = (made(*EDITS, steps=8, **more) for more in ({"locality": str(file)}, {}))
+    local, without = (patch_of(*EDITS, steps=8, **more) for more in ({"locality": str(file)}, {}))
     assert losses(local, pair)[0] < losses(without, pair)[0] - 1
     seen = list[tuple[str, int]]()
     config = ExtSubConfig.preset("default", {**QUICK["ext-sub"], "steps": 2, "locality": str(file)})

@@ -36,7 +36,7 @@ def row(ids: Sequence[int], token: int) -> TrainingRow:
 ROWS = [[row((5, 6, 7), 11)], [row((9, 4), 3), row((8, 8, 2, 1), 6)], [row((30, 31, 32, 33, 34), 40)], [row((7,), 2)]]
 
 
-def own(model: LanguageModel, rows: Sequence[TrainingRow]) -> OwnDescent:
+def own_descent(model: LanguageModel, rows: Sequence[TrainingRow]) -> OwnDescent:
     return OwnDescent(rows=rows, change=no_change(model.down_projection(LAYER)))
 
 
@@ -56,7 +56,7 @@ def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) ->
     model = replace(model, model=deepcopy(model.model).to(dtype))
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.02}
     with untouched(model):
-        edits = [own(model, rows) for rows in ROWS]
+        edits = [own_descent(model, rows) for rows in ROWS]
         descend(model, LAYER, edits, SETTINGS)
         plain = [alone(model, rows, SETTINGS) for rows in ROWS]
     for edit, (change, seen) in zip(edits, plain, strict=True):
@@ -72,7 +72,7 @@ def test_shared_passes_equal_single_descents(family: str, dtype: torch.dtype) ->
 def test_loss_that_is_not_finite_ends_its_edit_only() -> None:
     model = tiny("llama")
     with untouched(model):
-        edits = [own(model, rows) for rows in ROWS]
+        edits = [own_descent(model, rows) for rows in ROWS]
         broken = edits[0]
         broken.constrain = lambda: broken.change.data.fill_(float("nan"))
         descend(model, LAYER, edits, SETTINGS)
@@ -93,7 +93,7 @@ def test_rows_of_finished_edits_leave_the_passes(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(RowLosses, "__init__", watching)
     with untouched(model):
-        descend(model, LAYER, [own(model, rows) for rows in ROWS], SETTINGS)
+        descend(model, LAYER, [own_descent(model, rows) for rows in ROWS], SETTINGS)
     assert sizes[0] == 5 and len(sizes) > 1
     assert all(later < first for first, later in pairwise(sizes))
 

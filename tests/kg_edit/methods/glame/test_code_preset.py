@@ -25,7 +25,7 @@ def method(model: LanguageModel, **settings: Any) -> Glame:
     return Glame(model, GlameConfig.preset("code", {**QUICK["glame"], "steps": 3, **settings}), graph=graph)
 
 
-def made(*edits: Edit, **settings: Any) -> list[WeightPatch]:
+def patches_of(*edits: Edit, **settings: Any) -> list[WeightPatch]:
     results = method(tiny("llama"), **settings).edit_each(edits)
     assert all(isinstance(patch, WeightPatch) for patch in results)
     return [patch for patch in results if isinstance(patch, WeightPatch)]
@@ -37,9 +37,9 @@ def left(patch: WeightPatch) -> torch.Tensor:
 
 
 def test_warm_start_continues_from_the_last_edit() -> None:
-    alone, after = made(SECOND)[0], made(FIRST, SECOND)[1]
+    alone, after = patches_of(SECOND)[0], patches_of(FIRST, SECOND)[1]
     assert not torch.allclose(left(alone), left(after), rtol=1e-2)
-    assert torch.equal(left(made(FIRST, SECOND)[1]), left(after)), "the same order gives the same value"
+    assert torch.equal(left(patches_of(FIRST, SECOND)[1]), left(after)), "the same order gives the same value"
 
 
 def test_start_anew_forgets_the_last_edit() -> None:
@@ -53,13 +53,15 @@ def test_start_anew_forgets_the_last_edit() -> None:
 
 
 def test_without_warm_start_edits_are_independent() -> None:
-    alone, after = (made(*edits, warm_start=False)[-1] for edits in ((SECOND,), (FIRST, SECOND)))
+    alone, after = (patches_of(*edits, warm_start=False)[-1] for edits in ((SECOND,), (FIRST, SECOND)))
     torch.testing.assert_close(left(alone), left(after), rtol=1e-3, atol=1e-4)
 
 
 def test_final_value_has_no_dropout() -> None:
     """The last evaluation follows those of the descent; it has no noise, so it can be repeated."""
-    (noisy,), (plain,) = (made(FIRST, clamp_norm_factor=0.5, dropout=share, keep_lowest=False) for share in (0.15, 0.0))
+    (noisy,), (plain,) = (
+        patches_of(FIRST, clamp_norm_factor=0.5, dropout=share, keep_lowest=False) for share in (0.15, 0.0)
+    )
     assert (noisy.edits[0]["steps"], plain.edits[0]["steps"]) == (4, 3)
     model = tiny("llama")
     change, _ = method(model).proposal(FIRST, torch.ones(model.width))

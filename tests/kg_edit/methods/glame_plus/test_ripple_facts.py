@@ -41,7 +41,7 @@ def graph(*statements: tuple[str, str]) -> nx.MultiDiGraph:
     return subgraph
 
 
-def found(
+def facts_of(
     *statements: tuple[str, str], limit: int = 9, a_relation: int = 2, exclude: tuple[str, ...] = (), edit: Edit = ANY
 ) -> list[tuple[str, str]]:
     objects = objects_of(edit, graph(*statements), exclude=exclude)
@@ -50,28 +50,28 @@ def found(
 
 def test_only_relations_that_such_objects_have_are_used() -> None:
     statements = (("P463", "United Nations"), ("P17", "Japan"), ("P159", "Toyota City"), ("P31", "business"))
-    assert set(found(*statements, edit=EDIT)) == {("country", "Japan"), ("headquarters", "Toyota City")}
-    assert [noun for noun, _ in found(*statements, edit=EDIT)] == [
+    assert set(facts_of(*statements, edit=EDIT)) == {("country", "Japan"), ("headquarters", "Toyota City")}
+    assert [noun for noun, _ in facts_of(*statements, edit=EDIT)] == [
         noun for noun in asked_nouns("P176") if noun in ("country", "headquarters")
     ]
-    assert ("kind", "business") not in found(*statements)
+    assert ("kind", "business") not in facts_of(*statements)
 
 
 def test_facts_are_in_the_order_of_the_relation_table() -> None:
     statements = (("P452", "automotive industry"), ("P421", "UTC+09:00"), ("P17", "Japan"), ("P112", "Kiichiro Toyoda"))
     expected = [("country", "Japan"), ("founder", "Kiichiro Toyoda"), ("industry", "automotive industry")]
-    assert found(*statements) == expected
-    assert found(*reversed(statements)) == expected, "the graph's order must not matter"
-    assert found(*statements, limit=2) == expected[:2]
+    assert facts_of(*statements) == expected
+    assert facts_of(*reversed(statements)) == expected, "the graph's order must not matter"
+    assert facts_of(*statements, limit=2) == expected[:2]
 
 
 def test_number_of_objects_of_a_relation_is_limited() -> None:
     founders = (("P112", "A. Toyoda"), ("P112", "B. Toyoda"), ("P112", "C. Toyoda"))
-    assert found(*founders, a_relation=2) == [("founder", "A. Toyoda"), ("founder", "B. Toyoda")]
+    assert facts_of(*founders, a_relation=2) == [("founder", "A. Toyoda"), ("founder", "B. Toyoda")]
 
 
 def test_properties_with_one_noun_are_one_relation() -> None:
-    assert found(("P17", "Japan"), ("P1376", "Japan"), ("P1376", "Honshu"), a_relation=2) == [
+    assert facts_of(("P17", "Japan"), ("P1376", "Japan"), ("P1376", "Honshu"), a_relation=2) == [
         ("country", "Honshu"),
         ("country", "Japan"),
     ]
@@ -79,7 +79,7 @@ def test_properties_with_one_noun_are_one_relation() -> None:
 
 @pytest.mark.parametrize("answer", ["Aichi, Japan", "japan", "The Empire of Japan"])
 def test_object_that_shares_a_word_with_an_answer_is_left_out(answer: str) -> None:
-    assert found(("P17", "Japan"), ("P159", "Toyota City"), exclude=(answer,)) == [("headquarters", "Toyota City")]
+    assert facts_of(("P17", "Japan"), ("P159", "Toyota City"), exclude=(answer,)) == [("headquarters", "Toyota City")]
 
 
 def test_common_words_do_not_count_as_an_answer() -> None:
@@ -88,7 +88,7 @@ def test_common_words_do_not_count_as_an_answer() -> None:
 
 
 def test_object_without_a_name_or_equal_to_s_or_o_is_left_out() -> None:
-    assert found(("P17", "Q17"), ("P527", "Fiat Uno"), ("P159", "Toyota")) == []
+    assert facts_of(("P17", "Q17"), ("P527", "Fiat Uno"), ("P159", "Toyota")) == []
 
 
 def test_prompt_of_a_composed_fact_ends_before_its_object() -> None:

@@ -57,14 +57,14 @@ def ike(**settings: Any) -> Ike:
     return Ike(tiny("llama"), IkeConfig.preset("default", settings))
 
 
-def made(*edits: Edit, **settings: Any) -> PromptPatch:
+def patch_of(*edits: Edit, **settings: Any) -> PromptPatch:
     patch = ike(**settings).edit(edits)
     assert isinstance(patch, PromptPatch)
     return patch
 
 
 def test_prompt_has_the_published_template() -> None:
-    patch = made(EDIT)
+    patch = patch_of(EDIT)
     assert patch.prompt_transform("LeBron James plays for") == (
         "New Fact: LeBron James plays for Miami Heat\nPrompt: LeBron James plays for"
     )
@@ -72,18 +72,18 @@ def test_prompt_has_the_published_template() -> None:
 
 
 def test_other_facts_of_the_patch_are_demonstrations() -> None:
-    patch = made(EDIT, OTHER, count=1)
+    patch = patch_of(EDIT, OTHER, count=1)
     assert patch.prompt_transform("LeBron James is in") == (
         "New Fact: Spike Hughes comes from Oslo\nPrompt: Spike Hughes comes from Oslo\n\n"
         "New Fact: LeBron James plays for Miami Heat\nPrompt: LeBron James is in"
     )
-    assert patch.without(["2"]).prompt_transform("LeBron James is in") == made(EDIT, count=1).prompt_transform(
+    assert patch.without(["2"]).prompt_transform("LeBron James is in") == patch_of(EDIT, count=1).prompt_transform(
         "LeBron James is in"
     )
 
 
 def test_demonstrations_of_a_file_are_similar_and_mixed(training: Path) -> None:
-    patch = made(EDIT, demonstrations=str(training), count=8)
+    patch = patch_of(EDIT, demonstrations=str(training), count=8)
     blocks = patch.prompt_transform("The team of LeBron James is").split("\n\n")
     assert blocks[-1] == "New Fact: LeBron James plays for Miami Heat\nPrompt: The team of LeBron James is"
     assert len(blocks) == 9 and all(block.startswith("New Fact: Player ") for block in blocks[:-1]), "the likest ones"
@@ -97,7 +97,7 @@ def test_demonstrations_of_a_file_are_similar_and_mixed(training: Path) -> None:
 
 
 def test_ratio_without_retained_answers(training: Path) -> None:
-    patch = made(EDIT, demonstrations=str(training), count=8, ratio=(1, 3, 0))
+    patch = patch_of(EDIT, demonstrations=str(training), count=8, ratio=(1, 3, 0))
     prompt = patch.prompt_transform("LeBron James plays for")
     assert prompt.count("'s team") == 6 and "Keeper" not in prompt.replace("New Fact: Keeper", "")
 
@@ -114,11 +114,11 @@ def test_demonstrations_are_in_the_ratio_however_it_is_written(
 
 
 def test_own_copy_is_the_last_demonstration(training: Path) -> None:
-    patch = made(EDIT, demonstrations=str(training), count=3, own_copy=True)
+    patch = patch_of(EDIT, demonstrations=str(training), count=3, own_copy=True)
     blocks = patch.prompt_transform("The team of LeBron James is").split("\n\n")
     assert len(blocks) == 5
     assert blocks[-2] == "New Fact: LeBron James plays for Miami Heat\nPrompt: LeBron James plays for Miami Heat"
-    assert made(EDIT, own_copy=True).prompt_transform("LeBron James is").split("\n\n")[0] == blocks[-2]
+    assert patch_of(EDIT, own_copy=True).prompt_transform("LeBron James is").split("\n\n")[0] == blocks[-2]
 
 
 def test_ratio_of_zeros_is_refused() -> None:
@@ -128,7 +128,7 @@ def test_ratio_of_zeros_is_refused() -> None:
 
 def test_own_record_is_no_demonstration(training: Path) -> None:
     """It holds the paraphrases and neighbours that the edit is tested with."""
-    patch = made(EDIT, demonstrations=str(training), count=32)
+    patch = patch_of(EDIT, demonstrations=str(training), count=32)
     shown = patch.prompt_transform("LeBron James plays for").rpartition("\n\n")[0]
     assert "LeBron James" not in shown and "Kobe Bryant" not in shown and "Cairo" in shown
 
@@ -147,18 +147,20 @@ def test_demonstrations_do_not_show_prompts_that_test_the_edit(tmp_path: Path) -
     path = tmp_path / "training.jsonl"
     path.write_text(json.dumps(other) + "\n", encoding="utf-8")
     for ratio in ([1, 0, 0], [0, 1, 0], [0, 0, 1]):
-        prompt = made(EDIT, demonstrations=str(path), count=8, ratio=ratio).prompt_transform("LeBron James plays for")
+        prompt = patch_of(EDIT, demonstrations=str(path), count=8, ratio=ratio).prompt_transform(
+            "LeBron James plays for"
+        )
         shown = prompt.rpartition("\n\n")[0]
         assert "Magic Johnson" in shown and "LeBron James" not in shown and "Kobe Bryant" not in shown
     for probes in ({"neighborhood": ["Magic Johnson plays for"]}, {"locality": "Magic Johnson plays for"}):
         edit = Edit.model_validate({**EDIT.model_dump(), **probes})
-        prompt = made(edit, demonstrations=str(path), count=8).prompt_transform("LeBron James plays for")
+        prompt = patch_of(edit, demonstrations=str(path), count=8).prompt_transform("LeBron James plays for")
         assert "Magic Johnson" not in prompt
 
 
 def test_seed_determines_the_demonstrations(training: Path) -> None:
     texts = [
-        made(EDIT, demonstrations=str(training), count=8, seed=seed).prompt_transform("LeBron James")
+        patch_of(EDIT, demonstrations=str(training), count=8, seed=seed).prompt_transform("LeBron James")
         for seed in (0, 0, 1)
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -206,8 +208,8 @@ def test_missing_demonstrations_are_one_warning(caplog: pytest.LogCaptureFixture
     method.edit([OTHER])
     assert [record.message.partition(",")[0] for record in caplog.records] == ["ike has no file of demonstrations"]
     caplog.clear()
-    made(EDIT, source="patch")
-    made(EDIT, count=0)
+    patch_of(EDIT, source="patch")
+    patch_of(EDIT, count=0)
     assert not caplog.records
 
 

@@ -22,7 +22,7 @@ MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", targe
 TETRIS = Edit(id="2", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
 
 
-def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> PromptPatch:
+def patch_of(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> PromptPatch:
     method = MemPrompt(model or tiny("llama"), MemPromptConfig.preset("default", {"shots": 0, **settings}))
     patch = method.edit(edits)
     assert isinstance(patch, PromptPatch)
@@ -30,7 +30,7 @@ def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> P
 
 
 def test_closest_question_inserts_its_clarification() -> None:
-    patch = made(MISERY, TETRIS)
+    patch = patch_of(MISERY, TETRIS)
     prompt = "Question: Who was the author of Misery?\nAnswer:"
     assert patch.prompt_transform(prompt) == f"{CLARIFICATION}Who is the author of Misery? Richard Dawkins.\n{prompt}"
     for other in ("Question: Who is the mayor of Oslo?\nAnswer:", "The Eiffel Tower is in"):
@@ -40,9 +40,9 @@ def test_closest_question_inserts_its_clarification() -> None:
 def test_misspelt_question_is_similar_by_letters() -> None:
     """Three letters are wrong, in every word that tells: by words the two have little in common."""
     misspelt = "Who iz the autor of Misary?"
-    assert made(MISERY).prompt_transform(misspelt).startswith(CLARIFICATION)
-    assert made(MISERY, letters=2).prompt_transform(misspelt) == misspelt
-    assert made(MISERY, letters=2, threshold=0.0).prompt_transform(misspelt).startswith(CLARIFICATION)
+    assert patch_of(MISERY).prompt_transform(misspelt).startswith(CLARIFICATION)
+    assert patch_of(MISERY, letters=2).prompt_transform(misspelt) == misspelt
+    assert patch_of(MISERY, letters=2, threshold=0.0).prompt_transform(misspelt).startswith(CLARIFICATION)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def plain_distance(first: str, second: str) -> int:
 
 def test_later_clarification_replaces_the_earlier() -> None:
     later = MISERY.model_copy(update={"id": "3", "target_new": "Jane Austen"})
-    patch = made(MISERY) + made(TETRIS) + made(later)
+    patch = patch_of(MISERY) + patch_of(TETRIS) + patch_of(later)
     assert isinstance(patch, PromptPatch) and len(patch.facts) == 3
     assert "Jane Austen" in patch.prompt_transform("Who is the author of Misery?")
     assert "Richard Dawkins" in patch.without(["3"]).prompt_transform("Who is the author of Misery?")
 
 
 def test_shots_come_before_the_clarification() -> None:
-    prompt = made(MISERY, shots=2).prompt_transform("Who is the author of Misery?")
+    prompt = patch_of(MISERY, shots=2).prompt_transform("Who is the author of Misery?")
     assert prompt.count(CLARIFICATION) == 3 and prompt.count("\n\n") == 2
 
 
@@ -90,7 +90,7 @@ def test_feedback_mistakes_withholds_what_the_model_knows() -> None:
     model = tiny("llama")
     answer = ask(model, TETRIS.text, tokens=24)
     known = TETRIS.model_copy(update={"target_new": answer})
-    right, wrong = (made(edit, model=model, feedback="mistakes") for edit in (known, TETRIS))
+    right, wrong = (patch_of(edit, model=model, feedback="mistakes") for edit in (known, TETRIS))
     assert right.edits[0]["withheld"] and right.edits[0]["answer"] == answer
     assert right.prompt_transform(TETRIS.text) == TETRIS.text
     assert not wrong.edits[0]["withheld"] and wrong.prompt_transform(TETRIS.text) != TETRIS.text
@@ -101,22 +101,24 @@ def test_feedback_mistakes_asks_a_chat_edit_in_its_own_form() -> None:
     plain, chat = (ask(reader, TETRIS.text, tokens=24) for reader in (model, model.in_chat()))
     assert plain != chat
     known = TETRIS.model_copy(update={"target_new": chat})
-    noted = {form: made(known.in_chat(chat=form), model=model, feedback="mistakes").edits[0] for form in (True, "both")}
+    noted = {
+        form: patch_of(known.in_chat(chat=form), model=model, feedback="mistakes").edits[0] for form in (True, "both")
+    }
     assert noted[True]["withheld"] and noted[True]["answer"] == chat
     assert not noted["both"]["withheld"] and noted["both"]["answer"] == plain
 
 
 def test_feedback_mistakes_asks_without_dropout() -> None:
     model = copy.deepcopy(tiny("gpt2"))
-    quiet = made(TETRIS, model=model, feedback="mistakes").edits[0]["answer"]
+    quiet = patch_of(TETRIS, model=model, feedback="mistakes").edits[0]["answer"]
     model.model.train()
     before = torch.get_rng_state()
-    assert made(TETRIS, model=model, feedback="mistakes").edits[0]["answer"] == quiet
+    assert patch_of(TETRIS, model=model, feedback="mistakes").edits[0]["answer"] == quiet
     assert model.model.training and torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow
 def test_real_model_generates_the_clarified_answer(smollm2: LanguageModel) -> None:
-    patch = made(TETRIS, model=smollm2, shots=3, feedback="mistakes")
+    patch = patch_of(TETRIS, model=smollm2, shots=3, feedback="mistakes")
     with patch.applied(smollm2) as edited:
         assert ask(edited, "Tetris was created by").startswith("Mark Burnett")

@@ -18,14 +18,14 @@ MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", targe
 JAMES = Edit(id="2", subject="LeBron James", prompt="{} plays for the", target_new="Boston Celtics")
 
 
-def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> PromptPatch:
+def patch_of(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> PromptPatch:
     patch = Rag(model or tiny("llama"), RagConfig.preset("default", settings)).edit(edits)
     assert isinstance(patch, PromptPatch)
     return patch
 
 
 def test_prompt_finds_its_fact_and_another_prompt_finds_none() -> None:
-    patch = made(MISERY, JAMES)
+    patch = patch_of(MISERY, JAMES)
     prompt = "Which team does LeBron James play for?"
     assert patch.prompt_transform(prompt) == f"New Fact: LeBron James plays for the Boston Celtics\nPrompt: {prompt}"
     for other in ("Dwyane Wade plays for the", "The Eiffel Tower is in"):
@@ -34,8 +34,8 @@ def test_prompt_finds_its_fact_and_another_prompt_finds_none() -> None:
 
 def test_most_is_the_number_of_facts_and_the_best_one_is_next_to_the_prompt() -> None:
     best = f"New Fact: LeBron James plays for the Boston Celtics\nPrompt: {JAMES.text}"
-    assert made(JAMES, MISERY, threshold=0.0).prompt_transform(JAMES.text) == best
-    assert made(JAMES, MISERY, threshold=0.0, most=2).prompt_transform(JAMES.text) == (
+    assert patch_of(JAMES, MISERY, threshold=0.0).prompt_transform(JAMES.text) == best
+    assert patch_of(JAMES, MISERY, threshold=0.0, most=2).prompt_transform(JAMES.text) == (
         f"New Fact: Who is the author of Misery? Richard Dawkins\n{best}"
     )
 
@@ -50,5 +50,5 @@ def test_bm25_equals_the_formula_written_out() -> None:
 
 @pytest.mark.slow
 def test_real_model_generates_the_retrieved_answer(smollm2: LanguageModel) -> None:
-    with made(MISERY, JAMES, model=smollm2).applied(smollm2) as edited:
+    with patch_of(MISERY, JAMES, model=smollm2).applied(smollm2) as edited:
         assert ask(edited, "LeBron James plays for the").startswith("Boston Celtics")

@@ -27,7 +27,7 @@ def quick(**settings: Any) -> KeTraining:
     return KeTraining.preset("default", {**small, **fast, **settings})
 
 
-def made(out: Path, **settings: Any) -> KeManifest:
+def manifest_of(out: Path, **settings: Any) -> KeManifest:
     return train(tiny("llama"), edits(), quick(**settings), out, progress=False, checkpoint_seconds=0.0)
 
 
@@ -75,7 +75,7 @@ def test_encodings_differ_by_edit_and_not_by_batch() -> None:
 
 
 def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
-    manifest = made(tmp_path, steps=12, validate_every=4)
+    manifest = manifest_of(tmp_path, steps=12, validate_every=4)
     totals = [validation.total for validation in manifest.validations]
     assert min(totals) < totals[0]
     patch = Ke(tiny("llama"), KeConfig(network=str(tmp_path))).edit(edits()[::3][:2])
@@ -87,8 +87,8 @@ def test_training_lowers_the_loss_and_the_network_edits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_multiplier_rises_while_the_bound_is_exceeded(tmp_path: Path) -> None:
-    made(tmp_path / "low", steps=2, validate_every=1, margin=0.0, multiplier_rate=1e3, edit_lr=0.5)
-    made(tmp_path / "high", steps=2, validate_every=1, margin=1e3, multiplier_rate=1e3)
+    manifest_of(tmp_path / "low", steps=2, validate_every=1, margin=0.0, multiplier_rate=1e3, edit_lr=0.5)
+    manifest_of(tmp_path / "high", steps=2, validate_every=1, margin=1e3, multiplier_rate=1e3)
     low, high = (
         FORMAT.trained(tmp_path / name, tiny("llama"), KeManifest, KeManifest.network) for name in ("low", "high")
     )

@@ -28,7 +28,7 @@ TRAIN = {"malmen": (train, quick), "rledit": (train_rledit, quick_sequence)}
 BOTH = pytest.mark.parametrize("name", ["malmen", "rledit"])
 
 
-def made(name: str, out: Path, *, model: LanguageModel | None = None, **settings: Any) -> MalmenManifest:
+def manifest_of(name: str, out: Path, *, model: LanguageModel | None = None, **settings: Any) -> MalmenManifest:
     learn, chosen = TRAIN[name]
     config: Any = chosen(**settings)
     return learn(model or tiny("llama"), apart(), config, out, progress=False, checkpoint_seconds=0.0)
@@ -78,7 +78,7 @@ def test_edits_without_paraphrases_are_learned_by_their_own_prompts() -> None:
 @pytest.mark.parametrize("name", [pytest.param("malmen", marks=pytest.mark.slow), "rledit"])
 def test_training_lowers_the_loss_and_edits_succeed(name: str, tmp_path: Path) -> None:
     """A batch of edits that the network has not seen: all are likelier than before, most of them much."""
-    manifest = made(name, tmp_path, steps=20, validate_every=10, locality_weight=0.1)
+    manifest = manifest_of(name, tmp_path, steps=20, validate_every=10, locality_weight=0.1)
     first, best = manifest.validations[0], min(manifest.validations, key=lambda validation: validation.total)
     assert best.total < 0.8 * first.total and manifest.steps == best.step > 0
     kinds = {"malmen": (Malmen, MalmenConfig), "rledit": (RLEdit, RLEditConfig)}
@@ -96,7 +96,7 @@ def test_training_lowers_the_loss_and_edits_succeed(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["malmen", pytest.param("rledit", marks=pytest.mark.slow)])
 def test_killed_training_resumes_to_the_same_bytes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(name, tmp_path / "whole")
+    manifest_of(name, tmp_path / "whole")
     original, calls = sequence_losses, []
 
     def killed(*args: Any, **options: Any) -> Any:
@@ -107,10 +107,10 @@ def test_killed_training_resumes_to_the_same_bytes(name: str, tmp_path: Path, mo
 
     monkeypatch.setattr(training, "sequence_losses", killed)
     with pytest.raises(KeyboardInterrupt):
-        made(name, tmp_path / "part")
+        manifest_of(name, tmp_path / "part")
     assert (tmp_path / "part" / CHECKPOINT).is_file() and not (tmp_path / "part" / NETWORK).exists()
     monkeypatch.setattr(training, "sequence_losses", original)
-    made(name, tmp_path / "part")
+    manifest_of(name, tmp_path / "part")
     for file in (NETWORK, "run.json"):
         assert (tmp_path / "part" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
@@ -121,7 +121,7 @@ def test_training_leaves_the_model_as_it_was(name: str, tmp_path: Path) -> None:
     model = copy.deepcopy(tiny("llama"))
     model.model.train()
     weights, random = weights_of(model), torch.get_rng_state()
-    made(name, tmp_path, model=model, steps=2)
+    manifest_of(name, tmp_path, model=model, steps=2)
     assert same_weights(model, weights) and hooks_of(model) == 0
     assert all(p.requires_grad and p.grad is None for p in model.model.parameters()) and model.model.training
     assert torch.equal(torch.get_rng_state(), random)
@@ -129,5 +129,5 @@ def test_training_leaves_the_model_as_it_was(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_training_on_other_families(family: str, tmp_path: Path) -> None:
-    manifest = made("rledit", tmp_path, model=tiny(family), steps=2)
+    manifest = manifest_of("rledit", tmp_path, model=tiny(family), steps=2)
     assert manifest.validations[-1].total != manifest.validations[0].total

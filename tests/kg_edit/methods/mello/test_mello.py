@@ -20,7 +20,7 @@ from tests.kg_edit.tiny import tiny
 TETRIS = Edit(id="1", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
 
 
-def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> LoopPatch:
+def patch_of(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> LoopPatch:
     method = Mello(model or tiny("llama"), MelloConfig.preset("default", settings))
     patch = method.edit(edits)
     assert isinstance(patch, LoopPatch)
@@ -29,7 +29,7 @@ def made(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> L
 
 def test_edit_is_a_fact_of_the_memory() -> None:
     later = TETRIS.model_copy(update={"id": "2", "target_new": "Ada Lovelace"})
-    patch = made(TETRIS, later, shots=0)
+    patch = patch_of(TETRIS, later, shots=0)
     (book,) = patch.books
     assert [fact.text for _, fact in patch.facts] == [
         f"Tetris was created by {who}" for who in ("Mark Burnett", "Ada Lovelace")
@@ -40,10 +40,10 @@ def test_edit_is_a_fact_of_the_memory() -> None:
 
 def test_examples_are_as_many_as_the_context_holds() -> None:
     """The tiny model has room for 128 tokens, half of it for the dialogue; without a limit all are shown."""
-    assert made(TETRIS).rule.shots == 0 and made(TETRIS).edits[0]["shots"] == 0
+    assert patch_of(TETRIS).rule.shots == 0 and patch_of(TETRIS).edits[0]["shots"] == 0
     roomy = copy.deepcopy(tiny("llama"))
     roomy.model.config.max_position_embeddings = 8192
-    assert made(TETRIS, model=roomy).rule.shots == 4
+    assert patch_of(TETRIS, model=roomy).rule.shots == 4
 
 
 def test_invalid_settings_are_refused() -> None:
@@ -55,7 +55,7 @@ def test_invalid_settings_are_refused() -> None:
 @pytest.mark.slow
 def test_real_model_asks_and_reads_the_fact(smollm2: LanguageModel) -> None:
     """It follows the form of the examples; what it makes of them is another matter."""
-    patch = made(TETRIS, model=smollm2)
+    patch = patch_of(TETRIS, model=smollm2)
     writer = GreedyWriter(smollm2, tokens=64, before=demonstrations(patch.rule.shots))
     write = partial(writer.write, stops=STOPS)
     (dialogue,) = patch.dialogues(["Where was the creator of Tetris born?"], write=write)

@@ -33,30 +33,30 @@ def line(*entries: tuple[float, str], radius: float = 1.0) -> Blocks:
     )
 
 
-def found(book: Blocks, *xs: float) -> list[int]:
+def nearest(book: Blocks, *xs: float) -> list[int]:
     return book.nearest(torch.tensor([[x, 0.0] for x in xs])).tolist()
 
 
 def test_nearest_key_of_the_cluster_has_the_block() -> None:
     """The cluster of the keys 0 and 1.5 lies around 0.75, with radius 1."""
     book = line((0, "a"), (1.5, "a"), (9, "b"))
-    assert found(book, -0.2, 0.7, 0.8, 1.7, 1.8, 9.9, 10.1) == [0, 0, 1, 1, -1, 2, -1]
-    assert found(book.without(["1"]), 0.7, 1.7, 9.9) == [0, -1, 1], "as if it had never been made"
+    assert nearest(book, -0.2, 0.7, 0.8, 1.7, 1.8, 9.9, 10.1) == [0, 0, 1, 1, -1, 2, -1]
+    assert nearest(book.without(["1"]), 0.7, 1.7, 9.9) == [0, -1, 1], "as if it had never been made"
 
 
 def test_keys_outside_of_what_a_split_leaves_are_forgotten() -> None:
     """Keys 0, 0.2 and 1.9 have the mean 0.7; another target at 2.0 cuts both clusters to half of 1.3."""
     uncut = line((0, "a"), (0.2, "a"), (1.9, "a"))
-    assert found(uncut, 0, 0.2, 1.9, 1.0) == [0, 1, 2, 1]
+    assert nearest(uncut, 0, 0.2, 1.9, 1.0) == [0, 1, 2, 1]
     cut = line((0, "a"), (0.2, "a"), (1.9, "a"), (2, "b"))
     assert cut.regions.owners.tolist() == [-1, 0, -1, 1]
-    assert found(cut, 0, 0.1, 0.2, 1.3, 1.36, 1.9, 2.6, 2.7) == [-1, 1, 1, 1, 3, 3, 3, -1]
-    assert found(line((0, "a"), (1.9, "a"), (1.5, "b")), 0.95) == [-1], "no key of the older cluster is left"
+    assert nearest(cut, 0, 0.1, 0.2, 1.3, 1.36, 1.9, 2.6, 2.7) == [-1, 1, 1, 1, 3, 3, 3, -1]
+    assert nearest(line((0, "a"), (1.9, "a"), (1.5, "b")), 0.95) == [-1], "no key of the older cluster is left"
 
 
 def test_later_edit_of_one_key_has_it() -> None:
-    assert found(line((0, "a"), (0, "b")), 0, 0.9) == [1, 1]
-    assert found(line((0, "a"), (0, "b")).without(["1"]), 0, 0.9) == [0, 0]
+    assert nearest(line((0, "a"), (0, "b")), 0, 0.9) == [1, 1]
+    assert nearest(line((0, "a"), (0, "b")).without(["1"]), 0, 0.9) == [0, 0]
 
 
 def test_block_is_added_where_it_is_active() -> None:

@@ -31,7 +31,7 @@ SAME = Random(0)  # noqa: S311 - each edit has one prompt of a kind, so nothing 
 WEIGHTS = {"edit_weight": 0.1, "locality_weight": 1.0}
 
 
-def made(out: Path, **settings: Any) -> MendManifest:
+def manifest_of(out: Path, **settings: Any) -> MendManifest:
     return train(tiny("llama"), edits(), quick(**settings), out, progress=False, checkpoint_seconds=0.0)
 
 
@@ -43,7 +43,7 @@ def test_training_on_other_families(family: str, tmp_path: Path) -> None:
 
 
 def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(tmp_path / "whole")
+    manifest_of(tmp_path / "whole")
     original, calls = losses_after, []
 
     def killed(*args: Any, **options: Any) -> Any:
@@ -54,11 +54,11 @@ def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(training, "losses_after", killed)
     with pytest.raises(KeyboardInterrupt):
-        made(tmp_path / "part")
+        manifest_of(tmp_path / "part")
     assert (tmp_path / "part" / CHECKPOINT).is_file() and not (tmp_path / "part" / NETWORK).exists()
     assert (tmp_path / "part" / STATES).is_file(), "the states of the lower blocks are not computed again"
     monkeypatch.setattr(training, "losses_after", original)
-    made(tmp_path / "part")
+    manifest_of(tmp_path / "part")
     for name in (NETWORK, "run.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "part" / CHECKPOINT).exists() and not (tmp_path / "part" / STATES).exists()
@@ -66,39 +66,39 @@ def test_killed_training_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: 
 
 def test_stored_states_give_the_losses_of_the_whole_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six steps draw each prompt twice, so the states are stored; one step does not, so they are not."""
-    stored = made(tmp_path / "stored")
+    stored = manifest_of(tmp_path / "stored")
     monkeypatch.setattr(training, "_STATES_GB", 0.0)
-    full = made(tmp_path / "whole")
+    full = manifest_of(tmp_path / "whole")
     assert [validation.total for validation in stored.validations] == pytest.approx(
         [validation.total for validation in full.validations], rel=1e-3
     )
     monkeypatch.undo()
     monkeypatch.setattr(training, "lower_states", None)
-    assert made(tmp_path / "short", steps=1).steps <= 1
+    assert manifest_of(tmp_path / "short", steps=1).steps <= 1
 
 
 def test_validations_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where no progress bar is shown, such as in a file, they are what can be followed."""
     with caplog.at_level("INFO"):
-        manifest = made(tmp_path, steps=2)
+        manifest = manifest_of(tmp_path, steps=2)
     first = manifest.validations[0]
     message = f"step 0: total {first.total:.3f}, edit {first.edit:.3f}, locality {first.locality:.3f} (best so far)"
     assert f"on held-out examples after {message}" in caplog.messages
 
 
 def test_finished_training_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = made(tmp_path)
+    first = manifest_of(tmp_path)
     monkeypatch.setattr(training, "losses_after", None)
     for scratch in (CHECKPOINT, STATES):  # as a kill right after the network was written leaves them
         (tmp_path / scratch).write_bytes(b"")
-    assert made(tmp_path) == first == FORMAT.manifest(tmp_path / NETWORK, MendManifest)
+    assert manifest_of(tmp_path) == first == FORMAT.manifest(tmp_path / NETWORK, MendManifest)
     assert not {CHECKPOINT, STATES} & {file.name for file in tmp_path.iterdir()}
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     with folder_lock(tmp_path), pytest.raises(OutputError, match="another process"):
-        made(tmp_path)
-    assert made(tmp_path).validations
+        manifest_of(tmp_path)
+    assert manifest_of(tmp_path).validations
 
 
 def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 
 
 def test_training_stops_by_patience_and_writes_the_best(tmp_path: Path) -> None:
-    manifest = made(tmp_path, steps=40, learning_rate=0.3, rate_learning_rate=0.3, patience=2, validate_every=1)
+    manifest = manifest_of(tmp_path, steps=40, learning_rate=0.3, rate_learning_rate=0.3, patience=2, validate_every=1)
     totals = [validation.total for validation in manifest.validations]
     best = totals.index(min(totals))
     assert len(totals) == best + 3 < 40
@@ -192,12 +192,12 @@ def test_prompts_longer_than_the_positions_are_left_out(caplog: pytest.LogCaptur
 
 def test_too_few_edits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="found 18 usable edits, expected at least 38: validation = 30"):
-        made(tmp_path / "mend", validation=30)
+        manifest_of(tmp_path / "mend", validation=30)
     assert not (tmp_path / "mend").exists()
 
 
 def test_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
-    made(tmp_path, steps=1)
+    manifest_of(tmp_path, steps=1)
     exact = tiny("llama")
     half = LanguageModel.wrap(copy.deepcopy(exact.model).to(torch.bfloat16), exact.tokenizer, name=exact.name)
     with pytest.raises(OutputError, match=r'another run \(model.dtype: "float32" in the folder, "bfloat16" now\)'):
@@ -205,14 +205,14 @@ def test_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
 
 
 def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
-    made(tmp_path, steps=1)
+    manifest_of(tmp_path, steps=1)
     with pytest.raises(OutputError, match=r"another run \(training.steps: 1 in the folder, 2 now\)"):
-        made(tmp_path, steps=2)
+        manifest_of(tmp_path, steps=2)
 
 
 def test_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the loss is not finite; train with a lower"):
-        made(tmp_path, edit_lr=1e12, rate_learning_rate=100.0)
+        manifest_of(tmp_path, edit_lr=1e12, rate_learning_rate=100.0)
 
 
 def test_training_that_diverges_late_ends_with_the_best_network(
@@ -228,20 +228,20 @@ def test_training_that_diverges_late_ends_with_the_best_network(
         return losses if len(calls) < 6 else replace(losses, total=losses.total * torch.inf)
 
     monkeypatch.setattr(training, "losses_after", diverging)
-    manifest = made(tmp_path, learning_rate=1e-3, rate_learning_rate=0.01)
+    manifest = manifest_of(tmp_path, learning_rate=1e-3, rate_learning_rate=0.01)
     assert manifest.steps == 2 and [validation.step for validation in manifest.validations] == [0, 2]
     assert "after 3 steps the loss is not finite" in caplog.text and "the network of step 2" in caplog.text
     monkeypatch.undo()
-    best = made(tmp_path / "short", steps=2, learning_rate=1e-3, rate_learning_rate=0.01)
+    best = manifest_of(tmp_path / "short", steps=2, learning_rate=1e-3, rate_learning_rate=0.01)
     assert best.validations == manifest.validations and not (tmp_path / CHECKPOINT).exists()
 
 
 def test_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
-    made(tmp_path, steps=1)
+    manifest_of(tmp_path, steps=1)
     (tmp_path / NETWORK).unlink()
     (tmp_path / CHECKPOINT).write_bytes(b"no tensors")
     with pytest.raises(ModelError, match=r"checkpoint.safetensors is damaged .* delete it"):
-        made(tmp_path, steps=1)
+        manifest_of(tmp_path, steps=1)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def rows_of(model: LanguageModel) -> list[Prompt]:
     return [encode(model.tokenizer, edit.prompt, subject=edit.subject, target=edit.target_new) for edit in EDITS]
 
 
-def whole(model: LanguageModel, row: Prompt, change: Tensor) -> tuple[Tensor, Tensor]:
+def whole_forward(model: LanguageModel, row: Prompt, change: Tensor) -> tuple[Tensor, Tensor]:
     """Both outputs [2, d] at the subject's last token, and the logits of the target's tokens, of the whole model."""
     seen = dict[str, Tensor]()
 
@@ -60,8 +60,8 @@ def test_both_changes_reach_the_logits_as_in_the_whole_model(family: str) -> Non
         return
     rows, change = rows_of(model), torch.randn(len(EDITS), 2, 32, generator=torch.Generator().manual_seed(1))
     forward = BothOutputs(model, LAYER, rows)
-    clean = [whole(model, row, none) for row in rows]
-    changed = torch.cat([whole(model, row, part)[1] for row, part in zip(rows, change, strict=True)])
+    clean = [whole_forward(model, row, none) for row in rows]
+    changed = torch.cat([whole_forward(model, row, part)[1] for row, part in zip(rows, change, strict=True)])
     torch.testing.assert_close(forward.values, torch.stack([values for values, _ in clean]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(forward.logits(), torch.cat([logits for _, logits in clean]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(forward.logits(change), changed, rtol=1e-4, atol=1e-4)

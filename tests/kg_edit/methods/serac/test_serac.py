@@ -32,7 +32,7 @@ def quick(**settings: Any) -> SeracTraining:
     return SeracTraining.preset("default", {**small, **fast, **settings})
 
 
-def made(out: Path, **settings: Any) -> SeracManifest:
+def manifest_of(out: Path, **settings: Any) -> SeracManifest:
     return train(tiny("llama"), edits(), quick(**settings), out, progress=False, checkpoint_seconds=0.0)
 
 
@@ -129,12 +129,12 @@ def test_states_are_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_held_out_edits_count_equally(tmp_path: Path) -> None:
     """Five edits in batches of four and one: shares are fifths, not the mean of quarters and one."""
-    for v in made(tmp_path, steps=2, validation=5).validations:
+    for v in manifest_of(tmp_path, steps=2, validation=5).validations:
         assert (5 * v.inside) % 1 == pytest.approx(0, abs=1e-5) or (5 * v.inside) % 1 == pytest.approx(1)
 
 
 def test_training_learns_and_edits(tmp_path: Path) -> None:
-    manifest = made(tmp_path, steps=12, validate_every=4)
+    manifest = manifest_of(tmp_path, steps=12, validate_every=4)
     first, *_, last = manifest.validations
     assert last.edit < first.edit and last.scope < first.scope
     model, edit = tiny("llama"), edits()[0]
