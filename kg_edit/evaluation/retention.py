@@ -85,7 +85,7 @@ class RetentionTest:
         for query in self.queries:
             pair = pair_of(query)
             model.encode(pair.prompt, target=pair.candidate)
-            model.check_length(model.encode(generated_from(query)), more=_TOKENS)
+            model.check_length(model.encode(generated_from(query)), new_tokens=_TOKENS)
         for pair in map(pair_of, self.accurate):
             model.encode(pair.prompt, target=pair.candidate)
 

@@ -125,7 +125,7 @@ def _score_together(
     for owner, case, patch, pair_scores, unedited in zip(owners, cases, patches, scores, before, strict=True):
         with wholly_patched(model, patch):
             predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
-            following = next_tokens(model, case.foreseen, known=unedited.next_tokens if unedited else None)
+            following = next_tokens(model, case.foreseen, tokens_of=unedited.next_tokens if unedited else None)
         continued = {prompt: written[owner, prompt] for prompt in case.continued}
         evidence = Evidence(
             scores=pair_scores,

@@ -34,9 +34,9 @@ def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
     return prompt.subject_last is not None and prompt.subject_last == first and is_sink(model, prompt.ids, first)
 
 
-def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
-    """Whether, after some block, the state at ``place`` is much longer (`_TIMES`) than the median later state."""
-    if len(ids) <= place + 1:
+def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
+    """Whether, after some block, the state at ``position`` is much longer (`_TIMES`) than the median later state."""
+    if len(ids) <= position + 1:
         ids = [*ids, *encode(model.tokenizer, " and").ids]
     norms: list[Tensor] = []
     with ExitStack() as reading:  # not by output_hidden_states, after which transformers leaves its hooks on the model
@@ -46,8 +46,8 @@ def is_sink(model: LanguageModel, ids: Sequence[int], place: int) -> bool:
         with torch.no_grad():
             model.model(torch.tensor([list(ids)], device=model.device))
     lengths = torch.stack(norms)  # |h_l,t|, [blocks, tokens]
-    later = lengths[:, place + 1 :].median(dim=-1).values  # [blocks]
-    return bool((lengths[:, place] > _TIMES * later).any())
+    later = lengths[:, position + 1 :].median(dim=-1).values  # [blocks]
+    return bool((lengths[:, position] > _TIMES * later).any())
 
 
 def readable(model: LanguageModel, prompt: Prompt, contexts: Sequence[str]) -> tuple[str, ...]:

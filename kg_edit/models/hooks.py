@@ -29,9 +29,9 @@ def hidden_state(output: Any) -> Tensor:
     return state
 
 
-def index_for(places: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
+def index_for(indices: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, ...]:
     """Move indices to the device of the state that they index: the blocks of a model may be on several devices."""
-    return tuple(index.to(state.device) for index in places)
+    return tuple(index.to(state.device) for index in indices)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 @contextmanager
-def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> Iterator[None]:
+def run_at_positions(module: nn.Module | None, positions: tuple[Tensor, ...]) -> Iterator[None]:
     """Run ``module`` only at the positions (rows, columns) of [rows, columns, d]; its output elsewhere is 0.
 
     The module must treat each token alone. All its positional arguments are states (BLOOM's MLP also takes the
@@ -67,11 +67,11 @@ def run_at_positions(module: nn.Module | None, places: tuple[Tensor, ...]) -> It
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shapes.append(args[0].shape[:2])
-        return tuple(state[index_for(places, state)] for state in args)
+        return tuple(state[index_for(positions, state)] for state in args)
 
     def put(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         full_output = output.new_zeros(*shapes.pop(), output.shape[-1])
-        return full_output.index_put(index_for(places, output), output)
+        return full_output.index_put(index_for(positions, output), output)
 
     if module is None:
         yield

@@ -250,17 +250,17 @@ class LanguageModel:
         """Whether some blocks are no attention (Qwen3.5, LFM2), so that no keys and values have the earlier tokens."""
         return not set(getattr(self.text_config, "layer_types", None) or ()) <= ATTENTION
 
-    def check_length(self, prompt: Prompt, *, more: int = 0, context: str = "{}") -> None:
-        """Check that a prompt and ``more`` tokens after it fit into the model's positions.
+    def check_length(self, prompt: Prompt, *, new_tokens: int = 0, context: str = "{}") -> None:
+        """Check that a prompt and ``new_tokens`` more tokens after it fit into the model's positions.
 
         Raises:
             ModelError: they do not fit; the message gives the length, and whether there is a ``context`` around the
                 prompt.
         """
-        if self.positions is None or len(prompt.ids) + more <= self.positions:
+        if self.positions is None or len(prompt.ids) + new_tokens <= self.positions:
             return
         beginning = prompt.text[:_SHOWN] + ("…" if len(prompt.text) > _SHOWN else "")
-        after = f", and {more} more tokens must fit after it" if more else ""
+        after = f", and {new_tokens} more tokens must fit after it" if new_tokens else ""
         around = "" if context == "{}" else " with the context that is put before it"
         raise ModelError(
             f"the prompt {beginning!r} has {len(prompt.ids)} tokens{around}{after}; {self.name} has positions for "

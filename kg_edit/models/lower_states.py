@@ -34,14 +34,14 @@ _BATCH = 32  # rows of equal length in one pass
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LowerStates:
-    """The input of block ``first`` for each row: ``places`` has a row's first place in ``states`` [all tokens, d].
+    """The input of block ``first`` for each row: ``starts`` has a row's first index in ``states`` [all tokens, d].
 
     ``outputs``: the length of the tuple that a block returns, or 0 if it returns the hidden state alone.
     """
 
     model: LanguageModel
     first: int
-    places: dict[Row, int]
+    starts: dict[Row, int]
     states: Tensor
     outputs: int
 
@@ -51,12 +51,12 @@ class LowerStates:
 
         Rows that are not stored are run as usual.
         """
-        if not all(row in self.places for row in rows):
+        if not all(row in self.starts for row in rows):
             yield
             return
         state = self.states.new_zeros(len(rows), length, self.states.shape[-1])  # [rows, length, d]; 0 at padding
         for number, row in enumerate(rows):
-            start = self.places[row]
+            start = self.starts[row]
             state[number, length - len(row) :] = self.states[start : start + len(row)]
         with ExitStack() as stack:
             for layer in range(self.first):
@@ -102,7 +102,7 @@ def lower_states(
         write_safetensors(file, {"states": computed}, {"rows_sha256": rows_sha256})
         states = _read(file, shape, rows_sha256)  # as a memory map
     assert states is not None  # noqa: S101 - just written
-    return LowerStates(model=model, first=first, places=starts, states=states, outputs=_outputs(model, ordered[0]))
+    return LowerStates(model=model, first=first, starts=starts, states=states, outputs=_outputs(model, ordered[0]))
 
 
 def _read(file: Path, shape: tuple[int, int], rows_sha256: str) -> Tensor | None:

@@ -125,7 +125,7 @@ class Prefix:
     ``mask`` is [rows, length] (1 = token). ``layers`` has the keys and the values of each block, both
     [rows, heads, length, head size]; it is empty if no row has a token. ``sums`` has the sums of
     `kg_edit.models.token_means` by name, if a patch asked for them. ``start`` is another prefix, and the number of its
-    row with which each row begins, [rows]: its keys and values come before those in ``layers`` (`whole`).
+    row with which each row begins, [rows]: its keys and values come before those in ``layers`` (`expanded`).
     """
 
     mask: Tensor
@@ -145,7 +145,7 @@ class Prefix:
         start = None if self.start is None else (self.start[0], self.start[1][index])
         return Prefix(mask=_picked(self.mask, index), layers=layers, sums=sums, start=start)
 
-    def whole(self) -> Prefix:
+    def expanded(self) -> Prefix:
         """Return the prefix with the keys and values of ``start`` in its own ``layers``."""
         if self.start is None:
             return self
@@ -168,7 +168,7 @@ class Prefix:
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
         """Return a cache that begins with the prefix and stores new tokens, ``room`` of them in preallocated memory."""
-        return self.whole()._cache(partial(_RoomyLayer, room) if room else _PrefixLayer, blocks)
+        return self.expanded()._cache(partial(_RoomyLayer, room) if room else _PrefixLayer, blocks)
 
     def _cache(self, kind: Callable[[], _PrefixLayer], blocks: int, *, stores: bool = True) -> SummedCache:
         layers: list[Any] = [kind() for _ in range(blocks)]
@@ -199,7 +199,7 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
 
     All must have ``sums`` of the same names.
     """
-    width, prefixes = max(prefix.mask.shape[-1] for prefix in prefixes), [prefix.whole() for prefix in prefixes]
+    width, prefixes = max(prefix.mask.shape[-1] for prefix in prefixes), [prefix.expanded() for prefix in prefixes]
     # A prefix without tokens has no layers: it gets layers [rows, heads, 0, head size] like those of the others.
     filled, other = list(prefixes), next((prefix for prefix in prefixes if prefix.layers), None)
     for index, prefix in enumerate(prefixes):

@@ -91,7 +91,7 @@ def check_queries(model: LanguageModel, queries: Sequence[Query], *, tokens: int
         reader = _reader(model, query)
         for name in query.candidates:
             reader.encode(query.score, target=name)
-        model.check_length(reader.encode(query.ask), more=_limit(reader, query, tokens))
+        model.check_length(reader.encode(query.ask), new_tokens=_limit(reader, query, tokens))
 
 
 def responses(

@@ -68,7 +68,7 @@ def replies(
     if not all(prompt.ids for prompt in encoded):
         raise PromptError("a prompt is empty; give a text to continue")
     for prompt, limit in zip(encoded, limits, strict=True):
-        model.check_length(prompt, more=limit)
+        model.check_length(prompt, new_tokens=limit)
     stops = _end_tokens(model)
 
     def ends(tokens: Sequence[int]) -> bool:
@@ -139,7 +139,7 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
     content = model.prompt_transform(last["content"]) if model.prompt_transform else last["content"]
     text = render(model.tokenizer, [*before, {**last, "content": content}], name=model.name)
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-    model.check_length(Prompt(text=text, ids=ids, target_start=len(ids)), more=tokens)
+    model.check_length(Prompt(text=text, ids=ids, target_start=len(ids)), new_tokens=tokens)
     trained = getattr(model.text_config, "max_position_embeddings", None)
     if trained and len(ids) > trained:  # positions may be computed for any length, but memory grows with its square
         raise ModelError(
@@ -194,14 +194,14 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for prompt in dict.fromkeys(prompts):
         encoded = model.encode(prompt)
-        more = TOTAL_TOKENS - len(encoded.ids)
-        if more <= 0:  # a prompt of 100 tokens leaves no room for a text
+        new_tokens = TOTAL_TOKENS - len(encoded.ids)
+        if new_tokens <= 0:  # a prompt of 100 tokens leaves no room for a text
             texts[prompt] = prompt
             continue
-        model.check_length(encoded, more=more)
+        model.check_length(encoded, new_tokens=new_tokens)
         ids = torch.tensor([encoded.ids], device=model.device)  # [1, tokens]
         settings = GenerationConfig(
-            max_new_tokens=more, do_sample=True, top_k=_LIKELIEST, eos_token_id=end, pad_token_id=end or 0
+            max_new_tokens=new_tokens, do_sample=True, top_k=_LIKELIEST, eos_token_id=end, pad_token_id=end or 0
         )
         with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
             torch.manual_seed(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))

@@ -44,8 +44,8 @@ Row = tuple[int, ...]
 class Written:
     """The tokens that a model writes after a row, with the most probable tokens and their probabilities at each step.
 
-    ``tokens`` is [steps]; ``likeliest`` and ``probabilities`` are [steps, kept]. The first entry of a step is the token
-    that was written.
+    ``tokens`` is [steps]; ``likeliest`` and ``probabilities`` are [steps, top_k]. The first entry of a step is the
+    token that was written.
     """
 
     tokens: tuple[int, ...]
@@ -55,10 +55,10 @@ class Written:
 
 @dataclass(frozen=True, eq=False)
 class _Beginning:
-    """The first ``length`` tokens of some rows of one model, as the row ``place`` of ``prefix``."""
+    """The first ``length`` tokens of some rows of one model, as row ``row`` of ``prefix``."""
 
     prefix: Prefix
-    place: int
+    row: int
     length: int
 
 
@@ -68,7 +68,7 @@ def greedy(
     rows: Sequence[Sequence[int]],
     *,
     limits: Sequence[int],
-    kept: int = 1,
+    top_k: int = 1,
     patches: Sequence[WeightPatch | None] | None = None,
     ends: Callable[[Sequence[int]], bool] = lambda _: False,
     starts: SharedContexts | None = None,
@@ -79,7 +79,7 @@ def greedy(
         model: the model.
         rows: the token ids of each prompt.
         limits: the largest number of tokens to write after each row.
-        kept: the number of most probable tokens to return for each step.
+        top_k: the number of most probable tokens to return for each step.
         patches: the patch of each row's model; None: the unpatched model.
         ends: whether a row ends with the tokens that are written so far.
         starts: precomputed beginnings of the rows, for rows of the unpatched model.
@@ -89,19 +89,19 @@ def greedy(
     """
     prompts, row_patches = [tuple(row) for row in rows], list(patches or [None] * len(rows))
     more = max(limits, default=0)
-    begun: list[_Beginning | None] = [None] * len(prompts)
+    beginnings: list[_Beginning | None] = [None] * len(prompts)
     if mask_decides(model, max(map(len, prompts), default=0) + more):  # else padding would change the results
         if starts:
-            begun = [_Beginning(*beginning) if (beginning := starts.beginning(row)) else None for row in prompts]
+            beginnings = [_Beginning(*beginning) if (beginning := starts.beginning(row)) else None for row in prompts]
         else:
-            begun = _beginnings(model, prompts, row_patches)
+            beginnings = _beginnings(model, prompts, row_patches)
     decoder = _Decoder(
         model=model,
         rows=prompts,
         limits=limits,
         patches=row_patches,
-        begun=begun,
-        kept=kept,
+        beginnings=beginnings,
+        top_k=top_k,
         ends=ends,
         at_once=rows_at_once(model, max(map(len, prompts), default=0) + more),
     )
@@ -129,17 +129,17 @@ def _beginnings(
     for index, (row, patch) in enumerate(zip(rows, patches, strict=True)):
         groups.setdefault((id(patch), row[:_ALIKE]), []).append(index)
     shared = [group for (_, start), group in groups.items() if len(group) > 1 and len(start) == _ALIKE]
-    begun: list[_Beginning | None] = [None] * len(rows)
+    beginnings: list[_Beginning | None] = [None] * len(rows)
     if not shared:
-        return begun
+        return beginnings
     starts = [_shared([rows[index] for index in group]) for group in shared]
     owners = torch.arange(len(shared))[:, None]
     with each_patched(model, [patches[group[0]] for group in shared], owners), with_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
     for number, (group, start) in enumerate(zip(shared, starts, strict=True)):
         for index in group:
-            begun[index] = _Beginning(prefix, number, len(start))
-    return begun
+            beginnings[index] = _Beginning(prefix, number, len(start))
+    return beginnings
 
 
 def _shared(rows: Sequence[Row]) -> Row:
@@ -149,16 +149,16 @@ def _shared(rows: Sequence[Row]) -> Row:
     return rows[0][: min(count, shortest - 1)]  # the last token is read anew: its logits are needed
 
 
-def _alike(rows: Sequence[Row], begun: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
+def _alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
     """Group the rows to be read together.
 
     A group has at most ``most`` rows of similar lengths. Rows with a shared beginning are apart from those without.
     """
-    shared = [beginning.length if beginning else 0 for beginning in begun]
+    shared = [beginning.length if beginning else 0 for beginning in beginnings]
     lengths = [len(row) - before for row, before in zip(rows, shared, strict=True)]
     for with_beginning in (True, False):
         group: list[int] = []
-        indices = [index for index, beginning in enumerate(begun) if (beginning is not None) is with_beginning]
+        indices = [index for index, beginning in enumerate(beginnings) if (beginning is not None) is with_beginning]
         for index in sorted(indices, key=lambda index: (shared[index], lengths[index])):
             if group and (len(group) == most or lengths[index] > _SPREAD * lengths[group[0]] + _SLACK):
                 yield group
@@ -195,8 +195,8 @@ class _Decoder:
     rows: Sequence[Row]
     limits: Sequence[int]
     patches: Sequence[WeightPatch | None]
-    begun: Sequence[_Beginning | None]
-    kept: int
+    beginnings: Sequence[_Beginning | None]
+    top_k: int
     ends: Callable[[Sequence[int]], bool]
     at_once: int
     _tokens: list[list[int]] = field(default_factory=list)
@@ -207,7 +207,7 @@ class _Decoder:
         """Decode until every row is finished."""
         self._tokens, self._best = [[] for _ in self.rows], [[] for _ in self.rows]
         self._active = {row for row, limit in enumerate(self.limits) if limit > 0}
-        alike = _alike(self.rows, self.begun, most=self.at_once // 2)
+        alike = _alike(self.rows, self.beginnings, most=self.at_once // 2)
         groups = [active for group in alike if (active := [row for row in group if row in self._active])]
         batch: _Batch | None = None
         for group in groups:
@@ -225,18 +225,18 @@ class _Decoder:
         written = []
         for tokens, best in zip(self._tokens, self._best, strict=True):
             if best:
-                likeliest, probabilities = (torch.stack(parts) for parts in zip(*best, strict=True))  # [steps, kept]
+                likeliest, probabilities = (torch.stack(parts) for parts in zip(*best, strict=True))  # [steps, top_k]
             else:
-                likeliest, probabilities = torch.zeros(0, self.kept, dtype=torch.long), torch.zeros(0, self.kept)
+                likeliest, probabilities = torch.zeros(0, self.top_k, dtype=torch.long), torch.zeros(0, self.top_k)
             written.append(Written(tuple(tokens), likeliest, probabilities))
         return written
 
     def _read(self, group: list[int]) -> _Batch:
         """Read the rows of ``group``, and write their first token."""
-        beginnings = [beginning for row in group if (beginning := self.begun[row])]
+        beginnings = [beginning for row in group if (beginning := self.beginnings[row])]
         # The keys and values of the shared beginnings come first; the rest of each row is read now.
         start = _begin(self.model, beginnings, len(group))
-        tails = [self.rows[row][beginning.length if (beginning := self.begun[row]) else 0 :] for row in group]
+        tails = [self.rows[row][beginning.length if (beginning := self.beginnings[row]) else 0 :] for row in group]
         batch = left_pad(tails, device=self.model.device, ends=[len(tail) - 1 for tail in tails])
         cache = start.growing(len(self.model.blocks))
         mask, positions = torch.cat([start.mask, batch.mask], -1), start.lengths + batch.positions
@@ -292,7 +292,7 @@ class _Decoder:
 
     def _note(self, logits: Tensor, inside: Sequence[int]) -> None:
         """Record the next token of each active row, and mark the rows that are finished."""
-        best = logits.softmax(-1).topk(min(self.kept, logits.shape[-1]))
+        best = logits.softmax(-1).topk(min(self.top_k, logits.shape[-1]))
         # One transfer for both: float32 has each token's number exactly.
         tokens, probabilities = torch.stack([best.indices.to(best.values), best.values]).cpu()
         tokens = tokens.long()
@@ -313,7 +313,7 @@ def _begin(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) ->
     """The shared ``beginnings``, one a row; if there are none, an empty prefix of ``rows`` rows."""
     if not beginnings:
         return empty_prefix(model, rows)
-    prefix = beginnings[0].prefix.rows(torch.tensor([b.place for b in beginnings], device=model.device))
+    prefix = beginnings[0].prefix.rows(torch.tensor([b.row for b in beginnings], device=model.device))
     width = max(b.length for b in beginnings)  # without the padding for longer beginnings of rows outside this group
     layers = tuple((keys[..., -width:, :], values[..., -width:, :]) for keys, values in prefix.layers)
     return Prefix(mask=prefix.mask[:, -width:], layers=layers, sums=prefix.sums)

@@ -76,9 +76,9 @@ def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores
 
 
 def score_each(
-    model: LanguageModel, asked: Sequence[Iterable[Pair]], *, patches: Sequence[WeightPatch | None]
+    model: LanguageModel, pair_lists: Sequence[Iterable[Pair]], *, patches: Sequence[WeightPatch | None]
 ) -> list[dict[Pair, TokenScores]]:
-    """Run `score` for each entry of ``asked`` on the model with its patch applied (None: unpatched), all in one batch.
+    """Run `score` for each of ``pair_lists`` on the model with its patch applied (None: unpatched), all in one batch.
 
     A pair that several unpatched entries share is scored once.
 
@@ -90,7 +90,7 @@ def score_each(
     # All unpatched entries have one owner, so that a pair of several of them is scored once.
     unpatched = patches.index(None) if None in patches else 0
     owners = [unpatched if patch is None else index for index, patch in enumerate(patches)]
-    keys = [[(owner, pair) for pair in dict.fromkeys(pairs)] for owner, pairs in zip(owners, asked, strict=True)]
+    keys = [[(owner, pair) for pair in dict.fromkeys(pairs)] for owner, pairs in zip(owners, pair_lists, strict=True)]
     distinct = list(dict.fromkeys(key for entry in keys for key in entry))
     encoded = [_Asked(owner, model.encode(pair.prompt, target=pair.candidate)) for owner, pair in distinct]
 
@@ -98,7 +98,7 @@ def score_each(
     groups = _groups(encoded)
     results: dict[int, TokenScores] = {}
     for rows in packed([len(group.tree) for group in groups], width=_WIDTH, nodes=nodes_at_once(model)):
-        indices = [[index for group in row for index in groups[group].places] for row in rows]
+        indices = [[index for group in row for index in groups[group].indices] for row in rows]
         scores = _score_rows(model, [[encoded[index] for index in row] for row in indices], patches)
         results |= zip((index for row in indices for index in row), scores, strict=True)
     by_key = {key: results[index] for index, key in enumerate(distinct)}
@@ -123,7 +123,7 @@ class _Group:
     """Prompts of one owner (their numbers) that begin with the same token; their tree has at most ``limit`` nodes."""
 
     limit: int
-    places: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
     tree: TokenTree = field(default_factory=TokenTree)
 
     def takes(self, pair: _Asked) -> bool:
@@ -140,7 +140,7 @@ def _groups(pairs: Sequence[_Asked]) -> list[_Group]:
         if key not in filling or not filling[key].takes(pair):
             filling[key] = _Group(limit=max(_NODES, 2 * len(pair.prompt.ids)))
             groups.append(filling[key])
-        filling[key].places.append(index)
+        filling[key].indices.append(index)
         filling[key].tree.add(pair.prompt.ids[:-1], owner=pair.owner)
     return groups
 
@@ -250,14 +250,14 @@ def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[N
 
 
 def next_tokens(
-    model: LanguageModel, prompts: Iterable[str], *, known: Mapping[str, Iterable[int]] | None = None
+    model: LanguageModel, prompts: Iterable[str], *, tokens_of: Mapping[str, Iterable[int]] | None = None
 ) -> dict[str, dict[int, float]]:
     """Return log p of tokens that may follow each prompt.
 
     Args:
         model: the model.
         prompts: the prompts, without a space at the end.
-        known: the tokens of each prompt; None: the likeliest ones.
+        tokens_of: the tokens of each prompt; None: the likeliest ones.
 
     Raises:
         ModelError: a prompt does not fit into the model's positions.
@@ -270,7 +270,7 @@ def next_tokens(
         last = torch.arange(len(chunk)), torch.full((len(chunk),), -1)
         logits = _forward(model, batch.ids, batch.mask, batch.positions, at=last, ends=last)
         for prompt, row in zip(chunk, logits.log_softmax(-1).cpu(), strict=True):
-            tokens = row.topk(LIKELIEST).indices.tolist() if known is None else list(known[prompt])
+            tokens = row.topk(LIKELIEST).indices.tolist() if tokens_of is None else list(tokens_of[prompt])
             log_p[prompt] = {token: round(value, 6) for token, value in zip(tokens, row[tokens].tolist(), strict=True)}
     return log_p
 

@@ -59,13 +59,13 @@ class TokenTree:
             node = child
         return 0
 
-    def seen(self, width: int) -> Tensor:
+    def attended(self, width: int) -> Tensor:
         """Return which nodes each node attends to, bool [width, width]; padding attends to itself alone."""
-        seen = torch.eye(width, dtype=torch.bool)
+        attended = torch.eye(width, dtype=torch.bool)
         for node, parent in enumerate(self._parents):
             if parent >= 0:  # parents come before their children
-                seen[node] |= seen[parent]
-        return seen
+                attended[node] |= attended[parent]
+        return attended
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +88,8 @@ class TreeRows:
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Return the additive mask [rows, 1, width, width]: 0 where a node attends, else the dtype's minimum."""
-        seen = torch.stack([tree.seen(self._width) for tree in self.trees])[:, None]
-        return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+        attended = torch.stack([tree.attended(self._width) for tree in self.trees])[:, None]
+        return torch.zeros(attended.shape, dtype=dtype).masked_fill(~attended, torch.finfo(dtype).min)
 
     @property
     def _width(self) -> int:

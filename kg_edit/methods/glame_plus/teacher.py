@@ -114,7 +114,7 @@ def answers_of(
         model,
         rows,
         limits=[most] * len(rows),
-        kept=_KEPT,
+        top_k=_KEPT,
         ends=lambda tokens: _ends(model, tokens[-1]),
         starts=store.contexts(model, prefixes) if store and prefixes else None,
     )

@@ -22,7 +22,7 @@ PROMPTS = [f"{SHARED}{text}" for text in ("Dwyane", "The Eiffel Tower is located
 @pytest.mark.parametrize("name", families(("llama", "gpt2", "falcon-alibi")))
 def test_greedy_rows_equal_one_by_one(name: str) -> None:
     model = tiny(name)
-    rows = list(greedy(model, [model.encode(prompt).ids for prompt in PROMPTS], limits=[5] * 4, kept=4))
+    rows = list(greedy(model, [model.encode(prompt).ids for prompt in PROMPTS], limits=[5] * 4, top_k=4))
     for prompt, written in zip(PROMPTS, rows, strict=True):
         (alone,) = continuations(model, [prompt], limits=[5])
         text = str(model.tokenizer.decode(list(written.tokens)))
