@@ -218,14 +218,14 @@ def view_of(ledger: Ledger) -> LedgerView:
     times = {event.number: event.time for event in ledger.events}
     conflicts, recomputed, rows = ledger.conflicts(), ledger.recomputed, list[LedgerEdit]()
     for entry in reversed(ledger.edits):
-        time = times.get(entry.place.step, "")
-        if event := recomputed.get(entry.place):
+        time = times.get(entry.position.step, "")
+        if event := recomputed.get(entry.position):
             time = f"{time}, recomputed by event {event.number}"
         norm = entry.record.get("norms", {}).get("update")
         rows.append(
             LedgerEdit(
                 name=entry.name,
-                step=entry.place.step,
+                step=entry.position.step,
                 state=entry.state,
                 fact=entry.edit.text,
                 target=entry.edit.target_new,

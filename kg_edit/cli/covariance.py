@@ -247,16 +247,16 @@ def push(
     from kg_edit.covariance.hub import push as copy
     from kg_edit.covariance.store import store_folder, stored_covariances
 
-    place = open_place(target, private=private)
-    if isinstance(place, FolderPlace):
+    remote = open_place(target, private=private)
+    if isinstance(remote, FolderPlace):
         refuse_unused(context, ("private",), "for a folder", way="give a data set OWNER/NAME")
     stored = stored_covariances(folder)
     for start in ids or ():
         if not any(manifest.id.startswith(start) for manifest in stored):
             raise ConfigError(f"no covariance {start!r} is stored here; see `kg-edit covariance list`")
     chosen = [manifest for manifest in stored if not ids or manifest.id.startswith(tuple(ids))]
-    copied = copy(place, chosen, folder or store_folder())
-    stdout().print(f"{plain(place.name)}: {len(copied)} added, {len(chosen) - len(copied)} already there")
+    copied = copy(remote, chosen, folder or store_folder())
+    stdout().print(f"{plain(remote.name)}: {len(copied)} added, {len(chosen) - len(copied)} already there")
 
 
 @app.command()
@@ -278,8 +278,8 @@ def pull(
     from kg_edit.covariance.hub import pull as copy
     from kg_edit.covariance.store import store_folder
 
-    place = open_place(target)
-    manifests = copy(place, folder or store_folder(), ids=ids or (), model=model)
+    remote = open_place(target)
+    manifests = copy(remote, folder or store_folder(), ids=ids or (), model=model)
     if manifests:
         _show(manifests, folder)
-    stdout().print(f"{plain(place.name)}: {len(manifests)} new")
+    stdout().print(f"{plain(remote.name)}: {len(manifests)} new")

@@ -109,7 +109,7 @@ def show(
     - `kg-edit patch show ledger/ lebron`
     """
     opened = _open(ledger)
-    from kg_edit.ledger.entries import places_of
+    from kg_edit.ledger.entries import positions_of
     from kg_edit.ledger.view import entry_lines, events_table
 
     conflicts = opened.conflicts()
@@ -117,12 +117,12 @@ def show(
         stdout().print(events_table(opened))
         show_conflicts(conflicts)
         return
-    places = places_of([edit], opened.edits)
+    chosen = positions_of([edit], opened.edits)
     for entry in opened.edits:
-        if entry.place in places:
+        if entry.position in chosen:
             for name, value in entry_lines(opened, entry):
                 stdout().print(f"[bold]{plain(name)}[/bold]: {plain(value)}", soft_wrap=True)
-    show_conflicts([pair for pair in conflicts if pair.first.place in places or pair.second.place in places])
+    show_conflicts([pair for pair in conflicts if pair.first.position in chosen or pair.second.position in chosen])
 
 
 @app.command()
@@ -300,10 +300,10 @@ def _open(ledger: Path) -> Ledger:
 
 def _show_added(ledger: Ledger, number: int) -> None:
     """Print a new step, and its conflicts with earlier steps or within itself."""
-    new = [entry for entry in ledger.edits if entry.place.step == number]
+    new = [entry for entry in ledger.edits if entry.position.step == number]
     methods = ", ".join(sorted({entry.method for entry in new}))
     say(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}")
-    show_conflicts([conflict for conflict in ledger.conflicts() if conflict.second.place.step == number])
+    show_conflicts([conflict for conflict in ledger.conflicts() if conflict.second.position.step == number])
 
 
 for _command in (check, merge, export, subtract, average):

@@ -275,7 +275,7 @@ class Position(BaseModel):
         return self.chunks % self.parts == self.part
 
     @property
-    def wanted(self) -> int:
+    def total(self) -> int:
         """The wanted number of tokens, of all shards together."""
         return next(iter(self.identities.values())).tokens
 

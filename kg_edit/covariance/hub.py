@@ -24,23 +24,23 @@ from wikidata_cache.atomic import user_path
 _ENDINGS = (".safetensors", ".json")
 
 
-def push(place: RemoteFolder, manifests: Sequence[Manifest], folder: Path) -> list[Manifest]:
-    """Copy covariances from the store ``folder`` to ``place``; return the manifests of the newly copied ones.
+def push(remote: RemoteFolder, manifests: Sequence[Manifest], folder: Path) -> list[Manifest]:
+    """Copy covariances from the store ``folder`` to ``remote``; return the manifests of the newly copied ones.
 
     Raises:
         CovarianceError: a file is damaged, or the place can't be reached.
     """
-    remote = place.files()
-    new = [manifest for manifest in manifests if not _names(manifest.id) <= remote]
+    remote_files = remote.files()
+    new = [manifest for manifest in manifests if not _names(manifest.id) <= remote_files]
     for manifest in new:
         check_moment(folder / f"{manifest.id}.safetensors", manifest.identity)
     if new:
-        place.add([folder / name for manifest in new for name in sorted(_names(manifest.id))])
+        remote.add([folder / name for manifest in new for name in sorted(_names(manifest.id))])
     return new
 
 
-def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: str | None = None) -> list[Manifest]:
-    """Copy covariances from ``place`` to the store ``folder`` and check them; return the manifests of the new ones.
+def pull(remote: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: str | None = None) -> list[Manifest]:
+    """Copy covariances from ``remote`` to the store ``folder`` and check them; return the manifests of the new ones.
 
     ``ids`` selects covariances by id or by the beginning of an id. ``model`` selects those that were measured on a
     model with this name or fingerprint.
@@ -48,12 +48,12 @@ def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: s
     Raises:
         CovarianceError: the place has no such covariance, a file is damaged, or the place can't be reached.
     """
-    remote = place.files()
-    stems = sorted(name.removesuffix(".json") for name in remote if name.endswith(".json"))
-    available = [stem for stem in stems if _names(stem) <= remote]
+    remote_files = remote.files()
+    stems = sorted(name.removesuffix(".json") for name in remote_files if name.endswith(".json"))
+    available = [stem for stem in stems if _names(stem) <= remote_files]
     if unknown := [prefix for prefix in ids if not any(name.startswith(prefix) for name in available)]:
         listed = ", ".join(available) or "none"
-        raise CovarianceError(f"{place.name} has no covariance {', '.join(unknown)}; it has: {listed}")
+        raise CovarianceError(f"{remote.name} has no covariance {', '.join(unknown)}; it has: {listed}")
     chosen = [name for name in available if not ids or name.startswith(tuple(ids))]
     pulled = []
     for name in chosen:
@@ -61,19 +61,19 @@ def pull(place: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: s
             continue
         with _incoming(folder) as hidden:
             described = hidden / f"{name}.json"
-            place.fetch(described.name, described)
+            remote.fetch(described.name, described)
             manifest = Manifest.parse(
-                described.read_text(encoding="utf-8", errors="replace"), Path(place.name) / described.name
+                described.read_text(encoding="utf-8", errors="replace"), Path(remote.name) / described.name
             )
             if manifest.id != name:
                 raise CovarianceError(
-                    f"{place.name}: {name}.json describes the covariance {manifest.id}; it was renamed there"
+                    f"{remote.name}: {name}.json describes the covariance {manifest.id}; it was renamed there"
                 )
             if model is not None and model not in (manifest.model_name, manifest.model):
                 continue
             # The matrix is checked in the hidden folder before it is moved into the store.
             matrix = hidden / f"{name}.safetensors"
-            place.fetch(matrix.name, matrix)
+            remote.fetch(matrix.name, matrix)
             _, checked = check_moment(matrix, manifest.identity)
             described.replace(folder / described.name)
             matrix.replace(folder / matrix.name)

@@ -87,7 +87,7 @@ def start(
         sums.position.parts,
     ) != (part, parts):
         raise CovarianceError(f"{path} belongs to another run; delete the file")
-    log.info("continuing %s after %d of %d tokens", path, sums.position.seen, fresh.wanted)
+    log.info("continuing %s after %d of %d tokens", path, sums.position.seen, fresh.total)
     return sums
 
 
@@ -100,7 +100,7 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):  # said now, and not after the pass
         raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
-    total, path = sums.position.wanted, sums.position.path(folder)
+    total, path = sums.position.total, sums.position.path(folder)
     if corpus.at_hand:  # report a text that is too short now, and not after hours
         _check_length(corpus.name, sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total)), total)
     position = sums.position
@@ -219,10 +219,10 @@ class Sums:
         count = next(iter(self.moments.values())).count
         self._move(chunks=self.position.chunks + 1, seen=seen, count=count)
         # The marks: 1/2, 1/4, ... of the wanted tokens, down to about d_ff; with fewer tokens C has no inverse.
-        marks = [self.position.wanted / 2]
+        marks = [self.position.total / 2]
         while marks[-1] / 2 >= max(self.position.sizes.values()):
             marks.append(marks[-1] / 2)
-        if seen >= self.position.wanted or not any(before < mark <= seen for mark in marks):
+        if seen >= self.position.total or not any(before < mark <= seen for mark in marks):
             return
         if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
             doublings = self.position.doublings

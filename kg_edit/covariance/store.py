@@ -209,7 +209,7 @@ def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
     for path in files:
         position = _read_position(path)
         if not position.finished:
-            raise CovarianceError(f"{path} is not finished ({position.seen} of {position.wanted} tokens); run it again")
+            raise CovarianceError(f"{path} is not finished ({position.seen} of {position.total} tokens); run it again")
         # Shards of one run agree in all but their own part and counts.
         shard_fields = {"part", "count", "half_count", "doublings", "model_name", "ridge"}
         run_fields = position.model_dump(mode="json", exclude=shard_fields)

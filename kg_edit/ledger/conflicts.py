@@ -44,9 +44,9 @@ class Conflict:
 
     def other(self, entry: Entry) -> Entry | None:
         """Return the edit with which ``entry`` is in conflict; None if the conflict is between two others."""
-        if entry.place not in (self.first.place, self.second.place):
+        if entry.position not in (self.first.position, self.second.position):
             return None
-        return self.second if self.first.place == entry.place else self.first
+        return self.second if self.first.position == entry.position else self.first
 
 
 def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
@@ -92,7 +92,7 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
     The key is the one that the patch stores, or else the input direction to which the change reacts. A sum of patches
     of which only some store keys counts as one that stores none.
     """
-    row = {entry.place: index for index, entry in enumerate(entries)}
+    row = {entry.position: index for index, entry in enumerate(entries)}
     rows_of, keys_of = dict[str, list[int]](), dict[str, list[Array]]()  # by weight
     for step, change in changes.items():
         edit_columns = columns(change)

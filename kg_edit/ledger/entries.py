@@ -36,7 +36,7 @@ class Entry:
     ``record`` is the present record of the edit, or for a removed edit the record with which it was added.
     """
 
-    place: EditPosition
+    position: EditPosition
     name: str
     state: State
     edit: Edit
@@ -53,7 +53,7 @@ def entries(
     ids = Counter(position.id for position in added)
     return tuple(
         Entry(
-            place=position,
+            position=position,
             name=position.id if ids[position.id] == 1 else f"{position.step}/{position.id}",
             state="active" if position in now else "removed",
             edit=edit_of(record),
@@ -127,7 +127,7 @@ def check_records(patch: Patch) -> None:
         )
 
 
-def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
+def positions_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosition, ...]:
     """Return the positions of the edits that a user names.
 
     Args:
@@ -146,7 +146,7 @@ def places_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPositio
         if len(fitting) > 1 and not name.endswith("/*"):
             fits = ", ".join(entry.name for entry in fitting)
             raise PatchError(f"{name!r} matches {len(fitting)} edits; give one of {fits}")
-        positions += [entry.place for entry in fitting]
+        positions += [entry.position for entry in fitting]
     return tuple(dict.fromkeys(positions))
 
 
@@ -176,7 +176,7 @@ def _named(known: Sequence[Entry], name: str) -> list[Entry]:
     fitting = [
         entry
         for entry in known
-        if name in (entry.place.id, f"{entry.place.step}/{entry.place.id}", f"{entry.place.step}/*")
+        if name in (entry.position.id, f"{entry.position.step}/{entry.position.id}", f"{entry.position.step}/*")
     ]
     exact = [entry for entry in fitting if entry.name == name]
     subject = [entry for entry in known if entry.edit.subject.casefold() == name.casefold()]

@@ -16,7 +16,7 @@ import networkx as nx
 from kg_edit.edits.given import Edits, as_edits
 from kg_edit.errors import LedgerChangedError, PatchError, unmade_method
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.ledger.entries import EditPosition, Entry, check_records, places_of, refuse_removed
+from kg_edit.ledger.entries import EditPosition, Entry, check_records, positions_of, refuse_removed
 from kg_edit.ledger.listing import Addition, Listing, patch_file, total
 from kg_edit.ledger.log import (
     PATCHES,
@@ -66,7 +66,7 @@ class Ledger(Listing):
     @property
     def recomputed(self) -> dict[EditPosition, Removed]:
         """For each active edit that was computed again, the removal that caused it."""
-        active = {entry.place for entry in self.active}
+        active = {entry.position for entry in self.active}
         removals = recomputed_edits(in_force(self.events), self._store.get)
         return {position: event for position, event in removals.items() if position in active}
 
@@ -177,12 +177,12 @@ class Ledger(Listing):
             edit_names, edits = (names,) if isinstance(names, str) else tuple(names), self.edits
             refuse_removed(edit_names, edits)
             active = [entry for entry in edits if entry.state == "active"]
-            removed = frozenset(places_of(edit_names, active))
+            removed = frozenset(positions_of(edit_names, active))
             changed = without(self.steps, self.patches, removed, RecomputeContext(model=model, graph=graph))
             stored = iter(self._store.put_all([patch for patch in changed.values() if patch is not None]))
             files = {number: None if patch is None else next(stored) for number, patch in changed.items()}
-            gone = tuple(entry for entry in active if entry.place in removed)  # in the order in which they were added
-            positions = tuple(entry.place for entry in gone)
+            gone = tuple(entry for entry in active if entry.position in removed)  # in the order of their addition
+            positions = tuple(entry.position for entry in gone)
             self._store.append(Removed(**stamp(len(self.events) + 1), edits=positions, files=files))
         return gone
 

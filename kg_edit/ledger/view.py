@@ -39,15 +39,15 @@ _ARCS: dict[ConflictKind, int] = {"contradiction": 1, "duplicate": 4, "near keys
 _NAMED = 40  # with more edits, their names would not be legible
 
 
-def edits_table(ledger: Listing, found: Sequence[Conflict]) -> Table:
+def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
     """Return the table of edits: name, state, step, method, fact, norm of the change, and conflicts."""
     table = _table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
     norms = norms_of(ledger)
     for entry in ledger.edits:
-        norm = norms.get(entry.place)
-        rivals = ", ".join(other.name for conflict in found if (other := conflict.other(entry)))
+        norm = norms.get(entry.position)
+        rivals = ", ".join(other.name for conflict in conflicts if (other := conflict.other(entry)))
         size = "" if norm is None else f"{norm:.3g}"
-        _row(table, entry.name, entry.state, entry.place.step, entry.method, fact(entry), size, rivals)
+        _row(table, entry.name, entry.state, entry.position.step, entry.method, fact(entry), size, rivals)
     return table
 
 
@@ -71,7 +71,7 @@ def events_table(ledger: Ledger) -> Table:
 
 def names_of(ledger: Listing) -> dict[EditPosition, str]:
     """Return the names of a ledger's edits; an edit whose addition was undone has none."""
-    return {entry.place: entry.name for entry in ledger.edits}
+    return {entry.position: entry.name for entry in ledger.edits}
 
 
 def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
@@ -106,19 +106,19 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
         yield "division factor", f"{factor:.4g}"
 
     # Where it comes from: the event that added it, and the removal that recomputed it.
-    added = next(event for event in ledger.events if event.number == entry.place.step)
+    added = next(event for event in ledger.events if event.number == entry.position.step)
     assert isinstance(added, Added)  # noqa: S101 - a step's number is that of its event
     yield "added", f"{added.time} as step {added.number}" + (f", from {added.source}" if added.source else "")
-    patches, event = ledger.patches, ledger.recomputed.get(entry.place)
+    patches, event = ledger.patches, ledger.recomputed.get(entry.position)
     if event:
         yield "recomputed", f"by event {event.number}, {event.time}"
     after = [step for step in added.after if step in patches or not event]
     yield "computed", f"after steps {', '.join(map(str, after))}" if after else "on the unedited model"
-    if entry.place.step not in patches:
+    if entry.position.step not in patches:
         return
 
     # The model, the versions and the settings of the whole patch.
-    provenance = patches[entry.place.step].provenance
+    provenance = patches[entry.position.step].provenance
     model = provenance.get("model", {})
     yield "model", f"{model.get('name')} ({model.get('fingerprint')})"
     yield "versions", ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
@@ -180,13 +180,13 @@ def draw_ledger(ledger: Listing, path: str | Path) -> Path:
 
     from kg_edit.evaluation.plots import COLOURS, figure, save_figure
 
-    shown, norms_by_place, conflicts = ledger.active, norms_of(ledger), ledger.conflicts()
+    shown, norms_by_position, conflicts = ledger.active, norms_of(ledger), ledger.conflicts()
     drawn = figure(max(5.0, min(14.0, 1.5 + 0.22 * len(shown))), 4.0)
     *above, bars = drawn.subplots(2, sharex=True, height_ratios=(1, 2)) if conflicts else (drawn.subplots(),)
     legend = {"fontsize": 8, "frameon": False, "loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
 
     # Below: the norms, with the limit above which an edit is refused.
-    norms = [norms_by_place.get(entry.place, 0.0) for entry in shown]
+    norms = [norms_by_position.get(entry.position, 0.0) for entry in shown]
     bars.bar(range(len(shown)), norms, color=COLOURS[0])
     if positive := [norm for norm in norms if norm]:
         limit = MEDIANS * median(positive)
@@ -201,10 +201,10 @@ def draw_ledger(ledger: Listing, path: str | Path) -> Path:
         bars.set_xlabel("edits, in the order in which they were made", fontsize=8)
 
     # Above: an arc from the earlier to the later edit of each conflict.
-    column = {entry.place: index for index, entry in enumerate(shown)}
+    column = {entry.position: index for index, entry in enumerate(shown)}
     for axes in above:
         for conflict in conflicts:
-            one, two = column[conflict.first.place], column[conflict.second.place]
+            one, two = column[conflict.first.position], column[conflict.second.position]
             colour = COLOURS[_ARCS[conflict.kind]]
             axes.add_patch(Arc(((one + two) / 2, 0), two - one, 2, theta1=0, theta2=180, color=colour, lw=1.2))
         for kind, index in _ARCS.items():

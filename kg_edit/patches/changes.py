@@ -128,12 +128,12 @@ def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
     return tuple(sum(change_norm(pair, group) ** 2 for pair in changes.factors.values()) ** 0.5 for group in groups)
 
 
-def change_norm(pair: Any, places: tuple[int, ...] | None = None) -> float:
+def change_norm(pair: Any, indices: tuple[int, ...] | None = None) -> float:
     """Return the Frobenius norm of left right^T, from the factors' Gram matrices: ``sum((L^T L) * (R^T R))^1/2``.
 
-    With ``places``, only these columns of the factors count.
+    With ``indices``, only these columns of the factors count.
     """
     # columns first: the whole factors, copied for each edit, would take a time quadratic in the edits
-    index = slice(None) if places is None else list(places)
+    index = slice(None) if indices is None else list(indices)
     left, right = (np.asarray(factor[:, index], dtype=np.float64) for factor in (pair.left, pair.right))
     return float(max(((left.T @ left) * (right.T @ right)).sum(), 0.0) ** 0.5)

@@ -44,10 +44,10 @@ class Factors:
         return cls(left=change, right=torch.eye(columns, dtype=change.dtype, device=change.device))
 
     @classmethod
-    def total(cls, several: Sequence[Factors]) -> Factors:
+    def total(cls, changes: Sequence[Factors]) -> Factors:
         """Return the sum of changes of one weight; it is multiplied once, if the ranks exceed that of the weight."""
         total = cls(
-            left=torch.cat([pair.left for pair in several], 1), right=torch.cat([pair.right for pair in several], 1)
+            left=torch.cat([pair.left for pair in changes], 1), right=torch.cat([pair.right for pair in changes], 1)
         )
         return cls.dense(total.product) if total.rank > min(total.shape) else total
 
@@ -92,9 +92,9 @@ class Factors:
         """Return the same factors on ``device``, in float32."""
         return Factors(left=self.left.to(device).float(), right=self.right.to(device).float())
 
-    def columns(self, places: Sequence[int]) -> Factors:
-        """Return the factors with the columns at ``places`` only: the part of the change that some edits have."""
-        return Factors(left=self.left[:, list(places)].contiguous(), right=self.right[:, list(places)].contiguous())
+    def columns(self, indices: Sequence[int]) -> Factors:
+        """Return the factors with the columns at ``indices`` only: the part of the change that some edits have."""
+        return Factors(left=self.left[:, list(indices)].contiguous(), right=self.right[:, list(indices)].contiguous())
 
     def __add__(self, other: Factors) -> Factors:
         """Return the sum of two changes, on the device of the first.

@@ -93,7 +93,7 @@ def test_check_names_the_edit_whose_prompt_is_too_long() -> None:
     model = tiny("gpt2")
     (first, _) = entries(model)
     long = first.edit.model_copy(update={"paraphrases": ("so " * 300 + "on",)})
-    entry = Entry(place=first.place, name="a", state="active", edit=long, method="rome", record={})
+    entry = Entry(position=first.position, name="a", state="active", edit=long, method="rome", record={})
     with pytest.raises(ModelError) as error:
         check(model, [entry])
     assert "'a'" in "".join(error.value.__notes__)

@@ -71,7 +71,7 @@ def standin() -> Iterator[StandIn]:
 
 def entry(edit: Edit) -> Entry:
     position = EditPosition(1, edit.id)
-    return Entry(place=position, name=edit.id, state="active", edit=edit, method="rome", record={})
+    return Entry(position=position, name=edit.id, state="active", edit=edit, method="rome", record={})
 
 
 def test_served_edit_holds_if_its_target_is_generated(standin: StandIn) -> None:

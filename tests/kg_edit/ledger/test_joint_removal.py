@@ -174,12 +174,12 @@ def test_remove_ten_of_fifty_facts_of_the_real_model(smollm2: LanguageModel, sha
     unedited, before = holding(smollm2, ledger), holding_with(smollm2, ledger)
     gone = set(Random(5).sample([edit.id for edit in edits], 10))  # noqa: S311 - no secret
     removed = ledger.remove(gone, model=smollm2)
-    assert {entry.place.id for entry in removed} == gone
+    assert {entry.position.id for entry in removed} == gone
     remaining = {edit.id for edit in edits} - gone
     assert len(before) >= 40 > len(unedited)
     assert len(holding_with(smollm2, ledger)) >= len(before & remaining) - 1
     with ledger.patch.applied(smollm2) as edited:
-        back = {result.entry.place.id for result in check(edited, removed) if result.failures()}
+        back = {result.entry.position.id for result in check(edited, removed) if result.failures()}
     assert len(back) >= len(gone - unedited) - 1
 
 
@@ -193,7 +193,7 @@ def facts(path: Path, *, count: int) -> list[Edit]:
 
 def holding(model: LanguageModel, ledger: Ledger) -> set[str]:
     """The active edits whose fact holds on a model."""
-    return {result.entry.place.id for result in check(model, ledger.active) if not result.failures()}
+    return {result.entry.position.id for result in check(model, ledger.active) if not result.failures()}
 
 
 def holding_with(model: LanguageModel, ledger: Ledger) -> set[str]:
