@@ -385,11 +385,11 @@ class Evaluation:
 
         most = None if self.limit is None else self.skip + self.limit
         known = known_only(model, content.records, folder=cache_folder() / "knowledge", most=most)
-        if not known.asked:
+        if not known.total:
             raise ConfigError("--known-only: the records have no question with a further hop; remove it")
         if not known.records:
             raise ConfigError(
-                f"--known-only: none of the {known.asked} questions is left, because the model does not know their "
+                f"--known-only: none of the {known.total} questions is left, because the model does not know their "
                 "other hops; remove --known-only, or use another model"
             )
         log.warning("--known-only: %s", known)

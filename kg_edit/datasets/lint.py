@@ -173,7 +173,7 @@ def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Fi
             kind = "missing-subject"
         elif _SHOULD_BE_A_LABEL in message:
             kind = "unlabelled-id"
-        findings.append(Finding(kind, problem.id, problem.place))
+        findings.append(Finding(kind, problem.id, problem.message))
     findings += [
         *(Finding(remark.kind, record.id, remark.message) for record in records for remark in record.remarks),
         *(finding for record in records for finding in in_record(record)),

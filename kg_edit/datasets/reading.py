@@ -126,12 +126,12 @@ class Problem(NamedTuple):
     line: str = ""  # such as "line 3", where a message names that in the place of the row
 
     @property
-    def place(self) -> str:
+    def message(self) -> str:
         """The fault and its place in the file."""
         return f"{self.line or f'record {self.row}'}, {self.fault}"
 
     def __str__(self) -> str:
-        return f"{self.file}, {self.place}"
+        return f"{self.file}, {self.message}"
 
 
 @dataclass(frozen=True)

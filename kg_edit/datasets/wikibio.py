@@ -32,7 +32,7 @@ Pairs = Annotated[tuple[tuple[str, str], ...], Field(strict=False)]
 class PassageRow(Record):
     """A passage as published; ``concept`` is the person's name, if the file has it.
 
-    ``place`` is the sentence to edit, ``locality`` the accurate sentences asked with it; `rows` sets both.
+    ``index`` is that of the sentence to edit, ``locality`` the accurate sentences asked with it; `rows` sets both.
     """
 
     gpt3_sentences: Annotated[Texts, Field(min_length=1)]
@@ -42,7 +42,7 @@ class PassageRow(Record):
     concept: Name | None = None
     wiki_bio_test_idx: object = None
     gpt3_text_samples: object = None
-    place: int | None = None
+    index: int | None = None
     locality: Pairs = ()
 
 
@@ -65,7 +65,7 @@ def rows(document: object) -> Iterable[object]:
         for index in inaccurate:
             if last:
                 yield last
-            last = {**row, "place": index, "locality": waiting}
+            last = {**row, "index": index, "locality": waiting}
             waiting = []
     if last:
         yield {**last, "locality": [*last["locality"], *waiting]}
@@ -89,7 +89,7 @@ def _refused(row: object, number: int) -> object:
     if not isinstance(row, dict):
         return row
     try:
-        parse({**row, "place": None}, "")
+        parse({**row, "index": None}, "")
     except EditError as error:
         return RowFault("", f"passage {number}, {error.faults[0]}")
     return row
@@ -118,13 +118,13 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         EditError: a field is wrong; the message names it.
     """
     row = fields_of(PassageRow, raw)
-    if row.place is None:
+    if row.index is None:
         marks = "accurate, minor_inaccurate and major_inaccurate, one to be edited"
         raise EditError([Fault("annotation", f"expected a list as long as gpt3_sentences, of {marks}")])
-    text, sentence = _before(raw, row.place), row.gpt3_sentences[row.place].strip()
+    text, sentence = _before(raw, row.index), row.gpt3_sentences[row.index].strip()
     # The true sentence at the same place; a shorter true passage gives its last one.
     true = list(sentences(row.wiki_bio_text))
-    right = true[min(row.place, len(true) - 1)]
+    right = true[min(row.index, len(true) - 1)]
     old, remarks = old_target(right, sentence)
     parts = template(text, _concept(raw), field="wiki_bio_text")
     fields = {"id": name, **parts._asdict(), "target_new": right, "target_true": old}

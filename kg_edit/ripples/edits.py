@@ -81,18 +81,18 @@ def apart(table: FactTable, one: str, other: str) -> bool:
 
 
 def changes(
-    table: FactTable, found: Sequence[Candidates], richness: Mapping[str, int], *, n: int, seed: int
+    table: FactTable, pools: Sequence[Candidates], richness: Mapping[str, int], *, n: int, seed: int
 ) -> Iterator[Change]:
     """Yield up to ``n`` edits, a third of them for ``dev``, taking the relations in turn.
 
     Relations about whose objects the model knows more than the median get two turns. ``richness`` is the number of
     relations of an o* whose object the model knows; an o* with 0 is not used.
     """
-    means = {pool.relation: fmean([richness.get(o, 0) for o in pool.targets] or [0]) for pool in found}
+    means = {pool.relation: fmean([richness.get(o, 0) for o in pool.targets] or [0]) for pool in pools}
     middle = median(means.values())
     turns = [
         turn
-        for pool in found
+        for pool in pools
         for turn in [_of_relation(table, pool, richness, seed=seed)]
         for _ in range(2 if means[pool.relation] > middle else 1)
     ]

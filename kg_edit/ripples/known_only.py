@@ -46,10 +46,10 @@ class KnownOnly:
 
     records: tuple[BenchmarkRecord, ...]
     questions: int
-    asked: int
+    total: int
 
     def __str__(self) -> str:
-        return f"{self.questions} of {self.asked} questions are left, in {len(self.records)} records"
+        return f"{self.questions} of {self.total} questions are left, in {len(self.records)} records"
 
 
 def known_only(
@@ -67,7 +67,7 @@ def known_only(
     while start < len(records) and (most is None or len(kept.records) < most):
         size = len(records) if most is None else max(_FEWEST, 2 * (most - len(kept.records)))
         more = _known(model, records[start : start + size], questions, folder=folder)
-        kept = KnownOnly((*kept.records, *more.records), kept.questions + more.questions, kept.asked + more.asked)
+        kept = KnownOnly((*kept.records, *more.records), kept.questions + more.questions, kept.total + more.total)
         start += size
     return kept
 

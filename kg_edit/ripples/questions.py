@@ -150,9 +150,9 @@ def _same(one: Iterable[str], other: Iterable[str]) -> bool:
     return not {normalised(name) for name in one}.isdisjoint(normalised(name) for name in other)
 
 
-def selected(found: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
-    """Return the first ``usable`` questions of each kind in hash order (`MOST`), in the order of ``found``."""
-    order = {id(question): index for index, question in enumerate(found)}
+def selected(proposals: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
+    """Return the first ``usable`` questions of each kind in hash order (`MOST`), in the order of ``proposals``."""
+    order = {id(question): index for index, question in enumerate(proposals)}
     chosen: list[Proposal] = []
     groups: dict[tuple[Kind, bool], list[Proposal]] = {}
     for question in usable:

@@ -40,25 +40,25 @@ class RippleWords(BaseModel):
     nouns: Mapping[str, str]
 
     @classmethod
-    def load(cls, own: Path | None = None) -> Self:
-        """Load the packaged file, with the file ``own`` on top: tables are merged, lists are replaced.
+    def load(cls, file: Path | None = None) -> Self:
+        """Load the packaged file, with ``file`` on top: tables are merged, lists are replaced.
 
         Raises:
             ConfigError: a file is no TOML, or has a part that is unknown or of another type.
         """
         packaged = files("kg_edit").joinpath("data", "ripples.toml").read_text(encoding="utf-8")
         content = tomllib.loads(packaged)
-        if own:
+        if file:
             try:
-                content = _merged(content, tomllib.loads(utf8_text(own)))
+                content = _merged(content, tomllib.loads(utf8_text(file)))
             except tomllib.TOMLDecodeError as error:
-                raise ConfigError(f"{own}: not TOML: {error}") from None
+                raise ConfigError(f"{file}: not TOML: {error}") from None
         content["nouns"] = {**relation_nouns(), **content["nouns"]}
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             faults = "; ".join(map(str, faults_of(error, cls)))
-            raise ConfigError(f"{own or 'ripples.toml'}: {faults}") from None
+            raise ConfigError(f"{file or 'ripples.toml'}: {faults}") from None
 
     def templates(self, relations: Sequence[str]) -> dict[str, str]:
         """Return the prompt template of each relation.

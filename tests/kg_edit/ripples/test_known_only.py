@@ -29,7 +29,7 @@ def test_known_only_uses_condition_queries(tmp_path: Path) -> None:
     record = read("ripple-edits", tmp_path, RIPPLE)
     knowing, other = asked(tmp_path, "Rome", [record]), asked(tmp_path, "Oslo", [record])
     assert [len(kept.records[0].group("ripple.CI")) for kept in (knowing, other)] == [1, 0]
-    assert (knowing.asked - knowing.questions, other.asked - other.questions) == (0, 1)
+    assert (knowing.total - knowing.questions, other.total - other.questions) == (0, 1)
     assert other.records[0].group("efficacy"), "a probe without hops is selected"
 
 
@@ -48,7 +48,7 @@ def test_known_only_uses_the_recalled_relation(tmp_path: Path, text: str, left: 
     question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
     edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,))
     kept = asked(tmp_path, text, [BenchmarkRecord(id="1", edits=(edit,))])
-    assert (kept.questions, kept.asked, len(kept.records)) == (left, 1, left)
+    assert (kept.questions, kept.total, len(kept.records)) == (left, 1, left)
     again = known_only(parrot("something else", "x"), kept.records, folder=tmp_path / text)
     assert again.questions == left, "the answers are stored: nothing was asked again"
     assert str(kept) == f"{left} of 1 questions are left, in {left} records"
@@ -66,9 +66,9 @@ def test_known_only_asks_until_enough_records_are_left(tmp_path: Path) -> None:
         )
     ]
     part = known_only(parrot("Italy", "x"), records, folder=tmp_path, most=3)
-    assert (part.asked, [record.id for record in part.records[:3]]) == (32, ["17", "18", "19"])
+    assert (part.total, [record.id for record in part.records[:3]]) == (32, ["17", "18", "19"])
     complete = known_only(parrot("Italy", "x"), records, folder=tmp_path)
-    assert (complete.asked, len(complete.records)) == (60, 43) and complete.records[:15] == part.records
+    assert (complete.total, len(complete.records)) == (60, 43) and complete.records[:15] == part.records
 
 
 def test_known_only_reads_its_forms_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_known_only_reads_its_forms_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(RippleWords, "load", counted)
     question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
     edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,) * 3)
-    assert asked(tmp_path, "Italy", [BenchmarkRecord(id="1", edits=(edit,))]).asked == 3
+    assert asked(tmp_path, "Italy", [BenchmarkRecord(id="1", edits=(edit,))]).total == 3
     assert len(loaded) <= 1, "not once for each question"
 
 
@@ -91,4 +91,4 @@ def test_known_only_leaves_out_unknown_ripples(tmp_path: Path) -> None:
     both = record.model_copy(update={"probes": (*record.probes, unknown)})
     kept = asked(tmp_path, "Rome", [both])
     assert kept.records == (record,)
-    assert (kept.questions, kept.asked) == (1, 2)
+    assert (kept.questions, kept.total) == (1, 2)
