@@ -34,10 +34,10 @@ T = TypeVar("T")
 
 @dataclass
 class RequestCounts:
-    """Counts of a `CachedSource`: ids `found` in the cache, ids `asked` of the endpoint, and answered `requests`."""
+    """Counts of a `CachedSource`: ids read `from_cache`, ids `requested` from the endpoint, and answered `requests`."""
 
-    found: int = 0
-    asked: int = 0
+    from_cache: int = 0
+    requested: int = 0
     requests: int = 0
 
 
@@ -118,7 +118,7 @@ class CachedSource:
             what = ["--kind", template.kind, *missing] if len(missing) <= _LISTED else ["EDITS.jsonl"]
             raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what))
         if cached:
-            self.request_counts.found += len(cached)
+            self.request_counts.from_cache += len(cached)
             yield cached_answer(template, cached)
         if not missing:
             return
@@ -163,10 +163,10 @@ class CachedSource:
             self.request_counts.requests += 1
             return bindings
 
-    def known(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
+    def cached_values(self, template: Template, ids: Iterable[str]) -> dict[str, Json]:
         """Return {id: value} for the ids that are in the cache, without a request."""
         cached = self._look_up(template.kind, ids)
-        self.request_counts.found += len(cached)
+        self.request_counts.from_cache += len(cached)
         return cached
 
     def labelled(self, labels: Collection[str]) -> dict[str, set[str]]:
@@ -200,7 +200,7 @@ class CachedSource:
     ) -> tuple[Sequence[Answer], Collection[str]]:
         """Return (answers, ids of the block that they cover): what another process has cached, else the answers."""
         if self.mode == "online":
-            self.request_counts.asked += len(block)
+            self.request_counts.requested += len(block)
             answers = list(inner.ask(template, block))
             self.request_counts.requests += len(answers)
             return answers, block
@@ -208,9 +208,9 @@ class CachedSource:
             # While this process waited for the lock, another one may have fetched the same facts.
             cached = self._look_up(template.kind, block) if self.mode == "cache_first" else {}
             if cached:
-                self.request_counts.found += len(cached)
+                self.request_counts.from_cache += len(cached)
                 return [cached_answer(template, cached)], cached
-            self.request_counts.asked += len(block)
+            self.request_counts.requested += len(block)
             answers = []
             for answer in inner.ask(template, block):  # each is written at once: a kill or a later failure loses none
                 self.request_counts.requests += 1
@@ -253,17 +253,17 @@ class CachedSource:
 _NOTHING = object()
 
 
-def cached_answer(template: Template, known: dict[str, Json]) -> Answer:
+def cached_answer(template: Template, values: dict[str, Json]) -> Answer:
     """Return cached values ({id: value}) of the template's kind as an `Answer` without an exchange."""
-    return Answer(template.name, [Fact(template.kind, entity, value) for entity, value in known.items()])
+    return Answer(template.name, [Fact(template.kind, entity, value) for entity, value in values.items()])
 
 
 def plain_exchange(
-    source: Source, query: str, found: Sequence[Json], *, fetched_at: str | None = None, elapsed_ms: int = 0
+    source: Source, query: str, content: Sequence[Json], *, fetched_at: str | None = None, elapsed_ms: int = 0
 ) -> Exchange:
-    """Return an `Exchange` for an answer whose source gives none; its sha256 is that of `found` as canonical JSON."""
-    digest = hashlib.sha256(dumps(found).encode()).hexdigest()
-    return Exchange(source.name, query, fetched_at or now(), elapsed_ms, len(found), digest, {})
+    """Return an `Exchange` for an answer whose source gives none; its sha256 is that of `content` as canonical JSON."""
+    digest = hashlib.sha256(dumps(content).encode()).hexdigest()
+    return Exchange(source.name, query, fetched_at or now(), elapsed_ms, len(content), digest, {})
 
 
 class FallbackSource:
@@ -291,7 +291,7 @@ class FallbackSource:
         Raises:
             CacheFileError: the cache file can't be read.
         """
-        cached = self.cache.known(template, ids)
+        cached = self.cache.cached_values(template, ids)
         if cached:
             yield cached_answer(template, cached)
         missing = [entity for entity in ids if entity not in cached]

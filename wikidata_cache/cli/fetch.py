@@ -193,8 +193,8 @@ def _print_counts(fetched: Fetched) -> None:
         "nodes": sum(len(graph) for graph in fetched.graphs),
         "edges": sum(graph.number_of_edges() for graph in fetched.graphs),
         "requests": fetched.request_counts.requests,
-        "ids requested": fetched.request_counts.asked,
-        "ids from the cache": fetched.request_counts.found,
+        "ids requested": fetched.request_counts.requested,
+        "ids from the cache": fetched.request_counts.from_cache,
     }
     for name, count in counts.items():
         if count or name not in ("skipped", "labels that differ"):
