@@ -209,16 +209,16 @@ class EndpointError(WikidataCacheError):
         self,
         url: str,
         trouble: EndpointTrouble,
-        found: str,
+        problem: str,
         suggestion: str,
         *,
         status: int | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(f"{url}: {found} ({trouble}). {suggestion}")
+        super().__init__(f"{url}: {problem} ({trouble}). {suggestion}")
         self.url = url
         self.trouble = trouble
-        self.found = found
+        self.problem = problem
         self.suggestion = suggestion
         self.status = status
         self.retry_after = retry_after
@@ -234,14 +234,16 @@ class CacheFileError(WikidataCacheError):
 class CacheMissError(WikidataCacheError, LookupError):
     """The cache is offline and lacks the requested facts: those of `kind` for `ids`. `command` fetches them.
 
-    `place` is the row of a file that needs them first, such as "edits.jsonl, row 3"; empty if no file was read.
+    `needed_by` is the row of a file that needs them first, such as "edits.jsonl, row 3"; empty if no file was read.
     """
 
-    def __init__(self, kind: str, ids: Sequence[str], searched: Sequence[Path], command: str, place: str = "") -> None:
+    def __init__(
+        self, kind: str, ids: Sequence[str], searched: Sequence[Path], command: str, needed_by: str = ""
+    ) -> None:
         shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
         files = ", ".join(str(path) if path.exists() else f"{path} (no such file)" for path in searched)
         super().__init__(
-            f"{place}{': n' if place else 'N'}ot in the cache: the facts of the kind {kind!r} for {shown}. "
+            f"{needed_by}{': n' if needed_by else 'N'}ot in the cache: the facts of the kind {kind!r} for {shown}. "
             f"Searched offline: {files}. "
             f"Fetch them with `{command}`, or run the same again without offline mode."
         )
@@ -249,7 +251,7 @@ class CacheMissError(WikidataCacheError, LookupError):
         self.ids = tuple(ids)
         self.searched = tuple(searched)
         self.command = command
-        self.place = place
+        self.needed_by = needed_by
 
 
 class SnapshotError(WikidataCacheError):
@@ -271,7 +273,7 @@ class ServiceForbiddenError(WikidataCacheError, ValueError):
 class EditRowError(WikidataCacheError, ValueError):
     """A file of edits cannot be read, or a row is not a valid edit, or the graph cannot resolve the edit of a row.
 
-    The message names the file, the row (or the `place` in the text, such as "line 3") and the field.
+    The message names the file, the row (or the `position` in the text, such as "line 3") and the field.
     """
 
     def __init__(
@@ -281,11 +283,11 @@ class EditRowError(WikidataCacheError, ValueError):
         *,
         row: int | None = None,
         field: str | None = None,
-        place: str | None = None,
+        position: str | None = None,
     ) -> None:
-        parts = (str(path), place if row is None else f"row {row}", field and f"field {field}")
+        parts = (str(path), position if row is None else f"row {row}", field and f"field {field}")
         super().__init__(f"{', '.join(part for part in parts if part)}: {problem}")
         self.problem = problem
-        self.place = place
+        self.position = position
         self.row = row
         self.field = field

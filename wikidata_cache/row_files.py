@@ -110,7 +110,7 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, *, row: int | None = None) 
     line = error.object.count(b"\n", 0, error.start) + 1
     message = f"found the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
     position = f"line {line}, byte offset {error.start}"
-    return EditRowError(path, f"{message}; save the file as UTF-8", row=row, place=position)
+    return EditRowError(path, f"{message}; save the file as UTF-8", row=row, position=position)
 
 
 def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
@@ -136,7 +136,7 @@ def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[R
         except json.JSONDecodeError as error:
             expected = "one list of objects; for one object per line, name the file .jsonl"
             problem = f"not JSON: {error.msg}; expected {expected}"
-            raise EditRowError(path, problem, place=f"line {error.lineno}, column {error.colno}") from None
+            raise EditRowError(path, problem, position=f"line {error.lineno}, column {error.colno}") from None
         for number, row in enumerate(content if isinstance(content, list) else [content], 1):
             yield RawRow(number, row)
 
@@ -177,13 +177,13 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
     if header is None:
         return
     if isinstance(header, RowFault):
-        raise EditRowError(path, header.message, place=f"line {line}")
+        raise EditRowError(path, header.message, position=f"line {line}")
     # A spreadsheet may have several empty columns, which have no name.
     named = [name for name in header if name]
     twice = next((name for name in named if named.count(name) > 1), None)
     problem = header_fault(named) if header_fault else None
     if problem := problem or (twice and f"the column {twice!r} occurs twice; keep one"):
-        raise EditRowError(path, problem, place=f"line {line}")
+        raise EditRowError(path, problem, position=f"line {line}")
     for line, cells in rows:
         if isinstance(cells, RowFault):
             yield RawRow(line, cells)

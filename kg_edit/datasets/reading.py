@@ -65,7 +65,7 @@ def document(path: Path, *, tables: bool | None = None) -> object:
             try:
                 return [row.value for row in raw_rows(path)]
             except EditRowError as error:
-                where = f", {error.place}" if error.place else ""
+                where = f", {error.position}" if error.position else ""
                 raise EditFileError(f"{path}{where}: {error.problem}") from None
         own_edits = "" if tables is None else ", or a table of own edits: --dataset edits"
         raise EditFileError(f"{path}: is a table; expected JSON or JSON lines{own_edits}")

@@ -267,7 +267,7 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
     try:
         rows = raw_rows(path, header_fault=_header_fault)
     except EditRowError as error:
-        where = f", {error.place}" if error.place else ""
+        where = f", {error.position}" if error.position else ""
         raise EditFileError(f"{path}{where}: {error.problem}") from None
     in_table = path.suffix.lower() in _TABLES
     for row in rows:

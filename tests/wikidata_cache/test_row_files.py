@@ -58,7 +58,7 @@ def test_header_check_refuses_columns(tmp_path: Path) -> None:
     with pytest.raises(EditRowError, match=r"a\.csv, line 2: no such column") as caught:
         raw_rows(path, header_fault=refuse)
     assert seen == [["subject", "target"]]
-    assert (caught.value.place, caught.value.row) == ("line 2", None)
+    assert (caught.value.position, caught.value.row) == ("line 2", None)
 
 
 def test_cut_off_letter_is_located_by_row_and_byte(tmp_path: Path) -> None:
@@ -66,4 +66,4 @@ def test_cut_off_letter_is_located_by_row_and_byte(tmp_path: Path) -> None:
     path.write_bytes('{"a": 1}\n\n{"a": "é'.encode()[:-1])
     with pytest.raises(EditRowError, match=r"row 2: found the byte 0xc3, which is not UTF-8") as caught:
         raw_rows(path)
-    assert caught.value.place == "line 3, byte offset 17"
+    assert caught.value.position == "line 3, byte offset 17"

@@ -235,7 +235,7 @@ def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
             for entry in value if isinstance(value, list | tuple) else [value]:
                 words += [parameter.opts[0]] if entry is True else [parameter.opts[0], str(entry)]
         raise CacheMissError(
-            miss.kind, miss.ids, miss.searched, source.fetch_hint.command(*words), miss.place
+            miss.kind, miss.ids, miss.searched, source.fetch_hint.command(*words), miss.needed_by
         ) from miss
 
 

@@ -175,7 +175,7 @@ class ActionApi(EndpointSource):
 
     def _field(self, reply: Reply, field: str) -> Json:
         try:
-            answer = safe_json.parse(reply.body) if reply.whole and reply.status == 200 else None
+            answer = safe_json.parse(reply.body) if reply.is_complete and reply.status == 200 else None
         except ValueError:
             answer = None
         if isinstance(answer, dict) and field in answer:

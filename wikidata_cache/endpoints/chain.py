@@ -123,7 +123,7 @@ class EndpointChain:
         if error.trouble in _FOR_GOOD:
             self._refusals[error.url] = error
         troubles[error.url] = error
-        logger.warning("%s: %s (%s). Asking the next endpoint.", error.url, error.found, error.trouble)
+        logger.warning("%s: %s (%s). Asking the next endpoint.", error.url, error.problem, error.trouble)
 
 
 def _is_nothing(fact: Fact) -> bool:
@@ -136,5 +136,5 @@ def _all_failed(name: str, errors: Sequence[EndpointError]) -> EndpointError:
     if len(errors) == 1:
         return last
     waits = [error.retry_after for error in errors if error.retry_after is not None]
-    problem = f"all {len(errors)} endpoints failed: {'; '.join(f'{e.url}: {e.found} ({e.trouble})' for e in errors)}"
+    problem = f"all {len(errors)} endpoints failed: {'; '.join(f'{e.url}: {e.problem} ({e.trouble})' for e in errors)}"
     return EndpointError(name, last.trouble, problem, last.suggestion, retry_after=min(waits, default=None))

@@ -188,11 +188,11 @@ class EndpointSource(SparqlSource):
                     return once()
             except EndpointError as error:
                 wait = self._limiter.wait(self.name)
-                if tries >= attempts(error) or wait > budget.left:
+                if tries >= attempts(error) or wait > budget.remaining:
                     if error.trouble in _WAITS and wait:
                         raise self._limiter.too_soon_error(self.name, budget) from error
                     raise
-                logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.found, error.trouble, wait)
+                logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.problem, error.trouble, wait)
 
     def _attempts(self, error: EndpointError, *, alone: bool) -> int:
         """Return the total number of attempts that this failure allows; switch to POST after HTTP 414."""

@@ -43,7 +43,7 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
     if "json" not in reply.headers.get("content-type", ""):
         raise _foreign(reply, url)
     try:
-        content = parse(reply.body) if reply.whole else None
+        content = parse(reply.body) if reply.is_complete else None
     except ValueError:  # the text is not JSON, or not UTF-8
         content = None
     if content is None and _has(reply.body[-4_000:], _TIMEOUT_SIGNS):
@@ -132,9 +132,9 @@ def connection_error(error: Exception, url: str, timeout: float) -> EndpointErro
     raise error
 
 
-def timed_out(url: str, found: str, *, status: int | None = None) -> EndpointError:
-    """Return the error for a query that exceeded the time limit of the server or of this client; `found` names it."""
-    return EndpointError(url, "timeout", found, _FEWER, status=status)
+def timed_out(url: str, problem: str, *, status: int | None = None) -> EndpointError:
+    """Return the error for a query that exceeded the time limit of the server or of this client; `problem` names it."""
+    return EndpointError(url, "timeout", problem, _FEWER, status=status)
 
 
 def truncated_answer(url: str, rows: int) -> EndpointError:
@@ -152,7 +152,7 @@ def wrong_answer(url: str, problem: str) -> EndpointError:
 
 def for_single_id(error: EndpointError, kind: str, name: str) -> EndpointError:
     """Return the same error for a question about the single id `name`, which cannot be split further."""
-    problem = f"asked for the single id {name!r} ({kind}): {error.found}"
+    problem = f"asked for the single id {name!r} ({kind}): {error.problem}"
     quiet = f"Give a longer timeout, or try again when the endpoint is less busy. {ELSEWHERE}"
     suggestion = quiet if error.trouble == "timeout" else error.suggestion
     return EndpointError(

@@ -85,8 +85,8 @@ class RateLimiter:
         wait = self.wait(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         problem = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"
-        too_long = f"this run waits at most {budget.left:.0f} s"
-        limit = too_long if wait > budget.left else "the last attempt of this run has failed"
+        too_long = f"this run waits at most {budget.remaining:.0f} s"
+        limit = too_long if wait > budget.remaining else "the last attempt of this run has failed"
         suggestion = (
             f"Try again then (an earlier request can get you banned); {limit}. "
             f"Facts that are already in the cache are not requested again. {ELSEWHERE}"
@@ -105,13 +105,13 @@ class RateLimiter:
         usual = usual_rate(host)
         while True:
             wait = self.wait(url)
-            if wait > budget.left:
+            if wait > budget.remaining:
                 raise self.too_soon_error(url, budget)
             if wait > _LONG_WAIT:
                 logger.info("%s: waiting %.0f s (%s).", url, wait, self._reason(url))
             if wait:
                 self._clock.sleep(wait)
-                budget.left -= wait
+                budget.remaining -= wait
             with self._store.slot(host):
                 if self.wait(url):
                     continue  # another process has sent a request in the meantime
@@ -139,7 +139,7 @@ class RateLimiter:
 class WaitBudget:
     """The remaining seconds that one question may spend on waiting, over all its attempts."""
 
-    left: float
+    remaining: float
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def with_failure(
 
 def _held(state: RateLimitState, error: EndpointError, now: float, wait: float) -> RateLimitState:
     trouble = error.trouble if error.trouble in ("throttled", "outage") else "unavailable"
-    return replace(state, not_before=now + wait, held_at=now, trouble=trouble, reason=error.found[:200])
+    return replace(state, not_before=now + wait, held_at=now, trouble=trouble, reason=error.problem[:200])
 
 
 def _tokens(state: RateLimitState, now: float, rate: float) -> float:

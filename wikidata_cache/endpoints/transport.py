@@ -26,13 +26,13 @@ _ERROR_BYTES = 1 << 20  # largest body to read of a reply with an error status
 
 @dataclass(frozen=True)
 class Reply:
-    """An HTTP reply: header names in lower case, the body unzipped; `whole` is False if the body is incomplete."""
+    """An HTTP reply: header names in lower case, the body unzipped; `is_complete` is False if the body was cut off."""
 
     status: int
     reason: str
     headers: Mapping[str, str]
     body: bytes
-    whole: bool
+    is_complete: bool
     elapsed_ms: int
 
 
