@@ -35,8 +35,8 @@ class Changes:
     ``compared`` is the number of items that are known at both times.
     """
 
-    found: list[Change] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
+    replacements: list[Change] = field(default_factory=list)
+    other_counts: Counter[str] = field(default_factory=Counter)
     compared: int = 0
     _internal: frozenset[str] = field(default_factory=meta_properties)
 
@@ -55,13 +55,13 @@ class Changes:
             match gone[relation], come[relation]:
                 case [one], [other]:
                     time = new[relation, other]
-                    self.found.append(Change(subject=subject, relation=relation, old=one, new=other, time=time))
+                    self.replacements.append(Change(subject=subject, relation=relation, old=one, new=other, time=time))
                 case [], _:
-                    self.others["objects were only added"] += 1
+                    self.other_counts["objects were only added"] += 1
                 case _, []:
-                    self.others["objects were only removed"] += 1
+                    self.other_counts["objects were only removed"] += 1
                 case _:
-                    self.others["several objects were replaced"] += 1
+                    self.other_counts["several objects were replaced"] += 1
 
 
 def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> Changes:

@@ -35,10 +35,10 @@ _FAILURES = (WikidataCacheError, OSError, RuntimeError, ValueError, sqlite3.Erro
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check: `what` was checked, what was `found` (a text), and whether it is `ok`."""
+    """The result of one check: `what` was checked, its `result` (a text), and whether it is `ok`."""
 
     what: str
-    found: str
+    result: str
     ok: bool = True
 
 

@@ -26,7 +26,7 @@ FIRST, SECOND = [["P54", "Q1"], ["P108", "Q7"]], [["P54", "Q2"], ["P108", "Q7"]]
 def changed(path: Path, *, since: str = JUNE, until: str = NOVEMBER) -> tuple[list[Change], dict[str, int]]:
     with AnswerStore(path, read_only=True) as store:
         changes = version_changes(store, graph="wikidata", since=since, until=until)
-    return changes.found, dict(changes.others)
+    return changes.replacements, dict(changes.other_counts)
 
 
 def test_replaced_object_is_a_change(tmp_path: Path) -> None:
@@ -70,8 +70,10 @@ def test_dates_tell_what_became_true(tmp_path: Path) -> None:
     with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
         changes = dated_changes(store, graph="wikidata", since=JUNE, until=NOVEMBER)
         before = dated_changes(store, graph="wikidata", since=MAY, until=JUNE)
-    assert changes.found == [Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-21T00:00:00Z")]
-    assert before.found == [] and not before.others
+    assert changes.replacements == [
+        Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-21T00:00:00Z")
+    ]
+    assert before.replacements == [] and not before.other_counts
 
 
 def test_statement_is_true_on_its_first_day_and_not_on_the_day_of_its_end(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_statement_is_true_on_its_first_day_and_not_on_the_day_of_its_end(tmp_pa
     save_facts(tmp_path / "c.sqlite", Fact("claims", "Q10", claims), at=JULY)
     with AnswerStore(tmp_path / "c.sqlite", read_only=True) as store:
         days = ("2026-06-19", "2026-06-20", "2026-06-21")
-        changes = [dated_changes(store, graph="wikidata", since=days[0], until=day).found for day in days]
+        changes = [dated_changes(store, graph="wikidata", since=days[0], until=day).replacements for day in days]
     change = Change(subject="Q10", relation="P54", old="Q1", new="Q2", time="2026-06-20T00:00:00Z")
     assert changes == [[], [change], [change]]
 

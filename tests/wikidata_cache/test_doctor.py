@@ -22,7 +22,7 @@ def broken(cache: Path | str) -> list[str]:
 def test_examine_finds_nothing_broken(cache_path: str, server: Server) -> None:
     assert broken(cache_path) == []
     WikidataCache(server.url, cache=cache_path).subgraph(SPIKE)
-    findings = {finding.what: finding.found for finding in examine(server.url, cache=Path(cache_path))}
+    findings = {finding.what: finding.result for finding in examine(server.url, cache=Path(cache_path))}
     assert "intact: " in findings[f"cache {cache_path}"] and " out (wikidata)" in findings[f"cache {cache_path}"]
     assert "Philadelphia" in findings[f"source {server.url}"]
     output = CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)])
@@ -34,7 +34,7 @@ def test_examine_reports_a_host_that_requires_waiting(cache_path: str) -> None:
         store.rate_limits.write(
             "query.wikidata.org", RateLimitState(not_before=time.time() + 500, reason="Too many requests")
         )
-    (message,) = [f.found for f in examine(cache=Path(cache_path)) if f.what == "host query.wikidata.org"]
+    (message,) = [f.result for f in examine(cache=Path(cache_path)) if f.what == "host query.wikidata.org"]
     assert "wait" in message and "Too many requests" in message
 
 
@@ -63,7 +63,7 @@ def test_examine_continues_after_an_unreadable_cache(tmp_path: Path, monkeypatch
     findings = list(examine(packaged_extract(), cache=closed))
     bad = [finding.what for finding in findings if not finding.ok]
     assert bad == [f"cache {closed}", f"pack {tmp_path / 'pack.sqlite'}"]
-    assert "Permission denied" in next(finding.found for finding in findings if not finding.ok)
+    assert "Permission denied" in next(finding.result for finding in findings if not finding.ok)
     assert findings[-1].what == f"source {packaged_extract()}" and findings[-1].ok
     assert CliRunner().invoke(cli.app, ["doctor", "--cache", str(closed)]).exit_code == 1
 
@@ -79,4 +79,4 @@ def test_examine_finds_an_endpoint_that_is_down(server: Server, cache_path: str)
     WikidataCache(server.url, cache=cache_path).neighbourhood("Q1345", SubgraphOptions(hops=1, per_node=10))
     server.fault = lambda handler, body: reply(handler, 404, b"gone")
     last = list(examine(server.url, cache=Path(cache_path)))[-1]
-    assert not last.ok and "HTTP 404" in last.found
+    assert not last.ok and "HTTP 404" in last.result

@@ -57,7 +57,7 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
     is_sound = True
     for finding in examine(graph, cache=cache):
         mark = typer.style("ok    ", fg="green") if finding.ok else typer.style("BROKEN", fg="red", bold=True)
-        typer.echo(f"{mark} {one_line(f'{finding.what}: {finding.found}')}")
+        typer.echo(f"{mark} {one_line(f'{finding.what}: {finding.result}')}")
         is_sound = is_sound and finding.ok
     if not is_sound:
         raise typer.Exit(1)

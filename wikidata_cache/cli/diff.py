@@ -66,7 +66,7 @@ def diff(
                 f"wikidata-cache fetch --kind {kind} Q42 --contact YOU@EXAMPLE.ORG"
             )
         changes = (dated_changes if dates else version_changes)(store, graph=graph_name, since=start, until=end)
-        entries = list(edit_rows(changes.found, store, graph=graph_name))
+        entries = list(edit_rows(changes.replacements, store, graph=graph_name))
     rows = [row for row in entries if not isinstance(row, Change)]
     bare = [change for change in entries if isinstance(change, Change)]
 
@@ -78,7 +78,7 @@ def diff(
             time = row["id"].rpartition(" ")[2]
             table.add_row(row["subject"], row["relation"], row["object"], row["new_object"], time)
         Console().print(table)
-    counts = [f"{count} where {what}" for what, count in sorted(changes.others.items())]
+    counts = [f"{count} where {what}" for what, count in sorted(changes.other_counts.items())]
     left_out = f"; left out: {', '.join(counts)}" if counts else ""
     echo(f"{number_of(len(rows), 'change')} of {number_of(item_count, 'item')}{left_out}")
     if not changes.compared:

@@ -144,21 +144,21 @@ def test_files_with_another_time_are_hashed(
 
 def test_doctor_reads_every_file(copy: Path) -> None:
     findings = {finding.what: finding for finding in examine(f"oxigraph:{copy}")}
-    assert findings[f"store {copy}"].ok and "intact: all" in findings[f"store {copy}"].found
+    assert findings[f"store {copy}"].ok and "intact: all" in findings[f"store {copy}"].result
     scribble(table(copy), keep_time=True)  # as a failing disk does it
     [broken] = [finding for finding in examine(copy) if not finding.ok]
     assert broken.what == f"store {copy}"
-    assert f"is damaged: the content of oxigraph/{table(copy).name} is not what was loaded" in broken.found
+    assert f"is damaged: the content of oxigraph/{table(copy).name} is not what was loaded" in broken.result
 
 
 @pytest.mark.slow
 def test_doctor_reads_a_plain_folder(copy: Path, tmp_path: Path) -> None:
     plain = copy.joinpath("oxigraph").rename(tmp_path / "plain")
     findings = {finding.what: finding for finding in examine(f"oxigraph:{plain}")}
-    assert "all 25,726 triples can be read" in findings[f"store {plain}"].found
+    assert "all 25,726 triples can be read" in findings[f"store {plain}"].result
     scribble(next(p for p in sorted(plain.glob("*.sst")) if b"Philadelphia" in p.read_bytes()))
     [broken] = [finding for finding in examine(f"oxigraph:{plain}") if not finding.ok]
-    assert broken.what == f"store {plain}" and "so the database or the disk is damaged" in broken.found
+    assert broken.what == f"store {plain}" and "so the database or the disk is damaged" in broken.result
 
 
 def test_labels_are_found_after_a_change_of_the_folder(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
