@@ -144,7 +144,7 @@ def test_relation_is_looked_up_in_the_graph(linker: Linker) -> None:
         linker.link("USA", relation="country")
 
 
-def made(**fields: object) -> bytes:
+def entity_body(**fields: object) -> bytes:
     """A wbgetentities answer about Q30 with some fields of another shape."""
     entity = {"id": "Q30", "labels": {}, "aliases": {}, "descriptions": {}, "claims": {}} | fields
     return json.dumps({"entities": {"Q30": entity}}).encode()
@@ -156,18 +156,18 @@ SNAK = {"mainsnak": {"datavalue": {"value": {"id": "Q5"}}}, "rank": "normal"}
 @pytest.mark.parametrize(
     "body",
     [
-        made(id=7),
-        made(id="Q30; DROP"),
-        made(labels=7),
-        made(labels={"en": {"value": None}}),
-        made(labels={"en": {"language": "en"}}),
-        made(aliases={"en": {"value": "x"}}),
-        made(claims=[7]),
-        made(claims={"P31": [{"mainsnak": {}}]}),
-        made(claims={"P31": [SNAK | {"rank": ["normal"]}]}),
-        made(claims={"P31": [SNAK | {"mainsnak": None}]}),
-        made(claims={"P31": [SNAK | {"mainsnak": {"datavalue": {"value": {"id": 7}}}}]}),
-        made(claims={"Q31": [SNAK]}),
+        entity_body(id=7),
+        entity_body(id="Q30; DROP"),
+        entity_body(labels=7),
+        entity_body(labels={"en": {"value": None}}),
+        entity_body(labels={"en": {"language": "en"}}),
+        entity_body(aliases={"en": {"value": "x"}}),
+        entity_body(claims=[7]),
+        entity_body(claims={"P31": [{"mainsnak": {}}]}),
+        entity_body(claims={"P31": [SNAK | {"rank": ["normal"]}]}),
+        entity_body(claims={"P31": [SNAK | {"mainsnak": None}]}),
+        entity_body(claims={"P31": [SNAK | {"mainsnak": {"datavalue": {"value": {"id": 7}}}}]}),
+        entity_body(claims={"Q31": [SNAK]}),
         b'{"entities": null}',
         b'{"entities": {"Q666": {"id": "Q666"}}}',
         b'{"error": "text"}',
@@ -200,5 +200,5 @@ def test_malformed_search_raises_endpoint_error(client: ActionApi, api: ApiServe
 
 
 def test_empty_parts_may_be_lists(client: ActionApi, api: ApiServer) -> None:
-    api.fault = answers(200, made(labels=[], aliases=[], descriptions=[], claims=[]))
+    api.fault = answers(200, entity_body(labels=[], aliases=[], descriptions=[], claims=[]))
     assert client.entities(["Q30"])["Q30"].names == ()
