@@ -53,7 +53,7 @@ _FIELDS = tuple(field.name for field in fields(EditRow) if field.name != "row")
 _KNOWN = (*_FIELDS, *TRIPLET_NAMES)
 
 
-def read_edits(place: str | Path) -> list[EditRow]:
+def read_edits(file: str | Path) -> list[EditRow]:
     """Return the edits of a file, in order; for "edits.jsonl:3", return its third row only.
 
     A row has the fields subject, relation, target_true, target_new (or object, new_object), which have labels or ids,
@@ -63,7 +63,7 @@ def read_edits(place: str | Path) -> list[EditRow]:
     Raises:
         EditRowError: a row is no edit; the message names file, row and field.
     """
-    path, only_row = _split(str(place))
+    path, only_row = _split(str(file))
     rows = list(enumerate(json_rows(path), 1))
     if only_row is not None and not 1 <= only_row <= len(rows):
         raise EditRowError(path, f"there is no such row; the file has {len(rows)} rows, counted from 1", row=only_row)
@@ -72,14 +72,14 @@ def read_edits(place: str | Path) -> list[EditRow]:
     return [_edit(path, number, row) for number, row in rows if only_row in (None, number)]
 
 
-def is_edit_file(place: str) -> bool:
+def is_edit_file(text: str) -> bool:
     """Return whether a text names a file of edits, or one of its rows such as "edits.jsonl:3" (not an id)."""
-    return _split(place)[0].suffix.lower() in SUFFIXES
+    return _split(text)[0].suffix.lower() in SUFFIXES
 
 
-def file_of(place: str | Path) -> Path:
+def file_of(file: str | Path) -> Path:
     """Return the path without the row number: edits.jsonl for "edits.jsonl:3"."""
-    return _split(str(place))[0]
+    return _split(str(file))[0]
 
 
 def _split(text: str) -> tuple[Path, int | None]:

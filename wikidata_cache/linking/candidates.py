@@ -198,9 +198,9 @@ def statements_reason(info: EntityInfo) -> Reason:
     return Reason(IN_GRAPH + round(TENFOLD * math.log10(number), 1), f"{counted} about it")
 
 
-def ranked(found: Iterable[Candidate]) -> list[Candidate]:
+def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Sort by score, highest first; equal scores by id number, since lower numbers are mostly better known entities."""
-    return sorted(found, key=lambda candidate: (-candidate.score, int(candidate.id[1:])))
+    return sorted(candidates, key=lambda candidate: (-candidate.score, int(candidate.id[1:])))
 
 
 def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozenset[str]) -> list[Candidate]:

@@ -95,9 +95,9 @@ class Linker:
                 candidate.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
         return candidates
 
-    def result(self, text: str, mention: Mention, found: Sequence[Candidate], *, limit: int) -> LinkResult:
+    def result(self, text: str, mention: Mention, candidates: Sequence[Candidate], *, limit: int) -> LinkResult:
         """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
-        every = ranked(found)
+        every = ranked(candidates)
         best, rest = every[:limit], every[limit:]
         names = self.knowledge.labels(set().union(*(candidate.info.types for candidate in best)))
         notes: tuple[str, ...] = ()

@@ -170,7 +170,7 @@ class Batch(NamedTuple):
     triples: tuple[bytes, ...]  # N-Triples in `PARTS` parts
     names: bytes  # the lines with texts
     weights: bytes  # pairs of little-endian int64: the number of an id (negative for properties), and of its statements
-    kept: int  # number of triples
+    triple_count: int
     statements: int  # number of truthy item-valued statements
     content_hash: int
     probe: str  # one of the triples
@@ -210,7 +210,7 @@ def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
         triples=tuple(b"\n".join(kept[start : start + size]) for start in range(0, len(kept), size)),
         names=b"".join([line + b"\n" for line in texts]),
         weights=np.column_stack([ids, counts]).astype("<i8").tobytes(),
-        kept=len(kept),
+        triple_count=len(kept),
         statements=len(numbers),
         content_hash=content_hash(kept),
         probe=next((line.decode() for line in kept[len(kept) // 2 :] if len(line) < _LONGEST_PROBE), ""),

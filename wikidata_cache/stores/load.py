@@ -202,7 +202,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
                 progress.names = work.spool(NAMES, batch.names)
                 progress.weights = work.spool(WEIGHTS, batch.weights)
                 progress.offset, progress.lines = batch.end, batch.lines
-                progress.kept += batch.kept
+                progress.kept += batch.triple_count
                 progress.statements += batch.statements
                 progress.content_hash = add_hashes(progress.content_hash, batch.content_hash)
                 if batch.probe and len(progress.probes) < _PROBES:

@@ -181,8 +181,8 @@ def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
     forbidden, consequences = leakage_filter(ends, options, facts), list[Consequence]()
     if options.rules is not None:  # all statements that no rule reads are forbidden too
         stated = facts.out(filter(is_item, (ends.target_new, ends.subject)))
-        known = (Statement(node, *pair) for node, pairs in stated.items() for pair in pairs)
-        derived = options.rules.consequences(ends.new_edge, stated[ends.target_new], known=known)
+        existing = (Statement(node, *pair) for node, pairs in stated.items() for pair in pairs)
+        derived = options.rules.consequences(ends.new_edge, stated[ends.target_new], existing=existing)
         read = [c.premise for c in derived if c.premise and forbidden(c.premise) is None][: options.per_node]
         consequences = [c for c in derived if c.premise is None or c.premise in read]
         forbidden = partial(_outside, read)

@@ -105,9 +105,9 @@ class Facts:
         """
         return self._fetch(templates.ENDS, set(ends))
 
-    def at_ends(self, places: Iterable[str]) -> dict[str, bool]:
-        """Return {place: whether the item is at that end of the relation}, for places such as "P19 object Q65"."""
-        return self._fetch(templates.AT_END, set(places))
+    def at_ends(self, pairs: Iterable[str]) -> dict[str, bool]:
+        """Return {pair: whether the item is at that end}, for pairs of an end and an item such as "P19 object Q65"."""
+        return self._fetch(templates.AT_END, set(pairs))
 
     def is_internal(self, entity: str) -> bool:
         """Return whether an item is an instance of a Wikimedia-internal class, such as disambiguation page."""
@@ -117,7 +117,7 @@ class Facts:
         """Return whether the graph has this truthy statement."""
         return statement[1:] in self.out([statement.subject])[statement.subject]
 
-    def stated(self, node: str, options: SubgraphOptions) -> list[Statement]:
+    def statements(self, node: str, options: SubgraphOptions) -> list[Statement]:
         """Return all statements of a prefetched node, with housekeeping; for a hub, no incoming statements."""
         pairs = self._known["claims" if options.claims else "out"][node]
         if options.values:
@@ -153,7 +153,7 @@ class Facts:
         if options.incoming:
             self.incoming(ids)
         # Statements with housekeeping properties are dropped anyway: their values need neither types nor labels.
-        ends = ((s, other_end(s, node)) for node in ids for s in self.stated(node, options))
+        ends = ((s, other_end(s, node)) for node in ids for s in self.statements(node, options))
         pairs = [(statement.property, other) for statement, other in ends if statement.property not in self._meta]
         values = {other for _, other in pairs if is_value(other)} if options.values else set()
         self.types({other for _, other in pairs} - values)
@@ -173,7 +173,7 @@ class Facts:
         """
         types, labels = self._known["types"], self._known["label"]
         usable = []
-        for statement in self.stated(node, options):
+        for statement in self.statements(node, options):
             relation, other = statement.property, other_end(statement, node)
             if relation in self._meta:
                 dropped["meta_property"] += 1

@@ -93,17 +93,17 @@ class Rules:
         return by_first
 
     def consequences(
-        self, edit: Statement, about_object: Iterable[tuple[str, str]], *, known: Iterable[Statement] = ()
+        self, edit: Statement, about_object: Iterable[tuple[str, str]], *, existing: Iterable[Statement] = ()
     ) -> list[Consequence]:
         """Return what follows from an edit s -r-> o*, the most confident first, each statement once.
 
         Args:
             edit: the edit.
             about_object: (r2, z) of the statements o* -r2-> z.
-            known: statements that the graph has already, which do not have to change.
+            existing: statements that the graph has already, which do not have to change.
         """
         subject, relation, target = edit
-        unchanged, stated = {edit, *known}, sorted(set(about_object))
+        unchanged, stated = {edit, *existing}, sorted(set(about_object))
         by_statement: dict[Statement, Consequence] = {}
         for rule in self._by_first.get(relation, ()):
             if rule.second is None:

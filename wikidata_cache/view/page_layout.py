@@ -50,10 +50,10 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
             x -= 10
         picture.take(left, x, 0.0)
     for root in tree.roots:  # parts of the graph that no edge connects to the edit, one below the other
-        if root not in picture.places:
+        if root not in picture.points:
             other = _cluster(root, tree, sizes, _CIRCLE)
             picture.take(other, 0.0, picture.extent.bottom + 80 - other.extent.top)
-    return {node: (round(picture.places[node][0]), round(picture.places[node][1])) for node in graph}
+    return {node: (round(picture.points[node][0]), round(picture.points[node][1])) for node in graph}
 
 
 def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) -> _Cluster:
@@ -83,9 +83,9 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
 
 @dataclass
 class _Cluster:
-    """The places of nodes relative to a root at (0, 0), and their boxes as one group."""
+    """The middles of nodes relative to a root at (0, 0), and their boxes as one group."""
 
-    places: dict[str, Point]
+    points: dict[str, Point]
     part: BoxGroup
 
     @property
@@ -94,7 +94,7 @@ class _Cluster:
 
     def take(self, other: _Cluster, x: float, y: float) -> None:
         """Add another cluster with its root at (x, y)."""
-        self.places |= {node: (x + dx, y + dy) for node, (dx, dy) in other.places.items()}
+        self.points |= {node: (x + dx, y + dy) for node, (dx, dy) in other.points.items()}
         moved = other.part.at(x, y)
         self.part = BoxGroup([*self.part.boxes, *moved.boxes], self.extent.joined(moved.extent))
 
