@@ -126,11 +126,6 @@ class EditValue:
     notes: dict[str, Any]
     principal: Tensor | None = None
 
-    @property
-    def wanted(self) -> Tensor:
-        """m* [d]."""
-        return self.clean + self.descent.change
-
 
 class RankOneMethod(ValueMethod):
     """One rank-one update for each edit. Many share a descent; each edit gets a patch of its own."""
