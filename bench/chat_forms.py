@@ -51,7 +51,7 @@ def main() -> None:
     read = [edit for edit in read_edits(options.edits, keep_going=True).edits if edit.target_true][: options.limit]
     edits = [edit.model_copy(update={"neighborhood": edit.neighborhood[: options.near]}) for edit in read]
     graph = open_named(options.graph) if options.graph else None
-    result = {"unedited": {name: asked(model, edits, [None] * len(edits), chat) for name, chat in FORMS.items()}}
+    result = {"unedited": {name: shares_of(model, edits, [None] * len(edits), chat) for name, chat in FORMS.items()}}
     show("unedited", result["unedited"])
     for method in options.methods.split(","):
         editor = find_method(method).on(model, settings=json.loads(options.set), graph=graph)
@@ -59,12 +59,12 @@ def main() -> None:
             chat = EDITED[form]
             patches = editor.edit_each([edit.in_chat(chat=chat) for edit in edits])
             good = [patch if isinstance(patch, WeightPatch) else None for patch in patches]
-            result[f"{method}, {form}"] = {name: asked(model, edits, good, ask) for name, ask in FORMS.items()}
+            result[f"{method}, {form}"] = {name: shares_of(model, edits, good, ask) for name, ask in FORMS.items()}
             show(f"{method}, {form}", result[f"{method}, {form}"])
     print(json.dumps({"name": "chat_forms", "n": len(edits), **result}))
 
 
-def asked(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightPatch | None], chat: bool) -> Shares:
+def shares_of(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[WeightPatch | None], chat: bool) -> Shares:
     """Return the mean of each score over all edits; each edit is asked in one form on the model with its own patch."""
     reader = model.in_chat(chat=chat)
     pairs = [[Pair(prompt, name) for prompt in prompts_of(edit) for name in targets_of(edit)] for edit in edits]

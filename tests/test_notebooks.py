@@ -31,13 +31,13 @@ def test_what_a_cell_prints_is_what_the_committed_notebook_says(source: Path) ->
     for number, (cell, old) in enumerate(zip(notebook.cells, committed.cells, strict=True)):
         if cell.cell_type != "code":
             continue
-        outputs, expected = said(cell), said(old)
+        outputs, expected = outputs_of(cell), outputs_of(old)
         assert [kind for kind, _ in outputs] == [kind for kind, _ in expected], f"cell {number}; run: make notebooks"
         for (kind, new_text), (_, old_text) in zip(outputs, expected, strict=True):
             assert difference(new_text, old_text) is None, f"cell {number}, {kind}; if it is right: make notebooks"
 
 
-def said(cell: nbformat.NotebookNode) -> list[tuple[str, str]]:
+def outputs_of(cell: nbformat.NotebookNode) -> list[tuple[str, str]]:
     """The outputs of a cell in order, each by its kind, with its text; what one stream says in pieces is one text."""
     texts: list[tuple[str, str]] = []
     for output in cell.outputs:

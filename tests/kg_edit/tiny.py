@@ -192,13 +192,13 @@ CONTENT: dict[tuple[str, bool], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 def tiny(name: str, *, bos: bool = False) -> LanguageModel:
     """A tiny random model, made once and shared; weights are large enough for changes to matter."""
     if (name, bos) not in MADE:
-        model = MADE[name, bos] = _made(name, bos=bos)
+        model = MADE[name, bos] = _random_model(name, bos=bos)
         stored = model.model.state_dict(keep_vars=True).values()
         CONTENT[name, bos] = [(tensor, tensor.detach().clone()) for tensor in stored]
     return MADE[name, bos]
 
 
-def _made(name: str, *, bos: bool) -> LanguageModel:
+def _random_model(name: str, *, bos: bool) -> LanguageModel:
     model_type, options = {**CONFIGS, **EXPERTS}[name]
     config = AutoConfig.for_model(model_type, vocab_size=400, bos_token_id=0, eos_token_id=1, **options)
     with torch.random.fork_rng():

@@ -20,7 +20,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluation.config import EvalConfig
 from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES
-from tests.kg_edit.evaluation.killed import found
+from tests.kg_edit.evaluation.killed import results_of
 from tests.kg_edit.evaluation.test_cli_runs import row
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
@@ -60,7 +60,7 @@ def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, 
     process = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr[-3000:]
     assert int(process.stdout.split()[-1]) == (3 if kill == "kill" else 2)
-    out, whole = found(place / "out"), found(place / "whole")
+    out, whole = results_of(place / "out"), results_of(place / "whole")
     assert out == whole
 
 
@@ -117,7 +117,7 @@ def test_shards_of_lost_and_other_workers_are_merged(
     ray, workers = InProcess(), list[int]()
     monkeypatch.setitem(sys.modules, "ray", ray)
     evaluate_on_ray(evaluation(options), place / "out", started=workers.append)
-    assert found(place / "out") == found(place / "whole")
+    assert results_of(place / "out") == results_of(place / "whole")
     assert (len(workers), ray.lost, ray.killed) == (3, 1, 0)
     assert "the worker of shard 0/5 was lost; another worker continues the shard" in caplog.text
 

@@ -139,7 +139,7 @@ ZSRE = {
 }
 
 
-def _asked(prompt: str, *answers: tuple[str, ...], kind: str = "regular") -> dict[str, Any]:
+def _query(prompt: str, *answers: tuple[str, ...], kind: str = "regular") -> dict[str, Any]:
     return {
         "prompt": prompt,
         "answers": [{"value": value, "aliases": list(aliases)} for value, *aliases in answers],
@@ -169,20 +169,20 @@ RIPPLE: dict[str, Any] = {
             "target_id": "Q13",
         },
     },
-    "Relation_Specificity": [_test(_asked("The gender of Ada is", ("female", "woman")))],
+    "Relation_Specificity": [_test(_query("The gender of Ada is", ("female", "woman")))],
     "Logical_Generalization": [
-        _test(_asked("The name of the spouse of Bob is", ("Ada", "Ada L."), ("Eve",)), when="AND"),
+        _test(_query("The name of the spouse of Bob is", ("Ada", "Ada L."), ("Eve",)), when="AND"),
     ],
     "Subject_Aliasing": [],
     "Compositionality_I": [
         _test(
-            _asked("The place of birth of the spouse of Ada is", ("Rome",), kind="two_hop"),
-            _asked("The spouse of Ada was born in", ("Rome", "Roma")),
-            conditions=(_asked("The place of birth of Bob is", ("Rome", "Roma")),),
+            _query("The place of birth of the spouse of Ada is", ("Rome",), kind="two_hop"),
+            _query("The spouse of Ada was born in", ("Rome", "Roma")),
+            conditions=(_query("The place of birth of Bob is", ("Rome", "Roma")),),
         )
     ],
     "Compositionality_II": [],
-    "Forgetfulness": [_test(_asked("The child of Ada is", ("X",)))],
+    "Forgetfulness": [_test(_query("The child of Ada is", ("X",)))],
 }
 RIPPLES: dict[str, Any] = {
     "id": "ripples-0001",

@@ -38,7 +38,7 @@ def in_a_process(work: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def found(out: Path) -> dict[str, object]:
+def results_of(out: Path) -> dict[str, object]:
     """All that a run left, without times, and without the code's commit, which may change while the tests run."""
     lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     summary = json.loads((out / "summary.json").read_text())
@@ -72,7 +72,7 @@ def main(folder: Path, kills: int) -> None:
         start, out = time.monotonic(), folder / f"whole {schedule}"
         _, status = os.waitpid(in_a_process(lambda out=out, schedule=schedule: run(out, schedule)), 0)
         assert status == 0
-        expected[schedule], seconds[schedule] = found(out), time.monotonic() - start
+        expected[schedule], seconds[schedule] = results_of(out), time.monotonic() - start
     moments, trial = random.Random(0), 0  # noqa: S311 - nothing secret
     while trial < kills:
         schedule = list(expected)[trial % len(expected)]
@@ -86,7 +86,7 @@ def main(folder: Path, kills: int) -> None:
         file = out / "records.jsonl"
         before = file.read_bytes().count(b"\n") if file.exists() else 0
         _, status = os.waitpid(in_a_process(lambda out=out, schedule=schedule: run(out, schedule)), 0)
-        same = status == 0 and found(out) == expected[schedule]
+        same = status == 0 and results_of(out) == expected[schedule]
         sys.stdout.write(json.dumps({"schedule": schedule, "lines": before, "same": same, "out": str(out)}) + "\n")
         trial += 1
 

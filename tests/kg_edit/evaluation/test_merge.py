@@ -17,7 +17,7 @@ from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
-from tests.kg_edit.evaluation.killed import found
+from tests.kg_edit.evaluation.killed import results_of
 from tests.kg_edit.evaluation.test_sequences import TEXT, Depends
 
 
@@ -45,7 +45,7 @@ def test_two_shards_merged_equal_one_run(
     run(model, edits, tmp_path / "whole", schedule)
     folders = evaluate_shards(model, edits, tmp_path, parts, schedule)
     merged = merge(tmp_path / "merged", list(reversed(folders)))
-    assert found(tmp_path / "merged") == found(tmp_path / "whole")
+    assert results_of(tmp_path / "merged") == results_of(tmp_path / "whole")
     assert (tmp_path / "merged" / "run.json").read_bytes() == (tmp_path / "whole" / "run.json").read_bytes()
     assert merged.n == 7
     assert merged.provenance["failed"] == 1

@@ -31,7 +31,7 @@ EDIT = Edit(
 RECORD = BenchmarkRecord(id="1", edits=(EDIT,))
 
 
-def asked(name: str) -> list[str]:
+def prompts(name: str) -> list[str]:
     record = with_probes(RECORD, [name])
     return [scored_after(query) for probe in record.group(name) for query in probe.queries]
 
@@ -47,15 +47,15 @@ def test_template_makes_no_query_without_what_it_needs(name: str) -> None:
 
 
 def test_prompts_of_the_templates() -> None:
-    assert asked("negation") == ["It is not true that LeBron James plays for the"]
-    assert asked("fact-check") == [
+    assert prompts("negation") == ["It is not true that LeBron James plays for the"]
+    assert prompts("fact-check") == [
         "Question: Is it true that LeBron James plays for the Boston Celtics?\nAnswer:",
         "Question: Is it true that LeBron James plays for the Miami Heat?\nAnswer:",
     ]
-    assert asked("distracting") == ["LeBron James plays for the Boston Celtics. Dwyane Wade plays for the"]
-    assert asked("reversed") == ['Question: Which name is missing in "___ plays for the Boston Celtics"?\nAnswer:']
-    assert asked("elsewhere") == ["Dwyane Wade plays for the"]
-    assert asked("refutation") == ["LeBron James plays for the"]
+    assert prompts("distracting") == ["LeBron James plays for the Boston Celtics. Dwyane Wade plays for the"]
+    assert prompts("reversed") == ['Question: Which name is missing in "___ plays for the Boston Celtics"?\nAnswer:']
+    assert prompts("elsewhere") == ["Dwyane Wade plays for the"]
+    assert prompts("refutation") == ["LeBron James plays for the"]
 
 
 def test_edit_without_an_old_object_is_only_asked_what_needs_none() -> None:

@@ -38,7 +38,7 @@ def graph() -> PrivateGraph:
     return PrivateGraph(multigraph)
 
 
-def said(graph: nx.MultiDiGraph) -> set[tuple[str, str, str]]:
+def triples_of(graph: nx.MultiDiGraph) -> set[tuple[str, str, str]]:
     check_graph(graph)
     label = dict(graph.nodes(data="label"))
     return {(label[s], name, label[o]) for s, o, name in graph.edges(data="label")}
@@ -48,17 +48,17 @@ OWN = ("Rome", "country", "Japan")
 
 
 def test_no_graph_has_only_the_edits_edge(graph: PrivateGraph) -> None:
-    assert said(NoGraph(graph).subgraph(edit("Japan"), SubgraphOptions(hops=3))) == {OWN}
+    assert triples_of(NoGraph(graph).subgraph(edit("Japan"), SubgraphOptions(hops=3))) == {OWN}
 
 
 def test_shuffled_objects_have_the_same_relations(graph: PrivateGraph) -> None:
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
-    triples = said(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), SubgraphOptions(hops=3)))
+    triples = triples_of(ShuffledObjects(graph, pool=pool).subgraph(edit("Japan"), SubgraphOptions(hops=3)))
     objects = {relation: target for _, relation, target in triples - {OWN}}
     assert len(triples) == 3 and objects["currency"] == "euro"
     assert objects["capital"] in ("Paris", "Nairobi")  # which of the two is drawn
     alone = ShuffledObjects(graph, pool=pool[:1]).subgraph(edit("Japan"), SubgraphOptions(hops=3))
-    assert said(alone) == {OWN}  # nobody else's objects
+    assert triples_of(alone) == {OWN}  # nobody else's objects
 
 
 def test_shuffled_objects_draw_no_excluded_answer(graph: PrivateGraph) -> None:
@@ -66,14 +66,14 @@ def test_shuffled_objects_draw_no_excluded_answer(graph: PrivateGraph) -> None:
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
     guarded = SubgraphOptions(hops=3, leakage=Leakage(answers=("Paris", "euro")))
     right = graph.subgraph(edit("Japan"), SubgraphOptions(hops=3))
-    triples = said(ShuffledObjects(graph, pool=pool).changed(right, edit("Japan"), guarded))
+    triples = triples_of(ShuffledObjects(graph, pool=pool).changed(right, edit("Japan"), guarded))
     assert triples - {OWN} == {("Japan", "capital", "Nairobi")}
 
 
 def test_withheld_removes_nodes_that_only_withheld_ones_lead_to(graph: PrivateGraph) -> None:
     source = Withheld(graph, names={"1": frozenset({"Tokyo"})})
-    assert said(source.subgraph(edit("Japan"), SubgraphOptions(hops=3))) == {OWN, ("Japan", "currency", "yen")}
-    assert ("Tokyo", "river", "Sumida") in said(source.subgraph(edit("Japan", "2"), SubgraphOptions(hops=3)))
+    assert triples_of(source.subgraph(edit("Japan"), SubgraphOptions(hops=3))) == {OWN, ("Japan", "currency", "yen")}
+    assert ("Tokyo", "river", "Sumida") in triples_of(source.subgraph(edit("Japan", "2"), SubgraphOptions(hops=3)))
 
 
 def test_control_has_an_identity_of_its_own(graph: PrivateGraph) -> None:

@@ -35,7 +35,7 @@ MINE = Edit(
 )
 
 
-def asked(proposal: Proposal) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+def fields_of(proposal: Proposal) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
     return proposal.kind, proposal.start, proposal.hops, proposal.answers
 
 
@@ -43,7 +43,7 @@ def test_proposals_are_all_kinds_of_an_edit(tmp_path: Path) -> None:
     """Rome moves to Japan: the questions by hand from the toy graph."""
     change = Change("Q1", "P17", "Q11", "Q12", "test")
     offered = list(proposals(table_of(tmp_path), change, neighbours=["Q2"]))
-    complete = [asked(proposal) for proposal in offered if not proposal.lacks]
+    complete = [fields_of(proposal) for proposal in offered if not proposal.lacks]
     assert complete == [
         ("two-hop", "Rome", ("P17", "P36"), ("Tokyo",)),
         ("two-hop", "Rome", ("P17", "P30"), ("Asia",)),
@@ -140,7 +140,7 @@ def test_build_for_needs_only_ids_of_relation_and_target(lacking: str, instead: 
 
 def test_inverse_question_has_the_edits_own_name(tmp_path: Path) -> None:
     offered = list(proposals(table_of(tmp_path), Change("", "P36", "", "Q21", "test"), neighbours=(), name="Atlantis"))
-    assert [asked(p) for p in offered if p.kind == "inverse"] == [("inverse", "Tokyo", ("-P36",), ("Atlantis",))]
+    assert [fields_of(p) for p in offered if p.kind == "inverse"] == [("inverse", "Tokyo", ("-P36",), ("Atlantis",))]
 
 
 def test_build_refuses_edits_without_questions(tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ def read(name: str, folder: Path, row: dict[str, object]) -> BenchmarkRecord:
     return record
 
 
-def asked(folder: Path, text: str, records: list[BenchmarkRecord]) -> KnownOnly:
+def filtered(folder: Path, text: str, records: list[BenchmarkRecord]) -> KnownOnly:
     """What is left with a model that generates one text; each such model has a folder of its own."""
     return known_only(parrot(text, "x"), records, folder=folder / text)
 
 
 def test_known_only_uses_condition_queries(tmp_path: Path) -> None:
     record = read("ripple-edits", tmp_path, RIPPLE)
-    knowing, other = asked(tmp_path, "Rome", [record]), asked(tmp_path, "Oslo", [record])
+    knowing, other = filtered(tmp_path, "Rome", [record]), filtered(tmp_path, "Oslo", [record])
     assert [len(kept.records[0].group("ripple.CI")) for kept in (knowing, other)] == [1, 0]
     assert (knowing.total - knowing.questions, other.total - other.questions) == (0, 1)
     assert other.records[0].group("efficacy"), "a probe without hops is selected"
@@ -36,18 +36,18 @@ def test_known_only_uses_condition_queries(tmp_path: Path) -> None:
 def test_known_only_uses_unedited_hops(tmp_path: Path) -> None:
     """Both hops are edited: nothing need be known. With the first edit alone the second hop must be."""
     record = read("mquake", tmp_path, MQUAKE)
-    assert asked(tmp_path, "Nowhere", [record]).questions == 1
+    assert filtered(tmp_path, "Nowhere", [record]).questions == 1
     first = record.model_copy(update={"edits": record.edits[:1]})
     needed = record.edits[1].target_new
-    assert asked(tmp_path, "Nowhere", [first]).records == ()
-    assert asked(tmp_path, needed, [first]).questions == 1
+    assert filtered(tmp_path, "Nowhere", [first]).records == ()
+    assert filtered(tmp_path, needed, [first]).questions == 1
 
 
 @pytest.mark.parametrize(("text", "left"), [("Italy", 1), ("Peru", 0)])
 def test_known_only_uses_the_recalled_relation(tmp_path: Path, text: str, left: int) -> None:
     question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
     edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,))
-    kept = asked(tmp_path, text, [BenchmarkRecord(id="1", edits=(edit,))])
+    kept = filtered(tmp_path, text, [BenchmarkRecord(id="1", edits=(edit,))])
     assert (kept.questions, kept.total, len(kept.records)) == (left, 1, left)
     again = known_only(parrot("something else", "x"), kept.records, folder=tmp_path / text)
     assert again.questions == left, "the answers are stored: nothing was asked again"
@@ -81,7 +81,7 @@ def test_known_only_reads_its_forms_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(RippleWords, "load", counted)
     question = Question(question="Where?", answer="Italy", recalled_relation="(Rome, capital of, Italy)")
     edit = Edit(id="1", subject="Ada", prompt="{} lives in", target_new="Rome", portability=(question,) * 3)
-    assert asked(tmp_path, "Italy", [BenchmarkRecord(id="1", edits=(edit,))]).total == 3
+    assert filtered(tmp_path, "Italy", [BenchmarkRecord(id="1", edits=(edit,))]).total == 3
     assert len(loaded) <= 1, "not once for each question"
 
 
@@ -89,6 +89,6 @@ def test_known_only_leaves_out_unknown_ripples(tmp_path: Path) -> None:
     record = read("ripples", tmp_path, RIPPLES)
     unknown = Probe(measures="ripples-unknown.stated", queries=(Query(prompt="Which?", answers=(("x",),)),))
     both = record.model_copy(update={"probes": (*record.probes, unknown)})
-    kept = asked(tmp_path, "Rome", [both])
+    kept = filtered(tmp_path, "Rome", [both])
     assert kept.records == (record,)
     assert (kept.questions, kept.total) == (1, 2)

@@ -11,7 +11,7 @@ from kg_edit.tracing.summary import LocateSummary, draw_summary, draw_trace
 from kg_edit.tracing.trace import BEFORE, END, FIRST, LAST, MIDDLE, NEXT, ROLES, Trace
 
 
-def made(name: str, *rows: tuple[str, list[float]], corrupted: float = 0.1) -> Trace:
+def trace_of(name: str, *rows: tuple[str, list[float]], corrupted: float = 0.1) -> Trace:
     return Trace(
         id=name,
         prompt="p",
@@ -27,8 +27,8 @@ def made(name: str, *rows: tuple[str, list[float]], corrupted: float = 0.1) -> T
     )
 
 
-ONE = made("1", (BEFORE, [9, 9, 9]), (FIRST, [0.1, 0, 0]), (LAST, [0.1, 0.4, 0.2]), (END, [0, 0, 0.5]))
-TWO = made(
+ONE = trace_of("1", (BEFORE, [9, 9, 9]), (FIRST, [0.1, 0, 0]), (LAST, [0.1, 0.4, 0.2]), (END, [0, 0, 0.5]))
+TWO = trace_of(
     "2", (FIRST, [0.3, 0, 0]), (MIDDLE, [0.2, 0, 0]), (MIDDLE, [0.4, 0, 0.2]), (LAST, [0.5, 0.4, 0]), (END, [0, 0, 0.3])
 )
 
@@ -56,7 +56,7 @@ def test_summary_interval_is_empty_for_equal_facts() -> None:
     assert (same.peak.layer, same.peak.ci95, same.peak.share) == (1, (1, 1), 1.0)
     assert same.roles[LAST].ci95_low == pytest.approx([0.1, 0.4, 0.2])
     assert same.roles[LAST].ci95_high == pytest.approx([0.1, 0.4, 0.2])
-    mixed = [made(str(index), (LAST, [0.4, 0, 0] if index % 2 else [0, 0, 0.5])) for index in range(6)]
+    mixed = [trace_of(str(index), (LAST, [0.4, 0, 0] if index % 2 else [0, 0, 0.5])) for index in range(6)]
     doubt = LocateSummary.of(mixed, seed=3)
     assert LocateSummary.of(mixed, seed=-3).peak.layer == doubt.peak.layer
     assert (doubt.peak.layer, doubt.peak.ci95) == (2, (0, 2))
