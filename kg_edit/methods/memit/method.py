@@ -212,7 +212,7 @@ class JointMethod(ValueMethod):
                 with annotate_errors(edit):
                     every = self.facts(edit)
                 usable = every
-                if not edit.target_text:
+                if not edit.target_text:  # without further facts that contradict an edit
                     usable = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
                 facts.append(usable)
                 opposed.append(len(every) - len(usable))
@@ -317,10 +317,11 @@ class JointMethod(ValueMethod):
                     forward=forward,
                     limit=pass_limit(self.model, layer, self.memory),
                 )
-                states = self.states(loss, bare)
+                states = self.states(loss, bare)  # h [facts, d]
                 loss.value = states  # the penalty is relative to h: in MEMIT the block's output, not the MLP's
                 loss.penalty = self.regulariser(loss)
 
+                # Eq. 16: gradient descent on z - h of all facts at once; a fact whose loss is small enough ends early.
                 proposals = [self.proposal(fact.edit, state) for fact, state in zip(batch, states, strict=True)]
                 descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
                 states, descents = self.written(states, descents)
@@ -439,6 +440,7 @@ class JointMethod(ValueMethod):
         self.prepare()
         remaining = WeightPatch(factors={}, provenance=self.provenance())
         for batch in batches_without(patch, ids, methods=self.provenance()["methods"]):
+            # The keys of a batch are those of the model with the batches before it, as when the patch was made.
             applied: Patch = before + remaining if before else remaining
             with applied.applied(self.model), untouched(self.model):
                 facts = list[Fact]()
