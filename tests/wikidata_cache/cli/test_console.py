@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tests.wikidata_cache.api_server import ApiServer
 from tests.wikidata_cache.fault_server import status
-from tests.wikidata_cache.linking.test_online import made
+from tests.wikidata_cache.linking.test_online import entity_body
 from tests.wikidata_cache.wikidata_helpers import Server, run_main, save_facts
 from wikidata_cache import cli
 from wikidata_cache.answers.store import AnswerStore
@@ -81,7 +81,7 @@ def test_log_is_harmless() -> None:
 
 
 def test_malformed_answer_has_exit_code_2() -> None:
-    body = made(labels=7)
+    body = entity_body(labels=7)
     with ApiServer() as api:
         api.fault = status(200, body, kind="application/json")
         code, error = run_main("link", "Q30", "--online", "--api", api.url)
