@@ -238,10 +238,10 @@ class GraphValue(nn.Module):
         """Compute z_s^n, shaped like the value; gradients flow through the rescaling."""
         graph = self._subgraph
         nodes = self.rgnn(graph.nodes, graph.edges, graph.relations, graph.sizes)  # [..., nodes, d]
-        z: Tensor = nodes.flatten(0, -2)[graph.subject]  # [..., d]
-        if self.gate is not None:
+        z: Tensor = nodes.flatten(0, -2)[graph.subject]  # z_s^n, [..., d]
+        if self.gate is not None:  # gate |m| / sqrt(d): 0 at first, then of the size of m
             z = z * (self.gate[..., None] * self._size / z.shape[-1] ** 0.5)
-        limit = self._config.clamp_norm_factor * self._size
+        limit = self._config.clamp_norm_factor * self._size  # |m* - m| <= clamp_norm_factor |m|
         z = z * (limit / z.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
         return z
 
