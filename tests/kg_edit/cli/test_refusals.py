@@ -174,8 +174,8 @@ def test_bad_option_is_refused(case: str, kg_edit: Run, faulty: Path, out: Path,
 def test_bad_patch_is_refused(patch: str, message: str, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     tensors = {"w.left": torch.zeros(2, 1)}
     save_file(tensors, place / "stranger.safetensors")
-    result = json.dumps({"format": "kg-edit-patch", "version": 1, "kind": "weights", "provenance": {}, "content": None})
-    save_file(tensors, place / "half.safetensors", {"kg_edit": result})
+    header = json.dumps({"format": "kg-edit-patch", "version": 1, "kind": "weights", "provenance": {}, "content": None})
+    save_file(tensors, place / "half.safetensors", {"kg_edit": header})
     WeightPatch(factors={}, provenance={"model": {"name": "gpt2", "fingerprint": "2-f"}}).save(
         place / "gpt2.safetensors"
     )
