@@ -20,6 +20,7 @@ from kg_edit.methods.memit.method import Memit, MemitConfig, default_layers
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import started_contexts
 from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import edit_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.methods.memit.joint import BARE, EDITS, JOINT, change, joint, state_at
@@ -38,6 +39,7 @@ def test_last_layer_reaches_z() -> None:
         assert float((z - clean).norm()) == pytest.approx(record["norms"]["change"], rel=1e-4)
         assert float(clean.norm()) == pytest.approx(record["norms"]["value"], rel=1e-4)
         assert record["norms"]["change"] <= 0.7501 * record["norms"]["value"]
+        assert record["norms"]["update"] == pytest.approx(edit_norms(patch)[number], rel=1e-4)
         assert record["loss_after"] < record["loss_before"]
         with patch.applied(model):
             *_, edited = state_at(model, edit, 2)
