@@ -12,11 +12,20 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
-from kg_edit.locate_then_edit.lasting import anchored, most_changed, off_principal, principal_directions, pruned
+from kg_edit.locate_then_edit.lasting import (
+    anchored,
+    mean_value_norm,
+    most_changed,
+    off_principal,
+    principal_directions,
+    pruned,
+    remembered,
+)
+from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods.emmet.method import Emmet, EmmetConfig
 from kg_edit.methods.memit.method import JointMethod, Memit, MemitConfig
 from kg_edit.methods.rome.method import rank_one_update
-from kg_edit.patches.weight_patch import Factors
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import tiny
 
 NONE = OtherKeys.none(2)
@@ -84,6 +93,25 @@ def test_rank_one_update_with_earlier_keys() -> None:
         earlier=torch.tensor([[1.0], [0.0]]),
     )
     torch.testing.assert_close(factors.product, torch.tensor([[1.0, 6.0]]))
+
+
+def test_edits_whose_keys_are_not_in_the_patch_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """A patch of another weight protects nothing there, and needs no keys."""
+    patch = WeightPatch(factors={"one": Factors(left=torch.ones(2, 1), right=torch.ones(2, 1))})
+    assert remembered(patch, "other", weight=1.0) is None and not caplog.text
+    assert remembered(patch, "one", weight=1.0) is None and "no keys of its edits of one" in caplog.text
+
+
+def test_norm_of_the_anchor_is_without_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 values with the norms 1 to 32 the mean of 1 to 31 is 16."""
+
+    def with_norms(objective: Objective, *_: object) -> list[Descent]:
+        axis = torch.eye(objective.value.shape[1])[0]
+        return [Descent(change=n * axis - m, losses=()) for n, m in enumerate(objective.value, 1)]
+
+    monkeypatch.setattr("kg_edit.locate_then_edit.lasting.optimise_values", with_norms)
+    stops = MemitConfig()
+    assert mean_value_norm(tiny("gpt2"), 1, ("{}",), site="value", clamp=1.0, stops=stops) == 16.0
 
 
 def test_anchored_value_has_the_norm_of_the_anchor() -> None:
