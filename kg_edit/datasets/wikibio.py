@@ -3,7 +3,7 @@
 
 A row has a passage that GPT-3 wrote about a person, its sentences marked as accurate or not, and the true passage.
 Each inaccurate sentence gives one edit. Its prompt is "This is a Wikipedia passage about …." and GPT-3's sentences
-before it. Its target is the sentence at the same place of the true passage (the last sentence, if the true passage is
+before it. Its target is the sentence at the same position of the true passage (the last one, if the true passage is
 shorter). Accurate sentences are locality prompts: each is asked once, with the first edit of its passage.
 """
 
@@ -122,7 +122,7 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         marks = "accurate, minor_inaccurate and major_inaccurate, one to be edited"
         raise EditError([Fault("annotation", f"expected a list as long as gpt3_sentences, of {marks}")])
     text, sentence = _before(raw, row.index), row.gpt3_sentences[row.index].strip()
-    # The true sentence at the same place; a shorter true passage gives its last one.
+    # The true sentence at the same position; a shorter true passage gives its last one.
     true = list(sentences(row.wiki_bio_text))
     right = true[min(row.index, len(true) - 1)]
     old, remarks = old_target(right, sentence)

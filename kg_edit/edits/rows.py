@@ -145,7 +145,7 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     elif _is_triplet(row):
         try:
             fields = _renamed(canonical(row, triplet=True)[0])
-        except EditError:  # to_edit raises it again, where the row's place is known
+        except EditError:  # to_edit raises it again, where the row's number is known
             return set()
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
     elif _lacks_prompt(row):

@@ -30,7 +30,7 @@ Asked = Literal["continuation", "beginning", "steps", "first answer", "all answe
 """The kinds of evidence about a query: the greedy continuation ("continuation"), the same with the steps written out
 ("steps"), its first tokens ("beginning"), the likelihood of the first right answer ("first answer"), of all right and
 rival answers ("all answers"), of these without the question ("gains"), and the arg-max tokens at the first right
-answer's places ("predicted tokens")."""
+answer's positions ("predicted tokens")."""
 
 EVIDENCE: Mapping[str, frozenset[Asked]] = {
     "edit": frozenset({"continuation"}),

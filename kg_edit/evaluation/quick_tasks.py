@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Document(NamedTuple):
-    """A prompt, the choices of which one follows it, and the place of the right one."""
+    """A prompt, the choices of which one follows it, and the index of the right one."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -59,7 +59,7 @@ class QuickSet:
         prompt: the prompt, with the row's fields in braces.
         right: the field of the right answer.
         words: the answer for each value of that field; empty if a row has choices of its own.
-        choices: the field of the row's choices; its right answer is a place from 0 or a letter.
+        choices: the field of the row's choices; its right answer is an index from 0 or a letter.
     """
 
     prompt: str

@@ -49,7 +49,7 @@ class Section(BaseModel):
     scores: dict[str, float | None]
     nll: dict[str, dict[str, float]]  # prompt -> candidate -> nats a token
     texts: dict[str, str]  # rewrite prompt, question or probe -> greedy continuation
-    predicted: dict[str, dict[str, tuple[int, ...]]] = {}  # prompt -> candidate -> arg-max tokens at its places
+    predicted: dict[str, dict[str, tuple[int, ...]]] = {}  # prompt -> candidate -> arg-max tokens at its positions
     samples: dict[str, str] = {}  # prompt -> itself and what was sampled after it
     next_tokens: dict[str, dict[int, float]] = {}  # prompt -> token -> log p, of the unedited model's likeliest tokens
 

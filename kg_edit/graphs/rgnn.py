@@ -113,7 +113,7 @@ class RGNN(nn.Module):
 
         Args:
             nodes: z, [nodes, d]; of several graphs [graphs, nodes, d].
-            edges: [2, edges] (object, subject), places in ``nodes``, where the nodes of all graphs count on.
+            edges: [2, edges] (object, subject), indices of ``nodes``, where the nodes of all graphs count on.
             relations: z_r, [edges, d].
             sizes: how many nodes each of several graphs has without padding.
         """

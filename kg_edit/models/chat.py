@@ -1,6 +1,6 @@
 """A tokenizer's chat template: it turns a prompt into a user's turn, after which the assistant's answer begins.
 
-`chat_form` renders the template once around a marker text. The subject's place in a turn is then found by counting
+`chat_form` renders the template once around a marker text. The subject's position in a turn is then found by counting
 characters, and no token of the template is mistaken for the subject. `user_turn` is the text in which a prompt of an
 edit or a benchmark is asked. `render` puts a whole conversation into the template, unchanged.
 
@@ -76,7 +76,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, name: str) -> str:
-    """Render a conversation with the template, up to the place where the assistant answers.
+    """Render a conversation with the template, up to where the assistant answers.
 
     The text holds all special tokens, also BOS: encode it with ``add_special_tokens=False``.
 

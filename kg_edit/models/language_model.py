@@ -222,7 +222,7 @@ class LanguageModel:
     def encode_fact(
         self, template: str, *, subject: str, target: str | None = None, context: str = "{}", chat: bool = False
     ) -> Prompt:
-        """Encode a fact's prompt with the subject's place, as it is used to make an edit: plain text, or a user's turn.
+        """Encode a fact's prompt with the subject's position, as it is used to make an edit: in plain text or chat.
 
         A patch of the prompt (``prompt_transform``) is not applied.
 

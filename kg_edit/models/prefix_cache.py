@@ -43,7 +43,7 @@ class SharedContexts:
 
     @classmethod
     def of(cls, model: LanguageModel, contexts: Sequence[str]) -> Self:
-        """Compute the keys and values of contexts, each up to the place of its prompt. All edits of a run use them."""
+        """Compute the keys and values of contexts, each up to where its prompt begins. All edits of a run use them."""
         return cls(model, context_starts(model, contexts))
 
     def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
@@ -80,7 +80,7 @@ class SharedContexts:
 
 
 def context_starts(model: LanguageModel, contexts: Iterable[str]) -> list[tuple[int, ...]]:
-    """Return the tokens of each context up to the place of its prompt."""
+    """Return the tokens of each context up to where its prompt begins."""
     # no trailing space: the next token may include it
     starts = (context.partition(BARE)[0].rstrip() for context in contexts)
     return [encode(model.tokenizer, start).ids for start in starts]
@@ -307,7 +307,7 @@ class _FrozenLayer(_PrefixLayer):
 def mask_decides(model: LanguageModel, longest: int) -> bool:
     """Return whether mask and position ids alone decide which token attends to which, for up to ``longest`` tokens.
 
-    False for recurrent blocks, for ALiBi, which counts places in the row, and for a window shorter than the text
+    False for recurrent blocks, for ALiBi, which counts positions in the row, and for a window shorter than the text
     (GPT-Neo: ``window_size``).
     """
     config = model.text_config

@@ -1,4 +1,4 @@
-"""Encode prompts as token ids, with the place of the subject's last token and the place where the target begins.
+"""Encode prompts as token ids, with the position of the subject's last token and that where the target begins.
 
 `encode` makes a `Prompt` from **one** encoding with character offsets; nothing is ever decoded and encoded again.
 `left_pad` makes a batch of token rows.
@@ -88,7 +88,7 @@ def encode(
         text = f"{chat.before}{turn}{chat.after}"
         span = None if span is None else (span[0] + shift, span[1] + shift)
 
-    # One encoding of prompt and target gives the ids and the place of every character.
+    # One encoding of prompt and target gives the ids and the position of every character.
     special = chat is None  # a chat template brings its special tokens
     joined = text
     if target is not None:

@@ -136,7 +136,7 @@ class TokenMeans:
             return causal
         if getattr(self._cache, "is_compileable", False):  # its mask is as wide as its buffer
             raise PatchError(
-                "this patch sums up a text, and a static cache does not show which of its places are in the text; "
+                "this patch sums up a text, and a static cache does not show which of its positions are in the text; "
                 "generate without cache_implementation, or one text at a time"
             )
         if mask.dim() == 2:

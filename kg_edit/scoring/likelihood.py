@@ -210,12 +210,12 @@ def _row_logits(
 
 
 def _row_ends(prompts: Sequence[Prompt]) -> Ends:
-    """The places (rows, columns) at which the prompts end in left-padded rows."""
+    """The positions (rows, columns) at which the prompts end in left-padded rows."""
     return torch.arange(len(prompts)), torch.tensor([-len(prompt.target_ids) - 1 for prompt in prompts])
 
 
 def _marked(shape: torch.Size, ends: Ends) -> Tensor:
-    """A mask of the given shape [rows, tokens] with the places ``ends``."""
+    """A mask of the given shape [rows, tokens] with the positions ``ends``."""
     marks = torch.zeros(shape, dtype=torch.bool)
     marks[ends] = True
     return marks
@@ -225,9 +225,9 @@ def _marked(shape: torch.Size, ends: Ends) -> Tensor:
 def _forward(
     model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: tuple[Tensor, Tensor], ends: Ends
 ) -> Tensor:
-    """Logits [reads, vocabulary] at the places ``at`` (rows, columns) of ids [rows, columns], in float32.
+    """Logits [reads, vocabulary] at the positions ``at`` (rows, columns) of ids [rows, columns], in float32.
 
-    ``ends`` are the places at which a prompt ends.
+    ``ends`` are the positions at which a prompt ends.
     """
     device = model.device
     with _head_only_at(model, at), with_prompt_ends(model, _marked(ids.shape, ends)):
@@ -243,7 +243,7 @@ def _forward(
 
 @contextmanager
 def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[None]:
-    """Apply the head only at the places ``at``: over whole rows, it costs as much as several blocks."""
+    """Apply the head only at the positions ``at``: over whole rows, it costs as much as several blocks."""
     head = model.model.get_output_embeddings()
     with head.register_forward_pre_hook(lambda _, args: (args[0][index_for(at, args[0])][None],)):
         yield
@@ -276,7 +276,7 @@ def next_tokens(
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
-    """Return the arg-max token id at each of a candidate's places, given the prompt and the tokens before.
+    """Return the arg-max token id at each of a candidate's positions, given the prompt and the tokens before.
 
     Raises:
         PromptError: a candidate can't be separated from its prompt's end.

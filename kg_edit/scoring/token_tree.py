@@ -102,7 +102,7 @@ class TreeRows:
 def packed(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[list[int]]]:
     """Yield passes: lists of rows, each a list of group numbers. ``sizes``: the nodes of each group.
 
-    The rows of a pass have ``width`` places, or as many as its largest group needs; a pass has about ``nodes`` places.
+    The rows of a pass have ``width`` positions, or as many as its largest group needs; a pass has about ``nodes``.
     Groups are placed from the largest to the smallest, each in the first row with room.
     """
     remaining = sorted(range(len(sizes)), key=lambda group: -sizes[group])

@@ -75,7 +75,7 @@ class Evidence:
         scores: the scores of (prompt, candidate) pairs.
         texts: greedy continuations by prompt.
         compared: the parts of them that are compared with the unedited model's, by prompt.
-        predicted: the arg-max token ids at a candidate's places, by pair.
+        predicted: the arg-max token ids at a candidate's positions, by pair.
         samples: each prompt with the text sampled after it, by prompt.
         cosines: the similarity of a generated text and its target, by (text, target); empty if it was not computed.
         next_tokens: log p of the unedited model's likeliest next tokens, by prompt and token.
@@ -187,7 +187,7 @@ def prefers_answer(query: Query, other: str, evidence: Evidence) -> float:
 
 
 def unchanged(query: Query, evidence: Evidence) -> float | None:
-    """Return the share of the answer's places at which the arg-max token equals the unedited model's.
+    """Return the share of the answer's positions at which the arg-max token equals the unedited model's.
 
     None for the unedited model, and for an answer that the edited model reads as another number of tokens.
     """

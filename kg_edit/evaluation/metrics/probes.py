@@ -122,8 +122,8 @@ def _nll(group: str) -> Metric:
 def _unchanged(group: str) -> Metric:
     return Metric(
         compute=over_categories(group, unchanged),
-        formula="Share of the true answer's places at which the edited model's arg-max token is the unedited model's, "
-        f"over the prompts of {group}; the answer itself need not be right. {CATEGORIES}",
+        formula="Share of the true answer's positions at which the edited model's arg-max token is the unedited "
+        f"model's, over the prompts of {group}; the answer itself need not be right. {CATEGORIES}",
         source="EasyEdit's locality (Yao et al. 2023).",
         needs=(group,),
     )
