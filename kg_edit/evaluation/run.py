@@ -186,8 +186,8 @@ def evaluate(
         # A sequence is never split between shards, because its edits share one model.
         size = config.plan.schedule.sequence
         starts = range(0, len(all_records), size)
-        cut = [items(all_records[start : start + size], choices, config, model=model) for start in starts]
-        sequences = config.part.deal([_Sequence(number, part) for number, part in enumerate(cut)])
+        parts = [items(all_records[start : start + size], choices, config, model=model) for start in starts]
+        sequences = config.part.deal([_Sequence(number, part) for number, part in enumerate(parts)])
         todo = [sequence for sequence in sequences if not run.is_done(sequence)]
         if todo:
             method.prepare()
@@ -230,10 +230,10 @@ def _grown_from(
 def _other_records(out: Path, records: Sequence[BenchmarkRecord]) -> str:
     """Say how the records of the run in ``out`` differ from ``records``."""
     hashes = {entry.id: entry.sha256 for entry in RunFolder(out).entries()}
-    here = {record.id: digest(record.model_dump(mode="json")) for record in records}
+    given = {record.id: digest(record.model_dump(mode="json")) for record in records}
     # A record of the same id that has no line yet counts as equal.
-    stored = {name: hashes.get(name, here.get(name)) for name in read_settings(out)["ids"]}
-    return other_rows("records", stored, here, counts=(len(stored), len(here)))
+    stored = {name: hashes.get(name, given.get(name)) for name in read_settings(out)["ids"]}
+    return other_rows("records", stored, given, counts=(len(stored), len(given)))
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,9 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
             )
             shown.append(perplexity)
     results = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
-    behind = counts(rows, names=names)
+    sizes = counts(rows, names=names)
     for column in np.flatnonzero(~np.isnan(means[0])):
-        low, high = _ends(spread[:, column], behind[shown[column]])
+        low, high = _ends(spread[:, column], sizes[shown[column]])
         results[shown[column]] = Estimate(mean=float(means[0, column]), ci95_low=low, ci95_high=high)
     return results
 
@@ -167,8 +167,8 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
     ones = np.ones((1, len(first)))
     observed = float((scores(ones, new) - scores(ones, old))[0])
     # How often each record is drawn in some resamples, [resamples, records]
-    often = (rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows) for rows in _portions(len(first)))
-    spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in often])
+    draws = (rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows) for rows in _portions(len(first)))
+    spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in draws])
     # A record whose coin is 1 swaps its scores: its change leaves the sum of one run and enters the other's.
     counts, more = present.sum(0), new - old
     swapped = [

@@ -118,13 +118,13 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
     """
     old = {edit.id: o for edit in edits if (o := table.current(edit.subject_id or "", edit.relation_id or ""))}
     pairs = {(edit.relation_id or "", old[edit.id]) for edit in edits if edit.id in old}
-    alike = {
+    neighbours = {
         (relation, o): sorted(subjects, key=lambda item: hashed(seed, "neighbour", relation, item))[: 2 * _NEIGHBOURS]
         for relation in {relation for relation, _ in pairs}
         for o, subjects in by_object(table.pairs(relation)).items()
         if (relation, o) in pairs
     }
-    labels = table.graph.labels(sorted({item for subjects in alike.values() for item in subjects}))
+    labels = table.graph.labels(sorted({item for subjects in neighbours.values() for item in subjects}))
     names = {item: label for item, label in labels.items() if is_plain(label) and not excluded.has(item, label)}
     extended = []
     for edit in edits:
@@ -132,7 +132,9 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
             extended.append(edit)
             continue
         o = old[edit.id]
-        others = [names[item] for item in alike[edit.relation_id or "", o] if item in names and item != edit.subject_id]
+        others = [
+            names[item] for item in neighbours[edit.relation_id or "", o] if item in names and item != edit.subject_id
+        ]
         prompts = tuple(edit.prompt.replace("{}", label) for label in others[:_NEIGHBOURS])
         change = {"target_true": table.label(o), "target_true_id": o, "neighborhood": prompts}
         extended.append(edit.model_copy(update=change))

@@ -47,11 +47,11 @@ def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Req
     size, drawn = len(soft.target_ids), torch.Generator().manual_seed(len(soft.target_ids))
     shares = torch.rand(size, 3, generator=drawn)
     tokens = torch.randint(len(model.tokenizer), (size, 3), generator=drawn)
-    taught = SoftTarget(tokens=tokens, probabilities=shares / shares.sum(-1, keepdim=True))
+    soft_target = SoftTarget(tokens=tokens, probabilities=shares / shares.sum(-1, keepdim=True))
     return Request(
         rewrites=tuple(encoded(prompt, target=target, context=context) for context in CONTEXTS),
         essence=encoded("{} is a"),
-        further=(ExtraTarget(prompt=text, weight=0.3), ExtraTarget(prompt=soft, weight=0.7, soft_target=taught)),
+        further=(ExtraTarget(prompt=text, weight=0.3), ExtraTarget(prompt=soft, weight=0.7, soft_target=soft_target)),
     )
 
 
@@ -194,8 +194,8 @@ def test_losses_are_their_definitions() -> None:
     kl = torch.nn.functional.kl_div(clean, essence, log_target=True, reduction="sum")  # KL(edited || unedited)
     torch.testing.assert_close(losses.kl[0], kl)
     assert soft.soft_target is not None
-    taught = -(soft.soft_target.probabilities * of_soft.gather(-1, soft.soft_target.tokens)).sum(-1).mean()
-    torch.testing.assert_close(losses.further[0], 0.3 * nll(of_text, text.prompt.target_ids) + 0.7 * taught)
+    cross_entropy = -(soft.soft_target.probabilities * of_soft.gather(-1, soft.soft_target.tokens)).sum(-1).mean()
+    torch.testing.assert_close(losses.further[0], 0.3 * nll(of_text, text.prompt.target_ids) + 0.7 * cross_entropy)
     value = forward.values[0].norm()
     torch.testing.assert_close(losses.penalty[0], 0.5 * at.norm() / value**2)
     torch.testing.assert_close(losses.total, losses.nll + 0.5 * losses.kl + losses.further + losses.penalty)
