@@ -146,9 +146,9 @@ def edit(
     check_model_name(model)
     check_folder(out)
     check_file(edits)
-    opened = LazyGraph(method, graph, contact)
-    file = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates), keep_going=keep_going)
-    opened.refuse_unread()
+    lazy_graph = LazyGraph(method, graph, contact)
+    file = read_edits(edits, labels=lazy_graph, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    lazy_graph.refuse_unread()
     requested = in_form(file.edits, chat, both=both_forms)
     planned = plan(
         method,
@@ -156,7 +156,7 @@ def edit(
         layer=layer,
         settings=settings,
         corpus=corpus,
-        graph=opened.source,
+        graph=lazy_graph.source,
         require_graph=require_graph,
     )
     from kg_edit.reports.edit_run import draw_subgraph, run_edits
@@ -222,7 +222,7 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):  # a service has none
         raise ConfigError(f"{summary}; add --yes to start them, or give fewer edits")
     if planned.method.joint:  # one batch
-        after = "They are saved when all are made: before that, Ctrl-C loses them; after it, the same command resumes."
+        after = "They are saved when all are made. Ctrl-C before that loses them; later, the same command resumes."
     else:
         after = "The time that is left is shown after the first edits. Ctrl-C stops, and the same command resumes."
     typer.echo(f"{summary}. {after}", err=True)

@@ -86,7 +86,7 @@ def evaluate(
     if chosen:
         from kg_edit.evaluation.judge import cases_to_judge
 
-        records = _records(evaluation.dataset, evaluation.data, evaluation.opened_graph())
+        records = _records(evaluation.dataset, evaluation.data, evaluation.lazy_graph())
         cases_to_judge(records)
     if ray and overwrite:
         raise ConfigError("--overwrite has no effect with --ray; give another --out, or delete the folder")

@@ -237,14 +237,14 @@ class Evaluation:
                 "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
                 "consistency.tfidf"
             )
-        # A row that can't be read has no split, so with one every row counts.
+        # With --split or --known-only any row may be scored, so each must be readable.
         stop = None if self.limit is None else self.skip + self.limit
         file = read_dataset(
             self.dataset,
             self.data,
             labels=labels,
             keep_going=self.keep_going,
-            used=slice(None) if self.split else slice(self.skip, stop),
+            used=slice(None) if self.split or self.known_only else slice(self.skip, stop),
             hint="--keep-going leaves out rows with faults",
         )
         records: Sequence[BenchmarkRecord] = tuple(
@@ -264,10 +264,10 @@ class Evaluation:
                 "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
                 "out, or use another data set, such as counterfact-plus or ripples"
             )
-        self._refuse_unasked(scored)
+        self._refuse_without_effect(scored)
         return content
 
-    def _refuse_unasked(self, records: Sequence[BenchmarkRecord]) -> None:
+    def _refuse_without_effect(self, records: Sequence[BenchmarkRecord]) -> None:
         """Refuse probes and extras if no record has what they need; warn if that is so for some of them."""
         if not (self.config.probes or self.config.extras):
             return
@@ -299,7 +299,7 @@ class Evaluation:
         packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
         return self.graph or packaged
 
-    def opened_graph(self) -> LazyGraph:
+    def lazy_graph(self) -> LazyGraph:
         """Return the graph that the method reads and that labels the ids in own edits; it is opened when needed."""
         method = choose_method(self.method, self._graph_names)
         return LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
@@ -310,15 +310,15 @@ class Evaluation:
         Raises:
             KgEditError, WikidataCacheError: an option or a file is wrong.
         """
-        opened = self.opened_graph()
-        method = opened.method
+        lazy_graph = self.lazy_graph()
+        method = lazy_graph.method
         check_method(method)
         check_model_name(self.model)
         check_folder(out)
 
         # All that can be wrong without a model is checked before the model is loaded.
-        content = self.read(opened)
-        opened.refuse_unread()
+        content = self.read(lazy_graph)
+        lazy_graph.refuse_unread()
         if self.control and not find_method(method).needs_graph:
             raise ConfigError(f"--control {self.control}: {method} reads no graph; remove --control")
         if self.control == "none" and self.require_graph:
@@ -329,7 +329,7 @@ class Evaluation:
             layer=self.layer,
             settings=self.settings,
             corpus=self.corpus,
-            graph=opened.source,
+            graph=lazy_graph.source,
             require_graph=self.require_graph,
             memory=self.memory,
         )
@@ -337,16 +337,21 @@ class Evaluation:
         graph = graph_for(chosen.graph, content.records, self.control)
         chosen = replace(chosen, graph=guarded(graph, chosen.config, content.records))
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
-        chosen.method.refuse_texts(edit for record in content.records[self.span(content)] for edit in record.edits)
+        # With --known-only the model decides which records are scored.
+        candidates = content.records if self.known_only else content.records[self.span(content)]
+        if not self.known_only:
+            chosen.method.refuse_texts(edit for record in candidates for edit in record.edits)
 
         note_choice(self.method, self._graph_names)
         model = load(self.model, self.dtype, self.device)
         from kg_edit.evaluation.settings import chat_settings
 
         # A model without a chat template is refused here, before any work.
-        chat_settings(model, (edit for record in content.records for edit in record.edits), config.chat)
+        chat_settings(model, (edit for record in candidates for edit in record.edits), config.chat)
         kept = self._known(model, content) if self.known_only else content
         scored = kept.records[self.span(kept)]
+        if self.known_only:
+            chosen.method.refuse_texts(edit for record in scored for edit in record.edits)
         if chosen.auto:
             chosen = chosen.with_layer(model, sweep_edits(content.records, scored))
         editor = chosen.on(model)

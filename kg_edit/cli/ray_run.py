@@ -48,7 +48,7 @@ def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int
     ray = _ray()
     check_folder(out)
     size = evaluation.config.plan.schedule.sequence
-    content = evaluation.read(evaluation.opened_graph())
+    content = evaluation.read(evaluation.lazy_graph())
     sequences = -(-len(content.records[evaluation.span(content)]) // size)  # rounded up
     if not sequences:
         raise ConfigError(f"{evaluation.data} has no records to score; give another file")

@@ -259,6 +259,24 @@ def test_skip_beyond_the_known_records_is_refused(place: Path, monkeypatch: pyte
         evaluation._known(tiny("llama"), content)
 
 
+def test_known_only_may_use_any_row_so_each_must_be_readable(place: Path) -> None:
+    rows = [row(number, city) for number, city in enumerate(CITIES[:3])]
+    (place / "data.json").write_text(json.dumps([rows[0], {**rows[1], "requested_rewrite": 7}, rows[2]]))
+    first = Evaluation(data=place / "data.json", dataset="counterfact", limit=1)
+    assert len(first.read().records) == 2
+    with pytest.raises(EditFileError, match="record 2"):
+        replace(first, known_only=True).read()
+
+
+def test_records_that_are_not_scored_need_no_chat_template(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    edits = [{"subject": "Paris", "prompt": "{} is", "target_new": "Lakers", "chat": chat} for chat in (False, True)]
+    (place / "own.jsonl").write_text("".join(f"{json.dumps(edit)}\n" for edit in edits))
+    run = ("evaluate", "--data", "own.jsonl", "--dataset", "edits", "--method", "ike", "--model", tiny_folder)
+    refused, first = kg_edit(*run, "--out", "all"), kg_edit(*run, "--limit", "1", "--out", "one")
+    assert refused.code == 2 and "chat template" in refused.err
+    assert first.code == 0, first.err
+
+
 def test_limit_asks_no_more_records_than_it_needs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:4])]))
     evaluation = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=1, limit=2)
