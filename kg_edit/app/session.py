@@ -51,7 +51,7 @@ class Try:
     """An edit that was made: its patch and its subgraph.
 
     ``base`` are the ledger's steps, each with its file, that the model had then (None: the unedited model, whatever the
-    ledger contains); ``added`` are the steps as which the edit was added to the ledger.
+    ledger contains); ``added`` are the numbers of the ledger's steps that have this edit.
     """
 
     patch: Patch
@@ -187,7 +187,7 @@ class EditDesk:
                 after = tuple(step.number for step in tried.base or ())
                 step = ledger.add(tried.patch, after=after, on=tried.base, force=force, model=self.model)
                 self._tries.mark_added(name, step)
-        return view_of(ledger)
+            return view_of(ledger)
 
     def remove(self, name: str) -> LedgerView:
         """Remove an edit from the ledger, and return the ledger's content.
@@ -244,7 +244,7 @@ class EditDesk:
             PatchError: the ledger can't be read.
         """
         with self._alone:
-            patch = self.ledger.patch if self.ledger else WeightPatch(factors={})
+            patch = self._patch()
             texts, remark = with_start(self.model, prompts, patch=patch, start=self.start)
             if remark and not self._remarked:  # once, not with each request
                 log.warning(remark)
@@ -260,7 +260,7 @@ class EditDesk:
             ModelError: the conversation does not fit into the model's positions.
             PatchError: the ledger can't be read.
         """
-        with self._alone, (self.ledger.patch if self.ledger else WeightPatch(factors={})).applied(self.model) as model:
+        with self._alone, self._patch().applied(self.model) as model:
             return reply(model, messages, tokens=tokens)
 
     def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
@@ -274,6 +274,10 @@ class EditDesk:
             return read_subgraph(self.graph, edit, SubgraphOptions(hops=_HOPS, per_node=_PER_NODE)), None
         except (KgEditError, WikidataCacheError) as error:  # the edit does not need this graph
             return None, str(error)
+
+    def _patch(self) -> Patch:
+        """The ledger's patch; an empty one without a ledger."""
+        return self.ledger.patch if self.ledger else WeightPatch(factors={})
 
     def _active(self) -> tuple[tuple[PatchStep, ...], Patch]:
         """The active steps and their sum, read consistently although another process may write at the same time."""

@@ -158,8 +158,8 @@ def add(
         refuse_unused(context, ("dtype", "device"), "without --model", way="also give --model")
     store = open_store(ledger)  # without torch, so that a wrong path is an error at once
     check_patches(patches)
-    if not store.exists and store.near:
-        typer.echo(f"{ledger} is a new ledger, beside {store.near}", err=True)
+    if not store.exists and (near := store.nearest()):
+        typer.echo(f"{ledger} is a new ledger, beside {near}", err=True)
     from kg_edit.ledger import Ledger
     from kg_edit.reports.verdict import Verdict
 

@@ -160,9 +160,8 @@ class Store:
         """Whether the folder contains a ledger."""
         return (self.folder / LOG).is_file()
 
-    @property
-    def near(self) -> Path | None:
-        """The ledger beside this folder that has nearly the same name, if there is one that can be read."""
+    def nearest(self) -> Path | None:
+        """Return the ledger beside this folder that has nearly the same name, if there is one that can be read."""
         names = list[str]()
         with suppress(OSError):
             names = [path.name for path in self.folder.parent.iterdir()]
@@ -199,9 +198,9 @@ class Store:
                 f"{self.folder} has no {f'{PATCH} and no ' * (PATCH not in shown)}ledger ({LOG}); check the path"
             )
         if not (exists or create):
-            near = f", did you mean {self.near}?" if self.near else ";"
+            hint = f", did you mean {near}?" if (near := self.nearest()) else ";"
             way = f"kg-edit patch add {quote(str(self.folder))} {PATCH}"
-            raise PatchError(f"there is no ledger at {self.folder}{near} {way} makes one")
+            raise PatchError(f"there is no ledger at {self.folder}{hint} {way} makes one")
 
     def refuse_misspelled(self) -> None:
         """Refuse a path without a folder that looks misspelled: a service would serve the unedited model in its place.
@@ -214,7 +213,7 @@ class Store:
             return
         if not folder.parent.is_dir():
             raise PatchError(f"there is no ledger at {folder}: the folder {folder.parent} is missing; check the path")
-        if self.near:
+        if self.nearest():
             self.check_folder(create=False)
 
     def _check_log(self) -> None:
@@ -267,6 +266,7 @@ class Store:
                 version; the numbers are not consecutive; or there are fewer events than this object has read before.
         """
         path, events, lines = self.folder / LOG, list[Event](), list[bytes]()
+        seen = self._seen  # before the file is read, because another thread may append and read meanwhile
         try:
             *lines, _ = path.read_bytes().split(b"\n")  # bytes, because a kill may cut inside a character
         except FileNotFoundError:
@@ -289,12 +289,12 @@ class Store:
                 ) from error
         if [event.number for event in events] != list(range(1, len(events) + 1)):
             raise DamagedLedgerError(f"{path}: its lines are not numbered 1, 2, 3 …; restore the file from a backup")
-        if len(events) < self._seen:  # a server would answer without the edits
+        if len(events) < seen:  # a server would answer without the edits
             raise DamagedLedgerError(
-                f"{path} had {self._seen} events when it was read before, and has {len(events)} now; restore the file "
+                f"{path} had {seen} events when it was read before, and has {len(events)} now; restore the file "
                 "from a backup, or start this program again to use the ledger as it is"
             )
-        self._seen = len(events)
+        self._seen = max(self._seen, len(events))
         return tuple(events)
 
     def append(self, *events: Event) -> None:
@@ -322,21 +322,26 @@ class Store:
         named += [file for event in events if isinstance(event, Removed) for file in event.files.values() if file]
         stems = [Path(file.name).stem for file in named] + [path.stem for path in self._stored()]
         first = 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)
+        targets = list[Path]()
         try:
             for number, patch in enumerate(patches, first):
                 target = self.folder / PATCHES / f"{number:04}.safetensors"
+                targets.append(target)
                 append_lines(self.folder / LOG, ())  # make the log first: a kill must not leave files without it
                 if isinstance(patch, Path):
                     with replacing(target) as scratch:
                         shutil.copyfile(patch, scratch)
                 else:
                     patch.save(target)
-                with target.open("rb+") as file:
-                    os.fsync(file)
+                try:
+                    with target.open("rb+") as file:
+                        os.fsync(file)
+                except OSError as error:
+                    raise OutputError(f"can't write {target}: {error.strerror or error}; free some space") from error
                 stored.append(StoredFile(name=target.name, sha256=sha256_of(target)))
-        except (PatchError, OutputError):
-            for written in stored:
-                self.path(written).unlink(missing_ok=True)
+        except BaseException:  # also Ctrl-C
+            for target in targets:
+                target.unlink(missing_ok=True)
             raise
         return stored
 

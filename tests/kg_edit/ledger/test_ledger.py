@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -50,6 +51,43 @@ def test_ledger_patch_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     assert stored[1].read_bytes() == file.read_bytes(), "as added"
     again = Ledger.open(tmp_path / "ledger", create=False)
     assert same(again.patch, ledger.patch)
+
+
+def test_edit_that_is_added_while_the_log_is_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's thread reads the bytes, and another one adds an edit and reads it, before the first compares."""
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    read = Path.read_bytes
+
+    def slowly(path: Path) -> bytes:
+        content = read(path)
+        if path.name == store.LOG:
+            monkeypatch.undo()
+            ledger.add(TWO)
+            assert len(ledger.events) == 2
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", slowly)
+    assert len(ledger.events) == 1
+
+
+def test_patch_that_does_not_reach_the_disk_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def full(file: Any) -> None:
+        number = file if isinstance(file, int) else file.fileno()
+        if Path(f"/proc/self/fd/{number}").readlink().name == "0002.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(file)
+
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "fsync", full)
+        with pytest.raises(OutputError, match=r"can't write .*0002\.safetensors: No space left"):
+            ledger.add(TWO)
+    assert [path.name for path in (tmp_path / "ledger" / "patches").iterdir()] == ["0001.safetensors"]
+    assert ledger.add(TWO) == 2
 
 
 def test_log_line_has_time_file_and_versions(tmp_path: Path) -> None:
