@@ -32,7 +32,7 @@ def every_row(document: object) -> Iterable[object]:
 
 
 def parsed_rows(path: Path, parse: Callable[[Any, str], Parsed]) -> Iterator[Parsed]:
-    """Yield what ``parse`` makes of each row of a JSON file, which may be any JSON, and of the row's number as text.
+    """Yield ``parse(row, number)`` of each row of a JSON file: a row is any JSON value, the number a text.
 
     Raises:
         EditFileError: the file can't be read, or a row is wrong; the message names it.
@@ -47,8 +47,8 @@ def parsed_rows(path: Path, parse: Callable[[Any, str], Parsed]) -> Iterator[Par
 def document(path: Path, *, tables: bool | None = None) -> object:
     """Read the JSON of a file, of a packaged benchmark (by name) or of a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``.
 
-    JSON lines are returned as a list, and so are the rows of a CSV or TSV file if ``tables``; a row of a table that
-    can't be read is a `RowFault`. False: this benchmark has no tables, but own edits have.
+    JSON lines are returned as a list. ``tables``: read CSV and TSV too, where a row that can't be read is a `RowFault`;
+    False: refuse them, and name own edits, which may be a table; None: refuse them.
 
     Raises:
         EditFileError: it can't be read.
@@ -96,7 +96,7 @@ def _from_hub(name: str) -> list[object]:
         raise EditFileError(
             f"{HUB}{name}: a data set from a hub needs the package datasets: pip install 'kg-edit[hf]'"
         ) from error
-    dataset, config, split = (*name.split(":"), "", "")[:3]
+    dataset, config, split = (*name.split(":", 2), "", "")[:3]  # a split may be train[:100]
     try:
         rows = load_dataset(dataset, config or None, split=split or "train")
     except Exception as error:  # the datasets library passes on errors of many other libraries
@@ -207,10 +207,11 @@ class Dataset:
             EditFileError: the file can't be read at all, or has no rows.
         """
         path = Path(path)
-        records: dict[str, BenchmarkRecord] = {}
+        records = list[BenchmarkRecord]()
         by_id: dict[str, int] = {}
         problems: list[Problem] = []
         parse = self.parser()
+        # by suffix, so that a cache of `parsed` reads a JSON file once for benchmarks with and without tables
         content = parsed(path, tables=self.tables and path.suffix.lower() in _TABLES)
         for number, row in enumerate(islice(self.rows(content), limit), 1):
             # A record without an id of its own is named by its number.
@@ -225,11 +226,11 @@ class Dataset:
                 if (first := by_id.setdefault(record.id, number)) != number:
                     fault = Fault("id", f"{record.id!r} is the id of record {first} too; give it another")
                     raise EditError([fault])
-                records[record.id] = record
+                records.append(record)
             except EditError as error:
                 problems += [Problem(path, number, name, fault) for fault in error.faults]
             except ValidationError as error:  # a prompt or an answer that no tokenizer can read
                 problems += [Problem(path, number, name, fault) for fault in faults_of(error, BenchmarkRecord)]
         if not records and not problems:
             raise EditFileError(f"{path}: has no records; expected records of {self.name}: {self.about}")
-        return FileContent(tuple(records.values()), tuple(problems))
+        return FileContent(tuple(records), tuple(problems))

@@ -216,6 +216,7 @@ def test_hub_data_set_is_read_from_a_folder(tmp_path: Path) -> None:
     (folder / "train.jsonl").write_text("".join(lines))
     records = find_dataset("zsre-alt")(Path(f"hf:{folder}"))
     assert [len(record.edits[0].portability) for record in records] == [0, 1]
+    assert len(find_dataset("zsre-alt")(Path(f"hf:{folder}::train[:1]"))) == 1
 
 
 def test_hub_data_set_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
