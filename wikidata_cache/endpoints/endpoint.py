@@ -40,13 +40,13 @@ from wikidata_cache.sources.source import (
 
 logger = logging.getLogger(__name__)
 
-_PATIENT = 4  # successes in a row before a larger block is tried
-_MOST_PATIENT = 64  # upper limit of that number, which doubles when a larger block fails
+_STREAK = 4  # successes in a row before a larger block is tried
+_LONGEST_STREAK = 64  # upper limit of that number, which doubles when a larger block fails
 
 MAX_ATTEMPTS = 4  # requests for one question
 PATIENCE = 180.0  # seconds that a question may wait in all for its requests to be allowed
 TRANSIENT = ("throttled", "outage", "unavailable")  # failures after which waiting helps
-_WAITS = ("throttled", "outage")
+_RATE_LIMITED = ("throttled", "outage")  # are reported with the time of the next request that is allowed
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class EndpointSource(SparqlSource):
                 size.failed(len(block))
                 logger.info("%s Asking for %d instead of %d ids per request.", error, size.ids, len(block))
                 continue
-            size.succeeded()
+            size.succeeded(len(block))
             del remaining[: len(block)]
             yield answer
 
@@ -161,12 +161,11 @@ class EndpointSource(SparqlSource):
             raise truncated_answer(self.name, error.rows) from error
         except WrongAnswerError as error:
             raise wrong_answer(self.name, error.problem) from error
-        return Answer(
-            template.name, facts, exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(rows) - 1)
-        )
+        record = exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(rows) - 1)  # without the end mark
+        return Answer(template.name, facts, record)
 
     def _rows(self, query: str, *, alone: bool, literals: Container[str] | None = None) -> tuple[list[Binding], Reply]:
-        """Send a query, with retries; return its rows and the reply. `alone` means that the query has a single id."""
+        """Send a query, with retries; return its rows and the reply. `alone`: the query can't be split."""
 
         def once() -> tuple[list[Binding], Reply]:
             reply = self._reply(query)
@@ -189,7 +188,7 @@ class EndpointSource(SparqlSource):
             except EndpointError as error:
                 wait = self._limiter.wait(self.name)
                 if tries >= attempts(error) or wait > budget.remaining:
-                    if error.trouble in _WAITS and wait:
+                    if error.trouble in _RATE_LIMITED and wait:
                         raise self._limiter.too_soon_error(self.name, budget) from error
                     raise
                 logger.warning("%s: %s (%s). Trying again in %.3g s", error.url, error.problem, error.trouble, wait)
@@ -217,17 +216,19 @@ class _BlockSize:
     ids: int
     most: int
     streak: int = 0
-    needed: int = _PATIENT
-    probing: bool = False  # no block of this size has been answered yet
+    needed: int = _STREAK
+    probing: bool = False  # the size has just grown, and no full block of it has been answered
 
     def failed(self, ids: int) -> None:
         """Halve the size, since a block of `ids` ids failed. If it had just grown, let it grow more slowly."""
         if self.probing:
-            self.needed = min(_MOST_PATIENT, 2 * self.needed)
+            self.needed = min(_LONGEST_STREAK, 2 * self.needed)
         self.ids, self.streak, self.probing = max(1, ids // 2), 0, False
 
-    def succeeded(self) -> None:
-        """Double the size after enough answered blocks in a row, up to the template's."""
+    def succeeded(self, ids: int) -> None:
+        """Double the size after enough answered blocks of this size in a row, up to the template's."""
+        if ids < self.ids:  # the last block of a question says nothing about full ones
+            return
         self.streak, self.probing = self.streak + 1, False
         if self.streak >= self.needed and self.ids < self.most:
             self.ids, self.streak, self.probing = min(self.most, 2 * self.ids), 0, True

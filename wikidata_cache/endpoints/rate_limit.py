@@ -77,7 +77,7 @@ class RateLimiter:
         return wait if wait > _NOW else 0.0
 
     def too_soon_error(self, url: str, budget: WaitBudget) -> EndpointError:
-        """Return the EndpointError for a wait that exceeds `budget`, or that no attempt follows.
+        """Return the EndpointError for a wait that is longer than `budget`, or after the last attempt.
 
         It names the end of the wait and the reason.
         """
@@ -279,7 +279,8 @@ def user_agent(url: str, contact: str | None) -> str:
     """Return the User-Agent with `contact`, else with KG_EDIT_CONTACT.
 
     Raises:
-        MissingContactError: a Wikimedia host has no contact, or a contact has characters that no header can have.
+        MissingContactError: a Wikimedia host has no contact, or one that is neither an address nor a URL; or a contact
+            has characters that no header can have.
     """
     host = host_of(url)
     contact = contact or os.environ.get("KG_EDIT_CONTACT", "")
@@ -289,8 +290,9 @@ def user_agent(url: str, contact: str | None) -> str:
     except UnicodeEncodeError:
         usable = False
     if not usable:
+        must = "must name a contact address" if wants_contact(url) else "may name a contact address, but only"
         raise MissingContactError(
-            f"Requests to {host} must name a contact address in Latin letters; found contact={contact!r}. Give "
+            f"Requests to {host} {must} in Latin letters; found contact={contact!r}. Give "
             f"--contact you@example.org (in Python contact='you@example.org'), or a URL of yours, or set "
             f"KG_EDIT_CONTACT. The address is sent with each request."
         )

@@ -12,7 +12,7 @@ import pytest
 from tests.loopback import QuietHandler
 from tests.wikidata_cache.fault_server import FAULTS, first, hasty, status
 from tests.wikidata_cache.wikidata_helpers import Server, facts, reply
-from wikidata_cache.endpoints.endpoint import EndpointSource
+from wikidata_cache.endpoints.endpoint import EndpointSource, _BlockSize
 from wikidata_cache.errors import BadOptionError, EndpointError, MissingContactError, OfflineError
 from wikidata_cache.sources.templates import OUT
 
@@ -224,6 +224,15 @@ def test_redirect_to_a_malformed_url_is_reported(server: Server, target: str) ->
     assert len(server.requests) == 1
 
 
+def test_only_full_blocks_make_the_next_ones_larger() -> None:
+    size = _BlockSize(ids=50, most=100)
+    for ids, expected in [(1, 50)] * 8 + [(50, 50)] * 3 + [(50, 100)]:
+        size.succeeded(ids)
+        assert size.ids == expected
+    size.failed(100)
+    assert (size.ids, size.needed) == (50, 8)
+
+
 @pytest.mark.parametrize("contact", [None, "me", "a@b.org\r\nX-Evil: 1", "Юрий <yuri@example.org>"])
 def test_wikimedia_endpoint_requires_contact(contact: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingContactError, match=r"query\.wikidata\.org must name a contact.*KG_EDIT_CONTACT"):
@@ -234,7 +243,7 @@ def test_wikimedia_endpoint_requires_contact(contact: str | None, monkeypatch: p
 
 @pytest.mark.parametrize("contact", ["Юрий <yuri@example.org>", "a@b.org\n"])
 def test_contact_that_no_header_can_have_is_refused(server: Server, contact: str) -> None:
-    with pytest.raises(MissingContactError, match="Latin letters"):
+    with pytest.raises(MissingContactError, match="may name a contact address, but only in Latin letters"):
         EndpointSource(server.url, contact=contact)
     assert EndpointSource(server.url, contact="Jörg <joerg@example.org>", limiter=hasty()).select("SELECT * {}") == [{}]
 
