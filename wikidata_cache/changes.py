@@ -30,7 +30,7 @@ class Change:
 
 @dataclass(kw_only=True)
 class Changes:
-    """The changes in the order of their subjects and relations, and how many others there are, by what they are.
+    """The changes in the order of their subjects and relations, and the number of other differences, by kind.
 
     ``compared`` is the number of items that are known at both times.
     """
@@ -89,7 +89,7 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
     """Compare what was true at two times, by the start and end times of the statements in the newest answers.
 
     A statement is true from its start to its end; one without a start was always true, one without an end still is. The
-    times of a change are the starts of its new statement. The arguments are those of `version_changes`.
+    time of a change is the start of its new statement. The arguments are those of `version_changes`.
 
     Raises:
         CacheFileError: the cache file can't be read.
@@ -98,7 +98,7 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
     for ids in batches(store.ids(graph, "claims"), size=_BLOCK):
         for item, claims in sorted(store.look_up(graph, "claims", ids).items()):
             was, now = ([claim for claim in claims if _is_true(claim, time[:10])] for time in (since, until))
-            starts = {(relation, value): start or until for relation, value, _, start, _ in now}
+            starts = {(relation, value): start for relation, value, _, start, _ in now}
             changes.compare(item, ((relation, value) for relation, value, *_ in was), starts)
     return changes
 

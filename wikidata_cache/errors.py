@@ -180,11 +180,11 @@ class WrongAnswerError(WikidataCacheError):
 
 
 class LabelIndexError(WikidataCacheError):
-    """A label index cannot be read or written; `path` is the file."""
+    """A label index cannot be read or written; `path` is the file, `problem` the reason."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}. `wikidata-cache load` makes a label index with its store.")
-        self.path = path
+        self.path, self.problem = path, problem
 
 
 class StoreError(WikidataCacheError):

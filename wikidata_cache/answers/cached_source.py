@@ -53,7 +53,8 @@ class CachedSource:
         graph: the name of the graph in the cache. Two endpoints with the same graph name share their answers.
         packs: cache files of other people, which are read after `store`.
         as_of: read the cache as it was at this time (ISO 8601).
-        urls: the endpoints in the fetch command of a CacheMissError; default: those that answered before.
+        urls: the endpoints, for `name` and for the fetch command of a CacheMissError; default there: those that
+            answered before.
 
     Raises:
         BadOptionError: the mode is unknown or does not fit the other arguments.
@@ -82,7 +83,7 @@ class CachedSource:
 
     @property
     def name(self) -> str:
-        """The name of the inner source; offline, the graph's name and the cache file."""
+        """The URLs that were given, else the name of the inner source; offline, the graph's name and the cache file."""
         if self.mode == "offline":
             return f"{self.graph} ({self._store.path})"
         return ", ".join(self._urls) or self._inner.name
@@ -150,6 +151,7 @@ class CachedSource:
             raise CacheMissError("query", [canonical(query)[:200]], self._paths, self.fetch_hint.for_query())
         inner = self._inner
         if self.mode == "online":
+            self.request_counts.requests += 1
             return inner.select(query)
         with self._store.request_lock():
             rows = self._look_up("query", [key]) if self.mode != "refresh" else {}
@@ -191,14 +193,14 @@ class CachedSource:
 
     @cached_property
     def _inner(self) -> Source:
-        """The source to ask, which no mode but "offline" does without."""
+        """The source to ask, opened at the first question; every mode but "offline" has one."""
         assert self._given is not None  # noqa: S101  # else the mode is "offline"
         return self._given() if callable(self._given) else self._given
 
     def _next(
         self, inner: Source, template: Template, block: Sequence[str]
     ) -> tuple[Sequence[Answer], Collection[str]]:
-        """Return (answers, ids of the block that they cover): what another process has cached, else the answers."""
+        """Return (answers, ids of the block that they cover); what another process has fetched is read."""
         if self.mode == "online":
             self.request_counts.requested += len(block)
             answers = list(inner.ask(template, block))
@@ -305,7 +307,11 @@ class FallbackSource:
             yield Answer(template.name, facts)
 
     def select(self, query: str) -> Sequence[Binding]:
-        """Return the cached rows, else the rows of the graph. Raises the errors of the graph."""
+        """Return the cached rows, else the rows of the graph.
+
+        Raises:
+            WikidataCacheError: the errors of the graph; the query names another service; the cache can't be read.
+        """
         try:
             return self.cache.select(query)
         except CacheMissError:

@@ -159,7 +159,7 @@ class AnswerStore:
 
     @contextmanager
     def request_lock(self) -> Iterator[None]:
-        """Hold the lock of all processes for asking an endpoint and keeping its answer; create the file first."""
+        """Hold the lock that lets one process at a time ask an endpoint and save its answer; create the file first."""
         # Politeness: one request at a time, over all processes that share the file.
         with self.database.exclusive("asking"):
             with self.database.writing():

@@ -62,7 +62,7 @@ def load(
 
     The store is built in the folder `STORE.loading` next to its final place, and moved there when it is complete. An
     interrupted load resumes when it is called again with the same files and options. Memory is bounded, whatever the
-    size of the sources.
+    size of the sources; only the labels file of CoDEx is parsed as a whole.
 
     Args:
         sources: files and folders.
@@ -71,7 +71,7 @@ def load(
         options: what to keep of the sources.
 
     Returns:
-        The manifest of the store, and the time that it took.
+        The manifest of the store, the seconds that it took, and the number of lines that were left out.
 
     Raises:
         GraphFileError: a source cannot be read; the message names file and line.
@@ -124,8 +124,8 @@ def _build_or_resume(work: Work, inputs: Sequence[Input], options: LoadOptions) 
             shutil.rmtree(work.folder, ignore_errors=True)
             stored = "Nothing was loaded"
         raise GraphFileError(error.path, f"{error.problem}. {stored}", line=error.line) from error
-    except LabelIndexError as error:
-        raise OSError(str(error)) from error
+    except LabelIndexError as error:  # `store_write_errors` makes it a StoreError
+        raise OSError(error.problem) from error
 
 
 def _build(work: Work, inputs: Sequence[Input], options: LoadOptions) -> LoadReport:
@@ -224,6 +224,7 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
 
 
 def _as_one_chunk(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Yield a file as one chunk: the labels of CoDEx are one JSON object."""
     parts = list(chunks)
     if parts:
         yield Chunk(b"".join(part.lines for part in parts), parts[0].first, parts[-1].end)

@@ -43,17 +43,19 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOpt
     if not edits:
         return []
     options = with_merged_answers(options, facts)
-    ends: list[EditEnds] = []
-    for end in try_ends(edits, facts):
-        if isinstance(end, WikidataCacheError):
-            raise end
-        ends.append(end)
-    expansions = [_start(end, options, facts) for end in ends]
+    all_ends = list[EditEnds]()
+    for ends in try_ends(edits, facts):
+        if isinstance(ends, WikidataCacheError):
+            raise ends
+        all_ends.append(ends)
+    expansions = [_start(ends, options, facts) for ends in all_ends]
     # The edge s -r-> o* of the edit is hop 1, so the roots are expanded hops - 1 times.
     rounds = [options.per_node] * (options.hops - 1)
     heads = {consequence.rule.head for expansion in expansions for consequence in expansion.consequences}
-    expand(facts, expansions, options, per_node=rounds, also={id_ for end in ends for id_ in end.ids} | heads)
-    return [_edit_subgraph(*parts, options, facts) for parts in zip(ends, expansions, strict=True)]
+    expand(facts, expansions, options, per_node=rounds, also={id_ for ends in all_ends for id_ in ends.ids} | heads)
+    return [
+        _edit_subgraph(ends, expansion, options, facts) for ends, expansion in zip(all_ends, expansions, strict=True)
+    ]
 
 
 def item_subgraph(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
@@ -311,7 +313,7 @@ def _with_provenance(graph: Subgraph, options: SubgraphOptions, expansion: Expan
 
 
 def content_hash(graph: nx.MultiDiGraph) -> str:
-    """Return the sha256 of a subgraph's sorted triples, labels and claims: equal for equal content from any source."""
+    """Return the sha256 of a subgraph's sorted triples, labels, roles and claims, equal from any source."""
     edges = sorted(
         (u, key, v, data["label"], data["role"], *([data["claims"]] if "claims" in data else []))
         for u, v, key, data in graph.edges(keys=True, data=True)

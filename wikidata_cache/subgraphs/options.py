@@ -78,7 +78,8 @@ class SubgraphOptions:
         per_node: statements to keep of each expanded node.
         seed: seed of the sampling.
         roots: ends of the edit whose statements are expanded. Without "subject", the statements of s stay out.
-        max_edges: keep only this many edges, the nearest ones; the edge of the edit is always one of them.
+        max_edges: keep only this many edges, the nearest ones; the edge of the edit is always one of them. Edges that
+            `rules` add are not counted.
         policy: which statements of a node are kept (`sampling.py`).
         direction: "both" also expands along incoming statements; every edge keeps its true direction. A hub, a node
             with more than 500 incoming statements, is not expanded along them.
