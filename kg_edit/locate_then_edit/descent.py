@@ -58,6 +58,10 @@ class Stackable(DeltaParameters, Protocol):
 class NoisyParameters(DeltaParameters, Protocol):
     """Parameters whose change may have noise while they are trained, such as dropout."""
 
+    @property
+    def keeps_lowest(self) -> bool:
+        """Whether the change of the lowest loss is the result, if the loss at the end is much above it."""
+
     def settled(self) -> Tensor | None:
         """Return the change without the noise, [d], detached; None if there is no noise."""
 
@@ -221,7 +225,7 @@ class Descent:
 
     Attributes:
         change: m* - m, [d].
-        losses: (total, nll, kl) of every step.
+        losses: (total, nll, kl) of every evaluation; the last ones are those of ``change``.
         refused: why the change must not be written; empty if it may.
     """
 
@@ -281,7 +285,9 @@ def optimise_values(
     alike = [delta for delta in parameters if isinstance(delta, Stackable) and type(delta) is type(parameters[0])]
     changes: _Changes = _Together(alike) if len(alike) == len(parameters) else _OneByOne(parameters)
     losses: list[list[_Losses]] = [[] for _ in parameters]
-    noisy = {edit: delta for edit, delta in enumerate(parameters) if isinstance(delta, NoisyParameters)}
+    noisy = {
+        e: delta for e, delta in enumerate(parameters) if isinstance(delta, NoisyParameters) and delta.keeps_lowest
+    }
     best = dict[int, tuple[Tensor, _Losses]]()  # of the noisy ones: the changes [edits, d] at the edit's lowest loss
     running, results = set(range(len(parameters))), dict[int, Tensor]()
     last = settings.steps + settings.further_steps - 1
@@ -289,7 +295,7 @@ def optimise_values(
     for step in range(last + 1):
         # One pass over all prompts of all edits: the losses, and d loss_i / d delta_i.
         now = changes.now()  # [edits, d]
-        if results:  # the optimiser moves all changes; EAMET aligns the others with those that have ended, as written
+        if results:  # the optimiser also moves changes that have ended, and EAMET's penalty needs them as written
             now[[*results]] = torch.stack([*results.values()])
         # After ``steps`` evaluations, also whether the targets are predicted, by a margin from the next one on.
         checked = settings.further_steps and step >= settings.steps - 1
@@ -315,24 +321,28 @@ def optimise_values(
         ended = running if step == last else stopped
         results |= {edit: now[edit] for edit in ended}
 
-        # A change with noise is replaced by the one without, as in GLAME's public program, unless that is much worse
-        # than the best change seen: one more evaluation for the edits that end.
+        # A change with noise is replaced by the one without, as in GLAME's public program: one more evaluation for the
+        # edits that end.
         settled = {edit: change for edit in ended & noisy.keys() if (change := noisy[edit].settled()) is not None}
         if settled:
             with torch.no_grad():
                 step_losses = objective(torch.stack([settled.get(edit, change) for edit, change in enumerate(now)]))
                 nll, kl, _, _, total = step_losses.numbers()
                 quiet = list(zip(total, nll, kl, strict=True))
-            for edit, change in settled.items():
-                reached = quiet[edit]
-                fine = reached[0] < settings.stop_below or reached[0] <= best[edit][1][0] + _WORSE
-                results[edit], reached = (change, reached) if fine else (best[edit][0][edit], best[edit][1])
-                losses[edit].append(reached)
+            results |= settled
+            for edit in settled:
+                losses[edit].append(quiet[edit])
+        # An end that is much worse than the best change seen is replaced by that one.
+        for edit in ended & noisy.keys():
+            reached, (changes_at_best, lowest) = losses[edit][-1][0], best[edit]
+            if not (reached < settings.stop_below or reached <= lowest[0] + _WORSE):
+                results[edit] = changes_at_best[edit]
+                losses[edit].append(lowest)
 
         running = running - ended
         if not running:
             break
-        objective.drop(set(range(len(parameters))) - running)
+        objective.drop(results.keys())
         changes.learn(gradient, sorted(running))
     return [Descent(change=results[edit], losses=tuple(edit_losses)) for edit, edit_losses in enumerate(losses)]
 

@@ -245,10 +245,15 @@ class GraphValue(nn.Module):
         z = z * (limit / z.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
         return z
 
+    @property
+    def keeps_lowest(self) -> bool:
+        """Whether the change of the lowest loss counts, if the last loss is much above it."""
+        return self._config.keep_lowest or self._config.dropout > 0
+
     @torch.no_grad()
     def settled(self) -> Tensor | None:
-        """Return the change without dropout, [d]; None if there is no dropout and the last change counts anyway."""
-        if not (self._config.dropout or self._config.keep_lowest):
+        """Return the change without dropout, [d]; None if there is no dropout."""
+        if not self._config.dropout:
             return None
         self.eval()
         z: Tensor = self()

@@ -135,6 +135,7 @@ class Noisy:
         self._change, self._offset = torch.zeros(width, requires_grad=True), offset
         self._draw = torch.Generator().manual_seed(0)
         self.given = list[Tensor]()
+        self.keeps_lowest = offset is not None
 
     def change(self) -> Tensor:
         self.given.append(self._change.detach() + 0.01 * torch.randn(self._change.shape, generator=self._draw))

@@ -87,6 +87,8 @@ def test_paper_ends_with_the_lowest_loss() -> None:
     wild = {"steps": 6, "learning_rate": 30.0, "clamp_norm_factor": 30.0}
     (_, last), (_, best) = (paper(**wild, keep_lowest=keep) for keep in (False, True))
     assert best.edits[0]["loss_after"] < last.edits[0]["loss_after"] - 0.1
+    (_, tame) = paper(steps=3)
+    assert tame.edits[0]["steps"] == 3, "an end that counts is not evaluated again"
 
 
 def test_change_of_paper_has_both_signs() -> None:
