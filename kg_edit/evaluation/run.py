@@ -26,7 +26,7 @@ from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.finish import finish
 from kg_edit.evaluation.general_tasks import DocumentScores
-from kg_edit.evaluation.memory import in_halves
+from kg_edit.evaluation.memory import in_halves, memory_failure, release
 from kg_edit.evaluation.records import (
     BASE,
     EDIT,
@@ -417,12 +417,12 @@ class _Run:
         """
         try:
             sections = self.sections(chunk, patch)
+            return [self._entry(item, phase, section, patch) for item, section in zip(chunk, sections, strict=True)]
         except FAILURES as error:
             if len(chunk) > 1:
                 return [entry for item in chunk for entry in self._scored(patch, [item], phase)]
             (item,), zeros = chunk, {phase: broken(chunk[0].case)}
             return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections=zeros)]
-        return [self._entry(item, phase, section, patch) for item, section in zip(chunk, sections, strict=True)]
 
     def sections(
         self, chunk: Sequence[Item], patch: Patch | None = None, patches: Mapping[str, Patch] | None = None
@@ -466,7 +466,8 @@ class _Run:
             return
         if bar:
             bar.note(f"{'edited' if edits else 'unedited'} model, general ability and retention")
-        scores, tasks, error = dict[str, float | None](), dict[str, DocumentScores](), None
+        scores, tasks = dict[str, float | None](), dict[str, DocumentScores]()
+        problem: Exception | None = None
         before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []
         try:
             with self._edited(patch) as model:
@@ -475,18 +476,26 @@ class _Run:
                 if config.quick:
                     tasks |= config.quick.scores(model) if patch else self.unedited.quick(config.quick)
                 if config.general is not None:
-                    measure = partial(general_scores, model) if patch else self.unedited.general
-                    (general,) = in_halves(lambda texts: list(map(measure, texts)), [config.general])
-                    scores |= general
+                    scores |= (partial(general_scores, model) if patch else self.unedited.general)(config.general)
                 scores |= {name: score.value for name, score in tasks.items()}
                 if config.retention:
                     edits_so_far = [edit for item in sequence.items[:edits] for edit in item.record.edits]
                     scores |= config.retention.scores(model, edits_so_far, before=before, chat=config.chat)
-        except FAILURES as fault:
-            if not edits:  # no edit has broken the unedited model: the text or the tasks can't be used
-                raise
-            scores, error = {}, failure(fault)
-        self.folder.append_point(Point(sequence=sequence.number, edits=edits, scores=scores, tasks=tasks, error=error))
+        except FAILURES as error:
+            problem = error
+        except (RuntimeError, MemoryError) as error:
+            problem = memory_failure(error)  # raises any other error
+            release()
+        if problem and not edits:  # no edit has broken the unedited model: the text or the tasks can't be used
+            raise problem
+        point = Point(
+            sequence=sequence.number,
+            edits=edits,
+            scores={} if problem else scores,
+            tasks=tasks,
+            error=failure(problem) if problem else None,
+        )
+        self.folder.append_point(point)
 
 
 def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence[_Sequence]]:
@@ -525,7 +534,7 @@ def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, label: str) ->
     run.steps.clear()
     run.scores.clear()
     new = [item for item in group if (item.id, EDITED) not in run.done and not run.done.get((item.id, BASE))]
-    run.ask_unedited(new)
+    run.ask_unedited(new)  # for these alone: the call for ``most`` records may have failed because of another one
     bar.note(f"{label}, editing")
     bar.phase("editing", len(group))
     if isinstance(run.method, EditsEach):

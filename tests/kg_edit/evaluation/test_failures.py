@@ -16,6 +16,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.plots import draw_curve
+from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.settings import DataSource, commit, tokenizer_digest
@@ -25,6 +26,7 @@ from kg_edit.scoring.perplexity import read_text
 from kg_edit.storage.atomic import append_lines
 from kg_edit.storage.run_folder import folder_lock
 from tests.kg_edit.evaluation.conftest import Nudge
+from tests.kg_edit.evaluation.test_quick_tasks import ROWS, folder
 from tests.kg_edit.evaluation.test_run import lines
 from tests.kg_edit.tiny import tiny
 
@@ -124,6 +126,29 @@ def test_scoring_that_runs_out_of_memory_is_halved_then_recorded(
     good, failed = lines(tmp_path)
     assert set(good["sections"]) == {"base", "edited", "fact_in_prompt", "fact_and_relation_in_prompt"}
     assert failed["error"].startswith("ModelError: out of memory even for a batch of one: CUDA out of memory. Tried")
+
+
+def test_point_that_runs_out_of_memory_is_recorded(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the tasks, which the edited model answers."""
+    answered, calls = QuickTasks.scores, list[str]()
+
+    def crowded(tasks: QuickTasks, model: LanguageModel) -> Any:
+        calls.append("edited" if calls else "unedited")
+        if calls[-1] == "edited":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answered(tasks, model)
+
+    monkeypatch.setattr(QuickTasks, "scores", crowded)
+    quick = QuickTasks.open(folder(tmp_path / "sets", sst2=ROWS["sst2"]))
+    config = EvalConfig(schedule="sequential:2", quick=quick)
+    summary = evaluate(method, model, edits[:2], out=tmp_path / "out", config=config)
+    assert summary.provenance["failed"] == 0
+    points = (tmp_path / "out" / "general.jsonl").read_text().splitlines()
+    unedited, *edited = map(json.loads, points)
+    assert unedited["error"] is None and unedited["scores"] and edited
+    assert all(point["error"].startswith("ModelError: out of memory") and not point["scores"] for point in edited)
 
 
 def test_unreadable_text_for_perplexity_is_named(tmp_path: Path) -> None:
