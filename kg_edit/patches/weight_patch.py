@@ -23,7 +23,9 @@ from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.changes import KEY, STATE, is_identity
 from kg_edit.patches.container import PatchFile
 
-_FEW_RANKS = 64  # of several patches together: computed for every token, they cost less than a pick of each one's
+_FEW_RANKS = (
+    64  # of several patches together: up to it, all are computed for every token, which is faster than a choice
+)
 SUM = "sum/"  # prefix of a state that is added, not concatenated, where patches are added: one number for all edits
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
 
@@ -237,9 +239,10 @@ class WeightPatch(Patch):
         for name, module in modules.items():
             weight, pair = weight_matrix(module), self.factors[name]
             changed = (weight.float() + pair.exact_on(weight.device).product).to(weight.dtype)
-            if pair.bound >= _SAFE * torch.finfo(weight.dtype).max and not torch.isfinite(changed).all():
+            safe = pair.bound < _SAFE * torch.finfo(weight.dtype).max  # false for NaN, too
+            if not safe and not torch.isfinite(changed).all():
                 raise PatchError(
-                    f"the change makes {name} infinite in {weight.dtype}; use float32, or a smaller change"
+                    f"the change makes {name} infinite or NaN in {weight.dtype}; use float32, or a smaller change"
                 )
             weight.copy_(changed)
 

@@ -173,9 +173,9 @@ def test_keys_that_do_not_fit_the_weight_are_refused(shape: tuple[int, ...], tmp
         Patch.load(forged(tmp_path / "forged.safetensors", metadata, tensors | state))
 
 
-@pytest.mark.parametrize("size", [1e5, 1e38])
+@pytest.mark.parametrize("size", [1e5, 1e38, float("nan")])
 def test_weight_that_would_overflow_is_unchanged(size: float) -> None:
-    """Each of two changes is finite, their sum, or either in half precision, is not."""
+    """Each of two changes is finite, their sum, or either in half precision, is not; or it was NaN before."""
     model = deepcopy(tiny("llama"))
     if size == 1e5:
         model.model.half()
@@ -184,8 +184,8 @@ def test_weight_that_would_overflow_is_unchanged(size: float) -> None:
     (name, pair), *_ = single.factors.items()
     ones = Factors(left=torch.full_like(pair.left, size), right=torch.full_like(pair.right, 3.0))
     patch = WeightPatch(factors={name: ones}, provenance={}) + WeightPatch(factors={name: ones}, provenance={})
-    with pytest.raises(PatchError, match="infinite in"):
+    with pytest.raises(PatchError, match="infinite or NaN in"):
         patch.merge_into(model)
-    with pytest.raises(PatchError, match="infinite in"), patch.applied(model):
+    with pytest.raises(PatchError, match="infinite or NaN in"), patch.applied(model):
         pass
     assert same_weights(model, before)
