@@ -1,9 +1,9 @@
 """GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook replaces the output of one layer.
 
 Each edit gets one entry: the key k [d_ff] is the down-projection's input at the prompt's last token, and the value v
-[d] is trained by Adam until the model predicts the target. At the last token of a prompt, let x be the module's input
-and k_i the nearest key. The module's output is v_i if ||x - k_i|| <= eps_i, else W x. `grace.codebook` has the rule
-that computes the radii eps from the edits (Algorithm 1).
+[d] is trained by Adam until the loss of the target is below ``stop_below``, or for ``steps`` evaluations. At the last
+token of a prompt, let x be the module's input and k_i the nearest key. The module's output is v_i if ||x - k_i|| <=
+eps_i, else W x. `grace.codebook` has the rule that computes the radii eps from the edits (Algorithm 1).
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class CodebookMethod(StatementMethod):
 class Grace(CodebookMethod):
     """One entry per edit: a key, the down-projection's input at the prompt's last token, and a value, its output there.
 
-    The value is trained until the model predicts the target. Other codebook entries are not active during training, so
-    each edit can be removed; earlier patches of weights are active. The value is used if the last token of a prompt
+    Other codebook entries are not active while the value is trained, so each edit can be removed; earlier patches of
+    weights are active. The value is used if the last token of a prompt
     lies within the key's radius: for the prompt itself and very similar ones. On SmolLM2-135M a larger radius covers
     neighbours as well as paraphrases (docs/adapters.md).
     """
@@ -112,11 +112,12 @@ class Grace(CodebookMethod):
         return total
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
-        """Train the values of all edits in one descent; each edit gets its own patch."""
+        """Train the values of the edits, `_BATCH` in one descent; each edit gets its own patch."""
         with untouched(self.model):
             requests = [attempt(edit, partial(self.row, edit)) for edit in edits]
             able = [(edit, row) for edit, row in zip(edits, requests, strict=True) if isinstance(row, Request)]
-            patches = iter(self._trained(able))
+            starts = range(0, len(able), _BATCH)
+            patches = iter([patch for start in starts for patch in self._trained(able[start : start + _BATCH])])
         return tuple(next(patches) if isinstance(row, Request) else row for row in requests)
 
     def row(self, edit: Edit) -> Request:
@@ -137,12 +138,12 @@ class Grace(CodebookMethod):
         # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
         outputs, keys = objective.value, objective.bare_key
         steps = Steps(learning_rate=self.config.learning_rate)
-        # The difference to the module's own output at the start: None for 0, or that of one random value [d] for all
+        # delta = v - output starts at 0 (warm), or where v is one random vector [d], the same for all edits (cold).
         draw = torch.Generator().manual_seed(self.config.seed)
-        value = None if self.config.start == "warm" else torch.rand(outputs.shape[1:], generator=draw).to(outputs)
-        values = [FreeDelta(output, steps, start=None if value is None else value - output) for output in outputs]
+        cold = None if self.config.start == "warm" else torch.rand(outputs.shape[1:], generator=draw).to(outputs)
+        deltas = [FreeDelta(output, steps, start=None if cold is None else cold - output) for output in outputs]
         stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
-        descents = optimise_values(objective, values, stops)
+        descents = optimise_values(objective, deltas, stops)
         return [
             attempt(edit, partial(self._entry, edit, key, output, descent))
             for edit, key, output, descent in zip(edits, keys, outputs, descents, strict=True)
