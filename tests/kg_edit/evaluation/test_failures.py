@@ -147,7 +147,7 @@ def test_point_that_runs_out_of_memory_is_recorded(
     assert summary.provenance["failed"] == 0
     points = (tmp_path / "out" / "general.jsonl").read_text().splitlines()
     unedited, *edited = map(json.loads, points)
-    assert unedited["error"] is None and unedited["scores"] and edited
+    assert "error" not in unedited and unedited["scores"] and edited
     assert all(point["error"].startswith("ModelError: out of memory") and not point["scores"] for point in edited)
 
 
