@@ -382,7 +382,7 @@ class JointMethod(ValueMethod):
         keys = {KEY + name: layer_keys for name, layer_keys in written.keys.items()} if self.config.remember else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
         factors, rect, prune = written.factors, self.config.rect, self.config.prune
-        if rect or prune:
+        if rect or prune:  # the facts' norms stay those before: what is written then has no share for each fact
             factors = restrained(factors, self.model, before=before, rect=rect, prune=prune)
         return WeightPatch(factors=factors, provenance=provenance, state={VALUE: target_states.T, **keys})
 

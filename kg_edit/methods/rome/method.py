@@ -59,12 +59,14 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.precision import exact
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 KeyVariant = Literal["rome", "r-rome"]
 _SMALLEST_COSINE = 1e-4
 
-# The published code has more contexts and a larger clamp, and neither further steps nor the other tokens' keys.
+# The published code has more contexts and a larger clamp, and neither further steps, nor the keys of other tokens or of
+# earlier edits.
 PUBLISHED: dict[str, Any] = {
     "context_lengths": ((5, 10), (10, 10)),
     "steps": 20,
@@ -110,7 +112,7 @@ class EditValue:
 
     Attributes:
         request: the edit's prompts.
-        clean: m, the value of the unedited model in the bare prompt, [d].
+        clean: m, the value in the bare prompt, of the model with the earlier edits and without this one, [d].
         bare_key: k, the key of the bare prompt, [d_ff].
         mean_key: k*, the mean key over the contexts, [d_ff].
         descent: m* - m [d], and the losses of every step.
@@ -212,7 +214,7 @@ class RankOneMethod(ValueMethod):
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions(requests):
-                # One pass over all prompts of the unedited model gives m [edits, d], k and k* [edits, d_ff].
+                # One pass over all prompts of the model without the change gives m [edits, d], k and k* [edits, d_ff].
                 loss = self.objective(model, edits[part], requests[part])
                 if model is not self.model:  # m and the keys are always those of the model itself
                     loss.value, loss.bare_key, loss.mean_key = self.clean_states(requests[part])
@@ -300,21 +302,21 @@ class RankOneMethod(ValueMethod):
         if value.principal is not None:  # as published, after the closed form: the output for k is no longer exactly m*
             right = off_principal(value.principal, factors.right, strength=self.config.sphere)
             factors = replace(factors, right=right)
+        updates, rect, prune = {name: factors}, self.config.rect, self.config.prune
+        if rect or prune:
+            updates = restrained(updates, self.model, before=before, rect=rect, prune=prune)
         record = {
             **self.record(edit),
             "norms": {
                 "value": round(float(value.clean.norm()), 6),
                 "change": round(float(change.norm()), 6),
-                "update": round(float(factors.left.norm() * factors.right.norm()), 6),
+                "update": round(change_norm(updates[name]), 6),
             },
             **value.descent.summary,
             **value.notes,
         }
         provenance = {**self.provenance(), "edits": [record]}
         state = {KEY + name: value.mean_key[:, None]} if self.config.remember else {}
-        updates, rect, prune = {name: factors}, self.config.rect, self.config.prune
-        if rect or prune:
-            updates = restrained(updates, self.model, before=before, rect=rect, prune=prune)
         return WeightPatch(factors=updates, provenance=provenance, state=state)
 
     def provenance(self) -> dict[str, Any]:
@@ -357,7 +359,7 @@ def rank_one_update(
         PatchError: k is almost orthogonal to u, so that the update would explode, or the update is not finite.
     """
     # u = (C + w H + K_p K_p^T / lambda)^-1 k*: the direction that changes the outputs of ordinary keys, and of earlier
-    # edits' keys, least. lambda = d_ff / 10 weighs C against an edit's key, as in MEMIT. The length of u cancels below.
+    # edits' keys, least. lambda = d_ff / 10, MEMIT's default here, weighs C against an edit's key. u's length cancels.
     held = OtherKeys.none(len(mean_key), mean_key.device)
     if others is not None:
         held = held.plus(others, weight=hold / max(1, len(others)))

@@ -147,6 +147,8 @@ def test_rect_writes_a_share_of_the_elements(name: str, tmp_path: Path) -> None:
     written = change != 0
     assert int(written.sum()) == round(0.4 * change.numel())
     torch.testing.assert_close(change[written], full.factors[model.weight_name(1)].product[written])
+    if name in ("rome", "glame"):
+        assert part.edits[0]["norms"]["update"] == pytest.approx(float(change.norm()), rel=1e-4)
     with part.applied(model):
         pass
 
