@@ -37,7 +37,8 @@ class EncodedSubgraph:
         nodes: the entities' vectors, [nodes, d]; of several graphs [graphs, nodes, d], padded with zeros.
         edges: [2, edges], rows of ``nodes``: the object, then the subject, which is the direction of messages.
         relations: the edges' vectors, [edges, d].
-        subject: the row of the edit's subject in ``nodes``; of several graphs [graphs], and rows count on.
+        subject: the row of the edit's subject in ``nodes``; of several graphs [graphs], as rows of [graphs * nodes], as
+            in ``edges``.
         sizes: how many nodes each of several graphs has without padding.
     """
 
@@ -64,9 +65,9 @@ class EncodedSubgraph:
         )
 
     def with_self_loops(self) -> EncodedSubgraph:
-        """Return the same with each node as one of its own neighbours, by the relation of the first edge.
+        """Return one graph (before `together`) with each node as its own neighbour, by the first edge's relation.
 
-        In the public program, these edges carry relation 1 of an unordered list.
+        In the public program, these edges have relation 1 of a set, whose order is arbitrary.
         """
         loops = torch.arange(len(self.nodes), device=self.edges.device).expand(2, -1)  # [2, nodes]
         relations = torch.cat([self.relations, self.relations[:1].expand(len(self.nodes), -1)])
@@ -80,7 +81,7 @@ class EncodedSubgraph:
         return replace(self, nodes=_unit_rms(self.nodes), relations=_unit_rms(self.relations))
 
     def to(self, device: torch.device) -> EncodedSubgraph:
-        """Return the same on another device: labels are read in an early block, the value is needed at a later one."""
+        """Return one graph (before `together`) on another device: the value's block may be elsewhere."""
         return replace(self, **{name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")})
 
 

@@ -66,7 +66,7 @@ class NoisyParameters(DeltaParameters, Protocol):
         """Return the change without the noise, [d], detached; None if there is no noise."""
 
 
-class StepSettings(Protocol):
+class DeltaSettings(Protocol):
     """The settings that `FreeDelta` reads."""
 
     @property
@@ -83,8 +83,8 @@ class StepSettings(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
-    """`StepSettings` for a change without a method's config: Adam, without a limit."""
+class DeltaOptions:
+    """`DeltaSettings` for a change without a method's config: Adam, without a limit."""
 
     learning_rate: float
     optimiser: Optimiser = "adam"
@@ -110,7 +110,7 @@ class FreeDelta:
         start: delta at the beginning, shaped like ``value``; None: 0.
     """
 
-    def __init__(self, value: Tensor, config: StepSettings, *, start: Tensor | None = None) -> None:
+    def __init__(self, value: Tensor, config: DeltaSettings, *, start: Tensor | None = None) -> None:
         self._value, self._config = value, config
         self._delta = (torch.zeros_like(value) if start is None else start.detach().clone()).requires_grad_()
         self._limit = config.clamp_norm_factor * value.norm(dim=-1, keepdim=True)

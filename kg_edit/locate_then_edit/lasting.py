@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, StopSettings, optimise_values
+from kg_edit.locate_then_edit.descent import DeltaOptions, Descent, FreeDelta, StopSettings, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import Site, subject_states
@@ -117,7 +117,7 @@ def mean_value_norm(
     if site == "block":
         bare = [request.rewrites[0] for request in requests]
         _, loss.value = subject_states(model, bare, layer=layer, last=layer, site=site)
-    steps = Steps(learning_rate=_RATE, clamp_norm_factor=clamp)
+    steps = DeltaOptions(learning_rate=_RATE, clamp_norm_factor=clamp)
     descents = optimise_values(loss, [FreeDelta(state, steps) for state in loss.value], stops)
     norms = (values + torch.stack([descent.change for descent in descents])).norm(dim=1).sort().values
     return float(f"{float(norms[: len(norms) - math.floor(_OUTLIERS * len(norms))].mean()):.3g}")

@@ -12,7 +12,7 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
 
 `Request` has the prompts of an edit, `Objective` is the loss. All prompts of all edits are rows of token ids, which run
 together in few forward passes (`kg_edit.locate_then_edit.passes`). A forward pass is a `TailForward`, which runs only
-what a change can reach, or a `PlainForward`, the reference.
+what a change can reach, or a `WholeForward` for recurrent models; `PlainForward` is the reference of the tests.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def norm_penalty(change: Tensor, value: Tensor, *, weight: float) -> Tensor:
 
 
 class Forward(Protocol):
-    """Computes the logits of rows of prompts under a change: `TailForward`, or its reference `PlainForward`.
+    """Computes the logits of rows of prompts under a change: `TailForward` or `WholeForward`.
 
     ``keys`` [rows, d_ff] and ``values`` [rows, d] are the input and output of the edited down-projection at the
     subject's last token, in the model without the change.
@@ -229,7 +229,7 @@ class Objective:
         self.kl_weight, self.penalty = kl_weight, penalty
         self._model, self._layer, self._edits = model, layer, len(requests)
         self._forward = forward or forward_for(model, ())
-        rows = (row for edit, request in enumerate(requests) for row in _rows(edit, request))
+        rows = (row for edit, request in enumerate(requests) for row in _target_rows(edit, request))
         self._rows = [replace(row, runs_whole=model.is_recurrent) for row in rows]
         self._limit, self._passes = limit or pass_limit(model, layer), list[Pass]()
         devices = {parameter.device for parameter in model.model.parameters()}
@@ -383,7 +383,7 @@ class TargetRow:
         return max(1, len(self.prompt.target_ids))
 
 
-def _rows(edit: int, request: Request) -> Iterator[TargetRow]:
+def _target_rows(edit: int, request: Request) -> Iterator[TargetRow]:
     """Yield the rows of an edit, each with its weight in the edit's loss."""
     for prompt in request.rewrites:
         yield TargetRow(edit=edit, prompt=prompt, weight=1 / len(request.rewrites))
@@ -402,14 +402,14 @@ class Pass:
     def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int, head: torch.device) -> None:
         self.rows, self.forward, self._edits, self._head = rows, forward, edits, head
         self._edit_of_row = torch.tensor([row.edit for row in rows], device=forward.values.device)
-        with torch.no_grad():  # L_a compares with the distribution of the unedited model
+        with torch.no_grad():  # L_a compares with the distribution without the change
             clean = forward.logits() if any(row.part == "kl" for row in rows) else None
-        self._groups, self._sizes = list[_Rows](), list[int]()  # the rows of each kind, and their numbers of reads
+        self._groups, self._sizes = list[_Kind](), list[int]()  # the rows of each kind, and their numbers of reads
         for kind in dict.fromkeys(row.kind for row in rows):
             same_kind = [row for row in rows if row.kind == kind]
             start, size = sum(self._sizes), sum(row.reads for row in same_kind)
-            before = clean[start : start + size] if kind[0] == "kl" and clean is not None else None
-            self._groups.append(_Rows(same_kind, before, head))
+            of_kind = clean[start : start + size] if kind[0] == "kl" and clean is not None else None
+            self._groups.append(_Kind(same_kind, of_kind, head))
             self._sizes.append(size)
 
     def logits(self, change: Tensor) -> Tensor:
@@ -419,12 +419,12 @@ class Pass:
     def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
         """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
         pairs = zip(self._groups, logits.split(self._sizes), strict=True)
-        return [(group.part, group.of_edits(group.loss(part), self._edits)) for group, part in pairs]
+        return [(group.part, group.of_edits(group.loss(own), self._edits)) for group, own in pairs]
 
     def missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
         """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
         pairs = zip(self._groups, logits.split(self._sizes), strict=True)
-        return [group.of_edits(group.missed(part, margin), self._edits) for group, part in pairs if group.part == "nll"]
+        return [group.of_edits(group.missed(own, margin), self._edits) for group, own in pairs if group.part == "nll"]
 
     def without(self, finished: set[int]) -> Pass | None:
         """Return the pass without the rows of the edits in ``finished``; None if no row remains.
@@ -439,8 +439,8 @@ class Pass:
         return Pass([self.rows[index] for index in remaining], self.forward.subset(remaining), self._edits, self._head)
 
 
-class _Rows:
-    """The rows of one kind in a pass, and their formula. ``clean``: the unedited logits [reads, vocabulary] for L_a."""
+class _Kind:
+    """The rows of one kind in a pass, and their formula. ``clean``: the logits without the change, for L_a."""
 
     def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None, head: torch.device) -> None:
         self.part = rows[0].part

@@ -52,19 +52,22 @@ class SharedContexts:
         The whole rows are computed if a row begins with no context, or if `mask_decides` is false. If the rows are many
         for few contexts, as with many edits, the contexts' keys and values are not stored for each row.
         """
-        numbers = [number for row in rows if (number := self._longest(row)) is not None]
+        numbers = [number for row in rows if (number := longest_start(self._ids, row)) is not None]
         if len(numbers) < len(rows) or not self._prefix.layers:
             return run_prefix(model, rows)
         tails = [row[len(self._ids[number]) :] for row, number in zip(rows, numbers, strict=True)]
         # The length of the rows, with the padding between the context and a row's own tokens.
-        width = self._prefix.mask.shape[-1] + max(map(len, tails))
+        shared = self._prefix.mask.shape[-1]
+        width = shared + max(map(len, tails))
         if not mask_decides(model, width + beyond):
             return run_prefix(model, rows)
         index = torch.tensor(numbers, device=model.device)
-        prefix, start = run_prefix(model, tails, after=self._prefix.rows(index)), self._prefix.mask.shape[-1]
+        prefix = run_prefix(model, tails, after=self._prefix.rows(index))
         if len(numbers) < 2 * len(set(numbers)):
             return prefix
-        layers = tuple((keys[..., start:, :].clone(), values[..., start:, :].clone()) for keys, values in prefix.layers)
+        layers = tuple(
+            (keys[..., shared:, :].clone(), values[..., shared:, :].clone()) for keys, values in prefix.layers
+        )
         return replace(prefix, layers=layers, start=(self._prefix, index))
 
     def beginning(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
@@ -72,11 +75,8 @@ class SharedContexts:
 
         Returns the prefix, the context's row in it, and the context's length; None if no context fits.
         """
-        number = self._longest(row[:-1])
+        number = longest_start(self._ids, row[:-1])
         return None if number is None else (self._prefix, number, len(self._ids[number]))
-
-    def _longest(self, row: Sequence[int]) -> int | None:
-        return longest_start(self._ids, row)
 
 
 def context_starts(model: LanguageModel, contexts: Iterable[str]) -> list[tuple[int, ...]]:
@@ -157,7 +157,7 @@ class Prefix:
         return replace(self, layers=layers, start=None)
 
     def frozen(self, blocks: int) -> Cache:
-        """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, but does not store these."""
+        """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, and stores only the prefix."""
         cache = self._cache(_FrozenLayer, blocks, stores=False)
         if self.start is not None:
             first, index = self.start

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Steps, Stops, optimise_values
+from kg_edit.locate_then_edit.descent import DeltaOptions, Descent, FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.methods.base import attempt
@@ -137,7 +137,7 @@ class Grace(CodebookMethod):
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, limit=limit)
         # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
         outputs, keys = objective.value, objective.bare_key
-        steps = Steps(learning_rate=self.config.learning_rate)
+        steps = DeltaOptions(learning_rate=self.config.learning_rate)
         # delta = v - output starts at 0 (warm), or where v is one random vector [d], the same for all edits (cold).
         draw = torch.Generator().manual_seed(self.config.seed)
         cold = None if self.config.start == "warm" else torch.rand(outputs.shape[1:], generator=draw).to(outputs)

@@ -13,8 +13,8 @@ Each token i of the edit's prompt finds its most similar token in the text, and 
 must agree, because a scope has both a subject and a relation: a prompt about a neighbour shares only the relation,
 another fact about the subject only the subject. P [size, d], u [heads, d], scale and offset [heads] are trained.
 
-The counterfactual model has the change left right of a weight [out, in], where left [out, r] starts at 0: it starts
-equal to the edited model.
+The counterfactual model adds left @ right to each changed weight [out, in]. left [out, r] starts at 0, so that it is
+the unedited model before the training.
 """
 
 from __future__ import annotations
