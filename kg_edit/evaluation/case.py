@@ -178,14 +178,14 @@ class Case:
         if self.ceiling:
             return [*self.answer_pairs, *choices, *self._probe_pairs]
         # The probabilities of the new and the old target, after the edit's prompt, its paraphrases and its neighbours.
-        facts = [
+        target_pairs = [
             Pair(prompt.rstrip(), target)
             for edit in self.edits
             for prompt in (edit.text, *edit.paraphrases, *edit.neighborhood)
             for target in (edit.target_new, edit.target_true)
             if target
         ]
-        return [*facts, *self.answer_pairs, *choices, *self._probe_pairs]
+        return [*target_pairs, *self.answer_pairs, *choices, *self._probe_pairs]
 
     @property
     def forced_pairs(self) -> list[Pair]:
@@ -237,7 +237,7 @@ class Case:
         """The texts that the model continues by sampling, for the extras."""
         if self.ceiling:
             return ()
-        fuzzy = tuple(map(fuzzy_prompt, questions_of(self))) if FUZZY in self.extras else ()
+        fuzzy = tuple(map(fuzzy_prompt, right_answers_by_question(self))) if FUZZY in self.extras else ()
         return (*fuzzy, *(generation_prompts(self) if {FLUENCY, CONSISTENCY} & set(self.extras) else ()))
 
     @property
@@ -309,7 +309,7 @@ def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bo
 
     def after_facts(query: Query) -> Query:
         # The examples too come after their first hop, or after all hops if ``recalled``. Without that, the model would
-        # have to guess the purpose of a fact before a question.
+        # have to guess the purpose of a fact before a question. The last fact states the answer, and is left out.
         hops = (example.facts if recalled else example.facts[:-1][:1] for example in query.examples)
         shown = zip(query.examples, hops, strict=True)
         examples = tuple(example.model_copy(update={"context": " ".join(before)}) for example, before in shown)
@@ -324,7 +324,7 @@ def fuzzy_prompt(question: str) -> str:
     return question + FUZZY_SUFFIX
 
 
-def questions_of(case: Case) -> Mapping[str, tuple[str, ...]]:
+def right_answers_by_question(case: Case) -> Mapping[str, tuple[str, ...]]:
     """Return each portability question with its right answers."""
     answers = {question.question: right_answers(question) for question in case.questions}
     queries = (query for probe in case.group("portability") for query in probe.queries)

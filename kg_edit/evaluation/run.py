@@ -171,8 +171,8 @@ def evaluate(
             folder.drop_failed()
         run = _Run(method, model, config, folder, UneditedScores(model, settings), *found_in(folder))
 
-        if stored := len({name for (name, _), error in run.done.items() if error is not None}):
-            what = number_of(stored, "record")
+        if failed := len({name for (name, _), error in run.done.items() if error is not None}):
+            what = number_of(failed, "record")
             log.warning("%s: the errors of %s are from an earlier run; --retry-failed computes them again", out, what)
 
         # A run may be resumed with other code, since only kg-edit's own version is a setting.
@@ -302,12 +302,12 @@ class _Run:
                 bar.note("")
             if number >= summed:
                 edited = [records[index] for index in scoring.step if records[index].id not in failed]
-                scored = [records[index] for index in scoring.indices if records[index].id not in failed]
+                to_score = [records[index] for index in scoring.indices if records[index].id not in failed]
                 update = self._edit(sequence, number, edited, patch, files)
                 patch = added(patch, update)  # of all edits so far; a step without a success changes nothing
-                if bar and scored:
-                    bar.note(f"edited model, {len(scored)} to score")
-                self._score(sequence, scoring, scored, patch)
+                if bar and to_score:
+                    bar.note(f"edited model, {len(to_score)} to score")
+                self._score(sequence, scoring, to_score, patch)
                 if scoring.on_curve:
                     self._point(sequence, scoring.edits, patch, bar)
                 if update and patch:
@@ -345,11 +345,11 @@ class _Run:
     def _unedited_cases(self, item: Item) -> dict[str, Case]:
         return {BASE: item.case, **(ceiling_cases(item.case) if self.config.ceilings else {})}
 
-    def _base(self, scored: Sequence[Item]) -> set[str]:
+    def _base(self, records: Sequence[Item]) -> set[str]:
         """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
         failed = set()
-        for chunk in _chunks(scored, self.together):
-            if len(scored) > 1:
+        for chunk in _chunks(records, self.together):
+            if len(records) > 1:
                 self.ask_unedited(chunk)
             for item in chunk:
                 error = self.done.get((item.id, BASE))
@@ -399,18 +399,18 @@ class _Run:
         )
         return step.patch
 
-    def _score(self, sequence: _Sequence, scoring: Scoring, scored: Sequence[Item], patch: Patch | None) -> None:
+    def _score(self, sequence: _Sequence, scoring: Scoring, to_score: Sequence[Item], patch: Patch | None) -> None:
         """Score the items on the model with ``patch``, and write their lines."""
         phase = phase_of(scoring)
-        new = {item.id for item in scored if (item.id, phase) not in self.done}
+        new = {item.id for item in to_score if (item.id, phase) not in self.done}
         if len(sequence.items) == 1 and patch and new & self.scores.keys():
-            self.folder.append([self._entry(scored[0], phase, self.scores[scored[0].id], patch)])
+            self.folder.append([self._entry(to_score[0], phase, self.scores[to_score[0].id], patch)])
             return
-        for chunk in _chunks(scored, self.together):  # whole chunks: a resumed run rounds like an uninterrupted one
+        for chunk in _chunks(to_score, self.together):  # whole chunks: a resumed run rounds like an uninterrupted one
             if new & {item.id for item in chunk}:
-                self.folder.append(entry for entry in self._scored(patch, chunk, phase) if entry.id in new)
+                self.folder.append(entry for entry in self._entries_of(patch, chunk, phase) if entry.id in new)
 
-    def _scored(self, patch: Patch | None, chunk: Sequence[Item], phase: str) -> list[Entry]:
+    def _entries_of(self, patch: Patch | None, chunk: Sequence[Item], phase: str) -> list[Entry]:
         """Score the items all at once; if that fails, each alone, so that an error belongs to one item.
 
         An item that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
@@ -420,7 +420,7 @@ class _Run:
             return [self._entry(item, phase, section, patch) for item, section in zip(chunk, sections, strict=True)]
         except FAILURES as error:
             if len(chunk) > 1:
-                return [entry for item in chunk for entry in self._scored(patch, [item], phase)]
+                return [entry for item in chunk for entry in self._entries_of(patch, [item], phase)]
             (item,), zeros = chunk, {phase: broken(chunk[0].case)}
             return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections=zeros)]
 
@@ -430,7 +430,7 @@ class _Run:
         """Score items on the model with ``patch``, or each on the model with its own of ``patches``, by item id."""
         before = self.unedited.sections({item.id: item.case for item in chunk})
         with self._edited(patch) as model:
-            scored = in_halves(
+            sections = in_halves(
                 lambda part: score_cases(
                     model,
                     [item.case for item in part],
@@ -439,7 +439,7 @@ class _Run:
                 ),
                 chunk,
             )
-        return with_cosines(self.model, [item.case for item in chunk], scored)
+        return with_cosines(self.model, [item.case for item in chunk], sections)
 
     def _entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
         """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
@@ -507,7 +507,7 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
     `HELD` bytes at most, or the group has one record.
     """
     most, fewest = run.together, FEWEST * run.together // TOGETHER
-    start = scored = largest = 0
+    start = asked = largest = 0
     assumed = sum(weight.nbytes for weight in run.model.model.parameters())  # of a patch, before one is known
     while start < len(todo):
         size = max(1, min(most, max(fewest, start), HELD // (largest or assumed)))
@@ -515,10 +515,10 @@ def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence
         records, first, last = [sequence.items[0] for sequence in group], bar.n + 1, bar.n + len(group)
         label = f"records {first} to {last}" if last > first else f"record {first}"
         bar.note(f"{label}, unedited model")
-        bar.phase("unedited model", min(most, len(todo) - scored) if scored < start + len(group) else 0)
-        while scored < start + len(group):  # the unedited model is asked about ``most`` records at once
-            run.ask_unedited([sequence.items[0] for sequence in todo[scored : scored + most]])
-            scored += most
+        bar.phase("unedited model", min(most, len(todo) - asked) if asked < start + len(group) else 0)
+        while asked < start + len(group):  # the unedited model is asked about ``most`` records at once
+            run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + most]])
+            asked += most
         _compute_together(run, records, bar, label)
         largest = max([largest, *(step.patch.nbytes for step in run.steps.values() if step.patch)])
         yield group

@@ -15,7 +15,7 @@ from kg_edit.evaluation.case import (
     Case,
     fuzzy_prompt,
     generation_prompts,
-    questions_of,
+    right_answers_by_question,
 )
 from kg_edit.evaluation.metrics.metric import Evidence, Metric, mean
 from kg_edit.scoring.likelihood import LIKELIEST
@@ -56,7 +56,7 @@ def partial_ratio(text: str, name: str) -> float:
 def _fuzzy(case: Case, evidence: Evidence) -> float | None:
     return mean(
         any(partial_ratio(evidence.samples[fuzzy_prompt(question)], name) >= _ENOUGH for name in names)
-        for question, names in questions_of(case).items()
+        for question, names in right_answers_by_question(case).items()
     )
 
 
