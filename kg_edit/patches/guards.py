@@ -85,7 +85,7 @@ class SeenEdits:
         pairs = zip(patch.edits, edit_norms(patch), strict=True)
         sized = [_Sized(record, norm, (record["method"], weights)) for record, norm in pairs]
         for edit in sized:
-            if edit.norm is not None:
+            if edit.norm:  # an edit that changes nothing says nothing about the usual size
                 insort(self.norms[edit.group], edit.norm)
             if factor := division_factor(edit.record):
                 insort(self.factors[edit.group], factor)
@@ -111,8 +111,8 @@ def disabling(
     seen = others if isinstance(others, SeenEdits) else SeenEdits(others)
     for edit in seen.add(patch):
         name, norm, factor = edit.record["edit"]["id"], edit.norm, division_factor(edit.record)
-        usual = None if norm is None else _median_of_others(seen.norms[edit.group], norm)
-        if norm is not None and usual is not None and norm > MEDIANS * usual:
+        usual = _median_of_others(seen.norms[edit.group], norm) if norm else None
+        if norm and usual is not None and norm > MEDIANS * usual:
             times = f"{norm / usual:.1f} times the other edits'"
             reasons.append(f"{name}: its change has the norm {norm:.3g}, {times}")
         usual = _median_of_others(seen.factors[edit.group], factor) if factor else None

@@ -51,6 +51,12 @@ def test_each_edit_is_compared_with_the_median_of_the_others(monkeypatch: pytest
     assert len(counted) == 16, "the records are not read again for each edit"
 
 
+def test_edits_that_change_nothing_are_no_measure() -> None:
+    """The loss of an edit may be low enough before its first step."""
+    still = [made_up(edits_of(1, start=start), size=0.0) for start in range(6)]
+    assert disabling(made_up(edits_of(1, start=6)), still) == ()
+
+
 def test_edit_norms_of_a_dense_change_are_unknown() -> None:
     """Four edits, trained into a weight of the rank four: the columns of the identity are nobody's."""
     edits = {"edits": [{"edit": {"id": name}, "method": "ft"} for name in "abcd"]}
