@@ -27,6 +27,7 @@ from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.endpoints.web import is_header_text, is_http_address, whole_reply
+from wikidata_cache.safe_json import parse
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
@@ -204,9 +205,9 @@ class CompletionServer:
         body = {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": False}
         data = self._ask("completions", body)
         try:
-            return str(data["choices"][0]["text"])
+            return _text(data["choices"][0]["text"])
         except (LookupError, TypeError) as error:
-            raise self._unexpected(data, "a completion with choices[0].text") from error
+            raise self._unexpected(data, "a completion with a text in choices[0].text") from error
 
     def answer(self, question: str, *, tokens: int) -> str:
         """Return the greedy answer to a user's turn, at most ``tokens`` tokens.
@@ -218,9 +219,9 @@ class CompletionServer:
         body = {"model": self.model, "messages": turns, "max_tokens": tokens, "temperature": 0, "stream": False}
         data = self._ask("chat/completions", body)
         try:
-            return str(data["choices"][0]["message"]["content"])
+            return _text(data["choices"][0]["message"]["content"])
         except (LookupError, TypeError) as error:
-            raise self._unexpected(data, "a chat completion with choices[0].message.content") from error
+            raise self._unexpected(data, "a chat completion with a text in choices[0].message.content") from error
 
     def _ask(self, route: str, body: dict[str, Any] | None = None) -> Any:
         address = f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{route}"
@@ -234,7 +235,7 @@ class CompletionServer:
             with suppress(OSError, HTTPException):  # the connection may end here, too
                 reply = error.read(_MOST_BYTES).decode(errors="replace")
             try:  # two usual forms of an error's message; else the whole reply
-                parsed = json.loads(reply)
+                parsed = parse(reply)
                 reply = str(parsed.get("message") or parsed["error"]["message"])
             except (ValueError, LookupError, TypeError, AttributeError):
                 pass
@@ -247,8 +248,8 @@ class CompletionServer:
                 problem = f"did not answer within {self.seconds:g} s; wait longer with --timeout"
             raise ServerError(f"{address} {problem}") from error
         try:
-            return json.loads(text)
-        except ValueError as error:
+            return parse(text)
+        except ValueError as error:  # also JSON that is nested too deeply
             raise self._unexpected(text.decode(errors="replace"), "JSON") from error
 
     def _unexpected(self, found: Any, expected: str) -> ServerError:
@@ -314,6 +315,17 @@ def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt
     for locality in edit.locality:
         if locality.answer:
             yield replace(statement("locality", locality.prompt, locality.answer), names=locality.names)
+
+
+def _text(value: object) -> str:
+    """Return the text of a reply; a server may send null instead, such as for a reasoning that was cut off.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 def _served_answer(server: CompletionServer, prompt: ServedPrompt) -> Answer:

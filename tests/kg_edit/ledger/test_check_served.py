@@ -159,7 +159,9 @@ def test_served_check_asks_locality_prompts_with_an_answer(standin: StandIn) -> 
             r"answered with error 401: 'who are you\?'; set the server's API key in KG_EDIT_SERVER_KEY",
         ),
         (200, b"<html>", r"replied '<html>'; expected JSON"),
-        (200, b'{"choices": []}', r"expected a completion with choices\[0\]\.text"),
+        (200, b'{"choices": []}', r"expected a completion with a text in choices\[0\]\.text"),
+        (200, b'{"choices": [{"text": null}]}', r"expected a completion with a text in choices\[0\]\.text"),
+        (200, b"[" * 200_000, r"expected JSON"),
         (200, b"[]", r"expected a completion"),
     ],
 )
