@@ -170,6 +170,9 @@ class RecomputeContext:
                 f"the edits were made on the model in {made_in}, but the loaded model is in {loaded_in}, so "
                 f"recomputed edits would differ; load the model in {made_in} (CLI: --dtype {made_in})"
             )
+        if "config" not in recorded:
+            name = recorded["name"]
+            raise PatchError(f"the patch does not record the settings of {name}; remove all of its edits together")
         try:
             config = method_class.config_class.of_record(recorded["config"])
         except ValidationError as error:

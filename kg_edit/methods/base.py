@@ -249,6 +249,7 @@ class EditingMethod(ABC):
         self.refuse_texts(requested)
         self._prepare_unpatched()  # before ``start`` is applied, so that the patch is the same with and without it
         patch = self.empty_patch() if start is None else as_patch(start)
+        patch.check_model(self.model)  # here, so that a wrong one is not taken for a fault of a plug-in
         with Bar(title=self.name, unit="edit", total=len(requested), shown=progress) as bar:
             for batch in self._batches(requested):
                 seen = (*callbacks, StepNotes(bar.note))
