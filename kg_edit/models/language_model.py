@@ -86,8 +86,8 @@ class LanguageModel:
         name: str | Path,
         *,
         revision: str | None = None,
-        dtype: str = "auto",
-        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
         device_map: str | dict[str, int | str] | None = None,
         trust_remote_code: bool = False,
         spec: ModelSpec | None = None,
@@ -391,7 +391,7 @@ class LanguageModel:
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         if scaling := getattr(self.text_config, "logits_scaling", None):  # Granite
             logits = logits / scaling
-        if self.text_config.model_type in ("cohere", "cohere2"):
+        if self.text_config.model_type in ("cohere", "cohere2", "cohere2_moe"):
             logits = logits * self.text_config.logit_scale
         cap = getattr(self.text_config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)

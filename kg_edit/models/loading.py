@@ -286,14 +286,15 @@ def in_short(error: Exception) -> str:
     return next((meaning for words, meaning in _MISLEADING.items() if words in first), first)
 
 
-def pick_device(device: str) -> torch.device:
-    """Return the device with this name; ``auto`` is CUDA if it is available, else the CPU.
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return the device, or that with this name; ``auto`` is CUDA if it is available, else the CPU.
 
     Raises:
         ModelError: there is no such device here.
     """
     import torch
 
+    device = str(device)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -309,14 +310,15 @@ def pick_device(device: str) -> torch.device:
         raise ModelError(f"there is no device {device!r} here{reason}; use auto, cpu, cuda or cuda:1") from error
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the dtype with this name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
+def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the dtype, or that with this name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
 
     Raises:
         ModelError: there is no floating-point dtype of this name, or it is one of a byte, in which no model computes.
     """
     import torch
 
+    dtype = str(dtype).removeprefix("torch.")
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     torch_dtype = getattr(torch, dtype, None)

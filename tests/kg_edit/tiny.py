@@ -133,6 +133,7 @@ EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3_moe": ("qwen3_moe", {**_ROUTED, "num_experts": 4, "head_dim": 8}),
+    "cohere2_moe": ("cohere2_moe", {**_ROUTED, "num_experts": 4, "head_dim": 8, "logit_scale": 0.5}),
 }
 
 # One of each kind: a gated MLP; Conv1D; parallel attention; norms after the MLP; a projection behind the embedding

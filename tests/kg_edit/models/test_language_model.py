@@ -19,7 +19,15 @@ from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
 from kg_edit.export.merged_model import blank_model
 from kg_edit.models.architectures import ModelSpec, content_fingerprint, find_spec
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.loading import NAMED_MODELS, cached_only, dequantise, load_tokenizer, named_model_file
+from kg_edit.models.loading import (
+    NAMED_MODELS,
+    cached_only,
+    dequantise,
+    load_tokenizer,
+    named_model_file,
+    pick_device,
+    pick_dtype,
+)
 from kg_edit.models.sampling import sample_contexts, seeded
 from kg_edit.planning.shape import shape_of
 from tests.everyday import keep_first
@@ -290,3 +298,10 @@ def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pyt
         (cached / "snapshots" / "1").mkdir(parents=True)
         (cached / "snapshots" / "1" / "config.json").write_text("{}")
         assert cached_only("someorg/somename")
+
+
+def test_dtype_and_device_may_be_torchs_own() -> None:
+    assert pick_dtype(torch.bfloat16, torch.device("cpu")) is torch.bfloat16
+    assert pick_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(ModelError, match="there is no device 'cuda:99'"):
+        pick_device(torch.device("cuda:99"))
