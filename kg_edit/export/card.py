@@ -7,6 +7,7 @@ one is known, or else a folder. `model_card` makes the Markdown, with the metada
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from kg_edit.patches.base import Patch
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 from kg_edit.version import __version__
 from wikidata_cache.terminal import number_of
+
+_LICENSE = re.compile(
+    r"""license:\s*["']?([\w.~-]+)["']?\s*(?:#.*)?"""
+)  # a line of a card's YAML; hubs have ids, not texts
 
 Form = Literal["peft", "gguf adapter", "gguf model", "folder"]
 
@@ -161,9 +166,12 @@ def _recorded_license(path: Path) -> str | None:
         return None
     if not lines or lines[0].strip() != "---":
         return None
-    front = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else []
-    licenses = [line.partition(":")[2].strip().strip("'\"") for line in front if line.startswith("license:")]
-    return licenses[0] if licenses and licenses[0] else None
+    for line in lines[1:]:
+        if line.rstrip() == "---":
+            break
+        if (match := _LICENSE.fullmatch(line)) and match[1] not in ("null", "~"):
+            return match[1]
+    return None
 
 
 def model_card(

@@ -131,6 +131,8 @@ def write_gguf_model(
         reader = ArrayReader(Path(base))
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise ModelError(f"can't read {base} as a GGUF file: {error}; give the base model's .gguf file") from error
+    if (split := reader.get_field(gguf.Keys.Split.LLM_KV_SPLIT_COUNT)) and int(split.contents()) > 1:
+        raise ModelError(f"{base} is one part of a split file; join the parts with llama-gguf-split --merge")
     changed = _edited_tensors(patch, model, reader, Path(base))
     quantised = dict[str, Array]()
     for name, weight in changed.items():

@@ -64,6 +64,13 @@ def test_card_of_a_local_folder_has_its_path_and_license(tmp_path: Path) -> None
     assert "base_model" not in front and front["license"] == "mit"
     assert f"Its hub id is not known: the base is the folder `{folder}`" in body
     assert "PeftModel.from_pretrained(base" in body and "AutoPeft" not in body
+    for line, license_id in (
+        ("license: mit # as is", "mit"),
+        ("license: null", None),
+        ("license: cc-by-4.0", "cc-by-4.0"),
+    ):
+        (folder / "README.md").write_text(f"---\n{line}\n--- \nlicense: other\n")
+        assert base_model(str(folder)).license == license_id
     (folder / "README.md").write_text("no metadata\n")
     front, body = card(str(folder))
     assert "license" not in front and "Not known: see the base model's own page." in body

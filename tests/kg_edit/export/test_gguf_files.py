@@ -21,13 +21,15 @@ from tests.kg_edit.export.test_peft_adapter import patch_of
 from tests.kg_edit.tiny import tiny
 
 
-def as_gguf(model: LanguageModel, path: Path, *, kind: str = "F32") -> Path:
+def as_gguf(model: LanguageModel, path: Path, *, kind: str = "F32", parts: int = 1) -> Path:
     """The down-projections of a tiny model, and an embedding, as a GGUF file of the kind of numbers."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_custom_alignment(1024)  # not the default
     writer.add_name("tiny")
     writer.add_array("tokenizer.ggml.tokens", ["a", "b", "ü"])
     writer.add_block_count(model.model.config.num_hidden_layers)
+    if parts > 1:
+        writer.add_uint16(gguf.Keys.Split.LLM_KV_SPLIT_COUNT, parts)
     numbers = gguf.GGMLQuantizationType[kind]
     embedding = np.arange(96, dtype=np.float32).reshape(3, 32)
     q8 = gguf.GGMLQuantizationType.Q8_0
@@ -114,6 +116,13 @@ def test_gguf_model_differs_only_in_the_edited_tensors(kind: str, written: str, 
     expected = old[name] + patch.factors[model.weight_name(1)].product.numpy()
     assert np.allclose(new[name], expected, atol=close) and not np.allclose(new[name], old[name], atol=close)
     assert (folder / MODEL).stat().st_mode & 0o777 == 0o644
+
+
+def test_gguf_model_refuses_a_part_of_a_split_file(tmp_path: Path) -> None:
+    model = tiny("llama")
+    base = as_gguf(model, tmp_path / "base-00001-of-00002.gguf", parts=2)
+    with pytest.raises(ModelError, match="is one part of a split file; join the parts"):
+        write_gguf_model(patch_of(model, {1: 2}), tmp_path / "m", model=model, base=base, kind="F32")
 
 
 def test_gguf_model_of_a_file_with_an_empty_array(tmp_path: Path) -> None:
