@@ -152,8 +152,10 @@ class ChatRequest(ApiRequest):
     @field_validator("messages")
     @classmethod
     def _ends_with_a_user(cls, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
-        if messages[-1].role == "assistant":  # other servers continue its text, or begin another answer
-            raise ValueError("the last message is the assistant's; expected a user's, which is answered")
+        if (
+            role := messages[-1].role
+        ) != "user":  # of an assistant's, other servers continue its text, or begin another
+            raise ValueError(f"the last message is the {role}'s; expected a user's, which is answered")
         return messages
 
 

@@ -357,6 +357,8 @@ def compare(
     if first not in sides:
         raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
     sides = {first: sides[first], **sides}
+    if len(sides) == 1:
+        raise ConfigError(f"{first} is not compared with itself; give another run, or {UNEDITED}")
 
     available = metric_names(row for scores in sides.values() for row in scores.values())
     available += (EDITING_SCORE,) if set(SCORED) <= set(available) else ()

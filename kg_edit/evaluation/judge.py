@@ -92,7 +92,7 @@ class Judge:
         data = self._post(json.dumps(body).encode())
         try:
             reply = str(json.loads(data)["choices"][0]["message"]["content"])
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise JudgeError(f"{self.url}: replied {data[:200]!r}; expected a chat completion") from error
         first = (*normalised(reply.rpartition("</think>")[2]), "")[0]  # a reasoning model's answer is at the end
         return {"yes": True, "no": False}.get(first), reply

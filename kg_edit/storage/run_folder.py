@@ -202,9 +202,12 @@ def delete_run(folder: Path) -> None:
     for run in (folder, *filter(is_run, folder.iterdir())):
         with _lock(run, 0.0):
             pass
-    renamed = folder.resolve().with_name(f".{folder.resolve().name}-{uuid4().hex[:8]}")
+    target = folder.resolve()
+    renamed = target.with_name(f".{target.name}-{uuid4().hex[:8]}")
     try:
-        folder.resolve().rename(renamed)
+        target.rename(renamed)
+        if folder.is_symlink():  # which would point to nothing
+            target.mkdir()
     except OSError as error:
         raise OutputError(f"can't replace {folder}: {error.strerror}; give another --out") from error
     log.info("the other run in %s is deleted", folder)

@@ -47,6 +47,7 @@ _MEANINGS = {
         "has been locked by another program for more than a minute",
         f"Close that program, or {ELSEWHERE}.",
     ),
+    "SQLITE_TOOBIG": ("has an answer that is larger than the limit", f"Raise the limit, which {LIMIT} sets."),
     "SQLITE_IOERR": ("cannot be read or written", f"Free some space and check the disk, or {ELSEWHERE}."),
 }
 

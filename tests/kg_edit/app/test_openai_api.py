@@ -201,8 +201,10 @@ def test_chat_ignores_further_fields_of_a_message_and_wants_a_users_last() -> No
         assert (code, answer["choices"][0]["message"]["content"]) == (200, expected), answer
         assert running.post(CHAT, {"messages": [turn, message, turn], "max_tokens": 2})[0] == 200
         code, answer = running.post(CHAT, {"messages": [turn, message]})
+        system = running.post(CHAT, {"messages": [{"role": "system", "content": "Be brief."}]})[1]
     assert (code, answer["error"]["param"]) == (400, "messages")
     assert "the last message is the assistant's; expected a user's" in answer["error"]["message"]
+    assert "the last message is the system's; expected a user's" in system["error"]["message"]
 
 
 def test_completions_without_a_ledger_are_of_the_unedited_model(tmp_path: Path) -> None:

@@ -148,6 +148,8 @@ def test_several_runs_against_one_of_them_or_the_unedited_model(run: Run) -> Non
     assert compare(folders, against="second").sides == ("second", "first")
     with pytest.raises(ConfigError, match="expected unedited or one of"):
         compare(folders, against="third")
+    with pytest.raises(ConfigError, match="first is not compared with itself"):
+        compare(folders[0], against="first")
 
 
 def test_run_whose_folder_is_called_unedited(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,13 @@ def test_another_run_is_replaced_and_the_same_one_resumed(run: Path) -> None:
     assert read_settings(run)["config"]["steps"] == 4 and not (run / "patch.safetensors").exists()
 
 
+def test_run_behind_a_link_is_replaced_where_it_is(run: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    replace_run(link, lambda: claim(link, {**SETTINGS, "config": {"steps": 4, "sizes": (1, 2)}}), overwrite=True)
+    assert link.is_symlink() and read_settings(run)["config"]["steps"] == 4
+
+
 def test_sweep_is_replaced_with_the_runs_of_its_cells(tmp_path: Path) -> None:
     def sweep(model: str, *, overwrite: bool) -> None:
         replace_run(out, lambda: claim(out, {"job": "sweep", "model": model}), overwrite=overwrite)
