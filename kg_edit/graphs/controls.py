@@ -95,12 +95,15 @@ def states_nothing(graph: object) -> bool:
 class ShuffledObjects(Control):
     """The statements of o* with the objects of other o*: those of the edits in ``pool`` that have the same r'.
 
-    A statement is left out if the pool has no other object for it. Nodes behind the old objects are left out too. No
-    object is one that the guard of the sampling (`Leakage`) leaves out.
+    A statement is left out if the pool has no other object for it, that o* itself has not and no other statement was
+    given. Nodes behind the old objects are left out too. No object is one that the guard of the sampling (`Leakage`)
+    leaves out.
     """
 
     pool: Sequence[Edit] = ()
-    _read: dict[bool, Mapping[str, Mapping[str, str]]] = field(default_factory=dict, init=False, repr=False)
+    _read: dict[bool, Mapping[str, Mapping[str, tuple[str, set[str]]]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph with other objects in o*'s statements."""
@@ -111,8 +114,12 @@ class ShuffledObjects(Control):
             objects = self._objects(values=options.values).get(str(key), {})
             candidates = {
                 name: label
-                for name, label in objects.items()
-                if name not in taken and not options.leakage.gives_away(name, label)
+                for name, (label, owners) in objects.items()
+                # o* may have more objects than the sampled ones, so that its own are told by their owner
+                if (edit.target_new_id or edit.target_new) not in owners
+                and name not in taken
+                and not shuffled.has_edge(root, name, key)
+                and not options.leakage.gives_away(name, label)
             }
             if candidates:
                 drawn = min(candidates, key=lambda name: hashed(options.seed, edit.target_new, str(key), end, name))
@@ -120,19 +127,20 @@ class ShuffledObjects(Control):
                 shuffled.add_edge(root, drawn, key=key, **data)
         return shuffled
 
-    def _objects(self, *, values: bool) -> Mapping[str, Mapping[str, str]]:
-        """For each relation, the objects of the pool's o*, with their labels; with ``values`` also dates and such."""
+    def _objects(self, *, values: bool) -> Mapping[str, Mapping[str, tuple[str, set[str]]]]:
+        """For each relation, the objects of the pool's o*: label, and whose they are; with ``values`` also dates."""
         if values in self._read:
             return self._read[values]
-        objects: dict[str, dict[str, str]] = {}
-        for donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.values():
+        objects: dict[str, dict[str, tuple[str, set[str]]]] = {}
+        for owner, donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.items():
             try:
                 graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_ALL, values=values))
             except FAILURES:  # the donor is not in the graph
                 continue
             for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
                 if data.get("role") != "edit":
-                    objects.setdefault(str(key), {})[str(end)] = str(graph.nodes[end]["label"])
+                    labelled = str(graph.nodes[end]["label"]), set[str]()
+                    objects.setdefault(str(key), {}).setdefault(str(end), labelled)[1].add(owner)
         self._read[values] = objects
         return objects
 

@@ -61,6 +61,19 @@ def test_shuffled_objects_have_the_same_relations(graph: PrivateGraph) -> None:
     assert triples_of(alone) == {OWN}  # nobody else's objects
 
 
+def test_shuffled_objects_are_others_and_each_is_drawn_once() -> None:
+    """Of thirty twins of Paris ten are sampled: none of the other twenty may be drawn, and no object twice."""
+    multigraph = nx.MultiDiGraph()
+    for number in range(30):
+        multigraph.add_edge("Paris", f"twin {number}", label="twin")
+        multigraph.add_edge("Rome", f"sister {number}", label="twin")
+    source, pool = PrivateGraph(multigraph), [edit("Paris"), edit("Rome", "2")]
+    for seed in range(3):
+        shuffled = ShuffledObjects(source, pool=pool).subgraph(edit("Paris"), SubgraphOptions(per_node=10, seed=seed))
+        objects = [end for start, _, end in triples_of(shuffled) if start == "Paris"]
+        assert len(objects) == 10 == len(set(objects)) and all(name.startswith("sister") for name in objects)
+
+
 def test_shuffled_objects_draw_no_excluded_answer(graph: PrivateGraph) -> None:
     """What the right graph leaves out is not drawn from another o* either."""
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
