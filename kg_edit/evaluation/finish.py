@@ -6,6 +6,7 @@ The shards of a run are merged first, into the same files that a single process 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
 
@@ -30,7 +31,7 @@ from kg_edit.evaluation.settings import note_environment, read_environments
 from kg_edit.evaluation.statistics import counts, estimates, metric_names
 from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, SUMMARY, Summary, curve
 from kg_edit.storage.atomic import replacing
-from kg_edit.storage.run_folder import Settings, claim, difference, read_settings
+from kg_edit.storage.run_folder import Settings, claim, difference, folder_lock, read_settings
 
 CURVE = "curve.svg"
 _TASKS = ("general_tasks", "general_quick")
@@ -118,36 +119,39 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
 
     Raises:
         OutputError: a folder holds no shard, or one of another run; a shard is missing, given twice or not finished;
-            ``out`` belongs to another run, or can't be written.
+            ``out`` belongs to another run, can't be written, or another process works on it.
     """
     settings = {folder: read_settings(folder) for folder in shards}
     folders = _sorted_shards(settings)
     for folder in folders:
         _check_finished(folder, settings[folder])
     merged = {**settings[folders[0]], "shard": None}
-    claim(out, merged)
+    with suppress(OSError):  # `claim` then raises the error with its reason
+        out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(out):
+        claim(out, merged)
 
-    # The lines are sorted by sequence, in their shard's order within a sequence, as one process would write them.
-    numbers = {name: number for number, names in sequences_of(merged).items() for name in names}
-    parts, target = [RunFolder(folder) for folder in folders], RunFolder(out)
-    lines: dict[int, list[bytes]] = {}
-    for part in parts:
-        for entry, line in zip(part.entries(), _whole_lines(part.records), strict=True):
-            lines.setdefault(numbers[entry.id], []).append(line)
-    _replace(target.records, lines)
-    if _has_points(merged):
-        point_lines: dict[int, list[bytes]] = {}
+        # The lines are sorted by sequence, in their shard's order within a sequence, as one process would write them.
+        numbers = {name: number for number, names in sequences_of(merged).items() for name in names}
+        parts, target = [RunFolder(folder) for folder in folders], RunFolder(out)
+        lines: dict[int, list[bytes]] = {}
         for part in parts:
-            for point, line in zip(part.points(), _whole_lines(part.general), strict=True):
-                point_lines.setdefault(point.sequence, []).append(line)
-        _replace(target.general, point_lines)
-    for folder in folders:
-        for patch in sorted((folder / "patches").glob("*.safetensors")):
-            with replacing(out / "patches" / patch.name) as scratch:
-                scratch.write_bytes(patch.read_bytes())
-        for environment in read_environments(folder):
-            note_environment(out, environment)
-    return finish(out)
+            for entry, line in zip(part.entries(), _whole_lines(part.records), strict=True):
+                lines.setdefault(numbers[entry.id], []).append(line)
+        _replace(target.records, lines)
+        if _has_points(merged):
+            point_lines: dict[int, list[bytes]] = {}
+            for part in parts:
+                for point, line in zip(part.points(), _whole_lines(part.general), strict=True):
+                    point_lines.setdefault(point.sequence, []).append(line)
+            _replace(target.general, point_lines)
+        for folder in folders:
+            for patch in sorted((folder / "patches").glob("*.safetensors")):
+                with replacing(out / "patches" / patch.name) as scratch:
+                    scratch.write_bytes(patch.read_bytes())
+            for environment in read_environments(folder):
+                note_environment(out, environment)
+        return finish(out)
 
 
 def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:

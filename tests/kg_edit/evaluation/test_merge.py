@@ -15,6 +15,7 @@ from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.finish import merge
 from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.run_folder import folder_lock
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluation.killed import results_of
@@ -51,6 +52,8 @@ def test_two_shards_merged_equal_one_run(
     assert merged.provenance["failed"] == 1
     again = merge(tmp_path / "merged", folders)
     assert again == merged
+    with folder_lock(tmp_path / "merged"), pytest.raises(OutputError, match="another process works on"):
+        merge(tmp_path / "merged", folders)
 
 
 @pytest.mark.slow
