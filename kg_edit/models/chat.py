@@ -68,7 +68,10 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
         )
     # The white space that the template puts between the user's turn and an answer.
     turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
-    answered, mark, _ = _rendered(tokenizer, turns, answer=False).partition(_ANSWER)
+    try:
+        answered, mark, _ = _rendered(tokenizer, turns, answer=False, name=name).partition(_ANSWER)
+    except ChatTemplateError:  # a template for one turn
+        return ChatForm(before=before, after=after)
     gap = answered.removeprefix(rendered)
     return ChatForm(
         before=before, after=after, gap=gap if mark and answered.startswith(rendered) and not gap.strip() else ""
@@ -92,9 +95,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, n
     return _rendered(tokenizer, messages, answer=True, name=name)
 
 
-def _rendered(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool, name: str = "the model"
-) -> str:
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool, name: str) -> str:
     try:
         template = str(tokenizer.get_chat_template())
         if "strftime_now" in template:  # by which some templates ask for the current date; it gives the fixed one

@@ -80,6 +80,12 @@ def test_strftime_now_gives_the_fixed_date() -> None:
     assert chat_form(tokenizer(indented), name="tiny").before == "July 2024 <s><user>"
 
 
+def test_template_for_one_turn_is_asked_without_a_gap() -> None:
+    refused = "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}"
+    form = chat_form(tokenizer(f"{refused}<user>{{{{ messages[0].content }}}}<end>"), name="tiny")
+    assert (form.before, form.after, form.gap) == ("<user>", "<end>", "")
+
+
 def test_chat_form_digest_covers_all_fields() -> None:
     form = chat_form(tokenizer(WITH_BOS), name="tiny")
     assert form.sha256 == chat_form(tokenizer(WITH_BOS), name="other").sha256
