@@ -160,7 +160,9 @@ def _alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *, most
         group: list[int] = []
         indices = [index for index, beginning in enumerate(beginnings) if (beginning is not None) is with_beginning]
         for index in sorted(indices, key=lambda index: (shared[index], lengths[index])):
-            if group and (len(group) == most or lengths[index] > _SPREAD * lengths[group[0]] + _SLACK):
+            # By beginnings first, so that a row may also be much shorter than those before it.
+            shortest, longest = (pick([lengths[at] for at in [*group, index]]) for pick in (min, max))
+            if group and (len(group) == most or longest > _SPREAD * shortest + _SLACK):
                 yield group
                 group = []
             group.append(index)

@@ -8,9 +8,10 @@ import torch
 from kg_edit import scoring
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prefix_cache import Prefix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.greedy import greedy
+from kg_edit.scoring.greedy import _alike, _Beginning, greedy
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit.locate_then_edit.test_operators import operators
 from tests.kg_edit.tiny import families, tiny
@@ -74,3 +75,10 @@ def test_an_accelerators_memory_decides_how_many_rows_write_together(monkeypatch
     assert much[0] == cpu[0]
     for pair, expected in cpu[1].items():
         assert much[1][pair] == pytest.approx(expected, abs=1e-4)
+
+
+def test_rows_read_together_have_similar_lengths() -> None:
+    """Also after two shared beginnings, by which they are sorted first: 1,000 tokens are left, and 2 or 3."""
+    prefix = Prefix(mask=torch.ones(2, 40), layers=())
+    beginnings = [_Beginning(prefix, 0, 30), _Beginning(prefix, 1, 40), _Beginning(prefix, 1, 40)]
+    assert list(_alike([range(1030), range(42), range(43)], beginnings, most=32)) == [[0], [1, 2]]
