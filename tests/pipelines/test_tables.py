@@ -59,15 +59,13 @@ def test_the_retrieval_baseline_is_in_the_table(view: str, tables: ModuleType) -
 def test_differences_that_decide_the_goal_of_a_thousand_edits_are_rows(tables: ModuleType) -> None:
     """docs/results.md, Many edits in one model: neighbours within 5 points."""
     tabled = tables.Results().tables
-    decided = {
-        name: {number.method for number in tabled[name] if number.metric == "neighborhood, difference" and number.low}
-        for name in ("batches-1000", "lasting-models", "lasting-qwen")
-    }
-    assert decided == {
-        "batches-1000": {"rag", "ft-augmented"},
-        "lasting-models": {"memit"},
-        "lasting-qwen": {"memit"},
-    }
+    for name, methods in (
+        ("batches-1000", {"rag", "ft-augmented"}),
+        ("lasting-models", {"memit"}),
+        ("lasting-qwen", {"memit"}),
+    ):
+        rows = [number for number in tabled[name] if number.metric == "neighborhood, difference" and number.low]
+        assert methods <= {number.method for number in rows}, name
 
 
 def test_csv_files_survive_reading_and_writing(tables: ModuleType, tmp_path: Path) -> None:
