@@ -247,13 +247,14 @@ class UneditedScores:
     def sections(self, cases: Mapping[str, Case]) -> dict[str, Section]:
         """Return the sections of ``cases``, by name."""
         stored = {name: section for name, case in cases.items() if (section := self._read(case))}
-        missing = {name: case for name, case in cases.items() if name not in stored}
-        scored = in_halves(lambda chunk: score_cases(self._model, chunk), tuple(missing.values()))
-        scored = with_cosines(self._model, tuple(missing.values()), scored)
-        for case, section in zip(missing.values(), scored, strict=True):
-            self._write(case, section)
-        sections = stored | dict(zip(missing, scored, strict=True))
-        return {name: sections[name] for name in cases}
+        # If some are missing, as after a kill, all are scored again: a resumed run rounds like an uninterrupted one.
+        asked = tuple(cases.values()) if len(stored) < len(cases) else ()
+        scored = in_halves(lambda chunk: score_cases(self._model, chunk), asked)
+        sections = dict(zip(cases, with_cosines(self._model, asked, scored), strict=False))
+        for name, section in sections.items():
+            if name not in stored:
+                self._write(cases[name], section)
+        return {name: stored.get(name) or sections[name] for name in cases}
 
     def general(self, text: str) -> dict[str, float | None]:
         """Return general ability on ``text``."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from string import ascii_uppercase
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.evaluation.case import Case, ceiling_cases
-from kg_edit.evaluation.scorer import ANSWER_TOKENS, score_cases
+from kg_edit.evaluation.records import Section
+from kg_edit.evaluation.scorer import ANSWER_TOKENS, UneditedScores, score_cases
 from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
@@ -211,3 +214,24 @@ def test_ceilings_where_the_first_edit_asks_nothing(model: LanguageModel, edits:
     case = Case.of(record, choices=choices(record, answers(edits), seed=0))
     assert ceiling_cases(case)["fact_in_prompt"].facts == (fact_sentence(edits[1]),)
     assert ceiling_cases(Case.of(silent)) == {}
+
+
+def test_unedited_scores_of_which_one_is_missing_are_computed_in_the_same_batch(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between two files must not change the roundings of the second; what is stored stays."""
+    sizes = list[int]()
+
+    def counted(model: LanguageModel, cases: Sequence[Case], **how: Any) -> tuple[Section, ...]:
+        sizes.append(len(cases))
+        return score_cases(model, cases, **how)
+
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path))
+    monkeypatch.setattr("kg_edit.evaluation.scorer.score_cases", counted)
+    cases = {edit.id: Case.of(edit) for edit in edits[:4]}
+    scores = UneditedScores(model, {"model": {"name": "tiny"}})
+    first = scores.sections(cases)
+    next((tmp_path / "unedited").rglob("*.json")).unlink()
+    again = UneditedScores(model, {"model": {"name": "tiny"}}).sections(cases)
+    assert sizes == [4, 4] and again == first
+    assert scores.sections(cases) == first and len(sizes) == 2
