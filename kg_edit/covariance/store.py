@@ -185,9 +185,13 @@ def measure_shard(
             sums.close()
             sums.save(sums.position.path(folder))
         files = [sums.position.model_copy(update={"part": shard}).path(folder) for shard in range(parts)]
-        if not all(path.is_file() and _read_position(path).finished for path in files):
-            return sums.position.path(folder)
-        merge_shards(files, folder)
+        try:
+            if not all(path.is_file() and _read_position(path).finished for path in files):
+                return sums.position.path(folder)
+            merge_shards(files, folder)
+        except CovarianceError:
+            if _missing(identities, folder):
+                raise  # else another shard, which ended at the same time, has merged them and deleted the files
         for path in files:
             path.unlink(missing_ok=True)
     return _manifests(identities, folder)

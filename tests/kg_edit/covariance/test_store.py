@@ -76,6 +76,21 @@ def test_shards_of_several_machines_are_merged(tmp_path: Path) -> None:
     assert len(stored_covariances(tmp_path / "merged")) == 2
 
 
+def test_two_shards_that_end_together_are_merged_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one finds the files deleted, and the covariances there."""
+
+    def overtaken(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
+        merge_shards(files, folder)
+        for file in files:
+            file.unlink()
+        return merge_shards(files, folder)
+
+    shard(tmp_path, 0, 2)
+    monkeypatch.setattr("kg_edit.covariance.store.merge_shards", overtaken)
+    merged = shard(tmp_path, 1, 2)
+    assert isinstance(merged, dict) and merged.keys() == set(LAYERS)
+
+
 def test_shard_computes_its_chunks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feed = SelfCorpus.feed
     chunks: list[int] = []
