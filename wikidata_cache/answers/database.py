@@ -226,12 +226,17 @@ def _open_reader(path: Path) -> sqlite3.Connection | None:
     connection = _connect(path, "ro")
     try:
         new = _is_new(connection, path)
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         connection.close()
-        if path.with_name(f"{path.name}-wal").exists():
+        if error.sqlite_errorname.startswith("SQLITE_BUSY") or path.with_name(f"{path.name}-wal").exists():
             raise
-        # In a read-only folder, SQLite cannot create the shared-memory file for readers; "immutable" does without.
-        connection = _connect(path, "ro&immutable=1")
+        if path.with_name(f"{path.name}-journal").exists():  # of a change that a kill cut: a writer takes it back
+            with closing(_connect(path, "rw")) as writer:
+                _is_new(writer, path)
+            connection = _connect(path, "ro")
+        else:
+            # In a read-only folder, SQLite cannot create the shared-memory file for readers; "immutable" does without.
+            connection = _connect(path, "ro&immutable=1")
         new = _is_new(connection, path)
     except BaseException:
         connection.close()

@@ -270,6 +270,28 @@ def test_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     store.save("wikidata", "labels/1", [LABEL], ASKED)  # works again once there is space
 
 
+_KILLED_IN_A_CHANGE = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA journal_mode = DELETE")
+connection.execute("PRAGMA cache_size = 5")  # so that changed pages are in the file before the commit
+connection.execute("UPDATE facts SET value = 'new'")
+os._exit(0)
+"""
+
+
+def test_reader_sees_nothing_of_a_change_that_a_kill_cut(tmp_path: Path) -> None:
+    """Where the file system has no shared memory, a journal restores the file: a reader must not pass over it."""
+    path = tmp_path / "c.sqlite"
+    facts = [Fact("label", f"Q{number}", [f"{number} " + "x" * 100, "en"]) for number in range(1, 301)]
+    with AnswerStore(path) as store:
+        store.save("wikidata", "labels/1", facts, ASKED)
+    subprocess.run([sys.executable, "-c", _KILLED_IN_A_CHANGE, path], check=True)
+    assert path.with_name("c.sqlite-journal").exists()
+    assert AnswerStore(path).database.read("SELECT count(*) FROM facts WHERE value = 'new'") == [(0,)]
+    assert not path.with_name("c.sqlite-journal").exists() and labels_of(AnswerStore(path), "Q300")
+
+
 def _read_and_write(store: AnswerStore, number: int) -> None:
     assert labels_of(store, "Q1")
     store.save("wikidata", "labels/1", [Fact("label", f"Q{100 + number}", None)], ASKED)
