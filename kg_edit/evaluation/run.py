@@ -476,7 +476,8 @@ class _Run:
                 if config.quick:
                     tasks |= config.quick.scores(model) if patch else self.unedited.quick(config.quick)
                 if config.general is not None:
-                    scores |= (partial(general_scores, model) if patch else self.unedited.general)(config.general)
+                    text = config.general
+                    scores |= general_scores(model, text) if patch else self.unedited.general(text)
                 scores |= {name: score.value for name, score in tasks.items()}
                 if config.retention:
                     edits_so_far = [edit for item in sequence.items[:edits] for edit in item.record.edits]

@@ -161,8 +161,8 @@ def _alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *, most
         indices = [index for index, beginning in enumerate(beginnings) if (beginning is not None) is with_beginning]
         for index in sorted(indices, key=lambda index: (shared[index], lengths[index])):
             # By beginnings first, so that a row may also be much shorter than those before it.
-            shortest, longest = (pick([lengths[at] for at in [*group, index]]) for pick in (min, max))
-            if group and (len(group) == most or longest > _SPREAD * shortest + _SLACK):
+            tails = [lengths[at] for at in (*group, index)]
+            if group and (len(group) == most or max(tails) > _SPREAD * min(tails) + _SLACK):
                 yield group
                 group = []
             group.append(index)
