@@ -67,7 +67,7 @@ def encode(
 
     Raises:
         PromptError: no token ends the subject; the target's first token would merge with the prompt's last one (then
-            the model could not be asked for the target after the prompt); or the target has no token.
+            the model could not be asked for the target after the prompt); or one of them has no token.
     """
     # Fill in the subject; ``span`` has its characters in the text.
     span: tuple[int, int] | None = None
@@ -143,6 +143,8 @@ def _target_start(
     A target that begins with `GLUE` continues a word: it starts at the first token that the prompt alone lacks.
     """
     prompt, _ = _encode(tokenizer, text, special=special)
+    if not prompt:
+        raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
     glued = target.startswith(GLUE)
     if glued:
         prompt = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False))]

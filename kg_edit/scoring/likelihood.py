@@ -68,7 +68,7 @@ def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores
     """Score each pair, with a space between prompt and candidate (Meng et al. 2022, their evaluation code).
 
     Raises:
-        PromptError: a candidate can't be separated from its prompt's end.
+        PromptError: a prompt is empty, or a candidate can't be separated from its prompt's end.
         ModelError: the model's output is not finite, or a pair does not fit into its positions.
     """
     (scores,) = score_each(model, [pairs], patches=[None])
@@ -83,7 +83,7 @@ def score_each(
     A pair that several unpatched entries share is scored once.
 
     Raises:
-        PromptError: a candidate can't be separated from its prompt's end.
+        PromptError: a prompt is empty, or a candidate can't be separated from its prompt's end.
         ModelError: an edited model's output is not finite, or a pair does not fit into its positions.
         PatchMismatchError: a patch is for another model.
     """
@@ -147,12 +147,34 @@ def _groups(pairs: Sequence[_Asked]) -> list[_Group]:
 
 def _score_rows(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
-) -> Iterator[TokenScores]:
+) -> list[TokenScores]:
     """The scores of all prompts, row by row."""
     pairs = [pair for row in rows for pair in row]
+    if mask_decides(model, max(len(pair.prompt.ids) for pair in pairs)):
+        return list(_token_scores(pairs, *_tree_logits(model, rows, patches)))
     # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
-    takes_trees = mask_decides(model, max(len(pair.prompt.ids) for pair in pairs))
-    logits, index = _tree_logits(model, rows, patches) if takes_trees else _row_logits(model, pairs, patches)
+    scores: dict[int, TokenScores] = {}
+    for indices in _of_alike_lengths([pair.prompt for pair in pairs], nodes=nodes_at_once(model)):
+        alike = [pairs[index] for index in indices]
+        logits = _row_logits(model, alike, patches)
+        scores |= zip(indices, _token_scores(alike, logits, torch.arange(len(logits))), strict=True)
+    return [scores[index] for index in range(len(pairs))]
+
+
+def _of_alike_lengths(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list[int]]:
+    """Numbers of prompts, by length: those of a pass have at most ``nodes`` tokens with their padding, or are one."""
+    group: list[int] = []
+    for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)):
+        if group and (len(group) + 1) * len(prompts[index].ids) > nodes:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def _token_scores(pairs: Sequence[_Asked], logits: Tensor, index: Tensor) -> Iterator[TokenScores]:
+    """The scores of ``pairs``, of whose target tokens in turn ``index`` has the row of ``logits`` that predicts it."""
     # On the logits' device, and one transfer: the logits of all reads may be hundreds of megabytes.
     targets = torch.tensor([token for pair in pairs for token in pair.prompt.target_ids], device=logits.device)
     index = index.to(logits.device)
@@ -195,23 +217,16 @@ def _tree_logits(
     return logits, index
 
 
-def _row_logits(
-    model: LanguageModel, pairs: Sequence[_Asked], patches: Sequence[WeightPatch | None]
-) -> tuple[Tensor, Tensor]:
-    """The same as `_tree_logits`, from one left-padded row for each pair."""
+def _row_logits(model: LanguageModel, pairs: Sequence[_Asked], patches: Sequence[WeightPatch | None]) -> Tensor:
+    """Logits [target tokens, vocabulary] before each target token, from one left-padded row for each pair."""
     batch = left_pad([pair.prompt.ids for pair in pairs], device=torch.device("cpu"))
     rows = [row for row, pair in enumerate(pairs) for _ in pair.prompt.target_ids]
     columns = [position for pair in pairs for position in range(-len(pair.prompt.target_ids) - 1, -1)]
     owners = torch.tensor([[pair.owner] for pair in pairs])
     with each_patched(model, patches, owners):
-        at, ends = (torch.tensor(rows), torch.tensor(columns)), _row_ends([pair.prompt for pair in pairs])
-        logits = _forward(model, batch.ids, batch.mask, batch.positions, at=at, ends=ends)
-    return logits, torch.arange(len(rows))
-
-
-def _row_ends(prompts: Sequence[Prompt]) -> Ends:
-    """The positions (rows, columns) at which the prompts end in left-padded rows."""
-    return torch.arange(len(prompts)), torch.tensor([-len(prompt.target_ids) - 1 for prompt in prompts])
+        at = torch.tensor(rows), torch.tensor(columns)
+        ends = torch.arange(len(pairs)), torch.tensor([-len(pair.prompt.target_ids) - 1 for pair in pairs])
+        return _forward(model, batch.ids, batch.mask, batch.positions, at=at, ends=ends)
 
 
 def _marked(shape: torch.Size, ends: Ends) -> Tensor:
@@ -279,23 +294,15 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
     """Return the arg-max token id at each of a candidate's positions, given the prompt and the tokens before.
 
     Raises:
-        PromptError: a candidate can't be separated from its prompt's end.
+        PromptError: a prompt is empty, or a candidate can't be separated from its prompt's end.
         ModelError: a pair does not fit into the model's positions.
     """
     distinct = list(dict.fromkeys(pairs))
-    encoded = [model.encode(pair.prompt, target=pair.candidate) for pair in distinct]
-    order = sorted(range(len(distinct)), key=lambda index: len(encoded[index].ids))  # rows of alike lengths: no padding
+    encoded = [_Asked(0, model.encode(pair.prompt, target=pair.candidate)) for pair in distinct]
     predicted: dict[Pair, tuple[int, ...]] = {}
-    for start in range(0, len(order), _ROWS):
-        chunk = order[start : start + _ROWS]
-        prompts = [encoded[index] for index in chunk]
-        batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
-        with torch.no_grad(), with_prompt_ends(model, _marked(batch.ids.shape, _row_ends(prompts))):
-            output = model.model(
-                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-            )
-        for index, prompt, logits in zip(chunk, prompts, output.logits, strict=True):
-            # The logits before each target token, [target tokens, vocabulary].
-            best = logits[-len(prompt.target_ids) - 1 : -1].argmax(-1)
-            predicted[distinct[index]] = tuple(best.tolist())
+    for indices in _of_alike_lengths([pair.prompt for pair in encoded], nodes=nodes_at_once(model)):
+        alike = [encoded[index] for index in indices]
+        best = _row_logits(model, alike, [None]).argmax(-1).cpu()  # [target tokens]
+        tokens = best.split([len(pair.prompt.target_ids) for pair in alike])
+        predicted |= {distinct[index]: tuple(row.tolist()) for index, row in zip(indices, tokens, strict=True)}
     return {pair: predicted[pair] for pair in distinct}

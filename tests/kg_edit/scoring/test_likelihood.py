@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.errors import ModelError
+from kg_edit.errors import ModelError, PromptError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.scoring.likelihood import Pair, TokenScores, predictions, score
@@ -136,11 +136,28 @@ def test_left_padding_right_padding_and_the_shared_tree_agree(name: str, bos: bo
         assert tree[pair] == pytest.approx((nll, sum(hits) / len(hits), len(hits)), abs=1e-4)
 
 
-def test_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    together = predictions(tiny("llama"), OVERLAPPING)
-    monkeypatch.setattr("kg_edit.scoring.likelihood._ROWS", 1)
-    assert predictions(tiny("llama"), OVERLAPPING) == together
-    assert list(together) == OVERLAPPING
+def test_rows_of_a_pass_have_as_many_tokens_as_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPT's attention can't read trees: its pairs are rows of their own, in passes by length."""
+    model, sizes = tiny("mpt"), list[torch.Size]()
+    together, limit = predictions(model, OVERLAPPING), 40
+    monkeypatch.setattr("kg_edit.scoring.likelihood._NODES", limit)
+    with model.model.register_forward_pre_hook(
+        lambda _, __, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
+    ):
+        scores = score(model, OVERLAPPING)
+        assert predictions(model, OVERLAPPING) == together
+    assert len(sizes) > 2 and all(rows * width <= limit or rows == 1 for rows, width in sizes)
+    assert list(together) == list(scores) == OVERLAPPING
+    for pair in OVERLAPPING:
+        assert scores[pair] == pytest.approx(alone(model, pair), abs=1e-4)
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    """Nothing predicts the target's first token; a BOS in front does."""
+    for scored in (score, predictions):
+        with pytest.raises(PromptError, match="the prompt '' before 'Miami' has no token; give a text before"):
+            scored(tiny("gpt2"), [Pair("", "Miami")])
+    check_equal(tiny("llama", bos=True), [Pair("", "Miami")])
 
 
 def test_no_pairs_give_no_scores() -> None:
