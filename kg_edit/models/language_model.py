@@ -26,7 +26,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from kg_edit.errors import ModelError, PromptError, UnsupportedModelError, describe
+from kg_edit.errors import ModelError, PromptError, UnsupportedModelError, describe, is_memory_error
 from kg_edit.models.architectures import (
     ModelSpec,
     check_spec,
@@ -98,7 +98,7 @@ class LanguageModel:
         is that of accelerate (``auto``, or a device for each module name), to spread a model over several devices.
 
         Raises:
-            ModelError: there is no such model, or it can't be loaded.
+            ModelError: there is no such model, it can't be loaded, or there is not enough memory for it.
             UnsupportedModelError: its family has no `ModelSpec`, or its weights are quantised.
         """
         name = str(name)
@@ -121,14 +121,17 @@ class LanguageModel:
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             with _without_bars(path):
                 model = load_whole(path, {"dtype": torch_dtype, "device_map": device_map, **options})
+            if device_map is None:
+                nn.Module.to(model, target)
         except UnsupportedModelError:
             raise
         except Exception as error:  # transformers and tokenizers may raise anything for a damaged folder
+            if is_memory_error(error):
+                way = "load it in bfloat16, on another device, or on several (device_map)"
+                raise ModelError(f"there is not enough memory for {name!r}: {in_short(error)}; {way}") from error
             download = f"; without internet access, download a hub model first: hf download {name}"
             hint = f"{WAYS}{download * (not Path(path).exists())}"
             raise ModelError(f"can't load the model {name!r}: {in_short(error)}; {hint}") from error
-        if device_map is None:
-            nn.Module.to(model, target)
         if takes_onednn():
             use_onednn(model)
         if any(parameter.is_cuda for parameter in model.parameters()):

@@ -7,6 +7,7 @@ import errno
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -153,6 +154,15 @@ def test_damaged_folder_is_not_to_be_downloaded(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"can't load the model .* or a \.gguf file") as caught:
         LanguageModel.load(str(tmp_path))  # it has no tokenizer
     assert "hf download" not in str(caught.value)
+
+
+def test_too_little_memory_is_not_called_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> NoReturn:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("kg_edit.models.language_model.load_whole", full)
+    with pytest.raises(ModelError, match=r"not enough memory for 'smollm2-135m': .*; load it in bfloat16, on another"):
+        LanguageModel.load("smollm2-135m")
 
 
 def test_unknown_hub_id_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
