@@ -41,11 +41,11 @@ def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
     norms: list[Tensor] = []
     with ExitStack() as reading:  # not by output_hidden_states, after which transformers leaves its hooks on the model
         for block in model.blocks:
-            reading.enter_context(watched(block, lambda _, state: norms.append(state[0].float().norm(dim=-1).cpu())))
+            reading.enter_context(watched(block, lambda _, state: norms.append(state[0].float().norm(dim=-1))))
         reading.enter_context(untouched(model))  # no dropout, which would also use the caller's random state
         with torch.no_grad():
             model.model(torch.tensor([list(ids)], device=model.device))
-    lengths = torch.stack(norms)  # |h_l,t|, [blocks, tokens]
+    lengths = torch.stack([norm.cpu() for norm in norms])  # |h_l,t|, [blocks, tokens]
     later = lengths[:, position + 1 :].median(dim=-1).values  # [blocks]
     return bool((lengths[:, position] > _TIMES * later).any())
 

@@ -19,7 +19,7 @@ from kg_edit.errors import ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
-from kg_edit.models.sampling import plain_generation
+from kg_edit.models.sampling import plain_generation, seeded
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
 from kg_edit.text.matching import first_sentence
@@ -203,8 +203,8 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
         settings = GenerationConfig(
             max_new_tokens=new_tokens, do_sample=True, top_k=_LIKELIEST, eos_token_id=end, pad_token_id=end or 0
         )
-        with plain_generation(model), torch.random.fork_rng(devices=model.cuda_devices):
-            torch.manual_seed(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))
+        seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
+        with plain_generation(model), seeded(model, seed):
             output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         written = model.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
         texts[prompt] = prompt + str(written)

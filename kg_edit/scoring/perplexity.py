@@ -46,11 +46,11 @@ def perplexity(
             window_ids = ids[start:end]
             logits = model.model(input_ids=window_ids[None].to(model.device), use_cache=False).logits[0, :-1].float()
             nll = torch.nn.functional.cross_entropy(logits, window_ids[1:].to(logits.device), reduction="none")
-            losses.append(nll[scored - start - 1 :].cpu())  # nll: [window - 1], of each token except the first
+            losses.append(nll[scored - start - 1 :])  # nll: [window - 1], of each token except the first
             scored = end
     if not losses:
         raise ModelError("the text for general ability has fewer than two tokens; give a text of some thousand words")
-    mean = torch.cat(losses).double().mean().item()
+    mean = torch.cat(losses).cpu().double().mean().item()
     if not math.isfinite(mean) or mean > math.log(torch.finfo(torch.float64).max):
         raise ModelError("the model's output on the text for general ability is not finite; load the model in float32")
     return math.exp(mean)
