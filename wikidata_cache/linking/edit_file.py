@@ -88,8 +88,9 @@ def link_edits(
             filled = {name: cell if name in _TEXTS else _value(str(cell)) for name, cell in filled.items()}
         if isinstance(rewrite := filled.get("requested_rewrite"), Mapping):  # a record of CounterFact
             filled["requested_rewrite"] = _with_ids(rewrite, ids)
-        else:
-            filled |= ids
+        else:  # under the names that the row has: kg-edit refuses target_true_id beside object_id
+            own_names = {field: name for name, field in TRIPLET_NAMES.items() if name in filled}
+            filled |= {own_names.get(field, field): entity for field, entity in ids.items()}
         filled.pop("candidates", None)  # of an earlier call
         if pending:
             filled["candidates"] = {

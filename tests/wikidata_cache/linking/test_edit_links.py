@@ -109,18 +109,21 @@ def test_link_edits_adds_ids_and_changes_nothing_else(linker: Linker, tmp_path: 
     rows = [
         {"subject": "Anna", "relation": "place of birth", "object": "Paris", "target_new": "Rome", "note": "été"},
         {"subject": "Nobody", "target_new": "French", "relation_id": "P19"},
+        {"subject": "Q11", "object": "Paris", "object_id": "Q1000", "new_object": "Rome", "new_object_id": "Q300"},
     ]
     edits, out = write_edits(tmp_path / "edits.jsonl", *rows), tmp_path / "linked.jsonl"
     report = link_edits(linker, edits, out)
-    assert (report.edits, report.complete) == (2, 1)
+    assert (report.edits, report.complete) == (3, 2)
     assert [(row, field) for row, field, _ in report.open] == [(2, "target_new_id")]
     assert [(row, field) for row, field, _ in report.absent] == [(2, "subject_id")]
-    first, second = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    first, second, third = map(json.loads, out.read_text(encoding="utf-8").splitlines())
     ids = {"subject_id": "Q11", "relation_id": "P19", "target_new_id": "Q300", "target_true_id": "Q830149"}
     assert first == rows[0] | ids
     assert {name: second[name] for name in rows[1]} == rows[1]
     assert second["candidates"]["subject_id"] == []
     assert [candidate["id"] for candidate in second["candidates"]["target_new_id"]] == ["Q150", "Q121842"]
+    # kg-edit refuses a row with target_true_id beside object_id.
+    assert third == rows[2] | {"subject_id": "Q11", "object_id": "Q90"}
     again = read_edits(out)  # what was written is a file of edits
     assert (again[0].subject_id, again[0].target_true_id) == ("Q11", "Q830149")
     twice = tmp_path / "twice.jsonl"
