@@ -113,7 +113,10 @@ def _edit(path: Path, number: int, row: object) -> EditRow:
         if field in _FIELDS and value is not None:
             if not (isinstance(value, str) and value.strip()):
                 raise refuse(f"found {value!r}; expected a text", field=name)
-            texts[field] = bare_id(value.strip())
+            text = bare_id(value.strip())
+            if texts.setdefault(field, text) != text:
+                problem = f"found {text!r}, but the same field has {texts[field]!r} under its other name; keep one"
+                raise refuse(problem, field=name)
 
     # Ids in label fields move to id fields; a subject or object with an id but no label gets the id as its label.
     for field in ("subject", "target_true", "target_new"):

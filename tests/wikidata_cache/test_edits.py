@@ -89,6 +89,11 @@ def test_counterfact_and_demo_files_are_read() -> None:
         ("a.jsonl", '{"subject": "A", "targetnew": "B"}', "field targetnew: unknown; did you mean 'target_new'"),
         ("a.jsonl", '{"subject": "A", "target_new": "B", "target_new_id": "B"}', "expected an id such as Q42"),
         ("a.jsonl", '{"subject": "A", "target_new": "B", "relation_id": "Q19"}', "expected an id such as P19"),
+        (
+            "a.jsonl",
+            '{"subject": "A", "target_new": "B", "new_object": "C"}',
+            "field new_object: found 'C', but .* 'B'",
+        ),
         ("a.jsonl", "{oops", "row 1: not JSON, column 2"),
         ("a.jsonl", "3", "row 1: found int"),
         ("a.json", "[" * 100_000, "not JSON: .*; expected one list of objects"),
