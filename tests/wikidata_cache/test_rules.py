@@ -102,6 +102,8 @@ def test_command_writes_a_table_that_is_read_again(graph: Path, tmp_path: Path) 
     )
     assert f"{len(rules.all)} rules" in printed
     assert f"{CITIZEN}\t1\t0.3333\tthe P19, the P17 => the P27" in out.read_text().splitlines()[1:]
+    printed = run_cli("rules", graph, "--support", "1", "--confidence", "0.3")
+    assert read_rules(written(out, printed)) == rules, "without a header"
     with pytest.raises(BadOptionError, match="has no rule with --support 50"):
         run_cli("rules", graph, "--support", "50")
 

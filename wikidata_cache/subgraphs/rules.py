@@ -122,7 +122,9 @@ class Rules:
 
 
 def read_rules(path: str | Path) -> Rules:
-    """Read a file of `wikidata-cache rules`: TSV with the columns rule, support, confidence, and any others.
+    """Read the rules of `wikidata-cache rules`: TSV with the columns rule, support, confidence, and any others.
+
+    A header is left out; what the command prints has none.
 
     Raises:
         BadOptionError: the file can't be read, or a row is not a rule; the message names the row and the field.
@@ -133,8 +135,10 @@ def read_rules(path: str | Path) -> Rules:
     except (OSError, UnicodeDecodeError) as error:
         raise BadOptionError(f"{path} can't be read ({error}); expected a file of `wikidata-cache rules`.") from error
     rules = []
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines, 1):
         cells = line.split("\t")
+        if number == 1 and cells[0] in ("rule", ""):
+            continue
         match = _RULE.fullmatch(cells[0])
         if match is None or (match[2] is None) == (match[4] == "x,z"):
             raise BadOptionError(
