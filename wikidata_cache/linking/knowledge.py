@@ -160,10 +160,11 @@ class RelationEndTypes:
 
 
 def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndTypes | None:
-    """Return the types at one end of a relation, or None if the graph has none there or cannot answer now.
+    """Return the types at one end of a relation, or None if the graph has none there.
 
     Raises:
         BadOptionError: `relation` is not a property id such as P551.
+        CacheMissError, OfflineError, EndpointError: the graph can't answer now.
     """
     if not is_property(relation):
         raise BadOptionError(
@@ -171,21 +172,19 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
             f'name with kind="property" (--kind property).'
         )
     end = f"{relation} {role}"
-    try:
-        sampled, counts = facts.ends([end])[end]
-    except NOT_NOW:
-        return None
+    sampled, counts = facts.ends([end])[end]
     return RelationEndTypes(relation, role, sampled, {kind: n / sampled for kind, n in counts}) if sampled else None
 
 
 def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
-    """Return those of the ids that are at this end of the relation in at least one statement of the graph."""
+    """Return those of the ids that are known to be at this end of the relation in a statement of the graph.
+
+    Raises:
+        OfflineError, EndpointError: the graph can't answer now.
+    """
     keys = {f"{relation} {role} {entity}": entity for entity in ids if is_item(entity)}
-    try:
-        at_end = facts.at_ends(keys)
-    except NOT_NOW:
-        return frozenset()
-    return frozenset(entity for key, entity in keys.items() if at_end[key])
+    at_end = where_known(facts.at_ends, keys)
+    return frozenset(entity for key, entity in keys.items() if at_end.get(key))
 
 
 def open_index(source: Source) -> LabelIndex | None:

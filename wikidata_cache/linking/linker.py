@@ -40,6 +40,7 @@ class Linker:
         self.knowledge = knowledge
         self._graph = graph
         self._ends: dict[tuple[str, Role], RelationEndTypes | None] = {}
+        self._failures: dict[tuple[str, Role], Exception] = {}  # of questions about ends; `link` asks again
 
     def link(
         self,
@@ -69,6 +70,8 @@ class Linker:
             BadOptionError: `relation` is not a property id.
         """
         mention = Mention(text.strip(), kind, role, relation, expected_label)
+        if relation is not None:
+            self._failures.pop((relation, role), None)
         return self.result(text, mention, self.candidates(mention), limit=limit)
 
     def candidates(self, mention: Mention) -> list[Candidate]:
@@ -81,13 +84,19 @@ class Linker:
             return []
         relation, role = mention.relation, mention.role
         candidates = build_candidates(self.knowledge, mention, internal=self._graph.internal)
-        ends = self._at_end(relation, role) if relation and mention.kind == "item" else None
-        if relation is None or ends is None:
+        if relation is None or mention.kind != "item":
             return candidates
         # Evidence from the relation: whether entities of its type, and the entity itself, are at this end in the graph.
+        try:
+            ends = self._at_end(relation, role)
+            present = items_at_end(self._graph, relation, role, [c.id for c in candidates] if ends else ())
+        except NOT_NOW as error:
+            self._failures[relation, role] = error
+            return candidates
+        if ends is None:
+            return candidates
         kinds = set().union(*(candidate.info.types for candidate in candidates))
         names = self.knowledge.labels(kinds & ends.shares.keys())
-        present = items_at_end(self._graph, relation, role, [candidate.id for candidate in candidates])
         for candidate in candidates:
             reason = scores.type_reason(candidate.info, ends, names)
             candidate.add(reason, can_settle=False if reason and reason.points < 0 else None)
@@ -101,7 +110,10 @@ class Linker:
         best, rest = every[:limit], every[limit:]
         names = self.knowledge.labels(set().union(*(candidate.info.types for candidate in best)))
         notes: tuple[str, ...] = ()
-        if mention.relation and self._at_end(mention.relation, mention.role) is None:
+        key = mention.relation or "", mention.role
+        if failure := self._failures.get(key):
+            notes = (f"the relation was not compared: {failure}",)
+        elif self._ends.get(key, ...) is None:
             missing = f"{mention.role}s of {mention.relation} with a type"
             notes = (f"types were not compared: {self._graph.source.name} has no {missing}",)
         for candidate in best:
@@ -114,8 +126,10 @@ class Linker:
         Raises:
             BadOptionError: `relation` is not a property id.
         """
-        has_ends = any(self._at_end(relation, role) is not None for role in ("object", "subject"))
-        return has_ends or bool(self.knowledge.labels([relation]))
+        with suppress(*NOT_NOW):
+            if any(self._at_end(relation, role) is not None for role in ("object", "subject")):
+                return True
+        return bool(self.knowledge.labels([relation]))
 
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
@@ -128,6 +142,8 @@ class Linker:
     def _at_end(self, relation: str, role: Role) -> RelationEndTypes | None:
         key = relation, role
         if key not in self._ends:
+            if key in self._failures:  # asked once for all rows of a file
+                raise self._failures[key]
             self._ends[key] = sample_end_types(self._graph, relation, role)
         return self._ends[key]
 

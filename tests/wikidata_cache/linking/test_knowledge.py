@@ -9,9 +9,11 @@ from typer.testing import CliRunner
 
 from tests.everyday import keep_first
 from tests.wikidata_cache.api_server import ApiServer
+from tests.wikidata_cache.fault_server import hasty, in_turn, status
 from tests.wikidata_cache.link_graph import homonyms, only, write_graph
 from tests.wikidata_cache.wikidata_helpers import Server, read_shared
 from wikidata_cache import WikidataCache, cli
+from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import CacheMissError, LabelIndexError
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.stores.manifest import LABELS
@@ -70,7 +72,19 @@ def test_facts_that_a_cache_lacks_count_as_unknown(server: Server, cache_path: s
     linked = WikidataCache(cache=cache_path, mode="offline").linker.link("Los Angeles", relation="P551")
     assert only(linked).id == "Q65"
     assert "its statements are not in the cache" in str(only(linked).reasons)
-    assert "types were not compared" in linked.notes[0]
+    assert linked.notes[0].startswith("the relation was not compared: Not in the cache: the facts of the kind 'ends'")
+
+
+def test_ends_of_a_relation_are_asked_again_after_a_failure(server: Server) -> None:
+    linker = WikidataCache(EndpointSource(server.url, limiter=hasty())).linker
+    assert linker.link("Los Angeles").notes == ()  # now all is known but the ends
+    unavailable = [status(503, b"Service Unavailable")] * 4
+    for faults in (unavailable, [None, *unavailable]):  # of the types there, and of the candidates
+        server.fault = in_turn(faults)
+        [note] = linker.link("Los Angeles", relation="P551").notes
+        assert "the relation was not compared: http://" in note and "503" in note
+    linked = linker.link("Los Angeles", relation="P551")
+    assert linked.notes == () and "of the values of P551" in str(only(linked).reasons)
 
 
 def test_link_command_exit_codes(tmp_path: Path) -> None:
