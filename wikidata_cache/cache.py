@@ -141,10 +141,15 @@ class WikidataCache:
         return [self._with_source(graph) for graph in graphs]
 
     def in_rank(self, edit: EditLike, error: WikidataCacheError) -> WikidataCacheError:
-        """Return an error of an edit; if its new object is ambiguous, with the best candidate for this edit first."""
+        """Return an error of an edit; if its new object is ambiguous, with the best candidate for this edit first.
+
+        An endpoint or a cache alone would need some ten more answers for each edit: there, the order stays as it is.
+        """
         from wikidata_cache.linking.edit_links import in_rank
 
-        return in_rank(self.linker, edit, error) if isinstance(error, AmbiguousLabelError) else error
+        if not isinstance(error, AmbiguousLabelError) or self.linker.knowledge.is_remote:
+            return error
+        return in_rank(self.linker, edit, error)
 
     def neighbourhood(self, entity: str, options: SubgraphOptions = _ITEM_DEFAULTS) -> Subgraph:
         """Return the subgraph around one item, without any edit. The statements of the item are hop 1.

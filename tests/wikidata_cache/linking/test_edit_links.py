@@ -8,9 +8,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.wikidata_cache.link_graph import ROWS, homonyms, only, write_graph
-from tests.wikidata_cache.wikidata_helpers import Edit, read_shared, write_edits
+from tests.wikidata_cache.wikidata_helpers import Edit, Server, read_shared, write_edits
 from wikidata_cache import WikidataCache, cli
 from wikidata_cache.edits import read_edits
+from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import AmbiguousLabelError, BadOptionError, EditRowError
 from wikidata_cache.fetch import fetch_edits
 from wikidata_cache.linking.candidates import LinkResult
@@ -66,6 +67,10 @@ def test_ambiguous_object_is_refused_with_the_best_candidate_of_the_edit(
     file = write_edits(tmp_path / "edits.jsonl", {"subject": "Z", "relation": relation, "target_new": "French"})
     with pytest.raises(EditRowError, match=f'target_new_id: "{best}"'):
         fetch_edits(cache, read_edits(file), path=file)
+    # An endpoint is asked for the candidates, their classes and their statements, and nothing more for the message.
+    with Server(cache.source._store) as server, pytest.raises(AmbiguousLabelError):  # type: ignore[attr-defined]
+        WikidataCache(EndpointSource(server.url)).subgraph(edit)
+    assert len(server.requests) == 3
 
 
 def test_two_stated_facts_stay_ambiguous(tmp_path: Path) -> None:
