@@ -33,6 +33,7 @@ HOST = "127.0.0.1"
 LONGEST = 1_000_000  # bytes of a request's body
 _NAMES = ("127.0.0.1", "localhost", "::1")
 _IDLE_S = 30.0  # seconds until a connection on which the client sends nothing is closed
+_OF_DATASETS = ("default-graph-uri", "named-graph-uri")  # a store has one graph
 _FORM, _PLAIN = "application/x-www-form-urlencoded", "application/sparql-query"
 
 
@@ -140,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             form = parse_qs(url.query if body is None else body.decode("utf-8", "replace"))
         else:
             return _Refusal(415, f"Send the query as {_FORM} or {_PLAIN}.")
-        if len(form.get("query", ())) != 1 or set(form) - {"query"}:
+        # Others, such as the format that SPARQLWrapper adds, are no part of the protocol: Accept chooses the format.
+        if len(form.get("query", ())) != 1 or not form.keys().isdisjoint(_OF_DATASETS):
             return _Refusal(400, f"Expected the parameter query, found {', '.join(sorted(form))[:100] or 'none'}.")
         return form["query"][0]
 
@@ -154,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             except ValueError:
                 quality = 0.0
             accepted.append((quality, name.strip().lower()))
-        return [name for _, name in sorted(accepted, key=lambda pair: -pair[0])]
+        return [name for quality, name in sorted(accepted, key=lambda pair: -pair[0]) if quality > 0]
 
     def _refuse(self, refusal: _Refusal) -> None:
         text = f"{refusal.message}\n".encode("utf-8", "replace")
