@@ -26,7 +26,7 @@ from wikidata_cache.endpoints.endpoint import (
 from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, text_of, wrong_answer
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
-from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property
+from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property, is_text
 from wikidata_cache.labels.label_index import EntityKind, NameKind
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
 from wikidata_cache.values import json_value, rdf_time
@@ -103,7 +103,7 @@ class ActionApi(EndpointSource):
 
     def search(self, text: str, *, limit: int = 10, kind: EntityKind = "item") -> list[str]:
         """Return the ids of two searches: names that begin with the text, then words anywhere (at most 50 ids each)."""
-        if not text.strip() or len(text) > _LONGEST:
+        if not text.strip() or len(text) > _LONGEST or not is_text(text):
             return []
         most = str(min(limit, _BATCH))
         by_name = {"action": "wbsearchentities", "search": text, "language": "en", "uselang": "en", "type": kind}

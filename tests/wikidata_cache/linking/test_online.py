@@ -98,7 +98,7 @@ def test_search_escapes_operators_and_parameters(client: ActionApi, api: ApiServ
     assert api.requests[0][0]["search"] == text
 
 
-@pytest.mark.parametrize("text", ["", "  ", "x" * 251])
+@pytest.mark.parametrize("text", ["", "  ", "x" * 251, "caf\udce9"])
 def test_search_of_no_name_sends_no_request(client: ActionApi, api: ApiServer, text: str) -> None:
     assert client.search(text) == []
     assert api.requests == []
