@@ -104,16 +104,20 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection | None]:
-        """Open a read transaction, in which all queries see the same state; yield None where there is no file yet."""
+        """Open a read transaction, in which all queries see the same state; yield None where there is no file yet.
+
+        Inside another transaction of this thread, it is part of that one.
+        """
         with self._lock, cache_file_errors(self.path, reading=True):
             connection = self._connection(write=False)
-            if connection is not None:
-                connection.execute("BEGIN")
+            if connection is None or connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN")
             try:
                 yield connection
             finally:
-                if connection is not None:
-                    connection.execute("ROLLBACK")
+                connection.execute("ROLLBACK")
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

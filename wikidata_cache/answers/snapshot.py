@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from wikidata_cache.answers.database import dumps, pack, unpack
 from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
 from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
-from wikidata_cache.atomic import replacing
+from wikidata_cache.atomic import check_out, replacing
 from wikidata_cache.endpoints.web import LIMIT, largest_answer
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
 from wikidata_cache.safe_json import parse
@@ -88,11 +88,10 @@ def export_snapshot(
 
     Raises:
         CacheFileError: there is nothing to export, or the file cannot be written.
-        BadOptionError: the name of the file does not end in .gz.
+        BadOptionError: the name of the file ends otherwise, or its folder is missing.
     """
     path = Path(path)
-    if not path.name.endswith(".gz"):  # else a cache that is named by mistake would be overwritten
-        raise BadOptionError(f"{path}: expected a name ending in .jsonl.gz. The cache to export is given by --cache.")
+    check_out(path, ".gz", inputs=[store.path])  # a cache that is named by mistake must not be overwritten
     with store.database.reading() as connection:
         if connection is None:
             raise CacheFileError(store.path, "there is no cache file", "Check --cache (cache=...) and KG_CACHE.")
@@ -266,7 +265,8 @@ def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
                 problem = "its rows do not match the counts and the sha256 in its header. Get the file again"
                 raise SnapshotError(path, problem)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise SnapshotError(path, f"can't be read: {error.strerror}; check the path") from error
+        other = f"check the path, or give {SAMPLE!r} for the packaged one"
+        raise SnapshotError(path, f"can't be read: {error.strerror}; {other}") from error
     except (OSError, EOFError, zlib.error) as error:
         problem = f"cannot be read to its end ({error}). It is cut off, damaged or not a .jsonl.gz file"
         raise SnapshotError(path, f"{problem}; get the file again") from error

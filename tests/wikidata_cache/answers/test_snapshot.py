@@ -84,7 +84,8 @@ def test_snapshot_header_and_rows(tmp_path: Path) -> None:
 def test_export_of_a_part(tmp_path: Path) -> None:
     store, out = small(tmp_path / "c.sqlite"), tmp_path / "s.jsonl.gz"
     keep(store, LATE, label("Q1", "mine"), graph="mine")
-    assert export_snapshot(store, out).facts == 5
+    with store.database.reading():  # a transaction in which the export reads too
+        assert export_snapshot(store, out).facts == 5
     assert export_snapshot(store, out, newest_only=True).facts == 4
     export_snapshot(store, out, newest_only=True, as_of=EARLY)
     assert [row["value"] for row in lines(out)[1:] if row["type"] == "fact"] == [["one", "en"], [["P1", "Q2"]]]
@@ -93,7 +94,7 @@ def test_export_of_a_part(tmp_path: Path) -> None:
         export_snapshot(store, out, graph_name="theirs")
     with pytest.raises(CacheFileError, match="no cache file"):
         export_snapshot(AnswerStore(tmp_path / "absent.sqlite"), out)
-    with pytest.raises(CacheFileError, match="cannot be written"):
+    with pytest.raises(BadOptionError, match="there is no folder"):
         export_snapshot(store, tmp_path / "no folder" / "s.jsonl.gz")
 
 
@@ -195,6 +196,6 @@ def test_invalid_snapshot_leaves_cache_unchanged(forge: Callable[[bytes], bytes]
 
 
 def test_missing_snapshot_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError, match=r"absent\.jsonl\.gz: can't be read: No such file or directory; check"):
+    with pytest.raises(SnapshotError, match=r"absent\.jsonl\.gz: can't be read: No such .*, or give 'sample' for"):
         import_snapshot(AnswerStore(tmp_path / "c.sqlite"), tmp_path / "absent.jsonl.gz")
     assert not (tmp_path / "c.sqlite").exists()
