@@ -421,8 +421,9 @@ class _Run:
         except FAILURES as error:
             if len(chunk) > 1:
                 return [entry for item in chunk for entry in self._entries_of(patch, [item], phase)]
-            (item,), zeros = chunk, {phase: broken(chunk[0].case)}
-            return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections=zeros)]
+            (item,) = chunk
+            zeros = broken(item.case, self.unedited.sections({item.id: item.case})[item.id])
+            return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections={phase: zeros})]
 
     def sections(
         self, chunk: Sequence[Item], patch: Patch | None = None, patches: Mapping[str, Patch] | None = None

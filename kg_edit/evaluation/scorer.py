@@ -226,10 +226,15 @@ def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence
     return extended
 
 
-def broken(case: Case) -> Section:
-    """Return the scores on a model that can't be scored: 0 for shares that should be high; others are missing."""
-    shares = {name: 0.0 for name, m in metrics_for(case).items() if (m.values, m.better) == ("0 to 1", "higher")}
-    return Section(scores=shares, nll={}, texts={})
+def broken(case: Case, unedited: Section) -> Section:
+    """Return the scores on a model that can't be scored: 0 for shares that should be high; others are missing.
+
+    A share that the ``unedited`` model lacks is missing too, unless it compares with that model.
+    """
+    shares = [name for name, m in metrics_for(case).items() if (m.values, m.better) == ("0 to 1", "higher")]
+    compared = (".unchanged", ".same_text")
+    has = [name for name in shares if unedited.scores[name] is not None or name.endswith(compared)]
+    return Section(scores=dict.fromkeys(has, 0.0), nll={}, texts={})
 
 
 class UneditedScores:

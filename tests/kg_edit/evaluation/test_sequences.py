@@ -17,7 +17,7 @@ import torch
 
 from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.errors import GraphError, OutputError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
@@ -199,9 +199,12 @@ def test_model_broken_by_its_edits_counts_as_0(model: LanguageModel, edits: tupl
 def test_single_edit_that_breaks_the_model_counts_as_0(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
-    summary = evaluate(Overwhelming(model), model, edits[1:2], out=tmp_path)
+    bare = edits[1].model_copy(update={"portability": (), "paraphrases": (), "locality": (LocalityPrompt(prompt="A"),)})
+    summary = evaluate(Overwhelming(model), model, [record_of(bare)], out=tmp_path)
     assert (summary.provenance["failed"], summary.provenance["broken"]) == (0, 1)
     assert summary.base["neighborhood.prob"].mean != 0 and summary.edited["neighborhood.prob"].mean == 0
+    assert summary.edited["locality.same_text"].mean == 0
+    assert not {"portability.greedy", "paraphrase.prob", "editing_score"} & summary.edited.keys(), "it has none"
 
 
 @pytest.mark.parametrize(
