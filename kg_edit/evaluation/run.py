@@ -481,7 +481,7 @@ class _Run:
                     scores |= general_scores(model, text) if patch else self.unedited.general(text)
                 scores |= {name: score.value for name, score in tasks.items()}
                 if config.retention:
-                    edits_so_far = [edit for item in sequence.items[:edits] for edit in item.record.edits]
+                    edits_so_far = [edit for item in sequence.items[:edits] for edit in item.case.edits]
                     scores |= config.retention.scores(model, edits_so_far, before=before, chat=config.chat)
         except FAILURES as error:
             problem = error

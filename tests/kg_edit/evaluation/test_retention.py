@@ -20,7 +20,7 @@ from kg_edit.evaluation.run import evaluate
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import pair_of
 from tests.kg_edit.datasets.rows import MQUAKE, ZSRE, written
-from tests.kg_edit.evaluation.conftest import NudgeConfig
+from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
 from tests.kg_edit.tiny import chatting, tiny
 
@@ -112,6 +112,16 @@ def test_mquakes_edits_count_one_by_one(tmp_path: Path) -> None:
     assert summary.curve is not None
     assert [point.retention["retention.ERR"] for point in summary.curve] == [None, 0.5]
     assert [point.retention["retention.TRR"] for point in summary.curve] == [pytest.approx(1 / 3), 0]
+
+
+def test_own_edits_are_asked_as_for_their_other_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a line break, where the model does not read the subject."""
+    monkeypatch.setattr("kg_edit.models.first_token.is_sink", lambda *_: True)
+    model, edit = tiny("llama"), Edit(subject="A", prompt="{} plays for", target_new="Oslo")
+    summary = evaluate(Nudge(model), model, edit, out=tmp_path / "run", config=EvalConfig(retention=TEST))
+    assert summary.curve is not None and summary.provenance["after_line_break"]
+    perplexity = summary.curve[-1].retention["retention.ERR.perplexity"]
+    assert perplexity == pytest.approx(math.exp(summary.edited["efficacy.nll"].mean or 0), rel=1e-3)
 
 
 def test_prompts_of_zsre_are_asked_as_questions(tmp_path: Path) -> None:
