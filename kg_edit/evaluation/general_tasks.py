@@ -193,7 +193,7 @@ def changes(
     """Return each metric before and after the edits.
 
     ``points`` has one pair (before, after) for each sequence of edits; documents' scores are averaged over the
-    sequences. The second part of a pair is empty if the edited model could not be asked (`GeneralChange`).
+    sequences. The second part of a pair lacks what the edited model could not be asked (`GeneralChange`).
     """
     pairs = list(points)
     names = dict.fromkeys(name for before, _ in pairs for name in before)
@@ -203,10 +203,10 @@ def changes(
 def _change(
     name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
 ) -> GeneralChange:
-    failed = sum(not edited for _, edited in points)
+    failed = sum(name not in edited for _, edited in points)
     before, after = [unedited for unedited, _ in points], list[DocumentScores]()
     for unedited, edited in points:
-        if edited:
+        if name in edited:
             after.append(edited[name])
         elif name.rpartition(".")[2] in _SHARES:  # a model that could not be asked has no right answer
             after.append(DocumentScores(value=0.0, documents=(0.0,) * len(unedited.documents)))

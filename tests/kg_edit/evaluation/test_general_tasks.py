@@ -128,8 +128,10 @@ def test_broken_model_counts_as_wrong() -> None:
     tasks = changes([(before, {}), (before, scores)], seed=0)
     assert (tasks["t.acc"].failed, tasks["t.acc"].after.mean, tasks["t.acc"].n) == (1, 0.25, 4)
     assert (tasks["t.ppl"].failed, tasks["t.ppl"].before.mean, tasks["t.ppl"].after.mean) == (1, 9.0, None)
-    alone = changes([(before, {})], seed=0)
-    assert alone["t.acc"].after.mean == 0 and alone["t.ppl"].after.mean is None
+    for asked in ({}, {"u.acc": scores["t.acc"]}):  # nothing, or one task before the model could not be asked another
+        alone = changes([({**before, "u.acc": before["t.acc"]}, asked)], seed=0)
+        assert (alone["t.acc"].failed, alone["t.acc"].after.mean, alone["t.ppl"].after.mean) == (1, 0, None)
+        assert (alone["u.acc"].failed, alone["u.acc"].after.mean) == ((0, 0.5) if asked else (1, 0))
 
 
 @needs_lm_eval
