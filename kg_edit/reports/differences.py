@@ -89,6 +89,8 @@ def compare_prompts(
         PromptError: a prompt is no text, or its end and an answer can't be separated.
         ModelError: the edited model's output is not finite, or a prompt does not fit into the model's positions.
         ChatTemplateError: a prompt is in chat form, and the tokenizer has no chat template.
+        PatchError: the patch can't be read, or another one is applied to the model.
+        PatchMismatchError: the patch is for another model.
     """
     records: Patch
     if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
@@ -104,6 +106,7 @@ def compare_prompts(
     plain = dict.fromkeys(entry.prompt for entry in entries if not entry.chat)
     led = dict(zip(plain, with_start(model, tuple(plain), patch=records).texts, strict=True))
     entries = [entry if entry.chat else entry.model_copy(update={"prompt": led[entry.prompt]}) for entry in entries]
+    check_prompts(model, entries, tokens=tokens)
     queries = [entry.query for entry in entries]
     unedited = responses(model, queries, tokens=tokens, progress="unedited" if progress else None)
     with nullcontext(merged) if merged else records.applied(model) as edited_model:
@@ -131,18 +134,18 @@ def is_unchanged(
     return old == new
 
 
-def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt]) -> None:
-    """Encode each prompt, to find one that can't be asked before an edit is computed.
+def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt], *, tokens: int = COMPARED) -> None:
+    """Encode each prompt, to find one that can't be asked before an edit is computed or a prompt is asked.
 
     Raises:
         PromptError, ModelError, ChatTemplateError: as in `compare_prompts`; a note names the prompt.
     """
     for entry in prompts:
         try:
-            check_queries(model, [entry.query], tokens=COMPARED)
+            check_queries(model, [entry.query], tokens=tokens)
         except KgEditError as error:
             of = f" of the edit {entry.edit!r}" * bool(entry.edit)
-            error.add_note(f"in the locality prompt {entry.prompt!r}{of}")
+            error.add_note(f"in the prompt {entry.prompt!r}{of}")
             raise
 
 

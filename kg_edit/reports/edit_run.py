@@ -126,7 +126,7 @@ def run_edits(
     edits, repeats = without_repeats(all_edits)
     method.check(edits)
     check_probes(model, edits, progress=progress)
-    check_prompts(model, own_prompts(edits))
+    check_prompts(model, [prompt for prompt in own_prompts(edits) if not prompt.answer])  # the others are probes
     settings = {
         "job": "edit",
         **method_settings(method, model),

@@ -281,11 +281,11 @@ def _statement(
 def check_probes(
     model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None = None, progress: bool = False
 ) -> None:
-    """Encode every probe once, to find a prompt that can't be scored before an edit is computed.
+    """Encode every probe once, to find a prompt that can't be scored before an edit is computed or a prompt is asked.
 
     Args:
         model: the unedited model.
-        edits: the edits whose probes are checked.
+        edits: the edits whose probes are checked, with their locality prompts that have an answer.
         chat: as in `probes`.
         progress: whether to show a progress bar.
 
@@ -295,7 +295,8 @@ def check_probes(
     """
     for edit in Bar(edits, title="checking", unit="edit", shown=progress, leave=False, delay=1.0):
         try:
-            check_queries(model, [probe.query for probe in probes(model, edit, chat=chat)], tokens=_TOKENS)
+            asked = (*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat))
+            check_queries(model, [probe.query for probe in asked], tokens=_TOKENS)
         except KgEditError as error:
             error.add_note(f"in a prompt of the edit {edit.id!r}")
             raise

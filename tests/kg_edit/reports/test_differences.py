@@ -11,12 +11,13 @@ from rich.console import Console
 from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit, LocalityPrompt
-from kg_edit.errors import PromptError
+from kg_edit.errors import ModelError, PromptError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.metric import Evidence, unchanged
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.reports import differences as differences_module
 from kg_edit.reports.differences import (
     PromptDifference,
     check_prompts,
@@ -162,4 +163,11 @@ def test_prompt_that_cannot_be_asked_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(LanguageModel, "encode", refuse)
     with pytest.raises(PromptError) as error:
         check_prompts(tiny("llama"), [AskedPrompt(prompt="Snow is", edit="a")])
-    assert error.value.__notes__ == ["in the locality prompt 'Snow is' of the edit 'a'"]
+    assert error.value.__notes__ == ["in the prompt 'Snow is' of the edit 'a'"]
+
+
+def test_prompt_that_is_too_long_is_found_before_any_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differences_module, "responses", lambda *_, **__: pytest.fail("a prompt is asked"))
+    with pytest.raises(ModelError, match="has positions for 128") as error:
+        compare_prompts(tiny("gpt2"), WeightPatch(factors={}), ["Snow is", "so " * 300], tokens=9)
+    assert error.value.__notes__ == [f"in the prompt {'so ' * 300!r}"]

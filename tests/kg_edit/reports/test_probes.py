@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.edits.edit import Edit, Question
+from kg_edit.edits.edit import Edit, LocalityPrompt, Question
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
@@ -173,6 +173,7 @@ LONG = "LeBron James, " + "a" * 120
         {"paraphrases": (f"{LONG} plays for",)},
         {"neighborhood": (f"{LONG} plays for",)},
         {"portability": (Question(question="Where is his team?", answer="Los Angeles"),)},  # its few-shot form
+        {"locality": (LocalityPrompt(prompt=f"{LONG} plays for", answer="Rome"),)},
     ],
 )
 def test_check_probes_refuses_a_prompt_that_is_too_long(field: dict[str, object]) -> None:
