@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kg_edit.scoring.generation import Reply
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-_PROMPTS, _TOKENS, _STOPS = 32, 512, 16  # in a request, at most
+_PROMPTS, _TOKENS, _STOPS = 32, 2048, 16  # in a request, at most
 _FAILED = 500  # the HTTP status from which the fault is the server's
 _UNSUPPORTED = ("logprobs", "echo", "suffix", "presence_penalty", "frequency_penalty")
 
@@ -141,8 +141,8 @@ class ChatRequest(ApiRequest):
         description="the turns so far, the last one a user's"
     )
     model: str = Field("", max_length=200, description="repeated in the answer; the server has only one model")
-    max_tokens: int = Field(128, ge=1, le=2048, description="maximum number of tokens of the answer")
-    max_completion_tokens: int | None = Field(None, ge=1, le=2048, description="the newer name of max_tokens")
+    max_tokens: int = Field(128, ge=1, le=_TOKENS, description="maximum number of tokens of the answer")
+    max_completion_tokens: int | None = Field(None, ge=1, le=_TOKENS, description="the newer name of max_tokens")
     temperature: float | None = Field(None, description="ignored: decoding is greedy")
     stop: Stop | None = Field(None, description="a text, or several, before which the answer ends")
     stream: bool = Field(False, description="true: the finished answer is sent as server-sent events")

@@ -39,6 +39,7 @@ LEAD = "\n"  # before a prompt whose first token may not be usable
 SECONDS = 60.0
 _SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
+_MOST_TOKENS = 2048  # that `kg-edit serve` writes
 _MOST_BYTES = 10_000_000  # size of a reply, at most
 _SHOWN = 200  # characters of a server's reply in a message
 
@@ -263,8 +264,9 @@ class CompletionServer:
 class ServedPrompt:
     """A prompt of an edit: ``ask`` is sent to the server, ``target`` is the expected answer.
 
-    ``anywhere``: one of ``names`` may be anywhere in the text, not only at its start (for a question). ``leads``: the
-    prompt begins with the edit's subject. ``chat``: the prompt is a user's turn.
+    ``anywhere``: one of ``names`` may be anywhere in the text, not only at its start (for a question). ``paragraph``:
+    the target is one, so the text is read on over line breaks and sentences. ``leads``: the prompt begins with the
+    edit's subject. ``chat``: the prompt is a user's turn.
     """
 
     kind: Kind
@@ -272,12 +274,13 @@ class ServedPrompt:
     target: str
     names: tuple[str, ...]
     anywhere: bool = False
+    paragraph: bool = False
     leads: bool = False
     chat: bool = False
 
     def is_answered(self, text: str) -> bool:
         """Return whether a continuation has the expected answer."""
-        if self.chat and not self.anywhere:
+        if self.chat and not (self.anywhere or self.paragraph):
             return any(mentions(first_sentence(text), name) for name in self.names)
         matches = mentions if self.anywhere else begins_with
         return any(matches(text, name) for name in self.names)
@@ -291,7 +294,15 @@ def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt
     def statement(kind: Kind, prompt: str, target: str) -> ServedPrompt:
         text = prompt.rstrip()
         leads = bool(edit.subject) and text.startswith(edit.subject) and not in_chat
-        return ServedPrompt(kind=kind, ask=text, target=target, names=(target,), leads=leads, chat=in_chat)
+        return ServedPrompt(
+            kind=kind,
+            ask=text,
+            target=target,
+            names=(target,),
+            paragraph=target == edit.target_text,
+            leads=leads,
+            chat=in_chat,
+        )
 
     rewrite = statement("rewrite", edit.text, edit.target_new)
     yield rewrite
@@ -333,9 +344,10 @@ def _served_answer(server: CompletionServer, prompt: ServedPrompt) -> Answer:
 
     def ask(lead: str) -> Answer:
         if prompt.chat:
-            text = server.answer(prompt.ask, tokens=tokens + _SENTENCE).strip()
+            text = server.answer(prompt.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS)).strip()
         else:
-            text = server.complete(lead + prompt.ask, tokens=tokens).split("\n", 1)[0].strip()
+            text = server.complete(lead + prompt.ask, tokens=min(tokens, _MOST_TOKENS))
+            text = (text if prompt.paragraph else text.split("\n", 1)[0]).strip()
         right = prompt.is_answered(text)
         shown = prompt.ask.rpartition("\n\n")[2]  # a question without its few shots
         return Answer(

@@ -185,9 +185,10 @@ class Reading(BaseModel):
     """The judged response to a probe: the greedy continuation, and the wanted answer's ``nats`` per token.
 
     ``success``: the continuation begins with the wanted answer. In chat form, its first sentence has to mention the
-    answer; for a portability question, the text has to mention it. ``right``: the whole wanted answer is more probable
-    than the whole unwanted one, whether it is generated or not; the log-probabilities are summed over the tokens, where
-    CounterFact's metrics take their mean. If there is no unwanted answer, ``right`` equals ``success``.
+    answer, unless that is a paragraph; for a portability question, the text has to mention it. ``right``: the whole
+    wanted answer is more probable than the whole unwanted one, whether it is generated or not; the log-probabilities
+    are summed over the tokens, where CounterFact's metrics take their mean. If there is no unwanted answer, ``right``
+    equals ``success``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -323,7 +324,8 @@ def read(
         if probe.kind == "portability":
             success = any(mentions(text, name) for name in names)
         else:
-            success = any(generates(text, name, chat=probe.chat) for name in names)
+            sentence = probe.chat and not probe.several_lines  # no sentence has a whole paragraph
+            success = any(generates(text, name, chat=sentence) for name in names)
         right = cost.total < other[0].total if other else success
         readings.append(Reading(text=text, nats=round(cost.mean, 4), success=success, right=right))
     return tuple(readings)

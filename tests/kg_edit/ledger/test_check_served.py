@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kg_edit.app.openai_api import CompletionRequest
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.check import KINDS, CompletionServer, check_served, prompts_of
@@ -134,6 +135,19 @@ def test_served_check_asks_all_given_kinds(standin: StandIn) -> None:
         ("portability", True),
         ("locality", True),
     ]
+
+
+def test_served_paragraph_is_read_on_over_line_breaks_as_far_as_servers_write(standin: StandIn) -> None:
+    """As `kg_edit.reports.probes` reads it; no server is asked for more than `kg-edit serve` writes."""
+    text = "Ann Lee grew roses. She sold them in Paris." + " And so on." * 300
+    edit = Edit(id="a", prompt="What did Ann Lee do?", target_text=text)
+    standin.texts = {edit.text: text.replace(". She", ".\nShe")}
+    (checked,) = check_served(CompletionServer(url=standin.url), [entry(edit)], ("rewrite",))
+    assert checked.answers[0].right and standin.asked[0]["max_tokens"] == 2048
+    CompletionRequest.model_validate({"prompt": "a", "max_tokens": 2048})
+    standin.answers = standin.texts
+    (chat,) = check_served(CompletionServer(url=standin.url), [entry(edit.in_chat())], ("rewrite",))
+    assert chat.answers[0].right and standin.asked[-1]["max_tokens"] == 2048
 
 
 def test_served_check_asks_locality_prompts_with_an_answer(standin: StandIn) -> None:

@@ -16,7 +16,7 @@ from kg_edit.reports.report import before_and_after
 from kg_edit.scoring.likelihood import Pair, TokenScores, score
 from kg_edit.scoring.questions import format_question_with_shots
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import chatting, tiny
 
 EDIT = Edit(
     id="1",
@@ -131,12 +131,18 @@ def test_target_of_more_than_ten_tokens_can_succeed() -> None:
     assert row.edited.text == cities and row.edited.success and not row.unedited.success
 
 
-def test_paragraph_is_read_on_over_line_breaks() -> None:
+def test_paragraph_is_read_on_over_line_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `kg-edit evaluate` reads it; the same target as `target_new` ends with the line."""
     model, sails = parrot("Paris", "sails\nto Havana"), "sails to Havana"
     text = Edit(id="5", prompt="What does Ann do?", target_text=sails)
     row, *_ = before_and_after(model, Lesson(model, None).update([text]), [text])
     assert row.edited.text == sails and row.edited.success
+    monkeypatch.setattr(probes_module, "continuations", lambda *_, **__: ("He sails. He comes back.",))
+    (probe,) = probes(
+        chatting(), Edit(id="5", prompt="What does he do?", target_text="He sails. He comes back.", chat=True)
+    )
+    assert read(chatting(), [probe])[0].success, "more than a sentence, in chat form too"
+    monkeypatch.undo()
     line = Edit(id="6", subject="Ann", prompt="What does {} do?", target_new=sails)
     row, *_ = before_and_after(model, Lesson(model, None).update([line]), [line])
     assert row.edited.text == "sails" and not row.edited.success
