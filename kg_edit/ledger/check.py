@@ -6,14 +6,15 @@ server (llama-server, vLLM, `kg-edit serve`), which has only greedy text; it loa
 
 From a server, an edit in plain text is asked by ``POST /v1/completions`` with temperature 0, and succeeds if the
 continuation begins with the new target. An edit in chat form is asked by ``POST /v1/chat/completions``, and succeeds if
-the answer's first sentence mentions the target. Some models have no usable first token (`kg_edit.models.first_token`),
-which a server does not show. So a prompt that begins with the edit's subject is asked unchanged first, and if the
-answer is wrong, once more after a line break.
+the answer's first sentence mentions the target, or if the answer begins with a target that is a paragraph. Some models
+have no usable first token (`kg_edit.models.first_token`), which a server does not show. So a prompt that begins with
+the edit's subject is asked unchanged first, and if the answer is wrong, once more after a line break.
 """
 
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
 from kg_edit.text.matching import begins_with, first_sentence, mentions
-from wikidata_cache.endpoints.web import is_header_text, is_http_address, whole_reply
+from wikidata_cache.endpoints.web import is_header_text, is_http_address, read_body, whole_reply
 from wikidata_cache.safe_json import parse
 
 if TYPE_CHECKING:
@@ -229,12 +230,13 @@ class CompletionServer:
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - checked above
+        deadline = time.monotonic() + self.seconds
         try:
             text = whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
         except urllib.error.HTTPError as error:
             reply = ""
-            with suppress(OSError, HTTPException):  # the connection may end here, too
-                reply = error.read(_MOST_BYTES).decode(errors="replace")
+            with suppress(OSError, ValueError):  # it may be too slow or too large, too
+                reply = read_body(error, deadline=deadline, limit=_MOST_BYTES)[0].decode(errors="replace")
             try:  # two usual forms of an error's message; else the whole reply
                 parsed = parse(reply)
                 reply = str(parsed.get("message") or parsed["error"]["message"])

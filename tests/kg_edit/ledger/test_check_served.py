@@ -191,9 +191,22 @@ def test_served_check_error_for_slow_and_missing_servers(standin: StandIn) -> No
         time.sleep(0.4)
         return 200, b"{}"
 
+    def drips(handler: QuietHandler) -> tuple[int, bytes]:
+        handler.send_response(500)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        for _ in range(50):  # each byte within the time limit
+            handler.wfile.write(b"x")
+            time.sleep(0.02)
+        return 500, b""
+
     standin.reply = slow
     with pytest.raises(ServerError, match=r"did not answer within 0\.1 s; wait longer with --timeout"):
         list(check_served(CompletionServer(url=standin.url, seconds=0.1), [entry(HEAT)], ("rewrite",)))
+    standin.reply, start = drips, time.monotonic()
+    with pytest.raises(ServerError, match="answered with error 500: ''"):
+        list(check_served(CompletionServer(url=standin.url, seconds=0.2), [entry(HEAT)], ("rewrite",)))
+    assert time.monotonic() - start < 0.8, "the time limit is that of the whole reply"
     with pytest.raises(ServerError, match="can't be reached"):
         CompletionServer(url="http://127.0.0.1:9").named()
     with pytest.raises(ConfigError, match="expected an address such as"):
