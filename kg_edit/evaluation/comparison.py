@@ -28,6 +28,7 @@ from kg_edit.evaluation.records import (
     sequences_of,
 )
 from kg_edit.evaluation.schedule import Schedule
+from kg_edit.evaluation.settings import method_in_words
 from kg_edit.evaluation.statistics import (
     EDITING_SCORE,
     SCORED,
@@ -184,6 +185,9 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     presets = {run.name: run.settings.get("preset", "default") for run in runs}  # 0.1.0 did not record it
     if set(presets.values()) != {"default"}:
         notes.append(", ".join(f"{name}: preset {preset}" for name, preset in presets.items()))
+    named = {run.name: method_in_words(run.settings) for run in runs if run.settings.get("graph")}
+    if any("--control" in words for words in named.values()):
+        notes.append(", ".join(f"{name}: {words}" for name, words in named.items()))
     for run in runs:
         failed = sum(run.records[name].error is not None and not run.records[name].broken for name in ids)
         if failed:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.settings import method_in_words
 from kg_edit.evaluation.summary import CurvePoint, Summary
 from kg_edit.scoring.perplexity import PERPLEXITY
 from kg_edit.storage.atomic import replacing
@@ -109,7 +110,7 @@ def draw_curve(summary: Summary, path: Path) -> Path:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top", "right"]].set_visible(False)
     run = summary.provenance
-    title = f"{run['method']} on {run['model']['name']}, {run['schedule']}"
+    title = f"{method_in_words(run)} on {run['model']['name']}, {run['schedule']}"
     drawn.suptitle(title, fontsize=11, parse_math=False)  # a folder's name may have $ in it
     return save_figure(drawn, path)
 

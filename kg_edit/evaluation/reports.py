@@ -19,6 +19,7 @@ from kg_edit.evaluation.general_tasks import PREFIX
 from kg_edit.evaluation.metrics.catalogue import CATALOGUE
 from kg_edit.evaluation.plots import COLOURS, figure, is_share, save_figure
 from kg_edit.evaluation.schedule import Schedule
+from kg_edit.evaluation.settings import method_in_words
 from kg_edit.evaluation.statistics import EDITING_SCORE, RESAMPLES, Difference, Estimate
 from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.atomic import write_json, write_text
@@ -114,7 +115,8 @@ def _caption(summary: Summary) -> str:
     like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
     times = summary.seconds_per_answer
     parts = [
-        f"{run['method']} on {run['model']['name']}: the edits of {number_of(summary.n, 'record')} made {how}{form}",
+        f"{method_in_words(run)} on {run['model']['name']}: "
+        f"the edits of {number_of(summary.n, 'record')} made {how}{form}",
         f"{run['failed']} failed and count as {like}" if run["failed"] else "",
         f"{run['broken']} broke the model, and their shares count as 0" if run.get("broken") else "",
         "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f} s a record",

@@ -133,6 +133,17 @@ def method_settings(method: Method, model: LanguageModel) -> Settings:
     }
 
 
+_CONTROLS = {"wrong graph": "wrong", "ShuffledObjects": "shuffled", "NoGraph": "none"}  # kind of a graph -> --control
+
+
+def method_in_words(settings: Settings) -> str:
+    """Return the name of a run's method, and the control if its graph is one: "glame (--control none)"."""
+    graph = settings.get("graph")
+    while graph and graph.get("kind") not in _CONTROLS:
+        graph = graph.get("right")  # a control may be inside a graph that leaves out answers
+    return f"{settings['method']} (--control {_CONTROLS[graph['kind']]})" if graph else str(settings["method"])
+
+
 def tokenizer_digest(model: LanguageModel) -> str:
     """Return the SHA-256 of the fast tokenizer: vocabulary, merges, special tokens, and the tokens added to a text."""
     fast: Any = model.tokenizer

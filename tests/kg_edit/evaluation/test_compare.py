@@ -20,6 +20,8 @@ from kg_edit.errors import ConfigError, OutputError, UnknownNameError
 from kg_edit.evaluation import reports
 from kg_edit.evaluation.comparison import compare
 from kg_edit.evaluation.reports import caption, latex, markdown, rich_comparison, write_comparison
+from kg_edit.graphs.controls import NoGraph, ShuffledObjects, WithoutAnswers, WrongGraph
+from kg_edit.graphs.source import graph_identity
 
 RECORDS = 60
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.greedy", "portability.nll")
@@ -197,6 +199,17 @@ def test_presets_are_in_the_notes(run: Run) -> None:
     runs = [run("first", seed=1), run("second", seed=2, preset="long")]
     assert "first: preset default, second: preset long" in compare(runs).notes
     assert not any("preset" in note for note in compare([runs[0], run("third", seed=3, preset="default")]).notes)
+
+
+def test_control_graphs_are_in_the_notes(run: Run) -> None:
+    source: Any = object()
+    controls = {"wrong": WrongGraph(source, ()), "shuffled": ShuffledObjects(source), "none": NoGraph(source)}
+    graphs = {name: graph_identity(WithoutAnswers(graph, names={})) for name, graph in controls.items()}
+    runs = [run(f"glame-{name}", seed=1, records=3, method="glame", graph=graph) for name, graph in graphs.items()]
+    right = [run("glame", seed=1, records=3, graph=graph_identity(source)), run("rome", seed=2, records=3)]
+    named = "glame: rome, glame-wrong: glame (--control wrong), glame-shuffled: glame (--control shuffled), "
+    assert named + "glame-none: glame (--control none)" in compare([right[0], *runs]).notes
+    assert not any("control" in note for note in compare(right).notes)
 
 
 def test_metric_named_twice_is_one_test(run: Run) -> None:

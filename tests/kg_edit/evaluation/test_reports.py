@@ -37,6 +37,8 @@ def test_markdown_table_has_intervals_and_numbers_of_records() -> None:
         "nudge on tiny: the edits of 2 records made one at a time, 1 failed and count as the model before the edit, "
         "1.2 s" in text
     )
+    wrong = {**SUMMARY.provenance, "graph": {"kind": "wrong graph", "right": {"kind": "extract"}}}
+    assert "nudge (--control wrong) on tiny: " in render(SUMMARY.model_copy(update={"provenance": wrong}))
     console = Console(file=io.StringIO(), record=True, width=100)
     console.print(rich_table(SUMMARY))
     assert "0.500 [0.000, 1.000]" in console.export_text()
