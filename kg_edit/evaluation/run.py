@@ -280,13 +280,13 @@ class _Run:
             OutputError: a result can't be written; all earlier results remain.
         """
         plan, records = self.config.plan, sequence.items
+        self._point(sequence, 0, None, bar)  # first: a text or task that can't be used is found before any record
         # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
         if bar:
             bar.phase("unedited model", len(records))
             bar.note("unedited model")
         scored_ids = set(plan.scored(sequence.ids))
         failed = self._base([item for item in records if item.id in scored_ids])
-        self._point(sequence, 0, None, bar)
 
         # A stopped run resumes: dense patches of the first steps are one file, their sum; other steps load their patch.
         scorings = list(plan.scorings(len(records)))

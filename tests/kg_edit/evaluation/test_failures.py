@@ -53,7 +53,7 @@ def test_text_on_which_the_unedited_model_has_no_perplexity_ends_the_run(
     config = EvalConfig(schedule="sequential:2", general="a")
     with pytest.raises(ModelError, match="fewer than two tokens; give a text of some thousand words"):
         evaluate(method, model, edits[:2], out=tmp_path / "run", config=config)
-    assert not (tmp_path / "run" / "general.jsonl").exists()
+    assert {file.name for file in (tmp_path / "run").glob("*.jsonl")} == {"environments.jsonl"}, "no record was asked"
 
 
 def test_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

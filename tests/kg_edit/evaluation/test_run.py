@@ -312,8 +312,8 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
     notes = [line.rpartition(" (")[2].rstrip(")") if line.endswith(")") else "" for line in during]
     general = "general ability and retention"
     assert list(zip(counted, notes, strict=True)) == [
-        ("nudge: 0 of 2", "unedited model"),
         ("nudge: 0 of 2", f"unedited model, {general}"),
+        ("nudge: 0 of 2", "unedited model"),
         ("nudge: 0 of 2", ""),
         ("nudge: 0 of 2", "edited model, 1 to score"),
         ("nudge: 0 of 2", f"edited model, {general}"),
