@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kg_edit.errors import OutputError
-from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.metrics.catalogue import find_metric
 from kg_edit.evaluation.settings import method_in_words
 from kg_edit.evaluation.summary import CurvePoint, Summary
 from kg_edit.scoring.perplexity import PERPLEXITY
@@ -31,7 +31,7 @@ _FAR = 5  # the axis is logarithmic if the highest perplexity is more than this 
 
 def is_share(metric: str) -> bool:
     """Return whether a metric lies between 0 and 1 and can share an axis with others; true for an unknown metric."""
-    listed = CATALOGUE.get(metric)
+    listed = find_metric(metric)
     return listed is None or listed.values == "0 to 1"
 
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.comparison import Comparison, MetricRow
 from kg_edit.evaluation.general_tasks import PREFIX
-from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.metrics.catalogue import find_metric
 from kg_edit.evaluation.plots import COLOURS, figure, is_share, save_figure
 from kg_edit.evaluation.schedule import Schedule
 from kg_edit.evaluation.settings import method_in_words
@@ -44,10 +44,14 @@ def render(summary: Summary) -> str:
 
     A cell is empty if no record has the metric. If only some records have it, their number is in the cell.
     """
-    (header, *rows), (general_header, *general) = _cells(summary), _general_cells(summary)
-    text = f"{markdown_table(header, rows, numbers_from=1)}\n\n{_caption(summary)}\n"
-    caption = _general_caption(summary)
-    return text + (f"\n{markdown_table(general_header, general, numbers_from=1)}\n\n{caption}\n" if general else "")
+    text, general = f"{_table(_cells(summary))}\n\n{_caption(summary)}\n", _general_cells(summary)
+    return text + (f"\n{_table(general)}\n\n{_general_caption(summary)}\n" if len(general) > 1 else "")
+
+
+def _table(cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of the cells; the name of a run or of a user's group of probes may have a | in it."""
+    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in cells)
+    return markdown_table(header, rows, numbers_from=1)
 
 
 def rich_table(summary: Summary) -> Table:
@@ -197,10 +201,9 @@ _ESCAPED = str.maketrans(
 
 def markdown(comparison: Comparison) -> str:
     """Return a Markdown table; a significant difference is bold."""
-    header, *rows = _compared_cells(comparison, bold=lambda text: f"**{text}**")
-    header = [title.replace("|", "\\|") for title in header]  # a run's name is that of its folder
     line = f"{comparison.schedules_line}\n\n" if comparison.schedules else ""
-    return f"{line}{markdown_table(header, rows, numbers_from=1)}\n\n{caption(comparison)}\n"
+    table = _table(_compared_cells(comparison, bold=lambda text: f"**{text}**"))
+    return f"{line}{table}\n\n{caption(comparison)}\n"
 
 
 def latex(comparison: Comparison) -> str:
@@ -364,7 +367,7 @@ def _mean(row: MetricRow, side: str) -> str:
 
 def _arrow(metric: str) -> str:
     """An arrow up or down for the better direction; "" if neither is better, or the metric is unknown."""
-    listed = CATALOGUE.get(metric)
+    listed = find_metric(metric)
     return {"higher": " ↑", "lower": " ↓"}.get(listed.better, "") if listed else ""
 
 

@@ -97,6 +97,11 @@ RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES,
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 
 
+def find_metric(name: str) -> Metric | RunMetric | None:
+    """Return a metric by its name, also of a sub-category that only the user's rows have; None if it is unknown."""
+    return CATALOGUE.get(name) or category_metrics(name.rpartition(".")[0]).get(name)
+
+
 def metrics_for(case: Case) -> Mapping[str, Metric]:
     """Return the metrics of a case by name, in the catalogue's order; a metric's value may still be missing (None).
 
@@ -107,8 +112,7 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
     groups = {part: None for probe in case.probes for part in (probe.measures, probe.family)}
     probed = {name: metric for name, metric in _OF_PROBES.items() if groups.keys() >= {*metric.needs}}
     for group in groups:  # also sub-categories that only the user's rows have
-        if group.startswith(("portability.", "locality.")):
-            probed |= category_metrics(group)
+        probed |= category_metrics(group)
     if case.ceiling:
         return {**(PORTABILITY if case.facts else {}), **probed}
     common = {**METRICS, **(CHAT_METRICS if case.chat else {})}

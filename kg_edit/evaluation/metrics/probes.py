@@ -130,7 +130,9 @@ def _unchanged(group: str) -> Metric:
 
 
 def category_metrics(group: str) -> dict[str, Metric]:
-    """Return the metrics of a sub-category of portability or locality, such as portability.Reasoning."""
+    """Return the metrics of a sub-category of portability or locality, such as portability.Reasoning; else none."""
+    if not group.startswith(("portability.", "locality.")):
+        return {}
     metrics = {f"{group}.greedy": _greedy(group, f"prompts of {group}")}
     if group.startswith("portability."):
         return metrics | {f"{group}.teacher_forced": _accuracy(group)}

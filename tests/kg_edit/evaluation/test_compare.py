@@ -234,8 +234,9 @@ def test_name_of_a_folder_is_whole_in_every_table(run: Run) -> None:
     console.print(rich_comparison(comparison))
     text = console.export_text()
     assert "- rome[red]" in text.splitlines()[0] and "Differences to rome[red] are paired" in " ".join(text.split())
-    header, ruler = markdown(comparison).splitlines()[:2]
-    assert len(re.findall(r"(?<!\\)\|", header)) == ruler.count("|")
+    own = comparison.rows[0].model_copy(update={"metric": "portability.a|b.greedy"})
+    table = markdown(comparison.model_copy(update={"rows": (own,)})).splitlines()[:3]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8} and "b.greedy ↑" in table[2]
     assert "a$|$b\\textbackslash{}c & " in latex(comparison)
 
 
