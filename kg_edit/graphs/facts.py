@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -26,6 +25,7 @@ from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import SubgraphSource, check_graph, edit_subgraph, subject_of, supported
+from kg_edit.text.matching import without_accents
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 _OPEN_ENDS = frozenset({"after", "as", "at", "by", "for", "from", "in", "of", "on", "to", "with"})  # as in "part of"
@@ -218,7 +218,7 @@ def _plain(label: str) -> str:
 
 def _folded(text: str) -> str:
     """The words in lower case, without accents and punctuation; the text itself if it has no words."""
-    letters = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    letters = without_accents(text.casefold())
     return " ".join(re.findall(r"\w+", letters)) or _plain(letters)
 
 

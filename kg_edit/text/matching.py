@@ -21,15 +21,28 @@ def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
     alone is not reduced, so that "A" can be an answer. Scripts without spaces, and Korean, are compared character by
     character.
     """
-    decomposed = unicodedata.normalize("NFKD", (text.casefold() if fold else text).replace(".", ""))
-    plain = ""
-    for character in decomposed:
-        category = unicodedata.category(character)
-        if category != "Mn":  # an accent
-            plain += " " if category[0] in "PZC" else character
-    plain = unicodedata.normalize("NFC", plain)
+    plain = without_accents((text.casefold() if fold else text).replace(".", ""))
+    plain = "".join(" " if unicodedata.category(character)[0] in "PZC" else character for character in plain)
     words = "".join(f" {character} " if is_syllable(character) else character for character in plain).split()
     return tuple(word for word in words if word.casefold() not in _ARTICLES) or tuple(words)
+
+
+def without_accents(text: str) -> str:
+    """Return a text without accents, and without the vowel points of Hebrew and Arabic (NFKD, then NFC).
+
+    Other marks tell words apart and stay: those of kana (パリ is Paris, バリ is Bali), vowel signs, tones of Thai.
+    """
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", "".join(c for c in unicodedata.normalize("NFKD", text) if not _is_accent(c)))
+
+
+def _is_accent(character: str) -> bool:
+    if unicodedata.category(character) != "Mn":
+        return False
+    kind = unicodedata.combining(character)  # kana's marks have 8, vowel signs 0, 9 or 84 to 132
+    selects = unicodedata.name(character, "").startswith("VARIATION SELECTOR")  # the picture of an emoji or a Han sign
+    return 10 <= kind <= 36 or kind >= 200 or selects
 
 
 def _compared(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -114,6 +114,7 @@ def test_order_depends_on_the_seed_only_and_fewer_are_the_first_of_more() -> Non
         ("US", "the US", True),
         ("England", "Englander", True),
         ("Rome", "Paris", False),
+        ("パリ", "バリ", False),
         ("", "Paris", False),
         ("?!", "?!", True),
     ],

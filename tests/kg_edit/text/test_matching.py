@@ -18,6 +18,8 @@ from kg_edit.text.matching import begins_with, first_sentence, mentions, normali
         ("?!", ()),
         ("上海市", ("上", "海", "市")),
         ("부산이다", ("부", "산", "이", "다")),
+        ("दिल्ली का पुल", ("दिल्ली", "का", "पुल")),
+        ("שָׁלוֹם", ("שלום",)),
     ],
 )
 def test_normalised_gives_words(text: str, words: tuple[str, ...]) -> None:
@@ -43,6 +45,8 @@ def test_normalised_gives_words(text: str, words: tuple[str, ...]) -> None:
         ("수도는 부산이다", "부산", True),
         ("수도는 부산이다", "부사", False),
         ("首都は東京です", "京都", False),
+        ("首都はパリです", "パリ", True),
+        ("首都はパリです", "バリ", False),
     ],
 )
 def test_mentions_compares_whole_words(text: str, name: str, found: bool) -> None:
