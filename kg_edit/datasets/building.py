@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from kg_edit.datasets.record import BenchmarkRecord, Form, Probe, Query, Remark
 from kg_edit.edits.edit import Edit, Record, checked
 from kg_edit.errors import EditError, Fault, describe
+from kg_edit.writing_systems import whole
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 ABSENT = "does not occur in"  # in the message of a missing subject; the lint recognises the fault by these words
@@ -44,7 +45,7 @@ def template(text: str, subject: str, *, field: str) -> Template:
     Raises:
         EditError: ``text``, the row's ``field``, does not contain the subject.
     """
-    pattern = rf"(?<!\w){re.escape(subject.strip())}(?!\w)"
+    pattern = whole(subject.strip())
     match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE) if subject.strip() else None
     if not match:
         raise EditError([Fault(field, f"the subject {subject!r} {ABSENT} {text[:80]!r}; write its name there")])

@@ -20,7 +20,7 @@ from kg_edit.datasets.reading import Dataset, RawRecord, parsed_rows
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.errors import EditError, EditFileError, Fault
-from kg_edit.text.scripts import GLUE
+from kg_edit.writing_systems import GLUE
 
 _MASK, _END = "<extra_id_0>", "<extra_id_1>"
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from kg_edit.errors import EditError, Fault, describe
+from kg_edit.writing_systems import whole
 
 Row = Mapping[str, object]
 
@@ -77,7 +78,7 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     # Their prompt has the subject's name; ours has {} where the name occurs exactly once, as a whole word.
     prompt, subject = result.get("prompt"), result.get("subject")
     if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
-        parts = re.split(rf"(?<!\w){re.escape(subject.strip())}(?!\w)", prompt)
+        parts = re.split(whole(subject.strip()), prompt)
         result["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt
     if isinstance(old := result.get("target_true"), list) and old:
         result["target_true"] = old[0]

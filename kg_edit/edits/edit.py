@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from kg_edit.edits.called import Called
 from kg_edit.errors import ConfigError, EditError, Fault, faults_of
+from kg_edit.writing_systems import whole
 from wikidata_cache.ids import is_item, is_property
 
 
@@ -225,7 +226,7 @@ class Edit(Record):
             return fields
         subject, prompt = fields.get("subject") or _NO_SUBJECT, fields.get("prompt")
         if isinstance(subject, str) and isinstance(prompt, str) and "{}" not in prompt:
-            fields = {**fields, "prompt": re.sub(_whole(subject.strip()), "{}", prompt, count=1)}
+            fields = {**fields, "prompt": re.sub(whole(subject.strip()), "{}", prompt, count=1)}
         text = fields["target_text"]
         new = fields.get("target_new", " ".join(text.split()) if isinstance(text, str) else text)
         return {**fields, "subject": subject, "target_new": new}
@@ -266,7 +267,7 @@ class Edit(Record):
             raise ValueError(f"{prompt!r} has a place {{}} for a subject, and the edit has none; give the subject")
         if count or subject == "":
             return prompt
-        if subject and (match := re.search(_whole(subject), prompt, re.IGNORECASE)):
+        if subject and (match := re.search(whole(subject), prompt, re.IGNORECASE)):
             way_out = f"write {prompt[: match.start()] + '{}' + prompt[match.end() :]!r}"
         else:
             absent = f"the subject {subject!r} does not occur in it; " if subject else ""
@@ -288,10 +289,6 @@ class Edit(Record):
             if (is_entity_id(name) or is_property_id(name)) and id_ in (None, name):
                 raise PydanticCustomError("bare_id", _BARE_ID, {"field": field, "name": name})
         return self
-
-
-def _whole(name: str) -> str:
-    return rf"(?<!\w){re.escape(name)}(?!\w)"
 
 
 def is_entity_id(name: object) -> TypeGuard[str]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import PromptError
 from kg_edit.models.chat import ChatForm, user_turn
-from kg_edit.text.scripts import GLUE, is_unspaced
+from kg_edit.writing_systems import GLUE, is_unspaced
 
 
 @dataclass(frozen=True, kw_only=True)

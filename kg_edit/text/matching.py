@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from kg_edit.text.scripts import is_syllable
+from kg_edit.writing_systems import is_syllable
 
 _ARTICLES = {"a", "an", "the"}
 _ABBREVIATION = 3  # letters of an abbreviation whose capitals count, at most

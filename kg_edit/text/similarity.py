@@ -15,7 +15,7 @@ from typing import Any
 
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import ConfigError
-from kg_edit.text.scripts import is_syllable
+from kg_edit.writing_systems import is_syllable
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _K1 = 1.2  # BM25: how soon a word's further occurrences stop counting

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from kg_edit.datasets.building import template
 from kg_edit.edits.aliases import ALIASES
 from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.edits.files import read_edits
@@ -54,6 +55,21 @@ def test_group_without_prompts_is_refused(field: str, group: dict[str, object], 
     assert f"field {place}: found the text" in (fault := refusal(path))
     assert fault.endswith("; expected objects with prompt and ground_truth")
     assert read(tmp_path, {**EASY_EDIT, field: {"Reasoning": None, "Forgetfulness": []}})
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "expected"),
+    [
+        ("Rome", "Romelu plays in Rome", "Romelu plays in {}"),
+        ("中国", "中国的首都是", "{}的首都是"),
+        ("iPhone", "このiPhoneを作ったのは", "この{}を作ったのは"),
+        ("파리", "파리는 어느 나라에 있나", "{}는 어느 나라에 있나"),
+    ],
+)
+def test_subject_is_found_in_its_prompt(subject: str, prompt: str, expected: str, tmp_path: Path) -> None:
+    (edit,) = read(tmp_path, {**EASY_EDIT, "subject": subject, "prompt": prompt})
+    unstructured = Edit(subject=subject, prompt=prompt, target_text="A text.")
+    assert edit.prompt == unstructured.prompt == template(prompt, subject, field="prompt").prompt == expected
 
 
 def test_recalled_relation_of_an_easy_edit_row_is_read(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Tell which characters are written without spaces between words: Chinese, Japanese, Thai and related scripts.
 
-`GLUE` marks a target that follows its prompt without a space in other scripts too.
+`whole` finds a name in any text. `GLUE` marks a target that follows its prompt without a space in other scripts too.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 
 GLUE = "\u2060"  # Unicode's word joiner, as the first character of the target
@@ -25,6 +26,8 @@ _UNSPACED = (
 )
 _STARTS = [first for first, _ in _UNSPACED]
 _HANGUL = range(0xAC00, 0xD7A4)
+# A letter or digit of a script with spaces
+_SPACED = rf"[^\W{''.join(f'{chr(first)}-{chr(last)}' for first, last in (*_UNSPACED, (_HANGUL[0], _HANGUL[-1])))}]"
 
 
 def is_unspaced(character: str) -> bool:
@@ -39,3 +42,9 @@ def is_syllable(character: str) -> bool:
     True for unspaced scripts, and for Korean, whose particles are joined to the word.
     """
     return is_unspaced(character) or ord(character) in _HANGUL
+
+
+def whole(name: str) -> str:
+    """Return a regular expression that finds ``name`` as whole words: Rome not in Romelu, but 中国 in 中国的."""
+    before, after = (any(map(is_syllable, end)) for end in (name[:1], name[-1:]))
+    return ("" if before else rf"(?<!{_SPACED})") + re.escape(name) + ("" if after else rf"(?!{_SPACED})")
