@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kg_edit.datasets.record import BenchmarkRecord, Query
 from kg_edit.edits.edit import Edit
+from kg_edit.text.matching import mentions
 
 
 def locality_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
@@ -34,7 +35,8 @@ class HeldOutPrompts:
 
     def __init__(self, tests: Iterable[BenchmarkRecord]) -> None:
         every = list(tests)
-        self._subjects = {edit.subject.casefold() for record in every for edit in record.edits}
+        # An unstructured edit may have no subject.
+        self._subjects = {edit.subject.casefold(): edit.subject for r in every for edit in r.edits if edit.subject}
         self._asked = {prompt.strip().casefold() for record in every for prompt in _asked(record)}
 
     def without(self, record: BenchmarkRecord) -> BenchmarkRecord | None:
@@ -64,7 +66,9 @@ class HeldOutPrompts:
     def has(self, prompt: str) -> bool:
         """Return whether the test asks ``prompt``, or has an edit of a subject that it names."""
         text = prompt.strip().casefold()
-        return text in self._asked or any(subject in text for subject in self._subjects)
+        return text in self._asked or any(
+            subject in text and mentions(prompt, name) for subject, name in self._subjects.items()
+        )
 
 
 def _asked(record: BenchmarkRecord) -> Iterator[str]:

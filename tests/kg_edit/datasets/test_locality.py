@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit, Question
 
 def record(edit: Edit, *prompts: str) -> BenchmarkRecord:
     queries = tuple(Query(prompt=prompt, answers=(("Rome",),)) for prompt in prompts)
-    return BenchmarkRecord(id=edit.subject, edits=(edit,), probes=(Probe(measures="locality", queries=queries),))
+    return BenchmarkRecord(id=edit.id, edits=(edit,), probes=(Probe(measures="locality", queries=queries),))
 
 
 def edit(subject: str, *neighborhood: str, prompt: str = "{} plays for") -> Edit:
@@ -36,8 +36,12 @@ def test_held_out_prompts_are_removed_from_training() -> None:
     learned = test.without(record(worded.model_copy(update={"portability": (question,)})))
     assert learned is not None and not learned.edits[0].portability
     assert learned.edits[0].paraphrases == ("Kobe's team is",)
-    untouched = record(edit("Kobe", "Oden plays for"), "Who wrote Dubliners?")
-    assert test.without(untouched) == untouched
+    untouched = record(edit("Kobe", "Oden plays for", "LeBronne lives in"), "Who wrote Dubliners?")
+    unstructured = record(Edit(prompt="Who is he?", target_text="A poet."))
+    for tests in (test, HeldOutPrompts([record(tested), unstructured])):
+        assert tests.without(untouched) == untouched
+    other = record(Edit(prompt="Who is she?", target_text="A poet."))
+    assert HeldOutPrompts([unstructured]).without(other) and not HeldOutPrompts([unstructured]).without(unstructured)
 
 
 @pytest.mark.slow
