@@ -4,7 +4,7 @@ RippleEdits (Cohen et al. 2024) counts a test only if the model answers its cond
 here, with the hops that each data set gives:
 
 - RippleEdits: a test's condition queries.
-- MQuAKE: the single hops of the new chain, except those that an edit makes.
+- MQuAKE, AKEW: the single hops of the new chain, except those that an edit makes.
 - CounterFactPlus: the recalled relation, in the three forms in which the builder of Ripples asks; two must be right.
 - Ripples: its known questions are built this way; the unknown ones are left out.
 
@@ -123,8 +123,8 @@ def _questions(
             prompts = [form.replace("{thing}", thing).replace("{noun}", relation) for form in forms]
             hop = tuple(Query(prompt=prompt, answers=((target,),), form="sentence") for prompt in prompts)
             yield question, [hop] if target else []
-    # MQuAKE: hops whose answer is a new target are made by the edits themselves.
-    new = {edit.target_new for edit in record.edits}
+    # MQuAKE, AKEW: hops whose answer is the new target of an edit, which its probe states, are made by the edits.
+    new = {query.answers[0][0] for probe in record.group("edit") for query in probe.queries}
     chain = [query for probe in record.group("hops") for query in probe.queries if not new & set(query.answers[0])]
     for probe in record.probes:
         if probe.family in _FOLLOWS:

@@ -11,7 +11,7 @@ from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.ripples.known_only import KnownOnly, known_only
 from kg_edit.ripples.words import RippleWords
-from tests.kg_edit.datasets.rows import MQUAKE, RIPPLE, RIPPLES, written
+from tests.kg_edit.datasets.rows import AKEW, MQUAKE, RIPPLE, RIPPLES, written
 from tests.kg_edit.evaluation.parrot import parrot
 
 
@@ -33,12 +33,14 @@ def test_known_only_uses_condition_queries(tmp_path: Path) -> None:
     assert other.records[0].group("efficacy"), "a probe without hops is selected"
 
 
-def test_known_only_uses_unedited_hops(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "row"), [("mquake", MQUAKE), ("akew", AKEW)])
+def test_known_only_uses_unedited_hops(name: str, row: dict[str, object], tmp_path: Path) -> None:
     """Both hops are edited: nothing need be known. With the first edit alone the second hop must be."""
-    record = read("mquake", tmp_path, MQUAKE)
+    record = read(name, tmp_path, row)
     assert filtered(tmp_path, "Nowhere", [record]).questions == 1
-    first = record.model_copy(update={"edits": record.edits[:1]})
-    needed = record.edits[1].target_new
+    second = record.group("edit")[1]
+    first = record.model_copy(update={"probes": tuple(probe for probe in record.probes if probe != second)})
+    needed = second.queries[0].answers[0][0]
     assert filtered(tmp_path, "Nowhere", [first]).records == ()
     assert filtered(tmp_path, needed, [first]).questions == 1
 
