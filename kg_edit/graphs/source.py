@@ -168,10 +168,11 @@ class PrivateGraph:
 
     @cached_property
     def _labels(self) -> dict[str, str]:
-        nodes = self.graph.nodes
-        return {
-            key: str(nodes[node].get("label") or nodes[node].get("name") or node) for key, node in self._nodes.items()
-        }
+        def name(key: str, data: Mapping[str, Any]) -> str:
+            names = (data.get("label"), data.get("name"))  # a table's empty cell may be NaN
+            return next((str(text) for text in names if isinstance(text, str | int) and str(text).strip()), key)
+
+        return {key: name(key, self.graph.nodes[node]) for key, node in self._nodes.items()}
 
     def _find(self, id_: str | None, label: str) -> str | None:
         key = id_.removeprefix("node:") if id_ else None

@@ -61,6 +61,12 @@ def test_subject_that_is_not_in_the_graph_is_added() -> None:
     assert graph.nodes["_:subject"]["label"] == "Eve"
 
 
+def test_node_without_a_name_has_its_key() -> None:
+    graph = nx.DiGraph([("Oslo", 7, {"label": "country"})])
+    graph.add_nodes_from([("Oslo", {"label": float("nan"), "name": " "}), (7, {"label": 1905})])
+    assert PrivateGraph(graph).labels(["Oslo", "7"]) == {"Oslo": "Oslo", "7": "1905"}
+
+
 def test_sampling_is_seeded() -> None:
     graph = company()
     for number in range(30):
