@@ -94,8 +94,8 @@ class PrivateGraph:
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
         """Return the edit's own edge, and the statements of o* up to ``options.hops``.
 
-        The old edge and other statements of s are left out. Each node keeps at most ``options.per_node`` statements,
-        the same on every machine (`wikidata_cache.subgraphs.sampling`).
+        The old edge is left out, and so are other statements of s, unless s is o*. Each node keeps at most
+        ``options.per_node`` statements, the same on every machine (`wikidata_cache.subgraphs.sampling`).
 
         Raises:
             MissingObjectError: o* is not in the graph.
@@ -113,11 +113,18 @@ class PrivateGraph:
         if target != subject:  # as in "The album {} is by", of Weezer by Weezer
             subgraph.add_node(target, label=self._labels[target], role="target_new", hop=1)
         subgraph.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
+        # The statements of s are read only where s is o*, and without the old edge.
+        old = {(edit.target_true_id or "").removeprefix("node:"), edit.target_true} if target == subject else set()
         frontier = [target]
         for hop in range(2, options.hops + 1):
             reached: list[str] = []
             for node in frontier:
-                offered = (statement for statement in self._statements(node) if statement.object != subject)
+                offered = (
+                    statement
+                    for statement in self._statements(node)
+                    if statement.object != subject
+                    and not (node == subject and {statement.object, self._labels[statement.object]} & old)
+                )
                 for _, relation, end in bottom_m(offered, options.per_node, seed=options.seed):
                     if end not in subgraph:
                         subgraph.add_node(end, label=self._labels[end], role="neighbour", hop=hop)

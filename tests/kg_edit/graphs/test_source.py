@@ -114,11 +114,18 @@ def test_content_hash_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_subject_may_be_the_new_object() -> None:
-    """Weezer, the album, is by Weezer."""
-    graph = nx.MultiDiGraph([("Weezer", "rock", {"label": "genre"})])
-    edit = Edit(id="a", subject="Weezer", prompt="The album {} is by", relation="performer", target_new="Weezer")
+    """Weezer, the album, is by Weezer, and no longer by Ivy."""
+    graph = nx.MultiDiGraph([("Weezer", "rock", {"label": "genre"}), ("Weezer", "Ivy", {"label": "performer"})])
+    edit = Edit(
+        id="a", subject="Weezer", prompt="The album {} is by", relation="by", target_new="Weezer", target_true="Ivy"
+    )
     by_id = edit.model_copy(update={"subject_id": "Q1", "target_new_id": "Q1"})
     source = PrivateGraph(graph)
-    for subgraph, expected in ((source.subgraph(edit), 2), (edge_alone(source, by_id), 1)):
+    old_by_id = edit.model_copy(update={"target_true": "Ann", "target_true_id": "node:Ivy"})
+    for subgraph, expected in (
+        (source.subgraph(edit), 2),
+        (source.subgraph(old_by_id), 2),
+        (edge_alone(source, by_id), 1),
+    ):
         check_graph(subgraph)
         assert subgraph.number_of_edges() == expected and target_of(subgraph) == subject_of(subgraph)
