@@ -98,12 +98,11 @@ def encode_subgraph(
         start_token: as in `label_vectors`.
 
     Raises:
-        GraphError: not exactly one node has the role of the subject, a node or an edge has no label, or one that is
-            longer than the model's positions; or there is no edge.
+        GraphError: as `check_graph`, or a label is longer than the model's positions.
     """
     check_graph(graph)
     keys = sorted(graph.nodes)
-    edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
+    edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: (*edge[:2], str(edge[2])))
     labels = [graph.nodes[key]["label"] for key in keys] + [data["label"] for *_, data in edges]
     vectors = label_vectors(model, labels, layer=layer, pooling=pooling, start_token=start_token)
 

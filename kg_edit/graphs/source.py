@@ -451,9 +451,13 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
     """Check everything that `encode_subgraph` needs; this takes no model.
 
     Raises:
-        GraphError: not exactly one node has the role of the subject, a node or an edge has no label, or there is no
-            edge.
+        GraphError: it is no MultiDiGraph, the key of a node is no text, not exactly one node has the role of the
+            subject, a node or an edge has no label, or there is no edge.
     """
+    if not isinstance(graph, nx.MultiDiGraph):
+        raise GraphError(f"found {describe(graph)} as a subgraph; expected a networkx.MultiDiGraph")
+    if odd := [key for key in graph if not isinstance(key, str)]:
+        raise GraphError(f"the subgraph has {describe(odd[0])} as the key of a node; write the keys as text: str(key)")
     subject_of(graph)
     if not graph.number_of_edges():
         raise GraphError("the subgraph has no edge; expected at least the edit's own edge (s, r, o*)")

@@ -98,9 +98,14 @@ def with_a_nameless_edit(subgraph: nx.MultiDiGraph) -> None:
     subgraph.edges["Q1", "Q2", "P54"]["label"] = ""
 
 
+def with_a_number(subgraph: nx.MultiDiGraph) -> None:
+    subgraph.add_edge("Q2", 3, label="region")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (with_a_number, "the number 3 as the key of a node"),
         (without_subject, r"one node needs role='subject', found 0"),
         (with_two_subjects, r"found 2: \['Q1', 'Q3'\]|found 2: \['Q3', 'Q1'\]"),
         (without_edges, "the subgraph has no edge"),
