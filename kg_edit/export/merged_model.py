@@ -153,9 +153,13 @@ def check_new(folder: Path) -> None:
     """Check that a folder does not exist or is empty.
 
     Raises:
-        OutputError: the folder is not empty, or is a file.
+        OutputError: the folder is not empty, can't be read, or is a file.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise OutputError(f"can't write {folder}: {error.strerror}; choose another folder") from error
+    if taken:
         raise OutputError(f"{folder} already exists; give another folder, or delete it first")
 
 

@@ -98,7 +98,7 @@ def claim(
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder has the settings of a run."""
-    return (folder / _RUN).is_file()
+    return os.path.isfile(folder / _RUN)  # noqa: PTH113 - unlike Path's, it never raises
 
 
 def check_folder(
@@ -120,7 +120,10 @@ def check_folder(
     Raises:
         OutputError: as `claim`; AnotherRunError if the folder has a run with other settings.
     """
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:  # in a folder that can't be entered, or with a name that is too long
+        raise OutputError(f"can't write into {folder}: {error.strerror}; give another --out") from error
     if not nearest.is_dir():
         raise OutputError(f"{nearest} is a file; give --out a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):

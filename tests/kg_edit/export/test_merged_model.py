@@ -57,8 +57,9 @@ def test_merge_refuses_other_patches_and_full_folders(tmp_path: Path) -> None:
         write_merged(WeightPatch(factors={}), model, tmp_path / "a")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(OutputError, match="already exists"):
-        write_merged(patch, model, tmp_path / "full")
+    for name, reason in {"full": "already exists", "a" * 300: "File name too long"}.items():
+        with pytest.raises(OutputError, match=reason):
+            write_merged(patch, model, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 

@@ -103,8 +103,9 @@ def test_check_folder_writes_nothing(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b", SETTINGS)
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    for folder in ("file", "file/below"):
-        with pytest.raises(OutputError, match=r"file is a file; give --out a folder"):
+    reasons = {"file": "is a file", "file/below": "is a file", f"{'a' * 300}/below": "File name too long"}
+    for folder, reason in reasons.items():
+        with pytest.raises(OutputError, match=f"{reason}; give"):
             check_folder(tmp_path / folder)
 
 
