@@ -45,6 +45,7 @@ class RippleWords(BaseModel):
 
         Raises:
             ConfigError: a file is no TOML, or has a part that is unknown or of another type.
+            EditFileError: ``file`` can't be read.
         """
         packaged = files("kg_edit").joinpath("data", "ripples.toml").read_text(encoding="utf-8")
         content = tomllib.loads(packaged)
@@ -53,7 +54,7 @@ class RippleWords(BaseModel):
                 content = _merged(content, tomllib.loads(utf8_text(file)))
             except tomllib.TOMLDecodeError as error:
                 raise ConfigError(f"{file}: not TOML: {error}") from None
-        content["nouns"] = {**relation_nouns(), **content["nouns"]}
+        content = _merged({"nouns": dict(relation_nouns())}, content)
         try:
             return cls.model_validate(content)
         except ValidationError as error:

@@ -58,6 +58,9 @@ def test_own_words_replace_the_packaged_ones(tmp_path: Path) -> None:
     file.write_text("askd = []\n")
     with pytest.raises(ConfigError, match="askd"):
         RippleWords.load(file)
+    file.write_text("nouns = 3\n")
+    with pytest.raises(ConfigError, match="field nouns: found the number 3"):
+        RippleWords.load(file)
     file.write_text("asked = [")
     with pytest.raises(ConfigError, match="not TOML"):
         RippleWords.load(file)
