@@ -56,11 +56,12 @@ def check_graph_name(name: str) -> None:
 
 def _near(name: str, known: list[str], ending: str) -> str:
     """A hint with a similar name, if ``name`` looks like a short name and no file has it."""
-    if "/" in name or Path(name).exists():
+    if "/" in name or os.path.exists(name):  # noqa: PTH110 - unlike Path's, it never raises
         return ""
     return did_you_mean(name, [*known, *(file.name.removesuffix(ending) for file in _DATA.glob(f"*{ending}"))])
 
 
 def _file(name: str, ending: str) -> Path | None:
     file = _DATA / f"{name}{ending}"
-    return file if file.parent == _DATA and file.is_file() and not Path(name).exists() else None
+    is_packaged = file.parent == _DATA and os.path.isfile(file) and not os.path.exists(name)  # noqa: PTH110, PTH113
+    return file if is_packaged else None

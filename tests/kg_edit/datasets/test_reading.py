@@ -84,6 +84,8 @@ def test_path_may_be_a_text(name: str, tmp_path: Path) -> None:
     for missing in ("nope", "../t3/contra2.jsonl"):
         with pytest.raises(EditFileError, match="no such file"):
             find_dataset(name)(missing)
+    with pytest.raises(EditFileError, match="cannot be read: File name too long"):
+        document(Path("a" * 300))
 
 
 def test_json_lines_and_single_records_are_read(tmp_path: Path) -> None:
