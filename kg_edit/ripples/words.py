@@ -44,7 +44,8 @@ class RippleWords(BaseModel):
         """Load the packaged file, with ``file`` on top: tables are merged, lists are replaced.
 
         Raises:
-            ConfigError: a file is no TOML, or has a part that is unknown or of another type.
+            ConfigError: a file is no TOML, has a part that is unknown or of another type, or asks a relation that has
+                no noun.
             EditFileError: ``file`` can't be read.
         """
         packaged = files("kg_edit").joinpath("data", "ripples.toml").read_text(encoding="utf-8")
@@ -56,10 +57,13 @@ class RippleWords(BaseModel):
                 raise ConfigError(f"{file}: not TOML: {error}") from None
         content = _merged({"nouns": dict(relation_nouns())}, content)
         try:
-            return cls.model_validate(content)
+            words = cls.model_validate(content)
         except ValidationError as error:
             faults = "; ".join(map(str, faults_of(error, cls)))
             raise ConfigError(f"{file or 'ripples.toml'}: {faults}") from None
+        if nameless := [relation for relation in words.asked if relation not in words.nouns]:
+            raise ConfigError(f"{file}: field asked: {nameless[0]} has no noun; add one to [nouns]")
+        return words
 
     def templates(self, relations: Sequence[str]) -> dict[str, str]:
         """Return the prompt template of each relation.

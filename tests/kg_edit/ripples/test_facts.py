@@ -55,12 +55,13 @@ def test_own_words_replace_the_packaged_ones(tmp_path: Path) -> None:
     assert words.asked == ("P36",)
     assert (words.nouns["P36"], words.nouns["P17"]) == ("seat of government", "country")
     assert words.knowledge == RippleWords.load().knowledge
-    file.write_text("askd = []\n")
-    with pytest.raises(ConfigError, match="askd"):
-        RippleWords.load(file)
-    file.write_text("nouns = 3\n")
-    with pytest.raises(ConfigError, match="field nouns: found the number 3"):
-        RippleWords.load(file)
-    file.write_text("asked = [")
-    with pytest.raises(ConfigError, match="not TOML"):
-        RippleWords.load(file)
+    faults = {
+        "askd = []": "askd",
+        "nouns = 3": "field nouns: found the number 3",
+        'asked = ["P734"]': "field asked: P734 has no noun",
+        "asked = [": "not TOML",
+    }
+    for text, message in faults.items():
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            RippleWords.load(file)
