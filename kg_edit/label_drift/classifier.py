@@ -120,9 +120,12 @@ def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Seque
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise ConfigError(f"a classifier needs texts of at least two classes; found {', '.join(classes) or 'none'}")
-    states = with_head(model, nn.Identity(), [str(n) for n in range(model.width)]).scores(texts, title="classifier")
+    states, head = list[Tensor](), nn.Identity()
+    # what goes into the head: some families scale or cap what comes out of it
+    head.register_forward_hook(lambda _, args, __: states.append(args[0][:, -1].float().cpu()))
+    with_head(model, head, [str(n) for n in range(model.width)]).scores(texts, title="classifier")
     targets = torch.tensor([classes.index(label) for label in labels])
-    return with_head(model, fitted_head(states, targets, classes=len(classes), decay=_DECAY), classes)
+    return with_head(model, fitted_head(torch.cat(states), targets, classes=len(classes), decay=_DECAY), classes)
 
 
 def fitted_head(states: Tensor, targets: Tensor, *, classes: int, decay: float) -> nn.Linear:
