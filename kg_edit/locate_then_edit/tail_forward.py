@@ -132,5 +132,5 @@ def right_pad(rows: Sequence[Sequence[int]], device: torch.device, *, ends: Sequ
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    positions = torch.arange(width, device=device).expand(len(rows), -1)
+    positions = mask.cumsum(-1) - 1  # padding repeats the last one: after a long prefix a further one may not exist
     return Batch(ids=ids, mask=mask, positions=positions, ends=None if ends is None else end_mask(ends, width))

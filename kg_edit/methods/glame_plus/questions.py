@@ -18,6 +18,7 @@ import networkx as nx
 from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.templates import RelationTemplates
 from kg_edit.graphs.controls import hidden_answers
 from kg_edit.graphs.facts import overlaps, target_of
 from kg_edit.graphs.source import subject_of
@@ -164,19 +165,19 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
     """Return the objects of the graph's statements about o*, by the relation's noun.
 
     Only relations that things like o* usually have are used; if these are unknown, all are. Left out are objects that
-    contain a word of ``exclude``, and relations that only name a kind or a part.
+    contain a word of ``exclude``, relations that only name a kind or a part, and those without a noun (`_nouns`).
     """
-    target, nouns = target_of(graph), relation_nouns()
+    target, nouns = target_of(graph), _nouns()
     objects: dict[str, list[str]] = {}
     for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
-        noun, label = nouns.get(str(data.get("property", key))), str(graph.nodes[end]["label"])
+        noun, label = nouns.get(str(data.get("property", key)).casefold()), str(graph.nodes[end]["label"])
         if not noun or noun in _VAGUE or data.get("role") == "edit" or re.fullmatch("[QP][0-9]+", label):
             continue
         itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
         if not (itself or overlaps(label, edit.subject) or gives_away(label, exclude)):
             objects.setdefault(noun, []).append(label)
     usual = asked_nouns(edit.relation_id)
-    order = dict.fromkeys(noun for noun in usual or nouns.values() if noun in objects)
+    order = dict.fromkeys(noun for noun in usual or relation_nouns().values() if noun in objects)
     return {noun: list(dict.fromkeys(objects[noun])) for noun in order}
 
 
@@ -204,8 +205,19 @@ def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_r
 
 
 def first_hop(edit: Edit) -> str:
-    """Return the edited relation as a noun: "country of origin"."""
-    return relation_nouns().get(edit.relation_id or "") or edit.relation_text.removeprefix("The ").removesuffix(" is")
+    """Return the edited relation as a noun: "country of origin"; one without a noun (`_nouns`) by its words."""
+    nouns = _nouns()
+    known = (nouns[name.casefold()] for name in (edit.relation_id, edit.relation) if name and name.casefold() in nouns)
+    words = edit.relation_text.removeprefix("The ").removesuffix(" is")
+    return next(known, words if edit.relation else words.removesuffix(" of"))  # of "The capital of {} is"
+
+
+def _nouns() -> dict[str, str]:
+    """The noun of each relation by its id, label and noun, in lower case; a graph of one's own only has labels."""
+    by_id = relation_nouns()
+    rows = RelationTemplates.load().by_name.items()
+    labels = {name: by_id[row.property_id] for name, row in rows if row.property_id in by_id}
+    return {noun: noun for noun in by_id.values()} | labels | {key.casefold(): noun for key, noun in by_id.items()}
 
 
 def gives_away(text: str, answers: Sequence[str]) -> bool:

@@ -97,9 +97,23 @@ def test_prompt_of_a_composed_fact_ends_before_its_object() -> None:
     assert all(fact.prompt(wording).count("{}") == 1 for wording in WORDINGS)
 
 
-def test_relation_outside_the_table_is_named_by_its_words() -> None:
-    assert first_hop(Edit(id="1", subject="s", prompt="{} is sung by", relation="singer", target_new="x")) == "singer"
-    assert first_hop(Edit(id="1", subject="s", prompt="{} likes", target_new="x")) == "likes"
+def test_graph_of_ones_own_has_labels_instead_of_ids() -> None:
+    statements = (("country", "Japan"), ("Headquarters location", "Toyota City"), ("founder", "K. Toyoda"), ("x", "y"))
+    expected = [("country", "Japan"), ("founder", "K. Toyoda"), ("headquarters", "Toyota City")]
+    assert facts_of(*statements) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "relation", "noun"),
+    [
+        ("{} is sung by", "singer", "singer"),
+        ("{} likes", None, "likes"),
+        ("The capital of {} is", None, "capital"),
+        ("{} plays for", "member of sports team", "team"),
+    ],
+)
+def test_relation_without_an_id_is_named_by_its_label_or_words(prompt: str, relation: str | None, noun: str) -> None:
+    assert first_hop(Edit(id="1", subject="s", prompt=prompt, relation=relation, target_new="x")) == noun
 
 
 def test_wordings_differ_from_those_of_the_scores() -> None:
