@@ -109,7 +109,7 @@ class ExampleOrder:
             yield self._rows(self._held_out[start : start + size], draw)
 
     def held_out_questions(self) -> list[Question]:
-        """Return a question for each held-out edit; they are the same in each call."""
+        """Return a question for each held-out edit."""
         draw = self._random("validation questions")
         return [self._question(edit, draw) for edit, _ in self._held_out]
 

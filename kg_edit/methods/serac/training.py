@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ModelError, PromptError
+from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.methods.mend.gradients import weight_shapes
 from kg_edit.methods.serac.examples import ExampleOrder, Question, ScopeRows
 from kg_edit.methods.serac.network import (
@@ -43,7 +43,7 @@ from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.marker import Marker, find_marker
 from kg_edit.models.prefix_cache import base_model
-from kg_edit.models.prompts import encode, left_pad
+from kg_edit.models.prompts import Prompt, encode, left_pad
 
 _SCALES_RATE = 0.05  # learning rate of the scope's scales and offsets; it is larger, because these are far from 1
 _EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g of 1/2, and the largest log g that counts
@@ -94,6 +94,13 @@ class _Run(TrainingRun[Validation]):
         self._states = States(model, manifest.layer)
         self._marker = find_marker(model.tokenizer, name=model.name)
         network, settings = self._network, manifest.training
+        held_out = order.held_out_questions()
+        self._asked = [question for question in held_out if encoded(model, self._marker, question)]
+        if not self._asked:
+            raise ConfigError(
+                f"none of the {len(held_out)} held-out edits can be asked: their target's first token merges with the "
+                "prompt's end, or they are longer than the model's positions; give other edits, or take another model"
+            )
         optimizer = torch.optim.Adam(
             [
                 {"params": [network.project, network.weigh], "lr": settings.scope_learning_rate},
@@ -120,11 +127,11 @@ class _Run(TrainingRun[Validation]):
         sizes = torch.tensor([float(len(rows.edits)) for rows in batches])
         scores = torch.tensor([[float(score.loss), score.inside, score.outside] for score in batch_scores])
         loss, inside, outside = ((sizes @ scores) / sizes.sum()).tolist()
-        questions, edit = self._order.held_out_questions(), 0.0
-        for start in range(0, len(questions), self._batch):
-            part = questions[start : start + self._batch]
+        edit = 0.0
+        for start in range(0, len(self._asked), self._batch):
+            part = self._asked[start : start + self._batch]
             edit += len(part) * float(answer_loss(self._model, self._network, self._marker, part))
-        edit /= len(questions)
+        edit /= len(self._asked)
         return Validation(step=step, total=loss + edit, scope=loss, edit=edit, inside=inside, outside=outside)
 
 
@@ -191,11 +198,25 @@ def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> Scop
     )
 
 
+def encoded(model: LanguageModel, marker: Marker, question: Question) -> Prompt | None:
+    """Return the row that the counterfactual model reads.
+
+    None if the target's first token merges with the end of the prompt, or if the row is longer than the model's
+    positions.
+    """
+    rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
+    with suppress(PromptError, ModelError):
+        text = rule.prompt(question.fact, question.prompt.rstrip())
+        prompt = encode(model.tokenizer, text, target=question.target)
+        model.check_length(prompt)
+        return prompt
+    return None
+
+
 def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, questions: Sequence[Question]) -> Tensor:
     """Return the mean over ``questions`` of the mean -log p of a target's tokens, by the counterfactual model.
 
-    A question is left out if its target's first token merges with the end of its prompt, or if it is longer than the
-    model's positions.
+    Questions that can't be `encoded` are left out.
 
     Args:
         model: the model f.
@@ -203,14 +224,7 @@ def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, que
         marker: is put before the fact.
         questions: facts with prompts in their scope, and targets.
     """
-    rule = ScopeRule(network="", layer=0, marker=marker.id, marker_text=marker.text)
-    prompts = []
-    for question in questions:
-        with suppress(PromptError, ModelError):
-            text = rule.prompt(question.fact, question.prompt.rstrip())
-            prompt = encode(model.tokenizer, text, target=question.target)
-            model.check_length(prompt)
-            prompts.append(prompt)
+    prompts = [prompt for question in questions if (prompt := encoded(model, marker, question))]
     if not prompts:
         return torch.zeros((), device=model.device)
     batch, final = left_pad([prompt.ids for prompt in prompts], device=model.device), list[Tensor]()

@@ -160,11 +160,17 @@ def test_fact_that_does_not_fit_is_refused() -> None:
         chosen.check([long])
 
 
-def test_question_longer_than_the_positions_is_left_out_of_the_training() -> None:
-    model, network = tiny("gpt2"), fresh("gpt2")
-    short = Question(fact="France is", prompt="In France, the river Thames", target="London")
-    long = Question(fact="Paris is in Rome", prompt=f"{'so ' * 200}Paris is in", target="Rome")
-    marker = find_marker(model.tokenizer, name="toy")
+def test_held_out_question_that_cannot_be_asked_does_not_count(tmp_path: Path) -> None:
+    model, settings = tiny("gpt2"), quick(steps=1, validation=9, batch=4, scope_batch=4)
+    long = [edit.model_copy(update={"prompt": "so " * 150 + "{} is", "paraphrases": ()}) for edit in edits()]
+    mixed = [*edits()[::2], *long[1::2]]
+    asked = [q for q in ExampleOrder.of(model, mixed, settings).held_out_questions() if "so so" not in q.prompt]
+    assert 0 < len(asked) < 9
     with untouched(model):
-        alone, both = (answer_loss(model, network, marker, questions) for questions in ([short], [long, short]))
-    assert float(both.detach()) == float(alone.detach()) > 0
+        expected = answer_loss(model, fresh("gpt2"), find_marker(model.tokenizer, name="toy"), asked)
+    assert train(model, mixed, settings, tmp_path / "mixed").validations[0].edit == pytest.approx(
+        float(expected.detach())
+    )
+    with pytest.raises(ConfigError, match="none of the 9 held-out edits can be asked"):
+        train(model, long, settings, tmp_path / "long")
+    assert not (tmp_path / "long").exists()
