@@ -25,6 +25,7 @@ from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import sample_rows
+from kg_edit.scoring.questions import query_of
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,10 @@ def make_examples(
         if not encoded:
             left_out += 1
             continue
-        questions = ((f"Q: {probe.question}\nA:", probe.answer) for probe in edit.portability)
+        questions = (
+            (f"Q: {probe.question}\nA:" if query_of(probe).form == "question" else probe.question, probe.answer)
+            for probe in edit.portability
+        )
         examples.append(
             Example(
                 edit=encoded[0],

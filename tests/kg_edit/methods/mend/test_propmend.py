@@ -8,6 +8,7 @@ from random import Random
 import pytest
 import torch
 
+from kg_edit.edits.edit import Question
 from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.examples import BatchOrder, Rows, make_examples, whole_statement
 from kg_edit.methods.mend.gradients import gradient_factors, mlp_weights, weight_shapes
@@ -48,6 +49,13 @@ def test_step_asks_the_prompt_a_paraphrase_and_the_questions() -> None:
         *(f"Q: {question.question}\nA: {question.answer}" for question in first.portability),
     }
     assert all(row.target_start == 1 for row in rows.edits) and all(p.target_start > 1 for _, p in rows.further)
+
+
+def test_sentence_among_the_questions_is_continued() -> None:
+    """The groups of EasyEdit's rows have both forms."""
+    asked = [Question(question=text, answer="London", category="Reasoning") for text in ("Its capital is", "Where?")]
+    (example,) = make_examples(tiny("llama"), [edits()[0].model_copy(update={"portability": tuple(asked)})])
+    assert [prompt.text for prompt in example.questions] == ["Its capital is London", "Q: Where?\nA: London"]
 
 
 def test_edit_loss_is_the_mean_over_the_further_prompts() -> None:
