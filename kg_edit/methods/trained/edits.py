@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kg_edit.datasets.locality import locality_queries
-from kg_edit.datasets.record import BenchmarkRecord, as_record
+from kg_edit.datasets.own_edits import record_of
+from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.scoring.questions import scored_after
 from kg_edit.storage.run_folder import digest
@@ -20,13 +21,14 @@ class TrainingEdit(NamedTuple):
 
 
 def training_edits(items: Iterable[Edit | BenchmarkRecord]) -> list[TrainingEdit]:
-    """Return the edits of ``items`` with their neighbours, or else the locality probes of their record.
+    """Return the edits of ``items`` with their neighbours, or else the locality probes of their record or the edit.
 
     The prompts are in scored form. A neighbour of an edit without an old target gets the new one as its answer: the
     answer only determines at which tokens the predictions must not change.
     """
     edits = list[TrainingEdit]()
-    for record in map(as_record, items):
+    for item in items:
+        record = item if isinstance(item, BenchmarkRecord) else record_of(item)
         for edit in record.edits:
             queries = locality_queries(edit, record)
             answers = (query.answers[0][0] if query.answers else edit.target_new for query in queries)

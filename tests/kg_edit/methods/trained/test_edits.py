@@ -8,7 +8,9 @@ import pytest
 
 from kg_edit.cli.training import training_records
 from kg_edit.datasets import find_dataset
+from kg_edit.datasets.own_edits import record_of
 from kg_edit.datasets.record import BenchmarkRecord
+from kg_edit.edits.edit import LocalityPrompt
 from kg_edit.methods.mend.examples import make_examples
 from kg_edit.methods.serac.examples import ExampleOrder
 from kg_edit.methods.serac.network import SeracTraining
@@ -37,6 +39,13 @@ def test_locality_prompts_are_neighbours_with_the_old_target() -> None:
 def test_locality_prompts_are_the_records_probes_without_neighbours(record: BenchmarkRecord) -> None:
     assert not record.edits[0].neighborhood
     assert training_edits([record]) == [TrainingEdit(record.edits[0], (LOCALITY,))]
+
+
+def test_locality_prompts_of_an_edit_are_those_of_its_file() -> None:
+    alone = edits(neighbours=False)[0].model_copy(
+        update={"locality": (LocalityPrompt(prompt=LOCALITY[0], answer="x"),)}
+    )
+    assert training_edits([alone]) == training_edits([record_of(alone)]) == [TrainingEdit(alone, ((LOCALITY[0], "x"),))]
 
 
 def test_edit_with_neighbours_does_not_get_the_probes(record: BenchmarkRecord) -> None:
