@@ -54,9 +54,10 @@ def gradient_factors(
 
 
 def at_targets(prompt: Prompt, factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the factors u and delta, [..., tokens, size], of the tokens that predict the prompt's target only."""
+    """Return copies of the factors u and delta, [..., tokens, size], of the tokens that predict the prompt's target."""
     count = len(prompt.target_ids)  # the last token that is read predicts the last one of the target
-    return {name: (u[..., -count:, :], delta[..., -count:, :]) for name, (u, delta) in factors.items()}
+    # copies, as a view would keep the factors of the whole prompt, and there may be thousands of edits
+    return {name: (u[..., -count:, :].clone(), delta[..., -count:, :].clone()) for name, (u, delta) in factors.items()}
 
 
 def has_gradient(deltas: Tensor) -> Tensor:

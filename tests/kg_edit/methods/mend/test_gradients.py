@@ -9,6 +9,7 @@ import torch
 
 from kg_edit.errors import ConfigError
 from kg_edit.methods.mend.gradients import (
+    at_targets,
     edited_modules,
     first_block,
     gradient_factors,
@@ -77,6 +78,9 @@ def test_last_block_has_a_gradient_at_the_target_only() -> None:
     predicting = list(range(encoded.target_start - 1, len(encoded.ids) - 1))
     assert has_gradient(factors[down][1]).nonzero()[:, 0].tolist() == predicting
     assert has_gradient(factors[below][1]).all()
+    for part, whole in zip(at_targets(encoded, factors)[below], factors[below], strict=True):
+        assert torch.equal(part, whole[predicting])
+        assert part.untyped_storage().nbytes() == part.nbytes, "no memory for the prompt's other tokens"
 
 
 @pytest.mark.parametrize(
