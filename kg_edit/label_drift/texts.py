@@ -81,7 +81,7 @@ def _text(row: Any, number: str) -> LabelledText:
     if not isinstance(row, dict):
         raise EditError([Fault("", "expected an object {…} with text and label")])
     text = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
-    built_edit(text.fields, names={"subject": "text"})  # an edit of this text must be possible
+    built_edit(text.fields, names={"subject": "text", "target_new": "label"})  # an edit of this text must be possible
     return text
 
 

@@ -242,6 +242,8 @@ def test_white_space_around_a_text_changes_nothing(tmp_path: Path) -> None:
     assert text.edit.text == text.prompt and not text.text[0].isspace() and not text.text[-1].isspace()
 
 
-def test_text_that_cannot_be_edited_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=r"record 2, field text: 'Q5' is a Wikidata id"):
-        read_texts(written(tmp_path, [{"text": "Spike", "label": 1}, {"text": "Q5", "label": 1}]))
+@pytest.mark.parametrize("field", ["text", "label"])
+def test_text_that_cannot_be_edited_is_named(field: str, tmp_path: Path) -> None:
+    rows = [{"text": "Spike", "label": 1}, {"text": "Hughes", "label": 1, field: "Q5"}]
+    with pytest.raises(EditFileError, match=rf"record 2, field {field}: 'Q5' is a Wikidata id"):
+        read_texts(written(tmp_path, rows))
