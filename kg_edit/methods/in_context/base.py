@@ -42,6 +42,10 @@ class PromptConfig(MethodConfig):
         description="sentence encoder for similarity: a sentence-transformers name or folder; unset: TF-IDF",
     )
 
+    def idle(self) -> dict[str, str]:
+        """Return the encoder, if BM25 compares."""
+        return {"encoder": "gate=bm25 compares words; set gate=similarity"} if self.gate == "bm25" else {}
+
 
 class PromptMethod(EditingMethod):
     """Makes a `PromptFact` of each edit. It needs no pass of the model, and the model's weights stay as they are."""

@@ -46,10 +46,10 @@ class DefinitionConfig(PromptConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the seed without ``insert=random``, and ``exclude_answers`` where no description is inserted."""
-        if self.insert == "random":
-            return {"exclude_answers": "insert=random inserts no description"}
-        drawn = {"seed": "only insert=random draws a fact"}
-        return drawn | ({"exclude_answers": "insert=fact inserts no description"} if self.insert == "fact" else {})
+        idle = super().idle()
+        if self.insert in ("fact", "random"):
+            idle["exclude_answers"] = f"insert={self.insert} inserts no description"
+        return idle if self.insert == "random" else {**idle, "seed": "only insert=random draws a fact"}
 
 
 class Definition(PromptMethod):

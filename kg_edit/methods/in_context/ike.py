@@ -91,10 +91,10 @@ class IkeConfig(PromptConfig):
         return ratio
 
     def idle(self) -> dict[str, str]:
-        """Return the ratio and the seed, if no demonstration is drawn: there is no training file, or ``count`` is 0."""
+        """Return what only drawn demonstrations use, if none is drawn: there is no training file, or ``count`` is 0."""
         if self.demonstrations and self.count:
             return {}
-        return dict.fromkeys(("ratio", "seed"), "no demonstration is drawn from a training file")
+        return {**super().idle(), **dict.fromkeys(("ratio", "seed"), "no demonstration is drawn from a training file")}
 
     def check_source(self) -> None:
         """Check that a training file is set if ``source`` needs one, and not set if ``source`` is ``patch``.

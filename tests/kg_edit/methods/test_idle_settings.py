@@ -23,6 +23,8 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("ike", {"ratio": (1, 3, 0)}, "setting ratio"),
     ("ike", {"seed": 1}, "setting seed"),
     ("ike", {"demonstrations": "train.json", "count": 0, "seed": 1}, "setting seed"),
+    ("rag", {"encoder": "e5"}, "setting encoder.*set gate=similarity"),
+    ("ike", {"encoder": "e5", "gate": "bm25"}, "setting encoder"),
     ("definition", {"seed": 1}, "setting seed"),
     ("definition", {"insert": "fact", "exclude_answers": True}, "setting exclude_answers"),
     ("defer", {"texts": 0, "gate_weight": 2.0}, "setting gate_weight"),
