@@ -62,6 +62,12 @@ class PromptMethod(EditingMethod):
         config = self.config
         return PromptRule(gate=config.gate, threshold=config.threshold, most=config.most, encoder=config.encoder)
 
+    @property
+    def context(self) -> int | None:
+        """The number of tokens that the model can read, or was trained to read; None if that is not known."""
+        length = self.model.positions or getattr(self.model.text_config, "max_position_embeddings", None)
+        return length if isinstance(length, int) else None
+
     @abstractmethod
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the text of the fact for an edit, and notes for the edit's record in the provenance."""

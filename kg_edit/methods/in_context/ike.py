@@ -175,8 +175,7 @@ class Ike(PromptMethod):
             examples += self._training_facts.examples(edit, config)
 
         # The most similar ones that fit into the model's context, with the fact and room for a prompt and its answer.
-        context = getattr(self.model.text_config, "max_position_embeddings", None)
-        if isinstance(context, int):
+        if context := self.context:
             room = context - reserved(context) - self._tokens(f"{NEW_FACT}{text}\n{PROMPT}")
             ends = accumulate(self._tokens(f"{example}\n\n") for example in examples)
             examples = tuple(example for example, end in zip(examples, ends, strict=True) if end <= room)

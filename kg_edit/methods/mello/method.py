@@ -70,8 +70,8 @@ class Mello(PromptMethod):
     @cached_property
     def shots(self) -> int:
         """The number of examples: at most ``shots`` of the settings, and what half of a short context holds."""
-        config, context = self.config, getattr(self.model.text_config, "max_position_embeddings", None)
-        if not isinstance(context, int):
+        config, context = self.config, self.context
+        if context is None:
             return config.shots
         dialogue = _LINE + config.steps * (config.tokens + _LINE)
         room, count = context - min(dialogue, context // 2), config.shots

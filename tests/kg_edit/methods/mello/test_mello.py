@@ -39,8 +39,9 @@ def test_edit_is_a_fact_of_the_memory() -> None:
 
 
 def test_examples_are_as_many_as_the_context_holds() -> None:
-    """The tiny model has room for 128 tokens, half of it for the dialogue; without a limit all are shown."""
+    """The tiny models have room for 128 tokens, half of it for the dialogue; without a limit all are shown."""
     assert patch_of(TETRIS).rule.shots == 0 and patch_of(TETRIS).edits[0]["shots"] == 0
+    assert patch_of(TETRIS, model=tiny("mpt")).rule.shots == 0, "its config has another name for it"
     roomy = copy.deepcopy(tiny("llama"))
     roomy.model.config.max_position_embeddings = 8192
     assert patch_of(TETRIS, model=roomy).rule.shots == 4
