@@ -48,6 +48,8 @@ from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kg_edit.ledger import Ledger
 
 LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="Folder of the ledger.")]
@@ -166,8 +168,7 @@ def add(
     opened, to_add = Ledger.open(ledger), additions(patches)
     language_model = load(model, dtype, device) if model else None
     numbers = opened.add_all(to_add, force=force, model=language_model)
-    for number in numbers:
-        _show_added(opened, number)
+    _show_added(opened, numbers)
     for number, addition in zip(numbers, to_add, strict=True):
         verdict = Verdict.beside(addition.path)
         if verdict and verdict.failed:
@@ -229,7 +230,7 @@ def edit(
     usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
     note_choice(method_option, graph)
     editor = planned.on(load(model, dtype, device))
-    _show_added(opened, opened.make(editor, usable, force=force))
+    _show_added(opened, [opened.make(editor, usable, force=force)])
     for repeat, first in repeats:
         say(f"{repeat} repeats {first} exactly, and was made once")
     say(f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
@@ -298,12 +299,14 @@ def _open(ledger: Path) -> Ledger:
     return Ledger.open(ledger, create=False)
 
 
-def _show_added(ledger: Ledger, number: int) -> None:
-    """Print a new step, and its conflicts with earlier steps or within itself."""
-    new = [entry for entry in ledger.edits if entry.position.step == number]
-    methods = ", ".join(sorted({entry.method for entry in new}))
-    say(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}")
-    show_conflicts([conflict for conflict in ledger.conflicts() if conflict.second.position.step == number])
+def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
+    """Print new steps, each with its conflicts with earlier steps or within itself."""
+    edits, conflicts = ledger.edits, ledger.conflicts()  # of all pairs, once for all steps
+    for number in numbers:
+        new = [entry for entry in edits if entry.position.step == number]
+        methods = ", ".join(sorted({entry.method for entry in new}))
+        say(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}")
+        show_conflicts([conflict for conflict in conflicts if conflict.second.position.step == number])
 
 
 for _command in (check, merge, export, subtract, average):

@@ -234,13 +234,20 @@ def test_add_names_the_command_that_removes_failed_edits(kg_edit: Run, place: Pa
         assert added.out.splitlines()[-1].endswith(removing)
 
 
-def test_add_adds_all_inputs_or_none(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+def test_add_adds_all_inputs_or_none(
+    kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conflicts of all pairs are found once, not for each of the steps."""
+    asked, conflicts = list[Ledger](), Ledger.conflicts
+    monkeypatch.setattr(Ledger, "conflicts", lambda ledger: (asked.append(ledger), conflicts(ledger))[1])
     one, two = (write_patch(place / f"{edit.id}.st", tiny_folder, edit) for edit in (HEAT, RIVER))
     kg_edit("patch", "add", "more", write_patch(place / "three.st", tiny_folder, LAKERS))
     for bad in ("nowhere.st", "edits.jsonl", "nowhere/", one):
         refused(kg_edit, "patch", "add", "ledger", one, two, bad, message=str(bad).strip("/"), out=place / "ledger")
         refused(kg_edit, "patch", "add", "ledger", "more", bad, one, message=str(bad).strip("/"), out=place / "ledger")
+    asked.clear()
     result = kg_edit("patch", "add", "ledger", one, "more", two)
+    assert len(asked) == 1
     assert result.code == 0 and [f"step {number}" in result.out for number in (1, 2, 3, 4)] == [True, True, True, False]
     assert result.out.count("conflict:") == 1
     steps = Ledger.open(place / "ledger").steps
