@@ -31,6 +31,7 @@ from kg_edit.cli.options import (
 )
 from kg_edit.errors import ConfigError
 from kg_edit.text.display import plain, terminal_table
+from wikidata_cache.atomic import check_out
 from wikidata_cache.terminal import harmless, number_of
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def ripples(
         refuse_unused(context, ("templates",), "without --edits", way="also give --edits FILE")
     else:
         refuse_unused(context, ("n",), "with --edits, which reads your own", way="leave out --edits")
+    if out.exists():
+        check_out(out, "", option="--out", inputs=filter(None, (edits, words, templates)))
     from kg_edit.edits.files import read_edits
     from kg_edit.edits.templates import RelationTemplates
     from kg_edit.models.loading import cache_folder

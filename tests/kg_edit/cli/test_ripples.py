@@ -42,12 +42,14 @@ def test_questions_for_own_edits_are_scored(kg_edit: Run, inputs: tuple[str, ...
     [
         (("--edits", "mine.jsonl", "--relations", "P17"), "give only one of them"),
         (("--relations", "country"), "expected property ids such as P17,P19; found 'country'"),
+        (("--edits", "mine.jsonl", "--out", "mine.jsonl"), "--out mine.jsonl is the input file itself"),
+        (("--out", "."), "--out . is a folder; give the name of a file"),
     ],
 )
 def test_wrong_arguments_are_refused(
     kg_edit: Run, inputs: tuple[str, ...], arguments: tuple[str, ...], message: str
 ) -> None:
-    result = kg_edit("data", "ripples", *inputs, *arguments, "--out", "x.json")
+    result = kg_edit("data", "ripples", *inputs, "--out", "x.json", *arguments)
     assert result.code == 2
     assert message in " ".join(result.err.split())
 
