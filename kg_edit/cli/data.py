@@ -223,6 +223,8 @@ def edits(
     from kg_edit.edits.files import check_writable_name, write_edits
 
     check_writable_name(out)
+    if out.exists():
+        check_out(out, "", option="--out", inputs=exclude or ())
     from kg_edit.datasets import guess_dataset
     from kg_edit.methods.glame_plus.edit_questions import with_questions
     from kg_edit.ripples.drawn import Excluded, training_edits, with_neighbours

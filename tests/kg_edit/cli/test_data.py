@@ -111,3 +111,7 @@ def test_drawn_edits_are_written_with_questions(kg_edit: Run, place: Path) -> No
     assert not any(edit.portability for edit in read_edits(place / "plain.jsonl").edits)
     refused = kg_edit(*options, "--out", "drawn.json")
     assert refused.code == 2 and "ends in .jsonl" in refused.err
+    excluded = (place / "edits.jsonl").read_text()
+    refused = kg_edit(*options, "--exclude", "edits.jsonl", "--out", "edits.jsonl")
+    assert refused.code == 2 and "--out edits.jsonl is the input file itself" in refused.err
+    assert (place / "edits.jsonl").read_text() == excluded
