@@ -12,7 +12,7 @@ import typer
 
 from kg_edit.cli.console import stdout
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import PATCHES, Device, Dtype, ModelName, Start
+from kg_edit.cli.options import PATCHES, Device, Dtype, ModelName, Start, refuse_unused
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import one_line, plain
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def generate(
+    context: typer.Context,
     prompts: Annotated[list[str], typer.Argument(metavar="TEXTS...", help="Texts to continue.")],
     model: ModelName = "smollm2-135m",
     patch: Annotated[list[Path] | None, PATCHES] = None,
@@ -50,6 +51,8 @@ def generate(
     """
     if not all(map(str.strip, prompts)):
         raise ConfigError("a prompt is empty; give a text to continue")
+    if chat:
+        refuse_unused(context, ("start",), "with --chat")
     from kg_edit.ledger.listing import check_patches
 
     check_model_name(model)

@@ -45,6 +45,7 @@ UNUSED: dict[str, str] = {
     "negation,elsewhere has no effect, because no record has neighborhood or target_true; leave it out, or use another",
     "evaluate --data edits.jsonl --dataset edits --skip 1 --extra portability.glame_fuzzy --out o": "--extra "
     "portability.glame_fuzzy has no effect, because no record has portability; leave it out, or use another",
+    "generate Hi --chat --start always": "--start has no effect with --chat; leave it out",
     "methods rome --markdown": "NAME has no effect with --markdown",
 }
 
