@@ -91,11 +91,10 @@ def main() -> None:
             app()
         except SystemExit as end:
             if end.code == _INTERRUPTED:
-                command, *arguments = sys.argv[1:] or [""]
-                # Of covariances only the measurement is resumed, of data only the ripple benchmark
-                others = {"merge", "list", "push", "pull"}
-                measures = command == "covariance" and not others & set(arguments)
-                resumes = command in _RESUMABLE or measures or (command == "data" and "ripples" in arguments[:1])
+                command, first, *_ = [*sys.argv[1:], "", ""]
+                # Of covariances only the measurement is resumed, which is no subcommand; of data the ripple benchmark
+                measures = command == "covariance" and first.startswith("-")
+                resumes = command in _RESUMABLE or measures or (command, first) == ("data", "ripples")
                 typer.echo(
                     f"kg-edit: stopped{'; run the same command again to continue with what is finished' * resumes}",
                     err=True,

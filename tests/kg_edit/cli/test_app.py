@@ -199,7 +199,7 @@ def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:
         (("mend", "train", "--data", "edits.jsonl", "--out", "out"), True),
         (("drift", "--data", "old.json", "--stream", "new.json", "--out", "out"), True),
         (("covariance", "--layers", "1"), True),
-        (("covariance", "list"), False),
+        (("covariance", "import", "stats.npz"), False),
         (("patch", "edit", "ledger", "edits.jsonl"), False),
         (("generate", "edit"), False),
         (("data", "check", "edits.jsonl"), False),
