@@ -41,6 +41,8 @@ class Workload:
         hops: the layers of the R-GNN that is trained; 0 without one.
         rank: the rank of the trained change (LoRA's r).
         matrices: the number of changed weights per layer.
+        dense: whether the patch has whole matrices, although what is found has a low rank.
+        keys: whether the patch stores a key [d_ff] of each fact in each layer, for later edits.
         together: the number of edits that share the same passes, although each is written alone.
         kept: tokens of an edit whose keys and values are kept for later edits (`kg_edit.models.prefix_store`).
     """
@@ -52,5 +54,7 @@ class Workload:
     hops: int = 0
     rank: int = 1
     matrices: int = 1
+    dense: bool = False
+    keys: bool = False
     together: int = 1
     kept: int = 0

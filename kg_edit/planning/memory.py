@@ -190,23 +190,24 @@ def memory_parts(job: Job) -> Iterator[Part]:
         held, formula = 4.0 * FLOAT32 * trained, f"{trained:,.0f} numbers x 16"
         yield Part(what="trained numbers, and Adam", bytes=held, phase="editing", memory=memory, formula=formula)
 
-    # The patch has a pair of factors, d + d_ff numbers, for each fact and layer, or whole matrices.
+    # The patch has a pair of factors, d + d_ff numbers, and a key, d_ff, for each fact and layer; or whole matrices.
     if family in ("fine-tuning", "low-rank", "adapter"):
         rank = load.rank * (1 if joint else job.edits)
     else:
         rank = job.edits * (_PROMPT if family == "hypernetwork" else load.facts)  # MEND: rank one a token
-    matrices = layers * (load.matrices if family == "gradient" else 1)
-    full, low = (
-        float(FLOAT32) * number * matrices * (shape.width + shape.inner)
-        for number in (min(shape.width, shape.inner), rank)
-    )
-    dense = job.method.trains in ("weight", "all weights")
+    sides = shape.width + (shape.width if family == "low-rank" else shape.inner)  # LoRA changes the attention
+    whole = job.method.trains in ("weight", "all weights") or load.dense
+    full = min(shape.width, shape.inner)
+    numbers = float(layers * load.matrices * sides * (full if whole else min(rank, full)))
+    if job.method.trains == "all weights":
+        numbers = float(layers * (shape.block + shape.identities))
+    keys = layers * shape.inner * rank if load.keys else 0
     yield Part(
         what="the patch",
-        bytes=full if dense else min(low, full),
+        bytes=FLOAT32 * (numbers + keys),
         phase="always",
         memory="main memory",
-        formula="whole matrices" if dense else f"rank {rank}, layers: {layers}",
+        formula=("whole matrices" if whole else f"rank {rank}, layers: {layers}") + ", and keys" * bool(keys),
     )
 
     # A batch also holds each fact's encoded prompts, and four matrices of keys in float64 in each layer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from kg_edit.models.loading import NAMED_MODELS, cached_only, named_model_file, 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A model's sizes: ``width`` is d, ``inner`` d_ff; ``block`` counts the elements of one block's matrices.
+    """A model's sizes: ``width`` is d, ``inner`` d_ff; ``block`` counts the elements of one block's matrices, and
+    ``identities`` those of identity matrices with which whole changes of them are written (`Factors.dense`).
 
     ``parameters`` counts all parameters. ``cache`` is the number of values that one token adds to the KV cache of all
     attention blocks together. ``experts``: the model is a mixture of experts, whose blocks have no down-projection.
@@ -34,6 +36,7 @@ class ModelShape:
     inner: int
     vocabulary: int
     block: int
+    identities: int
     parameters: int
     cache: int
     experts: bool = False
@@ -83,6 +86,7 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         re.fullmatch(r"post_(feedforward|mlp|ffn)_(layer)?norm", part) for part, _ in blocks[0].named_children()
     )
     scales = getattr(text, "residual_multiplier", 1.0) != 1.0 or not getattr(text, "do_layer_norm_before", True)
+    matrices = [part.shape for part in blocks[0].parameters() if part.dim() >= 2]
     return ModelShape(
         name=name,
         family=config.model_type,
@@ -90,7 +94,8 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
         width=width,
         inner=inner,
         vocabulary=model.get_output_embeddings().weight.shape[0],
-        block=sum(part.numel() for part in blocks[0].parameters() if part.dim() >= 2),
+        block=sum(map(math.prod, matrices)),
+        identities=sum(min(sides) ** 2 for sides in matrices),
         parameters=sum(part.numel() for part in model.parameters()),
         cache=2 * (len(blocks) - len(recurrent)) * attended,
         experts=spec.down_projection is None,

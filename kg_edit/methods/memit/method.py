@@ -105,6 +105,8 @@ class JointConfig(ValueConfig):
             rows=rows,
             context_tokens=len(self.context_starts) * self.context_tokens,
             covariance=self.covariance,
+            dense=self.rect > 0,
+            keys=self.remember > 0,
         )
 
 

@@ -103,6 +103,8 @@ class RankOneConfig(ValueConfig, LayerConfig):
             rows=rows,
             context_tokens=sum(length * count for length, count in self.context_lengths),
             covariance=self.covariance,
+            dense=self.rect > 0,
+            keys=self.remember > 0,
         )
 
 

@@ -32,6 +32,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.planning import machine as machines
 from kg_edit.planning import shape as shapes
 from kg_edit.planning.machine import Machine, free_memory
@@ -39,7 +40,7 @@ from kg_edit.planning.memory import Estimate, estimate, suggestions
 from kg_edit.planning.shape import ModelShape, shape_of, shape_of_config
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.methods.quick import UNTRAINED
+from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.methods.refusals import POST_NORM
 from tests.kg_edit.tiny import KINDS_OF_FAMILY, families, tiny
 
@@ -50,7 +51,15 @@ EDIT = Edit(id="lebron", subject="LeBron James", prompt="{} plays for", target_n
 
 
 def small(**changes: int) -> ModelShape:
-    sizes = {"layers": 10, "width": 100, "inner": 400, "vocabulary": 1000, "block": 10**5, "parameters": 10**6}
+    sizes = {
+        "layers": 10,
+        "width": 100,
+        "inner": 400,
+        "vocabulary": 1000,
+        "block": 10**5,
+        "identities": 10**4,
+        "parameters": 10**6,
+    }
     return ModelShape(name="small", family="llama", **{**sizes, "cache": 2000, **changes})
 
 
@@ -161,7 +170,7 @@ def test_memory_is_what_is_there_always_and_the_largest_phase() -> None:
     assert formulas["texts and records"] == "1 fact"
     assert parts["comparing C"] == 0  # one piece of text
     assert parts["factoring C"] == 8 * 400**2
-    assert parts["the patch"] == 4 * 500
+    assert parts["the patch"] == 4 * (500 + 400)  # its factors, and its key for later edits
     always = sum(part.bytes for part in plan.parts if part.phase == "always")
     assert plan.needed("main memory") == always + parts["measuring C"]
     assert plan.needed("accelerator") == 0
@@ -413,12 +422,26 @@ def test_a_large_step_is_made_smaller_by_its_batch_size() -> None:
     assert "batch_size" in text and "--memory" not in text
 
 
+@pytest.mark.parametrize(("name", "settings"), [("rome", {"rect": 0.4}), ("memit", {}), ("ft-all", {})])
+def test_a_patch_has_the_size_that_is_planned(name: str, settings: dict[str, float]) -> None:
+    """Also the keys that it stores, and whole matrices, with the identity that is their other factor."""
+    model, method = tiny("llama"), find_method(name)
+    config = method.config_class.preset("default", QUICK[name] | settings)
+    edits = [EDIT.model_copy(update={"id": subject, "subject": subject}) for subject in ("LeBron James", "Spike")]
+    patch, shape = method(model, config).edit(edits), shape_of_config(model.model.config, name=name)
+    where = Machine(device=CPU, host=10**12, accelerator=None)
+    plan = estimate(method, config, shape, where, edits=len(edits))
+    assert isinstance(patch, WeightPatch)
+    planned = next(part.bytes for part in plan.parts if part.what == "the patch")
+    assert 0.8 < planned / patch.nbytes < 1.2
+
+
 def test_edits_that_are_trained_together_share_the_ranks_of_their_patch() -> None:
-    ranks = {
-        name: next(part.formula for part in reckoned(name, edits=3).parts if part.what == "the patch").partition(",")[0]
+    patches = [
+        next((part.formula, part.bytes) for part in reckoned(name, edits=3).parts if part.what == "the patch")
         for name in ("lora", "ext-sub")
-    }
-    assert ranks == {"lora": "rank 24", "ext-sub": "rank 32"}
+    ]  # of all four projections of the attention in ten layers, d to d
+    assert patches == [("rank 24, layers: 10", 4 * 24 * 200 * 40), ("rank 32, layers: 10", 4 * 32 * 200 * 40)]
 
 
 class PluggedConfig(MethodConfig):
