@@ -8,12 +8,13 @@ field here: `kg-edit evaluate` has an option for each field with a description, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from kg_edit.edits.called import Called
-from kg_edit.errors import ConfigError, Fault
+from kg_edit.errors import ConfigError, Fault, describe
 from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
 from kg_edit.storage.run_folder import Settings, digest
 from kg_edit.storage.seeds import Seed
@@ -30,13 +31,20 @@ _MANY = "Many edits in one model"  # panel of the command's help
 _LATER = {"probes", "time_answers"}  # options that version 0.1.0 has not: a run without them is a run of 0.1.0
 
 
+_OPENED_BY = {  # in kg_edit.evaluation
+    "tasks": "general_tasks.GeneralTasks.open",
+    "quick": "quick_tasks.QuickTasks.open",
+    "retention": "retention.read_retention_test",
+}
+
+
 class EvalConfig(BaseModel, metaclass=Called):
     """What a run measures, and when. The defaults score each edit alone.
 
     Raises:
         UnknownNameError: there is no such schedule, extra metric, or template probe.
         ConfigError: a number in the schedule, `evaluate_every`, `sample` or `shard` is not possible; an extra needs a
-            package that is not installed.
+            package that is not installed; tasks or a retention test are not opened.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -135,6 +143,14 @@ class EvalConfig(BaseModel, metaclass=Called):
         from kg_edit.evaluation.template_probes import find_probes
 
         return find_probes(names)
+
+    @field_validator("tasks", "quick", "retention")
+    @classmethod
+    def _are_opened(cls, given: Any, info: ValidationInfo) -> Any:
+        if isinstance(given, str | Path | list | tuple):
+            opened = f"kg_edit.evaluation.{_OPENED_BY[str(info.field_name)]}"
+            raise ValueError(f"found {describe(given)}; expected what {opened} returns")
+        return given
 
     @model_validator(mode="after")
     def _refuse_a_curve_without_steps(self) -> EvalConfig:

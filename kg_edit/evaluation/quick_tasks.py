@@ -135,7 +135,7 @@ class QuickTasks:
     documents: Mapping[str, tuple[Document, ...]]
 
     @classmethod
-    def open(cls, folder: Path, *, seed: int = 0, rows: int = ROWS) -> Self:
+    def open(cls, folder: str | Path, *, seed: int = 0, rows: int = ROWS) -> Self:
         """Read the sets of a folder, NAME.jsonl or NAME.json each, and draw ``rows`` of each by ``seed``.
 
         A set that the folder lacks is left out, with a warning.
@@ -143,7 +143,7 @@ class QuickTasks:
         Raises:
             ConfigError: there is no such folder, or none of the sets is in it; a file can't be read, or lacks a field.
         """
-        documents, lacking = dict[str, tuple[Document, ...]](), list[str]()
+        folder, documents, lacking = Path(folder), dict[str, tuple[Document, ...]](), list[str]()
         for name, form in SETS.items():
             path = next((path for ending in ("jsonl", "json") if (path := folder / f"{name}.{ending}").exists()), None)
             if path is None:

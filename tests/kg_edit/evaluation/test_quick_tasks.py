@@ -64,7 +64,7 @@ def folder(path: Path, **sets: list[dict[str, Any]]) -> Path:
 
 
 def test_each_set_is_asked_in_its_form(tmp_path: Path) -> None:
-    documents = QuickTasks.open(folder(tmp_path)).documents
+    documents = QuickTasks.open(str(folder(tmp_path))).documents
     first = {name: rows[0] for name, rows in documents.items()}
     assert {name: (row.prompt, row.choices, row.choices[row.right]) for name, row in first.items()} == ASKED
     assert [row.right for row in documents["nli"]] == [0, 1]
