@@ -91,7 +91,8 @@ class Judge:
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
         data = self._post(json.dumps(body).encode())
         try:
-            reply = str(json.loads(data)["choices"][0]["message"]["content"])
+            content = json.loads(data)["choices"][0]["message"]["content"]
+            reply = str(content).encode(errors="replace").decode()  # a cut emoji can't be written to the file
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise JudgeError(f"{self.url}: replied {data[:200]!r}; expected a chat completion") from error
         first = (*normalised(reply.rpartition("</think>")[2]), "")[0]  # a reasoning model's answer is at the end
