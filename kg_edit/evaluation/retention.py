@@ -62,7 +62,7 @@ class RetentionTest:
 
     @classmethod
     def of(cls, records: Iterable[BenchmarkRecord]) -> RetentionTest:
-        """Return the first `TESTED` unrelated prompts and accurate sentences of ``records``, each prompt once."""
+        """Return the first `TESTED` unrelated prompts and accurate sentences of ``records``, each query once."""
         queries, accurate = dict[Query, None](), list[Query]()
         for record in records:
             for probe in (*record.group("locality"), *record.group("recall")):
