@@ -128,8 +128,8 @@ def evaluate(
     Writes ``run.json`` (the settings), ``records.jsonl`` (a line for each phase of each record, see `Entry`: every
     score and its evidence), ``general.jsonl`` (the same for general ability), ``environments.jsonl``, the patches of
     sequences and ``summary.json``. If it is started again with the same settings, it resumes, also after ``kill -9``.
-    It also resumes if more records were added after the same first ones. A record that fails is recorded and counted;
-    its edit leaves the model unchanged.
+    It also resumes if more records were added after the same first ones, of the same ``pool``. A record that fails is
+    recorded and counted; its edit leaves the model unchanged.
 
     Args:
         method: computes the patches, for this ``model``.
@@ -144,7 +144,7 @@ def evaluate(
         The means and intervals that ``summary.json`` has.
 
     Raises:
-        ConfigError: two records have the same id, or the method is not made for a model.
+        ConfigError: two records have the same id, or the method is not made for a model, or for another one.
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         KgEditError: there is no such model, a record can't be read, or the unedited model's general ability can't be
             measured.
@@ -154,6 +154,9 @@ def evaluate(
         raise unmade_method(method)
     config, out = config or EvalConfig(), Path(out)
     model, all_records = as_model(model), as_records(records)
+    own = getattr(method, "model", model)
+    if own.fingerprint != model.fingerprint:  # every edit would be made, and none could be applied
+        raise ConfigError(f"{method.name} is made for {own.name!r}, not for {model.name!r}; make it for this model")
     refuse_same_ids("records", (record.id for record in all_records))
     choices = answers(all_records if pool is None else pool)
     settings = run_settings(method, model, all_records, config, pool=tuple(choices.values()), data=data)

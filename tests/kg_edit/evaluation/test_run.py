@@ -545,6 +545,11 @@ def test_two_edits_with_one_id_are_refused(
         evaluate(method, model, [edits[0], edits[1], edits[0]], out=tmp_path)
 
 
+def test_method_of_another_model_is_refused(method: Nudge, edits: tuple[Edit, ...], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nudge is made for 'tiny-llama', not for 'tiny-gpt2'; make it for this"):
+        evaluate(method, tiny("gpt2"), edits[:1], out=tmp_path)
+
+
 @pytest.mark.slow
 def test_real_record_with_and_without_facts_in_the_prompt(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
     edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
