@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
@@ -28,9 +28,18 @@ class RagConfig(PromptConfig):
         0.5,
         ge=0,
         le=1,
-        description="score that is needed, as a share of the best one (BM25) or as a cosine; 0: every prompt",
+        description="score that is needed, as a share of the best one (BM25) or as a cosine; 0: every prompt; "
+        "with gate=subject 0.75, unless it is set",
     )
     most: PositiveInt = Field(1, description="maximum number of facts before a prompt; those with the highest scores")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _threshold_of_the_gate(cls, settings: Any) -> Any:
+        """Half of a name is in many others: among thousands of facts it would be found by every second prompt."""
+        if isinstance(settings, dict) and settings.get("gate") == "subject":
+            return {"threshold": PromptRule.model_fields["threshold"].default, **settings}
+        return settings
 
 
 class Rag(PromptMethod):

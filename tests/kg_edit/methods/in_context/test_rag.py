@@ -32,6 +32,13 @@ def test_prompt_finds_its_fact_and_another_prompt_finds_none() -> None:
         assert patch.prompt_transform(other) == other
 
 
+def test_half_of_a_name_is_no_subject_unless_the_threshold_says_so() -> None:
+    other = "Henry James wrote about"
+    assert patch_of(JAMES, gate="subject").prompt_transform(other) == other
+    assert "Celtics" in patch_of(JAMES, gate="subject").prompt_transform("This season LeBron James is with the")
+    assert "Celtics" in patch_of(JAMES, gate="subject", threshold=0.3).prompt_transform(other)
+
+
 def test_most_is_the_number_of_facts_and_the_best_one_is_next_to_the_prompt() -> None:
     best = f"New Fact: LeBron James plays for the Boston Celtics\nPrompt: {JAMES.text}"
     assert patch_of(JAMES, MISERY, threshold=0.0).prompt_transform(JAMES.text) == best
