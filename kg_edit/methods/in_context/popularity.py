@@ -20,7 +20,7 @@ from pydantic import Field
 from kg_edit.datasets import popqa
 from kg_edit.datasets.reading import document
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, EditFileError
+from kg_edit.errors import ConfigError, EditFileError, describe
 from kg_edit.graphs.controls import Control
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods.config import MethodConfig
@@ -143,15 +143,15 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
                 subject, uri = row.get("subj") or (parsed and parsed[1]), str(row.get("s_uri") or "")
                 names = (subject, question, uri.rpartition("/")[2])
                 pairs += [(str(name), row.get("s_pop")) for name in names if name]
-    numbers, usable = defaultdict[str, set[float]](set), 0
+    numbers, expected = defaultdict[str, set[float]](set), '{"LeBron James": 190000, …} or rows with subj and s_pop'
     for name, value in pairs:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            numbers[name.casefold()].add(float(value))
-            usable += 1
-    if not usable or usable < len(pairs) // 2:
-        raise EditFileError(
-            f'{path}: found no popularities; expected {{"LeBron James": 190000, …}} or rows with subj and s_pop'
-        )
+        if value is None:  # it is not known
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise EditFileError(f"{path}: found {describe(value)} as the popularity of {name!r}; expected {expected}")
+        numbers[name.casefold()].add(float(value))
+    if not numbers:
+        raise EditFileError(f"{path}: found no popularities; expected {expected}")
     return {name: number for name, (number, *others) in numbers.items() if not others}
 
 

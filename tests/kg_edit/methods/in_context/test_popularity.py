@@ -148,11 +148,14 @@ def test_subjects_of_one_name_have_their_own_popularity(tmp_path: Path) -> None:
         assert popularity_in(table, edit) == number
 
 
-@pytest.mark.parametrize("content", [[], {}, [{"subj": "x"}], {"a": "much"}, 3])
+@pytest.mark.parametrize("content", [[], {}, [{"subj": "x"}], 3, {"Q1": 5000, "Q2": "12"}])
 def test_file_without_popularities_is_an_error(content: object, tmp_path: Path) -> None:
+    """A text is no number: its subject would count as unpopular."""
     path = tmp_path / "popularity.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(EditFileError, match="found no popularities"):
+    with pytest.raises(
+        EditFileError, match=r"found (no popularities|the text '12' as the popularity of 'Q2'); expected"
+    ):
         patch(FAMOUS, popularity=str(path))
 
 
