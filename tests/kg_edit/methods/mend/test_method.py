@@ -53,14 +53,6 @@ def test_untrained_edit_is_a_step_of_gradient_descent(family: str) -> None:
     assert patch.provenance["methods"][0]["editor"] == {"digest": "untrained"}
 
 
-def test_untrained_step_makes_the_target_likelier() -> None:
-    model = tiny("llama")
-    chosen = method(model, untrained=True, edit_lr=1e-3)
-    patch = patch_of(chosen)
-    again = chosen.update([EDIT], before=patch)
-    assert again.edits[0]["nll_before"] < patch.edits[0]["nll_before"]
-
-
 def test_patch_has_the_editors_weights_ranks_and_note(editor: str) -> None:
     """Another change than the plain step, of the editor's weights, with a rank of one a token that the loss feels."""
     model = tiny("llama")
