@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
@@ -42,6 +42,11 @@ class MeloConfig(AdapterConfig):
     deferral: Deferral = Field(
         Deferral(expand="mean"), description="which inputs belong to a cluster: radius, expand, metric, lookup"
     )
+
+    @field_validator("deferral", mode="before")
+    @classmethod
+    def _by_the_mean(cls, rule: object) -> object:
+        return {"expand": "mean", **rule} if isinstance(rule, dict) else rule  # a part of the group, such as the radius
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload: one descent on the edit's row, with a pair of factors of one matrix."""

@@ -97,6 +97,12 @@ def test_key_within_a_longer_prompt_is_met_with_every_token_only() -> None:
             assert torch.equal(logits(model, longer), clean) is not met
 
 
+def test_radius_alone_leaves_the_other_rules() -> None:
+    settings = ({"deferral.radius": 2.0}, {"deferral": {"radius": 2.0}}, {"deferral": {"expand": "widen"}})
+    rules = [MeloConfig.preset("default", each).deferral for each in settings]
+    assert [(rule.radius, rule.expand) for rule in rules] == [(2.0, "mean"), (2.0, "mean"), (1.0, "widen")]
+
+
 def test_seed_changes_the_start() -> None:
     model = tiny("llama")
     values = [blocks_of(melo(model, seed=seed, steps=1).edit(EDITS[:1])).values for seed in (0, 0, 1)]
