@@ -254,7 +254,7 @@ class LayerConfig(MethodConfig):
 
     def layer_in(self, blocks: int) -> int:
         """Return the layer that the method writes in a model of ``blocks`` blocks."""
-        return round(self.depth * blocks) if self.layer is None else self.layer
+        return min(round(self.depth * blocks), blocks - 1) if self.layer is None else self.layer
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the edited layer as a tuple of one: (`layer_in`,)."""

@@ -102,7 +102,7 @@ class UltraEditConfig(MethodConfig):
                 sorted({next(int(part) for part in name.split(".") if part.isdigit()) for name in self.weights})
             )
         last = max(1, blocks - 1)
-        return self.layers or tuple(range(max(0, last - min(_BLOCKS, blocks // 2)), last))
+        return self.layers or tuple(range(max(0, last - min(_BLOCKS, max(1, blocks // 2))), last))
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload: a backward pass on the edit's row, and the changes of two matrices of most MLPs."""

@@ -55,6 +55,14 @@ def test_help_of_the_layer_names_the_depth_of_the_class() -> None:
     assert not wrong and "block whose down-projection gets the adapter" in helps[Deeper]
 
 
+def test_default_layers_are_those_of_a_small_model() -> None:
+    for method in all_methods():
+        config = method.config_class()
+        if method.name != "glame-plus" and config.written_layers(30):  # its answers need a later block
+            for blocks in (1, 2, 3):
+                assert {*config.written_layers(blocks)} & {*range(blocks)} == {*config.written_layers(blocks)} != set()
+
+
 def test_page_is_up_to_date() -> None:
     command = "kg-edit methods --markdown > docs/methods.md"
     assert PAGE.read_text(encoding="utf-8") == methods_page(), f"write it again: {command}"
