@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pydantic import Field, PositiveInt
 
-from kg_edit.edits.edit import Edit, checked
+from kg_edit.edits.edit import STORED, Edit, checked
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow
@@ -59,7 +59,8 @@ def still_valid(before: Patch, edits: Iterable[Edit]) -> Sequence[Edit]:
 
     An edit in plain text and one in chat form are two; an edit in both forms is returned in each.
     """
-    every = [(checked(Edit, record["edit"]), float(record.get("scale", 1.0))) for record in before.edits]
+    records = [(record["edit"], float(record.get("scale", 1.0))) for record in before.edits]
+    every = [(checked(Edit, fields, context=STORED), scale) for fields, scale in records]
     recorded = [(old.in_chat(chat=form), scale) for old, scale in every for form in old.forms]
     # An edit that was subtracted again is recorded twice, the second time with a scale of -1: the sum is 0.
     strengths: defaultdict[tuple[object, ...], float] = defaultdict(float)

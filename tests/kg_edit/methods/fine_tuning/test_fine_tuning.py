@@ -276,6 +276,9 @@ def test_retraining_leaves_out_reverted_and_contradicted_edits() -> None:
     both = WeightPatch(factors={}, provenance={"edits": [{"edit": EDIT.in_chat(chat="both").model_dump()}]})
     assert still_valid(both, [SECOND]) == [EDIT, EDIT.in_chat()], "an edit in both forms is one in each"
     assert still_valid(both, [changed]) == [EDIT.in_chat()] and still_valid(both, [changed.in_chat()]) == [EDIT]
+    stored = {**EDIT.model_dump(), "target_new": "Miami\nHeat"}
+    lines = WeightPatch(factors={}, provenance={"edits": [{"edit": stored}]})
+    assert [edit.target_new for edit in still_valid(lines, [])] == ["Miami\nHeat"], "as an older file may have it"
     assert isinstance(chosen, FtRetrain)
     few = method("ft-retrain", model, replayed=1).rows(THIRD, before)
     assert len(few) == 2 and few[0] == chosen.row(THIRD) and few[1] in (chosen.row(SECOND), chosen.row(changed))
