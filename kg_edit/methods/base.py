@@ -169,8 +169,8 @@ class EditingMethod(ABC):
         self.memory = pass_megabytes(model.device) or self.memory
         self.graph = None if graph is None else self.source_of(graph)
         self.layers = config.written_layers(len(model.blocks))
-        for layer in self.layers:
-            model.block(layer)  # raises early if the model has no such layer
+        for layer in self.layers:  # raises early if the model has no such layer, or experts in the place of its matrix
+            (model.block if self.family in (None, "low-rank") else model.down_projection)(layer)
 
     def source_of(self, graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
         """Return the source of subgraphs for a given ``graph``."""

@@ -76,9 +76,7 @@ def matrices_of(model: LanguageModel, layer: int) -> list[str]:
 
     Raises:
         ModelError: the model has no such layer.
-        UnsupportedModelError: the model is a mixture of experts.
     """
-    model.down_projection(layer)  # the matrices of experts are no modules, and would be left out
     inside = model.block(layer).named_modules()
     return [f"{model.spec.blocks}.{layer}.{name}" for name, module in inside if is_projection(module)]
 

@@ -70,7 +70,9 @@ def test_every_other_method_refuses_the_model_with_a_way_out() -> None:
     for kind in others.values():
         settings = {"untrained": True} if "untrained" in kind.config_class.model_fields else {}
         with pytest.raises(UnsupportedModelError, match=r"is a mixture of experts.*take a method that.*rag"):
-            kind(model, kind.config_class(**settings)).edit([EDIT])
+            editor = kind(model, kind.config_class(**settings))
+            assert not editor.layers, "refused before its records are scored"
+            editor.edit([EDIT])
 
 
 def test_benchmark_runs(tmp_path: Path) -> None:
