@@ -165,8 +165,6 @@ class SvdAdapters:
 def svd_adapted(model: LanguageModel, names: Sequence[str], config: AdaLoraConfig) -> Iterator[SvdAdapters]:
     """Put a new AdaLoRA adapter around each of the modules ``names`` within the ``with`` block, then restore them.
 
-    This changes the state of the global random generator, so run it where the generator is forked, as in `untouched`.
-
     Raises:
         ConfigError: PEFT is not installed, or the model already has adapters.
     """

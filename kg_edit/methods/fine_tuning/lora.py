@@ -27,6 +27,7 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.sampling import seeded
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
@@ -201,8 +202,6 @@ class Adapters:
 def adapted(model: LanguageModel, names: Sequence[str], config: LoraConfig) -> Iterator[Adapters]:
     """Put a new LoRA adapter around each of the modules ``names`` within the ``with`` block, then restore the modules.
 
-    This changes the state of the global random generator, so run it where the generator is forked, as in `untouched`.
-
     Raises:
         ConfigError: PEFT is not installed, or the model already has adapters.
     """
@@ -235,7 +234,7 @@ def wrapped(
         model: the model.
         modules: the modules by their full names.
         wrap: is called with the transformers model; its result is the value of the ``with`` statement.
-        seed: random seed of the adapters.
+        seed: random seed of the adapters and of dropout.
 
     Raises:
         ConfigError: the model already has adapters.
@@ -244,14 +243,14 @@ def wrapped(
     if hasattr(base, "peft_config"):
         raise ConfigError(f"the model {model.name!r} already has PEFT adapters; merge and unload them before editing")
     try:
-        torch.manual_seed(seed)
         # The tuner replaces the modules inside the model, and freezes everything else; PEFT draws A from the generator.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PEFT warns about tied embeddings, which are not adapted here
-            tuner = wrap(base)
-        for name, module in modules.items():
-            _swap_hooks(module, base.get_submodule(name))
-        yield tuner
+        with seeded(model, seed):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PEFT warns about tied embeddings, which are not adapted here
+                tuner = wrap(base)
+            for name, module in modules.items():
+                _swap_hooks(module, base.get_submodule(name))
+            yield tuner
     finally:
         for name, module in modules.items():
             _swap_hooks(module, base.get_submodule(name))

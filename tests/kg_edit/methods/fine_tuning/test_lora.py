@@ -65,13 +65,14 @@ def test_target_modules_follow_the_settings() -> None:
     assert isinstance(patch, WeightPatch) and list(patch.factors) == ["model.layers.1.self_attn.v_proj.weight"]
 
 
-def test_dropout_is_seeded_and_only_on_the_adapters() -> None:
+def test_dropout_is_seeded_and_only_on_the_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
-    state = torch.get_rng_state()
+    state, others = torch.get_rng_state(), list[int]()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", others.append)
     first, again = (method(model, dropout=0.5).edit([EDIT]).edits[0] for _ in range(2))
     assert first == again and first["loss_after"] != method(model).edit([EDIT]).edits[0]["loss_after"]
     assert first["loss_before"] == method(model).edit([EDIT]).edits[0]["loss_before"]  # B is 0, and nothing else drops
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), state) and not others, "no generator of a device without the model"
 
 
 def test_missing_peft_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
