@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -28,7 +28,7 @@ from kg_edit.errors import PatchError
 from kg_edit.methods.grace.codebook import Codebook
 from kg_edit.methods.grace.patch import CodebookPatch
 from kg_edit.models.hooks import prompt_ends
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import layer_of
@@ -45,13 +45,18 @@ class Blocks(Codebook):
         """The shape (d, d_ff) of the weight."""
         return self.values.shape[2] - self.keys.shape[1], self.keys.shape[1]
 
+    def on(self, device: torch.device) -> Self:
+        """Return the same blocks, with their tensors on ``device``."""
+        moved = replace(self, keys=self.keys.to(device), values=self.values.to(device))
+        vars(moved)["regions"] = self.regions.to(device)  # the radii are rounded alike on every device
+        return moved
+
     def nearest(self, inputs: Tensor) -> Tensor:
         """Return for each of ``inputs`` [tokens, d_ff] the entry whose block it uses, or -1, [tokens]."""
-        regions = self.regions.to(inputs.device)
-        points, keys = self.deferral.placed(inputs), self.deferral.placed(self.keys.to(inputs.device))
-        balls = regions.balls(points)  # [tokens]
+        points, keys = self.deferral.placed(inputs), self.deferral.placed(self.keys)
+        balls = self.regions.balls(points)  # [tokens]
         distances = torch.cdist(points, keys, compute_mode="donot_use_mm_for_euclid_dist")  # [tokens, entries]
-        other = (balls[:, None] != regions.owners) | (balls < 0)[:, None]
+        other = (balls[:, None] != self.regions.owners) | (balls < 0)[:, None]
         least, entries = distances.masked_fill(other, torch.inf).min(-1)
         return torch.where(least.isfinite(), entries, -1)
 
@@ -65,7 +70,7 @@ class Blocks(Codebook):
         """
         for entry in active.any(0).nonzero().flatten().tolist():
             at = active[:, entry].nonzero().flatten()
-            a, b = self.values[entry].to(inputs).split([inputs.shape[1], output.shape[1]], dim=-1)  # [r, d_ff], [r, d]
+            a, b = self.values[entry].split([inputs.shape[1], output.shape[1]], dim=-1)  # [r, d_ff], [r, d]
             output = output.index_add(0, at, inputs[at] @ a.T @ b)
         return output
 
@@ -87,7 +92,7 @@ class BlockPatch(CodebookPatch):
     @contextmanager
     def _attached(self, model: LanguageModel, name: str, module: nn.Module, book: Any) -> Iterator[None]:
         assert isinstance(book, Blocks)  # noqa: S101 - the patch's ``book_class``
-        layer = layer_of(model, name)
+        layer, book = layer_of(model, name), book.on(weight_matrix(module).device)
         with TokenMeans(model, layer, name=self.file_kind).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
