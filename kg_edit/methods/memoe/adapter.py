@@ -149,11 +149,14 @@ def name_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     A tokenizer that puts a space before every text writes its first word as any other one. There the words of which
     texts usually begin ("The", "Where") can't be distinguished from names, and count.
     """
+    words: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))  # type: ignore[assignment]
+
+    def capital(word: str) -> bool:
+        first = word[1:2]
+        if not (first.isascii() and first.isalpha()):  # a byte-level vocabulary writes other letters as bytes
+            first = str(tokenizer.convert_tokens_to_string([word])).lstrip()[:1]
+        return first.isupper()
+
     is_name = torch.zeros(size)
-    numbers = list(range(min(size, len(tokenizer))))
-    words: list[str | None] = tokenizer.convert_ids_to_tokens(numbers)  # type: ignore[assignment]
-    for number, word in zip(numbers, words, strict=True):
-        if word and word.startswith(_SPACES):
-            # a byte-level vocabulary writes letters beyond ASCII as bytes, so the entry is decoded first
-            is_name[number] = str(tokenizer.convert_tokens_to_string([word])).lstrip()[:1].isupper()
+    is_name[[number for number, word in enumerate(words) if word and word.startswith(_SPACES) and capital(word)]] = 1.0
     return is_name

@@ -52,14 +52,14 @@ class Memoe(SummedMethod):
         adapter = adapter_at(patch, self.place)
         assert isinstance(adapter, Experts)  # noqa: S101 - a patch of this method
         parameters, gates = adapter.parameters(self.device), list[torch.Tensor]()
-        for text in texts:
-            with adapter.features(self.model, self.layer) as features:
+        with adapter.features(self.model, self.layer) as features:
 
-                def look(inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-                    gates.append(adapter.gates(parameters, features(inputs)))
-                    return output
+            def look(inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+                gates.append(adapter.gates(parameters, features(inputs)))
+                return output
 
-                row = left_pad([self.model.encode(text).ids], device=self.model.device)
-                with replacing_output(self.model, self.layer, look, reads=adapter.reads):
+            with replacing_output(self.model, self.layer, look, reads=adapter.reads):
+                for text in texts:
+                    row = left_pad([self.model.encode(text).ids], device=self.model.device)
                     block_output(self.model, row, self.layer)
         return [int(gate[-1].argmax()) for gate in gates]
