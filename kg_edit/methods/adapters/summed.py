@@ -152,15 +152,15 @@ class SummedMethod(AdapterMethod):
         """Return the names of the trained parameters; None for all."""
         return None
 
-    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], here: Tensor) -> Tensor | None:
-        """Return a term that is added to the loss; None adds nothing.
+    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], here: Tensor) -> Tensor:
+        """Return a term that is added to the loss; 0 here.
 
         Args:
             adapter: the adapter of the earlier edits.
             parameters: its parameters now.
             here: its inputs where a token of a target is predicted, [tokens, in].
         """
-        return None
+        return here.new_zeros(())
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the change of the parameters on the rows of all ``edits`` together.
@@ -190,15 +190,11 @@ class SummedMethod(AdapterMethod):
         here = inputs_at(self, rows, reads=adapter.reads)  # [tokens, in]
         losses = RowLosses(self.model, self.layer, rows)
 
-        def penalty() -> Tensor:
-            term = self.penalty(adapter, now(), here)
-            return torch.zeros((), device=self.device) if term is None else term
-
         each = list[Tensor]()  # the loss of each edit in each evaluation, [edits]
 
         def loss() -> Tensor:
             values = losses()
-            each.append(values.detach().cpu())
+            each.append(values.detach())
             return values.mean()
 
         with adapter.features(self.model, self.layer) as features:
@@ -207,13 +203,13 @@ class SummedMethod(AdapterMethod):
                 return adapter.forward(now(), features(inputs), output, training=training)
 
             with replacing_output(self.model, self.layer, partial(forward, training=True), reads=adapter.reads):
-                self.config.descent.run(list(change.values()), loss, penalty=penalty)
+                self.config.descent.run(list(change.values()), loss, penalty=lambda: self.penalty(adapter, now(), here))
             # The last loss is recorded in the form that the patch has, which may differ from that of the training.
             with (
                 replacing_output(self.model, self.layer, partial(forward, training=False), reads=adapter.reads),
                 torch.no_grad(),
             ):
-                each[-1] = losses().cpu()
+                each[-1] = losses()
 
         changes = {
             name: (change[name].detach() if name in change else torch.zeros_like(tensor)).cpu()

@@ -141,10 +141,10 @@ class Defer(SummedMethod):
             self.model, self.layer, reads="key", texts=config.texts, tokens=config.text_tokens, seed=config.seed
         )
 
-    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], here: Tensor) -> Tensor | None:
+    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], here: Tensor) -> Tensor:
         """Return the gate's loss: it should be open where a target is predicted, and closed in other text."""
         if not (self.config.texts and self.config.gate_weight and isinstance(adapter, DeferringGate)):
-            return None
+            return here.new_zeros(())
         # -log(1 - sigmoid(z)) = softplus(z), -log sigmoid(z) = softplus(-z)
         closed = softplus(adapter.logit(parameters, self.elsewhere)).mean()
         opened = softplus(-adapter.logit(parameters, here)).mean()
