@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import networkx as nx
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -88,6 +88,14 @@ class UltraEditConfig(MethodConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"rate": 1e-6, "statistics": "shape", "texts": 0}}
+
+    @field_validator("weights")
+    @classmethod
+    def _of_blocks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not any(part.isdigit() for part in name.split(".")):
+                raise ValueError(f"{name!r} is in no block; give names such as 'model.layers.3.mlp.down_proj.weight'")
+        return names
 
     def idle(self) -> dict[str, str]:
         """Return the layers and projections, if the weights are named, and what describes texts that there are not."""

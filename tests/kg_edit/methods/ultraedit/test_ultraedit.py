@@ -172,5 +172,7 @@ def test_weights_are_chosen_by_layer_and_projection_or_by_name() -> None:
         chosen = UltraEdit(model, UltraEditConfig.preset("default", {"layers": [1], "projections": projections}))
         assert chosen.weights == tuple(f"model.layers.1.mlp.{name}_proj.weight" for name in names)
     assert method(model).layers == (1, 2)
+    with pytest.raises(ConfigError, match=r"setting weights: 'lm_head\.weight' is in no block; give names such as"):
+        method(model, weights=("lm_head.weight",))
     with pytest.raises(ConfigError, match="is not the weight of a linear module"):
         method(model, weights=("model.layers.1.mlp.no_proj.weight",))
