@@ -23,7 +23,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -41,6 +41,7 @@ from kg_edit.methods.fine_tuning.epochs import batches
 from kg_edit.methods.fine_tuning.ft_retrain import still_valid
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.methods.workload import Workload
+from kg_edit.models.first_token import LEAD, begins_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.sampling import BARE, sample_contexts, sample_rows
 from kg_edit.patches.base import Patch
@@ -251,13 +252,11 @@ class FtAugmented(TuningMethod):
 
     def _row_in(self, context: str, edit: Edit, draw: random.Random) -> TrainingRow:
         """Return the row of an edit in a context; in a share ``at_subject`` the change acts at the subject alone."""
-        prompt = self.model.encode_fact(
-            edit.prompt,
-            subject=edit.subject,
-            target=edit.target_new,
-            context=context,
-            chat=edit.one_form(self.name),
-        )
+        chat = edit.one_form(self.name)
+        encoded = partial(self.model.encode_fact, edit.prompt, subject=edit.subject, target=edit.target_new, chat=chat)
+        prompt = encoded(context=context)
+        if context == BARE and not chat and begins_unread(self.model, prompt):  # as in the bare row (`self.row`)
+            prompt = encoded(context=LEAD + BARE)
         row = row_of(prompt, self.config.aim)
         alone = self.config.at_subject and draw.random() < self.config.at_subject
         return replace(row, acting_at=prompt.edited_at) if alone else row

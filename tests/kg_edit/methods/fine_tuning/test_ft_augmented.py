@@ -16,7 +16,9 @@ from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.descent import changed
 from kg_edit.methods.fine_tuning.ft_augmented import FtAugmented
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
+from kg_edit.models import first_token
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.sampling import BARE
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.prompts import related_facts
@@ -165,6 +167,13 @@ def test_a_change_may_act_at_the_subject_alone(seen: list[Sequence[TrainingRow]]
             with model.down_projection(1).register_forward_hook(added_at(row.acting_at or 0, change)):
                 expected = model.model(torch.tensor([row.ids])).logits[0, [at for at, _ in row.targets]]
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bare_row_at_the_subject_has_the_line_break_of_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_token, "is_sink", lambda *_: True)
+    chosen, edit = method(tiny("llama"), at_subject=1.0), Edit(subject="I", prompt="{} live in", target_new="Rome")
+    row = chosen._row_in(BARE, edit, random.Random(0))  # noqa: S311 - no secret
+    assert (row.ids, row.acting_at) == (chosen.row(edit).ids, 1)
 
 
 def added_at(position: int, change: Tensor) -> Any:
