@@ -104,7 +104,6 @@ class AdapterMethod(StatementMethod):
         return AdapterPatch(adapters={self.place: adapter}, provenance={**self.provenance(), "edits": records})
 
     def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
-        before.check_model(self.model)
         # The adapter that is trained further is not applied: `train` runs it together with its change.
         rest = without_adapter(before, self.place) or self.empty_patch()
         with rest.applied(self.model):

@@ -80,7 +80,6 @@ class CodebookMethod(StatementMethod):
         return self.patch_class(codebooks={}, provenance=self.provenance())
 
     def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
-        before.check_model(self.model)
         # Earlier entries are not active in the training, so that each edit can be removed exactly.
         return super()._make_batch(edits, without_codebooks(before) or self.empty_patch())
 
