@@ -49,7 +49,7 @@ class AdaLoraConfig(LoraConfig):
     def _fits(self) -> Self:
         if self.rank > self.initial_rank:
             raise ValueError(f"rank={self.rank} is larger than initial_rank={self.initial_rank}; give a smaller rank")
-        if self.warm_up + self.final >= self.updates:
+        if max(self.warm_up, 1) + self.final >= self.updates:  # the first step only measures the importance
             raise ValueError(
                 f"warm_up={self.warm_up} and final={self.final} leave none of the {self.updates} optimiser steps "
                 "(steps - 1) for removing triplets; give more steps"

@@ -91,6 +91,7 @@ def distance_after(model: LanguageModel, *, orthogonality: float) -> float:
     [
         ({"rank": 9}, "rank=9 is larger than initial_rank=3"),
         ({"steps": 4}, "leave none of the 3 optimiser steps"),
+        ({"steps": 2, "warm_up": 0, "final": 0}, "leave none of the 1 optimiser steps"),
         ({"initial_rank": 64}, "rank=64 is too large: .* allows at most 32"),
     ],
 )
