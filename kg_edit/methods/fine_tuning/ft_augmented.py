@@ -149,6 +149,7 @@ class FtAugmented(TuningMethod):
         """Tune the weights on the rows of all edits; the change is the same for all records.
 
         Raises:
+            EditError: two of the edits have the same prompt and different targets.
             PatchError: a loss is not finite.
         """
         refuse_clash(edits)
@@ -195,11 +196,11 @@ class FtAugmented(TuningMethod):
                     checked_loss(loss, epoch)
                     take_step(optimizer, loss)
                     losses[batch] = values[: len(batch)].detach().cpu()
-                schedule.step()
                 epochs.append(losses)
                 report_losses(epoch, dict(enumerate(losses.tolist())), of=len(edits))
-                if float(losses.mean()) < config.stop_below:
+                if epoch == config.steps - 1 or float(losses.mean()) < config.stop_below:
                     break
+                schedule.step()
         norm = sum(float(change.detach().norm()) ** 2 for change in changes.values()) ** 0.5
         records = [
             {**self.record(edit), "norms": {"update": round(norm, 6)}, **loss_notes(of_edit)}

@@ -61,7 +61,12 @@ class LocFt(FineTuning):
         return row_of(prompt, self.config.aim, end=end)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weight on all edits' rows together; the change is the same for all records."""
+        """Tune the weight on all edits' rows together; the change is the same for all records.
+
+        Raises:
+            EditError: two of the edits have the same prompt and different targets.
+            PatchError: a loss is not finite.
+        """
         refuse_clash(edits)
         config, module = self.config, self.model.down_projection(self.layer)
         with untouched(self.model):
