@@ -82,7 +82,6 @@ class TPatcherConfig(AdapterConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "steps": 2000,
-            "stop_below": 0.1,
             "hardest": 1000,
             "amplify": 10.0,
             "weight_decay": 0.01,
