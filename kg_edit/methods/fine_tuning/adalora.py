@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import networkx as nx
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from kg_edit.edits.edit import Edit
 from kg_edit.errors import UnsupportedModelError
+from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.fine_tuning.lora import ADAPTER, Lora, LoraConfig, find_peft, wrapped
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
@@ -74,36 +75,24 @@ class AdaLora(Lora):
     config_class = AdaLoraConfig
     config: AdaLoraConfig
 
+    def __init__(
+        self, model: LanguageModel, config: AdaLoraConfig, *, graph: SubgraphSource | nx.DiGraph | None = None
+    ) -> None:
+        super().__init__(model, config, graph=graph)
+        devices = sorted({str(parameter.device) for parameter in model.model.parameters()})
+        if len(devices) > 1:  # PEFT compares the triplets of all layers in one tensor
+            raise UnsupportedModelError(
+                f"{model.name} is on {', '.join(devices)}, and PEFT's AdaLoRA needs a model on one device; load it "
+                "without device_map, or use lora"
+            )
+
     @property
     def largest_rank(self) -> int:
         """The rank of an adapter during training."""
         return self.config.initial_rank
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Encode every edit's prompt, and check that the model is on one device.
-
-        Raises:
-            UnsupportedModelError: it is not.
-        """
-        self._check_device()
-        super().check(edits)
-
-    def _check_device(self) -> None:
-        """PEFT compares the triplets of all layers in one tensor, so they have to be on one device."""
-        devices = sorted({str(parameter.device) for parameter in self.model.model.parameters()})
-        if len(devices) > 1:
-            raise UnsupportedModelError(
-                f"{self.model.name} is on {', '.join(devices)}, and PEFT's AdaLoRA needs a model on one device; load "
-                "it without device_map, or use lora"
-            )
-
     def train(self, row: TrainingRow) -> tuple[dict[str, Factors], list[float]]:
-        """Train on ``row``; return the changes of the weights by their names, and the losses.
-
-        Raises:
-            UnsupportedModelError: the model is on several devices.
-        """
-        self._check_device()
+        """Train on ``row``; return the changes of the weights by their names, and the losses."""
         removes = self.config.rank < self.config.initial_rank  # PEFT can't remove none
         with svd_adapted(self.model, self.targets, self.config) as adapters:
             row_losses = RowLosses(self.model, 0, [row])
