@@ -179,7 +179,8 @@ class Wise(AdapterMethod):
         change.register_hook(lambda gradient: gradient * subspace)
 
         rows = self.rows(edit)
-        row_inputs = self.inputs([row.ids for row in rows])  # [tokens, d_ff] for each row
+        # [tokens, d_ff] for each row
+        row_inputs = self.inputs([row.ids for row in rows], ends=[row.prompt_end for row in rows])
         predicting = [torch.tensor([position for position, _ in row.targets], device=self.device) for row in rows]
         inputs = torch.cat([*row_inputs, *self.unrelated])
         lengths = [len(tokens) for tokens in (*row_inputs, *self.unrelated)]
@@ -216,10 +217,10 @@ class Wise(AdapterMethod):
         return adapter, [records | {name: round(value, 6) for name, value in noted.items()}]
 
     @torch.no_grad()
-    def inputs(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Return the module's inputs at the tokens of each row, [tokens, d_ff] in float32."""
+    def inputs(self, rows: Sequence[Sequence[int]], *, ends: Sequence[int | None] | None = None) -> list[Tensor]:
+        """Return the module's inputs at the tokens of each row, [tokens, d_ff] in float32; ``ends``: as `left_pad`."""
         recorded: list[Tensor] = []
-        batch = left_pad(rows, device=self.model.device)
+        batch = left_pad(rows, device=self.model.device, ends=ends)
 
         def see(inputs: Tensor, _: Tensor) -> None:
             recorded.append(inputs.reshape(*batch.ids.shape, -1).float())

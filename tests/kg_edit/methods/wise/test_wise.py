@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import PatchError
+from kg_edit.methods import find_method
+from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.methods.wise.adapter import SideMemory, ties
 from kg_edit.methods.wise.method import Wise, WiseConfig, margin_loss
 from kg_edit.models.hooks import watched
@@ -96,6 +98,18 @@ def test_edit_is_routed_and_unrelated_text_is_answered_bit_for_bit() -> None:
         assert predicts(model, EDITS[0])
         assert torch.equal(logits(model, UNRELATED), clean)
     assert "of 1 shard with 1 edit" in patch.summary
+
+
+def test_activation_is_measured_with_the_codebook_entry_of_the_prompt() -> None:
+    model, edit = tiny("llama"), EDITS[0].model_copy(update={"target_new": "Miami Heat and London"})
+    book = find_method("grace").on(model, settings={"layer": 0, "steps": 4}).edit(EDITS[:1])
+    chosen, inputs = wise(model, steps=3, context_starts=[]), list[Tensor]()
+    memory, row = memory_of(chosen.update([edit], before=book)), chosen.row(edit)
+    with torch.no_grad(), book.applied(model), watched(model.down_projection(LAYER), lambda x, _: inputs.append(x[0])):
+        RowLosses(model, 0, [row])()
+    moved = (inputs[0] @ memory.shards[0].T).norm(dim=-1)
+    means = moved.cumsum(0) / torch.arange(1, len(moved) + 1)
+    assert float(memory.activations) == pytest.approx(min(float(means[at]) for at, _ in row.targets), rel=1e-4)
 
 
 def test_batches_fill_shards_one_after_the_other_also_from_a_file(tmp_path: Path) -> None:
