@@ -92,20 +92,20 @@ class BlockPatch(CodebookPatch):
     @contextmanager
     def _attached(self, model: LanguageModel, name: str, module: nn.Module, book: Any) -> Iterator[None]:
         assert isinstance(book, Blocks)  # noqa: S101 - the patch's ``book_class``
-        layer, book = layer_of(model, name), book.on(weight_matrix(module).device)
+        layer, blocks = layer_of(model, name), book.on(weight_matrix(module).device)
         with TokenMeans(model, layer, name=self.file_kind).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 with torch.no_grad():
-                    matches = inputs.new_zeros(len(inputs), len(book))  # 1 where a token's own key finds an entry
+                    matches = inputs.new_zeros(len(inputs), len(blocks))  # 1 where a token's own key finds an entry
                     looked_up = torch.ones(len(inputs), dtype=torch.bool)
-                    if book.deferral.lookup == "prompt-end":
+                    if blocks.deferral.lookup == "prompt-end":
                         looked_up = prompt_ends(model, *means.size).flatten()
                     at = looked_up.to(inputs.device).nonzero().flatten()
-                    entries = book.nearest(inputs[at])
+                    entries = blocks.nearest(inputs[at])
                     matches[at[entries >= 0], entries[entries >= 0]] = 1.0
-                    active = (matches if book.deferral.lookup == "every-token" else means.of(matches)) > 0
-                return book.added(inputs, output, active)
+                    active = (matches if blocks.deferral.lookup == "every-token" else means.of(matches)) > 0
+                return blocks.added(inputs, output, active)
 
             with replacing_output(model, layer, forward):
                 yield
