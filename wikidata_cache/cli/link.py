@@ -109,7 +109,7 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Seque
     for row, field, linked in sorted((*report.open, *report.absent), key=lambda part: part[0]):
         best = "; ".join(str(candidate) for candidate in linked.candidates[:3])
         missing = (row, field, linked) in report.absent
-        echo(f"row {row}, {field}, {linked.text!r}: {f'not in this graph ({linked.source})' if missing else best}")
+        echo(f"row {row}, {field}, {linked.text!r}: {linked.absence if missing else best}")
     for row, field, linked in report.rivalled:
         taken, other = (f"{candidate}, {candidate.score}" for candidate in linked.candidates[:2])
         echo(f"row {row}, {field}, {linked.text!r}: {taken} points; not {other}")
@@ -133,10 +133,7 @@ def _property(linker: Linker, relation: str) -> str:
     meant = [f"{candidate.id} ({candidate.info.label or 'without a label'})" for candidate in linked.candidates[:5]]
     if meant:
         raise BadOptionError(f"--relation {relation!r} may mean {', '.join(meant)}; give the id of the one you mean.")
-    near = [f"{match.text!r} ({match.id})" for match in linker.knowledge.similar_properties(relation)]
-    nearest = f" The nearest names: {', '.join(near)}." if near else ""
-    problem = f"--relation {relation!r}: no property of {linked.source} has this name."
-    raise BadOptionError(f"{problem}{nearest} Give the id, such as P551.")
+    raise BadOptionError(f"--relation {relation!r} is {linked.absence}. Give the id of a property, such as P551.")
 
 
 def _print_candidates(linked: LinkResult) -> None:
@@ -155,7 +152,7 @@ def _print_candidates(linked: LinkResult) -> None:
     verdict = {
         "exact": "One candidate clearly leads.",
         "ambiguous": "No candidate clearly leads: choose one, and write its id.",
-        "none": f"{linked.text!r} is not in this graph ({linked.source}).",
+        "none": f"{linked.text!r} is {linked.absence}.",
     }
     for line in (*linked.notes, verdict[linked.status]):
         console.print(plain(line))

@@ -7,12 +7,14 @@ numbers are ranks and queries need no sorting. `LabelIndex` reads a finished ind
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from string import ascii_lowercase, digits
 from typing import Literal, NamedTuple
 
 from wikidata_cache.errors import LabelIndexError
@@ -55,9 +57,11 @@ _WORDS = """
 SELECT id, text, language, kind, weight FROM words JOIN names ON names.rank = words.rowid
 WHERE words MATCH ? AND names.id GLOB ? ORDER BY words.rowid
 """
-_PROPERTIES = """
-SELECT id, text, language, kind, weight FROM names WHERE id LIKE 'P%' ORDER BY rank
+_ANY_OF = """
+SELECT id, text, language, kind, weight FROM names
+WHERE name IN (SELECT value FROM json_each(?)) AND id GLOB ? ORDER BY rank
 """
+_LONGEST = 250  # characters of a name in Wikidata
 _MOST_WORDS = 32  # names in Wikidata have at most 250 characters, so a text with more words is not a name
 
 _INVISIBLE = ("Cf", "Cs")  # Unicode categories: direction marks and joiners; surrogates
@@ -158,13 +162,24 @@ class LabelIndex:
         query = " ".join('"' + word.replace('"', '""') + '"' for word in words)
         return self._best_matches(_WORDS, (query, _ids(entity)), limit)
 
-    def properties(self) -> list[Match]:
-        """Return all labels and aliases of properties, best first; this scans the whole index.
+    def nearest(self, text: str, *, limit: int = 5, entity: EntityKind | None = None) -> list[Match]:
+        """Return at most `limit` entities with a name that is one letter away from the text, each with its best match.
+
+        A letter is wrong, missing or too many, or two are exchanged. Texts of at most three letters have no such names.
 
         Raises:
             LabelIndexError: the file is damaged.
         """
-        return list(self._matches(_PROPERTIES, ()))
+        name = normalise(text)
+        if not 3 < len(name) <= _LONGEST:
+            return []
+        # The variants of the text, which the index has or not (https://norvig.com/spell-correct.html).
+        halves = [(name[:middle], name[middle:]) for middle in range(len(name) + 1)]
+        variants = {left + right[1:] for left, right in halves}
+        variants |= {left + right[1::-1] + right[2:] for left, right in halves}
+        for letter in {*ascii_lowercase, *digits, " ", *name}:
+            variants |= {left + letter + right[cut:] for left, right in halves for cut in (0, 1)}
+        return self._best_matches(_ANY_OF, (json.dumps(sorted(variants)), _ids(entity)), limit)
 
     def _best_matches(self, query: str, values: tuple[str, ...], limit: int) -> list[Match]:
         best: dict[str, Match] = {}

@@ -121,7 +121,7 @@ class LinkResult:
 
     The status is "none" without candidates; "exact" if the best candidate has `can_settle` and leads by at least `LEAD`
     points; else "ambiguous", and a person has to choose. `next_score` is the score of the best candidate that is not
-    listed, or None where all are.
+    listed, or None where all are. `nearest` are names one letter away, where there is no candidate.
     """
 
     text: str
@@ -129,6 +129,7 @@ class LinkResult:
     source: str
     notes: tuple[str, ...] = ()
     next_score: float | None = None
+    nearest: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -153,7 +154,14 @@ class LinkResult:
             "source": self.source,
             "candidates": [candidate.to_json() for candidate in self.candidates],
             "notes": list(self.notes),
+            "nearest": list(self.nearest),
         }
+
+    @property
+    def absence(self) -> str:
+        """What a text without candidates is, in words."""
+        nearest = f". The nearest names: {', '.join(self.nearest)}" if self.nearest else ""
+        return f"not in this graph ({self.source}){nearest}"
 
 
 def name_reason(match: Match, text: str) -> Reason:

@@ -6,7 +6,6 @@ labels only. `online.py` answers from Wikidata's API. Facts that are not availab
 
 from __future__ import annotations
 
-import difflib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError, OfflineError
 from wikidata_cache.ids import DIRECT, is_entity, is_item, is_property, local_id
-from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind, normalise
+from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import Role
 from wikidata_cache.sources.source import Source
@@ -25,7 +24,6 @@ from wikidata_cache.subgraphs.facts import Facts, where_known
 logger = logging.getLogger(__name__)
 
 _TYPE = "P31"
-_SCANNED = 5_000_000  # labels that can be scanned in about a second
 
 NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
 
@@ -66,8 +64,8 @@ class Knowledge(ABC):
     def named(self, text: str, *, limit: int, entity: EntityKind) -> Sequence[Match]:
         """Return at most `limit` entities with this name; if there are fewer, add entities whose name has all words."""
 
-    def similar_properties(self, text: str) -> Sequence[Match]:
-        """Return the properties whose names are most similar to the text; () where names cannot be scanned."""
+    def nearest(self, text: str, *, entity: EntityKind) -> Sequence[Match]:
+        """Return the entities with a name that is one letter away from the text; () without an index of names."""
         return ()
 
     @abstractmethod
@@ -109,13 +107,9 @@ class GraphKnowledge(Knowledge):
             matches = {match.id: match for match in self._labelled(text, entity)} | matches
         return list(matches.values())[:limit]
 
-    def similar_properties(self, text: str) -> Sequence[Match]:
-        """Return the properties with names most similar to the text (difflib); () without an index or if it is huge."""
-        if self._index is None or self._index.counts.labels > _SCANNED:
-            return ()
-        names = {normalise(match.text): match for match in reversed(self._index.properties())}  # the best match wins
-        nearest = difflib.get_close_matches(normalise(text), names, n=5)
-        return list({names[name].id: names[name] for name in nearest}.values())
+    def nearest(self, text: str, *, entity: EntityKind) -> Sequence[Match]:
+        """Return the entities with a name that is one letter away from the text; () without an index of names."""
+        return self._index.nearest(text, entity=entity) if self._index else ()
 
     def info(self, ids: Iterable[str]) -> Mapping[str, EntityInfo]:
         """Return the facts about each of the ids."""

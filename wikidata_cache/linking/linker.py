@@ -118,7 +118,9 @@ class Linker:
             notes = (f"types were not compared: {self._graph.source.name} has no {missing}",)
         for candidate in best:
             candidate.types = tuple(sorted(names.get(kind, kind) for kind in candidate.info.types))
-        return LinkResult(text, tuple(best), self.knowledge.name, notes, rest[0].score if rest else None)
+        near = () if every else self.knowledge.nearest(mention.text, entity=mention.kind)
+        nearest = tuple(f"{match.text!r} ({match.id})" for match in near)
+        return LinkResult(text, tuple(best), self.knowledge.name, notes, rest[0].score if rest else None, nearest)
 
     def knows_property(self, relation: str) -> bool:
         """Return whether the graph has a label, or values or subjects of known type, of a property.

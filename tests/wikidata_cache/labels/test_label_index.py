@@ -143,10 +143,17 @@ def test_operators_in_a_name_are_words(index: LabelIndex) -> None:
     assert ids(index.exact('THE "QUOTED" AND* NEAR(X)')) == ["Q19"]
 
 
+def test_nearest_names_are_one_letter_away(index: LabelIndex) -> None:
+    for text in ("Los Angles", "los angeless", "Los Amgeles", "Lso Angeles"):
+        assert ids(index.nearest(text)) == ["Q65", "Q6681932"], text
+    assert ids(index.nearest("зеннит")) == ids(index.nearest("ЗЕНТИ")) == ["Q29108"]
+    assert index.nearest("Los Angles", entity="property") == index.nearest("Lo Angles") == index.nearest("LAX") == []
+
+
 def test_very_long_text_finds_nothing(index: LabelIndex) -> None:
     assert index.exact("los " * 100_000) == []
     assert index.tokens("los " * 100_000) == []
-    assert index.tokens("x" * 1_000_000) == []
+    assert index.tokens("x" * 1_000_000) == index.nearest("x" * 1_000_000) == []
 
 
 @given(st.text(max_size=60))
@@ -240,9 +247,9 @@ def test_damaged_index_is_named_by_every_query(tmp_path: Path) -> None:
             content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
     path.write_bytes(content)
     with LabelIndex(path) as index:
-        for query in (index.properties, lambda: index.exact("relation 9 of 2"), lambda: index.tokens("relation 9")):
+        for query in (index.exact, index.tokens, index.nearest):
             with pytest.raises(LabelIndexError, match=r"labels\.sqlite: is damaged \(.*load the store again"):
-                query()
+                query("relation 9 of 2")
 
 
 def test_index_in_read_only_folder_is_readable(tmp_path: Path) -> None:

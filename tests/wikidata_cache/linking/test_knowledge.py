@@ -90,7 +90,10 @@ def test_ends_of_a_relation_are_asked_again_after_a_failure(server: Server) -> N
 def test_link_command_exit_codes(tmp_path: Path) -> None:
     graph = str(write_graph(tmp_path))
     assert link("France", "-g", graph)[0] == 0
-    assert link("Nowhere", "-g", graph)[0] == 1
+    assert link("Frnace", "-g", graph) == (
+        1,
+        "'Frnace' is not in this graph (homonyms.nt). The nearest names: 'France' (Q142).\n",
+    )
     code, output = link("French", "-g", graph)
     assert code == 3
     assert "choose one" in output

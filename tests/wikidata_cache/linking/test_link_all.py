@@ -132,7 +132,7 @@ def test_link_command_suggests_names_of_relations() -> None:
         return str(result.exception), result.exit_code, result.stderr
 
     error = link("place of brith")[0]
-    assert "no property of extract.nt.gz has this name. The nearest names: 'place of birth' (P19)" in error
+    assert "is not in this graph (extract.nt.gz). The nearest names: 'place of birth' (P19). Give" in error
     ambiguous = link("place of")[0]
     assert "may mean P" in ambiguous and "P19 (place of birth)" in ambiguous
     _, code, warning = link("P99999999")
