@@ -135,7 +135,7 @@ def test_files_that_are_read_are_not_overwritten(edits: Path, server: Server, tm
     for command, message in (
         (["fetch", edits, "--offline", "--cache", str(cache), "--out", edits], "is the input file itself"),
         (["fetch", edits, "--offline", "--cache", str(cache), "--out", str(cache)], "expected a name ending in .jsonl"),
-        (["export", str(cache), "--cache", str(cache)], "expected a name ending in .jsonl.gz"),
+        (["export", str(cache), "--cache", str(cache)], "expected a name ending in .gz"),
         (["extract", str(tmp_path / "seeds.tsv"), str(graph), "-g", str(graph)], "is the input file itself"),
     ):
         with pytest.raises(BadOptionError, match=message):
