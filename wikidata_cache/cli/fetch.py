@@ -155,12 +155,15 @@ def fetch(
             values=values,
         )
         rows = read_edits(edits[0])
-        fetched = fetch_edits(opened, rows, path=Path(edits[0]), options=options, keep_going=keep_going)
+        fetched = fetch_edits(opened, rows, path=file_of(edits[0]), options=options, keep_going=keep_going)
         if descriptions:
             opened.facts.descriptions({node for graph in fetched.graphs for node in graph if is_item(node)})
         if sitelinks is not None:
-            subjects = {edit.subject_id for edit in fetched.edits if edit.subject_id}
-            counts = opened.facts.sitelinks(subjects)
+            # A merged subject has the pages of the item that replaces it.
+            pairs = zip(fetched.edits, fetched.graphs, strict=True)
+            subjects = {s: graph.graph["redirects"].get(s, s) for edit, graph in pairs if (s := edit.subject_id)}
+            pages = opened.facts.sitelinks(subjects.values())
+            counts = {subject: pages[item] for subject, item in subjects.items() if item in pages}
             echo(f"{sitelinks}: the pages of {len(counts)} of {len(subjects)} subjects with an id are known")
             write_atomically(sitelinks, (json.dumps(counts, indent=1) + "\n").encode())
         if out is not None:
@@ -176,7 +179,7 @@ def _fetch_ids(opened: WikidataCache, kind: Kind, ids: list[str]) -> None:
     if wrong := next((text for text in ids if not is_text(text)), None):
         raise BadOptionError(f"{wrong!r} is not UTF-8; type it in a terminal that is.")
     count = sum(len(answer.facts) for answer in opened.source.ask(TEMPLATES[kind], sorted(set(ids))))
-    echo(f"{len(set(ids))} ids of kind {kind}: {count} facts in the cache")
+    echo(f"{len(set(ids))} ids of kind {kind}: {count} facts")
 
 
 def _print_counts(fetched: Fetched) -> None:
@@ -234,9 +237,7 @@ def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
             value = context.params[name]
             for entry in value if isinstance(value, list | tuple) else [value]:
                 words += [parameter.opts[0]] if entry is True else [parameter.opts[0], str(entry)]
-        raise CacheMissError(
-            miss.kind, miss.ids, miss.searched, source.fetch_hint.command(*words), miss.needed_by
-        ) from miss
+        raise CacheMissError(**vars(miss) | {"command": source.fetch_hint.command(*words)}) from miss
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

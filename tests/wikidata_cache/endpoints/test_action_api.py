@@ -12,7 +12,16 @@ from tests.loopback import QuietHandler
 from tests.wikidata_cache.api_server import NO_VALUE, ApiServer, claim, entities_of, entity, time_value
 from tests.wikidata_cache.fault_server import OUTAGE, SkippedTime, first, hasty, status
 from tests.wikidata_cache.full_graph import ADA, CAVS, CYCLE, HEAT, LAKERS, NAMELESS, OLD, full_graph
-from tests.wikidata_cache.wikidata_helpers import EDITS, Fault, Server, content_hashes, reply, run_cli
+from tests.wikidata_cache.wikidata_helpers import (
+    EDITS,
+    Edit,
+    Fault,
+    Server,
+    content_hashes,
+    reply,
+    run_cli,
+    write_edits,
+)
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.action_api import ActionApi
@@ -96,13 +105,18 @@ def test_times_are_written_as_in_rdf(value: dict, expected: str, api: ApiServer,
 
 
 def test_fetch_writes_the_pages_of_subjects(edits: Path, api: ApiServer, tmp_path: Path) -> None:
+    merged = Edit("King James", "Miami Heat", subject_id="Q9001", target_new_id="Q169138")  # now Q36159
+    write_edits(edits, *EDITS, merged)
     get = api.get
-    api.get = lambda name: get(name) | {"sitelinks": {f"wiki{n}": {"title": name} for n in range(int(name[1:]) % 9)}}
+    api.get = lambda name: (
+        get("Q36159" if name == "Q9001" else name)
+        | {"sitelinks": {f"wiki{n}": {"title": name} for n in range(int(name[1:]) % 9)}}
+    )
     out = tmp_path / "pages.json"
     arguments = ["fetch", edits, "--cache", tmp_path / "c.sqlite", "--sitelinks", out]
-    assert "2 of 2 subjects" in run_cli(*arguments, "--endpoint", api.url)
-    assert read_popularity(out) == {"q36159": 36159 % 9, "q121783": 121783 % 9}
-    assert "2 of 2 subjects" in run_cli(*arguments, "--offline")
+    assert "3 of 3 subjects" in run_cli(*arguments, "--endpoint", api.url)
+    assert read_popularity(out) == {"q36159": 36159 % 9, "q121783": 121783 % 9, "q9001": 36159 % 9}
+    assert "3 of 3 subjects" in run_cli(*arguments, "--offline")
 
 
 def test_preferred_unknown_value_hides_normal_ones(api: ApiServer, source: ActionApi) -> None:
