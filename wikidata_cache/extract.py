@@ -67,7 +67,8 @@ def build_extract(
         The size of the extract.
 
     Raises:
-        BadOptionError: a seed is not an id, or `out` does not end in .nt.gz, or its folder is missing.
+        BadOptionError: a seed is not an id, or the graph has none of them; or `out` does not end in .nt.gz, or its
+            folder is missing.
         OSError: the file cannot be written.
     """
     from wikidata_cache.subgraphs.build import Expansion, expand  # networkx takes a tenth of a second to import
@@ -80,6 +81,10 @@ def build_extract(
     expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
     statements = sorted(expansion.steps)
     labels = facts.labels({entity for statement in statements for entity in statement}.union(ids))
+    if not labels:
+        raise BadOptionError(
+            f"{source.name} has nothing about {', '.join(ids[:5])}; check the ids, or give another graph."
+        )
 
     triples = [Triple(NamedNode(ENTITY + s), NamedNode(DIRECT + p), NamedNode(ENTITY + o)) for s, p, o in statements]
     for entity, label in sorted(labels.items()):

@@ -51,6 +51,7 @@ def test_build_extract_refuses_bad_seeds_and_files(tmp_path: Path) -> None:
         ("Q1345", "none/b.nt.gz", r"b\.nt\.gz cannot be written: there is no folder"),
         ("P36", "folder.nt.gz", r"folder\.nt\.gz is a folder"),
         ("Philadelphia", "a.nt.gz", "not a Wikidata id"),
+        ("Q999999999", "a.nt.gz", "extract.nt.gz has nothing about Q999999999"),
     ):
         with pytest.raises(BadOptionError, match=message):
             build_extract(source, [seed], tmp_path / name)
