@@ -200,9 +200,9 @@ def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCa
     """Return for each label its only item, or an error where none or several have it; internal items do not count."""
     named = {label: list(filter(is_item, ids)) for label, ids in facts.named(labels).items()}
     # One request each for the types of all candidates, and for the statements of the ambiguous ones.
-    facts.types({entity for ids in named.values() for entity in ids})
-    external = {label: [entity for entity in ids if not facts.is_internal(entity)] for label, ids in named.items()}
-    facts.out({entity for ids in external.values() if len(ids) > 1 for entity in ids})
+    types = facts.types({entity for ids in named.values() for entity in ids})
+    external = {label: [e for e in ids if facts.internal.isdisjoint(types[e])] for label, ids in named.items()}
+    stated = facts.out({entity for ids in external.values() if len(ids) > 1 for entity in ids})
     results: dict[str, str | WikidataCacheError] = {}
     for label, candidates in external.items():
         if not candidates:
@@ -211,9 +211,8 @@ def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCa
             results[label] = candidates[0]
         else:
             # The item with the most statements is probably meant, so the message lists it first.
-            stated, types = facts.out(candidates), facts.types(candidates)
             candidates = sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
-            words = facts.labels(set().union(*types.values()))
+            words = facts.labels(set().union(*(types[entity] for entity in candidates)))
             kinds = {entity: sorted(words.get(kind, kind) for kind in types[entity]) for entity in candidates}
             described = [f"{entity} ({', '.join(kinds[entity]) or 'no known type'})" for entity in candidates]
             results[label] = AmbiguousLabelError(label, candidates, described)

@@ -109,10 +109,6 @@ class Facts:
         """Return {pair: whether the item is at that end}, for pairs of an end and an item such as "P19 object Q65"."""
         return self._fetch(templates.AT_END, set(pairs))
 
-    def is_internal(self, entity: str) -> bool:
-        """Return whether an item is an instance of a Wikimedia-internal class, such as disambiguation page."""
-        return not self.internal.isdisjoint(self.types([entity])[entity])
-
     def states(self, statement: Statement) -> bool:
         """Return whether the graph has this truthy statement."""
         return statement[1:] in self.out([statement.subject])[statement.subject]
