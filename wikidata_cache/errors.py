@@ -235,23 +235,32 @@ class CacheMissError(WikidataCacheError, LookupError):
     """The cache is offline and lacks the requested facts: those of `kind` for `ids`. `command` fetches them.
 
     `needed_by` is the row of a file that needs them first, such as "edits.jsonl, row 3"; empty if no file was read.
+    `as_of` is the time of which the cache was read, if one was given.
     """
 
     def __init__(
-        self, kind: str, ids: Sequence[str], searched: Sequence[Path], command: str, needed_by: str = ""
+        self,
+        kind: str,
+        ids: Sequence[str],
+        searched: Sequence[Path],
+        command: str,
+        needed_by: str = "",
+        as_of: str | None = None,
     ) -> None:
         shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
         files = ", ".join(str(path) if path.exists() else f"{path} (no such file)" for path in searched)
         super().__init__(
             f"{needed_by}{': n' if needed_by else 'N'}ot in the cache: the facts of the kind {kind!r} for {shown}. "
             f"Searched offline: {files}. "
-            f"Fetch them with `{command}`, or run the same again without offline mode."
+            + (f"They were not fetched before {as_of}: give a later time, or leave it out. " if as_of else "")
+            + f"Fetch them with `{command}`, or run the same again without offline mode."
         )
         self.kind = kind
         self.ids = tuple(ids)
         self.searched = tuple(searched)
         self.command = command
         self.needed_by = needed_by
+        self.as_of = as_of
 
 
 class SnapshotError(WikidataCacheError):

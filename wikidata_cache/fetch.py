@@ -78,7 +78,7 @@ def fetch_edits(
                 cache.subgraph(edit, options)
             except CacheMissError:
                 row = f"{path}, row {edit.row}"
-                raise CacheMissError(miss.kind, miss.ids, miss.searched, miss.command, row) from miss
+                raise CacheMissError(**vars(miss) | {"needed_by": row}) from miss
             except WikidataCacheError:
                 continue
         raise

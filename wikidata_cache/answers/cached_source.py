@@ -117,7 +117,7 @@ class CachedSource:
         if missing and self.mode == "offline":
             # For many ids, the command names a file of edits instead.
             what = ["--kind", template.kind, *missing] if len(missing) <= _LISTED else ["EDITS.jsonl"]
-            raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what))
+            raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what), as_of=self._as_of)
         if cached:
             self.request_counts.from_cache += len(cached)
             yield cached_answer(template, cached)
@@ -148,7 +148,8 @@ class CachedSource:
         if key in rows:
             return list(rows[key])
         if self.mode == "offline":
-            raise CacheMissError("query", [canonical(query)[:200]], self._paths, self.fetch_hint.for_query())
+            hint = self.fetch_hint.for_query()
+            raise CacheMissError("query", [canonical(query)[:200]], self._paths, hint, as_of=self._as_of)
         inner = self._inner
         if self.mode == "online":
             self.request_counts.requests += 1

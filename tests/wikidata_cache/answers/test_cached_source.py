@@ -145,7 +145,7 @@ def test_refresh_adds_versions_that_as_of_replays(own_server: Server, cache_path
     assert hashes(WikidataCache(cache=cache_path, as_of=first_time), [SPIKE]) == before
     [(more,)] = AnswerStore(cache_path).database.read("SELECT count(*) FROM facts")
     assert more > rows
-    with pytest.raises(CacheMissError):
+    with pytest.raises(CacheMissError, match=r"They were not fetched before 2001-01-01T.*: give a later time"):
         hashes(WikidataCache(cache=cache_path, as_of="2001-01-01"), [SPIKE])
 
 
