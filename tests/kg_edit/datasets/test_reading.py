@@ -53,7 +53,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'counterfact-plus'"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'counterfact-plus'\?; known: akew, counterfact, "):
         find_dataset("counterfactplus")
 
 

@@ -116,12 +116,6 @@ def test_answer_without_its_prompt_is_refused(field: str, tmp_path: Path) -> Non
     assert f"field {field}: found a list, and no prompt" in refusal(path)
 
 
-def test_table_columns_may_be_aliases(tmp_path: Path) -> None:
-    text = "subject,prompt,ground_truth,target_new,neighbours\nAnn,{} lives in,Oslo,Rome,Bob lives in | Cy lives in\n"
-    (edit,) = read_edits(write(tmp_path, "edits.csv", text)).edits
-    assert (edit.target_true, edit.neighborhood) == ("Oslo", ("Bob lives in", "Cy lives in"))
-
-
 def test_easy_edit_row_is_read(tmp_path: Path) -> None:
     (edit,) = read(tmp_path, EASY_EDIT)
     assert (edit.id, edit.prompt, edit.text) == ("3561", "In {}, the language spoken is", EASY_EDIT["prompt"])

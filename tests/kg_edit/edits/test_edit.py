@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from kg_edit.edits.edit import Edit, Question, checked
-from kg_edit.errors import EditError, UnknownNameError, unknown_name
+from kg_edit.errors import EditError
 
 FACT = {
     "id": "lebron",
@@ -115,12 +115,6 @@ def test_faults_are_all_named() -> None:
 
 def test_subject_that_looks_like_an_id_is_accepted_with_its_id() -> None:
     assert checked(Edit, FACT | {"subject": "Q5", "subject_id": "Q27224"}).subject == "Q5", "a car"
-
-
-def test_unknown_name_error_suggests_the_nearest() -> None:
-    error = unknown_name("method", "Rom", ["rome", "glame"])
-    assert isinstance(error, UnknownNameError)
-    assert str(error) == "unknown method 'Rom', did you mean 'rome'?; known: glame, rome"
 
 
 def test_default_id_depends_on_the_fact() -> None:

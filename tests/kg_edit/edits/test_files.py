@@ -85,11 +85,6 @@ def test_edits_of_a_table_keep_their_ids_when_they_are_linked(tmp_path: Path) ->
     assert [edit.id for edit in read_edits(tmp_path / "linked.jsonl")] == ["row-1", "row-2"]
 
 
-def test_null_is_an_absent_field(tmp_path: Path) -> None:
-    path = write(tmp_path, "edits.jsonl", lines(GOOD | {"paraphrases": None, "relation": None}))
-    assert read_edits(path).edits == (Edit(id="row-1", **GOOD),)
-
-
 def test_table_cells_may_be_lists(tmp_path: Path) -> None:
     path = write(
         tmp_path,
@@ -134,19 +129,6 @@ def test_repeated_row_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixt
     (warned, counted) = caplog.messages
     assert "line 3 is the edit of line 2 again; it is made once" in warned
     assert counted.endswith("read 2 edits, skipped 0 rows")
-
-
-def test_labels_are_asked_only_for_ids(tmp_path: Path) -> None:
-    labels = Labels()
-    read_edits(write(tmp_path, "edits.jsonl", lines(GOOD)), labels=labels)
-    assert labels.asked == []
-
-
-def test_null_prompt_counts_as_absent_when_labels_are_looked_up(tmp_path: Path) -> None:
-    row = {"subject": "Ann", "relation_id": "P2348", "target_new": "Rome"}
-    for fields in (row, {**row, "prompt": None}):
-        (edit,) = read_edits(write(tmp_path, "edits.jsonl", lines(fields)), labels=Labels()).edits
-        assert edit.prompt == "The time period of {} is"
 
 
 def test_triplet_with_too_few_answers_is_a_fault_of_its_row(tmp_path: Path) -> None:

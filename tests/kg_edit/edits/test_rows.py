@@ -1,7 +1,5 @@
 """Triplets and CounterFact records become edits, with labels and prompts for what is given as ids."""
 
-from pathlib import Path
-
 import pytest
 
 from kg_edit.edits.edit import Edit
@@ -94,14 +92,6 @@ def test_own_prompt_needs_no_template() -> None:
     assert (parsed.prompt, parsed.relation, parsed.relation_id) == ("{} is with", None, "P999999")
     without = {name: value for name, value in TRIPLET.items() if name != "relation"}
     assert edit(without | {"prompt": "{} is with"}).relation is None
-
-
-def test_own_templates_are_used(tmp_path: Path) -> None:
-    path = tmp_path / "own.tsv"
-    path.write_text("property\tlabel\ttemplate\nP999999\tfan\t{} is a fan of\n", encoding="utf-8")
-    row = TRIPLET | {"relation": "P999999"}
-    parsed = to_edit(row, row_id="row-1", labels=LABELS, templates=RelationTemplates.load(path))
-    assert (parsed.prompt, parsed.relation) == ("{} is a fan of", "fan")
 
 
 def test_triplet_without_relation_is_refused() -> None:
