@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kg_edit.edits.aliases import ALIASES, LINKED
+from kg_edit.edits.aliases import ALIASES
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.files import read_edits
 from kg_edit.edits.rows import FIELDS
@@ -20,7 +20,7 @@ def test_every_field_and_every_other_name_is_there() -> None:
     assert set(rows) == set(Edit.model_fields)
     assert {field for name, field in ALIASES.items() if f"`{name}`" in rows[field]} == set(ALIASES.values())
     assert [name for name, field in ALIASES.items() if f"`{name}`" not in rows[field]] == []
-    assert [name for name in (*FIELDS, *Question.model_fields, LINKED) if f"`{name}`" not in PAGE] == []
+    assert [name for name in (*FIELDS, *Question.model_fields, "candidates") if f"`{name}`" not in PAGE] == []
 
 
 def test_ids_are_in_the_packaged_graph() -> None:

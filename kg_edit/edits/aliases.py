@@ -3,8 +3,8 @@
 `ALIASES` lists the other names of a field. An EasyEdit row differs in two ways: its prompt has the subject's name
 where ours has {}, and its ``locality`` and ``portability`` fields have named groups of prompts with their own answers;
 a group's name becomes the ``category`` of each of its prompts.
-`wikidata-cache link` adds ids to a row. It also adds ``candidates`` where a person has to choose an id; that field is
-ignored here.
+`wikidata-cache link` adds ids to a row, and ``candidates`` where a person has to choose an id. That field is not used,
+nor is ``cond`` of EasyEdit's zsRE.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ ALIASES = {
 NEIGHBORHOOD = "neighborhood"
 TRIPLET_IDS = {"target_new_id": "new_object_id", "target_true_id": "object_id"}
 LISTS = ("paraphrases", "neighborhood")
-LINKED = "candidates"  # written by `wikidata-cache link` where no candidate clearly leads
+# Written by `wikidata-cache link` where no candidate clearly leads; the whole fact in a row of EasyEdit's zsRE
+_UNUSED = ("candidates", "cond")
 LOCALITY = ("locality_prompt", "locality_ground_truth")
 ANSWERS = "locality_answer"  # the column with the answers of the column locality
 _EASY_EDIT = {"ground_truth", "rephrase_prompt", "rephrase_prompts", "locality", *LOCALITY}
@@ -46,13 +47,13 @@ def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, 
     Returns the renamed row, and a map from the new field names to the row's own names.
 
     Args:
-        row: a row of any shape. Of a CounterFact record, only ``candidates`` is removed.
+        row: a row of any shape. Of a CounterFact record, only fields that are not used are removed.
         triplet: whether the row is a triplet.
 
     Raises:
         EditError: the row gives one field under two names, or its locality prompts have more or fewer answers.
     """
-    row_fields = {name: value for name, value in row.items() if name != LINKED}
+    row_fields = {name: value for name, value in row.items() if name not in _UNUSED}
     if "requested_rewrite" in row:
         return row_fields, {}
     aliases = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {})}

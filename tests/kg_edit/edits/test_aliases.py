@@ -22,6 +22,7 @@ EASY_EDIT = {
     "target_new": "Portuguese",
     "subject": "Colombia",
     "ground_truth": "Spanish",
+    "cond": "Spanish >> Portuguese || In Colombia, the language spoken is",
     "rephrase_prompt": "The official language of Colombia is",
     "locality_prompt": "In Peru, the language spoken is",
     "locality_ground_truth": "Spanish",
