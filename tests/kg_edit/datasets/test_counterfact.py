@@ -8,14 +8,7 @@ from kg_edit.datasets import find_dataset
 from kg_edit.datasets.counterfact import read_references, with_references
 from kg_edit.errors import EditFileError
 from tests.everyday import keep_first
-from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, QUESTION, written
-
-
-def test_counterfact_record_is_an_edit(tmp_path: Path) -> None:
-    (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
-    (edit,) = record.edits
-    assert (edit.id, edit.text, edit.target_new_id) == ("7", "LeBron James plays for the", "Q169138")
-    assert edit.neighborhood == ("Anthony Davis plays for the",)
+from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, written
 
 
 def test_records_may_edit_one_fact_to_different_targets(tmp_path: Path) -> None:
@@ -24,17 +17,6 @@ def test_records_may_edit_one_fact_to_different_targets(tmp_path: Path) -> None:
     file = written(tmp_path, COUNTERFACT, {**COUNTERFACT, "case_id": 8, "requested_rewrite": rewrite})
     targets = [edit.target_new for record in find_dataset("counterfact")(file) for edit in record.edits]
     assert targets == ["Miami Heat", "Chicago Bulls"]
-
-
-def test_plus_adds_the_question(tmp_path: Path) -> None:
-    file = written(tmp_path, {**COUNTERFACT, "portability": QUESTION})
-    (record,) = find_dataset("counterfact-plus")(file)
-    (edit,) = record.edits
-    assert record.id == "7"
-    assert (edit.portability[0].answer, edit.portability[0].recalled_relation) == (
-        "Florida",
-        "(Miami Heat, located in, Florida)",
-    )
 
 
 def test_plus_requires_the_question(tmp_path: Path) -> None:

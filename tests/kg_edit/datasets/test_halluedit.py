@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
@@ -85,13 +84,6 @@ def test_ids_of_two_sources_are_different(tmp_path: Path) -> None:
     assert (first.edits[0].prompt, first.edits[0].target_new) == ("who built the tower of {}", "Ada Byron")
     answers = [probe.queries[0].answers for probe in first.group("locality")]
     assert answers == [(("Mark Ruffalo",),), (("Ada Byron",),)]
-
-
-def test_locality_without_answer_is_named(tmp_path: Path) -> None:
-    row = json.loads(json.dumps(QAEDIT))
-    del row["locality"][1]["loc_ans"]
-    with pytest.raises(EditFileError, match=r"record 1, field locality\[1\]\.loc_ans: is missing"):
-        find_dataset("qaedit")(written(tmp_path, row))
 
 
 @pytest.mark.slow
