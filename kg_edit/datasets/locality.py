@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kg_edit.datasets.record import BenchmarkRecord, Query
 from kg_edit.edits.edit import Edit
-from kg_edit.text.matching import mentions
+from kg_edit.text.matching import normalised
 
 
 def locality_queries(edit: Edit, record: BenchmarkRecord) -> tuple[Query, ...]:
@@ -35,8 +35,11 @@ class HeldOutPrompts:
 
     def __init__(self, tests: Iterable[BenchmarkRecord]) -> None:
         every = list(tests)
-        # An unstructured edit may have no subject.
-        self._subjects = {edit.subject.casefold(): edit.subject for r in every for edit in r.edits if edit.subject}
+        # The subjects, and their words; an unstructured edit may have no subject, and a subject no words ("!!!").
+        subjects = {edit.subject for record in every for edit in record.edits} - {""}
+        self._subjects = {
+            name.casefold(): f" {words} " if (words := " ".join(normalised(name))) else "" for name in subjects
+        }
         self._asked = {prompt.strip().casefold() for record in every for prompt in _asked(record)}
 
     def without(self, record: BenchmarkRecord) -> BenchmarkRecord | None:
@@ -67,7 +70,8 @@ class HeldOutPrompts:
         """Return whether the test asks ``prompt``, or has an edit of a subject that it names."""
         text = prompt.strip().casefold()
         return text in self._asked or any(
-            subject in text and mentions(prompt, name) for subject, name in self._subjects.items()
+            subject in text and words in f" {' '.join(normalised(prompt))} "
+            for subject, words in self._subjects.items()
         )
 
 

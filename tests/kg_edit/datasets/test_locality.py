@@ -40,6 +40,9 @@ def test_held_out_prompts_are_removed_from_training() -> None:
     unstructured = record(Edit(prompt="Who is he?", target_text="A poet."))
     for tests in (test, HeldOutPrompts([record(tested), unstructured])):
         assert tests.without(untouched) == untouched
+    short = HeldOutPrompts([record(edit("US")), record(edit("The Who")), record(edit("!!!"))])
+    prompts = ("who rules the us?", "The Who sing", "!!! sing", "Who is just?")
+    assert [short.has(prompt) for prompt in prompts] == [True, True, True, False]
     other = record(Edit(prompt="Who is she?", target_text="A poet."))
     assert HeldOutPrompts([unstructured]).without(other) and not HeldOutPrompts([unstructured]).without(unstructured)
 
