@@ -45,8 +45,11 @@ def finish(out: Path) -> Summary:
     Raises:
         OutputError: a file can't be read or written.
     """
-    settings, folder, sequences = read_settings(out), RunFolder(out), sequences_of(read_settings(out))
-    plan, seed, records = EvalConfig.of(settings).plan, settings["seed"], joined(folder.entries())
+    settings, folder = read_settings(out), RunFolder(out)
+    sequences, plan, seed = sequences_of(settings), EvalConfig.of(settings).plan, settings["seed"]
+    # In the data set's order, on which the resamples depend; a record that was computed again has later lines.
+    order = {name: position for position, name in enumerate(settings["ids"])}
+    records = tuple(sorted(joined(folder.entries()), key=lambda record: order[record.id]))
     points = list(folder.points())
 
     # Under a schedule with steps, each record has one more section: its scores right after its own step.

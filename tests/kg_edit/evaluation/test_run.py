@@ -22,6 +22,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.finish import finish
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.evaluation.run import FEWEST, _Run, evaluate
@@ -87,6 +88,9 @@ def test_run_writes_scores_evidence_and_a_summary(
     assert set(summary.base) == set(summary.edited) == {*METRICS, *OWN, EDITING_SCORE}
     assert set(summary.fact_in_prompt or {}) == set(summary.fact_and_relation_in_prompt or {}) == set(PORTABILITY)
     assert summary.base["portability.nll"] != summary.edited["portability.nll"]
+    file = tmp_path / "records.jsonl"  # after --retry-failed the lines may be in another order
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    assert finish(tmp_path) == summary
 
 
 def test_results_are_data_frames(
