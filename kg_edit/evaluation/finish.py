@@ -79,6 +79,8 @@ def finish(out: Path) -> Summary:
     metrics = {name: metric_names(scores) for name, scores in rows.items()}
     seconds = [record.seconds for record in records if record.seconds is not None]
     answered = [record.answer_seconds for record in records if record.answer_seconds is not None]
+    asked = {name for names in sequences.values() for name in plan.scored(names)}
+    unscored = sum(record.id in asked and BASE not in record.scores for record in records)
     first, *others = read_environments(out) or [{}]
     summary = Summary(
         n=len(records),
@@ -97,6 +99,7 @@ def finish(out: Path) -> Summary:
             **first,
             **({"other_environments": others} if others else {}),
             "failed": sum(record.error is not None and not record.broken for record in records),
+            **({"unscored": unscored} if unscored else {}),
             "broken": sum(bool(record.broken) for record in records),
             "counts": {name: counts(rows[name], names=metrics[name]) for name in rows},
         },

@@ -117,11 +117,12 @@ def _caption(summary: Summary) -> str:
         how = ", ".join(filter(None, [batches, onto]))
     form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
     like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
-    times = summary.seconds_per_answer
+    times, unscored = summary.seconds_per_answer, run.get("unscored", 0)
     parts = [
         f"{method_in_words(run)} on {run['model']['name']}: "
         f"the edits of {number_of(summary.n, 'record')} made {how}{form}",
-        f"{run['failed']} failed and count as {like}" if run["failed"] else "",
+        f"{failed} failed and count as {like}" if (failed := run["failed"] - unscored) else "",
+        f"{unscored} left out, as the unedited model can't be scored on them" if unscored else "",
         f"{run['broken']} broke the model, and their shares count as 0" if run.get("broken") else "",
         "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f} s a record",
         "" if times is None else f"an answer takes {times['edited']:.3g} s, {times['base']:.3g} s before the edit",

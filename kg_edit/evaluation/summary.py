@@ -124,8 +124,9 @@ class Summary(BaseModel):
 
     ``provenance`` has the run's settings, the number of ``failed`` records, and ``counts``: for each section and
     metric, the number of records behind its mean. A record whose edit could not be made is scored on the model without
-    it, and counts in the means. ``broken`` records could not be scored after their edits; their shares that should be
-    high count as 0.
+    it, and counts in the means, except for those ``unscored``: the unedited model could not be scored on them, if only
+    because a prompt is too long for it. ``broken`` records could not be scored after their edits; their shares that
+    should be high count as 0.
 
     The two ceilings are scores of the unedited model, with the edited fact (and the relation that leads to the answer)
     in front of the question; None without them. If edits accumulate, ``just_edited`` has the scores right

@@ -25,6 +25,7 @@ from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.finish import finish
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.records import RunFolder
+from kg_edit.evaluation.reports import render
 from kg_edit.evaluation.run import FEWEST, _Run, evaluate
 from kg_edit.evaluation.scorer import UneditedScores, score_cases
 from kg_edit.evaluation.statistics import EDITING_SCORE
@@ -397,6 +398,8 @@ def test_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ..
     assert summary.provenance["counts"]["base"]["efficacy.prob"] == 1
     assert lines(tmp_path)[0]["error"].startswith("ModelError: the prompt 'Question: What colour")
     assert lines(tmp_path)[0]["sections"] == {}
+    assert "1 left out, as the unedited model can't be scored on them" in render(summary)
+    assert "failed and count" not in render(summary)
 
 
 @pytest.mark.parametrize("schedule", keep_first(["single", "sequential:2"]))
