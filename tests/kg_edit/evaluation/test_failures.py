@@ -17,7 +17,6 @@ from kg_edit.errors import ConfigError, ModelError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.plots import draw_curve
 from kg_edit.evaluation.quick_tasks import QuickTasks
-from kg_edit.evaluation.records import RunFolder
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.settings import DataSource, commit, tokenizer_digest
 from kg_edit.methods import find_method
@@ -29,15 +28,6 @@ from tests.kg_edit.evaluation.conftest import Nudge
 from tests.kg_edit.evaluation.test_quick_tasks import ROWS, folder
 from tests.kg_edit.evaluation.test_run import lines
 from tests.kg_edit.tiny import tiny
-
-
-def test_full_disk_is_named(tmp_path: Path) -> None:
-    """The device that is always full, in place of the run's file."""
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    (tmp_path / "records.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"can't write .*records.jsonl: No space left on device; free disk space"):
-        append_lines(RunFolder(tmp_path).records, ["a line"])
 
 
 def test_file_that_cannot_be_written_is_no_full_disk(tmp_path: Path) -> None:

@@ -72,12 +72,6 @@ def test_one_record_has_a_mean_without_an_interval() -> None:
     assert (score.n, score.ci95_low, change.n, change.ci95_low, change.mean) == (1, None, 1, None, -0.5)
 
 
-def test_seeds_decide_the_interval() -> None:
-    rows = [{"a": float(value)} for value in range(9)]
-    first, again, other = (estimates(rows, names=("a",), seed=seed) for seed in (0, 0, 1))
-    assert first == again != other
-
-
 def test_negative_seed_gives_intervals_of_its_own() -> None:
     rows = [dict.fromkeys(SCORED, value / 9) for value in range(1, 9)]
     results = [estimates(rows, names=SCORED, seed=seed) for seed in (-1, -1, 1)]
