@@ -83,17 +83,6 @@ class Crowded(Nudge):
         return super().update(edits, before=before)
 
 
-def test_batch_without_failing_record_is_split_into_halves(
-    model: LanguageModel, records: tuple[BenchmarkRecord, ...]
-) -> None:
-    method = Crowded(model, room=4)
-    step = edit_step(method, records, start=None)
-    assert (step.errors, step.halved_to) == ({}, 4)
-    first, second = method.calls[-2:]
-    assert set(first.split()) | set(second.split()) == {record.id for record in records}
-    assert step.patch is not None
-
-
 def test_contradictory_records_are_computed_one_after_the_other() -> None:
     """The later one is retained, and no other record of the batch is lost."""
     edits = [

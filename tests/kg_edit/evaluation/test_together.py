@@ -60,20 +60,6 @@ def test_records_scored_in_one_call_equal_one_by_one(
 
 
 @pytest.mark.slow
-def test_edits_of_a_group_are_one_call(chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    original = chosen.edit_each
-
-    def counted(edits: Sequence[Edit]) -> tuple[Patch | Exception, ...]:
-        sizes.append(len(edits))
-        return original(edits)
-
-    monkeypatch.setattr(chosen, "edit_each", counted)
-    run(tmp_path / "run", chosen)
-    assert sizes == [3]
-
-
-@pytest.mark.slow
 def test_group_is_halved_if_memory_runs_out(
     chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
