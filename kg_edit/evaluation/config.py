@@ -31,10 +31,11 @@ _MANY = "Many edits in one model"  # panel of the command's help
 _LATER = {"probes", "time_answers"}  # options that version 0.1.0 has not: a run without them is a run of 0.1.0
 
 
-_OPENED_BY = {  # in kg_edit.evaluation
-    "tasks": "general_tasks.GeneralTasks.open",
-    "quick": "quick_tasks.QuickTasks.open",
-    "retention": "retention.read_retention_test",
+_OPENED_BY = {  # in kg_edit
+    "general": "scoring.perplexity.read_text",
+    "tasks": "evaluation.general_tasks.GeneralTasks.open",
+    "quick": "evaluation.quick_tasks.QuickTasks.open",
+    "retention": "evaluation.retention.read_retention_test",
 }
 
 
@@ -44,7 +45,7 @@ class EvalConfig(BaseModel, metaclass=Called):
     Raises:
         UnknownNameError: there is no such schedule, extra metric, or template probe.
         ConfigError: a number in the schedule, `evaluate_every`, `sample` or `shard` is not possible; an extra needs a
-            package that is not installed; tasks or a retention test are not opened.
+            package that is not installed; a text, tasks or a retention test are not opened.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -144,12 +145,13 @@ class EvalConfig(BaseModel, metaclass=Called):
 
         return find_probes(names)
 
-    @field_validator("tasks", "quick", "retention")
+    @field_validator("general", "tasks", "quick", "retention")
     @classmethod
     def _are_opened(cls, given: Any, info: ValidationInfo) -> Any:
-        if isinstance(given, str | Path | list | tuple):
-            opened = f"kg_edit.evaluation.{_OPENED_BY[str(info.field_name)]}"
-            raise ValueError(f"found {describe(given)}; expected what {opened} returns")
+        name = str(info.field_name)
+        is_text = name == "general" and (given is None or len(given) > 255 or not Path(given).is_file())  # 255: a name
+        if isinstance(given, str | Path | list | tuple) and not is_text:
+            raise ValueError(f"found {describe(given)}; expected what kg_edit.{_OPENED_BY[name]} returns")
         return given
 
     @model_validator(mode="after")

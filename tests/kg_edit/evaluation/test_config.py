@@ -44,6 +44,7 @@ def test_text_counts_by_its_content_alone() -> None:
         ({"schedule": "sequential:2", "evaluate_every": 0}, ConfigError, "evaluate every 0 edits"),
         ({"extras": ("consistency.tfid",)}, UnknownNameError, "did you mean 'consistency.tfidf'"),
         ({"retention": "zsre.json"}, ValidationError, r"'zsre.json'; expected what .*\.read_retention_test returns"),
+        ({"general": __file__}, ValidationError, r"expected what kg_edit.*\.read_text returns"),
         ({"schedul": "single"}, ValidationError, "Extra inputs are not permitted"),
     ],
 )
