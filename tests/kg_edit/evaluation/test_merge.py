@@ -17,7 +17,7 @@ from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import folder_lock
 from tests.everyday import keep_first
-from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
+from tests.kg_edit.evaluation.conftest import NudgeConfig
 from tests.kg_edit.evaluation.killed import results_of
 from tests.kg_edit.evaluation.test_sequences import TEXT, Depends
 
@@ -99,10 +99,3 @@ def test_merge_lists_other_environments(model: LanguageModel, edits: tuple[Edit,
     merged = merge(tmp_path / "merged", folders)
     assert merged.provenance["python"] == environment["python"]
     assert [other["python"] for other in merged.provenance["other_environments"]] == ["3.99"]
-
-
-def test_shard_with_nothing_to_do_is_a_run_without_records(
-    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
-) -> None:
-    summary = evaluate(Nudge(model), model, edits[:1], out=tmp_path, config=EvalConfig(shard="1/2"))
-    assert (summary.n, summary.base) == (0, {})
