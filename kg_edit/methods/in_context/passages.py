@@ -20,14 +20,9 @@ _EXPECTED = 'expected rows like {"title": "Paris", "text": "Paris is …"}, or P
 
 
 class Passages:
-    """An index of paragraphs.
-
-    Raises:
-        ConfigError: the package bm25s is not installed.
-    """
+    """An index of paragraphs (`read_passages`)."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        check_installed()
         import bm25s
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports each step
@@ -44,16 +39,6 @@ class Passages:
         return self.texts[int(indices[0, 0])] if words[0] and scores[0, 0] > 0 else None
 
 
-def check_installed() -> None:
-    """Check that the package bm25s is installed.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if find_spec("bm25s") is None:
-        raise ConfigError("passages are searched by the package bm25s: pip install 'kg-edit[retrieval]'")
-
-
 def read_passages(path: str | Path) -> tuple[str, ...]:
     """Read the paragraphs of a JSON file as "title: text", each once, in order.
 
@@ -63,7 +48,8 @@ def read_passages(path: str | Path) -> tuple[str, ...]:
         ConfigError: the package bm25s is not installed.
         EditFileError: the file can't be read, has no paragraphs, or none with a word that is no stop word.
     """
-    check_installed()
+    if find_spec("bm25s") is None:
+        raise ConfigError("passages are searched by the package bm25s: pip install 'kg-edit[retrieval]'")
     import bm25s
 
     content = document(Path(path))
