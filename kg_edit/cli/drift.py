@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +52,8 @@ def drift(
     - `kg-edit drift --data scotus-train.json --stream scotus-test.json --method grace --out drift/`
     """
     check_model_name(model)
-    from kg_edit.label_drift.classifier import trained_classifier
-    from kg_edit.label_drift.run import check_editor, check_labels, run_drift, shortened
+    from kg_edit.label_drift.classifier import stored_classifier, trained_classifier
+    from kg_edit.label_drift.run import DriftFolder, DriftPoint, check_editor, check_labels, run_drift, shortened
     from kg_edit.label_drift.texts import LabelDrift, read_label_drift
     from kg_edit.storage.run_folder import check_folder, replace_run
 
@@ -65,9 +66,13 @@ def drift(
     loaded = load(model, dtype, device)
     cut = LabelDrift(*(shortened(loaded, texts, tokens=tokens) for texts in full_texts))
     cut = cut._replace(stream=cut.stream[:limit])
-    classifier = trained_classifier(loaded, [text.prompt for text in cut.train], [text.label for text in cut.train])
-    editor = chosen.method(classifier, chosen.config)
-    start = partial(run_drift, classifier, editor, cut, out=out, every=every)
+    prompts, labels = [text.prompt for text in cut.train], [text.label for text in cut.train]
+    trained = cache(partial(trained_classifier, loaded, prompts, labels))
+
+    def start() -> Iterator[DriftPoint]:
+        classifier = stored_classifier(loaded, DriftFolder(out).head, labels) or trained()
+        return run_drift(classifier, chosen.method(classifier, chosen.config), cut, out=out, every=every)
+
     for point in replace_run(out, start, overwrite=overwrite):
         rates = (("TRR", point.TRR), ("ERR", point.ERR), ("ARR", point.ARR))
         shares = "  ".join(f"{name} {'-' if rate is None else f'{rate:.2f}'}" for name, rate in rates)

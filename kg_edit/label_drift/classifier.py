@@ -10,9 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kg_edit.errors import ConfigError, ModelError, PromptError
@@ -80,7 +83,7 @@ class ClassifierModel(LanguageModel):
         Raises:
             ModelError: as `scores`.
         """
-        return [self.labels[index] for index in self.scores(texts, title=title).argmax(-1).tolist()] if texts else []
+        return [self.labels[index] for index in self.scores(texts, title=title).argmax(-1).tolist()]
 
 
 def with_head(model: LanguageModel, head: nn.Module, labels: Sequence[str]) -> ClassifierModel:
@@ -126,6 +129,20 @@ def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Seque
     with_head(model, head, [str(n) for n in range(model.width)]).scores(texts, title="classifier")
     targets = torch.tensor([classes.index(label) for label in labels])
     return with_head(model, fitted_head(torch.cat(states), targets, classes=len(classes), decay=_DECAY), classes)
+
+
+def stored_classifier(model: LanguageModel, file: Path, labels: Sequence[str]) -> ClassifierModel | None:
+    """Return ``model`` with the head of a run's ``file``; None if there is none, or one of another size.
+
+    A head that is fitted again, with another number of threads, differs in its last bits, and is that of another run.
+    """
+    classes = sorted(set(labels))
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, model.width, len(classes))
+    try:
+        head.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError):
+        return None
+    return with_head(model, head, classes)
 
 
 def fitted_head(states: Tensor, targets: Tensor, *, classes: int, decay: float) -> nn.Linear:

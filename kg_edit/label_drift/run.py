@@ -30,7 +30,7 @@ from kg_edit.label_drift.classifier import ClassifierModel
 from kg_edit.label_drift.texts import LabelDrift, LabelledText
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
+from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_safetensors
 from kg_edit.storage.run_folder import claim, digest, folder_lock
 from kg_edit.version import __version__
 from wikidata_cache.progress import Bar
@@ -70,9 +70,14 @@ class SeenText(BaseModel):
 
 @dataclass(frozen=True)
 class DriftFolder:
-    """The files of a run: ``run.json``, a line for each text and each point, and the patch of each edit."""
+    """The files of a run: ``run.json``, the head, a line for each text and each point, and the patch of each edit."""
 
     path: Path
+
+    @property
+    def head(self) -> Path:
+        """The file of the classifier's head (`stored_classifier`)."""
+        return self.path / "head.safetensors"
 
     def edit(self, number: int) -> Path:
         """Return the file of the patch of the edit ``number``, counted from 1."""
@@ -191,6 +196,9 @@ def _points(
                     f"{out / TEXTS}, line {line}: found the text {result.id!r}, expected {text.id!r}; delete this line "
                     "and all after it, and start again"
                 )
+        if not folder.head.is_file():
+            head = model.model.get_output_embeddings().state_dict()
+            write_safetensors(folder.head, {name: tensor.cpu() for name, tensor in head.items()}, {})
         right = state.right(drift.stream, title="unedited classifier")
         accurate = [text for text, is_right in zip(drift.stream, right, strict=True) if is_right]
 

@@ -43,7 +43,8 @@ _WRITTEN = (
     "subgraph-*.svg",
     *("general.jsonl", ENVIRONMENTS, "judge.jsonl", "curve.svg", "patches"),  # evaluate
     *("network.safetensors", "checkpoint.safetensors", "states.safetensors"),  # train
-    *("heatmap*.svg", "texts.jsonl", "points.jsonl", "table.md", "picture.svg"),  # locate, drift, sweep
+    *("heatmap*.svg", "head.safetensors", "texts.jsonl", "points.jsonl"),  # locate, drift
+    *("table.md", "picture.svg"),  # sweep
 )
 # What ``run.json`` has of the rows that a run edits: their number, their ids, and a hash of all.
 _OF_ROWS = ("edits", "edits_sha256", "ids", "records_sha256")

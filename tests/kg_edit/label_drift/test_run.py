@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from kg_edit.cli import drift as command
 from kg_edit.cli.app import app
 from kg_edit.errors import ConfigError, EditFileError, OutputError
+from kg_edit.label_drift import classifier as classifiers
 from kg_edit.label_drift import run
 from kg_edit.label_drift.classifier import ClassifierModel, trained_classifier
 from kg_edit.label_drift.run import EDITORS, DriftPoint, check_editor, check_labels, run_drift, shortened
@@ -230,8 +231,12 @@ def test_drift_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0 and "3 texts, 2 edits: TRR 1.00  ERR 1.00  ARR 1.00" in result.output
     lines = [json.loads(line) for line in (out / "points.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["seen"] for line in lines] == [0, 3] and lines[-1]["ERR"] == 1.0
-    with pytest.raises(OutputError, match="another run"):
-        CliRunner().invoke(app, [*arguments, "--set", "steps=21"], catch_exceptions=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(classifiers, "trained_classifier", lambda *_: pytest.fail("the older texts are read once"))
+        resumed = CliRunner().invoke(app, [*arguments, "--set", "steps=20"], catch_exceptions=False)
+        assert resumed.output == result.output
+        with pytest.raises(OutputError, match="another run"):
+            CliRunner().invoke(app, [*arguments, "--set", "steps=21"], catch_exceptions=False)
     again = CliRunner().invoke(app, [*arguments, "--set", "steps=21", "--overwrite"], catch_exceptions=False)
     assert again.exit_code == 0 and "3 texts, 2 edits" in again.output
 
