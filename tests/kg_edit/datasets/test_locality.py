@@ -53,7 +53,8 @@ def test_held_out_prompts_remove_shared_neighbours_of_published_files(shared: Pa
     test = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")[:100]
     train = find_dataset("counterfact")(shared / "counterfact" / "counterfact-edit.json")[:2000]
     tested = {prompt for record in test for edit in record.edits for prompt in edit.neighborhood}
-    remaining = [rest for record in train if (rest := HeldOutPrompts(test).without(record))]
+    held_out = HeldOutPrompts(test)
+    remaining = [rest for record in train if (rest := held_out.without(record))]
     before, after = (
         {prompt for record in part for edit in record.edits for prompt in edit.neighborhood} & tested
         for part in (train, remaining)
