@@ -108,10 +108,6 @@ class ResidualMemory(Adapter):
         Raises:
             PatchError: the masks were made with different settings, or with different backgrounds.
         """
-        if self.shape != later.shape:
-            raise PatchError(
-                f"can't add memories of weights of the shapes {self.shape} and {later.shape}; make both on one model"
-            )
         if self.settings != later.settings:
             raise PatchError(
                 f"can't add memories whose masks differ ({self.settings!r} and {later.settings!r}); make both with the "

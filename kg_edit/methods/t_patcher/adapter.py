@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
@@ -79,13 +78,7 @@ class Neurons(Adapter):
         return cls(size=(rows, columns), **parts)
 
     def plus(self, later: Self) -> Self:
-        """Return the neurons of both adapters, this one's first.
-
-        Raises:
-            PatchError: the adapters are for weights of different shapes.
-        """
-        if self.size != later.size:
-            raise PatchError(f"can't add neurons for weights of the shapes {self.size} and {later.size}")
+        """Return the neurons of both adapters, this one's first."""
         theirs = later.tensors()
         return type(self)(
             size=self.size, **{name: torch.cat([own, theirs[name]]) for name, own in self.tensors().items()}
