@@ -66,17 +66,6 @@ def test_edit_is_made_as_if_it_were_alone() -> None:
     assert torch.equal(moved.values, stacked.values) and not torch.equal(moved.values, alone.values)
 
 
-def test_later_of_contradictory_edits_is_active_until_removed() -> None:
-    model = tiny("llama")
-    other = EDITS[0].model_copy(update={"id": "other", "target_new": "Paris"})
-    patch = melo(model).edit([EDITS[0], other])
-    with patch.applied(model):
-        assert (predicts(model, EDITS[0]), predicts(model, other)) == (False, True)
-    assert isinstance(patch, BlockPatch)
-    with patch.without(["other"]).applied(model):
-        assert (predicts(model, EDITS[0]), predicts(model, other)) == (True, False)
-
-
 def test_wide_cluster_reaches_other_prompts() -> None:
     model = tiny("llama")
     near, wide = (melo(model, deferral={"radius": radius}).edit(EDITS[:1]) for radius in (1e-3, 1e3))
