@@ -24,7 +24,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-from kg_edit.methods.mend.gradients import Changes, Shape, has_gradient
+from kg_edit.methods.mend.gradients import Changes, Shape, as_factors, has_gradient
 from kg_edit.methods.mend.network import MendTraining, Pairs, Validation
 from kg_edit.methods.trained.files import NetworkFormat, NetworkManifest
 from kg_edit.models.language_model import LanguageModel
@@ -123,10 +123,7 @@ class ConditionedNetwork:
         Its rank is the number of tokens with a gradient, plus one.
         """
         alive = {name: (u[has_gradient(d)][None], d[has_gradient(d)][None]) for name, (u, d) in factors.items()}
-        return {
-            name: Factors(left=left[0].T.contiguous(), right=right[0].T.contiguous())
-            for name, (left, right) in self.changes(alive).items()
-        }
+        return as_factors(self.changes(alive))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from kg_edit.methods.mend.gradients import Shape
+from kg_edit.methods.mend.gradients import Shape, as_factors
 from kg_edit.methods.mend.network import MendManifest, MendNetwork, MendTraining, Pairs
 from kg_edit.methods.trained.files import NetworkFormat
 from kg_edit.models.precision import exact
@@ -76,10 +76,7 @@ class MalmenNetwork(MendNetwork):
     @torch.no_grad()
     def factors(self, factors: Pairs) -> dict[str, Factors]:
         """Return the change of each weight by all edits; its rank is the number of tokens."""
-        return {
-            name: Factors(left=left[0].T.contiguous(), right=right[0].T.contiguous())
-            for name, (left, right) in self.changes(factors).items()
-        }
+        return as_factors(self.changes(factors))
 
 
 def ridge_rows(keys: Tensor, ridge: Tensor) -> Tensor:

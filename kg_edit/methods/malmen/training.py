@@ -22,7 +22,7 @@ from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.malmen.network import FORMAT, Course, MalmenManifest, MalmenNetwork, MalmenTraining
 from kg_edit.methods.mend.examples import BatchOrder, Rows
-from kg_edit.methods.mend.gradients import Changes, EditedPasses, at_targets, edit_factors, nll
+from kg_edit.methods.mend.gradients import Changes, EditedPasses, as_factors, at_targets, edit_factors, nll
 from kg_edit.methods.mend.network import MendManifest, Pairs
 from kg_edit.methods.mend.training import MendRun, train_editor
 from kg_edit.methods.trained.training import CHECKPOINT_SECONDS
@@ -147,7 +147,7 @@ def sequence_losses(
                 for part, leaf in zip(pair, leaves[name], strict=True):
                     if leaf.grad is not None:
                         part.backward(leaf.grad)
-        earlier = _added(earlier, _as_factors(leaves))
+        earlier = _added(earlier, as_factors(leaves))
     return edit, locality
 
 
@@ -203,13 +203,6 @@ def _first(indices: range) -> Tensor:
 def _leaf(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     left, right = (part.detach().requires_grad_() for part in pair)
     return left, right
-
-
-def _as_factors(change: Changes) -> dict[str, Factors]:
-    return {
-        name: Factors(left=left[0].detach().T.contiguous(), right=right[0].detach().T.contiguous())
-        for name, (left, right) in change.items()
-    }
 
 
 class MalmenRun(MendRun):

@@ -25,6 +25,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.lower_states import LowerStates
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.replay import RecordedBlocks
+from kg_edit.patches.weight_patch import Factors
 
 Shape = tuple[int, int]
 _WEIGHT = ".weight"
@@ -191,6 +192,12 @@ def read_tokens(prompt: Prompt) -> tuple[int, ...]:
 def low_rank(inputs: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Return inputs right^T left: [rows, length, in], [rows, tokens, out|in] -> [rows, length, out]."""
     return inputs @ right.transpose(1, 2) @ left
+
+
+def as_factors(changes: Changes) -> dict[str, Factors]:
+    """Return the changes of the only edit, or of all edits as one: left [1, tokens, out], right [1, tokens, in]."""
+    parts = {name: [part[0].detach().T.contiguous() for part in pair] for name, pair in changes.items()}
+    return {name: Factors(left=left, right=right) for name, (left, right) in parts.items()}
 
 
 def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
