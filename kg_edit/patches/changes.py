@@ -135,5 +135,7 @@ def change_norm(pair: Any, indices: tuple[int, ...] | None = None) -> float:
     """
     # columns first: the whole factors, copied for each edit, would take a time quadratic in the edits
     index = slice(None) if indices is None else list(indices)
-    left, right = (np.asarray(factor[:, index], dtype=np.float64) for factor in (pair.left, pair.right))
+    factors = (factor[:, index] for factor in (pair.left, pair.right))
+    # a method's factors are tensors, which may be on an accelerator
+    left, right = (np.asarray(part.cpu() if hasattr(part, "cpu") else part, dtype=np.float64) for part in factors)
     return float(max(((left.T @ left) * (right.T @ right)).sum(), 0.0) ** 0.5)
