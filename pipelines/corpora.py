@@ -28,9 +28,12 @@ from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.scorer import score_cases
+from kg_edit.evaluation.settings import DataSource
 from kg_edit.evaluation.statistics import paired_difference
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.atomic import append_lines, drop_cut_line
+from kg_edit.storage.run_folder import claim
 
 SHOWN = {
     "efficacy": "efficacy.prob",
@@ -104,17 +107,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--commit", default="", help="of the table")
     options = parser.parse_args(arguments)
     corpora = options.corpora.split(",")
-    file = options.out / f"{options.name}.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     records = find_dataset("counterfact-plus")(options.data)[options.skip :][: options.limit]
     edits = [record.edits[0] for record in records]
-    if remaining := edits[len(rows) :]:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for row in rows_of(LanguageModel.load(options.model), corpora, remaining):
-            with file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
-            rows.append(row)
-            log.info("%d of %d records", len(rows), len(edits))
+    folder, model = options.out / options.name, LanguageModel.load(options.model)
+    source = DataSource.of("counterfact-plus", options.data).model_dump(mode="json")
+    settings = {"job": "corpora", "model": {"name": model.name, "fingerprint": model.fingerprint}, "data": source}
+    claim(folder, {**settings, "corpora": corpora})
+    file = folder / "records.jsonl"
+    drop_cut_line(file)  # of a killed run
+    stored = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    scored: dict[str, Row] = {row["id"]: row for row in stored}
+    for row in rows_of(model, corpora, [edit for edit in edits if edit.id not in scored]):
+        append_lines(file, [json.dumps(row)])
+        scored[row["id"]] = row
+        log.info("%d records are scored", len(scored))
+    rows = [scored[edit.id] for edit in edits]
     about = {
         "table": "corpora",
         "data": "CounterFactPlus",
