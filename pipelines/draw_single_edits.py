@@ -21,7 +21,7 @@ def editors(numbers: Sequence[Number]) -> dict[str, dict[str, Number]]:
     """Return {row: {metric: number}} of the rows that have all records and all panels."""
     rows: dict[str, dict[str, Number]] = {}
     for number in numbers:
-        if number.metric in PANELS and "30 records" not in number.settings:
+        if number.metric in PANELS and number.n == numbers[0].n:
             rows.setdefault(number.row, {})[number.metric] = number
     return rows
 
