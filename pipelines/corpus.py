@@ -18,9 +18,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from kg_edit.cli.console import friendly
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import continue_text, document_start
+from kg_edit.storage.atomic import replacing, write_text
 
 log = logging.getLogger("pipelines.corpus")
 PACKAGED = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "corpus.jsonl.gz"
@@ -56,8 +58,7 @@ def write(model: LanguageModel, pieces: range, partial: Path) -> Iterator[int]:
     """Append the texts of ``pieces`` to ``partial``, a line of JSON each; yield the number of each piece."""
     for number in pieces:
         lines = [json.dumps(text, ensure_ascii=False) + "\n" for text in piece(model, number)]
-        with partial.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        write_text(partial, (partial.read_text(encoding="utf-8") if partial.exists() else "") + "".join(lines))
         yield number
 
 
@@ -68,7 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pieces", type=int, default=PIECES, metavar="N", help="most pieces to write now")
     parser.add_argument("--out", type=Path, default=PACKAGED, metavar="FILE.jsonl.gz")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     partial = options.out.with_name("corpus.partial.jsonl")
     written = partial.read_text(encoding="utf-8").count("\n") // ROWS if partial.exists() else 0
     model = LanguageModel.load(options.model, dtype="bfloat16")  # writes twice as fast as in float32
@@ -78,10 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if written < PIECES:
         return
     content = gzip.compress(partial.read_bytes(), compresslevel=9, mtime=0)  # the same bytes for the same text
-    options.out.write_bytes(content)
+    with replacing(options.out) as scratch:
+        scratch.write_bytes(content)
     partial.unlink()
     log.info("%s: %d texts, %d bytes", options.out, ROWS * PIECES, len(content))
 
 
 if __name__ == "__main__":
-    main()
+    with friendly("pipelines"):
+        main()
