@@ -20,8 +20,10 @@ from kg_edit.methods.memit.method import Memit
 from kg_edit.methods.memit.records import Fact, FactValue, Record
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.edit_run import run_edits
+from kg_edit.storage.run_folder import check_folder
 
 if TYPE_CHECKING:
     from kg_edit.methods.base import GraphReader
@@ -55,7 +57,7 @@ def show_update(stage: int, patch: Patch) -> None:
     """Log the updates of a patch, by weight."""
     assert isinstance(patch, WeightPatch)
     for name, update in patch.factors.items():
-        log.info("%d. update of %s: rank %d, norm %.3f", stage, name, update.rank, update.product.norm())
+        log.info("%d. update of %s: rank %d, norm %.3f", stage, name, update.rank, change_norm(update))
 
 
 class ShowsMemit(Memit):
@@ -94,6 +96,7 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
     parser.add_argument("--force", action="store_true", help="accept an edit that would probably break the model")
     options = parser.parse_args(arguments)
     with friendly("pipelines"):
+        check_folder(options.out)
         graph = open_named(options.graph)  # also has the labels of ids in the triplets
         edits = read_edits(options.triplets, labels=graph).edits
         settings = parse_settings(options.set)
