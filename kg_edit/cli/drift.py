@@ -13,6 +13,7 @@ from kg_edit.cli.console import say
 from kg_edit.cli.method_plan import load, plan
 from kg_edit.cli.options import Device, Dtype, MethodName, ModelName, Out, Overwrite, Preset, Settings
 from kg_edit.models.loading import check_model_name
+from kg_edit.storage.run_folder import check_folder, replace_run
 
 _ROW = "rows with `text` and `label`"
 Old = Annotated[Path, typer.Option("--data", metavar="FILE", help=f"Older texts: {_ROW}, and `year` for `--since`.")]
@@ -52,12 +53,10 @@ def drift(
     - `kg-edit drift --data scotus-train.json --stream scotus-test.json --method grace --out drift/`
     """
     check_model_name(model)
+    check_folder(out)
     from kg_edit.label_drift.classifier import stored_classifier, trained_classifier
     from kg_edit.label_drift.run import DriftFolder, DriftPoint, check_editor, check_labels, run_drift, shortened
     from kg_edit.label_drift.texts import LabelDrift, read_label_drift
-    from kg_edit.storage.run_folder import check_folder, replace_run
-
-    check_folder(out)
 
     full_texts = read_label_drift(data, stream, since=since)
     chosen = plan(method, preset=preset, settings=settings)

@@ -159,9 +159,8 @@ def edit(
         graph=lazy_graph.source,
         require_graph=require_graph,
     )
-    from kg_edit.reports.edit_run import draw_subgraph, run_edits
-
     usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
+    from kg_edit.reports.edit_run import draw_subgraph, run_edits  # takes a second, so after all that may be refused
 
     if len(usable) > MANY and not yes:
         confirm_many(planned, len(usable), model, dtype, device)
@@ -246,9 +245,9 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
     with as_file(files("kg_edit") / "data" / "demo.jsonl") as path:
         edits = read_edits(path).edits
     planned = plan(method, graph=open_graph([EXTRACT], None))
+    planned.usable(edits)
     from kg_edit.reports.edit_run import draw_subgraph, run_edits
 
-    planned.usable(edits)
     editor = planned.on(load("smollm2-135m"))
     run = replace_run(out, partial(run_edits, editor, editor.model, edits, out), overwrite=overwrite)
     draw_subgraph(editor, edits[0], out)
