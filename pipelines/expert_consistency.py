@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study import DEV
-from tables import RESULTS, Number, Results
+from tables import RESULTS, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -50,17 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2-135m")
     options = parser.parse_args(arguments)
     records = [as_record(record) for record in find_dataset("counterfact-plus")(options.data)[: options.limit]]
-    model, results = LanguageModel.load(options.model), Results(options.results)
+    model = LanguageModel.load(options.model)
     for experts in (4, 8):
         for anchors in (True, False):
             config = MemoeConfig.preset("default", {"experts": experts, "anchors": anchors})
             settings = f"{experts} experts, {'with' if anchors else 'without'} anchors"
             about = {"table": "memoe-experts", "data": "CounterFactPlus", "n": str(len(records)), "method": "memoe"}
-            about |= {"settings": settings + (" (default)" if config == MemoeConfig() else ""), "model": "SmolLM2-135M"}
+            about |= {"settings": settings + (" (default)" if config == MemoeConfig() else "")}
+            about |= {"model": model_name(options.model)}
             measured = shares(Memoe(model, config), records)
+            results = Results(options.results)  # read again: another script may have written there
             results.add(Number(**about, metric=metric, mean=f"{value:.2f}") for metric, value in measured.items())
+            results.save()
             log.info("%s: %s", settings, measured)
-    results.save()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from study import SHARED
-from tables import RESULTS, Number, Results
+from tables import RESULTS, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with patch.applied(model) as edited:
             rows[name] = scores(edited, study.columns, text)
     results = Results(options.results)
-    about = {"table": f"ext-sub-{options.data}", "data": data, "model": "SmolLM2-135M"}
+    about = {"table": f"ext-sub-{options.data}", "data": data, "model": model_name(options.model)}
     for name, row in rows.items():
         log.info("%s: %s", name, row)
         method, _, settings = name.partition(", ")

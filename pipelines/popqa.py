@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tables import RESULTS, ROOT, Number, Results
+from tables import RESULTS, ROOT, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
 from kg_edit.datasets import find_dataset
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "gated: has a paragraph": below.astype(float),
     }
     results = Results(options.results)
-    results.tables["popqa"] = [*shares(values, columns)]
+    results.tables["popqa"] = [*shares(values, columns, model_name(options.model))]
     results.save()
     log.info("Limits from %d questions: %s", len(train.ids), limits)
     for other in ("alone", "always a paragraph"):
@@ -119,12 +119,12 @@ def run(
     return Answers(ids, *(np.array([scores[METRIC] for scores in side], dtype=float) for side in sides))
 
 
-def shares(values: np.ndarray, columns: Mapping[str, np.ndarray]) -> Iterator[Number]:
+def shares(values: np.ndarray, columns: Mapping[str, np.ndarray], model: str) -> Iterator[Number]:
     """Yield the share of each column by tenth of popularity, and of all questions."""
     parts = {f"popularity {values[part].min():,.0f} to {values[part].max():,.0f}": part for part in tenths(values)}
     for row, part in {**parts, f"all {len(values)}": np.arange(len(values))}.items():
         for metric, answers in columns.items():
-            about = {"table": "popqa", "data": "PopQA", "model": "SmolLM2-135M", "n": str(len(part))}
+            about = {"table": "popqa", "data": "PopQA", "model": model, "n": str(len(part))}
             yield Number(**about, method=row, settings="", metric=metric, mean=f"{answers[part].mean():.2f}")
 
 

@@ -228,7 +228,6 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
     schedule = part.schedule.format(n=len(records), batch=min(len(records), options.batch))
     edits = "" if schedule == "single" else f"{len(records)} edits"
     text = None if schedule == "single" else (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8")
-    results = Results(options.results)
     for row in requested:
         config = row.config()
         right = guarded(graph_for(graph, every, row.control), config, every)
@@ -250,6 +249,7 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
                 time_answers=part.timed,
             ),
         )
+        results = Results(options.results)  # read again: another study may have written there meanwhile
         results.add(of_run(results, part.table, summary, row.method, ", ".join(filter(None, (row.said(), edits)))))
         results.save()
         log.info("%s: done", row.folder())

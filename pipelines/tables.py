@@ -312,15 +312,14 @@ def claims_page(results: Results) -> str:
 def of_run(results: Results, table: str, run: Summary, method: str, settings: str = "") -> Iterator[Number]:
     """Yield the numbers of a finished run: of the unedited model, the edited one, and the ceilings if it has them.
 
-    If fewer or more records were scored than for the table's first row, the rows say so: they replace no others. The
-    rows of a table with `names_model` name their model.
+    If fewer or more records were scored than for the table's first row, or another model was edited, the rows say so:
+    they replace no others. All rows of a table with `names_model` name their model.
     """
     described = results.words["tables"][table]
     n = str(max(run.provenance["counts"]["edited"].values(), default=run.n))  # of a long sequence a sample is scored
     other = "" if n == next((number.n for number in results.tables[table]), n) else f"{n} records"
-    model = run.provenance.get("model", {}).get("name", "smollm2-135m")
-    model = MODELS.get(Path(model).stem, model)
-    if described.get("names_model"):
+    model = model_name(run.provenance.get("model", {}).get("name", "smollm2-135m"))
+    if described.get("names_model") or model != next((number.model for number in results.tables[table]), model):
         other = ", ".join(filter(None, (other, model)))
     rows = {"base": ("unedited", ""), "edited": (method, settings)}
     rows |= {section: ("unedited", detail) for section, detail in CEILINGS.items() if section in run.sections}
@@ -348,6 +347,11 @@ MODELS = {  # names in the tables
     "gemma-3-270m-q4_k_m": "Gemma 3 270M",
     "qwen2.5-coder-0.5b": "Qwen2.5-Coder-0.5B",
 }
+
+
+def model_name(name: str) -> str:
+    """Return the name in the tables of a model that is given by name or file."""
+    return MODELS.get(Path(name).stem, name)
 
 
 def value_of(run: Summary, section: str, metric: str) -> tuple[float | None, float | None, float | None]:
@@ -386,16 +390,16 @@ def rendered(results: Results, root: Path = ROOT) -> dict[Path, str]:
     return updated | generated
 
 
-def outdated(results: Results, root: Path = ROOT) -> list[Path]:
-    """Return the pages whose tables differ from the CSV files."""
-    pages = rendered(results, root)
-    return [page for page, text in pages.items() if not page.is_file() or page.read_text(encoding="utf-8") != text]
+def outdated(results: Results, root: Path = ROOT) -> dict[Path, str]:
+    """Return the pages whose tables differ from the CSV files, with the text that they should have."""
+    pages = rendered(results, root).items()
+    return {page: text for page, text in pages if not page.is_file() or page.read_text(encoding="utf-8") != text}
 
 
 def render(results: Results) -> None:
     """Write the tables into their pages."""
-    for page in outdated(results):
-        page.write_text(rendered(results)[page], encoding="utf-8")
+    for page, text in outdated(results).items():
+        page.write_text(text, encoding="utf-8")
         log.info("%s", page.relative_to(ROOT))
 
 
@@ -409,9 +413,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     results = Results()
     if options.check:
-        for page in outdated(results):
+        pages = outdated(results)
+        for page in pages:
             log.info("%s: run python pipelines/tables.py", page.relative_to(ROOT))
-        return int(bool(outdated(results)))
+        return int(bool(pages))
     for addition in options.add:
         from kg_edit.evaluation.summary import Summary
 

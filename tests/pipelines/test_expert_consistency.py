@@ -21,5 +21,5 @@ def test_a_row_for_each_setting(
     results = module("tables").Results
     table, before = (results(folder).tables["memoe-experts"] for folder in (tmp_path / "results", ROOT / "results"))
     assert [(number.row, number.metric) for number in table] == [(number.row, number.metric) for number in before]
-    assert {number.n for number in table} == {"2"}
+    assert {(number.n, number.model) for number in table} == {("2", str(tiny_folder))}
     assert all(0 <= float(number.mean) <= 1 for number in table if number.metric != "experts in use")

@@ -36,6 +36,7 @@ def test_popqa_with_and_without_a_paragraph(
     assert any("Limits from 2 questions: {'occupation'" in line for line in caplog.messages)
     table, lines = tmp_path / "results" / "benchmarks.csv", tmp_path / "out" / "always" / "records.jsonl"
     rows_of = [line.split(",")[3] for line in table.read_text().splitlines() if line.startswith("popqa,")]
+    assert f",{tiny_folder}," in table.read_text()
     assert len(set(rows_of)) == 4 and rows_of[-1] == "all 3", "a row for each of three questions, and all"
     assert (tmp_path / "out" / "popularity.png").stat().st_size > 5000
     before, text = lines.read_bytes(), table.read_text()

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -45,8 +46,16 @@ def written(file: str) -> dict[str, set[str]]:
 def test_ripples_with_a_control(
     study: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path
 ) -> None:
-    """Two records, by a change that costs nothing."""
-    monkeypatch.setattr(study, "evaluate", nudged)
+    """Two records, by a change that costs nothing, while another process writes a row."""
+
+    def evaluated(*arguments: Any, **options: Any) -> Summary:
+        results = study.Results(Path("results"))
+        number = results.tables["ripples"][0]
+        results.add([number._replace(method="another", settings="seed 1")])
+        results.save()
+        return nudged(*arguments, **options)
+
+    monkeypatch.setattr(study, "evaluate", evaluated)
     edits = {"ripples-0001": ("Japan", "Q17"), "ripples-0002": ("Kenya", "Q114")}
     records = [
         {**RIPPLES, "id": name, "edit": {**RIPPLES["edit"], "target_new": target, "target_new_id": item}}
@@ -61,15 +70,16 @@ def test_ripples_with_a_control(
     monkeypatch.setitem(study.PARTS, "ripples", part)
     options = ("--part", "ripples", "--model", str(tiny_folder), "--out", "out", "--results", "results")
     study.main([*options, "--rows", "rome,glame:paper", "--controls", "--seed", "1"])
-    assert {f"glame, paper, {control}, seed 1, 2 records" for control in study.CONTROLS.values()} <= written("ripples")[
-        "ripples"
-    ]
+    rows = written("ripples")["ripples"]
+    controls = study.CONTROLS.values()
+    assert {f"glame, paper, {control}, seed 1, 2 records, {tiny_folder}" for control in controls} <= rows
+    assert "another, seed 1" in rows, "a row that another process writes meanwhile is lost"
     run = Summary.load(tmp_path / "out" / "ripples" / "rome-seed-1" / "summary.json")
     with Path("results", "ripples.csv").open() as lines:
         (cell,) = (
             line["mean"]
             for line in csv.DictReader(lines)
-            if (line["method"], line["settings"], line["metric"]) == ("rome", "seed 1, 2 records", "the edit")
+            if (line["method"], line["settings"].partition(",")[0], line["metric"]) == ("rome", "seed 1", "the edit")
         )
     assert cell == f"{run.edited['efficacy.greedy'].mean:.2f}"
 

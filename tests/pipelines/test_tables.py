@@ -26,7 +26,7 @@ def tables() -> ModuleType:
 
 def test_pages_agree_with_the_measured_numbers(tables: ModuleType) -> None:
     """After a measurement: python pipelines/tables.py."""
-    assert tables.outdated(tables.Results()) == []
+    assert not tables.outdated(tables.Results())
 
 
 def test_numbers_are_numbers(tables: ModuleType) -> None:
@@ -115,10 +115,10 @@ def test_a_page_with_an_edited_number_is_found(tables: ModuleType, tmp_path: Pat
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- results: readme -->\n<!-- /results -->\nafter\n")
     page.write_text(tables.rendered(results, tmp_path)[page])
-    assert tables.outdated(results, tmp_path) == []
+    assert not tables.outdated(results, tmp_path)
     assert "before\n<!-- results: readme -->\n|  | the edit |" in page.read_text()
     page.write_text(page.read_text().replace("| rome |", "| rome | 1"))
-    assert tables.outdated(results, tmp_path) == [page]
+    assert [*tables.outdated(results, tmp_path)] == [page]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,8 @@ def test_a_finished_run_becomes_rows(
     config = EvalConfig(schedule=schedule, ceilings=True, general=text, time_answers=schedule == "single")
     run = evaluate(Nudge(model), model, records, out=tmp_path / "run", config=config)
     results = tables.Results()
-    results.tables["single"] = [number._replace(n="2") for number in results.tables["single"]]
+    of_model = {"n": "2", "model": str(tiny_folder)}
+    results.tables["single"] = [number._replace(**of_model) for number in results.tables["single"]]
     before = [number for number in results.tables["single"] if number.method == "rome"]
     results.add(tables.of_run(results, "single", run, "nudge", "fast"))
     by_metric = {number.metric: number for number in results.tables["single"] if number.row == "nudge, fast"}
@@ -186,6 +187,6 @@ def test_a_finished_run_becomes_rows(
     assert tables.value_of(run, "edited", "answer")[0] == share and (share is None) == (schedule != "single")
     assert tables.value_of(run, "base", "answer")[0] is None
     batch_rows = {number.row for number in tables.of_run(results, "batches-1000", run, "nudge")}
-    assert batch_rows == {"unedited, 2 records", "nudge, 2 records"}, "the table has a hundred records"
+    assert batch_rows == {f"{row}, 2 records, {tiny_folder}" for row in ("unedited", "nudge")}, "the table has others"
     rows = {number.row for number in tables.of_run(results, "models", run, "nudge")}
     assert all(row.endswith(f", {tiny_folder}") for row in rows), "a row of each model"
