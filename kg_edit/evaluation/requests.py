@@ -74,13 +74,10 @@ class CaseRequests:
         """The largest number of tokens to write after each prompt."""
         return text_limits(self.tokenizer, self.case)
 
-    def _is_long(self, prompt: str) -> bool:
-        return prompt in self.case.paragraphs
-
     @property
     def requests(self) -> tuple[TextRequest, ...]:
         """All requests: the pairs in their order, the parts of some, then the prompts."""
-        parts = (part for pair_parts in self.parts.values() for part in pair_parts)
+        paragraphs, parts = self.case.paragraphs, (part for pair_parts in self.parts.values() for part in pair_parts)
         return (
             *(TextRequest("loglikelihood", (piece.context, piece.text)) for piece in self.targets.values()),
             # A part after white space is generated, not scored: the harness would move the white space into the part.
@@ -92,7 +89,7 @@ class CaseRequests:
             ),
             *(
                 TextRequest(
-                    "generate_until", (prompt, _greedy(limit, until=() if self._is_long(prompt) else (LINE_END,)))
+                    "generate_until", (prompt, _greedy(limit, until=() if prompt in paragraphs else (LINE_END,)))
                 )
                 for prompt, limit in self.limits.items()
             ),
@@ -118,10 +115,10 @@ class CaseRequests:
             pair: TokenScores(nll=loss, accuracy=shares.get(pair, math.nan), tokens=self.targets[pair].tokens)
             for pair, loss in nll.items()
         }
-        texts = dict[str, str]()
+        texts, paragraphs = dict[str, str](), self.case.paragraphs
         for prompt in self.limits:
             text = str(next(replies))
-            texts[prompt] = " ".join(text.split()) if self._is_long(prompt) else text.split(LINE_END, 1)[0]
+            texts[prompt] = " ".join(text.split()) if prompt in paragraphs else text.split(LINE_END, 1)[0]
         return Evidence(scores=scores, texts=texts)
 
     def metrics(self, answers: Sequence[Any]) -> dict[str, float]:

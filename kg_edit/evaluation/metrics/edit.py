@@ -50,24 +50,9 @@ def over_prompts(prompts: Callable[[Edit], Iterable[str]], of: Callable[[float, 
     return over_edits(of_edit)
 
 
-def own_prompt(edit: Edit) -> tuple[str]:
-    """Return the edit's own prompt."""
-    return (edit.text,)
-
-
 def lead(nll: float, other: float) -> float:
     """Return exp(-NLL) of a target minus that of the other one."""
     return math.exp(-nll) - math.exp(-other)
-
-
-def efficacy_greedy(edit: Edit, evidence: Evidence) -> float | None:
-    """Return whether the greedy continuation of the edit's prompt begins with the new target."""
-    return float(begins_with(evidence.texts[edit.text], edit.target_new))
-
-
-def efficacy_first_sentence(edit: Edit, evidence: Evidence) -> float | None:
-    """Return whether the first sentence of the greedy answer to the edit's prompt contains the new target."""
-    return float(mentions(first_sentence(evidence.texts[edit.text]), edit.target_new))
 
 
 def portability_greedy(case: Case, evidence: Evidence) -> float | None:
@@ -138,13 +123,13 @@ PORTABILITY: Mapping[str, Metric] = {
 }
 METRICS: Mapping[str, Metric] = {
     "efficacy.prob": Metric(
-        compute=over_prompts(own_prompt, lt),
+        compute=over_prompts(lambda edit: [edit.text], lt),
         formula="1 if NLL(o*) < NLL(o) after the edit's prompt.",
         source=f'"Efficacy success" (ES): {_MENG}.',
         needs=("target_true",),
     ),
     "efficacy.greedy": Metric(
-        compute=over_edits(efficacy_greedy),
+        compute=over_edits(lambda edit, evidence: begins_with(evidence.texts[edit.text], edit.target_new)),
         formula="1 if the greedy continuation of the edit's prompt begins with o*, word by word after normalisation.",
         source="Free generation with natural stop, after Yang et al. 2025 (WILD).",
         needs=(),
@@ -162,7 +147,7 @@ METRICS: Mapping[str, Metric] = {
         needs=("target_true", "neighborhood"),
     ),
     "efficacy.magnitude": Metric(
-        compute=over_prompts(own_prompt, lead),
+        compute=over_prompts(lambda edit: [edit.text], lead),
         formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt, or the mean over paraphrases.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true",),
@@ -186,7 +171,7 @@ METRICS: Mapping[str, Metric] = {
 }
 CHAT_METRICS: Mapping[str, Metric] = {
     "efficacy.first_sentence": Metric(
-        compute=over_edits(efficacy_first_sentence),
+        compute=over_edits(lambda edit, evidence: mentions(first_sentence(evidence.texts[edit.text]), edit.target_new)),
         formula="In chat form only: 1 if the first sentence of the greedy answer to the edit's prompt contains o*, as "
         "whole words; it may not begin with o*, as efficacy.greedy requires.",
         source="This project.",

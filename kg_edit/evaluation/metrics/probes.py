@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from kg_edit.datasets.halluedit import HOPS
-from kg_edit.datasets.record import Query
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.metric import (
     CATEGORIES,
@@ -38,11 +37,6 @@ from kg_edit.evaluation.metrics.metric import (
 from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.scoring.questions import generated_from
 from kg_edit.text.matching import begins_with, is_exactly, mentions, substring
-
-
-def exact(query: Query, evidence: Evidence) -> float:
-    """Return whether the greedy continuation equals the answer or an alias, after normalisation."""
-    return float(answered(query, evidence, is_exactly))
 
 
 def old_answer(case: Case, evidence: Evidence) -> float | None:
@@ -299,7 +293,7 @@ _WHOLE: Mapping[str, Metric] = {
         better="lower",
     ),
     "multihop.hop_share": Metric(
-        compute=over_queries("hops", exact),
+        compute=over_queries("hops", lambda query, evidence: answered(query, evidence, is_exactly)),
         formula="Share of the facts of the new chain that are answered correctly, one question each.",
         source="This project.",
         needs=("hops",),
