@@ -140,16 +140,14 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
         # The lines are sorted by sequence, in their shard's order within a sequence, as one process would write them.
         numbers = {name: number for number, names in sequences_of(merged).items() for name in names}
         parts, target = [RunFolder(folder) for folder in folders], RunFolder(out)
-        lines: dict[int, list[bytes]] = {}
+        lines, point_lines = dict[int, list[bytes]](), dict[int, list[bytes]]()
         for part in parts:
             for entry, line in zip(part.entries(), _whole_lines(part.records), strict=True):
                 lines.setdefault(numbers[entry.id], []).append(line)
+            for point, line in zip(part.points(), _whole_lines(part.general), strict=True):
+                point_lines.setdefault(point.sequence, []).append(line)
         _replace(target.records, lines)
         if _has_points(merged):
-            point_lines: dict[int, list[bytes]] = {}
-            for part in parts:
-                for point, line in zip(part.points(), _whole_lines(part.general), strict=True):
-                    point_lines.setdefault(point.sequence, []).append(line)
             _replace(target.general, point_lines)
         for folder in folders:
             for patch in sorted((folder / "patches").glob("*.safetensors")):
