@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from kg_edit.errors import PatchError, UnknownNameError
+from kg_edit.errors import ConfigError, PatchError, UnknownNameError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, PatchStack, joined
 from kg_edit.patches.container import PatchFile, declared_by_method
@@ -167,7 +167,7 @@ class AdapterPatch(Patch):
                 adapters[method, name] = declared_by_method(method, "adapter_class").read(entry["adapter"], tensors)
         except UnknownNameError as error:
             raise PatchError(f"can't read the patch {file.path}: {error}; install the package that made it") from error
-        except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, ConfigError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
         return cls(adapters=adapters, provenance=file.provenance)
 

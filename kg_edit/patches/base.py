@@ -234,10 +234,15 @@ class Patch(ABC):
 
         Raises:
             PatchError: the file is missing, or is no patch; or the folder has neither a patch nor a ledger.
+        OutputError: the folder has a run that is not finished.
         """
         if not isinstance(path, str | Path):
             raise PatchError(f"found {describe(path)}; expected the path of a patch, a run's folder or a ledger")
-        if Path(path).is_dir():  # ledgers are above this folder, so they are imported by name
+        try:
+            is_folder = Path(path).is_dir()
+        except OSError as error:  # its name is too long, or the folder around it is not readable
+            raise PatchError(f"can't read the patch {path}: {error.strerror}; check the path") from error
+        if is_folder:  # ledgers are above this folder, so they are imported by name
             listing = import_module("kg_edit.ledger.listing")
             inside = listing.patch_file(Path(path))
             patch: Patch = Patch.load(inside) if inside else listing.Listing.open(path).patch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kg_edit.errors import PatchError
 from kg_edit.patches.container import read_arrays
 
 if TYPE_CHECKING:
@@ -76,17 +77,30 @@ def read_changes(path: str | Path) -> Changes:
     """Return the changes of a patch's file.
 
     Raises:
-        PatchError: the file is missing, or is no patch.
+        PatchError: the file is missing, or is no patch, or its factors don't fit together.
     """
     provenance, arrays = read_arrays(path)
     names = {name.removesuffix(".left") for name in arrays if name.endswith(".left") and not name.startswith(STATE)}
     complete = sorted(name for name in names if f"{name}.right" in arrays)
+    for name in complete:
+        check_factors(path, name, arrays[f"{name}.left"], arrays[f"{name}.right"])
     start = f"{STATE}{KEY}"
     return Changes(
         provenance=provenance,
         factors={name: Pair(arrays[f"{name}.left"], arrays[f"{name}.right"]) for name in complete},
         keys={name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)},
     )
+
+
+def check_factors(path: str | Path, name: str, left: Any, right: Any) -> None:
+    """Check the shapes of the factors of a weight: left [out, rank], right [in, rank].
+
+    Raises:
+        PatchError: they don't fit together.
+    """
+    if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[1]:
+        shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
+        raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it again")
 
 
 def _array(tensor: Any) -> Array:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the metadata of a patch can be read without torch
     from torch import Tensor
 
 FORMAT, VERSION = "kg-edit-patch", 1
+_REAL = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types of numbers that a patch may have
 METADATA = "kg_edit"  # the one key of the metadata, because safetensors does not keep the order of keys
 
 _CLASSES = {
@@ -120,7 +121,7 @@ def read_patch(path: str | Path) -> PatchFile:
 
     metadata, tensors = _read(path, "pt")
     for name, tensor in tensors.items():
-        _check_numbers(path, name, tensor.dtype, tensor.is_floating_point(), bool(torch.isfinite(tensor).all()))
+        _check_finite(path, name, bool(torch.isfinite(tensor).all()))
     parts = {part: metadata[part] for part in ("kind", "provenance", "content")}
     return PatchFile(path=str(path), tensors=tensors, **parts)
 
@@ -150,8 +151,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         file = read_patch(path)
         return file.provenance, {name: tensor.float().numpy() for name, tensor in file.tensors.items()}
     for name, array in arrays.items():
-        real, finite = np.issubdtype(array.dtype, np.floating), bool(np.isfinite(array).all())
-        _check_numbers(path, name, array.dtype, real, finite)
+        _check_finite(path, name, bool(np.isfinite(array).all()))
     return metadata["provenance"], arrays
 
 
@@ -161,6 +161,12 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
         with safe_open(path, framework=framework or "np") as file:
             metadata = parse((file.metadata() or {}).get(METADATA, "{}"))
             names = file.keys() if framework else ()
+            for name in names:
+                if (kind := str(file.get_slice(name).get_dtype())) not in _REAL:
+                    raise PatchError(
+                        f"the patch {path} has values of {name} of the type {kind}; expected real numbers: "
+                        f"{', '.join(_REAL)}"
+                    )
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
@@ -180,8 +186,6 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     return metadata, tensors
 
 
-def _check_numbers(path: str | Path, name: str, dtype: object, real: bool, finite: bool) -> None:
-    if not real:
-        raise PatchError(f"the patch {path} has values of {name} of the type {dtype}; expected real numbers")
+def _check_finite(path: str | Path, name: str, finite: bool) -> None:
     if not finite:
         raise PatchError(f"the patch {path} has values of {name} that are not finite; make the patch again")

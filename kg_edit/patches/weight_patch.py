@@ -20,7 +20,7 @@ from kg_edit.errors import ModelError, PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
-from kg_edit.patches.changes import KEY, STATE, is_identity
+from kg_edit.patches.changes import KEY, STATE, check_factors, is_identity
 from kg_edit.patches.container import PatchFile
 
 _FEW_RANKS = (
@@ -275,9 +275,7 @@ class WeightPatch(Patch):
             left, right = file.tensors.get(f"{name}.left"), file.tensors.get(f"{name}.right")
             if left is None or right is None:
                 raise PatchError(f"the patch {file.path} lacks a factor of {name}; make the patch again")
-            if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[1]:
-                shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
-                raise PatchError(f"the patch {file.path} has factors of {name} that don't fit: {shapes}; make it again")
+            check_factors(file.path, name, left, right)
             factors[name] = Factors(left=left, right=right)
             if not factors[name].is_finite:
                 raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it again")

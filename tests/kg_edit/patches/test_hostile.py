@@ -127,7 +127,7 @@ def test_malformed_metadata_is_named(tmp_path: Path, place: tuple[Any, ...], val
     assert not (tmp_path / "ledger").exists()
 
 
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool, torch.float8_e4m3fn])
 def test_numbers_that_are_not_real_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     metadata, tensors = written(ONE, tmp_path / "patch.safetensors")
     path = forged(tmp_path / "forged.safetensors", metadata, {name: value.to(dtype) for name, value in tensors.items()})
@@ -140,6 +140,7 @@ def test_numbers_that_are_not_real_are_refused(tmp_path: Path, dtype: torch.dtyp
     ("place", "value", "message"),
     [
         (("adapter", "shape", 0), -1, "is damaged: RuntimeError.*; make the patch again"),
+        (("method",), 3, "is damaged: ConfigError"),
         (("method",), "theirs", "can't read the patch .*: unknown method 'theirs'.*; install the package that made it"),
     ],
 )
@@ -161,6 +162,20 @@ def test_product_that_overflows_is_refused_on_reading(tmp_path: Path) -> None:
     assert not Factors(left=torch.full((2, 1), 1e30), right=torch.full((2, 1), 1e30)).is_finite
     assert Factors(left=torch.full((2, 1), 1e30), right=torch.full((2, 1), 1e-30)).is_finite
     assert Factors(left=torch.zeros(0, 3), right=torch.zeros(2, 3)).is_finite
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 1)])
+def test_factors_that_do_not_fit_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    metadata, tensors = written(ONE, tmp_path / "patch.safetensors")
+    path = forged(tmp_path / "forged.safetensors", metadata, tensors | {"w.weight.left": torch.ones(shape)})
+    for read in (Patch.load, read_changes):
+        with pytest.raises(PatchError, match=r"has factors of w\.weight that don't fit"):
+            read(path)
+
+
+def test_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(PatchError, match="File name too long"):
+        Patch.load("x" * 300)
 
 
 @pytest.mark.parametrize("shape", [(), (5, 2), (6,)])
