@@ -8,6 +8,7 @@ model's modules without weights, to look at the types of the modules.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from kg_edit.models.loading import cached_only, resolve_model
 from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.base import Patch, as_patch, edits_beside_weights
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
-from kg_edit.storage.run_folder import ORIGIN
+from kg_edit.storage.run_folder import ORIGIN, check_folder
 
 CARD, SHARD = "README.md", "5GB"
 _GENERATION = "generation_config.json"
@@ -149,18 +150,24 @@ def lm_eval_model(
         yield chosen(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
 
 
-def check_new(folder: Path) -> None:
-    """Check that a folder does not exist or is empty.
+def check_new(folder: Path) -> Path:
+    """Check that a folder is missing or empty, and that another can take its place; return its path without links.
 
     Raises:
-        OutputError: the folder is not empty, can't be read, or is a file.
+        OutputError: the folder is not empty, is a file, can't be written, or is the current folder or a mount point.
     """
+    place = Path(os.path.realpath(folder))
     try:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise OutputError(f"{folder} already exists; give another folder, or delete it first")
+        check_folder(place)
+        if place == Path.cwd() or place.is_mount():
+            raise OutputError(
+                f"{folder} is the current folder or a mount point, which can't be replaced; give a new folder in it"
+            )
     except OSError as error:
         raise OutputError(f"can't write {folder}: {error.strerror}; choose another folder") from error
-    if taken:
-        raise OutputError(f"{folder} already exists; give another folder, or delete it first")
+    return place
 
 
 @contextmanager
@@ -170,14 +177,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: ``folder`` is not empty, or can't be written.
     """
-    check_new(folder)
+    place = check_new(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         try:
             yield scratch
             open_to_readers(scratch)
-            scratch.replace(folder)
+            scratch.replace(place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from kg_edit.errors import ConfigError, OutputError, PatchError, PatchMismatchError
-from kg_edit.export.merged_model import check_mergeable, write_merged
+from kg_edit.export.merged_model import check_mergeable, new_folder, write_merged
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.weight_patch import WeightPatch
@@ -61,6 +62,40 @@ def test_merge_refuses_other_patches_and_full_folders(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=reason):
             write_merged(patch, model, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_new_folder_is_written_where_a_link_points(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "missing/deep"):
+        link = tmp_path / name.replace("/", "-")
+        link = link.with_name(f"to-{link.name}")
+        link.symlink_to(tmp_path / name)
+        with new_folder(link) as scratch:
+            (scratch / "x").write_text("")
+        assert link.is_symlink() and [path.name for path in (tmp_path / name).iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("what", ["mount", "current", "read-only", "long", "file"])
+def test_folder_that_can_not_be_replaced_is_refused_before_the_work(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, message = tmp_path / "out", "can't be replaced; give a new folder in it"
+    if what == "mount":
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == folder)
+    elif what == "current":
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        folder = Path()
+    elif what == "read-only":
+        monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+        message = "no permission"
+    elif what == "long":
+        folder, message = tmp_path / ("x" * 300), "File name too long"
+    else:
+        (tmp_path / "file").write_text("")
+        folder, message = tmp_path / "file" / "out", "file is a file"
+    with pytest.raises(OutputError, match=message), new_folder(folder):
+        pytest.fail("the work began")
 
 
 def test_merge_keeps_an_inconsistent_generation_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
