@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from kg_edit.edits.edit import Edit, Name, Record
 from kg_edit.edits.files import numbered_rows, unit_of
@@ -66,8 +66,8 @@ class TraceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind = "mlp"
-    window: int | None = None  # layers restored together; None: `default_window`
-    samples: int = 10  # noise samples
+    window: PositiveInt | None = None  # layers restored together; None: `default_window`
+    samples: PositiveInt = 10  # noise samples
     answer: Answer = "predicted"  # the model's own next token, or the first token of the fact's answer
     seed: int = 0
 

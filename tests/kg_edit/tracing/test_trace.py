@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError, PromptError
@@ -132,6 +133,12 @@ def test_trace_refuses_output_that_is_not_finite(layer: int) -> None:
                 trace(model, FACT, TraceSettings(samples=2), level=1.0)
         finally:
             weight[0, 0] = original
+
+
+@pytest.mark.parametrize("field", ["samples", "window"])
+def test_trace_settings_below_one_are_refused(field: str) -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        TraceSettings.model_validate({field: 0})
 
 
 def test_trace_refuses_an_empty_subject() -> None:
