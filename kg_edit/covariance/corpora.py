@@ -14,7 +14,7 @@ from functools import cache, partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from kg_edit.covariance.keys import See, can_pack, keys_of_rows, keys_seen
 from kg_edit.errors import CovarianceError
@@ -91,7 +91,7 @@ class SelfCorpus:
 
 
 class TextCorpus:
-    """Texts, each cut to ``max_tokens`` tokens. `chunk_size` gives the size of a chunk."""
+    """Texts, each cut to ``max_tokens`` tokens, or to the model's positions. `chunk_size` gives the size of a chunk."""
 
     def __init__(
         self, name: str, texts: Callable[[], Iterator[str]], *, max_tokens: int = 256, at_hand: bool = False
@@ -105,7 +105,7 @@ class TextCorpus:
         rows: list[list[int]] = []
         waiting = passed = 0  # tokens of the rows of this chunk, and of all chunks before it
         packed = cache(partial(can_pack, model))  # evaluated when the first chunk is fed
-        for row in self._encoded(model.tokenizer):
+        for row in self._encoded(model):
             rows.append(row)
             waiting += len(row)
             if waiting >= min(size, tokens - passed):
@@ -116,10 +116,10 @@ class TextCorpus:
         if rows:
             yield _text_chunk(model, rows, waiting, packed=packed)
 
-    def _encoded(self, tokenizer: Any) -> Iterator[list[int]]:
-        texts = self._texts()
+    def _encoded(self, model: LanguageModel) -> Iterator[list[int]]:
+        texts, most = self._texts(), min(self._max_tokens, model.positions or self._max_tokens)
         while batch := list(islice(texts, 64)):
-            yield from (row[: self._max_tokens] for row in tokenizer(batch)["input_ids"] if row)
+            yield from (row[:most] for row in model.tokenizer(batch)["input_ids"] if row)
 
 
 class ImportedCorpus:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kg_edit.covariance.corpora import PACKAGED_TOKENS, hub_corpus, packaged_corpus
+from kg_edit.covariance.corpora import PACKAGED_TOKENS, file_corpus, hub_corpus, packaged_corpus
 from kg_edit.covariance.store import CovarianceConfig, measure_covariances
 from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel
@@ -25,6 +25,13 @@ def test_packaged_text_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(f"{sample_text.__module__}.continue_text", lambda *_: pytest.fail("the model wrote a text"))
     (manifest,) = measure_covariances(tiny("llama"), [1], CovarianceConfig(tokens=500), folder=tmp_path).values()
     assert manifest.corpus == packaged_corpus().name and manifest.corpus.startswith("packaged:sha256=")
+
+
+def test_texts_are_cut_to_the_models_positions(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    (chunk,) = file_corpus(tmp_path / "long.txt").chunks(tiny("gpt2"), tokens=300)
+    assert chunk.tokens == 128, "of 256 tokens a text"
+    chunk.feed((1,), lambda *_: None)
 
 
 def test_large_models_take_what_the_packaged_text_has() -> None:
