@@ -29,6 +29,7 @@ def push(remote: RemoteFolder, manifests: Sequence[Manifest], folder: Path) -> l
 
     Raises:
         CovarianceError: a file is damaged, or the place can't be reached.
+        OutputError: the place is a folder that can't be written.
     """
     remote_files = remote.files()
     new = [manifest for manifest in manifests if not _names(manifest.id) <= remote_files]
@@ -47,13 +48,15 @@ def pull(remote: RemoteFolder, folder: Path, *, ids: Sequence[str] = (), model: 
 
     Raises:
         CovarianceError: the place has no such covariance, a file is damaged, or the place can't be reached.
+        OutputError: ``folder`` can't be written.
     """
     remote_files = remote.files()
     stems = sorted(name.removesuffix(".json") for name in remote_files if name.endswith(".json"))
     available = [stem for stem in stems if _names(stem) <= remote_files]
+    if not available:
+        raise CovarianceError(f"{remote.name} has no covariances; check the place")
     if unknown := [prefix for prefix in ids if not any(name.startswith(prefix) for name in available)]:
-        listed = ", ".join(available) or "none"
-        raise CovarianceError(f"{remote.name} has no covariance {', '.join(unknown)}; it has: {listed}")
+        raise CovarianceError(f"{remote.name} has no covariance {', '.join(unknown)}; it has: {', '.join(available)}")
     chosen = [name for name in available if not ids or name.startswith(tuple(ids))]
     pulled = []
     for name in chosen:
@@ -208,9 +211,9 @@ class HubPlace:
         """
         from huggingface_hub import CommitOperationAdd
 
-        added = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files]
         message = f"add {len({path.stem for path in files})} covariances"
         try:
+            added = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files]
             self._api.create_repo(self.name, repo_type="dataset", private=self._private, exist_ok=True)
             self._api.create_commit(self.name, added, commit_message=message, repo_type="dataset")
         except Exception as error:

@@ -83,6 +83,8 @@ def test_pull_selects_by_id_and_model(place: RemoteFolder, store: Path, tmp_path
         assert [manifest.model for manifest in pull(place, tmp_path / name, model=name)] == ["a", "a"]
     with pytest.raises(CovarianceError, match=r"has no covariance xyz; it has: \w{16}, \w{16}, \w{16}"):
         pull(place, tmp_path, ids=[first_id, "xyz"])
+    with pytest.raises(CovarianceError, match="typo has no covariances; check the place"):
+        pull(FolderPlace(tmp_path / "typo"), tmp_path)
 
 
 def test_damaged_covariance_is_neither_pushed_nor_pulled(
