@@ -71,6 +71,7 @@ def start(
     Raises:
         CovarianceError: the file in ``folder`` is damaged or belongs to another run, or the layers have different
             sizes and thus different default numbers of tokens.
+        ModelError: the model has no such layer.
     """
     if len({identity.tokens for identity in identities.values()}) > 1:
         raise CovarianceError(
@@ -95,7 +96,9 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`.
 
     Raises:
-        CovarianceError: the folder can't be written, or the text has fewer tokens than wanted.
+        CovarianceError: the folder is not writable, the text can't be read or has fewer tokens than wanted, or a sum is
+            not finite.
+        OutputError: the sums can't be saved, as on a full disk.
     """
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):  # said now, and not after the pass

@@ -49,6 +49,9 @@ def import_covariance(
 
     Raises:
         CovarianceError: the file is damaged, does not fit the layer, or another one was imported under this name.
+        ModelError: the model has no such layer.
+        OutputError: ``folder`` can't be written.
+        PatchError: a patch is applied to the model.
     """
     refuse_patched(model)
     layer, folder = _layer_of(path, model) if layer is None else layer, folder or store_folder()

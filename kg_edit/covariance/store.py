@@ -96,6 +96,9 @@ def find_covariances(
 
     Raises:
         CovarianceError: the corpus can't be read or is too short, or a file is damaged.
+        ModelError: the model has no such layer.
+        OutputError: ``folder`` can't be written.
+        PatchError: a patch is applied to the model, and a covariance is not stored yet.
     """
     config, folder = config or CovarianceConfig(), folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
@@ -119,7 +122,7 @@ def measure_covariances(
     """Measure the covariances of ``layers`` that are not stored yet; return the manifests by layer.
 
     Raises:
-        CovarianceError: as `find_covariances`.
+        CovarianceError, ModelError, OutputError, PatchError: as `find_covariances`.
     """
     config, folder = config or CovarianceConfig(), folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
@@ -168,7 +171,7 @@ def measure_shard(
 
     Raises:
         CovarianceError: as `find_covariances`, or there is no such shard.
-        PatchError: a patch is applied to the model, and a covariance is not stored yet.
+        ModelError, OutputError, PatchError: as `find_covariances`.
     """
     if not 0 <= part < parts or parts < 2:
         raise CovarianceError(
@@ -206,6 +209,7 @@ def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
     Raises:
         CovarianceError: a file is damaged or not a shard, or a shard is missing, unfinished, given twice or of another
             run.
+        OutputError: ``folder`` can't be written.
     """
     by_part: dict[int, Path] = {}
     first: tuple[Path, dict[str, Any]] | None = None
