@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -51,7 +52,15 @@ class Conflict:
 
 def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple[Conflict, ...]:
     """Return all pairs of ``entries`` in conflict; ``changes`` are the changes of their steps."""
-    same = {(one, two): kind for one, two in combinations(entries, 2) if (kind := _same_fact(one.edit, two.edit))}
+    # Only edits that share the subject's id or its name may be of one fact, and all pairs of thousands are many
+    of_subject = defaultdict[str, list[int]](list)
+    for index, entry in enumerate(entries):
+        name = entry.edit.subject.casefold()
+        for key in {name, entry.edit.subject_id or name}:
+            of_subject[key].append(index)
+    pairs = sorted({pair for rows in of_subject.values() for pair in combinations(rows, 2)})
+    facts = ((entries[one], entries[two]) for one, two in pairs)
+    same = {(one, two): kind for one, two in facts if (kind := _same_fact(one.edit, two.edit))}
     near = {(one, two): cosine for one, two, cosine in _near_keys(entries, changes)}
     return tuple(
         Conflict(kind=same.get(pair, "near keys"), first=pair[0], second=pair[1], cosine=near.get(pair))
