@@ -179,5 +179,5 @@ def _named(known: Sequence[Entry], name: str) -> list[Entry]:
         if name in (entry.position.id, f"{entry.position.step}/{entry.position.id}", f"{entry.position.step}/*")
     ]
     exact = [entry for entry in fitting if entry.name == name]
-    subject = [entry for entry in known if entry.edit.subject.casefold() == name.casefold()]
+    subject = [entry for entry in known if name and entry.edit.subject.casefold() == name.casefold()]
     return exact if len(exact) == 1 and not name.endswith("/*") else fitting or subject

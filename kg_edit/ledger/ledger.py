@@ -175,6 +175,8 @@ class Ledger(Listing):
         model = None if model is None else as_model(model)
         with self._store.locked():
             edit_names, edits = (names,) if isinstance(names, str) else tuple(names), self.edits
+            if not edit_names:
+                return ()
             refuse_removed(edit_names, edits)
             active = [entry for entry in edits if entry.state == "active"]
             removed = frozenset(positions_of(edit_names, active))

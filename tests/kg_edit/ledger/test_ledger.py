@@ -131,6 +131,10 @@ def test_remove_of_an_edit_itself_asks_for_its_id(tmp_path: Path) -> None:
         ):
             ledger.remove(names)  # type: ignore[arg-type]
     assert {entry.state for entry in ledger.edits} == {"active"}
+    assert ledger.remove([]) == () and len(ledger.events) == 1, "no line in the log"
+    ledger.add(made_up([Edit(id="e9", prompt="What does Ann do?", target_text="Ann sails.")]))
+    with pytest.raises(UnknownNameError):
+        ledger.remove("")  # not the edit without a subject
 
 
 def test_undo_reaches_the_beginning(tmp_path: Path) -> None:
