@@ -215,9 +215,10 @@ def view_of(ledger: Ledger) -> LedgerView:
     Raises:
         PatchError: the ledger can't be read.
     """
-    times = {event.number: event.time for event in ledger.events}
-    conflicts, recomputed, rows = ledger.conflicts(), ledger.recomputed, list[LedgerEdit]()
-    for entry in reversed(ledger.edits):
+    now = ledger.now
+    times = {event.number: event.time for event in now.events}
+    conflicts, recomputed, rows = now.conflicts(), ledger.recomputed, list[LedgerEdit]()
+    for entry in reversed(now.edits):
         time = times.get(entry.position.step, "")
         if event := recomputed.get(entry.position):
             time = f"{time}, recomputed by event {event.number}"
@@ -237,7 +238,7 @@ def view_of(ledger: Ledger) -> LedgerView:
         )
     active = sum(row.state == "active" for row in rows)
     return LedgerView(
-        folder=str(ledger.folder), active=active, edits=tuple(rows), last_event=_last_event(ledger.events, rows)
+        folder=str(now.folder), active=active, edits=tuple(rows), last_event=_last_event(now.events, rows)
     )
 
 

@@ -19,7 +19,7 @@ import networkx as nx
 
 from kg_edit.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest, view_of
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, KgEditError, LedgerChangedError, UnknownNameError
+from kg_edit.errors import ConfigError, KgEditError, UnknownNameError
 from kg_edit.graphs.source import SubgraphSource, read_subgraph
 from kg_edit.methods import EditingMethod
 from kg_edit.models.first_token import LEAD, lead_before
@@ -280,12 +280,9 @@ class EditDesk:
         return self.ledger.patch if self.ledger else WeightPatch(factors={})
 
     def _active(self) -> tuple[tuple[PatchStep, ...], Patch]:
-        """The active steps and their sum, read consistently although another process may write at the same time."""
-        ledger = self._ledger()
-        steps, patch = ledger.steps, ledger.patch
-        if ledger.steps != steps:
-            raise LedgerChangedError("the ledger changed while it was read; try again")
-        return steps, patch
+        """The active steps and their sum, of one state of the ledger although another process may write meanwhile."""
+        now = self._ledger().now
+        return now.steps, now.patch
 
     def _ledger(self) -> Ledger:
         if self.ledger is None:

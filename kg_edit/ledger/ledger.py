@@ -64,6 +64,16 @@ class Ledger(Listing):
         return super().open(path, create=create)
 
     @property
+    def events(self) -> tuple[Event, ...]:
+        """All events that are in the log now, including those that were undone."""
+        return self._store.events()
+
+    @property
+    def now(self) -> Listing:
+        """The present state: its steps, patches and edits are of one state of the log, whoever writes meanwhile."""
+        return Listing(self.folder, self._store)
+
+    @property
     def recomputed(self) -> dict[EditPosition, Removed]:
         """For each active edit that was computed again, the removal that caused it."""
         active = {entry.position for entry in self.active}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
 from shlex import quote
@@ -33,10 +33,10 @@ _NAMED = 5  # files that an error names
 
 
 class Listing:
-    """The edits of a ledger, their sizes and their conflicts; every property reads the present state of the folder."""
+    """The edits of a ledger, their sizes and their conflicts, all of one state of its log, the first that is read."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self._store = Store(Path(folder))
+    def __init__(self, folder: str | Path, store: Store | None = None) -> None:
+        self._store = store or Store(Path(folder))
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = False) -> Self:
@@ -57,7 +57,7 @@ class Listing:
         """The folder of the ledger."""
         return self._store.folder
 
-    @property
+    @cached_property
     def events(self) -> tuple[Event, ...]:
         """All events, including those that were undone."""
         return self._store.events()

@@ -25,6 +25,7 @@ from kg_edit.app.server import make_app
 from kg_edit.cli.serve import listening
 from kg_edit.errors import DisablingEditError, LedgerChangedError, PatchError
 from kg_edit.ledger import Ledger
+from kg_edit.ledger.listing import Listing
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import Query, responses
 from kg_edit.scoring.generation import reply
@@ -342,19 +343,23 @@ def test_edit_on_a_changed_ledger_is_not_added(tmp_path: Path) -> None:
         desk.add(late.id, force=True)
 
 
-def test_ledger_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = workshop(tmp_path / "ledger", graph=False)
+def test_try_is_on_one_state_of_a_ledger_that_changes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, used = workshop(tmp_path / "ledger", graph=False), list[Patch]()
     desk.add(desk.try_edit(TryRequest(**EDIT)).id, force=True)
-    patch = Ledger.patch
+    patch = Listing.patch
 
-    def changed_meanwhile(ledger: Ledger) -> Patch:
-        stored: Patch = patch.fget(ledger)  # type: ignore[attr-defined]
+    def changed_meanwhile(ledger: Listing) -> Patch:
         Ledger.open(tmp_path / "ledger").undo()
-        return stored
+        used.append(patch.fget(ledger))  # type: ignore[attr-defined]
+        return used[0]
 
-    monkeypatch.setattr(Ledger, "patch", property(changed_meanwhile))
-    with pytest.raises(LedgerChangedError, match="try again"):
-        desk.try_edit(TryRequest(**EDIT, on_ledger=True))
+    monkeypatch.setattr(Listing, "patch", property(changed_meanwhile))
+    tried = desk.try_edit(TryRequest(**EDIT, on_ledger=True))
+    assert len(used[0].edits) == 1, "of the steps that the try records"
+    with pytest.raises(LedgerChangedError, match="try the edit again"):
+        desk.add(tried.id, force=True)
 
 
 def test_id_of_a_try_is_secret(server: Served) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.ledger import Ledger
-from kg_edit.ledger.listing import active_at, additions
+from kg_edit.ledger.listing import Listing, active_at, additions
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.guards import SHARE
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -52,6 +52,16 @@ def test_folder_of_an_edit_run_names_its_patch(tmp_path: Path) -> None:
     Ledger.open(tmp_path / "ledger").add(made_up(edits_of(1, start=4)))
     ONE.save(tmp_path / "ledger" / PATCH)
     assert [entry.name for entry in active_at(tmp_path / "ledger")[1]] == ["e4"]
+
+
+def test_listing_is_of_one_state_of_the_log(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    for listing in (Listing.open(tmp_path / "ledger"), ledger.now):
+        before = [entry.name for entry in listing.active]
+        ledger.add(made_up(edits_of(1, start=10 + len(before))))
+        assert [record["edit"]["id"] for record in listing.patch.edits] == before
+        assert [entry.name for entry in listing.active] == before != [entry.name for entry in ledger.active]
 
 
 def test_too_long_path_is_refused() -> None:
