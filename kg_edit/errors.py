@@ -105,7 +105,7 @@ class LedgerChangedError(PatchError):
 
 
 class DamagedLedgerError(PatchError):
-    """A file of a ledger is missing, was changed, or can't be read; a server of the ledger answers 500."""
+    """A file of a ledger is missing, was changed, or can't be read, as by an older kg-edit; a server answers 500."""
 
 
 class CovarianceError(KgEditError):
