@@ -120,10 +120,10 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
         """Undo the ledger's last addition or removal."""
         return desk.undo(request.event)
 
-    @app.get("/api/tries/{name}/subgraph", response_class=HTMLResponse)
-    def subgraph(name: str) -> HTMLResponse:
+    @app.get("/api/tries/{key}/subgraph", response_class=HTMLResponse)
+    def subgraph(key: str) -> HTMLResponse:
         """The drawing of a try's subgraph: a page of its own, which loads nothing."""
-        return HTMLResponse(desk.subgraph_page(name))
+        return HTMLResponse(desk.subgraph_page(key))
 
 
 def state_of(desk: EditDesk) -> State:

@@ -61,24 +61,24 @@ class Try:
 
 
 class RecentEdits:
-    """The last edits, each with an id that nobody can guess; the oldest are forgotten."""
+    """The last edits, each with a key that nobody can guess; the oldest are forgotten."""
 
     def __init__(self) -> None:
         self._tries: dict[str, Try] = {}
 
-    def put(self, name: str, tried: Try) -> str:
-        """Store a try, and forget the oldest; return its id, which begins with ``name``."""
-        key = f"{name}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
+    def put(self, edit_id: str, tried: Try) -> str:
+        """Store a try, and forget the oldest; return its key, which begins with the id of its edit."""
+        key = f"{edit_id}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
         self._tries[key] = tried
         for oldest in list(self._tries)[:-REMEMBERED]:
             del self._tries[oldest]
         return key
 
     def get(self, key: str) -> Try:
-        """Return the try with an id.
+        """Return the try with a key.
 
         Raises:
-            UnknownNameError: there is none, or it was forgotten. The message suggests no other id, because ids are
+            UnknownNameError: there is none, or it was forgotten. The message suggests no other key, because keys are
                 secret.
         """
         if key not in self._tries:
@@ -129,8 +129,7 @@ class EditDesk:
         with self._alone:
             self._count += 1
             words = re.sub(r"[^a-z0-9]+", "-", request.subject.casefold()).strip("-")[:40]
-            name, start = f"{words or 'edit'}-{self._count}", time.perf_counter()
-            edit = request.edit(name)
+            start, edit = time.perf_counter(), request.edit(f"{words or 'edit'}-{self._count}")
             queries = queries_of(self.model, request, edit)
 
             # All errors that can be found before anything is computed.
@@ -148,7 +147,7 @@ class EditDesk:
                 after = responses(model, queries, tokens=_TOKENS)
             graph, why_not = self._subgraph(edit)
             alone = self.method.why_alone(edit) or None
-            key = self._tries.put(name, Try(patch=patch, base=base, graph=graph))
+            key = self._tries.put(edit.id, Try(patch=patch, base=base, graph=graph))
 
         # In chat form the target may be anywhere in the answer's first sentence.
         text = after[0].text
@@ -169,7 +168,7 @@ class EditDesk:
             on_ledger=request.on_ledger,
         )
 
-    def add(self, name: str, *, force: bool = False) -> LedgerView:
+    def add(self, key: str, *, force: bool = False) -> LedgerView:
         """Add a try's patch to the ledger, and return the ledger's content.
 
         With ``force``, also a patch that would probably break the model. A try that is active in the ledger is not
@@ -182,11 +181,11 @@ class EditDesk:
             PatchError: the ledger refuses the patch.
         """
         with self._alone:
-            tried, ledger = self._tries.get(name), self._ledger()
+            tried, ledger = self._tries.get(key), self._ledger()
             if not any(step.number in tried.added for step in ledger.steps):
                 after = tuple(step.number for step in tried.base or ())
                 step = ledger.add(tried.patch, after=after, on=tried.base, force=force, model=self.model)
-                self._tries.mark_added(name, step)
+                self._tries.mark_added(key, step)
             return view_of(ledger)
 
     def remove(self, name: str) -> LedgerView:
@@ -224,16 +223,16 @@ class EditDesk:
         with self._alone:
             return view_of(self._ledger())
 
-    def subgraph_page(self, name: str) -> str:
+    def subgraph_page(self, key: str) -> str:
         """Return the interactive drawing of a try's subgraph, as a whole HTML page.
 
         Raises:
             UnknownNameError: there is no such try, or it was forgotten.
             ConfigError: it has no subgraph.
         """
-        graph = self._tries.get(name).graph
+        graph = self._tries.get(key).graph
         if graph is None:
-            raise ConfigError(f"there is no subgraph of {name!r}; start kg-edit serve with --graph")
+            raise ConfigError(f"there is no subgraph of {key!r}; start kg-edit serve with --graph")
         return page(graph)
 
     def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[Reply, ...]:
@@ -298,9 +297,9 @@ def queries_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[Qu
     both = tuple(filter(None, (edit.target_new, edit.target_true)))
     probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in request.probes]
     queries = []
-    for prompt, names in [(edit.text, both), *probes]:
+    for prompt, candidates in [(edit.text, both), *probes]:
         text = prompt if request.chat else lead_before(model, prompt, subject=edit.subject) + prompt
-        queries.append(Query(ask=text, score=text, candidates=names, chat=request.chat))
+        queries.append(Query(ask=text, score=text, candidates=candidates, chat=request.chat))
     return queries
 
 
@@ -313,7 +312,7 @@ def outcome_of(index: int, query: Query, before: Response, after: Response) -> O
         before=before.text,
         after=after.text,
         chances=tuple(
-            Chance(candidate=name, before=old.probability, after=new.probability)
-            for name, old, new in zip(query.candidates, before.costs, after.costs, strict=True)
+            Chance(candidate=candidate, before=old.probability, after=new.probability)
+            for candidate, old, new in zip(query.candidates, before.costs, after.costs, strict=True)
         ),
     )
