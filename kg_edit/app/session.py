@@ -1,7 +1,7 @@
 """The work behind the served page: edits are made on request, one at a time, and the model is restored after each.
 
 `EditDesk` has the model and the method. It makes an edit, asks its prompts before and after it, and adds it to the
-ledger on request. `RecentEdits` stores the last edits, so that they can still be added or drawn.
+ledger on request. It stores the last edits, so that they can still be added or drawn.
 """
 
 from __future__ import annotations
@@ -60,39 +60,6 @@ class Try:
     added: tuple[int, ...] = ()
 
 
-class RecentEdits:
-    """The last edits, each with a key that nobody can guess; the oldest are forgotten."""
-
-    def __init__(self) -> None:
-        self._tries: dict[str, Try] = {}
-
-    def put(self, edit_id: str, tried: Try) -> str:
-        """Store a try, and forget the oldest; return its key, which begins with the id of its edit."""
-        key = f"{edit_id}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
-        self._tries[key] = tried
-        for oldest in list(self._tries)[:-REMEMBERED]:
-            del self._tries[oldest]
-        return key
-
-    def get(self, key: str) -> Try:
-        """Return the try with a key.
-
-        Raises:
-            UnknownNameError: there is none, or it was forgotten. The message suggests no other key, because keys are
-                secret.
-        """
-        if key not in self._tries:
-            raise UnknownNameError(
-                f"unknown edit {key!r}; the server stores only the last {REMEMBERED} tried edits; make it again"
-            )
-        return self._tries[key]
-
-    def mark_added(self, key: str, step: int) -> None:
-        """Record that a try became a step of the ledger."""
-        tried = self.get(key)
-        self._tries[key] = replace(tried, added=(*tried.added, step))
-
-
 class EditDesk:
     """Makes edits on request. Other requests wait meanwhile, because the model is changed during an edit.
 
@@ -111,7 +78,7 @@ class EditDesk:
         self.method, self.model, self.ledger, self.start = method, method.model, ledger, start
         self.graph = graph or method.graph
         self._alone = threading.Lock()
-        self._tries = RecentEdits()
+        self._tries = dict[str, Try]()  # the last `REMEMBERED`, by key
         self._count, self._remarked = 0, False
 
     @property
@@ -147,7 +114,10 @@ class EditDesk:
                 after = responses(model, queries, tokens=_TOKENS)
             graph, why_not = self._subgraph(edit)
             alone = self.method.why_alone(edit) or None
-            key = self._tries.put(edit.id, Try(patch=patch, base=base, graph=graph))
+            key = f"{edit.id}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
+            self._tries[key] = Try(patch=patch, base=base, graph=graph)
+            for oldest in list(self._tries)[:-REMEMBERED]:
+                del self._tries[oldest]
 
         # In chat form the target may be anywhere in the answer's first sentence.
         text = after[0].text
@@ -181,11 +151,11 @@ class EditDesk:
             PatchError: the ledger refuses the patch.
         """
         with self._alone:
-            tried, ledger = self._tries.get(key), self._ledger()
+            tried, ledger = self._tried(key), self._ledger()
             if not any(step.number in tried.added for step in ledger.steps):
                 after = tuple(step.number for step in tried.base or ())
                 step = ledger.add(tried.patch, after=after, on=tried.base, force=force, model=self.model)
-                self._tries.mark_added(key, step)
+                self._tries[key] = replace(tried, added=(*tried.added, step))
             return view_of(ledger)
 
     def remove(self, name: str) -> LedgerView:
@@ -230,7 +200,7 @@ class EditDesk:
             UnknownNameError: there is no such try, or it was forgotten.
             ConfigError: it has no subgraph.
         """
-        graph = self._tries.get(key).graph
+        graph = self._tried(key).graph
         if graph is None:
             raise ConfigError(f"there is no subgraph of {key!r}; start kg-edit serve with --graph")
         return page(graph)
@@ -273,6 +243,15 @@ class EditDesk:
             return read_subgraph(self.graph, edit, SubgraphOptions(hops=_HOPS, per_node=_PER_NODE)), None
         except (KgEditError, WikidataCacheError) as error:  # the edit does not need this graph
             return None, str(error)
+
+    def _tried(self, key: str) -> Try:
+        """The try with a key. The error for an unknown one suggests no other key, because keys are secret."""
+        try:
+            return self._tries[key]
+        except KeyError as error:
+            raise UnknownNameError(
+                f"unknown edit {key!r}; the server stores only the last {REMEMBERED} tried edits; make it again"
+            ) from error
 
     def _patch(self) -> Patch:
         """The ledger's patch; an empty one without a ledger."""
