@@ -198,32 +198,29 @@ class CompletionServer:
             raise ConfigError(f"{self.url} does not serve {self.model!r}; give --served one of {', '.join(listed)}")
         return replace(self, model=self.model or listed[0])
 
-    def complete(self, prompt: str, *, tokens: int) -> str:
-        """Return the greedy continuation of a prompt, at most ``tokens`` tokens.
+    def complete(self, prompt: str, *, tokens: int, chat: bool = False) -> str:
+        """Return the greedy continuation of a prompt, or with ``chat`` the answer to a user's turn.
+
+        Args:
+            prompt: the prompt.
+            tokens: the largest number of tokens of the text.
+            chat: whether the prompt is a user's turn.
 
         Raises:
             ServerError: the server can't be reached, takes too long, refuses, or replies in another form.
         """
-        body = {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": False}
-        data = self._ask("completions", body)
+        asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+        body = {"model": self.model, **asked, "max_tokens": tokens, "temperature": 0, "stream": False}
+        data = self._ask("chat/completions" if chat else "completions", body)
         try:
-            return _text(data["choices"][0]["text"])
-        except (LookupError, TypeError) as error:
-            raise self._unexpected(data, "a completion with a text in choices[0].text") from error
-
-    def answer(self, question: str, *, tokens: int) -> str:
-        """Return the greedy answer to a user's turn, at most ``tokens`` tokens.
-
-        Raises:
-            ServerError: as `complete`.
-        """
-        turns = [{"role": "user", "content": question}]
-        body = {"model": self.model, "messages": turns, "max_tokens": tokens, "temperature": 0, "stream": False}
-        data = self._ask("chat/completions", body)
-        try:
-            return _text(data["choices"][0]["message"]["content"])
-        except (LookupError, TypeError) as error:
-            raise self._unexpected(data, "a chat completion with a text in choices[0].message.content") from error
+            choice = data["choices"][0]
+            text = choice["message"]["content"] if chat else choice["text"]
+        except (LookupError, TypeError):
+            text = None
+        if not isinstance(text, str):  # also null, as for a reasoning that was cut off
+            where = f"a {'chat ' * chat}completion with a text in choices[0].{'message.content' if chat else 'text'}"
+            raise self._unexpected(data, where)
+        return text
 
     def _ask(self, route: str, body: dict[str, Any] | None = None) -> Any:
         address = f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{route}"
@@ -330,23 +327,12 @@ def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt
             yield replace(statement("locality", locality.prompt, locality.answer), names=locality.names)
 
 
-def _text(value: object) -> str:
-    """Return the text of a reply; a server may send null instead, such as for a reasoning that was cut off.
-
-    Raises:
-        TypeError: it is no text.
-    """
-    if not isinstance(value, str):
-        raise TypeError(value)
-    return value
-
-
 def _served_answer(server: CompletionServer, prompt: ServedPrompt) -> Answer:
     tokens = _SPARE + max(len(name.encode()) for name in prompt.names)  # a token has at least one byte
 
     def ask(lead: str) -> Answer:
         if prompt.chat:
-            text = server.answer(prompt.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS)).strip()
+            text = server.complete(prompt.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS), chat=True).strip()
         else:
             text = server.complete(lead + prompt.ask, tokens=min(tokens, _MOST_TOKENS))
             text = (text if prompt.paragraph else text.split("\n", 1)[0]).strip()
