@@ -67,3 +67,9 @@ def test_cut_off_letter_is_located_by_row_and_byte(tmp_path: Path) -> None:
     with pytest.raises(EditRowError, match=r"row 2: found the byte 0xc3, which is not UTF-8") as caught:
         raw_rows(path)
     assert caught.value.position == "line 3, byte offset 17"
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".odd"])
+def test_name_that_no_file_can_have_is_refused(ending: str, tmp_path: Path) -> None:
+    with pytest.raises(EditRowError, match=r"name too long|no such file"):
+        raw_rows(tmp_path / f"{'a' * 300}{ending}")
