@@ -50,16 +50,19 @@ class GraphRequestConfig(GraphSettings):
     def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
         """Return the facts of an edit's subgraph that become further edits: statements, composed, chained.
 
-        By rules (``graph.rules``), they are what follows from the edit, as many as the kinds together.
+        By rules (``graph.rules``), they are what follows from the edit, as many as the kinds together. A fact in the
+        edit's own words, as by the rule r(x,y) & r(y,z) => r(x,z), would undo the edit, and is left out.
         """
         if self.graph.rules is not None:
-            return consequence_facts(edit, graph, limit=self.statements + self.composed + self.chained)
-        kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
-        return tuple(
-            fact
-            for kind, limit in kinds.items()
-            for fact in graph_facts(edit, graph, limit=limit, seed=self.seed, kinds=(kind,))
-        )
+            most = self.statements + self.composed + self.chained
+            found = [(most, consequence_facts(edit, graph, limit=most + 1))]
+        else:
+            kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
+            found = [
+                (most, graph_facts(edit, graph, limit=most + 1, seed=self.seed, kinds=(kind,)))
+                for kind, most in kinds.items()
+            ]
+        return tuple(fact for most, facts in found for fact in [f for f in facts if f.text != edit.text][:most])
 
 
 class GraphRequestMethod(GraphReader):

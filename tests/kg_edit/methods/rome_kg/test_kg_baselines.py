@@ -290,7 +290,8 @@ def test_record_names_the_rule_of_each_further_edit(tmp_path: Path) -> None:
     rows += [f"{name}\tlabel\t{label}" for name, label in labels.items()]
     (tmp_path / "graph.tsv").write_text("\n".join(rows) + "\n")
     rule = "P19(x,y) & P17(y,z) => P27(x,z)"
-    (tmp_path / "rules.tsv").write_text(f"rule\tsupport\tconfidence\n{rule}\t90\t0.85\n")
+    against = "P19(x,y) & P17(y,z) => P19(x,z)"  # as of "located in": in the edit's own words, with another object
+    (tmp_path / "rules.tsv").write_text(f"rule\tsupport\tconfidence\n{rule}\t90\t0.85\n{against}\t90\t0.9\n")
     edit = Edit(
         id="bob", subject="Bob", subject_id="Q2", prompt="{} was born in", relation="place of birth",
         relation_id="P19", target_new="Lyon", target_new_id="Q13",
@@ -299,7 +300,7 @@ def test_record_names_the_rule_of_each_further_edit(tmp_path: Path) -> None:
     for maker in (rome_kg, memit_kg):
         (record,) = maker(tiny("llama"), source, graph={"rules": str(tmp_path / "rules.tsv")}).edit([edit]).edits
         (request,) = record["requests"]
-        assert request["edit"]["target_new"] == "France"
-        assert [consequence["rule"] for consequence in record["consequences"]] == [rule]
+        assert request["edit"]["prompt"] != edit.prompt and request["edit"]["target_new"] == "France"
+        assert [consequence["rule"] for consequence in record["consequences"]] == [against, rule]
         (plain, *_) = maker(tiny("llama"), source).edit([edit]).edits
         assert "consequences" not in plain
