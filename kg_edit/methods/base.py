@@ -495,7 +495,7 @@ class GraphReader(EditingMethod):
         assert isinstance(config, GraphSettings) and graph is not None  # noqa: S101 - needs_graph
         for edit in edits:
             with annotate_errors(edit):
-                check_graph(config.ask(graph, edit))
+                config.check_subgraph(edit, config.ask(graph, edit))
 
     @cached_property
     def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:

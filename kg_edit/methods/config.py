@@ -38,6 +38,7 @@ from kg_edit.graphs.source import (
     ABSENT,
     SubgraphSettings,
     SubgraphSource,
+    check_graph,
     edge_alone,
     edit_subgraph,
     has_statements,
@@ -377,6 +378,14 @@ class GraphSettings(MethodConfig):
                 "graph.require (CLI: --require-graph)"
             )
         return graph
+
+    def check_subgraph(self, edit: Edit, graph: nx.MultiDiGraph) -> None:
+        """Check the ``graph`` that `ask` returned for ``edit``.
+
+        Raises:
+            KgEditError: the method can't read it.
+        """
+        check_graph(graph)
 
     @property
     def guards_answers(self) -> bool:

@@ -18,9 +18,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import GraphFact, Kind, consequence_facts, graph_facts, overlaps
-from kg_edit.graphs.source import SubgraphSource, check_graph
 from kg_edit.methods.base import EditingMethod, GraphReader, annotate_errors
-from kg_edit.methods.config import GraphSettings, MethodConfig
+from kg_edit.methods.config import GraphSettings
 from kg_edit.methods.rome.method import PUBLISHED, Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
@@ -46,6 +45,10 @@ class GraphRequestConfig(GraphSettings):
     def workload(self, *, edits: int) -> Workload:
         """Return the workload of the method, with the largest possible number of further facts."""
         return replace(super().workload(edits=edits), facts=1 + self.statements + self.composed + self.chained)
+
+    def check_subgraph(self, edit: Edit, graph: nx.MultiDiGraph) -> None:
+        """Check that the facts of the edit's subgraph can be put into words."""
+        self.facts(edit, graph)
 
     def facts(self, edit: Edit, graph: nx.MultiDiGraph) -> tuple[GraphFact, ...]:
         """Return the facts of an edit's subgraph that become further edits: statements, composed, chained.
@@ -73,28 +76,13 @@ class GraphRequestMethod(GraphReader):
 
     config: GraphRequestConfig
 
-    @classmethod
-    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and that the facts of every edit can be put into words.
-
-        Raises:
-            KgEditError, WikidataCacheError: the graph has no o*, or lacks a label.
-        """
-        super().check_inputs(config, graph, edits)
-        assert isinstance(config, GraphRequestConfig) and graph is not None  # noqa: S101 - needs_graph
-        for edit in edits:
-            with annotate_errors(edit):
-                config.facts(edit, config.ask(graph, edit))
-
     def further_edits(self, edit: Edit) -> tuple[Edit, ...]:
         """Return the subgraph's facts as edits in the edit's form, with ids ``ID/1``, ``ID/2``, … after the edit's id.
 
         Raises:
             KgEditError, WikidataCacheError: the graph has no o*, or lacks a label.
         """
-        graph = self.subgraph(edit)
-        check_graph(graph)
-        facts = self.config.facts(edit, graph)
+        facts = self.config.facts(edit, self.subgraph(edit))
         return tuple(fact.as_edit(f"{edit.id}/{index}").in_chat(chat=edit.chat) for index, fact in enumerate(facts, 1))
 
     def notes(self, edit: Edit) -> dict[str, Any]:

@@ -106,6 +106,9 @@ def test_subgraphs_are_cached_up_to_a_limit(wikidata: WikidataCache, monkeypatch
     for edit, calls in ((first, 1), (first, 1), (second, 2), (first, 2), (third, 3), (second, 3), (first, 4)):
         method.subgraph(edit)
         assert len(source.asked) == calls
+    checked = Asked(wikidata)
+    find_method("rome-kg").check_inputs(settings("rome-kg"), checked, [first])
+    assert len(checked.asked) == 1
 
 
 @pytest.mark.parametrize("name", READERS)
