@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.objective import Objective
+from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
 from kg_edit.models.hooks import added, hidden_state
@@ -116,8 +117,15 @@ class Pmet(Memit):
         return 2 * self.model.width
 
     def states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
-        """Return both outputs of the last layer at the subject's last token of each bare prompt, [facts, 2, d]."""
-        return loss.value
+        """Return both outputs of the last layer at the subject's last token of each bare prompt, [facts, 2, d].
+
+        What is written is m + delta_m, so m is always that of the model itself, and not of a copy in bfloat16.
+        """
+        if self.config.descent_dtype == "model":
+            return loss.value
+        last = self.layers[-1]
+        _, m = subject_states(self.model, bare, layer=last, last=last, site="value")
+        return torch.stack([m, loss.value[:, 1]], 1)
 
     def penalty(self, change: Tensor, state: Tensor) -> Tensor:
         """Return the regulariser of both changes, weight_decay (|delta_m| / |m|^2 + |delta_a| / |a|^2), [facts]."""

@@ -85,13 +85,17 @@ def test_each_change_has_its_own_limit_and_penalty() -> None:
     torch.testing.assert_close(method.penalty(parameters.change()[None], loss.value[:1]).detach(), penalty[None])
 
 
-def test_only_the_mlps_value_is_written() -> None:
+@pytest.mark.parametrize("dtype", ["model", "bfloat16"])
+def test_only_the_mlps_value_is_written(dtype: str) -> None:
     """The last layer's MLP then has v* in the bare prompt; the attention's change lowers the loss of the descent."""
     model = tiny("llama")
-    patch = joint("pmet", model, contexts=BARE, layers=[1], mom2_weight=1e-6, hold=0.0).edit(EDITS)
+    method = joint("pmet", model, contexts=BARE, layers=[1], mom2_weight=1e-6, hold=0.0, descent_dtype=dtype)
+    patch = method.edit(EDITS)
     assert isinstance(patch, WeightPatch) and patch.state["value"].shape == (32, 3)
     for edit, v_star, record in zip(EDITS, patch.state["value"].T, patch.edits, strict=True):
         assert record["norms"]["change"] <= 2.001 * record["norms"]["value"]
+        _, m, _ = state_at(model, edit, 1)
+        assert record["norms"]["value"] == pytest.approx(float(m.norm()), rel=1e-4), "of the model, not of a rough copy"
         with patch.applied(model):
             _, value, _ = state_at(model, edit, 1)
         torch.testing.assert_close(value, v_star, rtol=1e-3, atol=1e-3)
