@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from kg_edit.callbacks import report_losses
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.objective import Objective
+from kg_edit.models.hooks import is_hooked
 from kg_edit.models.language_model import LanguageModel
 
 Optimiser = Literal["adam", "momentum"]
@@ -348,8 +349,12 @@ def optimise_values(
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
-    """Return the model to run the descent on: ``model`` itself, or a frozen copy in ``dtype`` with its patches."""
-    if dtype == "model" or model.model.dtype == torch.bfloat16:
+    """Return the model to run the descent on: ``model`` itself, or a frozen copy in ``dtype``.
+
+    A model with hooks is not copied: those of a patch (GRACE, MELO, …) read the prompts' ends or sums of the model that
+    it is applied to, and would see nothing of a copy.
+    """
+    if dtype == "model" or model.model.dtype == torch.bfloat16 or is_hooked(model.model):
         return model
     rough = deepcopy(model.model, dict(_cast(model.model)))
     return replace(model, model=rough.eval().requires_grad_(False))
