@@ -19,8 +19,7 @@ from kg_edit.covariance.moment import WAITING
 from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.passes import numbers_kept, tokens_at_once
 from kg_edit.methods import EditingMethod, MethodConfig
-from kg_edit.methods.config import default_layer
-from kg_edit.methods.memit.method import JointMethod, SpreadConfig
+from kg_edit.methods.memit.method import JointMethod, single_layer
 from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import refuse_experts, refuse_recurrent
 from kg_edit.models.prefix_store import MEGABYTES
@@ -84,11 +83,15 @@ class Job:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that are written, or to which the backward pass goes."""
-        of_blocks = issubclass(self.method, JointMethod) and self.method.site == "block"
-        if of_blocks and not self.shape.adds_mlp and isinstance(self.config, SpreadConfig) and not self.config.layers:
-            return (default_layer(self.shape.layers),)  # changes in several layers would not add up
-        return self.config.written_layers(self.shape.layers)
+        """The layers that are written, or to which the backward pass goes.
+
+        Raises:
+            UnsupportedModelError: several are given, and their changes do not add up in this model.
+        """
+        shape = self.shape
+        if issubclass(self.method, JointMethod) and self.method.site == "block" and not shape.adds_mlp:
+            return single_layer(self.config, shape.layers, name=shape.name, family=shape.family)
+        return self.config.written_layers(shape.layers)
 
     @property
     def trained(self) -> float:
@@ -322,7 +325,8 @@ def estimate(
 
     Raises:
         ConfigError: the model has no such layer.
-        UnsupportedModelError: the method refuses such a model: a mixture of experts, or one with recurrent blocks.
+        UnsupportedModelError: the method refuses such a model: a mixture of experts, one with recurrent blocks, or one
+            in which changes of several layers do not add up.
     """
     if shape.experts and method.family not in (None, "in-context", "low-rank"):
         raise refuse_experts(shape.name)

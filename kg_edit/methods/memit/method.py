@@ -60,7 +60,7 @@ from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
-from kg_edit.methods.config import Layers, ValueConfig, default_layer
+from kg_edit.methods.config import Layers, MethodConfig, ValueConfig, default_layer
 from kg_edit.methods.memit.records import (
     VALUE,
     Fact,
@@ -131,6 +131,30 @@ def default_layers(blocks: int) -> tuple[int, ...]:
     return tuple(range(max(0, centre - around), min(blocks, centre + around + 1)))
 
 
+def single_layer(config: MethodConfig, blocks: int, *, name: str, family: str) -> tuple[int, ...]:
+    """Return the one layer to write in a model whose changes of several blocks do not add up.
+
+    Args:
+        config: the settings; by default the layer is at 0.2 of the depth.
+        blocks: the number of blocks.
+        name: the model's name.
+        family: the model's family.
+
+    Raises:
+        UnsupportedModelError: the settings name several layers.
+    """
+    default = default_layer(blocks)
+    if isinstance(config, SpreadConfig) and config.layers is None:
+        return (default,)
+    layers = config.written_layers(blocks)
+    if len(layers) > 1:
+        raise UnsupportedModelError(
+            f"{name} ({family}) normalises after its MLP or scales it, so changes in several layers do not add up; "
+            f"give one layer, as in --set layers=[{default}]"
+        )
+    return layers
+
+
 class JointMethod(ValueMethod):
     """Find a state z for every fact, then move the model's states towards z layer by layer, for all facts at once.
 
@@ -165,14 +189,8 @@ class JointMethod(ValueMethod):
         with untouched(model):
             if self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers):
                 return
-        self.site, default = "value", default_layer(len(model.blocks))
-        if isinstance(config, SpreadConfig) and config.layers is None:
-            self.layers = (default,)
-        if len(self.layers) > 1:
-            raise UnsupportedModelError(
-                f"{model.name} ({model.model.config.model_type}) normalises after its MLP or scales it, so changes in "
-                f"several layers do not add up; give one layer, as in --set layers=[{default}]"
-            )
+        self.site = "value"
+        self.layers = single_layer(config, len(model.blocks), name=model.name, family=model.model.config.model_type)
 
     def sampled_contexts(self) -> tuple[str, ...]:
         """Return MEMIT's contexts: the bare prompt, and one sampled text for each start word in ``context_starts``."""
