@@ -132,7 +132,9 @@ _BLOCKS = 30  # number of blocks of SmolLM2-135M
 def computes(method: type[EditingMethod]) -> str:
     """Return a sentence on the computation of a method: its family, what it trains, and its default layers."""
     layers = method.config_class.model_construct().written_layers(_BLOCKS)
-    where = "none" if not layers else f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else str(layers[0])
+    where = ", ".join(map(str, layers)) or "none"
+    if len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1)):
+        where = f"{layers[0]} to {layers[-1]}"
     family = method.family or "its own"
     return f"Family: {family}. Trains: {method.trains}. Layers by default, in a model of {_BLOCKS} blocks: {where}."
 

@@ -13,7 +13,7 @@ import pytest
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.adapters.base import AdapterConfig
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.overview import CHOICES, HEADER, PAGES, all_methods, methods_page, row_of, settings
+from kg_edit.methods.overview import CHOICES, HEADER, PAGES, all_methods, computes, methods_page, row_of, settings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 
@@ -37,6 +37,13 @@ def test_settings_have_meanings_and_include_those_of_groups() -> None:
         assert all(meaning for _, _, meaning in settings(method)), method.name
     shown = {field for field, _, _ in settings(find_method("glame-plus"))}
     assert {"answers.steps", "covariance.tokens"} <= shown
+
+
+def test_default_layers_are_a_range_only_if_all_of_it_is_written() -> None:
+    ends = {
+        name: computes(find_method(name)).rpartition("blocks: ")[2] for name in ("memit", "glame-plus", "rome", "ike")
+    }
+    assert ends == {"memit": "4 to 8.", "glame-plus": "6, 26.", "rome": "6.", "ike": "none."}
 
 
 def test_help_of_the_layer_names_the_depth_of_the_class() -> None:
