@@ -247,9 +247,11 @@ class EditingMethod(ABC):
         """
         requested = as_edits(edits)
         self.refuse_texts(requested)
+        earlier = None if start is None else as_patch(start)
+        if earlier is not None:
+            earlier.check_model(self.model)  # before any work, and so that it is not taken for a fault of a plug-in
         self._prepare_unpatched()  # before ``start`` is applied, so that the patch is the same with and without it
-        patch = self.empty_patch() if start is None else as_patch(start)
-        patch.check_model(self.model)  # here, so that a wrong one is not taken for a fault of a plug-in
+        patch = self.empty_patch() if earlier is None else earlier
         with Bar(title=self.name, unit="edit", total=len(requested), shown=progress) as bar:
             for batch in self._batches(requested):
                 seen = (*callbacks, StepNotes(bar.note))
@@ -290,7 +292,9 @@ class EditingMethod(ABC):
             return tuple(
                 result
                 if isinstance(result, Exception)
-                else attempt(edit, partial(self._recorded, self._fitting(result), [edit]))
+                else attempt(
+                    edit, partial(self._recorded, with_weight_norms(self._fitting(result), self.model), [edit])
+                )
                 for result, edit in zip(results, requested, strict=True)
             )
 

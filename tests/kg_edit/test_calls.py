@@ -315,7 +315,11 @@ def test_a_method_refuses_a_model_that_changed_since() -> None:
     patch.merge_into(model)
     with pytest.raises(KgEditError, match=r"merged into the model since this Rome was made; make it again: Rome\.on"):
         method.edit(EDIT)
-    later = rome(model).edit({**ROW, "subject": "Apple"})
+    method = rome(model)
+    with pytest.raises(KgEditError, match="before a patch was merged into it"):
+        method.edit(EDIT, start=patch)
+    assert "covariances" not in vars(method), "refused before C is measured"
+    later = method.edit({**ROW, "subject": "Apple"})
     assert repr(model).endswith("on cpu, with 1 merged patch)")
     assert later.fingerprint == model.fingerprint != patch.fingerprint
     with later.applied(model):
