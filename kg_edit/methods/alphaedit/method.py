@@ -79,6 +79,12 @@ class AlphaEdit(JointMethod):
     def _null_spaces(self) -> dict[int, NullSpace]:
         return {}
 
+    def prepare(self) -> None:
+        """Prepare as every method with values does, and find P of each layer: without it, no edit can be made."""
+        super().prepare()
+        for layer in self.layers:
+            self.null_space(layer)
+
     def null_space(self, layer: int) -> NullSpace:
         """Return P, the projection onto the free directions of the keys of ``layer``; computed once per layer."""
         if layer not in self._null_spaces:

@@ -160,10 +160,14 @@ class GraphValues(GraphReader):
         """Forget the R-GNN of the previous edit."""
         self._last = None
 
-    def check(self, edits: Sequence[Edit]) -> None:
-        """Check the edits as the base class does, check that the representation layer exists, fetch all subgraphs."""
-        super().check(edits)
+    def prepare(self) -> None:
+        """Check that the representation layer exists, and prepare as the base class does."""
         self.model.block(self.representation_layer)
+        super().prepare()
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Check the edits as the base class does, and fetch all subgraphs."""
+        super().check(edits)
         for edit in edits:
             with annotate_errors(edit):
                 check_graph(self.subgraph(edit))

@@ -15,7 +15,7 @@ import torch
 from _pytest.mark.structures import ParameterSet
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.errors import ChatTemplateError, ModelError
+from kg_edit.errors import ChatTemplateError, CovarianceError, ModelError
 from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.models.language_model import LanguageModel
@@ -134,6 +134,20 @@ def test_layer_that_is_not_there_is_refused(name: str) -> None:
         method(name, tiny("llama"), **({"layer": 9} if single_layer else {"layers": [1, 9]}))
 
 
+@pytest.mark.parametrize(
+    "name, settings, error, words",
+    [
+        ("glame", {"representation_layer": 9}, ModelError, "there is no layer 9: "),
+        ("alphaedit", {"threshold": 1e-9}, CovarianceError, "no direction to edit in"),
+    ],
+)
+def test_settings_with_which_every_edit_fails_are_refused_before_the_first_one(
+    name: str, settings: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        method(name, tiny("llama"), **settings).prepare()
+
+
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
 def test_edit_and_apply_leave_the_model_unchanged(name: str, family: str) -> None:
     patch, untouched = patch_of_both(name, family)
@@ -249,7 +263,9 @@ def test_edit_each_equals_one_call_per_edit(name: str) -> None:
     model = tiny("llama")
     for edit, patch in zip((EDIT, SECOND), method(name, model).edit_each([EDIT, SECOND]), strict=True):
         assert isinstance(patch, Patch)
-        with method(name, model).edit([edit]).applied(model) as edited:
+        alone = method(name, model).edit([edit])
+        assert patch.provenance.get("weight_norms") == alone.provenance.get("weight_norms")
+        with alone.applied(model) as edited:
             expected = logits_after(edited, edit.text)
         with patch.applied(model) as edited:
             torch.testing.assert_close(logits_after(edited, edit.text), expected, rtol=1e-3, atol=1e-3)
