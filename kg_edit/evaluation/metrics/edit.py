@@ -171,7 +171,12 @@ METRICS: Mapping[str, Metric] = {
 }
 CHAT_METRICS: Mapping[str, Metric] = {
     "efficacy.first_sentence": Metric(
-        compute=over_edits(lambda edit, evidence: mentions(first_sentence(evidence.texts[edit.text]), edit.target_new)),
+        compute=over_edits(
+            # No sentence contains a paragraph.
+            lambda edit, evidence: (
+                None if edit.target_text else mentions(first_sentence(evidence.texts[edit.text]), edit.target_new)
+            )
+        ),
         formula="In chat form only: 1 if the first sentence of the greedy answer to the edit's prompt contains o*, as "
         "whole words; it may not begin with o*, as efficacy.greedy requires.",
         source="This project.",

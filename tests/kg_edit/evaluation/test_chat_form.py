@@ -46,6 +46,12 @@ def test_each_case_is_asked_in_its_own_form(chat_model: LanguageModel, edits: tu
     assert [set(section.scores) for section in sections[:2]] == [{*METRICS, *CHAT_METRICS}, set(METRICS)]
 
 
+def test_no_first_sentence_is_expected_to_contain_a_paragraph(chat_model: LanguageModel) -> None:
+    edit = Edit(prompt="Who was Ada Lovelace?", target_text="She wrote notes. They had a program.")
+    (section,) = score_cases(chat_model, [Case.of(edit, chat=True)])
+    assert section.scores["efficacy.first_sentence"] is None
+
+
 def test_runs_of_two_forms_never_mix(chat_model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path) -> None:
     method = Nudge(chat_model)
     plain = evaluate(method, chat_model, edits[:1], out=tmp_path / "plain")
