@@ -68,8 +68,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return nn.functional.linear(x, weight, bias)
     needs_gradient = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.is_grad_enabled() and needs_gradient:
-        result: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return result
+        # In two dimensions: oneDNN's result of three is a view, which autograd lets nobody change in place (Falcon and
+        # PEFT's AdaLoRA do).
+        flat: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+        return flat.view(*x.shape[:-1], -1)
     return _by_onednn(x, weight, bias)
 
 
@@ -79,7 +81,7 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """`product`, whose gradients are products too."""
+    """`product` of x [rows, in], whose gradients are products too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -91,9 +93,9 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
-        columns = gradient.reshape(-1, gradient.shape[-1]).T  # [out, rows]
+        columns = gradient.T  # [out, rows]
         return (
             product(gradient, weight.T) if weight is not None else None,
-            product(columns.contiguous(), x.reshape(-1, x.shape[-1]).T.contiguous()) if x is not None else None,
+            product(columns.contiguous(), x.T.contiguous()) if x is not None else None,
             columns.sum(1) if ctx.needs_input_grad[2] else None,
         )

@@ -42,11 +42,24 @@ def test_product_and_its_gradients_of_both_orders_are_those_of_linear(
 
 def test_only_the_gradients_that_are_asked_for_are_computed() -> None:
     x, weight = drawn(32, 24).requires_grad_(), drawn(40, 24)
-    result = product(x, weight)
-    assert [saved is None for saved in result.grad_fn.saved_tensors] == [True, False]  # type: ignore[union-attr]
+    ((node, _),) = product(x, weight).grad_fn.next_functions  # type: ignore[union-attr]
+    assert [saved is None for saved in node.saved_tensors] == [True, False]  # type: ignore[union-attr]
     assert not product(x.detach(), weight).requires_grad
     with torch.no_grad():
         assert not product(x, weight).requires_grad
+
+
+@pytest.mark.parametrize("shape", [(24,), (7, 24), (3, 7, 24)])
+def test_result_may_be_changed_in_place(shape: tuple[int, ...]) -> None:
+    """As Falcon's blocks and PEFT's AdaLoRA do."""
+    gradients = []
+    for multiply in (product, nn.functional.linear):
+        x, added = drawn(*shape).requires_grad_(), drawn(40).requires_grad_()
+        result = multiply(x, drawn(40, 24))
+        result += added
+        gradients.append(torch.autograd.grad(result.square().sum(), [x, added]))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
