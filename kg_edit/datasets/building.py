@@ -45,7 +45,7 @@ def template(text: str, subject: str, *, field: str) -> Template:
     Raises:
         EditError: ``text``, the row's ``field``, does not contain the subject.
     """
-    pattern = whole(subject.strip())
+    pattern = whole(subject.strip(), text)
     match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE) if subject.strip() else None
     if not match:
         raise EditError([Fault(field, f"the subject {subject!r} {ABSENT} {text[:80]!r}; write its name there")])

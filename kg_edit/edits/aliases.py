@@ -79,7 +79,7 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     # Their prompt has the subject's name; ours has {} where the name occurs exactly once, as a whole word.
     prompt, subject = result.get("prompt"), result.get("subject")
     if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
-        parts = re.split(whole(subject.strip()), prompt)
+        parts = re.split(whole(subject.strip(), prompt), prompt)
         result["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt
     if isinstance(old := result.get("target_true"), list) and old:
         result["target_true"] = old[0]

@@ -226,7 +226,7 @@ class Edit(Record):
             return fields
         subject, prompt = fields.get("subject") or _NO_SUBJECT, fields.get("prompt")
         if isinstance(subject, str) and isinstance(prompt, str) and "{}" not in prompt:
-            fields = {**fields, "prompt": re.sub(whole(subject.strip()), "{}", prompt, count=1)}
+            fields = {**fields, "prompt": re.sub(whole(subject.strip(), prompt), "{}", prompt, count=1)}
         text = fields["target_text"]
         new = fields.get("target_new", " ".join(text.split()) if isinstance(text, str) else text)
         return {**fields, "subject": subject, "target_new": new}
@@ -267,7 +267,7 @@ class Edit(Record):
             raise ValueError(f"{prompt!r} has a place {{}} for a subject, and the edit has none; give the subject")
         if count or subject == "":
             return prompt
-        if subject and (match := re.search(whole(subject), prompt, re.IGNORECASE)):
+        if subject and (match := re.search(whole(subject, prompt), prompt, re.IGNORECASE)):
             way_out = f"write {prompt[: match.start()] + '{}' + prompt[match.end() :]!r}"
         else:
             absent = f"the subject {subject!r} does not occur in it; " if subject else ""

@@ -166,8 +166,9 @@ class GraphValues(GraphReader):
         super().prepare()
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Check the edits as the base class does, and fetch all subgraphs."""
+        """Check the edits as the base class does, check that the representation layer exists, fetch all subgraphs."""
         super().check(edits)
+        self.model.block(self.representation_layer)
         for edit in edits:
             with annotate_errors(edit):
                 check_graph(self.subgraph(edit))

@@ -176,11 +176,11 @@ COSTS: dict[tuple[str, float], tuple[dict[str, int], dict[str, int]]] = {
 @pytest.mark.parametrize(("name", "hold"), COSTS)
 def test_a_batch_factors_each_layer_once(name: str, hold: float) -> None:
     editor = method(name, tiny("llama"), hold=hold)
-    editor.prepare()
     edit = editor.edit if editor.joint else editor.edit_each
     costs = []
     for _ in range(2):
         with Factorisations(48) as counted:
+            editor.prepare()
             edit([EDIT, SECOND])
         costs.append(dict(counted.found))
     assert tuple(costs) == COSTS[name, hold]

@@ -135,17 +135,17 @@ def test_layer_that_is_not_there_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, settings, error, words",
+    "editor, settings, error, words",
     [
         ("glame", {"representation_layer": 9}, ModelError, "there is no layer 9: "),
         ("alphaedit", {"threshold": 1e-9}, CovarianceError, "no direction to edit in"),
     ],
 )
 def test_settings_with_which_every_edit_fails_are_refused_before_the_first_one(
-    name: str, settings: dict[str, Any], error: type[Exception], words: str
+    editor: str, settings: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        method(name, tiny("llama"), **settings).prepare()
+        method(editor, tiny("llama"), **settings).prepare()
 
 
 @pytest.mark.parametrize("name, family", grid(METHODS, KINDS_OF_FAMILY))
