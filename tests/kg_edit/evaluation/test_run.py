@@ -466,7 +466,7 @@ def test_unedited_scores_are_reused_by_the_next_method(
         pool=edits,
         config=EvalConfig(ceilings=True),
     )
-    assert sizes == [3, 1, 1]  # what is new of both records, then each of them edited
+    assert sizes == [6, 1, 1]  # both records, of which a part is new, then each of them edited
     assert lines(tmp_path / "first")[0]["sections"]["base"] == lines(tmp_path / "second")[0]["sections"]["base"]
     assert second.edited != first.edited
 
