@@ -59,8 +59,8 @@ class Malmen(Mend):
         """
         refuse_clash(edits)
         with untouched(self.model):
-            made = [(row, at_targets(row, pairs), loss) for row, pairs, loss in map(self.gradient, edits)]
-        prompts, by_edit, losses = zip(*made, strict=True)
+            gradients = [(row, at_targets(row, pairs), loss) for row, pairs, loss in map(self.gradient, edits)]
+        prompts, by_edit, losses = zip(*gradients, strict=True)
         # by weight: keys [tokens, in] and gradients [tokens, out] of all edits
         joint = {
             name: (torch.cat([pairs[name][0] for pairs in by_edit]), torch.cat([pairs[name][1] for pairs in by_edit]))
