@@ -49,8 +49,10 @@ class SubjectStates:
         for length, same in sorted(by_length.items()):
             size = max(1, _TOKENS // length)
             self._groups += [same[start : start + size] for start in range(0, len(same), size)]
-        ids = [[prompts[index].ids[: prompts[index].edited_at + 1] for index in group] for group in self._groups]
-        batches = [left_pad(rows, device=model.device) for rows in ids]
+        batches = []
+        for group in self._groups:
+            rows = [prompts[index].ids[: prompts[index].edited_at + 1] for index in group]
+            batches.append(left_pad(rows, device=model.device, ends=[_end(prompts[index]) for index in group]))
         self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
 
     @torch.no_grad()
@@ -104,7 +106,10 @@ class OtherTokens:
                 self._passes.append([])
                 count, longest = len(rows), max(len(row.ids) for row in rows)
             self._passes[-1].append(rows)
-        batches = [left_pad([row.ids for rows in group for row in rows], device=model.device) for group in self._passes]
+        batches = []
+        for group in self._passes:
+            prompts = [row for rows in group for row in rows]
+            batches.append(left_pad([row.ids for row in prompts], device=model.device, ends=list(map(_end, prompts))))
         self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
 
     @torch.no_grad()
@@ -121,6 +126,11 @@ class OtherTokens:
         return others
 
 
+def _end(prompt: Prompt) -> int:
+    """The prompt's last token, before the target: an adapter such as GRACE's acts there."""
+    return prompt.target_start - 1
+
+
 @torch.no_grad()
 def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tensor:
     """Return the keys of block ``layer`` at the other tokens of ``rows``, [n, d_ff] in float32.
@@ -129,7 +139,7 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
     ``layer`` do not run.
     """
     keys = list[Tensor]()
-    batch = left_pad([row.ids for row in rows], device=model.device)
+    batch = left_pad([row.ids for row in rows], device=model.device, ends=list(map(_end, rows)))
     with watched(model.down_projection(layer), lambda key, _: keys.append(key)):
         block_output(model, batch, layer)
     return torch.cat(_without_subjects(keys[0], rows))

@@ -9,7 +9,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.locate_then_edit.states import other_keys
+from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.methods import find_method
 from kg_edit.methods.rome.method import rank_one_update
 from kg_edit.models.hooks import watched
@@ -102,3 +102,14 @@ def _says(model: LanguageModel, edit: Edit, *, hold: float) -> str:
     (patch,) = method.edit_each([edit])
     assert not isinstance(patch, Exception)
     return continuations(model, [edit.text], limits=[6], patches=[patch])[0]
+
+
+def test_codebook_does_not_act_where_a_row_ends_at_the_subject() -> None:
+    """GRACE acts at the end of a prompt; this prompt goes on after its subject."""
+    model = tiny("llama")
+    prompt = model.encode_fact(EDIT.prompt, subject=EDIT.subject, target=EDIT.target_new)
+    assert prompt.edited_at < prompt.target_start - 1
+    states = subject_states(model, [prompt], layer=2, last=2)
+    codebook = find_method("grace").on(model, settings={"layer": 1, "steps": 4, "deferral.radius": 1e6}).edit([EDIT])
+    with codebook.applied(model):
+        torch.testing.assert_close(subject_states(model, [prompt], layer=2, last=2), states)
