@@ -52,7 +52,9 @@ class SubjectStates:
         batches = []
         for group in self._groups:
             rows = [prompts[index].ids[: prompts[index].edited_at + 1] for index in group]
-            batches.append(left_pad(rows, device=model.device, ends=[_end(prompts[index]) for index in group]))
+            batches.append(
+                left_pad(rows, device=model.device, ends=[prompts[index].target_start - 1 for index in group])
+            )
         self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
 
     @torch.no_grad()
@@ -109,7 +111,13 @@ class OtherTokens:
         batches = []
         for group in self._passes:
             prompts = [row for rows in group for row in rows]
-            batches.append(left_pad([row.ids for row in prompts], device=model.device, ends=list(map(_end, prompts))))
+            batches.append(
+                left_pad(
+                    [row.ids for row in prompts],
+                    device=model.device,
+                    ends=[prompt.target_start - 1 for prompt in prompts],
+                )
+            )
         self._runs = Ascending(model, batches, range(layers[0], layers[-1] + 1), memory=memory)
 
     @torch.no_grad()
@@ -126,11 +134,6 @@ class OtherTokens:
         return others
 
 
-def _end(prompt: Prompt) -> int:
-    """The prompt's last token, before the target: an adapter such as GRACE's acts there."""
-    return prompt.target_start - 1
-
-
 @torch.no_grad()
 def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tensor:
     """Return the keys of block ``layer`` at the other tokens of ``rows``, [n, d_ff] in float32.
@@ -139,7 +142,7 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
     ``layer`` do not run.
     """
     keys = list[Tensor]()
-    batch = left_pad([row.ids for row in rows], device=model.device, ends=list(map(_end, rows)))
+    batch = left_pad([row.ids for row in rows], device=model.device, ends=[row.target_start - 1 for row in rows])
     with watched(model.down_projection(layer), lambda key, _: keys.append(key)):
         block_output(model, batch, layer)
     return torch.cat(_without_subjects(keys[0], rows))
