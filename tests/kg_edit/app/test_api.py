@@ -389,6 +389,7 @@ def test_missing_ledger_or_graph_is_named_with_its_option() -> None:
         assert "--graph" in answer["no_subgraph"]
 
 
+@pytest.mark.slow
 def test_request_during_which_the_server_is_stopped_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """After Ctrl-C uvicorn cancels it, which was a traceback of sixty lines and an error 500."""
     desk, begun = workshop(), threading.Event()

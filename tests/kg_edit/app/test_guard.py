@@ -93,6 +93,7 @@ def test_endless_body_is_refused(server: Served) -> None:
         assert answer.status == 413 and "--max-body" in answer.read().decode()
 
 
+@pytest.mark.slow
 def test_silent_client_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
 

@@ -80,6 +80,7 @@ def test_small_changes_keep_a_file_for_each_step(
     assert names(tmp_path) == [f"00000-{step:05d}" for step in range(3)]
 
 
+@pytest.mark.slow
 def test_sequence_resumes_from_a_sum(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

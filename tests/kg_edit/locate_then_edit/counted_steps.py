@@ -1,6 +1,6 @@
 """Count how often a step of a descent, a written token and a scored pass copy to a second device, and wait for it.
 
-It runs in a process of its own, and prints a JSON line for each family of its arguments, with the norms of whole edits
+It runs in a process of its own, and prints a JSON line for each family of its arguments, with the norm of a whole edit
 there, and one for a second solve.
 """
 
@@ -17,8 +17,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.methods.registry import find_method
-from kg_edit.methods.rome.method import RomeConfig
+from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.changes import edit_norms
 from kg_edit.scoring.greedy import greedy
@@ -33,7 +32,6 @@ EDITS = [
 ]
 # The simulated device can't run Falcon
 FAMILIES = [family for family in FIRST if not family.startswith("falcon")]
-METHODS = ("rome", "memit")
 CONTEXTS = ("{}", "It is known that {}", "The river and the people. {}")
 
 
@@ -71,10 +69,9 @@ def scored(model: LanguageModel) -> Counter[str]:
     return Counter(second_device.COUNTED)
 
 
-def edited(model: LanguageModel) -> dict[str, float | None]:
-    """The norm of an edit by each of two methods, from keys to patch."""
-    edits = EDITS[:1]
-    return {name: edit_norms(find_method(name).on(model, settings=QUICK[name]).edit(edits))[0] for name in METHODS}
+def edited(model: LanguageModel) -> float | None:
+    """The norm of an edit by ROME, from keys to patch."""
+    return edit_norms(Rome.on(model, settings=QUICK["rome"]).edit(EDITS[:1]))[0]
 
 
 def solved_again() -> Counter[str]:
@@ -101,7 +98,7 @@ if __name__ == "__main__":
         few, more = written(model, 2), written(model, 5)
         line["token"] = {name: (more[name] - few[name]) / 3 for name in ("waits", "copies")}
         line["scored"] = scored(model)["waits"]
-        line["norms"] = edited(model)
+        line["norm"] = edited(model)
         print(json.dumps(line))  # noqa: T201
     again = solved_again()
     print(json.dumps({"solve": {name: again[name] for name in ("waits", "copies")}}))  # noqa: T201
