@@ -156,18 +156,18 @@ def check_new(folder: Path) -> Path:
     Raises:
         OutputError: the folder is not empty, is a file, can't be written, or is the current folder or a mount point.
     """
-    place = Path(os.path.realpath(folder))
+    target = Path(os.path.realpath(folder))
     try:
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise OutputError(f"{folder} already exists; give another folder, or delete it first")
-        check_folder(place)
-        if place == Path.cwd() or place.is_mount():
+        check_folder(target)
+        if target == Path.cwd() or target.is_mount():
             raise OutputError(
                 f"{folder} is the current folder or a mount point, which can't be replaced; give a new folder in it"
             )
     except OSError as error:
         raise OutputError(f"can't write {folder}: {error.strerror}; choose another folder") from error
-    return place
+    return target
 
 
 @contextmanager
@@ -177,14 +177,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: ``folder`` is not empty, or can't be written.
     """
-    place = check_new(folder)
+    target = check_new(folder)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             yield scratch
             open_to_readers(scratch)
-            scratch.replace(place)
+            scratch.replace(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:

@@ -58,14 +58,17 @@ class GraphRequestConfig(GraphSettings):
         """
         if self.graph.rules is not None:
             most = self.statements + self.composed + self.chained
-            found = [(most, consequence_facts(edit, graph, limit=most + 1))]
+            by_kind = [(most, consequence_facts(edit, graph, limit=most + 1))]
         else:
             kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
-            found = [
+            by_kind = [
                 (most, graph_facts(edit, graph, limit=most + 1, seed=self.seed, kinds=(kind,)))
                 for kind, most in kinds.items()
             ]
-        return tuple(fact for most, facts in found for fact in [f for f in facts if f.text != edit.text][:most])
+        # one more than needed was asked for, in the place of one in the edit's own words
+        return tuple(
+            fact for most, facts in by_kind for fact in [fact for fact in facts if fact.text != edit.text][:most]
+        )
 
 
 class GraphRequestMethod(GraphReader):
