@@ -1,6 +1,6 @@
 """Everything that asks a model, on one that lies on two devices: run as a module, it writes a line a job.
 
-With ``no-float64`` after the file's name, the model lies on one device, which has no float64.
+With ``no-float64`` after the file's name, the model lies on one device, which has no float64; with ``cuda``, on a card.
 
 It is a program because the second device can't be taken back once torch knows it.
 """
@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from accelerate.big_modeling import attach_align_device_hook_on_blocks
@@ -23,6 +24,7 @@ from torch import Tensor
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.run import evaluate
+from kg_edit.methods.malmen.training import train as train_malmen
 from kg_edit.methods.mend.training import train
 from kg_edit.methods.serac.training import train as train_serac
 from kg_edit.models.language_model import LanguageModel
@@ -30,6 +32,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.tracing.run import locate
 from kg_edit.tracing.trace import TraceSettings, facts_of
 from tests.kg_edit import second_device
+from tests.kg_edit.methods.malmen.examples import apart
+from tests.kg_edit.methods.malmen.examples import quick as quick_malmen
 from tests.kg_edit.methods.mend.examples import edits, quick
 from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
 from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, logits_after, method
@@ -51,6 +55,8 @@ EXACT = (
     "rome",
 )
 """The methods that compute in float64."""
+ON_CARD = ("llama", "gpt2", "gptj", "qwen3_5_text")
+RESTRAINED = (("rect", 0.4), ("prune", 1.2), ("anchor", 2.0), ("sphere", 0.8))
 SPLITS = (("llama", "cpu"), ("gpt2", second_device.ELSEWHERE))
 
 
@@ -75,8 +81,8 @@ def split(model: LanguageModel, *, first: str) -> LanguageModel:
     return LanguageModel.wrap(hf, parted.tokenizer, name=model.name)
 
 
-def _edited(name: str, model: LanguageModel) -> Tensor:
-    chosen = method(name, model)
+def _edited(name: str, model: LanguageModel, **settings: Any) -> Tensor:
+    chosen = method(name, model, **settings)
     with TemporaryDirectory() as folder:
         first = Patch.load(chosen.edit([EDIT]).save(Path(folder) / "patch.safetensors"))
     patch = chosen.edit([SECOND], start=first)
@@ -109,6 +115,12 @@ def _trained(model: LanguageModel) -> Tensor:
     return torch.tensor([validation.total for validation in result.validations])
 
 
+def _malmen_trained(model: LanguageModel) -> Tensor:
+    with TemporaryDirectory() as folder:
+        result = train_malmen(model, apart(), quick_malmen(steps=4), Path(folder), progress=False)
+    return torch.tensor([validation.total for validation in result.validations])
+
+
 def _serac_trained(model: LanguageModel) -> Tensor:
     """With states of the last block."""
     with TemporaryDirectory() as folder:
@@ -120,6 +132,7 @@ JOBS: dict[str, Job] = {
     **{name: partial(_edited, name) for name in METHODS},
     "evaluate": _evaluated,
     "locate": _traced,
+    "malmen train": _malmen_trained,
     "mend train": _trained,
     "serac train": _serac_trained,
 }
@@ -151,8 +164,16 @@ def report_without_float64() -> Iterator[dict[str, object]]:
         yield {"job": name, **_outcome(JOBS[name], tiny("llama"), model)}
 
 
-def _loaded(device_map: dict[str, int | str]) -> LanguageModel:
-    model = tiny("llama")
+def report_of_a_card() -> Iterator[dict[str, object]]:
+    """What came of each job on CUDA; families of each kind, of which one has recurrent blocks."""
+    switches = {f"memit {name}={number}": {name: number} for name, number in RESTRAINED}
+    jobs = {**JOBS, **{name: partial(_edited, "memit", **settings) for name, settings in switches.items()}}
+    for family, (name, job) in product(ON_CARD, jobs.items()):
+        yield {"job": f"{name} {family}", **_outcome(job, tiny(family), _loaded({"": "cuda"}, family))}
+
+
+def _loaded(device_map: dict[str, int | str], family: str = "llama") -> LanguageModel:
+    model = tiny(family)
     with TemporaryDirectory() as folder:
         model.model.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
@@ -171,9 +192,11 @@ def _outcome(job: Job, whole: LanguageModel, parted: LanguageModel) -> dict[str,
 
 if __name__ == "__main__":
     path, *options = sys.argv[1:]
-    library = second_device.register(refused=[torch.float64] if options else [])
+    if options != ["cuda"]:
+        library = second_device.register(refused=[torch.float64] if options else [])
     torch.set_num_threads(1)
+    reports = {"no-float64": report_without_float64, "cuda": report_of_a_card}
     with Path(path).open("w", encoding="utf-8") as file:
-        for line in report_without_float64() if options else report():
+        for line in reports[options[0]]() if options else report():
             file.write(json.dumps(line) + "\n")
             file.flush()

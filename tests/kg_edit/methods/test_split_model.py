@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.kg_edit.split_model import EXACT, JOBS, SPLITS
 
@@ -78,3 +79,17 @@ def test_a_model_on_two_devices_is_edited_as_on_one(job: str, family: str, first
     assert "error" not in outcome, outcome["error"]
     assert outcome["difference"] < 1e-4
     assert outcome["untouched"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_model_on_a_card_is_edited_as_on_the_cpu(tmp_path: Path) -> None:
+    outcomes = run_jobs(tmp_path, "cuda")
+    wrong = {job: outcome for job, outcome in outcomes.items() if not wanted(outcome)}
+    assert len(outcomes) > len(JOBS) and not wrong
+
+
+def wanted(outcome: dict[str, Any]) -> bool:
+    """Whether the patch is that of the CPU, up to the order of sums, or the family is refused."""
+    if "error" in outcome:
+        return str(outcome["error"]).startswith("UnsupportedModelError")
+    return bool(outcome["difference"] < 1e-2 and outcome["untouched"])
