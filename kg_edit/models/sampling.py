@@ -1,7 +1,8 @@
 """Sample texts from the model. Put before a prompt as contexts, they make an edit succeed after other text too.
 
 `sample_contexts` makes ROME's contexts, `started_contexts` MEMIT's. `sample_text` and `continue_text` sample from the
-model's own distribution, ignore its generation settings, and leave torch's global generator unchanged.
+model's own distribution, ignore its generation settings, and leave torch's global generator unchanged. A text is the
+same on every device, up to rounding of the model's logits (`sampling`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers.generation.logits_process import TopKLogitsWarper
 
 from kg_edit.errors import ModelError
 from kg_edit.models.language_model import LanguageModel
@@ -86,14 +88,12 @@ def continue_text(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: in
 
     The model's own generation settings are ignored, and no global random generator changes.
     """
-    with plain_generation(model), seeded(model, seed):
+    with plain_generation(model):
         output = model.model.generate(  # type: ignore[operator]
             ids,
             attention_mask=mask,
-            do_sample=True,
-            top_k=top_k,
-            top_p=1.0,
-            temperature=1.0,
+            logits_processor=sampling(seed=seed, top_k=top_k),
+            do_sample=False,  # the processor has drawn
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             eos_token_id=None,
@@ -104,21 +104,26 @@ def continue_text(model: LanguageModel, ids: Tensor, mask: Tensor, *, tokens: in
     return output[:, ids.shape[1] :]
 
 
-@contextmanager
-def seeded(model: LanguageModel, seed: int) -> Iterator[None]:
-    """Inside the ``with`` block, the generators of the model's devices begin at ``seed``; then they are as before.
+class _Drawn(LogitsProcessor):
+    """Draws one token of each row: it gets the highest score. Equal to `torch.multinomial` on a CPU."""
 
-    `torch.manual_seed` would also seed the generators of CUDA devices that hold no part of the model.
+    def __init__(self, *, seed: int, top_k: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._likeliest = TopKLogitsWarper(top_k) if top_k else None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._likeliest:
+            scores = self._likeliest(input_ids, scores)
+        waits = torch.empty(scores.shape, dtype=scores.dtype).exponential_(generator=self._generator)
+        return scores.softmax(dim=-1) / waits.to(scores.device)
+
+
+def sampling(*, seed: int, top_k: int = 0) -> LogitsProcessorList:
+    """Return what makes ``generate`` sample from all tokens, or from the ``top_k`` likeliest, without ``do_sample``.
+
+    Its random numbers are drawn on the CPU: the generators of other devices would give other texts for a seed.
     """
-    with torch.random.fork_rng(devices=model.cuda_devices):
-        if model.device.type in ("cpu", "cuda"):
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
-        for device in model.cuda_devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
+    return LogitsProcessorList([_Drawn(seed=seed, top_k=top_k)])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from kg_edit.errors import ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
-from kg_edit.models.sampling import plain_generation, seeded
+from kg_edit.models.sampling import plain_generation, sampling
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
 from kg_edit.text.matching import first_sentence
@@ -184,8 +184,7 @@ _LIKELIEST = 5
 def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
     """Return each prompt with a text sampled after it: top-5 sampling, to 100 tokens including the prompt.
 
-    The seed is a hash of the prompt, so a text does not depend on the other prompts. The state of the global random
-    generators is restored.
+    The seed is a hash of the prompt, so a text does not depend on the other prompts, nor on the device.
 
     Raises:
         ModelError: a prompt does not fit into the model's positions.
@@ -200,12 +199,12 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
             continue
         model.check_length(encoded, new_tokens=new_tokens)
         ids = torch.tensor([encoded.ids], device=model.device)  # [1, tokens]
-        settings = GenerationConfig(
-            max_new_tokens=new_tokens, do_sample=True, top_k=_LIKELIEST, eos_token_id=end, pad_token_id=end or 0
-        )
-        seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
-        with plain_generation(model), seeded(model, seed):
-            output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        settings = GenerationConfig(max_new_tokens=new_tokens, eos_token_id=end, pad_token_id=end or 0)
+        drawn = sampling(seed=int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]), top_k=_LIKELIEST)
+        with plain_generation(model):
+            output = generate(
+                ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=drawn
+            )
         written = model.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True)
         texts[prompt] = prompt + str(written)
     return texts

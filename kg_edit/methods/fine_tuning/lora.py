@@ -27,7 +27,6 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.sampling import seeded
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
@@ -258,6 +257,23 @@ def wrapped(
             setattr(base.get_submodule(parent), leaf, module)
         if hasattr(base, "peft_config"):
             del base.peft_config
+
+
+@contextmanager
+def seeded(model: LanguageModel, seed: int) -> Iterator[None]:
+    """Inside the ``with`` block, the generators of the model's devices begin at ``seed``; then they are as before.
+
+    `torch.manual_seed` would also seed the generators of CUDA devices that hold no part of the model.
+    """
+    with torch.random.fork_rng(devices=model.cuda_devices):
+        if model.device.type in ("cpu", "cuda"):
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+        for device in model.cuda_devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _swap_hooks(module: nn.Module, other: nn.Module) -> None:

@@ -14,7 +14,7 @@ import torch
 from accelerate import disk_offload
 from huggingface_hub.utils import build_hf_headers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
 from kg_edit.export.merged_model import blank_model
@@ -29,7 +29,7 @@ from kg_edit.models.loading import (
     pick_device,
     pick_dtype,
 )
-from kg_edit.models.sampling import sample_contexts, seeded
+from kg_edit.models.sampling import continue_text, sample_contexts
 from kg_edit.planning.shape import shape_of
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import CONFIGS, byte_level, families, tiny
@@ -263,15 +263,21 @@ def test_fingerprint_changes_with_each_row_and_column(shape: tuple[int, int]) ->
         changed.sub_(1.0)
 
 
-def test_seeded_leaves_other_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds = list[int]()
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
-    assert sample_contexts(tiny("llama"), lengths=((4, 1),), seed=1) and seeds == []
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_texts_are_those_of_transformers_on_a_cpu(top_k: int) -> None:
+    """On other devices they are the same, since their random numbers are drawn on the CPU."""
+    model = tiny("llama")
+    ids = torch.tensor([[0, 7], [0, 9]])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        expected = torch.rand(3)
-    with seeded(tiny("llama"), 7):
-        assert torch.equal(torch.rand(3), expected)
+        torch.manual_seed(3)
+        settings = GenerationConfig(
+            do_sample=True, top_k=top_k, max_new_tokens=12, suppress_tokens=[0, 1], eos_token_id=None, pad_token_id=0
+        )
+        expected = model.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)  # type: ignore[operator]
+        state = torch.get_rng_state()
+        drawn = continue_text(model, ids, torch.ones_like(ids), tokens=12, seed=3, top_k=top_k)
+        assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(drawn, expected[:, 2:])
 
 
 def test_sampling_ignores_generation_settings() -> None:

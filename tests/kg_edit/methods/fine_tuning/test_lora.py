@@ -11,7 +11,7 @@ from torch import nn
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted, target_modules
+from kg_edit.methods.fine_tuning.lora import Lora, LoraConfig, adapted, seeded, target_modules
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -73,6 +73,17 @@ def test_dropout_is_seeded_and_only_on_the_adapters(monkeypatch: pytest.MonkeyPa
     assert first == again and first["loss_after"] != method(model).edit([EDIT]).edits[0]["loss_after"]
     assert first["loss_before"] == method(model).edit([EDIT]).edits[0]["loss_before"]  # B is 0, and nothing else drops
     assert torch.equal(torch.get_rng_state(), state) and not others, "no generator of a device without the model"
+
+
+def test_seeded_leaves_other_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = list[int]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    with seeded(tiny("llama"), 7):
+        assert torch.equal(torch.rand(3), expected)
+    assert seeds == []
 
 
 def test_missing_peft_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
