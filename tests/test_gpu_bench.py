@@ -28,7 +28,8 @@ def test_every_section_runs_without_a_card(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    profiles = ["profile: a descent", "profile: a descent of 2", "profile: an edit by GLAME"]
+    edited = ["profile: rome, 1", "profile: glame, 1", "profile: memit, 8"]
+    profiles = ["profile: a descent", "profile: a descent of 2", *edited]
     sections = ["model", "descent", "descent", "plain descent", *methods, *profiles, "covariance"]
     assert [row["section"] for row in rows] == 2 * sections
     assert [row["error"] for row in rows if "error" in row] == []
@@ -38,7 +39,7 @@ def test_every_section_runs_without_a_card(tmp_path: Path) -> None:
         assert row["section"] not in methods or row["GB_planned"] > 0
         if row["section"] in profiles:
             assert row["groups"]["matrix products"]["kernels"] > 0 and len(row["groups"]) == 5
-            assert ("GLAME" in row["section"]) != (row.get("steps") == 5 and row["note"].startswith("5 steps: "))
+            assert (row["section"] in edited) != (row.get("steps") == 5 and row["note"].startswith("5 steps: "))
             assert sum(group["ms"] for group in row["groups"].values()) > 0.5 * row["device_ms"] > 0
     assert run.stdout.splitlines()[-len(rows) :] == out.read_text().splitlines()
 

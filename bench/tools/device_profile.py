@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 # copy is also an elementwise kernel by name.
 _GROUPS = {
     "attention": r"flash|fmha|attention",
+    "solves": r"potrf|trsm|getrf|trtri|cholesky|linalg_|triangular_solve",
     "matrix products": r"gemm|gemv|cutlass|xmma|nvjet|splitk|cublas|addmm|bmm|\bmm\b|linear|dot_kernel",
     "copies": r"memcpy|memset|copy|catarray|\bcat\b|clone|fill",
     "optimiser": r"multi_tensor|foreach|fused_?adam",

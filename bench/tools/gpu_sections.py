@@ -46,6 +46,7 @@ from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device
 from kg_edit.models.prefix_cache import SharedContexts
+from kg_edit.patches.base import Patch
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.memory import Job, memory_parts
 from kg_edit.planning.shape import shape_of_config
@@ -66,6 +67,7 @@ TINY |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 1000,
 TINY_SETTINGS = {"steps": 2, "further_steps": 0, "per_node": 2}
 SIZES = {"cpu": (2**24, 512), "cuda": (2**30, 8192)}  # bytes of the copy, and size of the product
 PROFILE = "profile"
+PROFILED = {"rome": 1, "glame": 1, "memit": 8}  # methods, and how many edits: whole ones, from keys to patch
 BATCHES = {"rome": 8, "memit": 100, "alphaedit": 100, "grace": 8}  # edits of a call
 
 
@@ -141,7 +143,9 @@ def of_shape(common: Row, device: torch.device, methods: Sequence[str], clock: C
                 yield from guarded(f"{PROFILE}: a descent", partial(shaped.profiled_descent, 1), common, clock)
                 batch_descent = partial(shaped.profiled_descent, shaped.batch)
                 yield from guarded(f"{PROFILE}: a descent of {shaped.batch}", batch_descent, common, clock)
-                yield from guarded(f"{PROFILE}: an edit by GLAME", shaped.profiled_edit, common, clock)
+                for edited, edits in PROFILED.items():
+                    work = partial(shaped.profiled_edit, edited, edits)
+                    yield from guarded(f"{PROFILE}: {edited}, {edits}", work, common, clock)
             else:
                 yield from guarded(method, partial(shaped.whole, method), common, clock)
         yield from guarded("covariance", shaped.covariance, common, clock)
@@ -273,11 +277,11 @@ class Shaped:
         row = profiled(work, self.model.device)
         return {"edits": edits, "steps": PROFILED_STEPS, **row, "note": f"{PROFILED_STEPS} steps: {row['note']}"}
 
-    def profiled_edit(self) -> Row:
-        """The kernels of a whole edit by GLAME."""
-        editor, edits = self._made("glame")
-        work = partial(seconds_of, lambda: editor.edit(edits[:1]), self.model.device)
-        return {"edits": 1, **profiled(work, self.model.device)}
+    def profiled_edit(self, method: str, count: int) -> Row:
+        """The kernels of a call that makes so many edits."""
+        editor, edits = self._made(method)
+        work = partial(seconds_of, lambda: editor.edit(edits[:count]), self.model.device)
+        return {"edits": len(edits[:count]), **profiled(work, self.model.device)}
 
     def plain(self) -> Row:
         """The same descent for one edit, in which each step runs all prompts through the whole model, as published."""
@@ -321,13 +325,18 @@ class Shaped:
     def whole(self, method: str) -> Row:
         """Whole edits by a method with default settings in its published layers; C is made up, and factored before."""
         editor, edits = self._made(method)
+        made = list[Patch]()
+        costs = self._costs(lambda: made.append(editor.edit(edits)), len(edits))
+        steps = [edit["steps"] for edit in made[0].provenance["edits"] if "steps" in edit]
         return {
-            **self._costs(lambda: editor.edit(edits), len(edits)),
+            **costs,
+            "steps": round(sum(steps) / len(steps), 1) if steps else None,
             "GB_planned": self._planned(type(editor), editor.config, len(edits)),
         }
 
     def _made(self, method: str) -> tuple[EditingMethod, list[Edit]]:
         """A method that has made its first edit, and the edits to measure."""
+        self._covariances.clear()  # their factors on the device, which would count for the next method
         chosen, config = find_method(method), self._settings(method)
         most = 3 if self.name == "tiny" else None
         edits = (made_up_edits(BATCHES[method]) if method in BATCHES else list(read_edits(DEMO).edits))[:most]
