@@ -347,33 +347,30 @@ def without_repeats(edits: Sequence[Edit]) -> tuple[tuple[Edit, ...], tuple[tupl
 
 def opposed(edits: Iterable[Edit]) -> tuple[tuple[str, str], ...]:
     """Return (id, id of the earlier edit) of each edit whose fact an earlier one has with another new target."""
+    return tuple((edit.id, other.id) for edit, other in _opposing(edits))
+
+
+def _opposing(edits: Iterable[Edit]) -> Iterator[tuple[Edit, Edit]]:
+    """Yield each edit whose prompt, in the same form, an earlier one has with another new target, and that one."""
     first: dict[tuple[str, bool], Edit] = {}
-    pairs = []
     for edit in edits:
-        for form in edit.forms:
-            other = first.setdefault((edit.text, form), edit)
-            if other.target_new != edit.target_new:
-                pairs.append((edit.id, other.id))
-                break
-    return tuple(pairs)
+        others = [first.setdefault((edit.text, form), edit) for form in edit.forms]
+        yield from [(edit, other) for other in others if other.target_new != edit.target_new][:1]
 
 
 def refuse_clash(edits: Iterable[Edit]) -> None:
     """Check edits that a method makes at once.
 
     Raises:
-        EditError: two of ``edits`` have the same prompt and subject, but different new targets.
+        EditError: two of ``edits`` have the same prompt in the same form, but different new targets.
     """
-    targets: dict[str, Edit] = {}
-    for edit in edits:
-        other = targets.setdefault(edit.text, edit)
-        if other.target_new != edit.target_new:
-            raise EditError(
-                [
-                    Fault(
-                        "target_new",
-                        f"one batch can't make both {edit.text!r} -> {other.target_new!r} (edit {other.id!r}) and -> "
-                        f"{edit.target_new!r} (edit {edit.id!r}); keep one, or make one after the other",
-                    )
-                ]
-            )
+    for edit, other in _opposing(edits):
+        raise EditError(
+            [
+                Fault(
+                    "target_new",
+                    f"one batch can't make both {edit.text!r} -> {other.target_new!r} (edit {other.id!r}) and -> "
+                    f"{edit.target_new!r} (edit {edit.id!r}); keep one, or make one after the other",
+                )
+            ]
+        )

@@ -27,7 +27,7 @@ from kg_edit.callbacks import Callback, StepNotes, watched
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, refuse_clash
 from kg_edit.edits.given import Edits, as_edits
 from kg_edit.errors import (
     ConfigError,
@@ -247,6 +247,8 @@ class EditingMethod(ABC):
         """
         requested = as_edits(edits)
         self.refuse_texts(requested)
+        if self.joint:
+            refuse_clash(requested)  # before anything is measured
         earlier = None if start is None else as_patch(start)
         if earlier is not None:
             earlier.check_model(self.model)  # before any work, and so that it is not taken for a fault of a plug-in

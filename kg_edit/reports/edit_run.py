@@ -13,7 +13,7 @@ import networkx as nx
 from pydantic import ValidationError
 
 from kg_edit.callbacks import Callback, LossLines, read_losses
-from kg_edit.edits.edit import Edit, opposed, without_repeats
+from kg_edit.edits.edit import Edit, opposed, refuse_clash, without_repeats
 from kg_edit.edits.files import write_edits
 from kg_edit.errors import KgEditError, OutputError, PatchError
 from kg_edit.evaluation.settings import chat_settings, method_settings
@@ -125,6 +125,8 @@ def run_edits(
     out, all_edits = Path(out), edits
     edits, repeats = without_repeats(all_edits)
     method.check(edits)
+    if method.joint:
+        refuse_clash(edits)
     check_probes(model, edits, progress=progress)
     check_prompts(model, [prompt for prompt in own_prompts(edits) if not prompt.answer])  # the others are probes
     settings = {

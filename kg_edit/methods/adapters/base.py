@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.fine_tuning.base import TuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
@@ -98,7 +98,6 @@ class AdapterMethod(StatementMethod):
             EditError: two of the edits have the same prompt and different targets.
             PatchError: a loss is not finite.
         """
-        refuse_clash(edits)
         with untouched(self.model):
             adapter, records = self.train(edits, adapter_at(before, self.place))
         return AdapterPatch(adapters={self.place: adapter}, provenance={**self.provenance(), "edits": records})

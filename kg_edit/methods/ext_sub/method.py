@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt
 
 from kg_edit.datasets import readable_records
 from kg_edit.datasets.locality import locality_queries
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import annotate_errors
@@ -95,7 +95,6 @@ class ExtSub(Lora):
         Raises:
             PatchError: a loss is not finite.
         """
-        refuse_clash(edits)
         config, expert_rows = self.config, list[TrainingRow]()
         old_rows = dict[int, TrainingRow]()  # by the index of the edit; not every edit has an old target
         with untouched(self.model):

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 
 from kg_edit.callbacks import report_losses
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Layers
 from kg_edit.methods.fine_tuning.base import StatementConfig, TuningMethod, loss_notes
@@ -152,7 +152,6 @@ class FtAugmented(TuningMethod):
             EditError: two of the edits have the same prompt and different targets.
             PatchError: a loss is not finite.
         """
-        refuse_clash(edits)
         config = self.config
         changes = {layer: no_change(self.model.down_projection(layer)) for layer in self.layers}  # [d, d_ff] each
         optimizer = config.descent.optimizer(list(changes.values()))

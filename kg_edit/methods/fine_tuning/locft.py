@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pydantic import Field, PositiveInt
 
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PromptError
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, record
@@ -67,7 +67,6 @@ class LocFt(FineTuning):
             EditError: two of the edits have the same prompt and different targets.
             PatchError: a loss is not finite.
         """
-        refuse_clash(edits)
         config, module = self.config, self.model.down_projection(self.layer)
         with untouched(self.model):
             rows = list[TrainingRow]()

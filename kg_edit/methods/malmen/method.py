@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit
 from kg_edit.methods.malmen.network import FORMAT, MalmenManifest, MalmenNetwork
 from kg_edit.methods.mend.gradients import at_targets
 from kg_edit.methods.mend.method import Mend, MendConfig
@@ -54,10 +54,8 @@ class Malmen(Mend):
         """Return the update that all edits have together, each from its own gradient on the model as it is.
 
         Raises:
-            EditError: two edits have the same prompt and different targets.
             ModelError: a loss or a gradient is not finite.
         """
-        refuse_clash(edits)
         with untouched(self.model):
             gradients = [(row, at_targets(row, pairs), loss) for row, pairs, loss in map(self.gradient, edits)]
         prompts, by_edit, losses = zip(*gradients, strict=True)

@@ -34,7 +34,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import PatchError, RefusedEditsError, UnsupportedModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
@@ -219,11 +219,9 @@ class JointMethod(ValueMethod):
         A fact that contradicts an edit of the batch is left out; the edit's record counts these (``opposed``).
 
         Raises:
-            EditError: two edits have the same prompt and different targets.
             RefusedEditsError: of several edits, some values are not finite, or longer than ``anchor`` allows.
             PatchError: that of the only edit is.
         """
-        refuse_clash(edits)
         targets = {edit.text: edit.target_new for edit in edits}
         with untouched(self.model):
             self.prepare()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import MethodConfig
@@ -113,7 +113,6 @@ class Mend(StatementMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
-        refuse_clash(edits)
         with untouched(self.model):
             changes, records = zip(*map(self._change, edits), strict=True)
         factors = {name: Factors.total([change[name] for change in changes]) for name in changes[0]}

@@ -35,7 +35,7 @@ from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.lasting import state_of
@@ -199,11 +199,9 @@ class UltraEdit(StatementMethod):
         """Write the edits together, each from its gradient on the model in its present state.
 
         Raises:
-            EditError: two edits have the same prompt and different targets.
             ConfigError: there is only one token to learn, and the statistics start without texts.
             ModelError: a loss or a gradient is not finite.
         """
-        refuse_clash(edits)
         prompts = list[Prompt]()
         for edit in edits:
             with annotate_errors(edit):

@@ -38,12 +38,10 @@ class Refusal(NamedTuple):
     note: str = ""
 
 
-_BATCH = "in a batch of 2 edits, '1' to 'other'"
 _CLASH = Refusal(
     EditError,
     "field target_new: one batch can't make both 'LeBron James plays for' -> 'Los Angeles Lakers' (edit '1') "
     "and -> 'Paris' (edit 'other')",
-    _BATCH,
 )
 _OWN = {
     ("kn", "a subject at the end"): Refusal(

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from kg_edit.callbacks import read_losses
 from kg_edit.covariance.moment import Covariance
-from kg_edit.edits.edit import Edit, opposed
+from kg_edit.edits.edit import Edit, opposed, refuse_clash
 from kg_edit.edits.files import read_edits
-from kg_edit.errors import CovarianceError, KgEditError, OutputError, PatchError
+from kg_edit.errors import CovarianceError, EditError, KgEditError, OutputError, PatchError
 from kg_edit.methods.glame.method import Glame
 from kg_edit.methods.registry import find_method
 from kg_edit.methods.rome.method import RankOneMethod, Rome, RomeConfig
@@ -148,6 +148,26 @@ def test_nothing_is_written_before_the_method_is_prepared(tmp_path: Path, monkey
     with pytest.raises(CovarianceError):
         run(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_contradiction_in_a_batch_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C of a large model takes minutes. In chat form the same prompt may have another target."""
+    model, other = tiny("llama"), EDIT.model_copy(update={"id": "other", "target_new": "Paris"})
+    memit = find_method("memit").on(model)
+
+    def measures() -> None:
+        raise CovarianceError("this is measured")
+
+    monkeypatch.setattr(memit, "prepare", measures)
+    for make in (lambda edits: run_edits(memit, model, edits, tmp_path / "run", progress=False), memit.edit):
+        with pytest.raises(EditError, match=r"one batch can't make both .*\(edit '1'\).*\(edit 'other'\)"):
+            make([EDIT, other])
+        with pytest.raises(CovarianceError, match="this is measured"):
+            make([EDIT, other.model_copy(update={"prompt": "{} works for"})])
+    refuse_clash([EDIT, other.in_chat()])
+    assert not (tmp_path / "run").exists()
 
 
 def test_change_that_is_not_finite_names_its_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +329,7 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
 def test_sequence_of_several_edits_says_so_before_it_starts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edits = [EDIT.model_copy(update={"id": str(number), "target_new": f"Rome{number}"}) for number in range(4)]
+    edits = [EDIT.model_copy(update={"id": str(number), "prompt": f"{number}: {{}} plays for"}) for number in range(4)]
 
     def fail(*_: object) -> None:
         raise CovarianceError("stop here")
