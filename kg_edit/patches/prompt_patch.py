@@ -94,7 +94,10 @@ class FactBook:
         rule = self.rule
         question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
         scores = self._index(question)
-        shares = self._subjects(question) if rule.gate == "subject" else scores
+        shares = scores
+        if rule.gate == "subject":  # a fact without one, such as a paragraph, is compared by its prompt
+            named = zip(self.facts, self._subjects(question), scores, strict=True)
+            shares = [share if fact.subject else score for fact, share, score in named]
         fits = {i for i, share in enumerate(shares) if share >= rule.threshold}
         if rule.letters is not None:
             letters = letters_of(question)

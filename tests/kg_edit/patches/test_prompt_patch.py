@@ -29,6 +29,9 @@ LONDON = PromptFact(
 BORN = PromptFact(
     id="3", subject="LeBron James", prompt="LeBron James was born in", text="LeBron James was born in Rome."
 )
+PARAGRAPH = PromptFact(
+    id="4", subject="", prompt="What do you know of the team in Miami?", text="It won the title. It plays in an arena."
+)
 
 
 def patch(*facts: PromptFact, **rule: object) -> PromptPatch:
@@ -53,6 +56,9 @@ FRAMES: dict[str, object] = {"before_fact": "F: ", "before_prompt": "P: "}
         ((LAKERS, LONDON), {}, "the team of LEBRON JAMES's", f"{LAKERS.text}\n"),
         *(((LAKERS, LONDON), {}, other, "") for other in ("Dwyane Wade plays for", "LeBron plays for", "Answer:", "")),
         ((LAKERS, LONDON), {}, "James Hughes comes from", ""),
+        # a fact without a subject is found by its prompt
+        ((LAKERS, PARAGRAPH), {}, "What do you know of the team in Miami?", f"{PARAGRAPH.text}\n"),
+        ((LAKERS, PARAGRAPH), {}, "What do you know of LeBron James?", f"{LAKERS.text}\n"),
         # the text around facts and prompts, and the fact's own examples, of which the nearest comes last
         ((LAKERS,), FRAMES, "Is LeBron James tall?", f"F: {LAKERS.text}\nP: "),
         ((SHOWN,), {}, "LeBron James", f"farther\n\nnearest\n\n{LAKERS.text}\n"),
