@@ -149,6 +149,8 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
         _replace(target.records, lines)
         if _has_points(merged):
             _replace(target.general, point_lines)
+        if verdicts := dict.fromkeys(line for part in (target, *parts) for line in _whole_lines(part.verdicts)):
+            _replace(target.verdicts, {0: tuple(verdicts)})  # so that no answer is judged twice
         for folder in folders:
             for patch in sorted((folder / "patches").glob("*.safetensors")):
                 with replacing(out / "patches" / patch.name) as scratch:

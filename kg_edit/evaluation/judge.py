@@ -40,7 +40,6 @@ _TRIES, _SECONDS, _LONGEST_WAIT = 4, 60.0, 30.0
 _LATER = (408, 429, 500, 502, 503, 504)
 _MOST_BYTES = 10_000_000  # size of a reply, at most
 _SHOWN = 100  # characters of a reply in a warning
-_FILE = "judge.jsonl"
 _ASKED = ("portability", "multihop", "hops", "recall")
 
 log = logging.getLogger(__name__)
@@ -173,7 +172,7 @@ def judge_run(
         raise ConfigError(
             f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
         )
-    file = folder / _FILE
+    file = RunFolder(folder).verdicts
     with folder_lock(folder):
         drop_cut_line(file)
         verdicts = {verdict.key: verdict for verdict in read_lines(file, Verdict)}

@@ -130,6 +130,11 @@ class RunFolder:
         """File of JSON lines with the general ability after each number of edits of a sequence (`Point`)."""
         return self.path / "general.jsonl"
 
+    @property
+    def verdicts(self) -> Path:
+        """File of JSON lines, one for each answer that a judge has judged."""
+        return self.path / "judge.jsonl"
+
     def entries(self) -> Iterator[Entry]:
         """Yield the recorded phases; an incomplete last line is ignored.
 

@@ -50,8 +50,12 @@ def test_two_shards_merged_equal_one_run(
     assert (tmp_path / "merged" / "run.json").read_bytes() == (tmp_path / "whole" / "run.json").read_bytes()
     assert merged.n == 7
     assert merged.provenance["failed"] == 1
+    for number, folder in enumerate(folders):  # verdicts of a judge, which cost money
+        (folder / "judge.jsonl").write_text(f'{{"of": {number}}}\n')
     again = merge(tmp_path / "merged", folders)
-    assert again == merged
+    assert again == merged == merge(tmp_path / "merged", folders)
+    verdicts = (tmp_path / "merged" / "judge.jsonl").read_text().splitlines()
+    assert sorted(verdicts) == [f'{{"of": {number}}}' for number in range(parts)], "each once"
     with folder_lock(tmp_path / "merged"), pytest.raises(OutputError, match="another process works on"):
         merge(tmp_path / "merged", folders)
 
