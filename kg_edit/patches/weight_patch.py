@@ -319,6 +319,23 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
     return module
 
 
+def placed(model: LanguageModel, patches: Sequence[WeightPatch | None]) -> list[WeightPatch | None]:
+    """Return the patches with their factors where the weights lie, so that `each_patched` copies none of them again.
+
+    The same patch stays one object.
+
+    Raises:
+        PatchMismatchError: a patch is for another model.
+    """
+    there = dict[int, WeightPatch | None]()
+    for patch in patches:
+        if patch is not None and id(patch) not in there:
+            devices = {name: weight_matrix(module).device for name, module in patch.modules(model).items()}
+            factors = {name: pair.exact_on(devices[name]) for name, pair in patch.factors.items()}
+            there[id(patch)] = replace(patch, factors=factors)
+    return [there.get(id(patch)) for patch in patches]
+
+
 @contextmanager
 def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], owners: Tensor) -> Iterator[None]:
     """Within the ``with`` block, y += left (right^T x) with the factors of each token's own patch; no weight changes.
@@ -340,7 +357,8 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
         if patch is not None:
             modules |= patch.modules(model)
             for name, pair in patch.factors.items():
-                factors.setdefault(name, {})[owner] = pair
+                device = weight_matrix(modules[name]).device
+                factors.setdefault(name, {})[owner] = pair.exact_on(device)
 
     of_columns = {name: _columns_of(pairs) for name, pairs in factors.items()}
 
@@ -350,15 +368,14 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
         owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)  # [tokens]
         if stacked := of_columns[name]:
             # right^T x of all patches at once, [tokens, ranks], and 0 where a column is not of the token's own patch
-            exact, column = stacked[0].exact_on(inputs.device), stacked[1]
+            pair, column = stacked
             mask = (owner[:, None] == column).to(inputs.device)
-            along = torch.where(mask, inputs.float() @ exact.right, 0.0)
-            return (changed + (along @ exact.left.T).to(changed)).reshape(output.shape)
+            along = torch.where(mask, inputs.float() @ pair.right, 0.0)
+            return (changed + (along @ pair.left.T).to(changed)).reshape(output.shape)
         for index, pair in factors[name].items():
             rows = (owner == index).nonzero()[:, 0].to(inputs.device)
             if len(rows):
-                exact = pair.exact_on(inputs.device)
-                change: Tensor = torch.linalg.multi_dot([inputs[rows].float(), exact.right, exact.left.T])
+                change: Tensor = torch.linalg.multi_dot([inputs[rows].float(), pair.right, pair.left.T])
                 changed[rows] += change.to(changed)
         return changed.reshape(output.shape)
 
@@ -374,9 +391,9 @@ def _columns_of(pairs: Mapping[int, Factors]) -> tuple[Factors, Tensor] | None:
     ranks = [pair.rank for pair in pairs.values()]
     if sum(ranks) > _FEW_RANKS:
         return None
-    device = next(iter(pairs.values())).left.device
-    exact = [pair.exact_on(device) for pair in pairs.values()]
-    left, right = (torch.cat(parts, 1) for parts in zip(*((pair.left, pair.right) for pair in exact), strict=True))
+    left, right = (
+        torch.cat(parts, 1) for parts in zip(*((pair.left, pair.right) for pair in pairs.values()), strict=True)
+    )
     return Factors(left=left, right=right), torch.tensor(list(pairs)).repeat_interleave(torch.tensor(ranks))
 
 

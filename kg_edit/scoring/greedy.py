@@ -31,7 +31,7 @@ from kg_edit.models.prefix_cache import (
     stack_prefixes,
 )
 from kg_edit.models.prompts import Batch, left_pad
-from kg_edit.patches.weight_patch import WeightPatch, each_patched
+from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 
 BATCH_ROWS = 64  # half of them are read in one forward pass
 _ALIKE = 24  # rows must share this many first tokens to share their computation
@@ -87,7 +87,7 @@ def greedy(
     Raises:
         PatchMismatchError: a patch is for another model.
     """
-    prompts, row_patches = [tuple(row) for row in rows], list(patches or [None] * len(rows))
+    prompts, row_patches = [tuple(row) for row in rows], placed(model, patches or [None] * len(rows))
     more = max(limits, default=0)
     beginnings: list[_Beginning | None] = [None] * len(prompts)
     if mask_decides(model, max(map(len, prompts), default=0) + more):  # else padding would change the results

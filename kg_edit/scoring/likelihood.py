@@ -26,7 +26,7 @@ from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.patches.weight_patch import WeightPatch, each_patched
+from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, packed
 
 _NODES = 768  # in a tree, or twice its first prompt if that is more; on a CPU also in one forward pass
@@ -87,6 +87,7 @@ def score_each(
         ModelError: an edited model's output is not finite, or a pair does not fit into its positions.
         PatchMismatchError: a patch is for another model.
     """
+    patches = placed(model, patches)
     # All unpatched entries have one owner, so that a pair of several of them is scored once.
     unpatched = patches.index(None) if None in patches else 0
     owners = [unpatched if patch is None else index for index, patch in enumerate(patches)]

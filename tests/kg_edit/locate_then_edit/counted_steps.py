@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 
 import torch
@@ -18,8 +19,9 @@ from kg_edit.edits.edit import Edit
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.rome.method import Rome, RomeConfig
-from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.changes import edit_norms
+from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import Pair, score
 from tests.kg_edit import second_device
@@ -53,11 +55,11 @@ def descended(model: LanguageModel, *, steps: int, further_steps: int) -> Counte
     return Counter(second_device.COUNTED)
 
 
-def written(model: LanguageModel, tokens: int) -> Counter[str]:
-    """The counts of writing so many tokens after three prompts."""
+def written(model: LanguageModel, tokens: int, patches: Sequence[WeightPatch] | None = None) -> Counter[str]:
+    """The counts of writing so many tokens after three prompts, each with its patch."""
     rows = [model.encode(text).ids for text in ("The lazy", "Spike Hughes comes from", "The river and the people")]
     second_device.COUNTED.clear()
-    greedy(model, rows, limits=[tokens] * 3)
+    greedy(model, rows, limits=[tokens] * 3, patches=patches)
     return Counter(second_device.COUNTED)
 
 
@@ -97,6 +99,12 @@ if __name__ == "__main__":
             line[kind] = {name: (more[name] - few[name]) / 3 for name in ("waits", "copies")}
         few, more = written(model, 2), written(model, 5)
         line["token"] = {name: (more[name] - few[name]) / 3 for name in ("waits", "copies")}
+        name, (out, inner) = model.weight_name(1), weight_matrix(model.down_projection(1)).shape
+        patches = [
+            WeightPatch(factors={name: Factors(left=torch.ones(out, 1), right=torch.ones(inner, 1))}) for _ in range(3)
+        ]
+        few, more = written(model, 2, patches), written(model, 5, patches)
+        line["patched token"] = {name: (more[name] - few[name]) / 3 for name in ("waits", "copies")}
         line["scored"] = scored(model)["waits"]
         line["norm"] = edited(model)
         print(json.dumps(line))  # noqa: T201

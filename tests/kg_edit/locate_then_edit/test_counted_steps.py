@@ -29,5 +29,7 @@ def test_step_waits_for_the_device_once_and_copies_nothing_there(families: list[
         windows = line["family"] in ("gemma2", "gemma3_text", "mistral", "olmo3", "phi3", "qwen2")
         waits, copies, scored = (4, 2, 3) if windows else (2, 1, 1)
         assert line["token"]["waits"] <= waits and line["token"]["copies"] <= copies, line["family"]
+        patched = line["patched token"]  # and which token has which patch; no factor
+        assert patched["waits"] <= waits and patched["copies"] <= 2 * copies, line["family"]
         assert line["scored"] <= scored, line["family"]
         assert line["norm"] > 0, line["family"]
