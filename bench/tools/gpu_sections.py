@@ -230,7 +230,7 @@ class Shaped:
         self.batch = 2 if name == "tiny" else 32  # edits of the large descent
         # 21 contexts, as published
         self._contexts = ("{}", *(f"{edit.text}. {{}}" for edit in made_up_edits(2 if name == "tiny" else 20)))
-        self._covariances = dict[int, Covariance]()
+        self._moments = dict[int, torch.Tensor]()
 
     def descent(self, edits: int) -> Row:
         """The descent to the values of some edits: published contexts, 20 steps, no early end."""
@@ -336,7 +336,6 @@ class Shaped:
 
     def _made(self, method: str) -> tuple[EditingMethod, list[Edit]]:
         """A method that has made its first edit, and the edits to measure."""
-        self._covariances.clear()  # their factors on the device, which would count for the next method
         chosen, config = find_method(method), self._settings(method)
         most = 3 if self.name == "tiny" else None
         edits = (made_up_edits(BATCHES[method]) if method in BATCHES else list(read_edits(DEMO).edits))[:most]
@@ -384,14 +383,12 @@ class Shaped:
         return config.preset("default", layers, method=method)
 
     def _covariance(self, layer: int) -> Covariance:
-        """A made-up C of random keys, the same for all layers of one size."""
+        """A made-up C of random keys: the same for all layers of one size, each with its own factor."""
         size = weight_matrix(self.model.down_projection(layer)).shape[1]
-        if size not in self._covariances:
+        if size not in self._moments:
             keys = torch.randn(2048, size, device=self.model.device)
-            self._covariances[size] = Covariance(
-                moment=(keys.T @ keys / len(keys)).cpu(), tokens=len(keys), ridge=1e-4, id="made up"
-            )
-        return self._covariances[size]
+            self._moments[size] = (keys.T @ keys / len(keys)).cpu()
+        return Covariance(moment=self._moments[size], tokens=2048, ridge=1e-4, id="made up")
 
     def _costs(self, work: Callable[[], object], edits: int) -> Row:
         """Seconds, and on CUDA the most memory above the weights."""

@@ -29,6 +29,7 @@ from kg_edit.scoring.greedy import BATCH_ROWS
 from wikidata_cache.terminal import number_of
 
 RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
+CUDA = 0.5e9  # work memory of libraries, and of a captured step; measured on an H200: 0.3 to 0.9 GB (`bench/gpu.py`)
 FLOAT32, FLOAT64 = 4, 8
 _RECORD, _ENCODED = 9e3, 10e3  # bytes of an edit's texts and record; of its encoded prompts (measured)
 _TAIL, _PROMPT, _TARGET = 4, 8, 1  # tokens from the subject's end on, of a prompt, of a target: as in CounterFact
@@ -126,6 +127,8 @@ def memory_parts(job: Job) -> Iterator[Part]:
         memory=memory,
         formula=f"{shape.parameters:,} parameters x {size}",
     )
+    if memory == "accelerator":
+        yield Part(what="libraries and graphs of steps", bytes=CUDA, phase="editing", memory=memory)
     if load.covariance:
         yield from _covariance_parts(job)
 
