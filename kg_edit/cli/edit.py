@@ -177,6 +177,7 @@ def edit(
             usable,
             out,
             force=force,
+            keep_going=keep_going,
             alone=alone,
             locality_check=locality_check,
             callbacks=callbacks,

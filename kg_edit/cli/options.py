@@ -128,7 +128,10 @@ Exclude = Annotated[
     ),
 ]
 KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="Skip bad rows and list them at the end.", rich_help_panel=CHECKS)
+    bool,
+    typer.Option(
+        "--keep-going", help="Skip bad rows, and edits that can't be made, and list them.", rich_help_panel=CHECKS
+    ),
 ]
 AsChat = Annotated[
     bool | None,

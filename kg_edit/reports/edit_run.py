@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from kg_edit.callbacks import Callback, LossLines, read_losses
 from kg_edit.edits.edit import Edit, opposed, refuse_clash, without_repeats
 from kg_edit.edits.files import write_edits
-from kg_edit.errors import KgEditError, OutputError, PatchError
+from kg_edit.errors import KgEditError, OutputError, PatchError, RefusedEditsError
 from kg_edit.evaluation.settings import chat_settings, method_settings
 from kg_edit.graphs.source import subject_of
 from kg_edit.methods import EditingMethod
@@ -86,6 +86,7 @@ def run_edits(
     out: str | Path,
     *,
     force: bool = False,
+    keep_going: bool = False,
     alone: bool = True,
     locality_check: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -106,6 +107,7 @@ def run_edits(
         out: the folder. A run is resumed only with the same method, model and edits.
         force: accept edits that would probably break the model (`kg_edit.patches.guards`); else such an edit stops the
             run before it is added to the patch.
+        keep_going: leave out edits of a batch whose values must not be written, and log a warning that names them.
         alone: make each failed edit alone as well, to see which ones fail only together (at most
             `kg_edit.reports.alone.MOST`).
         locality_check: also ask unrelated prompts on both models (`kg_edit.reports.prompts.unrelated_prompts`), besides
@@ -157,7 +159,10 @@ def run_edits(
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim(out, settings)
-        patch = _patch(method, edits, out, force=force, callbacks=callbacks, progress=progress)
+        patch = _patch(method, edits, out, force=force, keep_going=keep_going, callbacks=callbacks, progress=progress)
+        if keep_going:
+            made = {record["edit"]["id"] for record in patch.provenance["edits"]}
+            edits = tuple(edit for edit in edits if edit.id in made)
         # The rows of an earlier run are read, not computed again; the report is written last: with it, all is there
         recorded = known_rows(out / RECORDS, edits)
         rows = BeforeAfter(recorded) if recorded else before_and_after(model, patch, edits, progress=progress)
@@ -232,6 +237,7 @@ def _patch(
     out: Path,
     *,
     force: bool,
+    keep_going: bool,
     callbacks: Sequence[Callback],
     progress: bool,
 ) -> Patch:
@@ -241,9 +247,9 @@ def _patch(
         log.info("%s already exists; nothing to compute", path)
         return Patch.load(path)
     start = Patch.load(partial) if partial.is_file() else None
-    done = len(start.provenance["edits"]) if start else 0
+    made = {record["edit"]["id"] for record in start.provenance["edits"]} if start else set[str]()
     if start:
-        log.info("continuing with %s after %d of %d edits", partial, done, len(edits))
+        log.info("continuing with %s after %d of %d edits", partial, len(made), len(edits))
     drop_cut_line(out / LOSSES)
     losses, seen = LossLines(), SeenEdits([start] if start and not force else ())
     last, due = start, 0.0
@@ -260,27 +266,39 @@ def _patch(
         if not force:
             refuse_disabling(latest, seen, method.model)
 
-    if start and done == len(edits):  # the run was killed after its last edit
-        patch = start
-    else:
+    def make(wanted: Sequence[Edit]) -> Patch:
+        if start and not wanted:  # the run was killed after its last edit
+            return start
         try:
-            patch = method.edit(
-                edits[done:],
+            return method.edit(
+                wanted,
                 start=start,
                 after_each=save,
                 guard=guard,
                 callbacks=(*callbacks, losses),
                 progress=progress,
             )
-        except BaseException as error:  # also Ctrl-C
-            due = 0.0
-            with suppress(KgEditError):  # a full disk, which may be the first error
-                if last is not None:
-                    save(last)
-            if partial.is_file():
-                error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
-            raise
-        losses.append_to(out / LOSSES)
+        except RefusedEditsError as error:
+            others = [edit for edit in wanted if edit.id not in error.reasons]
+            if not (keep_going and (others or start)):
+                if others:
+                    error.add_note("--keep-going leaves such edits out, and makes the others")
+                raise
+            for name, reason in error.reasons.items():
+                log.warning("left out: the edit %r: %s", name, reason)
+            return make(others)
+
+    try:
+        patch = make([edit for edit in edits if edit.id not in made])
+    except BaseException as error:  # also Ctrl-C
+        due = 0.0
+        with suppress(KgEditError):  # a full disk, which may be the first error
+            if last is not None:
+                save(last)
+        if partial.is_file():
+            error.add_note(f"the edits made before this error are saved in {partial}, which is a normal patch file")
+        raise
+    losses.append_to(out / LOSSES)
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch

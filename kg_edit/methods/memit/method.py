@@ -186,6 +186,7 @@ class JointMethod(ValueMethod):
             UnsupportedModelError: the settings name several layers, and their changes do not add up.
         """
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
+        self._refused_batch: tuple[Patch, dict[Edit, list[FactValue]]] | None = None
         with untouched(model):
             if self.site == "value" or all(adds_mlp(model, layer) for layer in self.layers):
                 return
@@ -234,8 +235,12 @@ class JointMethod(ValueMethod):
                     usable = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
                 facts.append(usable)
                 opposed.append(len(every) - len(usable))
-            values = iter(self.find_values(list(chain(*facts))))
-            fact_values = [[next(values) for _ in usable] for usable in facts]
+            known = self._known_values(before, dict(zip(edits, facts, strict=True)))
+            new = [usable for edit, usable in zip(edits, facts, strict=True) if edit not in known]
+            values = iter(self.find_values(list(chain(*new))))
+            fact_values = [
+                known.get(edit) or [next(values) for _ in usable] for edit, usable in zip(edits, facts, strict=True)
+            ]
             records, refused = list[Record](), dict[Edit, PatchError]()
             for edit, usable, those, left_out in zip(edits, facts, fact_values, opposed, strict=True):
                 noted = {"opposed": left_out} if left_out else {}
@@ -247,10 +252,22 @@ class JointMethod(ValueMethod):
             if refused:  # of a batch all are named, so that a caller can leave them out at once
                 first, fault = next(iter(refused.items()))
                 reasons = {edit.id: why for edit, why in refused.items()}
+                self._refused_batch = before, dict(zip(edits, fact_values, strict=True))
                 with annotate_errors(first):
                     raise fault if len(edits) == 1 else RefusedEditsError(reasons)
             target_states = torch.stack([value.target_state for value in chain(*fact_values)])  # z, [facts, d]
             return self.write(list(chain(*facts)), target_states, records, before)
+
+    def _known_values(self, before: Patch, facts: Mapping[Edit, Sequence[Fact]]) -> dict[Edit, list[FactValue]]:
+        """The values of edits that were just in a batch with refused ones, on the same patch, with as many facts.
+
+        The same batch without the refused edits so takes no second descent. They are forgotten after this call.
+        """
+        beneath, values = self._refused_batch or (None, {})
+        self._refused_batch = None
+        if beneath is not before and not (beneath and beneath.is_empty and before.is_empty):
+            return {}
+        return {edit: found for edit, found in values.items() if len(found) == len(facts.get(edit, ()))}
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Find the values of all edits in one descent, then write each edit into a patch of its own."""

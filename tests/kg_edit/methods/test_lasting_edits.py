@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, PatchError
+from kg_edit.errors import ConfigError, PatchError, RefusedEditsError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.run import evaluate
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, optimise_values
 from kg_edit.locate_then_edit.lasting import KEY, off_principal, principal_directions
+from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import find_method
 from kg_edit.methods.base import ValueMethod
 from kg_edit.methods.comeba.adapter import GatedUpdate
@@ -25,6 +28,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.edit_run import run_edits
 from tests.everyday import keep_first
 from tests.kg_edit.methods.memit.joint import EDITS, state_at
 from tests.kg_edit.methods.quick import QUICK
@@ -115,6 +119,53 @@ def test_anchor_of_several_layers_is_the_norm_of_the_values_in_the_last() -> Non
 def test_a_batch_names_all_its_outliers() -> None:
     with pytest.raises(PatchError, match=r"2 edits of the batch fail: '1', '2'; the first: .* leave it out"):
         value_method("memit", tiny("llama"), anchor=0.01).edit([FIRST, SECOND])
+
+
+def test_the_others_of_a_batch_are_made_without_a_second_descent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A descent of a thousand edits takes an hour, of which one may be refused."""
+    model, descents = tiny("llama"), list[int]()
+
+    def counted(loss: Objective, parameters: Sequence[FreeDelta], config: Any) -> list[Descent]:
+        descents.append(len(parameters))
+        return optimise_values(loss, parameters, config)
+
+    with pytest.raises(RefusedEditsError) as both:
+        value_method("memit", model, anchor=0.01).edit([FIRST, SECOND])
+    lengths = {name: float(str(why).partition(" is ")[2].split()[0]) for name, why in both.value.reasons.items()}
+    between = sum(lengths.values()) / 2
+    rest, other = sorted((FIRST, SECOND), key=lambda edit: lengths[edit.id])
+
+    monkeypatch.setattr("kg_edit.methods.memit.method.optimise_values", counted)
+    fresh = value_method("memit", model, anchor=between)
+    alone, before = fresh.edit([rest]), find_method("ft").on(model, settings=QUICK["ft"]).edit([EDITS[2]])
+    method = value_method("memit", model, anchor=between)
+    for start in (None, before, None):
+        descents.clear()
+        with pytest.raises(RefusedEditsError, match=other.id):
+            method.edit([rest, other], start=start)
+        again = method.edit([rest], start=start)
+        assert descents == [2], "none for the rest"
+        if start is None:
+            for name, pair in alone.factors.items():
+                torch.testing.assert_close(again.factors[name].product, pair.product, rtol=1e-3, atol=1e-4)
+        method.edit([rest], start=start)
+        assert descents == [2, 1], "it is forgotten"
+    with pytest.raises(RefusedEditsError):
+        method.edit([rest, other])
+    descents.clear()
+    assert method.edit([rest], start=before).edits and descents == [1], "on another patch"
+
+    with pytest.raises(RefusedEditsError) as stopped:
+        run_edits(method, model, [rest, other], tmp_path / "run", progress=False)
+    assert stopped.value.__notes__[-1] == "--keep-going leaves such edits out, and makes the others"
+    run = run_edits(method, model, [rest, other], tmp_path / "run", keep_going=True, progress=False)
+    assert {row.edit for row in run.rows} == {rest.id}
+    assert f"left out: the edit '{other.id}': the edit was refused: its value is" in caplog.text
+    descents.clear()
+    again = run_edits(method, model, [rest, other], tmp_path / "run", keep_going=True, progress=False)
+    assert descents == [] and again.rows == run.rows
 
 
 def test_edits_of_one_call_share_the_principal_directions(monkeypatch: pytest.MonkeyPatch) -> None:
