@@ -73,11 +73,6 @@ def test_network_is_trained_and_edited_with(
     assert generated.code == 0, generated.err
 
 
-def test_edit_without_network_names_the_command(kg_edit: Run, tiny_folder: Path) -> None:
-    result = kg_edit("edit", "edits.jsonl", "--method", "mend", "--model", tiny_folder, "--out", "out")
-    assert result.code == 2 and "kg-edit mend train --data EDITS" in result.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

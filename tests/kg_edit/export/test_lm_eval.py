@@ -1,12 +1,9 @@
-"""lm-eval asks the edited model: its likelihoods are ours, and a task of its own runs offline."""
+"""lm-eval asks the edited model: its likelihoods are ours, and without it the extra is named."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,20 +21,6 @@ needs_lm_eval = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'kg-edit[lm-eval]'"
 )
 PAIR = Pair("LeBron James plays for the", "Miami Heat")
-TASK = """
-task: cities
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {data}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: ["Paris", "Rome"]
-doc_to_target: "{{{{answer}}}}"
-metric_list:
-  - metric: acc
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,31 +47,6 @@ def test_lm_eval_likelihoods_equal_ours_unedited_and_edited(patch: Patch, model:
             likelihoods.append(likelihood)
     assert likelihoods[0] != likelihoods[1]
     assert torch.equal(weight_matrix(model.down_projection(1)), original)
-
-
-@needs_lm_eval
-def test_lm_eval_task_from_files_runs_offline(
-    patch: Patch, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-
-    rows = [{"question": f"Where does player {number} live?", "answer": number % 2} for number in range(6)]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "cities.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
-    tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    with lm_eval_model(model, patch) as harness:
-        results: Any = lm_eval.simple_evaluate(model=harness, tasks=["cities"], task_manager=tasks, bootstrap_iters=0)
-    pairs = [[Pair(row["question"], city) for city in ("Paris", "Rome")] for row in rows]
-    with patch.applied(model):
-        scores = score(model, [pair for both in pairs for pair in both])
-    sums = [
-        [scores[p].nll * len(encode(model.tokenizer, p.prompt, target=p.candidate).target_ids) for p in both]
-        for both in pairs
-    ]
-    right = [min((0, 1), key=both.__getitem__) == row["answer"] for both, row in zip(sums, rows, strict=True)]
-    assert results["results"]["cities"]["acc,none"] == pytest.approx(sum(right) / 6)
 
 
 def test_lm_eval_error_names_the_extra(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError, PatchError, PatchMismatchError
 from kg_edit.export.peft_adapter import is_adapter, read_peft, write_peft
 from kg_edit.methods import find_method
-from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import PatchStack
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from tests.kg_edit.ledger.ledgers import edits_of
 from tests.kg_edit.tiny import tiny
 
 IDS = torch.tensor([[5, 17, 80, 33, 260, 9]])
@@ -146,26 +143,6 @@ def test_peft_adapter_is_refused_without_adaptable_weights(tmp_path: Path) -> No
     with pytest.raises(OutputError, match="already exists"):
         write_peft(patch, tmp_path / "full", modules=model.model)
     assert [path.name for path in tmp_path.iterdir()] == ["full"], "no scratch folder stays"
-
-
-@pytest.mark.slow
-def test_peft_adapter_of_ten_edits_of_the_real_model(tmp_path: Path, smollm2: LanguageModel) -> None:
-    """Ten ROME edits in sequence, in SmolLM2 as it is saved from its GGUF file."""
-    size = weight_matrix(smollm2.down_projection(6)).shape[1]
-    identity = Covariance(moment=torch.eye(size), tokens=0, ridge=0.0, id="identity")
-    contexts = ("{}", "It is well known. {}")
-    rome = Rome(smollm2, RomeConfig(layer=6, steps=6), contexts=contexts, covariance=identity)
-    patch = rome.edit(edits_of(10))
-    with torch.no_grad():
-        clean = smollm2.model(IDS).logits
-        with patch.applied(smollm2):
-            expected = smollm2.model(IDS).logits
-    assert (expected - clean).abs().max() > 0.1
-    base = saved(smollm2, tmp_path / "base")
-    adapter = write_peft(patch, tmp_path / "adapter", modules=smollm2.model)
-    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 10
-    (actual,) = asked_of_peft([(base, adapter)], tmp_path / "logits.safetensors")
-    assert (actual - expected).abs().max() < 1e-4
 
 
 def trained(model: LanguageModel, folder: Path, **settings: Any) -> torch.Tensor:

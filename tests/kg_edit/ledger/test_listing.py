@@ -1,21 +1,17 @@
-"""Paths: patch files, folders with one, and ledgers that are added to others."""
+"""Paths: patch files, folders with one, and ledgers, which are listed as of one state of their log."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import torch
 
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.ledger import Ledger
-from kg_edit.ledger.listing import Listing, active_at, additions
-from kg_edit.models.language_model import weight_matrix
-from kg_edit.patches.guards import SHARE
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.ledger.listing import Listing, active_at
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.storage.run_folder import PATCH
 from tests.kg_edit.ledger.ledgers import edits_of, made_up
-from tests.kg_edit.tiny import tiny
 
 ONE = made_up(edits_of(2))
 
@@ -68,17 +64,3 @@ def test_too_long_path_is_refused() -> None:
     for read in (active_at, Ledger.open):
         with pytest.raises(OutputError, match=r"can't read a+: File name too long"):
             read("a" * 300)
-
-
-def test_added_ledger_is_compared_with_the_model(tmp_path: Path) -> None:
-    model = tiny("llama")
-    weight, name = weight_matrix(model.down_projection(1)), model.weight_name(1)
-    left, right = torch.zeros(weight.shape[0], 2), torch.zeros(weight.shape[1], 2)
-    left[0, 0], right[0, 0] = 1.1 * SHARE, float(weight.detach().norm())
-    provenance = {**ONE.provenance, "model": {"name": model.name, "fingerprint": model.fingerprint}}
-    source, target = Ledger.open(tmp_path / "source"), Ledger.open(tmp_path / "target")
-    source.add(WeightPatch(factors={name: Factors(left=left, right=right)}, provenance=provenance))
-    with pytest.raises(PatchError, match="as large as the weight itself"):
-        target.add_all(additions([source.folder]), model=model)
-    assert target.events == ()
-    assert target.add_all(additions([source.folder]), model=model, force=True) == (1,)

@@ -40,12 +40,6 @@ def test_subgraph_provenance_names_the_store(loaded: Path) -> None:
     assert graph.graph["source"] == {"kind": "store", "folder": "wd", "content_hash": content_hash}
 
 
-def test_moved_store_is_readable_twice(copy: Path, tmp_path: Path) -> None:
-    moved = copy.rename(tmp_path / "elsewhere")
-    one, two = open_source(moved), open_source(moved)
-    assert one.select("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }") == two.select("SELECT (COUNT(*) AS ?n) { ?s ?p ?o }")
-
-
 def test_manifest_has_counts_and_hashes(loaded: Path) -> None:
     manifest = json.loads((loaded / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["format"] == "wikidata-cache store/1"

@@ -13,7 +13,7 @@ from wikidata_cache import WikidataCache
 from wikidata_cache.ids import Statement
 from wikidata_cache.sources import queries
 from wikidata_cache.subgraphs.options import SubgraphOptions
-from wikidata_cache.subgraphs.sampling import ORDERS, Policy, bottom_m, other_end, priority, sample
+from wikidata_cache.subgraphs.sampling import Policy, bottom_m, other_end, priority, sample
 
 POLICIES = get_args(Policy)
 statements = st.builds(
@@ -24,10 +24,6 @@ statements = st.builds(
 )
 seeds = st.integers(-5, 10**6)
 sizes = st.integers(0, 30)
-
-
-def test_every_policy_has_an_order() -> None:
-    assert set(ORDERS) == set(get_args(Policy))
 
 
 @given(st.sets(statements), sizes, seeds)

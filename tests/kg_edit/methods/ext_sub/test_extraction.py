@@ -36,14 +36,6 @@ def test_factors_equal_the_equation_on_full_matrices(strength: float) -> None:
     torch.testing.assert_close(update.product, published(expert.product, anti.product, strength), rtol=1e-4, atol=1e-5)
 
 
-def test_extraction_by_hand() -> None:
-    """e = (2, 0), a = (0, 3): s lies between them, and what a has beside it is (-1.5, 1.5)."""
-    expert = Factors.dense(torch.tensor([[2.0, 0.0]]))
-    anti = Factors.dense(torch.tensor([[0.0, 3.0]]))
-    update = less_extracted(expert, anti, strength=1.0).product
-    torch.testing.assert_close(update, torch.tensor([[2.0 + 1.5, -1.5]]))
-
-
 def test_rows_that_are_parallel_opposite_or_zero() -> None:
     """The same direction: nothing is taken. Opposite: all of it. A row of zeros: there is no direction of its own."""
     expert = Factors.dense(torch.tensor([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 4.0, 0.0]]))

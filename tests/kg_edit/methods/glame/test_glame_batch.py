@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import networkx as nx
-import pytest
-
-from kg_edit.edits.edit import Edit
-from kg_edit.errors import GraphError
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.methods.memit.joint import BARE, joint, state_at
 from tests.kg_edit.methods.test_methods import EDIT, SECOND
@@ -27,15 +22,3 @@ def test_values_come_from_the_graph_and_are_reached() -> None:
         with patch.applied(model):
             *_, edited = state_at(model, edit, 2)
         assert (edited - z).norm() < 1e-3 * z.norm()
-
-
-def test_edit_whose_object_is_not_in_the_graph_is_refused() -> None:
-    model = tiny("llama")
-    broken = Edit(id="broken", subject="France", prompt="{} is", target_new="Nowhere")
-    required = joint("glame-batch", model, graph={"require": True})
-    first, failed = required.edit_each([EDIT, broken])
-    assert isinstance(failed, GraphError) and isinstance(first, WeightPatch)
-    with pytest.raises(GraphError):
-        required.check([broken])
-    subgraph = joint("glame-batch", model).subgraph(EDIT)
-    assert isinstance(subgraph, nx.MultiDiGraph) and subgraph.number_of_edges() > 0

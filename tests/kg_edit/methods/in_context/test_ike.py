@@ -96,12 +96,6 @@ def test_demonstrations_of_a_file_are_similar_and_mixed(training: Path) -> None:
     assert len(patch.provenance["methods"][0]["files_sha256"]["demonstrations"]) == 64
 
 
-def test_ratio_without_retained_answers(training: Path) -> None:
-    patch = patch_of(EDIT, demonstrations=str(training), count=8, ratio=(1, 3, 0))
-    prompt = patch.prompt_transform("LeBron James plays for")
-    assert prompt.count("'s team") == 6 and "Keeper" not in prompt.replace("New Fact: Keeper", "")
-
-
 @pytest.mark.parametrize("ratio, count, expected", [
     ((1, 3, 4), 16, (2, 6, 8)), ((10, 30, 40), 16, (2, 6, 8)), ((12, 38, 50), 16, (2, 6, 8)), ((1, 3, 4), 5, (1, 2, 2)),
     ((1, 3, 4), 1, (0, 0, 1)), ((1, 1, 0), 3, (2, 1, 0)), ((0, 0, 1_000_000), 2, (0, 0, 2)),

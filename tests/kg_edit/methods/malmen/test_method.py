@@ -79,12 +79,6 @@ def test_record_has_its_edits_share(editor: str) -> None:
     assert both.edits[0]["nll_before"] == alone.edits[0]["nll_before"]
 
 
-def test_strength_scales_the_change(editor: str) -> None:
-    full, half = (patch_of(method(tiny("llama"), network=editor, strength=size), EDIT, SECOND) for size in (1.0, 0.5))
-    for name, pair in full.factors.items():
-        torch.testing.assert_close(half.factors[name].product, 0.5 * pair.product)
-
-
 def test_network_of_another_method_is_refused(editor: str) -> None:
     with pytest.raises(ModelError, match=r"train the editor again: kg-edit rledit train"):
         RLEdit.check_inputs(RLEditConfig(network=editor), None, [EDIT])

@@ -31,13 +31,6 @@ def pair(tokens: int, name: str = "a", *, seed: int = 0) -> tuple[Tensor, Tensor
     return torch.randn(tokens, size, generator=draw), torch.randn(tokens, out, generator=draw)
 
 
-def test_update_by_hand() -> None:
-    """Keys (1, 0) and (0, 2), ridge 1: (K K^T + I)^-1 K = diag(1/2, 2/5), so D = (2, 5) gives the update (1, 2)."""
-    rows = ridge_rows(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor(1.0))
-    torch.testing.assert_close(rows, torch.tensor([[0.5, 0.0], [0.0, 0.4]]))
-    torch.testing.assert_close(torch.tensor([[2.0, 5.0]]) @ rows, torch.tensor([[1.0, 2.0]]))
-
-
 @pytest.mark.parametrize("tokens", [1, 3, 7])
 def test_both_forms_are_the_explicit_solution(tokens: int) -> None:
     """With fewer tokens than inputs, and with more: K (K^T K + ridge I)^-1, inverted."""
@@ -51,15 +44,6 @@ def test_repeated_keys_are_fitted_together() -> None:
     keys = torch.tensor([[3.0, 4.0], [3.0, 4.0]])
     update = torch.tensor([[2.0, 4.0]]) @ ridge_rows(keys, torch.tensor(1e-9))
     torch.testing.assert_close(update @ keys[0], torch.tensor([3.0]))
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_network_starts_as_a_step_of_gradient_descent(name: str) -> None:
-    """For one token, and up to the ridge: |k|^2 / (|k|^2 + 1) of -edit_lr g k^T."""
-    keys, gradients = pair(1, name)
-    change = network().factors({name: (keys, gradients)})[name].product
-    share = keys.square().sum() / (keys.square().sum() + 1.0)
-    torch.testing.assert_close(change, -0.5 * share * gradients.T @ keys)
 
 
 def plain_differences(net: MalmenNetwork, name: str, keys: Tensor, gradients: Tensor) -> list[list[float]]:
