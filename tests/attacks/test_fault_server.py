@@ -7,11 +7,9 @@ what a faultless endpoint says, and the memory stays within bounds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 from tests.attacks.commands import bounded_memory
 from tests.loopback import QuietHandler
 from tests.wikidata_cache.endpoints.test_web import EMPTY, MB, bomb, endless, zipped
-from tests.wikidata_cache.fault_server import FAULTS, hasty, in_turn, spoilt, status
+from tests.wikidata_cache.fault_server import FAULTS, hasty, in_turn, spoilt, status, with_row
 from tests.wikidata_cache.wikidata_helpers import EDITS, Fault, Server
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.cached_source import CachedSource
@@ -46,17 +44,6 @@ def stale() -> Fault:
     """The first answer of all, whatever is asked."""
     first: list[bytes] = []
     return spoilt(lambda body: first.append(body) or first[0])  # type: ignore[func-returns-value]
-
-
-def with_row(row: dict[str, Any]) -> Fault:
-    """One row more, at the beginning."""
-
-    def changed(body: bytes) -> bytes:
-        answer = json.loads(body)
-        answer["results"]["bindings"].insert(0, row)
-        return json.dumps(answer).encode()
-
-    return spoilt(changed)
 
 
 def without_types(body: bytes) -> bytes:

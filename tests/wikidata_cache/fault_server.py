@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from email.utils import formatdate
 from functools import partial
+from typing import Any
 
 from tests.loopback import QuietHandler
 from tests.wikidata_cache.wikidata_helpers import Fault, reply
@@ -50,6 +51,17 @@ def status(code: int, text: bytes, headers: Mapping[str, str] | None = None, *, 
 def spoilt(change: Callable[[bytes], bytes], *, kind: str = "application/sparql-results+json") -> Fault:
     """Answer 200 with the right body made wrong."""
     return lambda handler, body: reply(handler, 200, change(body), kind=kind)
+
+
+def with_row(row: Mapping[str, Any]) -> Fault:
+    """One row more, at the beginning of each answer."""
+
+    def changed(body: bytes) -> bytes:
+        answer = json.loads(body)
+        answer["results"]["bindings"].insert(0, row)
+        return json.dumps(answer).encode()
+
+    return spoilt(changed)
 
 
 def cut(body: bytes, then: bytes = b"") -> bytes:

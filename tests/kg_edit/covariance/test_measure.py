@@ -30,6 +30,8 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, families, tiny
 
+pytestmark = pytest.mark.usefixtures("short_texts")
+
 CHUNK = 8 * SelfCorpus.rows
 UNPACKED = {
     "bloom",
@@ -42,13 +44,6 @@ UNPACKED = {
     "opt-350m",
     "qwen3_5_text",
 }  # do not read position ids so
-
-
-@pytest.fixture(autouse=True)
-def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 512 tokens, with the sums on disk after each."""
-    monkeypatch.setattr(SelfCorpus, "length", 8)
-    monkeypatch.setattr(measure, "CHECKPOINT_SECONDS", 0.0)
 
 
 def of(folder: Path, *layers: int, chunks: int = 4, corpus: str = "self", ridge: float = 1e-4) -> dict[int, Covariance]:

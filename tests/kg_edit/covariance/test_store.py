@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import SelfCorpus
 from kg_edit.covariance.files import Manifest
 from kg_edit.covariance.keys import See
@@ -18,15 +17,10 @@ from kg_edit.models.language_model import LanguageModel
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import TEXT, tiny
 
+pytestmark = pytest.mark.usefixtures("short_texts")
+
 LAYERS = (1, 2)
 TOKENS = 4 * 8 * SelfCorpus.rows
-
-
-@pytest.fixture(autouse=True)
-def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 512 tokens, with the sums on disk after each."""
-    monkeypatch.setattr(SelfCorpus, "length", 8)
-    monkeypatch.setattr(measure, "CHECKPOINT_SECONDS", 0.0)
 
 
 def shard(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from kg_edit.datasets.lint import lint
 from tests.kg_edit.datasets.rows import FLAT, MQUAKE_REMASTERED, written
 from tests.kg_edit.datasets.test_reading import ROWS
 from tests.kg_edit.datasets.test_zsre import EASY_EDIT
+from tests.kg_edit.json_places import places, replaced
 
 MORE: dict[str, list[dict[str, Any]]] = {
     "counterfact": [FLAT],
@@ -27,25 +26,6 @@ MORE: dict[str, list[dict[str, Any]]] = {
     ],
 }
 ODD = (None, 3, "", [], [None], {"a": 1}, [["x"], 3], "\ud800")
-Place = tuple[str | int, ...]
-
-
-def places(value: Any, path: Place = ()) -> Iterator[Place]:
-    yield path
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in inside:
-        yield from places(part, (*path, key))
-
-
-def changed(row: Any, path: Place, value: Any) -> Any:
-    if not path:
-        return value
-    copied = copy.deepcopy(row)
-    part = copied
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    return copied
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -54,7 +34,7 @@ def test_odd_value_is_read_or_named(name: str, tmp_path: Path) -> None:
     assert DATASETS[name].read(good).records
     refused = 0
     for row in (ROWS[name], *MORE.get(name, [])):
-        rows = [changed(row, path, value) for path in places(row) for value in ODD]
+        rows = [replaced(row, path, value) for path in places(row) for value in ODD]
         for odd in rows:
             good.write_text(json.dumps([odd]))
             reading = DATASETS[name].read(good)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns, edit_norms, read_changes
 from kg_edit.patches.container import METADATA
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from tests.kg_edit.json_places import places, replaced
 from tests.kg_edit.ledger.ledgers import edits_of, made_up, method
 from tests.kg_edit.patches.test_base import patch_of
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
@@ -50,25 +50,6 @@ def examples() -> tuple[tuple[dict[str, Any], dict[str, torch.Tensor]], ...]:
     with tempfile.TemporaryDirectory() as folder:
         patches = [ONE, *(method(name, tiny("llama")).edit(edits_of(2)) for name in ("grace", "ike", "memory"))]
         return tuple(written(patch, Path(folder) / "patch.safetensors") for patch in patches)
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of each value inside a JSON value."""
-    yield at
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, inner in inside:
-        yield from places(inner, (*at, name))
-
-
-def replaced(value: Any, at: tuple[Any, ...], new: Any) -> Any:
-    if not at:
-        return new
-    changed = deepcopy(value)
-    holder = changed
-    for name in at[:-1]:
-        holder = holder[name]
-    holder[at[-1]] = new
-    return changed
 
 
 JSON = st.recursive(

@@ -1,13 +1,12 @@
 """Well-formed answers that are wrong: to another question, about other ids, with values that no such fact has."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyoxigraph import QueryResultsFormat
 
-from tests.wikidata_cache.fault_server import hasty, spoilt
+from tests.wikidata_cache.fault_server import hasty, spoilt, with_row
 from tests.wikidata_cache.wikidata_helpers import Server, facts, save_facts
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers.store import AnswerStore
@@ -26,17 +25,6 @@ def uri(name: str) -> dict[str, str]:
 
 def literal(text: Any) -> dict[str, Any]:
     return {"type": "literal", "value": text}
-
-
-def with_row(server: Server, row: dict[str, Any]) -> None:
-    """From now on every answer has one row more."""
-
-    def changed(body: bytes) -> bytes:
-        answer = json.loads(body)
-        answer["results"]["bindings"].insert(0, row)
-        return json.dumps(answer).encode()
-
-    server.fault = spoilt(changed)
 
 
 def test_answer_to_another_query_is_not_cached(server: Server, cache_path: str) -> None:
@@ -94,7 +82,7 @@ def test_user_query_behind_a_stale_proxy_is_refused(server: Server, cache_path: 
     ],
 )
 def test_impossible_rows_are_refused(server: Server, kind: str, row: dict[str, Any]) -> None:
-    with_row(server, row)
+    server.fault = with_row(row)
     with pytest.raises(EndpointError) as caught:
         getattr(facts(EndpointSource(server.url, limiter=hasty())), kind)(["Q65"])
     assert caught.value.trouble == "bad answer"
@@ -105,7 +93,7 @@ def test_impossible_rows_are_refused(server: Server, kind: str, row: dict[str, A
 def test_literals_and_blank_nodes_are_ignored(server: Server, template: Any, value: dict[str, str]) -> None:
     source = EndpointSource(server.url, limiter=hasty())
     right = [answer.facts for answer in source.ask(template, ["Q65"])]
-    with_row(server, {"s": uri("Q65"), "o": value})
+    server.fault = with_row({"s": uri("Q65"), "o": value})
     assert [answer.facts for answer in source.ask(template, ["Q65"])] == right
 
 
