@@ -26,21 +26,12 @@ EDGE = '<edge source="Rome" target="Italy"><data key="l">capital of</data></edge
 BAD: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     "lines that end in CR": ("g.csv", OK.replace("\n", "\r").encode(), "line 1"),
     "lies about itself": ("g.csv.gz", lambda: gzip.compress(b"a" * 300_000_000, 1), "has a line of more than"),
-    "cut gzip": ("g.csv.gz", gzip.compress(OK.encode())[:-10], "cut-off gzip"),
     "no gzip": ("g.csv.gz", OK.encode(), "gzip"),
     "open quote of 60 MB": ("g.csv", lambda: OK.encode() + b'"' + b"a\n" * 30_000_000, "line 3: not a row of a table"),
     "open quote": ("g.csv", OK.encode() + b'"a,r,c\n' + b"x,r,y\n" * 50, "close the quotes"),
     "line of 2 MB": ("g.csv", OK.encode() + b"a" * 2_000_000 + b",r,c\n", "line 3: has a line of more than"),
-    "empty": ("g.csv", b"", "has no statement"),
-    "header alone": ("g.csv", b"head,relation,tail\n", "has no statement"),
-    "two cells": ("g.csv", b"a,b\n", "line 1: found 2 cells"),
-    "four cells": ("g.csv", b"a,b,c,d\n", "line 1: found 4 cells"),
-    "empty cell": ("g.csv", OK.encode() + b"a,,c\n", "line 3, field relation: is empty"),
-    "Latin-1": ("g.csv", OK.encode() + "café,r,c\n".encode("latin-1"), "line 3: is not UTF-8"),
     "UTF-16": ("g.csv", OK.encode("utf-16"), "line 1: is not UTF-8"),
     "lone surrogate": ("g.csv", OK.encode() + b"Rome,r,\xed\xa0\x80\n", "line 3: is not UTF-8"),
-    "Wikidata's ids": ("g.csv", b"Q1,P2,Q3\n", "has ids of Wikidata"),
-    "no target": ("g.csv", b"a,r,b\n", "has no node 'Rome'"),
 }
 READ: dict[str, tuple[str, int]] = {  # text, statements
     "self loop": ("Rome,is,Rome\n", 1),
@@ -49,8 +40,6 @@ READ: dict[str, tuple[str, int]] = {  # text, statements
     "NUL": (f"{OK}a\0b,r,c\n", 3),
     "line end in a name": (f'{OK}"a\nb",r,c\n', 3),
     "terminal codes": (f"{OK}Rome,\x1b[2Jr,c\n", 3),
-    "byte order mark": (f"\ufeff{OK}", 2),
-    "other separator": (OK.replace(",", ";"), 2),
     "two normal forms": ("Rome,is,R\u00e9my\nRome,is,Re\u0301my\n", 2),
     "hub": (OK + "".join(f"Rome,r{number},n{number}\n" for number in range(50_000)), 50_002),
     "many": (OK + "".join(f"n{number},r,m{number}\n" for number in range(200_000)), 200_002),
@@ -65,7 +54,7 @@ def test_hostile_file_of_facts_is_refused(name: str, tmp_path: Path) -> None:
     with bounded_memory(), pytest.raises((KgEditError, WikidataCacheError)) as caught:
         PrivateGraph(read_facts([path])[0]).subgraph(EDIT)
     assert message in str(caught.value)
-    assert "has no node" in message or str(path) in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", keep_first(READ, keep=3))
@@ -82,9 +71,9 @@ def test_odd_file_of_facts_loses_no_statement(name: str, tmp_path: Path) -> None
     assert max(hop for _, hop in subgraph.nodes(data="hop")) <= 4
 
 
-def graphml(content: str, *, edges: str = "directed", kind: str = "string", before: str = "") -> str:
+def graphml(content: str, *, kind: str = "string", before: str = "") -> str:
     key = f'<key id="l" for="edge" attr.name="label" attr.type="{kind}"/>'
-    return f'<?xml version="1.0"?>{before}<graphml>{key}<graph edgedefault="{edges}">{content}</graph></graphml>'
+    return f'<?xml version="1.0"?>{before}<graphml>{key}<graph edgedefault="directed">{content}</graph></graphml>'
 
 
 ENTITIES = '<!ENTITY a0 "aaaaaaaaaa">' + "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
@@ -93,15 +82,10 @@ BAD_GRAPHML: dict[str, str | bytes] = {
     "file of the machine": graphml(
         '<node id="&x;"/>', before='<!DOCTYPE x [<!ENTITY x SYSTEM "file:///etc/hostname">]>'
     ),
-    "undirected": graphml(NODES + EDGE, edges="undirected"),
-    "edge without a label": graphml(f'{NODES}<edge source="Rome" target="Italy"/>'),
     "number that is none": graphml(NODES + EDGE, kind="int"),
     "unknown type": graphml(NODES + EDGE, kind="martian"),
     "hyperedge": graphml(f"{NODES}<hyperedge/>"),
-    "cut": graphml(NODES + EDGE)[:-30],
     "200,000 levels": "<a>" * 200_000,
-    "empty": "",
-    "no XML": "hello",
     "bytes": bytes(range(256)),
 }
 

@@ -36,7 +36,6 @@ ANSWERED: list[dict[str, Any]] = [
 ]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stop": ""}, "stop"),
-    ({"stop": [""]}, "stop[0]"),
     ({"stop": 5}, "stop"),
     ({"stop": [None]}, "stop[0]"),
     ({"stop": ["\ud800"]}, "stop[0]"),
@@ -45,8 +44,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stream": "yes"}, "stream"),
     ({"stream": 1}, "stream"),
     ({"stream_options": 5}, "stream_options"),
-    ({"prompt": ["a"] * 33}, "prompt"),
-    ({"prompt": []}, "prompt"),
     ({"prompt": ""}, "prompt"),
     ({"prompt": "\ud800"}, "prompt"),
     ({"prompt": "a " * 20_000}, "prompt"),
@@ -59,7 +56,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"temperature": -1}, ""),
     ({"n": 10**20}, ""),
     ({"model": "\x1b[2J"}, ""),
-    ({"logprobs": 5}, ""),
     ({"unknown": 1}, "unknown"),
 ]
 REFUSED_CHAT: list[tuple[dict[str, Any], str]] = [

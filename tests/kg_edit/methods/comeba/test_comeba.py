@@ -85,12 +85,6 @@ def test_only_tokens_near_the_keys_are_changed() -> None:
     assert moved.tolist() == [True, True, True, False]
 
 
-def test_settings_of_the_public_code() -> None:
-    """Its program has a lambda of its own for every model, and lowers alpha to the least z-score itself."""
-    paper = ComebaConfig.preset("paper")
-    assert (paper.alpha, paper.share, paper.mom2_weight, paper.remember) == (2.2, 1.0, 15_000.0, 1.0)
-
-
 def test_earlier_keys_have_the_weight_of_remember() -> None:
     model = tiny("llama")
     first = comeba(model).edit(EDITS[:1])

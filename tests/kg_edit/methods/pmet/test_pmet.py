@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.locate_then_edit.objective import Objective
-from kg_edit.methods.pmet.method import BothOutputs, Pmet, PmetConfig
+from kg_edit.methods.pmet.method import BothOutputs, Pmet
 from kg_edit.models.hooks import hidden_state
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
@@ -99,9 +99,3 @@ def test_only_the_mlps_value_is_written(dtype: str) -> None:
         with patch.applied(model):
             _, value, _ = state_at(model, edit, 1)
         torch.testing.assert_close(value, v_star, rtol=1e-3, atol=1e-3)
-
-
-def test_settings_of_the_public_code() -> None:
-    paper = PmetConfig.preset("paper", method="pmet")
-    assert (paper.steps, paper.learning_rate, paper.kl_weight) == (30, 0.2, 1.0)
-    assert (paper.clamp_norm_factor, paper.mom2_weight, paper.weight_decay) == (0.75, 6000, 0.5)
