@@ -114,8 +114,9 @@ class _Drawn(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._likeliest:
             scores = self._likeliest(input_ids, scores)
-        waits = torch.empty(scores.shape, dtype=scores.dtype).exponential_(generator=self._generator)
-        return scores.softmax(dim=-1) / waits.to(scores.device)
+        # The least of exponential times with the rates p_i is that of token i with probability p_i
+        times = torch.empty(scores.shape, dtype=scores.dtype).exponential_(generator=self._generator)
+        return scores.softmax(dim=-1) / times.to(scores.device)
 
 
 def sampling(*, seed: int, top_k: int = 0) -> LogitsProcessorList:

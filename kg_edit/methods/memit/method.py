@@ -261,7 +261,7 @@ class JointMethod(ValueMethod):
     def _known_values(self, before: Patch, facts: Mapping[Edit, Sequence[Fact]]) -> dict[Edit, list[FactValue]]:
         """The values of edits that were just in a batch with refused ones, on the same patch, with as many facts.
 
-        The same batch without the refused edits so takes no second descent. They are forgotten after this call.
+        So the batch without the refused edits takes no second descent. The values are forgotten after this call.
         """
         beneath, values = self._refused_batch or (None, {})
         self._refused_batch = None
