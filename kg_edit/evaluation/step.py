@@ -96,6 +96,8 @@ def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patc
         good = [record for record in records if record.id not in errors]
         if not good:
             return StepOutcome(errors=errors)
+        if not errors:
+            log.warning("a batch of %d records can't be made at once, so its halves are: %s", len(good), error)
         rest = edit_step(method, good, start=start) if errors else _one_half_after_the_other(method, good, start)
         return replace(rest, errors={**errors, **rest.errors})
     halved = batch if batch < len(records) else None

@@ -531,7 +531,9 @@ class GraphReader(EditingMethod):
         """Return why this method reads s -r-> o* alone, in words; "" if the subgraph has statements of o*."""
         if has_statements(subgraph := self.subgraph(edit)):
             return ""
-        near = self.graph.near(edit.target_new) if isinstance(self.graph, PrivateGraph) else ""
+        near = "" if edit.target_new_id else "; wikidata-cache link finds other spellings"
+        if isinstance(self.graph, PrivateGraph):
+            near = self.graph.near(edit.target_new)
         return f"{why_alone(subgraph, edit, self.config.graph)}{near}, so {self.name} reads s -r-> o* alone"
 
     def answers_met(self, edit: Edit) -> list[str]:
@@ -562,8 +564,8 @@ class GraphReader(EditingMethod):
         if met := self.answers_met(edit):
             self._reported = True
             log.info(
-                "edit %r: the graph that %s reads contains %s, the answer to a test question of this record; leave "
-                "such answers out with the setting exclude_answers=true (--set exclude_answers=true)",
+                "edit %r: the graph that %s reads contains %s, with words of an answer to a test question of this "
+                "record; leave such answers out with the setting exclude_answers=true (--set exclude_answers=true)",
                 edit.id,
                 self.name,
                 ", ".join(map(repr, met[:3])),

@@ -171,7 +171,9 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     except FileNotFoundError as error:
         raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
     except (OSError, SafetensorError, ValueError) as error:
-        raise PatchError(f"can't read the patch {path}: {error}; give a complete patch.safetensors") from error
+        raise PatchError(
+            f"can't read the patch {path}: {error}; give a complete patch.safetensors, as kg-edit edit writes it"
+        ) from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         found = metadata.get("format") if isinstance(metadata, dict) else metadata
         raise PatchError(f"{path} is not a patch: expected the format {FORMAT}, found {found!r:.80}")

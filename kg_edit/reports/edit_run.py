@@ -40,10 +40,7 @@ log = logging.getLogger(__name__)
 
 PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
 LOSSES, PAGE, LOCALITY = "losses.jsonl", "report.html", "locality.jsonl"
-_ONE_SUBJECT = (
-    "%s and %s have the same subject %r%s, and with it nearly the same key: the later edit may overwrite the earlier "
-    "one; --method grace has a key for each prompt"
-)
+_ONE_SUBJECT = "%s and %s have the same subject %r%s, and so nearly the same key: %s; --method grace has one a prompt"
 FEW = 3  # edits; a method that makes more in sequence says so before it starts
 MANY = 1000  # edits; a method that makes more at once needs the memory for all their keys
 _IN_SEQUENCE = (
@@ -153,7 +150,8 @@ def run_edits(
         if pairs and method.family in ("rank-one", "joint"):
             before, edit = pairs[0]
             more = f" ({len(pairs) - 1} more such edits)" if len(pairs) > 1 else ""
-            log.warning(_ONE_SUBJECT, before, edit.id, edit.subject, more)
+            why = "one of them may fail" if method.joint else "the later edit may overwrite the earlier one"
+            log.warning(_ONE_SUBJECT, before, edit.id, edit.subject, more, why)
         method.prepare()  # a covariance that can't be measured fails before the folder is made
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)

@@ -205,7 +205,7 @@ def test_edit_that_is_too_large_is_refused(
 
 def test_edits_of_one_subject_are_named_before_they_are_made(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "id": "one"}, {**GOOD, "id": "two", "prompt": "{} is in"}))
-    line = "one and two have the same subject 'France', and with it nearly the same key"
+    line = "one and two have the same subject 'France', and so nearly the same key: the later edit may overwrite"
     assert line in edit(*ROME, "--no-alone", "--no-locality-check", steps=1).err
 
 

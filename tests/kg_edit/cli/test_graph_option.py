@@ -12,7 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from kg_edit import Edit, Glame
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
+from kg_edit.graphs.source import open_named
+from kg_edit.methods import find_method
 from kg_edit.patches.base import Patch
 from tests.kg_edit.command_line import (
     GOOD,
@@ -74,6 +77,16 @@ def test_graph_of_names_is_read_by_glame(edit: Run, facts: Path) -> None:
     records = recorded(facts / "out")
     assert (records["france"]["nodes"], records["france"]["edges"]) == (4, 3)
     assert "Romulus" in (facts / "out" / "report.html").read_text()
+
+
+def test_object_in_another_spelling_comes_with_the_command_that_finds_it() -> None:
+    glame = find_method("glame").on(tiny("llama"), graph=open_named("extract"))
+    edit = Edit(subject="Marie Curie", prompt="{} was born in", relation="place of birth", target_new="Osaka")
+    assert glame.why_alone(edit) == (
+        "the graph has no statement of o* (Osaka); wikidata-cache link finds other spellings, so glame reads s -r-> o* "
+        "alone"
+    )
+    assert not glame.why_alone(edit.model_copy(update={"target_new": "Ōsaka"}))
 
 
 def test_edit_without_statements_is_made_and_counted(edit: Run, facts: Path) -> None:

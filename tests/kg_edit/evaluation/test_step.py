@@ -83,8 +83,8 @@ class Crowded(Nudge):
         return super().update(edits, before=before)
 
 
-def test_contradictory_records_are_computed_one_after_the_other() -> None:
-    """The later one is retained, and no other record of the batch is lost."""
+def test_contradictory_records_are_computed_one_after_the_other(caplog: pytest.LogCaptureFixture) -> None:
+    """The later one is retained, no other record of the batch is lost, and a warning says so."""
     edits = [
         Edit(id=name, subject="France", prompt="In {}, the capital is", target_true="Paris", target_new=target)
         for name, target in (("a", "Rome"), ("b", "Lyon"))
@@ -96,6 +96,7 @@ def test_contradictory_records_are_computed_one_after_the_other() -> None:
     step = edit_step(method, [as_record(edit) for edit in edits], start=None)
     assert (step.errors, step.halved_to) == ({}, 1)
     assert step.patch is not None and len(step.patch.provenance["edits"]) == 2
+    assert "a batch of 2 records can't be made at once, so its halves are: field target_new: one batch" in caplog.text
 
 
 @pytest.mark.parametrize(
