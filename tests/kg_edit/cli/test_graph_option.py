@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 from kg_edit import Edit, Glame
-from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import open_named
 from kg_edit.methods import find_method
