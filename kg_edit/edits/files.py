@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from kg_edit.edits.aliases import ALIASES, ANSWERS, LISTS, LOCALITY
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.rows import FIELDS, ids_to_label, to_edit
+from kg_edit.edits.rows import FIELDS, MADE_UP, ids_to_label, to_edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import (
     ConfigError,
@@ -175,6 +175,7 @@ def read_rows(
     by_id: dict[str, int] = {}
     by_fact: dict[tuple[str, str], tuple[int, Edit]] = {}  # (subject, prompt) -> the first row of the fact
     repeated: list[tuple[int, int, str]] = []
+    made_up: list[tuple[int, Edit]] = []
     for position, (number, row) in enumerate(rows, 1):
         try:
             if isinstance(row, EditError):
@@ -194,12 +195,23 @@ def read_rows(
             problems += [RowProblem(path, number, fault, position) for fault in error.faults]
             continue
         edits.append(edit)
+        known = templates.find(edit.relation_id) or templates.find(edit.relation)
+        if not (known or row.get("prompt")) and edit.prompt == MADE_UP.format(edit.relation):
+            made_up.append((number, edit))
         if first:
             once = edit.model_copy(update={"id": same.id}) == same
             repeated.append((number, first, "once" if once else "twice"))
         by_id[edit.id] = number
         by_fact[edit.subject, edit.prompt] = number, edit
 
+    if made_up:
+        number, edit = made_up[0]
+        more = f" ({len(made_up) - 1} more such rows)" if len(made_up) > 1 else ""
+        log.warning(
+            "%s: %s %d: there is no template for the relation %r, so the prompt is %r%s; if it reads badly, give the "
+            "row a prompt, or a file with a template (--templates)",
+            *(path, unit, number, edit.relation, edit.text, more),
+        )
     unnamed = [
         (by_id[edit.id], prompt, edit.subject)
         for edit in edits

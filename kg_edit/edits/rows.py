@@ -49,6 +49,7 @@ _COUNTERFACT = {
 _EDIT_FIELDS = tuple(Edit.model_fields)
 _TRIPLET_FIELDS = tuple(_TRIPLET.get(name, name) for name in _EDIT_FIELDS)
 _ENTITIES = ("subject", "target_true", "target_new")
+MADE_UP = "The {} of {{}} is"  # the prompt for a relation that has no template
 FIELDS = tuple(dict.fromkeys(_EDIT_FIELDS + _TRIPLET_FIELDS))
 
 
@@ -243,7 +244,7 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
         )
         raise EditError([Fault("relation", message)])
     label = name or (row.label if row else labels.get(id_ or ""))
-    prompt = prompt or (row.template if row else label and f"The {label} of {{}} is")
+    prompt = prompt or (row.template if row else label and MADE_UP.format(label))
     if not prompt:
         message = "is missing; expected the label or the id of a relation, or a prompt"
         if id_ is not None:

@@ -19,6 +19,17 @@ from wikidata_cache.linking.edit_file import link_edits
 # What is read
 
 
+def test_prompt_made_of_a_relation_without_template_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"subject": "Oslo", "relation": relation, "target_new": "Ada"} for relation in ("capital of", "twin", "foe")
+    ]
+    own = {"subject": "Oslo", "relation": "rival", "prompt": "The rival of {} is", "target_new": "Ada"}
+    write(tmp_path, "e.jsonl", lines(*rows, own))
+    read_edits(tmp_path / "e.jsonl")
+    (warning,) = [record.getMessage() for record in caplog.records if "no template" in record.getMessage()]
+    assert "line 2: there is no template for the relation 'twin', so the prompt is 'The twin of Oslo is' (1" in warning
+
+
 def test_paraphrase_without_the_subject_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     row = {"subject": "Google", "prompt": "{} was founded by", "target_new": "Ada"}
     texts = (["Who founded google?"], ["It was made by"], ["The maker of {} is"])
