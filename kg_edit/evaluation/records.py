@@ -291,9 +291,10 @@ class StepFiles:
         Raises:
             OutputError: the file can't be written; the files of the steps are then kept.
         """
-        if sum(self._sizes.values()) < max(_FEW, _TIMES * total.nbytes):
+        # An interrupted run has files of later steps too: it loads them yet
+        earlier = [file for file in self._sizes if "-sum-" in file.stem or int(file.stem.rpartition("-")[2]) < steps]
+        if sum(self._sizes[file] for file in earlier) < max(_FEW, _TIMES * total.nbytes):
             return
-        earlier = list(self._sizes)
         self._write(Path(f"{self._start}sum-{steps:05d}.safetensors"), total)
         for file in earlier:
             self._remove(file)

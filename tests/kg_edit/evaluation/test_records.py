@@ -107,6 +107,23 @@ def test_sequence_resumes_from_a_sum(
     assert names(part) == ["00000-00004", "00000-sum-00004"]
 
 
+def test_a_resumed_run_keeps_the_files_of_the_steps_that_it_has_not_loaded(
+    model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopsAtTheFourth(Nudge):
+        def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+            if edits[0].id == "case-3":
+                raise KeyboardInterrupt
+            return super().update(edits, before=before)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(StopsAtTheFourth(model), model, edits[:4], out=tmp_path, config=CONFIG)
+    monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)  # all three files take thrice the first step's patch
+    method = Nudge(model)
+    evaluate(method, model, edits[:4], out=tmp_path, config=CONFIG)
+    assert method.calls == ["case-3"]
+
+
 @pytest.mark.parametrize("deleted", keep_first(["records.jsonl", "general.jsonl"], keep=0))
 def test_steps_whose_results_were_deleted_are_recomputed(
     deleted: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
