@@ -16,6 +16,7 @@ from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.cli.patch_shipping import Edits, Unedited, model_for
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
+from kg_edit.ledger.check import check as check_entries
 
 if TYPE_CHECKING:
     from kg_edit.ledger.entries import Entry
@@ -73,7 +74,7 @@ def check(
     - `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
     - `kg-edit patch check ledger/ --server http://localhost:8080`
     """
-    from kg_edit.ledger.listing import active_at, active_entries, check_patches, patch_file
+    from kg_edit.ledger.listing import active_at, check_patches, patch_file
 
     for name in strict or ():
         if name not in (*KINDS, "all"):
@@ -88,25 +89,20 @@ def check(
         refuse_unused(context, ("model",), "with --merged, which is the model to check", way="leave out --merged")
     check_patches([ledger])
 
-    if server:
-        client = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout)
-        entries = active_entries(ledger)  # without torch
-        checked = tuple(check_served(client, entries, kinds, chat=chat)) if entries else ()
-    else:
-        patch, entries = active_at(ledger)
-        checked = ()
-        if entries:
-            from kg_edit.ledger.check import check as check_entries
-
-            if merged:
-                _compare_edits(merged, entries)
-                checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
-            else:
-                with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
-                    checked = check_entries(edited, entries, chat=chat, progress=True)
+    client = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout) if server else None
+    patch, entries = active_at(ledger)
     if not entries:
         say(f"{ledger} has no edits, so there is nothing to check")
-    elif _failed(checked, kinds, server):
+        return
+    if client:
+        checked = tuple(check_served(client, entries, kinds, chat=chat))
+    elif merged:
+        _compare_edits(merged, entries)
+        checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
+    else:
+        with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
+            checked = check_entries(edited, entries, chat=chat, progress=True)
+    if _failed(checked, kinds, server):
         failed = [edit.entry.name for edit in checked if edit.failures()]
         if failed and patch_file(ledger) is None:  # a ledger
             opened = quote(str(ledger))

@@ -26,17 +26,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
-from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.endpoints.web import is_header_text, is_http_address, read_body, whole_reply
 from wikidata_cache.safe_json import parse
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
+    from kg_edit.reports.probes import ReportProbe
 
 Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
 KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "portability", "locality")
 KEY = "KG_EDIT_SERVER_KEY"  # environment variable of the key
-LEAD = "\n"  # before a prompt whose first token may not be usable
 SECONDS = 60.0
 _SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
@@ -142,11 +141,14 @@ def check_served(
         ConfigError: the server lists several models, and none was named.
         ServerError: it can't be reached, takes too long, refuses, or replies in another form; a note names the edit.
     """
+    from kg_edit.reports.probes import locality_probes, probes
+
     named = server.named()
     for entry in entries:
-        prompts = [prompt for prompt in prompts_of(entry.edit, chat=chat) if prompt.kind in kinds]
+        edit = entry.edit
+        asked = (*probes(None, edit, chat=chat), *locality_probes(edit, chat=chat))
         try:
-            answers = tuple(_served_answer(named, prompt) for prompt in prompts)
+            answers = tuple(_served_answer(named, probe, edit) for probe in asked if probe.kind in kinds)
         except ServerError as error:
             error.add_note(f"asked for the edit {entry.name!r}")
             raise
@@ -259,97 +261,31 @@ class CompletionServer:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServedPrompt:
-    """A prompt of an edit: ``ask`` is sent to the server, ``target`` is the expected answer.
+def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> Answer:
+    from kg_edit.models.first_token import LEAD
 
-    ``anywhere``: one of ``names`` may be anywhere in the text, not only at its start (for a question). ``paragraph``:
-    the target is one, so the text is read on over line breaks and sentences. ``leads``: the prompt begins with the
-    edit's subject. ``chat``: the prompt is a user's turn.
-    """
-
-    kind: Kind
-    ask: str
-    target: str
-    names: tuple[str, ...]
-    anywhere: bool = False
-    paragraph: bool = False
-    leads: bool = False
-    chat: bool = False
-
-    def is_answered(self, text: str) -> bool:
-        """Return whether a continuation has the expected answer."""
-        if self.chat and not (self.anywhere or self.paragraph):
-            return any(mentions(first_sentence(text), name) for name in self.names)
-        matches = mentions if self.anywhere else begins_with
-        return any(matches(text, name) for name in self.names)
-
-
-def prompts_of(edit: Edit, *, chat: bool | None = None) -> Iterator[ServedPrompt]:
-    """Yield all prompts of an edit, like `kg_edit.reports.probes.probes` for a model in memory."""
-    in_chat = edit.forms[0] if chat is None else chat
-    both = chat is None and len(edit.forms) > 1
-
-    def statement(kind: Kind, prompt: str, target: str) -> ServedPrompt:
-        text = prompt.rstrip()
-        leads = bool(edit.subject) and text.startswith(edit.subject) and not in_chat
-        return ServedPrompt(
-            kind=kind,
-            ask=text,
-            target=target,
-            names=(target,),
-            paragraph=target == edit.target_text,
-            leads=leads,
-            chat=in_chat,
-        )
-
-    rewrite = statement("rewrite", edit.text, edit.target_new)
-    yield rewrite
-    if both:  # the edit's own prompt once more, in chat form
-        yield replace(rewrite, chat=True, leads=False)
-    for prompt in edit.paraphrases:
-        yield statement("paraphrase", prompt, edit.target_new)
-    for question in edit.portability:
-        from kg_edit.scoring.questions import generated_from, query_of, right_answers  # they import torch
-
-        yield ServedPrompt(
-            kind="portability",
-            ask=generated_from(query_of(question)),
-            target=question.answer,
-            names=right_answers(question),
-            anywhere=True,
-            chat=in_chat,
-        )
-    for prompt in edit.neighborhood if edit.target_true else ():
-        yield statement("locality", prompt, edit.target_true or "")
-    for locality in edit.locality:
-        if locality.answer:
-            yield replace(statement("locality", locality.prompt, locality.answer), names=locality.names)
-
-
-def _served_answer(server: CompletionServer, prompt: ServedPrompt) -> Answer:
-    tokens = _SPARE + max(len(name.encode()) for name in prompt.names)  # a token has at least one byte
+    names = probe.aliases or (probe.wanted,)
+    tokens = _SPARE + max(len(name.encode()) for name in names)  # a token has at least one byte
 
     def ask(lead: str) -> Answer:
-        if prompt.chat:
-            text = server.complete(prompt.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS), chat=True).strip()
+        if probe.chat:
+            text = server.complete(probe.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS), chat=True).strip()
         else:
-            text = server.complete(lead + prompt.ask, tokens=min(tokens, _MOST_TOKENS))
-            text = (text if prompt.paragraph else text.split("\n", 1)[0]).strip()
-        right = prompt.is_answered(text)
-        shown = prompt.ask.rpartition("\n\n")[2]  # a question without its few shots
+            text = server.complete(lead + probe.ask, tokens=min(tokens, _MOST_TOKENS))
+            text = (text if probe.several_lines else text.split("\n", 1)[0]).strip()
+        right = probe.is_answered(text)
         return Answer(
-            kind=prompt.kind,
-            prompt=shown,
-            target=prompt.target,
+            kind=probe.kind,
+            prompt=probe.prompt,
+            target=probe.wanted,
             text=text,
             success=right,
             right=right,
             led=bool(lead),
         )
 
-    first = ask("")
-    if first.right or not prompt.leads:
+    first, leads = ask(""), bool(edit.subject) and probe.ask.startswith(edit.subject)
+    if first.right or probe.chat or probe.kind == "portability" or not leads:
         return first
     again = ask(LEAD)
     return again if again.right else first

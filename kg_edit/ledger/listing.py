@@ -19,7 +19,7 @@ from kg_edit.errors import OutputError, PatchError
 from kg_edit.ledger.conflicts import Conflict, conflicts
 from kg_edit.ledger.entries import Entry, entries, entries_of
 from kg_edit.ledger.log import LOG, PATCHES, Added, Event, PatchStep, Store, active_steps, in_force, open_store
-from kg_edit.patches.changes import Changes, read_changes
+from kg_edit.patches.changes import Changes
 from kg_edit.patches.container import read_provenance
 from kg_edit.storage.run_folder import PATCH, is_run
 from wikidata_cache.terminal import number_of
@@ -146,16 +146,6 @@ def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
         return patch, entries_of(patch)
     ledger = Listing.open(path)
     return ledger.patch, ledger.active
-
-
-def active_entries(path: Path) -> tuple[Entry, ...]:
-    """Return the edits of `active_at`, without torch and without the patch.
-
-    Raises:
-        PatchError, OutputError: as `active_at`.
-    """
-    file = patch_file(path)
-    return entries_of(read_changes(file)) if file else Listing.open(path).active
 
 
 def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:

@@ -180,6 +180,14 @@ class ReportProbe(BaseModel):
             several_lines=self.several_lines,
         )
 
+    def is_answered(self, text: str) -> bool:
+        """Return whether a continuation has the wanted answer, as in `Reading`."""
+        names = self.aliases or (self.wanted,)
+        if self.kind == "portability":
+            return any(mentions(text, name) for name in names)
+        sentence = self.chat and not self.several_lines  # no sentence has a whole paragraph
+        return any(generates(text, name, chat=sentence) for name in names)
+
 
 class Reading(BaseModel):
     """The judged response to a probe: the greedy continuation, and the wanted answer's ``nats`` per token.
@@ -211,11 +219,11 @@ class ReportRow(BaseModel):
     edited: Reading
 
 
-def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
+def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:
     """Return all probes of an edit; a prompt gets a line break in front if ``model`` would not read its subject.
 
     Args:
-        model: the model to ask.
+        model: the model to ask; None: that of a server, whose prompts are as they are in the edit.
         edit: the edit, with its paraphrases, portability questions and locality prompts.
         chat: in chat form, or in plain text; None: in the form in which the edit is made. An edit that is made in both
             forms is asked in plain text; its own prompt is also asked in chat form.
@@ -224,7 +232,7 @@ def probes(model: LanguageModel, edit: Edit, *, chat: bool | None = None) -> tup
     if edit.forms[0] if chat is None else chat:
         return tuple(in_chat)
     # The first token of a text is an attention sink for some models: a subject there needs a line break before it
-    led = readable_edit(model, edit)
+    led = readable_edit(model, edit) if model else edit
     first, *others = _probes(edit, (led.text, *led.paraphrases))
     both = chat is None and len(edit.forms) > 1
     return (first, *(in_chat[:1] if both else ()), *others)
@@ -320,14 +328,9 @@ def read(
     readings = []
     for probe, response in zip(report_probes, outputs, strict=True):
         cost, *other = response.costs
-        text, names = response.text, probe.aliases or (probe.wanted,)
-        if probe.kind == "portability":
-            success = any(mentions(text, name) for name in names)
-        else:
-            sentence = probe.chat and not probe.several_lines  # no sentence has a whole paragraph
-            success = any(generates(text, name, chat=sentence) for name in names)
+        success = probe.is_answered(response.text)
         right = cost.total < other[0].total if other else success
-        readings.append(Reading(text=text, nats=round(cost.mean, 4), success=success, right=right))
+        readings.append(Reading(text=response.text, nats=round(cost.mean, 4), success=success, right=right))
     return tuple(readings)
 
 

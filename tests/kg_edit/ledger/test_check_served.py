@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +13,9 @@ import pytest
 from kg_edit.app.openai_api import CompletionRequest
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
-from kg_edit.ledger.check import KINDS, CompletionServer, check_served, prompts_of
+from kg_edit.ledger.check import KINDS, CompletionServer, check_served
 from kg_edit.ledger.entries import EditPosition, Entry
+from kg_edit.reports.probes import probes
 from kg_edit.text.matching import normalised
 from tests.kg_edit.app.serving import served, workshop
 from tests.kg_edit.cli.test_patch import HEAT as HEAT_WITH_LOCALITY
@@ -115,19 +114,19 @@ def test_served_chat_edit_is_asked_as_a_users_turn(standin: StandIn) -> None:
 def test_prompts_of_an_edit_in_both_forms() -> None:
     """As in the report: its own prompt in plain text, then as a user's turn."""
     both = HEAT.model_copy(update={"chat": "both", "paraphrases": ("He is with",), "neighborhood": ()})
-    prompts = [(prompt.kind, prompt.chat, prompt.ask) for prompt in prompts_of(both) if prompt.kind != "portability"]
+    prompts = [(prompt.kind, prompt.chat, prompt.ask) for prompt in probes(None, both) if prompt.kind != "portability"]
     rewrite, paraphrase = HEAT.text, "He is with"
     assert prompts == [("rewrite", False, rewrite), ("rewrite", True, rewrite), ("paraphrase", False, paraphrase)]
-    assert all(prompt.chat for prompt in prompts_of(both, chat=True))
+    assert all(prompt.chat for prompt in probes(None, both, chat=True))
 
 
 def test_served_check_asks_all_given_kinds(standin: StandIn) -> None:
     probe = {"question": "Where does LeBron James play?", "answer": "Florida"}
     edit = Edit.model_validate(HEAT.model_dump() | {"portability": [probe], "neighborhood": ["Kobe Bryant plays for"]})
-    assert [prompt.kind for prompt in prompts_of(edit)] == list(KINDS)
-    assert "Question: Where does LeBron James play?" in list(prompts_of(edit))[2].ask
+    assert [prompt.kind for prompt in probes(None, edit)] == list(KINDS)
+    assert "Question: Where does LeBron James play?" in probes(None, edit)[2].ask
     standin.texts = {edit.text: " Miami Heat", "Kobe Bryant plays for": " the Los Angeles Lakers"}
-    standin.texts[list(prompts_of(edit))[2].ask] = " In sunny Florida"
+    standin.texts[probes(None, edit)[2].ask] = " In sunny Florida"
     (checked,) = check_served(CompletionServer(url=standin.url), [entry(edit)], KINDS)
     assert [(answer.kind, answer.right) for answer in checked.answers] == [
         ("rewrite", True),
@@ -261,17 +260,3 @@ def test_check_command_of_our_own_server(kg_edit: Run, place: Path, tiny_folder:
         kg_edit("patch", "add", "ledger", write_patch(place / "one.safetensors", tiny_folder, true))
         result = kg_edit("patch", "check", "ledger", "--server", running.url)
         assert (result.code, result.out.splitlines()[-1]) == (0, f"{running.url}: 1 of 1 edits succeed"), result
-
-
-@pytest.mark.slow
-def test_served_check_needs_no_torch(place: Path, tiny_folder: Path, standin: StandIn) -> None:
-    file = write_patch(place / "one.safetensors", tiny_folder, HEAT)
-    standin.texts = {HEAT.text: " Miami Heat"}
-    code = (
-        "import sys; from kg_edit.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
-        "assert 'torch' not in sys.modules"
-    )
-    command = [sys.executable, "-c", code, "patch", "check", str(file), "--server", standin.url]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert "1 of 1 edits succeed" in process.stdout
