@@ -100,7 +100,3 @@ def main() -> None:
                     err=True,
                 )
             raise
-
-
-if __name__ == "__main__":
-    main()

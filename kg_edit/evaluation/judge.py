@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.errors import ConfigError, KgEditError, OutputError
+from kg_edit.errors import ConfigError, OutputError, ServerError
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.records import RunFolder
@@ -43,10 +43,6 @@ _SHOWN = 100  # characters of a reply in a warning
 _ASKED = ("portability", "multihop", "hops", "recall")
 
 log = logging.getLogger(__name__)
-
-
-class JudgeError(KgEditError):
-    """The judge can't be reached, or its reply can't be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +80,7 @@ class Judge:
             text: the answer to judge.
 
         Raises:
-            JudgeError: the judge can't be reached, refuses, or replies in another form.
+            ServerError: the judge can't be reached, refuses, or replies in another form.
         """
         content = PROMPT.format(question=question, answers=" | ".join(answers), text=text.strip())
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
@@ -93,7 +89,7 @@ class Judge:
             content = json.loads(data)["choices"][0]["message"]["content"]
             reply = str(content).encode(errors="replace").decode()  # a cut emoji can't be written to the file
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise JudgeError(f"{self.url}: replied {data[:200]!r}; expected a chat completion") from error
+            raise ServerError(f"{self.url}: replied {data[:200]!r}; expected a chat completion") from error
         first = (*normalised(reply.rpartition("</think>")[2]), "")[0]  # a reasoning model's answer is at the end
         return {"yes": True, "no": False}.get(first), reply
 
@@ -110,12 +106,12 @@ class Judge:
                     text = b""
                     with suppress(OSError, HTTPException):  # the connection may end here, too
                         text = error.read(200)
-                    raise JudgeError(f"{address}: refused with {error.code}: {text!r}; check model and key") from error
+                    raise ServerError(f"{address}: refused with {error.code}: {text!r}; check model and key") from error
                 retry_after = error.headers.get("Retry-After")
                 wait = float(retry_after) if retry_after and retry_after.isdecimal() else wait
             except (OSError, ValueError, HTTPException) as error:
                 if tries == _TRIES:
-                    raise JudgeError(f"{address}: can't be reached: {error}; check the address") from error
+                    raise ServerError(f"{address}: can't be reached: {error}; check the address") from error
             time.sleep(min(wait, _LONGEST_WAIT))
         raise AssertionError("the last try returns or raises")
 
@@ -160,7 +156,7 @@ def judge_run(
 
     Raises:
         ConfigError: ``records`` have no questions, or no answer of the run belongs to one of them.
-        JudgeError: the judge can't be asked; the verdicts so far are in the file.
+        ServerError: the judge can't be asked; the verdicts so far are in the file.
         OutputError: the folder has no records of a run, they or the verdicts can't be read or written, or another
             process works on the folder.
     """

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from statistics import fmean
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 from transformers import PreTrainedTokenizerBase
 
 from kg_edit.datasets.own_edits import TEXTS
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.general_tasks import DocumentScores, document_scores
+from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
@@ -49,6 +50,9 @@ _REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may 
 _DECIDES = ("model", "tokenizer_sha256", "protocol", "question_form_sha256", "kg_edit", "chat_form_sha256")
 
 log = logging.getLogger(__name__)
+Stored = TypeVar("Stored")
+_SECTION, _REPLIES = TypeAdapter(Section), TypeAdapter(list[Reply])
+_SCORES, _TASKS = TypeAdapter(dict[str, float | None]), TypeAdapter(dict[str, DocumentScores])
 
 
 def score_cases(
@@ -247,66 +251,61 @@ class UneditedScores:
         named = {name: settings[name] for name in _DECIDES if name in settings}  # a model counts by its content
         named["model"] = {key: value for key, value in named["model"].items() if key != "name"}
         self._model, self._key, self._folder = model, digest(named), cache_folder() / "unedited"
-        self._unwritten: dict[str, Section] = {}
+        self._unwritten: dict[Path, Any] = {}
 
     def sections(self, cases: Mapping[str, Case]) -> dict[str, Section]:
         """Return the sections of ``cases``, by name."""
-        stored = {name: section for name, case in cases.items() if (section := self._read(case))}
+        stored = {
+            name: section
+            for name, case in cases.items()
+            if (section := self._read(case, _SECTION)) and section.scores.keys() == metrics_for(case).keys()
+        }  # without those from before a metric was added or removed
         # If some are missing, as after a kill, all are scored again: a resumed run rounds like an uninterrupted one.
         asked = tuple(cases.values()) if len(stored) < len(cases) else ()
         scored = in_halves(lambda chunk: score_cases(self._model, chunk), asked)
         sections = dict(zip(cases, with_cosines(self._model, asked, scored), strict=False))
         for name, section in sections.items():
             if name not in stored:
-                self._write(cases[name], section)
+                self._write(cases[name], _SECTION, section)
         return {name: stored.get(name) or sections[name] for name in cases}
 
     def general(self, text: str) -> dict[str, float | None]:
         """Return general ability on ``text``."""
-        stored = self._read(text)
-        if stored is None:
-            stored = Section(scores=general_scores(self._model, text), nll={}, texts={})
-            self._write(text, stored)
-        return stored.scores
+        return self._stored(text, _SCORES, lambda: general_scores(self._model, text))
 
     def quick(self, tasks: QuickTasks) -> dict[str, DocumentScores]:
         """Return the scores of the quick sets."""
-        name = f"quick {digest(tasks.settings)}"
-        stored = self._read(name)
-        if stored is None:
-            scores = tasks.scores(self._model)
-            hits = {
-                metric: {str(index): hit for index, hit in enumerate(task.documents)} for metric, task in scores.items()
-            }
-            stored = Section(scores={}, nll=hits, texts={})
-            self._write(name, stored)
-        return {metric: document_scores(fmean(row.values()), [*row.values()]) for metric, row in stored.nll.items()}
+        return self._stored(f"quick {digest(tasks.settings)}", _TASKS, lambda: tasks.scores(self._model))
 
     def replies(self, test: RetentionTest, *, chat: bool) -> list[Reply]:
         """Return the answers to a retention test, asked in plain text or in chat form."""
         name = f"retention {test.digest}" + (" in chat form" if chat else "")
-        stored = self._read(name)
-        if stored is None:
-            replies = test.replies(self._model.in_chat(chat=chat))
-            right: dict[str, float | None] = {str(n): float(reply.right) for n, reply in enumerate(replies)}
-            stored = Section(scores=right, nll={str(n): {"": reply.nll} for n, reply in enumerate(replies)}, texts={})
-            self._write(name, stored)
-        return [Reply(bool(stored.scores[n]), losses[""]) for n, losses in stored.nll.items()]
+        return self._stored(name, _REPLIES, lambda: test.replies(self._model.in_chat(chat=chat)))
 
-    def _read(self, content: Case | str) -> Section | None:
-        name = digest([self._key, to_jsonable_python(content)])
+    def _stored(self, name: str, kind: TypeAdapter[Stored], compute: Callable[[], Stored]) -> Stored:
+        """Return what is stored under a name; compute and store it if it is unknown."""
+        if (value := self._read(name, kind)) is None:
+            value = compute()
+            self._write(name, kind, value)
+        return value
+
+    def _read(self, content: Case | str, kind: TypeAdapter[Stored]) -> Stored | None:
+        file = self._file(content)
+        if file in self._unwritten:
+            return cast(Stored, self._unwritten[file])
         try:
-            section = Section.model_validate_json((self._folder / name[:2] / f"{name}.json").read_bytes())
+            return kind.validate_json(file.read_bytes())
         except (OSError, ValidationError):  # absent or damaged: it is scored and written again
-            return self._unwritten.get(name)
-        if isinstance(content, Case) and section.scores.keys() != metrics_for(content).keys():
-            return self._unwritten.get(name)  # it is from before a metric was added or removed
-        return section
+            return None
 
-    def _write(self, content: Case | str, section: Section) -> None:
-        name = digest([self._key, to_jsonable_python(content)])
+    def _write(self, content: Case | str, kind: TypeAdapter[Stored], value: Stored) -> None:
+        file = self._file(content)
         try:
-            write_text(self._folder / name[:2] / f"{name}.json", section.model_dump_json() + "\n")
+            write_text(file, kind.dump_json(value).decode() + "\n")
         except OutputError as error:  # with a full or read-only cache, only the next run is slower
             log.warning("can't write scores of the unedited model to the cache: %s", error)
-            self._unwritten[name] = section
+            self._unwritten[file] = value
+
+    def _file(self, content: Case | str) -> Path:
+        name = digest([self._key, to_jsonable_python(content)])
+        return self._folder / name[:2] / f"{name}.json"

@@ -11,9 +11,9 @@ import pytest
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, OutputError
+from kg_edit.errors import ConfigError, OutputError, ServerError
 from kg_edit.evaluation.case import Case, ceiling_cases
-from kg_edit.evaluation.judge import Judge, JudgeError, judge_run
+from kg_edit.evaluation.judge import Judge, judge_run
 from kg_edit.evaluation.records import Entry, RunFolder, Section
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel
@@ -82,7 +82,7 @@ def test_busy_judge_is_asked_again(server: Server) -> None:
 
 def test_refusals_and_other_replies(server: Server) -> None:
     server.replies = [(401, "")]
-    with pytest.raises(JudgeError, match=r"refused with 401.*check model and key"):
+    with pytest.raises(ServerError, match=r"refused with 401.*check model and key"):
         Judge(url=server.url, model="m").verdict("?", ("a",), "b")
     assert len(server.asked) == 1
     with pytest.raises(ConfigError, match="expected an address such as"):
@@ -99,7 +99,7 @@ def test_key_that_no_header_takes_is_refused_without_showing_it() -> None:
 
 def test_server_of_another_protocol_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kg_edit.evaluation.judge._LONGEST_WAIT", 0.0)
-    with Loopback(OtherProtocol) as other, pytest.raises(JudgeError, match="can't be reached"):
+    with Loopback(OtherProtocol) as other, pytest.raises(ServerError, match="can't be reached"):
         Judge(url=other.url, model="m").verdict("?", ("a",), "b")
 
 
@@ -156,7 +156,7 @@ def test_other_right_answers_are_other_verdicts(server: Server, run: tuple[Path,
 def test_judge_that_stops_loses_no_verdict(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
     folder, records = run
     server.replies = [(200, "yes"), (400, "")]
-    with pytest.raises(JudgeError):
+    with pytest.raises(ServerError):
         judge_run(folder, records, Judge(url=server.url, model="m"))
     with (folder / "judge.jsonl").open("a") as file:
         file.write('{"id": "case-1", "sec')  # killed while it wrote
