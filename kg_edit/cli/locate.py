@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kg_edit.cli.console import say
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, ModelName, Out, Overwrite, Seed
-from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.errors import ConfigError
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.run_folder import check_folder, replace_run
 from wikidata_cache.terminal import number_of
@@ -33,7 +33,7 @@ def locate(
         ),
     ] = None,
     model: ModelName = "smollm2-135m",
-    kind: Annotated[str, typer.Option(help="States to restore: `hidden`, `mlp` or `attention`.")] = "mlp",
+    kind: Annotated[Literal["hidden", "mlp", "attention"], typer.Option(help="States to restore.")] = "mlp",
     window: Annotated[
         int | None,
         typer.Option(
@@ -45,7 +45,8 @@ def locate(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Number of noise samples.")] = 10,
     answer: Annotated[
-        str, typer.Option(help="`predicted`: the model's own next token. `true`: the fact's answer (`target_true`).")
+        Literal["predicted", "true"],
+        typer.Option(help="`predicted`: the model's own next token. `true`: the fact's answer (`target_true`)."),
     ] = "predicted",
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Try only the first facts.")] = None,
     seed: Seed = 0,
@@ -76,17 +77,10 @@ def locate(
 
     # Two edits of one fact are no conflict here: both are traced
     read = read_edits(edits, allow_conflicts=True).edits if edits else ()
-    from kg_edit.tracing.corrupted_run import KINDS
     from kg_edit.tracing.run import locate as trace_all
-    from kg_edit.tracing.trace import ANSWERS, TraceSettings, facts_of, read_known
+    from kg_edit.tracing.trace import TraceSettings, facts_of, read_known
 
-    chosen = next((name for name in KINDS if name == kind), None)
-    answer_kind = next((name for name in ANSWERS if name == answer), None)
-    if chosen is None:
-        raise unknown_name("kind", kind, KINDS)
-    if answer_kind is None:
-        raise unknown_name("answer", answer, ANSWERS)
-    settings = TraceSettings(kind=chosen, window=window, samples=samples, answer=answer_kind, seed=seed)
+    settings = TraceSettings(kind=kind, window=window, samples=samples, answer=answer, seed=seed)
     facts = read_known(known)[:limit] if known else facts_of(read[:limit])
     trace = partial(trace_all, load(model, dtype, device), facts, settings, out=out, known_only=known is not None)
     summary = replace_run(out, trace, overwrite=overwrite)

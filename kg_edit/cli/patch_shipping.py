@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kg_edit.cli.console import say, stderr
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
-from kg_edit.errors import ConfigError, OutputError, PatchError, unknown_name
+from kg_edit.errors import ConfigError, OutputError, PatchError
 from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
     from kg_edit.reports.shipping import Shipment
-
-TARGETS = ("peft", "gguf", "patch")
-FORMS = ("folder", "gguf")  # of a merged model
 
 Edits = Annotated[
     Path,
@@ -52,13 +49,17 @@ def merge(
     context: typer.Context,
     ledger: Edits,
     model: Unedited = None,
-    to: Annotated[str, typer.Option(help="Format: `folder` (transformers) or `gguf` (llama.cpp).")] = "folder",
+    to: Annotated[
+        Literal["folder", "gguf"], typer.Option(help="Format: `folder` (transformers) or `gguf` (llama.cpp).")
+    ] = "folder",
     shard: Annotated[str, typer.Option(metavar="SIZE", help="Maximum size of a file of weights.")] = "5GB",
     gguf: Annotated[
         Path | None,
         typer.Option(metavar="FILE.gguf", show_default="--model, if it is one", help="The unedited model as GGUF."),
     ] = None,
-    gguf_type: Annotated[str, typer.Option(help="Type of the edited tensors: `F32`, `F16`, `BF16` or `Q8_0`.")] = "F32",
+    gguf_type: Annotated[
+        Literal["F32", "F16", "BF16", "Q8_0"], typer.Option(help="Type of the edited tensors.")
+    ] = "F32",
     base: Base = None,
     license: License = None,
     *,
@@ -81,8 +82,6 @@ def merge(
     """
     from kg_edit.ledger.listing import active_at, check_patches
 
-    if to not in FORMS:
-        raise unknown_name("form", to, FORMS)
     if to == "gguf":
         refuse_unused(context, ("shard",), "with --to gguf, which writes one file", way="give --to folder")
     else:
@@ -99,9 +98,6 @@ def merge(
     name = model_for(patch, model)
     file = None
     if to == "gguf":
-        from kg_edit.export.gguf_files import check_kind
-
-        check_kind(gguf_type)
         file = gguf_of(name, gguf)
     loaded = load(name, dtype, device)
     shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=loaded if scores else None)
@@ -120,7 +116,10 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the adapter, or patch file to write.")],
     model: Unedited = None,
     *,
-    to: Annotated[str, typer.Option(help="`peft` or `gguf`: a LoRA adapter. `patch`: one patch file of all edits.")],
+    to: Annotated[
+        Literal["peft", "gguf", "patch"],
+        typer.Option(help="`peft` or `gguf`: a LoRA adapter. `patch`: one patch file of all edits."),
+    ],
     base: Base = None,
     license: License = None,
     scores: Scores = False,
@@ -139,8 +138,6 @@ def export(
     """
     from kg_edit.ledger.listing import active_at, check_patches
 
-    if to not in TARGETS:
-        raise unknown_name("format", to, TARGETS)
     if to == "gguf" and out.suffix == ".gguf":
         raise ConfigError(f"{out}: the output is a folder with adapter.gguf in it; give a name without .gguf")
     if to == "patch":

@@ -124,7 +124,8 @@ def write_gguf_model(
         ModelError: ``base`` can't be read.
         OutputError: the folder is not empty, or can't be written.
     """
-    check_kind(kind)
+    if kind not in KINDS:
+        raise unknown_name("kind of numbers", kind, KINDS)
     check_mergeable(patch, folder)
     patch.check_model(model)
     try:
@@ -160,16 +161,6 @@ def write_gguf_model(
         _write(writer)
         write_notes(scratch, patch, card)
     return Path(folder)
-
-
-def check_kind(kind: str) -> None:
-    """Check the number type of the edited tensors before a model is loaded.
-
-    Raises:
-        UnknownNameError: it is none of `KINDS`.
-    """
-    if kind not in KINDS:
-        raise unknown_name("kind of numbers", kind, KINDS)
 
 
 def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:

@@ -67,7 +67,7 @@ def test_wrong_target_is_refused_and_nothing_is_written(kg_edit: Run, place: Pat
         (("export", file, "--to", "gguf", "out.gguf"), "a folder with adapter.gguf in it; give a name without .gguf"),
         (("export", file, "--to", "peft", out, "--push", "edits"), "expected OWNER/NAME"),
         (("export", file, "--to", "patch", out, "--push", "a/b"), "--to peft or --to gguf"),
-        (("merge", file, "--to", "ggfu", "--out", out), "did you mean 'gguf'"),
+        (("merge", file, "--to", "ggfu", "--out", out), "'ggfu' is not one of 'folder', 'gguf'"),
         (("merge", file, "--to", "gguf", "--out", out), "is not a GGUF file, so edits can't be merged into it"),
         (("merge", file, "--to", "gguf", "--out", out, "--gguf", "nowhere.gguf"), "there is no GGUF file nowhere.gguf"),
         (("merge", file, "--out", out, "--push", "a b"), "expected OWNER/NAME"),
@@ -85,7 +85,10 @@ def test_refusal_comes_before_the_model_is_loaded(
     monkeypatch.setattr("kg_edit.cli.patch_shipping.load", lambda *_: pytest.fail("the model is loaded"))
     for command, message in (
         (("export", file, "--to", "peft", "full", "--scores"), "full already exists"),
-        (("merge", file, "--to", "gguf", "--gguf", model, "--out", "m", "--gguf-type", "F8"), "kind of numbers 'F8'"),
+        (
+            ("merge", file, "--to", "gguf", "--gguf", model, "--out", "m", "--gguf-type", "F8"),
+            "'F8' is not one of 'F32'",
+        ),
     ):
         result = kg_edit("patch", *command)
         assert result.code == 2 and message in result.err, result

@@ -160,8 +160,8 @@ def test_locate_command_writes_and_suggests_a_layer(kg_edit: Run, tiny_folder: P
     [
         ((), "give either a file of edits or --known FILE"),
         (("edits.jsonl", "--known", "edits.jsonl"), "give either a file of edits or --known FILE"),
-        (("edits.jsonl", "--kind", "mpl"), "unknown kind 'mpl', did you mean 'mlp'?"),
-        (("edits.jsonl", "--answer", "new"), "unknown answer 'new'; known: predicted, true"),
+        (("edits.jsonl", "--kind", "mpl"), "'mpl' is not one of 'hidden', 'mlp'"),
+        (("edits.jsonl", "--answer", "new"), "'new' is not one of 'predicted', 'true'"),
         (("--known", "edits.jsonl"), "edits.jsonl, line 1, field"),
         (("none.jsonl",), "none.jsonl: no such file"),
     ],
