@@ -28,10 +28,10 @@ from kg_edit.locate_then_edit.states import Site, subject_states
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.precision import exact
 from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of
 from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 
-KEY = "key/"  # prefix of a patch's state; the weight's name follows. The state has the facts' keys, [d_ff, facts]
 FACTS = 32  # whose values give the norm of ``anchor``; one for each of so many relations
 _OUTLIERS = 0.05  # share of the largest norms that the mean leaves out, as in the public code
 # Of the descent for the norm: MEMIT's, whatever the method, as in the public code

@@ -19,7 +19,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.lasting import KEY
 from kg_edit.methods.adapters.base import own_text_inputs
 from kg_edit.methods.comeba.adapter import GatedUpdate, GateSettings
 from kg_edit.methods.memit.method import Memit, MemitConfig
@@ -27,6 +26,7 @@ from kg_edit.methods.memit.records import Fact, Record
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.adapter_patch import AdapterPatch, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 

@@ -48,7 +48,6 @@ from kg_edit.locate_then_edit.descent import (
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
 from kg_edit.locate_then_edit.lasting import (
-    KEY,
     anchored,
     off_principal,
     principal_directions,
@@ -79,6 +78,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import KEY
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 

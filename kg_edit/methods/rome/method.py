@@ -40,7 +40,6 @@ from kg_edit.locate_then_edit.descent import (
     optimise_values,
 )
 from kg_edit.locate_then_edit.lasting import (
-    KEY,
     anchored,
     off_principal,
     principal_directions,
@@ -59,7 +58,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.precision import exact
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
-from kg_edit.patches.changes import change_norm
+from kg_edit.patches.changes import KEY, change_norm
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 KeyVariant = Literal["rome", "r-rome"]
