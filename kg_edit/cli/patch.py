@@ -72,20 +72,15 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_edits(
-    ledger: LedgerPath,
-    out: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Draw norms and conflicts: `.svg`, `.png`, `.pdf`.")
-    ] = None,
-) -> None:
+def list_edits(ledger: LedgerPath) -> None:
     """List the edits of a ledger and the conflicts between them.
 
     Examples:
 
-    - `kg-edit patch list ledger/ --picture ledger.svg`
+    - `kg-edit patch list ledger/`
     """
     from kg_edit.ledger.listing import Listing
-    from kg_edit.ledger.view import draw_ledger, edits_table
+    from kg_edit.ledger.view import edits_table
 
     opened = Listing.open(ledger)
     conflicts = opened.conflicts()
@@ -94,8 +89,6 @@ def list_edits(
     if not opened.active:
         say(f"{ledger}: no active edit; kg-edit patch add {quote(str(ledger))} PATCH adds one")
     show_conflicts(conflicts)
-    if out:
-        say(str(draw_ledger(opened, out)))
 
 
 @app.command()

@@ -1,15 +1,9 @@
-"""Show a ledger: tables for the terminal, and a picture.
-
-The tables list its edits, its events and the results of a check; `entry_lines` shows one edit in full. The picture
-shows the size of each active edit's change, and the conflicts.
-"""
+"""Show a ledger in the terminal: tables of its edits, its events and the results of a check, and one edit in full."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -17,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kg_edit.ledger.check import CheckedEdit, Kind
-from kg_edit.ledger.conflicts import Conflict, ConflictKind
+from kg_edit.ledger.conflicts import Conflict
 from kg_edit.ledger.entries import EditPosition, Entry
 from kg_edit.ledger.listing import Listing
 from kg_edit.ledger.log import Added, Event, Removed
 from kg_edit.patches.changes import edit_norms
-from kg_edit.patches.guards import MEDIANS, division_factor
+from kg_edit.patches.guards import division_factor
 from kg_edit.text.display import one_line
 
 if TYPE_CHECKING:  # a ledger is listed without torch
@@ -35,30 +29,22 @@ _HEADS: dict[Kind, str] = {
     "locality": "locality",
 }
 _SHOWN = ("loss_before", "loss_after", "steps")  # of an edit's record
-_ARCS: dict[ConflictKind, int] = {"contradiction": 1, "duplicate": 4, "near keys": 3}  # places in `COLOURS`
-_NAMED = 40  # with more edits, their names would not be legible
 
 
 def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
     """Return the table of edits: name, state, step, method, fact, norm of the change, and conflicts."""
     table = _table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
-    norms = norms_of(ledger)
+    norms = {
+        EditPosition(step, record["edit"]["id"]): norm
+        for step, change in ledger.changes.items()
+        for record, norm in zip(change.edits, edit_norms(change), strict=True)
+    }
     for entry in ledger.edits:
         norm = norms.get(entry.position)
         rivals = ", ".join(other.name for conflict in conflicts if (other := conflict.other(entry)))
         size = "" if norm is None else f"{norm:.3g}"
         _row(table, entry.name, entry.state, entry.position.step, entry.method, fact(entry), size, rivals)
     return table
-
-
-def norms_of(ledger: Listing) -> dict[EditPosition, float]:
-    """Return the norm of the change of each active edit that has a change of its own, by its position."""
-    return {
-        EditPosition(step, record["edit"]["id"]): norm
-        for step, change in ledger.changes.items()
-        for record, norm in zip(change.edits, edit_norms(change), strict=True)
-        if norm is not None
-    }
 
 
 def events_table(ledger: Ledger) -> Table:
@@ -168,50 +154,3 @@ def _table(*heads: str) -> Table:
 
 def _row(table: Table, *cells: object) -> None:
     table.add_row(*(cell if isinstance(cell, Text) else Text(one_line(str(cell))) for cell in cells))
-
-
-def draw_ledger(ledger: Listing, path: str | Path) -> Path:
-    """Draw a bar for each active edit (the norm of its change) and an arc for each conflict.
-
-    Raises:
-        OutputError: the file can't be written, or is no .svg, .png or .pdf.
-    """
-    from matplotlib.patches import Arc
-
-    from kg_edit.evaluation.plots import COLOURS, figure, save_figure
-
-    shown, norms_by_position, conflicts = ledger.active, norms_of(ledger), ledger.conflicts()
-    drawn = figure(max(5.0, min(14.0, 1.5 + 0.22 * len(shown))), 4.0)
-    *above, bars = drawn.subplots(2, sharex=True, height_ratios=(1, 2)) if conflicts else (drawn.subplots(),)
-    legend = {"fontsize": 8, "frameon": False, "loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
-
-    # Below: the norms, with the limit above which an edit is refused.
-    norms = [norms_by_position.get(entry.position, 0.0) for entry in shown]
-    bars.bar(range(len(shown)), norms, color=COLOURS[0])
-    if positive := [norm for norm in norms if norm]:
-        limit = MEDIANS * median(positive)
-        bars.axhline(limit, color=COLOURS[1], lw=0.8, ls=":", label=f"{MEDIANS:g} times the median")
-        bars.legend(**legend)
-    bars.set_ylabel("norm of the change", fontsize=8)
-    bars.tick_params(labelsize=8)
-    if len(shown) <= _NAMED:
-        names = [entry.name.replace("$", r"\$") for entry in shown]  # no formula
-        bars.set_xticks(range(len(shown)), labels=names, rotation=90, fontsize=7)
-    else:
-        bars.set_xlabel("edits, in the order in which they were made", fontsize=8)
-
-    # Above: an arc from the earlier to the later edit of each conflict.
-    column = {entry.position: index for index, entry in enumerate(shown)}
-    for axes in above:
-        for conflict in conflicts:
-            one, two = column[conflict.first.position], column[conflict.second.position]
-            colour = COLOURS[_ARCS[conflict.kind]]
-            axes.add_patch(Arc(((one + two) / 2, 0), two - one, 2, theta1=0, theta2=180, color=colour, lw=1.2))
-        for kind, index in _ARCS.items():
-            if count := sum(conflict.kind == kind for conflict in conflicts):
-                axes.plot([], [], color=COLOURS[index], label=f"{kind}: {count}")
-        axes.set_ylim(0, 1.1)
-        axes.set_yticks([])
-        axes.set_title("conflicts between edits", fontsize=8, loc="left")
-        axes.legend(**legend, ncols=3)
-    return save_figure(drawn, Path(path))
