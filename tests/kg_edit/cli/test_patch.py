@@ -138,7 +138,7 @@ def test_ledger_is_merged_and_exported(kg_edit: Run, place: Path, tiny_folder: P
     again = kg_edit("patch", "merge", "ledger", "--model", tiny_folder, "--out", "merged")
     assert again.code == 2 and "already exists" in again.err
     wrong = kg_edit("patch", "export", "ledger", "--to", "perft", "x")
-    assert wrong.code == 2 and "did you mean 'peft'" in wrong.err
+    assert wrong.code == 2 and "'perft' is not one of 'peft', 'gguf'" in wrong.err
 
 
 def test_export_overwrites_nothing(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
