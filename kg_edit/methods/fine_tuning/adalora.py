@@ -43,7 +43,7 @@ class AdaLoraConfig(LoraConfig):
     alpha: float = Field(32, gt=0, description="adapters are scaled by alpha / r0")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"steps": 71, "rank": 12, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
+        "paper": {"steps": 71, "stop_below": 0.0, "rank": 12, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
     }
 
     @model_validator(mode="after")

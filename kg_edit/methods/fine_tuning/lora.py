@@ -54,7 +54,13 @@ class LoraConfig(StatementConfig):
     seed: Seed = Field(0, description="random seed of the adapters and of dropout")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"steps": 71, "learning_rate": 5e-3, "dropout": 0.1, "modules": ("q_proj", "v_proj")},
+        "paper": {
+            "steps": 71,
+            "learning_rate": 5e-3,
+            "stop_below": 0.0,
+            "dropout": 0.1,
+            "modules": ("q_proj", "v_proj"),
+        },
     }
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
