@@ -13,33 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_edit.cli.console import say, stdout
-from kg_edit.cli.evaluation import JUDGE, Evaluation
+from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.fields import with_fields_of
 from kg_edit.cli.method_plan import open_graph
-from kg_edit.cli.options import CHECKS, MACHINE, Contact, GivenGraph, Out, Overwrite, refuse_unused
+from kg_edit.cli.options import CHECKS, MACHINE, Contact, GivenGraph, Out, Overwrite
 from kg_edit.errors import ConfigError
 from kg_edit.storage.run_folder import is_run, read_settings
 from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from kg_edit.datasets.record import BenchmarkRecord
-    from kg_edit.edits.files import LabelSource
-    from kg_edit.evaluation.judge import Judge
     from kg_edit.evaluation.summary import Summary
 
-
 KEY = "KG_EDIT_JUDGE_KEY"
-_URL = "OpenAI-compatible server, such as `http://localhost:8000/v1`"
-Url = Annotated[
-    str | None,
-    typer.Option("--judge", metavar="URL", help=f"Also let a model judge the answers: {_URL}.", rich_help_panel=JUDGE),
-]
-ModelAtUrl = Annotated[
-    str, typer.Option(metavar="NAME", help="Name of the judge model at the server.", rich_help_panel=JUDGE)
-]
 Resume = Annotated[
     bool,
     typer.Option(
@@ -60,13 +46,10 @@ OnRay = Annotated[
 def evaluate(
     evaluation: Evaluation,
     *,
-    context: typer.Context,
     out: Out,
     resume: Resume = True,
     overwrite: Overwrite = False,
     ray: OnRay = False,
-    judge_url: Url = None,
-    judge_model: ModelAtUrl = "default",
 ) -> None:
     """Score a method on a benchmark: each edit alone, or in batches and sequences.
 
@@ -80,14 +63,6 @@ def evaluate(
     if not resume and not overwrite and is_run(out):
         way = "continue that run with --resume, or start over with --overwrite"
         raise ConfigError(f"{out} already has a run; give another --out, {way}")
-    if not judge_url:
-        refuse_unused(context, ("judge_model",), "without --judge", way="also give --judge URL")
-    chosen = _judge_at(judge_url, judge_model) if judge_url else None
-    if chosen:
-        from kg_edit.evaluation.judge import cases_to_judge
-
-        records = _records(evaluation.dataset, evaluation.data, evaluation.lazy_graph())
-        cases_to_judge(records)
     if ray and overwrite:
         raise ConfigError("--overwrite has no effect with --ray; give another --out, or delete the folder")
     if ray and evaluation.config.shard:
@@ -105,8 +80,6 @@ def evaluate(
     if evaluation.keep_going and skipped:  # without it, rows that can't be read are none of those that are used
         rows = f"{number_of(len(skipped), 'row')} of the whole file that can't be read"
         typer.echo(f"skipped {rows}: {', '.join(skipped)}", err=True)
-    if chosen:
-        _judge(out, records, chosen)
     if summary.provenance["failed"] == summary.n > 0:  # a shard may have no record
         raise typer.Exit(1)  # no edit could be made
 
@@ -129,7 +102,10 @@ def show(summary: Summary, out: Path) -> None:
 def judge(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of `kg-edit evaluate`.")],
     data: Annotated[Path, typer.Option(metavar="FILE", help="File of records that the run used.")],
-    url: Annotated[str, typer.Option("--judge", metavar="URL", help=f"{_URL}.")],
+    url: Annotated[
+        str,
+        typer.Option("--judge", metavar="URL", help="OpenAI-compatible server, such as `http://localhost:8000/v1`."),
+    ],
     model: Annotated[
         str, typer.Option("--judge-model", metavar="NAME", help="Name of the judge model at the server.")
     ] = "default",
@@ -148,28 +124,12 @@ def judge(
     """
     if not run.is_dir():
         read_settings(run)
-    _judge(run, _records(dataset, data, open_graph(graph, contact)), _judge_at(url, model))
-
-
-def _judge_at(url: str, model: str) -> Judge:
-    """Return the judge at a server; its address is checked, but it is not asked anything."""
-    from kg_edit.evaluation.judge import Judge
-
-    return Judge(url=url, model=model, key=os.environ.get(KEY))
-
-
-def _records(dataset: str, data: Path, labels: LabelSource | None) -> Sequence[BenchmarkRecord]:
-    """Return the records whose answers may be judged; ``labels`` gives the labels of ids in own edits."""
     from kg_edit.datasets import read_dataset
+    from kg_edit.evaluation.judge import Judge, judge_run
 
-    return read_dataset(dataset, data, labels=labels, keep_going=True).records
-
-
-def _judge(run: Path, records: Sequence[BenchmarkRecord], judge: Judge) -> None:
-    """Let a judge judge a run, and print the shares of right answers."""
-    from kg_edit.evaluation.judge import judge_run
-
-    for section, shares in judge_run(run, records, judge).items():
+    at_server = Judge(url=url, model=model, key=os.environ.get(KEY))
+    records = read_dataset(dataset, data, labels=open_graph(graph, contact), keep_going=True).records
+    for section, shares in judge_run(run, records, at_server).items():
         for name, share in shares.items():
             say(f"{section}  {name}  {'' if share is None else f'{share:.3f}'}")
     say(f"{run}: judge.jsonl")

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECORDS, EXTRA, JUDGE = "Which records", "Side effects and extra metrics", "Judge"  # panels of the help
+RECORDS, EXTRA = "Which records", "Side effects and extra metrics"  # panels of the help
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,7 +162,9 @@ def judge_run(
     """
     if not RunFolder(folder).records.is_file():
         raise OutputError(f"{folder} has no records of a run; give the output folder of kg-edit evaluate")
-    cases = cases_to_judge(records)
+    cases = {record.id: Case.of(record) for record in records}
+    if not any(True for case in cases.values() for _ in _judged_questions(case)):
+        raise ConfigError(f"the data has no questions whose answers are judged; they are those of {', '.join(_ASKED)}")
     answers = list(_answers(folder, cases, judge))
     if not answers:
         raise ConfigError(
@@ -193,18 +195,6 @@ def judge_run(
     for (section, name), by_record in rows.items():
         shares.setdefault(section, {})[name] = mean(mean(values) for values in by_record.values())
     return shares
-
-
-def cases_to_judge(records: Iterable[BenchmarkRecord]) -> dict[str, Case]:
-    """Return the case of each record by id.
-
-    Raises:
-        ConfigError: none of them has a question whose answer is judged.
-    """
-    cases = {record.id: Case.of(record) for record in records}
-    if not any(True for case in cases.values() for _ in _judged_questions(case)):
-        raise ConfigError(f"the data has no questions whose answers are judged; they are those of {', '.join(_ASKED)}")
-    return cases
 
 
 def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Verdict, tuple[str, ...]]]:

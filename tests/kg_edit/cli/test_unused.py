@@ -30,7 +30,6 @@ UNUSED: dict[str, str] = {
     "data check f --json --all": "--all has no effect with --json, which prints all faults",
     "data ripples --out o --edits e --n 3": "--n has no effect with --edits",
     "data ripples --out o --templates t": "--templates has no effect without --edits",
-    "evaluate --data d --out o --judge-model m": "--judge-model has no effect without --judge",
     "evaluate --data d --out o --references r": "--references has no effect without consistency.tfidf",
     "covariance --folder f list": "--folder has no effect before list; leave it out, or give options of list after it",
     "covariance --layers 1 --corpus t.txt --seed 2": "--seed has no effect with --corpus t.txt",
