@@ -16,9 +16,9 @@ from kg_edit.cli.console import say, stdout
 from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.fields import with_fields_of
 from kg_edit.cli.method_plan import open_graph
-from kg_edit.cli.options import CHECKS, MACHINE, Contact, GivenGraph, Out, Overwrite
+from kg_edit.cli.options import MACHINE, Contact, GivenGraph, Out, Overwrite
 from kg_edit.errors import ConfigError
-from kg_edit.storage.run_folder import is_run, read_settings
+from kg_edit.storage.run_folder import read_settings
 from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from kg_edit.evaluation.summary import Summary
 
 KEY = "KG_EDIT_JUDGE_KEY"
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume/--no-resume", help="Resume the run in the output folder, or refuse to.", rich_help_panel=CHECKS
-    ),
-]
 OnRay = Annotated[
     bool,
     typer.Option(
@@ -42,12 +36,11 @@ OnRay = Annotated[
 ]
 
 
-@with_fields_of(Evaluation, after={"data": ("out",), "retention": ("resume", "overwrite", "ray")})
+@with_fields_of(Evaluation, after={"data": ("out",), "retention": ("overwrite", "ray")})
 def evaluate(
     evaluation: Evaluation,
     *,
     out: Out,
-    resume: Resume = True,
     overwrite: Overwrite = False,
     ray: OnRay = False,
 ) -> None:
@@ -60,21 +53,16 @@ def evaluate(
 
     - `kg-edit evaluate --dataset counterfact-plus --data dev.json --method rome --limit 24 --out runs/rome/`
     """
-    if not resume and not overwrite and is_run(out):
-        way = "continue that run with --resume, or start over with --overwrite"
-        raise ConfigError(f"{out} already has a run; give another --out, {way}")
     if ray and overwrite:
         raise ConfigError("--overwrite has no effect with --ray; give another --out, or delete the folder")
     if ray and evaluation.config.shard:
         raise ConfigError("--ray splits the records into shards itself; remove --shard")
     if ray:
-        from kg_edit.cli.ray_run import SHARDS, evaluate_on_ray
+        from kg_edit.cli.ray_run import evaluate_on_ray
 
-        if not resume and (out / SHARDS).exists():
-            raise ConfigError(f"{out} has the shards of a run; continue it with --resume, or give another --out")
         summary = evaluate_on_ray(evaluation, out)
     else:
-        summary = evaluation.run(out, resume=resume, overwrite=overwrite)
+        summary = evaluation.run(out, overwrite=overwrite)
     show(summary, out)
     skipped = summary.provenance["data"]["skipped"]
     if evaluation.keep_going and skipped:  # without it, rows that can't be read are none of those that are used

@@ -46,7 +46,7 @@ from kg_edit.evaluation.config import EvalConfig
 from kg_edit.methods.registry import check_method, find_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.packaged import packaged_graph
-from kg_edit.storage.run_folder import check_folder, delete_run, is_run, replace_run
+from kg_edit.storage.run_folder import check_folder, replace_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,20 +194,13 @@ class Evaluation:
         start = self.skip - lost
         return slice(start, None if self.limit is None else start + self.limit)
 
-    def run(self, out: Path, *, resume: bool = True, overwrite: bool = False) -> Summary:
-        """Check the options, load the model, and score.
-
-        Args:
-            out: the folder of the run.
-            resume: continue the same run if it is in the folder; False: delete the folder's run first, whichever it is.
-            overwrite: delete another run in the folder.
+    def run(self, out: Path, *, overwrite: bool = False) -> Summary:
+        """Check the options, load the model, and score; ``overwrite``: delete another run in the folder ``out``.
 
         Raises:
             KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluate`.
         """
         ready = self.ready(out)  # all that can be wrong is found before a run is deleted
-        if not resume and is_run(out):
-            delete_run(out)
         return replace_run(out, partial(ready.run, out), overwrite=overwrite)
 
     def read(self, labels: LabelSource | None = None) -> FileContent:

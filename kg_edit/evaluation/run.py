@@ -183,7 +183,7 @@ def evaluate(
         edited = {name for name, phase in run.done if phase == EDIT}
         if plug_in and edited and any(used != plug_in for used in earlier):
             affected = "some records" if plug_in in earlier else number_of(len(edited), "record")
-            words = "%s: %s were made with other code of the package %s; --no-resume --overwrite makes all anew"
+            words = "%s: %s were made with other code of the package %s; another --out makes all anew"
             log.warning(words, out, affected, plug_in["package"])
 
         # A sequence is never split between shards, because its edits share one model.

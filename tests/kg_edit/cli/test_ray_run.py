@@ -128,13 +128,6 @@ def test_without_ray_the_extra_is_named(options: dict[str, Any], place: Path, mo
         evaluate_on_ray(evaluation(options), place / "out")
 
 
-def test_shards_are_not_resumed_when_that_is_refused(kg_edit: Run, place: Path) -> None:
-    (place / "data.json").write_text(json.dumps([row(1, CITIES[0])]))
-    (place / "out" / ".shards" / "0-of-1").mkdir(parents=True)
-    result = kg_edit("evaluate", "--data", "data.json", "--out", "out", "--ray", "--no-resume")
-    assert (result.code, "out has the shards of a run; continue it with --resume" in result.err) == (2, True)
-
-
 def test_ray_deals_out_its_own_shards(kg_edit: Run) -> None:
     result = kg_edit("evaluate", "--data", "data.json", "--out", "out", "--ray", "--shard", "0/2")
     assert (result.code, "remove --shard" in result.err) == (2, True)

@@ -64,17 +64,13 @@ def test_sequence_in_two_shards_merged_and_compared(evaluate: Run, kg_edit: Run,
     merged = kg_edit("merge", "whole", "shard-1", "shard-0")
     assert merged.code == 0, merged.err
     assert "curve.svg" in merged.out
-    again = evaluate(*options, "--out", "whole", "--resume")
+    again = evaluate(*options, "--out", "whole")
     assert again.code == 0, again.err
     assert json.loads((place / "whole" / "run.json").read_text())["schedule"] == "sequential:2"
     assert json.loads((place / "whole" / "summary.json").read_text())["n"] == 4
     compared = kg_edit("compare", "whole", "--out", "found.md", "--out", "found.png", "--metric", "portability.nll,")
     assert compared.code == 0, compared.err
     assert (place / "found.md").read_text().startswith("| metric | n | unedited | whole | whole - unedited | p |")
-    refused = evaluate(*options, "--out", "whole", "--no-resume")
-    assert (refused.code, "whole already has a run" in refused.err) == (2, True)
-    anew = evaluate(*options, "--out", "whole", "--no-resume", "--overwrite")
-    assert (anew.code, "the other run in whole is deleted" in anew.err) == (0, True)
 
 
 def test_shard_without_a_record_has_not_failed(evaluate: Run) -> None:
@@ -142,7 +138,7 @@ def test_ids_of_judged_records_get_their_labels(kg_edit: Run, place: Path) -> No
 def test_run_is_not_deleted_by_a_command_that_is_refused(wrong: tuple[str, ...], evaluate: Run, place: Path) -> None:
     (place / "out").mkdir()
     (place / "out" / "run.json").write_text('{"job": "evaluate"}')
-    assert evaluate("--out", "out", "--no-resume", "--overwrite", *wrong).code == 2
+    assert evaluate("--out", "out", "--overwrite", *wrong).code == 2
     assert (place / "out" / "run.json").read_text() == '{"job": "evaluate"}'
 
 
