@@ -153,7 +153,8 @@ def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tup
         unknown = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"
         raise EditError([Fault(f"{field}.relation", f"{unknown}; known: {', '.join(known)}")])
     relation = known[fact.relation]
-    pattern = re.escape(relation.template).replace(r"\{\}", "(.+?)") + r" (.+?)\.?"
+    # Where the words after the subject occur twice, the name of a work has the first ("Life is Beautiful is ...").
+    pattern = re.escape(relation.template).replace(r"\{\}", "(.+)") + r" (.+?)\.?"
     match = re.fullmatch(pattern, fact.prompt.strip())
     if not match:
         expected = f"expected {relation.template!r} with the subject, then the target and a full stop"

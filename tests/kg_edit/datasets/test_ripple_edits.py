@@ -78,3 +78,10 @@ def test_sentence_of_each_form_is_read(name: str, tmp_path: Path) -> None:
     sentence = relations()[name].template.format("The Who") + " 7 of May."
     (edit,) = read(tmp_path, edit={"prompt": sentence, "relation": name}).edits
     assert (edit.subject, edit.target_new) == ("The Who", "7 of May")
+
+
+def test_subject_that_has_the_words_of_its_relation_is_read_whole(tmp_path: Path) -> None:
+    """The title of a work may have them, the name of its director has not."""
+    film = {"prompt": "The name of the director of Life is Beautiful is Eve B. Dodd.", "relation": "DIRECTOR"}
+    (edit,) = read(tmp_path, edit=film).edits
+    assert (edit.subject, edit.target_new) == ("Life is Beautiful", "Eve B. Dodd")
