@@ -15,6 +15,7 @@ from pydantic import Field
 
 from kg_edit.edits.aliases import canonical
 from kg_edit.edits.edit import (
+    Answer,
     Edit,
     EntityId,
     Locality,
@@ -76,7 +77,7 @@ class Portability(Record):
 
     recalled_relation: TextOrEmpty | None = Field(None, alias="Recalled Relation")
     question: Text = Field(alias="New Question")
-    answer: Name = Field(alias="New Answer")
+    answer: Answer = Field(alias="New Answer")
 
 
 class CounterFactRecord(Record):

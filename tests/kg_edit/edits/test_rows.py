@@ -178,6 +178,8 @@ def test_counterfactplus_row_has_a_question() -> None:
         "portability.New Anser",
         "unknown field, did you mean 'New Answer'?",
     )
+    field, message = fault(COUNTERFACT | {"portability": portability | {"New Answer": "two\nlines"}})
+    assert field == "portability.New Answer" and "line break" in message
 
 
 def test_ending_begins_with_a_space() -> None:
