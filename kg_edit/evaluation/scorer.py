@@ -167,8 +167,11 @@ def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int
     accepted = [] if case.ceiling else [(edit.text, edit.target_new) for edit in case.edits]
     questions = zip(case.few_shot_prompts, case.questions, strict=True)
     accepted += [(prompt, name) for prompt, question in questions for name in right_answers(question)]
-    queries = (query for probe in case.probes for query in (*probe.queries, *probe.conditions))
+    queries = [query for probe in case.probes for query in (*probe.queries, *probe.conditions)]
     accepted += [(generated_from(query), name) for query in queries for names in query.answers for name in names]
+    # A query that requires all its answers needs room for the longest name of each.
+    every = (query for query in queries if query.every)
+    accepted += [(generated_from(query), ", ".join(max(names, key=len) for names in query.answers)) for query in every]
     for prompt, name in accepted:
         if prompt in limits:
             limits[prompt] = max(limits[prompt], room_for(tokenizer, name))

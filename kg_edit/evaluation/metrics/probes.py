@@ -175,8 +175,8 @@ _WHOLE: Mapping[str, Metric] = {
             formula=f"Share of tests of {about} that pass: any (OR) or all (AND) of the queries have a greedy "
             "continuation that contains each answer, by one of its names, as whole words. A test whose condition "
             "queries the unedited model fails is not counted.",
-            source="RippleEdits (Cohen et al. 2024), which looks for names as substrings, and whose table is over "
-            "records whose edit succeeded.",
+            source="RippleEdits (Cohen et al. 2024), which looks for substrings, in the prompt too, and whose table "
+            "has only successful edits.",
             needs=(f"ripple.{code}",),
         )
         for code, about in _CRITERIA.items()

@@ -178,6 +178,15 @@ def test_no_answer_to_a_question_is_cut() -> None:
     assert section.scores["ripple.CI"] == 1, "the condition is fulfilled"
 
 
+def test_text_has_room_for_all_answers_that_a_query_requires() -> None:
+    """Such as the names of all siblings: each alone is short."""
+    names = [f"{letter}x" for letter in ascii_uppercase]
+    model, edit = parrot(" ".join(names), "Oslo"), Edit(subject="Ada", prompt="{} is", target_new="old")
+    query = Query(prompt="Rome is", answers=tuple((name,) for name in names), every=True, form="sentence")
+    (section,) = score_cases(model, [Case(edit=edit, probes=(Probe(measures="ripple.LG", queries=(query,)),))])
+    assert section.scores["ripple.LG"] == 1
+
+
 def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:
     """The new object is longer than the five tokens that are compared; a text that differs after them is the same."""
     near, new = "Paris is", "Ax Bx Cx Dx Ex Fx Gx Hx"
