@@ -58,22 +58,19 @@ def parse_relations(text: str | None) -> tuple[str, ...]:
     return ids
 
 
-def parse_settings(
-    pairs: list[str], *, layer: str | None = None, corpus: str | None = None, steps: int | None = None
-) -> dict[str, Any]:
+def parse_settings(pairs: list[str], *, layer: str | None = None, corpus: str | None = None) -> dict[str, Any]:
     """Parse NAME=VALUE pairs; a value is JSON if it can be parsed, else text.
 
     Args:
         pairs: the texts of ``--set``.
         layer: the value of ``--layer``.
         corpus: the value of ``--corpus``, which is the setting covariance.corpus.
-        steps: the value of ``--steps``.
 
     Raises:
         ConfigError: a pair has no ``=``, or a setting is given twice.
     """
     settings: dict[str, Any] = {}
-    options = {"layer": layer, "covariance.corpus": corpus, "steps": steps}
+    options = {"layer": layer, "covariance.corpus": corpus}
     for pair in [*pairs, *(f"{name}={value}" for name, value in options.items() if value is not None)]:
         path, equals, text = pair.partition("=")
         if not equals:

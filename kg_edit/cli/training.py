@@ -30,13 +30,14 @@ LeaveOut = Annotated[
     typer.Option("--leave-out", metavar="FILE", help="Test file, whose subjects and prompts are left out. Repeatable."),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first records.")]
-Steps = Annotated[int | None, typer.Option(min=1, metavar="N", help="Maximum number of steps, like `--set steps=N`.")]
 Preset = Annotated[
     str, typer.Option("--preset", help="Named settings of the training; an unknown name lists those of the method.")
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Setting of the training, such as `batch=8`. Repeatable."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Setting of the training, such as `steps=1000` or `batch=8`. Repeatable."
+    ),
 ]
 
 _LEARNS = """
@@ -90,7 +91,6 @@ def _learner(method: str) -> typer.Typer:
         leave_out: LeaveOut = None,
         limit: Limit = None,
         model: ModelName = "smollm2-135m",
-        steps: Steps = None,
         preset: Preset = "default",
         settings: Settings = None,
         dtype: Dtype = "auto",
@@ -101,7 +101,7 @@ def _learner(method: str) -> typer.Typer:
         from kg_edit.storage.run_folder import check_folder, replace_run
 
         kind, learn = _training_of(method)
-        config = kind.preset(preset, parse_settings(settings or [], steps=steps))
+        config = kind.preset(preset, parse_settings(settings or []))
         check_folder(out)
         work = partial(learn, load(model, dtype, device), records, config, out)
         _show(method, replace_run(out, work, overwrite=overwrite), out)

@@ -34,9 +34,9 @@ QUICK: dict[str, BaseModel] = {
 }
 
 
-def options(settings: BaseModel, *, without: str = "") -> list[str]:
-    """Return the settings of a quick training as options."""
-    values = settings.model_dump(mode="json", exclude_defaults=True, exclude={without})
+def options(settings: BaseModel) -> list[str]:
+    """Return the settings of a quick training as options, for two steps."""
+    values = {**settings.model_dump(mode="json", exclude_defaults=True), "steps": 2}
     return [part for name, value in values.items() for part in ("--set", f"{name}={json.dumps(value)}")]
 
 
@@ -59,7 +59,7 @@ def test_network_is_trained_and_edited_with(
         rows({"id": "1", "subject": "the LAZY dog", "prompt": "{} is", "target_new": "London"})
     )
     data = ("--data", many, "--dataset", "edits", "--leave-out", "others.jsonl", "--model", tiny_folder)
-    trained = kg_edit(method, "train", *data, "--steps", "2", *options(QUICK[method], without="steps"), "--out", "net")
+    trained = kg_edit(method, "train", *data, *options(QUICK[method]), "--out", "net")
     assert trained.code == 0, trained.err
     assert "3 of 18 edits, and 3 of 18 prompts" in trained.out
     assert f"network.safetensors, run.json; use --method {method} --set network=net" in trained.out
@@ -77,7 +77,7 @@ def test_network_is_trained_and_edited_with(
     ("arguments", "message"),
     [
         ("mend train --data many.jsonl --set stepz=3", "did you mean 'steps'"),
-        ("mend train --data many.jsonl --set steps=3 --steps 2", "steps is set twice"),
+        ("mend train --data many.jsonl --set steps=3 --set steps=2", "steps is set twice"),
         ("data edits --out e.jsonl", "give --graph"),
     ],
 )
