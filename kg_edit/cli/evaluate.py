@@ -25,7 +25,6 @@ from wikidata_cache.terminal import number_of
 if TYPE_CHECKING:
     from kg_edit.evaluation.summary import Summary
 
-KEY = "KG_EDIT_JUDGE_KEY"
 OnRay = Annotated[
     bool,
     typer.Option(
@@ -113,7 +112,7 @@ def judge(
     if not run.is_dir():
         read_settings(run)
     from kg_edit.datasets import read_dataset
-    from kg_edit.evaluation.judge import Judge, judge_run
+    from kg_edit.evaluation.judge import KEY, Judge, judge_run
 
     at_server = Judge(url=url, model=model, key=os.environ.get(KEY))
     records = read_dataset(dataset, data, labels=open_graph(graph, contact), keep_going=True).records

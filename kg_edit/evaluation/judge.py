@@ -6,29 +6,23 @@ The verdicts are stored in the run's folder as JSON lines, so that no answer is 
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from http.client import HTTPException
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from kg_edit.datasets.record import BenchmarkRecord
-from kg_edit.errors import ConfigError, OutputError, ServerError
+from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.records import RunFolder
+from kg_edit.scoring.model_server import ModelServer
 from kg_edit.scoring.questions import right_answers, scored_after
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest, folder_lock
 from kg_edit.text.matching import normalised
-from wikidata_cache.endpoints.web import is_header_text, is_http_address, whole_reply
 from wikidata_cache.progress import Bar
 
 PROMPT = (
@@ -36,9 +30,7 @@ PROMPT = (
     "Does the given answer say one of the right answers? Other words for the same thing are right; an answer that "
     "names something else instead, or nothing, is wrong. Reply with yes or no alone."
 )
-_TRIES, _SECONDS, _LONGEST_WAIT = 4, 60.0, 30.0
-_LATER = (408, 429, 500, 502, 503, 504)
-_MOST_BYTES = 10_000_000  # size of a reply, at most
+KEY = "KG_EDIT_JUDGE_KEY"  # environment variable of the key
 _SHOWN = 100  # characters of a reply in a warning
 _ASKED = ("portability", "multihop", "hops", "recall")
 
@@ -46,29 +38,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
-    """A judge model at ``url`` (for example up to and including /v1).
+class Judge(ModelServer):
+    """A judge: the ``model`` of that name at a server, which is asked again if it is busy."""
 
-    Attributes:
-        url: the address before /chat/completions.
-        model: the model's name there.
-        key: sent as a bearer token; never shown or written to a file.
-    """
-
-    url: str
     model: str
-    key: str | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        """Check the address and the key.
-
-        Raises:
-            ConfigError: ``url`` is no HTTP address, or ``key`` can't be in a header.
-        """
-        if not is_http_address(self.url):
-            raise ConfigError(f"--judge {self.url!r}: expected an address such as http://localhost:8000/v1")
-        if self.key and not is_header_text(self.key):
-            raise ConfigError("the judge's key has a line break or a letter beyond ASCII; correct KG_EDIT_JUDGE_KEY")
+    key_name: str = KEY
+    tries: int = 4
 
     def verdict(self, question: str, answers: Sequence[str], text: str) -> tuple[bool | None, str]:
         """Return whether ``text`` gives one of the right ``answers`` (None if the reply is neither yes nor no), and the
@@ -84,36 +59,14 @@ class Judge:
         """
         content = PROMPT.format(question=question, answers=" | ".join(answers), text=text.strip())
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
-        data = self._post(json.dumps(body).encode())
+        data = self.ask(f"{self.url.rstrip('/')}/chat/completions", body)
         try:
-            content = json.loads(data)["choices"][0]["message"]["content"]
-            reply = str(content).encode(errors="replace").decode()  # a cut emoji can't be written to the file
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise ServerError(f"{self.url}: replied {data[:200]!r}; expected a chat completion") from error
+            content = data["choices"][0]["message"]["content"]
+        except (LookupError, TypeError) as error:
+            raise self.unexpected(data, "a chat completion") from error
+        reply = str(content).encode(errors="replace").decode()  # a cut emoji can't be written to the file
         first = (*normalised(reply.rpartition("</think>")[2]), "")[0]  # a reasoning model's answer is at the end
         return {"yes": True, "no": False}.get(first), reply
-
-    def _post(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        address = f"{self.url.rstrip('/')}/chat/completions"
-        for tries in range(1, _TRIES + 1):
-            wait = 0.5 * 2**tries  # seconds, doubled at each try, unless the server asks for another time
-            request = urllib.request.Request(address, data=body, headers=headers)  # noqa: S310 - checked above
-            try:
-                return whole_reply(request, timeout=_SECONDS, limit=_MOST_BYTES)
-            except urllib.error.HTTPError as error:
-                if error.code not in _LATER or tries == _TRIES:
-                    text = b""
-                    with suppress(OSError, HTTPException):  # the connection may end here, too
-                        text = error.read(200)
-                    raise ServerError(f"{address}: refused with {error.code}: {text!r}; check model and key") from error
-                retry_after = error.headers.get("Retry-After")
-                wait = float(retry_after) if retry_after and retry_after.isdecimal() else wait
-            except (OSError, ValueError, HTTPException) as error:
-                if tries == _TRIES:
-                    raise ServerError(f"{address}: can't be reached: {error}; check the address") from error
-            time.sleep(min(wait, _LONGEST_WAIT))
-        raise AssertionError("the last try returns or raises")
 
 
 class Verdict(BaseModel):

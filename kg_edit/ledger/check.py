@@ -13,21 +13,14 @@ the edit's subject is asked unchanged first, and if the answer is wrong, once mo
 
 from __future__ import annotations
 
-import json
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.ledger.entries import Entry
-from wikidata_cache.endpoints.web import is_header_text, is_http_address, read_body, whole_reply
-from wikidata_cache.safe_json import parse
+from kg_edit.scoring.model_server import ModelServer
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
@@ -36,12 +29,9 @@ if TYPE_CHECKING:
 Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
 KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "portability", "locality")
 KEY = "KG_EDIT_SERVER_KEY"  # environment variable of the key
-SECONDS = 60.0
 _SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
 _MOST_TOKENS = 2048  # that `kg-edit serve` writes
-_MOST_BYTES = 10_000_000  # size of a reply, at most
-_SHOWN = 200  # characters of a server's reply in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,31 +146,11 @@ def check_served(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionServer:
-    """A server of language models.
+class CompletionServer(ModelServer):
+    """A server of edited models. Its ``url`` may lack ``/v1``; ``model`` None: the only one that it lists."""
 
-    Attributes:
-        url: its address, with or without ``/v1``.
-        model: the model's name there; None: the only one that it lists.
-        key: sent as a bearer token; never shown.
-        seconds: the time limit for one answer.
-    """
-
-    url: str
     model: str | None = None
-    key: str | None = None
-    seconds: float = SECONDS
-
-    def __post_init__(self) -> None:
-        """Check the address and the key.
-
-        Raises:
-            ConfigError: ``url`` is no HTTP address, or ``key`` can't be in a header.
-        """
-        if not is_http_address(self.url):
-            raise ConfigError(f"--server {self.url!r}: expected an address such as http://localhost:8080")
-        if self.key and not is_header_text(self.key):
-            raise ConfigError(f"the server's key has a line break or a letter beyond ASCII; correct {KEY}")
+    key_name: str = KEY
 
     def named(self) -> CompletionServer:
         """Return the same server with a model's name: the given one, or the only one that ``GET /v1/models`` lists.
@@ -193,7 +163,7 @@ class CompletionServer:
         try:
             listed = [str(model["id"]) for model in data["data"]]
         except (LookupError, TypeError) as error:
-            raise self._unexpected(data, "a list of models with data[].id") from error
+            raise self.unexpected(data, "a list of models with data[].id") from error
         if self.model is None and len(listed) != 1:
             raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
         if self.model is not None and self.model not in listed:
@@ -221,44 +191,11 @@ class CompletionServer:
             text = None
         if not isinstance(text, str):  # also null, as for a reasoning that was cut off
             where = f"a {'chat ' * chat}completion with a text in choices[0].{'message.content' if chat else 'text'}"
-            raise self._unexpected(data, where)
+            raise self.unexpected(data, where)
         return text
 
     def _ask(self, route: str, body: dict[str, Any] | None = None) -> Any:
-        address = f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{route}"
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - checked above
-        deadline = time.monotonic() + self.seconds
-        try:
-            text = whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
-        except urllib.error.HTTPError as error:
-            reply = ""
-            with suppress(OSError, ValueError):  # it may be too slow or too large, too
-                reply = read_body(error, deadline=deadline, limit=_MOST_BYTES)[0].decode(errors="replace")
-            try:  # two usual forms of an error's message; else the whole reply
-                parsed = parse(reply)
-                reply = str(parsed.get("message") or parsed["error"]["message"])
-            except (ValueError, LookupError, TypeError, AttributeError):
-                pass
-            way = f"set the server's API key in {KEY}" if error.code in (401, 403) else "check the address and --served"
-            raise ServerError(f"{address} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}") from error
-        except (OSError, ValueError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            problem = f"can't be reached: {reason}; check the address, and that the server runs"
-            if isinstance(reason, TimeoutError):
-                problem = f"did not answer within {self.seconds:g} s; wait longer with --timeout"
-            raise ServerError(f"{address} {problem}") from error
-        try:
-            return parse(text)
-        except ValueError as error:  # also JSON that is nested too deeply
-            raise self._unexpected(text.decode(errors="replace"), "JSON") from error
-
-    def _unexpected(self, found: Any, expected: str) -> ServerError:
-        reply = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-        return ServerError(
-            f"{self.url} replied {reply[:_SHOWN]!r}; expected {expected}, as OpenAI-compatible servers give at /v1"
-        )
+        return self.ask(f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{route}", body)
 
 
 def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> Answer:

@@ -82,7 +82,7 @@ def test_busy_judge_is_asked_again(server: Server) -> None:
 
 def test_refusals_and_other_replies(server: Server) -> None:
     server.replies = [(401, "")]
-    with pytest.raises(ServerError, match=r"refused with 401.*check model and key"):
+    with pytest.raises(ServerError, match=r"answered with error 401.*key in KG_EDIT_JUDGE_KEY"):
         Judge(url=server.url, model="m").verdict("?", ("a",), "b")
     assert len(server.asked) == 1
     with pytest.raises(ConfigError, match="expected an address such as"):
@@ -98,7 +98,7 @@ def test_key_that_no_header_takes_is_refused_without_showing_it() -> None:
 
 
 def test_server_of_another_protocol_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kg_edit.evaluation.judge._LONGEST_WAIT", 0.0)
+    monkeypatch.setattr("kg_edit.scoring.model_server._LONGEST_WAIT", 0.0)
     with Loopback(OtherProtocol) as other, pytest.raises(ServerError, match="can't be reached"):
         Judge(url=other.url, model="m").verdict("?", ("a",), "b")
 

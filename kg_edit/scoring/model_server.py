@@ -1,0 +1,102 @@
+"""Ask a language model behind an OpenAI-compatible server: llama-server, vLLM, `kg-edit serve`, a hosted one."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any
+
+from kg_edit.errors import ConfigError, ServerError
+from wikidata_cache.endpoints.web import is_header_text, is_http_address, read_body, whole_reply
+from wikidata_cache.safe_json import parse
+
+_BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses after which the server is asked again
+_LONGEST_WAIT = 30.0  # seconds
+_MOST_BYTES = 10_000_000  # size of a reply, at most
+_SHOWN = 200  # characters of a reply in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelServer:
+    """A server of language models.
+
+    Attributes:
+        url: its address, such as http://localhost:8000/v1.
+        key: sent as a bearer token; never shown or written to a file.
+        key_name: the environment variable of the key, for messages.
+        seconds: the time limit for one answer.
+        tries: how often a server that is busy or can't be reached is asked.
+    """
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    key_name: str
+    seconds: float = 60.0
+    tries: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the address and the key.
+
+        Raises:
+            ConfigError: ``url`` is no HTTP address, or ``key`` can't be in a header.
+        """
+        if not is_http_address(self.url):
+            raise ConfigError(f"server {self.url!r}: expected an address such as http://localhost:8000/v1")
+        if self.key and not is_header_text(self.key):
+            raise ConfigError(f"the server's key has a line break or a letter beyond ASCII; correct {self.key_name}")
+
+    def ask(self, address: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the JSON that the server sends for a request: POST with a ``body``, else GET.
+
+        Raises:
+            ServerError: it can't be reached, takes too long, refuses, or replies with something else than JSON.
+        """
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        data = None if body is None else json.dumps(body).encode()
+        for tries in range(1, self.tries + 1):
+            wait = 0.5 * 2**tries  # seconds, doubled at each try, unless the server asks for another time
+            request = urllib.request.Request(address, data=data, headers=headers)  # noqa: S310 - checked above
+            deadline = time.monotonic() + self.seconds
+            try:
+                text = whole_reply(request, timeout=self.seconds, limit=_MOST_BYTES)
+                break
+            except urllib.error.HTTPError as error:
+                if error.code not in _BUSY or tries == self.tries:
+                    raise self._refused(address, error, deadline) from error
+                retry_after = error.headers.get("Retry-After")
+                wait = float(retry_after) if retry_after and retry_after.isdecimal() else wait
+            except (OSError, ValueError, HTTPException) as error:
+                if tries == self.tries:
+                    reason = getattr(error, "reason", error)
+                    problem = f"can't be reached: {reason}; check the address, and that the server runs"
+                    if isinstance(reason, TimeoutError):
+                        problem = f"did not answer within {self.seconds:g} s; wait longer with --timeout"
+                    raise ServerError(f"{address} {problem}") from error
+            time.sleep(min(wait, _LONGEST_WAIT))
+        try:
+            return parse(text)
+        except ValueError as error:  # also JSON that is nested too deeply
+            raise self.unexpected(text.decode(errors="replace"), "JSON") from error
+
+    def _refused(self, address: str, error: urllib.error.HTTPError, deadline: float) -> ServerError:
+        reply = ""
+        with suppress(OSError, ValueError, HTTPException):  # it may be too slow, too large or cut off, too
+            reply = read_body(error, deadline=deadline, limit=_MOST_BYTES)[0].decode(errors="replace")
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # two usual forms of an error's message
+            parsed = parse(reply)
+            reply = str(parsed.get("message") or parsed["error"]["message"])
+        unauthorised = error.code in (401, 403)
+        way = f"set the server's API key in {self.key_name}" if unauthorised else "check the address and the model"
+        return ServerError(f"{address} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}")
+
+    def unexpected(self, found: Any, expected: str) -> ServerError:
+        """Return the error about a reply that is not what was ``expected``."""
+        reply = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        return ServerError(
+            f"{self.url} replied {reply[:_SHOWN]!r}; expected {expected}, as OpenAI-compatible servers give at /v1"
+        )
