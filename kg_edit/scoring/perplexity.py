@@ -24,7 +24,8 @@ def perplexity(
 
     Windows of ``window`` tokens (fewer for a model with fewer positions) start every ``stride`` tokens. A token is
     scored once, in the first window that contains it. So each token has at least window - stride tokens before it,
-    except in the first window.
+    except in the first window. Only the first window begins with the tokenizer's BOS, if it has one, so the value of a
+    model such as Gemma 3 is higher than where each window begins with it (70.9 against 47.5).
 
     Args:
         model: the model.

@@ -45,8 +45,8 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     "general.perplexity": RunMetric(
         where="kg_edit.scoring.perplexity.perplexity",
         formula="exp of the mean of -log p(token | those before it in its window) on the first 4,096 tokens of a text. "
-        "Windows are 512 tokens long and start every 256; a token is scored once, in the first "
-        "window that holds it.",
+        "Windows of 512 tokens start every 256, only the first with BOS; a token is scored once, in the "
+        "first window that holds it.",
         source="Strided evaluation as usual for WikiText-2 (Merity et al. 2017).",
         values="1 to ∞",
         better="lower",
