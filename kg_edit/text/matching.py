@@ -52,8 +52,9 @@ def _compared(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def is_abbreviation(name: str) -> bool:
-    """Return whether a name is an abbreviation of two or three letters: IT and US are not the words it and us."""
-    return name.isupper() and 1 < sum(map(str.isalpha, name)) <= _ABBREVIATION
+    """Return whether a name is an abbreviation of two or three letters: IT and the US are not the words it and us."""
+    bare = " ".join(word for word in name.split() if word.casefold() not in _ARTICLES)
+    return bare.isupper() and 1 < sum(map(str.isalpha, bare)) <= _ABBREVIATION
 
 
 def begins_with(text: str, name: str) -> bool:

@@ -37,6 +37,8 @@ def test_normalised_gives_words(text: str, words: tuple[str, ...]) -> None:
         ("Los", "Los Angeles", False),
         ("It is in Sweden", "IT", False),
         ("He told us", "US", False),
+        ("He told us", "the U.S.", False),
+        ("in the US", "the US", True),
         ("the U.S. dollar", "US", True),
         ("the US dollar", "U.S.", True),
         ("nato agreed", "NATO", True),
