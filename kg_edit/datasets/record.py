@@ -11,16 +11,19 @@ from kg_edit.edits.edit import Edit, Name, Record, Text, Texts
 
 Triple = Annotated[tuple[str, str, str], Field(strict=False)]
 Form = Literal["question", "sentence"]
+_CODE = 3  # letters of the code of a language or a country, at most
 
 
-def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+def _without_codes(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise PydanticCustomError("blank", "is empty")
-    return names
+    # Wikidata has the codes of languages and countries as aliases: any text may hold "it" (Italian) or "in" (India).
+    name, *aliases = names
+    return (name, *(alias for alias in aliases if name.islower() or len(alias) > _CODE or not alias.islower()))
 
 
 # A right answer: its name, then its aliases. Teacher forcing scores the name alone.
-Answer = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_some)]
+Answer = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_without_codes)]
 Answers = Annotated[tuple[Answer, ...], Field(strict=False)]
 
 

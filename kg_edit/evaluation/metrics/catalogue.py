@@ -157,6 +157,7 @@ numbers use it.
   limit is at least two tokens more than the edit's target, or the names that answer a question or a probe.
 - Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
   A name of two or three capital letters is compared with its capitals: US is not the word us. (Not in an exact match.)
+  An alias like the code it of Italian does not count.
 - The first part of a name is the group of probes; the last table has the groups of each data set. GROUP is one of
   Ripples, SUB a sub-category such as `Reasoning`; `kg-edit metrics` prints every name. A metric of `portability` or
   `locality` whose probes have sub-categories is the mean over these of the mean over their probes.

@@ -19,6 +19,13 @@ def test_row_edit_has_its_own_answer(tmp_path: Path) -> None:
     assert record.group("recall")[0].queries[0].answers == (("politician", "political leader"),)
 
 
+def test_code_of_a_country_is_no_alias(tmp_path: Path) -> None:
+    """Else a text such as "It is in Peru." would have the answer India."""
+    row = {**POPQA, "obj": "India", "possible_answers": '["India", "in", "IND", "Bharat"]'}
+    (record,) = find_dataset("popqa")(written(tmp_path, row))
+    assert record.group("recall")[0].queries[0].answers == (("India", "IND", "Bharat"),)
+
+
 def test_short_row_is_read_by_its_question(tmp_path: Path) -> None:
     file = tmp_path / "parts.json"
     row = {"input": "What sport does José Silva play?", "output": '["football", "soccer"]', "id": 9}
