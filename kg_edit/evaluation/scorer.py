@@ -43,6 +43,7 @@ from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings, digest
 
 ANSWER_TOKENS = 24  # the longest answer that a model may write
+LIST_TOKENS = 128  # the longest list of answers; RippleEdits' program has one token a character of the prompt, and 30
 LONG_TOKENS = 60  # a text in which the model may contradict an edit
 STEP_TOKENS = 40  # the longest answer with written steps
 _REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
@@ -169,12 +170,14 @@ def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int
     accepted += [(prompt, name) for prompt, question in questions for name in right_answers(question)]
     queries = [query for probe in case.probes for query in (*probe.queries, *probe.conditions)]
     accepted += [(generated_from(query), name) for query in queries for names in query.answers for name in names]
-    # A query that requires all its answers needs room for the longest name of each.
-    every = (query for query in queries if query.every)
-    accepted += [(generated_from(query), ", ".join(max(names, key=len) for names in query.answers)) for query in every]
     for prompt, name in accepted:
         if prompt in limits:
             limits[prompt] = max(limits[prompt], room_for(tokenizer, name))
+    # A query that requires all its answers needs room for the longest name of each; the cast of a film has no end.
+    for query in queries:
+        if query.every and (prompt := generated_from(query)) in limits:
+            listed = room_for(tokenizer, ", ".join(max(names, key=len) for names in query.answers))
+            limits[prompt] = max(limits[prompt], min(listed, LIST_TOKENS))
     return limits
 
 

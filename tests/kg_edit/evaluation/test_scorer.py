@@ -17,7 +17,7 @@ from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.records import Section
-from kg_edit.evaluation.scorer import ANSWER_TOKENS, UneditedScores, score_cases
+from kg_edit.evaluation.scorer import ANSWER_TOKENS, LIST_TOKENS, UneditedScores, score_cases, text_limits
 from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
@@ -185,6 +185,9 @@ def test_text_has_room_for_all_answers_that_a_query_requires() -> None:
     query = Query(prompt="Rome is", answers=tuple((name,) for name in names), every=True, form="sentence")
     (section,) = score_cases(model, [Case(edit=edit, probes=(Probe(measures="ripple.LG", queries=(query,)),))])
     assert section.scores["ripple.LG"] == 1
+    cast = query.model_copy(update={"answers": query.answers * 20})
+    case = Case(edit=edit, probes=(Probe(measures="ripple.LG", queries=(cast,)),))
+    assert text_limits(model.tokenizer, case)["Rome is"] == LIST_TOKENS
 
 
 def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:
