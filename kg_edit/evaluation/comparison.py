@@ -41,6 +41,7 @@ from kg_edit.evaluation.statistics import (
     metric_names,
     paired_difference,
     score_difference,
+    score_parts,
 )
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
@@ -365,7 +366,7 @@ def compare(
         raise ConfigError(f"{first} is not compared with itself; give another run, or {UNEDITED}")
 
     available = metric_names(row for scores in sides.values() for row in scores.values())
-    available += (EDITING_SCORE,) if set(SCORED) <= set(available) else ()
+    available += (EDITING_SCORE,) if score_parts(dict.fromkeys(available, 1)) else ()
     # A metric that is named twice is one test: Holm's correction would count two
     requested = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
     for name in requested:
@@ -441,9 +442,10 @@ def _rows(
         )
         for side, table in tables.items()
     }
+    numbers = dict(zip(names, (~missing).sum(axis=0).tolist(), strict=True))
     metric_rows = []
     for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
-        columns = [names.index(part) for part in (SCORED if metric == EDITING_SCORE else (metric,))]
+        columns = [names.index(part) for part in (score_parts(numbers) if metric == EDITING_SCORE else (metric,))]
         first, *others = ((side, tables[side][:, columns]) for side in sides)
         differences = {}
         for side, table in others:

@@ -49,7 +49,7 @@ class Estimate(BaseModel):
 def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) -> dict[str, Estimate]:
     """Return the mean of each metric over ``rows`` (one a record), and the metrics derived from these means.
 
-    Derived are the editing score, if ``names`` contains its parts, and a perplexity: exp of the mean of a span loss.
+    Derived are the editing score (`score_parts`), and a perplexity: exp of the mean of a span loss.
     The interval is the percentile bootstrap over records (Efron 1979); all metrics share the same resamples.
     """
     if not rows:
@@ -60,9 +60,9 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
     # How often each record is drawn in each resample: [resamples, records]. All metrics share the resamples.
     drawn = random_numbers(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
     means, spread = _means(values, np.ones((1, records))), _means(values, drawn)
-    shown = list(names)
-    if set(SCORED) <= set(names):  # the harmonic mean of the means, in each resample as well
-        parts = [names.index(name) for name in SCORED]
+    shown, sizes = list(names), counts(rows, names=names)
+    if scored := score_parts(sizes):  # the harmonic mean of the means, in each resample as well
+        parts = [names.index(name) for name in scored]
         means, spread = (np.c_[table, harmonic_mean(table[:, parts])] for table in (means, spread))
         shown.append(EDITING_SCORE)
     for loss, perplexity in PERPLEXITIES.items():
@@ -73,7 +73,6 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
             )
             shown.append(perplexity)
     results = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
-    sizes = counts(rows, names=names)
     for column in np.flatnonzero(~np.isnan(means[0])):
         low, high = _ends(spread[:, column], sizes[shown[column]])
         results[shown[column]] = Estimate(mean=float(means[0, column]), ci95_low=low, ci95_high=high)
@@ -83,9 +82,19 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
 def counts(rows: Sequence[RecordScores], *, names: Sequence[str]) -> dict[str, int]:
     """Return the number of ``rows`` with each metric; for the editing score, the number of its rarest part."""
     numbers = {name: sum(row.get(name) is not None for row in rows) for name in names}
-    if set(SCORED) <= set(names):
-        numbers[EDITING_SCORE] = min(numbers[name] for name in SCORED)
+    if parts := score_parts(numbers):
+        numbers[EDITING_SCORE] = min(numbers[name] for name in parts)
     return numbers | {perplexity: numbers[loss] for loss, perplexity in PERPLEXITIES.items() if loss in names}
+
+
+def score_parts(numbers: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the metrics whose harmonic mean is the editing score; none if ``numbers`` (of records) lacks one.
+
+    Where no record has a portability question, as in CounterFact, these are the three of ROME's score.
+    """
+    if not set(SCORED[:3]) <= numbers.keys():
+        return ()
+    return SCORED if numbers.get(SCORED[3]) else SCORED[:3]
 
 
 def metric_names(rows: Iterable[RecordScores]) -> tuple[str, ...]:

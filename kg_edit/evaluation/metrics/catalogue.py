@@ -28,8 +28,8 @@ ESTIMATED = "kg_edit.evaluation.statistics.estimates"  # where metrics are made 
 RUN_METRICS: Mapping[str, RunMetric] = {
     "editing_score": RunMetric(
         where=ESTIMATED,
-        formula="Harmonic mean of the data set's means of efficacy.prob, paraphrase.prob, neighborhood.prob and "
-        "portability.greedy; 0 where one of them is 0. Not the mean of the records' harmonic means.",
+        formula="Harmonic mean of the data set's means of efficacy.prob, paraphrase.prob, neighborhood.prob and, if "
+        "it has questions, portability.greedy; 0 where one is 0. Not the mean of the records' harmonic means.",
         source='"Score" of ROME and MEMIT (Meng et al. 2022), with portability as in GLAME (Zhang et al. 2024).',
     ),
     **{

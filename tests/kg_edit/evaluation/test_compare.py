@@ -272,6 +272,12 @@ def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
     comparison = compare([first, second])
     n = {row.metric: row.n for row in comparison.rows}
     assert (n["efficacy.prob"], n["paraphrase.prob"], n["editing_score"]) == (RECORDS, 20, 20)
+    for folder in (first, second):
+        lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+        for scores in (part["scores"] for line in lines for part in line.get("sections", {}).values()):
+            scores["portability.greedy"] = None
+        (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert {row.metric: row.n for row in compare([first, second]).rows}["editing_score"] == 20, "without questions"
     assert r"efficacy.prob $\uparrow$ & paraphrase.prob $\uparrow$ (n = 20) \\" in latex(comparison)
 
 

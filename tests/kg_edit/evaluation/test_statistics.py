@@ -47,7 +47,13 @@ def test_editing_score_combines_the_data_sets_means() -> None:
 
 def test_no_editing_score_without_its_parts() -> None:
     assert EDITING_SCORE not in estimates([{"a": 1.0}], names=("a",), seed=0)
-    assert estimates([dict.fromkeys(SCORED[:3], 1.0)], names=SCORED, seed=0)[EDITING_SCORE].mean is None
+    assert EDITING_SCORE not in estimates([dict.fromkeys(SCORED[1:], 1.0)], names=SCORED[1:], seed=0)
+
+
+@pytest.mark.parametrize("names", [SCORED, SCORED[:3]])
+def test_editing_score_without_questions_is_that_of_rome(names: tuple[str, ...]) -> None:
+    score = estimates([dict(zip(SCORED, (1.0, 0.5, 0.5), strict=False))], names=names, seed=0)[EDITING_SCORE]
+    assert score.mean == pytest.approx(3 / (1 + 2 + 2))
 
 
 def test_interval_is_the_means_spread() -> None:
