@@ -64,6 +64,7 @@ def doctor(graph: Graph = None, cache: Cache = None) -> None:
 
 
 def extract(
+    context: typer.Context,
     seeds: Annotated[Path, typer.Argument(metavar="SEEDS.tsv", help="TSV file with ids in the first column.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.nt.gz", help="File to write.")],
     graph: Graph = None,
@@ -92,7 +93,7 @@ def extract(
         ids = read_seeds(seeds)
     except (OSError, UnicodeDecodeError) as error:
         raise WikidataCacheError(f"{seeds} cannot be read ({error}); expected a TSV file of ids.") from error
-    source = open_cache(graph, offline=offline, contact=contact, cache=cache).source
+    source = open_cache(graph, context=context, offline=offline, contact=contact, cache=cache).source
     report = build_extract(source, ids, out, per_node=per_node or PER_NODE, seed=seed)
     echo(f"{out}: {report.statements} statements, {report.labels} labels, {report.bytes} bytes, sha256 {report.sha256}")
 
@@ -145,7 +146,12 @@ def load(
 
 
 def labels(
-    ids: Ids, graph: Graph = None, contact: Contact = None, cache: Cache = None, offline: Offline = False
+    context: typer.Context,
+    ids: Ids,
+    graph: Graph = None,
+    contact: Contact = None,
+    cache: Cache = None,
+    offline: Offline = False,
 ) -> None:
     """Print the English labels of items and properties.
 
@@ -156,12 +162,13 @@ def labels(
     - `wikidata-cache labels Q1345 P19`
     - `wikidata-cache labels Q42 -g graph.nt.gz`
     """
-    texts = open_cache(graph, offline=offline, contact=contact, cache=cache).labels(ids)
+    texts = open_cache(graph, context=context, offline=offline, contact=contact, cache=cache).labels(ids)
     for entity in ids:
         echo_row(entity, texts.get(entity, ""))
 
 
 def find(
+    context: typer.Context,
     label: Annotated[str, typer.Argument(metavar="LABEL", help="Exact label.")],
     graph: Graph = None,
     contact: Contact = None,
@@ -177,7 +184,7 @@ def find(
     - `wikidata-cache find Philadelphia`
     - `wikidata-cache find "place of birth"`
     """
-    ids = open_cache(graph, offline=offline, contact=contact, cache=cache).find(label)
+    ids = open_cache(graph, context=context, offline=offline, contact=contact, cache=cache).find(label)
     for entity in ids:
         echo(entity)
     if not ids:

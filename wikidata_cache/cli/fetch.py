@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 # Options that make a command offline, and those that `FetchHint` adds itself.
 _NOT_IN_HINT = ("edits", "offline", "mode", "as_of", "endpoint", "cache", "contact", "graph_name")
-# Options that a local graph has no use for, and options that have an effect with --kind too.
-_OF_A_CACHE = ("cache", "offline", "mode", "pack", "as_of")
-_OF_IDS_TOO = ("edits", "endpoint", "contact", *_OF_A_CACHE, "graph_name", "kind")
+# Options that have an effect with --kind too.
+_OF_IDS_TOO = ("edits", "endpoint", "contact", *opt.OF_A_CACHE, "graph_name", "kind")
 
 
 def fetch(
@@ -115,7 +114,7 @@ def fetch(
     from wikidata_cache.subgraphs.rules import read_rules
 
     of_edits = [parameter for parameter in context.command.params if parameter.name not in _OF_IDS_TOO]
-    given = [parameter.opts[0] for parameter in of_edits if _is_given(context, parameter.name or "")]
+    given = [parameter.opts[0] for parameter in of_edits if opt.is_given(context, parameter.name or "")]
     if kind is not None and given:
         raise BadOptionError(
             f"--kind fetches facts about ids, and {', '.join(given)} is for files of edits; leave one of them out."
@@ -138,7 +137,7 @@ def fetch(
         as_of=as_of,
         graph_name=graph_name,
     )
-    _check_cached(context, opened.source)
+    opt.check_cached(context, opened.source)
     with _add_fetch_hint(context, opened.source):
         if kind is not None:
             _fetch_ids(opened, kind, edits)
@@ -206,19 +205,6 @@ def _print_counts(fetched: Fetched) -> None:
     echo(f"digest {fetched.digest}")
 
 
-def _check_cached(context: typer.Context, source: Source) -> None:
-    """Raise BadOptionError for options of the cache with a graph on this machine, which has none."""
-    from wikidata_cache.answers.cached_source import CachedSource
-
-    given = [f"--{name.replace('_', '-')}" for name in _OF_A_CACHE if _is_given(context, name)]
-    if given and not isinstance(source, CachedSource):
-        raise BadOptionError(
-            f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. To make a "
-            f"smaller graph, use `wikidata-cache extract`; to fill a cache from it, run `wikidata-cache serve` and "
-            f"fetch from the URL that it prints."
-        )
-
-
 @contextmanager
 def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
     """Let a CacheMissError name the command as it was given, without the options that make it offline."""
@@ -232,14 +218,9 @@ def _add_fetch_hint(context: typer.Context, source: Source) -> Iterator[None]:
         words = [*context.params["edits"]]
         for parameter in context.command.params:
             name = parameter.name or ""
-            if name in _NOT_IN_HINT or not _is_given(context, name):
+            if name in _NOT_IN_HINT or not opt.is_given(context, name):
                 continue
             value = context.params[name]
             for entry in value if isinstance(value, list | tuple) else [value]:
                 words += [parameter.opts[0]] if entry is True else [parameter.opts[0], str(entry)]
         raise CacheMissError(**vars(miss) | {"command": source.fetch_hint.command(*words)}) from miss
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

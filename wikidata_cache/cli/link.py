@@ -25,6 +25,7 @@ _EXIT_CODES: dict[Status, int] = {"exact": 0, "none": 1, "ambiguous": 3}
 
 
 def link(
+    context: typer.Context,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="Label, id, or file of edits.")],
     relation: Annotated[
         str | None, typer.Option(metavar="PROPERTY", help="Property of the fact that TEXT belongs to: id or name.")
@@ -81,7 +82,7 @@ def link(
                 )
     elif choices:
         raise BadOptionError("--choose is for a file of edits; leave it out, and write the id that you mean.")
-    facts = opt.open_cache(graph, offline=offline, contact=contact, cache=cache).facts
+    facts = opt.open_cache(graph, context=context, offline=offline, contact=contact, cache=cache).facts
     linker = open_linker(facts, api=ActionApi(api, contact=contact, timeout=_TIMEOUT_S) if online else None)
     if out is not None:
         raise typer.Exit(_link_file(linker, text, out, limit, choices))

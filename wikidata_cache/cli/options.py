@@ -9,13 +9,16 @@ import typer
 
 from wikidata_cache.answers.modes import Mode, cache_file, pack_files
 from wikidata_cache.endpoints.rate_limit import offline_forced
-from wikidata_cache.errors import BadOptionError
+from wikidata_cache.errors import BadOptionError, CacheFileError
 from wikidata_cache.subgraphs.options import Direction, Statements
 from wikidata_cache.subgraphs.sampling import Policy
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
     from wikidata_cache.source_spec import SourceOptions, SourceSpec
+    from wikidata_cache.sources.source import Source
+
+OF_A_CACHE = ("cache", "offline", "mode", "pack", "as_of")  # options that a local graph has no use for
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids such as Q1345 or P19.")]
 Graph = Annotated[
@@ -93,14 +96,22 @@ Roots = Annotated[
 ]
 
 
-def open_cache(graph: SourceSpec | None, *, offline: bool = False, **options: Unpack[SourceOptions]) -> WikidataCache:
+def open_cache(
+    graph: SourceSpec | None,
+    *,
+    context: typer.Context | None = None,
+    offline: bool = False,
+    **options: Unpack[SourceOptions],
+) -> WikidataCache:
     """Open the given graph; without one, the cache file with the packaged extract for what it lacks.
 
-    With `offline`, the cache file is read alone; the extract is used only where there is no cache file.
+    With `offline`, the cache file is read alone; the extract is used only where there is no cache file. `context` tells
+    the options of the command line from those of the environment, which are meant for other commands too.
 
     Raises:
         BadOptionError: the options do not fit each other, or options of the cache are given with a local graph. The
             errors of `open_source` are raised as well.
+        CacheFileError: the file of `--cache`, which is only read, does not exist.
     """
     from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
     from wikidata_cache.cache import WikidataCache
@@ -111,15 +122,36 @@ def open_cache(graph: SourceSpec | None, *, offline: bool = False, **options: Un
     options["mode"] = mode = mode_from_options(options.get("mode"), offline=offline)
     packs = options.get("packs", ())
     if graph is None and options.get("as_of") is None and mode in (None, "offline"):
+        path = cache_file(options.get("cache"))
+        if context is not None and is_given(context, "cache") and not path.exists():
+            raise CacheFileError(path, "there is no such file", "Check --cache; `wikidata-cache fetch` makes the file.")
         if not (options.get("cache") or pack_files(packs) or cache_file().exists()):
             return WikidataCache(packaged_extract(), contact=options.get("contact"))
         if mode is None:
             cached = cast(CachedSource, open_source(None, **options))
             return WikidataCache(FallbackSource(cached, OxigraphSource.from_files([packaged_extract()])))
     opened = WikidataCache(graph, **options)
-    if (packs or mode in ("refresh", "online")) and not isinstance(opened.source, CachedSource):
-        raise BadOptionError(f"{opened.source.name} is a local graph and needs no cache; leave out --pack and --mode.")
+    if context is not None:
+        check_cached(context, opened.source)
     return opened
+
+
+def check_cached(context: typer.Context, source: Source) -> None:
+    """Raise BadOptionError for options of the cache with a graph on this machine, which has none."""
+    from wikidata_cache.answers.cached_source import CachedSource
+
+    given = [f"--{name.replace('_', '-')}" for name in (*OF_A_CACHE, "graph_name") if is_given(context, name)]
+    if given and not isinstance(source, CachedSource):
+        raise BadOptionError(
+            f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. To fill a "
+            f"cache from it, run `wikidata-cache serve` and fetch from the URL that it prints."
+        )
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return whether the command line has a parameter; one from the environment does not count."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:

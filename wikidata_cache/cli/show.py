@@ -47,6 +47,7 @@ _REASONS = {  # texts for the reasons in `graph.graph["dropped"]`; several reaso
 
 
 def show(
+    context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="QID | EDITS:ROW", help="Item, or row of a file of edits.")],
     graph: opt.Graph = None,
     contact: opt.Contact = None,
@@ -102,6 +103,7 @@ def show(
             )
     opened = opt.open_cache(
         graph,
+        context=context,
         offline=offline,
         contact=contact,
         cache=cache,

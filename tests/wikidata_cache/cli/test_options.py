@@ -13,6 +13,8 @@ from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli.options import open_cache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import (
+    BadOptionError,
+    CacheFileError,
     CacheMissError,
     EntityNotInGraphError,
     SourceStringError,
@@ -61,9 +63,8 @@ def test_cache_in_the_usual_folder_is_read(server: Server) -> None:
 def test_offline_reads_the_cache_alone(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_cli("labels", "Q1345", "--offline") == "Q1345\tPhiladelphia\n"  # there is no cache at all
     assert run_cli("labels", "Q1", "--offline", "--cache", small) == "Q1\tUniverse\n"
-    for cache in (small, str(tmp_path / "absent.sqlite")):
-        with pytest.raises(CacheMissError):
-            run_cli("labels", "Q1345", "--offline", "--cache", cache)
+    with pytest.raises(CacheMissError):
+        run_cli("labels", "Q1345", "--offline", "--cache", small)
     monkeypatch.setenv("KG_OFFLINE", "1")
     assert run_cli("labels", "Q1345") == "Q1345\tPhiladelphia\n"
     with pytest.raises(CacheMissError):
@@ -72,10 +73,11 @@ def test_offline_reads_the_cache_alone(small: str, tmp_path: Path, monkeypatch: 
         run_cli("fetch", "--kind", "label", "Q1345")
 
 
-def test_link_without_a_cache_reads_the_extract(tmp_path: Path) -> None:
+def test_link_without_a_cache_reads_the_extract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edits, out, cache = tmp_path / "edits.jsonl", tmp_path / "linked.jsonl", tmp_path / "new" / "paper.sqlite"
+    monkeypatch.setenv("KG_CACHE", str(cache))  # not made yet: no reason to refuse the packaged extract
     edits.write_text(json.dumps({"subject": "LeBron James", "target_new": "Miami Heat"}) + "\n")
-    assert "1 of 1 edits settled" in run_cli("link", str(edits), "--out", str(out), "--cache", str(cache))
+    assert "1 of 1 edits settled" in run_cli("link", str(edits), "--out", str(out))
     assert json.loads(out.read_text())["target_new_id"] == "Q169138"
     assert not cache.parent.exists()
 
@@ -131,8 +133,31 @@ def test_provenance_has_cache_and_extract(small: str) -> None:
     assert "http://e/" in str(provenance["cache"]) and "extract.nt.gz" in str(provenance["graph"])
 
 
-def test_packs_are_read(small: str, tmp_path: Path) -> None:
-    assert run_cli("show", "Q1", "--pack", small, "--cache", str(tmp_path / "none.sqlite"))
+def test_packs_are_read(small: str) -> None:
+    assert run_cli("show", "Q1", "--pack", small)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("show", "Q1345"), ("labels", "Q1345"), ("find", "London"), ("link", "London"), ("show", "Q1", "--pack")],
+)
+def test_missing_cache_file_is_an_error_where_it_is_only_read(small: str, command: tuple[str, ...]) -> None:
+    command = (*command, small) if "--pack" in command else command
+    for offline in ((), ("--offline",)):
+        with pytest.raises(CacheFileError, match=r"paper\.sqlite: there is no such file\. Check --cache"):
+            run_cli(*command, *offline, "--cache", "nowhere/paper.sqlite")
+
+
+@pytest.mark.parametrize(
+    "option", [("--offline",), ("--cache", "c.sqlite"), ("--mode", "refresh"), ("--pack", "p.sqlite")]
+)
+def test_local_graph_refuses_the_options_of_a_cache(option: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KG_CACHE", "c.sqlite")  # is meant for other commands
+    assert run_cli("show", "Q1345", "-g", "extract")
+    commands = ["show"] if option[0] in ("--mode", "--pack") else ["show", "labels", "find"]
+    for command in commands:
+        with pytest.raises(BadOptionError, match=rf"a local graph and needs no cache, so leave out {option[0]}\."):
+            run_cli(command, "Q1345", "-g", "extract", *option)
 
 
 @pytest.mark.parametrize("command", [("show", "Q2"), ("fetch", "--kind", "label", "Q2"), ("export", "out.jsonl.gz")])
