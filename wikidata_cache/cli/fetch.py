@@ -7,6 +7,7 @@ the options that make it offline.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,7 @@ def fetch(
             "--graph",
             "-g",
             metavar="URL",
-            show_default=", then ".join(WIKIDATA),
+            show_default=f"KG_GRAPH, else {', then '.join(WIKIDATA)}",
             help="SPARQL endpoint or Action API (`…/api.php`), or a local graph, such as `extract`. Repeatable; the "
             "next one helps out while the first refuses or limits requests, and the service of scholarly articles "
             "(query-scholarly.wikidata.org) with ids of which the others have nothing.",
@@ -126,6 +127,9 @@ def fetch(
     if out is not None:
         check_out(out, ".jsonl", ".jsonl.gz", option="--out", inputs=map(file_of, edits))
 
+    # Not `envvar=`, which would divide the value at each space: a path may have one.
+    if not endpoint and (graph := os.environ.get("KG_GRAPH")):
+        endpoint = [graph]
     mode = opt.mode_from_options(mode, offline=offline)
     is_online = mode != "offline" and as_of is None
     opened = WikidataCache(

@@ -171,6 +171,8 @@ def test_extract_is_the_name_of_a_graph(edits: Path, tmp_path: Path, monkeypatch
     by_path = run_cli("fetch", str(edits), "--endpoint", str(packaged_extract()))
     assert run_cli("fetch", str(edits), "--endpoint", "extract") == by_path
     assert run_cli("fetch", str(edits), "--graph", "extract") == by_path
+    monkeypatch.setenv("KG_GRAPH", "extract")
+    assert run_cli("fetch", str(edits)) == by_path
     assert run_cli("labels", "Q1345", "-g", "extract") == "Q1345\tPhiladelphia\n"
     assert WikidataCache("extract").source.name == "extract.nt.gz"
     assert "19,793 statements" in run_cli("load", "extract", "--store", str(tmp_path / "wd"))
