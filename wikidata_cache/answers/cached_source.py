@@ -8,6 +8,7 @@ it is returned. A fact that is already cached is not replaced, so that this run 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from wikidata_cache.answers.database import dumps
 from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, utc
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import now
+from wikidata_cache.endpoints.rate_limit import host_of, usual_rate
 from wikidata_cache.errors import CacheMissError
 from wikidata_cache.progress import Bar
 from wikidata_cache.sources.oxigraph import OxigraphSource
@@ -30,6 +32,8 @@ _LISTED = 20  # up to this many missing ids, the suggested fetch command lists e
 _STATEMENTS: tuple[Kind, ...] = ("out", "in", "claims", "values")
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -80,6 +84,7 @@ class CachedSource:
         self._files = (store, *packs)  # for each id, the first one that knows it is used
         self._as_of = None if as_of is None else utc(as_of)
         self._urls = tuple(urls)
+        self._warned = False  # of answers of other endpoints
 
     @property
     def name(self) -> str:
@@ -120,6 +125,7 @@ class CachedSource:
             raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what), as_of=self._as_of)
         if cached:
             self.request_counts.from_cache += len(cached)
+            self._warn_of_others(template.kind, cached)
             yield cached_answer(template, cached)
         if not missing:
             return
@@ -187,6 +193,21 @@ class CachedSource:
         """The commands that fetch missing facts, for error messages."""
         urls = self._urls or sorted({url for store in self._files for url in store.urls(self.graph)})
         return FetchHint(self._store.path, self.graph, urls)
+
+    def _warn_of_others(self, kind: str, ids: Iterable[str]) -> None:
+        """Warn once of cached answers of an endpoint that was not named, because it may have another graph."""
+        if not self._urls or self._warned:
+            return
+        others = {url for url, _ in self._first(AnswerStore.origins, kind, ids).values()} - {*self._urls}
+        if others and any(usual_rate(host_of(url)) is None for url in {*others, *self._urls}):  # not public ones alone
+            self._warned = True
+            logger.warning(
+                "%s: facts of %s in the cache are used for %s; if that is another graph, give another cache (--cache, "
+                "KG_CACHE) or a name (--graph-name)",
+                self._store.path,
+                ", ".join(sorted(others)),
+                ", ".join(self._urls),
+            )
 
     @property
     def _paths(self) -> list[Path]:

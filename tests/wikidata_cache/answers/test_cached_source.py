@@ -17,7 +17,7 @@ from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import EndpointSource
 from wikidata_cache.errors import BadOptionError, CacheFileError, CacheMissError, MissingContactError
-from wikidata_cache.sources.source import Exchange, Source
+from wikidata_cache.sources.source import Exchange, Fact, Source
 from wikidata_cache.sources.templates import TEMPLATES
 from wikidata_cache.subgraphs.edit_ends import EditLike
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -76,6 +76,28 @@ def test_cached_run_sends_no_request(
     monkeypatch.setenv("KG_OFFLINE", "1")
     assert hashes(WikidataCache(server.url, mode="refresh", cache=cache_path)) == truth
     assert len(server.requests) == sent
+
+
+def test_answers_of_another_endpoint_are_named(
+    server: Server, cache_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two private stores may use one id for two things."""
+    facts(open_source(server.url, cache=cache_path)).types(["Q65"])
+    facts(open_source(server.url, cache=cache_path)).types(["Q65"])
+    facts(open_source(None, cache=cache_path)).types(["Q65"])
+    assert not caplog.messages
+    other = facts(open_source("http://127.0.0.1:9/query", cache=cache_path))
+    assert other.types(["Q65"]) and other.types(["Q65"])
+    (message,) = caplog.messages
+    assert f"facts of {server.url} in the cache are used for http://127.0.0.1:9/query" in message
+
+
+def test_public_services_share_answers(cache_path: str, caplog: pytest.LogCaptureFixture) -> None:
+    exchange = Exchange("https://query.wikidata.org/sparql", "SELECT", "2026-01-20T12:00:00+00:00", 1, 1, "0" * 64, {})
+    with AnswerStore(cache_path) as store:
+        store.save("wikidata", "types/1", [Fact("types", "Q65", ["Q515"])], exchange)
+    assert facts(open_source("https://qlever.dev/api/wikidata", cache=cache_path)).types(["Q65"]) == {"Q65": {"Q515"}}
+    assert not caplog.messages
 
 
 def test_cached_facts_serve_other_batches(server: Server, cache_path: str, truth: list[str]) -> None:
