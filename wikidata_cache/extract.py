@@ -5,6 +5,7 @@ This module made the packaged extract (`data/extract.nt.gz`, described in `data/
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 from wikidata_cache import deny_lists
 from wikidata_cache.atomic import check_out, gzipped, write_atomically
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, check_ids, is_item
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, check_ids, is_item
 from wikidata_cache.sources.source import Source
-from wikidata_cache.subgraphs.facts import Facts
+from wikidata_cache.subgraphs.facts import Facts, where_known
 from wikidata_cache.subgraphs.options import SubgraphOptions
+
+logger = logging.getLogger(__name__)
 
 EXTRACT = "extract"  # of the packaged extract, among the sources
 PER_NODE = (80, 20, 4)  # statements of each item at distance 0 (a seed), 1 and 2
@@ -53,7 +56,9 @@ def build_extract(
 ) -> ExtractReport:
     """Write the labelled out-neighbourhoods of some items to a gzipped N-Triples file.
 
-    Housekeeping statements and statements without labels stay out. The same graph gives the same bytes.
+    Housekeeping statements and statements without labels stay out. A seed that was merged into another item gives the
+    statements of that item; a warning names the seeds of which the graph has nothing. The same graph gives the same
+    bytes.
 
     Args:
         source: the big graph.
@@ -76,6 +81,9 @@ def build_extract(
     check_out(out, ".nt.gz")
     ids = check_ids(seeds)
     facts = Facts(source, meta=deny_lists.meta_properties(), internal=deny_lists.internal_classes())
+    stated = facts.out(filter(is_item, ids))
+    merged = where_known(facts.redirects, [item for item, pairs in stated.items() if not pairs])
+    ids = [merged.get(entity, entity) for entity in ids]
     items = [entity for entity in ids if is_item(entity)]
     expansion = Expansion(frontier=items, hops=dict.fromkeys(items, 0))
     expand(facts, [expansion], SubgraphOptions(seed=seed), per_node=per_node)
@@ -85,10 +93,15 @@ def build_extract(
         raise BadOptionError(
             f"{source.name} has nothing about {', '.join(ids[:5])}; check the ids, or give another graph."
         )
+    stated = facts.out(items)
+    if silent := [entity for entity in ids if not (stated[entity] if is_item(entity) else entity in labels)]:
+        logger.warning("%s has no statement about %s; check the ids", source.name, ", ".join(silent))
 
     triples = [Triple(NamedNode(ENTITY + s), NamedNode(DIRECT + p), NamedNode(ENTITY + o)) for s, p, o in statements]
     for entity, label in sorted(labels.items()):
         triples.append(Triple(NamedNode(ENTITY + entity), NamedNode(RDFS_LABEL), Literal(label, language="en")))
+    for old, new in sorted(merged.items()):
+        triples.append(Triple(NamedNode(ENTITY + old), NamedNode(SAME_AS), NamedNode(ENTITY + new)))
     content = gzipped(serialize(triples, format=RdfFormat.N_TRIPLES) or b"")
     write_atomically(out, content)
     return ExtractReport(len(statements), len(labels), len(content), hashlib.sha256(content).hexdigest())

@@ -15,6 +15,7 @@ from wikidata_cache.errors import BadOptionError
 ENTITY = "http://www.wikidata.org/entity/"
 DIRECT = "http://www.wikidata.org/prop/direct/"
 RDFS_LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
+SAME_AS = "http://www.w3.org/2002/07/owl#sameAs"  # of an item that was merged into another one
 WIKIDATA_API = "https://www.wikidata.org/w/api.php"
 
 _ITEM = re.compile(r"Q[1-9][0-9]*", re.ASCII)

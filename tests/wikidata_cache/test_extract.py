@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.wikidata_cache.link_graph import write_graph
 from tests.wikidata_cache.wikidata_helpers import facts
 from wikidata_cache import WikidataCache, deny_lists, open_source, packaged_extract
 from wikidata_cache.errors import BadOptionError
@@ -41,6 +42,18 @@ def test_build_extract_gives_the_same_bytes_again(tmp_path: Path) -> None:
     small = open_source(tmp_path / "a.nt.gz")
     assert len(facts(small).out(["Q1345"])["Q1345"]) == 5
     assert facts(small).labels(["P36", "Q1345"]) == {"P36": "capital", "Q1345": "Philadelphia"}
+
+
+def test_build_extract_follows_merged_seeds_and_names_the_unknown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = write_graph(tmp_path, "Q1 | merged into | Q2\nQ2 | label | Two\nP1 | label | knows\nQ2 | P1 | Q2")
+    report = build_extract(open_source(graph), ["Q1", "Q404", "P1", "P404"], tmp_path / "a.nt.gz")
+    assert (report.statements, report.labels) == (1, 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{graph.name} has no statement about P404, Q404; check the ids"
+    ]
+    assert facts(open_source(tmp_path / "a.nt.gz")).redirects(["Q1"]) == {"Q1": "Q2"}  # the old id stays usable
 
 
 def test_build_extract_refuses_bad_seeds_and_files(tmp_path: Path) -> None:

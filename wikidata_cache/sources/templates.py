@@ -14,7 +14,7 @@ from operator import itemgetter
 
 from pyoxigraph import Literal
 
-from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, is_entity, is_item, is_property, local_id
+from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, SAME_AS, is_entity, is_item, is_property, local_id
 from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_relation_end
 from wikidata_cache.sources.source import Binding, Fact, Template
 from wikidata_cache.values import DATATYPES, XSD, date_value, literal_value, quantity_value
@@ -23,7 +23,6 @@ _WIKIDATA = "http://www.wikidata.org/"
 _RANK = "http://wikiba.se/ontology#"
 _RDFS_LABEL = f"<{RDFS_LABEL}>"
 _DESCRIPTION = "<http://schema.org/description>"
-_SAME_AS = "<http://www.w3.org/2002/07/owl#sameAs>"
 _LANGUAGES = ", ".join(f'"{language}"' for language in LANGUAGES)
 _SAMPLE = 1_000  # entities to sample at an end of a relation, to count their types
 _TIME = re.compile(r"\+?(?P<sign>-?)(?P<year>\d+)-(?P<rest>\d\d-\d\dT\d\d:\d\d:\d\d)(\.0+)?(Z|\+00:00)?", re.ASCII)
@@ -256,7 +255,7 @@ def _gathered(rows: Sequence[Binding], subject: str, value: str) -> dict[str, se
 
 
 # The items into which the ids were merged.
-_MERGED = f"?s {_SAME_AS} ?o . {_item('o')}"
+_MERGED = f"?s <{SAME_AS}> ?o . {_item('o')}"
 REDIRECTS = Template("redirects/1", "redirect", _of_each("?s ?o", _MERGED), _read_redirects, _subject)
 
 
