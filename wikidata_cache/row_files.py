@@ -21,6 +21,7 @@ from wikidata_cache.errors import EditRowError
 from wikidata_cache.safe_json import parse
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+SUBJECT_COLUMNS = frozenset({"head", "subject", "source", "from", "node1", "h", "s"})  # in the header of a graph
 _USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _LARGEST = 500_000_000  # bytes; the whole file is read at once
 _MOST_VALUES = 20_000_000  # JSON values in one text

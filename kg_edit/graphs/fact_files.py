@@ -20,12 +20,12 @@ import networkx as nx
 
 from kg_edit.errors import GraphError
 from wikidata_cache.ids import is_entity, is_property
-from wikidata_cache.row_files import RowFault, table_rows
+from wikidata_cache.row_files import SUBJECT_COLUMNS, RowFault, table_rows
 from wikidata_cache.sources.graph_files import CountingReader, open_graph_file
 from wikidata_cache.terminal import number_of
 
 _COLUMNS = {  # names that a header may have
-    "head": {"head", "subject", "source", "from", "node1", "h", "s"},
+    "head": SUBJECT_COLUMNS,
     "relation": {"relation", "predicate", "property", "label", "type", "edge", "r", "p"},
     "tail": {"tail", "object", "target", "to", "node2", "t", "o"},
 }

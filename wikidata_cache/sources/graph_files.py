@@ -22,6 +22,7 @@ from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
 from wikidata_cache.errors import GraphFileError, PrivateGraphError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_item, is_property
 from wikidata_cache.progress import Bar
+from wikidata_cache.row_files import SUBJECT_COLUMNS
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file, sibling_labels
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def _tsv_quads(reader: CountingReader, path: Path) -> Iterator[Quad]:
         except UnicodeDecodeError as error:
             raise GraphFileError(path, f"is not UTF-8 ({error.reason}); convert it", line=number) from error
         cells = [cell.strip() for cell in line.split("\t")]
-        if not line.strip() or (number == 1 and cells[0].lower() == "subject"):
+        if not line.strip() or (number == 1 and cells[0].lower() in SUBJECT_COLUMNS):
             continue
         subject, relation, value = cells if len(cells) == 3 else ("", "", "")
         if is_entity(subject) and relation == "label" and value:

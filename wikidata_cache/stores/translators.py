@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property
+from wikidata_cache.row_files import SUBJECT_COLUMNS
 from wikidata_cache.safe_json import parse
 from wikidata_cache.stores.chunks import Chunk
 from wikidata_cache.stores.ntriples import (
@@ -86,7 +87,7 @@ def _translator(row: RowConverter, bad: BadLineHandler) -> LineTranslator:
                 continue
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
-                header = number == 1 and text.lower().startswith("subject\t")
+                header = number == 1 and text.partition("\t")[0].lower() in SUBJECT_COLUMNS
                 kept += row([cell.strip() for cell in text.split("\t")]) if text.strip() and not header else ()
             except ValueError as error:
                 bad(number, f"is not UTF-8 ({error.reason})" if isinstance(error, UnicodeDecodeError) else str(error))

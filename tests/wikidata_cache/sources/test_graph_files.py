@@ -18,11 +18,13 @@ MANY = b"".join(LINE % number for number in range(1, 20_000))
 
 def test_tsv_header_is_optional(tmp_path: Path) -> None:
     rows = "Q1\tP1\tQ2\r\n\nQ1\tlabel\tOne, and only\nP1\tlabel\tborders\n"
-    for name, text in {"a.tsv": rows, "b.tsv": "\ufeffSubject\tproperty\tobject\n" + rows}.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        source = open_source(tmp_path / name)
-        assert facts(source).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
-        assert facts(source).labels(["Q1", "P1"]) == {"Q1": "One, and only", "P1": "borders"}
+    headers = {"b.tsv": "\ufeffSubject\tproperty\tobject\n", "d.tsv": "head\trelation\ttail\n"}
+    for name, header in {"a.tsv": "", **headers}.items():
+        (tmp_path / name).write_text(header + rows, encoding="utf-8")
+        load([tmp_path / name], tmp_path / name[0])
+        for source in (open_source(tmp_path / name), open_source(tmp_path / name[0])):
+            assert facts(source).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
+            assert facts(source).labels(["Q1", "P1"]) == {"Q1": "One, and only", "P1": "borders"}
     (tmp_path / "c.tsv.gz").write_bytes(gzip.compress(rows.encode()))
     assert facts(open_source(tmp_path / "c.tsv.gz")).named(["borders"]) == {"borders": ("P1",)}
 
