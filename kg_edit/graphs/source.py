@@ -35,6 +35,7 @@ from wikidata_cache.errors import (
     WikidataCacheError,
 )
 from wikidata_cache.ids import Statement
+from wikidata_cache.labels.label_index import name_words, normalise
 from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
 from wikidata_cache.subgraphs.rules import Rules, read_rules
 from wikidata_cache.subgraphs.sampling import Policy, bottom_m
@@ -437,6 +438,15 @@ def edge_alone(source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
 def has_statements(graph: nx.MultiDiGraph) -> bool:
     """Return whether an edit's subgraph has more than the edit's own edge."""
     return bool(graph.number_of_edges() > 1)
+
+
+def other_label(graph: nx.MultiDiGraph, edit: Edit) -> str | None:
+    """Return the label of ``target_new_id`` in the subgraph; None if it is ``target_new`` with more or fewer words."""
+    item = edit.target_new_id or ""
+    node = graph.graph.get("redirects", {}).get(item, item)
+    label = str(graph.nodes[node]["label"]) if node in graph else edit.target_new
+    stored, given = (set(name_words(normalise(name))) for name in (label, edit.target_new))
+    return None if stored <= given or given <= stored else label
 
 
 def why_alone(graph: nx.MultiDiGraph, edit: Edit, settings: SubgraphSettings) -> str:

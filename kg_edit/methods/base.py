@@ -51,6 +51,7 @@ from kg_edit.graphs.source import (
     graph_identity,
     has_statements,
     open_named,
+    other_label,
     why_alone,
 )
 from kg_edit.locate_then_edit.lasting import mean_value_norm
@@ -499,9 +500,19 @@ class GraphReader(EditingMethod):
         """Check the inputs, and ask the graph for every edit's subgraph."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, GraphSettings) and graph is not None  # noqa: S101 - needs_graph
+        others = []
         for edit in edits:
             with annotate_errors(edit):
-                config.check_subgraph(edit, config.ask(graph, edit))
+                subgraph = config.ask(graph, edit)
+                config.check_subgraph(edit, subgraph)
+            if label := other_label(subgraph, edit):
+                others.append(f"edit {edit.id!r}: {edit.target_new_id} is {label!r}, not {edit.target_new!r}")
+        if others:
+            log.warning(
+                "%d of %d edits have a target_new_id with another label in the graph, so their subgraphs may be about "
+                "something else: %s",
+                *(len(others), len(edits), "; ".join(others[:3])),
+            )
 
     @cached_property
     def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import networkx as nx
@@ -109,6 +110,23 @@ def test_subgraphs_are_cached_up_to_a_limit(wikidata: WikidataCache, monkeypatch
     checked = Asked(wikidata)
     find_method("rome-kg").check_inputs(settings("rome-kg"), checked, [first])
     assert len(checked.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [
+        ("Philadelphia", "Los Angeles Lakers"),
+        ("Lakers", None),
+        ("Los Ángeles lakers", None),  # accents, case and single words are no contradiction
+    ],
+)
+def test_id_of_another_object_is_named(
+    target: str, label: str | None, wikidata: WikidataCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    edits = [PARIS, LEBRON.model_copy(update={"target_new": target})]
+    find_method("glame").check_inputs(settings("glame"), wikidata, edits)
+    expected = f"1 of 2 edits have .* 'lebron': Q121783 is '{label}', not '{target}'"
+    assert [bool(re.search(expected, message)) for message in caplog.messages] == [True] * bool(label)
 
 
 @pytest.mark.parametrize("name", READERS)
