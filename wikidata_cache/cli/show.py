@@ -20,6 +20,7 @@ from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
 from wikidata_cache.ids import is_property
 from wikidata_cache.row_files import SUFFIXES
+from wikidata_cache.sources.queries import HUB
 from wikidata_cache.subgraphs.facts import where_known
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 from wikidata_cache.subgraphs.rules import read_rules
@@ -223,7 +224,9 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
     if dropped:
         counts = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
         console.print(plain(f"left out: {', '.join(f'{count} {reason}' for reason, count in counts)}"))
-    elif not graph.number_of_edges():
+    if hubs := graph.graph["hubs"]:
+        console.print(f"left out: the incoming statements of {', '.join(hubs)}, more than {HUB} each")
+    if not (dropped or hubs or graph.number_of_edges()):
         hint = " --direction both also shows statements with it as value."
         also = "" if graph.graph.get("direction") == "both" else hint
         console.print(f"The graph has no statement about this item.{also}")

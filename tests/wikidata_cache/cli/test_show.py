@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from tests.wikidata_cache.link_graph import write_graph
-from tests.wikidata_cache.wikidata_helpers import run_cli
+from tests.wikidata_cache.wikidata_helpers import run_cli, written
 from wikidata_cache import packaged_extract
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
+from wikidata_cache.sources.queries import HUB
 
 
 def show(*arguments: str | Path) -> str:
@@ -111,6 +112,14 @@ def test_show_counts_left_out_statements_by_reason(adams: str, edits: Path) -> N
     silent = show("Q5", "-g", adams)
     assert "has no statement about this item" in silent and "--direction both" in silent
     assert "Q42 P31 Q5" in show("Q5", "-g", adams, "--direction", "both")
+
+
+def test_show_names_hubs_whose_incoming_statements_are_left_out(tmp_path: Path) -> None:
+    rows = "".join(f"Q{number}\tP31\tQ5\n" for number in range(10, 11 + HUB))
+    graph = written(tmp_path / "g.tsv", f"{rows}Q5\tlabel\thuman\n")
+    output = show("Q5", "-g", graph, "--direction", "both")
+    assert "left out: the incoming statements of Q5, more than 500 each" in output and "has no statement" not in output
+    assert "left out" not in show("Q5", "-g", graph)
 
 
 def test_show_describes_a_property(adams: str) -> None:
