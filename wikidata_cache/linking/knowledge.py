@@ -18,6 +18,7 @@ from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import Role
 from wikidata_cache.sources.source import Source
+from wikidata_cache.sources.templates import worded
 from wikidata_cache.stores.ntriples import KIND_IRIS
 from wikidata_cache.subgraphs.facts import Facts, where_known
 
@@ -28,7 +29,6 @@ _TYPE = "P31"
 NOT_NOW = (CacheMissError, OfflineError, EndpointError)  # after these errors, linking continues without the answer
 
 _KINDS: tuple[NameKind, ...] = ("label", "alias")
-_NAMES = "SELECT ?e ?l (LANG(?l) AS ?lang) WHERE {{ ?e <{predicate}> ?l . FILTER(isLiteral(?l)) }}"
 _NUMBERS = (
     f"SELECT ?s (COUNT(*) AS ?n) WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) "
     f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }} GROUP BY ?s'
@@ -184,9 +184,8 @@ def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) 
 def open_index(source: Source) -> LabelIndex | None:
     """Return the index next to a store, else a new index of a local graph; None for endpoints and their caches.
 
-    For a cache over a local graph, return the index of the graph. A new index is in memory and has all labels and
-    aliases in every language; it takes about ten seconds for half a million names, so `wikidata-cache load` writes one
-    to disk.
+    For a cache over a local graph, return the index of the graph. A new index is in memory; it takes about
+    ten seconds for half a million names, so `wikidata-cache load` writes one to disk.
 
     Raises:
         LabelIndexError: the index can't be read.
@@ -198,9 +197,9 @@ def open_index(source: Source) -> LabelIndex | None:
         return LabelIndex(source.label_file)
     logger.debug("Indexing the labels of %s", source.name)
     names = (
-        LabelEntry(entity, row["l"], row.get("lang", ""), kind)
+        LabelEntry(entity, row["l"], row["lang"], kind)
         for kind in _KINDS
-        for row in source.select(_NAMES.format(predicate=KIND_IRIS[kind]))
+        for row in source.select(f"SELECT ?e ?l ?lang WHERE {{ {worded('e', f'<{KIND_IRIS[kind]}>')} }}")
         if is_entity(entity := local_id(row["e"]))
     )
     numbers = ((local_id(row["s"]), int(row["n"])) for row in source.select(_NUMBERS))

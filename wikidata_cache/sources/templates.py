@@ -42,7 +42,8 @@ def _item_valued(property_: str, value: str) -> str:
     return f'{_item(value)} FILTER(STRSTARTS(STR(?{property_}), "{DIRECT}P"))'
 
 
-def _worded(variable: str, predicate: str) -> str:
+def worded(variable: str, predicate: str) -> str:
+    """Return the pattern of the texts of a variable in a language of LANGUAGES: variables l and lang."""
     return f"?{variable} {predicate} ?l . BIND(LCASE(LANG(?l)) AS ?lang) FILTER(?lang IN ({_LANGUAGES}))"
 
 
@@ -74,7 +75,7 @@ def out_query(ids: Sequence[str]) -> str:
     statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_item_valued('p', 'o')}"
     # Each part repeats this subquery: engines that evaluate bottom-up would otherwise join with every label there is.
     objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
-    labels, types = f"{objects} {_worded('e', _RDFS_LABEL)}", f"{objects} ?e <{DIRECT}P31> ?t"
+    labels, types = f"{objects} {worded('e', _RDFS_LABEL)}", f"{objects} ?e <{DIRECT}P31> ?t"
     return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
@@ -207,9 +208,9 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[st
 
 
 _WORDINGS = "?e ?l ?lang"
-LABELS = Template("labels/1", "label", _of_each(_WORDINGS, _worded("e", _RDFS_LABEL)), _read_labels, _entity)
+LABELS = Template("labels/1", "label", _of_each(_WORDINGS, worded("e", _RDFS_LABEL)), _read_labels, _entity)
 DESCRIPTIONS = Template(
-    "descriptions/1", "description", _of_each(_WORDINGS, _worded("e", _DESCRIPTION)), _read_descriptions, _entity
+    "descriptions/1", "description", _of_each(_WORDINGS, worded("e", _DESCRIPTION)), _read_descriptions, _entity
 )
 
 

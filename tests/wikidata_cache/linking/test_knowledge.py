@@ -42,6 +42,18 @@ def test_store_links_as_its_files_do(loaded: Path, tmp_path: Path, text: str, re
     assert from_store.link(text, relation=relation).candidates == from_files.link(text, relation=relation).candidates
 
 
+def test_names_in_other_languages_are_found_neither_in_a_file_nor_in_a_store(tmp_path: Path) -> None:
+    label, alias = "http://www.w3.org/2000/01/rdf-schema#label", "http://www.w3.org/2004/02/skos/core#altLabel"
+    names = [(label, '"Germany"@en'), (label, '"Deutschland"@de'), (alias, '"BRD"@de'), (alias, '"FRG"@EN-GB')]
+    graph = tmp_path / "g.nt"
+    graph.write_text("".join(f"<http://www.wikidata.org/entity/Q183> <{iri}> {name} .\n" for iri, name in names))
+    assert runner.invoke(cli.app, ["load", str(graph), "--store", str(tmp_path / "wd")]).exit_code == 0
+    for source in (graph, tmp_path / "wd"):
+        linker = WikidataCache(source).linker
+        found = {name: bool(linker.link(name).candidates) for name in ("Germany", "Deutschland", "BRD", "FRG")}
+        assert found == {"Germany": True, "Deutschland": False, "BRD": False, "FRG": True}
+
+
 def test_store_is_linked_through_its_own_index(loaded: Path) -> None:
     source = WikidataCache(loaded).source
     assert isinstance(source, OxigraphSource)
