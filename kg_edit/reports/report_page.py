@@ -27,6 +27,7 @@ from kg_edit.reports.probes import Kind, Reading, ReportRow
 from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.verdict import Verdict
 from kg_edit.text.display import one_line
+from wikidata_cache.terminal import number_of
 from wikidata_cache.view import svg
 from wikidata_cache.view.content import with_old_edge
 
@@ -311,7 +312,8 @@ def _edit(entry: _Entry, *, is_open: bool) -> str:
     return (
         f'<details class="edit" id="edit-{entry.number}"{" open" if is_open else ""}><summary>'
         f'{entry.badge}<span class="words">{_fact(row)}</span><span class="id">{_text(entry.id)}</span></summary>'
-        f'<div class="inside">{texts}{_probes(entry.rows)}{two}{_drawing(entry)}</div></details>'
+        f'<div class="inside">{texts}{_probes(entry.rows)}{two}{_drawing(entry)}'
+        f"{_further(entry)}</div></details>"
     )
 
 
@@ -372,6 +374,17 @@ def _drawing(entry: _Entry) -> str:
     shown = svg.nearest(entry.graph, _MOST)
     picture = svg.inline_svg(shown, title=title, most=_MOST)
     return f'<div><h3>Subgraph: {counted}</h3>{_KEYS}<div class="drawing">{picture}</div>{_list(shown)}</div>'
+
+
+def _further(entry: _Entry) -> str:
+    """Return the facts of the subgraph that were edited in beside the edit, as by ROME-KG; "" if there are none."""
+    facts = [request["edit"] for request in entry.record.get("requests", ())]
+    if not facts:
+        return ""
+    texts = ((_text(fact["prompt"].replace("{}", fact["subject"])), _text(fact["target_new"])) for fact in facts)
+    lines = (f'<li dir="auto">{text} <span class="target">{target}</span></li>' for text, target in texts)
+    title = f"Also edited: {number_of(len(facts), 'fact')} of the subgraph"
+    return f'<div><h3>{title}</h3><ul class="small">{"".join(lines)}</ul></div>'
 
 
 def _list(graph: nx.MultiDiGraph) -> str:

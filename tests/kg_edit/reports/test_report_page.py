@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
 
@@ -31,11 +31,17 @@ def row(edit: str, text: str, *, success: bool = True, right: bool = True, kind:
     return ReportRow(edit=edit, probe=probe, unedited=unedited, edited=edited)
 
 
-def patch_of(names: Sequence[str], *, norm: float | None = 10.0, rank: int | None = None) -> WeightPatch:
+def patch_of(
+    names: Sequence[str], *, norm: float | None = 10.0, rank: int | None = None, further: str = ""
+) -> WeightPatch:
     factors = Factors(left=torch.ones(4, rank or len(names)), right=torch.ones(9, rank or len(names)))
-    records: list[Mapping[str, Any]] = [
+    records: list[dict[str, Any]] = [
         {"edit": {"id": name}, "method": "rome", "steps": 3, "loss_before": 5.0, "loss_after": 0.5} for name in names
     ]
+    if further:
+        records[0] |= {
+            "requests": [{"edit": {"subject": "Rome", "prompt": f"{{}} is in {further}", "target_new": further}}]
+        }
     provenance: dict[str, Any] = {"model": {"name": "a <model>"}, "edits": records}
     return WeightPatch(
         factors={WEIGHT: factors}, provenance=provenance | ({"weight_norms": {WEIGHT: norm}} if norm else {})
@@ -71,9 +77,15 @@ def test_page_escapes_every_text(text: str) -> None:
     text = f"a {text}"
     steps = [LossStep(edit=text, step=0, loss=1.0)]
     page = report_page(
-        [row(text, text)], patch_of([text]), curves={text: steps, f"{text}..b": steps}, graphs={text: graph(text)}
+        [row(text, text)],
+        patch_of([text], further=text),
+        curves={text: steps, f"{text}..b": steps},
+        graphs={text: graph(text)},
     )
-    plain = report_page([row("1", "a")], patch_of(["1"]), curves={"1": steps, "1..b": steps}, graphs={"1": graph("a")})
+    plain = report_page(
+        [row("1", "a")], patch_of(["1"], further="a"), curves={"1": steps, "1..b": steps}, graphs={"1": graph("a")}
+    )
+    assert "Also edited: 1 fact of the subgraph" in Seen(plain).text and "Rome is in a a" in Seen(plain).text
     assert [tag for tag, _ in Seen(page).tags] == [tag for tag, _ in Seen(plain).tags]
     assert not any(name.startswith("on") for _, attributes in Seen(page).tags for name in attributes)
     assert all(letter not in page for letter in "\x00\x1b\u202e")
