@@ -19,7 +19,7 @@ from wikidata_cache.sources.user_queries import check_select, forbid_service
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts, where_known
-from wikidata_cache.subgraphs.options import DEFAULTS, OPTION_NAMES, Leakage, SubgraphOptions
+from wikidata_cache.subgraphs.options import DEFAULTS, OPTION_NAMES, Leakage, SubgraphOptions, check_options
 from wikidata_cache.subgraphs.subgraph import Subgraph
 
 if TYPE_CHECKING:
@@ -128,8 +128,10 @@ class WikidataCache:
         """Return the `subgraph` of each edit, in the order of the edits. Each hop sends shared requests for all edits.
 
         Raises:
-            BadOptionError: an edit is no edit. The errors of `subgraph` are raised as well.
+            BadOptionError: an edit is no edit, or the options are of another type. The errors of `subgraph` are raised
+                as well.
         """
+        check_options(options)
         edits = list(edits)
         for edit in edits:
             check_edit(edit)
@@ -162,6 +164,7 @@ class WikidataCache:
             TruthyOnlyError: the source has only truthy statements of a node.
         """
         check_ids([entity])
+        check_options(options)
         plain = replace(options, roots=(), max_edges=None, leakage=Leakage())
         return self._with_source(item_subgraph(entity, self.facts, plain))
 

@@ -206,6 +206,14 @@ def test_options_are_checked(options: dict[str, object], message: str) -> None:
         SubgraphOptions(**options)  # type: ignore[arg-type]
 
 
+def test_options_of_another_type_are_refused(toy: WikidataCache) -> None:
+    wrong = r"options=2: expected SubgraphOptions, such as SubgraphOptions\(hops=2\)"
+    with pytest.raises(BadOptionError, match=wrong):
+        toy.subgraph(EDIT, 2)  # type: ignore[arg-type]
+    with pytest.raises(BadOptionError, match=wrong):
+        toy.neighbourhood("Q1", 2)  # type: ignore[arg-type]
+
+
 def test_options_accept_the_integers_of_numpy(toy: WikidataCache) -> None:
     options = {"hops": 3, "per_node": 4, "seed": 5, "max_edges": 6}
     expected = toy.subgraph(EDIT, SubgraphOptions(**options))  # type: ignore[arg-type]

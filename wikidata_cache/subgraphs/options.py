@@ -161,6 +161,12 @@ DEFAULTS = SubgraphOptions()
 OPTION_NAMES = frozenset(field.name for field in fields(SubgraphOptions))
 
 
+def check_options(options: object) -> None:
+    """Raise BadOptionError for options of another type, such as the number of hops itself."""
+    if not isinstance(options, SubgraphOptions):
+        raise BadOptionError(f"options={options!r}: expected SubgraphOptions, such as SubgraphOptions(hops=2).")
+
+
 def folded(text: str) -> str:
     """Return a label in the form for comparison: without case, width (NFKC) and extra spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
