@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.wikidata_cache.wikidata_helpers import SPIKE, Server, reply
+from tests.wikidata_cache.wikidata_helpers import SPIKE, Server, reply, run_cli, save_facts
 from wikidata_cache import WikidataCache, cli, packaged_extract
-from wikidata_cache.answers.store import AnswerStore
+from wikidata_cache.answers.store import AnswerStore, take_inventory
 from wikidata_cache.doctor import examine
 from wikidata_cache.endpoints.rate_limit import RateLimitState
+from wikidata_cache.errors import CacheFileError
+from wikidata_cache.sources.source import Fact
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 
@@ -51,6 +53,23 @@ def test_examine_finds_a_damaged_cache(cache_path: str, server: Server, content:
         file.write_bytes(content)
     assert broken(cache_path) == [f"cache {cache_path}"]
     assert CliRunner().invoke(cli.app, ["doctor", "--cache", str(cache_path)]).exit_code == 1
+
+
+def test_damaged_cache_is_described_by_one_fault_and_replaced_as_the_message_says(tmp_path: Path) -> None:
+    file, snapshot = tmp_path / "c.sqlite", tmp_path / "s.jsonl.gz"
+    save_facts(file, *(Fact("label", f"Q{number}", [f"name {number}" * 20, "en"]) for number in range(1, 1000)))
+    run_cli("export", snapshot, "--cache", file)
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = file.read_bytes()
+    file.write_bytes(data[: 8 * 4096] + b"\xff" * 16 * 4096 + data[24 * 4096 :])
+    advice = r"Delete the file; then fetch again, or import a snapshot \(`wikidata-cache import`\)\.$"
+    with pytest.raises(CacheFileError, match=rf"is damaged \([^\n]{{,60}}\)\. {advice}"):
+        take_inventory(file)
+    with pytest.raises(CacheFileError, match=advice):
+        run_cli("import", snapshot, "--cache", file)
+    file.unlink()
+    assert "999 of 999 facts are new" in run_cli("import", snapshot, "--cache", file)
 
 
 def test_examine_continues_after_an_unreadable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

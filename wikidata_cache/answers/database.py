@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 ELSEWHERE = "give another file with --cache FILE (cache=...) or KG_CACHE"
 
-DAMAGED = "Restore it from an exported snapshot (`wikidata-cache import`), or delete it and fetch again."
+DAMAGED = "Delete the file; then fetch again, or import a snapshot (`wikidata-cache import`)."
 
 # {first part of SQLite's error name: (problem, suggestion)}
 _MEANINGS = {

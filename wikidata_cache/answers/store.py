@@ -264,10 +264,9 @@ def take_inventory(path: Path) -> Inventory | None:
         return None
     with AnswerStore(path, read_only=True) as store:
         database = store.database
-        broken = [row[0] for row in database.read("PRAGMA integrity_check") if row[0] != "ok"]
-        if broken:
-            suggestion = "Delete the file, or import a snapshot into a new one."
-            raise CacheFileError(path, f"is damaged ({broken[0]})", suggestion)
+        [[found]] = database.read("PRAGMA integrity_check(1)")
+        if found != "ok":
+            raise CacheFileError(path, f"is damaged ({found.splitlines()[-1]})", DAMAGED)
         counted = database.read("SELECT graph, kind, count(*) FROM facts GROUP BY graph, kind ORDER BY graph, kind")
         _, first, last = store.span()
         hosts = database.read("SELECT host, state FROM pace ORDER BY host")
