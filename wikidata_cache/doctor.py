@@ -22,7 +22,7 @@ from wikidata_cache.cache import WikidataCache
 from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump, offline_forced
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
-from wikidata_cache.ids import release
+from wikidata_cache.ids import DIRECT, ENTITY, local_id, release
 from wikidata_cache.source_spec import SourceSpec, open_endpoint
 from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -30,6 +30,10 @@ from wikidata_cache.subgraphs.options import SubgraphOptions
 _PACKAGES = ("pyoxigraph", "SPARQLWrapper", "networkx", "rdflib")
 _EXTRAS = {"pandas": "to_dataframe()", "torch_geometric": "to_pyg()"}
 _KNOWN = "Q1345"  # Philadelphia, in the packaged extract
+_ANY_ITEM = (
+    f'SELECT ?s WHERE {{ ?s ?p ?o . FILTER(isIRI(?o)) FILTER(STRSTARTS(STR(?s), "{ENTITY}Q")) '
+    f'FILTER(STRSTARTS(STR(?p), "{DIRECT}P")) }} LIMIT 1'
+)
 _FAILURES = (WikidataCacheError, OSError, RuntimeError, ValueError, sqlite3.Error, PackageNotFoundError)
 
 
@@ -107,11 +111,15 @@ def _sqlite() -> str:
 
 
 def _answers(cache: WikidataCache) -> str:
-    graph = cache.neighbourhood(_KNOWN, SubgraphOptions(hops=1, per_node=10))
-    if not graph.number_of_edges():
-        raise WikidataCacheError(f"the graph opens, but has no statement about {_KNOWN} (Philadelphia)")
-    label, digest = graph.nodes[_KNOWN]["label"], graph.graph["content_hash"][:12]
-    return f"answers: {label} ({_KNOWN}) has statements, content hash {digest}"
+    entity = _KNOWN
+    if not cache.facts.out([entity])[entity]:  # a graph of something else
+        rows = cache.source.select(_ANY_ITEM)
+        if not rows:
+            raise WikidataCacheError("the graph opens, but has no statement about an item")
+        entity = local_id(rows[0]["s"])
+    graph = cache.neighbourhood(entity, SubgraphOptions(hops=1, per_node=10))
+    label, digest = graph.nodes[entity]["label"], graph.graph["content_hash"][:12]
+    return f"answers: {label} ({entity}) has statements, content hash {digest}"
 
 
 def _check_store(graph: SourceSpec) -> Finding | None:

@@ -13,6 +13,7 @@ from wikidata_cache.answers.store import AnswerStore, take_inventory
 from wikidata_cache.doctor import examine
 from wikidata_cache.endpoints.rate_limit import RateLimitState
 from wikidata_cache.errors import CacheFileError
+from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Fact
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
@@ -92,6 +93,17 @@ def test_examine_finds_a_missing_source(cache_path: str) -> None:
     assert [finding.what for finding in findings if not finding.ok] == ["source nowhere.nt.gz"]
     long = Path(cache_path).parents[1] / ("x" * 400)  # longer than a file name may be
     assert broken(long) == [f"cache {long}"]
+
+
+def test_examine_needs_no_item_of_a_certain_graph(toy_file: Path, cache_path: str, tmp_path: Path) -> None:
+    last = list(examine(toy_file, cache=Path(cache_path)))[-1]
+    assert last.ok and " has statements, content hash" in last.result
+    with Server(load_files([toy_file])[0]) as endpoint:
+        last = list(examine(endpoint.url, cache=Path(cache_path)))[-1]
+        assert last.ok and " has statements, content hash" in last.result
+    (tmp_path / "labels.tsv").write_text("Q1\tlabel\tOne\n")
+    last = list(examine(tmp_path / "labels.tsv", cache=Path(cache_path)))[-1]
+    assert not last.ok and "has no statement about an item" in last.result
 
 
 def test_examine_finds_an_endpoint_that_is_down(server: Server, cache_path: str) -> None:

@@ -214,7 +214,7 @@ def serve(
                 signal.signal(getattr(signal, name), lambda *_: stopped.set())
         echo(f"{url} is up; stop it with Ctrl-C. For example:")
         echo(f"  curl {url} -H 'Accept: text/csv' --data-urlencode 'query=SELECT * {{ ?s ?p ?o }} LIMIT 5'")
-        echo(f"  wikidata-cache show Q1345 --graph {url}")
+        echo(f"  wikidata-cache show ID --graph {url}")
         stopped.wait()
     echo("stopped")
 
