@@ -100,7 +100,7 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
     """
     make = "make one with `wikidata-cache load SOURCE --store FOLDER`"
     if not folder.is_dir():
-        raise StoreError(folder, f"there is no such folder; {make}")
+        raise StoreError(folder, f"{'is a file' if folder.is_file() else 'there is no such folder'}; {make}")
     if not is_store(folder):
         if (folder / "progress.json").is_file() or folder.name.endswith(".loading"):
             problem = "is an unfinished store of `wikidata-cache load`; run the same command again to finish it"

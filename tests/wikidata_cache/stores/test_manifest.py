@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wikidata_cache.wikidata_helpers import EDITS, content_hashes, read_shared, run_main
+from tests.wikidata_cache.wikidata_helpers import EDITS, content_hashes, read_shared, run_main, written
 from wikidata_cache import WikidataCache, open_source
 from wikidata_cache.doctor import examine
 from wikidata_cache.errors import SourceStringError, StoreError
@@ -184,6 +184,8 @@ def test_damaged_store_exits_with_code_2(copy: Path, command: list[str]) -> None
 def test_folder_without_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no such folder"):
         engine_folder(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="g.nt: is a file; make one with `wikidata-cache load SOURCE --store FOLDER`"):
+        engine_folder(written(tmp_path / "g.nt", ""))
     with pytest.raises(StoreError, match=r"it has no manifest.json"):
         read_manifest(tmp_path)
     (tmp_path / "wd.loading").mkdir()
