@@ -5,6 +5,7 @@ deadline must cover name look-up and slow bodies, and because statuses, headers 
 limits redirects and the size of bodies.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -19,8 +20,11 @@ from urllib.request import Request
 from wikidata_cache.endpoints.web import AnswerTooLargeError, open_url, read_body
 from wikidata_cache.errors import BadOptionError
 
+logger = logging.getLogger(__name__)
+
 _GET_LIMIT = 7_500  # bytes of the URL; longer queries are sent by POST
 _LONGEST = 1e9  # seconds; sockets and queues can't wait longer than some 300 years
+_SILENCE = 10.0  # seconds after which a wait is logged, and again
 _ERROR_BYTES = 1 << 20  # largest body to read of a reply with an error status
 
 
@@ -69,10 +73,16 @@ class Transport:
                 outcome.put(error)
 
         threading.Thread(target=talk, daemon=True).start()
-        try:
-            result = outcome.get(timeout=min(1.1 * self.timeout, self.timeout + 1.0))  # the socket may time out first
-        except Empty:
-            raise TimeoutError from None
+        left = min(1.1 * self.timeout, self.timeout + 1.0)  # the socket may time out first
+        result = None
+        while result is None:
+            try:
+                result = outcome.get(timeout=min(left, _SILENCE))
+            except Empty:
+                left -= _SILENCE
+                if left <= 0:
+                    raise TimeoutError from None
+                logger.info("%s: waiting for the answer, at most %.0f s more", self.url, left)
         if isinstance(result, Exception):
             raise result
         return result

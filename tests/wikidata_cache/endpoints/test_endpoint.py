@@ -173,6 +173,15 @@ def test_client_deadline_ends_a_request(server: Server, name: str) -> None:
     assert error.trouble == "timeout" and "0.2 s" in str(error)
 
 
+def test_slow_answer_is_announced(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wikidata_cache.endpoints.transport._SILENCE", 0.1)
+    with caplog.at_level("INFO", logger="wikidata_cache.endpoints.transport"):
+        assert trouble(server, FAULTS["drip"](), timeout=0.3).trouble == "timeout"
+    assert caplog.messages[0] == f"{server.url}: waiting for the answer, at most 0 s more"
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), None, "5"])
 def test_timeout_that_is_no_time_is_refused(server: Server, timeout: Any) -> None:
     with pytest.raises(BadOptionError, match=f"timeout={timeout!r}: expected a number of seconds"):
