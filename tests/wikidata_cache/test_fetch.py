@@ -160,7 +160,7 @@ def test_fetch_prints_counts(edits: Path, server: Server, tmp_path: Path) -> Non
         return int(value.replace(",", ""))
 
     assert count("edits", first) == count("edits", second) == 3
-    assert count("requests", first) == len(server.requests)
+    assert count("answered requests", first) == len(server.requests)
     assert count("ids requested", first) > count("requests", first)
     assert count("requests", second) == count("ids requested", second) == 0
     assert count("ids from the cache", second) > count("ids from the cache", first)

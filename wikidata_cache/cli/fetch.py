@@ -198,7 +198,7 @@ def _print_counts(fetched: Fetched) -> None:
         "labels that differ": len(fetched.contradictions),
         "nodes": sum(len(graph) for graph in fetched.graphs),
         "edges": sum(graph.number_of_edges() for graph in fetched.graphs),
-        "requests": fetched.request_counts.requests,
+        "answered requests": fetched.request_counts.requests,
         "ids requested": fetched.request_counts.requested,
         "ids from the cache": fetched.request_counts.from_cache,
     }
