@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable
 from typing import NamedTuple, TypeVar
@@ -86,9 +87,10 @@ class Facts:
 
     def named(self, labels: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Return {label: sorted ids of items and properties with exactly this label; () for none}. Case matters."""
-        labels = set(labels)
-        ids = self._fetch(templates.NAMED, {label for label in labels if is_text(label)})
-        return {label: tuple(ids.get(label, ())) for label in labels}
+        # Wikidata's labels are in the form NFC; a label from macOS may be in NFD, which looks the same.
+        composed = {label: unicodedata.normalize("NFC", label) for label in labels}
+        ids = self._fetch(templates.NAMED, {text for pair in composed.items() for text in pair if is_text(text)})
+        return {label: tuple(ids.get(text) or ids.get(label, ())) for label, text in composed.items()}
 
     def mentioned(self, ids: Iterable[str]) -> frozenset[str]:
         """Return those of the ids that are the value of at least one statement."""

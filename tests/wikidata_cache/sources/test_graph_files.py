@@ -29,6 +29,13 @@ def test_tsv_header_is_optional(tmp_path: Path) -> None:
     assert facts(open_source(tmp_path / "c.tsv.gz")).named(["borders"]) == {"borders": ("P1",)}
 
 
+def test_label_is_found_in_either_unicode_form(tmp_path: Path) -> None:
+    composed, decomposed = "S\u00e9oul", "Se\u0301oul"  # which look the same
+    (tmp_path / "g.tsv").write_text(f"Q1\tlabel\t{composed}\nQ2\tlabel\tNi\u0303o\n", encoding="utf-8")
+    named = facts(open_source(tmp_path / "g.tsv")).named([composed, decomposed, "Ni\u0303o"])
+    assert named == {composed: ("Q1",), decomposed: ("Q1",), "Ni\u0303o": ("Q2",)}
+
+
 def test_last_ending_of_a_name_is_the_format(tmp_path: Path) -> None:
     (tmp_path / "rows.tsv.nt").write_bytes(LINE % 1)
     assert facts(open_source(tmp_path / "rows.tsv.nt")).out(["Q1"]) == {"Q1": [("P1", "Q2")]}
