@@ -68,6 +68,7 @@ from kg_edit.methods.memit.records import (
     batches_without,
     facts_of,
     new_record,
+    texts_of,
     with_updates,
 )
 from kg_edit.methods.statement import encode_statement, warn_of_lead
@@ -402,6 +403,14 @@ class JointMethod(ValueMethod):
         """
         requests = [fact.prompts for fact in facts]
         others = OtherTokens(self.model, requests if self.config.hold else (), self.layers, memory=self.memory / 2)
+        # The key of a fact that is edited again is not protected: that would halve the fact's own new change.
+        again = {fact.edit.text for fact in facts}
+        remain = torch.tensor([text not in again for record in before.edits for text in texts_of(record)])
+
+        def protected(layer: int) -> Tensor | None:
+            keys = self.protected(layer, before)
+            return keys if keys is None or keys.shape[1] != len(remain) else keys[:, remain.to(keys.device)]
+
         written = write_jointly(
             self.model,
             requests,
@@ -409,7 +418,7 @@ class JointMethod(ValueMethod):
             layers=self.layers,
             site=self.site,
             directions=lambda layer, keys: self.spread(
-                layer, self.directions(layer, keys, others=others.at(layer), protected=self.protected(layer, before))
+                layer, self.directions(layer, keys, others=others.at(layer), protected=protected(layer))
             ),
             share=self.share,
             memory=self.memory / 2,

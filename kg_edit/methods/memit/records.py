@@ -86,6 +86,12 @@ def width(record: Record) -> int:
     return 1 + len(record.get("requests", ()))
 
 
+def texts_of(record: Record) -> list[str]:
+    """Return the text of the prompt of each fact of a record, as `Edit.text`."""
+    edits = (record["edit"], *(request["edit"] for request in record.get("requests", ())))
+    return [edit.get("prompt", "").replace("{}", edit.get("subject", "")) for edit in edits]
+
+
 def facts_of(record: Record) -> list[Edit]:
     """Return the facts that were written for an edit; the edit itself is the first one.
 

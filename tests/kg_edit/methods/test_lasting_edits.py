@@ -67,6 +67,30 @@ def outputs(patch: Patch, model: LanguageModel, key: Tensor) -> Tensor:
     return patch.factors[model.weight_name(1)].product @ key
 
 
+JOINT = ("memit", "emmet", "pmet", "eamet", "alphaedit", "memit-kg", "comeba", "glame-batch")
+
+
+@pytest.mark.parametrize("name", keep_first(JOINT, keep=2))
+def test_fact_that_is_edited_again_is_changed_as_if_for_the_first_time(name: str) -> None:
+    """Its earlier key is no obstacle; those of other facts are."""
+    model = tiny("llama")
+    changed = FIRST.model_copy(update={"id": "3", "target_new": "Miami Heat"})
+
+    def factors(remember: float, edits: Sequence[Edit]) -> Tensor:
+        method = value_method(name, model, remember=remember)
+        patch = method.update([changed], before=value_method(name, model, remember=1.0).edit(edits))
+        if isinstance(patch, AdapterPatch):
+            adapter = patch.adapters["comeba", model.weight_name(1)]
+            assert isinstance(adapter, GatedUpdate)
+            return adapter.update.product
+        assert isinstance(patch, WeightPatch)
+        return patch.factors[model.weight_name(1)].product
+
+    off = 1e-9
+    torch.testing.assert_close(factors(1.0, [FIRST]), factors(off, [FIRST]))
+    assert not torch.allclose(factors(1.0, [FIRST, SECOND]), factors(off, [FIRST, SECOND]), rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", keep_first(NAMES, keep=2))
 def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) -> None:
     """Also if the patch with its key was saved and read again, as a resumed sequence does."""
