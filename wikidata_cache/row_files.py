@@ -2,7 +2,8 @@
 
 All readers of edit files share this module. It does not interpret the fields of a row; the caller does. The separator
 of a table's columns is the usual one for the file ending. If the header does not contain that separator, the module
-tries ``,``, ``;`` and a tab.
+tries ``,``, ``;`` and a tab. All texts are given in the form NFC: macOS may write a letter and its accent as two
+characters, which look the same, but differ from the names of a graph and take more tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -160,8 +162,15 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFault:
             return fault
         if name in fields:
             return RowFault(name, "occurs twice; keep one")
-        fields[name] = value
+        fields[name] = _composed(value)
     return fields
+
+
+def _composed(value: object) -> object:
+    """Return a text, or the texts of a list, in the form NFC; those of an object are already."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    return [_composed(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _faults(field: str, value: object) -> Iterator[RowFault]:
@@ -215,7 +224,7 @@ def table_rows(text: Iterable[str], separator: str) -> Iterator[tuple[int, list[
     while True:
         number = lines.line_num + 1
         try:
-            cells = [cell.strip() for cell in next(lines)]
+            cells = [unicodedata.normalize("NFC", cell.strip()) for cell in next(lines)]
         except StopIteration:
             return
         except csv.Error as error:

@@ -26,6 +26,15 @@ def test_rows_have_the_number_of_their_first_line(tmp_path: Path) -> None:
     assert rows(tmp_path, "b.json", '\ufeff{"a": 1}') == [RawRow(1, {"a": 1})]
 
 
+def test_texts_are_composed(tmp_path: Path) -> None:
+    apart, composed = "Se\u0301oul", "S\u00e9oul"  # which look the same
+    nested = {"a": apart, "b": [apart, {"c": [apart]}]}
+    for escaped in (True, False):
+        (row,) = rows(tmp_path, "a.jsonl", json.dumps(nested, ensure_ascii=escaped))
+        assert row.value == {"a": composed, "b": [composed, {"c": [composed]}]}
+    assert rows(tmp_path, "a.csv", f"a,b\n{apart},x\n")[0].value == {"a": composed, "b": "x"}
+
+
 def test_bad_row_is_a_fault_and_the_others_are_read(tmp_path: Path) -> None:
     first, cut, last = rows(tmp_path, "a.jsonl", '{"a": 1}\n{"a": \n3')
     assert (first.value, last) == ({"a": 1}, RawRow(3, 3))
