@@ -112,7 +112,7 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
     else:
         location = printable(reply.headers.get("location", ""))
         moved = f" The endpoint has moved to {location}." if location else ""
-        advice = f"Check that the URL is a SPARQL 1.1 query endpoint.{moved}"
+        advice = f"Check a query of your own, and the URL: of a SPARQL 1.1 query endpoint, or an Action API.{moved}"
     return EndpointError(url, trouble, reason, f"{advice} {ELSEWHERE}", status=status, retry_after=wait)
 
 

@@ -94,7 +94,7 @@ def test_chain_drops_an_endpoint_that_refuses(chain: EndpointChain, server: Serv
 @pytest.mark.parametrize("name", ["400", "401", "404"])
 def test_chain_raises_client_errors(name: str, chain: EndpointChain, server: Server, spare: Server) -> None:
     server.fault = FAULTS[name]()
-    with pytest.raises(EndpointError, match="Check that the URL is a SPARQL"):
+    with pytest.raises(EndpointError, match="Check a query of your own"):
         facts(chain).types(["Q1"])
     assert (len(server.requests), len(spare.requests)) == (1, 0)
 
