@@ -209,7 +209,7 @@ def _print_subgraph(graph: Subgraph, title: str) -> None:
         for column in ("hop", "subject", "property", "object", "ids"):
             table.add_column(column, overflow="fold")
         for subject, target, key, data in graph.edges(keys=True, data=True):
-            labels = (graph.nodes[subject]["label"], data["label"], graph.nodes[target]["label"])
+            labels = (graph.nodes[subject]["label"], data["label"] or key, graph.nodes[target]["label"])
             table.add_row(str(edge_hop(graph, subject, target)), *map(plain, labels), f"{subject} {key} {target}")
         console.print(table)
         for consequence in graph.graph.get("consequences", ()):

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from tests.wikidata_cache.link_graph import write_graph
-from tests.wikidata_cache.wikidata_helpers import run_cli, written
+from tests.wikidata_cache.wikidata_helpers import run_cli, write_edits, written
 from wikidata_cache import packaged_extract
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
 from wikidata_cache.sources.queries import HUB
@@ -120,6 +120,11 @@ def test_show_names_hubs_whose_incoming_statements_are_left_out(tmp_path: Path) 
     output = show("Q5", "-g", graph, "--direction", "both")
     assert "left out: the incoming statements of Q5, more than 500 each" in output and "has no statement" not in output
     assert "left out" not in show("Q5", "-g", graph)
+
+
+def test_relation_without_a_label_is_shown_by_its_id(adams: str, tmp_path: Path) -> None:
+    row = {"subject": "Eve", "relation_id": "P404", "target_new": "Douglas Adams", "target_new_id": "Q42"}
+    assert "│ Eve     │ P404" in show(write_edits(tmp_path / "e.jsonl", row), "-g", adams)
 
 
 def test_show_describes_a_property(adams: str) -> None:
