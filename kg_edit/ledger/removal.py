@@ -303,7 +303,8 @@ def recomputed_patch(
         rest = [record for record in batch if record["edit"]["id"] not in gone]
         if not rest:
             continue
-        update = method.update([edit_of(record) for record in rest], before=before + result if result else before)
+        beneath = before + result if result else before
+        update = method.update([edit_of(record) for record in rest], before=beneath, progress=True)
         check_same_method(patch, update)
         check_same_graph(rest, update.edits)
         result = result + update if result else update
