@@ -14,6 +14,7 @@ import networkx as nx
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -404,8 +405,12 @@ def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
     return layers
 
 
-Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
-"""Indices of blocks, 0-based, in ascending order without repeats."""
+Layers = Annotated[
+    tuple[int, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
+    AfterValidator(_ascending),
+]
+"""Indices of blocks, 0-based, in ascending order without repeats; a single one needs no list."""
 
 ContextLengths = tuple[tuple[Annotated[int, Field(ge=2)], NonNegativeInt], ...]
 """(tokens, count) of the sampled contexts; the start-of-document token counts as one of the tokens."""
