@@ -156,7 +156,10 @@ Start = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
-Dtype = Annotated[str, typer.Option(help="`auto`, `float32`, `bfloat16` or `float16`.", rich_help_panel=MACHINE)]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Precision of the weights; `auto`: float32 on a CPU, else bfloat16.", rich_help_panel=MACHINE),
+]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ….", rich_help_panel=MACHINE)]
 Memory = Annotated[
     float | None,
