@@ -46,6 +46,7 @@ from kg_edit.evaluation.statistics import (
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
 from kg_edit.storage.run_folder import Settings, difference, read_settings
+from kg_edit.text.display import one_line
 from wikidata_cache.progress import Bar
 from wikidata_cache.terminal import number_of
 
@@ -190,9 +191,10 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     if any("--control" in words for words in named.values()):
         notes.append(", ".join(f"{name}: {words}" for name, words in named.items()))
     for run in runs:
-        failed = sum(run.records[name].error is not None and not run.records[name].broken for name in ids)
+        failed = [name for name in ids if run.records[name].error is not None and not run.records[name].broken]
         if failed:
-            notes.append(f"{run.name}: {run.settings['method']}, {failed} failed")
+            first = one_line(str(run.records[failed[0]].error))
+            notes.append(f"{run.name}: {len(failed)} failed; {failed[0]}: {first}")
     for run in runs:
         if broken := sum(bool(run.records[name].broken) for name in ids):
             notes.append(f"{run.name}: {run.settings['method']} broke the model of {broken}, whose shares count as 0")

@@ -263,6 +263,15 @@ def test_difference_is_that_of_the_means(run: Run) -> None:
     assert "second: rome broke the model of 1, whose shares count as 0" in comparison.notes
 
 
+def test_failed_record_is_named_with_its_reason(run: Run) -> None:
+    first, second = run("first", seed=1), run("second", seed=2)
+    lines = [json.loads(line) for line in (second / "records.jsonl").read_text().splitlines()]
+    for line in (lines[1], lines[4]):
+        line["error"] = "GraphError: 'Naples' names 2 entities"
+    (second / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "second: 2 failed; case-0: GraphError: 'Naples' names 2 entities" in compare([first, second]).notes
+
+
 def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
     first, second = run("first", seed=1), run("second", seed=2)
     lines = [json.loads(line) for line in (second / "records.jsonl").read_text().splitlines()]
