@@ -156,7 +156,10 @@ def evaluate(
     model, all_records = as_model(model), as_records(records)
     own = getattr(method, "model", model)
     if own.fingerprint != model.fingerprint:  # every edit would be made, and none could be applied
-        raise ConfigError(f"{method.name} is made for {own.name!r}, not for {model.name!r}; make it for this model")
+        of = (
+            f"not for {model.name!r}" if own.name != model.name else "to which a patch was merged, or which was trained"
+        )
+        raise ConfigError(f"{method.name} is made for {own.name!r}, {of}; make it for this model")
     refuse_same_ids("records", (record.id for record in all_records))
     choices = answers(all_records if pool is None else pool)
     settings = run_settings(method, model, all_records, config, pool=tuple(choices.values()), data=data)

@@ -557,6 +557,15 @@ def test_method_of_another_model_is_refused(method: Nudge, edits: tuple[Edit, ..
         evaluate(method, tiny("gpt2"), edits[:1], out=tmp_path)
 
 
+def test_method_of_a_model_into_which_a_patch_was_merged_is_refused(
+    method: Nudge, edits: tuple[Edit, ...], tmp_path: Path
+) -> None:
+    merged = copy.deepcopy(method.model)
+    method.update(edits[:1]).merge_into(merged)
+    with pytest.raises(ConfigError, match="made for 'tiny-llama', to which a patch was merged"):
+        evaluate(method, merged, edits[:1], out=tmp_path)
+
+
 @pytest.mark.slow
 def test_real_record_with_and_without_facts_in_the_prompt(smollm2: LanguageModel, shared: Path, tmp_path: Path) -> None:
     edits = find_dataset("counterfact-plus")(shared / "counterfact_plus" / "dev.json")
