@@ -92,9 +92,8 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
     )
     parser.add_argument("--preset", default="default", help="default, fast, paper, or the name of a model")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; repeatable")
-    parser.add_argument(
-        "--out", type=Path, default=Path("out"), help="folder of the patch and the report (default: out)"
-    )
+    out = Path("out") / method_class.name
+    parser.add_argument("--out", type=Path, default=out, help=f"folder of the patch and the report (default: {out})")
     parser.add_argument("--force", action="store_true", help="accept an edit that would probably break the model")
     options = parser.parse_args(arguments)
     with friendly("pipelines"):

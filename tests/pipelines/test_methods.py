@@ -53,18 +53,19 @@ def test_every_script_is_tested() -> None:
 def test_script_shows_each_stage_and_writes_the_patch_of_the_library(
     name: str, script: Script, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = ("edits.jsonl", "--model", tiny_folder, "--graph", "graph.tsv", "--out", "out")
+    out = Path("out") / name.replace("_", "-")  # in the present folder, each method's its own
+    options = ("edits.jsonl", "--model", tiny_folder, "--graph", "graph.tsv")
     assert script(name, *options, *settings_of(SCRIPTS[name])) == 0
     for number, stage in enumerate(STAGES[name], 1):
         assert re.search(rf"\b{number}\. .*{re.escape(stage)}", caplog.text), stage
     assert "LeBron James plays for" in caplog.text and "edited:" in caplog.text
-    files = {file.name for file in (tmp_path / "out").iterdir()}
+    files = {file.name for file in out.iterdir()}
     assert {"patch.safetensors", "records.jsonl", "report.md", "run.json"} <= files
 
     method_class = find_method(name.replace("_", "-"))
     model, graph = LanguageModel.load(str(tiny_folder)), WikidataCache("graph.tsv")
     library = method_class(model, method_class.config_class.preset("default", SCRIPTS[name]), graph=graph)
-    patch, expected = Patch.load(tmp_path / "out" / "patch.safetensors"), library.edit(read_edits("edits.jsonl").edits)
+    patch, expected = Patch.load(out / "patch.safetensors"), library.edit(read_edits("edits.jsonl").edits)
     assert isinstance(patch, WeightPatch) and isinstance(expected, WeightPatch)
     assert patch.factors.keys() == expected.factors.keys()
     for weight, pair in expected.factors.items():
