@@ -27,7 +27,7 @@ from kg_edit.callbacks import Callback, StepNotes, watched
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
-from kg_edit.edits.edit import Edit, refuse_clash
+from kg_edit.edits.edit import Edit, refuse_clash, refuse_same_ids
 from kg_edit.edits.given import Edits, as_edits
 from kg_edit.errors import (
     ConfigError,
@@ -247,6 +247,7 @@ class EditingMethod(ABC):
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
         requested = as_edits(edits)
+        refuse_same_ids("edits", (edit.id for edit in requested))
         self.refuse_texts(requested)
         if self.joint:
             refuse_clash(requested)  # before anything is measured
@@ -267,7 +268,7 @@ class EditingMethod(ABC):
                 bar.update(len(batch))
         return patch
 
-    def update(self, edits: Edits, *, before: Patch | str | Path | None = None) -> Patch:
+    def update(self, edits: Edits, *, before: Patch | str | Path | None = None, progress: bool = False) -> Patch:
         """Make ``edits`` on the model with the patch ``before`` applied, and return a patch of these edits alone.
 
         It differs from `edit` with ``start=before`` in one point: the result does not contain ``before``.
@@ -276,7 +277,7 @@ class EditingMethod(ABC):
             KgEditError: an edit can't be made; the message says why, and a note names the edit.
         """
         update = [self.empty_patch()]
-        self.edit(edits, start=before, guard=lambda patch, _: update.append(patch))
+        self.edit(edits, start=before, guard=lambda patch, _: update.append(patch), progress=progress)
         return reduce(add, update)
 
     def edit_each(self, edits: Edits) -> tuple[Patch | Exception, ...]:

@@ -288,3 +288,14 @@ def test_unknown_method_is_refused_with_a_similar_name() -> None:
 def test_empty_or_repeated_values_are_refused(name: str, setting: str, value: object) -> None:
     with pytest.raises(ConfigError, match=setting):
         find_method(name).config_class.preset("default", {setting: value})
+
+
+def test_one_layer_needs_no_list() -> None:
+    config = find_method("memit").config_class.preset("default", {"layers": 5})
+    assert config.model_dump()["layers"] == (5,)
+
+
+def test_call_with_one_id_twice_is_refused() -> None:
+    edits = [Edit(id="a", subject=name, prompt="{} is in", target_new="Rome") for name in ("Paris", "Bern")]
+    with pytest.raises(ConfigError, match="edits 1 and 2 have the same id 'a'"):
+        find_method("rome").on(tiny("llama")).edit(edits)

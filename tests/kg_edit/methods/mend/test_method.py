@@ -86,7 +86,10 @@ def test_batch_is_the_sum_of_its_edits(editor: str) -> None:
 def test_large_batch_is_summed_once(editor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sum for all edits: a sum after each edit multiplied whole matrices again and again."""
     chosen, few = method(tiny("llama"), network=editor), edits()[::3]
-    many = [*few, *(edit.model_copy(update={"prompt": "The capital of {} is"}) for edit in few)]
+    many = [
+        *few,
+        *(edit.model_copy(update={"id": f"{edit.id} again", "prompt": "The capital of {} is"}) for edit in few),
+    ]
     each = [patch_of(chosen, edit) for edit in many]
     monkeypatch.setattr(Factors, "__add__", None)
     batch = patch_of(chosen, *many)
