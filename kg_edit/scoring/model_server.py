@@ -75,7 +75,7 @@ class ModelServer:
                     reason = getattr(error, "reason", error)
                     problem = f"can't be reached: {reason}; check the address, and that the server runs"
                     if isinstance(reason, TimeoutError):
-                        problem = f"did not answer within {self.seconds:g} s; wait longer with --timeout"
+                        problem = f"did not answer in {self.seconds:g} s; ask later (or patch check: longer --timeout)"
                     raise ServerError(f"{address} {problem}") from error
             time.sleep(min(wait, _LONGEST_WAIT))
         try:
