@@ -3,8 +3,8 @@
 The file has the columns subject, relation, new_object (labels or Wikidata ids), and optionally object; files of edits
 with prompts are read too. `kg-edit methods glame` lists the settings.
 
-python pipelines/glame.py triplets.csv --out out/
-python pipelines/glame.py triplets.csv --graph wikidata.nt.gz --preset paper --set hops=1 --out out/
+python pipelines/glame.py triplets.csv
+python pipelines/glame.py triplets.csv --graph wikidata.nt.gz --preset paper --set hops=1 --out out/glame-paper/
 """
 
 from __future__ import annotations

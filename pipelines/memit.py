@@ -5,8 +5,8 @@ All rows are one batch: they are written together, over several blocks.
 The file has the columns subject, relation, new_object (labels or Wikidata ids), and optionally object; files of edits
 with prompts are read too. `kg-edit methods memit` lists the settings.
 
-python pipelines/memit.py triplets.csv --out out/
-python pipelines/memit.py triplets.csv --preset paper --set 'layers=[4,5,6]' --out out/
+python pipelines/memit.py triplets.csv
+python pipelines/memit.py triplets.csv --preset paper --set 'layers=[4,5,6]' --out out/memit-paper/
 """
 
 from __future__ import annotations

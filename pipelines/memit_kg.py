@@ -5,8 +5,8 @@ The facts of the graph around the edits become further requests of the same MEMI
 The file has the columns subject, relation, new_object (labels or Wikidata ids), and optionally object; files of edits
 with prompts are read too. `kg-edit methods memit-kg` lists the settings.
 
-python pipelines/memit_kg.py triplets.csv --out out/
-python pipelines/memit_kg.py triplets.csv --preset paper --set chained=3 --out out/
+python pipelines/memit_kg.py triplets.csv
+python pipelines/memit_kg.py triplets.csv --preset paper --set chained=3 --out out/memit-kg-paper/
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The file has the columns subject, relation, new_object (labels or Wikidata ids), and optionally object; files of edits
 with prompts are read too. `kg-edit methods rome` lists the settings.
 
-python pipelines/rome.py triplets.csv --out out/
-python pipelines/rome.py triplets.csv --preset paper --set layer=5 --out out/
+python pipelines/rome.py triplets.csv
+python pipelines/rome.py triplets.csv --preset paper --set layer=5 --out out/rome-paper/
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ The facts of the graph around an edit become further ROME edits.
 The file has the columns subject, relation, new_object (labels or Wikidata ids), and optionally object; files of edits
 with prompts are read too. `kg-edit methods rome-kg` lists the settings.
 
-python pipelines/rome_kg.py triplets.csv --out out/
-python pipelines/rome_kg.py triplets.csv --preset paper --set chained=3 --out out/
+python pipelines/rome_kg.py triplets.csv
+python pipelines/rome_kg.py triplets.csv --preset paper --set chained=3 --out out/rome-kg-paper/
 """
 
 from __future__ import annotations
