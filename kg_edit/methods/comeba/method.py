@@ -1,6 +1,6 @@
 """COMEBA (Li et al., EMNLP 2024, arXiv 2403.05330): batches of MEMIT one after the other, applied by gated hooks.
 
-With C the covariance of the keys, K_p the keys of all earlier batches and K those of the batch, a layer's update is
+With C the covariance of the keys, K_p the keys of earlier batches and K those of the batch, a layer's update is
 
     D = R K^T (lambda C + K_p K_p^T + K K^T)^-1                      [d, d_ff]
 
