@@ -28,7 +28,7 @@ Graph = Annotated[
         "-g",
         envvar="KG_GRAPH",
         metavar="GRAPH",
-        show_default="the cache file, and the packaged extract for what it lacks; with --offline the cache file only",
+        show_default="the cache file, and the packaged extract for what it lacks; --offline: the file alone, if any",
         help="`extract` (packaged), graph file (.nt or .tsv, also .gz), folder, store made by `load`, "
         "`oxigraph:FOLDER` or SPARQL URL.",
     ),
