@@ -209,7 +209,7 @@ def read_rows(
         more = f" ({len(made_up) - 1} more such rows)" if len(made_up) > 1 else ""
         log.warning(
             "%s: %s %d: there is no template for the relation %r, so the prompt is %r%s; if it reads badly, give the "
-            "row a prompt, or a file with a template (--templates)",
+            "row a prompt, or give `kg-edit edit` a file with a template: --templates FILE",
             *(path, unit, number, edit.relation, edit.text, more),
         )
     unnamed = [

@@ -28,6 +28,7 @@ def test_prompt_made_of_a_relation_without_template_is_shown(tmp_path: Path, cap
     read_edits(tmp_path / "e.jsonl")
     (warning,) = [record.getMessage() for record in caplog.records if "no template" in record.getMessage()]
     assert "line 2: there is no template for the relation 'twin', so the prompt is 'The twin of Oslo is' (1" in warning
+    assert warning.endswith("or give `kg-edit edit` a file with a template: --templates FILE")  # not evaluate or locate
 
 
 def test_paraphrase_without_the_subject_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
