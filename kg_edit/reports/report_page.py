@@ -1,9 +1,10 @@
 """The report of an edit run as one self-contained HTML page: the texts of the unedited and the edited model.
 
 `report_page` shows a table of all edits, the size of the change of each weight (both only where there are several
-edits), and for each edit its probes, its loss curve and its subgraph. With many edits these are folded. On a phone the
-cells of a row are one below the other, and a subgraph is a list. All text is escaped, and only the page's own script
-may run (its hash is in the page's content security policy). The templates are in `kg_edit/reports/page`.
+edits), and for each edit its probes, its loss curve, its subgraph and the facts of it that were edited too. With many
+edits these are folded. On a phone the cells of a row are one below the other, and a subgraph is a list. All text is
+escaped, and only the page's own script may run (its hash is in the page's content security policy). The templates are
+in `kg_edit/reports/page`.
 """
 
 from __future__ import annotations
