@@ -25,7 +25,8 @@ from kg_edit.models.chat import user_turn
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.likelihood import Pair, score_each
+from kg_edit.scoring.likelihood import score_each
+from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 
 FILE = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "own-shapes.jsonl"

@@ -25,7 +25,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.likelihood import _NODES, Pair, TokenScores
+from kg_edit.scoring.likelihood import _NODES
+from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import answers, choices
 
 QUICK = RomeConfig()

@@ -1,6 +1,7 @@
 """Tell which characters are written without spaces between words: Chinese, Japanese, Thai and related scripts.
 
-`whole` finds a name in any text. `GLUE` marks a target that follows its prompt without a space in other scripts too.
+`whole` finds a name in any text, `join` puts a target after its prompt. `GLUE` marks a target that follows its prompt
+without a space in other scripts too.
 """
 
 from __future__ import annotations
@@ -42,6 +43,18 @@ def is_syllable(character: str) -> bool:
     True for unspaced scripts, and for Korean, whose particles are joined to the word.
     """
     return is_unspaced(character) or ord(character) in _HANGUL
+
+
+def join(text: str, target: str) -> str:
+    """Join ``text`` and ``target`` by a space, unless white space is there already or both scripts use no spaces.
+
+    A target that begins with `GLUE` follows without a space.
+    """
+    if target.startswith(GLUE):
+        return text + target.removeprefix(GLUE)
+    spaced = text[-1:].isspace() or target[:1].isspace()
+    unspaced = all(side and is_unspaced(side) for side in (text[-1:], target[:1]))
+    return text + target if spaced or unspaced else f"{text} {target}"
 
 
 def whole(name: str, text: str) -> str:

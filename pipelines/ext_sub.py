@@ -37,7 +37,8 @@ from kg_edit.methods import find_method
 from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.perplexity import perplexity
 from kg_edit.scoring.questions import format_question, pair_of
 

@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.scoring.likelihood import Pair
+from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import (
     ANSWER,
     fact_sentence,

@@ -23,7 +23,8 @@ from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, describ
 from kg_edit.evaluation.general_tasks import PREFIX, DocumentScores, document_scores
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from kg_edit.storage.run_folder import digest
 
 ROWS = 64  # drawn of each set

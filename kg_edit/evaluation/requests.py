@@ -23,7 +23,7 @@ from kg_edit.evaluation.metrics.catalogue import metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.evaluation.scorer import text_limits
 from kg_edit.models.prompts import encode
-from kg_edit.scoring.likelihood import Pair, TokenScores
+from kg_edit.scoring.pairs import Pair, TokenScores
 
 Kind = Literal["loglikelihood", "generate_until"]
 LINE_END = "\n"

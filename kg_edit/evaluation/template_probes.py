@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from kg_edit.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import unknown_name
-from kg_edit.models.prompts import join
 from kg_edit.scoring.questions import fact_sentence, new_fact
+from kg_edit.writing_systems import join
 
 BLANK = "___"
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import PromptError
 from kg_edit.models.chat import ChatForm, user_turn
-from kg_edit.writing_systems import GLUE, is_unspaced
+from kg_edit.writing_systems import GLUE, join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +107,6 @@ def encode(
             )
         first, last = inside[0], inside[-1]
     return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
-
-
-def join(text: str, target: str) -> str:
-    """Join ``text`` and ``target`` by a space, unless white space is there already or both scripts use no spaces.
-
-    A target that begins with `GLUE` follows without a space.
-    """
-    if target.startswith(GLUE):
-        return text + target.removeprefix(GLUE)
-    spaced = text[-1:].isspace() or target[:1].isspace()
-    unspaced = all(side and is_unspaced(side) for side in (text[-1:], target[:1]))
-    return text + target if spaced or unspaced else f"{text} {target}"
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:

@@ -22,7 +22,8 @@ from kg_edit.errors import KgEditError
 from kg_edit.models.first_token import readable_edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import CUT, continuations, room_for
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import generated_from, query_of, right_answers, scored_after
 from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.progress import Bar

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,33 +26,13 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
+from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
 from kg_edit.scoring.token_tree import TokenTree, TreeRows, packed
 
 _NODES = 768  # in a tree, or twice its first prompt if that is more; on a CPU also in one forward pass
 _WIDTH = 128  # nodes in a row of it: attention costs rows x width^2
 _ROWS = 32
-LIKELIEST = 20  # next tokens whose probabilities are compared
 Ends = tuple[Tensor, Tensor]  # rows and columns at which prompts end
-
-
-class Pair(NamedTuple):
-    """A prompt, and a candidate text that may follow it."""
-
-    prompt: str
-    candidate: str
-
-
-class TokenScores(NamedTuple):
-    """The scores of a candidate after its prompt."""
-
-    nll: float  # mean over the candidate's tokens of -log p(token | all before), in nats
-    accuracy: float  # share of the candidate's tokens that are the arg-max, given those before
-    tokens: int = 1  # of the candidate
-
-    @property
-    def total_nll(self) -> float:
-        """The negative log-likelihood of the whole candidate, sum over its tokens, in nats."""
-        return self.nll * self.tokens
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from kg_edit.datasets.building import form_of
 from kg_edit.datasets.record import BenchmarkRecord, Example, Query, as_record
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.models.prompts import join
-from kg_edit.scoring.likelihood import Pair
+from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import normalised
+from kg_edit.writing_systems import join
 
 ANSWER = "Answer:"
 CHOICES = 10

@@ -23,7 +23,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import BARE, sample_contexts
-from kg_edit.scoring.likelihood import Pair
+from kg_edit.scoring.pairs import Pair
 from wikidata_cache.terminal import number_of
 
 _CONTEXTS, _CONTEXT_TOKENS = 3, 8

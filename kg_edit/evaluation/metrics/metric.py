@@ -16,7 +16,7 @@ from typing import Literal
 from kg_edit.datasets.record import Probe, Query
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.statistics import LARGEST_NLL
-from kg_edit.scoring.likelihood import Pair, TokenScores
+from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import generated_from, pair_of, scored_after
 from kg_edit.text.matching import mentions
 

@@ -18,7 +18,7 @@ from kg_edit.evaluation.case import (
     right_answers_by_question,
 )
 from kg_edit.evaluation.metrics.metric import Evidence, Metric, mean
-from kg_edit.scoring.likelihood import LIKELIEST
+from kg_edit.scoring.pairs import LIKELIEST
 from kg_edit.text.similarity import Rarity, cosine, words
 
 _ENOUGH = 70  # least partial ratio (0 to 100) of a match

@@ -23,7 +23,8 @@ from kg_edit.locate_then_edit.objective import SoftTarget
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prefix_store import PrefixStore
 from kg_edit.scoring.greedy import Written, greedy
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import begins_with
 
 # Examples for relations without examples of their own; they only show the form of an answer. The questions that score a

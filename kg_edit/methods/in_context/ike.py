@@ -28,12 +28,12 @@ from kg_edit.errors import ConfigError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.in_context.base import PromptConfig, PromptMethod
-from kg_edit.models.prompts import join
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.similarity import Index, best, index_of
+from kg_edit.writing_systems import join
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import pytest
 from kg_edit.datasets import find_dataset
 from kg_edit.datasets.entity_inferences import read_sentences, with_specificity
 from kg_edit.errors import EditFileError
-from kg_edit.models.prompts import join
 from kg_edit.scoring.questions import fact_sentence
+from kg_edit.writing_systems import join
 from tests.kg_edit.datasets.rows import ENTITY, written
 
 ENTITIES = find_dataset("entity-inferences")

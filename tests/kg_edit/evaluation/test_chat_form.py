@@ -18,7 +18,8 @@ from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.statistics import EDITING_SCORE
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.evaluation.conftest import Nudge
 from tests.kg_edit.tiny import chatting, tiny
 

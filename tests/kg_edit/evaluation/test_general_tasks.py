@@ -31,7 +31,8 @@ from kg_edit.methods import find_method
 from kg_edit.methods.serac.method import Serac, SeracConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.evaluation.conftest import CITIES, Nudge, record
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "runs.md"

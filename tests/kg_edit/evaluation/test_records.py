@@ -17,7 +17,7 @@ from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.scoring.likelihood import Pair
+from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import generated_from, pair_of
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge

@@ -19,7 +19,7 @@ from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.likelihood import Pair
+from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import answers
 from tests.everyday import keep_first
 from tests.kg_edit.datasets.rows import written

@@ -32,7 +32,8 @@ from kg_edit.evaluation.statistics import EDITING_SCORE
 from kg_edit.evaluation.summary import Summary
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.perplexity import general_scores
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig

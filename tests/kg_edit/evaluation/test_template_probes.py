@@ -17,7 +17,7 @@ from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.template_probes import NEEDS, PROBES, find_probes, with_probes
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.likelihood import Pair, TokenScores
+from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import generated_from, scored_after
 
 EDIT = Edit(

@@ -23,7 +23,8 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.changes import edit_norms
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.greedy import greedy
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit import second_device
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import FIRST, tiny

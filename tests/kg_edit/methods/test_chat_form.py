@@ -9,7 +9,8 @@ from kg_edit.errors import ChatTemplateError, EditError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import chatting, tiny

@@ -13,7 +13,8 @@ from kg_edit.methods import find_method
 from kg_edit.methods.memit.method import JointMethod
 from kg_edit.methods.overview import all_methods
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.methods.memit.joint import BARE, EDITS, JOINT, change, joint
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny

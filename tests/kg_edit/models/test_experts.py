@@ -17,7 +17,8 @@ from kg_edit.planning.machine import Machine
 from kg_edit.planning.memory import estimate
 from kg_edit.planning.shape import shape_of_config
 from kg_edit.scoring import likelihood
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.scoring.test_likelihood import PAIRS, check_equal
 from tests.kg_edit.tiny import EXPERTS, same_weights, tiny, weights_of
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from kg_edit.errors import PromptError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import encode, join, left_pad
-from kg_edit.writing_systems import GLUE
+from kg_edit.models.prompts import encode, left_pad
+from kg_edit.writing_systems import GLUE, join
 from tests.kg_edit.tiny import TEXT, byte_level
 
 

@@ -16,7 +16,8 @@ from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.container import write_patch
 from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from kg_edit.text.similarity import best, cosine, encoder_index, share_index, tfidf_index
 from tests.kg_edit.tiny import tiny
 

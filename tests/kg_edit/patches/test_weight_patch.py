@@ -11,7 +11,8 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.likelihood import Pair, score, score_each
+from kg_edit.scoring.likelihood import score, score_each
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.tiny import families, same_weights, tiny, weights_of
 
 ASKED = [

@@ -13,7 +13,8 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports import probes as probes_module
 from kg_edit.reports.probes import check_probes, probes, read
 from kg_edit.reports.report import before_and_after
-from kg_edit.scoring.likelihood import Pair, TokenScores, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import format_question_with_shots
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
 from tests.kg_edit.tiny import chatting, tiny

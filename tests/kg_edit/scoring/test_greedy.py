@@ -12,7 +12,8 @@ from kg_edit.models.prefix_cache import Prefix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import _alike, _Beginning, greedy
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.locate_then_edit.test_operators import operators
 from tests.kg_edit.tiny import families, tiny
 

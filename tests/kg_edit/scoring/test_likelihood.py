@@ -8,7 +8,8 @@ import torch
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
-from kg_edit.scoring.likelihood import Pair, TokenScores, predictions, score
+from kg_edit.scoring.likelihood import predictions, score
+from kg_edit.scoring.pairs import Pair, TokenScores
 from tests.kg_edit.tiny import families, tiny
 
 PAIRS = [

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS
 from kg_edit.evaluation.template_probes import PROBES
-from kg_edit.scoring.likelihood import TokenScores
+from kg_edit.scoring.pairs import TokenScores
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
 PROTOCOLS = {
@@ -53,6 +55,11 @@ PROTOCOLS = {
     "ngram_entropy",
     "tfidf",
 }
+
+
+def test_catalogue_needs_no_torch() -> None:
+    code = "import sys, kg_edit.evaluation.metrics.catalogue; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_names_hold_their_protocol() -> None:

@@ -11,7 +11,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.edit import METRICS
 from kg_edit.evaluation.metrics.metric import Evidence
-from kg_edit.scoring.likelihood import Pair, TokenScores
+from kg_edit.scoring.pairs import Pair, TokenScores
 
 NEW, TRUE = "Miami Heat", "Los Angeles Lakers"
 QUESTION = "Question: Where does player 0 live?\nAnswer:"

@@ -9,7 +9,8 @@ import pytest
 
 from kg_edit.datasets import find_dataset
 from kg_edit.evaluation.retention import RetentionTest, read_retention_test
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.datasets.rows import WIKIBIO, written
 from tests.kg_edit.tiny import tiny
 

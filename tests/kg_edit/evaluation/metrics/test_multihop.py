@@ -9,7 +9,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.catalogue import metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
-from kg_edit.scoring.likelihood import Pair, TokenScores
+from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import format_question, format_question_with_shots
 
 EDIT = Edit(id="1", subject="Misery", prompt="The author of {} is", target_new="Richard Dawkins")

@@ -11,7 +11,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.metrics.catalogue import metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
-from kg_edit.scoring.likelihood import Pair, TokenScores
+from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import ANSWER, SHOTS, after_steps, generated_from, scored_after, stepped_from
 
 EDIT = Edit(id="1", subject="Rome", prompt="{} lies in", target_new="Japan")

@@ -10,7 +10,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import Adapter, AdapterPatch
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 
 EDITS = (
     Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami"),

@@ -20,7 +20,8 @@ from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.container import write_patch
 from kg_edit.scoring.generation import ask
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny

@@ -14,7 +14,8 @@ from kg_edit.methods.memoe.adapter import Anchors, Experts, ExpertSettings, name
 from kg_edit.methods.memoe.method import Memoe, MemoeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.methods.adapters.edits import EDITS, adapter_of, predicts
 from tests.kg_edit.tiny import byte_level, tiny
 

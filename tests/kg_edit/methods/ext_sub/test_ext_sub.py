@@ -17,7 +17,8 @@ from kg_edit.methods.ext_sub.method import ExtSub, ExtSubConfig, read_locality
 from kg_edit.methods.fine_tuning.lora import Lora
 from kg_edit.patches.changes import columns, edit_norms
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
 

@@ -38,7 +38,8 @@ from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.likelihood import Pair, score_each
+from kg_edit.scoring.likelihood import score_each
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.locate_then_edit.test_operators import operators
 from tests.kg_edit.methods.glame_plus.test_method import EDIT, graph
 from tests.kg_edit.methods.quick import QUICK

@@ -15,7 +15,8 @@ from kg_edit.methods.grace.patch import CodebookPatch
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.everyday import keep_first
 from tests.kg_edit.methods.adapters.edits import EDITS, logits, predicts
 from tests.kg_edit.methods.quick import QUICK

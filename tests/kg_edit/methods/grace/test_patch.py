@@ -18,7 +18,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.container import write_patch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import greedy
-from kg_edit.scoring.likelihood import Pair, predictions, score
+from kg_edit.scoring.likelihood import predictions, score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.methods.test_methods import hooks
 from tests.kg_edit.tiny import tiny
 

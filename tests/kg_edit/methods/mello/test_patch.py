@@ -12,7 +12,8 @@ from kg_edit.methods.mello.loop import FINAL, demonstrations
 from kg_edit.methods.mello.patch import LoopPatch, LoopRule
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.prompt_patch import PromptFact
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import bare_question
 from tests.kg_edit.patches.test_prompt_patch import LAKERS, LONDON
 from tests.kg_edit.patches.test_prompt_patch import patch as inserting

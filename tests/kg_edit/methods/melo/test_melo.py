@@ -12,7 +12,8 @@ from kg_edit.methods.melo.blocks import BlockPatch, Blocks
 from kg_edit.methods.melo.method import Melo, MeloConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.methods.adapters.edits import EDITS, UNRELATED, logits, predicts
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.patches.test_base import patch_of

@@ -24,7 +24,8 @@ from kg_edit.models.prompts import left_pad
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import ask, continuations
-from kg_edit.scoring.likelihood import Pair, predictions, score
+from kg_edit.scoring.likelihood import predictions, score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.methods.mend.examples import hooks_of
 from tests.kg_edit.tiny import CHAT_TEMPLATE, byte_level, chatting, families, tiny
 

@@ -21,7 +21,8 @@ from kg_edit.methods.serac.training import States, answer_loss, scope_scores, tr
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.marker import find_marker
-from kg_edit.scoring.likelihood import Pair, score
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.methods.mend.examples import edits, hooks_of
 from tests.kg_edit.tiny import families, tiny
 

@@ -1,0 +1,27 @@
+"""A prompt with a text that may follow it, and the scores of that text; the metrics read them without torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LIKELIEST = 20  # next tokens whose probabilities are compared
+
+
+class Pair(NamedTuple):
+    """A prompt, and a candidate text that may follow it."""
+
+    prompt: str
+    candidate: str
+
+
+class TokenScores(NamedTuple):
+    """The scores of a candidate after its prompt."""
+
+    nll: float  # mean over the candidate's tokens of -log p(token | all before), in nats
+    accuracy: float  # share of the candidate's tokens that are the arg-max, given those before
+    tokens: int = 1  # of the candidate
+
+    @property
+    def total_nll(self) -> float:
+        """The negative log-likelihood of the whole candidate, sum over its tokens, in nats."""
+        return self.nll * self.tokens
