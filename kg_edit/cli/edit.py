@@ -160,7 +160,7 @@ def edit(
         require_graph=require_graph,
     )
     usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
-    from kg_edit.reports.edit_run import draw_subgraph, run_edits  # takes a second, so after all that may be refused
+    from kg_edit.reports.edit_run import run_edits  # takes a second, so after all that may be refused
 
     if len(usable) > MANY and not yes:
         confirm_many(planned, len(usable), model, dtype, device)
@@ -184,7 +184,6 @@ def edit(
             graph=graph or (),
         )
         run = replace_run(out, make, overwrite=overwrite)
-        draw_subgraph(editor, usable[0], out)
     chosen.note_layer(out)
 
     _show(run)
@@ -247,11 +246,10 @@ def demo(method: MethodName = "glame", out: Out = Path("out"), overwrite: Overwr
         edits = read_edits(path).edits
     planned = plan(method, graph=open_graph([EXTRACT], None))
     planned.usable(edits)
-    from kg_edit.reports.edit_run import draw_subgraph, run_edits
+    from kg_edit.reports.edit_run import run_edits
 
     editor = planned.on(load("smollm2-135m"))
     run = replace_run(out, partial(run_edits, editor, editor.model, edits, out), overwrite=overwrite)
-    draw_subgraph(editor, edits[0], out)
     _show(run)
 
 

@@ -94,8 +94,9 @@ def run_edits(
 
     The folder has patch.safetensors, records.jsonl, locality.jsonl (`kg_edit.reports.differences`), report.json,
     report.md, report.html and run.json, losses.jsonl with the loss at every step of every edit, if the method minimises
-    a loss, and alone.jsonl and failed.jsonl (the edits themselves) if an edit failed. Nothing is written before all
-    edits are checked and the method is prepared. An edit that repeats an earlier one is made once.
+    a loss, a picture of the first edit's subgraph, if it reads a graph, and alone.jsonl and failed.jsonl (the edits
+    themselves) if an edit failed. Nothing is written before all edits are checked and the method is prepared. An edit
+    that repeats an earlier one is made once.
 
     Args:
         method: the method, on ``model``.
@@ -201,6 +202,8 @@ def run_edits(
         if differences:
             write_text(out / LOCALITY, "".join(f"{difference.model_dump_json()}\n" for difference in differences))
         graphs = {edit.id: subgraph for edit in edits if (subgraph := _subgraph(method, edit)) is not None}
+        if isinstance(first_graph := graphs.get(edits[0].id), nx.MultiDiGraph):
+            _draw(first_graph, edits[0], out)
         try:
             curves = read_losses(out / LOSSES)
         except OutputError as error:  # a damaged file costs the curves, not the report
@@ -325,32 +328,19 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
     return rows if {row.edit for row in rows} == {edit.id for edit in edits} else ()
 
 
-def draw_subgraph(method: EditingMethod, edit: Edit, out: Path) -> Path | None:
-    """Draw the subgraph that the method read for an edit.
-
-    Args:
-        method: the method, with its graph.
-        edit: the edit.
-        out: the folder of the picture.
-
-    Returns:
-        The picture ``subgraph-ID.svg``; None if the method reads no graph.
+def _draw(graph: nx.MultiDiGraph, edit: Edit, out: Path) -> None:
+    """Draw an edit's subgraph: ``subgraph-ID.svg``.
 
     Raises:
         OutputError: it can't be written.
     """
-    graph = method.subgraph(edit)
-    if graph is None:
-        return None
     # Only characters that every file system accepts
     name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in edit.id)[:60]
     path = out / f"subgraph-{name}.svg"
     try:
-        return draw(_with_hops(graph), path, title=f"{edit.text} {edit.target_new}")
+        draw(graph, path, title=f"{edit.text} {edit.target_new}")
     except OSError as error:
-        raise OutputError(
-            f"can't write {path}: {error.strerror or error}; the patch and the report are complete"
-        ) from error
+        raise OutputError(f"can't write {path}: {error.strerror or error}; the patch is complete") from error
 
 
 def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:

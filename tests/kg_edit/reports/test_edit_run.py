@@ -24,7 +24,7 @@ from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports import edit_run
-from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, draw_subgraph, run_edits
+from kg_edit.reports.edit_run import LOCALITY, LOSSES, PAGE, PARTIAL, RECORDS, REPORT, run_edits
 from kg_edit.reports.probes import ReportRow
 from kg_edit.reports.verdict import VERDICT, Verdict
 from kg_edit.storage.run_folder import PATCH, folder_lock
@@ -270,16 +270,15 @@ def test_resumed_run_samples_contexts_from_the_unedited_model() -> None:
 
 def test_subgraph_is_drawn(tmp_path: Path) -> None:
     """Also of a user's own graph, whose nodes say nothing of their distance."""
-    model = tiny("llama")
-    glame, strange = method("glame", model), EDIT.model_copy(update={"id": "a/b: " + 300 * "ü"})
-    assert draw_subgraph(method("rome", model), EDIT, tmp_path) is None
-    picture = draw_subgraph(glame, strange, tmp_path)
-    assert picture is not None
-    assert picture.parent == tmp_path
-    assert picture.name.startswith("subgraph-a-b--") and len(picture.name.encode()) < 200
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="the patch and the report are complete"):
-        draw_subgraph(glame, EDIT, tmp_path / "file")
+    model, strange = tiny("llama"), EDIT.model_copy(update={"id": "a/b: " + 300 * "ü"})
+    run = run_edits(method("glame", model), model, [strange], tmp_path)
+    (picture,) = (name for name in run.files if name.endswith(".svg"))
+    assert picture.startswith("subgraph-a-b--") and len(picture.encode()) < 200
+    (tmp_path / REPORT).unlink()
+    (tmp_path / picture).unlink()
+    (tmp_path / picture).mkdir()
+    with pytest.raises(OutputError, match="the patch is complete"):
+        run_edits(method("glame", model), model, [strange], tmp_path)
 
 
 def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
