@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
 
 from kg_edit.writing_systems import is_syllable
 
@@ -15,7 +14,6 @@ _SHORT = r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})"
 _END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff1f]|\n")
 
 
-@lru_cache(maxsize=1 << 14)  # each prompt is compared with the names of all edits
 def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
     """Return the words of ``text`` in lower case (if ``fold``), without accents, punctuation and articles.
 

@@ -79,7 +79,3 @@ def test_sentences_are_split() -> None:
     parts = list(sentences("He was born in St. Louis. He died! Then? "))
     assert parts == ["He was born in St. Louis.", "He died!", "Then?"]
     assert list(sentences(" ")) == []
-
-
-def test_words_of_a_text_are_computed_once() -> None:
-    assert normalised("The Eiffel Tower") is normalised("The Eiffel Tower")
