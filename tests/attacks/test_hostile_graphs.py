@@ -40,7 +40,7 @@ READ: dict[str, tuple[str, int]] = {  # text, statements
     "NUL": (f"{OK}a\0b,r,c\n", 3),
     "line end in a name": (f'{OK}"a\nb",r,c\n', 3),
     "terminal codes": (f"{OK}Rome,\x1b[2Jr,c\n", 3),
-    "two normal forms": ("Rome,is,R\u00e9my\nRome,is,Re\u0301my\n", 2),
+    "two normal forms": ("Rome,is,R\u00e9my\nRome,is,Re\u0301my\n", 1),  # of one name
     "hub": (OK + "".join(f"Rome,r{number},n{number}\n" for number in range(50_000)), 50_002),
     "many": (OK + "".join(f"n{number},r,m{number}\n" for number in range(200_000)), 200_002),
 }
