@@ -15,14 +15,14 @@ _END = re.compile(rf"(?:[?!]|{_SHORT}\.)(?=\s|$)|[\u3002\uff01\uff1f]|\n")
 
 
 def normalised(text: str, *, fold: bool = True) -> tuple[str, ...]:
-    """Return the words of ``text`` in lower case (if ``fold``), without accents, punctuation and articles.
+    """Return the words of ``text`` in lower case (if ``fold``), without accents, punctuation, symbols and articles.
 
-    A full stop is removed (U.S. is US), other punctuation separates words (Rome's contains Rome). A text of articles
-    alone is not reduced, so that "A" can be an answer. Scripts without spaces, and Korean, are compared character by
-    character.
+    A full stop is removed (U.S. is US), other punctuation and symbols separate words (Rome's and Rome</b> contain
+    Rome), but not a plus (C++ is not C). A text of articles alone is not reduced, so that "A" can be an answer. Scripts
+    without spaces, and Korean, are compared character by character.
     """
     plain = without_accents((text.casefold() if fold else text).replace(".", ""))
-    plain = "".join(" " if unicodedata.category(character)[0] in "PZC" else character for character in plain)
+    plain = "".join(" " if unicodedata.category(c)[0] in "PZCS" and c != "+" else c for c in plain)
     words = "".join(f" {character} " if is_syllable(character) else character for character in plain).split()
     return tuple(word for word in words if word.casefold() not in _ARTICLES) or tuple(words)
 

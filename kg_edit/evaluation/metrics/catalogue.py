@@ -155,7 +155,7 @@ numbers use it.
 - A continuation ends at the end of a line (a paragraph's does not), at the end of the text, or at its limit: 24 tokens
   for an answer, 10 after an edit's own prompt if no probe asks it too (24 in chat form), 40 with written steps;
   at least two more than the edit's target or the names that answer a question or a probe (a list: at most 128).
-- Names are compared word by word, in lower case, without accents, punctuation and articles: Rome is not in Romelu.
+- Names are compared word by word, in lower case, without accents, signs and articles: Rome is not in Romelu.
   A name of two or three capital letters is compared with its capitals: US is not the word us. (Not in an exact match.)
   An alias like the code it of Italian does not count.
 - The first part of a name is the group of probes; the last table has the groups of each data set. GROUP is one of
