@@ -27,6 +27,7 @@ from wikidata_cache.safe_json import parse
 
 NETWORK = "network.safetensors"
 VERSION = 1
+_KEY = "kg_edit_"  # begins the key of each method's metadata
 AnyManifest = TypeVar("AnyManifest", bound=BaseModel)
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -109,13 +110,19 @@ class NetworkFormat:
         """Read the manifest of a file, of the class ``kind``.
 
         Raises:
-            ModelError: the file does not exist, it is damaged, or a later version wrote it.
+            ModelError: the file does not exist, is another method's, is damaged, or a later version wrote it.
         """
         if not path.is_file():
             raise ModelError(f"there is no trained {self.thing}: {path} is missing; train one with {self.command}")
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = parse(file.metadata()[self.key])
+                keys = file.metadata()
+            if self.key not in keys and (other := next((key for key in keys if key.startswith(_KEY)), None)):
+                name = other.removeprefix(_KEY)
+                raise ModelError(
+                    f"{path} was trained for the method {name}: use --method {name}, or train one with {self.command}"
+                )
+            metadata = parse(keys[self.key])
             if metadata["version"] <= VERSION:
                 return kind.model_validate(metadata["manifest"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
