@@ -120,9 +120,9 @@ def judge_run(
         raise ConfigError(f"the data has no questions whose answers are judged; they are those of {', '.join(_ASKED)}")
     answers = list(_answers(folder, cases, judge))
     if not answers:
-        raise ConfigError(
-            f"{folder}: no answer of this run belongs to a question of the data; give --data and --dataset of the run"
-        )
+        if any(entry.id in cases for entry in RunFolder(folder).entries()):
+            raise ConfigError(f"{folder}: its records have no questions that are judged: those of {', '.join(_ASKED)}")
+        raise ConfigError(f"{folder}: no record of this run is in the data; give --data and --dataset of the run")
     file = RunFolder(folder).verdicts
     with folder_lock(folder):
         drop_cut_line(file)

@@ -131,7 +131,7 @@ def test_ids_of_judged_records_get_their_labels(kg_edit: Run, place: Path) -> No
     (place / "run").mkdir()
     (place / "run" / "records.jsonl").write_text("")
     read = kg_edit("judge", "run", *options)
-    assert (read.code, "no answer of this run belongs to a question of the data" in read.err) == (2, True), read.err
+    assert (read.code, "no record of this run is in the data" in read.err) == (2, True), read.err
 
 
 @pytest.mark.parametrize("wrong", [("--ray",), ("--model", "none/such"), ("--general-limit", "5")])
@@ -280,7 +280,7 @@ def test_paragraphs_are_edited_or_refused_before_the_model_is_loaded(
         refused = kg_edit(*command, "--model", "nowhere/", "--method", "rome")
         assert (
             refused.code == 2
-            and "rome does not make unstructured edits, such as 'row-1'; methods that do: " in refused.err
+            and "rome does not make unstructured edits, such as the edit 'row-1'; methods that do: " in refused.err
         )
     tuned = ("--method", "ft-m", "--set", "steps=3", "--model", tiny_folder)
     run = kg_edit("evaluate", *data, *tuned, "--out", "scores")

@@ -153,6 +153,20 @@ def test_other_right_answers_are_other_verdicts(server: Server, run: tuple[Path,
     assert judge_run(folder, [changed], judge) == {"edited": {"portability.judge": 1}}
 
 
+def test_run_without_judged_questions_is_told_from_other_data(
+    server: Server, run: tuple[Path, list[BenchmarkRecord]]
+) -> None:
+    folder, (first, second) = run
+    bare = first.model_copy(update={"edits": (first.edits[0].model_copy(update={"portability": ()}),)})
+    (folder / "records.jsonl").write_text((folder / "records.jsonl").read_text().splitlines(keepends=True)[0])
+    for records, message in (
+        ([bare, second], "its records have no questions that are judged"),
+        ([second], "no record of this run is in the data"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            judge_run(folder, records, Judge(url=server.url, model="m"))
+
+
 def test_judge_that_stops_loses_no_verdict(server: Server, run: tuple[Path, list[BenchmarkRecord]]) -> None:
     folder, records = run
     server.replies = [(200, "yes"), (400, "")]
