@@ -93,6 +93,8 @@ def check_model_name(name: str) -> Path | None:
         way = WAYS
         if (path / "adapter_config.json").is_file():
             way = "it is a PEFT adapter: merge it into its base model (merge_and_unload), and give that model's folder"
+        elif len(files := list(path.glob("*.gguf"))) == 1:
+            way = f"give its file {files[0]}"
         raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {way}")
     if name.startswith((".", "/", "~")) and not path.exists():  # it can't be a hub id
         raise ModelError(f"can't load the model {name!r}: there is no folder {name}; {WAYS}")

@@ -140,6 +140,9 @@ def test_damaged_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_folder_without_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no config.json; give a named model"):
         LanguageModel.load(str(tmp_path))
+    (tmp_path / "merged.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"has no config.json; give its file .*merged.gguf"):
+        LanguageModel.load(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"has no config.json; it is a PEFT adapter: merge it into its base model"):
         LanguageModel.load(str(tmp_path))
