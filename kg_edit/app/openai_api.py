@@ -132,8 +132,14 @@ class ChatMessage(Record):
     )
 
 
+class ResponseFormat(Record):
+    """The form of an answer; only plain text."""
+
+    type: Literal["text"] = Field("text", description="only text")
+
+
 class ChatRequest(ApiRequest):
-    """A conversation to be answered; further fields, such as ``top_p``, are ignored."""
+    """A conversation to be answered; fields that change only how likely a text is, such as ``top_p``, are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -148,6 +154,11 @@ class ChatRequest(ApiRequest):
     stream: bool = Field(False, description="true: the finished answer is sent as server-sent events")
     stream_options: StreamOptions | None = Field(None, description="what a stream sends besides the text")
     n: Literal[1] = Field(1, description="number of answers; only 1")
+    tools: tuple[Any, ...] = Field(
+        (), strict=False, max_length=0, description="not supported: a client waits for calls"
+    )
+    response_format: ResponseFormat | None = Field(None, description="only text: a client would parse JSON")
+    logprobs: Literal[False] = Field(False, description="not supported")
 
     @field_validator("messages")
     @classmethod

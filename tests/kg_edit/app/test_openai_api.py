@@ -202,6 +202,11 @@ def test_chat_ignores_further_fields_of_a_message_and_wants_a_users_last() -> No
         assert running.post(CHAT, {"messages": [turn, message, turn], "max_tokens": 2})[0] == 200
         code, answer = running.post(CHAT, {"messages": [turn, message]})
         system = running.post(CHAT, {"messages": [{"role": "system", "content": "Be brief."}]})[1]
+        plain = {"tools": [], "response_format": {"type": "text"}, "logprobs": False}
+        assert running.post(CHAT, {"messages": [turn], "max_tokens": 2, **plain})[0] == 200
+        for field, value in (("tools", [{}]), ("response_format", {"type": "json_object"}), ("logprobs", True)):
+            refused, _ = running.post(CHAT, {"messages": [turn], "max_tokens": 2, field: value})
+            assert refused == 400, field
     assert (code, answer["error"]["param"]) == (400, "messages")
     assert "the last message is the assistant's; expected a user's" in answer["error"]["message"]
     assert "the last message is the system's; expected a user's" in system["error"]["message"]
