@@ -410,7 +410,7 @@ class EditingMethod(ABC):
         # By name, because the overview imports every method, and each of them this module.
         every: Iterable[type[EditingMethod]] = import_module("kg_edit.methods.overview").all_methods()
         able = ", ".join(method.name for method in every if method.takes_text)
-        message = f"{cls.name} does not make unstructured edits, such as {text.id!r}; methods that do: {able}"
+        message = f"{cls.name} does not make unstructured edits, such as the edit {text.id!r}; methods that do: {able}"
         raise EditError([Fault("target_text", message)])
 
     @classmethod

@@ -73,5 +73,5 @@ def test_wrong_edits_are_found_by_halves(opened: list[str], capsys: pytest.Captu
 
 
 def test_edits_that_are_all_wrong_are_an_error() -> None:
-    with pytest.raises(EditError, match="such as 'first'"):
+    with pytest.raises(EditError, match="such as the edit 'first'"):
         plan("rome").usable([text("first"), text("second")], keep_going=True)

@@ -37,7 +37,7 @@ def test_other_methods_name_those_that_take_it() -> None:
     method = find_method("rome").on(tiny("llama"), settings=QUICK["rome"])
     for make in (method.edit, method.edit_each, lambda edit: method.check_inputs(method.config, None, [edit])):
         with pytest.raises(
-            EditError, match="field target_text: rome does not make unstructured edits, such as 'fox'"
+            EditError, match="field target_text: rome does not make unstructured edits, such as the edit 'fox'"
         ) as e:
             make(TEXT)
         assert {*TAKING, "lora", "alphaedit"} <= {*str(e.value).rpartition(": ")[2].split(", ")}
