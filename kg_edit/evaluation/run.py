@@ -472,7 +472,8 @@ class _Run:
         if not config.has_points or (sequence.number, edits) in self.points:
             return
         if bar:
-            bar.note(f"{'edited' if edits else 'unedited'} model, general ability and retention")
+            asked = f", {number_of(len(config.retention.queries), 'prompt')} of retention" if config.retention else ""
+            bar.note(f"{'edited' if edits else 'unedited'} model, general ability{asked}")
         scores, tasks = dict[str, float | None](), dict[str, DocumentScores]()
         problem: Exception | None = None
         before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []

@@ -26,6 +26,7 @@ from kg_edit.evaluation.finish import finish
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.evaluation.reports import render
+from kg_edit.evaluation.retention import RetentionTest
 from kg_edit.evaluation.run import FEWEST, _Run, evaluate
 from kg_edit.evaluation.scorer import UneditedScores, score_cases
 from kg_edit.evaluation.statistics import EDITING_SCORE
@@ -312,11 +313,12 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
     monkeypatch.setattr(_Run, "_score", lambda *args: (next_line(), score(*args)))
     monkeypatch.setattr(UneditedScores, "general", lambda *args: (next_line(), unedited(*args))[1])
     monkeypatch.setattr("kg_edit.evaluation.run.general_scores", lambda *args: (next_line(), general_scores(*args))[1])
-    config = EvalConfig(schedule="sequential:2", sample=2, general="Paris is in France.")
+    tested = RetentionTest((Query(prompt="The capital of France is", answers=(("Paris",),), form="sentence"),))
+    config = EvalConfig(schedule="sequential:2", sample=2, general="Paris is in France.", retention=tested)
     evaluate(method, model, edits[:2], out=tmp_path, config=config)
     counted = [line.partition(" records, ")[0] for line in during]
     notes = [line.rpartition(" (")[2].rstrip(")") if line.endswith(")") else "" for line in during]
-    general = "general ability and retention"
+    general = "general ability, 1 prompt of retention"
     assert list(zip(counted, notes, strict=True)) == [
         ("nudge: 0 of 2", f"unedited model, {general}"),
         ("nudge: 0 of 2", "unedited model"),
