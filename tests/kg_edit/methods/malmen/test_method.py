@@ -80,5 +80,7 @@ def test_record_has_its_edits_share(editor: str) -> None:
 
 
 def test_network_of_another_method_is_refused(editor: str) -> None:
-    with pytest.raises(ModelError, match=r"train the editor again: kg-edit rledit train"):
+    with pytest.raises(
+        ModelError, match="trained for the method malmen: use --method malmen, or train one with kg-edit rledit train"
+    ):
         RLEdit.check_inputs(RLEditConfig(network=editor), None, [EDIT])

@@ -45,17 +45,6 @@ def test_missing_network_names_the_command(name: str, tmp_path: Path) -> None:
             method.check_inputs(method.config_class.preset("default", settings), None, ())
 
 
-def test_network_of_another_method_is_named(tmp_path: Path) -> None:
-    """It was called damaged, and to be deleted."""
-    FORMAT.write(tmp_path / NETWORK, {}, manifest())
-    with pytest.raises(
-        ModelError, match="was trained for the method mend: use --method mend, or train one with kg-edit ke"
-    ):
-        find_method("ke").check_inputs(
-            find_method("ke").config_class.preset("default", {"network": str(tmp_path)}), None, ()
-        )
-
-
 def test_later_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
     metadata = json.dumps({"version": 2, "manifest": {}})
     save_file({"a": torch.zeros(1)}, tmp_path / NETWORK, {FORMAT.key: metadata})
