@@ -82,7 +82,8 @@ def link(
                 )
     elif choices:
         raise BadOptionError("--choose is for a file of edits; leave it out, and write the id that you mean.")
-    facts = opt.open_cache(graph, context=context, offline=offline, contact=contact, cache=cache).facts
+    checked = None if online and graph is None else context  # the cache is asked too, if there is one yet
+    facts = opt.open_cache(graph, context=checked, offline=offline, contact=contact, cache=cache).facts
     linker = open_linker(facts, api=ActionApi(api, contact=contact, timeout=_TIMEOUT_S) if online else None)
     if out is not None:
         raise typer.Exit(_link_file(linker, text, out, limit, choices))

@@ -166,6 +166,8 @@ def test_link_command_uses_the_api_only_with_online(tmp_path: Path) -> None:
         code, output = link("Lovelace, Ada", "--online", "--api", api.url, "-g", graph)
         assert "Q7259" in output
         assert code == 3  # found by its words only
+        new = str(tmp_path / "new.sqlite")  # of the commands to come
+        assert "Q7259" in link("Lovelace, Ada", "--online", "--api", api.url, "--cache", new)[1]
         before = len(api.requests)
         assert link("Lovelace, Ada", "--api", api.url, "-g", graph)[0] == 1
         assert len(api.requests) == before
