@@ -45,6 +45,7 @@ from kg_edit.cli.options import (
 from kg_edit.errors import ConfigError
 from kg_edit.methods.registry import check_method
 from kg_edit.models.loading import check_model_name
+from kg_edit.storage.atomic import write_json
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import check_folder, replace_run
 from kg_edit.text.display import one_line, plain
@@ -184,7 +185,8 @@ def edit(
             graph=graph or (),
         )
         run = replace_run(out, make, overwrite=overwrite)
-    chosen.note_layer(out)
+    if choice := chosen.layer_choice:
+        write_json(out / "layer.json", choice)
 
     _show(run)
     report_stated(editor)

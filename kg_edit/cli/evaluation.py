@@ -45,6 +45,7 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.methods.registry import check_method, find_method
 from kg_edit.models.loading import check_model_name
+from kg_edit.storage.atomic import write_json
 from kg_edit.storage.packaged import packaged_graph
 from kg_edit.storage.run_folder import check_folder, replace_run
 
@@ -431,7 +432,8 @@ class Ready:
             pool=self.content.records,
             data=DataSource.of(self.options.dataset, self.options.data, skipped=skipped),
         )
-        self.plan.note_layer(out)
+        if choice := self.plan.layer_choice:
+            write_json(out / "layer.json", choice)
         report_stated(self.method)
         words = summary.base.get("unstructured.rouge_1.greedy")
         if words and words.mean == 0 and self.model.tokenizer.chat_template and not self.config.chat:

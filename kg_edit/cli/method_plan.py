@@ -155,12 +155,10 @@ class MethodPlan:
         sweep = auto_layer(lambda config: self.method(model, config, graph=self.graph), model, self.config, edits)
         return replace(self, config=self.config.model_copy(update={"layer": sweep.chosen}), auto=False, sweep=sweep)
 
-    def note_layer(self, out: Path) -> None:
-        """Write to the folder ``out`` how the layer was chosen, if it was."""
-        from kg_edit.storage.atomic import write_json
-
-        if self.sweep:
-            write_json(out / "layer.json", {"version": 1, **self.sweep.model_dump(mode="json")})
+    @property
+    def layer_choice(self) -> dict[str, Any] | None:
+        """How the layer was chosen, for the file ``layer.json``; None if it was not."""
+        return {"version": 1, **self.sweep.model_dump(mode="json")} if self.sweep else None
 
     def on(self, model: LanguageModel) -> EditingMethod:
         """Bind the method to a loaded model, and set its memory limit."""
