@@ -190,12 +190,19 @@ class ChatAnswer(BaseModel):
 
 
 def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
-    """Add the three routes to the application."""
+    """Add the four routes to the application."""
+    served = {"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}
 
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
         """The one model that is served: the edited one if there is a ledger."""
-        return {"object": "list", "data": [{"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}]}
+        return {"object": "list", "data": [served]}
+
+    @app.get("/v1/models/{name:path}")
+    def model(name: str) -> dict[str, Any]:
+        """The served model, by its name, which may be a path."""
+        check_served(name, desk.model.name)
+        return served
 
     def stopped(reply: Reply, stop: Stop | None) -> tuple[str, Literal["stop", "length"], int]:
         """The text that is sent, why it ends there, and its number of tokens."""
@@ -244,6 +251,16 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         return event_stream(answer, parts, request.stream_options) if request.stream else answer
 
 
+def check_served(name: str, model: str) -> None:
+    """Check that a request names the served ``model``.
+
+    Raises:
+        UnknownNameError: it names another one.
+    """
+    if name != model:
+        raise UnknownNameError(f"unknown model {name!r}; this server has only {model!r}")
+
+
 def check_request(request: CompletionRequest, model: str) -> None:
     """Refuse a request that a greedy continuation of one line can't fulfil.
 
@@ -251,8 +268,7 @@ def check_request(request: CompletionRequest, model: str) -> None:
         UnknownNameError: another model is asked for.
         ConfigError: sampling, several continuations, or another field that is not supported.
     """
-    if request.model not in (None, model):
-        raise UnknownNameError(f"unknown model {request.model!r}; this server has only {model!r}")
+    check_served(model if request.model is None else request.model, model)
     unsupported = [name for name in _UNSUPPORTED if getattr(request, name)]
     if request.temperature or (request.n, request.best_of) != (1, 1) or unsupported:
         raise ConfigError(

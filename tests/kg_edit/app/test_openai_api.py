@@ -57,6 +57,9 @@ def test_completion_counts_the_tokens_that_were_generated() -> None:
 def test_models_lists_the_served_model(server: Served) -> None:
     code, text, _ = server.get("/v1/models")
     assert code == 200 and tiny("llama").name in text and '"data":[' in text
+    code, text, _ = server.get(f"/v1/models/{tiny('llama').name}")
+    assert code == 200 and json.loads(text)["id"] == tiny("llama").name
+    assert server.get("/v1/models/other")[0] == 404
 
 
 @pytest.mark.parametrize(
