@@ -84,7 +84,6 @@ class CachedSource:
         self._files = (store, *packs)  # for each id, the first one that knows it is used
         self._as_of = None if as_of is None else utc(as_of)
         self._urls = tuple(urls)
-        self._warned = False  # of answers of other endpoints
 
     @property
     def name(self) -> str:
@@ -125,7 +124,8 @@ class CachedSource:
             raise CacheMissError(template.kind, missing, self._paths, self.fetch_hint.command(*what), as_of=self._as_of)
         if cached:
             self.request_counts.from_cache += len(cached)
-            self._warn_of_others(template.kind, cached)
+            if self._others:
+                self._warn_of_others(template.kind, cached)
             yield cached_answer(template, cached)
         if not missing:
             return
@@ -194,13 +194,18 @@ class CachedSource:
         urls = self._urls or sorted({url for store in self._files for url in store.urls(self.graph)})
         return FetchHint(self._store.path, self.graph, urls)
 
+    @cached_property
+    def _others(self) -> set[str]:
+        """The endpoints with answers in the cache that were not named, unless all are public services of Wikidata."""
+        cached = {url for store in self._files for url in store.urls(self.graph)} if self._urls else set()
+        public = all(usual_rate(host_of(url)) for url in {*cached, *self._urls})
+        return set() if public else cached - {*self._urls}
+
     def _warn_of_others(self, kind: str, ids: Iterable[str]) -> None:
         """Warn once of cached answers of an endpoint that was not named, because it may have another graph."""
-        if not self._urls or self._warned:
-            return
-        others = {url for url, _ in self._first(AnswerStore.origins, kind, ids).values()} - {*self._urls}
-        if others and any(usual_rate(host_of(url)) is None for url in {*others, *self._urls}):  # not public ones alone
-            self._warned = True
+        others = {url for url, _ in self._first(AnswerStore.origins, kind, ids).values()} & self._others
+        if others:
+            self._others.clear()
             logger.warning(
                 "%s: facts of %s in the cache are used for %s; if that is another graph, give another cache (--cache, "
                 "KG_CACHE) or a name (--graph-name)",

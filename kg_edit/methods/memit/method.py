@@ -405,7 +405,8 @@ class JointMethod(ValueMethod):
         others = OtherTokens(self.model, requests if self.config.hold else (), self.layers, memory=self.memory / 2)
         # The key of a fact that is edited again is not protected: that would halve the fact's own new change.
         again = {fact.edit.text for fact in facts}
-        remain = torch.tensor([text not in again for record in before.edits for text in texts_of(record)])
+        texts = [text for record in before.edits for text in texts_of(record)]
+        remain = torch.tensor([text not in again for text in texts], dtype=torch.bool)
 
         def protected(layer: int) -> Tensor | None:
             keys = self.protected(layer, before)

@@ -52,6 +52,15 @@ def test_probes_of_an_own_edit_are_led_as_its_prompts(
     assert f"\n{edits[0].paraphrases[0]}" == generated_from(paraphrase) in item.case.continued
 
 
+class StopsAtTheFourth(Dense):
+    """Is stopped at its fourth edit."""
+
+    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        if edits[0].id == "case-3":
+            raise KeyboardInterrupt
+        return super().update(edits, before=before)
+
+
 def names(out: Path) -> list[str]:
     return sorted(file.stem for file in (out / "patches").iterdir())
 
@@ -88,12 +97,6 @@ def test_sequence_resumes_from_a_sum(
     whole, part = tmp_path / "whole", tmp_path / "part"
     evaluate(Dense(model), model, edits[:5], out=whole, config=CONFIG)
 
-    class StopsAtTheFourth(Dense):
-        def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-            if edits[0].id == "case-3":
-                raise KeyboardInterrupt
-            return super().update(edits, before=before)
-
     with pytest.raises(KeyboardInterrupt):
         evaluate(StopsAtTheFourth(model), model, edits[:5], out=part, config=CONFIG)
     assert names(part) == ["00000-sum-00003"]
@@ -110,16 +113,10 @@ def test_sequence_resumes_from_a_sum(
 def test_a_resumed_run_keeps_the_files_of_the_steps_that_it_has_not_loaded(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class StopsAtTheFourth(Nudge):
-        def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-            if edits[0].id == "case-3":
-                raise KeyboardInterrupt
-            return super().update(edits, before=before)
-
     with pytest.raises(KeyboardInterrupt):
         evaluate(StopsAtTheFourth(model), model, edits[:4], out=tmp_path, config=CONFIG)
     monkeypatch.setattr("kg_edit.evaluation.records._FEW", 0)  # all three files take thrice the first step's patch
-    method = Nudge(model)
+    method = Dense(model)
     evaluate(method, model, edits[:4], out=tmp_path, config=CONFIG)
     assert method.calls == ["case-3"]
 
