@@ -291,7 +291,7 @@ class StepFiles:
         Raises:
             OutputError: the file can't be written; the files of the steps are then kept.
         """
-        # An interrupted run has files of later steps too: it loads them yet
+        # A resumed run has files of later steps too, which it has not loaded yet
         earlier = [file for file in self._sizes if "-sum-" in file.stem or int(file.stem.rpartition("-")[2]) < steps]
         if sum(self._sizes[file] for file in earlier) < max(_FEW, _TIMES * total.nbytes):
             return
