@@ -150,6 +150,7 @@ def test_interrupt_during_the_imports_is_one_line(command: str) -> None:
     module, function = project["scripts"][command.replace("_", "-")].split(":")
     code = f"""
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 class Interrupt:
     def find_spec(self, name, *rest):
         if name == "{command}.cli.console":
