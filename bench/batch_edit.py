@@ -18,11 +18,11 @@ import torch
 from tools.machine import matmul_peak, useful_flop, watched_memory
 from tools.model_edits import LAYER, SETTINGS, plain_model, some_edits, values
 
+from kg_edit.engine.prefix_cache import SharedContexts
+from kg_edit.engine.tail_forward import TailForward
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
 
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import torch
 
-from kg_edit.cli.evaluation_graph import graph_for
 from kg_edit.cli.method_plan import open_graph
-from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.cli.evaluation_graph import graph_for
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import packaged_extract

@@ -13,8 +13,8 @@ import time
 
 from tools.model_edits import some_edits
 
-from kg_edit.methods.mello.method import Mello, MelloConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.zoo.mello.method import Mello, MelloConfig
 
 
 def main() -> None:

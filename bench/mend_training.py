@@ -17,8 +17,10 @@ from statistics import median
 
 from tools.model_edits import some_edits
 
-from kg_edit.methods.mend.examples import BatchOrder, Rows
-from kg_edit.methods.mend.gradients import (
+from kg_edit.models.hooks import untouched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.zoo.mend.examples import BatchOrder, Rows
+from kg_edit.zoo.mend.gradients import (
     Changes,
     Shape,
     first_block,
@@ -27,11 +29,9 @@ from kg_edit.methods.mend.gradients import (
     read_tokens,
     weight_shapes,
 )
-from kg_edit.methods.mend.network import MendNetwork, MendTraining, Pairs
-from kg_edit.methods.mend.training import losses_after
-from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.lower_states import LowerStates, lower_states
+from kg_edit.zoo.mend.network import MendNetwork, MendTraining, Pairs
+from kg_edit.zoo.mend.training import losses_after
+from kg_edit.zoo.trained.lower_states import LowerStates, lower_states
 
 
 class EveryToken:

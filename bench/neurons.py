@@ -15,9 +15,9 @@ from typing import Any
 from tools.model_edits import some_edits
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.kn import neurons
-from kg_edit.methods.kn.method import Kn, KnConfig
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.zoo.kn import neurons
+from kg_edit.zoo.kn.method import Kn, KnConfig
 
 
 def timed(method: Kn, edits: Sequence[Edit], *, rows: int) -> tuple[float, list[Any]]:

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from tools.model_edits import SETTINGS, some_edits, values
 from torch.profiler import ProfilerActivity, profile
 
+from kg_edit.engine.prefix_cache import SharedContexts
+from kg_edit.engine.tail_forward import TailForward
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.sampling import sample_contexts
 
 BATCH = 8

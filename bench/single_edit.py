@@ -15,9 +15,9 @@ from statistics import median
 import torch
 from tools.model_edits import LAYER, plain_model, some_edits
 
+from kg_edit.engine.tail_forward import TailForward
 from kg_edit.locate_then_edit.objective import ForwardFactory, Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_contexts
 

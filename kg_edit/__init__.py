@@ -19,16 +19,15 @@ from kg_edit.version import __version__ as __version__
 from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from kg_edit.datasets import find_dataset
     from kg_edit.edits.edit import Edit, LocalityPrompt, Question
     from kg_edit.edits.files import read_edits
     from kg_edit.errors import KgEditError
     from kg_edit.evaluation.comparison import Comparison, compare
     from kg_edit.evaluation.config import EvalConfig
+    from kg_edit.evaluation.datasets import find_dataset
     from kg_edit.evaluation.records import RunFolder
     from kg_edit.evaluation.run import evaluate
     from kg_edit.evaluation.summary import Summary
-    from kg_edit.ledger.ledger import Ledger
     from kg_edit.methods.glame.method import Glame, GlameConfig
     from kg_edit.methods.registry import find_method, method_names
     from kg_edit.methods.rome.method import Rome, RomeConfig
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from kg_edit.reports.differences import compare_prompts
     from kg_edit.reports.report import BeforeAfter, before_and_after
     from kg_edit.scoring.generation import ask
+    from kg_edit.ship.ledger.ledger import Ledger
 
 
 __all__ = [
@@ -70,7 +70,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "kg_edit.datasets": ["find_dataset"],
+        "kg_edit.evaluation.datasets": ["find_dataset"],
         "kg_edit.edits.edit": ["Edit", "LocalityPrompt", "Question"],
         "kg_edit.edits.files": ["read_edits"],
         "kg_edit.errors": ["KgEditError"],
@@ -79,7 +79,7 @@ __getattr__, __dir__ = lazy_names(
         "kg_edit.evaluation.records": ["RunFolder"],
         "kg_edit.evaluation.run": ["evaluate"],
         "kg_edit.evaluation.summary": ["Summary"],
-        "kg_edit.ledger.ledger": ["Ledger"],
+        "kg_edit.ship.ledger.ledger": ["Ledger"],
         "kg_edit.methods.glame.method": ["Glame", "GlameConfig"],
         "kg_edit.methods.registry": ["find_method", "method_names"],
         "kg_edit.methods.rome.method": ["Rome", "RomeConfig"],

@@ -24,9 +24,9 @@ from tables import ROOT, Number, Results, render
 
 from kg_edit.cli.console import friendly
 from kg_edit.covariance.store import CovarianceConfig
-from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.settings import DataSource
 from kg_edit.evaluation.statistics import paired_difference

@@ -22,15 +22,17 @@ import numpy as np
 from tables import RESULTS, ROOT, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
-from kg_edit.datasets import find_dataset
-from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.comparison import ComparedRun
+from kg_edit.evaluation.datasets import find_dataset
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.plots import COLOURS, figure, save_figure
 from kg_edit.evaluation.records import BASE, EDITED
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.statistics import paired_difference
-from kg_edit.methods.in_context.popularity import (
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.atomic import write_text
+from kg_edit.zoo.in_context.popularity import (
     Asked,
     PopularityConfig,
     PopularityRetrieval,
@@ -38,8 +40,6 @@ from kg_edit.methods.in_context.popularity import (
     popularity_in,
     read_popularity,
 )
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.atomic import write_text
 
 METRIC = "recall.substring"  # PopQA's accuracy
 PARTS = 10

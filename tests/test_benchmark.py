@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.datasets import find_dataset
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.run import evaluate
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel

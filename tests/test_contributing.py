@@ -22,9 +22,9 @@ import torch
 from hatchling.build import build_wheel
 
 from kg_edit import methods
-from kg_edit.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.datasets import DATASETS, find_dataset, guess_dataset
 from kg_edit.evaluation.metrics import catalogue, probes
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.methods import find_method, method_names

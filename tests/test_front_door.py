@@ -15,9 +15,9 @@ import pytest
 import kg_edit
 import wikidata_cache
 from kg_edit.cli.app import main
-from kg_edit.ledger import Ledger
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from kg_edit.ship.ledger import Ledger
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 
 HEAVY = ("torch", "transformers", "torch_geometric", "numpy", "networkx", "rdflib", "SPARQLWrapper", "matplotlib")
 COMMANDS = {

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.kg_edit.command_line import Result, Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.datasets.rows import COUNTERFACT, MQUAKE, QUESTION
+from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, MQUAKE, QUESTION
 from tests.kg_edit.tiny import CHAT_TEMPLATE
 from tests.pages import COMMANDS, README, ROOT, TUTORIALS, DocPage
 from tests.wikidata_cache.wikidata_helpers import Server
@@ -90,7 +90,7 @@ def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.M
     for user in ("models.language_model", "export.merged_model"):
         monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(place / "tiny"))
     monkeypatch.setattr("kg_edit.patches.guards.SHARE", 1e9)  # what a random model's weights are is no measure
-    monkeypatch.setattr("kg_edit.cli.serve.run", lambda app, listener: None)
+    monkeypatch.setattr("kg_edit.ship.cli.serve.run", lambda app, listener: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     monkeypatch.setattr("wikidata_cache.cli.fetch.WIKIDATA", (server.url,))
     return place

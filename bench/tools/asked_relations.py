@@ -4,8 +4,8 @@ python bench/tools/asked_relations.py wikidata.nt.gz kg_edit/data
 
 asked_relations.tsv: for each relation r the relations r' that its objects have. glame-plus asks the model for these r'
 of an o* where the graph states nothing. Counted over the 200 most frequent objects of r: an r' counts for an object if
-exactly one object is current (`kg_edit.ripples.facts`), as a question has to have one answer. Kept are r' that a tenth
-of them have, the most frequent first.
+exactly one object is current (`kg_edit.evaluation.ripples.facts`), as a question has to have one answer. Kept are r'
+that a tenth of them have, the most frequent first.
 
 relation_examples.tsv: five facts of each relation, of the things that most statements lead to, with five different
 objects: what a model is shown before it is asked for another one.
@@ -18,10 +18,10 @@ from collections import Counter
 from pathlib import Path
 
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.ripples.edits import hashed, is_plain
-from kg_edit.ripples.facts import FactTable
-from kg_edit.ripples.questions import fact_of
-from kg_edit.ripples.words import RippleWords
+from kg_edit.evaluation.ripples.edits import hashed, is_plain
+from kg_edit.evaluation.ripples.facts import FactTable
+from kg_edit.evaluation.ripples.questions import fact_of
+from kg_edit.evaluation.ripples.words import RippleWords
 from kg_edit.storage.atomic import write_text
 from kg_edit.text.relation_nouns import relation_nouns
 from wikidata_cache import WikidataCache

@@ -25,16 +25,17 @@ from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import TextCorpus
 from kg_edit.covariance.files import Identity
 from kg_edit.covariance.moment import Covariance
-from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.engine.prefix_cache import SharedContexts
+from kg_edit.engine.tail_forward import TailForward, tail
 from kg_edit.errors import ModelError
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.run import evaluate
 from kg_edit.graphs.source import open_named
 from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.plain_forward import PlainForward
-from kg_edit.locate_then_edit.tail_forward import TailForward, tail
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.alphaedit.method import AlphaEdit
 from kg_edit.methods.base import ValueMethod
@@ -45,7 +46,6 @@ from kg_edit.models.device_memory import free_bytes, pass_megabytes
 from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.patches.base import Patch
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.memory import Job, memory_parts

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kg_edit.engine.tail_forward import tail
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.locate_then_edit.tail_forward import tail
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.matrix_products import product, takes_onednn
 

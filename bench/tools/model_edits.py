@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import ForwardFactory, Objective, Request, norm_penalty
 from kg_edit.methods.rome.method import RomeConfig

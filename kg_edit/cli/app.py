@@ -7,26 +7,13 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli import (
-    cache,
-    catalogue,
-    covariance,
-    data,
-    diff,
-    drift,
-    edit,
-    evaluate,
-    generate,
-    locate,
-    patch,
-    plan,
-    serve,
-    sweep,
-    training,
-)
+from kg_edit.cli import cache, catalogue, covariance, diff, edit, generate, plan
 from kg_edit.cli.console import friendly
 from kg_edit.cli.help_page import use_pages
+from kg_edit.evaluation.cli import data, drift, evaluate, locate, sweep
+from kg_edit.ship.cli import patch, serve
 from kg_edit.version import __version__
+from kg_edit.zoo.cli import training
 from wikidata_cache.usage import Commands
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C

@@ -21,7 +21,7 @@ from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.terminal import harmless
 
 if TYPE_CHECKING:
-    from kg_edit.ledger.conflicts import Conflict
+    from kg_edit.ship.ledger.conflicts import Conflict
 
 _SHOWN = 20  # conflicts that are printed one by one
 _LONGEST = 300  # characters of an error of the system, which may have a long path

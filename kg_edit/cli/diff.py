@@ -12,8 +12,8 @@ from kg_edit.cli.console import stdout
 from kg_edit.cli.generate import summed
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype
-from kg_edit.cli.patch_shipping import model_for
 from kg_edit.errors import ConfigError
+from kg_edit.ship.cli.patch_shipping import model_for
 from kg_edit.text.display import one_line, plain
 from wikidata_cache.atomic import check_out
 
@@ -60,8 +60,8 @@ def diff(
     - `kg-edit diff --patch ledger/ prompts.jsonl --json`
     - `kg-edit diff --model merged/ prompts.txt`
     """
-    from kg_edit.ledger.listing import check_patches
     from kg_edit.patches.provenance import merged_provenance
+    from kg_edit.ship.ledger.listing import check_patches
     from kg_edit.storage.atomic import write_text
 
     merged = merged_provenance(model) if model and not patch else {}

@@ -53,7 +53,7 @@ def generate(
         raise ConfigError("a prompt is empty; give a text to continue")
     if chat:
         refuse_unused(context, ("start",), "with --chat")
-    from kg_edit.ledger.listing import check_patches
+    from kg_edit.ship.ledger.listing import check_patches
 
     check_model_name(model)
     check_patches(patch or ())
@@ -92,10 +92,10 @@ def _note_empty(prompt: str, answer: str, *, way: str = "") -> None:
 
 def summed(paths: Sequence[Path]) -> Patch:
     """Load the patches at these paths and return their sum; warn if it is empty, or if edits contradict each other."""
-    from kg_edit.ledger.conflicts import contradictions
-    from kg_edit.ledger.entries import entries_of
-    from kg_edit.ledger.listing import total
     from kg_edit.patches.base import Patch
+    from kg_edit.ship.ledger.conflicts import contradictions
+    from kg_edit.ship.ledger.entries import entries_of
+    from kg_edit.ship.ledger.listing import total
 
     combined = total(map(Patch.load, paths))
     if paths and combined.is_empty:

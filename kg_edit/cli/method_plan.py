@@ -31,10 +31,10 @@ from wikidata_cache.progress import logged
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
+    from kg_edit.evaluation.tracing.layer_sweep import Sweep
     from kg_edit.graphs.source import PrivateGraph, SubgraphSource
     from kg_edit.methods import EditingMethod, MethodConfig
     from kg_edit.models.language_model import LanguageModel
-    from kg_edit.tracing.layer_sweep import Sweep
     from wikidata_cache import WikidataCache
 
 
@@ -150,7 +150,7 @@ class MethodPlan:
         """
         if not self.auto:
             return self
-        from kg_edit.tracing.layer_sweep import auto_layer
+        from kg_edit.evaluation.tracing.layer_sweep import auto_layer
 
         sweep = auto_layer(lambda config: self.method(model, config, graph=self.graph), model, self.config, edits)
         return replace(self, config=self.config.model_copy(update={"layer": sweep.chosen}), auto=False, sweep=sweep)
@@ -235,7 +235,7 @@ def plan(
     overrides = parse_settings([*(settings or []), *required], layer=number, corpus=corpus)
     config = method_class.config_class.preset(preset, overrides, method=method)
     if layer == AUTO:
-        from kg_edit.tracing.layer_sweep import check_choosable
+        from kg_edit.evaluation.tracing.layer_sweep import check_choosable
 
         check_choosable(config)
     return MethodPlan(method_class, config, graph, auto=layer == AUTO, memory=memory)

@@ -18,8 +18,8 @@ from statistics import fmean
 from string import Formatter, ascii_uppercase
 from typing import Any, NamedTuple, Self
 
-from kg_edit.datasets.reading import document, every_row
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, describe
+from kg_edit.evaluation.datasets.reading import document, every_row
 from kg_edit.evaluation.general_tasks import PREFIX, DocumentScores, document_scores
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.models.language_model import LanguageModel

@@ -18,9 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 from transformers import PreTrainedTokenizerBase
 
-from kg_edit.datasets.own_edits import TEXTS
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.datasets.own_edits import TEXTS
 from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for

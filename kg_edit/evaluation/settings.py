@@ -17,10 +17,10 @@ import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.records import asked_of
 from kg_edit.evaluation.scorer import ANSWER_TOKENS
 from kg_edit.evaluation.step import Method

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from kg_edit.engine.replay import block_output
 from kg_edit.errors import GraphError
 from kg_edit.graphs.source import check_graph, subject_of
 from kg_edit.models.first_token import LEAD
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad
-from kg_edit.models.replay import block_output
 from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]

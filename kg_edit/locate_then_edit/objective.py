@@ -11,7 +11,7 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
 - penalty: a function of delta and m, such as ROME's weight decay (`norm_penalty`); GLAME has none.
 
 `Request` has the prompts of an edit, `Objective` is the loss. All prompts of all edits are rows of token ids, which run
-together in few forward passes (`kg_edit.locate_then_edit.passes`). A forward pass is a `TailForward`, which runs only
+together in few forward passes (`kg_edit.engine.passes`). A forward pass is a `TailForward`, which runs only
 what a change can reach, or a `WholeForward` for recurrent models; `PlainForward` is the reference of the tests.
 """
 
@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.cuda_graphs import Repeated
+from kg_edit.engine.passes import PassLimit, padded_tokens, pass_limit, passes
+from kg_edit.engine.prefix_cache import SharedContexts
+from kg_edit.engine.tail_forward import TailForward, tail
+from kg_edit.engine.whole_forward import WholeForward
 from kg_edit.errors import is_memory_error
-from kg_edit.locate_then_edit.passes import PassLimit, padded_tokens, pass_limit, passes
-from kg_edit.locate_then_edit.repeated import Repeated
-from kg_edit.locate_then_edit.tail_forward import TailForward, tail
-from kg_edit.locate_then_edit.whole_forward import WholeForward
 from kg_edit.models.first_token import readable
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE
 

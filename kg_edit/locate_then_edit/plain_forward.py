@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kg_edit.locate_then_edit.tail_forward import read_index
+from kg_edit.engine.replay import with_ends
+from kg_edit.engine.tail_forward import read_index
 from kg_edit.models.hooks import added, index_for, watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.models.replay import with_ends
 
 
 class PlainForward:

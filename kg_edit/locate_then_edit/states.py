@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from kg_edit.covariance.moment import OtherKeys
+from kg_edit.engine.replay import Ascending, block_output
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.models.hooks import added, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.models.replay import Ascending, block_output
 
 Site = Literal["block", "value"]  # the block's output, or the output of its down-projection
 OTHER_ROWS = 2  # rewrites read per edit; more are not needed, because C already covers the ordinary text of contexts

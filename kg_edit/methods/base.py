@@ -28,7 +28,8 @@ from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit, refuse_clash, refuse_same_ids
-from kg_edit.edits.given import Edits, as_edits
+from kg_edit.edits.inputs import Edits, as_edits
+from kg_edit.engine.prefix_cache import context_starts, longest_start, mask_decides
 from kg_edit.errors import (
     ConfigError,
     EditError,
@@ -54,7 +55,7 @@ from kg_edit.graphs.source import (
     other_label,
     why_alone,
 )
-from kg_edit.locate_then_edit.lasting import mean_value_norm
+from kg_edit.locate_then_edit.long_run import mean_value_norm
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
@@ -65,7 +66,6 @@ from kg_edit.models.architectures import refuse_recurrent
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import refuse_patched, untouched
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.models.prefix_cache import context_starts, longest_start, mask_decides
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Kind, Patch, as_patch
 from kg_edit.patches.guards import with_weight_norms

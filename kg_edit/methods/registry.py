@@ -95,9 +95,11 @@ def find_method(name: str | type[EditingMethod]) -> type[EditingMethod]:
 
 
 def _packaged() -> dict[str, str]:
-    """The methods of this package: "kg_edit.methods.grace.method:Grace" by name."""
-    root = import_module(__name__.rpartition(".")[0])
-    folders = [f"{root.__name__}.{module.name}" for module in iter_modules(root.__path__) if module.ispkg]
+    """The methods of this package: "kg_edit.zoo.grace.method:Grace" by name."""
+    roots = [import_module(name) for name in ("kg_edit.methods", "kg_edit.zoo")]
+    folders = [
+        f"{root.__name__}.{module.name}" for root in roots for module in iter_modules(root.__path__) if module.ispkg
+    ]
     return {
         name: f"{folder}.{target}"
         for folder in folders

@@ -44,7 +44,7 @@ class Workload:
         dense: whether the patch has whole matrices, although what is found has a low rank.
         keys: whether the patch stores a key [d_ff] of each fact in each layer, for later edits.
         together: the number of edits that share the same passes, although each is written alone.
-        kept: tokens of an edit whose keys and values are kept for later edits (`kg_edit.models.prefix_store`).
+        kept: tokens of an edit whose keys and values are kept for later edits (`kg_edit.engine.prefix_store`).
     """
 
     rows: int = 1

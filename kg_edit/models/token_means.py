@@ -5,7 +5,7 @@
 A patch that decides by a whole prompt needs this mean at every token, because it does not know where a prompt ends. The
 attention mask of the block shows which tokens belong to the same text. So the mean is the same for a text alone,
 padded, packed with others into one row (`kg_edit.scoring.likelihood`), or read piece by piece with a cache
-(`kg_edit.models.prefix_cache`), which stores the sums so far. In a block with a sliding window, the mean is over the
+(`kg_edit.engine.prefix_cache`), which stores the sums so far. In a block with a sliding window, the mean is over the
 whole text too. `AfterMarker` shows in the same way at which tokens a text already contains a certain token.
 """
 

@@ -5,7 +5,7 @@
   order; an adapter that later edits train further moves to the end, where it was trained.
 
 Later edits are trained on the model with the earlier adapters. So to remove an edit, the edits after it have to be
-computed again (`kg_edit.ledger`).
+computed again (`kg_edit.ship.ledger`).
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ class Patch(ABC):
         except OSError as error:  # its name is too long, or the folder around it is not readable
             raise PatchError(f"can't read the patch {path}: {error.strerror}; check the path") from error
         if is_folder:  # ledgers are above this folder, so they are imported by name
-            listing = import_module("kg_edit.ledger.listing")
+            listing = import_module("kg_edit.ship.ledger.listing")
             inside = listing.patch_file(Path(path))
             patch: Patch = Patch.load(inside) if inside else listing.Listing.open(path).patch
             return patch

@@ -16,13 +16,13 @@ import torch
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.covariance.keys import batch_tokens
 from kg_edit.covariance.moment import WAITING
+from kg_edit.engine.passes import numbers_kept, tokens_at_once
+from kg_edit.engine.prefix_store import MEGABYTES
 from kg_edit.errors import ConfigError
-from kg_edit.locate_then_edit.passes import numbers_kept, tokens_at_once
 from kg_edit.methods import EditingMethod, MethodConfig
 from kg_edit.methods.memit.method import JointMethod, single_layer
 from kg_edit.methods.workload import Workload
 from kg_edit.models.architectures import refuse_experts, refuse_recurrent
-from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from kg_edit.edits.given import Edits, as_edits
+from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.reports.differences import PromptDifference, difference_markdown

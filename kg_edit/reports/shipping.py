@@ -9,13 +9,13 @@ from pathlib import Path
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.export.card import BaseModel, Form, Score, model_card
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import NAMED_MODELS, load_tokenizer, named_model_file
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.reports.edit_run import RECORDS, known_rows
 from kg_edit.reports.probes import ReportRow
+from kg_edit.ship.export.card import BaseModel, Form, Score, model_card
 from kg_edit.storage.run_folder import PATCH
 
 
@@ -27,7 +27,7 @@ class Shipment:
         patch: the change to ship.
         edits: the edits of the patch.
         model: name of the unedited model.
-        base: what is known of this model, by `kg_edit.export.card.base_model`.
+        base: what is known of this model, by `kg_edit.ship.export.card.base_model`.
         rows: report rows, whose scores the model card has.
     """
 
@@ -38,32 +38,32 @@ class Shipment:
     rows: Sequence[ReportRow] = ()
 
     def to_peft(self, out: Path) -> Path:
-        """Write a PEFT adapter by `kg_edit.export.peft_adapter.write_peft`; raises the same errors."""
-        from kg_edit.export.merged_model import blank_model, check_new
-        from kg_edit.export.peft_adapter import write_peft
+        """Write a PEFT adapter by `kg_edit.ship.export.peft_adapter.write_peft`; raises the same errors."""
+        from kg_edit.ship.export.merged_model import blank_model, check_new
+        from kg_edit.ship.export.peft_adapter import write_peft
 
         check_new(out)
         modules = blank_model(self.model)
         return write_peft(self.patch, out, modules=modules, base=self.base.path, card=self._card("peft"))
 
     def to_gguf(self, out: Path) -> Path:
-        """Write a GGUF adapter by `kg_edit.export.gguf_files.write_gguf_adapter`; raises the same errors."""
-        from kg_edit.export.gguf_files import write_gguf_adapter
-        from kg_edit.export.merged_model import blank_model, check_new
+        """Write a GGUF adapter by `kg_edit.ship.export.gguf_files.write_gguf_adapter`; raises the same errors."""
+        from kg_edit.ship.export.gguf_files import write_gguf_adapter
+        from kg_edit.ship.export.merged_model import blank_model, check_new
 
         check_new(out)
         modules, base = blank_model(self.model), self.base.hub or Path(self.base.path).name
         return write_gguf_adapter(self.patch, out, modules=modules, base=base, card=self._card("gguf adapter"))
 
     def to_folder(self, out: Path, model: LanguageModel, *, shard: str) -> Path:
-        """Write the model for transformers by `kg_edit.export.merged_model.write_merged`; raises the same errors."""
-        from kg_edit.export.merged_model import write_merged
+        """Write the model for transformers (`kg_edit.ship.export.merged_model.write_merged`)."""
+        from kg_edit.ship.export.merged_model import write_merged
 
         return write_merged(self.patch, model, out, shard=shard, card=self._card("folder"))
 
     def to_gguf_model(self, out: Path, model: LanguageModel, *, base: Path, kind: str) -> Path:
-        """Write the edited model as GGUF by `kg_edit.export.gguf_files.write_gguf_model`; raises the same errors."""
-        from kg_edit.export.gguf_files import write_gguf_model
+        """Write the edited model as GGUF (`kg_edit.ship.export.gguf_files.write_gguf_model`)."""
+        from kg_edit.ship.export.gguf_files import write_gguf_model
 
         card = self._card("gguf model")
         return write_gguf_model(self.patch, out, model=model, base=base, kind=kind, card=card)

@@ -1,7 +1,7 @@
 """The verdict of an edit run: which edits succeeded, why others failed, and what helps.
 
 Every number comes from greedy decoding of the edits' own prompts, as in the report's table. A failed edit that was also
-made alone (`kg_edit.reports.alone`) is known to fail only together with the others, or always.
+made alone (`kg_edit.reports.retry`) is known to fail only together with the others, or always.
 """
 
 from __future__ import annotations

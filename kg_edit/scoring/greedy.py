@@ -17,10 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kg_edit.models.device_memory import pass_megabytes
-from kg_edit.models.hooks import watched, with_prompt_ends
-from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import (
+from kg_edit.engine.prefix_cache import (
     Prefix,
     SharedContexts,
     SummedCache,
@@ -30,6 +27,9 @@ from kg_edit.models.prefix_cache import (
     run_prefix,
     stack_prefixes,
 )
+from kg_edit.models.device_memory import pass_megabytes
+from kg_edit.models.hooks import watched, with_prompt_ends
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kg_edit.engine.prefix_cache import mask_decides
 from kg_edit.errors import ModelError
 from kg_edit.models.architectures import width_of_experts
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.prefix_cache import mask_decides
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kg_edit.ledger import Ledger
+from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.command_line import EDITS, GRAPH
-from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 from tests.peak_memory import adds_at_most
 from tests.wikidata_cache.wikidata_helpers import EDITS as WIKIDATA_EDITS
 from tests.wikidata_cache.wikidata_helpers import Server, save_facts

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.ledger import Ledger, log
+from kg_edit.ship.ledger import Ledger, log
 from kg_edit.storage import cached_files
 from kg_edit.storage.cached_files import CachedItem, cached_items, clearable
-from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 from wikidata_cache import open_source, packaged_extract
 from wikidata_cache.stores.load import load
 

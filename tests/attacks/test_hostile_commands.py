@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.cli.sweep_grid import cells_of, read_sweep
 from kg_edit.errors import ConfigError, KgEditError
+from kg_edit.evaluation.cli.sweep_grid import cells_of, read_sweep
 from kg_edit.methods import find_method
 from tests.attacks.commands import bounded_memory
 from tests.everyday import keep_first

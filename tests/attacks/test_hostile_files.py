@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from kg_edit.edits.files import read_edits
 from kg_edit.errors import KgEditError
-from kg_edit.ledger import Ledger
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import read_changes
+from kg_edit.ship.ledger import Ledger
 from tests.attacks.commands import bounded_memory
 from tests.kg_edit.command_line import EDITS, GRAPH
-from tests.kg_edit.ledger.ledgers import edits_of, made_up
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 from tests.wikidata_cache.wikidata_helpers import save_facts
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.answers.snapshot import export_snapshot, import_snapshot

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.attacks.commands import bounded_memory
-from tests.kg_edit.app.serving import Served, served, workshop
+from tests.kg_edit.ship.app.serving import Served, served, workshop
 
 pytestmark = pytest.mark.slow
 

@@ -24,20 +24,20 @@ from torch import Tensor
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.run import evaluate
-from kg_edit.methods.malmen.training import train as train_malmen
-from kg_edit.methods.mend.training import train
-from kg_edit.methods.serac.training import train as train_serac
+from kg_edit.evaluation.tracing.run import locate
+from kg_edit.evaluation.tracing.trace import TraceSettings, facts_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
-from kg_edit.tracing.run import locate
-from kg_edit.tracing.trace import TraceSettings, facts_of
+from kg_edit.zoo.malmen.training import train as train_malmen
+from kg_edit.zoo.mend.training import train
+from kg_edit.zoo.serac.training import train as train_serac
 from tests.kg_edit import second_device
-from tests.kg_edit.methods.malmen.examples import apart
-from tests.kg_edit.methods.malmen.examples import quick as quick_malmen
-from tests.kg_edit.methods.mend.examples import edits, quick
-from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
 from tests.kg_edit.methods.test_matrix import EDIT, METHODS, SECOND, logits_after, method
 from tests.kg_edit.tiny import tiny, weights_of
+from tests.kg_edit.zoo.malmen.examples import apart
+from tests.kg_edit.zoo.malmen.examples import quick as quick_malmen
+from tests.kg_edit.zoo.mend.examples import edits, quick
+from tests.kg_edit.zoo.serac.test_serac import quick as quick_serac
 
 Job = Callable[[LanguageModel], Tensor]
 EXACT = (

@@ -12,7 +12,7 @@ import pytest
 from kg_edit.callbacks import Callback, LossLines, open_callback, read_losses
 from kg_edit.errors import ConfigError, UnknownNameError
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.ledger.ledgers import edits_of, method, same
+from tests.kg_edit.ship.ledger.ledgers import edits_of, method, same
 from tests.kg_edit.tiny import tiny
 
 

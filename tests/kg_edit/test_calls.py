@@ -27,17 +27,17 @@ from kg_edit import (
     find_method,
     read_edits,
 )
-from kg_edit.datasets import as_records
 from kg_edit.edits.files import EditFile
-from kg_edit.edits.given import as_edits
+from kg_edit.edits.inputs import as_edits
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets import as_records
 from kg_edit.evaluation.run import evaluate
-from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.command_line import tiny_folder
-from tests.kg_edit.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import tiny
 
 __all__ = ["tiny_folder"]  # a fixture

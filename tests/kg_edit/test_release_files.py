@@ -21,12 +21,12 @@ from kg_edit.covariance.files import read_manifest
 from kg_edit.covariance.store import stored_covariances
 from kg_edit.edits.files import read_edits
 from kg_edit.evaluation.summary import Summary
-from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.probes import ReportRow
 from kg_edit.reports.report import before_and_after
+from kg_edit.ship.ledger import Ledger
 from tests.data.release_0_1_0.make import HERE, MODEL, ROME, SEQUENCE, SHARDS, SINGLE
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, content, kg_edit

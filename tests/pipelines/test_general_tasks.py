@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kg_edit.evaluation.general_tasks import GeneralTasks
-from tests.kg_edit.datasets.rows import POPQA
+from tests.kg_edit.evaluation.datasets.rows import POPQA
 from tests.pipelines.scripts import FOLDER, Script, module
 
 

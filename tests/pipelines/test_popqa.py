@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kg_edit.datasets.rows import POPQA
+from tests.kg_edit.evaluation.datasets.rows import POPQA
 from tests.pages import ROOT
 from tests.pipelines.scripts import FOLDER, Script
 

@@ -15,7 +15,7 @@ import pytest
 from kg_edit.errors import KgEditError
 from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import method_names
-from tests.kg_edit.datasets.rows import RIPPLES
+from tests.kg_edit.evaluation.datasets.rows import RIPPLES
 from tests.pages import ROOT
 from tests.pipelines.scripts import FOLDER, Script, module, nudged
 

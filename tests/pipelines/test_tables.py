@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from kg_edit.datasets import find_dataset
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.run import evaluate
 from kg_edit.methods import method_names
 from kg_edit.models.language_model import LanguageModel

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 
-from kg_edit.datasets import DATASETS
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluation.case import FUZZY, Case
+from kg_edit.evaluation.datasets import DATASETS
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics

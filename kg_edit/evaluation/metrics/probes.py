@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kg_edit.datasets.halluedit import HOPS
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.datasets.halluedit import HOPS
 from kg_edit.evaluation.metrics.metric import (
     CATEGORIES,
     Compute,

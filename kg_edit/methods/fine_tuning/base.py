@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.passes import pass_limit
+from kg_edit.engine.passes import pass_limit
 from kg_edit.methods.base import EditingMethod, attempt
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change

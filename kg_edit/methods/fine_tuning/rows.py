@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kg_edit.engine.replay import RecordedBlocks
 from kg_edit.models.hooks import index_for
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, left_pad
-from kg_edit.models.replay import RecordedBlocks
 
 Aim = Literal["target", "text", "prompt_last"]
 

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.cuda_graphs import RepeatedInPlace
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import DeltaParameters
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.locate_then_edit.repeated import RepeatedInPlace
 from kg_edit.methods.base import GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod

@@ -30,16 +30,16 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.prefix_cache import SharedContexts, quick_backward
+from kg_edit.engine.prefix_store import PrefixStore, model_state
+from kg_edit.engine.replay import RecordedBlocks, block_output
+from kg_edit.engine.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.errors import ModelError, PromptError
-from kg_edit.locate_then_edit.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.methods.glame_plus.questions import QUESTIONS, ComposedFact, first_hop
 from kg_edit.models.hooks import index_for, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.precision import exact
-from kg_edit.models.prefix_cache import SharedContexts, quick_backward
-from kg_edit.models.prefix_store import PrefixStore, model_state
 from kg_edit.models.prompts import Prompt, encode, left_pad
-from kg_edit.models.replay import RecordedBlocks, block_output
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.text.relation_nouns import relation_examples
 

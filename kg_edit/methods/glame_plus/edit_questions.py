@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.evaluation.ripples.ripple_edits import Excluded
 from kg_edit.graphs.facts import overlaps
 from kg_edit.graphs.source import FAILURES, SubgraphSource, edit_subgraph
 from kg_edit.methods.glame_plus.questions import first_hop, objects_of
-from kg_edit.ripples.drawn import Excluded
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 STATEMENTS_READ = 500  # statements of o* that are read; most o* have fewer

@@ -18,10 +18,10 @@ from itertools import islice
 
 import torch
 
+from kg_edit.engine.prefix_store import PrefixStore
 from kg_edit.errors import PromptError
 from kg_edit.locate_then_edit.objective import SoftTarget
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_store import PrefixStore
 from kg_edit.scoring.greedy import Written, greedy
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair

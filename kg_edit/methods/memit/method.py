@@ -35,6 +35,8 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.passes import pass_limit
+from kg_edit.engine.tail_forward import TailForward
 from kg_edit.errors import PatchError, RefusedEditsError, UnsupportedModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
@@ -47,7 +49,7 @@ from kg_edit.locate_then_edit.descent import (
     optimise_values,
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
-from kg_edit.locate_then_edit.lasting import (
+from kg_edit.locate_then_edit.long_run import (
     anchored,
     off_principal,
     principal_directions,
@@ -55,9 +57,7 @@ from kg_edit.locate_then_edit.lasting import (
     restrained,
 )
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, forward_for, norm_penalty
-from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
-from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import Layers, MethodConfig, ValueConfig, default_layer
 from kg_edit.methods.memit.records import (

@@ -16,7 +16,7 @@ from torch import Tensor
 from kg_edit.edits.edit import STORED, Edit, checked
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
-from kg_edit.locate_then_edit.lasting import state_of
+from kg_edit.locate_then_edit.long_run import state_of
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.patches.base import Patch
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.passes import pass_limit
 from kg_edit.errors import PatchError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
@@ -39,7 +40,7 @@ from kg_edit.locate_then_edit.descent import (
     descent_model,
     optimise_values,
 )
-from kg_edit.locate_then_edit.lasting import (
+from kg_edit.locate_then_edit.long_run import (
     anchored,
     off_principal,
     principal_directions,
@@ -47,7 +48,6 @@ from kg_edit.locate_then_edit.lasting import (
     restrained,
 )
 from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
-from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import ContextLengths, LayerConfig, ValueConfig

@@ -16,8 +16,8 @@ from typing import Any
 
 import ray
 
-from kg_edit.cli.evaluation import Evaluation
-from kg_edit.cli.ray_run import evaluate_on_ray
+from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.ray_run import evaluate_on_ray
 from kg_edit.evaluation.config import EvalConfig
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from kg_edit.edits.files import read_edits
 from kg_edit.evaluation.records import Entry, RunFolder, Section
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.datasets.rows import COUNTERFACT, FLAT, MQUAKE, POPQA, QUESTION, ZSRE, written
+from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, FLAT, MQUAKE, POPQA, QUESTION, ZSRE, written
+from tests.kg_edit.evaluation.ripples.toy import graph_file
 from tests.kg_edit.evaluation.test_judge import Server, server
-from tests.kg_edit.ripples.toy import graph_file
 
 __all__ = ["cache", "kg_edit", "place", "server", "tiny_folder"]  # fixtures
 

@@ -11,10 +11,10 @@ import typer
 from pydantic import BaseModel, Field
 from typer.testing import CliRunner
 
-from kg_edit.cli.evaluate import evaluate
-from kg_edit.cli.evaluation import Evaluation
 from kg_edit.cli.fields import with_fields_of
 from kg_edit.errors import ConfigError
+from kg_edit.evaluation.cli.evaluate import evaluate
+from kg_edit.evaluation.cli.evaluation import Evaluation
 from kg_edit.evaluation.config import EvalConfig
 
 

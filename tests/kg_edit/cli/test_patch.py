@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit, LocalityPrompt
-from kg_edit.ledger import Ledger
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports.probes import Reading, ReportProbe
+from kg_edit.ship.ledger import Ledger
 from tests.data.release_0_1_0.make import HERE
 from tests.kg_edit.command_line import (
     GLAME,

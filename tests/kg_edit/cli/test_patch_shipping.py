@@ -14,19 +14,19 @@ from typer.testing import CliRunner
 from kg_edit.cli.app import app
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError, PatchError
-from kg_edit.export.card import base_model
-from kg_edit.ledger import Ledger
-from kg_edit.methods.ext_sub.extraction import subtracted
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports.shipping import Shipment
+from kg_edit.ship.export.card import base_model
+from kg_edit.ship.ledger import Ledger
+from kg_edit.zoo.ext_sub.extraction import subtracted
 from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
-from tests.kg_edit.export.test_gguf_files import as_gguf
-from tests.kg_edit.export.test_hub import Hub, environment, hub
-from tests.kg_edit.ledger.ledgers import edits_of, made_up
-from tests.kg_edit.methods.ext_sub.test_extraction import patch as some_patch
+from tests.kg_edit.ship.export.test_gguf_files import as_gguf
+from tests.kg_edit.ship.export.test_hub import Hub, environment, hub
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import tiny
+from tests.kg_edit.zoo.ext_sub.test_extraction import patch as some_patch
 
 __all__ = ["cache", "hub", "kg_edit", "place", "tiny_folder"]  # fixtures
 
@@ -82,7 +82,7 @@ def test_refusal_comes_before_the_model_is_loaded(
     (place / "full").mkdir()
     (place / "full" / "notes").touch()
     model.touch()
-    monkeypatch.setattr("kg_edit.cli.patch_shipping.load", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("kg_edit.ship.cli.patch_shipping.load", lambda *_: pytest.fail("the model is loaded"))
     for command, message in (
         (("export", file, "--to", "peft", "full", "--scores"), "full already exists"),
         (

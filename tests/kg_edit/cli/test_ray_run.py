@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from kg_edit.cli.evaluation import Evaluation
-from kg_edit.cli.ray_run import evaluate_on_ray
 from kg_edit.errors import ConfigError
+from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.ray_run import evaluate_on_ray
 from kg_edit.evaluation.config import EvalConfig
 from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.ripples.test_build import MINE
-from tests.kg_edit.ripples.toy import graph_file
+from tests.kg_edit.evaluation.ripples.test_build import MINE
+from tests.kg_edit.evaluation.ripples.toy import graph_file
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from kg_edit.cli.sweep_grid import Cell, SweepSettings, cells_of, example, read_sweep
-from kg_edit.cli.sweep_run import Outcome, draw_sweep, run_sweep, sweep_table
-from kg_edit.datasets.ripples import FORMAT
 from kg_edit.errors import ConfigError, KgEditError, ModelError, OutputError, UnknownNameError
+from kg_edit.evaluation.cli.sweep_grid import Cell, SweepSettings, cells_of, example, read_sweep
+from kg_edit.evaluation.cli.sweep_run import Outcome, draw_sweep, run_sweep, sweep_table
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets.ripples import FORMAT
 from kg_edit.evaluation.statistics import Estimate
 from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import find_method

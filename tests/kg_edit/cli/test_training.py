@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from kg_edit.cli.training import training_records
-from kg_edit.methods.mend.network import FORMAT as MEND
-from kg_edit.methods.mend.network import MendManifest
-from kg_edit.methods.trained.files import NETWORK
+from kg_edit.zoo.cli.training import training_records
+from kg_edit.zoo.mend.network import FORMAT as MEND
+from kg_edit.zoo.mend.network import MendManifest
+from kg_edit.zoo.trained.files import NETWORK
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, rows, tiny_folder
-from tests.kg_edit.datasets.rows import MQUAKE, written
-from tests.kg_edit.methods.ke.test_ke import quick as quick_ke
-from tests.kg_edit.methods.malmen.examples import quick as quick_malmen
-from tests.kg_edit.methods.malmen.examples import quick_sequence as quick_rledit
-from tests.kg_edit.methods.mend.examples import edits
-from tests.kg_edit.methods.mend.examples import quick as quick_mend
-from tests.kg_edit.methods.serac.test_serac import quick as quick_serac
+from tests.kg_edit.evaluation.datasets.rows import MQUAKE, written
+from tests.kg_edit.zoo.ke.test_ke import quick as quick_ke
+from tests.kg_edit.zoo.malmen.examples import quick as quick_malmen
+from tests.kg_edit.zoo.malmen.examples import quick_sequence as quick_rledit
+from tests.kg_edit.zoo.mend.examples import edits
+from tests.kg_edit.zoo.mend.examples import quick as quick_mend
+from tests.kg_edit.zoo.serac.test_serac import quick as quick_serac
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.evaluation import Evaluation
 from kg_edit.evaluation.config import EvalConfig
 from tests.kg_edit.command_line import GOOD, Run, cache, kg_edit, place, refused, rows
 

@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kg_edit.covariance import factor
 from kg_edit.covariance.factor import CPU, Factor, has_fast_float64, refined
 from kg_edit.covariance.moment import Covariance, SecondMoment, square
+from kg_edit.engine.replay import block_output
 from kg_edit.errors import CovarianceError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
-from kg_edit.models.replay import block_output
 from tests.kg_edit.methods.test_matrix import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kg_edit.datasets.building import template
 from kg_edit.edits.aliases import ALIASES
 from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.edits.files import read_edits
 from kg_edit.errors import EditFileError
+from kg_edit.evaluation.datasets.building import template
 from tests.kg_edit.edit_rows import GOOD, lines, refusal, write
 from wikidata_cache import WikidataCache, cli, packaged_extract
 

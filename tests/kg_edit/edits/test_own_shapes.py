@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 import kg_edit
-from kg_edit.datasets.own_edits import record_of
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets.own_edits import record_of
 from kg_edit.evaluation.records import items
 from kg_edit.evaluation.scorer import score_cases
-from kg_edit.methods.mend.examples import make_examples
+from kg_edit.evaluation.tracing.trace import TracedFact, prompt_of
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from kg_edit.reports.probes import probes, read
-from kg_edit.tracing.trace import TracedFact, prompt_of
+from kg_edit.zoo.mend.examples import make_examples
 
 FILE = Path(kg_edit.__file__).parent / "data" / "own-shapes.jsonl"
 SHAPES = {"start", "middle", "after", "last", "twice", "apostrophe", "script", "target", "question"}

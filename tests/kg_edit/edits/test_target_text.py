@@ -9,7 +9,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit, checked
 from kg_edit.edits.files import read_edits, write_edits
-from kg_edit.edits.given import as_edits
+from kg_edit.edits.inputs import as_edits
 from kg_edit.errors import EditError
 
 TEXT = "Ada wrote notes on an engine. They were long."

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.datasets.own_edits import OWN_EDITS
 from kg_edit.edits import templates
-from kg_edit.edits.given import as_edits
+from kg_edit.edits.inputs import as_edits
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditFileError
+from kg_edit.evaluation.datasets.own_edits import OWN_EDITS
 
 COUNTERFACT = Path(__file__).parents[4] / "shared" / "data" / "counterfact_plus" / "dev.json"
 HEADER = "property\tlabel\ttemplate\n"

@@ -9,13 +9,13 @@ from typing import cast
 
 import pytest
 
-from kg_edit.cli.evaluation import Evaluation
-from kg_edit.datasets.lint import lint
-from kg_edit.datasets.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, EditFileError
+from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.datasets.lint import lint
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.quick_tasks import QuickTasks
-from kg_edit.ripples import known_only
-from kg_edit.ripples.known_only import KnownOnly
+from kg_edit.evaluation.ripples import known_only
+from kg_edit.evaluation.ripples.known_only import KnownOnly
 from tests.kg_edit.command_line import QUICK, TRIPLET, Result, Run, kg_edit, place, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES
 from tests.kg_edit.tiny import tiny

@@ -16,15 +16,15 @@ from statistics import fmean
 import pytest
 import torch
 
-from kg_edit.datasets import find_dataset
-from kg_edit.datasets.own_edits import TEXTS
 from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.datasets import find_dataset
+from kg_edit.evaluation.datasets.own_edits import TEXTS
 from kg_edit.evaluation.metrics.catalogue import metrics_for
 from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
-from tests.kg_edit.datasets.rows import FACT, MQUAKE, written
-from tests.kg_edit.datasets.test_reading import ROWS
 from tests.kg_edit.evaluation.conftest import NudgeConfig
+from tests.kg_edit.evaluation.datasets.rows import FACT, MQUAKE, written
+from tests.kg_edit.evaluation.datasets.test_reading import ROWS
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
 
 Triple = tuple[str, str, str]  # prompt, the answer that counts +, the answer that counts -

@@ -28,11 +28,11 @@ from kg_edit.evaluation.reports import render, rich_general
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import find_method
-from kg_edit.methods.serac.method import Serac, SeracConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
+from kg_edit.zoo.serac.method import Serac, SeracConfig
 from tests.kg_edit.evaluation.conftest import CITIES, Nudge, record
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "runs.md"

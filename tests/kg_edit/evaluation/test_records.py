@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.datasets.own_edits import record_of
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets.own_edits import record_of
 from kg_edit.evaluation.records import items
 from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel

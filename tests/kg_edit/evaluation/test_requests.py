@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.datasets import find_dataset
 from kg_edit.evaluation.case import TEACHER_FORCED, Case
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS
 from kg_edit.evaluation.records import items
 from kg_edit.evaluation.requests import CaseRequests, TextRequest, parts_of, target_of
@@ -22,9 +22,9 @@ from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import answers
 from tests.everyday import keep_first
-from tests.kg_edit.datasets.rows import written
-from tests.kg_edit.datasets.test_reading import ROWS
 from tests.kg_edit.evaluation.conftest import Nudge
+from tests.kg_edit.evaluation.datasets.rows import written
+from tests.kg_edit.evaluation.datasets.test_reading import ROWS
 
 BENCHMARKS = keep_first(["zsre", "counterfact-plus", "mquake", "ripples", "knowedit"], keep=2)
 

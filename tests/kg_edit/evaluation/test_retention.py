@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.datasets import find_dataset
-from kg_edit.datasets.record import Query
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError, ModelError
 from kg_edit.evaluation import retention as rates_of
 from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets import find_dataset
+from kg_edit.evaluation.datasets.record import Query
 from kg_edit.evaluation.finish import merge
 from kg_edit.evaluation.retention import RetentionTest, asked_of, edit_replies, read_retention_test
 from kg_edit.evaluation.run import evaluate
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import pair_of
-from tests.kg_edit.datasets.rows import MQUAKE, ZSRE, written
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
+from tests.kg_edit.evaluation.datasets.rows import MQUAKE, ZSRE, written
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
 from tests.kg_edit.tiny import chatting, tiny
 

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.datasets import BenchmarkRecord, find_dataset
-from kg_edit.datasets.own_edits import record_of
-from kg_edit.datasets.record import Probe, Query
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.datasets import BenchmarkRecord, find_dataset
+from kg_edit.evaluation.datasets.own_edits import record_of
+from kg_edit.evaluation.datasets.record import Probe, Query
 from kg_edit.evaluation.records import Section
 from kg_edit.evaluation.scorer import ANSWER_TOKENS, LIST_TOKENS, UneditedScores, score_cases, text_limits
 from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import answers, choices, fact_sentence
-from tests.kg_edit.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
+from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
 
 ROWS = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
-from kg_edit.locate_then_edit.lasting import (
+from kg_edit.locate_then_edit.long_run import (
     anchored,
     mean_value_norm,
     most_changed,
@@ -22,10 +22,10 @@ from kg_edit.locate_then_edit.lasting import (
     remembered,
 )
 from kg_edit.locate_then_edit.objective import Objective
-from kg_edit.methods.emmet.method import Emmet, EmmetConfig
 from kg_edit.methods.memit.method import JointMethod, Memit, MemitConfig
 from kg_edit.methods.rome.method import rank_one_update
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.zoo.emmet.method import Emmet, EmmetConfig
 from tests.kg_edit.tiny import tiny
 
 NONE = OtherKeys.none(2)
@@ -109,7 +109,7 @@ def test_norm_of_the_anchor_is_without_the_largest(monkeypatch: pytest.MonkeyPat
         axis = torch.eye(objective.value.shape[1])[0]
         return [Descent(change=n * axis - m, losses=()) for n, m in enumerate(objective.value, 1)]
 
-    monkeypatch.setattr("kg_edit.locate_then_edit.lasting.optimise_values", with_norms)
+    monkeypatch.setattr("kg_edit.locate_then_edit.long_run.optimise_values", with_norms)
     stops = MemitConfig()
     assert mean_value_norm(tiny("gpt2"), 1, ("{}",), site="value", clamp=1.0, stops=stops) == 16.0
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.passes import PassLimit, passes
+from kg_edit.engine.tail_forward import TailForward
 from kg_edit.locate_then_edit.objective import (
     ExtraTarget,
     ForwardFactory,
@@ -21,10 +23,8 @@ from kg_edit.locate_then_edit.objective import (
     forward_for,
     norm_penalty,
 )
-from kg_edit.locate_then_edit.passes import PassLimit, passes
 from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.states import subject_states
-from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.passes import PassLimit
 from kg_edit.graphs.encoding import EncodedSubgraph
 from kg_edit.locate_then_edit.descent import DeltaParameters, FreeDelta, Stops, optimise_values
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
-from kg_edit.locate_then_edit.passes import PassLimit
 from kg_edit.methods.glame.method import GlameConfig, GraphValue, new_rgnn
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.models.language_model import LanguageModel

@@ -19,8 +19,8 @@ from kg_edit.errors import (
     UnsupportedModelError,
 )
 from kg_edit.methods import find_method
-from kg_edit.methods.adapters.base import AdapterMethod
 from kg_edit.methods.memit.method import SpreadConfig
+from kg_edit.zoo.adapters.base import AdapterMethod
 
 # Families that normalise after the MLP, or scale its output
 POST_NORM = {

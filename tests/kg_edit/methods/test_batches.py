@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine import prefix_cache
+from kg_edit.engine.passes import pass_limit
+from kg_edit.engine.prefix_cache import SharedContexts, run_prefix
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.locate_then_edit.passes import pass_limit
 from kg_edit.methods import base
 from kg_edit.methods.rome import method as rome_method
-from kg_edit.models import prefix_cache
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import SharedContexts, run_prefix
 from kg_edit.models.prompts import Prompt, encode
 from kg_edit.patches.base import Patch
 from tests.everyday import keep_first

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from kg_edit.errors import ConfigError
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.ke.network import KeTraining
+from kg_edit.zoo.ke.network import KeTraining
 
 GRAPH = nx.DiGraph()
 GRAPH.add_edge("Rome", "Italy", label="country")

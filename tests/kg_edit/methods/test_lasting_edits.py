@@ -19,17 +19,17 @@ from kg_edit.errors import ConfigError, PatchError, RefusedEditsError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.run import evaluate
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, optimise_values
-from kg_edit.locate_then_edit.lasting import off_principal, principal_directions
+from kg_edit.locate_then_edit.long_run import off_principal, principal_directions
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import find_method
 from kg_edit.methods.base import ValueMethod
-from kg_edit.methods.comeba.adapter import GatedUpdate
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.edit_run import run_edits
+from kg_edit.zoo.comeba.adapter import GatedUpdate
 from tests.everyday import keep_first
 from tests.kg_edit.methods.memit.joint import EDITS, state_at
 from tests.kg_edit.methods.quick import QUICK

@@ -10,9 +10,9 @@ from kg_edit.graphs.source import as_source
 from kg_edit.methods import find_method
 from kg_edit.models.prompts import encode
 from tests.everyday import keep_first
-from tests.kg_edit.app.serving import toy_graph
-from tests.kg_edit.ledger.ledgers import method
 from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.ship.app.serving import toy_graph
+from tests.kg_edit.ship.ledger.ledgers import method
 from tests.kg_edit.tiny import tiny
 
 EVERY_DAY = ["rome", "ft", "grace", "memit", *sorted(set(QUICK) - {"rome", "ft", "grace", "memit"})]

@@ -16,12 +16,12 @@ from _pytest.mark.structures import ParameterSet
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import ChatTemplateError, CovarianceError, ModelError
-from kg_edit.ledger import Ledger
 from kg_edit.methods import EditingMethod, find_method, method_names
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_patch
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.ship.ledger import Ledger
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.methods.refusals import (

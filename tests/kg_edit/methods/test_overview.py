@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.adapters.base import AdapterConfig
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.overview import CHOICES, HEADER, PAGES, all_methods, computes, methods_page, row_of, settings
+from kg_edit.zoo.adapters.base import AdapterConfig
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 
@@ -139,6 +139,6 @@ import sys
 from kg_edit.methods import find_method, method_names
 assert "mend" in method_names() and "torch" not in sys.modules
 find_method("rome")
-assert "kg_edit.methods.rome.method" in sys.modules and "kg_edit.methods.mend.method" not in sys.modules
+assert "kg_edit.methods.rome.method" in sys.modules and "kg_edit.zoo.mend.method" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

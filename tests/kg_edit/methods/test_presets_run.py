@@ -25,13 +25,13 @@ from kg_edit.locate_then_edit.descent import Descent, optimise_values
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import base, find_method
 from kg_edit.methods.alphaedit import method as alphaedit
-from kg_edit.methods.emmet import method as emmet
 from kg_edit.methods.memit import method as memit
 from kg_edit.methods.presets import model_presets
 from kg_edit.methods.rome import method as rome
 from kg_edit.models import sampling
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.zoo.emmet import method as emmet
 from tests.kg_edit.methods.test_presets import EDIT, EVERY, graph, names
 from tests.kg_edit.tiny import byte_level
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions

@@ -6,14 +6,14 @@ import logging
 
 import pytest
 
-from kg_edit.app.messages import TryRequest
-from kg_edit.app.session import outcome_of, queries_of
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
-from kg_edit.methods.kn.method import Kn
 from kg_edit.methods.statement import encode_statement
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.reports.probes import CandidateCost, Response
+from kg_edit.ship.app.messages import TryRequest
+from kg_edit.ship.app.session import outcome_of, queries_of
+from kg_edit.zoo.kn.method import Kn
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
 

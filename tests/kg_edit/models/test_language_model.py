@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
 from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
-from kg_edit.export.merged_model import blank_model
 from kg_edit.models.architectures import ModelSpec, content_fingerprint, find_spec
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import (
@@ -31,6 +30,7 @@ from kg_edit.models.loading import (
 )
 from kg_edit.models.sampling import continue_text, sample_contexts
 from kg_edit.planning.shape import shape_of
+from kg_edit.ship.export.merged_model import blank_model
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import CONFIGS, byte_level, families, tiny
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
+from kg_edit.engine.prefix_cache import base_model, run_prefix
 from kg_edit.errors import PatchError
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import base_model, run_prefix
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.token_means import TokenMeans
 from kg_edit.scoring.token_tree import TokenTree, TreeRows

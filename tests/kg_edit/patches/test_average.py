@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
-from kg_edit.ledger.removal import recorded_method
 from kg_edit.patches.average import averaged
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.ship.ledger.removal import recorded_method
 
 
 def patch(method: str, value: float, *ids: str, weights: str = "w", model: str = "2-x") -> WeightPatch:

@@ -16,15 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from kg_edit.errors import KgEditError, PatchError
-from kg_edit.ledger import Ledger
-from kg_edit.ledger.entries import entries_of
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns, edit_norms, read_changes
 from kg_edit.patches.container import METADATA
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.ship.ledger import Ledger
+from kg_edit.ship.ledger.entries import entries_of
 from tests.kg_edit.json_places import places, replaced
-from tests.kg_edit.ledger.ledgers import edits_of, made_up, method
 from tests.kg_edit.patches.test_base import patch_of
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up, method
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 ONE = made_up(edits_of(2))

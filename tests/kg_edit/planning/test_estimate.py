@@ -16,22 +16,19 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.prefix_cache import SharedContexts
+from kg_edit.engine.prefix_store import MEGABYTES
+from kg_edit.engine.tail_forward import TailForward
 from kg_edit.errors import ConfigError, ModelError, UnsupportedModelError
 from kg_edit.locate_then_edit.objective import Objective, Request, forward_for
-from kg_edit.locate_then_edit.tail_forward import TailForward
 from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
 from kg_edit.methods.fine_tuning.ft import Ft
-from kg_edit.methods.fine_tuning.lora import Lora
 from kg_edit.methods.glame.method import GraphValues
 from kg_edit.methods.memit.method import MemitConfig
-from kg_edit.methods.mend.gradients import mlp_weights
-from kg_edit.methods.mend.method import MendConfig
 from kg_edit.methods.presets import preset_models
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.workload import Family
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import SharedContexts
-from kg_edit.models.prefix_store import MEGABYTES
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.planning import machine as machines
@@ -39,6 +36,9 @@ from kg_edit.planning import shape as shapes
 from kg_edit.planning.machine import Machine, free_memory
 from kg_edit.planning.memory import Estimate, estimate, suggestions
 from kg_edit.planning.shape import ModelShape, shape_of, shape_of_config
+from kg_edit.zoo.fine_tuning.lora import Lora
+from kg_edit.zoo.mend.gradients import mlp_weights
+from kg_edit.zoo.mend.method import MendConfig
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.methods.quick import QUICK, UNTRAINED

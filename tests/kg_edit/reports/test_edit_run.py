@@ -321,7 +321,7 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert {result["edit"] for result in stored["edits"] if result["alone"]} == {spoiled.edit}
     for name in (REPORT, PAGE):
         assert "fails only together" in (tmp_path / "out" / name).read_text()
-    monkeypatch.setattr("kg_edit.reports.alone.read", None)
+    monkeypatch.setattr("kg_edit.reports.retry.read", None)
     assert make() == second == make(alone=False), "what was tried is not tried again"
 
 

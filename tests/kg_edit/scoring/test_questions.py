@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kg_edit.datasets import find_dataset
 from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.scoring.questions import (
     CHOICES,
     SHOTS,

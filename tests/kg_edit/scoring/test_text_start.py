@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from kg_edit.app.session import EditDesk
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
@@ -16,6 +15,7 @@ from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations, replies
 from kg_edit.scoring.text_start import with_start
+from kg_edit.ship.app.session import EditDesk
 from kg_edit.text.matching import begins_with
 from tests.kg_edit.tiny import tiny
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyoxigraph import RdfFormat, Store
 
-from kg_edit.methods.in_context.popularity import read_popularity
+from kg_edit.zoo.in_context.popularity import read_popularity
 from tests.loopback import QuietHandler
 from tests.wikidata_cache.api_server import NO_VALUE, ApiServer, claim, entities_of, entity, time_value
 from tests.wikidata_cache.fault_server import OUTAGE, SkippedTime, first, hasty, status

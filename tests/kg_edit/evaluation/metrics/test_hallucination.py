@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.datasets import find_dataset
+from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.retention import RetentionTest, read_retention_test
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
-from tests.kg_edit.datasets.rows import WIKIBIO, written
+from tests.kg_edit.evaluation.datasets.rows import WIKIBIO, written
 from tests.kg_edit.tiny import tiny
 
 

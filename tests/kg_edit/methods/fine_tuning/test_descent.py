@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.passes import PassLimit
 from kg_edit.errors import PatchError
-from kg_edit.locate_then_edit.passes import PassLimit
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning import base
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, changed, descend, no_change

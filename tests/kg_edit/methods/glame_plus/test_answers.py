@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.prefix_cache import SharedContexts
 from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import subject_states
@@ -34,7 +35,6 @@ from kg_edit.methods.glame_plus.answers import (
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
 from kg_edit.methods.glame_plus.questions import ComposedFact
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prefix_cache import SharedContexts
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations

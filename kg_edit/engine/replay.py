@@ -1,0 +1,183 @@
+"""Run some of a model's blocks again: record one forward pass, then run its upper blocks as often as needed.
+
+A change in block l does not change the blocks below it. So rows of tokens go through the whole model once, and after
+that only through the blocks from l on. These blocks get the hidden states under test, and the same other arguments that
+the model gave them in the recorded pass. `Ascending` runs rows again while block after block is being changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kg_edit.engine.prefix_cache import Prefix, base_model
+from kg_edit.models.hooks import StopForwardError, hidden_state, stopping, watched, with_prompt_ends, with_token_ids
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Batch
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # a block's positional and keyword arguments, without the hidden state
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecordedBlocks:
+    """The recorded calls of consecutive blocks in one forward pass, which can be repeated with other hidden states.
+
+    A call is all that a block got besides its hidden state: attention mask, position embeddings, the cache with a
+    prefix. The model itself computed them for these rows, so masks, windows and positions are right in every family.
+    The devices are right too, because accelerate's hooks move a call's tensors to its block again. A call fits all
+    states [rows, tokens, d].
+
+    ``calls`` holds the calls of the blocks from block ``first`` on. ``inputs`` maps a block to its input hidden states
+    [rows, tokens, d], detached from the graph: always for ``first``, for other blocks only on request. ``batch`` has
+    the rows' tokens and the ends of their prompts, which a patch may read.
+
+    Memory: [rows, tokens, d] for each stored input. The other arguments are mostly the same tensors for all blocks.
+    """
+
+    model: LanguageModel
+    first: int
+    calls: tuple[Call, ...]
+    inputs: Mapping[int, Tensor]
+    batch: Batch
+
+    @classmethod
+    def record(
+        cls,
+        model: LanguageModel,
+        batch: Batch,
+        layers: range,
+        *,
+        prefix: Prefix | None = None,
+        all_inputs: bool = False,
+    ) -> tuple[RecordedBlocks, Tensor]:
+        """Run ``batch`` through the model up to the last of ``layers``, and record the calls of ``layers``.
+
+        Returns the record, and the last block's output [rows, tokens, d]. The record does not store the output, because
+        the output may have the autograd graph of the hooks' changes.
+
+        Args:
+            model: the model, with any hooks that the caller has put on its modules.
+            batch: rows of tokens; with ``prefix``, they come after the same rows of it.
+            layers: consecutive blocks (0-based). An empty range means a change after the last block: the output of the
+                block before the range is then the recorded input, and no block is left to run.
+            prefix: keys and values of earlier tokens.
+            all_inputs: store the input of each of ``layers``, not only of the first one.
+        """
+        calls, inputs = list[Call](), dict[int, Tensor]()
+
+        def see(layer: int, state: Tensor, call: Call) -> None:
+            calls.append(call)
+            if all_inputs or layer == layers.start:
+                inputs[layer] = state.detach()
+
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(_call_seen(model.block(layer), layer, see))
+            output = block_output(model, batch, layers.stop - 1, prefix=prefix)
+        inputs = inputs or {layers.start: output.detach()}
+        return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs, batch=batch), output
+
+    @property
+    def start(self) -> Tensor:
+        """The input of block ``first``, [rows, tokens, d]."""
+        return self.inputs[self.first]
+
+    def run(self, hidden: Tensor, *, first: int | None = None, stop: int | None = None) -> Tensor:
+        """Run the blocks from ``first`` to before ``stop`` on ``hidden`` [rows, tokens, d]; return the last output.
+
+        By default all recorded blocks run. Differentiable in ``hidden`` and in what hooks change.
+        """
+        first = self.first if first is None else first
+        calls = self.calls[first - self.first : None if stop is None else stop - self.first]
+        with with_token_ids(self.model, self.batch.ids), with_ends(self.model, self.batch):
+            for layer, (args, kwargs) in enumerate(calls, start=first):
+                hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
+        return hidden
+
+
+class Ascending:
+    """Batches of rows that run again each time a higher block has been changed.
+
+    A method that writes the blocks l_1 < ... < l_n one after the other needs, before each, what the model computes with
+    the blocks below already changed. The blocks below l_1 run once. From then on each batch stores the input of the
+    last block that was asked for, and runs from there.
+
+    Memory: [tokens, d] for each batch, as long as all batches together need at most ``memory`` MB. Further batches
+    store nothing and run from the first block each time.
+    """
+
+    def __init__(self, model: LanguageModel, batches: Sequence[Batch], layers: range, *, memory: float) -> None:
+        self._model, self._batches, self._layers = model, batches, layers
+        self._records: dict[int, RecordedBlocks] = {}
+        self._inputs: dict[int, Tensor] = {}
+        self._at, self._remaining = layers.start, memory * 1e6
+
+    def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
+        """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.
+
+        ``layer`` is the block that is written next, and may not be lower than in an earlier call. Blocks from it on may
+        have been changed since, and the blocks below it since they last ran.
+        """
+        last = layer if last is None else last
+        for number, batch in enumerate(self._batches):
+            if record := self._records.get(number):
+                self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
+                yield record.run(self._inputs[number], first=layer, stop=last + 1)
+                continue
+            # Record the batch at its first run, if its two inputs (the first and the present one, float32) fit.
+            fits = self._at == self._layers.start
+            self._remaining -= 2 * 4 * batch.ids.numel() * self._model.width if fits else 0
+            if not fits or self._remaining < 0:
+                yield block_output(self._model, batch, last)
+                continue
+            record, output = RecordedBlocks.record(self._model, batch, self._layers)
+            self._records[number], self._inputs[number] = record, record.start
+            yield output if last == self._layers.stop - 1 else record.run(record.start, stop=last + 1)
+        self._at = layer
+
+
+def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Prefix | None = None) -> Tensor:
+    """Return the output of block ``layer`` (0-based) for rows of tokens, [rows, tokens, d]; no higher block runs.
+
+    With ``prefix``, the rows come after the same rows of it, and their positions continue from there.
+
+    Raises:
+        ModelError: the model has no such layer.
+    """
+    seen: list[Tensor] = []
+
+    def stop(_: Tensor, output: Tensor) -> None:
+        seen.append(output)
+        raise StopForwardError
+
+    with stopping(), watched(model.block(layer), stop), with_ends(model, batch):
+        base_model(model)(
+            input_ids=batch.ids,
+            attention_mask=batch.mask if prefix is None else torch.cat([prefix.mask, batch.mask], -1),
+            position_ids=batch.positions if prefix is None else prefix.lengths + batch.positions,
+            past_key_values=None if prefix is None else prefix.frozen(len(model.blocks)),
+            use_cache=prefix is not None,
+        )
+    return seen[0]
+
+
+def with_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None]:
+    """Pass to a patch where the prompts of ``batch`` end, if that is known."""
+    return nullcontext() if batch.ends is None else with_prompt_ends(model, batch.ends)
+
+
+@contextmanager
+def _call_seen(block: nn.Module, layer: int, see: Callable[[int, Tensor, Call], None]) -> Iterator[None]:
+    """Call ``see(layer, hidden state, the other arguments)`` whenever ``block`` is about to run."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        see(layer, args[0] if args else kwargs["hidden_states"], (args[1:], rest))
+
+    with block.register_forward_pre_hook(hook, with_kwargs=True):
+        yield

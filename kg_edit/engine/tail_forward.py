@@ -1,0 +1,136 @@
+"""The fast forward pass of the objective: it runs only the part of the model that a change can reach.
+
+A change at the subject's last token in layer l affects that token from layer l on, and later tokens from layer l+1 on.
+Everything else is computed once: the attention keys and values of the tokens before the subject's last token
+(`prefix_cache`), and the states of the later tokens up to layer l+1. A step then runs block l on one token per row, and
+the blocks above on the tail tokens only (`RecordedBlocks`). `PlainForward` is the reference: the same logits from the
+whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kg_edit.engine.prefix_cache import Prefix, SharedContexts, quick_backward, run_prefix
+from kg_edit.engine.replay import RecordedBlocks
+from kg_edit.models.hooks import added, index_for, is_hooked, run_at_positions, watched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Batch, Prompt, end_mask
+
+
+class TailForward:
+    """Runs the tails of rows of prompts, with a change at the subject's last token in block ``layer``.
+
+    A row's tail starts at the subject's last token (`tail`).
+
+    Attributes:
+        keys: the input of the down-projection at that token, in the model without the change, [rows, d_ff].
+        values: its output there, [rows, d].
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        layer: int,
+        rows: Sequence[Prompt],
+        *,
+        contexts: SharedContexts | None = None,
+        prefix: Prefix | None = None,
+    ) -> None:
+        """Run the tails once without a change, and record the calls of the blocks.
+
+        Args:
+            model: the language model.
+            layer: the edited block, 0-based.
+            rows: the prompts, with their targets.
+            contexts: cached beginnings of rows, shared by many forwards.
+            prefix: the cached keys and values of all tokens before the tails; by default it is computed here.
+        """
+        starts, tails = [row.ids[: row.edited_at] for row in rows], [tail(row) for row in rows]
+        if prefix is None:
+            longest = max(map(len, tails))
+            prefix = contexts.prefix(model, starts, beyond=longest) if contexts else run_prefix(model, starts)
+        self._model, self._layer, self._rows, self._prefix = model, layer, rows, prefix
+        self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
+
+        def record(tokens: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
+            batch = right_pad(tokens, model.device, ends=tail_ends(rows))
+            return RecordedBlocks.record(model, batch, layers, prefix=prefix)
+
+        with torch.no_grad():
+            # Block l: the subject's last token alone, because the change does not reach the later tokens there.
+            seen: list[Tensor] = []
+            with watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
+                self._edited, _ = record([ids[:1] for ids in tails], range(layer, layer + 1))
+            self.keys, self.values = (state.reshape(len(tails), -1) for state in seen)
+            # The blocks above: the whole tails. Their input at the later tokens does not change.
+            self._above, self._clean_final = record(tails, range(layer + 1, len(model.blocks)))
+            self._clean_later = self._above.start[:, 1:]
+
+    def subset(self, rows: Sequence[int]) -> TailForward:
+        """Return the forward of only the rows with these indices; their prefix is reused."""
+        prefix = self._prefix.rows(torch.tensor(rows, device=self._model.device))
+        return type(self)(self._model, self._layer, [self._rows[row] for row in rows], prefix=prefix)
+
+    def logits(self, change: Tensor | None = None) -> Tensor:
+        """Return logits [reads, vocabulary] at the positions that the loss reads.
+
+        The positions, row after row: those that predict a target token; for a row without target, the subject's last
+        token. ``change`` [rows, d] is added to the down-projection's output at the subject's last token.
+        """
+        model, hidden = self._model, self._clean_final  # the last block's output, [rows, tail, d]
+        if change is not None:
+            shift = change
+            with quick_backward(hidden):
+                module = model.down_projection(self._layer)
+                with added(module, lambda output: output + shift.to(output).reshape(output.shape)):
+                    first = self._edited.run(self._edited.start)  # [rows, 1, d]
+                hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
+                # The last block's MLP runs at the positions that are read only, unless a patch there needs whole rows.
+                last = model.mlp(len(model.blocks) - 1)
+                with run_at_positions(None if last is None or is_hooked(last) else last, self._reads):
+                    hidden = self._above.run(hidden)
+        return model.logits(hidden[index_for(self._reads, hidden)])
+
+
+def read_positions(row: Prompt) -> list[int]:
+    """Return the positions whose logits the loss reads: those that predict the target, else the subject's end."""
+    if row.target_ids:
+        return list(range(row.target_start - 1, len(row.ids) - 1))
+    return [row.edited_at]
+
+
+def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the (row, position) indices of the logits that the loss reads, with each row's shift on its positions."""
+    pairs = [
+        (index, shift + position)
+        for index, (row, shift) in enumerate(zip(rows, shifts, strict=True))
+        for position in read_positions(row)
+    ]
+    row_index, position_index = zip(*pairs, strict=True)
+    return torch.tensor(row_index, device=device), torch.tensor(position_index, device=device)
+
+
+def tail(row: Prompt) -> Sequence[int]:
+    """Return the tail of a row: the tokens from the subject's last one to the last position that the loss reads."""
+    return row.ids[row.edited_at : read_positions(row)[-1] + 1]
+
+
+def tail_ends(rows: Sequence[Prompt]) -> list[int]:
+    """Return the column of each row's tail in which its prompt ends; it may be outside of the tail."""
+    return [row.target_start - 1 - row.edited_at for row in rows]
+
+
+def right_pad(rows: Sequence[Sequence[int]], device: torch.device, *, ends: Sequence[int] | None = None) -> Batch:
+    """Right-pad tails into a batch. All begin at the subject's last token, so a column is the distance from it.
+
+    ``ends`` has the column in which a row's prompt ends; it may be outside of the tail.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    positions = mask.cumsum(-1) - 1  # padding repeats the last one: after a long prefix a further one may not exist
+    return Batch(ids=ids, mask=mask, positions=positions, ends=None if ends is None else end_mask(ends, width))

@@ -1,0 +1,284 @@
+"""`kg-edit data`: check a benchmark file, and make benchmarks and edits from a graph."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.console import say, stdout
+from kg_edit.cli.method_plan import doing, load, open_graph, open_wikidata, parse_relations
+from kg_edit.cli.options import (
+    BenchmarkFile,
+    Contact,
+    DatasetName,
+    Device,
+    Dtype,
+    EditCount,
+    Exclude,
+    GivenGraph,
+    KeepGoing,
+    ModelName,
+    Relations,
+    Seed,
+    Split,
+    Templates,
+    refuse_unused,
+)
+from kg_edit.errors import ConfigError
+from kg_edit.text.display import plain, terminal_table
+from wikidata_cache.atomic import check_out
+from wikidata_cache.terminal import harmless, number_of
+
+if TYPE_CHECKING:
+    from kg_edit.evaluation.datasets.lint import Finding
+
+_SHOWN = 3  # faults of a kind
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Check and create benchmark files.",
+    epilog="""Examples:
+
+- `kg-edit data check MQuAKE-CF-3k.json`
+- `kg-edit data ripples --graph extract --edits mine.jsonl --out mine.json`
+""",
+)
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    file: BenchmarkFile,
+    dataset: DatasetName = None,
+    graph: GivenGraph = None,
+    every: Annotated[bool, typer.Option("--all", help="List all faults, not only three of each kind.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all faults as JSON.")] = False,
+    contact: Contact = None,
+) -> None:
+    """Report the faults of a benchmark file.
+
+    The exit code is 1 if there are any.
+
+    Examples:
+
+    - `kg-edit data check MQuAKE-CF-3k.json --dataset mquake --graph wikidata.nt.gz`
+    """
+    from kg_edit.evaluation.datasets import find_dataset, guess_dataset
+    from kg_edit.evaluation.datasets.lint import lint
+
+    if as_json:
+        refuse_unused(context, ("every",), "with --json, which prints all faults")
+    chosen = find_dataset(dataset) if dataset else guess_dataset(file)
+    content = chosen.read(file)
+    findings = lint(content, labels=open_graph(graph, contact))
+    count = len(content.records)
+    if as_json:
+        report = {"dataset": chosen.name, "records": count, "findings": [asdict(finding) for finding in findings]}
+        typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
+    else:
+        if findings:
+            _show(findings, len(findings) if every else _SHOWN)
+        faults = f"{len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"
+        stdout().print(f"{plain(str(file))}: {number_of(count, 'record')} of {chosen.name}, {faults}")
+    if findings:
+        raise typer.Exit(1)
+
+
+def _show(findings: tuple[Finding, ...], shown: int) -> None:
+    """Print the first faults of each kind, and how many more there are."""
+    rows, seen = list[tuple[str, str, str]](), Counter[str]()
+    totals = Counter(finding.kind for finding in findings)
+    for finding in findings:
+        seen[finding.kind] += 1
+        if seen[finding.kind] <= shown:
+            rows.append((finding.kind, plain(finding.id), plain(finding.message)))
+        elif seen[finding.kind] == totals[finding.kind]:
+            rows.append((finding.kind, "", f"and {totals[finding.kind] - shown} more (--all lists them)"))
+    stdout().print(terminal_table(("fault", "record", "what"), rows))
+
+
+@app.command()
+def ripples(
+    context: typer.Context,
+    graph: GivenGraph = None,
+    model: ModelName = "smollm2-135m",
+    edits: Annotated[
+        Path | None, typer.Option(metavar="EDITS", help="File of your own edits, with the ids of r and o*.")
+    ] = None,
+    relations: Relations = None,
+    n: EditCount = 300,
+    seed: Seed = 0,
+    words: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Your words and relations; they override the packaged ones."),
+    ] = None,
+    templates: Templates = None,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE.json", help="File to write.")],
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Create a ripple benchmark from a graph: portability and locality questions of edits.
+
+    The edits (s, r, o → o*) are drawn from the graph or read from your file. Questions have two or three hops, name s
+    by an alias, or are about facts that must not change; those with a hop that the model does not know are left out,
+    except for a separate group. The same command again resumes the run. Exits with code 1 if no question can be made.
+
+    Examples:
+
+    - `kg-edit data ripples --graph wikidata.nt.gz --relations P17,P19 --n 50 --out ripples.json`
+    - `kg-edit data ripples --graph extract --edits mine.jsonl --out mine-ripples.json`
+    - `kg-edit evaluate --dataset ripples --data ripples.json --out runs/ripples/`
+    """
+    if edits is None:
+        refuse_unused(context, ("templates",), "without --edits", way="also give --edits FILE")
+    else:
+        refuse_unused(context, ("n",), "with --edits, which reads your own", way="leave out --edits")
+    if out.exists():
+        check_out(out, "", option="--out", inputs=filter(None, (edits, words, templates)))
+    from kg_edit.edits.files import read_edits
+    from kg_edit.edits.templates import RelationTemplates
+    from kg_edit.evaluation.ripples.build import Builder, write_ripples
+    from kg_edit.evaluation.ripples.facts import FactTable
+    from kg_edit.evaluation.ripples.words import RippleWords
+    from kg_edit.models.loading import cache_folder
+
+    vocabulary, ids = RippleWords.load(words), parse_relations(relations)
+    opened = open_wikidata(graph, contact, needed="questions are made from a graph")
+    if edits and ids:
+        raise ConfigError("--relations draws edits from the graph, --edits reads your own; give only one of them")
+    own_edits = read_edits(edits, labels=opened, templates=RelationTemplates.load(templates)).edits if edits else ()
+    builder = Builder(
+        model=load(model, dtype, device),
+        table=FactTable(opened, vocabulary),
+        folder=cache_folder() / "knowledge",  # the model's answers, by which a run is resumed
+        seed=seed,
+    )
+    benchmark = builder.build_for(list(own_edits)) if edits else builder.build(ids or tuple(vocabulary.edited), n=n)
+    write_ripples(out, benchmark)
+
+    from rich.table import Table
+
+    for title, counts in (
+        ("questions", benchmark["provenance"]["questions"]),
+        ("left out", benchmark["provenance"]["dropped"]),
+    ):
+        table = Table(title=title, title_justify="left")
+        for header in ("", "number"):
+            table.add_column(header, overflow="fold")
+        for name, number in counts.items():
+            table.add_row(plain(name), str(number))
+        stdout().print(table)
+    count = sum(bool(record["questions"]) for record in benchmark["records"])
+    counted = f"{number_of(count, 'edit')} with questions"
+    if rest := len(benchmark["records"]) - count:
+        counted += f", {rest} without"
+    say(f"{out}: {counted}")
+    if not count:
+        from kg_edit.evaluation.ripples.questions import facts_of
+
+        edit_rows = [record["edit"] for record in benchmark["records"]]
+        unknown = [edit for edit in edit_rows if not any(facts_of(builder.table, edit["target_new_id"]))]
+        why = "the model does not know the other hops of any (see the table of what was left out)"
+        if unknown:
+            about = ", ".join(f"{edit['target_new']} ({edit['target_new_id']})" for edit in unknown[:_SHOWN])
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            asks = ", ".join(vocabulary.asked[:_SHOWN])
+            why = f"the graph has no statement of the relations that are asked ({asks}, …) about {about}{more}; give a "
+            why += "larger --graph, such as `wikidata-cache fetch` makes, or other relations with --words"
+        typer.echo(harmless(f"no question could be made: {why}"), err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def edits(
+    graph: GivenGraph = None,
+    relations: Relations = None,
+    n: EditCount = 3000,
+    exclude: Exclude = None,
+    seed: Seed = 0,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File of edits to write, such as `edits.jsonl`.")],
+    questions: Annotated[bool, typer.Option("--questions", help="Add portability questions by the graph.")] = False,
+    contact: Contact = None,
+) -> None:
+    """Draw edits (s, r, o*) from a graph into a file, for training or for making many edits.
+
+    The new object o* is of the class that the relation asks for. An edit whose subject has one current object in the
+    graph also has this old object (field `target_true`), and prompts about other subjects with it, if there are any
+    (`neighborhood`). `--questions` adds questions about the statements of o* in the graph, if there are any
+    (`portability`), from which the preset `propmend` of `kg-edit mend train` learns.
+
+    Examples:
+
+    - `kg-edit data edits --graph wikidata.nt.gz --questions --exclude ripples-smollm2-135m --out train.jsonl`
+    """
+    from kg_edit.edits.files import check_writable_name, write_edits
+
+    check_writable_name(out)
+    if out.exists():
+        check_out(out, "", option="--out", inputs=exclude or ())
+    from kg_edit.evaluation.datasets import guess_dataset
+    from kg_edit.evaluation.ripples.facts import FactTable
+    from kg_edit.evaluation.ripples.ripple_edits import Excluded, training_edits, with_neighbours
+    from kg_edit.evaluation.ripples.words import RippleWords
+    from kg_edit.methods.glame_plus.edit_questions import with_questions
+
+    words, ids = RippleWords.load(), parse_relations(relations)
+    excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))
+    table = FactTable(open_wikidata(graph, contact, needed="edits are drawn from a graph"), words)
+    with doing("drawing edits from the graph"):
+        drawn = training_edits(table, ids or tuple(words.edited), n=n, seed=seed, excluded=excluded)
+    with doing("reading what is known around the edits"):
+        drawn = with_neighbours(table, drawn, seed=seed, excluded=excluded)
+        if questions:  # edits whose o* the graph does not know are left out
+            drawn = with_questions(table.graph, drawn, seed=seed, excluded=excluded)
+    write_edits(out, drawn)
+    total = sum(len(edit.portability) for edit in drawn)
+    counts = number_of(len(drawn), "edit") + (f", {number_of(total, 'question')}" if questions else "")
+    say(f"{out}: {counts}")
+
+
+@app.command()
+def tasks(
+    file: BenchmarkFile,
+    dataset: DatasetName = None,
+    split: Split = None,
+    name: Annotated[
+        str | None, typer.Option(show_default="kg_edit_ and the benchmark's name", help="Name of the task.")
+    ] = None,
+    *,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for `lm_eval --include_path`, which may have other tasks.")
+    ],
+    keep_going: KeepGoing = False,
+) -> None:
+    """Write a benchmark as a task of the lm-evaluation-harness, with the metrics of kg-edit.
+
+    Metrics that compare with the unedited model are missing. The task refers to the data file by its path, so leave the
+    file there. The task makes no edits: give the harness an edited model (`kg-edit patch merge`).
+
+    Examples:
+
+    - `kg-edit data tasks zsre.json --dataset zsre --out tasks/`
+    - `lm_eval --model hf --model_args pretrained=merged/ --include_path tasks/ --tasks kg_edit_zsre --limit 20`
+    """
+    from kg_edit.evaluation.datasets import guess_dataset
+    from kg_edit.evaluation.task_folder import TaskSettings, write_task
+    from kg_edit.storage.packaged import HUB, packaged_benchmark
+
+    is_name = str(file).startswith(HUB) or packaged_benchmark(file)
+    data = str(file) if is_name else str(file.resolve())
+    chosen = dataset or guess_dataset(file).name
+    settings = TaskSettings(dataset=chosen, data=data, split=split, keep_going=keep_going)
+    records = settings.records()
+    written = write_task(out, settings, name=name)
+    say(f"{written}: {number_of(len(records), 'record')} of {chosen}")
+    say(f"lm_eval --model hf --model_args pretrained=FOLDER --include_path {out} --tasks {written.stem}")

@@ -1,0 +1,453 @@
+"""The options of `kg-edit evaluate`, defined once for the command line and for Ray's workers, and the run with them.
+
+`Evaluation.ready` checks the options, reads the data and loads the model; `Ready.run` scores a shard, or all.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kg_edit.cli.method_plan import (
+    LazyGraph,
+    choose_method,
+    graph_name,
+    load,
+    note_choice,
+    plan,
+    report_stated,
+)
+from kg_edit.cli.options import (
+    CHAT,
+    BothForms,
+    Contact,
+    CorpusName,
+    Device,
+    Dtype,
+    Graph,
+    KeepGoing,
+    LayerChoice,
+    Memory,
+    ModelName,
+    Preset,
+    RequireGraph,
+    Settings,
+    Split,
+    complete_method,
+)
+from kg_edit.errors import ConfigError
+from kg_edit.evaluation.cli.evaluation_graph import graph_for, guarded
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.methods.registry import check_method, find_method
+from kg_edit.models.loading import check_model_name
+from kg_edit.storage.atomic import write_json
+from kg_edit.storage.packaged import packaged_graph
+from kg_edit.storage.run_folder import check_folder, replace_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kg_edit.cli.method_plan import MethodPlan
+    from kg_edit.edits.edit import Edit
+    from kg_edit.edits.files import LabelSource
+    from kg_edit.evaluation.datasets import FileContent
+    from kg_edit.evaluation.datasets.record import BenchmarkRecord
+    from kg_edit.evaluation.schedule import Shard
+    from kg_edit.evaluation.summary import Summary
+    from kg_edit.methods import EditingMethod
+    from kg_edit.models.language_model import LanguageModel
+
+
+log = logging.getLogger(__name__)
+
+RECORDS, EXTRA = "Which records", "Side effects and extra metrics"  # panels of the help
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The options of `kg-edit evaluate`, in the order of its help."""
+
+    data: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="File of a benchmark or of your edits, a packaged one's name, or `hf:NAME`."),
+    ]
+    dataset: Annotated[
+        str, typer.Option(help="Name of the benchmark: `counterfact`, `mquake`, `zsre`, …; an unknown name lists them.")
+    ] = "counterfact-plus"
+    method: Annotated[
+        str | None,
+        typer.Option(
+            show_default="glame with a graph (`--graph`, `--control`, or packaged with the benchmark), else rome",
+            help="Editing method; see `kg-edit methods`.",
+            autocompletion=complete_method,
+        ),
+    ] = None
+    model: ModelName = "smollm2-135m"
+    graph: Graph = None
+    control: Annotated[
+        Literal["wrong", "shuffled", "none"] | None,
+        typer.Option(
+            help="Use a control graph: o* with others' statements (`wrong`), others' objects (`shuffled`), or `none`."
+        ),
+    ] = None
+    require_graph: RequireGraph = False
+    split: Split = None
+    known_only: Annotated[
+        bool,
+        typer.Option(
+            "--known-only",
+            help="Use only questions whose other hops the unedited model knows.",
+            rich_help_panel=RECORDS,
+        ),
+    ] = False
+    skip: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Leave out the first records, such as those on which settings were chosen.",
+            rich_help_panel=RECORDS,
+        ),
+    ] = 0
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Score only this many records, the first after `--skip`.", rich_help_panel=RECORDS
+        ),
+    ] = None
+    config: EvalConfig = field(default_factory=EvalConfig)  # its fields are options of the command
+    general: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT|TASKS|quick:FOLDER",
+            help="Measure side effects: perplexity of a text file, lm-eval tasks by name, file or folder, and with "
+            "`quick:FOLDER` eight sets (`sst2.jsonl`, …) without lm-eval; separate them by commas.",
+            rich_help_panel=EXTRA,
+        ),
+    ] = None
+    general_limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Use only the first documents of each lm-eval task, and draw N of each quick set.",
+            show_default="all; 64 of a quick set",
+            rich_help_panel=EXTRA,
+        ),
+    ] = None
+    retention: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Unrelated prompts, such as zsRE's or PopQA's, for GRACE's retention rates.",
+            rich_help_panel=EXTRA,
+        ),
+    ] = None
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="`attribute_snippets.json`: reference texts for `consistency.tfidf`.",
+            rich_help_panel=EXTRA,
+        ),
+    ] = None
+    specificity: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="ECBD or Entity Inferences: a file whose masked sentences are also scored, those of other entities.",
+            rich_help_panel=EXTRA,
+        ),
+    ] = None
+    edit_chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--edit-chat/--edit-plain",
+            show_default="the row's field chat",
+            help="Make all edits in chat form, or none.",
+            rich_help_panel=CHAT,
+        ),
+    ] = None
+    both_forms: BothForms = False
+    keep_going: KeepGoing = False
+    layer: LayerChoice = None
+    preset: Preset = "default"
+    settings: Settings = None
+    corpus: CorpusName = None
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+    contact: Contact = None
+    memory: Memory = None
+
+    def span(self, content: FileContent) -> slice:
+        """Return the part of the records that is scored.
+
+        ``skip`` counts rows, also those that can't be read; but records if some rows are left out, as ``limit`` does:
+        so ``limit`` N and ``skip`` N never share a record.
+        """
+        counts_records = self.split or self.keep_going or self.known_only
+        lost = 0 if counts_records else len({problem.row for problem in content.problems if problem.row <= self.skip})
+        start = self.skip - lost
+        return slice(start, None if self.limit is None else start + self.limit)
+
+    def run(self, out: Path, *, overwrite: bool = False) -> Summary:
+        """Check the options, load the model, and score; ``overwrite``: delete another run in the folder ``out``.
+
+        Raises:
+            KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluate`.
+        """
+        ready = self.ready(out)  # all that can be wrong is found before a run is deleted
+        return replace_run(out, partial(ready.run, out), overwrite=overwrite)
+
+    def read(self, labels: LabelSource | None = None) -> FileContent:
+        """Read all records of the data set, and the faults of the rows that can't be read.
+
+        Args:
+            labels: the source of the labels of ids in own edits.
+
+        Raises:
+            ConfigError: an extra metric lacks its reference texts, or no metric reads them; no record has a ceiling,
+                one of the probes, or what one of the extras needs; or no record is left after ``skip``.
+            KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
+                false.
+        """
+        from kg_edit.edits.files import in_form
+        from kg_edit.evaluation.datasets import FileContent, read_dataset
+        from kg_edit.evaluation.datasets.counterfact import read_references, with_references
+        from kg_edit.evaluation.datasets.entity_inferences import read_sentences, with_specificity
+        from kg_edit.evaluation.datasets.ripples import part_of
+
+        # Reference texts are read by one extra metric alone.
+        compares = "consistency.tfidf" in self.config.extras
+        if compares and not self.references:
+            raise ConfigError("consistency.tfidf needs reference texts; give --references attribute_snippets.json")
+        if self.references and not compares:
+            raise ConfigError(
+                "--references has no effect without consistency.tfidf; leave it out, or also give --extra "
+                "consistency.tfidf"
+            )
+        # With --split or --known-only any row may be scored, so each must be readable.
+        stop = None if self.limit is None else self.skip + self.limit
+        file = read_dataset(
+            self.dataset,
+            self.data,
+            labels=labels,
+            keep_going=self.keep_going,
+            used=slice(None) if self.split or self.known_only else slice(self.skip, stop),
+            hint="--keep-going leaves out rows with faults",
+        )
+        records: Sequence[BenchmarkRecord] = tuple(
+            record.model_copy(update={"edits": in_form(record.edits, self.edit_chat, both=self.both_forms)})
+            for record in part_of(file.records, self.split)
+        )
+        if self.references:
+            records = with_references(records, read_references(self.references))
+        if self.specificity:
+            records = with_specificity(records, read_sentences(self.specificity))
+        content = FileContent(tuple(records), file.problems)
+        scored = records[self.span(content)]
+        if self.skip and not scored:
+            raise ConfigError(f"--skip {self.skip} leaves no record: {self.data} has {len(records)}; skip fewer")
+        if self.config.ceilings and not any(record.has_ceilings for record in scored):
+            raise ConfigError(
+                "--ceilings has no effect, because no record has portability questions or recalled facts; leave it "
+                "out, or use another data set, such as counterfact-plus or ripples"
+            )
+        self._refuse_without_effect(scored)
+        return content
+
+    def _refuse_without_effect(self, records: Sequence[BenchmarkRecord]) -> None:
+        """Refuse probes and extras if no record has what they need; warn if that is so for some of them."""
+        if not (self.config.probes or self.config.extras):
+            return
+        from kg_edit.evaluation.metrics.sampled_text import EXTRAS
+        from kg_edit.evaluation.template_probes import NEEDS, PROBES, with_probes
+
+        def brings(record: BenchmarkRecord, part: str) -> bool:
+            return bool(record.group(part)) or any(getattr(edit, part, ()) for edit in record.edits)
+
+        def has(record: BenchmarkRecord, name: str) -> bool:
+            if name in PROBES:
+                return bool(with_probes(record, [name]).group(name))
+            return any(brings(record, part) for part in EXTRAS[name].needs)
+
+        for option, names in (("--probes", self.config.probes), ("--extra", self.config.extras)):
+            unused = [name for name in names if not any(has(record, name) for record in records)]
+            needs = {part for name in unused for part in (NEEDS[name] if name in PROBES else EXTRAS[name].needs)}
+            lacking = [part for part in sorted(needs) if not any(brings(record, part) for record in records)]
+            fault = f"{option} {','.join(unused)} has no effect, because no record has "
+            fault += " or ".join(lacking) or " and ".join(sorted(needs))
+            if unused and len(unused) == len(names):
+                raise ConfigError(f"{fault}; leave it out, or use another data set, such as counterfact-plus")
+            if unused:
+                log.warning(fault)
+
+    @property
+    def _graph_names(self) -> list[str] | None:
+        """The graph of ``graph``, or the packaged one if a control or packaged data ask for one."""
+        packaged = [graph_name(self.data)] if self.control or packaged_graph(str(self.data)) else None
+        return self.graph or packaged
+
+    def lazy_graph(self) -> LazyGraph:
+        """Return the graph that the method reads and that labels the ids in own edits; it is opened when needed."""
+        method = choose_method(self.method, self._graph_names)
+        return LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
+
+    def ready(self, out: Path) -> Ready:
+        """Check the options, read the data and load the model; ``out`` is checked, but not written.
+
+        Raises:
+            KgEditError, WikidataCacheError: an option or a file is wrong.
+        """
+        lazy_graph = self.lazy_graph()
+        method = lazy_graph.method
+        check_method(method)
+        check_model_name(self.model)
+        check_folder(out)
+
+        # All that can be wrong without a model is checked before the model is loaded.
+        content = self.read(lazy_graph)
+        lazy_graph.refuse_unread()
+        if self.control and not find_method(method).needs_graph:
+            raise ConfigError(f"--control {self.control}: {method} reads no graph; remove --control")
+        if self.control == "none" and self.require_graph:
+            raise ConfigError("--control none leaves no edit a statement of o*; remove --require-graph")
+        chosen = plan(
+            method,
+            preset=self.preset,
+            layer=self.layer,
+            settings=self.settings,
+            corpus=self.corpus,
+            graph=lazy_graph.source,
+            require_graph=self.require_graph,
+            memory=self.memory,
+        )
+        config = self._opened()
+        graph = graph_for(chosen.graph, content.records, self.control)
+        chosen = replace(chosen, graph=guarded(graph, chosen.config, content.records))
+        chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
+        # With --known-only the model decides which records are scored.
+        candidates = content.records if self.known_only else content.records[self.span(content)]
+        if not self.known_only:
+            chosen.method.refuse_texts(edit for record in candidates for edit in record.edits)
+
+        note_choice(self.method, self._graph_names)
+        model = load(self.model, self.dtype, self.device)
+        from kg_edit.evaluation.settings import chat_settings
+
+        # A model without a chat template is refused here, before any work.
+        chat_settings(model, (edit for record in candidates for edit in record.edits), config.chat)
+        kept = self._known(model, content) if self.known_only else content
+        scored = kept.records[self.span(kept)]
+        if self.known_only:
+            chosen.method.refuse_texts(edit for record in scored for edit in record.edits)
+        if chosen.auto:
+            chosen = chosen.with_layer(model, sweep_edits(content.records, scored))
+        editor = chosen.on(model)
+        return Ready(
+            options=self, config=config, plan=chosen, method=editor, model=model, scored=scored, content=content
+        )
+
+    def _opened(self) -> EvalConfig:
+        """The config with the texts and tasks that options name."""
+        from kg_edit.evaluation.general_tasks import GeneralTasks, split_general
+        from kg_edit.evaluation.quick_tasks import ROWS, QuickTasks
+        from kg_edit.evaluation.retention import read_retention_test
+        from kg_edit.scoring.perplexity import read_text
+
+        text_file, tasks, sets = split_general(self.general)
+        if self.general_limit and not tasks and not sets:
+            raise ConfigError("--general-limit counts the documents of tasks; name some with --general")
+        rows = self.general_limit or ROWS
+        opened = {
+            "general": read_text(text_file) if text_file else None,
+            "tasks": GeneralTasks.open(tasks, limit=self.general_limit, tokenizer=self.model) if tasks else None,
+            "quick": QuickTasks.open(sets, seed=self.config.seed, rows=rows) if sets else None,
+            "retention": read_retention_test(self.retention) if self.retention else None,
+        }
+        return self.config.model_copy(update=opened)
+
+    def _known(self, model: LanguageModel, content: FileContent) -> FileContent:
+        """The records with only the questions that ``--known-only`` keeps.
+
+        Raises:
+            ConfigError: no question is left, or no record after ``skip``.
+        """
+        from kg_edit.evaluation.datasets import FileContent
+        from kg_edit.evaluation.ripples.known_only import known_only
+        from kg_edit.models.loading import cache_folder
+
+        most = None if self.limit is None else self.skip + self.limit
+        known = known_only(model, content.records, folder=cache_folder() / "knowledge", most=most)
+        if not known.total:
+            raise ConfigError("--known-only: the records have no question with a further hop; remove it")
+        if not known.records:
+            raise ConfigError(
+                f"--known-only: none of the {known.total} questions is left, because the model does not know their "
+                "other hops; remove --known-only, or use another model"
+            )
+        log.warning("--known-only: %s", known)
+        kept = FileContent(known.records, content.problems)
+        if not kept.records[self.span(kept)]:
+            raise ConfigError(
+                f"--skip {self.skip} leaves none of the {len(kept.records)} records that --known-only leaves; skip "
+                "fewer"
+            )
+        return kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """An evaluation with its model in memory."""
+
+    options: Evaluation
+    config: EvalConfig
+    plan: MethodPlan
+    method: EditingMethod
+    model: LanguageModel
+    scored: Sequence[BenchmarkRecord]
+    content: FileContent  # of the whole file, whose answers are the wrong ones of portability.choice
+
+    def run(self, out: Path, *, shard: Shard | None = None) -> Summary:
+        """Score the records, or a shard of them.
+
+        Raises:
+            KgEditError: see `kg_edit.evaluate`.
+        """
+        from kg_edit.evaluation.run import evaluate
+        from kg_edit.evaluation.settings import DataSource
+
+        skipped = tuple(dict.fromkeys(problem.id for problem in self.content.problems))
+        summary = evaluate(
+            self.method,
+            self.model,
+            self.scored,
+            out=out,
+            config=self.config.model_copy(update={"shard": str(shard)}) if shard else self.config,
+            pool=self.content.records,
+            data=DataSource.of(self.options.dataset, self.options.data, skipped=skipped),
+        )
+        if choice := self.plan.layer_choice:
+            write_json(out / "layer.json", choice)
+        report_stated(self.method)
+        words = summary.base.get("unstructured.rouge_1.greedy")
+        if words and words.mean == 0 and self.model.tokenizer.chat_template and not self.config.chat:
+            log.warning(
+                "the unedited model generates no word of any paragraph: in plain text a chat model often ends its text "
+                "after a question; --edit-chat --chat edits and asks in chat form"
+            )
+        return summary
+
+
+def sweep_edits(records: Sequence[BenchmarkRecord], scored: Sequence[BenchmarkRecord]) -> tuple[Edit, ...]:
+    """Return the edits on which a layer is chosen: those of records that are not scored; if all are scored, of all."""
+    ids = {record.id for record in scored}
+    unscored = [record for record in records if record.id not in ids]
+    if not unscored:
+        log.warning("--layer auto uses records that are also scored; with --skip or --limit, it uses the other records")
+    return tuple(edit for record in unscored or records for edit in record.edits)

@@ -1,0 +1,76 @@
+"""The graph that an evaluation lets a method read: without the answers that its questions withhold, or a control of it.
+
+- `graph_for`: the right graph, or a control of it, without the answers of withheld questions.
+- `guarded`: that graph without the answers of all probes, for settings with ``exclude_answers``; without this setting
+  the method knows which answers these are, and reports those that it reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kg_edit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kg_edit.evaluation.datasets.record import BenchmarkRecord
+    from kg_edit.graphs.source import SubgraphSource
+    from kg_edit.methods import MethodConfig
+
+_CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of probes about portability
+
+
+def graph_for(
+    graph: SubgraphSource | None, records: Sequence[BenchmarkRecord], control: str | None = None
+) -> SubgraphSource | None:
+    """Return the graph that a method may read: without the answers of withheld questions, or a control of it.
+
+    Raises:
+        ConfigError: there is a control, but no graph.
+    """
+    from kg_edit.evaluation.datasets.ripples import withheld_answers
+    from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld, WrongGraph
+
+    if graph is None:
+        if control:
+            raise ConfigError(f"--control {control} needs a graph; give --graph")
+        return None
+    hidden, pool = withheld_answers(records), tuple(edit for record in records for edit in record.edits)
+    right: SubgraphSource = Withheld(graph, names=hidden) if hidden else graph
+    match control:
+        case "wrong":
+            return WrongGraph(right, pool)
+        case "shuffled":  # another record's o* may have an answer that this record withholds
+            return Withheld(ShuffledObjects(right, pool=pool), names=hidden)
+        case "none":
+            return NoGraph(right)
+    return right
+
+
+def guarded(
+    graph: SubgraphSource | None, config: MethodConfig, records: Sequence[BenchmarkRecord]
+) -> SubgraphSource | None:
+    """Return the graph without the answers of the records' probes, if the method's config has ``exclude_answers``.
+
+    If it does not, the graph is the same, and has the answers' names (`WithAnswersNamed`), also those of an edit's own
+    questions (CounterFactPlus), so that the method reports once that it reads one.
+    """
+    from kg_edit.graphs.controls import WithAnswersNamed, WithoutAnswers
+    from kg_edit.methods.config import GraphSettings, asked_answers
+    from kg_edit.zoo.in_context.definition import DefinitionConfig
+
+    if graph is None or not isinstance(config, GraphSettings | DefinitionConfig):
+        return graph
+    names: dict[str, frozenset[str]] = {}
+    for record in records:
+        probes = [probe for probe in record.probes if probe.family in _CONSEQUENCES]
+        probe_answers = frozenset(
+            name for probe in probes for query in probe.queries for aliases in query.answers for name in aliases
+        )
+        # A method that excludes answers knows those of an edit's own questions itself
+        by_edit = {edit.id: () if config.exclude_answers else asked_answers(edit) for edit in record.edits}
+        names |= {name: probe_answers.union(answers) for name, answers in by_edit.items() if probe_answers or answers}
+    if not names:
+        return graph
+    return (WithoutAnswers if config.exclude_answers else WithAnswersNamed)(graph, names=names)

@@ -1,0 +1,138 @@
+"""Run an evaluation on a Ray cluster: one worker for each device; a lost worker's shard is given to another worker.
+
+Needs the extra ``kg-edit[ray]``. On several machines, all must see the output folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kg_edit.errors import ConfigError, ModelError
+from kg_edit.evaluation.finish import merge
+from kg_edit.evaluation.schedule import Shard
+from kg_edit.evaluation.summary import Summary
+from kg_edit.storage.run_folder import check_folder
+from wikidata_cache.progress import Bar
+
+if TYPE_CHECKING:
+    from kg_edit.evaluation.cli.evaluation import Evaluation, Ready
+
+log = logging.getLogger(__name__)
+
+_PARTS = 64  # shards, at most; independent of the number of workers, which may change when a run is resumed
+_TRIES = 3  # workers that a shard may lose
+SHARDS = ".shards"
+
+
+def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int], object] = lambda _: None) -> Summary:
+    """Score with all devices of the cluster, and merge; the result is the same as from one process.
+
+    The cluster is the one to which this process is connected, else that of ``RAY_ADDRESS``, else this machine. The
+    shards are in the hidden folder ``.shards`` under ``out``; if the run is started again, each shard resumes.
+
+    Args:
+        evaluation: the options of the run.
+        out: the folder of the run.
+        started: called with the process id of each worker.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no record.
+        ModelError: a shard lost its worker three times.
+        KgEditError: any other error of a worker.
+    """
+    ray = _ray()
+    check_folder(out)
+    size = evaluation.config.plan.schedule.sequence
+    content = evaluation.read(evaluation.lazy_graph())
+    sequences = -(-len(content.records[evaluation.span(content)]) // size)  # rounded up
+    if not sequences:
+        raise ConfigError(f"{evaluation.data} has no records to score; give another file")
+    parts = [Shard(part=part, parts=min(_PARTS, sequences)) for part in range(min(_PARTS, sequences))]
+    folders = {part: out.absolute() / SHARDS / f"{part.part}-of-{part.parts}" for part in parts}
+    with Bar(title="shards", unit="shard", total=len(parts)) as bar:
+        _score_shards(ray, evaluation, folders, started=started, done=bar.update)
+    return merge(out, list(folders.values()))
+
+
+def _score_shards(
+    ray: Any,
+    evaluation: Evaluation,
+    folders: dict[Shard, Path],
+    *,
+    started: Callable[[int], object],
+    done: Callable[[], object],
+) -> None:
+    """Give the shards to workers, one a device, until all are scored."""
+    resources = ray.cluster_resources()
+    devices = max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
+    remaining, busy, lost = deque(folders), dict[Any, tuple[Shard, Any]](), Counter[Shard]()
+
+    def hire() -> Any:
+        worker = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0)(_Worker).remote(evaluation)
+        started(ray.get(worker.process.remote()))
+        return worker
+
+    def give(worker: Any) -> None:
+        shard = remaining.popleft()
+        busy[worker.score.remote(shard, folders[shard])] = shard, worker
+
+    try:
+        for _ in range(min(devices, len(remaining))):
+            give(hire())
+        while busy:
+            (ready,), _ = ray.wait(list(busy), num_returns=1)
+            shard, worker = busy.pop(ready)
+            try:
+                ray.get(ready)
+                done()
+            except ray.exceptions.RayActorError as error:  # the worker is gone: another one resumes its shard
+                lost[shard] += 1
+                if lost[shard] == _TRIES:
+                    reason = str(error).strip().splitlines() or [type(error).__name__]
+                    raise ModelError(
+                        f"the worker of shard {shard} was lost {_TRIES} times ({reason[0]}); its scores are stored. "
+                        "Find out why it stops (too little memory?), and start again"
+                    ) from error
+                log.warning("the worker of shard %s was lost; another worker continues the shard", shard)
+                remaining.append(shard)
+                worker = hire()
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause or error from error
+            if remaining:
+                give(worker)
+    finally:
+        for _, worker in busy.values():
+            ray.kill(worker)
+
+
+class _Worker:
+    """A process with its own device, which loads the model once."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        self._ready: Ready | None = None
+
+    def process(self) -> int:
+        """The process id of this worker."""
+        return os.getpid()
+
+    def score(self, shard: Shard, out: Path) -> None:
+        """Score the records of a shard that are not in ``out`` yet."""
+        self._ready = self._ready or self._evaluation.ready(out)
+        self._ready.run(out, shard=shard)
+
+
+def _ray() -> Any:
+    """Import ray and connect it to a cluster; raises ConfigError if it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--ray needs Ray, which is not installed: pip install 'kg-edit[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    return ray

@@ -1,0 +1,233 @@
+"""Evaluate a method with the settings of every cell of a grid, on the same records, and show the outcomes.
+
+`run_sweep` runs the cells and skips finished ones. `sweep_table` makes a Markdown table (one row a cell, the unedited
+model on top). `draw_sweep` makes a plot: lines over one numeric axis, or a heat map over two axes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.cli.sweep_grid import Cell
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.datasets.record import BenchmarkRecord, as_record
+from kg_edit.evaluation.metrics.catalogue import CATALOGUE
+from kg_edit.evaluation.plots import COLOURS, figure, is_share, legend_below, save_figure
+from kg_edit.evaluation.reports import interval
+from kg_edit.evaluation.run import evaluate
+from kg_edit.evaluation.settings import DataSource
+from kg_edit.evaluation.statistics import Estimate
+from kg_edit.evaluation.summary import Summary
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods import MethodConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.run_folder import claim, difference, digest, is_run, read_settings, replace_run
+from kg_edit.text.display import markdown_table
+from wikidata_cache.terminal import number_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A cell of the grid, and the summary of its run."""
+
+    cell: Cell
+    summary: Summary
+
+
+def run_sweep(
+    cells: Sequence[Cell],
+    model: LanguageModel,
+    records: Sequence[Edit | BenchmarkRecord],
+    *,
+    out: Path,
+    graph: Callable[[MethodConfig], SubgraphSource | None] = lambda _: None,
+    pool: Sequence[Edit | BenchmarkRecord] | None = None,
+    data: DataSource | None = None,
+    config: EvalConfig | None = None,
+    overwrite: bool = False,
+) -> tuple[Outcome, ...]:
+    """Evaluate each cell in its own folder under ``out`` (see `kg_edit.evaluate`), and return the outcomes.
+
+    If it is started again, it resumes. The grid and, with a ``pool``, the records may have grown, because ``out``
+    belongs only to the model and the first records. All methods are built before the first cell runs, so that a wrong
+    layer fails at once.
+
+    Args:
+        cells: the cells of the grid.
+        model: the model that is edited.
+        records: the records to edit and to ask.
+        out: the folder of the sweep.
+        graph: returns the graph that a method with these settings reads.
+        pool: the records that give the wrong answers of portability.choice; by default ``records``.
+        data: the source of the records, for the provenance.
+        config: what is measured, and when.
+        overwrite: replace a cell's run with other settings; the other cells remain.
+
+    Raises:
+        OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
+        KgEditError: a method can't be built, or its run fails; the results of finished cells remain.
+    """
+    rows, config = [as_record(record).model_dump(mode="json") for record in records], config or EvalConfig()
+    settings = {
+        "job": "sweep",
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
+        "records_sha256": digest(rows),
+    }
+    # More records of the same data extend each cell's run, as they extend a run of `kg-edit evaluate`
+    begun = {len(read_settings(out / cell.folder)["ids"]) for cell in cells if is_run(out / cell.folder)}
+    fewer = [n for n in begun if n < len(rows) and n % config.plan.schedule.sequence == 0 and pool is not None]
+    earlier = [{**settings, "records_sha256": digest(rows[:n])} for n in fewer]
+    grown = next((older for older in earlier if difference(read_settings(out), older) is None), None)
+    claim(out, settings, grown=grown, rows=lambda: "other records: another limit, or other data")
+    methods = [cell.method(model, cell.config, graph=graph(cell.config)) for cell in cells]
+    outcomes = []
+    for number, (cell, method) in enumerate(zip(cells, methods, strict=True), 1):
+        log.info("cell %d of %d: %s", number, len(cells), cell.folder)
+        folder = out / cell.folder
+        work = partial(evaluate, method, model, records, out=folder, pool=pool, data=data, config=config)
+        summary = replace_run(folder, work, overwrite=overwrite)
+        outcomes.append(Outcome(cell=cell, summary=summary))
+    return tuple(outcomes)
+
+
+def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
+    """Return a table of means with intervals, seconds per edit and failed records; a dash: no record has a metric."""
+    axes = list(outcomes[0].cell.values)
+    header = [*axes, *metrics, "s an edit", "failed"]
+    base = outcomes[0].summary.base
+    rows = [["unedited", *[""] * (len(axes) - 1), *(_cell(base.get(metric)) for metric in metrics), "", ""]]
+    for outcome in outcomes:
+        summary, seconds = outcome.summary, outcome.summary.seconds_per_edit
+        rows.append(
+            [
+                *(str(value).replace("|", "\\|") for value in outcome.cell.values.values()),
+                *(_cell(summary.edited.get(metric)) for metric in metrics),
+                "" if seconds is None else f"{seconds:.1f}",
+                str(summary.provenance["failed"] + summary.provenance.get("broken", 0)),
+            ]
+        )
+    return f"{markdown_table(header, rows, numbers_from=len(axes))}\n\n{caption(outcomes)}\n"
+
+
+def caption(outcomes: Sequence[Outcome]) -> str:
+    """Return the line under the table: methods, presets, model, data, number of records and schedule."""
+    summary = outcomes[0].summary
+    run, every = summary.provenance, [outcome.summary.provenance for outcome in outcomes]
+    methods = ", ".join(sorted({provenance["method"] for provenance in every}))
+    presets = ", ".join(sorted({provenance["preset"] for provenance in every if provenance.get("preset")}))
+    records = " of ".join(filter(None, (number_of(summary.n, "record"), (run.get("data") or {}).get("dataset"))))
+    named = f"{methods} (preset {presets})" if presets else methods
+    return f"{named} on {run['model']['name']}, {records}, schedule {run['schedule']}"
+
+
+def _cell(estimate: Estimate | None) -> str:
+    return interval(estimate) or "\N{EN DASH}"
+
+
+Grid = Mapping[str, Sequence[Any]]  # axis -> its values
+
+
+def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) -> Path:
+    """Draw one panel for each metric.
+
+    One axis, or a numeric axis and another one (one line for each of its values), gives lines with 95 % intervals and
+    the unedited model's score; other pairs of axes give a heat map. Each combination of values of further axes has its
+    own row of panels. Axes with one value are left out.
+
+    Raises:
+        OutputError: the file can't be written, or its ending names no format.
+    """
+    by_axis: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
+    for outcome in outcomes:
+        for axis, value in outcome.cell.values.items():
+            by_axis[axis][str(value)] = value
+    several = {axis: list(values.values()) for axis, values in by_axis.items() if len(values) > 1}
+    first = next(iter(by_axis))
+    grid = several or {first: list(by_axis[first].values())}
+    lines = len(grid) == 1 or (len(grid) == 2 and sum(map(_is_numeric, grid.values())) == 1)
+    shown = {axis: grid[axis] for axis in sorted(grid, key=lambda axis: lines and not _is_numeric(grid[axis]))[:2]}
+    rows = _rows(outcomes, [axis for axis in grid if axis not in shown])
+    drawn = figure(3.8 * len(metrics), 3.3 * len(rows) + 0.4)
+    panels = drawn.subplots(len(rows), len(metrics), squeeze=False)
+    for row, (title, group) in zip(panels, rows.items(), strict=True):
+        for panel, metric in zip(row, metrics, strict=True):
+            (_lines if lines else _heat_map)(panel, group, shown, metric)
+            better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
+            named = metric if better == "neither" else f"{metric} ({better} is better)"
+            panel.set_title("\n".join(filter(None, [named, title])), fontsize=9)
+    drawn.suptitle(caption(outcomes), fontsize=10)
+    return save_figure(drawn, path)
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _rows(outcomes: Sequence[Outcome], axes: Sequence[str]) -> dict[str, list[Outcome]]:
+    """The outcomes grouped by their values on ``axes``."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        name = ", ".join(f"{axis} {outcome.cell.values[axis]}" for axis in axes)
+        groups.setdefault(name, []).append(outcome)
+    return groups
+
+
+def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
+    axis, *names = shown
+    values = sorted(shown[axis]) if _is_numeric(shown[axis]) else shown[axis]
+    along = sorted(outcomes, key=lambda outcome: _position(outcome, axis, values))
+    for (name, group), colour in zip(_rows(along, names).items(), COLOURS * len(outcomes), strict=False):
+        positions = [_position(outcome, axis, values) for outcome in group]
+        mean, low, high = (_numbers(group, metric, end) for end in ("mean", "ci95_low", "ci95_high"))
+        panel.plot(positions, mean, color=colour, marker="o", ms=4, label=name or "edited")
+        panel.fill_between(positions, low, high, color=colour, alpha=0.15, lw=0)
+    base = outcomes[0].summary.base.get(metric)
+    if base is not None and base.mean is not None:
+        panel.axhline(base.mean, color="#999999", ls="--", lw=1, label="unedited")
+    labels = None if _is_numeric(values) else list(map(str, values))
+    panel.set_xticks(list(values) if labels is None else range(len(labels)), labels)
+    panel.set_xlabel(axis)
+    if metric in CATALOGUE and is_share(metric):
+        panel.set_ylim(-0.02, 1.02)
+    legend_below(panel)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _position(outcome: Outcome, axis: str, values: Sequence[Any]) -> float:
+    """The position of a cell on an axis: its number, or its index."""
+    value = outcome.cell.values[axis]
+    return float(value) if _is_numeric(values) else float(values.index(value))
+
+
+def _numbers(outcomes: Sequence[Outcome], metric: str, end: str) -> list[float]:
+    """One part (mean or end of the interval) of each cell's estimate; NaN if it is missing."""
+    estimates = [outcome.summary.edited.get(metric) for outcome in outcomes]
+    values = [None if estimate is None else getattr(estimate, end) for estimate in estimates]
+    return [float("nan") if value is None else float(value) for value in values]
+
+
+def _heat_map(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -> None:
+    (down, rows), (across, columns) = shown.items()
+    table = np.full((len(rows), len(columns)), np.nan)
+    for outcome, mean in zip(outcomes, _numbers(outcomes, metric, "mean"), strict=True):
+        table[rows.index(outcome.cell.values[down]), columns.index(outcome.cell.values[across])] = mean
+    panel.imshow(table, cmap="viridis", aspect="auto")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2 if np.isfinite(table).any() else 0.0
+    for (y, x), value in np.ndenumerate(table):
+        text = "\N{EN DASH}" if np.isnan(value) else f"{value:.3g}"
+        panel.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if value < middle else "black")
+    panel.set_xticks(range(len(columns)), list(map(str, columns)))
+    panel.set_yticks(range(len(rows)), list(map(str, rows)))
+    panel.set_xlabel(across)
+    panel.set_ylabel(down)

@@ -1,0 +1,277 @@
+"""The table of benchmarks by name; each is read from its published file. A third party adds one by an entry point.
+
+An entry point of the group ``kg_edit.datasets`` has the data set's name, and its value is a `Dataset`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.files import EditFile, LabelSource
+from kg_edit.edits.inputs import Edits, Row, as_edits
+from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, first_faults, unknown_name
+from kg_edit.evaluation.datasets.counterfact import COUNTERFACT, COUNTERFACT_PLUS
+from kg_edit.evaluation.datasets.entity_inferences import ENTITY_INFERENCES
+from kg_edit.evaluation.datasets.halluedit import HALLUEDIT
+from kg_edit.evaluation.datasets.knowedit import KNOWEDIT
+from kg_edit.evaluation.datasets.mquake import MQUAKE
+from kg_edit.evaluation.datasets.own_edits import OWN, OWN_EDITS, record_of
+from kg_edit.evaluation.datasets.popqa import POPQA
+from kg_edit.evaluation.datasets.qaedit import QAEDIT
+from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, document
+from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query, as_record
+from kg_edit.evaluation.datasets.ripple_edits import RIPPLE_EDITS
+from kg_edit.evaluation.datasets.ripples import RIPPLES
+from kg_edit.evaluation.datasets.unstructured import AKEW, UNKE
+from kg_edit.evaluation.datasets.wikibio import WIKIBIO
+from kg_edit.evaluation.datasets.zsre import ZSRE, ZSRE_ALT
+from wikidata_cache.row_files import SUFFIXES
+
+__all__ = [
+    "DATASETS",
+    "BenchmarkRecord",
+    "Dataset",
+    "FileContent",
+    "Probe",
+    "Problem",
+    "Query",
+    "as_record",
+    "as_records",
+    "find_dataset",
+    "guess_dataset",
+    "known_datasets",
+    "read_dataset",
+    "readable_records",
+]
+
+log = logging.getLogger(__name__)
+ENTRY_POINTS = "kg_edit.datasets"
+_GUESS_ROWS = 20
+
+DATASETS: Mapping[str, Dataset] = {
+    dataset.name: dataset
+    for dataset in (
+        COUNTERFACT,
+        COUNTERFACT_PLUS,
+        MQUAKE,
+        ZSRE,
+        ZSRE_ALT,
+        RIPPLE_EDITS,
+        RIPPLES,
+        KNOWEDIT,
+        WIKIBIO,
+        POPQA,
+        ENTITY_INFERENCES,
+        HALLUEDIT,
+        QAEDIT,
+        UNKE,
+        AKEW,
+        OWN_EDITS,
+    )
+}
+
+
+def known_datasets() -> Mapping[str, Dataset]:
+    """Return the table and the data sets that plug-ins add.
+
+    Raises:
+        ConfigError: a plug-in can't be imported, its value is no `Dataset` of the entry point's name, or its name is
+            taken.
+    """
+    datasets = dict(DATASETS)
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            dataset = entry.load()
+        except Exception as error:
+            raise ConfigError(
+                f"entry point {entry.value!r} of group {ENTRY_POINTS} can't be imported ({type(error).__name__}: "
+                f"{error}); uninstall or correct that plug-in"
+            ) from error
+        if entry.name in datasets or not isinstance(dataset, Dataset) or dataset.name != entry.name:
+            raise ConfigError(
+                f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a Dataset named {entry.name!r}, a name "
+                f"that is not taken; found {dataset!r:.80}; uninstall or correct that plug-in"
+            )
+        datasets[entry.name] = dataset
+    return datasets
+
+
+def find_dataset(name: str) -> Dataset:
+    """Return the benchmark with this name, from the table or a plug-in.
+
+    Raises:
+        UnknownNameError: there is none; the message suggests the nearest name.
+        ConfigError: a plug-in's value is no `Dataset`.
+    """
+    datasets = known_datasets()
+    if name not in datasets:
+        raise unknown_name("dataset", name, datasets)
+    return datasets[name]
+
+
+def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
+    """Return all records of a file of any benchmark; rows that can't be read are left out, with a warning.
+
+    Raises:
+        EditFileError: the file can't be read, or its records belong to no known benchmark.
+    """
+    content = guess_dataset(path).read(path)
+    if content.problems:
+        others = len({problem.row for problem in content.problems}) - 1
+        more = f" (and {others} more)" if others else ""
+        log.warning("left out, as it can't be read: %s%s", content.problems[0], more)
+    return content.records
+
+
+Records = Edits | BenchmarkRecord | Iterable[Edit | BenchmarkRecord | Row]
+"""Records of a benchmark, or edits in any form that `as_edits` takes."""
+
+
+def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
+    """Return the records that a caller gives; an edit becomes one as in a file of own edits, and a file is read.
+
+    Raises:
+        EditError: a row has a wrong field, there is no record, or something else is given.
+        EditFileError: the file can't be read.
+    """
+    if isinstance(given, str | Path):
+        return guess_dataset(given)(given)
+    if isinstance(given, BenchmarkRecord):
+        return (given,)
+    if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
+        return tuple(map(record_of, as_edits(given)))
+    if not (mixed := list(given)):
+        raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
+    # all rows at once: a fault names the number of its row
+    rows = [record for record in mixed if not isinstance(record, BenchmarkRecord)]
+    edits = iter(as_edits(rows) if rows else ())
+    return tuple(record if isinstance(record, BenchmarkRecord) else record_of(next(edits)) for record in mixed)
+
+
+def read_dataset(
+    name: str,
+    path: str | Path,
+    *,
+    labels: LabelSource | None = None,
+    keep_going: bool = False,
+    used: slice = slice(None),
+    way: str = "--dataset {}",
+    hint: str = "",
+) -> FileContent:
+    """Read a file as a benchmark that the user names.
+
+    Args:
+        name: the benchmark.
+        path: the file, a packaged benchmark's name, or ``hf:NAME``.
+        labels: the source of the labels of ids in own edits.
+        keep_going: report rows with faults instead of failing.
+        used: the rows that are used; faults of others are only reported.
+        way: as for `faulty_file`.
+        hint: how to go on without the rows with faults, for the message.
+
+    Raises:
+        UnknownNameError: there is no such benchmark.
+        EditFileError: the file can't be read, or a row that is used has faults; if none of its first rows is a record
+            of this benchmark, the message begins with the one that they look like.
+    """
+    chosen = find_dataset(name)
+    content = chosen.read(path, labels=labels)
+    first, stop = used.start or 0, used.stop
+    problems = [
+        problem for problem in content.problems if first < problem.row and (stop is None or problem.row <= stop)
+    ]
+    if problems and not (keep_going and content.records):
+        raise faulty_file(name, path, problems, way=way, hint=hint)
+    if chosen.other:
+        count, full_count = (
+            sum(map(_asks_portability, records))
+            for records in (content.records, find_dataset(chosen.other).read(path).records)
+        )
+        if count < full_count:
+            log.warning(
+                "%s: portability and inverse questions of only %d of %d records are asked; the others are about the "
+                "target of --dataset %s, which asks them",
+                path,
+                count,
+                full_count,
+                chosen.other,
+            )
+    return content
+
+
+def faulty_file(
+    name: str, path: str | Path, problems: Sequence[Problem], *, way: str = "--dataset {}", hint: str = ""
+) -> EditFileError:
+    """Return the error about a file's rows that can't be read, to be raised.
+
+    Args:
+        name: the benchmark.
+        path: the file.
+        problems: the faults.
+        way: how to name another benchmark, if none of the first rows is a record of this one.
+        hint: how to go on without the rows, if some of the first rows are.
+    """
+    (rows, _), faults = _readable(path), first_faults(problems, records=len({problem.row for problem in problems}))
+    if rows.get(name, 1):
+        return EditFileError(f"{faults}\n{hint}" if hint else faults)
+    other = _most(rows)
+    return EditFileError(
+        f"{path} looks like {other}: {way.format(other)}. Its faults as {name}:\n{faults}" if other else faults
+    )
+
+
+def _asks_portability(record: BenchmarkRecord) -> bool:
+    return bool(record.group("portability")) or any(edit.portability for edit in record.edits)
+
+
+def guess_dataset(path: str | Path) -> Dataset:
+    """Return the benchmark that can read the most of a file's first rows; on a tie, the one of higher precedence.
+
+    Raises:
+        EditFileError: the file can't be read, or no row can be read as a record of any benchmark.
+    """
+    rows, errors = _readable(path)
+    best = _most(rows)
+    if best is None:
+        # Lines that are not JSON stop every benchmark, but only make faulty rows of own edits.
+        if errors and Path(path).suffix.lower() == ".jsonl":
+            raise errors[0]
+        raise EditFileError(
+            f"{path}: can't recognise the benchmark of its records; give --dataset NAME (for your own edits: edits), "
+            "which names their faults"
+        )
+    return known_datasets()[best]
+
+
+def _readable(path: str | Path) -> tuple[dict[str, int], list[EditFileError]]:
+    """How many of a file's first rows each benchmark can read, and the errors of those that can't read the file.
+
+    Raises:
+        EditFileError: no benchmark can read the file.
+    """
+    counts: dict[str, int] = {}
+    errors: list[EditFileError] = []
+    parsed = cache(document)  # once for all benchmarks
+    for name, dataset in known_datasets().items():
+        try:
+            counts[name] = len(dataset.read(path, limit=_GUESS_ROWS, parsed=parsed).records)
+        except EditFileError as error:  # the file has not this data set's format: a table, or JSON lines in .json
+            counts[name] = 0
+            errors.append(error)
+    if len(errors) == len(counts):
+        # A file of any benchmark has the suffix of own edits, whose error names no other benchmark.
+        is_own = Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
+        raise next(error for name, error in zip(counts, errors, strict=True) if name == OWN or not is_own)
+    return counts, errors
+
+
+def _most(rows: Mapping[str, int]) -> str | None:
+    """The benchmark that can read the most rows, on a tie the one of higher precedence; None if none can."""
+    datasets = known_datasets()
+    best = max(rows, key=lambda name: (rows[name], datasets[name].precedence))
+    return best if rows[best] else None

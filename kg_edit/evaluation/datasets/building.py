@@ -1,0 +1,126 @@
+"""Helpers of all loaders: check a row's fields, find a subject in its sentence, bring answers into one shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from kg_edit.edits.edit import Edit, Record, checked
+from kg_edit.errors import EditError, Fault, describe
+from kg_edit.evaluation.datasets.record import BenchmarkRecord, Form, Probe, Query, Remark
+from kg_edit.writing_systems import whole
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+ABSENT = "does not occur in"  # in the message of a missing subject; the lint recognises the fault by these words
+Names = tuple[tuple[str, ...], ...]
+
+
+class Template(NamedTuple):
+    """A prompt with {} for its subject, and the subject as it was written in the prompt."""
+
+    prompt: str
+    subject: str
+
+
+def without_null(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row's fields, without those that are null."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def fields_of(model: type[AnyRecord], row: object) -> AnyRecord:
+    """Check a row against the record class of its published form, and return the record.
+
+    Raises:
+        EditError: the row is no object, or a field is missing, unknown or of another type; the message names it.
+    """
+    if not isinstance(row, Mapping):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+    return checked(model, without_null(row))
+
+
+def template(text: str, subject: str, *, field: str) -> Template:
+    """Replace the first occurrence of the subject in ``text``, as whole words, by {}; case is ignored only if needed.
+
+    Raises:
+        EditError: ``text``, the row's ``field``, does not contain the subject.
+    """
+    pattern = whole(subject.strip(), text)
+    match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE) if subject.strip() else None
+    if not match:
+        raise EditError([Fault(field, f"the subject {subject!r} {ABSENT} {text[:80]!r}; write its name there")])
+    return Template(text[: match.start()] + "{}" + text[match.end() :], match[0])
+
+
+def built_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
+    """Build an edit from these fields; faults are reported under the row's own field ``names``.
+
+    Raises:
+        EditError: a field is wrong.
+    """
+    try:
+        return checked(Edit, fields)
+    except EditError as error:
+        raise EditError(Fault(names.get(fault.field, fault.field), fault.message) for fault in error.faults) from None
+
+
+def built(
+    id_: str, edits: Sequence[Edit], probes: Sequence[Probe] = (), *, form: str, remarks: Sequence[Remark] = ()
+) -> BenchmarkRecord:
+    """Build a record of these edits and probes; ``form`` names the published form from which it was read."""
+    return BenchmarkRecord(id=id_, edits=tuple(edits), probes=tuple(probes), form=form, remarks=tuple(remarks))
+
+
+def rephrased_edit(
+    name: str, *, prompt: str, subject: str, target_new: str, target_true: str | None, rephrase: str
+) -> Edit:
+    """Build the edit of a row in EasyEdit's form: a prompt that contains the subject, the targets, one paraphrase or
+    "".
+
+    Raises:
+        EditError: a field is wrong; it is reported under the row's own name.
+    """
+    parts = template(prompt, subject, field="prompt")
+    fields: dict[str, Any] = {
+        "id": name,
+        "subject": parts.subject,
+        "prompt": parts.prompt,
+        "target_new": target_new,
+        "target_true": target_true,
+        "paraphrases": (rephrase,) if rephrase.strip() else (),
+    }
+    return built_edit(fields, names={"target_true": "ground_truth"})
+
+
+def old_target(new: str, old: str | None) -> tuple[str | None, tuple[Remark, ...]]:
+    """Return the old target and remarks; if it equals the new target, None and a remark about it."""
+    if old is not None and old.strip().casefold() == new.strip().casefold():
+        return None, (Remark(kind="same-target", message=f"the target {new!r} is also the old target"),)
+    return old, ()
+
+
+def answers(value: Any) -> Names:
+    """Right answers, each with its aliases, from a text, a list of aliases, or a list of such lists.
+
+    Entries that are blank or no text are dropped.
+    """
+    is_nested = isinstance(value, list) and any(isinstance(group, list) for group in value)
+    groups = value if is_nested else [value]
+    listed = (group if isinstance(group, list) else [group] for group in groups)
+    names = (tuple(name for name in group if isinstance(name, str) and name.strip()) for group in listed)
+    return tuple(group for group in names if group)
+
+
+def probe(
+    measures: str, prompt: str, right: Names, *, form: Form = "question", others: Sequence[str] = ()
+) -> tuple[Probe, ...]:
+    """Return a probe of one query; () if the prompt is blank or there is no answer."""
+    if not prompt.strip() or not right:
+        return ()
+    query = Query(prompt=prompt, answers=right, form=form, others=tuple(others))
+    return (Probe(measures=measures, queries=(query,)),)
+
+
+def form_of(prompt: str) -> Form:
+    """Return the form of a prompt: "question" if it ends in a question mark, else "sentence"."""
+    return "question" if prompt.rstrip().endswith("?") else "sentence"

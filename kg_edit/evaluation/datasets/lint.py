@@ -1,0 +1,186 @@
+"""Find faults of a benchmark file: in a row, in a record, between records, and between records and a graph's labels.
+
+`lint` reports the faults as `Finding`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.edits.files import LabelSource
+from kg_edit.evaluation.datasets.building import ABSENT
+from kg_edit.evaluation.datasets.reading import FileContent
+from kg_edit.evaluation.datasets.record import BenchmarkRecord, Query
+from kg_edit.text.matching import mentions, normalised
+
+Kind = Literal[
+    "bad-field",  # a row can't be read: a field is missing, unknown or of another type
+    "unlabelled-id",  # a Wikidata id is in the place of a label, or the graph has no label for an id
+    "other-label",  # the graph has another name for an entity: a wrong name, or the wrong entity
+    "missing-subject",  # the subject does not occur in its prompt
+    "conflicting-edits",  # two records edit one subject and relation to different targets
+    "conflicting-chain",  # a record's answer depends on a fact that another record edits to something else
+    "duplicated-question",  # a question is asked twice
+    "target-in-prompt",  # the new target is in the edit's prompt
+    "answer-in-question",  # the answer is in its question
+    "answer-unchanged",  # the answer after the edits is the one before them
+    "same-target",  # the new target is also the old one
+    "empty-answer",  # an answer or an alias is empty
+]
+_IN_TEXT = re.compile(r"\bQ[1-9][0-9]{3,}\b")  # not the Audi Q5
+# Questions whose answers follow from the edits.
+_CHANGED = ("multihop", "portability", "ripples-known", "ripples-unknown", "ripples-edit")
+_SHOULD_BE_A_LABEL = "is a Wikidata id"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault: its kind, the id of the record, and a message."""
+
+    kind: Kind
+    id: str
+    message: str
+
+
+def edit_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+    """Yield facts that two records edit to different targets, reported for the later record."""
+    targets: dict[tuple[str, str], dict[str, tuple[str, str]]] = defaultdict(dict)
+    for record in records:
+        for edit in record.edits:
+            fact = edit.subject.casefold(), edit.relation_id or edit.prompt
+            targets[fact].setdefault(edit.target_new.casefold(), (record.id, edit.target_new))
+    for by_target in targets.values():
+        (first, target), *others = by_target.values()
+        for other, another in others:
+            yield Finding("conflicting-edits", other, f"to {another!r} here, to {target!r} in record {first}")
+
+
+def chain_conflicts(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+    """Yield facts of a record's chain (as ids) that another record edits to something else."""
+    edited: dict[tuple[str, str], dict[str, tuple[str, Edit]]] = defaultdict(dict)
+    for record in records:
+        for edit in record.edits:
+            if edit.subject_id and edit.relation_id and edit.target_new_id:
+                edited[edit.subject_id, edit.relation_id].setdefault(edit.target_new_id, (record.id, edit))
+    for record in records:
+        for subject, relation, target in record.new_chain:
+            for to, (other, edit) in edited.get((subject, relation), {}).items():
+                if to != target:
+                    change = f"but record {other} edits {edit.text!r} to {edit.target_new!r}"
+                    yield Finding("conflicting-chain", record.id, f"depends on {subject} {relation} {target}, {change}")
+
+
+def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
+    """Yield questions that occur twice in a record or in two records, reported for the later one."""
+    first: dict[str, str] = {}
+    for record in records:
+        questions = [question.question for edit in record.edits for question in edit.portability]
+        probes = (probe for probe in record.probes if probe.measures in ("multihop", "recall"))
+        for text in [*questions, *(query.prompt for probe in probes for query in probe.queries)]:
+            if text in first:
+                where = "twice in this record" if first[text] == record.id else f"in record {first[text]} too"
+                yield Finding("duplicated-question", record.id, f"{text!r} {where}")
+            first.setdefault(text, record.id)
+
+
+def unlabelled(records: Sequence[BenchmarkRecord], labels: LabelSource) -> Iterator[Finding]:
+    """Yield ids that have no label, or a label other than the entity's name; each once, for its first record."""
+    ids: dict[str, str] = {}
+    names: dict[tuple[str, str], str] = {}
+    for record in records:
+        for edit in record.edits:
+            names |= {key: record.id for key in _named(edit) if key not in names}
+        relations = (edit.relation_id or "" for edit in record.edits)
+        chained = (id_ for triple in (*record.chain, *record.new_chain) for id_ in triple)
+        for id_ in (*(id_ for edit in record.edits for id_, _ in _named(edit)), *relations, *chained):
+            if is_entity_id(id_) or is_property_id(id_):
+                ids.setdefault(id_, record.id)
+    label_of = labels.labels(sorted(ids))
+    for id_, record_id in ids.items():
+        if id_ not in label_of:
+            yield Finding("unlabelled-id", record_id, f"the graph has no label for {id_}")
+    for (id_, name), record_id in names.items():
+        if id_ in label_of and normalised(label_of[id_]) != normalised(name):
+            yield Finding("other-label", record_id, f"{name!r}, but the graph calls {id_} {label_of[id_]!r}")
+
+
+def _named(edit: Edit) -> tuple[tuple[str, str], ...]:
+    """(id, name) of each entity of an edit that has both."""
+    pairs = (
+        (edit.subject_id, edit.subject),
+        (edit.target_new_id, edit.target_new),
+        (edit.target_true_id, edit.target_true),
+    )
+    return tuple((id_, name) for id_, name in pairs if id_ and name)
+
+
+def in_record(record: BenchmarkRecord) -> Iterator[Finding]:
+    """Yield faults inside a record: ids in the place of names, prompts that contain the answer, unchanged answers."""
+    for edit in record.edits:
+        if mentions(edit.text, edit.target_new):
+            yield Finding("target-in-prompt", record.id, f"{edit.target_new!r} in {edit.text[:100]!r}")
+        names = (edit.subject, edit.target_new, edit.target_true or "")
+        yield from _ids_in(record, (edit.prompt, *names, *edit.paraphrases))
+        for question in edit.portability:
+            right = (question.answer, *question.aliases)
+            yield from _ids_in(record, (question.question, *right))
+            yield from _of_answer(record, Query(prompt=question.question, answers=(right,)), before=())
+    for probe in record.probes:
+        for query in (*probe.queries, *probe.conditions):
+            yield from _ids_in(record, (query.prompt, *(name for names in query.answers for name in names)))
+            if probe.family in _CHANGED:
+                # The rivals of a Ripples question are drawn from its relation's objects; MQuAKE's is the old answer
+                drawn = probe.family.startswith("ripples-")
+                yield from _of_answer(record, query, before=query.old if drawn else (*query.old, *query.others))
+
+
+def _of_answer(record: BenchmarkRecord, query: Query, *, before: Sequence[str]) -> Iterator[Finding]:
+    right = [name for names in query.answers for name in names]
+    mentioned = next((names[0] for names in query.answers if mentions(query.prompt, names[0])), None)
+    if mentioned:
+        yield Finding("answer-in-question", record.id, f"{mentioned!r} in {query.prompt!r}")
+    names = {normalised(name) for name in right}
+    same = next((name for name in before if normalised(name) in names), None)
+    if same:
+        message = f"{same!r} names the answer before the edits, and {right[0]!r} after them"
+        yield Finding("answer-unchanged", record.id, message)
+
+
+def _ids_in(record: BenchmarkRecord, texts: Iterable[str]) -> Iterator[Finding]:
+    for text in texts:
+        if is_entity_id(text) or is_property_id(text) or _IN_TEXT.search(text):
+            yield Finding("unlabelled-id", record.id, f"found {text[:100]!r}; expected a name in the place of the id")
+
+
+def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Finding, ...]:
+    """Return the faults of a file's content, sorted by kind, then in the file's order.
+
+    With ``labels``, also check whether the ids of edits and chains have labels, and whether these equal the edits'
+    names.
+    """
+    records = reading.records
+    findings = []
+    for problem in reading.problems:
+        # The message of a fault is the only trace of its kind.
+        message = problem.fault.message
+        kind: Kind = "bad-field"
+        if ABSENT in message:
+            kind = "missing-subject"
+        elif _SHOULD_BE_A_LABEL in message:
+            kind = "unlabelled-id"
+        findings.append(Finding(kind, problem.id, problem.message))
+    findings += [
+        *(Finding(remark.kind, record.id, remark.message) for record in records for remark in record.remarks),
+        *(finding for record in records for finding in in_record(record)),
+        *edit_conflicts(records),
+        *chain_conflicts(records),
+        *duplicates(records),
+        *(unlabelled(records, labels) if labels else ()),
+    ]
+    order = {kind: rank for rank, kind in enumerate(get_args(Kind))}
+    return tuple(sorted(dict.fromkeys(findings), key=lambda finding: order[finding.kind]))

@@ -1,0 +1,179 @@
+"""MQuAKE (Zhong et al. 2023): a case has one to four edits, and a question whose answer follows from several facts.
+
+CF, CF-3k, CF-3k-v2, T and hard share one form; MQuAKE-Remastered (Zhong et al. 2025) has the same fields, not nested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from kg_edit.edits.edit import Edit, Name, PropertyId, Record, Text, Texts
+from kg_edit.edits.rows import Target
+from kg_edit.errors import EditError, Fault
+from kg_edit.evaluation.datasets.building import built_edit, fields_of, old_target
+from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
+from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query, Remark, Triple
+from kg_edit.text.matching import normalised
+
+Triples = Annotated[tuple[Triple, ...], Field(strict=False)]
+# Unchecked names: the published files have empty aliases, which the lint reports.
+Aliases = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Rewrite(Record):
+    """An edit of a case: the prompt with {} for the subject, the old and the new object, and the fact as a question."""
+
+    prompt: Name
+    relation_id: PropertyId
+    target_new: Target
+    target_true: Target
+    subject: Name
+    question: Text
+
+
+class Hop(Record):
+    """One fact of a chain, as a question and as a sentence."""
+
+    question: Text
+    cloze: Text
+    answer: Name
+    answer_alias: Aliases = ()
+
+
+class Chains(Record):
+    """The chains of facts, as ids and in words, that lead to a case's answer before and after the edits."""
+
+    triples: Triples
+    new_triples: Triples
+    edit_triples: Triples
+    triples_labeled: Triples = ()
+    new_triples_labeled: Triples = ()
+    edit_triples_idx: object = None
+
+
+class CaseRow(Record):
+    """A case as published: edits, the multi-hop question in three wordings, the answers, and their hops."""
+
+    case_id: int | Name
+    requested_rewrite: Annotated[tuple[Rewrite, ...], Field(strict=False, min_length=1)]
+    questions: Annotated[Texts, Field(min_length=1)]
+    answer: Name
+    answer_alias: Aliases = ()
+    new_answer: Name
+    new_answer_alias: Aliases = ()
+    single_hops: Annotated[tuple[Hop, ...], Field(strict=False)]
+    new_single_hops: Annotated[tuple[Hop, ...], Field(strict=False, min_length=1)]
+    orig: Chains
+    answer_extended: object = None
+    split: object = None
+
+
+_FLAT = {f"orig_{field}": field for field in ("triples", "triples_labeled")} | {
+    field: field for field in ("new_triples", "new_triples_labeled", "edit_triples", "edit_triples_idx")
+}
+
+
+def nested(row: RawRecord) -> RawRecord:
+    """Convert a row of MQuAKE-Remastered to the nested form of the other files.
+
+    Raises:
+        EditError: its edits are no list.
+    """
+    if "orig" in row or not {"orig_triples", "edit_triples"} & set(row):
+        return row
+    flat = row.get("requested_rewrite")
+    if not isinstance(flat, list):
+        raise EditError([Fault("requested_rewrite", "expected a list of edits")])
+    rewrites = []
+    for rewrite in flat:
+        if not isinstance(rewrite, dict):  # `parse` refuses it, with its place
+            rewrites.append(rewrite)
+            continue
+        # target_new_str and target_new_id become {"target_new": {"str": …, "id": …}}.
+        fields = dict(rewrite)
+        for target in ("target_new", "target_true"):
+            parts = {part: fields.pop(f"{target}_{part}") for part in ("str", "id") if f"{target}_{part}" in fields}
+            fields |= {target: parts} if parts else {}
+        rewrites.append(fields)
+    rest = {field: value for field, value in row.items() if field not in _FLAT}
+    orig = {field: row[flat_name] for flat_name, field in _FLAT.items() if flat_name in row}
+    return {**rest, "requested_rewrite": rewrites, "orig": orig}
+
+
+def parse(row: RawRecord, name: str) -> BenchmarkRecord:
+    """Parse a case as a record. Its probes are multihop (three wordings of one question), edit and hops.
+
+    The edit probes state each edit; hops asks all facts of the new chain. An edit's subject id is taken from the
+    matching triple. Several edits of a case are called ``ID.0``, ``ID.1``, ….
+
+    Raises:
+        EditError: a field is wrong; the message names it.
+    """
+    case = fields_of(CaseRow, nested(row))
+    facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
+    edits, statements, remarks = list[Edit](), list[Probe](), list[Remark]()
+    for index, rewrite in enumerate(case.requested_rewrite):
+        # Edits of several subjects towards one object have their triples in the order of the edits.
+        subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[index]]
+        earlier = facts[:index].count(facts[index])
+        old, old_remarks = old_target(rewrite.target_new.str, rewrite.target_true.str)
+        remarks += old_remarks
+        fields: dict[str, Any] = {
+            "id": f"{name}.{index}" if len(facts) > 1 else name,
+            "subject": rewrite.subject,
+            "prompt": rewrite.prompt,
+            "target_new": rewrite.target_new.str,
+            "target_new_id": rewrite.target_new.id,
+            "target_true": old,
+            "target_true_id": rewrite.target_true.id if old else None,
+            "relation_id": rewrite.relation_id,
+            "subject_id": subjects[earlier] if earlier < len(subjects) else None,
+        }
+        path = f"requested_rewrite[{index}]"
+        names = {"target_new": f"{path}.target_new.str", "target_true": f"{path}.target_true.str"}
+        names |= {"subject_id": "orig.edit_triples"}
+        edit = built_edit(fields, names={field: f"{path}.{field}" for field in fields} | names)
+        edits.append(edit)
+        # The answer's aliases are those of the hop that the edit changes.
+        hop = next((hop for hop in case.new_single_hops if hop.answer == edit.target_new), None)
+        right = _right(edit.target_new, hop.answer_alias if hop else ())
+        statements.append(Probe(measures="edit", queries=(Query(prompt=edit.text, answers=(right,), form="sentence"),)))
+
+    new = _right(case.new_answer, case.new_answer_alias)
+    spellings = {normalised(name) for name in new}
+    old_names = tuple(name for name in _right(case.answer, case.answer_alias) if normalised(name) not in spellings)
+    multihop = [Query(prompt=text, answers=(new,), others=(case.answer,), old=old_names) for text in case.questions]
+    hops = [Query(prompt=hop.question, answers=(_right(hop.answer, hop.answer_alias),)) for hop in case.new_single_hops]
+    both_chains = (*case.single_hops, *case.new_single_hops)
+    aliases = [*case.answer_alias, *case.new_answer_alias, *(name for hop in both_chains for name in hop.answer_alias)]
+    if not all(alias.strip() for alias in aliases):
+        remarks.append(Remark(kind="empty-answer", message="an alias of an answer is empty"))
+    return BenchmarkRecord(
+        id=name,
+        edits=tuple(edits),
+        probes=(
+            Probe(measures="multihop", queries=tuple(multihop), passes="any"),
+            *statements,
+            Probe(measures="hops", queries=tuple(hops)),
+        ),
+        chain=case.orig.triples,
+        new_chain=case.orig.new_triples,
+        form="MQuAKE",
+        remarks=tuple(remarks),
+    )
+
+
+def _right(name: str, aliases: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([name, *(alias for alias in aliases if alias.strip())]))
+
+
+MQUAKE = Dataset(
+    name="mquake",
+    about="MQuAKE (Zhong et al. 2023): CF, CF-3k, CF-3k-v2, T, hard; MQuAKE-Remastered",
+    measures=("multihop", "edit", "hops"),
+    parser=lambda: parse,
+    edits_have=("target_true",),
+)

@@ -1,0 +1,98 @@
+"""A user's own edits as a data set: the files that `kg-edit edit` reads, read in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from kg_edit.edits.edit import Edit, LocalityPrompt
+from kg_edit.edits.files import LabelSource, read_rows, unit_of
+from kg_edit.edits.rows import to_edit
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.evaluation.datasets.building import built, form_of, probe
+from kg_edit.evaluation.datasets.knowedit import CATEGORIES
+from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, RawRecord, document
+from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.storage.packaged import HUB
+
+OWN = "edits"
+TEXTS = ("unstructured", "unstructured-paraphrase")
+
+
+def record_of(edit: Edit) -> BenchmarkRecord:
+    """Return the record of an edit, with probes for what can be scored without the old object.
+
+    These are the new target after the prompt and after each paraphrase, and the locality prompts. One without an answer
+    is in a group of its own, and so are neighborhood prompts if the old object, which is their answer, is missing.
+    The texts generated after the prompts of an unstructured edit are compared with its paragraph.
+    """
+    target = ((edit.target_new,),)
+    probes = list(probe("efficacy", edit.text, target, form="sentence"))
+    for prompt in edit.paraphrases:
+        probes += probe("paraphrase", prompt, target, form="sentence")
+    if edit.target_text:
+        probes += probe(TEXTS[0], edit.text, target, form="sentence")
+        for prompt in edit.paraphrases:
+            probes += probe(TEXTS[1], prompt, target, form="sentence")
+    near = () if edit.target_true else (LocalityPrompt(prompt=prompt) for prompt in edit.neighborhood)
+    for locality in (*edit.locality, *near):
+        group = ".".join(filter(None, ("locality", locality.category))) if locality.names else "locality-text"
+        form = form_of(locality.prompt) if locality.category else "sentence"
+        query = Query(prompt=locality.prompt, answers=(locality.names,) if locality.names else (), form=form)
+        probes.append(Probe(measures=group, queries=(query,)))
+    return built(edit.id, [edit], probes, form=OWN)
+
+
+def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
+    """Parse an edit or a triplet as a record.
+
+    Args:
+        row: the fields.
+        name: the id of an edit without one.
+        templates: for rows without a prompt.
+
+    Raises:
+        EditError: a field is wrong; the message names it.
+    """
+    return record_of(to_edit(row, row_id=name, labels={}, templates=templates))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnEdits(Dataset):
+    """The data set of own edits, in JSON lines, JSON, CSV or TSV."""
+
+    def read(
+        self,
+        path: str | Path,
+        *,
+        limit: int | None = None,
+        labels: LabelSource | None = None,
+        parsed: Callable[..., object] = document,
+    ) -> FileContent:
+        """Read a file as `kg-edit edit` does; rows of a hub's data set are parsed one by one.
+
+        Raises:
+            EditFileError: the file can't be read, or has no rows.
+        """
+        path = Path(path)
+        if str(path).startswith(HUB):
+            return super().read(path, limit=limit, parsed=parsed)
+        file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit)
+        unit = unit_of(path)
+        problems = (
+            Problem(path, position, f"row-{position}", fault, f"{unit} {row}")
+            for _, row, fault, position in file.problems
+        )
+        return FileContent(tuple(map(record_of, file.edits)), tuple(problems))
+
+
+OWN_EDITS = OwnEdits(
+    name=OWN,
+    about="your own edits, as `kg-edit edit` takes them: JSON lines, JSON, CSV or TSV",
+    measures=("efficacy", "paraphrase", *TEXTS, "locality", "locality-text", *CATEGORIES),  # or others that a row names
+    parser=lambda: partial(parse, templates=RelationTemplates.load()),
+    edits_have=("target_true", "paraphrases", "neighborhood", "questions"),
+    precedence=-1,  # a benchmark's rows may look like edits
+)

@@ -1,0 +1,134 @@
+"""PopQA (Mallen et al. 2023): questions about entities, from very popular to rare ones.
+
+PopQA has no edits, so its own facts are taught: the edit makes the model complete the question with its answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.errors import EditError, Fault
+from kg_edit.evaluation.datasets.building import Template, built, built_edit, fields_of, probe, template
+from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
+
+# The question of each of the sixteen relations, for rows that name no subject.
+QUESTIONS = {
+    "occupation": "What is {}'s occupation?",
+    "place of birth": "In what city was {} born?",
+    "genre": "What genre is {}?",
+    "father": "Who is the father of {}?",
+    "country": "In what country is {}?",
+    "producer": "Who was the producer of {}?",
+    "director": "Who was the director of {}?",
+    "capital of": "What is {} the capital of?",
+    "screenwriter": "Who was the screenwriter for {}?",
+    "composer": "Who was the composer of {}?",
+    "color": "What color is {}?",
+    "religion": "What is the religion of {}?",
+    "sport": "What sport does {} play?",
+    "author": "Who is the author of {}?",
+    "mother": "Who is the mother of {}?",
+    "capital": "What is the capital of {}?",
+}
+_ENTITY = re.compile(r"https?://www\.wikidata\.org/entity/(Q[1-9][0-9]*)")
+
+
+class PopqaRow(Record):
+    """A row as published; its lists are JSON texts."""
+
+    id: int
+    subj: Name
+    prop: Name
+    obj: Name
+    question: Text
+    possible_answers: str
+    s_uri: str = ""
+    o_uri: str = ""
+    subj_id: object = None
+    prop_id: object = None
+    obj_id: object = None
+    s_aliases: object = None
+    o_aliases: object = None
+    s_wiki_title: object = None
+    o_wiki_title: object = None
+    s_pop: object = None
+    o_pop: object = None
+    paragraphs: object = None
+
+
+class AskedRow(Record):
+    """A row of the form that has only a question and its answers."""
+
+    input: Text
+    output: str
+    id: int
+    s_pop: object = None
+    o_pop: object = None
+
+
+def rows(document: object) -> Iterable[object]:
+    """Return the rows of a list, or those of an object's parts dev and then test."""
+    parts = [document[part] for part in ("dev", "test") if part in document] if isinstance(document, dict) else []
+    return [row for part in parts for row in every_row(part)] if parts else every_row(document)
+
+
+def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
+    """Parse a row of either form: the edit teaches the first answer, and the probe recall accepts all answers.
+
+    Raises:
+        EditError: a field is wrong; the message names it.
+    """
+    if "input" in raw:
+        # The short form has neither subject nor relation: the question itself shows both.
+        short_row = fields_of(AskedRow, raw)
+        fact = asked_about(short_row.input)
+        if fact is None:
+            expected = f"the question of one of PopQA's {len(QUESTIONS)} relations"
+            raise EditError([Fault("input", f"{short_row.input!r} is not {expected}")])
+        relation, subject = fact
+        parts, right = Template(QUESTIONS[relation], subject), _answers_of(short_row.output, field="output")
+        ids = {}
+        names = {"prompt": "input", "subject": "input", "target_new": "output"}
+    else:
+        row = fields_of(PopqaRow, raw)
+        relation, parts = row.prop, template(row.question, row.subj, field="question")
+        right = (row.obj, *_answers_of(row.possible_answers, field="possible_answers"))
+        uris = {"subject_id": row.s_uri, "target_new_id": row.o_uri}
+        ids = {field: match[1] for field, uri in uris.items() if (match := _ENTITY.fullmatch(uri.strip()))}
+        names = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
+    fields = {"id": name, **parts._asdict(), "relation": relation, "target_new": right[0], **ids}
+    edit = built_edit(fields, names=names)
+    recall = probe("recall", edit.text, (tuple(dict.fromkeys(right)),))
+    return built(name, [edit], recall, form="PopQA; its own answer is taught")
+
+
+def asked_about(question: str) -> tuple[str, str] | None:
+    """Return the relation and the subject of a question, or None if it is not a question of PopQA."""
+    for relation, pattern in QUESTIONS.items():
+        if match := re.fullmatch(re.escape(pattern).replace(r"\{\}", "(.+)"), question.strip()):
+            return relation, match[1]
+    return None
+
+
+def _answers_of(text: str, *, field: str) -> tuple[str, ...]:
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
+        listed = None
+    names = tuple(name for name in listed if isinstance(name, str) and name.strip()) if isinstance(listed, list) else ()
+    if not names:
+        raise EditError([Fault(field, f"found {text[:60]!r}; expected a list of answers written as JSON")])
+    return names
+
+
+POPQA = Dataset(
+    name="popqa",
+    about="PopQA (Mallen et al. 2023): its own answers are taught",
+    measures=("recall",),
+    parser=lambda: parse,
+    rows=rows,
+)

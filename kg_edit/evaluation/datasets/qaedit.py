@@ -1,0 +1,63 @@
+"""QAEdit (Yang et al. 2025): questions that people asked, of Natural Questions, TriviaQA and SimpleQA."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.evaluation.datasets.building import answers, built, built_edit, fields_of, probe, template
+from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
+
+
+class Unrelated(Record):
+    """A question that has nothing to do with the edit, and its answer."""
+
+    loc: Text
+    loc_ans: Text
+
+
+class QaeditRow(Record):
+    """A row as published."""
+
+    id: int | str = ""
+    source: str = ""
+    prompt: Text
+    target: Name
+    subject: Name
+    rephrase: str
+    locality: Annotated[tuple[Unrelated, ...], Field(strict=False)]
+
+
+def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
+    """Parse a row as a record; its id begins with the source, as two sources number their questions alike.
+
+    Raises:
+        EditError: a field is wrong; the message names it.
+    """
+    row = fields_of(QaeditRow, raw)
+    fields = {
+        "id": f"{row.source}-{name}" if row.source else name,
+        **template(row.prompt, row.subject, field="prompt")._asdict(),
+        "target_new": row.target,
+        "paraphrases": (row.rephrase,) if row.rephrase.strip() else (),
+    }
+    edit = built_edit(fields, names={"target_new": "target", "paraphrases": "rephrase"})
+    right = ((row.target,),)
+    probes = [
+        *probe("efficacy", edit.text, right, form="sentence"),
+        *probe("paraphrase", row.rephrase, right, form="sentence"),
+        *(part for question in row.locality for part in probe("locality", question.loc, answers(question.loc_ans))),
+    ]
+    return built(edit.id, [edit], probes, form="QAEdit")
+
+
+QAEDIT = Dataset(
+    name="qaedit",
+    about="QAEdit (Yang et al. 2025): questions of Natural Questions, TriviaQA and SimpleQA",
+    measures=("efficacy", "paraphrase", "locality"),
+    parser=lambda: parse,
+    edits_have=("paraphrases",),
+)

@@ -1,0 +1,237 @@
+"""Read a benchmark file into records, from JSON, JSON lines, a table or a hub's data set; faults name its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from kg_edit.edits.files import LabelSource
+from kg_edit.edits.templates import utf8_text
+from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
+from wikidata_cache import safe_json
+from wikidata_cache.errors import EditRowError
+from wikidata_cache.row_files import RowFault, raw_rows
+
+RawRecord = Mapping[str, Any]
+_TABLES = (".csv", ".tsv")
+Parsed = TypeVar("Parsed")
+Parse = Callable[[RawRecord, str], BenchmarkRecord]
+
+
+def every_row(document: object) -> Iterable[object]:
+    """Return the rows of a list; any other document is one row."""
+    return document if isinstance(document, list) else [document]
+
+
+def parsed_rows(path: Path, parse: Callable[[Any, str], Parsed]) -> Iterator[Parsed]:
+    """Yield ``parse(row, number)`` of each row of a JSON file: a row is any JSON value, the number a text.
+
+    Raises:
+        EditFileError: the file can't be read, or a row is wrong; the message names it.
+    """
+    for number, row in enumerate(every_row(document(path)), 1):
+        try:
+            yield parse(row, str(number))
+        except EditError as error:
+            raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
+
+
+def document(path: Path, *, tables: bool | None = None) -> object:
+    """Read the JSON of a file, of a packaged benchmark (by name) or of a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``.
+
+    JSON lines are returned as a list. ``tables``: read CSV and TSV too, where a row that can't be read is a `RowFault`;
+    False: refuse them, and name own edits, which may be a table; None: refuse them.
+
+    Raises:
+        EditFileError: it can't be read.
+    """
+    if str(path).startswith(HUB):
+        return _from_hub(str(path).removeprefix(HUB))
+    path = packaged_benchmark(path) or path
+    if hint := benchmark_hint(path):
+        raise EditFileError(f"{path}: no such file, and no packaged data of this name{hint}")
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it never raises
+        raise EditFileError(f"{path}: is a folder; give the path of a file in it")
+    if path.suffix.lower() in _TABLES:
+        if tables:
+            try:
+                return [row.value for row in raw_rows(path)]
+            except EditRowError as error:
+                where = f", {error.position}" if error.position else ""
+                raise EditFileError(f"{path}{where}: {error.problem}") from None
+        own_edits = "" if tables is None else ", or a table of own edits: --dataset edits"
+        raise EditFileError(f"{path}: is a table; expected JSON or JSON lines{own_edits}")
+    text = utf8_text(path)
+    try:
+        return safe_json.parse(text, most=len(text))
+    except json.JSONDecodeError as error:
+        lines = enumerate(text.split("\n"), 1)  # not splitlines(): JSON texts may hold U+2028
+        if error.msg != "Extra data":
+            raise EditFileError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
+        rows = []
+        for number, line in lines:
+            try:
+                rows += [safe_json.parse(line, most=len(line))] if line.strip() else []
+            except json.JSONDecodeError as fault:
+                raise EditFileError(f"{path}, line {number}, column {fault.colno}: not JSON: {fault.msg}") from None
+            except ValueError as fault:
+                raise EditFileError(f"{path}, line {number}: can't be read: {fault}") from None
+        return rows
+    except ValueError as error:  # nested too deeply, or a number of too many digits
+        raise EditFileError(f"{path}: can't be read: {error}") from None
+
+
+def _from_hub(name: str) -> list[object]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise EditFileError(
+            f"{HUB}{name}: a data set from a hub needs the package datasets: pip install 'kg-edit[hf]'"
+        ) from error
+    dataset, config, split = (*name.split(":", 2), "", "")[:3]  # a split may be train[:100]
+    try:
+        rows = load_dataset(dataset, config or None, split=split or "train")
+    except Exception as error:  # the datasets library passes on errors of many other libraries
+        raise EditFileError(
+            f"{HUB}{name}: can't be loaded: {error}; expected {HUB}NAME[:CONFIG[:SPLIT]], where the default "
+            "split is train"
+        ) from error
+    return [_without_null(dict(row)) for row in rows]
+
+
+def _without_null(value: Any) -> Any:
+    """Remove null fields: the tables of a hub have each field in each row, null where the original row lacks it."""
+    if isinstance(value, dict):
+        return {name: _without_null(part) for name, part in value.items() if part is not None}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_without_null(part) for part in value]
+    return value
+
+
+class Problem(NamedTuple):
+    """Why a row of a benchmark file can't be read as a record."""
+
+    file: Path
+    row: int  # from 1
+    id: str
+    fault: Fault
+    line: str = ""  # such as "line 3", where a message names that in the place of the row
+
+    @property
+    def message(self) -> str:
+        """The fault and its place in the file."""
+        return f"{self.line or f'record {self.row}'}, {self.fault}"
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.message}"
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """The content of a file: its records, and the faults of the rows that can't be read."""
+
+    records: tuple[BenchmarkRecord, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A benchmark, and how to read its published file.
+
+    ``dataset(path)`` reads the file and fails at a fault; `read` skips rows with faults and reports them.
+
+    Attributes:
+        name: its name on the command line.
+        about: its content and its publication.
+        measures: the groups of probes that its records may have.
+        edits_have: the optional parts that its edits may have: target_true, paraphrases, neighborhood, questions.
+        parser: returns the function that turns a row and its name into a record; called once for each file.
+        rows: returns the rows of a JSON document.
+        tables: whether its published files may be tables, CSV or TSV, with a header.
+        other: the benchmark that reads the same files with another target.
+        precedence: decides between benchmarks that can read a file equally well, if the user names none: the higher
+            number wins (`kg_edit.evaluation.datasets.guess_dataset`).
+    """
+
+    name: str
+    about: str
+    measures: tuple[str, ...]
+    parser: Callable[[], Parse]
+    edits_have: tuple[str, ...] = ()
+    rows: Callable[[object], Iterable[object]] = every_row
+    tables: bool = False
+    other: str = ""
+    precedence: int = 0
+
+    def __call__(
+        self, path: str | Path, *, limit: int | None = None, labels: LabelSource | None = None
+    ) -> tuple[BenchmarkRecord, ...]:
+        """Return the records in the file's order; the arguments are those of `read`.
+
+        Raises:
+            EditFileError: the file can't be read, or a record is wrong; the message lists the first faults, and the
+                benchmark that the file looks like if none of its first rows is a record of this one.
+        """
+        content = self.read(path, limit=limit, labels=labels)
+        if content.problems:
+            from kg_edit.evaluation.datasets import faulty_file  # it tries all data sets, which are made of this module
+
+            raise faulty_file(self.name, path, content.problems, way="find_dataset('{}') reads it")
+        return content.records
+
+    def read(
+        self,
+        path: str | Path,
+        *,
+        limit: int | None = None,
+        labels: LabelSource | None = None,
+        parsed: Callable[..., object] = document,
+    ) -> FileContent:
+        """Return the records of a file; rows with faults are left out and reported.
+
+        Args:
+            path: the file, a packaged benchmark's name, or ``hf:NAME``.
+            limit: the number of rows to read; None: all.
+            labels: the source of the labels of ids, for rows that may have ids in the place of names (own edits).
+            parsed: `document`, or a cache of it where several data sets read one file.
+
+        Raises:
+            EditFileError: the file can't be read at all, or has no rows.
+        """
+        path = Path(path)
+        records = list[BenchmarkRecord]()
+        by_id: dict[str, int] = {}
+        problems: list[Problem] = []
+        parse = self.parser()
+        # by suffix, so that a cache of `parsed` reads a JSON file once for benchmarks with and without tables
+        content = parsed(path, tables=self.tables and path.suffix.lower() in _TABLES)
+        for number, row in enumerate(islice(self.rows(content), limit), 1):
+            # A record without an id of its own is named by its number.
+            ids = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
+            name = str(ids[0]) if ids and isinstance(ids[0], str | int) and str(ids[0]).strip() else f"row-{number}"
+            try:
+                if isinstance(row, RowFault):
+                    raise EditError([Fault(*row)])
+                if not isinstance(row, dict):
+                    raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+                record = parse(row, name)
+                if (first := by_id.setdefault(record.id, number)) != number:
+                    fault = Fault("id", f"{record.id!r} is the id of record {first} too; give it another")
+                    raise EditError([fault])
+                records.append(record)
+            except EditError as error:
+                problems += [Problem(path, number, name, fault) for fault in error.faults]
+            except ValidationError as error:  # a prompt or an answer that no tokenizer can read
+                problems += [Problem(path, number, name, fault) for fault in faults_of(error, BenchmarkRecord)]
+        if not records and not problems:
+            raise EditFileError(f"{path}: has no records; expected records of {self.name}: {self.about}")
+        return FileContent(tuple(records), tuple(problems))

@@ -1,0 +1,184 @@
+"""RippleEdits (Cohen et al. 2024): six criteria of what should change with an edit, and what should not.
+
+Its records state the edit as a sentence. The template of the relation separates the subject from the target.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from importlib.resources import files
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AliasChoices, Field
+
+from kg_edit.edits.edit import Name, Record, Text, is_entity_id
+from kg_edit.errors import EditError, Fault, did_you_mean
+from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe
+from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
+from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query, Remark
+
+
+class Named(Record):
+    """A right answer; its value is null if the entity had no label in the graph from which the data set was made."""
+
+    value: str | None = None
+    aliases: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class PublishedQuery(Record):
+    """A query as published; its ids are not used."""
+
+    prompt: Text
+    answers: Annotated[tuple[Named, ...], Field(strict=False)]
+    query_type: object = None
+    subject_id: object = None
+    relation: object = None
+    target_ids: object = None
+    phrase: object = None
+    second_relation: object = None
+    second_hop_target_ids: object = None
+
+
+class Test(Record):
+    """A test of a criterion: queries, how many must be right (OR, AND), and what the model must know before."""
+
+    test_queries: Annotated[tuple[PublishedQuery, ...], Field(strict=False)]
+    test_condition: Literal["OR", "AND"] = "OR"
+    condition_queries: Annotated[tuple[PublishedQuery, ...], Field(strict=False)] = ()
+
+
+class RippleFact(Record):
+    """A fact as a sentence, with its ids."""
+
+    prompt: Text
+    relation: Name
+    subject_id: str | None = None
+    target_id: object = None
+    original_fact: RippleFact | None = Field(None, validation_alias=AliasChoices("original_fact", "previous_fact"))
+
+
+Tests = Annotated[tuple[Test, ...], Field(strict=False)]
+
+
+class RippleRow(Record):
+    """A row as published; its first criterion is published in two spellings."""
+
+    example_type: str = ""
+    edit: RippleFact
+    relation_specificity: Tests = Field((), validation_alias=AliasChoices("Relation_Specificity", "Relation_Specifity"))
+    logical_generalization: Tests = Field((), alias="Logical_Generalization")
+    subject_aliasing: Tests = Field((), alias="Subject_Aliasing")
+    compositionality_i: Tests = Field((), alias="Compositionality_I")
+    compositionality_ii: Tests = Field((), alias="Compositionality_II")
+    forgetfulness: Tests = Field((), alias="Forgetfulness")
+
+
+CRITERIA = {
+    "relation_specificity": "RS",
+    "logical_generalization": "LG",
+    "subject_aliasing": "SA",
+    "compositionality_i": "CI",
+    "compositionality_ii": "CII",
+    "forgetfulness": "FN",
+}
+
+
+class Relation(NamedTuple):
+    """A relation of the data set: its property id, if it has one, and its template."""
+
+    property: str
+    template: str
+
+
+def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> BenchmarkRecord:
+    """Parse a row as a record, with one probe for each test.
+
+    Args:
+        raw: a row as published.
+        name: the id of the record.
+        known: the relations of the data set by name (`relations`).
+
+    Raises:
+        EditError: a field is wrong, or the edit's sentence does not fit its relation; the message names the field.
+    """
+    row = fields_of(RippleRow, raw)
+    subject, target, relation = _read(row.edit, known, field="edit")
+    before = row.edit.original_fact
+    stated = _read(before, known, field="edit.original_fact")[1] if before else None
+    old, remarks = old_target(target, stated)
+    ids = {
+        "subject_id": row.edit.subject_id,
+        "target_new_id": row.edit.target_id,
+        "target_true_id": before.target_id if before and old else None,
+    }
+    fields: dict[str, Any] = {
+        "id": name,
+        "subject": subject,
+        "prompt": relation.template,
+        "target_new": target,
+        "target_true": old,
+        "relation_id": relation.property or None,
+        **{field: id_ if is_entity_id(id_) else None for field, id_ in ids.items()},
+    }
+    edit = built_edit(fields, names=dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt"))
+
+    # One probe for each test; a test with a query without a usable answer is left out.
+    tests = [(code, test) for field, code in CRITERIA.items() for test in getattr(row, field)]
+    probes = []
+    for code, test in tests:
+        queries, conditions = (tuple(map(_query, part)) for part in (test.test_queries, test.condition_queries))
+        if queries and all(query.answers for query in (*queries, *conditions)):
+            passes: Literal["any", "all"] = "any" if test.test_condition == "OR" else "all"
+            probes.append(Probe(measures=f"ripple.{code}", queries=queries, passes=passes, conditions=conditions))
+    if dropped := len(tests) - len(probes):
+        message = f"{dropped} tests have a query without an answer, and are left out"
+        remarks = (*remarks, Remark(kind="empty-answer", message=message))
+    efficacy = probe("efficacy", edit.text, ((edit.target_new,),), form="sentence")
+    form = f"RippleEdits, {row.example_type}" if row.example_type else "RippleEdits"
+    return built(name, [edit], [*efficacy, *probes], form=form, remarks=remarks)
+
+
+def relations() -> Mapping[str, Relation]:
+    """Return the packaged table of relations, by name."""
+    text = files("kg_edit").joinpath("data", "ripple_relations.tsv").read_text(encoding="utf-8")
+    lines = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: Relation(property_, template) for name, property_, template in lines[1:]}
+
+
+def _read(fact: RippleFact, known: Mapping[str, Relation], *, field: str) -> tuple[str, str, Relation]:
+    """The subject, the target and the relation of a fact's sentence."""
+    if fact.relation not in known:
+        unknown = f"unknown relation {fact.relation!r}{did_you_mean(fact.relation, map(str.lower, known))}"
+        raise EditError([Fault(f"{field}.relation", f"{unknown}; known: {', '.join(known)}")])
+    relation = known[fact.relation]
+    # Where the words after the subject occur twice, the name of a work has the first ("Life is Beautiful is ...").
+    pattern = re.escape(relation.template).replace(r"\{\}", "(.+)") + r" (.+?)\.?"
+    match = re.fullmatch(pattern, fact.prompt.strip())
+    if not match:
+        expected = f"expected {relation.template!r} with the subject, then the target and a full stop"
+        raise EditError([Fault(f"{field}.prompt", f"found {fact.prompt[:80]!r}; {expected}")])
+    return match[1], match[2], relation
+
+
+def _query(question: PublishedQuery) -> Query:
+    """A query that requires every answer, by any of its names.
+
+    One-letter names do not count (one-digit names do), as in the authors' program.
+    """
+    names = (
+        [name for name in (answer.value, *answer.aliases) if name and (len(name.strip()) > 1 or name.strip().isdigit())]
+        for answer in question.answers
+    )
+    right = tuple(tuple(dict.fromkeys(group)) for group in names if group)
+    return Query(prompt=question.prompt, answers=right, every=True, form="sentence")
+
+
+RIPPLE_EDITS = Dataset(
+    name="ripple-edits",
+    about="RippleEdits (Cohen et al. 2024): popular, random, recent",
+    measures=("efficacy", *(f"ripple.{code}" for code in CRITERIA.values())),
+    parser=lambda: partial(parse, known=relations()),
+    edits_have=("target_true",),
+)

@@ -1,0 +1,239 @@
+"""Ripples: portability and locality questions of edits, made by `kg-edit data ripples` for one model.
+
+A file is an object with its format, provenance, nouns of relations, aliases of answers, objects to choose from, and
+records. A record is an edit and its questions. A question is a path from an entity over relations to its answer; this
+module words it: "What is the capital of the country of Rome?". Two paths of other entities, with other answers, serve
+as its examples.
+
+The model knows each hop of a path by itself, but for the edited one. The exception is an *unknown* two-hop question:
+the model gets its last hop wrong in every form. The answer of a *withheld* question is hidden from a method that reads
+a graph (`kg_edit.graphs.controls.Withheld`); the answer of a *stated* question is visible in the graph.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kg_edit.edits.edit import Edit, Name, Record, Text
+from kg_edit.errors import ConfigError, EditError, Fault
+from kg_edit.evaluation.datasets.building import built, fields_of
+from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
+from kg_edit.evaluation.datasets.record import Answer, BenchmarkRecord, Example, Probe, Query
+from wikidata_cache.row_files import RowFault
+
+FORMAT = "kg-edit ripples/1"
+Kind = Literal[
+    "two-hop",
+    "three-hop",
+    "alias",
+    "description",
+    "inverse",
+    "other-relation",
+    "old-object",
+    "new-object",
+    "same-object",
+    "edit",
+]
+STAYS = ("other-relation", "old-object", "new-object", "same-object")
+GROUPS = (
+    "ripples-edit.question",
+    *(f"ripples-{hop}.{graph}" for hop in ("known", "unknown") for graph in ("stated", "withheld")),
+    *(f"ripples-more.{kind}" for kind in ("three-hop", "alias", "description", "inverse")),
+    *(f"ripples-stay.{kind}" for kind in STAYS),
+)
+CHOICES = 10
+_SHOWN = 2  # examples before a question
+_INVERSE = "-"  # prefix of a property that is asked in the inverse direction
+Names = Annotated[tuple[Text, ...], Field(strict=False)]
+Words = Mapping[str, str]
+
+
+class RippleQuestion(Record):
+    """A question as a path; ``hops`` are properties, beginning with the one next to ``start``."""
+
+    kind: Kind = Field(description="the kind of portability or locality, as RippleEdits has them")
+    start: Text = Field(description="the thing that the question names")
+    hops: Answer = Field(description="the properties from there to the answer; -P36 is asked in the inverse direction")
+    answers: Answer = Field(description="the right answer, and aliases that the header does not have")
+    old: Names = Field((), description="answers before the edit")
+    via: Names = Field((), description="the things between s's new object and the answer")
+    known: bool = Field(True, description="whether the model knows each hop but the edited one by itself")
+    stated: bool = Field(True, description="whether a method that reads a graph may see the answer there")
+
+
+class Header(Record):
+    """What the file has for all its records."""
+
+    nouns: Words = Field({}, description="the noun of each relation")
+    asks: Words = Field({}, description="questions for relations that no noun words")
+    inverse: Words = Field({}, description="questions for relations in the inverse direction")
+    paraphrases: Mapping[str, Names] = Field({}, description="other wordings of the edits of each relation")
+    aliases: Mapping[str, Names] = Field({}, description="other names of answers")
+    choices: Mapping[str, Names] = Field({}, description="objects of each relation")
+    examples: Mapping[str, list[list[str]]] = Field({}, description="paths of other entities, as labels")
+
+
+class RippleRow(Record):
+    """A record of the file, with the file's header."""
+
+    id: Name
+    split: Literal["dev", "test"] = "test"
+    edit: Edit
+    questions: Annotated[tuple[RippleQuestion, ...], Field(strict=False)]
+    header: Header = Header()
+
+
+def rows(document: object) -> Iterable[object]:
+    """Return the records of a file, each with its header; a document of another format is left to `parse`."""
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        return every_row(document)
+    try:  # once, not for each record
+        header = fields_of(Header, {name: document[name] for name in Header.model_fields if name in document})
+    except EditError as error:
+        return [RowFault(*error.faults[0])]
+    return [
+        {**row, "header": header} if isinstance(row, dict) else row for row in every_row(document.get("records", []))
+    ]
+
+
+def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
+    """Parse a row as a record, with one probe for each question.
+
+    Raises:
+        EditError: a field is wrong, or a relation has no noun or no inverse question; the message names it.
+    """
+    if "records" in raw:
+        raise EditError([Fault("format", f"expected {FORMAT!r}; make the file with `kg-edit data ripples`")])
+    row = fields_of(RippleRow, raw)
+    edit = row.edit
+    if edit.target_text or not (relation := edit.relation_id):
+        field, needed = ("target_new", "o*") if edit.target_text else ("relation_id", "the property, such as P36")
+        raise EditError([Fault(f"edit.{field}", f"is missing; expected {needed}, for the question of the edit itself")])
+    shared = tuple(text.replace("{}", edit.subject) for text in row.header.paraphrases.get(relation, ()))
+    edit = edit.model_copy(update={"id": name, "paraphrases": edit.paraphrases or shared})
+    itself = RippleQuestion(kind="edit", start=edit.subject, hops=(relation,), answers=(edit.target_new,))
+    probes = [_probe(question, row, f"questions[{index}].hops") for index, question in enumerate(row.questions)]
+    probes.append(_probe(itself, row, "edit.relation_id"))
+    return built(name, [edit], probes, form=f"Ripples, {row.split}")
+
+
+def split_of(record: BenchmarkRecord) -> str:
+    """Return the split of a record: dev or test."""
+    return record.form.rpartition(" ")[2]
+
+
+def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:
+    """Return the records of a split; all records if ``split`` is None.
+
+    Raises:
+        ConfigError: no record is in that split.
+    """
+    chosen = tuple(record for record in records if split is None or split_of(record) == split)
+    if not chosen:
+        parts = sorted({split_of(record) for record in records} & {"dev", "test"})
+        known = f"known: {', '.join(parts)}" if parts else "this data set has no splits; remove --split"
+        raise ConfigError(f"--split {split}: no record belongs to that split; {known}")
+    return chosen
+
+
+def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozenset[str]]:
+    """Return for each edit id the names that a graph method must not see: the answers of its withheld questions."""
+    answers: dict[str, frozenset[str]] = {}
+    for record in records:
+        hidden = (probe for probe in record.probes if probe.measures.endswith(".withheld"))
+        names = {name for probe in hidden for query in probe.queries for group in query.answers for name in group}
+        answers |= {edit.id: frozenset(names) for edit in record.edits if names}
+    return answers
+
+
+def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
+    """The probe of a question; ``field`` is that of its hops, for the message."""
+    header = row.header
+    right, old = (
+        tuple(dict.fromkeys([*names, *(alias for name in names for alias in header.aliases.get(name, ()))]))
+        for names in (question.answers, question.old)
+    )
+    taken = {name.casefold() for name in (*right, *old)}
+
+    # Wrong answers to choose from: objects of the last relation, drawn with a seed from the record's id.
+    objects = [name for name in header.choices.get(question.hops[-1], ()) if name.casefold() not in taken]
+    number = min(CHOICES - 1, len(objects))
+    drawn = random.Random(f"{row.id}/{question.hops}").sample(objects, number)  # noqa: S311 - no secret
+    others = tuple(dict.fromkeys([*(question.old[:1] if question.kind == "two-hop" else ()), *drawn]))[: CHOICES - 1]
+    try:
+        # The facts that lead from the edit's new object to the answer, for the ceilings of an evaluation.
+        things = (row.edit.target_new, *question.via, question.answers[0])
+        has_hops = question.kind in ("two-hop", "three-hop")
+        query = Query(
+            prompt=worded(question.start, question.hops, header),
+            answers=(right,),
+            others=others,
+            old=old,
+            recalled=" ".join(_sentences(things, question.hops[1:], header)) if has_hops else "",
+            examples=_examples(question, header, taken=taken),
+        )
+    except KeyError as error:
+        last = question.hops[-1]
+        is_inverse = last.startswith(_INVERSE) and last.removeprefix(_INVERSE) not in header.inverse
+        lacking, part = ("inverse question", "inverse") if is_inverse else ("noun", "nouns")
+        message = f"relation {error} has no {lacking}; add one to the file's {part}"
+        raise EditError([Fault(field, message)]) from None
+
+    if question.kind == "two-hop":
+        known, stated = "known" if question.known else "unknown", "stated" if question.stated else "withheld"
+        measures = f"ripples-{known}.{stated}"
+    elif question.kind == "edit":
+        measures = "ripples-edit.question"
+    else:
+        measures = f"{'ripples-stay' if question.kind in STAYS else 'ripples-more'}.{question.kind}"
+    return Probe(measures=measures, queries=(query,))
+
+
+def worded(start: str, hops: Sequence[str], header: Header) -> str:
+    """Return the question of a path: "On which continent is the country of Rome?"."""
+    *before, last = hops
+    if last.startswith(_INVERSE):
+        return header.inverse[last.removeprefix(_INVERSE)].replace("{}", start)
+    thing = "".join(f"the {header.nouns[hop]} of " for hop in reversed(before)) + start
+    if last in header.asks:
+        return header.asks[last].replace("{}", thing)
+    return f"What is the {header.nouns[last]} of {thing}?"
+
+
+def _sentences(things: Sequence[str], hops: Sequence[str], header: Header) -> tuple[str, ...]:
+    """The facts of a path: "The country of Rome is Japan.", "The capital of Japan is Tokyo."."""
+    steps = zip(things, hops, things[1:], strict=False)
+    return tuple(f"The {header.nouns[hop]} of {thing} is {end}." for thing, hop, end in steps)
+
+
+def _examples(question: RippleQuestion, header: Header, *, taken: Container[str]) -> tuple[Example, ...]:
+    """Two paths like the question's, from other entities to other answers; () if the file has fewer than two.
+
+    The question's own hops are preferred, then others of the same length with the same last relation, then that
+    relation alone.
+    """
+    relations = list(question.hops)
+    ends = [path.split() for path in header.examples if path.split()[-1:] == relations[-1:]]
+    fitting = [hops for hops in ends if len(hops) in (len(relations), 1)]
+    for hops in sorted(fitting, key=lambda hops: (hops != relations, len(hops) != len(relations), hops)):
+        paths = [path for path in header.examples[" ".join(hops)] if path and path[-1].casefold() not in taken]
+        if len(paths) >= _SHOWN:
+            return tuple(
+                Example(question=worded(path[0], hops, header), answer=path[-1], facts=_sentences(path, hops, header))
+                for path in paths[:_SHOWN]
+            )
+    return ()
+
+
+RIPPLES = Dataset(
+    name="ripples",
+    about="portability and locality of edits, made for one model by `kg-edit data ripples`",
+    measures=GROUPS,
+    parser=lambda: parse,
+    edits_have=("target_true", "paraphrases", "neighborhood"),
+    rows=rows,
+)

@@ -1,0 +1,120 @@
+"""Texts with labels that change over time, such as SCOTUS in GRACE (Hartvigsen et al., NeurIPS 2023).
+
+A classifier is trained on older texts. A stream of newer texts has labels that are assigned differently, and the
+classifier's mistakes on it are edited. SCOTUS (Chalkidis et al., ACL 2022, FairLex) has opinions of the US Supreme
+Court by issue. GRACE's form has two parts, with rows ``{"text": …, "label": …}``. A single file whose rows have a
+``year`` is split by year.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, ConfigDict
+
+from kg_edit.edits.edit import Answer, Edit, Name, Record, checked
+from kg_edit.errors import ConfigError, EditError, EditFileError, Fault
+from kg_edit.evaluation.datasets.building import built_edit, without_null
+from kg_edit.evaluation.datasets.reading import parsed_rows
+
+log = logging.getLogger(__name__)
+
+PROMPT = "Text: {}\nClass:"
+"""The prompt of a classifier: the class is read after the colon."""
+
+_TESTS = 4  # every fourth older text is a test
+
+
+class LabelledText(Record):
+    """A text, its label (a number is converted to text) and optionally its year; other fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    id: Annotated[Name, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
+    text: Name
+    label: Annotated[Answer, BeforeValidator(lambda found: str(found) if isinstance(found, int) else found)]
+    year: int | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The text in the form in which a classifier reads it."""
+        return PROMPT.replace("{}", self.text)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the edit."""
+        return {"id": self.id, "subject": self.text, "prompt": PROMPT, "target_new": self.label}
+
+    @property
+    def edit(self) -> Edit:
+        """The edit that makes a classifier give this label to the text."""
+        return Edit(**self.fields)
+
+
+class LabelDrift(NamedTuple):
+    """Older texts to train the classifier, older texts to test it, and the stream of newer texts."""
+
+    train: tuple[LabelledText, ...]
+    test: tuple[LabelledText, ...]
+    stream: tuple[LabelledText, ...]
+
+
+def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
+    """Read all texts of a JSON or JSON lines file, or of a hub (``hf:NAME::SPLIT``), in the file's order.
+
+    Raises:
+        EditFileError: the file can't be read, has no texts or one id twice, or a row is wrong; the message names it.
+    """
+    texts = tuple(parsed_rows(Path(path), _text))
+    if not texts:
+        raise EditFileError(f"{path}: has no texts; expected rows with text and label")
+    (double, times), *_ = Counter(text.id for text in texts).most_common(1)
+    if times > 1:
+        raise EditFileError(f"{path}: two texts have the id {double!r}; give each text a different id, or no id")
+    return texts
+
+
+def _text(row: Any, number: str) -> LabelledText:
+    if not isinstance(row, dict):
+        raise EditError([Fault("", "expected an object {…} with text and label")])
+    text = checked(LabelledText, {"id": f"row-{number}", **without_null(row)})
+    built_edit(text.fields, names={"subject": "text", "target_new": "label"})  # an edit of this text must be possible
+    return text
+
+
+def read_label_drift(old: str | Path, new: str | Path | None = None, *, since: int | None = None) -> LabelDrift:
+    """Read two files, ``old`` and ``new`` (GRACE's form), or one file whose texts from the year ``since`` on are the
+    stream.
+
+    Every fourth of the old texts tests what the classifier retains; the others train it. A warning appears if there
+    are too few for a test. A stream with years is sorted by year.
+
+    Raises:
+        EditFileError: a file can't be read, or a row is wrong.
+        ConfigError: not exactly one of ``new`` and ``since`` is given, a text has no year, or a part has no texts.
+    """
+    if (new is None) == (since is None):
+        raise ConfigError("give either a file with the newer texts (--stream), or their first year (--since)")
+    texts = read_texts(old)
+    older = texts if since is None else tuple(text for text in texts if _year(text, old) < since)
+    newer = read_texts(new) if new is not None else tuple(text for text in texts if _year(text, old) >= (since or 0))
+    if not older or not newer:
+        years = "" if since is None else f"; give another year than {since}"
+        raise ConfigError(
+            f"found {len(older)} older and {len(newer)} newer texts; expected at least one of each{years}"
+        )
+    test = older[_TESTS - 1 :: _TESTS]
+    if not test:
+        log.warning("TRR is not measured: a test needs at least %d older texts, found %d", _TESTS, len(older))
+    stream = sorted(newer, key=lambda text: text.year or 0)  # stable: a file without years remains in its order
+    train = tuple(text for at, text in enumerate(older, 1) if at % _TESTS)
+    return LabelDrift(train=train, test=test, stream=tuple(stream))
+
+
+def _year(text: LabelledText, path: str | Path) -> int:
+    if text.year is None:
+        raise ConfigError(f"{path}: the text {text.id!r} has no year; give the newer texts in a separate file")
+    return text.year

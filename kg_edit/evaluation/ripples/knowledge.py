@@ -1,0 +1,87 @@
+"""Find out which facts a model knows, by asking each fact in three few-shot forms that no score uses.
+
+A fact is *known* if the answers to at least two of the three forms begin with its object or an alias, and *unknown* if
+none does. The three examples of a relation are facts of the graph with three different objects; they show the form and
+are not asked themselves. Answers are stored in the cache folder, so an interrupted build can resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kg_edit.evaluation.ripples.replies import stored_replies
+from kg_edit.evaluation.ripples.words import RippleWords
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.generation import ends_line
+from kg_edit.scoring.greedy import greedy
+from kg_edit.text.matching import begins_with
+
+_STEPS = 7  # tokens of an answer, at most
+
+
+@dataclass(frozen=True, order=True)
+class AskedFact:
+    """A fact (thing, relation, object) with all names that count as its object."""
+
+    relation: str
+    thing: str
+    names: tuple[str, ...]
+
+    @property
+    def object(self) -> str:
+        """The object's name in prompts and files."""
+        return self.names[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """Asks a model for facts. ``examples`` has three example facts for each relation; ``folder`` stores the answers."""
+
+    model: LanguageModel
+    words: RippleWords
+    examples: Mapping[str, Sequence[AskedFact]]
+    folder: Path
+    _rights: dict[AskedFact, int] = field(default_factory=dict)
+
+    def ask(self, facts: Iterable[AskedFact], *, about: str) -> None:
+        """Ask for ``facts`` in all three forms; ``about`` is the title of the progress bar."""
+        prompts: dict[AskedFact, list[str]] = {}  # for each new fact, one prompt in each form
+        for fact in dict.fromkeys(facts):
+            shown = self.examples.get(fact.relation, ())
+            # A fact is asked if its relation has examples, and none of them is about the same thing.
+            if fact in self._rights or not shown or any(fact.thing == example.thing for example in shown):
+                continue
+            forms = [form.replace("{noun}", self.words.nouns[fact.relation]) for form in self.words.knowledge]
+            prompts[fact] = [
+                "\n".join([*(f"{form.replace('{thing}', example.thing)} {example.object}" for example in shown)])
+                + f"\n{form.replace('{thing}', fact.thing)}"
+                for form in forms
+            ]
+
+        def generated(prompts: Sequence[str]) -> Iterator[str]:
+            """Return the first line of each greedy answer."""
+            rows = [self.model.encode(prompt).ids for prompt in prompts]
+            for answer in greedy(
+                self.model, rows, limits=[_STEPS] * len(rows), ends=lambda tokens: ends_line(self.model, tokens[-1])
+            ):
+                yield str(self.model.tokenizer.decode(list(answer.tokens))).lstrip().split("\n", 1)[0]
+
+        all_prompts, form = [prompt for group in prompts.values() for prompt in group], f"examples, {_STEPS} tokens"
+        texts = stored_replies(self.model, all_prompts, generated, folder=self.folder, form=form, about=about)
+        for fact, fact_prompts in prompts.items():
+            begins = (any(begins_with(texts[prompt], name) for name in fact.names) for prompt in fact_prompts)
+            self._rights[fact] = sum(begins)
+
+    def has_asked(self, fact: AskedFact) -> bool:
+        """Return whether the fact was asked: it is no example, and its relation has examples."""
+        return fact in self._rights
+
+    def knows(self, fact: AskedFact) -> bool:
+        """Return whether at least two of three forms got the object; False for a fact that was not asked."""
+        return self._rights.get(fact, 0) >= 2
+
+    def lacks(self, fact: AskedFact) -> bool:
+        """Return whether no form got the object; False for a fact that was not asked."""
+        return self._rights.get(fact) == 0

@@ -1,0 +1,162 @@
+"""The questions of one edit (s, r, o -> o*), proposed from the graph: about portability, and about locality.
+
+A question is a *path*: a thing to start at, and the relations that lead from it to the answer, as in "What is the
+[capital] of the [country] of [Rome]?". Each question is proposed with the facts that the model must know by itself,
+and is selected if it does. The kinds (`Kind`), with the names of RippleEdits (Cohen et al. 2024):
+
+- two-hop (compositionality I): the model knows the last hop, or does not know it at all. three-hop: one hop more.
+- alias (subject aliasing): s by another name. description (compositionality II): s as "the capital of Italy".
+- inverse (logical generalisation): the thing of which o* is now the capital.
+- other-relation (relation specificity): a fact about s that does not follow from o. old-object, new-object: a fact
+  about o or o* alone. same-object: the edited relation of another subject with the object o.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from kg_edit.evaluation.datasets.ripples import Kind
+from kg_edit.evaluation.ripples.edits import Change, apart, hashed
+from kg_edit.evaluation.ripples.facts import FactTable
+from kg_edit.evaluation.ripples.knowledge import AskedFact
+from kg_edit.text.matching import normalised
+
+_COUNTRY = "P17"
+# The most questions of a kind in a record. Two-hop questions with a known and an unknown hop are counted apart.
+MOST: Mapping[Kind, int] = {
+    "two-hop": 5,
+    "three-hop": 1,
+    "alias": 1,
+    "description": 1,
+    "inverse": 1,
+    "other-relation": 2,
+    "old-object": 1,
+    "new-object": 1,
+    "same-object": 2,
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A question, with the facts that the model must know (``knows``) or must not know (``lacks``).
+
+    ``via`` are the things between the start and the answer; ``old`` are the names of the answers before the edit.
+    """
+
+    kind: Kind
+    start: str
+    hops: tuple[str, ...]
+    answers: tuple[str, ...]
+    old: tuple[str, ...] = ()
+    via: tuple[str, ...] = ()
+    knows: tuple[AskedFact, ...] = ()
+    lacks: tuple[AskedFact, ...] = ()
+
+
+def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
+    """Return the current fact of an item in words; None if there is none, or if object and item share a word."""
+    target, label = table.current(item, relation), table.label(item)
+    if target is None or label is None or not apart(table, item, target) or _same(table.names(target), [label]):
+        return None
+    return AskedFact(relation, label, table.names(target))
+
+
+def facts_of(table: FactTable, item: str) -> Iterator[AskedFact]:
+    """Return the current facts of an item for the relations ``asked``, in their order."""
+    facts = (fact_of(table, item, relation) for relation in table.words.asked)
+    return (fact for fact in facts if fact)
+
+
+def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], name: str = "") -> Iterator[Proposal]:
+    """Yield all questions that the graph has for an edit; ``neighbours`` are other subjects with the object o.
+
+    ``name`` is the subject's name in the edit, for a subject that the graph does not have.
+    """
+    s, r, o, new = change.subject, change.relation, change.old, change.new
+    subject, old_fact = table.label(s) or name, fact_of(table, s, r)
+    new_facts = list(facts_of(table, new))
+
+    # two-hop: (s, r, o*) and (o*, r', answer). No name of the old chain's possible ends may be right after the edit.
+    for fact in new_facts:
+        # A city's language, if the graph has none, is that of its country.
+        if table.current(new, fact.relation) in table.ends(o, _COUNTRY, fact.relation):
+            continue
+        ends = [table.names(end) for end in sorted(table.objects(o, fact.relation), key=table.is_now, reverse=True)]
+        old = tuple(dict.fromkeys([*(names[0] for names in ends), *(name for names in ends for name in names)]))
+        if not _same(fact.names, old) and not _same(fact.names, (subject,)):
+            yield Proposal("two-hop", subject, (r, fact.relation), fact.names, old, knows=(fact,))
+            yield Proposal("two-hop", subject, (r, fact.relation), fact.names, old, lacks=(fact,))
+
+    # three-hop: one hop more, unless the answer leads back, or fewer hops give it.
+    for fact in new_facts:
+        middle, before = table.current(new, fact.relation), table.current(o, fact.relation)
+        for last in facts_of(table, middle) if middle else ():
+            far = fact_of(table, before, last.relation) if before else None
+            old = far.names if far else ()
+            if table.current(middle or "", last.relation) in table.ends(o, fact.relation, last.relation):
+                continue  # also where o has several objects, so that the old answer is not certain
+            direct = {other.object for other in new_facts if other.relation == last.relation}
+            short = {subject, fact.thing, fact.object, *direct}
+            if not _same(last.names, old) and short.isdisjoint(last.names):
+                hops = (r, fact.relation, last.relation)
+                yield Proposal("three-hop", subject, hops, last.names, old, via=(fact.object,), knows=(fact, last))
+
+    # alias: s by another name, for which the model knows the old fact too.
+    for alias in table.names(s)[1:] if old_fact else ():
+        if old_fact and len(normalised(alias)) > 1 and not _same((alias,), (subject,)):
+            needed = (old_fact, AskedFact(r, alias, old_fact.names))
+            yield Proposal("alias", alias, (r,), table.names(new), old_fact.names, knows=needed)
+
+    # description: s as the only object of a relation of another thing, as in "the capital of Italy".
+    for relation, thing in table.leads_to(s):
+        described = fact_of(table, thing, relation) if relation in table.words.asked else None
+        names_s = table.current(thing, relation) == s  # and not the one that came after s
+        if described and names_s and thing not in (o, new):
+            old = old_fact.names if old_fact else ()
+            yield Proposal(
+                "description", described.thing, (relation, r), table.names(new), old, (subject,), knows=(described,)
+            )
+
+    # inverse: the thing of which o* is now the capital.
+    if r in table.words.inverse:
+        names = table.names(s) if table.label(s) else (subject,)
+        yield Proposal("inverse", table.label(new) or "", (f"-{r}",), names)
+
+    # other-relation: facts about s whose object is neither o nor o*, and no object of a statement about these.
+    related = {end for item in (o, new) for targets in table.relations(item).values() for end in targets} | {o, new}
+    for fact in facts_of(table, s):
+        if fact.relation != r and table.current(s, fact.relation) not in related:
+            yield Proposal("other-relation", subject, (fact.relation,), fact.names, knows=(fact,))
+
+    # old-object, new-object: facts about o and o* that do not lead back to s.
+    objects: tuple[tuple[Kind, Iterable[AskedFact]], ...] = (
+        ("old-object", facts_of(table, o) if o else ()),
+        ("new-object", new_facts if new else ()),
+    )
+    for kind, facts in objects:
+        for fact in facts:
+            if subject not in fact.names:
+                yield Proposal(kind, fact.thing, (fact.relation,), fact.names, knows=(fact,))
+
+    # same-object: the edited relation of other subjects; an edit without the id of s is known by its name.
+    for neighbour in neighbours:
+        neighbour_fact = fact_of(table, neighbour, r)
+        if neighbour_fact and not _same(table.names(neighbour), (subject,)):
+            yield Proposal("same-object", neighbour_fact.thing, (r,), neighbour_fact.names, knows=(neighbour_fact,))
+
+
+def _same(one: Iterable[str], other: Iterable[str]) -> bool:
+    return not {normalised(name) for name in one}.isdisjoint(normalised(name) for name in other)
+
+
+def selected(proposals: Sequence[Proposal], usable: Iterable[Proposal], *, seed: int, name: str) -> list[Proposal]:
+    """Return the first ``usable`` questions of each kind in hash order (`MOST`), in the order of ``proposals``."""
+    order = {id(question): index for index, question in enumerate(proposals)}
+    chosen: list[Proposal] = []
+    groups: dict[tuple[Kind, bool], list[Proposal]] = {}
+    for question in usable:
+        groups.setdefault((question.kind, bool(question.lacks)), []).append(question)
+    for (kind, _), questions in groups.items():
+        chosen += sorted(questions, key=lambda q: hashed(seed, name, q.start, *q.hops))[: MOST[kind]]
+    return sorted(chosen, key=lambda question: order[id(question)])

@@ -1,0 +1,224 @@
+"""The runs of causal tracing for one fact (Meng et al. 2022, section 2.1): clean, corrupted, and with states restored.
+
+- `CleanRun`: the unchanged model; its states at every site and its next-token probabilities.
+- `CorruptedRun`: Gaussian noise on the input embeddings of the subject's tokens, for several samples of the noise, and
+  P(answer) when clean states are restored at chosen layers and tokens.
+- A site is the output of a block, of its MLP or of its attention (`site`); neighbouring layers are restored together
+  (`default_window`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kg_edit.engine.replay import RecordedBlocks, block_output
+from kg_edit.errors import PromptError
+from kg_edit.models.hooks import hidden_state
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt, left_pad
+
+Kind = Literal["hidden", "mlp", "attention"]
+KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attention")
+_PAPER_WINDOW, _PAPER_LAYERS = 10, 48  # GPT-2 XL's, in Meng et al. 2022
+FACTOR = 3.0  # standard deviations, the paper's choice
+_TOKENS = 1024  # in a forward pass
+
+
+class CleanRun:
+    """The unedited, undisturbed model on a prompt without target.
+
+    ``states`` has each layer's output at the site, [tokens, width]; ``probabilities`` [vocabulary] are those of the
+    next token.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: LanguageModel, prompt: Prompt, *, kind: Kind) -> None:
+        self.model, self.prompt = model, prompt
+        self.sites = [site(model, kind, layer) for layer in range(len(model.blocks))]
+        states: dict[int, Tensor] = {}
+
+        def record(layer: int, state: Tensor) -> None:
+            states[layer] = state.reshape(len(prompt.ids), -1).clone()  # a copy: Falcon adds to it in place
+
+        with outputs(self.sites, record):
+            hidden = block_output(model, left_pad([prompt.ids], device=model.device), len(model.blocks) - 1)
+        self.states = [states[layer] for layer in range(len(self.sites))]
+        self.probabilities = model.logits(hidden[0, -1]).float().softmax(-1).cpu()
+
+
+class CorruptedRun:
+    """The prompt of a `CleanRun` with noise on the embeddings of the subject's tokens.
+
+    The rows of a batch have the same length, so nothing is padded. The states below the lowest restored layer are those
+    of the corrupted run, computed once; only the blocks from that layer on are run again (`RecordedBlocks`).
+
+    Args:
+        clean: the clean run.
+        noise: [samples, subject tokens, width].
+        answer: the token whose probability is read.
+        tokens: about the largest number of tokens in one forward pass.
+
+    Attributes:
+        probability: P(answer) after the corrupted prompt, [samples].
+    """
+
+    def __init__(self, clean: CleanRun, *, noise: Tensor, answer: int, tokens: int = _TOKENS) -> None:
+        self._clean, self._noise, self._answer = clean, noise, answer
+        self._samples = len(noise)
+        self._entries = max(1, tokens // (self._samples * len(clean.prompt.ids)))  # entries in one forward pass
+        one_entry, self.probability = self._record(1)
+        self._recorded = {1: one_entry}  # by the number of entries of a batch
+
+    @torch.no_grad()
+    def restored(self, layers: range, positions: Sequence[Sequence[int]]) -> Tensor:
+        """Return P(answer), [len(positions), samples], with clean states restored.
+
+        For each entry of ``positions``, the clean outputs of ``layers`` are restored there, with the same noise.
+        """
+        clean, parts = self._clean, list[Tensor]()
+        for start in range(0, len(positions), self._entries):
+            batch = positions[start : start + self._entries]
+            # Row and column of each restored state; an entry has one row for each sample.
+            pairs = [
+                (entry * self._samples + sample, token)
+                for entry, tokens in enumerate(batch)
+                for sample in range(self._samples)
+                for token in tokens
+            ]
+            at = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T  # [2, restored states]
+
+            def restore(index: int, state: Tensor, at: Tensor = at, entries: int = len(batch)) -> Tensor:
+                rows, columns = at.to(state.device)
+                changed = state.reshape(entries * self._samples, len(clean.prompt.ids), -1).clone()
+                changed[rows, columns] = clean.states[layers[index]].to(changed)[columns]
+                return changed.reshape(state.shape)
+
+            # What enters the lowest restored block is the same for all entries: the corrupted run's state there.
+            first = layers[0] if layers else 0
+            if len(batch) not in self._recorded:
+                self._recorded[len(batch)], _ = self._record(len(batch))
+            hidden = self._recorded[1].inputs[first].repeat(len(batch), 1, 1)
+            with outputs([clean.sites[layer] for layer in layers], restore):
+                hidden = self._recorded[len(batch)].run(hidden, first=first)
+            parts.append(self._read(hidden).reshape(len(batch), self._samples))
+        return torch.cat(parts) if parts else self.probability.new_zeros(0, self._samples)
+
+    @torch.no_grad()
+    def _record(self, entries: int) -> tuple[RecordedBlocks, Tensor]:
+        """Record the corrupted run with ``entries`` rows for each sample, and P(answer).
+
+        With one row for each sample, also record the input of each block, because any block may be the lowest restored
+        one.
+        """
+        model, subject = self._clean.model, subject_tokens(self._clean.prompt)
+
+        def corrupt(_: int, embedded: Tensor) -> Tensor:
+            changed = embedded.clone()
+            noise = self._noise.repeat(len(embedded) // self._samples, 1, 1)
+            changed[:, subject.start : subject.stop] += noise.to(embedded)
+            return changed
+
+        batch = left_pad([self._clean.prompt.ids] * (entries * self._samples), device=model.device)
+        with outputs([model.model.get_input_embeddings()], corrupt):
+            recorded, hidden = RecordedBlocks.record(model, batch, range(len(model.blocks)), all_inputs=entries == 1)
+        return recorded, self._read(hidden)
+
+    def _read(self, hidden: Tensor) -> Tensor:
+        return self._clean.model.logits(hidden[:, -1]).float().softmax(-1)[:, self._answer].cpu()
+
+
+def subject_tokens(prompt: Prompt) -> range:
+    """Return the positions of the subject's tokens.
+
+    Raises:
+        PromptError: the prompt was encoded without its subject.
+    """
+    if prompt.subject_first is None:
+        raise PromptError(f"the prompt {prompt.text!r} was encoded without a subject; give subject=...")
+    return range(prompt.subject_first, prompt.edited_at + 1)
+
+
+@torch.no_grad()
+def noise_level(model: LanguageModel, prompts: Sequence[Prompt]) -> float:
+    """Return `FACTOR` times the standard deviation over all elements of the embeddings of all subjects' tokens.
+
+    The embeddings are the output of the embedding module, before positions are added.
+    """
+    ids = [token for prompt in prompts for token in prompt.ids[subject_tokens(prompt).start : prompt.edited_at + 1]]
+    embedded: Tensor = model.model.get_input_embeddings()(torch.tensor(ids, device=model.device))
+    return FACTOR * float(embedded.float().std())
+
+
+def draw_noise(model: LanguageModel, prompt: Prompt, *, level: float, samples: int, seed: int) -> Tensor:
+    """Draw noise for the subject's embeddings.
+
+    The prompt's text is a part of the seed, so that a fact's noise does not depend on the other traced facts.
+
+    Args:
+        model: the model, for the width of its embeddings.
+        prompt: a prompt with its subject.
+        level: the standard deviation.
+        samples: the number of samples.
+        seed: the seed.
+
+    Returns:
+        [samples, subject tokens, width], float32, on the CPU.
+    """
+    digest = hashlib.sha256(f"{seed} {prompt.text}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    table = model.model.get_input_embeddings().weight
+    assert isinstance(table, Tensor)  # noqa: S101 - true of every causal language model
+    return level * torch.randn(samples, len(subject_tokens(prompt)), table.shape[-1], generator=generator)
+
+
+def site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
+    """Return the module whose output is restored.
+
+    For an MLP it is the down-projection. What a block does to its output afterwards (dropout, a norm) treats each token
+    alone, so restoring the one restores the other.
+
+    Raises:
+        ModelError: the model has no such layer.
+        UnsupportedModelError: the family's `ModelSpec` does not give the path of the attention.
+    """
+    if kind == "hidden":
+        return model.block(layer)
+    if kind == "mlp":
+        return model.down_projection(layer)
+    return model.attention(layer)
+
+
+def default_window(model: LanguageModel, kind: Kind) -> int:
+    """Return the number of layers to restore together: 1 for hidden states, else 10/48 of the depth (the paper's).
+
+    A single MLP or attention hardly changes the answer; a hidden state contains the effect of all earlier layers.
+    """
+    return 1 if kind == "hidden" else max(1, round(_PAPER_WINDOW * len(model.blocks) / _PAPER_LAYERS))
+
+
+def window_around(layer: int, *, size: int, layers: int) -> range:
+    """Return the ``size`` layers around ``layer`` (one more below it if the size is even), cut off at both ends."""
+    return range(max(0, layer - size // 2), min(layers, layer + (size + 1) // 2))
+
+
+@contextmanager
+def outputs(modules: Sequence[nn.Module], see: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """Call ``see(index, output)`` whenever one of ``modules`` has run; its result, unless None, replaces the output."""
+
+    def hook(index: int, _: nn.Module, __: Any, output: Any) -> Any:
+        changed = see(index, hidden_state(output))
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    with ExitStack() as stack:
+        for index, module in enumerate(modules):
+            stack.callback(module.register_forward_hook(partial(hook, index)).remove)
+        yield

@@ -1,0 +1,191 @@
+"""Score an edit at a layer, average the scores, choose a layer, and make the prompts that a sweep asks of each edit.
+
+- `EditScore`, `LayerScore`: efficacy, generality and specificity in 0 to 1, and their harmonic mean.
+- `decide`: the layer with the best mean; the default layer unless another one is clearly better (`CLEAR`).
+- `sweep_probes`, `next_token`, `divergence`: the prompts for each edit, and KL(unedited || edited) in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.engine.prefix_cache import mask_decides
+from kg_edit.evaluation.statistics import harmonic_mean
+from kg_edit.models.first_token import lead_before
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import left_pad
+from kg_edit.models.sampling import BARE, sample_contexts
+from kg_edit.scoring.pairs import Pair
+from wikidata_cache.terminal import number_of
+
+_CONTEXTS, _CONTEXT_TOKENS = 3, 8
+_SEED = 7_919  # differs from the seeds of the contexts with which a method makes edits
+_LOCALITY, _PARAPHRASES = 4, 4  # prompts for one edit, at most
+CLEAR = 2.0  # standard errors; by chance, the best of five equal layers is already better by one
+_ENOUGH = 3  # edits; with fewer, a standard error means nothing
+
+
+class EditScore(BaseModel):
+    """One edit at one layer, each part between 0 and 1; ``score`` is their harmonic mean.
+
+    ``efficacy`` is p(new target) after the edit's prompt (per token, in the geometric mean). ``generality`` is the mean
+    of the same over paraphrases and the prompt in other contexts. ``specificity`` is exp(-KL(unedited || edited)) of
+    the next token, where the KL is the mean over prompts about other subjects.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    efficacy: float
+    generality: float
+    specificity: float
+    score: float
+
+
+class LayerScore(BaseModel):
+    """A layer's means over the edits, and the scores of the edits; an edit that fails there counts as 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    mean: EditScore  # also of the score, which is not the harmonic mean of the means
+    edits: tuple[EditScore, ...]
+    failed: int
+
+
+def edit_score(efficacy: float, generality: float, specificity: float) -> EditScore:
+    """Return the `EditScore` of the three parts, each in 0 to 1; the score is 0 if one of them is 0."""
+    score = float(harmonic_mean(np.array([efficacy, generality, specificity])))
+    return EditScore(efficacy=efficacy, generality=generality, specificity=specificity, score=score)
+
+
+def layer_scores(by_layer: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
+    """Return the scores of the layers, over the edits that could be made at some layer.
+
+    Raises:
+        KgEditError: no edit could be made; it is the error of the first one.
+    """
+    rows, scores = list(by_layer.values()), list[LayerScore]()
+    good = [index for index in range(len(rows[0])) if any(isinstance(row[index], EditScore) for row in rows)]
+    if not good:
+        raise next(error for error in rows[0] if isinstance(error, Exception))
+    zero = EditScore(efficacy=0.0, generality=0.0, specificity=0.0, score=0.0)  # of an edit that failed at a layer
+    for layer, row in by_layer.items():
+        results = [row[index] for index in good]
+        edits = tuple(score if isinstance(score, EditScore) else zero for score in results)
+        mean = EditScore(**{name: fmean(getattr(score, name) for score in edits) for name in EditScore.model_fields})
+        failed = sum(isinstance(score, Exception) for score in results)
+        scores.append(LayerScore(layer=layer, mean=mean, edits=edits, failed=failed))
+    return tuple(scores)
+
+
+def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
+    """Return the layer with the best mean score, and the reason.
+
+    It is the default if none is better by `CLEAR` standard errors. With fewer than three edits, the noise is unknown,
+    so it is the default as well.
+    """
+
+    def parts(score: LayerScore) -> str:
+        mean = score.mean
+        return (
+            f"{mean.score:.3f} (efficacy {mean.efficacy:.2f}, generality {mean.generality:.2f}, "
+            f"specificity {mean.specificity:.2f})"
+        )
+
+    best = max(scores, key=lambda score: (score.mean.score, score.layer == default))
+    usual = next((score for score in scores if score.layer == default), None)
+    best_score = f"layer {best.layer} has the best score, {parts(best)}"
+    if usual is None:
+        return best.layer, f"{best_score}; the default {default} could not be tried"
+    if best.layer == default:
+        return default, f"the default layer {default} has the best score of {len(scores)}, {parts(best)}"
+    # The edits are the same at both layers, so their differences are compared (a paired comparison).
+    differences = [a.score - b.score for a, b in zip(best.edits, usual.edits, strict=True)]
+    if len(differences) < _ENOUGH:
+        better = f"layer {best.layer} is better by {fmean(differences):+.3f}"
+        few = f"{number_of(len(differences), 'edit')}, too few to tell this from noise"
+        return default, f"the default layer {default} stays: {better} in {few}"
+    error = stdev(differences) / len(differences) ** 0.5  # the standard error of the mean difference
+    gain = f"{fmean(differences):+.3f} ± {error:.3f} against the default {default}"
+    if fmean(differences) <= CLEAR * error:
+        return default, f"no layer beats the default {default} clearly: layer {best.layer} by {gain} (standard error)"
+    return best.layer, f"{best_score}: {gain} (standard error), {parts(usual)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepProbes:
+    """The prompts of a sweep for one edit.
+
+    ``rewrite``: the edit's own prompt, after a line break if its subject would be an attention sink. ``general``: the
+    new target should follow these prompts; ``near``: the next token of these prompts should not change.
+    """
+
+    edit: Edit
+    rewrite: str
+    general: tuple[str, ...]
+    near: tuple[str, ...]
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The new target after the edit's own prompt, then after the general prompts."""
+        return tuple(Pair(prompt, self.edit.target_new) for prompt in (self.rewrite, *self.general))
+
+
+def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProbes, ...]:
+    """Return the probes of each edit.
+
+    General probes are its paraphrases, and its prompt after three texts sampled from the model (with another seed than
+    those that a method uses). Near probes are its neighborhood prompts, and its own prompt about the other edits'
+    subjects; for an edit with neither, the sampled texts alone.
+    """
+    contexts = sample_contexts(model, lengths=((_CONTEXT_TOKENS, _CONTEXTS),), seed=_SEED)[1:]
+    probes = list[SweepProbes]()
+    for edit in edits:
+        # In plain text a prompt is asked after a line break, if its subject would be an attention sink.
+        rewrite, *paraphrases = (
+            prompt if edit.forms[0] else lead_before(model, prompt, subject=edit.subject) + prompt
+            for prompt in (edit.text, *(prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES]))
+        )
+        others = dict.fromkeys(other.subject for other in edits if other.subject.casefold() != edit.subject.casefold())
+        near = [prompt.rstrip() for prompt in edit.neighborhood[:_LOCALITY]]
+        near += [edit.prompt.replace("{}", subject) for subject in list(others)[:_LOCALITY]]
+        probes.append(
+            SweepProbes(
+                edit=edit,
+                rewrite=rewrite,
+                general=(*paraphrases, *(context.replace(BARE, edit.text) for context in contexts)),
+                near=tuple(near) or tuple(context.replace(BARE, "").rstrip() for context in contexts),
+            )
+        )
+    return tuple(probes)
+
+
+@torch.no_grad()
+def next_token(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
+    """Return log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
+    rows, logits = [model.encode(prompt).ids for prompt in prompts], list[Tensor]()
+    together = mask_decides(model, max(map(len, rows)))  # some families use padding that is masked
+    for batch_rows in [rows] if together else [[row] for row in rows]:
+        batch = left_pad(batch_rows, device=model.device)
+        output = model.model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        logits.append(output.logits[:, -1])
+    return torch.cat(logits).float().log_softmax(-1).cpu()
+
+
+def divergence(unedited: Tensor, edited: Tensor) -> float:
+    """Return the mean over rows of KL(unedited || edited), in nats; both are log p [rows, vocabulary]."""
+    return float((unedited.exp() * (unedited - edited)).sum(-1).mean())

@@ -1,0 +1,202 @@
+"""Average traces by token role, with bootstrap intervals over facts, find the peak layer, and draw heat maps.
+
+- `LocateSummary`: the mean indirect effect p[restored] - p[corrupted] at each role and layer, and its 95 % interval.
+- `draw_summary`, `draw_trace`: a heat map of it, over many facts, or token by token for one fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from kg_edit.evaluation.plots import figure, save_figure
+from kg_edit.evaluation.statistics import random_numbers
+from kg_edit.evaluation.tracing.corrupted_run import Kind
+from kg_edit.evaluation.tracing.trace import LAST, ROLES, Trace
+
+_RESAMPLES = 1000
+_FEWEST = 5  # facts; with fewer, resamples mean nothing
+Table = NDArray[np.float64]
+Cells = tuple[float | None, ...]
+
+
+class Effects(BaseModel):
+    """A role's mean indirect effect at each layer, and its 95 % interval.
+
+    None if too few facts have a token of the role: the mean needs one fact, the interval five.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    facts: int
+    mean: Cells
+    ci95_low: Cells
+    ci95_high: Cells
+
+
+class Peak(BaseModel):
+    """The layer at which restoring states at the subject's last token has the largest effect, on average over facts.
+
+    ``ci95`` are the layers between which the peak is in 95 % of bootstrap resamples of the facts; ``share`` is the
+    share of resamples with exactly this peak. Both are None for fewer than five facts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    effect: float
+    ci95: tuple[int, int] | None
+    share: float | None
+
+
+class LocateSummary(BaseModel):
+    """The averages over all facts of a run of causal tracing, by token role, and the facts that were left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    window: int
+    facts: int
+    failed: Mapping[str, str]  # id -> why it could not be traced
+    unknown: tuple[str, ...]  # ids of facts that the model does not know, left out
+    clean: float  # mean p[clean]
+    corrupted: float  # mean p[corrupted]
+    roles: Mapping[str, Effects]
+    peak: Peak
+
+    @classmethod
+    def of(
+        cls,
+        traces: Sequence[Trace],
+        *,
+        failed: Mapping[str, str] | None = None,
+        unknown: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Self:
+        """Average traces.
+
+        Args:
+            traces: at least one, all of one kind and one model.
+            failed: why facts could not be traced, by id.
+            unknown: ids of facts that the model does not know.
+            seed: that of the bootstrap.
+        """
+        # The mean effect over a role's tokens in each fact, [facts, roles, layers]; NaN if a prompt has no such token.
+        values = np.full((len(traces), len(ROLES), len(traces[0].restored[0])), np.nan)
+        for row, trace in enumerate(traces):
+            for column, role in enumerate(ROLES):
+                rows = [effects for name, effects in zip(trace.roles, trace.effects, strict=True) if name == role]
+                if rows:
+                    values[row, column] = np.mean(rows, axis=0)
+        means = _means(values, np.ones((1, len(traces))))[0]  # [roles, layers]
+
+        # Bootstrap over facts: how often each is drawn in each resample, [resamples, facts].
+        random, share = random_numbers(seed), [1 / len(traces)] * len(traces)
+        drawn = random.multinomial(len(traces), share, size=_RESAMPLES).astype(float)
+        spread = _means(values, drawn)  # [resamples, roles, layers]
+        absent = np.isnan(spread).all(0)
+        low, high = np.nanpercentile(np.where(absent, 0.0, spread), [2.5, 97.5], axis=0)
+        counted = (~np.isnan(values[:, :, 0])).sum(0)
+        roles = {
+            role: Effects(
+                facts=int(counted[column]),
+                mean=_cells(means[column]),
+                ci95_low=_cells(low[column], hide=counted[column] < _FEWEST),
+                ci95_high=_cells(high[column], hide=counted[column] < _FEWEST),
+            )
+            for column, role in enumerate(ROLES)
+        }
+
+        last = ROLES.index(LAST)
+        layer = int(means[last].argmax())
+        peak = Peak(layer=layer, effect=float(means[last, layer]), ci95=None, share=None)
+        if len(traces) >= _FEWEST:
+            peaks = spread[:, last].argmax(-1)
+            first, final = np.percentile(peaks, [2.5, 97.5], method="nearest")
+            exactly = float((peaks == layer).mean())
+            peak = peak.model_copy(update={"ci95": (int(first), int(final)), "share": exactly})
+        return cls(
+            kind=traces[0].kind,
+            window=traces[0].window,
+            facts=len(traces),
+            failed=dict(failed or {}),
+            unknown=tuple(unknown),
+            clean=float(np.mean([trace.clean for trace in traces])),
+            corrupted=float(np.mean([trace.corrupted for trace in traces])),
+            roles=roles,
+            peak=peak,
+        )
+
+
+def _means(values: Table, weights: Table) -> Table:
+    """Weighted means [resamples, roles, layers] of [facts, roles, layers], over the facts that have the role."""
+    present = ~np.isnan(values)
+    summed = np.einsum("rf,fnl->rnl", weights, np.where(present, values, 0.0))
+    counted = np.einsum("rf,fnl->rnl", weights, present.astype(float))
+    return np.asarray(np.divide(summed, counted, out=np.full_like(summed, np.nan), where=counted > 0))
+
+
+def _cells(row: Table, *, hide: bool = False) -> Cells:
+    return tuple(None if hide or np.isnan(value) else float(value) for value in row)
+
+
+_COLOURS: dict[Kind, str] = {"hidden": "Purples", "mlp": "Greens", "attention": "Reds"}  # the paper's
+_NAMES: dict[Kind, str] = {"hidden": "hidden state", "mlp": "MLP output", "attention": "attention output"}
+
+
+def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
+    """Draw the average indirect effects, one row for each role; the peak at the subject's last token is marked.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    shown = [(role, role_effects.mean) for role in ROLES if (role_effects := summary.roles[role]).facts]
+    effects = [[float(value or 0.0) for value in mean] for _, mean in shown]
+    facts = "one fact" if summary.facts == 1 else f"mean of {summary.facts} facts"
+    title = f"{model}: {_NAMES[summary.kind]} restored, {_layers(summary.window)}, {facts}"
+    return _draw(effects, [role for role, _ in shown], path, kind=summary.kind, title=title, mark=summary.peak.layer)
+
+
+def draw_trace(trace: Trace, path: Path) -> Path:
+    """Draw one fact's indirect effects, one row for each token; the subject's tokens have a star.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    pairs = zip(trace.tokens, trace.roles, strict=True)
+    names = [repr(token)[1:-1].replace("$", r"\$") + ("*" if "subject token" in role else "") for token, role in pairs]
+    title = f"p({trace.answer.strip()!r}): {trace.clean:.3f} clean, {trace.corrupted:.3f} corrupted; "
+    title += f"{_NAMES[trace.kind]} restored, {_layers(trace.window)}"
+    return _draw(trace.effects, names, path, kind=trace.kind, title=title)
+
+
+def _draw(
+    effects: Sequence[Sequence[float]],
+    names: Sequence[str],
+    path: Path,
+    *,
+    kind: Kind,
+    title: str,
+    mark: int | None = None,
+) -> Path:
+    table = np.array(effects)
+    drawn = figure(max(5.0, 2.4 + 0.2 * table.shape[1]), 1.2 + 0.28 * len(names))
+    axes = drawn.subplots()
+    image = axes.imshow(table, cmap=_COLOURS[kind], aspect="auto", interpolation="nearest", vmin=0.0)
+    axes.set_yticks(range(len(names)), labels=list(names), fontsize=8)
+    axes.set_xlabel("layer (middle of the window)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_title(title.replace("$", r"\$"), fontsize=8)  # no formula
+    if mark is not None:
+        axes.axvline(mark, color="black", lw=0.8, ls=":")
+    drawn.colorbar(image, ax=axes, label="p[restored] - p[corrupted]", extend="min")
+    return save_figure(drawn, path)
+
+
+def _layers(window: int) -> str:
+    return "one layer" if window == 1 else f"{window} layers at once"

@@ -1,0 +1,253 @@
+"""The JSON messages between the served page and its server.
+
+Requests are checked field by field; answers have everything that the page shows. `view_of` makes the answer about a
+ledger.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kg_edit.edits.edit import Edit, EntityId, Name, Record, Text, checked
+from kg_edit.errors import DisablingEditError
+from kg_edit.ship.ledger.log import Added, Removed, in_force
+from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
+
+if TYPE_CHECKING:
+    from kg_edit.ship.ledger import Ledger
+    from kg_edit.ship.ledger.log import Event
+
+
+PROBES = 12  # in a request, at most
+
+Answer = Annotated[Name, Field(max_length=200)]
+Prompt = Annotated[Text, Field(max_length=2000)]
+
+
+class PromptToTry(Record):
+    """A prompt of the user's own, and an answer whose probability is of interest."""
+
+    prompt: Prompt = Field(description="a text to continue")
+    answer: Answer | None = Field(None, description="answer whose probability is shown; default: those of the edit")
+
+
+class TryRequest(Record):
+    """An edit to be made and shown; it is forgotten unless it is added to the ledger."""
+
+    subject: Answer = Field(description="the entity that the fact is about")
+    prompt: Prompt = Field(description="a sentence with {} for the subject that ends right before the answer")
+    target_new: Answer = Field(description="the answer that the edited model should generate")
+    target_true: Answer | None = Field(None, description="the answer of the unedited model")
+    relation: Answer | None = Field(None, description="the relation's name")
+    subject_id: EntityId | None = Field(None, description="the subject's Wikidata id")
+    target_new_id: EntityId | None = Field(None, description="the new object's Wikidata id")
+    probes: Annotated[tuple[PromptToTry, ...], Field(strict=False, max_length=PROBES)] = Field(
+        (), description="further prompts, besides the edit's own"
+    )
+    on_ledger: bool = Field(False, description="make the edit on the model with the ledger's edits")
+    chat: bool = Field(False, description="make the edit and ask all prompts in the model's chat template")
+
+    def edit(self, name: str) -> Edit:
+        """Return the edit with the id ``name``.
+
+        Raises:
+            EditError: its fields do not fit together.
+        """
+        fields = self.model_dump(exclude={"probes", "on_ledger"}, exclude_none=True)
+        return checked(Edit, {**fields, "id": name})
+
+
+class AddRequest(Record):
+    """Add an edit that was tried to the ledger."""
+
+    id: Name = Field(description="the id of the tried edit")
+    force: bool = Field(False, description="add the edit even if it probably breaks the model")
+
+
+class RemoveRequest(Record):
+    """Remove an edit from the ledger."""
+
+    name: Name = Field(description="the edit's name in the ledger")
+
+
+class UndoRequest(Record):
+    """Undo the ledger's last event."""
+
+    event: int = Field(description="its number, as the ledger's answer has it in last_event")
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Chance(_Message):
+    """The probability of a whole candidate right after the prompt, before and after the edit."""
+
+    candidate: str
+    before: float
+    after: float
+
+
+class Outcome(_Message):
+    """The model's text after a prompt, before and after the edit.
+
+    ``led``: it is asked after a line break, since it begins with the subject and the first token is an attention sink.
+    """
+
+    kind: Literal["edit", "probe"]
+    prompt: str
+    led: bool = False
+    before: str
+    after: str
+    chances: tuple[Chance, ...]
+
+
+class TryAnswer(_Message):
+    """The effect of an edit.
+
+    ``success``: the edited model generates the new target. ``subgraph``: there is a drawing of it; else
+    ``no_subgraph`` is the reason why there is none. ``alone``: why the method read only the edit's own edge of it.
+    """
+
+    id: str
+    fact: str
+    outcomes: tuple[Outcome, ...]
+    success: bool
+    seconds: float
+    patch: str
+    record: dict[str, Any]
+    subgraph: bool
+    no_subgraph: str | None = None
+    alone: str | None = None
+    on_ledger: bool
+
+
+class LedgerEdit(_Message):
+    """A row of the table of the ledger: an edit, its state and its conflicts."""
+
+    name: str
+    step: int
+    state: str
+    fact: str
+    target: str
+    method: str
+    time: str
+    norm: float | None
+    conflicts: tuple[str, ...]
+
+
+class LastEvent(_Message):
+    """The last addition or removal that was not undone."""
+
+    number: int
+    what: str
+
+
+class LedgerView(_Message):
+    """The edits of a ledger, the number of active ones, and the conflicts between them."""
+
+    folder: str
+    active: int
+    edits: tuple[LedgerEdit, ...]
+    last_event: LastEvent | None
+
+
+class State(_Message):
+    """The server's model, method, graph and ledger, and an edit to begin with.
+
+    ``chat``: the model has a chat template.
+    """
+
+    model: str
+    size: str
+    method: str
+    about: str
+    settings: dict[str, Any]
+    graph: str | None
+    ledger: str | None
+    active: int
+    most_probes: int = PROBES
+    chat: bool = False
+    example: TryRequest | None
+
+
+class Problem(_Message):
+    """Why a request failed, and what to do; ``fields`` has the messages about single fields."""
+
+    kind: str
+    message: str
+    notes: tuple[str, ...] = ()
+    fields: dict[str, str] = {}
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return an error about a request, with the request's fields in the place of a file's rows and of options."""
+    # Of a file's rows only: another form of the row
+    faults = getattr(error, "faults", ())
+    message, *texts = (
+        re.sub(", or (give the fact|a paragraph) as .*", "", text)
+        for text in (str(error), *(fault.message for fault in faults))
+    )
+    fields = {fault.field: text for fault, text in zip(faults, texts, strict=True) if fault.field}
+    match error:
+        case UnknownLabelError():
+            message = f"the graph has no entity {error.label!r}; correct the name, or give its id as target_new_id"
+            fields = {"target_new": message}
+        case AmbiguousLabelError():
+            message = f"{error.label!r} names several entities; give the id of one: {'; '.join(error.described)}"
+            fields = {"target_new_id": message}
+        case EntityNotInGraphError():
+            message = f"the graph has no entity {error.entity}; correct the id, or leave it out to use the name"
+            fields = {"target_new_id": message}
+        case DisablingEditError():
+            message = f"the edit would probably break the model: {'; '.join(error.reasons)}"
+    notes = tuple(getattr(error, "__notes__", ()))
+    return Problem(kind=type(error).__name__, message=message, notes=notes, fields=fields)
+
+
+def view_of(ledger: Ledger) -> LedgerView:
+    """Return the ledger's edits, newest first.
+
+    Raises:
+        PatchError: the ledger can't be read.
+    """
+    now = ledger.now
+    times = {event.number: event.time for event in now.events}
+    conflicts, recomputed, rows = now.conflicts(), ledger.recomputed, list[LedgerEdit]()
+    for entry in reversed(now.edits):
+        time = times.get(entry.position.step, "")
+        if event := recomputed.get(entry.position):
+            time = f"{time}, recomputed by event {event.number}"
+        norm = entry.record.get("norms", {}).get("update")
+        rows.append(
+            LedgerEdit(
+                name=entry.name,
+                step=entry.position.step,
+                state=entry.state,
+                fact=entry.edit.text,
+                target=entry.edit.target_new,
+                method=entry.method,
+                time=time,
+                norm=norm if isinstance(norm, int | float) else None,
+                conflicts=tuple(str(conflict) for conflict in conflicts if conflict.other(entry)),
+            )
+        )
+    active = sum(row.state == "active" for row in rows)
+    return LedgerView(
+        folder=str(now.folder), active=active, edits=tuple(rows), last_event=_last_event(now.events, rows)
+    )
+
+
+def _last_event(events: Sequence[Event], rows: Sequence[LedgerEdit]) -> LastEvent | None:
+    """Return the event that an undo would undo, in words; None if there is none."""
+    match in_force(events):
+        case [*_, Added() as event]:
+            names = [row.name for row in rows if row.step == event.number]
+            return LastEvent(number=event.number, what=f"the addition of {', '.join(reversed(names))}")
+        case [*_, Removed() as event]:
+            return LastEvent(number=event.number, what=f"the removal of {', '.join(name for _, name in event.edits)}")
+    return None

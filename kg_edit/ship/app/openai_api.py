@@ -1,0 +1,309 @@
+"""OpenAI's API for the model of `kg-edit serve`, with all active edits of its ledger.
+
+``POST /v1/completions``, ``POST /v1/chat/completions`` and ``GET /v1/models`` support what a greedy continuation needs.
+With ``stream``, the finished text is sent as server-sent events. Several answers are refused. Completions also refuse
+what would change the text, such as a temperature above 0; chat ignores it. Errors have OpenAI's form (`openai_error`).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import Response
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from kg_edit.edits.edit import Record, TextOrEmpty
+from kg_edit.errors import ConfigError, UnknownNameError
+from kg_edit.ship.app.messages import Problem, Prompt
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from kg_edit.scoring.generation import Reply
+    from kg_edit.ship.app.session import EditDesk
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+_PROMPTS, _TOKENS, _STOPS = 32, 2048, 16  # in a request, at most
+_FAILED = 500  # the HTTP status from which the fault is the server's
+_UNSUPPORTED = ("logprobs", "echo", "suffix", "presence_penalty", "frequency_penalty")
+
+StopText = Annotated[str, Field(min_length=1, max_length=200)]
+Stop = StopText | Annotated[tuple[StopText, ...], Field(strict=False, max_length=_STOPS)]
+
+
+class StreamOptions(Record):
+    """What a stream sends besides the text; further fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = Field(False, description="true: a last event has the numbers of tokens")
+
+
+class ApiRequest(Record):
+    """The body of a request. A field that is null is the same as an absent one, because clients send null for those."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, fields: object) -> object:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class CompletionRequest(ApiRequest):
+    """A request for continuations. What would change a greedy text, and is not supported, may be absent or off."""
+
+    model: str | None = Field(None, description="name of the served model; may be left out")
+    prompt: Prompt | Annotated[tuple[Prompt, ...], Field(strict=False, min_length=1, max_length=_PROMPTS)] = Field(
+        description="a text to continue, or a list of texts"
+    )
+    max_tokens: int = Field(16, ge=1, le=_TOKENS, description="maximum tokens of a continuation, which is one line")
+    temperature: float = Field(0.0, description="only 0: always the most likely token")
+    n: int = Field(1, description="number of continuations of each prompt; only 1")
+    stop: Stop | None = Field(None, description="a text, or several, before which a continuation ends")
+    stream: bool = Field(False, description="true: the finished texts are sent as server-sent events")
+    stream_options: StreamOptions | None = Field(None, description="what a stream sends besides the text")
+    top_p: float | None = Field(None, description="ignored: decoding is greedy")
+    seed: int | None = Field(None, description="ignored: decoding is greedy")
+    user: str | None = Field(None, description="ignored")
+    logprobs: int | None = Field(None, description="not supported")
+    echo: bool | None = Field(None, description="not supported")
+    suffix: str | None = Field(None, description="not supported")
+    presence_penalty: float | None = Field(None, description="only 0")
+    frequency_penalty: float | None = Field(None, description="only 0")
+    best_of: int = Field(1, description="only 1: one continuation is written")
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Choice(BaseModel):
+    """The continuation of the prompt with this index; ``finish_reason`` is length where it was cut."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class Completion(BaseModel):
+    """The continuations of a request's prompts, in their order."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+
+
+def _text_of_parts(content: object) -> object:
+    """Return the text of a list of text parts, a line each; anything else stays as it is, to be refused as no text."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        match part:
+            case {"type": "text", "text": str(text)}:
+                texts.append(text)
+            case _:
+                kind = part.get("type") if isinstance(part, dict) else part
+                raise ValueError(f'found a part {kind!r:.80}; expected text parts: {{"type": "text", "text": "…"}}')
+    return "\n".join(texts)
+
+
+class ChatMessage(Record):
+    """A turn of a conversation; further fields, such as ``name``, are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "user", "assistant"] = Field(description="whose turn it is")
+    content: Annotated[TextOrEmpty, Field(max_length=20_000), BeforeValidator(_text_of_parts)] = Field(
+        description="the text of the turn, or a list of text parts"
+    )
+
+
+class ResponseFormat(Record):
+    """The form of an answer; only plain text."""
+
+    type: Literal["text"] = Field("text", description="only text")
+
+
+class ChatRequest(ApiRequest):
+    """A conversation to be answered; fields that change only how likely a text is, such as ``top_p``, are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(strict=False, min_length=1, max_length=200)] = Field(
+        description="the turns so far, the last one a user's"
+    )
+    model: str = Field("", max_length=200, description="repeated in the answer; the server has only one model")
+    max_tokens: int = Field(128, ge=1, le=_TOKENS, description="maximum number of tokens of the answer")
+    max_completion_tokens: int | None = Field(None, ge=1, le=_TOKENS, description="the newer name of max_tokens")
+    temperature: float | None = Field(None, description="ignored: decoding is greedy")
+    stop: Stop | None = Field(None, description="a text, or several, before which the answer ends")
+    stream: bool = Field(False, description="true: the finished answer is sent as server-sent events")
+    stream_options: StreamOptions | None = Field(None, description="what a stream sends besides the text")
+    n: Literal[1] = Field(1, description="number of answers; only 1")
+    tools: tuple[Any, ...] = Field(
+        (), strict=False, max_length=0, description="not supported: a client waits for calls"
+    )
+    response_format: ResponseFormat | None = Field(None, description="only text: a client would parse JSON")
+    logprobs: Literal[False] = Field(False, description="not supported")
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_a_user(cls, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+        if (
+            role := messages[-1].role
+        ) != "user":  # of an assistant's, other servers continue its text, or begin another
+            raise ValueError(f"the last message is the {role}'s; expected a user's, which is answered")
+        return messages
+
+
+class ChatChoice(BaseModel):
+    """The assistant's turn; ``finish_reason`` is length where it was cut."""
+
+    index: int = 0
+    message: ChatMessage
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatAnswer(BaseModel):
+    """An answer in the form of OpenAI's API."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: tuple[ChatChoice, ...]
+    usage: Usage
+
+
+def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
+    """Add the four routes to the application."""
+    served = {"id": desk.model.name, "object": "model", "owned_by": "kg-edit"}
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        """The one model that is served: the edited one if there is a ledger."""
+        return {"object": "list", "data": [served]}
+
+    @app.get("/v1/models/{name:path}")
+    def model(name: str) -> dict[str, Any]:
+        """The served model, by its name, which may be a path."""
+        check_served(name, desk.model.name)
+        return served
+
+    def stopped(reply: Reply, stop: Stop | None) -> tuple[str, Literal["stop", "length"], int]:
+        """The text that is sent, why it ends there, and its number of tokens."""
+        text = before_stop(reply.text, stop)
+        if text != reply.text:
+            return text, "stop", len(desk.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return text, "stop" if reply.ended else "length", reply.written
+
+    @app.post(COMPLETIONS, response_model=Completion)
+    def complete(request: CompletionRequest) -> Completion | Response:
+        """Continue texts, greedily and to the end of a line, with all active edits of the ledger."""
+        check_request(request, desk.model.name)
+        prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
+        replies = desk.complete(prompts, tokens=request.max_tokens)
+        sent = [stopped(reply, request.stop) for reply in replies]
+        choices = [Choice(index=n, text=text, finish_reason=reason) for n, (text, reason, _) in enumerate(sent)]
+        read, written = sum(reply.read for reply in replies), sum(tokens for _, _, tokens in sent)
+        completion = Completion(
+            id=f"cmpl-{time.time_ns()}",
+            created=int(time.time()),
+            model=desk.model.name,
+            choices=tuple(choices),
+            usage=Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written),
+        )
+        parts = [choice.model_dump() for choice in choices]
+        return event_stream(completion, parts, request.stream_options) if request.stream else completion
+
+    @app.post(CHAT, response_model=ChatAnswer)
+    def chat(request: ChatRequest) -> ChatAnswer | Response:
+        """Answer a conversation in the model's chat template, with all active edits of the ledger."""
+        limit = request.max_completion_tokens or request.max_tokens
+        reply = desk.chat([message.model_dump() for message in request.messages], tokens=limit)
+        text, reason, written = stopped(reply, request.stop)
+        message = ChatMessage.model_construct(role="assistant", content=text)  # of any length
+        answer = ChatAnswer(
+            id=f"chatcmpl-{secrets.token_hex(8)}",
+            created=int(time.time()),
+            model=request.model or desk.model.name,
+            choices=(ChatChoice(message=message, finish_reason=reason),),
+            usage=Usage(prompt_tokens=reply.read, completion_tokens=written, total_tokens=reply.read + written),
+        )
+        parts = [
+            {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None},
+            {"index": 0, "delta": {}, "finish_reason": reason},
+        ]
+        return event_stream(answer, parts, request.stream_options) if request.stream else answer
+
+
+def check_served(name: str, model: str) -> None:
+    """Check that a request names the served ``model``.
+
+    Raises:
+        UnknownNameError: it names another one.
+    """
+    if name != model:
+        raise UnknownNameError(f"unknown model {name!r}; this server has only {model!r}")
+
+
+def check_request(request: CompletionRequest, model: str) -> None:
+    """Refuse a request that a greedy continuation of one line can't fulfil.
+
+    Raises:
+        UnknownNameError: another model is asked for.
+        ConfigError: sampling, several continuations, or another field that is not supported.
+    """
+    check_served(model if request.model is None else request.model, model)
+    unsupported = [name for name in _UNSUPPORTED if getattr(request, name)]
+    if request.temperature or (request.n, request.best_of) != (1, 1) or unsupported:
+        raise ConfigError(
+            "kg-edit serve continues a text greedily, to the end of its line: send temperature 0, n 1 and best_of 1"
+            f"{f', and leave out {unsupported[0]}' if unsupported else ''}"
+        )
+
+
+def before_stop(text: str, stop: Stop | None) -> str:
+    """Return the text up to the first position where a text of ``stop`` begins."""
+    stops = (stop,) if isinstance(stop, str) else stop or ()
+    return text[: min((position for ending in stops if (position := text.find(ending)) >= 0), default=len(text))]
+
+
+def event_stream(answer: Completion | ChatAnswer, parts: Iterable[object], options: StreamOptions | None) -> Response:
+    """Return a finished answer as server-sent events: one for each of the ``parts`` of its choices, then ``[DONE]``.
+
+    The text is not sent while it is generated: other requests wait meanwhile, and must not wait for a slow reader.
+    """
+    kind = answer.object if isinstance(answer, Completion) else f"{answer.object}.chunk"
+    head = {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
+    events: list[dict[str, object]] = [{**head, "choices": [part]} for part in parts]
+    if options and options.include_usage:
+        events.append({**head, "choices": [], "usage": answer.usage.model_dump()})
+    lines = [f"data: {text}\n\n" for text in (*map(json.dumps, events), "[DONE]")]
+    return Response("".join(lines), media_type="text/event-stream")
+
+
+def openai_error(code: int, problem: Problem) -> dict[str, Any]:
+    """Return a problem in the form of OpenAI's errors; ``param`` is the first wrong field."""
+    return {
+        "error": {
+            "message": "\n".join((problem.message, *problem.notes)),
+            "type": "server_error" if code >= _FAILED else "invalid_request_error",
+            "param": next(iter(problem.fields), None),
+            "code": "model_not_found" if problem.kind == "UnknownNameError" else None,
+        }
+    }

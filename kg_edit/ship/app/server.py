@@ -1,0 +1,217 @@
+"""The web application behind `kg-edit serve`: the page, and its JSON API.
+
+It contacts no other machine. `guard.py` decides which requests are refused. Errors are answered by a `Problem` in JSON;
+under ``/v1/`` in OpenAI's form.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from kg_edit.edits.edit import Edit, Record, checked
+from kg_edit.errors import ConfigError, DamagedLedgerError, EditError, KgEditError, OutputError, UnknownNameError
+from kg_edit.ship.app.guard import LARGEST, LOCAL, BodyLimit, Refusal, refusal_of
+from kg_edit.ship.app.messages import (
+    AddRequest,
+    LedgerView,
+    Problem,
+    PromptToTry,
+    RemoveRequest,
+    State,
+    TryAnswer,
+    TryRequest,
+    UndoRequest,
+    problem_of,
+)
+from kg_edit.ship.app.openai_api import CHAT, COMPLETIONS, ChatRequest, CompletionRequest, add_openai_api, openai_error
+from kg_edit.ship.app.session import EditDesk
+from kg_edit.version import __version__
+from wikidata_cache.errors import WikidataCacheError
+
+log = logging.getLogger(__name__)
+
+_Next = Callable[[Request], Awaitable[Response]]
+_FILES = {"": "text/html", "style.css": "text/css", "script.js": "text/javascript"}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+_REQUESTS: dict[str, type[Record]] = {
+    "/api/try": TryRequest,
+    "/api/ledger": AddRequest,
+    "/api/ledger/remove": RemoveRequest,
+    "/api/ledger/undo": UndoRequest,
+    COMPLETIONS: CompletionRequest,
+    CHAT: ChatRequest,
+}
+_FAILED, _UNKNOWN, _WRONG, _WRONG_FOR_OPENAI = 500, 404, 422, 400
+
+
+def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = LARGEST) -> FastAPI:
+    """Return the application.
+
+    Args:
+        desk: the model, the method and the ledger.
+        hosts: the names to which it answers, so that another site's name can't lead here (`kg_edit.ship.app.guard`).
+        largest: the largest size of a request's body in bytes.
+    """
+    app = FastAPI(title="kg-edit", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+
+    @app.middleware("http")
+    async def guarded(request: Request, call: _Next) -> Response:
+        """Refuse what another site's page may have sent; else answer. Every answer has the headers."""
+        refusal = refusal_of(request, hosts)
+        answer = _refused(request.url.path, refusal) if refusal else await call(request)
+        for name, value in _HEADERS.items():
+            answer.headers.setdefault(name, value)
+        return answer
+
+    app.add_middleware(BodyLimit, largest=largest, answer=_refused)
+    _add_problems(app)
+
+    def serve(name: str, kind: str) -> Callable[[], Response]:
+        text = (files("kg_edit.ship.app") / "page" / (name or "index.html")).read_text(encoding="utf-8")
+        return lambda: Response(text, media_type=kind, headers={"Content-Security-Policy": _POLICY})
+
+    for name, kind in _FILES.items():
+        app.get(f"/{name}", include_in_schema=False)(serve(name, kind))
+    _add_api(app, desk)
+    add_openai_api(app, desk)
+    return app
+
+
+def _add_api(app: FastAPI, desk: EditDesk) -> None:
+    @app.get("/api/state")
+    def state() -> State:
+        """The server's model, method, graph and ledger."""
+        return state_of(desk)
+
+    @app.post("/api/try")
+    def try_edit(request: TryRequest) -> TryAnswer:
+        """Make an edit and return its effect; afterwards the model is unedited."""
+        return desk.try_edit(request)
+
+    @app.get("/api/ledger")
+    def ledger() -> LedgerView:
+        """The ledger's edits, and which of them are in conflict."""
+        return desk.ledger_view()
+
+    @app.post("/api/ledger")
+    def add(request: AddRequest) -> LedgerView:
+        """Add a tried edit's patch to the ledger."""
+        return desk.add(request.id, force=request.force)
+
+    @app.post("/api/ledger/remove")
+    def remove(request: RemoveRequest) -> LedgerView:
+        """Remove an edit from the ledger; edits that were computed on a model with it are computed again."""
+        return desk.remove(request.name)
+
+    @app.post("/api/ledger/undo")
+    def undo(request: UndoRequest) -> LedgerView:
+        """Undo the ledger's last addition or removal."""
+        return desk.undo(request.event)
+
+    @app.get("/api/tries/{key}/subgraph", response_class=HTMLResponse)
+    def subgraph(key: str) -> HTMLResponse:
+        """The drawing of a try's subgraph: a page of its own, which loads nothing."""
+        return HTMLResponse(desk.subgraph_page(key))
+
+
+def state_of(desk: EditDesk) -> State:
+    """Return the state that the page shows: model, method, graph, ledger and an example."""
+    method, model, ledger, graph = desk.method, desk.model, desk.ledger, None
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    if desk.graph is not None:  # the names of its files, its folder or its address; else its kind
+        source = getattr(desk.graph, "source", desk.graph)
+        provenance = source.provenance() if hasattr(source, "provenance") else {}
+        graph = str(getattr(source, "name", None) or provenance.get("kind") or type(source).__name__)
+    return State(
+        model=model.name,
+        size=f"{parameters / 1e6:,.0f} M parameters, {str(model.model.dtype).removeprefix('torch.')}, {model.device}",
+        method=method.name,
+        about=method.about,
+        settings=method.config.model_dump(mode="json"),
+        graph=graph,
+        ledger=str(ledger.folder) if ledger else None,
+        active=len(ledger.active) if ledger else 0,
+        chat=bool(model.tokenizer.chat_template),
+        example=example(),
+    )
+
+
+def example() -> TryRequest:
+    """Return the first edit of `kg-edit demo`, with its paraphrases and a locality prompt as probes."""
+    lines = (files("kg_edit") / "data" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
+    edit = checked(Edit, json.loads(lines[0]))
+    probes = [PromptToTry(prompt=prompt) for prompt in edit.paraphrases]
+    return TryRequest(
+        subject=edit.subject,
+        prompt=edit.prompt,
+        target_new=edit.target_new,
+        target_true=edit.target_true,
+        relation=edit.relation,
+        subject_id=edit.subject_id,
+        target_new_id=edit.target_new_id,
+        probes=(*probes, *(PromptToTry(prompt=prompt, answer=edit.target_true) for prompt in edit.neighborhood[:1])),
+    )
+
+
+def _add_problems(app: FastAPI) -> None:
+    """Answer every error by a `Problem`."""
+
+    @app.exception_handler(KgEditError)
+    @app.exception_handler(WikidataCacheError)
+    def refused(request: Request, error: Exception) -> JSONResponse:
+        code = _UNKNOWN if isinstance(error, UnknownNameError) else _WRONG
+        if isinstance(error, DamagedLedgerError | OutputError):  # no other request would be answered
+            log.error("%s failed: %s", request.url.path, error)
+            code = _FAILED
+        return _answer(request.url.path, code, problem_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    def misread(request: Request, error: RequestValidationError) -> JSONResponse:
+        """Name the faults of a request field by field, with the messages of `checked` in the place of pydantic's."""
+        if isinstance(error.body, dict) and (kind := _REQUESTS.get(request.url.path)):
+            try:
+                checked(kind, error.body)
+            except EditError as found:
+                return refused(request, found)
+        message = "the request can't be read; send a JSON object with the content type application/json"
+        return refused(request, ConfigError(message))
+
+    @app.exception_handler(HTTPException)
+    def not_served(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path}: {error.detail}; GET /api/openapi.json lists all requests"
+        answer = _answer(request.url.path, error.status_code, Problem(kind="RequestError", message=message))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s failed", request.url.path, exc_info=error)
+        message = f"internal error: {error}; see the terminal of kg-edit serve for details"
+        refusal = Refusal(_FAILED, type(error).__name__, message)
+        return _refused(request.url.path, refusal)  # starlette answers outside of `guarded`
+
+
+def _refused(path: str, refusal: Refusal) -> JSONResponse:
+    answer = _answer(path, refusal.code, Problem(kind=refusal.kind, message=refusal.message))
+    answer.headers.update(_HEADERS)
+    return answer
+
+
+def _answer(path: str, code: int, problem: Problem) -> JSONResponse:
+    """Return a problem as JSON, and as OpenAI's clients read it if the request was one of OpenAI's API."""
+    if path.startswith("/v1/"):
+        code = _WRONG_FOR_OPENAI if code == _WRONG else code
+        return JSONResponse(openai_error(code, problem), status_code=code)
+    return JSONResponse(problem.model_dump(mode="json"), status_code=code)

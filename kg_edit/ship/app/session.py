@@ -1,0 +1,297 @@
+"""The work behind the served page: edits are made on request, one at a time, and the model is restored after each.
+
+`EditDesk` has the model and the method. It makes an edit, asks its prompts before and after it, and adds it to the
+ledger on request. It stores the last edits, so that they can still be added or drawn.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, KgEditError, UnknownNameError
+from kg_edit.graphs.source import SubgraphSource, read_subgraph
+from kg_edit.methods import EditingMethod
+from kg_edit.models.first_token import LEAD, lead_before
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.probes import Query, Response, check_queries, responses
+from kg_edit.scoring.generation import Reply, replies, reply
+from kg_edit.scoring.text_start import Start, with_start
+from kg_edit.ship.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest, view_of
+from kg_edit.text.matching import begins_with, first_sentence, mentions
+from wikidata_cache.errors import WikidataCacheError
+from wikidata_cache.subgraphs.options import SubgraphOptions
+from wikidata_cache.view.page import page
+
+if TYPE_CHECKING:
+    from kg_edit.ship.ledger import Ledger
+    from kg_edit.ship.ledger.log import PatchStep
+
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 20
+_TOKENS = 16  # to write after a prompt
+_HOPS, _PER_NODE = 2, 12  # of a drawing, if the method itself reads no graph
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Try:
+    """An edit that was made: its patch and its subgraph.
+
+    ``base`` are the ledger's steps, each with its file, that the model had then (None: the unedited model, whatever the
+    ledger contains); ``added`` are the numbers of the ledger's steps that have this edit.
+    """
+
+    patch: Patch
+    base: tuple[PatchStep, ...] | None
+    graph: nx.MultiDiGraph | None
+    added: tuple[int, ...] = ()
+
+
+class EditDesk:
+    """Makes edits on request. Other requests wait meanwhile, because the model is changed during an edit.
+
+    ``graph`` is drawn if the method itself reads no graph; ``ledger`` is where edits can be added; ``start`` is that of
+    `with_start` for the texts of `complete`.
+    """
+
+    def __init__(
+        self,
+        method: EditingMethod,
+        *,
+        graph: SubgraphSource | None = None,
+        ledger: Ledger | None = None,
+        start: Start = "auto",
+    ) -> None:
+        self.method, self.model, self.ledger, self.start = method, method.model, ledger, start
+        self.graph = graph or method.graph
+        self._alone = threading.Lock()
+        self._tries = dict[str, Try]()  # the last `REMEMBERED`, by key
+        self._count, self._remarked = 0, False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being computed."""
+        return self._alone.locked()
+
+    def try_edit(self, request: TryRequest) -> TryAnswer:
+        """Make an edit, and ask its prompts before and after it.
+
+        Raises:
+            KgEditError: it can't be made, or a prompt can't be asked.
+            WikidataCacheError: the graph does not know an entity of the edit, or can't be reached.
+        """
+        with self._alone:
+            self._count += 1
+            words = re.sub(r"[^a-z0-9]+", "-", request.subject.casefold()).strip("-")[:40]
+            start, edit = time.perf_counter(), request.edit(f"{words or 'edit'}-{self._count}")
+            queries = queries_of(self.model, request, edit)
+
+            # All errors that can be found before anything is computed.
+            self.method.check_inputs(self.method.config, self.method.graph, [edit])
+            self.method.check([edit])
+            check_queries(self.model, queries, tokens=_TOKENS)
+
+            base, active = self._active() if request.on_ledger else (None, WeightPatch(factors={}))
+            with active.applied(self.model) as model:
+                before = responses(model, queries, tokens=_TOKENS)
+            self.method.start_anew()  # the same request makes the same patch again
+            patch = self.method.update([edit], before=None if active.is_empty else active)
+            patch.check_finite()
+            with (active + patch).applied(self.model) as model:
+                after = responses(model, queries, tokens=_TOKENS)
+            graph, why_not = self._subgraph(edit)
+            alone = self.method.why_alone(edit) or None
+            key = f"{edit.id}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
+            self._tries[key] = Try(patch=patch, base=base, graph=graph)
+            for oldest in list(self._tries)[:-REMEMBERED]:
+                del self._tries[oldest]
+
+        # In chat form the target may be anywhere in the answer's first sentence.
+        text = after[0].text
+        success = (
+            mentions(first_sentence(text), edit.target_new) if request.chat else begins_with(text, edit.target_new)
+        )
+        return TryAnswer(
+            id=key,
+            fact=f"{edit.text} {edit.target_new}",
+            outcomes=tuple(map(outcome_of, range(len(queries)), queries, before, after)),
+            success=success,
+            seconds=round(time.perf_counter() - start, 2),
+            patch=patch.summary,
+            record={field: value for field, value in patch.edits[0].items() if field not in ("edit", "graph")},
+            subgraph=graph is not None,
+            no_subgraph=why_not,
+            alone=alone,
+            on_ledger=request.on_ledger,
+        )
+
+    def add(self, key: str, *, force: bool = False) -> LedgerView:
+        """Add a try's patch to the ledger, and return the ledger's content.
+
+        With ``force``, also a patch that would probably break the model. A try that is active in the ledger is not
+        added again, because a request may be sent twice.
+
+        Raises:
+            ConfigError: there is no ledger.
+            UnknownNameError: there is no such try, or it was forgotten.
+            LedgerChangedError: it was made on a ledger that has changed since.
+            PatchError: the ledger refuses the patch.
+        """
+        with self._alone:
+            tried, ledger = self._tried(key), self._ledger()
+            if not any(step.number in tried.added for step in ledger.steps):
+                after = tuple(step.number for step in tried.base or ())
+                step = ledger.add(tried.patch, after=after, on=tried.base, force=force, model=self.model)
+                self._tries[key] = replace(tried, added=(*tried.added, step))
+            return view_of(ledger)
+
+    def remove(self, name: str) -> LedgerView:
+        """Remove an edit from the ledger, and return the ledger's content.
+
+        Raises:
+            ConfigError: there is no ledger.
+            KgEditError: the edit is not active, or others can't be computed again without it.
+        """
+        with self._alone:
+            ledger = self._ledger()
+            ledger.remove([name], model=self.model, graph=self.graph)
+            return view_of(ledger)
+
+    def undo(self, event: int) -> LedgerView:
+        """Undo the ledger's last event, and return the ledger's content.
+
+        Raises:
+            ConfigError: there is no ledger.
+            LedgerChangedError: another event is the last one.
+            PatchError: there is nothing to undo.
+        """
+        with self._alone:
+            ledger = self._ledger()
+            ledger.undo(event)
+            return view_of(ledger)
+
+    def ledger_view(self) -> LedgerView:
+        """Return the content of the ledger.
+
+        Raises:
+            ConfigError: there is no ledger.
+            PatchError: it can't be read.
+        """
+        with self._alone:
+            return view_of(self._ledger())
+
+    def subgraph_page(self, key: str) -> str:
+        """Return the interactive drawing of a try's subgraph, as a whole HTML page.
+
+        Raises:
+            UnknownNameError: there is no such try, or it was forgotten.
+            ConfigError: it has no subgraph.
+        """
+        graph = self._tried(key).graph
+        if graph is None:
+            raise ConfigError(f"there is no subgraph of {key!r}; start kg-edit serve with --graph")
+        return page(graph)
+
+    def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[Reply, ...]:
+        """Return the greedy continuation of each prompt, one line of at most ``tokens`` tokens, with the active edits.
+
+        Raises:
+            ModelError: a prompt does not fit into the model's positions.
+            PatchError: the ledger can't be read.
+        """
+        with self._alone:
+            patch = self._patch()
+            texts, remark = with_start(self.model, prompts, patch=patch, start=self.start)
+            if remark and not self._remarked:  # once, not with each request
+                log.warning(remark)
+                self._remarked = True
+            with patch.applied(self.model) as model:
+                return replies(model, texts, limits=[tokens] * len(prompts))
+
+    def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int) -> Reply:
+        """Return the assistant's turn after a conversation, of at most ``tokens`` tokens, with the active edits.
+
+        Raises:
+            ChatTemplateError: the tokenizer has no chat template, or the template refuses the messages.
+            ModelError: the conversation does not fit into the model's positions.
+            PatchError: the ledger can't be read.
+        """
+        with self._alone, self._patch().applied(self.model) as model:
+            return reply(model, messages, tokens=tokens)
+
+    def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
+        """The subgraph that the method read, or else that of the graph; None with the reason if there is none."""
+        subgraph = self.method.subgraph(edit)
+        if subgraph is not None:
+            return subgraph, None
+        if self.graph is None:
+            return None, "no graph was given (kg-edit serve --graph FILE)"
+        try:
+            return read_subgraph(self.graph, edit, SubgraphOptions(hops=_HOPS, per_node=_PER_NODE)), None
+        except (KgEditError, WikidataCacheError) as error:  # the edit does not need this graph
+            return None, str(error)
+
+    def _tried(self, key: str) -> Try:
+        """The try with a key. The error for an unknown one suggests no other key, because keys are secret."""
+        try:
+            return self._tries[key]
+        except KeyError as error:
+            raise UnknownNameError(
+                f"unknown edit {key!r}; the server stores only the last {REMEMBERED} tried edits; make it again"
+            ) from error
+
+    def _patch(self) -> Patch:
+        """The ledger's patch; an empty one without a ledger."""
+        return self.ledger.patch if self.ledger else WeightPatch(factors={})
+
+    def _active(self) -> tuple[tuple[PatchStep, ...], Patch]:
+        """The active steps and their sum, of one state of the ledger although another process may write meanwhile."""
+        now = self._ledger().now
+        return now.steps, now.patch
+
+    def _ledger(self) -> Ledger:
+        if self.ledger is None:
+            raise ConfigError("there is no ledger; start kg-edit serve with --ledger FOLDER")
+        return self.ledger
+
+
+def queries_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[Query]:
+    """Return the queries for the edit's own prompt with both answers, then for the user's probes.
+
+    A prompt gets a line break in front if it begins with a subject that is an attention sink; so does the edit.
+    """
+    both = tuple(filter(None, (edit.target_new, edit.target_true)))
+    probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in request.probes]
+    queries = []
+    for prompt, candidates in [(edit.text, both), *probes]:
+        text = prompt if request.chat else lead_before(model, prompt, subject=edit.subject) + prompt
+        queries.append(Query(ask=text, score=text, candidates=candidates, chat=request.chat))
+    return queries
+
+
+def outcome_of(index: int, query: Query, before: Response, after: Response) -> Outcome:
+    """Return the outcome of a query; the one at index 0 is that of the edit's own prompt."""
+    return Outcome(
+        kind="probe" if index else "edit",
+        prompt=query.ask.removeprefix(LEAD),
+        led=query.ask.startswith(LEAD),
+        before=before.text,
+        after=after.text,
+        chances=tuple(
+            Chance(candidate=candidate, before=old.probability, after=new.probability)
+            for candidate, old, new in zip(query.candidates, before.costs, after.costs, strict=True)
+        ),
+    )

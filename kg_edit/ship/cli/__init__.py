@@ -1,0 +1,1 @@
+"""The commands that ship patches."""

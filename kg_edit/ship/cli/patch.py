@@ -1,0 +1,306 @@
+"""`kg-edit patch`: a ledger is a folder of patches with a history.
+
+`add`, `edit`, `remove` and `undo` change it, `list` and `show` print it; `check` (`patch_check`), `merge` and `export`
+(`patch_shipping`) use the sum of its active patches.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.console import say, show_conflicts, stdout
+from kg_edit.cli.method_plan import (
+    LazyGraph,
+    choose_method,
+    load,
+    note_choice,
+    open_graph,
+    plan,
+    report_stated,
+)
+from kg_edit.cli.options import (
+    AsChat,
+    BothForms,
+    ChosenMethod,
+    Contact,
+    Device,
+    Dtype,
+    EditsFile,
+    Graph,
+    KeepGoing,
+    Layer,
+    ModelName,
+    Preset,
+    RequireGraph,
+    Settings,
+    Templates,
+    refuse_unused,
+)
+from kg_edit.methods.registry import check_method
+from kg_edit.models.loading import check_model_name
+from kg_edit.ship.cli.patch_check import check
+from kg_edit.ship.cli.patch_shipping import average, export, merge, subtract
+from kg_edit.text.display import plain
+from wikidata_cache.terminal import number_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kg_edit.ship.ledger import Ledger
+
+LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="Folder of the ledger.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Accept patches that probably break the model or are in the ledger already.")
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Store patches with their history in a folder (a ledger); remove, check and export edits.",
+    epilog="""Examples:
+
+- `kg-edit patch add ledger/ out/patch.safetensors`
+- `kg-edit patch remove ledger/ lebron --model smollm2-135m`
+- `kg-edit patch check ledger/ --model smollm2-135m`
+- `kg-edit patch export ledger/ --to peft adapter/`
+""",
+)
+
+
+@app.command("list")
+def list_edits(ledger: LedgerPath) -> None:
+    """List the edits of a ledger and the conflicts between them.
+
+    Examples:
+
+    - `kg-edit patch list ledger/`
+    """
+    from kg_edit.ship.ledger.listing import Listing
+    from kg_edit.ship.ledger.view import edits_table
+
+    opened = Listing.open(ledger)
+    conflicts = opened.conflicts()
+    if opened.edits:
+        stdout().print(edits_table(opened, conflicts))
+    if not opened.active:
+        say(f"{ledger}: no active edit; kg-edit patch add {quote(str(ledger))} PATCH adds one")
+    show_conflicts(conflicts)
+
+
+@app.command()
+def show(
+    ledger: LedgerPath,
+    edit: Annotated[str | None, typer.Argument(show_default="all events", help="Name or subject of an edit.")] = None,
+) -> None:
+    """Show where an edit came from and how it was made, or all events of a ledger.
+
+    Examples:
+
+    - `kg-edit patch show ledger/`
+    - `kg-edit patch show ledger/ lebron`
+    """
+    opened = _open(ledger)
+    from kg_edit.ship.ledger.entries import positions_of
+    from kg_edit.ship.ledger.view import entry_lines, events_table
+
+    conflicts = opened.conflicts()
+    if edit is None:
+        stdout().print(events_table(opened))
+        show_conflicts(conflicts)
+        return
+    chosen = positions_of([edit], opened.edits)
+    for entry in opened.edits:
+        if entry.position in chosen:
+            for name, value in entry_lines(opened, entry):
+                stdout().print(f"[bold]{plain(name)}[/bold]: {plain(value)}", soft_wrap=True)
+    show_conflicts([pair for pair in conflicts if pair.first.position in chosen or pair.second.position in chosen])
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    ledger: LedgerPath,
+    patches: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATCHES...",
+            help="Patch files for the unedited model, output folders of `kg-edit edit`, or ledgers.",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Also compare the changes with this model's weights.")
+    ] = None,
+    force: Force = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Add patches, or all patches of other ledgers, to a ledger.
+
+    A missing ledger is created. All patches are checked first: if one is refused, none is added.
+
+    Examples:
+
+    - `kg-edit patch add ledger/ monday/patch.safetensors tuesday/patch.safetensors`
+    """
+    from kg_edit.ship.ledger.listing import additions, check_patches
+    from kg_edit.ship.ledger.log import open_store
+
+    if model is None:
+        refuse_unused(context, ("dtype", "device"), "without --model", way="also give --model")
+    store = open_store(ledger)  # without torch, so that a wrong path is an error at once
+    check_patches(patches)
+    if not store.exists and (near := store.nearest()):
+        typer.echo(f"{ledger} is a new ledger, beside {near}", err=True)
+    from kg_edit.reports.verdict import Verdict
+    from kg_edit.ship.ledger import Ledger
+
+    opened, to_add = Ledger.open(ledger), additions(patches)
+    language_model = load(model, dtype, device) if model else None
+    numbers = opened.add_all(to_add, force=force, model=language_model)
+    _show_added(opened, numbers)
+    for number, addition in zip(numbers, to_add, strict=True):
+        verdict = Verdict.beside(addition.path)
+        if verdict and verdict.failed:
+            failed = [result.edit for result in verdict.failed]
+            names = " ".join(quote(f"{number}/{name}") for name in failed)
+            say(
+                f"failed when they were made ({addition.path.parent}): {', '.join(failed)}; without them: kg-edit "
+                f"patch remove {quote(str(ledger))} {names} --model {quote(model or 'MODEL')}{verdict.graph_options}"
+            )
+
+
+@app.command()
+def edit(
+    ledger: LedgerPath,
+    edits: EditsFile,
+    graph: Graph = None,
+    model: ModelName = "smollm2-135m",
+    method: ChosenMethod = None,
+    layer: Layer = None,
+    preset: Preset = "default",
+    settings: Settings = None,
+    templates: Templates = None,
+    keep_going: KeepGoing = False,
+    require_graph: RequireGraph = False,
+    chat: AsChat = None,
+    both_forms: BothForms = False,
+    force: Force = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Make the edits of a file on the model as edited by a ledger, and add them to the ledger.
+
+    Examples:
+
+    - `kg-edit patch edit ledger/ edits.jsonl --method rome --model smollm2-135m`
+    """
+    from kg_edit.edits.edit import without_repeats
+    from kg_edit.edits.files import check_file, in_form, read_edits
+    from kg_edit.edits.templates import RelationTemplates
+    from kg_edit.ship.ledger.log import open_store
+
+    # Everything that can be wrong without a model is checked first
+    method_option, method = method, choose_method(method, graph)
+    check_method(method)
+    check_model_name(model)
+    open_store(ledger)
+    check_file(edits)
+    source = LazyGraph(method, graph, contact)
+    file = read_edits(edits, labels=source, templates=RelationTemplates.load(templates), keep_going=keep_going)
+    source.refuse_unread()
+    from kg_edit.ship.ledger import Ledger
+
+    opened = Ledger.open(ledger)
+    requested, repeats = without_repeats(in_form(file.edits, chat, both=both_forms))
+    planned = plan(
+        method, preset=preset, layer=layer, settings=settings, graph=source.source, require_graph=require_graph
+    )
+    usable = planned.usable(requested, file=edits, graph=graph, keep_going=keep_going)
+    note_choice(method_option, graph)
+    editor = planned.on(load(model, dtype, device))
+    _show_added(opened, [opened.make(editor, usable, force=force)])
+    for repeat, first in repeats:
+        say(f"{repeat} repeats {first} exactly, and was made once")
+    say(f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
+    report_stated(editor)
+    for problem in file.problems:
+        typer.echo(f"skipped: {problem}", err=True)
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    ledger: LedgerPath,
+    names: Annotated[
+        list[str], typer.Argument(metavar="EDITS...", help="Names or subjects of edits; `3/*` means all of step 3.")
+    ],
+    graph: Graph = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The unedited model; needed if other edits have to be recomputed.")
+    ] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Remove edits: the result is the same as if they had never been made.
+
+    Edits that were computed on a model with the removed ones are recomputed from their records; this needs `--model`.
+
+    Examples:
+
+    - `kg-edit patch remove ledger/ lebron france --model smollm2-135m`
+    - `kg-edit patch remove ledger/ "LeBron James" --model smollm2-135m`
+    """
+    if model is None:
+        unused = ("graph", "dtype", "device", "contact")
+        refuse_unused(context, unused, "without --model", way="also give --model")
+    opened, source = _open(ledger), open_graph(graph, contact)
+    removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
+    remaining = number_of(len(opened.active), "edit")
+    listed = ", ".join(entry.name for entry in removed)
+    say(f"removed {listed}; {remaining} left. To undo this: kg-edit patch undo {quote(str(ledger))}")
+
+
+@app.command()
+def undo(ledger: LedgerPath) -> None:
+    """Undo the last addition or removal; the same command again undoes the one before.
+
+    Examples:
+
+    - `kg-edit patch undo ledger/`
+    """
+    opened = _open(ledger)
+    from kg_edit.ship.ledger.view import in_words, names_of
+
+    names = names_of(opened)
+    event = opened.undo()
+    say(f"undid event {event.number}: {in_words(event, names)}; {number_of(len(opened.active), 'edit')} left")
+
+
+def _open(ledger: Path) -> Ledger:
+    """Open a ledger that exists; a wrong path is an error before torch is imported."""
+    from kg_edit.ship.ledger.log import open_store
+
+    open_store(ledger, create=False)
+    from kg_edit.ship.ledger import Ledger
+
+    return Ledger.open(ledger, create=False)
+
+
+def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
+    """Print new steps, each with its conflicts with earlier steps or within itself."""
+    edits, conflicts = ledger.edits, ledger.conflicts()  # of all pairs, once for all steps
+    for number in numbers:
+        new = [entry for entry in edits if entry.position.step == number]
+        methods = ", ".join(sorted({entry.method for entry in new}))
+        say(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}")
+        show_conflicts([conflict for conflict in conflicts if conflict.second.position.step == number])
+
+
+for _command in (check, merge, export, subtract, average):
+    app.command()(_command)

@@ -1,0 +1,178 @@
+"""`kg-edit patch check`: ask the prompts of all edits again, on a model in memory or on a server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os import environ
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.console import say, show_conflicts, stdout
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import Device, Dtype, refuse_unused
+from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.ship.cli.patch_shipping import Edits, Unedited, model_for
+from kg_edit.ship.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
+from kg_edit.ship.ledger.check import check as check_entries
+
+if TYPE_CHECKING:
+    from kg_edit.ship.ledger.entries import Entry
+
+_NAMED = 5  # edits that a message names, at most
+
+log = logging.getLogger(__name__)
+
+
+def check(
+    context: typer.Context,
+    ledger: Edits,
+    model: Unedited = None,
+    merged: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Check this model, which has the patch in its weights (`.gguf` too)."),
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Check an OpenAI-compatible server, such as llama-server.")
+    ] = None,
+    served: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the model, if the server has several.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Time to wait for an answer of the server.")
+    ] = 60.0,
+    strict: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Also fail for these prompts: `paraphrase`, `portability`, `locality` or `all`. Repeatable.",
+        ),
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--plain",
+            show_default="as the edits were made",
+            help="Ask all prompts as chat user turns, or none.",
+        ),
+    ] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Ask the edited model the prompts of all edits again.
+
+    An edit succeeds if the whole new target is more likely than the old one after its prompt; where the old one is not
+    known, and with `--server`, if the model generates the new one (greedy decoding). The exit code is 1 if an edit
+    fails, or if two edits set different targets for one fact. If the server needs an API key, set the environment
+    variable `KG_EDIT_SERVER_KEY`.
+
+    Examples:
+
+    - `kg-edit patch check ledger/ --model smollm2-135m`
+    - `kg-edit patch check ledger/ --merged model-Q4_K_M.gguf`
+    - `kg-edit patch check ledger/ --server http://localhost:8080`
+    """
+    from kg_edit.ship.ledger.listing import active_at, check_patches, patch_file
+
+    for name in strict or ():
+        if name not in (*KINDS, "all"):
+            raise unknown_name("kind of prompts", name, (*KINDS, "all"))
+    kinds = tuple(kind for kind in KINDS if kind == "rewrite" or kind in (strict or ()) or "all" in (strict or ()))
+    if server:
+        unused = ("model", "merged", "dtype", "device")
+        refuse_unused(context, unused, "with --server, which checks the model of the server")
+    else:
+        refuse_unused(context, ("served", "timeout"), "without --server", way="also give --server URL")
+    if merged:
+        refuse_unused(context, ("model",), "with --merged, which is the model to check", way="leave out --merged")
+    check_patches([ledger])
+
+    client = CompletionServer(url=server, model=served, key=environ.get(KEY), seconds=timeout) if server else None
+    patch, entries = active_at(ledger)
+    if not entries:
+        say(f"{ledger} has no edits, so there is nothing to check")
+        return
+    if client:
+        checked = tuple(check_served(client, entries, kinds, chat=chat))
+    elif merged:
+        _compare_edits(merged, entries)
+        checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
+    else:
+        with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
+            checked = check_entries(edited, entries, chat=chat, progress=True)
+    if _failed(checked, kinds, server):
+        failed = [edit.entry.name for edit in checked if edit.failures()]
+        if failed and patch_file(ledger) is None:  # a ledger
+            opened = quote(str(ledger))
+            names = " ".join(quote(name) for name in failed[:_NAMED]) + " …" * (len(failed) > _NAMED)
+            ways = f"kg-edit patch remove {opened} {names}, then kg-edit patch edit {opened} FILE --method NAME"
+            say(f"to make failed edits by another method, on top of the others: {ways}, with a file of these edits")
+        raise typer.Exit(1)
+
+
+def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:
+    """Compare the edits to check with those that a merged model has, if its folder lists them.
+
+    Raises:
+        ConfigError: it has none of them.
+    """
+    from kg_edit.patches.provenance import merged_provenance
+
+    merged_edits = [record.get("edit") for record in merged_provenance(merged).get("edits", ())]
+    missing = [entry.name for entry in entries if entry.record["edit"] not in merged_edits]
+    if not merged_edits or not missing:
+        return
+    if len(missing) == len(entries):
+        names = ", ".join(str(edit.get("id")) for edit in merged_edits[:_NAMED] if isinstance(edit, dict))
+        more = f" and {len(merged_edits) - _NAMED} more" if len(merged_edits) > _NAMED else ""
+        raise ConfigError(f"{merged} was made from other edits ({names}{more}); give the ledger or patch of these")
+    log.warning("%s was made without %s, so these can't succeed", merged, ", ".join(missing[:_NAMED]))
+
+
+def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | None) -> bool:
+    """Print what the model, or that of the server at ``url``, generates.
+
+    Returns:
+        Whether the answer to a prompt of these kinds is wrong, or edits contradict.
+    """
+    from kg_edit.ship.ledger.conflicts import contradictions
+    from kg_edit.ship.ledger.view import check_table
+
+    stdout().print(check_table(checked))
+    for edit in checked:
+        for answer in edit.failures(kinds):
+            text = f"{answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}"
+            say(f"{edit.entry.name}, {answer.kind}: {text}")
+    locality = [prompt for edit in checked for prompt in edit.entry.edit.locality if not prompt.names]
+    if locality and (not url or "locality" in kinds):
+        way = "`kg-edit diff --patch` compares the unedited and the edited model on a file of them"
+        say(f"locality prompts without an answer, not asked: {len(locality)}; {way}")
+    if url and len(kinds) < len(KINDS):
+        stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
+    # An edit without an old target succeeds if its target is generated.
+    compared = [edit.entry.edit.target_true is not None for edit in checked]
+    how = "more likely than the old one" + ("" if all(compared) else ", or generated where there is none")
+    how = how if any(compared) else "generated"
+    paraphrases = [answer for edit in checked for answer in edit.of("paraphrase")]
+    if paraphrases and not url:
+        right, generated = sum(answer.right for answer in paraphrases), sum(answer.success for answer in paraphrases)
+        of = f"after {right} of {len(paraphrases)} paraphrases the target is {how}"
+        say(f"{of}; it is generated after {generated}" if any(compared) else of)
+    rivals = contradictions([edit.entry for edit in checked])
+    show_conflicts(rivals)
+
+    good = [edit for edit in checked if not edit.failures(kinds)]
+    verdict = f"{len(good)} of {len(checked)} edits succeed"
+    if url:  # on a server, an edit succeeds only if its target is generated
+        verdict = f"{url}: {verdict}"
+        if led := sum(any(answer.led for answer in edit.answers) for edit in checked):
+            verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
+    else:
+        succeeded = sum(all(answer.success for answer in edit.of("rewrite")) for edit in good)
+        verdict += f" (the target is {how})" + (f"; it is generated in {succeeded} of them" if any(compared) else "")
+    if rivals:
+        verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"
+    say(verdict)
+    return len(good) < len(checked) or bool(rivals)

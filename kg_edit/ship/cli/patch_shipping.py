@@ -1,0 +1,332 @@
+"""`kg-edit patch merge` and `export`: a ledger's edits in the forms that others load; `subtract` and `average` patches.
+
+`merge` writes the edited model, `export` an adapter or one patch file. `subtract` (Ext-Sub) takes patches or PEFT
+adapters instead of a ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kg_edit.cli.console import say, stderr
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import Device, Dtype, refuse_unused
+from kg_edit.errors import ConfigError, OutputError, PatchError
+from kg_edit.text.display import plain
+from wikidata_cache.terminal import number_of
+
+if TYPE_CHECKING:
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.patches.base import Patch
+    from kg_edit.reports.shipping import Shipment
+    from kg_edit.ship.ledger.entries import Entry
+
+Edits = Annotated[
+    Path,
+    typer.Argument(metavar="LEDGER", help="Folder of a ledger, patch file, or output folder of `kg-edit edit`."),
+]
+Unedited = Annotated[
+    str | None, typer.Option("--model", show_default="the one that the patch names", help="The unedited model.")
+]
+Base = Annotated[
+    str | None,
+    typer.Option(show_default="that of --model", help="Hub id or folder from which others load the unedited model."),
+]
+License = Annotated[
+    str | None,
+    typer.Option(show_default="the base model's, if known", help="License of the base model, for the model card."),
+]
+Scores = Annotated[bool, typer.Option("--scores", help="Ask the model all prompts and put the scores into the card.")]
+Push = Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the hub.")]
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+
+
+def merge(
+    context: typer.Context,
+    ledger: Edits,
+    model: Unedited = None,
+    to: Annotated[
+        Literal["folder", "gguf"], typer.Option(help="Format: `folder` (transformers) or `gguf` (llama.cpp).")
+    ] = "folder",
+    shard: Annotated[str, typer.Option(metavar="SIZE", help="Maximum size of a file of weights.")] = "5GB",
+    gguf: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.gguf", show_default="--model, if it is one", help="The unedited model as GGUF."),
+    ] = None,
+    gguf_type: Annotated[
+        Literal["F32", "F16", "BF16", "Q8_0"], typer.Option(help="Type of the edited tensors.")
+    ] = "F32",
+    base: Base = None,
+    license: License = None,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="New folder for the edited model.")],
+    scores: Scores = False,
+    push: Push = None,
+    private: Private = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Write the edited model, as a folder for transformers or as a GGUF file.
+
+    The folder also has a model card (`README.md`). In a GGUF file only the edited tensors are dequantised and
+    rewritten; the rest is unchanged. `--push OWNER/NAME` uploads the folder to the hub.
+
+    Examples:
+
+    - `kg-edit patch merge ledger/ --model smollm2-135m --out merged/`
+    - `kg-edit patch merge ledger/ --to gguf --out merged-gguf/`
+    """
+    from kg_edit.ship.ledger.listing import active_at, check_patches
+
+    if to == "gguf":
+        refuse_unused(context, ("shard",), "with --to gguf, which writes one file", way="give --to folder")
+    else:
+        refuse_unused(context, ("gguf", "gguf_type"), f"with --to {to}", way="give --to gguf")
+    _check_push(context, push)
+    check_patches([ledger])
+    _check_outside_ledgers(out)
+    from kg_edit.reports.shipping import gguf_of
+    from kg_edit.ship.export.merged_model import check_mergeable
+
+    # All that can be refused is refused before a model of many GB is loaded
+    patch, entries = active_at(ledger)
+    check_mergeable(patch, out, shard=shard)
+    name = model_for(patch, model)
+    file = None
+    if to == "gguf":
+        file = gguf_of(name, gguf)
+    loaded = load(name, dtype, device)
+    shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=loaded if scores else None)
+    if file:
+        shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
+    else:
+        shipment.to_folder(out, loaded, shard=shard)
+    say(f"{out}: the model with {number_of(len(entries), 'edit')} in its weights")
+    _remark(shipment)
+    _push(out, push, private=private)
+
+
+def export(
+    context: typer.Context,
+    ledger: Edits,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the adapter, or patch file to write.")],
+    model: Unedited = None,
+    *,
+    to: Annotated[
+        Literal["peft", "gguf", "patch"],
+        typer.Option(help="`peft` or `gguf`: a LoRA adapter. `patch`: one patch file of all edits."),
+    ],
+    base: Base = None,
+    license: License = None,
+    scores: Scores = False,
+    push: Push = None,
+    private: Private = False,
+) -> None:
+    """Write the edits as a LoRA adapter, which loads without kg-edit, or as one patch file.
+
+    The adapter is for PEFT (vLLM and others read it too) or for llama.cpp (`adapter.gguf`). The folder also has a model
+    card (`README.md`). `--push OWNER/NAME` uploads the folder to the hub.
+
+    Examples:
+
+    - `kg-edit patch export ledger/ --to peft adapter/`
+    - `kg-edit patch export ledger/ --to gguf adapter-gguf/`
+    """
+    from kg_edit.ship.ledger.listing import active_at, check_patches
+
+    if to == "gguf" and out.suffix == ".gguf":
+        raise ConfigError(f"{out}: the output is a folder with adapter.gguf in it; give a name without .gguf")
+    if to == "patch":
+        unused = ("model", "base", "license", "scores")
+        refuse_unused(context, unused, "with --to patch, which has no model card", way="give --to peft or --to gguf")
+    _check_push(context, push)
+    if push is not None and to == "patch":
+        raise ConfigError("--push can't upload a patch file; use --to peft or --to gguf")
+    check_patches([ledger])
+    patch, entries = active_at(ledger)
+    if patch.is_empty:
+        raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
+    _check_outside_ledgers(out)
+    if to == "patch":
+        if out.exists():
+            raise OutputError(f"{out} already exists; give another file, or delete it first")
+        patch.save(out)
+    else:
+        from kg_edit.ship.export.merged_model import check_new
+        from kg_edit.ship.export.peft_adapter import with_one_rank
+
+        # Before the prompts are asked: the folder, and whether an adapter can have such a patch
+        check_new(out)
+        with_one_rank(patch)
+        name = model_for(patch, model)
+        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=load(name) if scores else None)
+        (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
+        _remark(shipment)
+    say(f"{out}: {patch.summary}")
+    _push(out, push, private=private)
+
+
+def model_for(patch: Patch, name: str | None) -> str:
+    """Return the model to load: ``name``, or else the one in the patch.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    model: str | None = name or patch.provenance.get("model", {}).get("name")
+    if not model:
+        raise ConfigError("the patch does not say which model it is for; give --model")
+    return model
+
+
+def _check_outside_ledgers(out: Path) -> None:
+    """Refuse a path inside a ledger, whose next step would replace a file of the same name."""
+    from kg_edit.ship.ledger.log import LOG
+
+    try:
+        ledgers = [folder for folder in (out.resolve(), *out.resolve().parents) if (folder / LOG).exists()]
+    except OSError as error:
+        raise OutputError(f"can't read {out}: {error.strerror}; give another path") from error
+    if ledgers:
+        raise OutputError(f"{out} is inside the ledger {ledgers[0]}; give a path outside the ledger")
+
+
+def _shipment(
+    ledger: Path,
+    patch: Patch,
+    entries: Sequence[Entry],
+    model: str,
+    base: str | None,
+    license: str | None,
+    *,
+    push: str | None,
+    ask: LanguageModel | None,
+) -> Shipment:
+    """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run."""
+    from kg_edit.reports.report import before_and_after
+    from kg_edit.reports.shipping import Shipment, measured_rows
+    from kg_edit.ship.export.card import base_model
+    from kg_edit.ship.ledger.listing import patch_file
+
+    edits = [entry.edit for entry in entries]
+    rows = before_and_after(ask, patch, edits, progress=True) if ask else measured_rows(patch_file(ledger), edits)
+    described = base_model(model, base=base, license=license)
+    shipment = Shipment(patch=patch, edits=edits, model=model, base=described, rows=rows)
+    if push is not None and shipment.base.hub is None:
+        text = f"the base model is a folder of this machine ({shipment.base.path}), which others don't have"
+        stderr().print(plain(f"{text}; give --base OWNER/NAME"), soft_wrap=True)
+    return shipment
+
+
+def _remark(shipment: Shipment) -> None:
+    """Print what other programs have to do at the start of a text."""
+    if remark := shipment.remark:
+        stderr().print(plain(remark), soft_wrap=True)
+
+
+def _check_push(context: typer.Context, push: str | None) -> None:
+    """Refuse a name that is not OWNER/NAME, and --private without --push, before anything is loaded."""
+    from kg_edit.ship.export.hub import check_repository
+
+    if push is None:
+        refuse_unused(context, ("private",), "without --push", way="also give --push OWNER/NAME")
+    else:
+        check_repository(push)
+
+
+def _push(out: Path, push: str | None, *, private: bool) -> None:
+    from kg_edit.ship.export.hub import push_folder
+
+    if push is not None:
+        say(push_folder(out, push, private=private))
+
+
+_CHANGE = "a patch file of weights, output folder of `kg-edit edit`, ledger, or folder of a PEFT LoRA adapter"
+
+
+def subtract(
+    context: typer.Context,
+    expert: Annotated[Path, typer.Argument(metavar="EXPERT", help=f"Change to keep: {_CHANGE}.")],
+    anti: Annotated[Path, typer.Argument(metavar="ANTI", help=f"Change to subtract: {_CHANGE}.")],
+    model: Annotated[str | None, typer.Option("--model", help="Model of the adapters; patch files need none.")] = None,
+    strength: Annotated[float, typer.Option(min=0, help="Factor of the subtracted part.")] = 1.0,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Patch file to write.")],
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Subtract the whole anti-expert, also what both have in common.")
+    ] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Subtract from an expert's change what only an anti-expert's change has (Ext-Sub).
+
+    Examples:
+
+    - `kg-edit patch subtract expert/ toxic/ --model smollm2-135m --out clean.safetensors`
+    """
+    from kg_edit.ship.export.peft_adapter import is_adapter
+    from kg_edit.ship.ledger.listing import check_patches
+
+    _check_outside_ledgers(out)
+    if out.exists():
+        raise OutputError(f"{out} already exists; give another --out")
+    for path in (expert, anti):
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist; give {_CHANGE}")
+        if is_adapter(path):
+            continue
+        try:
+            check_patches([path])
+        except (OutputError, PatchError) as error:
+            error.add_note(f"expected {_CHANGE} (with adapter_config.json)")
+            raise
+    # A patch has the fingerprint of its model; an adapter only a path, so its modules are looked up in the model
+    adapters = [path for path in (expert, anti) if is_adapter(path)]
+    if adapters and model is None:
+        raise ConfigError(f"{adapters[0]} is a PEFT adapter, which does not say which model it is for; give --model")
+    if not adapters:
+        refuse_unused(context, ("model", "dtype", "device"), "where neither change is a PEFT adapter")
+    from kg_edit.patches.base import Patch
+    from kg_edit.ship.export.peft_adapter import read_peft
+    from kg_edit.zoo.ext_sub.extraction import subtracted
+
+    loaded = load(model, dtype, device) if adapters and model else None
+    minuend, subtrahend = (
+        read_peft(path, loaded) if loaded and path in adapters else Patch.load(path) for path in (expert, anti)
+    )
+    # E - strength * (the part of A that E does not have), weight by weight; with --whole, of all of A
+    patch = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
+    patch.check_finite()
+    say(f"{patch.save(out)}: {number_of(len(patch.factors), 'weight')} changed")
+
+
+def average(
+    patches: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATCH...", help="Patch files, output folders of `kg-edit edit`, or ledgers."),
+    ],
+    share: Annotated[
+        list[float], typer.Option("--share", help="Factor of a patch's change; once for each patch, in their order.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Patch file to write.")],
+) -> None:
+    """Write the weighted sum of patches of the same edits, such as those of two methods.
+
+    Examples:
+
+    - `kg-edit patch average alphaedit/ trained/ --share 0.4 --share 0.8 --out both.safetensors`
+    """
+    _check_outside_ledgers(out)
+    if out.exists():
+        raise OutputError(f"{out} already exists; give another --out")
+    from kg_edit.patches.average import averaged
+    from kg_edit.patches.base import Patch
+
+    patch = averaged([Patch.load(path) for path in patches], share)
+    patch.check_finite()
+    edits = number_of(len(patch.edits), "edit")
+    say(f"{patch.save(out)}: {edits}, {number_of(len(patch.factors), 'weight')} changed")

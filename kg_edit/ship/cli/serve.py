@@ -1,0 +1,185 @@
+"""`kg-edit serve`: a page on this machine to try edits."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kg_edit.cli.method_plan import LazyGraph, choose_method, doing, load, note_choice, plan
+from kg_edit.cli.options import (
+    ChosenMethod,
+    Contact,
+    CorpusName,
+    Device,
+    Dtype,
+    Graph,
+    Layer,
+    ModelName,
+    Preset,
+    RequireGraph,
+    Settings,
+    Start,
+)
+from kg_edit.errors import ConfigError
+from kg_edit.methods.registry import check_method
+from kg_edit.models.loading import check_model_name
+from wikidata_cache.terminal import number_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = logging.getLogger(__name__)
+
+_SERVER = "Server"  # panel of the help
+_HERE = ("127.0.0.1", "localhost", "::1")
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with
+_END_S = 3  # for connections that are open when the server ends
+
+
+def serve(
+    graph: Graph = None,
+    model: ModelName = "smollm2-135m",
+    method: ChosenMethod = None,
+    layer: Layer = None,
+    preset: Preset = "default",
+    settings: Settings = None,
+    corpus: CorpusName = None,
+    require_graph: RequireGraph = False,
+    ledger: Annotated[
+        Path | None, typer.Option(metavar="LEDGER", help="Folder of the patch ledger to show and add to.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default serves this machine only.", rich_help_panel=_SERVER)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.", rich_help_panel=_SERVER)
+    ] = 8000,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name",
+            metavar="HOST",
+            help="Additional host name to answer to, such as that of a proxy. Repeatable.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    max_body: Annotated[
+        float,
+        typer.Option(min=0.001, max=1000, metavar="MB", help="Maximum size of a request.", rich_help_panel=_SERVER),
+    ] = 1.0,
+    start: Start = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    contact: Contact = None,
+) -> None:
+    """Serve a web page to try edits, with the answers of the unedited and the edited model.
+
+    The page also shows the ledger and the subgraph. Each try leaves the model unchanged. Needs the extra `app`:
+    `pip install 'kg-edit[app]'`.
+
+    Examples:
+
+    - `kg-edit serve --model smollm2-135m --method rome --ledger ledger/ --port 8000`
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
+    from kg_edit.ship.ledger.log import open_store
+
+    method_option, method = method, choose_method(method, graph)
+    check_method(method)
+    check_model_name(model)
+    if ledger:
+        open_store(ledger).refuse_misspelled()
+    opened_graph = LazyGraph(method, graph, contact).source
+    from kg_edit.ship.app.server import make_app
+    from kg_edit.ship.app.session import EditDesk
+    from kg_edit.ship.ledger import Ledger
+
+    planned = plan(
+        method,
+        preset=preset,
+        layer=layer,
+        settings=settings,
+        corpus=corpus,
+        graph=opened_graph,
+        require_graph=require_graph,
+    )
+    planned.method.check_inputs(planned.config, planned.graph, [])  # settings and graph; edits come later
+    opened = Ledger.open(ledger) if ledger else None
+    if opened:
+        active = number_of(len(opened.active), "edit")
+        log.info("%s: %s", opened.folder, active if opened.events else "a new ledger, without edits")
+    with listening(host, port) as listener:  # a port that is taken is an error before the model is loaded
+        hosts = host_names(host, names or ())
+        note_choice(method_option, graph)
+        editor = planned.on(load(model, dtype, device))
+        with doing(f"preparing {method}"):
+            editor.prepare()
+        desk = EditDesk(editor, graph=planned.graph, ledger=opened, start=start)
+        app = make_app(desk, hosts=hosts, largest=int(max_body * 1_000_000))
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"http://{shown}:{listener.getsockname()[1]}/ is up; stop it with Ctrl-C")
+        run(app, listener)
+    typer.echo("stopped")
+    if desk.is_busy:  # with a request that was cut off: Python would wait for the end of its edit
+        os._exit(0)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there.
+
+    Raises:
+        ConfigError: the address or the port can't be had, or there is no address.
+    """
+    if not host.strip():
+        raise ConfigError(
+            "--host is empty; give an address, such as 127.0.0.1, or 0.0.0.0 for requests from every machine"
+        )
+    is_ipv6 = ":" in host
+    family, both = (socket.AF_INET6, socket.has_dualstack_ipv6()) if is_ipv6 else (socket.AF_INET, False)
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise ConfigError(f"can't listen at {host}:{port}: {error.strerror or error}; give another {other}") from error
+
+
+def run(app: FastAPI, listener: socket.socket) -> None:
+    """Answer requests at ``listener`` until Ctrl-C."""
+    import uvicorn
+
+    with suppress(KeyboardInterrupt):  # uvicorn stops by itself, and passes it on
+        # Its errors are a cut-off request, which is answered, and those of requests, which the app logs.
+        config = uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=_END_S)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def host_names(host: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names under which the page answers: another site's name that leads here is refused.
+
+    Raises:
+        ConfigError: one of ``names`` is no name of a host.
+    """
+    from kg_edit.ship.app.guard import ANY_ADDRESS, LOCAL
+
+    additional = tuple(name.strip().lower() for name in names)
+    for name in additional:
+        if not re.fullmatch(r"[\w.-]+", name):  # it is compared with the name in a request, which has no port
+            raise ConfigError(f"--name {name}: expected a host name without scheme and port, such as lab.example")
+    if host in _HERE:
+        return (*dict.fromkeys((*LOCAL, host)), *additional)
+    log.warning("listening at %s: anyone who can reach this machine can make edits; there is no password", host)
+    hosts = () if host in _EVERYWHERE else (host.lower(),)
+    return (*hosts, "localhost", socket.gethostname().lower(), *additional, ANY_ADDRESS)

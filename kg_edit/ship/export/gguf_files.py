@@ -1,0 +1,270 @@
+"""Export a patch of weights for llama.cpp: as a LoRA adapter in a GGUF file, or merged into a GGUF model.
+
+The adapter has the format of llama.cpp's ``convert_lora_to_gguf.py``: ``general.type`` adapter, ``adapter.type`` lora,
+and for a weight [out, in] such as ``blk.6.ffn_down.weight`` the tensors ``.lora_a`` [r, in] and ``.lora_b`` [out, r].
+llama.cpp computes W x + (alpha / r) B A x with ``adapter.lora.alpha`` and the rank r of each tensor; `with_one_rank`
+makes the scale 1. W stays quantised, the change is float32.
+
+A merged model is a copy of a GGUF file in which only the edited tensors are dequantised, changed and written again. All
+other tensors are unchanged, bit for bit.
+
+For families whose attention llama.cpp stores in another order (Llama's query and key rows), the rows of the change are
+put into that order (`rows_in_gguf`). Fused attention is not supported and raises an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from kg_edit.errors import ModelError, PatchError, PatchMismatchError, unknown_name
+from kg_edit.models.gguf_reading import ArrayReader
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.patches.base import Patch
+from kg_edit.ship.export.merged_model import check_mergeable, new_folder, write_notes
+from kg_edit.ship.export.peft_adapter import adapted_modules, with_one_rank
+
+ADAPTER, MODEL = "adapter.gguf", "model.gguf"  # file names
+KINDS = ("F32", "F16", "BF16", "Q8_0")  # number types in which edited tensors may be written
+
+ARCHITECTURES: Mapping[str, str] = {
+    "falcon": "falcon",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "gpt2": "gpt2",
+    "gpt_neox": "gptneox",
+    "llama": "llama",
+    "mistral": "llama",
+    "olmo2": "olmo2",
+    "phi": "phi2",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+"""llama.cpp's name of a model family, by transformers' ``model_type``; llama.cpp does not run OPT and GPT-J."""
+
+_ALIKE = ("ffn_down", "ffn_up", "ffn_gate", "attn_output", "attn_v")  # same order of rows and columns in both programs
+_TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}  # rows in another order, for Llama
+_FAR = 0.3  # relative to a weight's norm; 2-bit quantisation differs by about 0.25, another model's weight by sqrt(2)
+_MARK = "kg_edit"  # prefix of our own keys in a file's metadata
+
+Array = NDArray[Any]
+
+
+def write_gguf_adapter(
+    patch: Patch, folder: str | Path, *, modules: nn.Module, base: str | None = None, card: str | None = None
+) -> Path:
+    """Write ``folder`` with ``adapter.gguf``, which llama.cpp loads with the base model in any quantisation.
+
+    Args:
+        patch: the patch of weights.
+        folder: a new or empty folder.
+        modules: the model, with weights or without (`blank_model`).
+        base: the model's name for the file's metadata.
+        card: the text of ``README.md``.
+
+    Raises:
+        PatchError: the patch is not one of weights, is empty, or changes weights that llama.cpp stores differently.
+        ModelError: llama.cpp does not run models of this family.
+        PatchMismatchError: the model has no such weights.
+        OutputError: the folder is not empty, or can't be written.
+    """
+    factors = with_one_rank(patch)
+    adapted_modules(patch, modules)
+    arch, names = architecture_of(modules), tensor_names(factors, modules)
+    orders = {name: rows_in_gguf(names[name], modules) for name in factors}
+    with new_folder(Path(folder)) as scratch:
+        writer = gguf.GGUFWriter(scratch / ADAPTER, arch)
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(max(pair.rank for pair in factors.values())))
+        writer.add_file_type(int(gguf.LlamaFileType.ALL_F32))
+        if base:
+            writer.add_base_model_count(1)
+            writer.add_base_model_name(0, base)
+        _sign(writer, patch)
+        for name, pair in factors.items():
+            writer.add_tensor(f"{names[name]}.lora_a", _array(pair.right.T))  # A [r, in]
+            writer.add_tensor(f"{names[name]}.lora_b", _array(pair.left)[orders[name]])  # B [out, r]
+        _write(writer)
+        write_notes(scratch, patch, card)
+    return Path(folder)
+
+
+def write_gguf_model(
+    patch: Patch,
+    folder: str | Path,
+    *,
+    model: LanguageModel,
+    base: str | Path,
+    kind: str = "F32",
+    card: str | None = None,
+) -> Path:
+    """Write ``folder`` with ``model.gguf``: the GGUF file ``base`` with the patch merged into the edited tensors.
+
+    Args:
+        patch: the patch of weights.
+        folder: a new or empty folder.
+        model: the unedited model that the patch is for.
+        base: the same model as a GGUF file, in any quantisation that the package gguf can read.
+        kind: the number type of the edited tensors, one of `KINDS`.
+        card: the text of ``README.md``.
+
+    Raises:
+        UnknownNameError: ``kind`` is unknown.
+        PatchError: the patch can't be merged, is empty, or changes weights that llama.cpp stores differently.
+        PatchMismatchError: the patch is for another model, or ``base`` is another model.
+        ModelError: ``base`` can't be read.
+        OutputError: the folder is not empty, or can't be written.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of numbers", kind, KINDS)
+    check_mergeable(patch, folder)
+    patch.check_model(model)
+    try:
+        reader = ArrayReader(Path(base))
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"can't read {base} as a GGUF file: {error}; give the base model's .gguf file") from error
+    if (split := reader.get_field(gguf.Keys.Split.LLM_KV_SPLIT_COUNT)) and int(split.contents()) > 1:
+        raise ModelError(f"{base} is one part of a split file; join the parts with llama-gguf-split --merge")
+    changed = _edited_tensors(patch, model, reader, Path(base))
+    quantised = dict[str, Array]()
+    for name, weight in changed.items():
+        try:
+            quantised[name] = gguf.quantize(weight, gguf.GGMLQuantizationType[kind])
+        except gguf.QuantError as error:  # quantised rows consist of blocks of 32 numbers
+            raise PatchError(f"{name} has {weight.shape[1]} columns, which {kind} can't store; use F16") from error
+
+    with new_folder(Path(folder)) as scratch:
+        arch = reader.get_field(gguf.Keys.General.ARCHITECTURE)
+        writer: Any = gguf.GGUFWriter(scratch / MODEL, arch.contents() if arch else "", endianess=reader.endianess)
+        writer.data_alignment = int(reader.alignment)  # the field general.alignment, which is copied, is not enough
+        for field in reader.fields.values():
+            of_writer = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
+            # The writer adds its own fields itself, and can't write an empty array.
+            if not of_writer and (value := field.contents()) != []:
+                number, *inner = field.types
+                writer.add_key_value(field.name, value, number, sub_type=inner[-1] if inner else None)
+        _sign(writer, patch)
+        for tensor in reader.tensors:
+            if tensor.name in quantised:
+                writer.add_tensor(tensor.name, quantised[tensor.name], raw_dtype=gguf.GGMLQuantizationType[kind])
+            else:
+                writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        _write(writer)
+        write_notes(scratch, patch, card)
+    return Path(folder)
+
+
+def _edited_tensors(patch: Patch, model: LanguageModel, reader: ArrayReader, base: Path) -> dict[str, Array]:
+    """W + left right^T [out, in] of every edited tensor, by llama.cpp's names; W is the weight in the file."""
+    modules = adapted_modules(patch, model.model)
+    factors = with_one_rank(patch)
+    names = tensor_names(factors, model.model)
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    edited = dict[str, Array]()
+    for weight_name, pair in factors.items():
+        name = names[weight_name]
+        if name not in stored:
+            raise PatchMismatchError(
+                f"{base} has no tensor {name}, which the patch changes; give the base model's file"
+            )
+        try:
+            in_file: Array = gguf.dequantize(stored[name].data, stored[name].tensor_type).astype(np.float32)
+        except NotImplementedError as error:
+            raise ModelError(
+                f"{name} of {base} is {stored[name].tensor_type.name}, which the package gguf can't read; use a "
+                "file with another quantisation"
+            ) from error
+        # The file's weight may differ from the model's by quantisation, but not by more.
+        order = rows_in_gguf(name, model.model)
+        in_model = _array(weight_matrix(modules[weight_name]))[order]
+        if in_file.shape != in_model.shape:
+            raise PatchMismatchError(f"{name} is {in_file.shape} in {base}, but {in_model.shape} in the patch's model")
+        far = float(np.linalg.norm(in_file - in_model) / max(float(np.linalg.norm(in_model)), 1e-12))
+        if far > _FAR:
+            raise PatchMismatchError(
+                f"{name} of {base} differs from the weight that the patch was made for by {far:.2f} of its norm (more "
+                f"than {_FAR}, which quantisation does not explain); give the base model's file"
+            )
+        edited[name] = in_file + (_array(pair.left) @ _array(pair.right).T)[order]
+    return edited
+
+
+def _sign(writer: Any, patch: Patch) -> None:
+    """Record the number of edits and their methods in the file's metadata."""
+    writer.add_uint32(f"{_MARK}.edits", len(patch.edits))
+    writer.add_string(f"{_MARK}.methods", ", ".join(sorted({str(edit.get("method")) for edit in patch.edits})))
+
+
+def _write(writer: Any) -> None:
+    with closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+
+
+def architecture_of(modules: nn.Module) -> str:
+    """Return llama.cpp's name of a model's family.
+
+    Raises:
+        ModelError: kg-edit knows no such name.
+    """
+    kind = str(getattr(getattr(modules, "config", None), "model_type", type(modules).__name__))
+    if kind not in ARCHITECTURES:
+        raise ModelError(
+            f"kg-edit can't write GGUF files for models of type {kind!r}; it can for {', '.join(ARCHITECTURES)}. Write "
+            "a PEFT adapter or a merged folder instead"
+        )
+    return ARCHITECTURES[kind]
+
+
+def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
+    """Return llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``.
+
+    Raises:
+        PatchError: llama.cpp has no name for a weight.
+        ModelError: llama.cpp does not run models of this family.
+    """
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture_of(modules))
+    name_map = gguf.get_tensor_name_map(arch, int(modules.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
+    gguf_names = {name: name_map.get_name(name, try_suffixes=(".weight",)) for name in weights}
+    if missing := [name for name, other in gguf_names.items() if other is None]:
+        raise PatchError(f"llama.cpp has no tensor for {missing[0]}; write a PEFT adapter or a merged folder instead")
+    return {name: str(other) for name, other in gguf_names.items()}
+
+
+def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
+    """Return the order in which llama.cpp stores the rows of a weight [out, in]; ``name`` is llama.cpp's name of it.
+
+    For Llama's query and key weights, llama.cpp rotates pairs of neighbouring rows by the same angle (RoPE),
+    transformers rotates pairs of rows that are half a head apart. This permutes the rows as ``convert_hf_to_gguf.py``
+    does.
+
+    Raises:
+        PatchError: kg-edit does not know the order of the rows.
+    """
+    part = name.removesuffix(".weight").rpartition(".")[2]
+    if part in _ALIKE or (part in _TURNED and architecture_of(modules) != "llama"):
+        return slice(None)
+    if part not in _TURNED:
+        raise PatchError(
+            f"llama.cpp may store the rows of {name} in another order; write a PEFT adapter or a merged folder instead"
+        )
+    config: Any = modules.config
+    heads = getattr(config, _TURNED[part], None) or config.num_attention_heads
+    rows = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(-1)
+
+
+def _array(tensor: Any) -> Array:
+    """A tensor [rows, columns] of any type and device, as a contiguous float32 array."""
+    array: Array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+    return array

@@ -1,0 +1,203 @@
+"""Write a patch of weights as a PEFT LoRA adapter, and read such an adapter as a patch; PEFT is not needed here.
+
+W + left right^T is LoRA's W + (alpha / r) B A with A = right^T [r, in], B = left [out, r] and alpha = r. PEFT supports
+a rank and an alpha for each weight, but other programs do not: vLLM reads one alpha for all weights, llama.cpp divides
+one alpha by each tensor's own rank. So all written weights get the same rank, where columns of zeros fill up lower
+ranks (`with_one_rank`), and the scale alpha / r is 1 for every program.
+
+An adapter that is read may have a rank and an alpha for each module; its scale is alpha / r, or alpha / sqrt(r) for
+rank-stabilised LoRA.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.functional import pad
+from transformers.pytorch_utils import Conv1D
+
+from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch, edits_beside_weights
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.ship.export.merged_model import new_folder, write_notes
+from kg_edit.storage.atomic import write_json, write_safetensors
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"  # around a module's name
+_ADAPTER_ONLY = (True, False, None, "gaussian", "eva", "orthogonal")  # initialisations that leave the model's weights
+
+
+def write_peft(
+    patch: Patch, folder: str | Path, *, modules: nn.Module, base: str | None = None, card: str | None = None
+) -> Path:
+    """Write ``folder``, which `peft.PeftModel.from_pretrained(model, folder)` loads.
+
+    All weights get the largest rank of the changes: the number of edits in a weight, or the full rank of its shape.
+
+    Args:
+        patch: the patch of weights.
+        folder: a new or empty folder.
+        modules: the model, with weights or without (`blank_model`).
+        base: the name by which `from_pretrained` loads the model.
+        card: the text of ``README.md``.
+
+    Raises:
+        PatchError: the patch is not one of weights, is empty, or changes a module that adapters can't change.
+        PatchMismatchError: the model has no such weights.
+        OutputError: the folder is not empty, or can't be written.
+    """
+    factors, kinds = with_one_rank(patch), adapted_modules(patch, modules)
+    if len({isinstance(kind, Conv1D) for kind in kinds.values()}) > 1:
+        raise PatchError("the patch changes Conv1D and Linear weights; one adapter can't have both, so split the patch")
+    rank, names = next(iter(factors.values())).rank, {name: _module_name(name) for name in factors}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": sorted(names.values()),
+        "fan_in_fan_out": isinstance(next(iter(kinds.values())), Conv1D),  # Conv1D stores W transposed, [in, out]
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+    }
+    a = {f"{_PREFIX}{names[name]}{_A}": pair.right.T.contiguous() for name, pair in factors.items()}  # [r, in]
+    b = {f"{_PREFIX}{names[name]}{_B}": pair.left.contiguous() for name, pair in factors.items()}  # [out, r]
+    with new_folder(Path(folder)) as scratch:
+        write_json(scratch / CONFIG, config)
+        write_safetensors(scratch / WEIGHTS, a | b, {"format": "pt"})
+        write_notes(scratch, patch, card)
+    return Path(folder)
+
+
+def with_one_rank(patch: Patch) -> dict[str, Factors]:
+    """Return the changes by the weights' names, all padded with columns of zeros to the largest rank among them.
+
+    Raises:
+        PatchError: the patch is not one of weights, or is empty.
+    """
+    if patch.is_empty:
+        raise PatchError("the patch changes no weight, so it can't become a LoRA adapter")
+    if not isinstance(patch, WeightPatch):
+        raise PatchError(
+            "edits of the patch are not changes of weights, so it can't become a LoRA adapter: "
+            f"{edits_beside_weights(patch)}; remove them (kg-edit patch remove), or use the patch file itself"
+        )
+    rank, padded = max(pair.rank for pair in patch.factors.values()), dict[str, Factors]()
+    for name, pair in patch.factors.items():
+        left, right = (pad(side.detach().cpu(), (0, rank - pair.rank)) for side in (pair.left, pair.right))
+        padded[name] = Factors(left=left, right=right)
+    return padded
+
+
+def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a model that an adapter of ``patch`` changes, by the names of their weights.
+
+    Raises:
+        PatchError: a module is neither Linear nor Conv1D.
+        PatchMismatchError: the model has no such weight, or one of another shape.
+    """
+    adapted = dict[str, nn.Module]()
+    for name, pair in (patch.factors if isinstance(patch, WeightPatch) else {}).items():
+        try:
+            module = modules.get_submodule(_module_name(name))
+        except AttributeError as error:
+            raise PatchMismatchError(f"the model has no weight {name}; give the model that the patch is for") from error
+        if not isinstance(module, nn.Linear | Conv1D):
+            raise PatchError(
+                f"{name} is the weight of {type(module).__name__}; an adapter changes Linear and Conv1D weights only"
+            )
+        shape = tuple(module.weight.T.shape if isinstance(module, Conv1D) else module.weight.shape)
+        if shape != pair.shape:
+            raise PatchMismatchError(f"{name} is {shape} in the model, the patch is for {pair.shape}")
+        adapted[name] = module
+    return adapted
+
+
+def _module_name(weight: str) -> str:
+    return weight.removesuffix(".weight")
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Return whether a path is the folder of a PEFT adapter."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
+    """Read the adapter in ``folder`` as a patch for ``model`` with the same effect.
+
+    Raises:
+        PatchError: the folder has no readable LoRA adapter, or one with more than low-rank factors (DoRA, biases,
+            changed weights of the model).
+        PatchMismatchError: the model has no such weights.
+    """
+    folder = Path(folder)
+    config = _read_config(folder / CONFIG)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise PatchError(
+            f"{folder} has no {WEIGHTS}; adapter_model.bin is a pickle, which is not read: save the adapter with "
+            "PEFT's save_pretrained(…, safe_serialization=True)"
+        )
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PatchError(f"can't read {path}: {error}; check that the file is complete") from error
+    names = sorted({name.removesuffix(end) for name in tensors for end in (_A, _B) if name.endswith(end)})
+    expected = {f"{name}{end}" for name in names for end in (_A, _B)}
+    if not names or expected != set(tensors):
+        odd = sorted(expected ^ set(tensors))[:3]
+        raise PatchError(f"{path} has other tensors than pairs of LoRA factors: {odd}; expected lora_A and lora_B")
+
+    factors = dict[str, Factors]()
+    for name in names:
+        a, b = tensors[f"{name}{_A}"].float(), tensors[f"{name}{_B}"].float()  # [r, in], [out, r]
+        if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
+            raise PatchError(f"the factors of {name} don't fit: {tuple(b.shape)} and {tuple(a.shape)}; save it again")
+        rank, module = a.shape[0], name.removeprefix(_PREFIX)
+        try:
+            # The first pattern that matches the module's name, or its end after a dot, has the module's own alpha.
+            patterns = (config.get("alpha_pattern") or {}).items()
+            alphas = (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module))
+            alpha = float(next(alphas, config.get("lora_alpha", rank)))
+            scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as error:
+            raise PatchError(f"{folder / CONFIG} gives {module} no scale ({error}); save the adapter again") from error
+        factors[f"{module}.weight"] = Factors(left=scale * b, right=a.T.contiguous())
+    about = {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)}
+    patch = WeightPatch(factors=factors, provenance={"model": about, "methods": [{"name": f"PEFT, {folder.name}"}]})
+    patch.modules(model)
+    patch.check_finite()
+    return patch
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    """Read ``adapter_config.json``, and refuse an adapter that is more than low-rank changes."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PatchError(f"can't read {path}: {error}; expected a PEFT adapter's folder") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else config
+        raise PatchError(f"{path} is an adapter of the type {kind!r}; only LORA can be read as a patch")
+    more = [name for name in ("use_dora", "modules_to_save", "lora_bias", "layer_replication") if config.get(name)]
+    more += ["bias"] if config.get("bias", "none") != "none" else []
+    if more:
+        raise PatchError(f"{path} uses {', '.join(more)}, which a patch can't have; only low-rank changes can be read")
+    if (start := config.get("init_lora_weights", True)) not in _ADAPTER_ONLY:
+        raise PatchError(
+            f"{path} has init_lora_weights={start!r}, with which the model's own weights change too; save the adapter "
+            "with PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…), which makes a plain LoRA of it"
+        )
+    return config

@@ -1,0 +1,228 @@
+"""Check whether an edited model still generates the targets of its edits, by asking the prompts of each edit again.
+
+`check` asks a model in memory and compares probabilities. `check_served` asks a model behind an OpenAI-compatible
+server (llama-server, vLLM, `kg-edit serve`), which has only greedy text; it loads no model. Both give a
+`CheckedEdit`.
+
+From a server, an edit in plain text is asked by ``POST /v1/completions`` with temperature 0, and succeeds if the
+continuation begins with the new target. An edit in chat form is asked by ``POST /v1/chat/completions``, and succeeds if
+the answer's first sentence mentions the target, or if the answer begins with a target that is a paragraph. Some models
+have no usable first token (`kg_edit.models.first_token`), which a server does not show. So a prompt that begins with
+the edit's subject is asked unchanged first, and if the answer is wrong, once more after a line break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, ServerError
+from kg_edit.scoring.model_server import ModelServer
+from kg_edit.ship.ledger.entries import Entry
+
+if TYPE_CHECKING:
+    from kg_edit.models.language_model import LanguageModel
+    from kg_edit.reports.probes import ReportProbe
+
+Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
+KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "portability", "locality")
+KEY = "KG_EDIT_SERVER_KEY"  # environment variable of the key
+_SENTENCE = 24  # tokens around the target in an answer
+_SPARE = 4  # tokens beyond the target's: a space, an article
+_MOST_TOKENS = 2048  # that `kg-edit serve` writes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A prompt of an edit, and the text that the model generates after it.
+
+    Attributes:
+        kind: the kind of the prompt.
+        prompt: the prompt as it is shown.
+        target: the answer that is right.
+        text: the greedy continuation.
+        success: the text has the target at its start (in chat form and for a question: in it).
+        right: the whole target is more probable than the whole other one, whether it is generated or not. Equal to
+            ``success`` if there is no other one, and for a server's model.
+        nats: -log p of the target, per token; None for a server's model.
+        led: the prompt was asked after a line break, because it begins with its subject.
+    """
+
+    kind: Kind
+    prompt: str
+    target: str
+    text: str
+    success: bool
+    right: bool
+    nats: float | None = None
+    led: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CheckedEdit:
+    """An active edit, and the model's answers to its prompts."""
+
+    entry: Entry
+    answers: tuple[Answer, ...]
+
+    def of(self, kind: Kind) -> tuple[Answer, ...]:
+        """Return the answers to one kind of prompt."""
+        return tuple(answer for answer in self.answers if answer.kind == kind)
+
+    def failures(self, kinds: Sequence[Kind] = ("rewrite",)) -> tuple[Answer, ...]:
+        """Return the answers to these kinds of prompts that are not right."""
+        return tuple(answer for answer in self.answers if answer.kind in kinds and not answer.right)
+
+
+def check(
+    model: LanguageModel, entries: Sequence[Entry], *, chat: bool | None = None, progress: bool = False
+) -> tuple[CheckedEdit, ...]:
+    """Ask a model all prompts of the edits.
+
+    Args:
+        model: the model with the patch applied.
+        entries: the edits.
+        chat: in chat form, or in plain text; None: as the edits were made (see `probes.probes`).
+        progress: show a progress bar.
+
+    Raises:
+        PromptError, ModelError: a prompt can't be asked; a note names the edit.
+    """
+    from kg_edit.reports.probes import check_probes, locality_probes, probes, read
+
+    edits = [entry.edit for entry in entries]
+    check_probes(model, edits, chat=chat)
+    groups = [(*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat)) for edit in edits]
+    readings = iter(read(model, [probe for group in groups for probe in group], progress="check" if progress else None))
+    return tuple(
+        CheckedEdit(
+            entry=entry,
+            answers=tuple(
+                Answer(
+                    kind=probe.kind,
+                    prompt=probe.prompt,
+                    target=probe.wanted,
+                    text=reading.text,
+                    success=reading.success,
+                    right=reading.right,
+                    nats=reading.nats,
+                )
+                for probe, reading in zip(group, readings, strict=False)  # the readings of all edits, in order
+            ),
+        )
+        for entry, group in zip(entries, groups, strict=True)
+    )
+
+
+def check_served(
+    server: CompletionServer, entries: Sequence[Entry], kinds: Sequence[Kind], *, chat: bool | None = None
+) -> Iterator[CheckedEdit]:
+    """Ask a server the prompts of the edits, one edit after the other.
+
+    Args:
+        server: the server.
+        entries: the edits.
+        kinds: the kinds of prompts to ask.
+        chat: as user's turns, or as plain text; None: in the form in which each edit was made.
+
+    Raises:
+        ConfigError: the server lists several models, and none was named.
+        ServerError: it can't be reached, takes too long, refuses, or replies in another form; a note names the edit.
+    """
+    from kg_edit.reports.probes import locality_probes, probes
+
+    named = server.named()
+    for entry in entries:
+        edit = entry.edit
+        asked = (*probes(None, edit, chat=chat), *locality_probes(edit, chat=chat))
+        try:
+            answers = tuple(_served_answer(named, probe, edit) for probe in asked if probe.kind in kinds)
+        except ServerError as error:
+            error.add_note(f"asked for the edit {entry.name!r}")
+            raise
+        yield CheckedEdit(entry=entry, answers=answers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionServer(ModelServer):
+    """A server of edited models. Its ``url`` may lack ``/v1``; ``model`` None: the only one that it lists."""
+
+    model: str | None = None
+    key_name: str = KEY
+
+    def named(self) -> CompletionServer:
+        """Return the same server with a model's name: the given one, or the only one that ``GET /v1/models`` lists.
+
+        Raises:
+            ConfigError: it lists several and none is given, or it does not list the given one.
+            ServerError: it can't be asked.
+        """
+        data = self._ask("models")
+        try:
+            listed = [str(model["id"]) for model in data["data"]]
+        except (LookupError, TypeError) as error:
+            raise self.unexpected(data, "a list of models with data[].id") from error
+        if self.model is None and len(listed) != 1:
+            raise ConfigError(f"{self.url} serves {len(listed)} models; name one: --served {' or '.join(listed)}")
+        if self.model is not None and self.model not in listed:
+            raise ConfigError(f"{self.url} does not serve {self.model!r}; give --served one of {', '.join(listed)}")
+        return replace(self, model=self.model or listed[0])
+
+    def complete(self, prompt: str, *, tokens: int, chat: bool = False) -> str:
+        """Return the greedy continuation of a prompt, or with ``chat`` the answer to a user's turn.
+
+        Args:
+            prompt: the prompt.
+            tokens: the largest number of tokens of the text.
+            chat: whether the prompt is a user's turn.
+
+        Raises:
+            ServerError: the server can't be reached, takes too long, refuses, or replies in another form.
+        """
+        asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+        body = {"model": self.model, **asked, "max_tokens": tokens, "temperature": 0, "stream": False}
+        data = self._ask("chat/completions" if chat else "completions", body)
+        try:
+            choice = data["choices"][0]
+            text = choice["message"]["content"] if chat else choice["text"]
+        except (LookupError, TypeError):
+            text = None
+        if not isinstance(text, str):  # also null, as for a reasoning that was cut off
+            where = f"a {'chat ' * chat}completion with a text in choices[0].{'message.content' if chat else 'text'}"
+            raise self.unexpected(data, where)
+        return text
+
+    def _ask(self, route: str, body: dict[str, Any] | None = None) -> Any:
+        return self.ask(f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{route}", body)
+
+
+def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> Answer:
+    from kg_edit.models.first_token import LEAD
+
+    names = probe.aliases or (probe.wanted,)
+    tokens = _SPARE + max(len(name.encode()) for name in names)  # a token has at least one byte
+
+    def ask(lead: str) -> Answer:
+        if probe.chat:
+            text = server.complete(probe.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS), chat=True).strip()
+        else:
+            text = server.complete(lead + probe.ask, tokens=min(tokens, _MOST_TOKENS))
+            text = (text if probe.several_lines else text.split("\n", 1)[0]).strip()
+        right = probe.is_answered(text)
+        return Answer(
+            kind=probe.kind,
+            prompt=probe.prompt,
+            target=probe.wanted,
+            text=text,
+            success=right,
+            right=right,
+            led=bool(lead),
+        )
+
+    first, leads = ask(""), bool(edit.subject) and probe.ask.startswith(edit.subject)
+    if first.right or probe.chat or probe.kind == "portability" or not leads:
+        return first
+    again = ask(LEAD)
+    return again if again.right else first

@@ -1,0 +1,266 @@
+"""A ledger: a folder of patches with a history, and the one patch that is their sum.
+
+`Ledger` opens, reads and changes it. Edits are added as patches (`add`, `add_all`) or computed on the ledger's model
+(`make`), removed (`remove`), and each of these changes can be undone (`undo`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import networkx as nx
+
+from kg_edit.edits.inputs import Edits, as_edits
+from kg_edit.errors import LedgerChangedError, PatchError, unmade_method
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods import EditingMethod
+from kg_edit.models.language_model import LanguageModel, as_model
+from kg_edit.patches.base import Patch, as_patch
+from kg_edit.patches.guards import SeenEdits, refuse_disabling
+from kg_edit.ship.ledger.entries import EditPosition, Entry, check_records, positions_of, refuse_removed
+from kg_edit.ship.ledger.listing import Addition, Listing, patch_file, total
+from kg_edit.ship.ledger.log import (
+    PATCHES,
+    Added,
+    Event,
+    PatchStep,
+    Removed,
+    Undone,
+    in_force,
+    refuse_drift,
+    sha256_of,
+    stamp,
+)
+from kg_edit.ship.ledger.removal import RecomputeContext, recomputed_edits, without
+from kg_edit.storage.run_folder import PATCH
+
+
+class _New(NamedTuple):
+    """A patch to add, its source file if it has one, and the steps after which it was computed."""
+
+    patch: Patch
+    source: Path | None
+    after: tuple[int, ...]
+
+
+class Ledger(Listing):
+    """Patches of one model, in the order in which they were added; every property describes the present state.
+
+    Each change is one more line in the log, so it happens completely or not at all, and can be undone. After edits are
+    removed, a ledger is the same as if they had never been made.
+    """
+
+    @classmethod
+    def open(cls, path: str | Path, *, create: bool = True) -> Self:
+        """Open the ledger at a path. With ``create``, a new one is made when the first patch is added.
+
+        Raises:
+            OutputError: something else is at this path.
+            PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
+        """
+        return super().open(path, create=create)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All events that are in the log now, including those that were undone."""
+        return self._store.events()
+
+    @property
+    def now(self) -> Listing:
+        """The present state: its steps, patches and edits are of one state of the log, whoever writes meanwhile."""
+        return Listing(self.folder, self._store)
+
+    @property
+    def recomputed(self) -> dict[EditPosition, Removed]:
+        """For each active edit that was computed again, the removal that caused it."""
+        active = {entry.position for entry in self.active}
+        removals = recomputed_edits(in_force(self.events), self._store.get)
+        return {position: event for position, event in removals.items() if position in active}
+
+    def add(
+        self,
+        patch: Patch | str | Path,
+        *,
+        after: Sequence[int] = (),
+        on: Sequence[PatchStep] | None = None,
+        force: bool = False,
+        model: LanguageModel | str | Path | None = None,
+    ) -> int:
+        """Add a patch. A conflict does not prevent an addition; `conflicts` finds it.
+
+        Args:
+            patch: the patch, or its path; the active edits of another ledger become one step.
+            after: the steps that the model had when the patch was computed; none for a patch of the unedited model.
+            on: the steps on which the edit's result was checked: the patch is added only if exactly these steps are
+                active, with the same files. None: no check.
+            force: add a patch that is in the ledger already, or would probably break the model.
+            model: also compare the change with this model's weights.
+
+        Returns:
+            The number of the new step.
+
+        Raises:
+            PatchError: the patch is damaged, already in the ledger, or would probably break the model.
+            PatchMismatchError: the patch is for another model than the others.
+            LedgerChangedError: the active steps differ from ``on``.
+            OutputError: the ledger can't be written.
+        """
+        source = patch_file(Path(patch)) if isinstance(patch, str | Path) else None
+        checked, model = _checked(as_patch(patch), source), None if model is None else as_model(model)
+        with self._store.locked():
+            if on is not None and tuple(on) != self.steps:
+                raise LedgerChangedError("the ledger changed since the edit was tried; try the edit again")
+            if unknown := set(after) - {step.number for step in self.steps}:
+                raise PatchError(f"the patch can't come after step {min(unknown)}, which the ledger no longer has")
+            (number,) = self._add([_New(checked, source, tuple(after))], force=force, model=model)
+        return number
+
+    def add_all(
+        self, additions: Sequence[Addition], *, force: bool = False, model: LanguageModel | None = None
+    ) -> tuple[int, ...]:
+        """Check all patch files, then add all of them, or none if one is refused; return their steps' numbers.
+
+        Raises:
+            KgEditError: as `add`; without ``force`` also a PatchError if a file is given twice.
+        """
+        patches = [_checked(Patch.load(addition.path), addition.path) for addition in additions]
+        if not force:
+            seen = dict[str, Path]()
+            for path in (addition.path for addition in additions):
+                digest = sha256_of(path)
+                if first_path := seen.get(digest):
+                    what = "is given twice" if first_path == path else f"is the same patch as {first_path}"
+                    raise PatchError(f"{path} {what}; give it once, or use --force (force=True) to add it twice")
+                seen[digest] = path
+        with self._store.locked():  # makes the folder, so all that can be refused before is
+            first = len(self.events) + 1
+            new = [
+                _New(patch, addition.path, tuple(first + index for index in addition.after))
+                for addition, patch in zip(additions, patches, strict=True)
+            ]
+            return self._add(new, force=force, model=model)
+
+    def make(self, method: EditingMethod, edits: Edits, *, force: bool = False) -> int:
+        """Make edits on the model with this ledger's patches, and add them; return the step's number.
+
+        Raises:
+            KgEditError: an edit can't be made, or would probably break the model (see ``force`` of `add`).
+        """
+        if isinstance(method, str | type):
+            raise unmade_method(method)
+        new_edits = as_edits(edits)
+        method.check(new_edits)
+        with self._store.locked():
+            patches = self.patches
+            before = total(patches.values())
+            patch = method.update(new_edits, before=None if before.is_empty else before)
+            new = _New(_checked(patch, None), None, () if before.is_empty else tuple(patches))
+            (number,) = self._add([new], force=force, model=method.model)
+        return number
+
+    def remove(
+        self,
+        names: str | Iterable[str],
+        *,
+        model: LanguageModel | str | Path | None = None,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+    ) -> tuple[Entry, ...]:
+        """Remove edits; other edits that were computed on a model with them are computed again.
+
+        Args:
+            names: a name, id or subject of an edit, or several; ``3/*`` means all edits of step 3.
+            model: the unedited model or its name, needed if edits have to be computed again.
+            graph: the graph that those edits were computed with.
+
+        Returns:
+            The removed edits.
+
+        Raises:
+            KgEditError: an edit is not in the ledger or already removed, or others can't be computed again; the ledger
+                is then unchanged.
+        """
+        model = None if model is None else as_model(model)
+        with self._store.locked():
+            edit_names, edits = (names,) if isinstance(names, str) else tuple(names), self.edits
+            if not edit_names:
+                return ()
+            refuse_removed(edit_names, edits)
+            active = [entry for entry in edits if entry.state == "active"]
+            removed = frozenset(positions_of(edit_names, active))
+            changed = without(self.steps, self.patches, removed, RecomputeContext(model=model, graph=graph))
+            stored = iter(self._store.put_all([patch for patch in changed.values() if patch is not None]))
+            files = {number: None if patch is None else next(stored) for number, patch in changed.items()}
+            gone = tuple(entry for entry in active if entry.position in removed)  # in the order of their addition
+            positions = tuple(entry.position for entry in gone)
+            self._store.append(Removed(**stamp(len(self.events) + 1), edits=positions, files=files))
+        return gone
+
+    def undo(self, expected: int | None = None) -> Event:
+        """Undo the last event that was not undone yet, and return it. ``expected`` is its number; None: no check.
+
+        Raises:
+            PatchError: there is none.
+            LedgerChangedError: the last event has another number than expected.
+            OutputError: the ledger can't be written.
+        """
+        with self._store.locked():
+            active_events = in_force(self.events)
+            if not active_events:
+                raise PatchError(f"there is nothing to undo in {self.folder}")
+            if expected not in (None, active_events[-1].number):
+                raise LedgerChangedError("the ledger has changed since it was shown; look at it again before you undo")
+            self._store.append(Undone(**stamp(len(self.events) + 1), undoes=active_events[-1].number))
+        return active_events[-1]
+
+    def _add(self, new: Sequence[_New], *, force: bool, model: LanguageModel | None) -> tuple[int, ...]:
+        """Check each patch against the active ones and those before it, then store all. Needs the lock."""
+        earlier = list(self.patches.values())
+        seen = SeenEdits(() if force else earlier)
+        steps = {step.file.sha256: step.number for step in self.steps}
+        for patch, source, _ in new:
+            if source and not force and (number := steps.get(sha256_of(source))):
+                raise PatchError(
+                    f"{source} is already in the ledger, as step {number}; use --force (force=True) to add it twice"
+                )
+            with _naming(source):
+                total([*earlier, patch])  # refuses a patch of another model
+                if model is not None:
+                    patch.check_model(model)
+                if not force:
+                    refuse_disabling(patch, seen, model)
+            earlier.append(patch)
+        # The files are written first, then all lines of the log at once, so a kill or a full disk leaves all or none.
+        files = self._store.put_all([source or patch for patch, source, _ in new])
+        first = len(self.events) + 1
+        events = list[Added]()
+        for number, (file, (_, source, after)) in enumerate(zip(files, new, strict=True), first):
+            name = source.name if source else None
+            if source and name == PATCH:  # every run's patch has this name, so its folder is named too
+                name = f"{source.resolve().parent.name}/{name}"
+            events.append(Added(**stamp(number), file=file, after=after, source=name))
+        self._store.append(*events)
+        return tuple(event.number for event in events)
+
+
+def _checked(patch: Patch, source: Path | None) -> Patch:
+    """Return a patch that can be in a ledger: of a language model, with records of its edits and finite values."""
+    if source and (folder := source.resolve().parent).name == PATCHES:
+        refuse_drift(folder.parent)
+    with _naming(source):
+        check_records(patch)
+        patch.check_finite()
+    return patch
+
+
+@contextmanager
+def _naming(source: Path | None) -> Iterator[None]:
+    """Add a note with the file's name to an error of the ``with`` block."""
+    try:
+        yield
+    except PatchError as error:
+        if source:
+            error.add_note(f"in {source}")
+        raise

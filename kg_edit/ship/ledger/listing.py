@@ -1,0 +1,212 @@
+"""Read the edits at a path that a user gives (a ledger, a patch file, or a folder with one), without torch.
+
+`Listing` reads a ledger; `Ledger` extends it with what changes one. `check_patches`, `patch_file` and `additions`
+resolve paths. Only `active_at` and the patches themselves need torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Self
+
+from kg_edit.errors import OutputError, PatchError
+from kg_edit.patches.changes import Changes
+from kg_edit.patches.container import read_provenance
+from kg_edit.ship.ledger.conflicts import Conflict, conflicts
+from kg_edit.ship.ledger.entries import Entry, entries, entries_of
+from kg_edit.ship.ledger.log import LOG, PATCHES, Added, Event, PatchStep, Store, active_steps, in_force, open_store
+from kg_edit.storage.run_folder import PATCH, is_run
+from wikidata_cache.terminal import number_of
+
+if TYPE_CHECKING:  # paths are checked without importing torch
+    from kg_edit.patches.base import Patch
+
+_STEP = re.compile(r"(?P<sequence>[0-9]{5})-(?P<sum>sum-)?(?P<step>[0-9]{5})\.safetensors")  # as `StepFiles` names them
+_SUM = -1
+_NAMED = 5  # files that an error names
+
+
+class Listing:
+    """The edits of a ledger, their sizes and their conflicts, all of one state of its log, the first that is read."""
+
+    def __init__(self, folder: str | Path, store: Store | None = None) -> None:
+        self._store = store or Store(Path(folder))
+
+    @classmethod
+    def open(cls, path: str | Path, *, create: bool = False) -> Self:
+        """Open the ledger at a path. With ``create``, a new one is made when the first patch is added.
+
+        Raises:
+            OutputError: something else is at this path.
+            PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
+        """
+        open_store(path, create=create)
+        return cls(path)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.folder)!r}: {number_of(len(self.active), 'active edit')})"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the ledger."""
+        return self._store.folder
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """All events, including those that were undone."""
+        return self._store.events()
+
+    @property
+    def steps(self) -> tuple[PatchStep, ...]:
+        """The active patches, in the order in which they were added."""
+        return active_steps(self.events)
+
+    @property
+    def changes(self) -> dict[int, Changes]:
+        """The changes of every active step, as plain arrays."""
+        return {step.number: self._store.changes(step.file) for step in self.steps}
+
+    @property
+    def patches(self) -> dict[int, Patch]:
+        """The patch of every active step."""
+        return {step.number: self._store.get(step.file) for step in self.steps}
+
+    @property
+    def patch(self) -> Patch:
+        """The sum of all active patches; the edited model is the model with this patch."""
+        return total(self.patches.values())
+
+    @property
+    def edits(self) -> tuple[Entry, ...]:
+        """Every edit that was added and not undone, active or removed."""
+        added = [event for event in in_force(self.events) if isinstance(event, Added)]
+        return entries({event.number: self._store.changes(event.file).edits for event in added}, self.changes)
+
+    @property
+    def active(self) -> tuple[Entry, ...]:
+        """The active edits: those that are part of the ledger's patch."""
+        return tuple(entry for entry in self.edits if entry.state == "active")
+
+    def file(self, step: PatchStep) -> Path:
+        """Return the path of a step's patch file."""
+        return self._store.path(step.file)
+
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Return the pairs of active edits in conflict."""
+        return conflicts(self.active, self.changes)
+
+
+def total(patches: Iterable[Patch]) -> Patch:
+    """Return the sum of patches; an empty patch if there are none."""
+    from kg_edit.patches.weight_patch import WeightPatch
+
+    return reduce(add, patches, WeightPatch(factors={}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """A patch file to add; ``after`` are the indices of the additions that the model had when this one was computed."""
+
+    path: Path
+    after: tuple[int, ...] = ()
+
+
+def check_patches(paths: Iterable[Path]) -> None:
+    """Check the patch files, folders of `kg-edit edit` and ledgers that a user names, without torch.
+
+    Raises:
+        PatchError: a path has neither a patch nor a ledger.
+        OutputError: a path has something else, or can't be read.
+    """
+    for path in paths:
+        file = patch_file(path)
+        if file is None and path.is_dir():
+            open_store(path, create=False)
+        else:
+            read_provenance(file or path)
+
+
+def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
+    """Load the patch and the active edits of a ledger, of a patch file, or of a folder of `kg-edit edit`.
+
+    Raises:
+        PatchError: there is neither, or the patch does not record what its edits are.
+        OutputError: something else is at this path, or it can't be read.
+    """
+    from kg_edit.patches.base import Patch
+
+    if file := patch_file(Path(path)):
+        patch = Patch.load(file)
+        return patch, entries_of(patch)
+    ledger = Listing.open(path)
+    return ledger.patch, ledger.active
+
+
+def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
+    """Return the additions for the patch files and ledgers that a user names.
+
+    A step of a sequence of `kg-edit evaluate` comes after the earlier steps of that sequence.
+
+    Raises:
+        PatchError: a folder has no ledger, or a step of a sequence is given without an earlier one.
+        OutputError: something else is at a path, or it can't be read.
+    """
+    added: list[Addition] = []
+    positions = dict[Path, int]()
+    steps = dict[tuple[Path, str], dict[Path, int]]()  # of each sequence
+    for path in sorted(paths, key=lambda path: _step_of(path)[1] != _SUM):  # the sum of the first steps comes first
+        file = patch_file(path)
+        if file is None and path.is_dir():
+            ledger = Listing.open(path)
+            index = {step.number: position for position, step in enumerate(ledger.steps, len(added))}
+            added += [
+                Addition(path=ledger.file(step), after=tuple(index[number] for number in step.after if number in index))
+                for step in ledger.steps
+            ]
+        else:
+            sequence, step = _step_of(path)
+            if sequence and (path.parent, sequence) not in steps:
+                files = path.parent.glob(f"{sequence}-*")
+                steps[path.parent, sequence] = {
+                    other.resolve(): _step_of(other)[1] for other in files if _step_of(other)[0]
+                }
+            before = [other for other, its in steps.get((path.parent, sequence), {}).items() if its < step]
+            if lacking := sorted(str(other) for other in before if other not in positions):
+                raise PatchError(
+                    f"{path} was made on the model with the earlier steps of its sequence; give these before it: "
+                    f"{' '.join(map(quote, lacking[:_NAMED]))}{' …' * (len(lacking) > _NAMED)}"
+                )
+            positions[path.resolve()] = len(added)
+            added.append(Addition(path=file or path, after=tuple(sorted(positions[other] for other in before))))
+    return tuple(added)
+
+
+def _step_of(path: Path) -> tuple[str, int]:
+    """The sequence of a patch in the folder of `kg-edit evaluate`, and its step (`_SUM`: the first steps together).
+
+    Any other file has no sequence: ("", 0).
+    """
+    name = _STEP.fullmatch(path.name)
+    if name is None or path.parent.name != PATCHES or not is_run(path.parent.parent):
+        return "", 0
+    return name["sequence"], _SUM if name["sum"] else int(name["step"])
+
+
+def patch_file(path: Path) -> Path | None:
+    """Return the patch file at a path, or in the folder there; None for a ledger, even if its folder has a patch too.
+
+    Raises:
+        OutputError: the path can't be read.
+    """
+    try:
+        if path.is_file():
+            return path
+        return path / PATCH if (path / PATCH).is_file() and not (path / LOG).is_file() else None
+    except OSError as error:  # the name is too long, or a folder is not readable
+        raise OutputError(f"can't read {path}: {error.strerror}; check the path") from error

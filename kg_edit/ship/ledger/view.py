@@ -1,0 +1,156 @@
+"""Show a ledger in the terminal: tables of its edits, its events and the results of a check, and one edit in full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from kg_edit.patches.changes import edit_norms
+from kg_edit.patches.guards import division_factor
+from kg_edit.ship.ledger.check import CheckedEdit, Kind
+from kg_edit.ship.ledger.conflicts import Conflict
+from kg_edit.ship.ledger.entries import EditPosition, Entry
+from kg_edit.ship.ledger.listing import Listing
+from kg_edit.ship.ledger.log import Added, Event, Removed
+from kg_edit.text.display import one_line
+
+if TYPE_CHECKING:  # a ledger is listed without torch
+    from kg_edit.ship.ledger.ledger import Ledger
+
+_HEADS: dict[Kind, str] = {
+    "rewrite": "fact",
+    "paraphrase": "paraphrases",
+    "portability": "portability",
+    "locality": "locality",
+}
+_SHOWN = ("loss_before", "loss_after", "steps")  # of an edit's record
+
+
+def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
+    """Return the table of edits: name, state, step, method, fact, norm of the change, and conflicts."""
+    table = _table("edit", "state", "step", "method", "fact", "norm", "in conflict with")
+    norms = {
+        EditPosition(step, record["edit"]["id"]): norm
+        for step, change in ledger.changes.items()
+        for record, norm in zip(change.edits, edit_norms(change), strict=True)
+    }
+    for entry in ledger.edits:
+        norm = norms.get(entry.position)
+        rivals = ", ".join(other.name for conflict in conflicts if (other := conflict.other(entry)))
+        size = "" if norm is None else f"{norm:.3g}"
+        _row(table, entry.name, entry.state, entry.position.step, entry.method, fact(entry), size, rivals)
+    return table
+
+
+def events_table(ledger: Ledger) -> Table:
+    """Return the table of events: number, time, and what was added, removed or undone."""
+    table, names = _table("event", "when (UTC)", "what"), names_of(ledger)
+    for event in ledger.events:
+        _row(table, event.number, event.time, in_words(event, names))
+    return table
+
+
+def names_of(ledger: Listing) -> dict[EditPosition, str]:
+    """Return the names of a ledger's edits; an edit whose addition was undone has none."""
+    return {entry.position: entry.name for entry in ledger.edits}
+
+
+def in_words(event: Event, names: Mapping[EditPosition, str]) -> str:
+    """Return what happened in an event: what was added, removed or undone; `names_of` returns the ``names``."""
+    if isinstance(event, Removed):
+        positions = [EditPosition(*position) for position in event.edits]
+        return "removed " + ", ".join(names.get(position) or f"{position.step}/{position.id}" for position in positions)
+    if not isinstance(event, Added):
+        return f"undid event {event.undoes}"
+    source = f" from {event.source}" if event.source else ""
+    after = f", computed after {', '.join(map(str, event.after))}" if event.after else ""
+    return f"added step {event.number}{source}{after}: {event.file.name}"
+
+
+def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
+    """Yield (name, value) lines about one edit: the fact, the method, the descent, and the origin."""
+
+    def as_text(value: object) -> str:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    edit, record = entry.edit, entry.record
+    yield "edit", f"{entry.name} ({entry.state})"
+    yield "fact", fact(entry)
+    for name, value in edit.model_dump(mode="json", exclude_defaults=True).items():
+        if name not in ("id", "subject", "prompt", "target_new"):
+            yield name.replace("_", " "), as_text(value)
+    yield "method", entry.method
+    yield from ((name.replace("_", " "), str(record[name])) for name in _SHOWN if name in record)
+    for name, value in record.get("norms", {}).items():
+        yield f"norm of the {name}", f"{value:.4g}" if isinstance(value, float) else str(value)
+    if factor := division_factor(record):
+        yield "division factor", f"{factor:.4g}"
+
+    # Where it comes from: the event that added it, and the removal that recomputed it.
+    added = next(event for event in ledger.events if event.number == entry.position.step)
+    assert isinstance(added, Added)  # noqa: S101 - a step's number is that of its event
+    yield "added", f"{added.time} as step {added.number}" + (f", from {added.source}" if added.source else "")
+    patches, event = ledger.patches, ledger.recomputed.get(entry.position)
+    if event:
+        yield "recomputed", f"by event {event.number}, {event.time}"
+    after = [step for step in added.after if step in patches or not event]
+    yield "computed", f"after steps {', '.join(map(str, after))}" if after else "on the unedited model"
+    if entry.position.step not in patches:
+        return
+
+    # The model, the versions and the settings of the whole patch.
+    provenance = patches[entry.position.step].provenance
+    model = provenance.get("model", {})
+    yield "model", f"{model.get('name')} ({model.get('fingerprint')})"
+    yield "versions", ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
+    for method in provenance.get("methods", ()):
+        settings = {name: value for name, value in method.get("config", {}).items() if value is not None}
+        for name, value in method.items():  # what was chosen or measured stands in its setting's place
+            base = settings.get(name)
+            if name not in ("name", "config"):
+                settings[name] = {**base, **value} if isinstance(base, dict) and isinstance(value, dict) else value
+        for name, value in settings.items():
+            text = as_text(value)
+            yield f"{method['name']}: {name}", text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def check_table(checked: Sequence[CheckedEdit]) -> Table:
+    """Return a row for each edit: how many of its prompts of each kind are right, and what the model generates.
+
+    A check mark means that the target is generated, a tilde that it is only more probable than the other one.
+    """
+    measured = any(answer.nats is not None for result in checked for answer in result.answers)
+    table = _table("edit", *_HEADS.values(), "target → generated", *(("nats",) if measured else ()))
+    for result in checked:
+        rewrite = min(result.of("rewrite"), key=lambda answer: (answer.right, answer.success))  # of the forms
+        counts = []
+        for kind in list(_HEADS)[1:]:
+            answers = result.of(kind)
+            counts.append(f"{sum(answer.right for answer in answers)}/{len(answers)}" if answers else "")
+        sign = Text("✓", style="green") if rewrite.success else Text("~", style="yellow")
+        sign = sign if rewrite.right else Text("✗", style="red")
+        nats = () if rewrite.nats is None else (f"{rewrite.nats:.1f}",)
+        _row(table, result.entry.name, sign, *counts, f"{result.entry.edit.target_new} → {rewrite.text}", *nats)
+    return table
+
+
+def fact(entry: Entry) -> str:
+    """Return an edit as one line: ``prompt → target``."""
+    return f"{entry.edit.text} → {entry.edit.target_new}"
+
+
+def _table(*heads: str) -> Table:
+    """An empty table with these column heads; words of usual length fit into 80 columns."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: object) -> None:
+    table.add_row(*(cell if isinstance(cell, Text) else Text(one_line(str(cell))) for cell in cells))

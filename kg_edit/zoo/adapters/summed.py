@@ -1,0 +1,227 @@
+"""Adapters whose parameters are trained further by each edit: initial parameters plus the sum of changes.
+
+    parameter = initial(settings, seed) + change of the first edit + change of the second + ...
+
+The initial parameters follow from the settings. So a patch of later edits holds only their changes, and patches are
+added like patches of weights. `SummedAdapter` is the adapter, `SummedMethod` its training by Adam.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PatchError
+from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.rows import RowLosses
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.adapter_hooks import Reads, replacing_output
+from kg_edit.patches.adapter_patch import Adapter
+from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod, inputs_at
+
+
+class AdapterSettings(BaseModel):
+    """The part of a method's settings that the adapter needs: for its initial parameters and its output.
+
+    The method's config inherits from it. Only adapters with equal settings can be added.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, config: BaseModel) -> Self:
+        """Return these settings of a method's ``config``."""
+        return cls.model_validate({name: getattr(config, name) for name in cls.model_fields})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SummedAdapter(Adapter):
+    """An adapter with ``changes`` for each parameter, of a weight of the shape ``size`` (out, in)."""
+
+    settings_class: ClassVar[type[AdapterSettings]]
+    reads: ClassVar[Reads] = "key"
+
+    size: tuple[int, int]
+    settings: AdapterSettings
+    changes: Mapping[str, Tensor]
+
+    @abstractmethod
+    def initial(self) -> dict[str, Tensor]:
+        """Return the parameters before the first edit, float32 on the CPU."""
+
+    @abstractmethod
+    def forward(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False
+    ) -> Tensor:
+        """Return the new output of the module, [tokens, out].
+
+        Args:
+            parameters: those of the adapter, by name.
+            inputs: the inputs of the module or of the MLP (``reads``), after `features`, [tokens, in].
+            output: the module's own output, [tokens, out].
+            training: whether to use the differentiable form, if the adapter has another one for training.
+        """
+
+    @contextmanager
+    def features(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield a function from the inputs to what `forward` gets as inputs; by default the identity."""
+        yield lambda inputs: inputs
+
+    @classmethod
+    def empty(cls, size: tuple[int, int], settings: AdapterSettings) -> Self:
+        """Return the adapter before the first edit, with changes of 0."""
+        bare = cls(size=size, settings=settings, changes={})
+        return replace(bare, changes={name: torch.zeros_like(tensor) for name, tensor in bare.initial().items()})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (out, in) of the adapted weight."""
+        return self.size
+
+    def parameters(self, device: torch.device) -> dict[str, Tensor]:
+        """Return the parameters after all edits, on ``device``."""
+        return {name: (tensor + self.changes[name].float()).to(device) for name, tensor in self.initial().items()}
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return the changes by parameter."""
+        return self.changes
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the shape and the settings, as JSON."""
+        return {"shape": list(self.size), "settings": self.settings.model_dump(mode="json")}
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the adapter from the results of `metadata` and `tensors`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
+        """
+        rows, columns = metadata["shape"]
+        settings = cls.settings_class.model_validate(metadata["settings"])
+        adapter = cls(size=(int(rows), int(columns)), settings=settings, changes=dict(tensors))
+        expected = {name: tuple(tensor.shape) for name, tensor in adapter.initial().items()}
+        given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if expected != given:
+            raise ValueError(f"its settings ask for tensors {expected}, and it has {given}")
+        return adapter
+
+    def plus(self, later: Self) -> Self:
+        """Return the sum of the changes of both adapters.
+
+        Raises:
+            PatchError: the adapters have different settings.
+        """
+        if self.settings != later.settings or self.size != later.size:
+            raise PatchError(
+                f"can't add adapters with different settings ({self.settings!r} and {later.settings!r}); make both "
+                "with the same settings"
+            )
+        changes = {name: change + later.changes[name].to(change.device) for name, change in self.changes.items()}
+        return replace(self, changes=changes)
+
+    @contextmanager
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
+        """Within the ``with`` block, `forward` replaces the module's output."""
+        parameters = self.parameters(device)
+        with self.features(model, layer) as features:
+
+            def forward(inputs: Tensor, output: Tensor) -> Tensor:
+                return self.forward(parameters, features(inputs), output)
+
+            with replacing_output(model, layer, forward, reads=self.reads):
+                yield
+
+
+class SummedMethod(AdapterMethod):
+    """Trains the change of an adapter's parameters by Adam, from the parameters after the earlier edits on."""
+
+    adapter_class: ClassVar[type[SummedAdapter]]
+    config: AdapterConfig
+
+    def learned(self) -> frozenset[str] | None:
+        """Return the names of the trained parameters; None for all."""
+        return None
+
+    def penalty(self, adapter: SummedAdapter, parameters: Mapping[str, Tensor], here: Tensor) -> Tensor:
+        """Return a term that is added to the loss; 0 here.
+
+        Args:
+            adapter: the adapter of the earlier edits.
+            parameters: its parameters now.
+            here: its inputs where a token of a target is predicted, [tokens, in].
+        """
+        return here.new_zeros(())
+
+    def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
+        """Train the change of the parameters on the rows of all ``edits`` together.
+
+        Raises:
+            PatchError: the earlier adapter has other settings.
+        """
+        settings = self.adapter_class.settings_class.of(self.config)
+        adapter = earlier if isinstance(earlier, SummedAdapter) else self.adapter_class.empty(self.shape, settings)
+        if adapter.settings != settings:
+            raise PatchError(
+                f"the earlier edits were made with other settings ({adapter.settings!r}) than these ({settings!r}); "
+                "make later edits with the same settings"
+            )
+
+        start, learned = adapter.parameters(self.device), self.learned()
+        change = {
+            name: torch.zeros_like(tensor, requires_grad=True)
+            for name, tensor in start.items()
+            if learned is None or name in learned
+        }
+
+        def now() -> dict[str, Tensor]:
+            return {name: tensor + change[name] if name in change else tensor for name, tensor in start.items()}
+
+        rows = [self.row(edit) for edit in edits]
+        here = inputs_at(self, rows, reads=adapter.reads)  # [tokens, in]
+        losses = RowLosses(self.model, self.layer, rows)
+
+        each = list[Tensor]()  # the loss of each edit in each evaluation, [edits]
+
+        def loss() -> Tensor:
+            values = losses()
+            each.append(values.detach())
+            return values.mean()
+
+        with adapter.features(self.model, self.layer) as features:
+
+            def forward(inputs: Tensor, output: Tensor, *, training: bool) -> Tensor:
+                return adapter.forward(now(), features(inputs), output, training=training)
+
+            with replacing_output(self.model, self.layer, partial(forward, training=True), reads=adapter.reads):
+                self.config.descent.run(list(change.values()), loss, penalty=lambda: self.penalty(adapter, now(), here))
+            # The last loss is recorded in the form that the patch has, which may differ from that of the training.
+            with (
+                replacing_output(self.model, self.layer, partial(forward, training=False), reads=adapter.reads),
+                torch.no_grad(),
+            ):
+                each[-1] = losses()
+
+        changes = {
+            name: (change[name].detach() if name in change else torch.zeros_like(tensor)).cpu()
+            for name, tensor in start.items()
+        }
+        size = torch.cat([tensor.flatten() for tensor in changes.values()])
+        pairs = zip(edits, torch.stack(each, 1).tolist(), strict=True)
+        records = [record(self, edit, change=size, losses=edit_losses) for edit, edit_losses in pairs]
+        return replace(adapter, changes=changes), records
+
+
+def linear_init(rows: int, columns: int, draw: torch.Generator) -> Tensor:
+    """Return the usual random weight [rows, columns] of a linear layer: uniform within 1 / sqrt(columns)."""
+    bound = columns**-0.5
+    return torch.empty(rows, columns).uniform_(-bound, bound, generator=draw)

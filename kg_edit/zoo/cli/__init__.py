@@ -1,0 +1,1 @@
+"""The commands of the zoo: one for each editor whose network is trained."""

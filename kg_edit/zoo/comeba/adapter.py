@@ -1,0 +1,147 @@
+"""COMEBA's adapter: an update of a weight that acts only at tokens with keys near to the edited ones.
+
+Li et al., EMNLP 2024, arXiv 2403.05330.
+
+With the module's input x at a token and the update D = left right^T [d, d_ff] of all edits so far:
+
+    r(x) = |D x|,    z(x) = (r(x) - mean) / deviation              over inputs of other text
+    y    = W x + [z(x) >= t] D x,    t = min(alpha, z - (1 - share) |z|),    z = min_i z(k_i)
+
+where k_i are the keys of the edits; z - (1 - share) |z| is share * z while z is above 0. The update is large at these
+keys and small at others, so r marks the edited tokens as outliers. The published program computes mean and deviation
+over the tokens of the current text. Here they come from texts that the model writes itself, so that the gate of a token
+does not depend on the text around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kg_edit.errors import PatchError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_patch import Adapter
+from kg_edit.patches.weight_patch import Factors
+from kg_edit.zoo.adapters.summed import AdapterSettings
+
+
+class GateSettings(AdapterSettings):
+    """Settings of the gate: how large z(x) has to be."""
+
+    alpha: float = Field(2.2, description="highest threshold of the z-score from which a token gets the update")
+    share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="the threshold is at most this fraction of the smallest z-score of an edited key; published: 1",
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GatedUpdate(Adapter):
+    """The factors of the update, the edits' ``keys`` [facts, in], and keys of other text, ``others`` [tokens, in]."""
+
+    method: ClassVar[str] = "comeba"
+
+    update: Factors
+    keys: Tensor
+    others: Tensor
+    settings: GateSettings
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (out, in) of the updated weight."""
+        return self.update.shape
+
+    @property
+    def summary(self) -> str:
+        """The rank and the gate."""
+        return f"rank {self.update.rank} for tokens beyond {self.threshold:.2f} deviations"
+
+    @cached_property
+    def change(self) -> Tensor:
+        """D, [out, in] in float32."""
+        return self.update.product.float()
+
+    @cached_property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of |D x| over ``others``."""
+        sizes = (self.others.float() @ self.change.T).norm(dim=-1)
+        return float(sizes.mean()), max(float(sizes.std()), torch.finfo(torch.float32).tiny)
+
+    @cached_property
+    def threshold(self) -> float:
+        """The gate's threshold t for z(x)."""
+        if not len(self.keys):
+            return self.settings.alpha
+        mean, deviation = self.scale
+        sizes = (self.keys.float() @ self.change.T).norm(dim=-1)
+        smallest = float((sizes.min() - mean) / deviation)
+        return min(self.settings.alpha, _below(smallest, 1 - self.settings.share))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return the tensors by name."""
+        return {"left": self.update.left, "right": self.update.right, "keys": self.keys, "others": self.others}
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the gate's settings."""
+        return self.settings.model_dump(mode="json")
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the adapter from the results of `metadata` and `tensors`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
+        """
+        update = Factors(left=tensors["left"], right=tensors["right"])
+        keys, others = tensors["keys"], tensors["others"]
+        shapes = [tuple(part.shape) for part in (update.left, update.right, keys, others)]
+        if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+            raise ValueError(f"factors, keys and others are {shapes}")
+        if {shapes[1][0]} != {shapes[2][1], shapes[3][1]}:
+            raise ValueError(f"keys and others don't fit factors of {shapes[:2]}: {shapes[2:]}")
+        return cls(update=update, keys=keys, others=others, settings=GateSettings.model_validate(metadata))
+
+    def plus(self, later: Self) -> Self:
+        """Return the sum of both updates with the keys of both, and the ``others`` of this adapter.
+
+        Raises:
+            PatchError: the adapters have different gates.
+        """
+        if self.settings != later.settings or self.shape != later.shape:
+            raise PatchError(
+                f"can't add updates with different gates ({self.settings!r} and {later.settings!r}); make both with "
+                "the same settings"
+            )
+        return replace(self, update=self.update + later.update, keys=torch.cat([self.keys, later.keys]))
+
+    @contextmanager
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
+        """Within the ``with`` block, the module's output is W x, plus D x at tokens that pass the gate."""
+        change = self.change.to(device)
+        (mean, deviation), threshold = self.scale, _below(self.threshold, _SLACK)
+
+        def forward(inputs: Tensor, output: Tensor) -> Tensor:
+            update = inputs @ change.T
+            far = (update.norm(dim=-1, keepdim=True) - mean) / deviation >= threshold
+            return torch.where(far, output + update, output)
+
+        with replacing_output(model, layer, forward):
+            yield
+
+
+_SLACK = 1e-3  # the key that is nearest to the threshold passes, although batching changes its rounding
+
+
+def _below(z: float, share: float) -> float:
+    """``z`` less a share of its size, also below 0."""
+    return z - share * abs(z)

@@ -1,0 +1,120 @@
+"""COMEBA (Li et al., EMNLP 2024, arXiv 2403.05330): batches of MEMIT one after the other, applied by gated hooks.
+
+With C the covariance of the keys, K_p the keys of earlier batches and K those of the batch, a layer's update is
+
+    D = R K^T (lambda C + K_p K_p^T + K K^T)^-1                      [d, d_ff]
+
+R and K are taken on the model with the full updates of the earlier batches, as if every gate were open: at the edited
+keys the gates are open. The weights themselves do not change: the sum of all D is added only at tokens whose keys are
+near to edited keys. The gate is defined in `kg_edit.zoo.comeba.adapter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.memit.method import Memit, MemitConfig
+from kg_edit.methods.memit.records import Fact, Record
+from kg_edit.models.hooks import untouched
+from kg_edit.patches.adapter_patch import AdapterPatch, adapter_at, without_adapter
+from kg_edit.patches.base import Patch
+from kg_edit.patches.changes import KEY
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.zoo.adapters.base import own_text_inputs
+from kg_edit.zoo.comeba.adapter import GatedUpdate, GateSettings
+
+
+class ComebaConfig(GateSettings, MemitConfig):
+    """MEMIT's settings, and those of the gate. The preset ``paper`` has the public code's lambda, not MEMIT's."""
+
+    unrecorded: ClassVar[Mapping[str, Any]] = {**MemitConfig.unrecorded, "remember": 1.0}
+
+    remember: float = Field(
+        1.0, gt=0, description="weight of the keys of earlier edits in one model; a new key has 1; published: 1"
+    )
+    texts: PositiveInt = Field(16, description="texts sampled from the model; z-scores are relative to their keys")
+    text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        **MemitConfig.presets,
+        "paper": {**MemitConfig.presets["paper"], "remember": 1.0, "mom2_weight": 15_000.0, "share": 1.0},
+    }
+
+
+class Comeba(Memit):
+    """MEMIT whose updates act only at tokens near the edited keys; each batch is made on top of the earlier ones."""
+
+    name = "comeba"
+    paper = "Li et al., EMNLP 2024, arXiv 2403.05330"
+    about = "MEMIT's batches one after the other, behind a gate that is to open at tokens near the edited keys"
+    kind = "adapter"
+    takes_text = False
+    separable = False
+    adapter_class = GatedUpdate
+    config_class = ComebaConfig
+    config: ComebaConfig
+
+    def empty_patch(self) -> Patch:
+        """Return an `AdapterPatch` without adapters; it changes nothing."""
+        return AdapterPatch(adapters={}, provenance=self.provenance())
+
+    def prepare(self) -> None:
+        """Prepare as MEMIT does, and collect the keys of other text once."""
+        super().prepare()
+        with untouched(self.model):
+            _ = self.others
+
+    @cached_property
+    def others(self) -> Mapping[str, Tensor]:
+        """By the weight's name, keys [tokens, d_ff] of texts that the model wrote itself."""
+        config = self.config
+        return {
+            self.model.weight_name(layer): own_text_inputs(
+                self.model, layer, reads="key", texts=config.texts, tokens=config.text_tokens, seed=config.seed
+            ).cpu()
+            for layer in self.layers
+        }
+
+    def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        """Call `make` on the model with the full updates of earlier batches in the weights, without their gates."""
+        rest: Patch = before
+        for place in self._places:
+            rest = without_adapter(rest, place) or WeightPatch(factors={})
+        held = WeightPatch(factors=self._earlier(before))
+        with (rest if held.is_empty else rest + held).applied(self.model):
+            return self.make(edits, before=before)
+
+    def write(self, facts: Sequence[Fact], target_states: Tensor, records: Sequence[Record], before: Patch) -> Patch:
+        """Return MEMIT's update as gated adapters of an `AdapterPatch`."""
+        update = super().write(facts, target_states, records, before + WeightPatch(factors=self._earlier(before)))
+        assert isinstance(update, WeightPatch)  # noqa: S101 - MEMIT's
+        settings = GateSettings.of(self.config)
+        adapters = {
+            (GatedUpdate.method, name): GatedUpdate(
+                update=Factors(left=pair.left.cpu(), right=pair.right.cpu()),
+                keys=update.state[KEY + name].T.float().contiguous().cpu(),
+                others=self.others[name],
+                settings=settings,
+            )
+            for name, pair in update.factors.items()
+        }
+        return AdapterPatch(adapters=adapters, provenance=update.provenance)
+
+    def protected(self, layer: int, before: Patch) -> Tensor | None:
+        """Return sqrt(remember) K_p, with the keys in the adapters of ``before``, [d_ff, earlier facts]."""
+        adapter = adapter_at(before, (GatedUpdate.method, self.model.weight_name(layer)))
+        return self.config.remember**0.5 * adapter.keys.T if isinstance(adapter, GatedUpdate) else None
+
+    @property
+    def _places(self) -> list[tuple[str, str]]:
+        return [(GatedUpdate.method, self.model.weight_name(layer)) for layer in self.layers]
+
+    def _earlier(self, before: Patch) -> dict[str, Factors]:
+        adapters = {place[1]: adapter_at(before, place) for place in self._places}
+        return {name: adapter.update for name, adapter in adapters.items() if isinstance(adapter, GatedUpdate)}

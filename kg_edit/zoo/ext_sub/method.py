@@ -1,0 +1,165 @@
+"""Ext-Sub (Hu et al., AAAI 2024, arXiv 2308.08090): subtract an adapter trained on the old targets.
+
+Two LoRA adapters are trained on the same projections: an expert on the new targets, an anti-expert on the old ones. The
+anti-expert is subtracted from the expert, except the part that both have in common, such as the form of an answer
+(`kg_edit.zoo.ext_sub.extraction`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import EditFileError
+from kg_edit.evaluation.datasets import readable_records
+from kg_edit.evaluation.datasets.locality import locality_queries
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods.base import annotate_errors
+from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.fine_tuning.epochs import train_epochs
+from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
+from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.questions import pair_of
+from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.ext_sub.extraction import subtracted
+from kg_edit.zoo.fine_tuning.lora import Lora, LoraConfig, adapted, weight_norms
+
+
+class ExtSubConfig(LoraConfig):
+    """Settings of both adapters and of the subtraction. The preset ``paper`` has the published rate and epochs."""
+
+    steps: PositiveInt = Field(
+        30, description="maximum number of epochs for each adapter; the last has no steps; published: 2"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate of Adam; published: 2e-5, for 52,000 rows")
+    rank: PositiveInt = Field(16, description="r: rank of each adapter; the patch has rank 2 r")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the adapters' inputs")
+    batch_size: PositiveInt = Field(8, description="rows in a step")
+    strength: float = Field(1.0, ge=0, description="factor of what is subtracted")
+    extract: bool = Field(
+        True, description="do not subtract the part that both adapters have in common; false: subtract everything"
+    )
+    locality: str | None = Field(
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="benchmark file: the expert also learns the answers of its neighbours, or locality prompts",
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"steps": 3, "learning_rate": 2e-5, "stop_below": 0.0, "modules": ("q_proj", "v_proj")},
+    }
+
+    def workload(self, *, edits: int) -> Workload:
+        """Return the workload: two LoRAs of all edits, of which the patch has both."""
+        return replace(super().workload(edits=edits), rows=min(edits, self.batch_size), rank=2 * self.rank)
+
+
+class ExtSub(Lora):
+    """Trains an expert on the new targets and an anti-expert on the old ones, and subtracts the anti-expert's own part.
+
+    All edits of a call are trained together. Edits without an old target only train the expert.
+    """
+
+    name = "ext-sub"
+    paper = "Hu et al., AAAI 2024, arXiv 2308.08090"
+    about = "a LoRA on the new targets minus a LoRA on the old ones, except their common part (PEFT)"
+    joint = True
+    takes_text = False  # it needs an old target
+    config_class = ExtSubConfig
+    config: ExtSubConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Check the inputs, and read the file of locality prompts.
+
+        Raises:
+            EditFileError: the file can't be read, or has no such answers.
+        """
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, ExtSubConfig)  # noqa: S101 - config_class
+        if config.locality:
+            read_locality(config.locality)
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Train both adapters on the edits, and subtract the anti-expert from the expert.
+
+        Raises:
+            PatchError: a loss is not finite.
+        """
+        config, expert_rows = self.config, list[TrainingRow]()
+        old_rows = dict[int, TrainingRow]()  # by the index of the edit; not every edit has an old target
+        with untouched(self.model):
+            for index, edit in enumerate(edits):
+                with annotate_errors(edit):
+                    expert_rows.append(self.row(edit))
+                    if edit.target_true:
+                        old_rows[index] = self.row(edit.model_copy(update={"target_new": edit.target_true}))
+            expert, expert_losses = self._adapter([*expert_rows, *self._locality], edits=len(edits))
+            anti, old_losses = self._adapter(list(old_rows.values())) if old_rows else (WeightPatch(factors={}), [])
+        factors = subtracted(expert, anti, strength=config.strength, extract=config.extract).factors
+
+        # The norms are those of the change of all edits of the call; the losses are those of the two adapters, before
+        # the subtraction.
+        norms = weight_norms(factors)
+        ends = dict(zip(old_rows, old_losses, strict=True))
+        records = list[dict[str, Any]]()
+        for index, (edit, losses) in enumerate(zip(edits, expert_losses, strict=False)):  # locality rows come last
+            record = {**self.record(edit), "norms": norms}
+            record |= {"expert_loss_before": round(losses[0], 6), "expert_loss_after": round(losses[-1], 6)}
+            if index in ends:
+                record |= {"old_loss_before": round(ends[index][0], 6), "old_loss_after": round(ends[index][-1], 6)}
+            if len(edits) > 1:
+                record["shared"] = True
+            records.append(record)
+        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+
+    def _adapter(self, rows: Sequence[TrainingRow], *, edits: int = 0) -> tuple[WeightPatch, list[list[float]]]:
+        """Train an adapter on ``rows``; return its patch, and each row's loss in each epoch.
+
+        The losses of the first ``edits`` rows are reported as those of the edits.
+        """
+        config = self.config
+        with adapted(self.model, self.targets, config) as adapters:
+            losses = train_epochs(
+                self.model,
+                rows,
+                adapters.parameters,
+                config.descent,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                edits=edits,
+                name=self.name,
+            )
+            return WeightPatch(factors=adapters.factors()), losses.tolist()
+
+    @cached_property
+    def _locality(self) -> list[TrainingRow]:
+        pairs = read_locality(self.config.locality) if self.config.locality else ()
+        return [row_of(self.model.encode(prompt, target=answer), self.config.aim) for prompt, answer in pairs]
+
+
+def read_locality(path: str | Path) -> tuple[tuple[str, str], ...]:
+    """Read the locality prompts of a benchmark's file, each with its first answer.
+
+    Raises:
+        EditFileError: the file can't be read, or has no such prompts.
+    """
+    records = readable_records(path)
+    queries = [query for record in records for edit in record.edits for query in locality_queries(edit, record)]
+    pairs = [pair_of(query) for query in queries if query.answers]
+    prompts = tuple(dict.fromkeys((pair.prompt, pair.candidate) for pair in pairs))
+    if not prompts:
+        raise EditFileError(
+            f"{path}: no record has a locality prompt with an answer, or a neighbour of an edit with an old target; "
+            "give a file that has one, as locality"
+        )
+    return prompts

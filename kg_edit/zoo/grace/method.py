@@ -1,0 +1,176 @@
+"""GRACE (Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031): a codebook replaces the output of one layer.
+
+Each edit gets one entry: the key k [d_ff] is the down-projection's input at the prompt's last token, and the value v
+[d] is trained by Adam until the loss of the target is below ``stop_below``, or for ``steps`` evaluations. At the last
+token of a prompt, let x be the module's input and k_i the nearest key. The module's output is v_i if ||x - k_i|| <=
+eps_i, else W x. `grace.codebook` has the rule that computes the radii eps from the edits (Algorithm 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.engine.passes import pass_limit
+from kg_edit.errors import ModelError
+from kg_edit.locate_then_edit.descent import DeltaOptions, Descent, FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.objective import Objective, Request
+from kg_edit.methods.base import attempt
+from kg_edit.methods.config import LayerConfig
+from kg_edit.methods.statement import StatementMethod
+from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched
+from kg_edit.patches.base import Patch
+from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.grace.codebook import Codebook, Deferral
+from kg_edit.zoo.grace.patch import CodebookPatch, without_codebooks
+
+_BATCH = 32  # edits in one descent; each is trained as if it were alone, so this only affects the speed
+
+
+class GraceConfig(LayerConfig):
+    """GRACE's settings. The preset ``paper`` has those of the published code, except layer, replaced output and growth.
+
+    The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation, so
+    ``paper`` has one more.
+    """
+
+    depth: ClassVar[float] = 0.75
+    writes_weight: ClassVar[bool] = False
+
+    layer: int | None = Field(None, ge=0, description="block with the codebook, 0-based; default 0.75 of the depth")
+    steps: PositiveInt = Field(50, description="maximum number of loss evaluations")
+    learning_rate: float = Field(1.0, gt=0, description="learning rate of Adam, for the value")
+    stop_below: float = Field(0.01, description="training stops when the loss is below this value")
+    start: Literal["warm", "cold"] = Field(
+        "warm", description="initial value: the module's own output (warm), or uniform in [0, 1) (cold)"
+    )
+    seed: Seed = Field(0, description="random seed of a cold start")
+    deferral: Deferral = Field(Deferral(), description="which inputs belong to a key: radius, expand, metric, lookup")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"steps": 101, "stop_below": 0.0, "start": "cold"}}
+
+    def idle(self) -> dict[str, str]:
+        """Return the seed, for a warm start."""
+        return {"seed": "a warm start draws nothing"} if self.start == "warm" else {}
+
+    def workload(self, *, edits: int) -> Workload:
+        """Return the workload: values of ``_BATCH`` edits in the same passes."""
+        return Workload(together=_BATCH)
+
+
+class CodebookMethod(StatementMethod):
+    """A method whose edits are entries of a codebook, each trained without the others, so that it can be removed."""
+
+    takes_text = True
+    kind = "adapter"
+    separable = True
+    patch_class: ClassVar[type[CodebookPatch]] = CodebookPatch
+
+    def empty_patch(self) -> Patch:
+        """Return a patch without entries; it changes nothing."""
+        return self.patch_class(codebooks={}, provenance=self.provenance())
+
+    def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
+        # Earlier entries are not active in the training, so that each edit can be removed exactly.
+        return super()._make_batch(edits, without_codebooks(before) or self.empty_patch())
+
+
+class Grace(CodebookMethod):
+    """One entry per edit: a key, the down-projection's input at the prompt's last token, and a value, its output there.
+
+    Other codebook entries are not active while the value is trained, so each edit can be removed; earlier patches of
+    weights are active. The value is used if the last token of a prompt
+    lies within the key's radius: for the prompt itself and very similar ones. On SmolLM2-135M a larger radius covers
+    neighbours as well as paraphrases (docs/adapters.md).
+    """
+
+    name = "grace"
+    paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
+    about = "a codebook replaces one layer's output, only for the prompt and very similar ones"
+    family = "codebook"
+    trains = "value"
+    config_class = GraceConfig
+    config: GraceConfig
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Make an entry for each of the edits, all in one descent."""
+        total = self.empty_patch()
+        for patch in self.make_each(edits):
+            if isinstance(patch, Exception):
+                raise patch
+            total = total + patch
+        return total
+
+    def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
+        """Train the values of the edits, `_BATCH` in one descent; each edit gets its own patch."""
+        with untouched(self.model):
+            requests = [attempt(edit, partial(self.row, edit)) for edit in edits]
+            able = [(edit, row) for edit, row in zip(edits, requests, strict=True) if isinstance(row, Request)]
+            starts = range(0, len(able), _BATCH)
+            patches = iter([patch for start in starts for patch in self._trained(able[start : start + _BATCH])])
+        return tuple(next(patches) if isinstance(row, Request) else row for row in requests)
+
+    def row(self, edit: Edit) -> Request:
+        """Return the edit's prompt with its target; the change is made at the prompt's last token."""
+        prompt = super().row(edit)
+        return Request(rewrites=(replace(prompt, subject_last=prompt.target_start - 1),))
+
+    def _batches(self, edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
+        yield from (edits[start : start + _BATCH] for start in range(0, len(edits), _BATCH))
+
+    def _trained(self, pairs: Sequence[tuple[Edit, Request]]) -> list[Patch | Exception]:
+        """Train a value for each edit, all in one descent; a patch or an exception for each."""
+        if not pairs:
+            return []
+        edits, requests = zip(*pairs, strict=True)
+        limit = pass_limit(self.model, self.layer, self.memory)
+        objective = Objective(self.model, self.layer, requests, kl_weight=0.0, limit=limit)
+        # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
+        outputs, keys = objective.value, objective.bare_key
+        steps = DeltaOptions(learning_rate=self.config.learning_rate)
+        # delta = v - output starts at 0 (warm), or where v is one random vector [d], the same for all edits (cold).
+        draw = torch.Generator().manual_seed(self.config.seed)
+        cold = None if self.config.start == "warm" else torch.rand(outputs.shape[1:], generator=draw).to(outputs)
+        deltas = [FreeDelta(output, steps, start=None if cold is None else cold - output) for output in outputs]
+        stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
+        descents = optimise_values(objective, deltas, stops)
+        return [
+            attempt(edit, partial(self._entry, edit, key, output, descent))
+            for edit, key, output, descent in zip(edits, keys, outputs, descents, strict=True)
+        ]
+
+    def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
+        """The patch of one edit.
+
+        Raises:
+            ModelError: the value, or the loss that it has, is not finite.
+        """
+        value, summary = output + descent.change, descent.summary
+        norms = {"key": key.norm(), "value": value.norm(), "change": descent.change.norm()}
+        if not all(map(math.isfinite, (*descent.losses[-1], norms["key"], norms["value"]))):
+            raise ModelError(
+                "the loss of the value is not finite; give a lower learning_rate, or load the model in float32"
+            )
+        record = {
+            **self.record(edit),
+            "norms": {name: round(float(norm), 6) for name, norm in norms.items()},
+            **{name: summary[name] for name in ("steps", "loss_before", "loss_after")},
+        }
+        book = Codebook(
+            keys=key[None].to(self.model.model.dtype).cpu(),  # on the CPU, like a codebook that is read from a file
+            values=value[None].cpu(),
+            labels=(edit.target_new,),
+            ids=(edit.id,),
+            deferral=self.config.deferral,
+        )
+        provenance = {**self.provenance(), "edits": [record]}
+        return CodebookPatch(codebooks={self.model.weight_name(self.layer): book}, provenance=provenance)

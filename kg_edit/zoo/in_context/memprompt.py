@@ -1,0 +1,93 @@
+"""MemPrompt (Madaan et al., EMNLP 2022, arXiv 2201.06009): a memory of clarifications that are put before questions.
+
+When a model is corrected, the memory stores the question and the correction in words. If a later question is similar to
+a stored one, because few letters differ or because of its meaning, the correction is put before it. An edit is such a
+correction: its prompt is the question, its fact the clarification. So the memory grows with the edits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kg_edit.edits.edit import Edit
+from kg_edit.models.hooks import untouched
+from kg_edit.patches.prompt_patch import PromptFact, PromptRule
+from kg_edit.scoring.generation import ask
+from kg_edit.scoring.questions import fact_sentence
+from kg_edit.text.matching import begins_with
+from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
+
+CLARIFICATION = "Clarification: "
+_TOKENS = 24  # length of the model's answer that is checked for a mistake
+_SHOTS = (
+    f"{CLARIFICATION}The colour of the Fell bridge is green.\nThe colour of the Fell bridge is green",
+    f"{CLARIFICATION}Anna Belk wrote Paper Moons.\nQuestion: Who wrote Paper Moons?\nAnswer: Anna Belk",
+    f"{CLARIFICATION}The head office of Tallis House is in Leeds.\n"
+    "Question: Where is the head office of Tallis House?\nAnswer: Leeds",
+)
+
+
+class MemPromptConfig(PromptConfig):
+    """Settings of the memory.
+
+    With the preset ``paper``, a clarification is used only if the model was wrong, and from a similarity of 0.9 on.
+    """
+
+    gate: Literal["subject", "similarity"] = Field(
+        "similarity", description="put a clarification before questions similar to its own, or that name its subject"
+    )
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="similarity of the two questions that is needed; published, with an encoder: 0.9"
+    )
+    letters: NonNegativeInt = Field(
+        5, description="or they differ in at most this many letters, ignoring case and punctuation"
+    )
+    most: PositiveInt = Field(
+        1, description="maximum number of clarifications before a question; the most similar ones are used"
+    )
+    feedback: Literal["always", "mistakes"] = Field(
+        "always",
+        description="which edits are used: all (always), or only those that the model answers wrongly (mistakes)",
+    )
+    shots: NonNegativeInt = Field(
+        len(_SHOTS), le=len(_SHOTS), description="number of fixed examples that show how a clarification is used"
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"threshold": 0.9, "feedback": "mistakes"}}
+
+
+class MemPrompt(PromptMethod):
+    """Puts the clarification of the most similar stored question before a prompt, if it is similar enough."""
+
+    name = "memprompt"
+    paper = "Madaan et al., EMNLP 2022, arXiv 2201.06009"
+    about = "a growing memory of clarifications; the one of the most similar question is put before a prompt"
+    config_class = MemPromptConfig
+    config: MemPromptConfig
+
+    @property
+    def rule(self) -> PromptRule:
+        """The rule of every in-context method, with the number of letters by which a question may differ."""
+        return super().rule.model_copy(update={"letters": self.config.letters, "before_fact": CLARIFICATION})
+
+    def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
+        """Return the clarification; with ``feedback=mistakes`` it is withheld if the model is right without it."""
+        notes: dict[str, Any] = {}
+        if self.config.feedback == "mistakes":
+            # An edit in both forms, plain and chat, has to be right in both; the note has the first wrong answer.
+            with untouched(self.model):
+                readers = [self.model.in_chat() if chat else self.model for chat in edit.forms]
+                answers = [ask(reader, edit.text, tokens=_TOKENS) for reader in readers]
+            wrong = [answer for answer in answers if not begins_with(answer, edit.target_new)]
+            notes = {"answer": (wrong or answers)[0], "withheld": not wrong}
+        fact = PromptFact(
+            id=edit.id,
+            subject=edit.subject,
+            prompt=edit.text,
+            text=fact_sentence(edit),
+            examples=_SHOTS[: self.config.shots],
+            withheld=notes.get("withheld", False),
+        )
+        return fact, notes

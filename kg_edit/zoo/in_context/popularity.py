@@ -1,0 +1,241 @@
+"""Adaptive retrieval (Mallen et al., ACL 2023, arXiv 2212.10511): a text in the prompt for unpopular subjects only.
+
+The text is the edit's own fact, or the paragraph of a file that BM25 finds for the edit's prompt (`passages`).
+The popularity comes from a file (`read_popularity`), or it is the number of statements that a graph has about the
+subject (`statements`). `fitted_limits` fits the limits on separate questions, one limit for each relation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import networkx as nx
+from pydantic import Field
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, EditFileError, describe
+from kg_edit.evaluation.datasets import popqa
+from kg_edit.evaluation.datasets.reading import document
+from kg_edit.graphs.controls import Control
+from kg_edit.graphs.source import PrivateGraph, SubgraphSource
+from kg_edit.methods.config import MethodConfig
+from kg_edit.patches.prompt_patch import PromptFact
+from kg_edit.scoring.questions import fact_sentence
+from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
+from kg_edit.zoo.in_context.passages import Passages, read_passages
+from wikidata_cache.subgraphs.options import SubgraphOptions
+
+_MOST_STATEMENTS = 10_000
+
+
+class PopularityConfig(PromptConfig):
+    """Settings: the source of the popularity, and the limit up to which a fact is put into the prompt."""
+
+    popularity: str | None = Field(
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="JSON file: numbers by name or id, or PopQA's rows (s_pop); unset: count statements in the graph",
+    )
+    limit: float = Field(100.0, ge=0, description="highest popularity of a subject whose fact is put before the prompt")
+    limits: dict[str, float] = Field(
+        default_factory=dict, description="other limits for single relations, by property id or label"
+    )
+    passages: str | None = Field(
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="JSON file of paragraphs: the best one by BM25 is inserted; unset: the edit's own fact is",
+    )
+
+
+class PopularityRetrieval(PromptMethod):
+    """Puts the fact into the prompt only if the subject is so unpopular that the model alone can't be trusted.
+
+    A withheld fact has no effect: about a popular subject the model answers as before. The limits should be
+    chosen for each relation on separate questions (`pipelines/popqa.py` does it).
+    """
+
+    name = "popularity-retrieval"
+    takes_graph = True
+    paper = "Mallen et al., ACL 2023, arXiv 2212.10511"
+    about = "the fact in the prompt for unpopular subjects only, the model's own knowledge for the others"
+    config_class = PopularityConfig
+    config: PopularityConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Check the inputs, and that there is a source of popularity.
+
+        Raises:
+            ConfigError: neither a graph nor a file is given.
+            ConfigError: passages are asked for, and the package bm25s is not installed.
+            EditFileError: a file can't be read.
+        """
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, PopularityConfig)  # noqa: S101 - config_class
+        if config.passages:
+            read_passages(config.passages)
+        if config.popularity:
+            read_popularity(config.popularity)
+        elif graph is None:
+            raise ConfigError(
+                f"the method {cls.name} needs to know how popular a subject is; give graph=... (CLI: --graph), or a "
+                "file of popularities (CLI: --set popularity=FILE)"
+            )
+
+    @property
+    def reads_graph(self) -> bool:
+        """Whether popularity is counted in the graph, which is the case if no file of popularities is given."""
+        return self.config.popularity is None
+
+    @cached_property
+    def _table(self) -> Mapping[str, float] | None:
+        return read_popularity(self.config.popularity) if self.config.popularity else None
+
+    @cached_property
+    def _passages(self) -> Passages | None:
+        return Passages(read_passages(self.config.passages)) if self.config.passages else None
+
+    def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
+        """Return the fact as a sentence, or the paragraph that BM25 finds; withheld if the subject is popular."""
+        if self._table is not None:
+            popularity = popularity_in(self._table, edit) or 0.0
+        else:
+            assert self.graph is not None  # noqa: S101 - `check_inputs`
+            popularity = statements(self.graph, edit)
+        names, limits = (edit.relation_id or "", edit.relation_text), self.config.limits
+        limit = next((limits[name] for name in names if name in limits), self.config.limit)
+        text = self._passages.best(edit.text) if self._passages else fact_sentence(edit)
+        withheld = popularity > limit or text is None
+        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text or "", withheld=withheld)
+        return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}
+
+
+def popularity_in(table: Mapping[str, float], edit: Edit) -> float | None:
+    """Return the popularity of an edit's subject in a table of `read_popularity`: by its id, question, or name."""
+    names = (edit.subject_id or "", edit.text, edit.subject)
+    return next((table[name.casefold()] for name in names if name.casefold() in table), None)
+
+
+def read_popularity(path: str | Path) -> Mapping[str, float]:
+    """Read the popularities by subject, and for PopQA's rows also by question and Wikidata id, all in lower case.
+
+    The file is a JSON object from names or ids to numbers, or PopQA's rows, in either form, with ``s_pop``. A name that
+    has several numbers (in PopQA, two subjects of the same name) is left out.
+
+    Raises:
+        EditFileError: the file can't be read, or has another form.
+    """
+    path, pairs = Path(path), list[tuple[str, object]]()
+    content = document(path)
+    if isinstance(content, dict) and not isinstance(content.get("dev"), list):
+        pairs = list(content.items())
+    else:
+        for row in popqa.rows(content):
+            if isinstance(row, dict):
+                question = str(row.get("input") or row.get("question") or "")
+                parsed = popqa.asked_about(question)
+                subject, uri = row.get("subj") or (parsed and parsed[1]), str(row.get("s_uri") or "")
+                names = (subject, question, uri.rpartition("/")[2])
+                pairs += [(str(name), row.get("s_pop")) for name in names if name]
+    numbers, expected = defaultdict[str, set[float]](set), '{"LeBron James": 190000, …} or rows with subj and s_pop'
+    for name, value in pairs:
+        if value is None:  # it is not known
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise EditFileError(f"{path}: found {describe(value)} as the popularity of {name!r}; expected {expected}")
+        numbers[name.casefold()].add(float(value))
+    if not numbers:
+        raise EditFileError(f"{path}: found no popularities; expected {expected}")
+    return {name: number for name, (number, *others) in numbers.items() if not others}
+
+
+@runtime_checkable
+class Neighbourhoods(Protocol):
+    """A graph that can be asked for the statements about one item, such as `wikidata_cache.WikidataCache`."""
+
+    def neighbourhood(self, entity: str, options: SubgraphOptions) -> nx.MultiDiGraph:
+        """Return at most ``options.per_node`` statements about the item ``entity``, as edges."""
+
+    def find(self, label: str) -> tuple[str, ...]:
+        """Return the ids of all entities with this label."""
+
+
+def statements(graph: SubgraphSource, edit: Edit) -> float:
+    """Return the number of statements in a graph about the edit's subject; 0 if the subject is unknown or ambiguous.
+
+    A control changes the graph's statements about o*; the subject is counted in the graph before that change.
+
+    Raises:
+        ConfigError: the graph can't be asked about a single item.
+    """
+    if isinstance(graph, Control):
+        return statements(graph.right, edit)
+    if isinstance(graph, PrivateGraph):
+        nodes = (edit.subject_id,) if edit.subject_id in graph.graph else graph.find(edit.subject)
+        return float(graph.graph.out_degree(nodes[0])) if len(nodes) == 1 else 0.0
+    if not isinstance(graph, Neighbourhoods):
+        raise ConfigError(
+            f"can't count popularity in a {type(graph).__name__}; "
+            "give a networkx graph, a WikidataCache, or a file of popularities"
+        )
+    items = (edit.subject_id,) if edit.subject_id else graph.find(edit.subject)
+    if len(items) != 1:
+        return 0.0
+    return float(graph.neighbourhood(items[0], SubgraphOptions(hops=1, per_node=_MOST_STATEMENTS)).number_of_edges())
+
+
+def best_threshold(popularity: Sequence[float], without: Sequence[bool], retrieved: Sequence[bool]) -> float:
+    """Return the popularity limit with which most questions are answered correctly.
+
+    Facts are used up to this limit. Call it for each relation separately, on questions that are not used for testing.
+    (The paper uses log popularity, which has the same order.)
+
+    Args:
+        popularity: of each question's subject.
+        without: whether the model answers each question correctly alone.
+        retrieved: whether it does with the fact.
+
+    Returns:
+        Of equally good limits the lowest; -1 if no fact should be used (an unknown subject has popularity 0).
+
+    Raises:
+        ValueError: the three arguments have different lengths.
+    """
+    # The limit moves up from below all questions: each one that it passes is answered with the fact instead of without.
+    # It can only stop between different popularities.
+    rows = sorted(zip(popularity, without, retrieved, strict=True))
+    best, right = -1.0, sum(alone for _, alone, _ in rows)
+    most = right
+    for index, (value, alone, with_fact) in enumerate(rows):
+        right += with_fact - alone
+        last_of_its_kind = index + 1 == len(rows) or rows[index + 1][0] > value
+        if last_of_its_kind and right > most:
+            best, most = value, right
+    return best
+
+
+class Asked(NamedTuple):
+    """A question that was asked twice, and whether the answers were right: the model alone, and with a text before."""
+
+    relation: str
+    popularity: float
+    alone: bool
+    with_text: bool
+
+
+def fitted_limits(questions: Iterable[Asked]) -> dict[str, float]:
+    """Return the best limit of each relation (`best_threshold`), for `PopularityConfig.limits`."""
+    by_relation: dict[str, list[Asked]] = defaultdict(list)
+    for question in questions:
+        by_relation[question.relation].append(question)
+    columns = {relation: zip(*rows, strict=True) for relation, rows in by_relation.items()}
+    return {
+        relation: best_threshold(popularity, alone, with_text)
+        for relation, (_, popularity, alone, with_text) in columns.items()
+    }

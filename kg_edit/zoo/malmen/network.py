@@ -1,0 +1,152 @@
+"""MALMEN's editor network: value differences of tokens, and the update that fits them all (MALMEN, section 4).
+
+For each token t of a target, with the key k_t [in] and the gradient g_t [out] at a weight [out, in], MEND's network
+gives k~_t and g~_t, and the output at this token is to change by
+
+    d_t = -rate (k_t . k~_t) g~_t                                                                    [out]
+
+The changes of all tokens of all edits are written at once, by ridge regression on the keys (MALMEN, Eq. 3):
+
+    change of W = D^T K (K^T K + ridge I)^-1 = D^T (K K^T + ridge I)^-1 K,   D [tokens, out], K [tokens, in]
+
+The rate and the ridge of each weight are learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from kg_edit.models.precision import exact
+from kg_edit.patches.weight_patch import Factors
+from kg_edit.zoo.mend.gradients import Shape, as_factors
+from kg_edit.zoo.mend.network import MendManifest, MendNetwork, MendTraining, Pairs
+from kg_edit.zoo.trained.files import NetworkFormat
+
+FORMAT = NetworkFormat(key="kg_edit_malmen", thing="editor", command="kg-edit malmen train")
+
+
+class MalmenNetwork(MendNetwork):
+    """MEND's network, whose output for each token is a value difference, and a ridge for each weight.
+
+    Before `normalise_by` and training, k~ = k and g~ = g, so d = -edit_lr |k|^2 g: what a step of gradient descent with
+    ``edit_lr`` changes at that token.
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, Shape], *, rank: int, edit_lr: float, layers: int = 2, seed: int = 0
+    ) -> None:
+        super().__init__(shapes, rank=rank, edit_lr=edit_lr, layers=layers, seed=seed)
+        self.log_ridges = nn.Parameter(torch.zeros(len(self.shapes)))  # the logarithm of the ridge, which starts at 1
+
+    @property
+    def rates(self) -> list[nn.Parameter]:
+        """The logarithms of the rates and of the ridges."""
+        return [self.log_rates, self.log_ridges]
+
+    def ridge(self, name: str) -> Tensor:
+        """Return the learned ridge of a weight, which is positive, in float64."""
+        ridge: Tensor = exact(self.log_ridges[self._indices[name]]).exp()
+        return ridge
+
+    def differences(self, name: str, keys: Tensor, gradients: Tensor) -> Tensor:
+        """Return the value differences [tokens, out] for keys [tokens, in] and gradients [tokens, out] of a weight."""
+        better, direction = self(name, keys, gradients)
+        product = (keys.to(better.device) * better).sum(-1, keepdim=True)  # k . k~ [tokens, 1]
+        differences: Tensor = -self.rate(name) * product * direction
+        return differences
+
+    def changes(self, factors: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the factors (left [1, tokens, out], right [1, tokens, in]) of each weight's change by all edits.
+
+        Args:
+            factors: keys [tokens, in] and gradients [tokens, out] of the targets' tokens of all edits, by weight name.
+        """
+        changes: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, (keys, gradients) in factors.items():
+            left = self.differences(name, keys, gradients)
+            changes[name] = (left[None], ridge_rows(keys.to(left.device), self.ridge(name))[None])
+        return changes
+
+    @torch.no_grad()
+    def factors(self, factors: Pairs) -> dict[str, Factors]:
+        """Return the change of each weight by all edits; its rank is the number of tokens."""
+        return as_factors(self.changes(factors))
+
+
+def ridge_rows(keys: Tensor, ridge: Tensor) -> Tensor:
+    """Return (K K^T + ridge I)^-1 K [tokens, in] for keys K [tokens, in], solved in float64.
+
+    Of its two forms, with tokens or inputs as unknowns, the one with the smaller matrix is solved.
+    """
+    k = exact(keys)
+    few = len(k) <= k.shape[1]
+    gram = k @ k.T if few else k.T @ k
+    gram = gram + ridge.to(gram.device) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    solved: Tensor = torch.linalg.solve(gram, k if few else k.T)  # [tokens, in], or its transpose
+    return (solved if few else solved.T).to(keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a step of the training edits.
+
+    Attributes:
+        length: batches that are edited one after the other on the same weights.
+        look_back: batches whose prompts are in the loss after each of these updates, the last one included.
+        decay: factor of the loss of a batch, for each later batch.
+        norm_weight: weight of the squared norm of an update.
+    """
+
+    length: int = 1
+    look_back: int = 1
+    decay: float = 1.0
+    norm_weight: float = 0.0
+
+
+class MalmenTraining(MendTraining):
+    """Settings of the training. The preset ``paper`` has the published ones, with the learning rate as in MEND's.
+
+    Its batch and held-out edits need about a thousand edits. The published code edits the output matrices of the last
+    six blocks' MLPs; ``weights`` can name them.
+    """
+
+    batch: PositiveInt = Field(32, description="edits in a step, made together; published: 512 to 8,192")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of the network")
+    clip: float = Field(1.0, gt=0, description="maximum norm of the gradient")
+    edit_lr: float = Field(3e-4, gt=0, description="initial rate of the value differences of every edited weight")
+    edit_weight: float = Field(1.0, ge=0, description="c_edit: weight of -log p(new target) after the edits")
+    network_layers: PositiveInt = Field(2, description="residual layers of the network")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {
+            "rank": 1920,
+            "edit_lr": 1e-6,
+            "learning_rate": 1e-3,
+            "batch": 512,
+            "validation": 512,
+        },
+    }
+
+    @property
+    def course(self) -> Course:
+        """One batch, on the unedited model."""
+        return Course()
+
+
+class MalmenManifest(MendManifest):
+    """The metadata of an editor: its model, and how it was trained."""
+
+    training: MalmenTraining
+
+    def network(self) -> MalmenNetwork:
+        """Return the untrained network."""
+        config = self.training
+        return MalmenNetwork(
+            self.shapes, rank=config.rank, edit_lr=config.edit_lr, layers=config.network_layers, seed=config.seed
+        )

@@ -1,0 +1,250 @@
+"""The training of MALMEN's editor network (MALMEN, section 4): batches of edits that are made together.
+
+    L = c_edit L_e + c_loc L_loc
+
+L_e is -log p of the new targets after the batch, in the edits' own prompts and in paraphrases; L_loc is
+KL(unedited || edited) on unrelated prompts. The gradient is computed in two stages, so that memory does not grow with
+the batch: first of the losses by the factors of the updates, a few rows at a time; then by the network.
+
+RLEdit trains by the same steps on sequences of batches (`Course`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.zoo.malmen.network import FORMAT, Course, MalmenManifest, MalmenNetwork, MalmenTraining
+from kg_edit.zoo.mend.examples import BatchOrder, Rows
+from kg_edit.zoo.mend.gradients import Changes, EditedPasses, as_factors, at_targets, edit_factors, nll
+from kg_edit.zoo.mend.network import MendManifest, Pairs
+from kg_edit.zoo.mend.training import MendRun, train_editor
+from kg_edit.zoo.trained.lower_states import LowerStates
+from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS
+
+_ROWS = 64  # in one pass of the model
+
+
+def train(
+    model: LanguageModel,
+    edits: Sequence[Edit | BenchmarkRecord],
+    settings: MalmenTraining,
+    out: Path,
+    *,
+    progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> MalmenManifest:
+    """Train an editor for ``model``, and write the one with the best loss on the held-out edits to ``out``.
+
+    The arguments and errors are those of `kg_edit.zoo.mend.training.train`.
+    """
+    return train_editor(
+        model, edits, settings, out, MalmenManifest, MalmenRun, progress=progress, checkpoint_seconds=checkpoint_seconds
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Passes:
+    """Passes of a model with a change of the weights ``names``; ``lower`` are stored states of the lower blocks."""
+
+    model: LanguageModel
+    names: Sequence[str]
+    lower: LowerStates | None = None
+
+    def of(self, prompts: Sequence[Prompt]) -> EditedPasses:
+        """Run ``prompts`` through the model as it is, without a graph."""
+        with torch.no_grad():
+            return EditedPasses(self.model, prompts, self.names, lower=self.lower)
+
+    def at_targets(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return by weight the keys [tokens, in] and the gradients [tokens, out] of all prompts' target tokens."""
+        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.names}
+        for start in range(0, len(prompts), _ROWS):
+            batch = prompts[start : start + _ROWS]
+            passes = EditedPasses(self.model, batch, self.names, lower=self.lower)
+            factors = edit_factors(passes, nll(passes, range(len(batch))), rows=len(batch))
+            for row, prompt in enumerate(batch):
+                row_factors = {name: (u[row], delta[row]) for name, (u, delta) in factors.items()}
+                for name, pair in at_targets(prompt, row_factors).items():
+                    pairs[name].append(pair)
+        return {
+            name: (torch.cat([u for u, _ in all_]), torch.cat([d for _, d in all_])) for name, all_ in pairs.items()
+        }
+
+    def edit_losses(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
+        """Yield the parts of L_e under a change: of the edits' rows, if they are learned, and the further prompts."""
+        prompts = [*(rows.edits if rows.learned else ()), *(prompt for _, prompt in rows.further)]
+        for part in _portions(prompts):
+            passes, indices = self.of(part), range(len(part))
+            yield nll(passes, indices, passes.logits(indices, change, _first(indices))) * (len(part) / len(prompts))
+
+    def localities(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
+        """Yield the parts of L_loc: KL(the model as it is || with the change) on unrelated prompts."""
+        for part in _portions(rows.unrelated):
+            passes, indices = self.of(part), range(len(part))
+            with torch.no_grad():
+                clean = passes.logits(indices).log_softmax(-1)  # [reads, vocabulary]
+            edited = passes.logits(indices, change, _first(indices)).log_softmax(-1)
+            divergence = (clean.exp() * (clean - edited)).sum(-1)
+            yield (divergence * passes.targets(indices)[1]).sum() * (len(part) / len(rows.unrelated))
+
+
+def sequence_losses(
+    passes: Passes,
+    network: MalmenNetwork,
+    batches: Sequence[Rows],
+    settings: MalmenTraining,
+    *,
+    check: Callable[[float], None] = lambda _: None,
+) -> tuple[float, float]:
+    """Edit batches one after the other, and add the gradient of the losses to that of the network.
+
+    After the update of batch t, with the earlier updates applied as constants, and b = `Course.look_back`:
+
+        L_t = sum_(i < b) decay^i (c_edit L_e(batch t-i) + c_loc KL_(t-1 || t)(batch t-i)) + norm_weight |update|^2
+
+    For one batch that is MALMEN's loss.
+
+    Args:
+        passes: of the unedited model.
+        network: the editor.
+        batches: the edits of each update, with the prompts of the losses.
+        settings: the weights of the losses, and the course.
+        check: is called with each L_t, and may raise.
+
+    Returns:
+        The means over the batches of L_e and of the KL of a batch after its own update.
+    """
+    course, model = settings.course, passes.model
+    earlier, edit, locality = dict[str, Factors](), 0.0, 0.0
+    for number, batch in enumerate(batches):
+        with WeightPatch(factors=earlier).applied(model):
+            change = network.changes(passes.at_targets(batch.edits))
+            # Stage 1: down to the factors of the update. The graph of each part is freed before the next one runs.
+            leaves = {name: _leaf(pair) for name, pair in change.items()}
+            total = 0.0
+            for age, rows in enumerate(reversed(batches[max(0, number + 1 - course.look_back) : number + 1])):
+                factor = course.decay**age
+                edits = _descend(passes.edit_losses(leaves, rows), factor * settings.edit_weight)
+                divergence = _descend(passes.localities(leaves, rows), factor * settings.locality_weight)
+                total += factor * (settings.edit_weight * edits + settings.locality_weight * divergence)
+                if not age:
+                    edit, locality = edit + edits / len(batches), locality + divergence / len(batches)
+            if course.norm_weight:
+                total += course.norm_weight * _descend(map(squared_norm, leaves.values()), course.norm_weight)
+            check(total)
+            # Stage 2: on to the network
+            for name, pair in change.items():
+                for part, leaf in zip(pair, leaves[name], strict=True):
+                    if leaf.grad is not None:
+                        part.backward(leaf.grad)
+        earlier = _added(earlier, as_factors(leaves))
+    return edit, locality
+
+
+def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Rows]) -> tuple[float, float]:
+    """Edit batches one after the other; return L_e and KL(unedited || edited) over all of them after the last one."""
+    earlier = dict[str, Factors]()
+    for batch in batches:
+        with WeightPatch(factors=earlier).applied(passes.model):
+            factors = passes.at_targets(batch.edits)
+        earlier = _added(earlier, network.factors(factors))
+    change = {name: (pair.left.T[None], pair.right.T[None]) for name, pair in earlier.items()}
+    edit, locality, count = 0.0, 0.0, 0
+    with torch.no_grad():
+        for rows in batches:
+            size = len(rows.edits)
+            edit += size * sum(map(float, passes.edit_losses(change, rows)))
+            locality += size * sum(map(float, passes.localities(change, rows)))
+            count += size
+    return edit / count, locality / count
+
+
+def _descend(parts: Iterable[Tensor], weight: float) -> float:
+    """Add the gradient of ``weight`` times the sum of ``parts``, one after the other; return the sum without weight."""
+    total = 0.0
+    for part in parts:
+        (weight * part).backward()
+        total += float(part.detach())
+    return total
+
+
+def _added(earlier: Mapping[str, Factors], more: Mapping[str, Factors]) -> dict[str, Factors]:
+    return {name: earlier[name] + pair if name in earlier else pair for name, pair in more.items()}
+
+
+def squared_norm(change: tuple[Tensor, Tensor]) -> Tensor:
+    """Return |left^T right|^2 for the factors [1, tokens, out] and [1, tokens, in], without the product."""
+    left, right = change
+    return ((left[0] @ left[0].T) * (right[0] @ right[0].T)).sum()
+
+
+def _portions(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
+    """Yield the prompts in portions of one pass, those of similar length together."""
+    ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
+    for start in range(0, len(ordered), _ROWS):
+        yield ordered[start : start + _ROWS]
+
+
+def _first(indices: range) -> Tensor:
+    """Return the owner of each row: all run with the only change."""
+    return torch.zeros(len(indices), dtype=torch.long)
+
+
+def _leaf(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    left, right = (part.detach().requires_grad_() for part in pair)
+    return left, right
+
+
+class MalmenRun(MendRun):
+    """A training run of MALMEN; a step edits the batches of a `Course`."""
+
+    name = "malmen"
+    format = FORMAT
+    _network: MalmenNetwork
+
+    def __init__(self, model: LanguageModel, order: BatchOrder, manifest: MendManifest, path: Path) -> None:
+        super().__init__(model, order, manifest, path)
+        assert isinstance(manifest.training, MalmenTraining)  # noqa: S101 - MalmenManifest
+        self._training = manifest.training
+
+    @property
+    def course(self) -> Course:
+        """The course of a step."""
+        return self._training.course
+
+    @property
+    def passes(self) -> Passes:
+        """The passes of the model."""
+        return Passes(model=self.model, names=list(self._network.shapes), lower=self._lower)
+
+    def read_by_network(self, prompt: Prompt, factors: Pairs) -> Pairs:
+        """Return the keys and the gradients of the target's tokens."""
+        return at_targets(prompt, factors)
+
+    def backward(self, step: int) -> Mapping[str, str]:
+        """Compute the losses of the step's batches and their gradient; return the losses to display."""
+        length = self.course.length
+        batches = [self.order.rows(step * length + number) for number in range(length)]
+        edit, locality = sequence_losses(self.passes, self._network, batches, self._training, check=self.check_loss)
+        return {"edit": f"{edit:.2f}", "kl": f"{locality:.3f}"}
+
+    def held_out(self) -> tuple[float, float]:
+        """Return the mean losses on the held-out edits; as many batches as in a step are edited in sequence."""
+        batches, length = [*self.order.validation()], self.course.length
+        edit, locality, count = 0.0, 0.0, 0
+        for start in range(0, len(batches), length):
+            sequence = batches[start : start + length]
+            size = sum(len(rows.edits) for rows in sequence)
+            losses = held_out_losses(self.passes, self._network, sequence)
+            edit, locality, count = edit + size * losses[0], locality + size * losses[1], count + size
+        return edit / count, locality / count

@@ -1,0 +1,86 @@
+"""MeLLo (Zhong et al., EMNLP 2023, arXiv 2305.14795): answer a question in steps, and check each step with the edits.
+
+The model writes subquestions and tentative answers. After each, the edited fact nearest to the subquestion is inserted,
+and the model decides whether the two contradict each other (`mello.loop`). An edit is just a fact in the
+memory. Making an edit computes nothing; all the work is done when the model is asked.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kg_edit.edits.edit import Edit
+from kg_edit.patches.prompt_patch import PromptFact
+from kg_edit.scoring.questions import new_fact
+from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
+from kg_edit.zoo.mello.loop import DEMONSTRATIONS, demonstrations
+from kg_edit.zoo.mello.patch import LoopPatch, LoopRule
+
+_LINE = 64  # tokens reserved for the question, and for each fact that is put in
+
+
+class MelloConfig(PromptConfig):
+    """Settings of the loop. The preset ``paper`` writes up to 256 tokens at a time.
+
+    Facts are selected for a subquestion by similarity only.
+    """
+
+    gate: Literal["subject", "similarity"] = Field(
+        "similarity",
+        description="put a fact after subquestions that are similar to its prompt, or that name its subject",
+    )
+    threshold: float = Field(0.0, ge=0, le=1, description="similarity that is needed; 0: always show the nearest fact")
+    most: PositiveInt = Field(1, description="number of facts after a subquestion: only the nearest", le=1)
+    steps: PositiveInt = Field(4, description="maximum number of subquestions")
+    tokens: PositiveInt = Field(
+        96, description="maximum number of tokens that the model writes before a fact is inserted; published: 256"
+    )
+    shots: NonNegativeInt = Field(
+        len(DEMONSTRATIONS),
+        le=len(DEMONSTRATIONS),
+        description="maximum number of answered examples; fewer if the model's context is too short",
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"tokens": 256}}
+
+
+class Mello(PromptMethod):
+    """Subquestions, tentative answers, and the nearest edited fact after each, until there is a final answer.
+
+    The model reads the dialogue instead of the prompt, so it answers after "Final answer:". As soon as there is an
+    edit, every prompt is asked in this way, whatever it is about.
+    """
+
+    name = "mello"
+    paper = "Zhong et al., EMNLP 2023, arXiv 2305.14795"
+    about = "the model answers a question in steps; each is checked against the nearest edited fact"
+    config_class = MelloConfig
+    patch_class = LoopPatch
+    config: MelloConfig
+
+    @property
+    def rule(self) -> LoopRule:
+        """The rule of the patch, with as many examples as fit into the model's context."""
+        config = self.config
+        return LoopRule(**dict(super().rule), steps=config.steps, tokens=config.tokens, shots=self.shots)
+
+    @cached_property
+    def shots(self) -> int:
+        """The number of examples: at most ``shots`` of the settings, and what half of a short context holds."""
+        config, context = self.config, self.context
+        if context is None:
+            return config.shots
+        dialogue = _LINE + config.steps * (config.tokens + _LINE)
+        room, count = context - min(dialogue, context // 2), config.shots
+        while count and len(self.model.tokenizer(demonstrations(count), add_special_tokens=False)["input_ids"]) > room:
+            count -= 1
+        return count
+
+    def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
+        """Return the fact without a full stop, and the number of examples as a note."""
+        return PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=new_fact(edit)), {
+            "shots": self.shots
+        }

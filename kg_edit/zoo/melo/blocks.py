@@ -1,0 +1,111 @@
+"""MELO's patch: blocks of a LoRA at one down-projection W [d, d_ff], looked up by prompts (Yu et al., AAAI 2024).
+
+A block is one slice of r ranks of a LoRA, A_i [r, d_ff] and B_i [r, d]. With x the module's input at a token:
+
+    c = the nearest cluster's keys, if |x - centre| <= radius              at the last token of a prompt, x = q
+    i = arg min |q - k_i| over the keys k_i of c
+    y = W x + B_iᵀ A_i x                                                  from this token on; else y = W x
+
+Clusters are the balls of a codebook (`kg_edit.zoo.grace.codebook.regions`): keys with one target form a cluster
+around their mean; where clusters with different targets meet, both are cut, and keys outside of what is left are
+forgotten. Outside of all clusters nothing is added, so the output is W x bit for bit.
+
+A text reaches the block's layer token by token, so tokens after the end of a prompt find its block by a mean over the
+text so far (`kg_edit.models.token_means`). If a text has the ends of several prompts, the blocks of all of them act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from kg_edit.errors import PatchError
+from kg_edit.models.hooks import prompt_ends
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.token_means import TokenMeans
+from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_patch import layer_of
+from kg_edit.zoo.grace.codebook import Codebook
+from kg_edit.zoo.grace.patch import CodebookPatch
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Blocks(Codebook):
+    """A codebook whose values are blocks, [entries, r, d_ff + d]: the rows of A_i, and beside them those of B_i."""
+
+    axes: ClassVar[int] = 3
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (d, d_ff) of the weight."""
+        return self.values.shape[2] - self.keys.shape[1], self.keys.shape[1]
+
+    def on(self, device: torch.device) -> Self:
+        """Return the same blocks, with their tensors on ``device``."""
+        moved = replace(self, keys=self.keys.to(device), values=self.values.to(device))
+        vars(moved)["regions"] = self.regions.to(device)  # the radii are rounded alike on every device
+        return moved
+
+    def nearest(self, inputs: Tensor) -> Tensor:
+        """Return for each of ``inputs`` [tokens, d_ff] the entry whose block it uses, or -1, [tokens]."""
+        points, keys = self.deferral.placed(inputs), self.deferral.placed(self.keys)
+        balls = self.regions.balls(points)  # [tokens]
+        distances = torch.cdist(points, keys, compute_mode="donot_use_mm_for_euclid_dist")  # [tokens, entries]
+        other = (balls[:, None] != self.regions.owners) | (balls < 0)[:, None]
+        least, entries = distances.masked_fill(other, torch.inf).min(-1)
+        return torch.where(least.isfinite(), entries, -1)
+
+    def added(self, inputs: Tensor, output: Tensor, active: Tensor) -> Tensor:
+        """Return the module's ``output`` [tokens, d] with B_iᵀ A_i x for each entry i that is active at a token.
+
+        Args:
+            inputs: x of each token, [tokens, d_ff].
+            output: W x of each token, [tokens, d].
+            active: whether an entry acts at a token, [tokens, entries].
+        """
+        for entry in active.any(0).nonzero().flatten().tolist():
+            at = active[:, entry].nonzero().flatten()
+            a, b = self.values[entry].split([inputs.shape[1], output.shape[1]], dim=-1)  # [r, d_ff], [r, d]
+            output = output.index_add(0, at, inputs[at] @ a.T @ b)
+        return output
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class BlockPatch(CodebookPatch):
+    """Blocks by the name of the weight beside which they act. `without` removes edits as if they were never made."""
+
+    file_kind: ClassVar[str] = "melo"
+    book_class: ClassVar[type[Codebook]] = Blocks
+
+    def _plus(self, other: Self) -> Self:
+        for name in self.codebooks.keys() & other.codebooks.keys():
+            first, second = (patch.codebooks[name].values.shape[1] for patch in (self, other))
+            if first != second:
+                raise PatchError(f"can't add blocks of rank {first} and {second} at {name}; make both with one rank")
+        return super()._plus(other)
+
+    @contextmanager
+    def _attached(self, model: LanguageModel, name: str, module: nn.Module, book: Any) -> Iterator[None]:
+        assert isinstance(book, Blocks)  # noqa: S101 - the patch's ``book_class``
+        layer, blocks = layer_of(model, name), book.on(weight_matrix(module).device)
+        with TokenMeans(model, layer, name=self.file_kind).attached() as means:
+
+            def forward(inputs: Tensor, output: Tensor) -> Tensor:
+                with torch.no_grad():
+                    matches = inputs.new_zeros(len(inputs), len(blocks))  # 1 where a token's own key finds an entry
+                    looked_up = torch.ones(len(inputs), dtype=torch.bool)
+                    if blocks.deferral.lookup == "prompt-end":
+                        looked_up = prompt_ends(model, *means.size).flatten()
+                    at = looked_up.to(inputs.device).nonzero().flatten()
+                    entries = blocks.nearest(inputs[at])
+                    matches[at[entries >= 0], entries[entries >= 0]] = 1.0
+                    active = (matches if blocks.deferral.lookup == "every-token" else means.of(matches)) > 0
+                return blocks.added(inputs, output, active)
+
+            with replacing_output(model, layer, forward):
+                yield

@@ -1,0 +1,162 @@
+"""MEMoE's adapter: a mixture of experts that is added to one frozen layer, routed by the names in a text.
+
+With x [d_ff] the down-projection's input at a token, E experts W_e [d, d_ff] and a router W_g [E, d_ff + d]:
+
+    g = top-k(softmax(W_g [x; anchor(x)]))                        the others are 0
+    y = W_0 x + scale sum_e g_e W_e x
+
+The layer's own weight W_0 does not change. The experts start at 0, the router from random numbers.
+
+anchor(x) [d] is the mean embedding of the names up to this token. MEMoE finds the named entities of a sentence with
+another model. Here a simple rule does: a token belongs to a name if it begins a word with a capital letter. Only the
+first token of each word counts. The first word of a text has a capital letter in any case; it does not count if the
+tokenizer writes no space before it. A token can't know what comes after it, so its anchor is the mean over the names up
+to it, and 0 before the first name (`kg_edit.models.token_means`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import normalize, pad
+from transformers import PreTrainedTokenizerBase
+
+from kg_edit.models.hooks import given_token_ids
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.token_means import TokenMeans
+from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, linear_init
+
+_SPACES = ("\u0120", "\u2581", " ")  # how byte-level and sentence-piece vocabularies write a space
+
+
+class ExpertSettings(AdapterSettings):
+    """The number of experts, and how tokens are routed."""
+
+    experts: PositiveInt = Field(4, description="E: number of experts")
+    top: PositiveInt = Field(1, description="k: number of experts that are used for a token")
+    scale: float = Field(1.0, gt=0, description="lambda: weight of the experts' output")
+    anchors: bool = Field(
+        True, description="the router reads the names so far as well as the token; false: only the token"
+    )
+    seed: Seed = Field(0, description="random seed of the router's initial weights")
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.top > self.experts:
+            raise ValueError(f"top={self.top} is more than the {self.experts} experts; give a smaller top")
+        return self
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Experts(SummedAdapter):
+    """The router [E, d_ff + d], and the experts stacked by rows, [E * d, d_ff]."""
+
+    method: ClassVar[str] = "memoe"
+    settings_class = ExpertSettings
+    settings: ExpertSettings
+
+    @property
+    def summary(self) -> str:
+        """The number of experts, and how many a token uses."""
+        return f"{self.settings.experts} experts, {self.settings.top} a token"
+
+    def initial(self) -> dict[str, Tensor]:
+        """Return a random router like a linear layer, from the seed, and experts 0."""
+        draw, (rows, columns) = torch.Generator().manual_seed(self.settings.seed), self.size
+        router = linear_init(self.settings.experts, columns + rows, draw)
+        return {"router": router, "experts": torch.zeros(self.settings.experts * rows, columns)}
+
+    @contextmanager
+    def features(self, model: LanguageModel, layer: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield a function from x to [x; anchor(x)], [tokens, d_ff + d]; the anchor is 0 without ``anchors``."""
+        width = self.size[0]
+        with Anchors(model, layer, name=self.method).attached() as anchors:
+
+            def features(inputs: Tensor) -> Tensor:
+                anchor = anchors.of(inputs)
+                # the embedding of some models is narrower than their blocks
+                fitting = pad(anchor, (0, max(0, width - anchor.shape[1])))[:, :width]
+                return torch.cat([inputs, fitting if self.settings.anchors else torch.zeros_like(fitting)], -1)
+
+            yield features
+
+    def gates(self, parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
+        """Return g [tokens, E]: the router's probabilities, set to 0 except the ``top`` largest."""
+        # x and anchor are normalised each, because their norms differ by orders of magnitude
+        parts = features.split([self.size[1], features.shape[1] - self.size[1]], -1)
+        scaled = torch.cat([normalize(part, dim=-1) * part.shape[1] ** 0.5 for part in parts], -1)
+        probabilities = (scaled @ parameters["router"].T).softmax(-1)
+        largest = torch.zeros_like(probabilities).scatter(1, probabilities.topk(self.settings.top).indices, 1.0)
+        return probabilities * largest
+
+    def forward(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False
+    ) -> Tensor:
+        """Return W_0 x + scale sum_e g_e W_e x; ``inputs`` are [x; anchor(x)]."""
+        outputs = (inputs[:, : self.size[1]] @ parameters["experts"].T).reshape(len(inputs), -1, self.size[0])
+        # [tokens, E, 1] * [tokens, E, d], summed over the experts
+        return output + self.settings.scale * (self.gates(parameters, inputs)[..., None] * outputs).sum(1)
+
+
+class Anchors:
+    """The anchors of the tokens in the last call of block ``layer``."""
+
+    def __init__(self, model: LanguageModel, layer: int, *, name: str) -> None:
+        embedding = model.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Module)  # noqa: S101 - true of every causal language model
+        self._embedding, self._names = embedding, name_tokens(model.tokenizer, len(embedding.weight))  # type: ignore[arg-type]
+        self._model, self._means = model, TokenMeans(model, layer, name=name)
+        self._ids: Tensor | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[Anchors]:
+        """Record the embedded token ids and the calls of the block inside the ``with`` block."""
+
+        def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self._ids = args[0]
+
+        try:
+            with self._embedding.register_forward_pre_hook(note), self._means.attached():
+                yield self
+        finally:
+            self._ids = None
+
+    @torch.no_grad()
+    def of(self, inputs: Tensor) -> Tensor:
+        """Return the anchors [tokens, d] in float32 for ``inputs`` [tokens, d_ff]; 0 if the token ids are unknown."""
+        weight, given_ids = self._embedding.weight, given_token_ids(self._model)
+        assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
+        ids = self._ids if given_ids is None else given_ids  # blocks may run without the embedding before them
+        if ids is None or ids.numel() != len(inputs):
+            return torch.zeros(len(inputs), weight.shape[1], device=inputs.device)
+        ids = ids.reshape(-1).to(weight.device)
+        is_name = self._names.to(ids.device)[ids][:, None]  # [tokens, 1]
+        # The mean over the names is (mean of is_name * embedding) / (mean of is_name), both over all tokens so far.
+        means = self._means.of(torch.cat([is_name * weight[ids].float(), is_name], -1).to(inputs.device))
+        return means[:, :-1] / means[:, -1:].clamp(min=torch.finfo(means.dtype).eps)
+
+
+def name_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
+    """Return a vector [size] with 1 for each token id that begins a word with a capital letter, else 0.
+
+    A tokenizer that puts a space before every text writes its first word as any other one. There the words of which
+    texts usually begin ("The", "Where") can't be distinguished from names, and count.
+    """
+    words: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))  # type: ignore[assignment]
+
+    def capital(word: str) -> bool:
+        first = word[1:2]
+        if not (first.isascii() and first.isalpha()):  # a byte-level vocabulary writes other letters as bytes
+            first = str(tokenizer.convert_tokens_to_string([word])).lstrip()[:1]
+        return first.isupper()
+
+    is_name = torch.zeros(size)
+    is_name[[number for number, word in enumerate(words) if word and word.startswith(_SPACES) and capital(word)]] = 1.0
+    return is_name

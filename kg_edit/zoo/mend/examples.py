@@ -1,0 +1,211 @@
+"""The training data of MEND: an edit's prompt, prompts that mean the same, and unrelated prompts (MEND, section 3).
+
+PropMEND (arXiv 2506.08920) adds portability questions, and takes the gradient of the whole
+statement instead of its target.
+
+The seed and the number of a step determine its edits (`BatchOrder`), so a run that was killed continues with the same
+edits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Self
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import ConfigError, ModelError, PromptError
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.models.first_token import lead_before
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.models.sampling import sample_rows
+from kg_edit.scoring.questions import query_of
+from kg_edit.zoo.mend.network import MendTraining
+from kg_edit.zoo.trained.edits import training_edits
+from kg_edit.zoo.trained.training import Passes, shuffled
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """The encoded prompts of one edit.
+
+    Attributes:
+        edit: its prompt with the new target.
+        statement: the row whose gradient is taken: the same prompt, of which all tokens may be targets.
+        equivalents: paraphrases with the new target.
+        unrelated: locality prompts with their answers.
+        questions: portability questions with their answers.
+    """
+
+    edit: Prompt
+    statement: Prompt
+    equivalents: tuple[Prompt, ...] = ()
+    unrelated: tuple[Prompt, ...] = ()
+    questions: tuple[Prompt, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of a step: the statements whose gradients are taken, one unrelated prompt per edit, and further prompts.
+
+    Attributes:
+        edits: the statements.
+        unrelated: one prompt for each edit.
+        further: pairs (index of the edit, prompt that the edited model should answer).
+        learned: whether the statements' targets are learned as well; not if the edits' own prompts are in ``further``.
+    """
+
+    edits: tuple[Prompt, ...]
+    unrelated: tuple[Prompt, ...]
+    further: tuple[tuple[int, Prompt], ...]
+    learned: bool = True
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], texts: Sequence[Prompt], random: Random, *, questions: int = 0) -> Self:
+        """Draw one equivalent prompt (if there is one), one unrelated prompt and ``questions`` for each example.
+
+        An edit without neighbours gets one of ``texts`` as its unrelated prompt.
+        """
+        drawn = [
+            (random.choice(example.equivalents or (None,)), random.choice(example.unrelated or texts))
+            for example in examples
+        ]
+        # With the gradient of the whole statement, the edit's own prompt is asked as a further prompt: then the loss is
+        # that of the target alone.
+        learned = all(example.statement is example.edit for example in examples)
+        further = [(owner, prompt) for owner, (prompt, _) in enumerate(drawn) if prompt is not None]
+        for owner, example in enumerate(examples):
+            sampled = random.sample(example.questions, min(questions, len(example.questions)))
+            further += [(owner, prompt) for prompt in (*(() if learned else (example.edit,)), *sampled)]
+        return cls(
+            edits=tuple(example.statement for example in examples),
+            unrelated=tuple(unrelated for _, unrelated in drawn),
+            further=tuple(further),
+            learned=learned,
+        )
+
+
+def whole_statement(prompt: Prompt) -> Prompt:
+    """Return the same row, in which every token but the first is a target."""
+    return replace(prompt, target_start=1)
+
+
+def make_examples(
+    model: LanguageModel, items: Iterable[Edit | BenchmarkRecord], *, gradient_of: str = "target"
+) -> list[Example]:
+    """Encode the prompts of edits or records. Those that can't be encoded are left out, edits with a warning.
+
+    The unrelated prompts are the edit's neighbours, or else the locality probes of its record.
+    """
+    examples, left_out = list[Example](), 0
+    edits = training_edits(items)
+    if chat := sum(edit.chat is not False for edit, _ in edits):
+        log.warning("%d edits have chat set; the training uses their prompts in plain text", chat)
+    for edit, locality in edits:
+        lead = lead_before(model, edit.text, subject=edit.subject)
+        encoded = _encoded(model, [(lead + edit.text, edit.target_new)])
+        if not encoded:
+            left_out += 1
+            continue
+        questions = (
+            (f"Q: {probe.question}\nA:" if query_of(probe).form == "question" else probe.question, probe.answer)
+            for probe in edit.portability
+        )
+        examples.append(
+            Example(
+                edit=encoded[0],
+                statement=whole_statement(encoded[0]) if gradient_of == "text" else encoded[0],
+                equivalents=_encoded(model, ((text, edit.target_new) for text in edit.paraphrases)),
+                unrelated=_encoded(model, locality),
+                questions=_encoded(model, questions),
+            )
+        )
+    if left_out:
+        log.warning(
+            "%d edits are left out: their target's first token merges with the prompt's end, or they are longer than "
+            "the model's positions",
+            left_out,
+        )
+    return examples
+
+
+def _encoded(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> tuple[Prompt, ...]:
+    """Encode the pairs (text, target) that can be encoded."""
+    prompts = list[Prompt]()
+    for text, target in pairs:
+        try:
+            prompts.append(model.encode(text.rstrip(), target=target))
+        except (PromptError, ModelError):  # merged with its target, or longer than the model's positions
+            continue
+    return tuple(prompts)
+
+
+def own_prompts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[Prompt, ...]:
+    """Sample texts from the model, in which every token is a target."""
+    texts = sample_rows(model, rows=rows, tokens=tokens, seed=seed)
+    return tuple(Prompt(text="", ids=row, target_start=1) for row in texts)
+
+
+class BatchOrder:
+    """The rows of each training step, and the rows that are held out for validation.
+
+    ``texts`` are used as unrelated prompts for edits without neighbours.
+    """
+
+    def __init__(self, examples: Sequence[Example], texts: Sequence[Prompt], settings: MendTraining) -> None:
+        self.settings, self._texts = settings, texts
+        order = shuffled(examples, f"split {settings.seed}")
+        self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
+        self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed)
+
+    @classmethod
+    def of(cls, model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> BatchOrder:
+        """Return the order for a model; the texts are sampled from the model.
+
+        Raises:
+            ConfigError: there are too few edits, or questions are wanted and no edit has one.
+        """
+        examples = make_examples(model, edits, gradient_of=settings.gradient_of)
+        at_once = settings.at_once
+        needed = settings.validation + max(at_once.values())
+        if len(examples) < needed:
+            raise ConfigError(
+                f"found {len(examples)} usable edits, expected at least {needed}: validation = {settings.validation} "
+                f"(held out), {', '.join(f'{name} = {value}' for name, value in at_once.items())}; give more edits, or "
+                "lower these"
+            )
+        if settings.questions and not any(example.questions for example in examples):
+            raise ConfigError(
+                f"questions = {settings.questions}, and no edit has a portability question (field "
+                "portability); draw edits with questions by kg-edit data edits --questions, or set questions=0"
+            )
+        texts = own_prompts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
+        return cls(examples, texts, settings)
+
+    def rows(self, step: int) -> Rows:
+        """Return the rows of a step (from 0). Each pass over the examples has another order."""
+        random = Random(f"step {step} {self.settings.seed}")  # noqa: S311 - no secret
+        return Rows.of(self._passes.examples(step), self._texts, random, questions=self.settings.questions)
+
+    def validation(self) -> Iterator[Rows]:
+        """Yield the held-out rows in batches; they are the same in each call."""
+        random = Random(f"validation {self.settings.seed}")  # noqa: S311 - no secret
+        for start in range(0, len(self._held_out), self.settings.batch):
+            batch = self._held_out[start : start + self.settings.batch]
+            yield Rows.of(batch, self._texts, random, questions=self.settings.questions)
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Yield all prompts of which the rows of a step or of the validation are drawn."""
+        for example in (*self.examples, *self._held_out):
+            yield from (example.edit, example.statement, *example.equivalents, *example.unrelated)
+            yield from example.questions if self.settings.questions else ()
+        yield from self._texts
+
+    def for_normalising(self) -> list[Prompt]:
+        """Return the prompts of the edits from which the mean and the deviation of the factors are computed."""
+        return [example.statement for example in self.examples[: self.settings.normalise_on]]

@@ -1,0 +1,299 @@
+"""The training of MEND's editor network (MEND, Eq. 4): Adam on the losses of models that were each edited once.
+
+    L = c_edit L_e + c_loc L_loc
+
+L_e is -log p of the new target after the edit, in its own prompt and in paraphrases; with ``questions`` also of the
+answers to portability questions (PropMEND). L_loc is KL(unedited || edited) on unrelated prompts.
+
+`EditorRun` and `losses_after` are shared with KE. A run that was killed continues from a checkpoint to the same result,
+bit for bit (`kg_edit.zoo.trained`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.zoo.mend.examples import BatchOrder, Rows
+from kg_edit.zoo.mend.gradients import (
+    Changes,
+    EditedPasses,
+    Shape,
+    edit_factors,
+    first_block,
+    gradient_factors,
+    has_gradient,
+    mlp_weights,
+    nll,
+    read_tokens,
+    weight_shapes,
+)
+from kg_edit.zoo.mend.network import FORMAT, MendManifest, MendTraining, Pairs, Validation
+from kg_edit.zoo.trained.edits import digest_of, training_edits
+from kg_edit.zoo.trained.files import Manifest, NetworkFormat
+from kg_edit.zoo.trained.lower_states import LowerStates, lower_states
+from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS, STATES, Progress, State, TrainingRun, run_training
+
+_STATES_GB = 4.0  # more than that is not stored
+Trained = TypeVar("Trained", bound=MendManifest)
+
+
+def train(
+    model: LanguageModel,
+    edits: Sequence[Edit | BenchmarkRecord],
+    settings: MendTraining,
+    out: Path,
+    *,
+    progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> MendManifest:
+    """Train an editor for ``model``, and write the one with the best loss on the held-out edits to ``out``.
+
+    Called again, an interrupted run continues, and a finished run does nothing. The model is unchanged.
+
+    Args:
+        model: the language model.
+        edits: the training edits, or records with edits.
+        settings: the settings of the training.
+        out: the folder.
+        progress: whether to show a progress bar.
+        checkpoint_seconds: seconds between two checkpoints.
+
+    Raises:
+        ConfigError: there are too few edits, or a weight can't be edited.
+        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
+        OutputError: ``out`` contains another run, or can't be written.
+    """
+    return train_editor(
+        model, edits, settings, out, MendManifest, MendRun, progress=progress, checkpoint_seconds=checkpoint_seconds
+    )
+
+
+def train_editor(
+    model: LanguageModel,
+    edits: Sequence[Edit | BenchmarkRecord],
+    settings: MendTraining,
+    out: Path,
+    kind: type[Trained],
+    run: type[MendRun],
+    *,
+    progress: bool,
+    checkpoint_seconds: float,
+) -> Trained:
+    """Train a network whose manifest is of the class ``kind``, by a training run of the class ``run``.
+
+    The other arguments and the errors are those of `train`.
+    """
+    manifest = kind(
+        model=model.fingerprint,
+        model_name=model.name,
+        shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
+        training=settings,
+        edits=digest_of(training_edits(edits)),
+    )
+    return run_training(
+        model,
+        manifest,
+        out,
+        lambda path: run(model, BatchOrder.of(model, edits, settings), manifest, path),
+        format=run.format,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Losses:
+    """The losses after the edits.
+
+    ``edit`` is -log p of the new target, in the edit's own prompt and in paraphrases, and of the questions' answers;
+    ``locality`` is the KL; ``total`` is their weighted sum.
+    """
+
+    edit: Tensor
+    locality: Tensor
+    total: Tensor
+
+
+class EditorNetwork(Protocol):
+    """A network that turns gradients into changes: `MendNetwork`, or that of another method."""
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shapes (out, in) of the edited weights, by name."""
+
+    def changes(self, factors: Pairs) -> Changes:
+        """Return the factors (left [edits, rank, out], right [edits, rank, in]) of each weight's change."""
+
+
+def losses_after(
+    model: LanguageModel,
+    network: EditorNetwork,
+    rows: Rows,
+    *,
+    edit_weight: float,
+    locality_weight: float,
+    lower: LowerStates | None = None,
+) -> Losses:
+    """Return the losses of models that were each edited once, as a function of the network.
+
+    Args:
+        model: the unedited model.
+        network: makes the edits.
+        rows: the edits, and the prompts that the edited models are asked.
+        edit_weight: c_edit.
+        locality_weight: c_loc.
+        lower: stored states of the lower blocks, which then do not run.
+    """
+    # All rows run through the unedited model once; the network turns the edits' gradients into changes.
+    edits = range(len(rows.edits))
+    unrelated = range(len(rows.edits), len(rows.edits) + len(rows.unrelated))
+    passes = EditedPasses(model, [*rows.edits, *rows.unrelated], list(network.shapes), lower=lower)
+    with torch.no_grad():
+        clean = passes.logits(unrelated).log_softmax(-1)  # [reads of unrelated, vocabulary]
+    changes = network.changes(edit_factors(passes, nll(passes, edits), rows=len(edits)))
+
+    # Then the rows run again from the first changed block on, each with the change of its own edit.
+    logits = passes.logits([*edits, *unrelated], changes, torch.tensor([*edits, *edits]))
+    edit_reads = len(logits) - len(clean)  # reads of the edits' rows, which come first
+    _, shares = passes.targets(unrelated)
+    divergence = (clean.exp() * (clean - logits[edit_reads:].log_softmax(-1))).sum(-1)
+    locality = (divergence * shares).sum()
+
+    # L_e is the mean over the edits' own rows, if they are learned, and the further prompts. These run in a pass of
+    # their own, because they are longer.
+    edit = nll(passes, edits, logits[:edit_reads])
+    if rows.further:
+        owners, prompts = zip(*rows.further, strict=True)
+        with torch.no_grad():
+            passes = EditedPasses(model, prompts, list(changes), lower=lower)
+        indices = range(len(prompts))
+        further = nll(passes, indices, passes.logits(indices, changes, torch.tensor(owners)))
+        learned = len(rows.edits) if rows.learned else 0
+        edit = (learned * edit + len(prompts) * further) / (learned + len(prompts))
+    return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
+
+
+class EditorRun(TrainingRun[Validation]):
+    """A training run of a network that turns an edit's gradient into a change of the weights ``names``.
+
+    In each step the same lower blocks would compute the same states of the same prompts again. If the steps draw each
+    prompt twice or more, these states are computed once (`kg_edit.zoo.trained.lower_states`), and are stored with the
+    checkpoint until the run ends.
+    """
+
+    state: State[Validation]
+    lower = "a lower learning_rate or edit_lr"
+
+    def __init__(
+        self, model: LanguageModel, order: BatchOrder, names: Sequence[str], state: State[Validation], path: Path
+    ) -> None:
+        self.model, self.order, self._first = model, order, first_block(model, names)
+        self._file = path.with_name(STATES)
+        self._lower: LowerStates | None = None
+        super().__init__(state, order.settings, path, examples=len(order.examples))
+
+    @abstractmethod
+    def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
+        """Return the losses after the edits of ``rows``."""
+
+    def losses(self, rows: Rows) -> Losses:
+        """Return the losses after the edits of ``rows``.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+        losses = self.losses_of(rows, self._lower)
+        self.check_loss(float(losses.total.detach()))
+        return losses
+
+    def held_out(self) -> tuple[float, float]:
+        """Return the mean losses on the held-out edits: L_e, and the KL."""
+        sums, count = torch.zeros(2, dtype=torch.float64), 0  # the last batch may be smaller: a weighted mean
+        for rows in self.order.validation():
+            losses, size = self.losses(rows), len(rows.edits)
+            sums += size * torch.stack([losses.edit, losses.locality]).detach().cpu()
+            count += size
+        edit, locality = (sums / count).tolist()
+        return edit, locality
+
+    def prepare(self, *, progress: bool) -> None:
+        """Compute the states of the lower blocks, if the steps draw each prompt twice or more."""
+        rows, settings = {read_tokens(prompt) for prompt in self.order.prompts()}, self.order.settings
+        # A step draws for each edit its own prompt, a paraphrase, an unrelated prompt, and the questions.
+        drawn = settings.steps * settings.edits_a_step * (3 + settings.questions)
+        size = sum(map(len, rows)) * self.model.width * self.model.model.dtype.itemsize
+        if self._first and drawn >= 2 * len(rows) and size <= _STATES_GB * 1e9:
+            self._lower = lower_states(self.model, rows, self._first, self._file, progress=progress)
+
+    def finish(self, path: Path, manifest: Manifest) -> Manifest:
+        """Complete and write the network; delete the checkpoint and the states."""
+        completed = super().finish(path, manifest)
+        self._file.unlink(missing_ok=True)
+        return completed
+
+
+class MendRun(EditorRun):
+    """A training run of MEND."""
+
+    name = "mend"
+    format: ClassVar[NetworkFormat] = FORMAT
+
+    def __init__(self, model: LanguageModel, order: BatchOrder, manifest: MendManifest, path: Path) -> None:
+        self._manifest, settings = manifest, manifest.training
+        self._network = manifest.network().to(model.device)
+        groups = [
+            {"params": list(self._network.layers.parameters()), "lr": settings.learning_rate},
+            {"params": self._network.rates, "lr": settings.rate_learning_rate},
+        ]
+        optimizer = torch.optim.Adam(groups)
+        state = State(format=self.format, network=self._network, optimizer=optimizer, progress=Progress[Validation]())
+        super().__init__(model, order, tuple(manifest.shapes), state, path)
+
+    def begin(self) -> None:
+        """Measure the mean and the deviation of the factors, over all tokens that the network reads."""
+        names = list(self._manifest.shapes)
+        by_name: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
+        for prompt in self.order.for_normalising():
+            factors, _ = gradient_factors(self.model, prompt, names)
+            for name, pair in self.read_by_network(prompt, factors).items():
+                by_name[name].append(pair)
+        self._network.normalise_by(
+            {
+                name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs]))
+                for name, pairs in by_name.items()
+            }
+        )
+
+    def read_by_network(self, prompt: Prompt, factors: Pairs) -> Pairs:
+        """Return the factors of the tokens that the network reads: those with a gradient."""
+        return {name: (u[has_gradient(delta)], delta[has_gradient(delta)]) for name, (u, delta) in factors.items()}
+
+    def backward(self, step: int) -> Mapping[str, str]:
+        """Compute the losses of the step's rows and their gradient; return the losses to display."""
+        losses = self.losses(self.order.rows(step))
+        losses.total.backward()
+        return {"edit": f"{losses.edit:.2f}", "kl": f"{losses.locality:.3f}"}
+
+    def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
+        """Return the losses after the edits of ``rows``."""
+        settings = self._manifest.training
+        weights = {"edit_weight": settings.edit_weight, "locality_weight": settings.locality_weight}
+        return losses_after(self.model, self._network, rows, lower=lower, **weights)
+
+    def validation(self, step: int) -> Validation:
+        """Return the mean losses on the held-out edits."""
+        edit, locality = self.held_out()
+        settings = self._manifest.training
+        total = settings.edit_weight * edit + settings.locality_weight * locality
+        return Validation(step=step, edit=edit, locality=locality, total=total)

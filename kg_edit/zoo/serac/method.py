@@ -1,0 +1,160 @@
+"""SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520): edits in a memory, a scope classifier, a counterfactual model.
+
+Making an edit changes no weights and trains nothing: the edit is encoded for the classifier and put into the memory.
+`serac.patch` has the equation of the edited model, `serac.network` that of the classifier; `serac.training` trains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from kg_edit.edits.edit import Edit
+from kg_edit.graphs.source import SubgraphSource
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import MethodConfig
+from kg_edit.zoo.serac.special_token import find_marker
+from kg_edit.models.prompts import encode
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.questions import new_fact
+from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.serac.network import (
+    FORMAT,
+    Scope,
+    SeracManifest,
+    SeracNetwork,
+    default_layer,
+    text_states,
+)
+from kg_edit.zoo.serac.patch import ScopedFact, ScopePatch, ScopeRule
+from kg_edit.zoo.trained.files import NETWORK, Trained
+
+
+class SeracConfig(MethodConfig):
+    """SERAC's settings; all others are stored with the trained network."""
+
+    network: str | None = Field(
+        None,
+        json_schema_extra=NAMES_A_FILE,
+        description="folder of a trained network, written by kg-edit serac train --out FOLDER",
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="a prompt is in an edit's scope if g is at least this")
+    untrained: bool = Field(
+        False, description="use no network: the model itself reads the fact, before nearly the edit's own prompt only"
+    )
+    layer: int | None = Field(
+        None,
+        ge=0,
+        description="with untrained=true: block whose states are compared, 0-based; default 0.4 of the depth",
+    )
+
+    def idle(self) -> dict[str, str]:
+        """Return the layer, if there is a trained network."""
+        return {"layer": "the trained network has its own layer"} if self.network else {}
+
+
+class Serac(EditingMethod):
+    """An edit is a fact in a memory; the counterfactual model answers prompts in its scope, the model f all others."""
+
+    name = "serac"
+    paper = "Mitchell et al., ICML 2022, arXiv 2206.06520"
+    about = "a trained classifier sends prompts in the scope of an edit to a counterfactual model"
+    family = "in-context"
+    kind = "prompt"
+    separable = True
+    patch_class = ScopePatch
+    config_class = SeracConfig
+    config: SeracConfig
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Check the inputs, and that the trained network can be read.
+
+        Raises:
+            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
+            ModelError: the folder has no network, or its file is damaged.
+        """
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, SeracConfig)  # noqa: S101 - config_class
+        if folder := _folder(config):
+            FORMAT.manifest(folder / NETWORK, SeracManifest)
+
+    def prepare(self) -> None:
+        """Load the network.
+
+        Raises:
+            ConfigError, ModelError: as `check_inputs`, or the tokenizer has no token for a marker.
+            PatchMismatchError: the network was trained for another model.
+        """
+        _ = self._empty
+
+    def check(self, edits: Sequence[Edit]) -> None:
+        """Check that each fact with its prompt fits into the model's positions.
+
+        Raises:
+            ModelError: a fact does not fit.
+        """
+        for edit in edits:
+            with annotate_errors(edit):
+                prompt = self._empty.rule.prompt(new_fact(edit), edit.text)
+                self.model.check_length(encode(self.model.tokenizer, prompt))
+
+    def empty_patch(self) -> Patch:
+        """Return a `ScopePatch` without facts; it changes nothing."""
+        return self._empty
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Return a `ScopePatch` with the fact of the one edit, and the edit's record in its provenance."""
+        (edit,) = edits
+        empty = self._empty
+        states = text_states(self.model, edit.text, empty.rule.layer).cpu()  # [tokens, d]
+        with torch.no_grad():
+            vectors, weights = empty.scope.vectors(states)
+        fact = ScopedFact(id=edit.id, prompt=edit.text, text=new_fact(edit), vectors=vectors, weights=weights)
+        return replace(empty, facts=(fact,), provenance={**self.provenance(), "edits": [self.record(edit)]})
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of every method, plus the digest of the network and data on its training."""
+        provenance = super().provenance()
+        provenance["methods"][0]["editor"] = self._trained.note if self._trained else {"digest": "untrained"}
+        return provenance
+
+    @cached_property
+    def _trained(self) -> Trained[SeracNetwork, SeracManifest] | None:
+        folder = _folder(self.config)
+        return FORMAT.trained(folder, self.model, SeracManifest, SeracManifest.network) if folder else None
+
+    @cached_property
+    def _empty(self) -> ScopePatch:
+        model, trained = self.model, self._trained
+        marker = find_marker(model.tokenizer, name=model.name)
+        if trained:
+            layer, scope, changes = trained.manifest.layer, trained.network.scope, trained.network.changes
+        else:
+            layer = default_layer(len(model.blocks)) if self.config.layer is None else self.config.layer
+            scope, changes = Scope.untrained(model.width), {}
+        model.block(layer)  # raises early if the model has no such layer
+        return ScopePatch(
+            rule=ScopeRule(
+                network=trained.digest if trained else "untrained",
+                layer=layer,
+                marker=marker.id,
+                marker_text=marker.text,
+                threshold=self.config.threshold,
+            ),
+            scope=scope.to("cpu"),
+            changes={name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in changes.items()},
+            facts=(),
+            provenance=self.provenance(),
+        )
+
+
+def _folder(config: SeracConfig) -> Path | None:
+    instead = "let the model itself read the fact, before the edit's own prompt"
+    return FORMAT.folder(config.network, untrained=config.untrained, instead=instead)

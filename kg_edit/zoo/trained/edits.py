@@ -1,0 +1,41 @@
+"""What a network is trained on: an edit, and its locality prompts (`kg_edit.evaluation.datasets.locality`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.datasets.locality import locality_queries
+from kg_edit.evaluation.datasets.own_edits import record_of
+from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.scoring.questions import scored_after
+from kg_edit.storage.run_folder import digest
+
+
+class TrainingEdit(NamedTuple):
+    """An edit, and pairs (locality prompt, answer) that it must not change; none if its file has none."""
+
+    edit: Edit
+    locality: tuple[tuple[str, str], ...] = ()
+
+
+def training_edits(items: Iterable[Edit | BenchmarkRecord]) -> list[TrainingEdit]:
+    """Return the edits of ``items`` with their neighbours, or else the locality probes of their record or the edit.
+
+    The prompts are in scored form. A neighbour of an edit without an old target gets the new one as its answer: the
+    answer only determines at which tokens the predictions must not change.
+    """
+    edits = list[TrainingEdit]()
+    for item in items:
+        record = item if isinstance(item, BenchmarkRecord) else record_of(item)
+        for edit in record.edits:
+            queries = locality_queries(edit, record)
+            answers = (query.answers[0][0] if query.answers else edit.target_new for query in queries)
+            edits.append(TrainingEdit(edit, tuple(zip(map(scored_after, queries), answers, strict=True))))
+    return edits
+
+
+def digest_of(edits: Iterable[TrainingEdit]) -> str:
+    """Return the SHA-256, in hex, of the edits and their locality prompts."""
+    return digest([[edit.model_dump(mode="json", exclude_defaults=True), locality] for edit, locality in edits])

@@ -1,0 +1,212 @@
+"""WISE's adapter: side memories of one down-projection W [d, d_ff] (Wang et al., NeurIPS 2024, arXiv 2405.14768).
+
+With x [d_ff] the module's input at a token, and D_k [d, d_ff] the difference between memory k and W:
+
+    a_k   = mean of |D_k x| over the tokens so far            how much memory k would change the text (Eq. 2)
+    eps_k = ratio * the least a_k of the edits in memory k
+    y     = W x + [a_k > eps_k] D_k x                         for the k with the largest a_k (Eq. 3)
+
+Edits train shards of the memory, ``shard`` of them each, each shard in a random subspace of its own (`subspace`). When
+``merge`` shards are complete, they become one memory (`ties`, section 2.3.2). The shards themselves are stored, not
+what they are merged to, so that patches can be added.
+
+The published program takes the mean over the whole text. Here each token has the mean up to itself
+(`kg_edit.models.token_means`), so that the answer is the same whether a text is read as a whole or token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.errors import PatchError
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.token_means import TokenMeans
+from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_patch import Adapter
+from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.adapters.summed import AdapterSettings
+from wikidata_cache.terminal import number_of
+
+_SHARD = "shard/"  # prefix of a shard's tensor; its number follows
+_LATER = 0.4  # WISE-Merge: weight of the new shards together, when they join what is merged already
+
+
+class MemorySettings(AdapterSettings):
+    """How edits are put into shards, how shards are merged, and when a memory is used."""
+
+    share: float = Field(0.2, gt=0, le=1, description="rho: share of the memory's entries that a shard's edits train")
+    shard: PositiveInt = Field(500, description="edits in a shard")
+    merge: PositiveInt = Field(2, description="k: complete shards that are merged into one memory; 1: none are")
+    density: float = Field(0.53, gt=0, le=1, description="share of a shard's entries, the largest, that a merge keeps")
+    retrieve: bool = Field(
+        True, description="several memories, of which a text uses the one with the largest activation; false: all "
+        "shards are merged into one (WISE-Merge)"
+    )  # fmt: skip
+    ratio: float = Field(
+        0.88, gt=0, le=1, description="a memory is used above this share of the least activation of its edits"
+    )
+    seed: Seed = Field(0, description="random seed of the subspaces, and of the sampled contexts and texts")
+
+
+class Memory(NamedTuple):
+    """A memory that is looked up: D_k [d, d_ff] and eps_k."""
+
+    change: Tensor
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SideMemory(Adapter):
+    """``shards`` by number, [d, d_ff] each; the shard of each edit (``owners``) and its activation, [edits] each."""
+
+    method: ClassVar[str] = "wise"
+
+    size: tuple[int, int]
+    shards: Mapping[int, Tensor]
+    owners: Tensor
+    activations: Tensor
+    settings: MemorySettings
+
+    @classmethod
+    def empty(cls, size: tuple[int, int], settings: MemorySettings) -> Self:
+        """Return a memory without edits, for a weight of the shape (d, d_ff)."""
+        return cls(size=size, shards={}, owners=torch.zeros(0), activations=torch.zeros(0), settings=settings)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (d, d_ff) of the adapted weight."""
+        return self.size
+
+    @property
+    def summary(self) -> str:
+        """The number of memories that are looked up, of shards and of edits."""
+        shards, edits = number_of(len(self.shards), "shard"), number_of(len(self.owners), "edit")
+        return f"memories: {len(self.memories())}, of {shards} with {edits}"
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return the tensors by name."""
+        shards = {f"{_SHARD}{number}": change for number, change in self.shards.items()}
+        return {**shards, "owners": self.owners, "activations": self.activations}
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the shape and the settings, as JSON."""
+        return {"shape": list(self.size), "settings": self.settings.model_dump(mode="json")}
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the adapter from the results of `metadata` and `tensors`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
+        """
+        rows, columns = metadata["shape"]
+        shards = {int(name.removeprefix(_SHARD)): shard for name, shard in tensors.items() if name.startswith(_SHARD)}
+        owners, activations = tensors["owners"], tensors["activations"]
+        if owners.shape != activations.shape or owners.dim() != 1 or not shards or set(owners.tolist()) != set(shards):
+            raise ValueError(f"owners {owners.tolist()} and activations of {len(activations)} edits don't fit together")
+        if any(tuple(shard.shape) != (rows, columns) for shard in shards.values()):
+            raise ValueError(f"a shard is no change of a weight [{rows}, {columns}]")
+        settings = MemorySettings.model_validate(metadata["settings"])
+        return cls(size=(rows, columns), shards=shards, owners=owners, activations=activations, settings=settings)
+
+    def plus(self, later: Self) -> Self:
+        """Return the sum of the changes of each shard, with the edits of both.
+
+        Raises:
+            PatchError: the memories have different settings.
+        """
+        if self.settings != later.settings or self.size != later.size:
+            raise PatchError(
+                f"can't add side memories with different settings ({self.settings!r} and {later.settings!r}); make "
+                "both with the same settings"
+            )
+        shards = dict(self.shards)
+        for number, change in later.shards.items():
+            shards[number] = shards[number] + change if number in shards else change
+        return type(self)(
+            size=self.size,
+            shards=dict(sorted(shards.items())),
+            owners=torch.cat([self.owners, later.owners]),
+            activations=torch.cat([self.activations, later.activations]),
+            settings=self.settings,
+        )
+
+    def subspace(self, number: int) -> Tensor:
+        """Return the mask [d, d_ff] of the entries that the edits of shard ``number`` train."""
+        draw = torch.Generator().manual_seed(self.settings.seed + number)
+        return torch.rand(self.size, generator=draw) < self.settings.share
+
+    def memories(self) -> list[Memory]:
+        """Return the memories that are looked up.
+
+        With ``retrieve``, complete groups of ``merge`` shards are merged, and the others are memories of their own.
+        Without, one group after the other joins the one memory, as in the published program.
+        """
+        size, density = self.settings.merge, self.settings.density
+        groups = [[n for n in self.shards if n // size == group] for group in sorted({n // size for n in self.shards})]
+        if not self.settings.retrieve:
+            single: Tensor | None = None
+            for group in groups:
+                added, weights = [self.shards[n] for n in group], [1 / len(group)] * len(group)
+                if single is not None:
+                    added, weights = [*added, single], [*(_LATER * weight for weight in weights), 1 - _LATER]
+                single = ties(added, weights, density=density)
+            return [] if single is None else [self._memory(single, list(self.shards))]
+        memories = list[Memory]()
+        for group in groups:
+            # In a sum of patches that were made apart, a shard may have more edits than `shard`, and the next one none.
+            complete = len(group) == size and all((self.owners == n).sum() >= self.settings.shard for n in group)
+            if complete and size > 1:
+                merged = ties([self.shards[n] for n in group], [1 / size] * size, density=density)
+                memories.append(self._memory(merged, group))
+            else:
+                memories += [self._memory(self.shards[n], [n]) for n in group]
+        return memories
+
+    def _memory(self, change: Tensor, shards: Sequence[int]) -> Memory:
+        activations = self.activations[torch.isin(self.owners, torch.tensor(shards).float())]
+        return Memory(change, self.settings.ratio * float(activations.min()))
+
+    @contextmanager
+    def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
+        """Within the ``with`` block, the memory with the largest activation acts, where that is above its threshold."""
+        memories = self.memories()
+        changes = torch.stack([memory.change for memory in memories]).to(device)  # D, [memories, d, d_ff]
+        thresholds = torch.tensor([memory.threshold for memory in memories], device=device)
+        with TokenMeans(model, layer, name=self.method).attached() as means:
+
+            def forward(inputs: Tensor, output: Tensor) -> Tensor:
+                moved = torch.einsum("kdf,tf->tkd", changes, inputs)  # D_k x, [tokens, memories, d]
+                activations, index = means.of(moved.norm(dim=-1)).max(-1)  # the largest a_k, and its k: [tokens] each
+                used = (activations > thresholds[index])[:, None]
+                return torch.where(used, output + moved[torch.arange(len(inputs), device=device), index], output)
+
+            with replacing_output(model, layer, forward):
+                yield
+
+
+def ties(changes: Sequence[Tensor], weights: Sequence[float], *, density: float) -> Tensor:
+    """Return the merge of changes by TIES (Yadav et al., NeurIPS 2023, arXiv 2306.01708).
+
+    Args:
+        changes: of one shape.
+        weights: of each change.
+        density: the share of a change's entries that stay, the largest ones.
+
+    Returns:
+        At each entry, the weighted mean of those changes that have the sign of the weighted sum; 0 if all are 0.
+    """
+    stacked = torch.stack(list(changes)).flatten(1)  # [changes, entries]
+    kept = max(1, int(density * stacked.shape[1]))
+    trimmed = torch.zeros_like(stacked).scatter(1, stacked.abs().topk(kept).indices, 1.0) * stacked
+    weighted = torch.tensor(weights).to(stacked)[:, None] * trimmed
+    agreeing = trimmed.sign() == torch.where(weighted.sum(0) >= 0, 1.0, -1.0)
+    total = (torch.tensor(weights).to(stacked)[:, None] * agreeing).sum(0)
+    return ((weighted * agreeing).sum(0) / total.where(total > 0, 1.0)).reshape(changes[0].shape)

@@ -1,0 +1,257 @@
+"""WISE (Wang et al., NeurIPS 2024, arXiv 2405.14768): edits train a side memory, which acts on the texts it changes.
+
+The memory is a copy W + D of one down-projection W [d, d_ff]. An edit trains the entries of D in its shard's random
+subspace, with the text of the edit in several contexts, until
+
+    L = -log p(target), with W + D in the place of W                                               (Eq. 4)
+      + [a_i - alpha]+ + [beta - a_e]+ + [gamma - (a_e - a_i)]+                                    (Eq. 5)
+
+is small. a is the activation, the mean of |D x| over the tokens so far: a_e in the texts of the edit where its target
+is predicted, a_i in texts that no edit is about. By default (`relative`) the second line has activations and margins in
+units of the median |W x| in those texts. The input x of the module does not depend on D, so that the margins need no
+further pass of the model. `wise.adapter` has the equations of the edited model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from kg_edit.edits.edit import Edit
+from kg_edit.engine.replay import block_output
+from kg_edit.methods.fine_tuning.base import record
+from kg_edit.methods.fine_tuning.descent import Descent
+from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
+from kg_edit.methods.workload import Workload
+from kg_edit.models.hooks import untouched, watched
+from kg_edit.models.language_model import weight_matrix
+from kg_edit.models.prompts import left_pad
+from kg_edit.models.sampling import BARE, sample_rows, started_contexts
+from kg_edit.patches.adapter_hooks import replacing_output
+from kg_edit.patches.adapter_patch import Adapter
+from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod
+from kg_edit.zoo.wise.adapter import MemorySettings, SideMemory
+
+
+class WiseConfig(MemorySettings, AdapterConfig):
+    """WISE's settings. The preset ``paper`` has the published ones for LLaMA-2-7B, except layer and weight decay.
+
+    The published code takes a step after each evaluation of the loss. Here no step follows the last evaluation, so
+    ``paper`` has one more. Its optimiser also shrinks all of W + D by 1e-5 in each step, outside of the subspace too.
+    """
+
+    depth: ClassVar[float] = 0.85
+
+    layer: int | None = Field(None, ge=0, description="block with the memory, 0-based; default 0.85 of the depth")
+    steps: PositiveInt = Field(
+        25, description="maximum number of loss evaluations; an optimiser step follows each but the last"
+    )
+    learning_rate: float = Field(5e-3, gt=0, description="learning rate of the optimiser")
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="optimiser of the memory; published: sgd")
+    stop_below: float = Field(2e-2, description="training stops when the loss, with its margins, is below this value")
+    bound: float = Field(1.0, gt=0, description="largest entry of D")
+    alpha: float = Field(0.05, ge=0, description="largest activation of unrelated text")
+    beta: float = Field(0.5, ge=0, description="least activation of the edit's own texts")
+    gamma: float = Field(0.25, ge=0, description="least difference between both")
+    relative: bool = Field(
+        True, description="alpha, beta, gamma are multiples of the median |W x| in unrelated text; published: absolute"
+    )
+    context_starts: tuple[str, ...] = Field(
+        ("I", "Because"), description="first words of the contexts; one context for each"
+    )
+    context_tokens: tuple[PositiveInt, ...] = Field((10,), description="lengths of the contexts, in tokens")
+    texts: PositiveInt = Field(8, description="unrelated texts, which the model writes itself")
+    text_tokens: PositiveInt = Field(16, description="length of these texts, in tokens")
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {
+            "steps": 71,
+            "learning_rate": 1.0,
+            "optimiser": "sgd",
+            "alpha": 5.0,
+            "beta": 20.0,
+            "gamma": 10.0,
+            "relative": False,
+            "context_starts": ("I", "You", "Because", "Yes", "Q:"),
+            "context_tokens": (5, 10),
+        }
+    }
+
+    @property
+    def descent(self) -> Descent:
+        """The descent with these settings."""
+        kind = Descent if self.optimiser == "adam" else GradientDescent
+        return kind(steps=self.steps, learning_rate=self.learning_rate, stop_below=self.stop_below)
+
+    def idle(self) -> dict[str, str]:
+        """Return the density of a merge, if nothing is merged."""
+        return {"density": "with merge=1 no shards are merged"} if self.merge == 1 and self.retrieve else {}
+
+    def workload(self, *, edits: int) -> Workload:
+        """Return the workload: one descent on the edit's prompt in every context."""
+        contexts = len(self.context_starts)
+        return Workload(
+            rows=1 + contexts * len(self.context_tokens), context_tokens=contexts * sum(self.context_tokens)
+        )
+
+
+class GradientDescent(Descent):
+    """Plain gradient descent."""
+
+    def optimizer(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """Return SGD for these parameters."""
+        return torch.optim.SGD(list(parameters), lr=self.learning_rate)
+
+
+class Wise(AdapterMethod):
+    """Each edit trains the present shard of the memory further; a text that activates a memory enough uses it."""
+
+    name = "wise"
+    paper = "Wang et al., NeurIPS 2024, arXiv 2405.14768"
+    about = "side memories of one layer, in shards that are merged; a text uses the one that changes it most, or none"
+    adapter_class = SideMemory
+    config_class = WiseConfig
+    config: WiseConfig
+
+    def prepare(self) -> None:
+        """Sample the contexts and the unrelated texts from the model, once for all edits."""
+        with untouched(self.model):
+            _ = self.contexts, self.unit
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """The templates around the prompt; the first one is the bare ``{}``."""
+        starts, seed = self.config.context_starts, self.config.seed
+        lengths = self.config.context_tokens
+        with untouched(self.model):  # `provenance` may ask first, of a model in training mode
+            sampled = [started_contexts(self.model, starts=starts, tokens=length, seed=seed)[1:] for length in lengths]
+        return (BARE, *(context for of_length in sampled for context in of_length))
+
+    @cached_property
+    def unrelated(self) -> list[Tensor]:
+        """The module's inputs in texts that the model writes, [tokens, d_ff] for each."""
+        count, tokens = self.config.texts, self.config.text_tokens
+        return self.inputs(sample_rows(self.model, rows=count, tokens=tokens, seed=self.config.seed))
+
+    @cached_property
+    def unit(self) -> float:
+        """What alpha, beta and gamma are multiples of: the median |W x| in unrelated text, or 1."""
+        outputs = torch.cat(self.unrelated) @ weight_matrix(self.module).detach().float().T
+        return float(outputs.norm(dim=-1).median()) if self.config.relative else 1.0
+
+    def rows(self, edit: Edit) -> list[TrainingRow]:
+        """Return the edit's prompt with its target in every context."""
+        facts = [
+            self.model.encode_fact(
+                edit.prompt,
+                subject=edit.subject,
+                target=edit.target_new,
+                context=context,
+                chat=edit.one_form(self.name),
+            )
+            for context in self.contexts[1:]
+        ]
+        return [self.row(edit), *(row_of(fact, "target") for fact in facts)]
+
+    def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
+        """Train the present shard on the one edit; the adapter has its change, and the edit's activation.
+
+        Other shards do not act while it is trained.
+
+        Raises:
+            PatchError: the memory of the earlier edits has other settings.
+        """
+        (edit,), config = edits, self.config
+        empty = SideMemory.empty(self.shape, MemorySettings.of(config))
+        memory = earlier if isinstance(earlier, SideMemory) else empty
+        memory.plus(empty)  # raises before the training if the settings differ
+
+        # D of the present shard. The gradient is masked, so only the entries of its subspace change.
+        number = len(memory.owners) // config.shard
+        start = memory.shards.get(number, torch.zeros(self.shape)).to(self.device)
+        subspace = memory.subspace(number).to(self.device)
+        change = start.clone().requires_grad_()  # [d, d_ff]
+        change.register_hook(lambda gradient: gradient * subspace)
+
+        rows = self.rows(edit)
+        # [tokens, d_ff] for each row
+        row_inputs = self.inputs([row.ids for row in rows], ends=[row.prompt_end for row in rows])
+        predicting = [torch.tensor([position for position, _ in row.targets], device=self.device) for row in rows]
+        inputs = torch.cat([*row_inputs, *self.unrelated])
+        lengths = [len(tokens) for tokens in (*row_inputs, *self.unrelated)]
+        margins = [self.unit * margin for margin in (config.alpha, config.beta, config.gamma)]
+        row_losses = RowLosses(self.model, self.layer, rows)
+
+        def activations() -> tuple[Tensor, Tensor]:
+            """a_e of each row of the edit, [rows], and a_i at each token of the unrelated texts, [tokens]."""
+            means = [running_means(norms) for norms in (inputs @ change.T).norm(dim=-1).split(lengths)]
+            here = [mean[positions].min() for mean, positions in zip(means, predicting, strict=False)]
+            return torch.stack(here), torch.cat(means[len(rows) :])
+
+        def loss() -> Tensor:
+            return row_losses().mean() + margin_loss(*activations(), *margins) / self.unit
+
+        def within_bound() -> None:
+            with torch.no_grad():
+                change.clamp_(-config.bound, config.bound)
+
+        with replacing_output(self.model, self.layer, lambda x, output: output + x @ change.T):
+            losses = config.descent.run([change], loss, constrain=within_bound)
+
+        with torch.no_grad():
+            activation, other = activations()
+        adapter = SideMemory(
+            size=self.shape,
+            shards={number: (change.detach() - start).cpu()},
+            owners=torch.tensor([float(number)]),
+            activations=activation.min()[None].cpu(),
+            settings=memory.settings,
+        )
+        noted = {"shard": number, "activation": float(activation.min()), "unrelated_activation": float(other.max())}
+        records = record(self, edit, change=adapter.shards[number], losses=losses)
+        return adapter, [records | {name: round(value, 6) for name, value in noted.items()}]
+
+    @torch.no_grad()
+    def inputs(self, rows: Sequence[Sequence[int]], *, ends: Sequence[int | None] | None = None) -> list[Tensor]:
+        """Return the module's inputs at the tokens of each row, [tokens, d_ff] in float32; ``ends``: as `left_pad`."""
+        recorded: list[Tensor] = []
+        batch = left_pad(rows, device=self.model.device, ends=ends)
+
+        def see(inputs: Tensor, _: Tensor) -> None:
+            recorded.append(inputs.reshape(*batch.ids.shape, -1).float())
+
+        with watched(self.module, see):
+            block_output(self.model, batch, self.layer)
+        return [states[-len(row) :] for states, row in zip(recorded[0], rows, strict=True)]
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of every method, the layer, and the contexts."""
+        provenance = super().provenance()
+        provenance["methods"][0] |= {"contexts": list(self.contexts)}
+        return provenance
+
+
+def running_means(values: Tensor) -> Tensor:
+    """Return at each token the mean of ``values`` [tokens] up to it."""
+    return values.cumsum(0) / torch.arange(1, len(values) + 1, device=values.device)
+
+
+def margin_loss(edited: Tensor, others: Tensor, alpha: float, beta: float, gamma: float) -> Tensor:
+    """Return the three margins of Eq. 5, each as the mean of what is over it (as in the published program).
+
+    Args:
+        edited: activations a_e in the texts of the edit, [rows].
+        others: activations a_i in unrelated text, [tokens].
+        alpha: the largest a_i without loss.
+        beta: the least a_e without loss.
+        gamma: the least a_e - a_i without loss.
+    """
+    faults = (others - alpha, beta - edited, gamma - (edited[:, None] - others))
+    # Counted, not selected: how many are over a margin is known on the device alone, and need not be waited for.
+    means = [fault.relu().sum() / (fault > 0).sum().clamp(min=1) for fault in faults]
+    return torch.stack(means).sum()

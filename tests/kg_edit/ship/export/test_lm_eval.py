@@ -1,0 +1,56 @@
+"""lm-eval asks the edited model: its likelihoods are ours, and without it the extra is named."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+
+from kg_edit.errors import ConfigError
+from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.prompts import encode
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
+from kg_edit.ship.export.merged_model import lm_eval_model
+from tests.kg_edit.evaluation.conftest import Nudge, record
+from tests.kg_edit.tiny import tiny
+
+needs_lm_eval = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'kg-edit[lm-eval]'"
+)
+PAIR = Pair("LeBron James plays for the", "Miami Heat")
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return tiny("llama")
+
+
+@pytest.fixture
+def patch(model: LanguageModel) -> Patch:
+    return Nudge(model).update([record(0, "Paris")])
+
+
+@needs_lm_eval
+def test_lm_eval_likelihoods_equal_ours_unedited_and_edited(patch: Patch, model: LanguageModel) -> None:
+    from lm_eval.api.instance import Instance
+
+    request = Instance(request_type="loglikelihood", doc={}, arguments=(PAIR.prompt, f" {PAIR.candidate}"), idx=0)
+    tokens = len(encode(model.tokenizer, PAIR.prompt, target=PAIR.candidate).target_ids)
+    original, likelihoods = weight_matrix(model.down_projection(1)).detach().clone(), []
+    for applied in (None, patch):
+        with lm_eval_model(model, applied) as harness:
+            ((likelihood, _),) = harness.loglikelihood([request], disable_tqdm=True)
+            assert likelihood == pytest.approx(-tokens * score(model, [PAIR])[PAIR].nll, abs=1e-3)
+            likelihoods.append(likelihood)
+    assert likelihoods[0] != likelihoods[1]
+    assert torch.equal(weight_matrix(model.down_projection(1)), original)
+
+
+def test_lm_eval_error_names_the_extra(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
+    with pytest.raises(ConfigError, match=r"pip install 'kg-edit\[lm-eval\]'"), lm_eval_model(model):
+        pass

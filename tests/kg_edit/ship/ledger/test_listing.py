@@ -1,0 +1,66 @@
+"""Paths: patch files, folders with one, and ledgers, which are listed as of one state of their log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kg_edit.errors import OutputError, PatchError
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.ship.ledger import Ledger
+from kg_edit.ship.ledger.listing import Listing, active_at
+from kg_edit.storage.run_folder import PATCH
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
+
+ONE = made_up(edits_of(2))
+
+
+def test_repeated_ids_of_a_patch_are_numbered(tmp_path: Path) -> None:
+    file = (ONE + ONE + made_up(edits_of(1, start=4))).save(tmp_path / "sum.safetensors")
+    patch, entries = active_at(file)
+    assert [entry.name for entry in entries] == ["e0", "e1", "e0#2", "e1#2", "e4"]
+    assert len(patch.edits) == 5 and {entry.state for entry in entries} == {"active"}
+    with pytest.raises(PatchError, match=r"several edits with the id 'e0', .*; add the patches that it is the sum of"):
+        Ledger.open(tmp_path / "ledger").add(file)
+
+
+def test_scaled_patch_is_read_but_not_added(tmp_path: Path) -> None:
+    file = ONE.scaled(0.5).save(tmp_path / "half.safetensors")
+    assert [entry.name for entry in active_at(file)[1]] == ["e0", "e1"]
+    with pytest.raises(PatchError, match=r"0\.5 times"):
+        Ledger.open(tmp_path / "ledger").add(file)
+
+
+def test_patch_without_readable_records_is_refused(tmp_path: Path) -> None:
+    nothing = WeightPatch(factors={}).save(tmp_path / "nothing.safetensors")
+    assert active_at(nothing)[1] == ()
+    for records in ([], [{"method": "rome"}], [{"edit": {"id": "e0"}, "method": "rome"}]):
+        file = WeightPatch(factors=ONE.factors, provenance={"edits": records}).save(tmp_path / "bare.safetensors")
+        with pytest.raises(PatchError, match="make the patch again"):
+            active_at(file)
+
+
+def test_folder_of_an_edit_run_names_its_patch(tmp_path: Path) -> None:
+    """But a ledger with a patch in its folder is a ledger."""
+    ONE.save(tmp_path / "out" / PATCH)
+    assert [entry.name for entry in active_at(tmp_path / "out")[1]] == ["e0", "e1"]
+    Ledger.open(tmp_path / "ledger").add(made_up(edits_of(1, start=4)))
+    ONE.save(tmp_path / "ledger" / PATCH)
+    assert [entry.name for entry in active_at(tmp_path / "ledger")[1]] == ["e4"]
+
+
+def test_listing_is_of_one_state_of_the_log(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger")
+    ledger.add(ONE)
+    for listing in (Listing.open(tmp_path / "ledger"), ledger.now):
+        before = [entry.name for entry in listing.active]
+        ledger.add(made_up(edits_of(1, start=10 + len(before))))
+        assert [record["edit"]["id"] for record in listing.patch.edits] == before
+        assert [entry.name for entry in listing.active] == before != [entry.name for entry in ledger.active]
+
+
+def test_too_long_path_is_refused() -> None:
+    for read in (active_at, Ledger.open):
+        with pytest.raises(OutputError, match=r"can't read a+: File name too long"):
+            read("a" * 300)
