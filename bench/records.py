@@ -19,9 +19,9 @@ import torch
 from tools.model_edits import RECORDS, plain_model, some_edits
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.methods.rome.method import Rome, RomeConfig

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from statistics import mean
 
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.storage.packaged import packaged_benchmark
 from wikidata_cache import SubgraphOptions, WikidataCache
 from wikidata_cache.mining import mine_rules

@@ -18,8 +18,8 @@ from study import DEV
 from tables import RESULTS, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
+from kg_edit.edits.record import BenchmarkRecord, as_record
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, as_record
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.memoe.method import Memoe, MemoeConfig
 

@@ -29,18 +29,18 @@ from tables import RESULTS, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.datasets.locality import locality_queries
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.statistics import Estimate, estimates
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.patches.subtraction import subtracted
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.perplexity import perplexity
 from kg_edit.scoring.questions import format_question, pair_of
-from kg_edit.zoo.ext_sub.extraction import subtracted
 
 FOLDER = SHARED / "knowedit"
 log = logging.getLogger("pipelines.ext_sub")

@@ -19,9 +19,9 @@ from study import DEV, GRAPH, needs_network, set_option
 
 from kg_edit.cli.console import friendly
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import as_record
 from kg_edit.errors import KgEditError
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.evaluation.datasets.record import as_record
 from kg_edit.evaluation.memory import Cost, measured
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig

@@ -29,12 +29,12 @@ from tables import RESULTS, ROOT, Results, of_run
 
 from kg_edit.cli.console import friendly
 from kg_edit.cli.method_plan import open_graph
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluation.cli.evaluation_graph import graph_for, guarded
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.datasets.entity_inferences import sentences_of, with_specificity
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.datasets.ripples import part_of
 from kg_edit.evaluation.retention import RetentionTest
 from kg_edit.evaluation.run import evaluate

@@ -24,10 +24,10 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import probes
-from kg_edit.reports.shipping import Shipment, gguf_of
 from kg_edit.scoring.generation import continuations
 from kg_edit.ship.export.card import base_model
 from kg_edit.ship.export.gguf_files import ADAPTER, KINDS, MODEL
+from kg_edit.ship.export.shipment import Shipment, gguf_of
 from kg_edit.ship.ledger.listing import active_at
 from kg_edit.text.matching import begins_with
 

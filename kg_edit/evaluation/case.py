@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query, as_record
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import (
     ANSWER,

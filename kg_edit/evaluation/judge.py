@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.case import Case, ceiling_cases
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.scoring.model_server import ModelServer

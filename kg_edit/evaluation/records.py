@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets.own_edits import OWN
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.schedule import CurvePlan, Scoring
 from kg_edit.evaluation.template_probes import with_probes

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets import readable_records
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Query
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.models.language_model import LanguageModel

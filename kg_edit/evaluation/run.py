@@ -19,11 +19,11 @@ from typing import Any, TypeVar, cast
 
 from kg_edit.callbacks import StepNotes, watched
 from kg_edit.edits.edit import Edit, refuse_same_ids
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, did_you_mean, unmade_method
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import Records, as_records
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.finish import finish
 from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.memory import in_halves, memory_failure, release

@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,18 +17,18 @@ import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
 
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.records import asked_of
 from kg_edit.evaluation.scorer import ANSWER_TOKENS
 from kg_edit.evaluation.step import Method
+from kg_edit.methods.run_settings import chat_settings, method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import SHOTS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
-from kg_edit.storage.run_folder import ENVIRONMENTS, Settings, digest, input_files
+from kg_edit.storage.run_folder import ENVIRONMENTS, Settings, digest
 from kg_edit.version import __version__
 
 _PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable
@@ -106,30 +106,6 @@ def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *,
         **({"after_line_break": led} if led else {}),
         "ids": [record.id for record in records],
         "records_sha256": digest([record.model_dump(mode="json") for record in records]),
-    }
-
-
-def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None = None) -> Settings:
-    """Return the hash of the chat form if an edit is made or asked in it (``chat``: whether all are), else {}.
-
-    Raises:
-        ChatTemplateError: an edit uses chat form, and the tokenizer has no chat template.
-    """
-    used = chat or any(edit.chat for edit in edits)
-    return {"chat_form_sha256": model.chat_form.sha256} if used else {}
-
-
-def method_settings(method: Method, model: LanguageModel) -> Settings:
-    """Return the settings that decide a method's patches besides the edits: config, files, graph and model."""
-    files = input_files(method.config)
-    preset = getattr(method.config, "preset_name", None)
-    return {
-        "method": method.name,
-        **({"preset": preset} if preset else {}),  # not compared: the config decides
-        "config": method.config.model_dump(mode="json"),
-        **({"files_sha256": files} if files else {}),
-        "graph": method.graph_identity,
-        "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
     }
 
 

@@ -16,8 +16,8 @@ import torch
 from pydantic import BaseModel
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import RefusedEditsError
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.memory import in_halves, measured, memory_failure, release
 from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
 from kg_edit.patches.base import Patch

@@ -13,9 +13,9 @@ from typing import Any, Self
 from pydantic import Field
 
 from kg_edit.edits.edit import Name, Record, checked
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, EditError
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.datasets.ripples import part_of
 from kg_edit.storage.atomic import write_text
 

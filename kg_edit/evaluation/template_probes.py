@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import unknown_name
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.scoring.questions import fact_sentence, new_fact
 from kg_edit.writing_systems import join
 

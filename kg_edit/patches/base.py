@@ -224,6 +224,17 @@ class Patch(ABC):
         """Return whether a later patch of the same class changes the same places, so that both have to be one patch."""
         return True
 
+    def depends_on(self, earlier: Patch) -> bool:
+        """Return whether ``earlier``, a patch that was applied when this one was made, could influence it."""
+        return True
+
+    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]] | None:
+        """Return the tensors that the edit with this index alone has, by name, beside its record.
+
+        They are {} where the record says all, and None where a change can't be attributed to a single edit.
+        """
+        return None
+
     @abstractmethod
     def _plus(self, other: Any) -> Patch:
         """Return the sum with a patch of the same class and model; `__add__` calls this."""

@@ -227,6 +227,14 @@ class PromptPatch(Patch):
         provenance = without_edits(self.provenance, ids, known={fact.id for _, fact in self.facts})
         return replace(self, facts=tuple(pair for pair in self.facts if pair[1].id not in ids), provenance=provenance)
 
+    def depends_on(self, earlier: Patch) -> bool:
+        """Return whether a record has an answer of the model (MemPrompt): a text alone depends on no other patch."""
+        return any("answer" in record for record in self.edits)
+
+    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return {}, as the record of an edit has its text."""
+        return {}
+
     def _plus(self, other: Self) -> Self:
         return replace(self, facts=self.facts + other.facts, provenance=joined(self.provenance, other.provenance))
 

@@ -16,9 +16,9 @@ from kg_edit.callbacks import Callback, LossLines, read_losses
 from kg_edit.edits.edit import Edit, opposed, refuse_clash, without_repeats
 from kg_edit.edits.files import write_edits
 from kg_edit.errors import KgEditError, OutputError, PatchError, RefusedEditsError
-from kg_edit.evaluation.settings import chat_settings, method_settings
 from kg_edit.graphs.source import subject_of
 from kg_edit.methods import EditingMethod
+from kg_edit.methods.run_settings import chat_settings, method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance

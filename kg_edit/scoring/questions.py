@@ -6,8 +6,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 
 from kg_edit.edits.edit import Edit, Question
-from kg_edit.evaluation.datasets.building import form_of
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Example, Query, as_record
+from kg_edit.edits.record import BenchmarkRecord, Example, Query, as_record, form_of
 from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import normalised
 from kg_edit.writing_systems import join

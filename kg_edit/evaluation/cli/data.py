@@ -226,10 +226,10 @@ def edits(
     if out.exists():
         check_out(out, "", option="--out", inputs=exclude or ())
     from kg_edit.evaluation.datasets import guess_dataset
+    from kg_edit.evaluation.ripples.edit_questions import with_questions
     from kg_edit.evaluation.ripples.facts import FactTable
     from kg_edit.evaluation.ripples.ripple_edits import Excluded, training_edits, with_neighbours
     from kg_edit.evaluation.ripples.words import RippleWords
-    from kg_edit.methods.glame_plus.edit_questions import with_questions
 
     words, ids = RippleWords.load(), parse_relations(relations)
     excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from kg_edit.cli.method_plan import MethodPlan
     from kg_edit.edits.edit import Edit
     from kg_edit.edits.files import LabelSource
+    from kg_edit.edits.record import BenchmarkRecord
     from kg_edit.evaluation.datasets import FileContent
-    from kg_edit.evaluation.datasets.record import BenchmarkRecord
     from kg_edit.evaluation.schedule import Shard
     from kg_edit.evaluation.summary import Summary
     from kg_edit.methods import EditingMethod
@@ -338,7 +338,7 @@ class Evaluation:
 
         note_choice(self.method, self._graph_names)
         model = load(self.model, self.dtype, self.device)
-        from kg_edit.evaluation.settings import chat_settings
+        from kg_edit.methods.run_settings import chat_settings
 
         # A model without a chat template is refused here, before any work.
         chat_settings(model, (edit for record in candidates for edit in record.edits), config.chat)

@@ -14,7 +14,7 @@ from kg_edit.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kg_edit.evaluation.datasets.record import BenchmarkRecord
+    from kg_edit.edits.record import BenchmarkRecord
     from kg_edit.graphs.source import SubgraphSource
     from kg_edit.methods import MethodConfig
 
@@ -57,10 +57,10 @@ def guarded(
     questions (CounterFactPlus), so that the method reports once that it reads one.
     """
     from kg_edit.graphs.controls import WithAnswersNamed, WithoutAnswers
-    from kg_edit.methods.config import GraphSettings, asked_answers
-    from kg_edit.zoo.in_context.definition import DefinitionConfig
+    from kg_edit.methods.config import asked_answers
 
-    if graph is None or not isinstance(config, GraphSettings | DefinitionConfig):
+    excludes = getattr(config, "exclude_answers", None)  # None: the method reads no graph that could have answers
+    if graph is None or excludes is None:
         return graph
     names: dict[str, frozenset[str]] = {}
     for record in records:
@@ -69,8 +69,8 @@ def guarded(
             name for probe in probes for query in probe.queries for aliases in query.answers for name in aliases
         )
         # A method that excludes answers knows those of an edit's own questions itself
-        by_edit = {edit.id: () if config.exclude_answers else asked_answers(edit) for edit in record.edits}
+        by_edit = {edit.id: () if excludes else asked_answers(edit) for edit in record.edits}
         names |= {name: probe_answers.union(answers) for name, answers in by_edit.items() if probe_answers or answers}
     if not names:
         return graph
-    return (WithoutAnswers if config.exclude_answers else WithAnswersNamed)(graph, names=names)
+    return (WithoutAnswers if excludes else WithAnswersNamed)(graph, names=names)

@@ -17,9 +17,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord, as_record
 from kg_edit.evaluation.cli.sweep_grid import Cell
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, as_record
 from kg_edit.evaluation.metrics.catalogue import CATALOGUE
 from kg_edit.evaluation.plots import COLOURS, figure, is_share, legend_below, save_figure
 from kg_edit.evaluation.reports import interval

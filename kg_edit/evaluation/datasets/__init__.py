@@ -14,6 +14,7 @@ from pathlib import Path
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile, LabelSource
 from kg_edit.edits.inputs import Edits, Row, as_edits
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, first_faults, unknown_name
 from kg_edit.evaluation.datasets.counterfact import COUNTERFACT, COUNTERFACT_PLUS
 from kg_edit.evaluation.datasets.entity_inferences import ENTITY_INFERENCES
@@ -24,7 +25,6 @@ from kg_edit.evaluation.datasets.own_edits import OWN, OWN_EDITS, record_of
 from kg_edit.evaluation.datasets.popqa import POPQA
 from kg_edit.evaluation.datasets.qaedit import QAEDIT
 from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, document
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.evaluation.datasets.ripple_edits import RIPPLE_EDITS
 from kg_edit.evaluation.datasets.ripples import RIPPLES
 from kg_edit.evaluation.datasets.unstructured import AKEW, UNKE

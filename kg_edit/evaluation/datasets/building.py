@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from kg_edit.edits.edit import Edit, Record, checked
+from kg_edit.edits.record import BenchmarkRecord, Form, Probe, Query, Remark
 from kg_edit.errors import EditError, Fault, describe
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Form, Probe, Query, Remark
 from kg_edit.writing_systems import whole
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -119,8 +119,3 @@ def probe(
         return ()
     query = Query(prompt=prompt, answers=right, form=form, others=tuple(others))
     return (Probe(measures=measures, queries=(query,)),)
-
-
-def form_of(prompt: str) -> Form:
-    """Return the form of a prompt: "question" if it ends in a question mark, else "sentence"."""
-    return "question" if prompt.rstrip().endswith("?") else "sentence"

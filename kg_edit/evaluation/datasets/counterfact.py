@@ -15,12 +15,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditError, Fault
 from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe, template
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, parsed_rows
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 
 _NO_QUESTION = (
     "has no portability question; expected one in each record of CounterFactPlus. Read a file without questions as "

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kg_edit.edits.edit import Name, Record, Text, Texts
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import EditError, EditFileError, Fault
 from kg_edit.evaluation.datasets.building import Template, built, built_edit, fields_of, template
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, parsed_rows
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.writing_systems import GLUE
 
 _MASK, _END = "<extra_id_0>", "<extra_id_1>"

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import EditError, Fault
 from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe, template
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 
 HOPS = (2, 3, 4, 5, 6)
 _LETTER = re.compile(r"(?:^|\s\s)([A-Z])\. ")  # "A. Python  B. C++"

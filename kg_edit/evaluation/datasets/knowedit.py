@@ -12,20 +12,19 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from kg_edit.edits.edit import Name, Record, Text, Texts
+from kg_edit.edits.record import BenchmarkRecord, Probe, Remark, form_of
 from kg_edit.errors import EditError, Fault, describe
 from kg_edit.evaluation.datasets.building import (
     answers,
     built,
     built_edit,
     fields_of,
-    form_of,
     old_target,
     probe,
     rephrased_edit,
     template,
 )
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Remark
 from wikidata_cache.row_files import RowFault
 from wikidata_cache.terminal import number_of
 

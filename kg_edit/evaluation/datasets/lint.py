@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
 from kg_edit.edits.files import LabelSource
+from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.evaluation.datasets.building import ABSENT
 from kg_edit.evaluation.datasets.reading import FileContent
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Query
 from kg_edit.text.matching import mentions, normalised
 
 Kind = Literal[

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Query
+from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.text.matching import normalised
 
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kg_edit.edits.edit import Edit, Name, PropertyId, Record, Text, Texts
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query, Remark, Triple
 from kg_edit.edits.rows import Target
 from kg_edit.errors import EditError, Fault
 from kg_edit.evaluation.datasets.building import built_edit, fields_of, old_target
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query, Remark, Triple
 from kg_edit.text.matching import normalised
 
 Triples = Annotated[tuple[Triple, ...], Field(strict=False)]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from kg_edit.edits.edit import Edit, LocalityPrompt
 from kg_edit.edits.files import LabelSource, read_rows, unit_of
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query, form_of
 from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
-from kg_edit.evaluation.datasets.building import built, form_of, probe
+from kg_edit.evaluation.datasets.building import built, probe
 from kg_edit.evaluation.datasets.knowedit import CATEGORIES
 from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, RawRecord, document
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.storage.packaged import HUB
 
 OWN = "edits"

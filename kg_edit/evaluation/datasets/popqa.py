@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable
 
 from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditError, Fault
 from kg_edit.evaluation.datasets.building import Template, built, built_edit, fields_of, probe, template
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 
 # The question of each of the sixteen relations, for rows that name no subject.
 QUESTIONS = {

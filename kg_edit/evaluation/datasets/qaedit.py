@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.datasets.building import answers, built, built_edit, fields_of, probe, template
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 
 
 class Unrelated(Record):

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from kg_edit.edits.files import LabelSource
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 from wikidata_cache import safe_json
 from wikidata_cache.errors import EditRowError

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AliasChoices, Field
 
 from kg_edit.edits.edit import Name, Record, Text, is_entity_id
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query, Remark
 from kg_edit.errors import EditError, Fault, did_you_mean
 from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query, Remark
 
 
 class Named(Record):

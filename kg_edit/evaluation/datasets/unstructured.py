@@ -11,12 +11,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kg_edit.edits.edit import Name, Record, Text
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditError, Fault
 from kg_edit.evaluation.datasets import mquake
 from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, probe, template
 from kg_edit.evaluation.datasets.own_edits import TEXTS, record_of
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 
 PARTS, TRIPLE = "sub-question", "triple"
 _Strings = Annotated[tuple[str, ...], Field(strict=False)]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kg_edit.edits.edit import Name, Question, Record, Text
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.edits.rows import Portability
 from kg_edit.evaluation.datasets.building import (
     answers,
@@ -24,7 +25,6 @@ from kg_edit.evaluation.datasets.building import (
     template,
 )
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 
 Towards = Literal["answers", "alt"]
 _NQ = "nq question: "

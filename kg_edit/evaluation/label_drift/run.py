@@ -26,8 +26,9 @@ from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.evaluation.label_drift.classifier import ClassifierModel
 from kg_edit.evaluation.label_drift.texts import LabelDrift, LabelledText
 from kg_edit.evaluation.metrics.metric import mean
-from kg_edit.evaluation.settings import environment, method_settings, note_environment, tokenizer_digest
+from kg_edit.evaluation.settings import environment, note_environment, tokenizer_digest
 from kg_edit.evaluation.step import FAILURES, Method, added, failure
+from kg_edit.methods.run_settings import method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_safetensors

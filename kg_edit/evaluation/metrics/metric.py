@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
+from kg_edit.edits.record import Probe, Query
 from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.datasets.record import Probe, Query
 from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import generated_from, pair_of, scored_after

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kg_edit.evaluation.datasets.record import Query
+from kg_edit.edits.record import Query
 from kg_edit.evaluation.metrics.metric import Evidence, Metric, answered, nll, over_queries
 from kg_edit.scoring.questions import ANSWER, after_steps, generated_from, scored_after, stepped_from
 from kg_edit.text.matching import begins_with

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from kg_edit.evaluation.datasets.record import Query
+from kg_edit.edits.record import Query
 from kg_edit.evaluation.metrics.metric import Evidence, Metric, mentioned, nll, over_queries
 from kg_edit.scoring.questions import generated_from
 from kg_edit.text.overlap import bleu, rouge_l, rouge_n

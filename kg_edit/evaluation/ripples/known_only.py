@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from kg_edit.edits.edit import Question
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.evaluation.ripples.replies import stored_replies
 from kg_edit.evaluation.ripples.words import RippleWords
 from kg_edit.models.language_model import LanguageModel

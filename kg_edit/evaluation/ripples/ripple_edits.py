@@ -14,8 +14,8 @@ from itertools import chain, zip_longest
 from typing import Self
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.ripples.edits import apart, by_object, fits, hashed, is_plain
 from kg_edit.evaluation.ripples.facts import FactTable
 from kg_edit.evaluation.ripples.words import EditedRelation

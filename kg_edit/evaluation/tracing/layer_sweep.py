@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.settings import method_settings
 from kg_edit.evaluation.tracing.corrupted_run import (
     CleanRun,
     CorruptedRun,
@@ -43,6 +42,7 @@ from kg_edit.evaluation.tracing.layer_score import (
 from kg_edit.evaluation.tracing.trace import facts_of, prompt_of
 from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import LayerConfig, MethodConfig
+from kg_edit.methods.run_settings import method_settings
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder

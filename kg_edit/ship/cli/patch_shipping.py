@@ -22,7 +22,7 @@ from wikidata_cache.terminal import number_of
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
-    from kg_edit.reports.shipping import Shipment
+    from kg_edit.ship.export.shipment import Shipment
     from kg_edit.ship.ledger.entries import Entry
 
 Edits = Annotated[
@@ -89,8 +89,8 @@ def merge(
     _check_push(context, push)
     check_patches([ledger])
     _check_outside_ledgers(out)
-    from kg_edit.reports.shipping import gguf_of
     from kg_edit.ship.export.merged_model import check_mergeable
+    from kg_edit.ship.export.shipment import gguf_of
 
     # All that can be refused is refused before a model of many GB is loaded
     patch, entries = active_at(ledger)
@@ -207,8 +207,8 @@ def _shipment(
 ) -> Shipment:
     """Collect what is shipped; the scores for the card are measured on the model ``ask``, or read from the run."""
     from kg_edit.reports.report import before_and_after
-    from kg_edit.reports.shipping import Shipment, measured_rows
     from kg_edit.ship.export.card import base_model
+    from kg_edit.ship.export.shipment import Shipment, measured_rows
     from kg_edit.ship.ledger.listing import patch_file
 
     edits = [entry.edit for entry in entries]
@@ -290,8 +290,8 @@ def subtract(
     if not adapters:
         refuse_unused(context, ("model", "dtype", "device"), "where neither change is a PEFT adapter")
     from kg_edit.patches.base import Patch
+    from kg_edit.patches.subtraction import subtracted
     from kg_edit.ship.export.peft_adapter import read_peft
-    from kg_edit.zoo.ext_sub.extraction import subtracted
 
     loaded = load(model, dtype, device) if adapters and model else None
     minuend, subtrahend = (

@@ -1,9 +1,9 @@
-"""Export a model with a merged patch: as a folder for transformers, or in memory for the lm-evaluation-harness.
+"""Export a model with a merged patch as a folder for transformers.
 
 `write_merged` writes a folder that transformers and compatible programs load: weights in shards, the tokenizer, and
-``kg_edit.json`` (the patch's provenance). `check_mergeable` finds errors before a model is loaded. `lm_eval_model`
-makes a model for EleutherAI's harness. `new_folder` writes a folder completely or not at all. `blank_model` gives a
-model's modules without weights, to look at the types of the modules.
+``kg_edit.json`` (the patch's provenance). `check_mergeable` finds errors before a model is loaded. `new_folder`
+writes a folder completely or not at all. `blank_model` gives a model's modules without weights, to look at the types of
+the modules.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +24,7 @@ from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cached_only, resolve_model
 from kg_edit.models.sampling import plain_generation
-from kg_edit.patches.base import Patch, as_patch, edits_beside_weights
+from kg_edit.patches.base import Patch, edits_beside_weights
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
 from kg_edit.storage.run_folder import ORIGIN, check_folder
 
@@ -101,53 +99,6 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
         )
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to merge; add edits first")
-
-
-@contextmanager
-def lm_eval_model(
-    model: LanguageModel, patch: Patch | str | Path | None = None, *, batch_size: int = 8
-) -> Iterator[Any]:
-    """Yield an ``lm_eval.models.huggingface.HFLM`` of a model with a patch applied, within a ``with`` block.
-
-    Pass it to the harness: ``lm_eval.simple_evaluate(model=lm, tasks=["hellaswag"])``. Nothing is copied or saved;
-    after the block the model is as before, bit for bit. A patch of the prompt puts its facts before each context. A
-    whole text (a task of ``loglikelihood_rolling``) has no context, so it is not changed. Needs the extra
-    ``kg-edit[lm-eval]``.
-
-    Args:
-        model: the unedited model.
-        patch: the patch, or its path; None: the unedited model.
-        batch_size: rows of a forward pass.
-
-    Raises:
-        ConfigError: lm-eval is not installed.
-        PatchError: another patch is applied to this model.
-        PatchMismatchError: the patch is for another model.
-    """
-    try:
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise ConfigError("this needs lm-eval, which is not installed: pip install 'kg-edit[lm-eval]'") from error
-    with as_patch(patch).applied(model) if patch else nullcontext(model) as edited:
-        transform = edited.prompt_transform
-
-        class Transformed(HFLM):  # type: ignore[misc,unused-ignore]
-            """A model whose contexts are transformed; the continuations stay as they are."""
-
-            def _encode_pair(self, context: str, continuation: str) -> Any:
-                return super()._encode_pair(transform(context) if transform else context, continuation)
-
-            def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
-                """Generate texts after the transformed contexts."""
-                if transform:
-                    requests = [
-                        replace(request, arguments=(transform(request.args[0]), *request.args[1:]))
-                        for request in requests
-                    ]
-                return super().generate_until(requests, disable_tqdm=disable_tqdm)
-
-        chosen = Transformed if transform else HFLM
-        yield chosen(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
 
 
 def check_new(folder: Path) -> Path:

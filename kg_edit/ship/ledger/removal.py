@@ -18,6 +18,7 @@ from typing import Any
 import networkx as nx
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
 from kg_edit.graphs.source import SubgraphSource, open_named
@@ -27,16 +28,13 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.average import AVERAGED
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns
-from kg_edit.patches.prompt_patch import PromptPatch
-from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.patches.subtraction import SUBTRACTED
+from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.ledger.entries import EditPosition, edit_of
 from kg_edit.ship.ledger.listing import total
 from kg_edit.ship.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import difference
-from kg_edit.zoo.ext_sub.extraction import SUBTRACTED
-from kg_edit.zoo.grace.patch import CodebookPatch
-from kg_edit.zoo.serac.patch import ScopePatch
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.terminal import number_of
 
@@ -209,7 +207,7 @@ def without(
     for step in steps:
         patch, number = patches[step.number], step.number
         gone = {position.id for position in removed if position.step == number}
-        moved = any(earlier in changed and _depends(patch, patches[earlier]) for earlier in step.after)
+        moved = any(earlier in changed and patch.depends_on(patches[earlier]) for earlier in step.after)
         if not (gone or moved):
             continue
         if all(record["edit"]["id"] in gone for record in patch.edits):
@@ -244,19 +242,6 @@ def _without_edits(
     rest = method.without(patch, gone, before=before)
     check_same_method(patch, rest)
     return rest
-
-
-def _depends(patch: Patch, earlier: Patch) -> bool:
-    """Whether ``earlier`` could influence ``patch``: not if ``patch`` is a text, or if both are codebooks.
-
-    A text whose records have an answer of the model (MemPrompt) was made with this answer. A memory
-    (`ScopePatch`) holds hidden states of the model, which a patch of the prompt does not change.
-    """
-    if isinstance(patch, PromptPatch) and any("answer" in record for record in patch.edits):
-        return True
-    if isinstance(patch, PromptPatch) or (patch.kind == "prompt" and earlier.kind == "prompt"):
-        return False
-    return not (isinstance(patch, CodebookPatch) and isinstance(earlier, CodebookPatch))
 
 
 def recomputed_patch(
@@ -344,32 +329,29 @@ class _Part:
     """An edit's record and its share of the change, by weight; None if changes can't be attributed to single edits."""
 
     record: Record
-    factors: Mapping[str, Factors] | None
+    share: Mapping[str, tuple[Tensor, Tensor]] | None
 
     def same(self, other: _Part | None) -> bool:
         """Return whether the records and the shares are the same, bit for bit."""
-        if other is None or self.factors is None or other.factors is None:
+        if other is None or self.share is None or other.share is None:
             return False
-        if self.record != other.record or self.factors.keys() != other.factors.keys():
+        if self.record != other.record or self.share.keys() != other.share.keys():
             return False
-        return all(
-            torch.equal(pair.left, other.factors[name].left) and torch.equal(pair.right, other.factors[name].right)
-            for name, pair in self.factors.items()
-        )
+        for name, (left, right) in self.share.items():
+            other_left, other_right = other.share[name]
+            if not (torch.equal(left, other_left) and torch.equal(right, other_right)):
+                return False
+        return True
 
 
 def _parts(patch: Patch) -> dict[str, _Part]:
-    """The part of each edit, by its id.
-
-    For a prompt or a codebook, from which single edits can be removed, the record is enough; a memory's edit also has
-    its vectors.
-    """
-    edit_columns, parts = columns(patch), dict[str, _Part]()
+    """The part of each edit, by its id."""
+    parts = dict[str, _Part]()
+    edit_columns = columns(patch)
     for index, record in enumerate(patch.edits):
-        factors: Mapping[str, Factors] | None = {} if hasattr(patch, "without") else None
+        share = patch.share_of(index)
         if edit_columns is not None and isinstance(patch, WeightPatch):
-            factors = {name: pair.columns(edit_columns[index]) for name, pair in patch.factors.items()}
-        if isinstance(patch, ScopePatch):
-            factors = {"scope": Factors(left=patch.facts[index].vectors, right=patch.facts[index].weights)}
-        parts[record["edit"]["id"]] = _Part(record, factors)
+            own = {name: factors.columns(edit_columns[index]) for name, factors in patch.factors.items()}
+            share = {name: (factors.left, factors.right) for name, factors in own.items()}
+        parts[record["edit"]["id"]] = _Part(record, share)
     return parts

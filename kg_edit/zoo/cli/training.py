@@ -20,7 +20,7 @@ from kg_edit.models.loading import check_model_name
 from kg_edit.text.display import terminal_table
 
 if TYPE_CHECKING:
-    from kg_edit.evaluation.datasets.record import BenchmarkRecord
+    from kg_edit.edits.record import BenchmarkRecord
     from kg_edit.methods.config import MethodConfig
     from kg_edit.zoo.trained.files import NetworkManifest
 

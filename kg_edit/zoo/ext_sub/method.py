@@ -2,7 +2,7 @@
 
 Two LoRA adapters are trained on the same projections: an expert on the new targets, an anti-expert on the old ones. The
 anti-expert is subtracted from the expert, except the part that both have in common, such as the form of an answer
-(`kg_edit.zoo.ext_sub.extraction`).
+(`kg_edit.patches.subtraction`).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from kg_edit.methods.fine_tuning.rows import TrainingRow, row_of
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
+from kg_edit.patches.subtraction import subtracted
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.questions import pair_of
 from kg_edit.storage.run_folder import NAMES_A_FILE
-from kg_edit.zoo.ext_sub.extraction import subtracted
 from kg_edit.zoo.fine_tuning.lora import Lora, LoraConfig, adapted, weight_norms
 
 

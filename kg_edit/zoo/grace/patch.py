@@ -74,6 +74,14 @@ class CodebookPatch(Patch):
         books = {name: book.without(ids) for name, book in self.codebooks.items()}
         return replace(self, codebooks=books, provenance=provenance)
 
+    def depends_on(self, earlier: Patch) -> bool:
+        """Return whether ``earlier`` changes the model beneath the codebooks: other codebooks do not."""
+        return not isinstance(earlier, CodebookPatch)
+
+    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return {}, as `without` removes single edits exactly."""
+        return {}
+
     def _plus(self, other: Self) -> Self:
         books = dict(self.codebooks)
         for name, more in other.codebooks.items():

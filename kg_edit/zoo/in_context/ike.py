@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, field_validator
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.datasets import readable_records
 from kg_edit.evaluation.datasets.locality import locality_queries
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.ke.network import FORMAT, KeManifest, KeTraining, embedding_width
 from kg_edit.zoo.mend.examples import BatchOrder, Rows

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.zoo.mend.examples import BatchOrder, Rows

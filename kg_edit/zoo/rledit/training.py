@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kg_edit.edits.edit import Edit
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.malmen.training import MalmenRun
 from kg_edit.zoo.mend.training import train_editor

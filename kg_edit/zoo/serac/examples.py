@@ -16,8 +16,8 @@ from random import Random
 from typing import Self
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
 from kg_edit.scoring.questions import new_fact

@@ -19,7 +19,6 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
-from kg_edit.zoo.serac.special_token import find_marker
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import new_fact
@@ -33,6 +32,7 @@ from kg_edit.zoo.serac.network import (
     text_states,
 )
 from kg_edit.zoo.serac.patch import ScopedFact, ScopePatch, ScopeRule
+from kg_edit.zoo.serac.special_token import find_marker
 from kg_edit.zoo.trained.files import NETWORK, Trained
 
 

@@ -6,8 +6,8 @@ For a prompt x, the edits z_i of the memory, and the scope classifier g of `sera
 
 f is the model. h is the counterfactual model: f with trained low-rank changes W + left right, and with the edit's fact
 before the prompt. A marker is put before this fact, and the changes act only from the marker on
-(`kg_edit.zoo.serac.special_token`). So the output for a text without the marker is unchanged, bit for bit, also in the same
-batch or packed row.
+(`kg_edit.zoo.serac.special_token`). So the output for a text without the marker is unchanged, bit for bit, also in the
+same batch or packed row.
 """
 
 from __future__ import annotations
@@ -139,6 +139,14 @@ class ScopePatch(Patch):
         """
         provenance = without_edits(self.provenance, ids, known={fact.id for fact in self.facts})
         return replace(self, facts=tuple(fact for fact in self.facts if fact.id not in ids), provenance=provenance)
+
+    def depends_on(self, earlier: Patch) -> bool:
+        """Return whether ``earlier`` changes the hidden states in the memory: a patch of the prompt does not."""
+        return earlier.kind != "prompt"
+
+    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return the vectors and weights by which the scope recognises the edit's prompt."""
+        return {"scope": (self.facts[index].vectors, self.facts[index].weights)}
 
     def _plus(self, other: ScopePatch) -> ScopePatch:
         if self.rule != other.rule:

@@ -21,10 +21,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.engine.prefix_cache import base_model
 from kg_edit.errors import ConfigError, ModelError, PromptError
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
-from kg_edit.zoo.serac.special_token import Marker, find_marker
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode, left_pad
@@ -42,6 +41,7 @@ from kg_edit.zoo.serac.network import (
     text_states,
 )
 from kg_edit.zoo.serac.patch import ScopeRule
+from kg_edit.zoo.serac.special_token import Marker, find_marker
 from kg_edit.zoo.trained.edits import digest_of, training_edits
 from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, run_training
 

@@ -8,8 +8,8 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.evaluation.cli.evaluation_graph import graph_for, guarded
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.graphs.controls import hidden_answers, probe_answers
 from kg_edit.graphs.source import PrivateGraph, graph_identity
 from kg_edit.methods import find_method

@@ -15,11 +15,11 @@ from kg_edit.cli.app import app
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, OutputError, PatchError
 from kg_edit.patches.base import Patch
+from kg_edit.patches.subtraction import subtracted
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.reports.shipping import Shipment
 from kg_edit.ship.export.card import base_model
+from kg_edit.ship.export.shipment import Shipment
 from kg_edit.ship.ledger import Ledger
-from kg_edit.zoo.ext_sub.extraction import subtracted
 from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
 from tests.kg_edit.ship.export.test_gguf_files import as_gguf

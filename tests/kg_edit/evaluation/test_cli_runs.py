@@ -9,10 +9,10 @@ from typing import cast
 
 import pytest
 
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, EditFileError
 from kg_edit.evaluation.cli.evaluation import Evaluation
 from kg_edit.evaluation.datasets.lint import lint
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.evaluation.ripples import known_only
 from kg_edit.evaluation.ripples.known_only import KnownOnly

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.errors import ConfigError, OutputError, ServerError
 from kg_edit.evaluation.case import Case, ceiling_cases
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.evaluation.judge import Judge, judge_run
 from kg_edit.evaluation.records import Entry, RunFolder, Section
 from kg_edit.evaluation.scorer import score_cases

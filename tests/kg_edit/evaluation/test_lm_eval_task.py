@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
+from kg_edit.evaluation.lm_eval_model import lm_eval_model
 from kg_edit.evaluation.records import items
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.task_folder import TaskSettings, write_task
@@ -23,7 +24,7 @@ from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import answers
-from kg_edit.ship.export.merged_model import lm_eval_model, write_merged
+from kg_edit.ship.export.merged_model import write_merged
 from tests.kg_edit.evaluation.conftest import Nudge
 from tests.kg_edit.evaluation.datasets.rows import RIPPLE, ZSRE, written
 from tests.pages import DocPage

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import Query
 from kg_edit.errors import EditFileError, ModelError
 from kg_edit.evaluation import retention as rates_of
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.evaluation.datasets.record import Query
 from kg_edit.evaluation.finish import merge
 from kg_edit.evaluation.retention import RetentionTest, asked_of, edit_replies, read_retention_test
 from kg_edit.evaluation.run import evaluate

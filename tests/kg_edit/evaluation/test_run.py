@@ -18,10 +18,10 @@ import torch
 from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile
+from kg_edit.edits.record import Probe, Query
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import BenchmarkRecord, find_dataset
-from kg_edit.evaluation.datasets.record import Probe, Query
 from kg_edit.evaluation.finish import finish
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.records import RunFolder

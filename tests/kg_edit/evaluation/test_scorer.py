@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.edits.record import Probe, Query
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.datasets import BenchmarkRecord, find_dataset
 from kg_edit.evaluation.datasets.own_edits import record_of
-from kg_edit.evaluation.datasets.record import Probe, Query
 from kg_edit.evaluation.records import Section
 from kg_edit.evaluation.scorer import ANSWER_TOKENS, LIST_TOKENS, UneditedScores, score_cases, text_limits
 from kg_edit.evaluation.template_probes import with_probes

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit, LocalityPrompt
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import GraphError, OutputError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets.own_edits import record_of
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.evaluation.summary import Summary

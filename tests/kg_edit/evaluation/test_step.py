@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord, as_record
 from kg_edit.errors import EditError, GraphError, ModelError, PatchError, RefusedEditsError
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, as_record
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.evaluation.step import edit_step, failure
 from kg_edit.methods.memit.method import Memit, MemitConfig

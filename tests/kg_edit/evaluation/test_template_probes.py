@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.evaluation.metrics.probes import TEMPLATE_METRICS
 from kg_edit.evaluation.run import evaluate

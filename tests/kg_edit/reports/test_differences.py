@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from kg_edit.edits.edit import Edit, LocalityPrompt
+from kg_edit.edits.record import Probe, Query
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets.own_edits import record_of
-from kg_edit.evaluation.datasets.record import Probe, Query
 from kg_edit.evaluation.metrics.metric import Evidence, unchanged
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix

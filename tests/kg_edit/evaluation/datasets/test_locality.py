@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.datasets.locality import HeldOutPrompts, count_locality_queries, locality_queries
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 
 
 def record(edit: Edit, *prompts: str) -> BenchmarkRecord:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.datasets.lint import lint
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.datasets.ripples import split_of, withheld_answers
 from kg_edit.evaluation.settings import DataSource
 from kg_edit.graphs.controls import Withheld

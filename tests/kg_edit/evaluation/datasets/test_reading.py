@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from kg_edit.edits.files import read_edits
+from kg_edit.edits.record import as_record
 from kg_edit.errors import EditFileError, UnknownNameError
 from kg_edit.evaluation.datasets import DATASETS, find_dataset, guess_dataset, read_dataset
 from kg_edit.evaluation.datasets.reading import document
-from kg_edit.evaluation.datasets.record import as_record
 from tests.kg_edit.edit_rows import Labels
 from tests.kg_edit.evaluation.datasets.rows import (
     AKEW,

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from kg_edit.edits.edit import Record
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets import find_dataset, ripples
 from kg_edit.evaluation.datasets.building import fields_of
 from kg_edit.evaluation.datasets.lint import lint
 from kg_edit.evaluation.datasets.reading import FileContent
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.evaluation.datasets.ripples import split_of, withheld_answers
 
 EDIT = {

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import Probe, Query
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluation.case import EVIDENCE, Case
 from kg_edit.evaluation.datasets import DATASETS
-from kg_edit.evaluation.datasets.record import Probe, Query
 from kg_edit.evaluation.metrics.catalogue import (
     CATALOGUE,
     RECORD_METRICS,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import Probe, Query
 from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.datasets.record import Probe, Query
 from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores

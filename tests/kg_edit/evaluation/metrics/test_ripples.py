@@ -7,8 +7,8 @@ from math import log
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import BenchmarkRecord, Example, Probe, Query
 from kg_edit.evaluation.case import Case, ceiling_cases
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Example, Probe, Query
 from kg_edit.evaluation.metrics.catalogue import metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.edits.record import Probe, Query
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.case import Case, fuzzy_prompt
-from kg_edit.evaluation.datasets.record import Probe, Query
 from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, find_extras, metrics_for
 from kg_edit.evaluation.metrics.metric import Evidence
 from kg_edit.evaluation.metrics.sampled_text import (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.evaluation.ripples.known_only import KnownOnly, known_only
 from kg_edit.evaluation.ripples.words import RippleWords
 from tests.kg_edit.evaluation.datasets.rows import AKEW, MQUAKE, RIPPLE, RIPPLES, written

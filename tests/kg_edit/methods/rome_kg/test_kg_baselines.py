@@ -12,9 +12,9 @@ import torch
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import ConfigError, GraphError, PatchError
 from kg_edit.evaluation.cli.evaluation_graph import guarded
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.graphs.facts import GraphFact, graph_facts
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource, edit_subgraph
 from kg_edit.methods import EditingMethod, find_method

@@ -25,10 +25,10 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import resolve_model
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import probes
-from kg_edit.reports.shipping import Shipment, gguf_of
 from kg_edit.scoring.generation import continuations
 from kg_edit.ship.export.card import base_model
 from kg_edit.ship.export.gguf_files import ADAPTER, MODEL
+from kg_edit.ship.export.shipment import Shipment, gguf_of
 from kg_edit.text.matching import begins_with
 
 SHAPES = Path(__file__).parents[3] / "kg_edit" / "data" / "own-shapes.jsonl"

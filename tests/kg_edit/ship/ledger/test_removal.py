@@ -14,12 +14,12 @@ import torch
 from kg_edit.errors import ConfigError, KgEditError, PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.patches.subtraction import subtracted
 from kg_edit.scoring.generation import ask
 from kg_edit.ship.app.messages import view_of
 from kg_edit.ship.ledger import Ledger
 from kg_edit.ship.ledger.removal import check_same_graph
 from kg_edit.ship.ledger.view import entry_lines
-from kg_edit.zoo.ext_sub.extraction import subtracted
 from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up, method, same

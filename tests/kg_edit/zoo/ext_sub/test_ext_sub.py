@@ -13,10 +13,10 @@ from kg_edit.callbacks import Callback
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditFileError
 from kg_edit.patches.changes import columns, edit_norms
+from kg_edit.patches.subtraction import subtracted
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
-from kg_edit.zoo.ext_sub.extraction import subtracted
 from kg_edit.zoo.ext_sub.method import ExtSub, ExtSubConfig, read_locality
 from kg_edit.zoo.fine_tuning.lora import Lora
 from tests.kg_edit.methods.quick import QUICK

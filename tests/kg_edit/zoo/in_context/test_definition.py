@@ -11,9 +11,9 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.edits.record import BenchmarkRecord, Probe, Query
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.cli.evaluation_graph import guarded
-from kg_edit.evaluation.datasets.record import BenchmarkRecord, Probe, Query
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.zoo.in_context.definition import Definition, DefinitionConfig
 from tests.kg_edit.tiny import tiny

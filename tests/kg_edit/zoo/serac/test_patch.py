@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PatchError
-from kg_edit.zoo.serac.special_token import find_marker
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.patches.base import Patch
@@ -26,6 +25,7 @@ from kg_edit.zoo.mend.gradients import weight_shapes
 from kg_edit.zoo.serac.method import Serac, SeracConfig
 from kg_edit.zoo.serac.network import Scope, Vectors, block_weights
 from kg_edit.zoo.serac.patch import ScopePatch
+from kg_edit.zoo.serac.special_token import find_marker
 from tests.kg_edit.tiny import CHAT_TEMPLATE, byte_level, chatting, families, tiny
 from tests.kg_edit.zoo.mend.examples import hooks_of
 

@@ -11,7 +11,6 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ModelError
-from kg_edit.zoo.serac.special_token import find_marker
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
@@ -22,6 +21,7 @@ from kg_edit.zoo.serac.examples import ExampleOrder, Question, ScopeRows, own_te
 from kg_edit.zoo.serac.method import Serac, SeracConfig
 from kg_edit.zoo.serac.network import FORMAT, SeracManifest, SeracNetwork, SeracTraining, block_weights
 from kg_edit.zoo.serac.patch import ScopePatch
+from kg_edit.zoo.serac.special_token import find_marker
 from kg_edit.zoo.serac.training import States, answer_loss, scope_scores, train
 from tests.kg_edit.tiny import families, tiny
 from tests.kg_edit.zoo.mend.examples import edits, hooks_of

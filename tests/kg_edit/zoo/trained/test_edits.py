@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from kg_edit.edits.edit import LocalityPrompt
+from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.datasets.own_edits import record_of
-from kg_edit.evaluation.datasets.record import BenchmarkRecord
 from kg_edit.zoo.cli.training import training_records
 from kg_edit.zoo.mend.examples import make_examples
 from kg_edit.zoo.serac.examples import ExampleOrder

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from kg_edit.errors import ConfigError
+from kg_edit.evaluation.lm_eval_model import lm_eval_model
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
-from kg_edit.ship.export.merged_model import lm_eval_model
 from tests.kg_edit.evaluation.conftest import Nudge, record
 from tests.kg_edit.tiny import tiny
 

@@ -6,9 +6,9 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
+from kg_edit.evaluation.ripples.edit_questions import with_questions
 from kg_edit.evaluation.ripples.ripple_edits import Excluded
 from kg_edit.graphs.source import as_source
-from kg_edit.methods.glame_plus.edit_questions import with_questions
 
 
 @pytest.mark.parametrize("order", [("Oslo", "Paris"), ("Paris", "Oslo")])

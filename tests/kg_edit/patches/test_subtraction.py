@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.patches.prompt_patch import PromptPatch
+from kg_edit.patches.subtraction import less_extracted, subtracted
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.zoo.ext_sub.extraction import less_extracted, subtracted
 
 
 def drawn(rows: int, columns: int, rank: int, seed: int) -> Factors:

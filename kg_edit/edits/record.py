@@ -129,3 +129,8 @@ class BenchmarkRecord(Record):
 def as_record(item: Edit | BenchmarkRecord) -> BenchmarkRecord:
     """Return the record; an `Edit` becomes a record with this edit and no probes."""
     return item if isinstance(item, BenchmarkRecord) else BenchmarkRecord(id=item.id, edits=(item,))
+
+
+def form_of(prompt: str) -> Form:
+    """Return the form of a prompt: "question" if it ends in a question mark, else "sentence"."""
+    return "question" if prompt.rstrip().endswith("?") else "sentence"
