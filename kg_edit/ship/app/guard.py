@@ -22,7 +22,11 @@ ANY_ADDRESS = "*"  # among hosts: every IP address
 LARGEST = 1_000_000  # bytes of a request's body
 _READING = ("GET", "HEAD", "OPTIONS")
 _JSON = "application/json"
-_UNKNOWN_HOST, _FOREIGN, _TOO_LARGE, _NOT_JSON, _STOPPED = 400, 403, 413, 415, 503
+_UNKNOWN_HOST = 400
+_FOREIGN = 403
+_TOO_LARGE = 413
+_NOT_JSON = 415
+_STOPPED = 503
 
 
 class Refusal(NamedTuple):
@@ -47,7 +51,8 @@ def refusal_of(request: Request, hosts: tuple[str, ...] = LOCAL) -> Refusal | No
         return None
 
     # A browser sends the page's origin, which no page can change. A program that is no browser sends none.
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    site = request.headers.get("sec-fetch-site")
     foreign = None
     if origin is not None:
         try:
@@ -89,7 +94,9 @@ class BodyLimit:
     """
 
     def __init__(self, app: ASGIApp, *, largest: int, answer: Callable[[str, Refusal], Response]) -> None:
-        self._app, self._largest, self._answer = app, largest, answer
+        self._app = app
+        self._largest = largest
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, with its body in one piece."""
@@ -131,7 +138,8 @@ class BodyLimit:
         announced = dict(scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self._largest:
             return None
-        body, more = bytearray(), True
+        body = bytearray()
+        more = True
         while more:
             message = await receive()
             body += message.get("body", b"")

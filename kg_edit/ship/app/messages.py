@@ -217,7 +217,9 @@ def view_of(ledger: Ledger) -> LedgerView:
     """
     now = ledger.now
     times = {event.number: event.time for event in now.events}
-    conflicts, recomputed, rows = now.conflicts(), ledger.recomputed, list[LedgerEdit]()
+    conflicts = now.conflicts()
+    recomputed = ledger.recomputed
+    rows = list[LedgerEdit]()
     for entry in reversed(now.edits):
         time = times.get(entry.position.step, "")
         if event := recomputed.get(entry.position):

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from kg_edit.scoring.generation import Reply
     from kg_edit.ship.app.session import EditDesk
 
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-_PROMPTS, _TOKENS, _STOPS = 32, 2048, 16  # in a request, at most
+COMPLETIONS = "/v1/completions"
+CHAT = "/v1/chat/completions"
+# in a request, at most
+_PROMPTS = 32
+_TOKENS = 2048
+_STOPS = 16
 _FAILED = 500  # the HTTP status from which the fault is the server's
 _UNSUPPORTED = ("logprobs", "echo", "suffix", "presence_penalty", "frequency_penalty")
 
@@ -219,7 +223,8 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         replies = desk.complete(prompts, tokens=request.max_tokens)
         sent = [stopped(reply, request.stop) for reply in replies]
         choices = [Choice(index=n, text=text, finish_reason=reason) for n, (text, reason, _) in enumerate(sent)]
-        read, written = sum(reply.read for reply in replies), sum(tokens for _, _, tokens in sent)
+        read = sum(reply.read for reply in replies)
+        written = sum(tokens for _, _, tokens in sent)
         completion = Completion(
             id=f"cmpl-{time.time_ns()}",
             created=int(time.time()),

@@ -53,7 +53,10 @@ _REQUESTS: dict[str, type[Record]] = {
     COMPLETIONS: CompletionRequest,
     CHAT: ChatRequest,
 }
-_FAILED, _UNKNOWN, _WRONG, _WRONG_FOR_OPENAI = 500, 404, 422, 400
+_FAILED = 500
+_UNKNOWN = 404
+_WRONG = 422
+_WRONG_FOR_OPENAI = 400
 
 
 def make_app(desk: EditDesk, *, hosts: tuple[str, ...] = LOCAL, largest: int = LARGEST) -> FastAPI:
@@ -128,7 +131,10 @@ def _add_api(app: FastAPI, desk: EditDesk) -> None:
 
 def state_of(desk: EditDesk) -> State:
     """Return the state that the page shows: model, method, graph, ledger and an example."""
-    method, model, ledger, graph = desk.method, desk.model, desk.ledger, None
+    method = desk.method
+    model = desk.model
+    ledger = desk.ledger
+    graph = None
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     if desk.graph is not None:  # the names of its files, its folder or its address; else its kind
         source = getattr(desk.graph, "source", desk.graph)

@@ -43,7 +43,9 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 20
 _TOKENS = 16  # to write after a prompt
-_HOPS, _PER_NODE = 2, 12  # of a drawing, if the method itself reads no graph
+# of a drawing, if the method itself reads no graph
+_HOPS = 2
+_PER_NODE = 12
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,11 +77,15 @@ class EditDesk:
         ledger: Ledger | None = None,
         start: Start = "auto",
     ) -> None:
-        self.method, self.model, self.ledger, self.start = method, method.model, ledger, start
+        self.method = method
+        self.model = method.model
+        self.ledger = ledger
+        self.start = start
         self.graph = graph or method.graph
         self._alone = threading.Lock()
         self._tries = dict[str, Try]()  # the last `REMEMBERED`, by key
-        self._count, self._remarked = 0, False
+        self._count = 0
+        self._remarked = False
 
     @property
     def is_busy(self) -> bool:
@@ -96,7 +102,8 @@ class EditDesk:
         with self._alone:
             self._count += 1
             words = re.sub(r"[^a-z0-9]+", "-", request.subject.casefold()).strip("-")[:40]
-            start, edit = time.perf_counter(), request.edit(f"{words or 'edit'}-{self._count}")
+            start = time.perf_counter()
+            edit = request.edit(f"{words or 'edit'}-{self._count}")
             queries = queries_of(self.model, request, edit)
 
             # All errors that can be found before anything is computed.
@@ -151,7 +158,8 @@ class EditDesk:
             PatchError: the ledger refuses the patch.
         """
         with self._alone:
-            tried, ledger = self._tried(key), self._ledger()
+            tried = self._tried(key)
+            ledger = self._ledger()
             if not any(step.number in tried.added for step in ledger.steps):
                 after = tuple(step.number for step in tried.base or ())
                 step = ledger.add(tried.patch, after=after, on=tried.base, force=force, model=self.model)

@@ -158,7 +158,8 @@ def add(
     from kg_edit.reports.verdict import Verdict
     from kg_edit.ship.ledger import Ledger
 
-    opened, to_add = Ledger.open(ledger), additions(patches)
+    opened = Ledger.open(ledger)
+    to_add = additions(patches)
     language_model = load(model, dtype, device) if model else None
     numbers = opened.add_all(to_add, force=force, model=language_model)
     _show_added(opened, numbers)
@@ -205,7 +206,8 @@ def edit(
     from kg_edit.ship.ledger.log import open_store
 
     # Everything that can be wrong without a model is checked first
-    method_option, method = method, choose_method(method, graph)
+    method_option = method
+    method = choose_method(method, graph)
     check_method(method)
     check_model_name(model)
     open_store(ledger)
@@ -259,7 +261,8 @@ def remove(
     if model is None:
         unused = ("graph", "dtype", "device", "contact")
         refuse_unused(context, unused, "without --model", way="also give --model")
-    opened, source = _open(ledger), open_graph(graph, contact)
+    opened = _open(ledger)
+    source = open_graph(graph, contact)
     removed = opened.remove(names, model=load(model, dtype, device) if model else None, graph=source)
     remaining = number_of(len(opened.active), "edit")
     listed = ", ".join(entry.name for entry in removed)
@@ -294,7 +297,9 @@ def _open(ledger: Path) -> Ledger:
 
 def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
     """Print new steps, each with its conflicts with earlier steps or within itself."""
-    edits, conflicts = ledger.edits, ledger.conflicts()  # of all pairs, once for all steps
+    # of all pairs, once for all steps
+    edits = ledger.edits
+    conflicts = ledger.conflicts()
     for number in numbers:
         new = [entry for entry in edits if entry.position.step == number]
         methods = ", ".join(sorted({entry.method for entry in new}))

@@ -157,7 +157,8 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
     how = how if any(compared) else "generated"
     paraphrases = [answer for edit in checked for answer in edit.of("paraphrase")]
     if paraphrases and not url:
-        right, generated = sum(answer.right for answer in paraphrases), sum(answer.success for answer in paraphrases)
+        right = sum(answer.right for answer in paraphrases)
+        generated = sum(answer.success for answer in paraphrases)
         of = f"after {right} of {len(paraphrases)} paraphrases the target is {how}"
         say(f"{of}; it is generated after {generated}" if any(compared) else of)
     rivals = contradictions([edit.entry for edit in checked])

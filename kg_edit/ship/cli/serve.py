@@ -97,7 +97,8 @@ def serve(
         raise ConfigError(f"kg-edit serve needs the extra app ({error}): pip install 'kg-edit[app]'") from error
     from kg_edit.ship.ledger.log import open_store
 
-    method_option, method = method, choose_method(method, graph)
+    method_option = method
+    method = choose_method(method, graph)
     check_method(method)
     check_model_name(model)
     if ledger:

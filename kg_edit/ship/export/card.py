@@ -125,7 +125,8 @@ def base_model(name: str, *, base: str | None = None, license: str | None = None
     Raises:
         ModelError: a named model is not installed, or a ``.gguf`` file can't be read.
     """
-    named, is_gguf = NAMED_MODELS.get(name), name.endswith(".gguf")
+    named = NAMED_MODELS.get(name)
+    is_gguf = name.endswith(".gguf")
     hub = named.hub if named else None if is_gguf or Path(name).exists() else name
     if base is not None:
         hub = None if Path(base).is_dir() else base

@@ -31,7 +31,9 @@ from kg_edit.patches.base import Patch
 from kg_edit.ship.export.merged_model import check_mergeable, new_folder, write_notes
 from kg_edit.ship.export.peft_adapter import adapted_modules, with_one_rank
 
-ADAPTER, MODEL = "adapter.gguf", "model.gguf"  # file names
+# file names
+ADAPTER = "adapter.gguf"
+MODEL = "model.gguf"
 KINDS = ("F32", "F16", "BF16", "Q8_0")  # number types in which edited tensors may be written
 
 ARCHITECTURES: Mapping[str, str] = {
@@ -78,7 +80,8 @@ def write_gguf_adapter(
     """
     factors = with_one_rank(patch)
     adapted_modules(patch, modules)
-    arch, names = architecture_of(modules), tensor_names(factors, modules)
+    arch = architecture_of(modules)
+    names = tensor_names(factors, modules)
     orders = {name: rows_in_gguf(names[name], modules) for name in factors}
     with new_folder(Path(folder)) as scratch:
         writer = gguf.GGUFWriter(scratch / ADAPTER, arch)

@@ -8,7 +8,10 @@ from shlex import quote
 
 from kg_edit.errors import ConfigError, ServerError
 
-_TOO_LARGE, _TOO_MANY, _HUBS_FAULT = 413, 429, 500  # HTTP statuses
+# HTTP statuses
+_TOO_LARGE = 413
+_TOO_MANY = 429
+_HUBS_FAULT = 500
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 

@@ -28,9 +28,11 @@ from kg_edit.patches.base import Patch, edits_beside_weights
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
 from kg_edit.storage.run_folder import ORIGIN, check_folder
 
-CARD, SHARD = "README.md", "5GB"
+CARD = "README.md"
+SHARD = "5GB"
 _GENERATION = "generation_config.json"
-_SIZE, _UNITS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE), ("KB", "MB", "GB", "TB")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", re.IGNORECASE)
+_UNITS = ("KB", "MB", "GB", "TB")
 
 
 def write_merged(

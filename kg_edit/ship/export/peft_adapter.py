@@ -30,8 +30,12 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.export.merged_model import new_folder, write_notes
 from kg_edit.storage.atomic import write_json, write_safetensors
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"  # around a module's name
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+# around a module's name
+_PREFIX = "base_model.model."
+_A = ".lora_A.weight"
+_B = ".lora_B.weight"
 _ADAPTER_ONLY = (True, False, None, "gaussian", "eva", "orthogonal")  # initialisations that leave the model's weights
 
 
@@ -54,10 +58,12 @@ def write_peft(
         PatchMismatchError: the model has no such weights.
         OutputError: the folder is not empty, or can't be written.
     """
-    factors, kinds = with_one_rank(patch), adapted_modules(patch, modules)
+    factors = with_one_rank(patch)
+    kinds = adapted_modules(patch, modules)
     if len({isinstance(kind, Conv1D) for kind in kinds.values()}) > 1:
         raise PatchError("the patch changes Conv1D and Linear weights; one adapter can't have both, so split the patch")
-    rank, names = next(iter(factors.values())).rank, {name: _module_name(name) for name in factors}
+    rank = next(iter(factors.values())).rank
+    names = {name: _module_name(name) for name in factors}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -94,7 +100,8 @@ def with_one_rank(patch: Patch) -> dict[str, Factors]:
             "edits of the patch are not changes of weights, so it can't become a LoRA adapter: "
             f"{edits_beside_weights(patch)}; remove them (kg-edit patch remove), or use the patch file itself"
         )
-    rank, padded = max(pair.rank for pair in patch.factors.values()), dict[str, Factors]()
+    rank = max(pair.rank for pair in patch.factors.values())
+    padded = dict[str, Factors]()
     for name, pair in patch.factors.items():
         left, right = (pad(side.detach().cpu(), (0, rank - pair.rank)) for side in (pair.left, pair.right))
         padded[name] = Factors(left=left, right=right)
@@ -162,10 +169,13 @@ def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
 
     factors = dict[str, Factors]()
     for name in names:
-        a, b = tensors[f"{name}{_A}"].float(), tensors[f"{name}{_B}"].float()  # [r, in], [out, r]
+        # [r, in], [out, r]
+        a = tensors[f"{name}{_A}"].float()
+        b = tensors[f"{name}{_B}"].float()
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
             raise PatchError(f"the factors of {name} don't fit: {tuple(b.shape)} and {tuple(a.shape)}; save it again")
-        rank, module = a.shape[0], name.removeprefix(_PREFIX)
+        rank = a.shape[0]
+        module = name.removeprefix(_PREFIX)
         try:
             # The first pattern that matches the module's name, or its end after a dot, has the module's own alpha.
             patterns = (config.get("alpha_pattern") or {}).items()

@@ -52,7 +52,8 @@ class Shipment:
         from kg_edit.ship.export.merged_model import blank_model, check_new
 
         check_new(out)
-        modules, base = blank_model(self.model), self.base.hub or Path(self.base.path).name
+        modules = blank_model(self.model)
+        base = self.base.hub or Path(self.base.path).name
         return write_gguf_adapter(self.patch, out, modules=modules, base=base, card=self._card("gguf adapter"))
 
     def to_folder(self, out: Path, model: LanguageModel, *, shard: str) -> Path:
@@ -128,7 +129,8 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
         ("locality", "locality prompts"),
     ):
         of_kind = [row for row in rows if row.probe.kind == kind]
-        unedited, edited = sum(row.unedited.right for row in of_kind), sum(row.edited.right for row in of_kind)
+        unedited = sum(row.unedited.right for row in of_kind)
+        edited = sum(row.edited.right for row in of_kind)
         scores.append(Score(kind=name, prompts=len(of_kind), unedited=unedited, edited=edited))
     return tuple(score for score in scores if score.prompts)
 

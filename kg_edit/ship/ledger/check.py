@@ -221,7 +221,8 @@ def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> 
             led=bool(lead),
         )
 
-    first, leads = ask(""), bool(edit.subject) and probe.ask.startswith(edit.subject)
+    first = ask("")
+    leads = bool(edit.subject) and probe.ask.startswith(edit.subject)
     if first.right or probe.chat or probe.kind == "portability" or not leads:
         return first
     again = ask(LEAD)

@@ -29,7 +29,8 @@ class Conflict:
     cosine: float | None = None
 
     def __str__(self) -> str:
-        one, two = self.first, self.second
+        one = self.first
+        two = self.second
         match self.kind:
             case "contradiction":
                 return (
@@ -102,7 +103,9 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
     of which only some store keys counts as one that stores none.
     """
     row = {entry.position: index for index, entry in enumerate(entries)}
-    rows_of, keys_of = dict[str, list[int]](), dict[str, list[Array]]()  # by weight
+    # by weight
+    rows_of = dict[str, list[int]]()
+    keys_of = dict[str, list[Array]]()
     for step, change in changes.items():
         edit_columns = columns(change)
         if edit_columns is None:

@@ -71,7 +71,8 @@ def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
         PatchError: the patch does not record what its edits are.
     """
     _check_readable(patch)
-    seen, named = Counter[str](), list[Entry]()
+    seen = Counter[str]()
+    named = list[Entry]()
     for record in patch.edits:
         seen[id_ := record["edit"]["id"]] += 1
         name = id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"

@@ -109,7 +109,8 @@ class Ledger(Listing):
             OutputError: the ledger can't be written.
         """
         source = patch_file(Path(patch)) if isinstance(patch, str | Path) else None
-        checked, model = _checked(as_patch(patch), source), None if model is None else as_model(model)
+        checked = _checked(as_patch(patch), source)
+        model = None if model is None else as_model(model)
         with self._store.locked():
             if on is not None and tuple(on) != self.steps:
                 raise LedgerChangedError("the ledger changed since the edit was tried; try the edit again")
@@ -184,7 +185,8 @@ class Ledger(Listing):
         """
         model = None if model is None else as_model(model)
         with self._store.locked():
-            edit_names, edits = (names,) if isinstance(names, str) else tuple(names), self.edits
+            edit_names = (names,) if isinstance(names, str) else tuple(names)
+            edits = self.edits
             if not edit_names:
                 return ()
             refuse_removed(edit_names, edits)

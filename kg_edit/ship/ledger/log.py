@@ -34,7 +34,8 @@ if TYPE_CHECKING:  # a ledger is listed without torch
     from kg_edit.patches.base import Patch
 
 VERSION = 1
-LOG, PATCHES = "ledger.jsonl", "patches"
+LOG = "ledger.jsonl"
+PATCHES = "patches"
 _NEAR = 0.8  # difflib's ratio of a misspelled name of a ledger to the right one
 _WAIT = 5.0  # seconds until another writer is done
 
@@ -179,7 +180,8 @@ class Store:
             PatchError: there is no ledger and ``create`` is false; or it contains patches, but their log is missing.
         """
         try:
-            is_file, exists = self.folder.exists() and not self.folder.is_dir(), self.exists
+            is_file = self.folder.exists() and not self.folder.is_dir()
+            exists = self.exists
             shown = [path.name for path in self.folder.iterdir() if path.name[0] != "."] if self.folder.is_dir() else []
         except OSError as error:
             raise OutputError(f"can't read {self.folder}: {error.strerror}; give another folder") from error
@@ -265,7 +267,9 @@ class Store:
             DamagedLedgerError: the log can't be read, or is missing beside patches; a line is no event or of a later
                 version; the numbers are not consecutive; or there are fewer events than this object has read before.
         """
-        path, events, lines = self.folder / LOG, list[Event](), list[bytes]()
+        path = self.folder / LOG
+        events = list[Event]()
+        lines = list[bytes]()
         seen = self._seen  # before the file is read, because another thread may append and read meanwhile
         try:
             *lines, _ = path.read_bytes().split(b"\n")  # bytes, because a kill may cut inside a character
@@ -317,7 +321,8 @@ class Store:
         """
         # The next unused number, after all files in the log and in the folder: an older copy of the log must not make
         # a new patch overwrite a file.
-        events, stored = self.events(), list[StoredFile]()
+        events = self.events()
+        stored = list[StoredFile]()
         named = [event.file for event in events if isinstance(event, Added)]
         named += [file for event in events if isinstance(event, Removed) for file in event.files.values() if file]
         stems = [Path(file.name).stem for file in named] + [path.stem for path in self._stored()]

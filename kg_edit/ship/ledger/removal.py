@@ -203,9 +203,11 @@ def without(
     Raises:
         KgEditError: an edit has to be computed again, and can't be.
     """
-    now, changed = dict(patches), dict[int, Patch | None]()
+    now = dict(patches)
+    changed = dict[int, Patch | None]()
     for step in steps:
-        patch, number = patches[step.number], step.number
+        patch = patches[step.number]
+        number = step.number
         gone = {position.id for position in removed if position.step == number}
         moved = any(earlier in changed and patch.depends_on(patches[earlier]) for earlier in step.after)
         if not (gone or moved):
@@ -308,7 +310,8 @@ def recomputed_edits(
     events: Sequence[Added | Removed], load: Callable[[StoredFile], Patch]
 ) -> dict[EditPosition, Removed]:
     """Return the last removal that recomputed each edit, given the events in force; unchanged edits are left out."""
-    files, removals = dict[int, StoredFile](), dict[EditPosition, Removed]()
+    files = dict[int, StoredFile]()
+    removals = dict[EditPosition, Removed]()
     for event in events:
         if isinstance(event, Added):
             files[event.number] = event.file
@@ -316,7 +319,8 @@ def recomputed_edits(
         for step, file in event.files.items():
             if file is None:
                 continue
-            before, after = _parts(load(files[step])), _parts(load(file))
+            before = _parts(load(files[step]))
+            after = _parts(load(file))
             removals |= {
                 EditPosition(step, name): event for name, part in after.items() if not part.same(before.get(name))
             }

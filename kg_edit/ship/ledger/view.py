@@ -49,7 +49,8 @@ def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
 
 def events_table(ledger: Ledger) -> Table:
     """Return the table of events: number, time, and what was added, removed or undone."""
-    table, names = _table("event", "when (UTC)", "what"), names_of(ledger)
+    table = _table("event", "when (UTC)", "what")
+    names = names_of(ledger)
     for event in ledger.events:
         _row(table, event.number, event.time, in_words(event, names))
     return table
@@ -78,7 +79,8 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     def as_text(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    edit, record = entry.edit, entry.record
+    edit = entry.edit
+    record = entry.record
     yield "edit", f"{entry.name} ({entry.state})"
     yield "fact", fact(entry)
     for name, value in edit.model_dump(mode="json", exclude_defaults=True).items():
@@ -95,7 +97,8 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     added = next(event for event in ledger.events if event.number == entry.position.step)
     assert isinstance(added, Added)  # noqa: S101 - a step's number is that of its event
     yield "added", f"{added.time} as step {added.number}" + (f", from {added.source}" if added.source else "")
-    patches, event = ledger.patches, ledger.recomputed.get(entry.position)
+    patches = ledger.patches
+    event = ledger.recomputed.get(entry.position)
     if event:
         yield "recomputed", f"by event {event.number}, {event.time}"
     after = [step for step in added.after if step in patches or not event]
