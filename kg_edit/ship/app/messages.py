@@ -186,13 +186,11 @@ class Problem(_Message):
 
 def problem_of(error: Exception) -> Problem:
     """Return an error about a request, with the request's fields in the place of a file's rows and of options."""
-    # Of a file's rows only: another form of the row
+    # Rows of a file may have another form, which a request has not
     faults = getattr(error, "faults", ())
-    message, *texts = (
-        re.sub(", or (give the fact|a paragraph) as .*", "", text)
-        for text in (str(error), *(fault.message for fault in faults))
-    )
-    fields = {fault.field: text for fault, text in zip(faults, texts, strict=True) if fault.field}
+    of_a_file = re.compile(", or (give the fact|a paragraph) as .*")
+    message = of_a_file.sub("", str(error))
+    fields = {fault.field: of_a_file.sub("", fault.message) for fault in faults if fault.field}
     match error:
         case UnknownLabelError():
             message = f"the graph has no entity {error.label!r}; correct the name, or give its id as target_new_id"

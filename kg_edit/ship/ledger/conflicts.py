@@ -60,13 +60,19 @@ def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple
         for key in {name, entry.edit.subject_id or name}:
             of_subject[key].append(index)
     pairs = sorted({pair for rows in of_subject.values() for pair in combinations(rows, 2)})
-    facts = ((entries[one], entries[two]) for one, two in pairs)
-    same = {(one, two): kind for one, two in facts if (kind := _same_fact(one.edit, two.edit))}
-    near = {(one, two): cosine for one, two, cosine in _near_keys(entries, changes)}
-    return tuple(
-        Conflict(kind=same.get(pair, "near keys"), first=pair[0], second=pair[1], cosine=near.get(pair))
-        for pair in dict.fromkeys([*same, *near])
-    )
+
+    same = dict[tuple[Entry, Entry], ConflictKind]()
+    for first, second in pairs:
+        kind = _same_fact(entries[first].edit, entries[second].edit)
+        if kind:
+            same[entries[first], entries[second]] = kind
+    near = {(first, second): cosine for first, second, cosine in _near_keys(entries, changes)}
+    found = list[Conflict]()
+    for pair in dict.fromkeys([*same, *near]):
+        first_entry, second_entry = pair
+        kind = same.get(pair, "near keys")
+        found.append(Conflict(kind=kind, first=first_entry, second=second_entry, cosine=near.get(pair)))
+    return tuple(found)
 
 
 def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:

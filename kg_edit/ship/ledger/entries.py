@@ -51,8 +51,10 @@ def entries(
     added = {EditPosition(step, record["edit"]["id"]): record for step, records in steps.items() for record in records}
     now = {EditPosition(step, record["edit"]["id"]): record for step, patch in active.items() for record in patch.edits}
     ids = Counter(position.id for position in added)
-    return tuple(
-        Entry(
+    listed = list[Entry]()
+    for position, first_record in added.items():
+        record = now.get(position, first_record)  # a removal of others may have computed the edit again
+        entry = Entry(
             position=position,
             name=position.id if ids[position.id] == 1 else f"{position.step}/{position.id}",
             state="active" if position in now else "removed",
@@ -60,8 +62,8 @@ def entries(
             method=record["method"],
             record=record,
         )
-        for position, record in (added | {position: now[position] for position in added if position in now}).items()
-    )
+        listed.append(entry)
+    return tuple(listed)
 
 
 def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:

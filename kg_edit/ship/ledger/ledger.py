@@ -138,10 +138,10 @@ class Ledger(Listing):
                 seen[digest] = path
         with self._store.locked():  # makes the folder, so all that can be refused before is
             first = len(self.events) + 1
-            new = [
-                _New(patch, addition.path, tuple(first + index for index in addition.after))
-                for addition, patch in zip(additions, patches, strict=True)
-            ]
+            new = list[_New]()
+            for addition, patch in zip(additions, patches, strict=True):
+                after = tuple(first + index for index in addition.after)
+                new.append(_New(patch, addition.path, after))
             return self._add(new, force=force, model=model)
 
     def make(self, method: EditingMethod, edits: Edits, *, force: bool = False) -> int:

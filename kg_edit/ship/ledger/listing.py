@@ -165,18 +165,19 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
         if file is None and path.is_dir():
             ledger = Listing.open(path)
             index = {step.number: position for position, step in enumerate(ledger.steps, len(added))}
-            added += [
-                Addition(path=ledger.file(step), after=tuple(index[number] for number in step.after if number in index))
-                for step in ledger.steps
-            ]
+            for step in ledger.steps:
+                after = tuple(index[number] for number in step.after if number in index)
+                added.append(Addition(path=ledger.file(step), after=after))
         else:
-            sequence, step = _step_of(path)
+            sequence, number = _step_of(path)
             if sequence and (path.parent, sequence) not in steps:
-                files = path.parent.glob(f"{sequence}-*")
-                steps[path.parent, sequence] = {
-                    other.resolve(): _step_of(other)[1] for other in files if _step_of(other)[0]
-                }
-            before = [other for other, its in steps.get((path.parent, sequence), {}).items() if its < step]
+                numbers = dict[Path, int]()
+                for other in path.parent.glob(f"{sequence}-*"):
+                    its_sequence, its_number = _step_of(other)
+                    if its_sequence:
+                        numbers[other.resolve()] = its_number
+                steps[path.parent, sequence] = numbers
+            before = [other for other, its in steps.get((path.parent, sequence), {}).items() if its < number]
             if lacking := sorted(str(other) for other in before if other not in positions):
                 raise PatchError(
                     f"{path} was made on the model with the earlier steps of its sequence; give these before it: "

@@ -107,8 +107,11 @@ def _read_from_graph(record: Record) -> dict[str, Any]:
         # The hash decides; without one, everything but the place and the time where the graph was read.
         graph = record["graph"]
         hashed = {"content_hash"} & graph.keys()
-        read["graph"] = {name: graph[name] for name in hashed or graph.keys() - set(_ORIGIN)}
-    read |= {name: record[name] for name in ("nodes", "edges") if name in record}
+        compared = hashed or graph.keys() - set(_ORIGIN)
+        read["graph"] = {name: graph[name] for name in compared}
+    for name in ("nodes", "edges"):
+        if name in record:
+            read[name] = record[name]
     if "requests" in record:
         read["requests"] = [request.get("edit") for request in record["requests"]]
     plain: dict[str, Any] = json.loads(json.dumps(read))  # tuples become lists, as in a file
@@ -119,8 +122,11 @@ def _graph_files(record: Record) -> Iterator[str]:
     """Yield the names of the files of the graph that an edit was made with."""
     graph = record.get("graph", {})
     for key in ("right", "source"):  # the graph of an edge alone, and Wikidata's source
-        graph = inner if isinstance(inner := graph.get(key), Mapping) else graph
-    yield from (str(file["name"]) for file in graph.get("files", ()))
+        inner = graph.get(key)
+        if isinstance(inner, Mapping):
+            graph = inner
+    for file in graph.get("files", ()):
+        yield str(file["name"])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -159,10 +165,8 @@ class RecomputeContext:
             graph = open_named(EXTRACT)  # as where the edits were made
         patch.check_model(self.model)
         # A cast keeps the fingerprint of a model, but edits in another dtype would differ.
-        loaded_in, made_in = (
-            str(dtype).removeprefix("torch.")
-            for dtype in (self.model.model.dtype, patch.provenance.get("model", {}).get("dtype"))
-        )
+        loaded_in = str(self.model.model.dtype).removeprefix("torch.")
+        made_in = str(patch.provenance.get("model", {}).get("dtype")).removeprefix("torch.")
         if made_in != loaded_in:
             raise PatchMismatchError(
                 f"the edits were made on the model in {made_in}, but the loaded model is in {loaded_in}, so "
