@@ -43,6 +43,10 @@ License = Annotated[
 Scores = Annotated[bool, typer.Option("--scores", help="Ask the model all prompts and put the scores into the card.")]
 Push = Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the hub.")]
 Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+Check = Annotated[
+    bool, typer.Option("--check", help="Ask the edited model the edits' own prompts first; refuse if one fails.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Ship edits that contradict each other or are known to fail.")]
 
 
 def merge(
@@ -67,13 +71,16 @@ def merge(
     scores: Scores = False,
     push: Push = None,
     private: Private = False,
+    check: Check = False,
+    force: Force = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
     """Write the edited model, as a folder for transformers or as a GGUF file.
 
     The folder also has a model card (`README.md`). In a GGUF file only the edited tensors are dequantised and
-    rewritten; the rest is unchanged. `--push OWNER/NAME` uploads the folder to the hub.
+    rewritten; the rest is unchanged. `--push OWNER/NAME` uploads the folder to the hub. Edits that contradict each
+    other, or failed in their run, are refused; `--check` asks the model before anything is written.
 
     Examples:
 
@@ -95,11 +102,15 @@ def merge(
     # All that can be refused is refused before a model of many GB is loaded
     patch, entries = active_at(ledger)
     check_mergeable(patch, out, shard=shard)
+    if not force:
+        _refuse_known_faults(ledger, entries)
     name = model_for(patch, model)
     file = None
     if to == "gguf":
         file = gguf_of(name, gguf)
     loaded = load(name, dtype, device)
+    if check:
+        _check_edits(loaded, patch, entries, force=force)
     shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=loaded if scores else None)
     if file:
         shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
@@ -125,11 +136,14 @@ def export(
     scores: Scores = False,
     push: Push = None,
     private: Private = False,
+    check: Check = False,
+    force: Force = False,
 ) -> None:
     """Write the edits as a LoRA adapter, which loads without kg-edit, or as one patch file.
 
     The adapter is for PEFT (vLLM and others read it too) or for llama.cpp (`adapter.gguf`). The folder also has a model
-    card (`README.md`). `--push OWNER/NAME` uploads the folder to the hub.
+    card (`README.md`). `--push OWNER/NAME` uploads the folder to the hub. Edits that contradict each other, or failed
+    in their run, are refused; `--check` asks the model before anything is written.
 
     Examples:
 
@@ -141,7 +155,7 @@ def export(
     if to == "gguf" and out.suffix == ".gguf":
         raise ConfigError(f"{out}: the output is a folder with adapter.gguf in it; give a name without .gguf")
     if to == "patch":
-        unused = ("model", "base", "license", "scores")
+        unused = ("base", "license", "scores", *(() if check else ("model",)))
         refuse_unused(context, unused, "with --to patch, which has no model card", way="give --to peft or --to gguf")
     _check_push(context, push)
     if push is not None and to == "patch":
@@ -151,9 +165,13 @@ def export(
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
     _check_outside_ledgers(out)
+    if not force:
+        _refuse_known_faults(ledger, entries)
     if to == "patch":
         if out.exists():
             raise OutputError(f"{out} already exists; give another file, or delete it first")
+        if check:
+            _check_edits(load(model_for(patch, model)), patch, entries, force=force)
         patch.save(out)
     else:
         from kg_edit.ship.export.merged_model import check_new
@@ -163,11 +181,44 @@ def export(
         check_new(out)
         with_one_rank(patch)
         name = model_for(patch, model)
-        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=load(name) if scores else None)
+        loaded = load(name) if scores or check else None
+        if loaded and check:
+            _check_edits(loaded, patch, entries, force=force)
+        asked = loaded if scores else None
+        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=asked)
         (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
         _remark(shipment)
     say(f"{out}: {patch.summary}")
     _push(out, push, private=private)
+
+
+def _refuse_known_faults(ledger: Path, entries: Sequence[Entry]) -> None:
+    """Refuse edits that contradict each other, or failed in the run whose patch is shipped."""
+    from kg_edit.ship.export.fitness import failed_in, refuse_unfit
+    from kg_edit.ship.export.shipment import measured_rows
+    from kg_edit.ship.ledger.listing import patch_file
+
+    rows = measured_rows(patch_file(ledger), [entry.edit for entry in entries])
+    refuse_unfit(entries, failed=failed_in(rows))
+
+
+def _check_edits(model: LanguageModel, patch: Patch, entries: Sequence[Entry], *, force: bool) -> None:
+    """Ask the edited model the edits' own prompts; print what it generates where one fails, and refuse it."""
+    from kg_edit.ship.export.fitness import refuse_unfit
+    from kg_edit.ship.ledger.check import check as check_entries
+
+    with patch.applied(model) as edited:
+        checked = check_entries(edited, entries, progress=True)
+    failed = []
+    for edit in checked:
+        wrong = [answer for answer in edit.of("rewrite") if not answer.success]
+        for answer in wrong:
+            say(f"{edit.entry.name}: {answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}")
+        if wrong:
+            failed.append(edit.entry.name)
+    say(f"{len(checked) - len(failed)} of {number_of(len(checked), 'edit')} succeed")
+    if not force:
+        refuse_unfit(entries, failed=failed)
 
 
 def model_for(patch: Patch, name: str | None) -> str:
