@@ -150,7 +150,7 @@ class ChatRequest(ApiRequest):
     messages: Annotated[tuple[ChatMessage, ...], Field(strict=False, min_length=1, max_length=200)] = Field(
         description="the turns so far, the last one a user's"
     )
-    model: str = Field("", max_length=200, description="repeated in the answer; the server has only one model")
+    model: str | None = Field(None, max_length=200, description="name of the served model; default: the only one")
     max_tokens: int = Field(128, ge=1, le=_TOKENS, description="maximum number of tokens of the answer")
     max_completion_tokens: int | None = Field(None, ge=1, le=_TOKENS, description="the newer name of max_tokens")
     temperature: float | None = Field(None, description="ignored: decoding is greedy")
@@ -238,6 +238,7 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
     @app.post(CHAT, response_model=ChatAnswer)
     def chat(request: ChatRequest) -> ChatAnswer | Response:
         """Answer a conversation in the model's chat template, with all active edits of the ledger."""
+        check_served(desk.model.name if request.model is None else request.model, desk.model.name)
         limit = request.max_completion_tokens or request.max_tokens
         reply = desk.chat([message.model_dump() for message in request.messages], tokens=limit)
         text, reason, written = stopped(reply, request.stop)
@@ -245,7 +246,7 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
         answer = ChatAnswer(
             id=f"chatcmpl-{secrets.token_hex(8)}",
             created=int(time.time()),
-            model=request.model or desk.model.name,
+            model=desk.model.name,
             choices=(ChatChoice(message=message, finish_reason=reason),),
             usage=Usage(prompt_tokens=reply.read, completion_tokens=written, total_tokens=reply.read + written),
         )

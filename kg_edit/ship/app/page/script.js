@@ -187,9 +187,10 @@ function showAnswer(found) {
   shown = found;
   const own = found.outcomes[0], seconds = `in ${found.seconds.toFixed(1)} s`;
   const quoted = (text) => make("q", { dir: "auto" }, text || "");
+  const base = !state.ledger ? "" : found.on_ledger ? " Made on the model with the ledger’s edits." : " Made on the unedited model, without the ledger’s edits.";
   report(found.success
-    ? ["Done ", seconds, ". Before the edit, the model generated ", quoted(own.before), "; now it generates ", quoted(own.after), "."]
-    : ["Made ", seconds, ", but the edit failed: the model generates ", quoted(own.after), "."], "done");
+    ? ["Done ", seconds, ". Before the edit, the model generated ", quoted(own.before), "; now it generates ", quoted(own.after), ".", base]
+    : ["Made ", seconds, ", but the edit failed: the model generates ", quoted(own.after), ".", base], "done");
   byId("outcomes").replaceChildren(...found.outcomes.map((one) => outcome(one, one.kind === "edit" ? found.success : null)));
   byId("add-edit").hidden = !state.ledger;
   byId("add-edit").dataset.force = "no";
@@ -242,7 +243,7 @@ function entry(found) {
   const cell = (label, ...inside) => make("td", { "data-label": label }, ...inside);
   const conflicts = found.conflicts.map((text) => make("span", { className: "conflict" }, text));
   const fact = make("td", { className: "fact", dir: "auto" }, `${found.fact} `, make("span", { className: "target" }, found.target), ...conflicts);
-  return make("tr", { className: found.state }, make("td", {}, found.name), fact, cell("Method", found.method),
+  return make("tr", { className: found.state }, make("td", { className: "name", title: found.name }, found.name), fact, cell("Method", found.method),
     cell("Size", found.norm === null ? "–" : found.norm.toPrecision(3)), cell("Added", found.time.replace("T", " ").replace("+00:00", "")), cell("State", found.state), make("td", {}, removal(found)));
 }
 
@@ -259,7 +260,12 @@ async function changeLedger(button, action, body, message) {
   busy = true;
   button.setAttribute("aria-disabled", "true");
   byId("ledger-error").textContent = "";
+  const start = Date.now();
   byId("ledger-status").textContent = "Changing the ledger …";
+  const ticks = setInterval(() => { // a removal may compute other edits again, which takes as long as making them
+    const seconds = Math.round((Date.now() - start) / 1000);
+    byId("ledger-status").textContent = `Changing the ledger … ${seconds} s; edits that were made on top of this one are computed again`;
+  }, 1000);
   try {
     showLedger(await ask(`api/ledger/${action}`, body), message);
     byId("ledger").focus({ preventScroll: true }); // the button may be gone
@@ -267,6 +273,7 @@ async function changeLedger(button, action, body, message) {
     byId("ledger-status").textContent = "Nothing was changed.";
     byId("ledger-error").textContent = lines(problem);
   } finally {
+    clearInterval(ticks);
     busy = false;
     button.removeAttribute("aria-disabled");
   }

@@ -92,6 +92,8 @@ def test_other_errors_have_openais_form_too(server: Served) -> None:
     code, answer = server.post("/v1/completions", {"prompt": "The river", "model": "gpt-4"})
     assert (code, answer["error"]["code"]) == (404, "model_not_found")
     assert "this server has only" in answer["error"]["message"]
+    asked = {"messages": [{"role": "user", "content": "Who?"}], "model": "gpt-4"}
+    assert server.post(CHAT, asked)[0] == 404  # as completions do
     assert server.post("/v1/embeddings", {})[1]["error"]["type"] == "invalid_request_error"
     code, text, _ = server.send("POST", "/v1/completions", "x" * 2_000_000, {"Content-Type": "application/json"})
     assert code == 413 and "send less" in json.loads(text)["error"]["message"]
