@@ -38,7 +38,7 @@ FINDS = {  # exit codes that say what was found, beside 0
 }
 MADE = {  # a page: files that its commands leave
     "README": ("out/patch.safetensors", "out/report.md", "out/report.html"),
-    "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "tasks", "graph.html", "wd"),
+    "commands": ("out/patch.safetensors", "adapter", "comparison.md", "mine.json", "graph.html", "wd"),
     "first-edit": ("first/report.md",),
     "from-python": ("python.safetensors", "scored/rome/summary.json", "table.tex", "table.csv", "python-ledger"),
     "private-graph": ("heron/report.md", "heron.safetensors"),

@@ -69,9 +69,6 @@ EVIDENCE: Mapping[str, frozenset[Asked]] = {
 }
 """The kinds of evidence that the probes of each family need. Only the extras use other families (generation)."""
 
-TEACHER_FORCED = frozenset({"efficacy", "locality", "paraphrase", "portability"})
-"""The families with a metric that counts the arg-max tokens of the first right answer."""
-
 FUZZY = "portability.glame_fuzzy"
 FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
 DIVERGENCE = "neighborhood.next_token_kl"
@@ -186,12 +183,6 @@ class Case:
             if target
         ]
         return [*target_pairs, *self.answer_pairs, *choices, *self._probe_pairs]
-
-    @property
-    def forced_pairs(self) -> list[Pair]:
-        """The pairs whose token accuracy is counted under teacher forcing."""
-        probed = (query for probe in self.probes if probe.family in TEACHER_FORCED for query in probe.queries)
-        return [*self.answer_pairs, *map(pair_of, probed)]
 
     @property
     def predicted_pairs(self) -> list[Pair]:

@@ -83,7 +83,7 @@ class GeneralTasks:
     def open(cls, tasks: str | Sequence[str], *, limit: int | None = None, tokenizer: str | None = None) -> Self:
         """Open tasks from files, from folders, or from the harness by name; their documents are read now.
 
-        ``tokenizer``: the model's name, for tasks that count tokens (those of `kg-edit data tasks`).
+        ``tokenizer``: the model's name, for tasks that count tokens.
 
         Raises:
             ConfigError: lm-eval is not installed, there is no such file or task, or its data can't be read.

@@ -21,11 +21,9 @@ from kg_edit.cli.options import (
     EditCount,
     Exclude,
     GivenGraph,
-    KeepGoing,
     ModelName,
     Relations,
     Seed,
-    Split,
     Templates,
     refuse_unused,
 )
@@ -244,41 +242,3 @@ def edits(
     total = sum(len(edit.portability) for edit in drawn)
     counts = number_of(len(drawn), "edit") + (f", {number_of(total, 'question')}" if questions else "")
     say(f"{out}: {counts}")
-
-
-@app.command()
-def tasks(
-    file: BenchmarkFile,
-    dataset: DatasetName = None,
-    split: Split = None,
-    name: Annotated[
-        str | None, typer.Option(show_default="kg_edit_ and the benchmark's name", help="Name of the task.")
-    ] = None,
-    *,
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for `lm_eval --include_path`, which may have other tasks.")
-    ],
-    keep_going: KeepGoing = False,
-) -> None:
-    """Write a benchmark as a task of the lm-evaluation-harness, with the metrics of kg-edit.
-
-    Metrics that compare with the unedited model are missing. The task refers to the data file by its path, so leave the
-    file there. The task makes no edits: give the harness an edited model (`kg-edit patch merge`).
-
-    Examples:
-
-    - `kg-edit data tasks zsre.json --dataset zsre --out tasks/`
-    - `lm_eval --model hf --model_args pretrained=merged/ --include_path tasks/ --tasks kg_edit_zsre --limit 20`
-    """
-    from kg_edit.evaluation.datasets import guess_dataset
-    from kg_edit.evaluation.task_folder import TaskSettings, write_task
-    from kg_edit.storage.packaged import HUB, packaged_benchmark
-
-    is_name = str(file).startswith(HUB) or packaged_benchmark(file)
-    data = str(file) if is_name else str(file.resolve())
-    chosen = dataset or guess_dataset(file).name
-    settings = TaskSettings(dataset=chosen, data=data, split=split, keep_going=keep_going)
-    records = settings.records()
-    written = write_task(out, settings, name=name)
-    say(f"{written}: {number_of(len(records), 'record')} of {chosen}")
-    say(f"lm_eval --model hf --model_args pretrained=FOLDER --include_path {out} --tasks {written.stem}")

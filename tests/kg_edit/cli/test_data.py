@@ -8,7 +8,7 @@ from pathlib import Path
 from kg_edit.edits.files import read_edits
 from kg_edit.evaluation.records import Entry, RunFolder, Section
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
-from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, FLAT, MQUAKE, POPQA, QUESTION, ZSRE, written
+from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, FLAT, MQUAKE, POPQA, QUESTION, written
 from tests.kg_edit.evaluation.ripples.toy import graph_file
 from tests.kg_edit.evaluation.test_judge import Server, server
 
@@ -79,17 +79,6 @@ def test_consistency_without_texts_is_refused(kg_edit: Run, tmp_path: Path) -> N
     arguments = ("--data", written(tmp_path, COUNTERFACT), "--dataset", "counterfact", "--method", "rome")
     result = kg_edit("evaluate", *arguments, "--extra", "consistency.tfidf", "--out", tmp_path / "out")
     assert (result.code, "give --references attribute_snippets.json" in result.err) == (2, True)
-
-
-def test_task_of_the_harness_is_written(kg_edit: Run, tmp_path: Path) -> None:
-    file = written(tmp_path, ZSRE)
-    result = kg_edit("data", "tasks", file, "--dataset", "zsre", "--out", "tasks")
-    assert result.code == 0
-    assert "tasks/kg_edit_zsre.yaml: 1 record of zsre" in result.out
-    assert "--include_path tasks --tasks kg_edit_zsre" in result.out
-    assert f'data: "{file}"' in Path("tasks/kg_edit_zsre.yaml").read_text()
-    assert kg_edit("data", "tasks", tmp_path / "absent.json", "--out", "other").code == 2
-    assert not Path("other").exists()
 
 
 def test_drawn_edits_are_written_with_questions(kg_edit: Run, place: Path) -> None:
