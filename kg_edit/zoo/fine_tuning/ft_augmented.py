@@ -1,29 +1,30 @@
 """Standard fine-tuning on augmented data (Gangadhar and Stratos, Findings of ACL 2024, arXiv 2402.11078).
 
-Some down-projections W are trained on all edits of a call together, in mini-batches over epochs. With p the next-token
-distribution of the unedited model, and p' of the model in training, the loss of a step is
-L_e + kept L_s + kept_texts L_t:
+Some down-projections W [d, d_ff] are trained on all edits of a call together, in mini-batches over epochs. With p the
+next-token distribution of the unedited model, and p' that of the model in training, a step minimises
 
-- L_e: the mean of max(0, -log p'(target) - stop_below) per token, over the edits' prompts, bare and after a sampled
-  text, and over earlier edits of a sequence, bare or after a sampled text;
-- L_s: the mean of KL(p || p') after the edits' prompts with other subjects;
-- L_t: the mean of KL(p || p') after each token of texts that the model wrote.
+    L = L_e + kept L_s + kept_texts L_t
 
-In a share ``at_subject`` of the rows of L_e the changes act at the subject's last token alone, as those of ROME's line
-do when a value is optimised: what is learned there serves the fact in other words too.
+    L_e = mean over rows of max(0, l - stop_below),  l = mean over the target's tokens of -log p'(token)
+    L_s = mean of KL(p || p') after the edits' prompts with other subjects
+    L_t = mean of KL(p || p') after each token of texts that the model wrote
 
-In a sequence p is therefore without the earlier edits, so that what they changed elsewhere does not add up (after a
-method with an adapter, p is of the model with it). The paper has true facts in the place of L_s and L_t, and trains
-all weights or LoRA.
+The rows of L_e are the edits' prompts, bare and after a sampled text, and those of earlier edits of a sequence, bare or
+after a sampled text (`AugmentedRows`). In a share ``at_subject`` of them the changes act at the subject's last token
+alone, as those of ROME's line do when a value is optimised: what is learned there serves the fact in other words too.
+
+In a sequence p is the model without the earlier edits, so that what they changed elsewhere does not add up (after a
+method with an adapter, p is the model with it). The paper has true facts in the place of L_s and L_t, and trains all
+weights or LoRA.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
-from functools import cache, cached_property, partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from random import Random
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +43,7 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow, row_of
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import LEAD, begins_unread
 from kg_edit.models.hooks import untouched
+from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts, sample_rows
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, wholly_patched
@@ -50,7 +52,8 @@ from kg_edit.text.relation_nouns import example_things
 from kg_edit.zoo.fine_tuning.ft_retrain import still_valid
 from wikidata_cache.progress import Bar
 
-_DEPTHS = 0.13, 0.36  # of the default layers: 4 to 10 of 30
+_FIRST_DEPTH = 0.13  # of the default layers, as a part of the model's depth: 4 to 10 of 30
+_END_DEPTH = 0.36
 
 # For hundreds of edits in one call; at_subject and kept_texts were chosen on the second thousand of CounterFact.
 MANY: dict[str, Any] = {
@@ -97,15 +100,19 @@ class FtAugmentedConfig(StatementConfig):
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the layers in the settings, or those from 0.13 to 0.36 of the depth."""
-        first, end = (round(depth * blocks) for depth in _DEPTHS)
-        return tuple(range(first, max(first + 1, end))) if self.layers is None else self.layers
+        if self.layers is not None:
+            return self.layers
+        first = round(_FIRST_DEPTH * blocks)
+        end = round(_END_DEPTH * blocks)
+        return tuple(range(first, max(first + 1, end)))
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload: one descent; a step has the rows of ``batch_size`` edits, and those that are held.
 
         The bare rows of the edits are padded to those in contexts.
         """
-        batch, padded = min(edits, self.batch_size), 2 * self.context_tokens if self.contexts else 0
+        batch = min(edits, self.batch_size)
+        padded = 2 * self.context_tokens if self.contexts else 0
         rows = batch * (1 + bool(self.contexts) + self.subjects)
         return Workload(rows=rows, context_tokens=batch * padded + self.texts * self.text_tokens)
 
@@ -130,20 +137,21 @@ class FtAugmented(TuningMethod):
     def prepare(self) -> None:
         """Sample the contexts and the texts from the model, once for all edits."""
         with untouched(self.model):
-            _ = self.contexts, self.texts
+            _ = self.contexts
+            _ = self.texts
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
         """Templates ``TEXT. {}``; none with ``contexts=0``."""
         lengths = ((self.config.context_tokens, self.config.contexts),)
-        return sample_contexts(self.model, lengths=lengths, seed=self.config.seed)[1:]
+        return sample_contexts(self.model, lengths=lengths, seed=self.config.seed)[1:]  # without the bare one
 
     @cached_property
     def texts(self) -> list[TrainingRow]:
         """Texts by the model, whose every next token is held."""
         config = self.config
-        rows = sample_rows(self.model, rows=config.written_texts, tokens=config.text_tokens, seed=config.seed)
-        return [TrainingRow(ids=ids[:-1], targets=tuple(enumerate(ids[1:]))) for ids in rows]
+        sampled = sample_rows(self.model, rows=config.written_texts, tokens=config.text_tokens, seed=config.seed)
+        return [TrainingRow(ids=ids[:-1], targets=tuple(enumerate(ids[1:]))) for ids in sampled]
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune the weights on the rows of all edits; the change is the same for all records.
@@ -156,75 +164,69 @@ class FtAugmented(TuningMethod):
         changes = {layer: no_change(self.model.down_projection(layer)) for layer in self.layers}  # [d, d_ff] each
         optimizer = config.descent.optimizer(list(changes.values()))
         schedule = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=config.steps - 1)  # of epochs
-        epochs = list[Tensor]()  # the loss of each edit's bare prompt, [edits]
+        # The earlier edits are applied while this runs; with their negative on top, the model is unedited.
+        negative = -before if isinstance(before, WeightPatch) else None
+
+        epoch_losses = list[Tensor]()  # of each edit's own row, [edits]
         with untouched(self.model):
-            replayed = still_valid(before, edits)
-            bare_rows = self._rows(edits)
-            others = tuple(dict.fromkeys([*(edit.subject for edit in edits), *example_things()]))
-            edited = {edit.text for edit in (*edits, *replayed)}
-
-            @cache  # many edits share a template, and every epoch asks again
-            def edited_at(template: str) -> list[int]:
-                """The indices in ``others`` of those with which a template is an edited prompt, ascending."""
-                return [index for index, other in enumerate(others) if template.replace("{}", other) in edited]
-
-            undone = -before if isinstance(before, WeightPatch) else None  # added to the model, it is unedited
+            rows = AugmentedRows(self, edits, before)
             for epoch in Bar(range(config.steps), title=self.name, unit="epoch"):
+                is_last = epoch == config.steps - 1
                 losses = torch.zeros(len(edits))
                 for batch in batches(len(edits), config.batch_size, seed=config.seed, epoch=epoch):
-                    rows = [bare_rows[index] for index in batch]
-                    chosen = [edits[index] for index in batch]
-                    if epoch == config.steps - 1:  # so that the loss of the final change is known
-                        with torch.no_grad(), self._changed(changes):
-                            losses[batch] = RowLosses(self.model, self.layers[0], rows)().cpu()
-                        continue
-                    draw = random.Random(f"{config.seed}/{len(before.edits)}/{epoch}/{batch}")  # noqa: S311 - a sample
-                    if config.at_subject:
-                        rows = [self._row_in(BARE, edit, draw) for edit in chosen]
-                    rows += self._in_contexts(chosen, draw)
-                    again = draw.sample(replayed, min(config.replayed, len(replayed)))
-                    half = len(again) // 2 if self.contexts else 0  # of them after a sampled text
-                    rows += self._rows(again[half:]) + self._in_contexts(again[:half], draw)
-                    held = (
-                        self._of_others(chosen, others, draw, edited_at=edited_at),
-                        draw.sample(self.texts, min(config.texts, len(self.texts))),
-                    )
-                    values, others_kl, texts_kl = self._step(rows, held, changes, wholly_patched(self.model, undone))
-                    loss = (values - config.stop_below).relu().mean() + config.kept * others_kl
-                    loss = loss + (config.kept if config.kept_texts is None else config.kept_texts) * texts_kl
-                    checked_loss(loss, epoch)
-                    take_step(optimizer, loss)
-                    losses[batch] = values[: len(batch)].detach().cpu()
-                epochs.append(losses)
+                    if is_last:  # it takes no step, so that the loss of the final change is known
+                        losses[batch] = self.measure(rows.bare(batch), changes).cpu()
+                    else:
+                        loss, row_losses = self.loss(rows.draw(epoch, batch), changes, negative)
+                        checked_loss(loss, epoch)
+                        take_step(optimizer, loss)
+                        losses[batch] = row_losses[: len(batch)].detach().cpu()
+                epoch_losses.append(losses)
                 report_losses(epoch, dict(enumerate(losses.tolist())), of=len(edits))
-                if epoch == config.steps - 1 or float(losses.mean()) < config.stop_below:
+                if is_last or float(losses.mean()) < config.stop_below:
                     break
                 schedule.step()
-        norm = sum(float(change.detach().norm()) ** 2 for change in changes.values()) ** 0.5
-        records = [
-            {**self.record(edit), "norms": {"update": round(norm, 6)}, **loss_notes(of_edit)}
-            for edit, of_edit in zip(edits, torch.stack(epochs, 1).tolist(), strict=True)
-        ]
-        factors = {self.model.weight_name(layer): Factors.dense(change.detach()) for layer, change in changes.items()}
-        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+        return self._patch(edits, changes, torch.stack(epoch_losses, 1))
 
-    def _step(
-        self,
-        rows: Sequence[TrainingRow],
-        held: Sequence[Sequence[TrainingRow]],
-        changes: Mapping[int, Tensor],
-        unedited: AbstractContextManager[None],
-    ) -> tuple[Tensor, ...]:
-        """Return the losses of ``rows``, [rows], and the divergence of each group ``held``: L_s and L_t."""
-        with torch.no_grad(), unedited:
-            before = [RowLosses(self.model, self.layers[0], group) for group in held]
-            log_p = [group.logits().float().log_softmax(-1) for group in before]
-        trained, *groups = (RowLosses(self.model, self.layers[0], group) for group in (rows, *held))
+    def loss(
+        self, rows: StepRows, changes: Mapping[int, Tensor], negative: WeightPatch | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return L = L_e + kept L_s + kept_texts L_t, and the losses l of the edited rows, [rows].
+
+        Args:
+            rows: of one step.
+            changes: D of each tuned layer, [d, d_ff] each; they get a gradient.
+            negative: undoes the earlier edits.
+        """
+        config = self.config
+
+        # log p of the unedited model, and log p' of the model in training, [targets, vocabulary] each
+        with torch.no_grad(), wholly_patched(self.model, negative):
+            others_p = self.log_probabilities(rows.others)
+            texts_p = self.log_probabilities(rows.texts)
         with self._changed(changes):
-            log_q = [group.logits().float().log_softmax(-1) for group in groups]
-            divergences = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(log_p, log_q, strict=True)]
-        with self._changed(changes, acting=trained.acting):
-            return trained(), *divergences
+            others_q = self.log_probabilities(rows.others)
+            texts_q = self.log_probabilities(rows.texts)
+        loss_others = mean_divergence(others_p, others_q)  # L_s
+        loss_texts = mean_divergence(texts_p, texts_q)  # L_t
+
+        edited = RowLosses(self.model, self.layers[0], rows.edited)
+        with self._changed(changes, acting=edited.acting):
+            row_losses = edited()  # l, [rows]
+        loss_edits = (row_losses - config.stop_below).relu().mean()  # L_e
+
+        kept_texts = config.kept if config.kept_texts is None else config.kept_texts
+        return loss_edits + config.kept * loss_others + kept_texts * loss_texts, row_losses
+
+    @torch.no_grad()
+    def measure(self, rows: Sequence[TrainingRow], changes: Mapping[int, Tensor]) -> Tensor:
+        """Return the loss l of each row, [rows], with the changes in place."""
+        with self._changed(changes):
+            return RowLosses(self.model, self.layers[0], rows)()
+
+    def log_probabilities(self, rows: Sequence[TrainingRow]) -> Tensor:
+        """Return the next token's log probabilities at each target position of the rows, [targets, vocabulary]."""
+        return RowLosses(self.model, self.layers[0], rows).logits().float().log_softmax(-1)
 
     @contextmanager
     def _changed(self, changes: Mapping[int, Tensor], *, acting: Tensor | None = None) -> Iterator[None]:
@@ -234,49 +236,124 @@ class FtAugmented(TuningMethod):
                 stack.enter_context(changed(self.model.down_projection(layer), [change], acting=acting))
             yield
 
-    def _rows(self, edits: Iterable[Edit]) -> list[TrainingRow]:
-        """Return the bare row of each edit."""
+    def _patch(self, edits: Sequence[Edit], changes: Mapping[int, Tensor], losses: Tensor) -> Patch:
+        """Return the patch of the changes; each edit's record has its own losses [edits, epochs]."""
+        factors = {self.model.weight_name(layer): Factors.dense(change.detach()) for layer, change in changes.items()}
+        squares = [float(change.detach().norm()) ** 2 for change in changes.values()]
+        norms = {"update": round(sum(squares) ** 0.5, 6)}
+        records = list[dict[str, Any]]()
+        for edit, edit_losses in zip(edits, losses.tolist(), strict=True):
+            records.append({**self.record(edit), "norms": norms, **loss_notes(edit_losses)})
+        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
+
+
+def mean_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return the mean of KL(p || q) over the positions; log p and log q are [positions, vocabulary]."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRows:
+    """The rows of one step.
+
+    Attributes:
+        edited: of L_e; the first ones are those of the batch's edits, in its order.
+        others: of L_s: the edits' prompts with other subjects.
+        texts: of L_t: texts by the model.
+    """
+
+    edited: Sequence[TrainingRow]
+    others: Sequence[TrainingRow]
+    texts: Sequence[TrainingRow]
+
+
+class AugmentedRows:
+    """Draws the rows of each step. The seed, the number of earlier edits, the epoch and the batch determine them."""
+
+    def __init__(self, method: FtAugmented, edits: Sequence[Edit], before: Patch) -> None:
+        self._method = method
+        self._model = method.model
+        self._config = method.config
+        self._edits = edits
+        self._bare = self._bare_rows(edits)
+        self._earlier = still_valid(before, edits)
+        self._seed = f"{method.config.seed}/{len(before.edits)}"
+        self._edited_texts = {edit.text for edit in (*edits, *self._earlier)}
+        self._subjects = tuple(dict.fromkeys([*(edit.subject for edit in edits), *example_things()]))
+        self._edited_subjects = dict[str, set[str]]()  # by template: many edits share one, and every epoch asks again
+
+    def bare(self, batch: Sequence[int]) -> list[TrainingRow]:
+        """Return the bare row of each edit of a batch."""
+        return [self._bare[index] for index in batch]
+
+    def draw(self, epoch: int, batch: Sequence[int]) -> StepRows:
+        """Draw the rows of a step, given the indices of its edits."""
+        config = self._config
+        draw = Random(f"{self._seed}/{epoch}/{batch}")  # noqa: S311 - a sample, no secret
+        edits = [self._edits[index] for index in batch]
+
+        # The edits bare, and each after a sampled text
+        edited = [self.row_in(BARE, edit, draw) for edit in edits] if config.at_subject else self.bare(batch)
+        edited += self._in_contexts(edits, draw)
+
+        # Earlier edits of the sequence: half of them after a sampled text, the others bare
+        earlier = draw.sample(self._earlier, min(config.replayed, len(self._earlier)))
+        half = len(earlier) // 2 if self._method.contexts else 0
+        edited += self._bare_rows(earlier[half:])
+        edited += self._in_contexts(earlier[:half], draw)
+
+        others = [row for edit in edits for row in self.about_others(edit, draw)]
+        texts = draw.sample(self._method.texts, min(config.texts, len(self._method.texts)))
+        return StepRows(edited=edited, others=others, texts=texts)
+
+    def _bare_rows(self, edits: Iterable[Edit]) -> list[TrainingRow]:
         rows = list[TrainingRow]()
         for edit in edits:
             with annotate_errors(edit):
-                rows.append(self.row(edit))
+                rows.append(self._method.row(edit))
         return rows
 
-    def _in_contexts(self, edits: Iterable[Edit], draw: random.Random) -> list[TrainingRow]:
+    def _in_contexts(self, edits: Iterable[Edit], draw: Random) -> list[TrainingRow]:
         """Return a row of each edit after one of the sampled texts; bare if it is an earlier one without a subject."""
-        if not self.contexts:
+        contexts = self._method.contexts
+        if not contexts:
             return []
-        return [
-            self._row_in(draw.choice(self.contexts), edit, draw) if edit.subject else self.row(edit) for edit in edits
-        ]
-
-    def _row_in(self, context: str, edit: Edit, draw: random.Random) -> TrainingRow:
-        """Return the row of an edit in a context; in a share ``at_subject`` the change acts at the subject alone."""
-        chat = edit.one_form(self.name)
-        encoded = partial(self.model.encode_fact, edit.prompt, subject=edit.subject, target=edit.target_new, chat=chat)
-        prompt = encoded(context=context)
-        if context == BARE and not chat and begins_unread(self.model, prompt):  # as in the bare row (`self.row`)
-            prompt = encoded(context=LEAD + BARE)
-        row = row_of(prompt, self.config.aim)
-        alone = self.config.at_subject and draw.random() < self.config.at_subject
-        return replace(row, acting_at=prompt.edited_at) if alone else row
-
-    def _of_others(
-        self,
-        edits: Iterable[Edit],
-        others: Sequence[str],
-        draw: random.Random,
-        *,
-        edited_at: Callable[[str], list[int]],
-    ) -> list[TrainingRow]:
-        """Return the prompts of the edits about other subjects, without those at the indices `edited_at`."""
         rows = list[TrainingRow]()
         for edit in edits:
-            skipped = edited_at(edit.prompt)
-            remaining = len(others) - len(skipped)
-            for index in draw.sample(range(remaining), min(self.config.subjects, remaining)):
-                for skip in skipped:  # ascending
-                    index += index >= skip
-                ids = self.model.encode_fact(edit.prompt, subject=others[index], chat=edit.one_form(self.name)).ids
-                rows.append(TrainingRow(ids=ids, targets=((len(ids) - 1, 0),)))  # it has no target: only its logits
+            rows.append(self.row_in(draw.choice(contexts), edit, draw) if edit.subject else self._method.row(edit))
+        return rows
+
+    def row_in(self, context: str, edit: Edit, draw: Random) -> TrainingRow:
+        """Return the row of an edit in a context; in a share ``at_subject`` the change acts at the subject alone."""
+        config = self._config
+        prompt = self._encode(edit, context)
+        if context == BARE and not edit.one_form(self._method.name) and begins_unread(self._model, prompt):
+            prompt = self._encode(edit, LEAD + BARE)  # as in the bare row of `TuningMethod.row`
+        row = row_of(prompt, config.aim)
+        if config.at_subject and draw.random() < config.at_subject:
+            return replace(row, acting_at=prompt.edited_at)
+        return row
+
+    def _encode(self, edit: Edit, context: str) -> Prompt:
+        return self._model.encode_fact(
+            edit.prompt,
+            subject=edit.subject,
+            target=edit.target_new,
+            context=context,
+            chat=edit.one_form(self._method.name),
+        )
+
+    def about_others(self, edit: Edit, draw: Random) -> list[TrainingRow]:
+        """Return the edit's prompt about other subjects, except those with which it is an edited prompt."""
+        template = edit.prompt
+        if template not in self._edited_subjects:
+            self._edited_subjects[template] = {
+                subject for subject in self._subjects if template.replace("{}", subject) in self._edited_texts
+            }
+        edited = self._edited_subjects[template]
+        unedited = [subject for subject in self._subjects if subject not in edited]
+        rows = list[TrainingRow]()
+        for subject in draw.sample(unedited, min(self._config.subjects, len(unedited))):
+            ids = self._model.encode_fact(template, subject=subject, chat=edit.one_form(self._method.name)).ids
+            rows.append(TrainingRow(ids=ids, targets=((len(ids) - 1, 0),)))  # it has no target: only its logits count
         return rows

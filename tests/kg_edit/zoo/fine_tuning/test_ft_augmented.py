@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,106 +11,99 @@ import torch
 from torch import Tensor, nn
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.descent import changed
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models import first_token
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.sampling import BARE
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.prompts import related_facts
 from kg_edit.text.relation_nouns import example_things
-from kg_edit.zoo.fine_tuning.ft_augmented import FtAugmented
+from kg_edit.zoo.fine_tuning.ft_augmented import AugmentedRows, FtAugmented, StepRows, mean_divergence
 from tests.kg_edit.tiny import tiny
 from tests.kg_edit.zoo.fine_tuning.test_locft import EDITS
+from tests.kg_edit.zoo.on_tiny import on_tiny, patch_of
+
+QUICK = {"layers": [1], "steps": 4, "learning_rate": 0.01, "contexts": 2, "context_tokens": 4, "texts": 2}
 
 
-def method(model: LanguageModel, **settings: Any) -> FtAugmented:
-    quick = {"layers": [1], "steps": 4, "learning_rate": 0.01, "contexts": 2, "context_tokens": 4, "texts": 2}
-    return FtAugmented.on(model, settings={**quick, "batch_size": 5, **settings})
+def ft_augmented(model: LanguageModel, **settings: Any) -> FtAugmented:
+    return on_tiny(FtAugmented, model, **{**QUICK, "batch_size": 5, **settings})
 
 
-def divergence(chosen: FtAugmented, patch: Patch) -> float:
-    """KL(p || p') after the edits' prompts with other subjects and in the model's texts."""
-    draw = random.Random(1)  # noqa: S311 - a sample, no secret
-    rows = [*chosen._of_others(EDITS, example_things(), draw, edited_at=lambda _: []), *chosen.texts[:8]]
+def first_step(chosen: FtAugmented, edits: Sequence[Edit], before: Patch | None = None) -> StepRows:
+    """The rows of the first step."""
+    chosen.prepare()
+    rows = AugmentedRows(chosen, edits, before or chosen.empty_patch())
+    return rows.draw(0, range(len(edits)))
+
+
+def divergence(chosen: FtAugmented, patch: Patch, rows: Sequence[TrainingRow] | None = None) -> float:
+    """KL(p || p') after the edits' prompts with other subjects and in the model's texts, or after given rows."""
+    if rows is None:
+        rows = [*first_step(chosen, EDITS).others, *chosen.texts[:8]]
     with torch.no_grad():
-        p = RowLosses(chosen.model, 1, rows).logits().log_softmax(-1)
+        p = chosen.log_probabilities(rows)
         with patch.applied(chosen.model):
-            q = RowLosses(chosen.model, 1, rows).logits().log_softmax(-1)
-    return float((p.exp() * (p - q)).sum(-1).mean())
+            q = chosen.log_probabilities(rows)
+    return float(mean_divergence(p, q))
 
 
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[TrainingRow]]:
-    """The groups of rows that go through the model."""
-    groups, original = list[Sequence[TrainingRow]](), RowLosses.__init__
-
-    def watching(self: RowLosses, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
-        groups.append(rows)
-        original(self, model, layer, rows)
-
-    monkeypatch.setattr(RowLosses, "__init__", watching)
-    return groups
-
-
-def test_step_trains_the_prompts_bare_and_in_context_and_holds_other_subjects_and_texts(
-    seen: list[Sequence[TrainingRow]],
-) -> None:
+def test_step_trains_the_prompts_bare_and_in_context_and_holds_other_subjects_and_texts() -> None:
     model = tiny("llama")
-    chosen = method(model, steps=2)
-    patch = chosen.edit(EDITS)
-    others, texts, trained, *again, last = seen  # p of the held rows first
-    assert again == [others, texts]
-    assert {chosen.row(edit) for edit in EDITS} == set(trained[:5]) == set(last)
-    decoded = [model.tokenizer.decode(row.ids) for row in trained[5:]]
-    assert len(decoded) == 5 and all(any(edit.text in text for text in decoded) for edit in EDITS)
-    assert all(not text.startswith(edit.text) for text in decoded for edit in EDITS)
-    prompts = [model.tokenizer.decode(row.ids) for row in others]
+    chosen = ft_augmented(model, steps=2)
+    rows = first_step(chosen, EDITS)
+    assert [chosen.row(edit) for edit in EDITS] == list(rows.edited[:5])
+    decoded = [model.tokenizer.decode(row.ids) for row in rows.edited[5:]]
+    assert len(decoded) == 5
+    for edit, text in zip(EDITS, decoded, strict=True):
+        assert edit.text in text and not text.startswith(edit.text)
+    prompts = [model.tokenizer.decode(row.ids) for row in rows.others]
     assert len(prompts) == 10 and not {edit.text for edit in EDITS} & set(prompts)
     assert sum("plays for" in text for text in prompts) == 4, "two other subjects for each of the two prompts"
-    assert len(texts) == 2 and all(len(row.targets) == len(row.ids) for row in texts)
-    assert isinstance(patch, WeightPatch)
-    (pair,) = patch.factors.values()
+    assert len(rows.texts) == 2 and all(len(row.targets) == len(row.ids) for row in rows.texts)
+    (pair,) = patch_of(WeightPatch, chosen.edit(EDITS)).factors.values()
     assert pair.product.abs().max() == pytest.approx(0.01, rel=1e-4), "one step of Adam from 0"
 
 
-@pytest.mark.parametrize("edited", [[], [1], [0, 1], [0, 2, 4], [0, 1, 2, 3], [0, 1, 2, 3, 4]])
-def test_other_subjects_are_drawn_from_those_whose_prompt_is_not_edited(edited: list[int]) -> None:
-    names, chosen = ("LeBron James", "Dwyane Wade", "Ann", "Bo", "Cy"), method(tiny("llama"))
-    for seed in range(5):
-        draw, again = (random.Random(seed) for _ in range(2))  # noqa: S311 - a sample, no secret
-        rows = chosen._of_others(EDITS[:1], names, draw, edited_at=lambda _: edited)
-        unedited = [name for index, name in enumerate(names) if index not in edited]
-        expected = [EDITS[0].prompt.replace("{}", name) for name in again.sample(unedited, min(2, len(unedited)))]
-        assert [chosen.model.tokenizer.decode(row.ids) for row in rows] == expected
+def test_other_subjects_are_those_whose_prompt_is_not_edited() -> None:
+    """Of 202 names and two edited ones, all but the edited ones are asked about."""
+    chosen = ft_augmented(tiny("llama"), subjects=1000)
+    names = dict.fromkeys([*(edit.subject for edit in EDITS), *example_things()])
+    template = EDITS[0].prompt
+    edited = {edit.subject for edit in EDITS if edit.prompt == template}
+    assert len(edited) == 2
+    rows = AugmentedRows(chosen, EDITS, chosen.empty_patch()).about_others(EDITS[0], Random(0))  # noqa: S311 - no secret
+    asked = {chosen.model.tokenizer.decode(row.ids) for row in rows}
+    assert asked == {template.replace("{}", name) for name in names if name not in edited}
 
 
 def test_other_answers_are_held() -> None:
     model = tiny("llama")
-    held, free = (method(model, steps=8, kept=kept) for kept in (30.0, 0.0))
+    held, free = (ft_augmented(model, steps=8, kept=kept) for kept in (30.0, 0.0))
     one, other = held.edit(EDITS), free.edit(EDITS)
     assert divergence(held, one) < 0.5 * divergence(held, other)
     assert all(record["loss_after"] < record["loss_before"] for patch in (one, other) for record in patch.edits)
 
 
 def test_rows_below_the_margin_are_not_trained() -> None:
-    patch = method(tiny("llama"), stop_below=100.0, kept=0.0).edit(EDITS)
+    patch = ft_augmented(tiny("llama"), stop_below=100.0, kept=0.0).edit(EDITS)
     assert isinstance(patch, WeightPatch)
     assert all(not pair.product.any() for pair in patch.factors.values())
     assert [record["steps"] for record in patch.edits] == [1] * 5
 
 
-def test_earlier_edits_are_trained_again_unless_contradicted(seen: list[Sequence[TrainingRow]]) -> None:
+def test_earlier_edits_are_trained_again_unless_contradicted() -> None:
     model = tiny("llama")
-    chosen = method(model, steps=2, contexts=0)
+    chosen = ft_augmented(model, steps=2, contexts=0)
     before = chosen.edit(EDITS[:3])
     again = EDITS[0].model_copy(update={"id": "6", "target_new": "London"})
-    del seen[:]
-    chosen.edit([again], start=before)
-    assert set(seen[2]) == {chosen.row(again), chosen.row(EDITS[1]), chosen.row(EDITS[2])}
+    assert set(first_step(chosen, [again], before).edited) == {
+        chosen.row(again),
+        chosen.row(EDITS[1]),
+        chosen.row(EDITS[2]),
+    }
 
 
 def test_packaged_subjects_are_not_those_of_the_locality_check() -> None:
@@ -120,39 +113,37 @@ def test_packaged_subjects_are_not_those_of_the_locality_check() -> None:
 
 def test_answers_in_a_sequence_are_held_as_in_the_unedited_model() -> None:
     model = tiny("llama")
-    free = method(model, steps=8, kept=0.0)
+    free = ft_augmented(model, steps=8, kept=0.0)
     before = free.edit(EDITS[:4])
     distant = divergence(free, before)
-    held = method(model, steps=8, kept=30.0, replayed=0).edit(EDITS[4:], start=before)
+    held = ft_augmented(model, steps=8, kept=30.0, replayed=0).edit(EDITS[4:], start=before)
     assert divergence(free, held) < 0.8 * distant, "what the earlier edits changed elsewhere is undone, not held"
 
 
-def test_half_of_the_earlier_edits_come_after_a_sampled_text(seen: list[Sequence[TrainingRow]]) -> None:
-    chosen = method(tiny("llama"), steps=2)
+def test_half_of_the_earlier_edits_come_after_a_sampled_text() -> None:
+    chosen = ft_augmented(tiny("llama"), steps=2)
     before = chosen.edit(EDITS[:4])
-    del seen[:]
-    chosen.edit(EDITS[4:], start=before)
-    earlier = [chosen.model.tokenizer.decode(row.ids) for row in seen[2][2:]]
+    rows = first_step(chosen, EDITS[4:], before)
+    earlier = [chosen.model.tokenizer.decode(row.ids) for row in rows.edited[2:]]
     bare = [chosen.model.tokenizer.decode(chosen.row(edit).ids) for edit in EDITS[:4]]
     assert len(earlier) == 4 and len({*earlier} & {*bare}) == 2
     assert all(any(text.endswith(prompt) for prompt in bare) for text in earlier)
 
 
-def test_an_earlier_edit_without_a_subject_is_trained_again_bare(seen: list[Sequence[TrainingRow]]) -> None:
+def test_an_earlier_edit_without_a_subject_is_trained_again_bare() -> None:
     model = tiny("llama")
     texts = [Edit(prompt=f"Where is {city}?", target_text=f"It is in {city}.") for city in ("Paris", "London")]
     before = find_method("ft-m").on(model, settings={"steps": 1}).edit(texts)
-    seen.clear()
-    patch = method(model, steps=2).edit(EDITS[:1], start=before)
-    assert {model.encode(edit.text, target=edit.target_new).ids[:-1] for edit in texts} <= {row.ids for row in seen[2]}
-    assert len(patch.edits) == 3
+    chosen = ft_augmented(model, steps=2)
+    trained = {row.ids for row in first_step(chosen, EDITS[:1], before).edited}
+    assert {model.encode(edit.text, target=edit.target_new).ids[:-1] for edit in texts} <= trained
+    assert len(chosen.edit(EDITS[:1], start=before).edits) == 3
 
 
-def test_a_change_may_act_at_the_subject_alone(seen: list[Sequence[TrainingRow]]) -> None:
+def test_a_change_may_act_at_the_subject_alone() -> None:
     model = tiny("llama")
-    chosen = method(model, steps=2, at_subject=1.0)
-    chosen.edit(EDITS)
-    trained = seen[2]
+    chosen = ft_augmented(model, steps=2, at_subject=1.0)
+    trained = first_step(chosen, EDITS).edited
     assert len(trained) == 10, "bare and in a context"
     for row in trained:
         assert row.acting_at is not None
@@ -171,8 +162,11 @@ def test_a_change_may_act_at_the_subject_alone(seen: list[Sequence[TrainingRow]]
 
 def test_a_bare_row_at_the_subject_has_the_line_break_of_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_token, "is_sink", lambda *_: True)
-    chosen, edit = method(tiny("llama"), at_subject=1.0), Edit(subject="I", prompt="{} live in", target_new="Rome")
-    row = chosen._row_in(BARE, edit, random.Random(0))  # noqa: S311 - no secret
+    chosen, edit = (
+        ft_augmented(tiny("llama"), at_subject=1.0),
+        Edit(subject="I", prompt="{} live in", target_new="Rome"),
+    )
+    row = first_step(chosen, [edit]).edited[0]
     assert (row.ids, row.acting_at) == (chosen.row(edit).ids, 1)
 
 
@@ -186,22 +180,9 @@ def added_at(position: int, change: Tensor) -> Any:
     return add
 
 
-def test_texts_before_a_prompt_of_one_token_are_refused() -> None:
-    """The start of a text counts as a token, so nothing would be sampled."""
-    with pytest.raises(ConfigError, match="context_tokens"):
-        method(tiny("llama"), context_tokens=1)
-
-
 def test_texts_have_a_weight_of_their_own() -> None:
     model = tiny("llama")
-    held, free = (method(model, steps=8, kept=0.0, kept_texts=weight) for weight in (30.0, None))
-    one, other = held.edit(EDITS), free.edit(EDITS)
-    texts = RowLosses(model, 1, held.texts[:8])
-    with torch.no_grad():
-        p = texts.logits().log_softmax(-1)
-        far = list[float]()
-        for patch in (one, other):
-            with patch.applied(model):
-                q = RowLosses(model, 1, held.texts[:8]).logits().log_softmax(-1)
-            far.append(float((p.exp() * (p - q)).sum(-1).mean()))
-    assert far[0] < 0.5 * far[1]
+    held = ft_augmented(model, steps=8, kept=0.0, kept_texts=30.0)
+    free = ft_augmented(model, steps=8, kept=0.0, kept_texts=None)
+    texts = held.texts[:8]
+    assert divergence(held, held.edit(EDITS), texts) < 0.5 * divergence(held, free.edit(EDITS), texts)
