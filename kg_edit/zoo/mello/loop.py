@@ -10,8 +10,8 @@ A language model writes after demonstrations, and is stopped where it would writ
     …
     Final answer: …
 
-`decompose` is the loop; it takes any function that writes, and any function that finds a fact. `demonstrations` are the
-examples; they are invented, so no benchmark contains their facts.
+`decompose` is the loop; it takes any function that writes, and any function that finds a fact. What the model reads
+before the question is in `mello.demonstrations`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-QUESTION, SUBQUESTION, BELIEVED = "Question:", "Subquestion:", "Generated answer:"
-RETRIEVED, FINAL = "Retrieved fact:", "Final answer:"
+QUESTION = "Question:"
+SUBQUESTION = "Subquestion:"
+BELIEVED = "Generated answer:"
+RETRIEVED = "Retrieved fact:"
+FINAL = "Final answer:"
 STOPS = (RETRIEVED, QUESTION, "\n\n")
 """The texts that stop a writer: the beginning of a fact or of a new question, and an empty line."""
 
-_CONTRADICTS = "Retrieved fact contradicts to generated answer, so the intermediate answer is:"
-_AGREES = "Retrieved fact does not contradict to generated answer, so the intermediate answer is:"
-_UNKNOWN = "nothing is known of it"
+_UNKNOWN_FACT = "nothing is known of it"
 
 
 class Step(NamedTuple):
@@ -80,128 +81,57 @@ def decompose(
     """
     dialogues = [Dialogue(text=f"{QUESTION} {question}") for question in questions]
     for _ in range(steps):
-        going = [dialogue for dialogue in dialogues if dialogue.ended == "limit"]
-        if not going:
+        unfinished = [dialogue for dialogue in dialogues if dialogue.ended == "limit"]
+        if not unfinished:
             break
-        for dialogue, written in zip(going, write([before + dialogue.text for dialogue in going]), strict=True):
-            lines, final, answer = written.rstrip().partition(FINAL)
-            text = f"{dialogue.text}\n{lines.strip()}" if lines.strip() else dialogue.text
-            # A small model may write several subquestions before it comes to an answer; the last one counts.
-            subquestions = [
-                line.removeprefix(SUBQUESTION).strip() for line in lines.splitlines() if line.startswith(SUBQUESTION)
-            ]
-            step = None
-            if subquestions and subquestions[-1] and not final:
-                step = Step(subquestions[-1], nearest(subquestions[-1]) or _UNKNOWN)
-                text += f"\n{RETRIEVED} {step.fact}."
-            if not fits(f"{before}{text}\n{FINAL}"):
-                dialogue.ended = "context"
-                continue
-            dialogue.text = text
-            if step:
-                dialogue.steps.append(step)
-            elif final:
-                dialogue.answer, dialogue.ended = answer.strip().partition("\n")[0] or None, "answer"
-            else:
-                dialogue.ended = "form"
+        texts = write([before + dialogue.text for dialogue in unfinished])
+        for dialogue, written in zip(unfinished, texts, strict=True):
+            add_step(dialogue, written, nearest=nearest, fits=lambda text: fits(before + text))
     for dialogue in dialogues:
         dialogue.text += f"\n{FINAL}"
     return dialogues
 
 
-def demonstrations(count: int) -> str:
-    """Return the first ``count`` examples (of `DEMONSTRATIONS`), each followed by an empty line."""
-    return "".join(f"{example}\n\n" for example in DEMONSTRATIONS[:count])
+def add_step(
+    dialogue: Dialogue, written: str, *, nearest: Callable[[str], str | None], fits: Callable[[str], bool]
+) -> None:
+    """Add to a dialogue what the model wrote and the fact for its subquestion, or end the dialogue.
+
+    Args:
+        dialogue: is changed.
+        written: the model's text: an intermediate answer, then a subquestion with a tentative answer, or the final one.
+        nearest: as in `decompose`.
+        fits: whether the model has room for the dialogue's text and an answer.
+    """
+    lines, final, answer = written.rstrip().partition(FINAL)
+    text = dialogue.text
+    if lines.strip():
+        text += f"\n{lines.strip()}"
+
+    step = None
+    subquestion = find_last_subquestion(lines)
+    if subquestion and not final:
+        step = Step(subquestion, nearest(subquestion) or _UNKNOWN_FACT)
+        text += f"\n{RETRIEVED} {step.fact}."
+
+    if not fits(f"{text}\n{FINAL}"):
+        dialogue.ended = "context"
+        return
+    dialogue.text = text
+    if step is not None:
+        dialogue.steps.append(step)
+    elif final:
+        first_line = answer.strip().partition("\n")[0]
+        dialogue.answer = first_line or None
+        dialogue.ended = "answer"
+    else:
+        dialogue.ended = "form"
 
 
-def _example(question: str, *hops: tuple[str, str, str, str, bool], final: str) -> str:
-    """An example from its hops: subquestion, generated answer, retrieved fact, intermediate answer, contradiction."""
-    lines = [f"{QUESTION} {question}"]
-    for subquestion, believed, fact, answer, contradicts in hops:
-        check = _CONTRADICTS if contradicts else _AGREES
-        lines += [f"{SUBQUESTION} {subquestion}", f"{BELIEVED} {believed}", f"{RETRIEVED} {fact}", f"{check} {answer}"]
-    return "\n".join([*lines, f"{FINAL} {final}"])
-
-
-DEMONSTRATIONS = (
-    _example(
-        "In which city is the head office of the publisher of Harbour Lights?",
-        (
-            "Who is the publisher of Harbour Lights?",
-            "Harbour Lights was published by Penbrook.",
-            "The publisher of Harbour Lights is Tallis House.",
-            "Tallis House",
-            True,
-        ),
-        (
-            "In which city is the head office of Tallis House?",
-            "The head office of Tallis House is in Leeds.",
-            "The head office of Tarn Brothers is in Oslo.",
-            "Leeds",
-            False,
-        ),
-        final="Leeds",
-    ),
-    _example(
-        "What is the official language of the country that Mirel Dovan is a citizen of?",
-        (
-            "What country is Mirel Dovan a citizen of?",
-            "Mirel Dovan is a citizen of Romania.",
-            "Mirela Stan is married to Ion Dovan.",
-            "Romania",
-            False,
-        ),
-        (
-            "What is the official language of Romania?",
-            "The official language of Romania is Romanian.",
-            "The official language of Romania is Finnish.",
-            "Finnish",
-            True,
-        ),
-        final="Finnish",
-    ),
-    _example(
-        "Who wrote the song that Anna Belk is best known for?",
-        (
-            "Which song is Anna Belk best known for?",
-            "Anna Belk is best known for Slow River.",
-            "Anna Belk is best known for Paper Moons.",
-            "Paper Moons",
-            True,
-        ),
-        (
-            "Who wrote Paper Moons?",
-            "Paper Moons was written by Carl Emmer.",
-            "Paper Kites was founded in Melbourne.",
-            "Carl Emmer",
-            False,
-        ),
-        final="Carl Emmer",
-    ),
-    _example(
-        "On which continent is the country where the sport of the team Ridge Foxes was invented?",
-        (
-            "Which sport does the team Ridge Foxes play?",
-            "The Ridge Foxes play hockey.",
-            "The team Ridge Foxes plays cricket.",
-            "cricket",
-            True,
-        ),
-        (
-            "In which country was cricket invented?",
-            "Cricket was invented in England.",
-            "Cricket was invented in Kenya.",
-            "Kenya",
-            True,
-        ),
-        (
-            "On which continent is Kenya?",
-            "Kenya is in Africa.",
-            "Keflavik is located in Iceland.",
-            "Africa",
-            False,
-        ),
-        final="Africa",
-    ),
-)
-"""Four examples, as in the publication, of two to three steps; the memory has the right fact for some steps only."""
+def find_last_subquestion(lines: str) -> str:
+    """Return the last subquestion, or "": a small model may write several before it comes to an answer."""
+    subquestion = ""
+    for line in lines.splitlines():
+        if line.startswith(SUBQUESTION):
+            subquestion = line.removeprefix(SUBQUESTION).strip()
+    return subquestion

@@ -16,7 +16,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.questions import new_fact
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
-from kg_edit.zoo.mello.loop import DEMONSTRATIONS, demonstrations
+from kg_edit.zoo.mello.demonstrations import DEMONSTRATIONS, show_demonstrations
 from kg_edit.zoo.mello.patch import LoopPatch, LoopRule
 
 _LINE = 64  # tokens reserved for the question, and for each fact that is put in
@@ -70,17 +70,21 @@ class Mello(PromptMethod):
     @cached_property
     def shots(self) -> int:
         """The number of examples: at most ``shots`` of the settings, and what half of a short context holds."""
-        config, context = self.config, self.context
-        if context is None:
-            return config.shots
+        config = self.config
+        count = config.shots
+        if self.context is None:
+            return count
         dialogue = _LINE + config.steps * (config.tokens + _LINE)
-        room, count = context - min(dialogue, context // 2), config.shots
-        while count and len(self.model.tokenizer(demonstrations(count), add_special_tokens=False)["input_ids"]) > room:
+        room = self.context - min(dialogue, self.context // 2)
+        while count > 0 and self._tokens_of_examples(count) > room:
             count -= 1
         return count
 
+    def _tokens_of_examples(self, count: int) -> int:
+        encoded = self.model.tokenizer(show_demonstrations(count), add_special_tokens=False)
+        return len(encoded["input_ids"])
+
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the fact without a full stop, and the number of examples as a note."""
-        return PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=new_fact(edit)), {
-            "shots": self.shots
-        }
+        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=new_fact(edit))
+        return fact, {"shots": self.shots}

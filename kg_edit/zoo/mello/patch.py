@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -19,8 +19,9 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from kg_edit.patches.prompt_patch import FactBook, PromptPatch, PromptRule
 from kg_edit.text.matching import bare_question
-from kg_edit.zoo.mello.loop import DEMONSTRATIONS, STOPS, Dialogue, decompose, demonstrations
-from kg_edit.zoo.mello.writing import GreedyWriter
+from kg_edit.zoo.mello.demonstrations import DEMONSTRATIONS, show_demonstrations
+from kg_edit.zoo.mello.greedy_writer import GreedyWriter
+from kg_edit.zoo.mello.loop import STOPS, Dialogue, decompose
 from wikidata_cache.terminal import number_of
 
 _ANSWER = 32  # positions that a dialogue leaves free for the answer
@@ -66,7 +67,9 @@ class LoopPatch(PromptPatch):
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
         """Return a function that turns a text into the dialogue that ``model`` writes about it."""
-        return (lambda text: text) if self.is_empty else _Dialogues(self, model)
+        if self.is_empty:
+            return lambda text: text
+        return AskedDialogues(self, model)
 
     def dialogues(
         self,
@@ -90,31 +93,47 @@ class LoopPatch(PromptPatch):
             facts = self._memory.relevant(subquestion)
             return facts[0].text if facts else None
 
-        rule = self.rule
-        before = demonstrations(rule.shots)
-        return decompose(questions, write=write, nearest=nearest, before=before, steps=rule.steps, fits=fits)
+        return decompose(
+            questions,
+            write=write,
+            nearest=nearest,
+            before=show_demonstrations(self.rule.shots),
+            steps=self.rule.steps,
+            fits=fits,
+        )
 
     @cached_property
     def _memory(self) -> FactBook:
-        return FactBook(rule=self.rule, facts=tuple(fact for book in self.books for fact in book.facts))
+        facts = [fact for book in self.books for fact in book.facts]
+        return FactBook(rule=self.rule, facts=tuple(facts))
 
 
-class _Dialogues:
-    """A model's dialogues about the questions that it is asked, each written once; those of `foresee` together."""
+class AskedDialogues:
+    """Turns a text into a model's dialogue about its question; each is written once, those of `foresee` together."""
 
     def __init__(self, patch: LoopPatch, model: LanguageModel) -> None:
-        self._patch, self._model, self._known = patch, model, dict[str, Dialogue]()
+        self._patch = patch
+        self._model = model
+        self._examples = show_demonstrations(patch.rule.shots)
+        self._known = dict[str, Dialogue]()  # by question
 
     def __call__(self, text: str) -> str:
+        """Return the dialogue about the question in ``text``, after the examples."""
         self.foresee([text])
-        return demonstrations(self._patch.rule.shots) + self._known[bare_question(text)].text
+        return self._examples + self._known[bare_question(text)].text
 
     def foresee(self, texts: Iterable[str]) -> None:
         """Write the dialogues about ``texts`` that are not known yet."""
-        unknown = [question for question in dict.fromkeys(map(bare_question, texts)) if question not in self._known]
-        if unknown:
-            dialogues = self._patch.dialogues(unknown, write=partial(self._writer.write, stops=STOPS), fits=self._fits)
-            self._known |= zip(unknown, dialogues, strict=True)
+        questions = dict.fromkeys(bare_question(text) for text in texts)
+        unknown = [question for question in questions if question not in self._known]
+        if not unknown:
+            return
+        dialogues = self._patch.dialogues(unknown, write=self._write, fits=self._fits)
+        for question, dialogue in zip(unknown, dialogues, strict=True):
+            self._known[question] = dialogue
+
+    def _write(self, texts: Sequence[str]) -> list[str]:
+        return self._writer.write(texts, stops=STOPS)
 
     def _fits(self, text: str) -> bool:
         positions = self._model.positions
@@ -122,5 +141,4 @@ class _Dialogues:
 
     @cached_property
     def _writer(self) -> GreedyWriter:
-        rule = self._patch.rule
-        return GreedyWriter(self._model, tokens=rule.tokens, before=demonstrations(rule.shots))  # reads the examples
+        return GreedyWriter(self._model, tokens=self._patch.rule.tokens, before=self._examples)  # reads the examples

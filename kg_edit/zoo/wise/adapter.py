@@ -7,8 +7,8 @@ With x [d_ff] the module's input at a token, and D_k [d, d_ff] the difference be
     y     = W x + [a_k > eps_k] D_k x                         for the k with the largest a_k (Eq. 3)
 
 Edits train shards of the memory, ``shard`` of them each, each shard in a random subspace of its own (`subspace`). When
-``merge`` shards are complete, they become one memory (`ties`, section 2.3.2). The shards themselves are stored, not
-what they are merged to, so that patches can be added.
+``merge`` shards are complete, they become one memory (section 2.3.2; `merge_by_ties`). The shards themselves are
+stored, not what they are merged to, so that patches can be added.
 
 The published program takes the mean over the whole text. Here each token has the mean up to itself
 (`kg_edit.models.token_means`), so that the answer is the same whether a text is read as a whole or token by token.
@@ -32,6 +32,7 @@ from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.seeds import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings
+from kg_edit.zoo.wise.ties import merge_by_ties
 from wikidata_cache.terminal import number_of
 
 _SHARD = "shard/"  # prefix of a shard's tensor; its number follows
@@ -87,7 +88,8 @@ class SideMemory(Adapter):
     @property
     def summary(self) -> str:
         """The number of memories that are looked up, of shards and of edits."""
-        shards, edits = number_of(len(self.shards), "shard"), number_of(len(self.owners), "edit")
+        shards = number_of(len(self.shards), "shard")
+        edits = number_of(len(self.owners), "edit")
         return f"memories: {len(self.memories())}, of {shards} with {edits}"
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -108,8 +110,10 @@ class SideMemory(Adapter):
         """
         rows, columns = metadata["shape"]
         shards = {int(name.removeprefix(_SHARD)): shard for name, shard in tensors.items() if name.startswith(_SHARD)}
-        owners, activations = tensors["owners"], tensors["activations"]
-        if owners.shape != activations.shape or owners.dim() != 1 or not shards or set(owners.tolist()) != set(shards):
+        owners = tensors["owners"]
+        activations = tensors["activations"]
+        one_each = owners.dim() == 1 and owners.shape == activations.shape
+        if not shards or not one_each or set(owners.tolist()) != set(shards):
             raise ValueError(f"owners {owners.tolist()} and activations of {len(activations)} edits don't fit together")
         if any(tuple(shard.shape) != (rows, columns) for shard in shards.values()):
             raise ValueError(f"a shard is no change of a weight [{rows}, {columns}]")
@@ -144,35 +148,60 @@ class SideMemory(Adapter):
         return torch.rand(self.size, generator=draw) < self.settings.share
 
     def memories(self) -> list[Memory]:
-        """Return the memories that are looked up.
-
-        With ``retrieve``, complete groups of ``merge`` shards are merged, and the others are memories of their own.
-        Without, one group after the other joins the one memory, as in the published program.
-        """
-        size, density = self.settings.merge, self.settings.density
-        groups = [[n for n in self.shards if n // size == group] for group in sorted({n // size for n in self.shards})]
+        """Return the memories that are looked up: several, of which a text uses one, or with ``retrieve=false`` one."""
+        if not self.shards:
+            return []
         if not self.settings.retrieve:
-            single: Tensor | None = None
-            for group in groups:
-                added, weights = [self.shards[n] for n in group], [1 / len(group)] * len(group)
-                if single is not None:
-                    added, weights = [*added, single], [*(_LATER * weight for weight in weights), 1 - _LATER]
-                single = ties(added, weights, density=density)
-            return [] if single is None else [self._memory(single, list(self.shards))]
+            return [self._merge_all()]
         memories = list[Memory]()
-        for group in groups:
-            # In a sum of patches that were made apart, a shard may have more edits than `shard`, and the next one none.
-            complete = len(group) == size and all((self.owners == n).sum() >= self.settings.shard for n in group)
-            if complete and size > 1:
-                merged = ties([self.shards[n] for n in group], [1 / size] * size, density=density)
-                memories.append(self._memory(merged, group))
-            else:
-                memories += [self._memory(self.shards[n], [n]) for n in group]
+        for group in self._groups():
+            if self._is_complete(group) and len(group) > 1:
+                memories.append(self._merge(group))
+            else:  # the shards of a group that is not complete yet are memories of their own
+                memories += [self._memory(self.shards[number], [number]) for number in group]
         return memories
 
+    def _groups(self) -> list[list[int]]:
+        """Return the numbers of the shards that are merged into one memory, once all of them are there."""
+        groups = dict[int, list[int]]()
+        for number in sorted(self.shards):
+            groups.setdefault(number // self.settings.merge, []).append(number)
+        return list(groups.values())
+
+    def _is_complete(self, group: Sequence[int]) -> bool:
+        """Whether a group has all of its shards, each with all of its edits.
+
+        In a sum of patches that were made apart, a shard may have more edits than `shard`, and the next one none.
+        """
+        edits = [int((self.owners == number).sum()) for number in group]
+        return len(group) == self.settings.merge and min(edits) >= self.settings.shard
+
+    def _merge(self, group: Sequence[int]) -> Memory:
+        """Merge the shards of a group, all with the same weight."""
+        changes = [self.shards[number] for number in group]
+        weights = [1 / len(group)] * len(group)
+        return self._memory(merge_by_ties(changes, weights, density=self.settings.density), group)
+
+    def _merge_all(self) -> Memory:
+        """Merge all shards: one group after the other joins the one memory, as in the published program (WISE-Merge).
+
+        The new shards have the weight 0.4 together, what is merged already 0.6.
+        """
+        merged: Tensor | None = None
+        for group in self._groups():
+            changes = [self.shards[number] for number in group]
+            weights = [1 / len(group)] * len(group)
+            if merged is not None:
+                changes = [*changes, merged]
+                weights = [*(_LATER * weight for weight in weights), 1 - _LATER]
+            merged = merge_by_ties(changes, weights, density=self.settings.density)
+        assert merged is not None  # noqa: S101 - there are shards
+        return self._memory(merged, list(self.shards))
+
     def _memory(self, change: Tensor, shards: Sequence[int]) -> Memory:
-        activations = self.activations[torch.isin(self.owners, torch.tensor(shards).float())]
-        return Memory(change, self.settings.ratio * float(activations.min()))
+        """Return the memory with this change; its threshold is a share of the least activation of the shards' edits."""
+        of_shards = torch.isin(self.owners, torch.tensor(shards).float())  # [edits]
+        return Memory(change, self.settings.ratio * float(self.activations[of_shards].min()))
 
     @contextmanager
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
@@ -184,29 +213,11 @@ class SideMemory(Adapter):
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 moved = torch.einsum("kdf,tf->tkd", changes, inputs)  # D_k x, [tokens, memories, d]
-                activations, index = means.of(moved.norm(dim=-1)).max(-1)  # the largest a_k, and its k: [tokens] each
-                used = (activations > thresholds[index])[:, None]
-                return torch.where(used, output + moved[torch.arange(len(inputs), device=device), index], output)
+                activations = means.of(moved.norm(dim=-1))  # a_k, [tokens, memories]
+                largest, chosen = activations.max(-1)  # the largest a_k and its k, [tokens] each
+                added = moved[torch.arange(len(inputs), device=device), chosen]  # D_k x for this k, [tokens, d]
+                used = (largest > thresholds[chosen])[:, None]  # [tokens, 1]
+                return torch.where(used, output + added, output)
 
             with replacing_output(model, layer, forward):
                 yield
-
-
-def ties(changes: Sequence[Tensor], weights: Sequence[float], *, density: float) -> Tensor:
-    """Return the merge of changes by TIES (Yadav et al., NeurIPS 2023, arXiv 2306.01708).
-
-    Args:
-        changes: of one shape.
-        weights: of each change.
-        density: the share of a change's entries that stay, the largest ones.
-
-    Returns:
-        At each entry, the weighted mean of those changes that have the sign of the weighted sum; 0 if all are 0.
-    """
-    stacked = torch.stack(list(changes)).flatten(1)  # [changes, entries]
-    kept = max(1, int(density * stacked.shape[1]))
-    trimmed = torch.zeros_like(stacked).scatter(1, stacked.abs().topk(kept).indices, 1.0) * stacked
-    weighted = torch.tensor(weights).to(stacked)[:, None] * trimmed
-    agreeing = trimmed.sign() == torch.where(weighted.sum(0) >= 0, 1.0, -1.0)
-    total = (torch.tensor(weights).to(stacked)[:, None] * agreeing).sum(0)
-    return ((weighted * agreeing).sum(0) / total.where(total > 0, 1.0)).reshape(changes[0].shape)

@@ -7,9 +7,9 @@ subspace, with the text of the edit in several contexts, until
       + [a_i - alpha]+ + [beta - a_e]+ + [gamma - (a_e - a_i)]+                                    (Eq. 5)
 
 is small. a is the activation, the mean of |D x| over the tokens so far: a_e in the texts of the edit where its target
-is predicted, a_i in texts that no edit is about. By default (`relative`) the second line has activations and margins in
-units of the median |W x| in those texts. The input x of the module does not depend on D, so that the margins need no
-further pass of the model. `wise.adapter` has the equations of the edited model.
+is predicted, a_i in texts that no edit is about (`wise.activations`). By default (`relative`) the second line has
+activations and margins in units of the median |W x| in those texts. `wise.adapter` has the equations of the edited
+model: which memory a text uses, and how shards are merged.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from kg_edit.models.sampling import BARE, sample_rows, started_contexts
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod
+from kg_edit.zoo.wise.activations import TrainedTexts, margin_loss
 from kg_edit.zoo.wise.adapter import MemorySettings, SideMemory
 
 
@@ -121,42 +122,49 @@ class Wise(AdapterMethod):
     def prepare(self) -> None:
         """Sample the contexts and the unrelated texts from the model, once for all edits."""
         with untouched(self.model):
-            _ = self.contexts, self.unit
+            _ = self.contexts
+            _ = self.unrelated
+            _ = self.unit
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
         """The templates around the prompt; the first one is the bare ``{}``."""
-        starts, seed = self.config.context_starts, self.config.seed
-        lengths = self.config.context_tokens
+        config = self.config
+        contexts = [BARE]
         with untouched(self.model):  # `provenance` may ask first, of a model in training mode
-            sampled = [started_contexts(self.model, starts=starts, tokens=length, seed=seed)[1:] for length in lengths]
-        return (BARE, *(context for of_length in sampled for context in of_length))
+            for length in config.context_tokens:
+                contexts += started_contexts(self.model, starts=config.context_starts, tokens=length, seed=config.seed)[
+                    1:
+                ]  # without the bare one
+        return tuple(contexts)
 
     @cached_property
     def unrelated(self) -> list[Tensor]:
         """The module's inputs in texts that the model writes, [tokens, d_ff] for each."""
-        count, tokens = self.config.texts, self.config.text_tokens
-        return self.inputs(sample_rows(self.model, rows=count, tokens=tokens, seed=self.config.seed))
+        config = self.config
+        return self.inputs(sample_rows(self.model, rows=config.texts, tokens=config.text_tokens, seed=config.seed))
 
     @cached_property
     def unit(self) -> float:
         """What alpha, beta and gamma are multiples of: the median |W x| in unrelated text, or 1."""
-        outputs = torch.cat(self.unrelated) @ weight_matrix(self.module).detach().float().T
-        return float(outputs.norm(dim=-1).median()) if self.config.relative else 1.0
+        if not self.config.relative:
+            return 1.0
+        outputs = torch.cat(self.unrelated) @ weight_matrix(self.module).detach().float().T  # W x, [tokens, d]
+        return float(outputs.norm(dim=-1).median())
 
     def rows(self, edit: Edit) -> list[TrainingRow]:
         """Return the edit's prompt with its target in every context."""
-        facts = [
-            self.model.encode_fact(
+        rows = [self.row(edit)]
+        for context in self.contexts[1:]:
+            fact = self.model.encode_fact(
                 edit.prompt,
                 subject=edit.subject,
                 target=edit.target_new,
                 context=context,
                 chat=edit.one_form(self.name),
             )
-            for context in self.contexts[1:]
-        ]
-        return [self.row(edit), *(row_of(fact, "target") for fact in facts)]
+            rows.append(row_of(fact, "target"))
+        return rows
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the present shard on the one edit; the adapter has its change, and the edit's activation.
@@ -166,7 +174,8 @@ class Wise(AdapterMethod):
         Raises:
             PatchError: the memory of the earlier edits has other settings.
         """
-        (edit,), config = edits, self.config
+        (edit,) = edits
+        config = self.config
         empty = SideMemory.empty(self.shape, MemorySettings.of(config))
         memory = earlier if isinstance(earlier, SideMemory) else empty
         memory.plus(empty)  # raises before the training if the settings differ
@@ -179,42 +188,42 @@ class Wise(AdapterMethod):
         change.register_hook(lambda gradient: gradient * subspace)
 
         rows = self.rows(edit)
-        # [tokens, d_ff] for each row
-        row_inputs = self.inputs([row.ids for row in rows], ends=[row.prompt_end for row in rows])
-        predicting = [torch.tensor([position for position, _ in row.targets], device=self.device) for row in rows]
-        inputs = torch.cat([*row_inputs, *self.unrelated])
-        lengths = [len(tokens) for tokens in (*row_inputs, *self.unrelated)]
-        margins = [self.unit * margin for margin in (config.alpha, config.beta, config.gamma)]
         row_losses = RowLosses(self.model, self.layer, rows)
-
-        def activations() -> tuple[Tensor, Tensor]:
-            """a_e of each row of the edit, [rows], and a_i at each token of the unrelated texts, [tokens]."""
-            means = [running_means(norms) for norms in (inputs @ change.T).norm(dim=-1).split(lengths)]
-            here = [mean[positions].min() for mean, positions in zip(means, predicting, strict=False)]
-            return torch.stack(here), torch.cat(means[len(rows) :])
+        row_inputs = self.inputs([row.ids for row in rows], ends=[row.prompt_end for row in rows])
+        texts = TrainedTexts(rows, row_inputs, self.unrelated)
+        alpha = self.unit * config.alpha
+        beta = self.unit * config.beta
+        gamma = self.unit * config.gamma
 
         def loss() -> Tensor:
-            return row_losses().mean() + margin_loss(*activations(), *margins) / self.unit
+            negative_log_p = row_losses().mean()  # Eq. 4
+            margins = margin_loss(texts.activations(change), alpha, beta, gamma)  # Eq. 5
+            return negative_log_p + margins / self.unit
 
-        def within_bound() -> None:
+        def keep_within_bound() -> None:
             with torch.no_grad():
                 change.clamp_(-config.bound, config.bound)
 
         with replacing_output(self.model, self.layer, lambda x, output: output + x @ change.T):
-            losses = config.descent.run([change], loss, constrain=within_bound)
+            losses = config.descent.run([change], loss, constrain=keep_within_bound)
 
+        # What later texts are compared with: the edit's least activation
         with torch.no_grad():
-            activation, other = activations()
+            activations = texts.activations(change)
+        activation = activations.edited.min()
         adapter = SideMemory(
             size=self.shape,
             shards={number: (change.detach() - start).cpu()},
             owners=torch.tensor([float(number)]),
-            activations=activation.min()[None].cpu(),
+            activations=activation[None].cpu(),
             settings=memory.settings,
         )
-        noted = {"shard": number, "activation": float(activation.min()), "unrelated_activation": float(other.max())}
-        records = record(self, edit, change=adapter.shards[number], losses=losses)
-        return adapter, [records | {name: round(value, 6) for name, value in noted.items()}]
+        notes = {
+            "shard": number,
+            "activation": round(float(activation), 6),
+            "unrelated_activation": round(float(activations.unrelated.max()), 6),
+        }
+        return adapter, [record(self, edit, change=adapter.shards[number], losses=losses) | notes]
 
     @torch.no_grad()
     def inputs(self, rows: Sequence[Sequence[int]], *, ends: Sequence[int | None] | None = None) -> list[Tensor]:
@@ -234,24 +243,3 @@ class Wise(AdapterMethod):
         provenance = super().provenance()
         provenance["methods"][0] |= {"contexts": list(self.contexts)}
         return provenance
-
-
-def running_means(values: Tensor) -> Tensor:
-    """Return at each token the mean of ``values`` [tokens] up to it."""
-    return values.cumsum(0) / torch.arange(1, len(values) + 1, device=values.device)
-
-
-def margin_loss(edited: Tensor, others: Tensor, alpha: float, beta: float, gamma: float) -> Tensor:
-    """Return the three margins of Eq. 5, each as the mean of what is over it (as in the published program).
-
-    Args:
-        edited: activations a_e in the texts of the edit, [rows].
-        others: activations a_i in unrelated text, [tokens].
-        alpha: the largest a_i without loss.
-        beta: the least a_e without loss.
-        gamma: the least a_e - a_i without loss.
-    """
-    faults = (others - alpha, beta - edited, gamma - (edited[:, None] - others))
-    # Counted, not selected: how many are over a margin is known on the device alone, and need not be waited for.
-    means = [fault.relu().sum() / (fault > 0).sum().clamp(min=1) for fault in faults]
-    return torch.stack(means).sum()

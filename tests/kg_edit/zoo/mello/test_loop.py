@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from kg_edit.text.matching import bare_question
+from kg_edit.zoo.mello.demonstrations import DEMONSTRATIONS, show_demonstrations
 from kg_edit.zoo.mello.loop import (
-    DEMONSTRATIONS,
     FINAL,
     STOPS,
     SUBQUESTION,
     Dialogue,
     decompose,
-    demonstrations,
 )
 
 QUESTION = "Where was the creator of Tetris born?"
@@ -122,7 +121,7 @@ def test_bare_question_of_a_prompt() -> None:
 
 def test_demonstrations_are_dialogues_of_the_loop() -> None:
     """Each, cut where the loop puts facts in, runs through it to the same text and answer."""
-    assert demonstrations(0) == "" and demonstrations(2).count("\n\n") == 2
+    assert show_demonstrations(0) == "" and show_demonstrations(2).count("\n\n") == 2
     for example in DEMONSTRATIONS:
         first, *rest = example.split("Retrieved fact: ")
         question = first.partition("\n")[0].removeprefix("Question: ")

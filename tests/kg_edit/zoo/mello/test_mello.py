@@ -11,10 +11,11 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.zoo.mello.loop import STOPS, demonstrations
+from kg_edit.zoo.mello.demonstrations import show_demonstrations
+from kg_edit.zoo.mello.greedy_writer import GreedyWriter
+from kg_edit.zoo.mello.loop import STOPS
 from kg_edit.zoo.mello.method import Mello, MelloConfig
 from kg_edit.zoo.mello.patch import LoopPatch
-from kg_edit.zoo.mello.writing import GreedyWriter
 from tests.kg_edit.tiny import tiny
 
 TETRIS = Edit(id="1", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
@@ -57,7 +58,7 @@ def test_invalid_settings_are_refused() -> None:
 def test_real_model_asks_and_reads_the_fact(smollm2: LanguageModel) -> None:
     """It follows the form of the examples; what it makes of them is another matter."""
     patch = patch_of(TETRIS, model=smollm2)
-    writer = GreedyWriter(smollm2, tokens=64, before=demonstrations(patch.rule.shots))
+    writer = GreedyWriter(smollm2, tokens=64, before=show_demonstrations(patch.rule.shots))
     write = partial(writer.write, stops=STOPS)
     (dialogue,) = patch.dialogues(["Where was the creator of Tetris born?"], write=write)
     assert "Tetris" in dialogue.steps[0].subquestion and dialogue.steps[0].fact == "Tetris was created by Mark Burnett"

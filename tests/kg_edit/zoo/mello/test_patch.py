@@ -13,7 +13,8 @@ from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import bare_question
-from kg_edit.zoo.mello.loop import FINAL, demonstrations
+from kg_edit.zoo.mello.demonstrations import show_demonstrations
+from kg_edit.zoo.mello.loop import FINAL
 from kg_edit.zoo.mello.patch import LoopPatch, LoopRule
 from tests.kg_edit.patches.test_prompt_patch import LAKERS, LONDON
 from tests.kg_edit.patches.test_prompt_patch import patch as inserting
@@ -73,7 +74,7 @@ def test_dialogue_of_a_question_is_written_once() -> None:
         assert edited.encode(f"Question: Who?\nAnswer: me\n\n{ASKED}").text == read and len(calls) == first
     assert read.startswith("Question: In which city does LeBron James work?") and read.endswith(FINAL)
     with patch(LAKERS, shots=1).applied(model) as edited:
-        assert edited.encode(ASKED).text.startswith(demonstrations(1))
+        assert edited.encode(ASKED).text.startswith(show_demonstrations(1))
     with patch().applied(model) as edited:
         assert edited.encode(ASKED).text == ASKED, "an empty memory asks nothing"
 

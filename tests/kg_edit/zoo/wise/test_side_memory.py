@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.zoo.wise.adapter import MemorySettings, SideMemory, ties
+from kg_edit.zoo.wise.adapter import MemorySettings, SideMemory
+from kg_edit.zoo.wise.ties import merge_by_ties
 from tests.kg_edit.tiny import tiny
 from tests.kg_edit.zoo.adapters.edits import UNRELATED
 
@@ -29,13 +30,13 @@ def memory(*shards: list[list[float]], owners: list[int], activations: list[floa
 
 def test_ties_trims_elects_signs_and_takes_the_mean_of_those_that_agree() -> None:
     first, second = torch.tensor([[4.0, -3.0], [0.1, 1.0]]), torch.tensor([[-1.0, -5.0], [3.0, 0.0]])
-    trimmed = ties([first, second], [0.5, 0.5], density=0.5)  # [4, -3, 0, 0] and [0, -5, 3, 0]
+    trimmed = merge_by_ties([first, second], [0.5, 0.5], density=0.5)  # [4, -3, 0, 0] and [0, -5, 3, 0]
     assert trimmed.tolist() == [[4.0, -4.0], [3.0, 0.0]]
-    untrimmed = ties([first, second], [0.5, 0.5], density=1.0)  # 4 against -1: the larger sum gives the sign
+    untrimmed = merge_by_ties([first, second], [0.5, 0.5], density=1.0)  # 4 against -1: the larger sum gives the sign
     assert untrimmed.flatten().tolist() == pytest.approx([4.0, -4.0, 1.55, 1.0])
-    weighted = ties([first, second], [0.4, 0.6], density=1.0)
+    weighted = merge_by_ties([first, second], [0.4, 0.6], density=1.0)
     assert weighted.flatten().tolist() == pytest.approx([4.0, 0.4 * -3 + 0.6 * -5, 0.4 * 0.1 + 0.6 * 3, 1.0])
-    assert ties([-first, second], [0.1, 0.9], density=1.0)[0, 0] == pytest.approx(0.1 * -4 + 0.9 * -1)
+    assert merge_by_ties([-first, second], [0.1, 0.9], density=1.0)[0, 0] == pytest.approx(0.1 * -4 + 0.9 * -1)
 
 
 def test_subspaces_are_random_of_the_share_and_differ_by_shard() -> None:

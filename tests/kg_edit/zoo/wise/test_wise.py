@@ -16,17 +16,20 @@ from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
-from kg_edit.zoo.wise.adapter import SideMemory, ties
-from kg_edit.zoo.wise.method import Wise, WiseConfig, margin_loss
+from kg_edit.zoo.wise.activations import Activations, margin_loss
+from kg_edit.zoo.wise.adapter import SideMemory
+from kg_edit.zoo.wise.method import Wise
+from kg_edit.zoo.wise.ties import merge_by_ties
 from tests.kg_edit.tiny import tiny
 from tests.kg_edit.zoo.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
+from tests.kg_edit.zoo.on_tiny import on_tiny
 
 LAYER = 2
 QUICK = {"layer": LAYER, "steps": 60, "learning_rate": 0.02, "texts": 4, "text_tokens": 6, "context_starts": ["I"]}
 
 
 def wise(model: LanguageModel, **settings: Any) -> Wise:
-    return Wise(model, WiseConfig.preset("default", {**QUICK, "context_tokens": [4], **settings}))
+    return on_tiny(Wise, model, **{**QUICK, "ratio": 0.88, **settings})
 
 
 def memory_of(patch: Patch) -> SideMemory:
@@ -35,9 +38,10 @@ def memory_of(patch: Patch) -> SideMemory:
 
 def test_margins_are_those_of_equation_5() -> None:
     """[a_i - 1]+ is 2, [2 - a_e]+ is 1, [1 - (a_e - a_i)]+ is 0.5 and 3 for the edit's first text, 0 for its second."""
-    edited, others = torch.tensor([1.0, 4.0]), torch.tensor([0.5, 3.0])
-    assert float(margin_loss(edited, others, 1.0, 2.0, 1.0)) == pytest.approx(2.0 + 1.0 + 1.75)
-    assert float(margin_loss(torch.tensor([9.0]), torch.tensor([0.5]), 1.0, 2.0, 1.0)) == 0.0
+    over = Activations(edited=torch.tensor([1.0, 4.0]), unrelated=torch.tensor([0.5, 3.0]))
+    assert float(margin_loss(over, alpha=1.0, beta=2.0, gamma=1.0)) == pytest.approx(2.0 + 1.0 + 1.75)
+    within = Activations(edited=torch.tensor([9.0]), unrelated=torch.tensor([0.5]))
+    assert float(margin_loss(within, alpha=1.0, beta=2.0, gamma=1.0)) == 0.0
 
 
 def test_training_is_gradient_descent_on_the_published_loss() -> None:
@@ -120,7 +124,7 @@ def test_batches_fill_shards_one_after_the_other_also_from_a_file(tmp_path: Path
     uncut, resumed = (memory_of(chosen.edit(EDITS[2:], start=start)) for start in (first, again))
     assert sorted(uncut.shards) == [0, 1, 2] and uncut.owners.tolist() == [0, 1, 2]
     merged, alone = uncut.memories()
-    assert torch.equal(merged.change, ties([uncut.shards[0], uncut.shards[1]], [0.5, 0.5], density=0.53))
+    assert torch.equal(merged.change, merge_by_ties([uncut.shards[0], uncut.shards[1]], [0.5, 0.5], density=0.53))
     assert torch.equal(alone.change, uncut.shards[2])
     assert merged.threshold == pytest.approx(0.88 * float(uncut.activations[:2].min()))
     for number, change in uncut.shards.items():

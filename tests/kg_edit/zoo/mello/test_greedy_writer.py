@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.zoo.mello import writing
-from kg_edit.zoo.mello.writing import GreedyWriter
+from kg_edit.zoo.mello import greedy_writer
+from kg_edit.zoo.mello.greedy_writer import GreedyWriter
 from tests.kg_edit.tiny import families, tiny
 
 START = "LeBron James plays for"
@@ -52,7 +52,7 @@ def test_texts_together_equal_each_alone(family: str) -> None:
 
 def test_more_texts_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
-    monkeypatch.setattr(writing, "_TOKENS", 100)
+    monkeypatch.setattr(greedy_writer, "_TOKENS", 100)
     texts = [f"LeBron James plays for {'the ' * count}" for count in range(20)]
     writer = GreedyWriter(model, tokens=4)
     assert writer.write(texts, stops=NEVER) == [plain(model, text, 4) for text in texts]
