@@ -57,7 +57,7 @@ def _slow_looks_are_done_once() -> Iterator[None]:
         patch.setattr("typer.main.get_command", trees)
         patch.setattr("typer.testing._get_command", trees)
         patch.setattr("kg_edit.evaluation.settings.commit", tracked)
-        for module in ("evaluation.datasets", "methods.plug_ins", "methods.registry", "models.architectures"):
+        for module in ("registry", "models.architectures"):
             patch.setattr(f"kg_edit.{module}.entry_points", lambda **chosen: _plug_ins((*sys.path,), **chosen))
         yield
 

@@ -1,6 +1,6 @@
 """What CONTRIBUTING.md says about adding things works: its code is put where the page says, and every check is run.
 
-The toy editor is a folder of `kg_edit.methods`, and goes through every test that each method has to pass; the toy data
+The toy editor is a folder of `kg_edit.zoo`, and goes through every test that each method has to pass; the toy data
 set and metric go through the scorer.
 """
 
@@ -11,7 +11,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,15 +20,16 @@ import pytest
 import torch
 from hatchling.build import build_wheel
 
-from kg_edit import methods
-from kg_edit.errors import ConfigError, EditFileError
+from kg_edit import zoo
+from kg_edit.errors import EditFileError
 from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.datasets import DATASETS, find_dataset, guess_dataset
+from kg_edit.evaluation.datasets import find_dataset, guess_dataset
 from kg_edit.evaluation.metrics import catalogue, probes
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.overview import methods_page
 from kg_edit.patches.base import Patch
+from kg_edit.zoo import entries
 from tests import test_method_pages
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.methods import quick, test_idle_settings, test_limits, test_matrix
@@ -85,17 +85,15 @@ def block(file: str) -> str:
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The page's editor as a folder of `kg_edit.methods`, its row and its docs; and the page's package, built from its
-    `pyproject.toml` and installed as pip would."""
+    """The page's editor as a folder of `kg_edit.zoo`, its entry, its row and its docs; and the page's package, built
+    from its `pyproject.toml` and installed as pip would."""
     root = tmp_path_factory.mktemp("toys")
-    home = root / "kg_edit" / "methods" / "fixed_steps"
-    for file in (home / "__init__.py", home / "method.py", root / TOYS / "__init__.py", root / TOYS / "fixed_steps.py"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    for name in ("__init__.py", "method.py"):
-        (home / name).write_text(block(f"kg_edit/methods/fixed_steps/{name}"), encoding="utf-8")
-    (root / TOYS / "__init__.py").touch()
-    (root / TOYS / "fixed_steps.py").write_text((home / "method.py").read_text(encoding="utf-8"), encoding="utf-8")
-    for name in ("capitals.py", "nudge.py"):
+    home = root / "kg_edit" / "zoo" / "fixed_steps"
+    for folder in (home, root / TOYS):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    (home / "method.py").write_text(block("kg_edit/zoo/fixed_steps/method.py"), encoding="utf-8")
+    for name in ("capitals.py", "entries.py", "nudge.py"):
         (root / TOYS / name).write_text(block(f"{TOYS}/{name}"), encoding="utf-8")
     (settings,) = blocks("toml")
     (root / "pyproject.toml").write_text(settings, encoding="utf-8")
@@ -110,31 +108,22 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "docs" / "editors.md").write_text(section, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
-        patch.setattr(methods, "__path__", [*methods.__path__, str(home.parent)])
+        patch.setattr(zoo, "__path__", [*zoo.__path__, str(home.parent)])
+        (entry,) = eval(f"({block('kg_edit/zoo/entries.py')})", vars(entries))  # noqa: S307 - our own text
+        patch.setattr(entries, "METHODS", (*entries.METHODS, entry))
         patch.setattr(test_method_pages, "DOCS", root / "docs")
         patch.setenv("KG_EDIT_CACHE", str(root / "cache"))
         row = eval(f"{{{block('tests/kg_edit/methods/quick.py')}}}", vars(quick))  # noqa: S307 - our own text
         patch.setitem(quick.QUICK, TOY, row[TOY])
         yield root
-    for name in [name for name in sys.modules if name.startswith((TOYS, "kg_edit.methods.fixed_steps"))]:
+    for name in [name for name in sys.modules if name.startswith((TOYS, "kg_edit.zoo.fixed_steps"))]:
         del sys.modules[name]
 
 
-def install(folder: Path, groups: dict[str, dict[str, str]]) -> None:
-    info = folder / f"{TOYS}-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {TOYS}\nVersion: 1\n")
-    lines: list[str] = []
-    for group, entries in groups.items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-
-
-def test_the_editor_is_found_by_its_folder_or_its_entry_point(toys: Path) -> None:
-    assert TOY in method_names()
-    assert find_method(TOY).__module__ == "kg_edit.methods.fixed_steps.method"
-    (plugin,) = entry_points(group="kg_edit.methods", name=TOY)
-    assert plugin.load().name == TOY
+def test_the_editors_are_found_by_their_entries(toys: Path) -> None:
+    assert {TOY, "nudge"} < set(method_names())
+    assert find_method(TOY).__module__ == "kg_edit.zoo.fixed_steps.method"
+    assert find_method("nudge").__module__ == "kg_edit_toys.nudge"
 
 
 def test_the_editor_from_scratch_makes_checks_and_removes_edits(toys: Path, tiny_folder: Path, kg_edit: Run) -> None:
@@ -199,15 +188,6 @@ def test_the_scorer_scores_its_records_edited_by_the_editor(capitals: Path, monk
         assert after.nll[case.edit.text][new] < before.nll[case.edit.text][new], "the edit makes its target likelier"
 
 
-def test_a_plug_in_that_takes_a_name_or_is_no_data_set_is_refused(
-    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    install(tmp_path, {"kg_edit.datasets": {"zsre": f"{TOYS}.capitals:CAPITALS"}})
-    with pytest.raises(ConfigError, match="expected a Dataset named 'zsre', a name that is not taken"):
-        find_dataset("counterfact")
-
-
 def test_the_sampling_policy_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     space: dict[str, Any] = dict(vars(sampling))
     exec(block("wikidata_cache/subgraphs/sampling.py"), space)  # noqa: S102 - our own text
@@ -222,4 +202,3 @@ def test_every_file_that_the_page_names_exists() -> None:
     named = re.findall(r"`((?:kg_edit|wikidata_cache|tests|pipelines|docs|bench)/[\w/]+(?:\.py|\.md|/))`", PAGE)
     assert named
     assert [name for name in named if not (root / name).exists()] == []
-    assert DATASETS.keys().isdisjoint({"capitals"})

@@ -15,7 +15,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from kg_edit.methods.overview import all_methods, settings
+from kg_edit.methods import find_method, method_names
+from kg_edit.methods.overview import settings
 from kg_edit.text.display import markdown_table
 from kg_edit.version import __version__
 
@@ -42,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if name and name not in PAGES and not files.get_file_from_path(f"{COPIES}/{name}"):
                 files.append(File.generated(config, f"{COPIES}/{name}", abs_src_path=str(root / name)))
     parts = [SETTINGS]
-    for method in all_methods():  # the rows are those of the config class's fields
+    for method in map(find_method, method_names()):  # the rows are those of the config class's fields
         rows = ([f"`{name}`", f"`{value}`", meaning.replace("|", "\\|")] for name, value, meaning in settings(method))
         parts.append(f"## {method.name}\n\n{markdown_table(('setting', 'default', 'meaning'), rows)}")
     files.append(File.generated(config, "reference/settings.md", content="\n\n".join(parts)))

@@ -1,4 +1,4 @@
-"""`kg-edit`, the command line: puts the commands together. Each file has a command or a group of commands."""
+"""`kg-edit`, the command line. Its commands are entries of the registry; one is imported when it is called."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from typing import Annotated
 
 import typer
 
-from kg_edit.cli import cache, catalogue, covariance, diff, edit, generate, plan
 from kg_edit.cli.console import friendly
-from kg_edit.cli.help_page import use_pages
-from kg_edit.evaluation.cli import data, drift, evaluate, locate, sweep
-from kg_edit.ship.cli import patch, serve
+from kg_edit.cli.lazy_commands import LazyCommands
+from kg_edit.registry import command_entries
 from kg_edit.version import __version__
-from kg_edit.zoo.cli import training
-from wikidata_cache.usage import Commands
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
-    cls=Commands,
+    cls=LazyCommands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a traceback is for us: whole, and without the values of variables
@@ -31,29 +27,6 @@ app = typer.Typer(
 - `kg-edit evaluate --data dev.json --method rome --limit 24 --out runs/rome/`
 """,
 )
-
-_COMMANDS = (
-    *(
-        edit.edit,
-        edit.demo,
-        generate.generate,
-        diff.diff,
-        evaluate.evaluate,
-        evaluate.judge,
-        evaluate.compare,
-        evaluate.merge,
-    ),
-    *(plan.plan, serve.serve, locate.locate, sweep.sweep, drift.drift),
-    *(catalogue.methods, catalogue.metrics, catalogue.models, catalogue.doctor, cache.cache),
-)
-_GROUPS = {"patch": patch.app, **training.groups, "covariance": covariance.app, "data": data.app}
-_RESUMABLE = {"edit", "demo", "evaluate", "judge", "locate", "sweep", "drift", *training.groups}
-
-for _command in _COMMANDS:
-    app.command()(_command)
-for _name, _group in _GROUPS.items():
-    app.add_typer(_group, name=_name)
-use_pages(app)
 
 
 def _show_version(flag: bool) -> None:
@@ -78,12 +51,14 @@ def main() -> None:
             app()
         except SystemExit as end:
             if end.code == _INTERRUPTED:
-                command, first, *_ = [*sys.argv[1:], "", ""]
-                # Of covariances only the measurement is resumed, which is no subcommand; of data the ripple benchmark
-                measures = command == "covariance" and first.startswith("-")
-                resumes = command in _RESUMABLE or measures or (command, first) == ("data", "ripples")
-                typer.echo(
-                    f"kg-edit: stopped{'; run the same command again to continue with what is finished' * resumes}",
-                    err=True,
-                )
+                _report_stop(sys.argv[1:])
             raise
+
+
+def _report_stop(arguments: list[str]) -> None:
+    """Say that the command was stopped, and whether the same command continues the work."""
+    entry = command_entries().get(arguments[0]) if arguments else None
+    message = "kg-edit: stopped"
+    if entry is not None and entry.resumes:
+        message += "; run the same command again to continue with what is finished"
+    typer.echo(message, err=True)

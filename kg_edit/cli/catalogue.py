@@ -1,4 +1,4 @@
-"""`kg-edit methods`, `metrics`, `models` and `doctor`: what there is, and whether a model can be edited."""
+"""`kg-edit methods`, `models` and `doctor`: what there is, and whether a model can be edited."""
 
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ def list_methods() -> None:
     """Print a table of the methods with the main columns, and which one to take."""
     from rich.table import Table
 
-    from kg_edit.methods.overview import CHOICES, HEADER, all_methods, row_of
+    from kg_edit.methods.overview import CHOICES, HEADER, row_of
+    from kg_edit.registry import method_entries
 
     console = stdout()
     console.width = min(console.width, _WIDEST) if console.is_terminal else _WIDEST
     table = Table(box=None, pad_edge=False)
     for header in _BRIEF:
         table.add_column(header, overflow="fold", no_wrap=header == "method")
-    for method_class in all_methods():
-        cells = dict(zip(HEADER, map(plain, row_of(method_class)), strict=True))
+    for _, entry in sorted(method_entries().items()):
+        cells = dict(zip(HEADER, map(plain, row_of(entry)), strict=True))
         table.add_row(*(cells[name] for name in _BRIEF))
     console.print(table, "All columns: kg-edit methods --markdown. One method: kg-edit methods NAME")
     console.print("\nWhich one to take, from what was measured on SmolLM2-135M:")
@@ -74,31 +75,15 @@ def _show_method(name: str) -> None:
     from kg_edit.methods.presets import preset_names
 
     method_class = find_method(name)
-    table = Table(title=f"{name}: {plain(method_class.about)} ({plain(method_class.paper)})", title_justify="left")
+    table = Table(
+        title=f"{name}: {plain(method_class.entry.about)} ({plain(method_class.entry.paper)})", title_justify="left"
+    )
     for header in ("setting", "default", "meaning"):
         table.add_column(header, overflow="fold", no_wrap=header == "setting")
     for row in settings(method_class):
         table.add_row(*map(plain, row))
     presets = [*method_class.config_class.preset_names(), *preset_names(method_class.config_class.published_as or name)]
     stdout().print(table, computes(method_class), f"presets: {', '.join(presets)}")
-
-
-def metrics(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page `docs/metrics.md`.")] = False,
-) -> None:
-    """List the metrics with formula, source and range.
-
-    Examples:
-
-    - `kg-edit metrics`
-    """
-    from kg_edit.evaluation.metrics.catalogue import CATALOGUE, metrics_page
-
-    if markdown:
-        typer.echo(metrics_page(), nl=False)
-        return
-    for name, metric in CATALOGUE.items():
-        stdout().print(f"[bold]{name}[/bold]  {plain(metric.formula)}\n  {plain(metric.source)} {metric.values}")
 
 
 def models() -> None:

@@ -7,23 +7,17 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
 from kg_edit.errors import KgEditError, ModelError, OutputError, is_memory_error
-from kg_edit.methods.plug_ins import plug_in_fault
 from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.terminal import harmless
 
-if TYPE_CHECKING:
-    from kg_edit.ship.ledger.conflicts import Conflict
-
-_SHOWN = 20  # conflicts that are printed one by one
 _LONGEST = 300  # characters of an error of the system, which may have a long path
 
 
@@ -95,8 +89,6 @@ def friendly(*others: str) -> Iterator[None]:
                 first = next(iter(str(error).splitlines()), "MemoryError")
                 way = "give smaller files or settings, or see with `kg-edit plan` what the run needs"
                 report(ModelError(f"there is not enough memory ({first}); {way}"))
-            elif fault := plug_in_fault(error):
-                report(fault)
             else:
                 raise
             raise SystemExit(2) from None
@@ -122,11 +114,3 @@ def report(error: Exception) -> None:
         traceback.print_exception(error)
     notes = getattr(error, "__notes__", ())
     typer.echo(harmless("\n  ".join([f"kg-edit: {error}", *notes])), err=True)
-
-
-def show_conflicts(conflicts: Sequence[Conflict]) -> None:
-    """Print the conflicts between edits of a ledger, the first ones one by one."""
-    for conflict in conflicts[:_SHOWN]:
-        stdout().print(f"[yellow]conflict[/yellow]: {plain(str(conflict))}", soft_wrap=True)
-    if len(conflicts) > _SHOWN:
-        stdout().print(f"… and {len(conflicts) - _SHOWN} more conflicts")

@@ -1,8 +1,4 @@
-"""`kg-edit covariance`: measure C = E[k k^T] for some layers, on one machine or several, and share it.
-
-`covariance` measures, `merge` puts shards together, `import` reads published files, `list` prints what is stored;
-`push` and `pull` copy to and from a hub or a folder.
-"""
+"""`kg-edit covariance`: measure C = E[k k^T] for some layers; `import` reads published files, `list` what is stored."""
 
 from __future__ import annotations
 
@@ -13,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from kg_edit.cli.console import say, stdout
+from kg_edit.cli.console import say
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName, refuse_unused
 from kg_edit.errors import ConfigError, faults_of
 from kg_edit.models.loading import check_model_name
-from kg_edit.text.display import plain
 from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
@@ -30,14 +25,6 @@ Folder = Annotated[
     Path | None,
     typer.Option(show_default="in the user's cache folder, which edits read", help="Folder of the covariances."),
 ]
-Target = Annotated[
-    str,
-    typer.Argument(metavar="TARGET", help="Data set `OWNER/NAME` on the hub, or a folder: `./NAME`, `file:///PATH`."),
-]
-Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="IDS...", show_default="all", help="Ids, or their first characters.")
-]
-
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
 
 
@@ -60,12 +47,6 @@ def covariance(
         float, typer.Option(min=0, help="Relative ridge for estimating the error of a new measurement.")
     ] = 1e-4,
     seed: Annotated[int, typer.Option(help="Random seed of the text that the model generates (`--corpus self`).")] = 0,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Measure every N-th piece of the text; the last shard to end merges all shards."
-        ),
-    ] = None,
     folder: Folder = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -79,7 +60,6 @@ def covariance(
     Examples:
 
     - `kg-edit covariance --model smollm2-135m --layers 4-8 --corpus text.txt --tokens 1000000`
-    - `kg-edit covariance --layers 6 --corpus hf:wikitext:wikitext-103-raw-v1 --tokens 1000000 --shard 0/4`
     - `kg-edit covariance list`
     """
     if command := context.invoked_subcommand:
@@ -92,10 +72,8 @@ def covariance(
     parse_layers(layers, None)  # a typing error is an error before the model is loaded
     check_model_name(model)
     from kg_edit.covariance.corpora import open_corpus
-    from kg_edit.covariance.store import CovarianceConfig, measure_covariances, measure_shard
-    from kg_edit.evaluation.schedule import Shard
+    from kg_edit.covariance.store import CovarianceConfig, measure_covariances
 
-    part = Shard.parse(shard) if shard else None
     try:
         config = CovarianceConfig(corpus=corpus, tokens=tokens, seed=seed, ridge=ridge)
     except ValidationError as error:
@@ -104,14 +82,7 @@ def covariance(
     open_corpus(config.corpus)  # so is a text that can't be read
     language_model = load(model, dtype, device)
     chosen = parse_layers(layers, len(language_model.blocks))
-    if part is None or part.parts == 1:
-        _show(measure_covariances(language_model, chosen, config, folder=folder).values(), folder)
-        return
-    result = measure_shard(language_model, chosen, config, part=part.part, parts=part.parts, folder=folder)
-    if isinstance(result, Path):
-        say(f"{result}: shard {part} is finished; other shards are missing")
-    else:
-        _show(result.values(), folder)
+    _show(measure_covariances(language_model, chosen, config, folder=folder).values(), folder)
 
 
 def parse_layers(text: str | None, count: int | None) -> list[int]:
@@ -158,25 +129,6 @@ def _show(manifests: Iterable[Manifest], folder: Path | None) -> None:
     total = len(stored_covariances(folder))
     counted = f"{len(shown)} of " * (len(shown) < total) + number_of(total, "covariance")
     say(f"{folder or store_folder()}: {counted}")
-
-
-@app.command()
-def merge(
-    shards: Annotated[list[Path], typer.Argument(metavar="SHARDS...", help="Files of all shards of one run.")],
-    folder: Folder = None,
-) -> None:
-    """Merge shards that were measured on several machines.
-
-    Examples:
-
-    - `kg-edit covariance merge shards/*.safetensors`
-    """
-    for shard in shards:
-        if not shard.exists():
-            raise ConfigError(f"{shard}: there is no such file; give the files of all shards")
-    from kg_edit.covariance.store import merge_shards, store_folder
-
-    _show(merge_shards(shards, folder or store_folder()).values(), folder)
 
 
 @app.command("import")
@@ -227,59 +179,3 @@ def list_stored(folder: Folder = None) -> None:
     from kg_edit.covariance.store import stored_covariances
 
     _show(stored_covariances(folder), folder)
-
-
-@app.command()
-def push(
-    context: typer.Context,
-    target: Target,
-    ids: Ids = None,
-    folder: Folder = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-) -> None:
-    """Copy stored covariances to the hub or to a folder.
-
-    Examples:
-
-    - `kg-edit covariance push someone/covariances 3f2a 77b0`
-    """
-    from kg_edit.covariance.hub import FolderPlace, open_place
-    from kg_edit.covariance.hub import push as copy
-    from kg_edit.covariance.store import store_folder, stored_covariances
-
-    remote = open_place(target, private=private)
-    if isinstance(remote, FolderPlace):
-        refuse_unused(context, ("private",), "for a folder", way="give a data set OWNER/NAME")
-    stored = stored_covariances(folder)
-    for start in ids or ():
-        if not any(manifest.id.startswith(start) for manifest in stored):
-            raise ConfigError(f"no covariance {start!r} is stored here; see `kg-edit covariance list`")
-    chosen = [manifest for manifest in stored if not ids or manifest.id.startswith(tuple(ids))]
-    copied = copy(remote, chosen, folder or store_folder())
-    stdout().print(f"{plain(remote.name)}: {len(copied)} added, {len(chosen) - len(copied)} already there")
-
-
-@app.command()
-def pull(
-    target: Target,
-    ids: Ids = None,
-    model: Annotated[
-        str | None, typer.Option(help="Copy only covariances of this model (name or fingerprint).")
-    ] = None,
-    folder: Folder = None,
-) -> None:
-    """Copy covariances from the hub or a folder to the local store, which edits read.
-
-    Examples:
-
-    - `kg-edit covariance pull someone/covariances --model smollm2-135m`
-    """
-    from kg_edit.covariance.hub import open_place
-    from kg_edit.covariance.hub import pull as copy
-    from kg_edit.covariance.store import store_folder
-
-    remote = open_place(target)
-    manifests = copy(remote, folder or store_folder(), ids=ids or (), model=model)
-    if manifests:
-        _show(manifests, folder)
-    stdout().print(f"{plain(remote.name)}: {len(manifests)} new")

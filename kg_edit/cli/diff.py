@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from kg_edit.cli.console import stdout
-from kg_edit.cli.generate import summed
+from kg_edit.cli.generate import check_patches, model_for, summed
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype
 from kg_edit.errors import ConfigError
-from kg_edit.ship.cli.patch_shipping import model_for
 from kg_edit.text.display import one_line, plain
 from wikidata_cache.atomic import check_out
 
@@ -61,7 +60,6 @@ def diff(
     - `kg-edit diff --model merged/ prompts.txt`
     """
     from kg_edit.patches.provenance import merged_provenance
-    from kg_edit.ship.ledger.listing import check_patches
     from kg_edit.storage.atomic import write_text
 
     merged = merged_provenance(model) if model and not patch else {}
@@ -71,7 +69,7 @@ def diff(
             "there is nothing to compare; give --patch PATH, or --model with the folder of a model that `kg-edit patch "
             "merge` wrote"
         )
-    check_patches(patch or ())
+    check_patches(patch)
     if html:
         check_out(html, ".html", option="--html", inputs=[prompts] if prompts else ())
     from kg_edit.reports.differences import compare_prompts, counted, difference_page, difference_table

@@ -15,6 +15,7 @@ from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype, ModelName, Start, refuse_unused
 from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.loading import check_model_name
+from kg_edit.registry import service
 from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
@@ -53,10 +54,8 @@ def generate(
         raise ConfigError("a prompt is empty; give a text to continue")
     if chat:
         refuse_unused(context, ("start",), "with --chat")
-    from kg_edit.ship.ledger.listing import check_patches
-
     check_model_name(model)
-    check_patches(patch or ())
+    check_patches(patch)
     from kg_edit.patches.provenance import merged_provenance
     from kg_edit.patches.weight_patch import WeightPatch
     from kg_edit.scoring.generation import CUT, ask, continuations
@@ -85,6 +84,29 @@ def generate(
         _note_empty(prompt, text, way="; --chat asks it as a question" if prompt.rstrip().endswith("?") else "")
 
 
+def check_patches(paths: Sequence[Path] | None) -> None:
+    """Check the patch files, folders of `kg-edit edit` and ledgers that ``--patch`` names, without torch.
+
+    Raises:
+        PatchError: a path has neither a patch nor a ledger.
+        OutputError: a path has something else, or can't be read.
+    """
+    if paths:
+        service("ledger").check_patches(paths)
+
+
+def model_for(patch: Patch, name: str | None) -> str:
+    """Return the model to load: ``name``, or else the one in the patch.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    model: str | None = name or patch.provenance.get("model", {}).get("name")
+    if not model:
+        raise ConfigError("the patch does not say which model it is for; give --model")
+    return model
+
+
 def _note_empty(prompt: str, answer: str, *, way: str = "") -> None:
     if not answer.strip():
         log.warning("%s: the model ended its answer at once%s", one_line(prompt), way)
@@ -93,9 +115,9 @@ def _note_empty(prompt: str, answer: str, *, way: str = "") -> None:
 def summed(paths: Sequence[Path]) -> Patch:
     """Load the patches at these paths and return their sum; warn if it is empty, or if edits contradict each other."""
     from kg_edit.patches.base import Patch
-    from kg_edit.ship.ledger.conflicts import contradictions
-    from kg_edit.ship.ledger.entries import entries_of
-    from kg_edit.ship.ledger.listing import total
+    from kg_edit.patches.conflicts import contradictions
+    from kg_edit.patches.entries import entries_of
+    from kg_edit.patches.weight_patch import total
 
     combined = total(map(Patch.load, paths))
     if paths and combined.is_empty:

@@ -19,6 +19,7 @@ from rich.console import Console
 from kg_edit.errors import ConfigError, GraphError, KgEditError
 from kg_edit.methods.registry import find_method
 from kg_edit.models.loading import check_model_name
+from kg_edit.registry import service
 from kg_edit.storage.packaged import EXTRACT, check_graph_name, packaged_graph
 from kg_edit.text.display import plain
 from wikidata_cache.errors import (
@@ -31,7 +32,6 @@ from wikidata_cache.progress import logged
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit
-    from kg_edit.evaluation.tracing.layer_sweep import Sweep
     from kg_edit.graphs.source import PrivateGraph, SubgraphSource
     from kg_edit.methods import EditingMethod, MethodConfig
     from kg_edit.models.language_model import LanguageModel
@@ -93,7 +93,7 @@ class MethodPlan:
     config: MethodConfig
     graph: SubgraphSource | None  # as the method reads it
     auto: bool = False  # choose the layer once the model is loaded
-    sweep: Sweep | None = None  # how the layer was chosen
+    sweep: Any = None  # how the layer was chosen: the outcome of the service "layer choice"
     memory: float | None = None  # MB that a pass may use besides the model
 
     def usable(
@@ -150,9 +150,9 @@ class MethodPlan:
         """
         if not self.auto:
             return self
-        from kg_edit.evaluation.tracing.layer_sweep import auto_layer
-
-        sweep = auto_layer(lambda config: self.method(model, config, graph=self.graph), model, self.config, edits)
+        sweep = service("layer choice").auto_layer(
+            lambda config: self.method(model, config, graph=self.graph), model, self.config, edits
+        )
         return replace(self, config=self.config.model_copy(update={"layer": sweep.chosen}), auto=False, sweep=sweep)
 
     @property
@@ -235,9 +235,7 @@ def plan(
     overrides = parse_settings([*(settings or []), *required], layer=number, corpus=corpus)
     config = method_class.config_class.preset(preset, overrides, method=method)
     if layer == AUTO:
-        from kg_edit.evaluation.tracing.layer_sweep import check_choosable
-
-        check_choosable(config)
+        service("layer choice").check_choosable(config)
     return MethodPlan(method_class, config, graph, auto=layer == AUTO, memory=memory)
 
 

@@ -1,8 +1,6 @@
 """The store of covariances C = E[k k^T] in the user's cache folder. Each is measured once; all methods share it.
 
 - `find_covariances`: C of the down-projection inputs of layers; it is measured if no file has it.
-- `measure_shard`, `merge_shards`: one pass over the text, divided among several processes or machines. Each shard sums
-  its own chunks; the sums of all shards add up to those of the whole text.
 - `stored_covariances`: the manifests of all stored covariances.
 
 A pass that was killed is resumed. The format of the files is in `kg_edit.covariance.files`.
@@ -13,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,13 +26,11 @@ from kg_edit.covariance.files import (
     Identity,
     Manifest,
     OtherFormatError,
-    Position,
     moment_path,
     read_manifest,
     read_moment,
-    read_position,
 )
-from kg_edit.covariance.measure import Sums, finish, run, start
+from kg_edit.covariance.measure import finish, run, start
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.models.architectures import content_fingerprint
@@ -46,7 +41,6 @@ from kg_edit.storage.cached_files import mark_used
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
 
-_HINT = "give every shard of one run, each once"
 log = logging.getLogger(__name__)
 MOST_TOKENS = 10**10  # Wikipedia in all languages has some 10^10
 _TOKENS = 10  # default number of tokens, as a multiple of d_ff
@@ -150,112 +144,6 @@ def stored_covariances(folder: Path | None = None) -> list[Manifest]:
             *(len(forms), ", ".join(sorted(set(forms)))),
         )
     return sorted(manifests, key=lambda m: (m.model, m.corpus, m.tokens, len(m.module), m.module))
-
-
-def measure_shard(
-    model: LanguageModel,
-    layers: Sequence[int],
-    config: CovarianceConfig | None = None,
-    *,
-    part: int,
-    parts: int,
-    folder: Path | None = None,
-    progress: bool = True,
-) -> dict[int, Manifest] | Path:
-    """Run shard ``part`` (from 0) of ``parts`` of `measure_covariances`: every ``parts``-th chunk of the text.
-
-    The shard that finishes last merges all shards, if they are in ``folder``.
-
-    Returns:
-        The manifests by layer if the shards were merged, else the path of this shard's file.
-
-    Raises:
-        CovarianceError: as `find_covariances`, or there is no such shard.
-        ModelError, OutputError, PatchError: as `find_covariances`.
-    """
-    if not 0 <= part < parts or parts < 2:
-        raise CovarianceError(
-            f"there is no shard {part} of {parts}; give part from 0 to parts - 1, and 2 parts or more"
-        )
-    config, folder = config or CovarianceConfig(), folder or store_folder()
-    corpus = open_corpus(config.corpus, seed=config.seed)
-    identities = _identities(model, layers, corpus, config)
-    if _missing(identities, folder):
-        refuse_patched(model)  # as in `_ensure`
-        sums = start(model, identities, folder, ridge=config.ridge, part=part, parts=parts)
-        if not sums.position.finished:
-            run(model, corpus, sums, folder, progress=progress)
-            sums.close()
-            sums.save(sums.position.path(folder))
-        files = [sums.position.model_copy(update={"part": shard}).path(folder) for shard in range(parts)]
-        try:
-            if not all(path.is_file() and _read_position(path).finished for path in files):
-                return sums.position.path(folder)
-            merge_shards(files, folder)
-        except CovarianceError:
-            if _missing(identities, folder):
-                raise  # else another shard, which ended at the same time, has merged them and deleted the files
-        for path in files:
-            path.unlink(missing_ok=True)
-    return _manifests(identities, folder)
-
-
-def merge_shards(files: Sequence[Path], folder: Path) -> dict[int, Manifest]:
-    """Add up the sums of all shards of one run, and write its covariances into ``folder``; return manifests by layer.
-
-    The covariances equal those of a run in one process up to rounding, because the same products are added in float64
-    in another order. Only the last doubling is recorded. The shards' files are not deleted.
-
-    Raises:
-        CovarianceError: a file is damaged or not a shard, or a shard is missing, unfinished, given twice or of another
-            run.
-        OutputError: ``folder`` can't be written.
-    """
-    by_part: dict[int, Path] = {}
-    first: tuple[Path, dict[str, Any]] | None = None
-    parts = 0
-    for path in files:
-        position = _read_position(path)
-        if not position.finished:
-            raise CovarianceError(f"{path} is not finished ({position.seen} of {position.total} tokens); run it again")
-        # Shards of one run agree in all but their own part and counts.
-        shard_fields = {"part", "count", "half_count", "doublings", "model_name", "ridge"}
-        run_fields = position.model_dump(mode="json", exclude=shard_fields)
-        first = first or (path, run_fields)
-        for name, value in run_fields.items():
-            if first[1][name] != value:
-                raise CovarianceError(
-                    f"{first[0]} and {path} are not shards of the same run: {name} is {first[1][name]} and {value}; "
-                    f"{_HINT}"
-                )
-        if position.part in by_part:
-            raise CovarianceError(f"{by_part[position.part]} and {path} are both shard {position.part}; {_HINT}")
-        by_part[position.part], parts = path, position.parts
-    if not by_part:
-        raise CovarianceError(f"no shard is given; {_HINT}")
-    if absent := sorted(set(range(parts)) - set(by_part)):
-        names = ", ".join(f"{part}/{parts}" for part in absent)
-        raise CovarianceError(f"missing shards: {names}; {_HINT}")
-
-    total, *shards = (Sums.load(by_part[part]) for part in sorted(by_part))
-    for shard in shards:
-        for layer, moment in total.moments.items():
-            moment.total += shard.moments[layer].total
-            moment.count += shard.moments[layer].count
-            if layer in total.halves:
-                total.halves[layer] = total.halves[layer] + shard.halves[layer]
-        counts = {
-            name: getattr(total.position, name) + getattr(shard.position, name) for name in ("count", "half_count")
-        }
-        total.position = total.position.model_copy(update=counts)
-    return total.finish(folder)
-
-
-def _read_position(path: Path) -> Position:
-    position = read_position(path)
-    if position.parts == 1:
-        raise CovarianceError(f"{path} is not a shard of a covariance; {_HINT}")
-    return position
 
 
 def _ensure(

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial, reduce, wraps
-from importlib import import_module
 from inspect import signature
 from operator import add
 from pathlib import Path
@@ -36,10 +35,8 @@ from kg_edit.errors import (
     Fault,
     GraphError,
     PatchError,
-    PatchMismatchError,
     describe,
     did_you_mean,
-    is_memory_error,
 )
 from kg_edit.graphs.controls import probe_answers, states_nothing
 from kg_edit.graphs.facts import answers_in, target_of
@@ -59,9 +56,9 @@ from kg_edit.locate_then_edit.long_run import mean_value_norm
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site
 from kg_edit.methods.config import GraphSettings, MethodConfig, ValueConfig, asked_answers
-from kg_edit.methods.plug_ins import code_of, fault_of, owner_of
+from kg_edit.methods.plug_ins import plug_in_code
 from kg_edit.methods.presets import warn_of_another_model
-from kg_edit.methods.workload import Family, Trains
+from kg_edit.methods.workload import Trains
 from kg_edit.models.architectures import refuse_recurrent
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.hooks import refuse_patched, untouched
@@ -70,6 +67,7 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Kind, Patch, as_patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.registry import MethodEntry, method_entries
 from kg_edit.storage.notebook import html_table
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import input_files
@@ -118,9 +116,9 @@ class EditingMethod(ABC):
     """Base class of an editing method. Computing an edit leaves the model unchanged, bit for bit.
 
     Attributes:
+        entry: the method's entry in the registry, with its name, which listings show; the attributes from ``name`` to
+            ``takes_text`` are those of the entry.
         name: the method's name, as ``--method`` takes it.
-        about: what the method does, in one line.
-        paper: the method's paper.
         family: which computation the method does (`kg_edit.methods.workload`); None: the planner can't estimate it.
         trains: what the method's optimiser trains.
         kind: what a patch of this method changes: weights, a layer's output (adapter) or the prompt.
@@ -134,10 +132,9 @@ class EditingMethod(ABC):
         config_class: the class of the method's settings.
     """
 
+    entry: ClassVar[MethodEntry]
     name: ClassVar[str]
-    about: ClassVar[str]
-    paper: ClassVar[str]
-    family: ClassVar[Family | None] = None
+    family: ClassVar[str | None] = None
     trains: ClassVar[Trains] = "nothing"
     kind: ClassVar[Kind] = "weights"
     joint: ClassVar[bool] = False
@@ -152,6 +149,20 @@ class EditingMethod(ABC):
 
     It changes the speed, never the result.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take the name and the flags from the class's entry."""
+        super().__init_subclass__(**options)
+        entry = vars(cls).get("entry")
+        if entry is None:  # a base class of a family
+            return
+        cls.name = entry.name
+        cls.family = entry.family or None
+        cls.kind = entry.changes
+        cls.joint = entry.joint
+        cls.separable = entry.separable
+        cls.needs_graph = entry.needs_graph
+        cls.takes_text = entry.takes_text
 
     def __new__(cls, *given: object, **named: object) -> Self:
         """Refuse a model without settings, in the words of `on`."""
@@ -260,8 +271,7 @@ class EditingMethod(ABC):
             for batch in self._batches(requested):
                 seen = (*callbacks, StepNotes(bar.note))
                 with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
-                    with blame_plug_in(type(self)):
-                        new_patch = self._recorded(self._make_batch(batch, patch), batch)
+                    new_patch = self._recorded(self._make_batch(batch, patch), batch)
                     guard(new_patch, patch)
                     patch = patch + new_patch
                     after_each(patch)
@@ -291,16 +301,14 @@ class EditingMethod(ABC):
         requested = as_edits(edits)
         self.refuse_texts(requested)
         self._prepare_unpatched()
-        with blame_plug_in(type(self)):
-            results = self.make_each(requested)
-            return tuple(
-                result
-                if isinstance(result, Exception)
-                else attempt(
-                    edit, partial(self._recorded, with_weight_norms(self._fitting(result), self.model), [edit])
-                )
-                for result, edit in zip(results, requested, strict=True)
-            )
+        outcomes = list[Patch | Exception]()
+        for edit, result in zip(requested, self.make_each(requested), strict=True):
+            if isinstance(result, Exception):
+                outcomes.append(result)
+                continue
+            patch = with_weight_norms(self._fitting(result), self.model)
+            outcomes.append(attempt(edit, partial(self._recorded, patch, [edit])))
+        return tuple(outcomes)
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Return for each edit its patch, or its exception; callers use `edit_each`.
@@ -314,7 +322,7 @@ class EditingMethod(ABC):
     @property
     def plug_in(self) -> dict[str, str | None] | None:
         """The package, version and hash of the code, if another package has the method as a plug-in."""
-        return code_of(type(self))
+        return plug_in_code(self.entry.target)
 
     def start_anew(self) -> None:  # noqa: B027 - most methods keep nothing from edit to edit
         """Forget the state that earlier edits left for later ones, such as GLAME's R-GNN with ``warm_start``."""
@@ -327,8 +335,7 @@ class EditingMethod(ABC):
             raise PatchError(
                 f"a patch was merged into the model since this {name} was made; make it again: {name}.on(…)"
             )
-        with blame_plug_in(type(self)):
-            self.prepare()
+        self.prepare()
 
     def empty_patch(self) -> Patch:
         """Return a patch that changes nothing, with this method's provenance."""
@@ -407,9 +414,7 @@ class EditingMethod(ABC):
         text = next((edit for edit in edits if edit.target_text), None)
         if text is None or cls.takes_text:
             return
-        # By name, because the overview imports every method, and each of them this module.
-        every: Iterable[type[EditingMethod]] = import_module("kg_edit.methods.overview").all_methods()
-        able = ", ".join(method.name for method in every if method.takes_text)
+        able = ", ".join(entry.name for entry in method_entries().values() if entry.takes_text)
         message = f"{cls.name} does not make unstructured edits, such as the edit {text.id!r}; methods that do: {able}"
         raise EditError([Fault("target_text", message)])
 
@@ -701,26 +706,6 @@ def attempt(edit: Edit, make: Callable[[], Made]) -> Made | Exception:
             return make()
     except FAILURES as error:
         return error
-
-
-@contextmanager
-def blame_plug_in(method: type[EditingMethod]) -> Iterator[None]:
-    """Turn an unforeseen exception of another package's method into an error that names the package.
-
-    What methods may raise (`FAILURES`) passes, but for a patch of the wrong shape, and so does any exception of a
-    method that is no plug-in.
-
-    Raises:
-        ConfigError: the method is a plug-in's; the exception is its cause.
-    """
-    try:
-        yield
-    except Exception as error:
-        passes = isinstance(error, FAILURES) and not isinstance(error, PatchMismatchError)
-        package = None if passes or is_memory_error(error) else owner_of(method)
-        if package is None:
-            raise
-        raise fault_of(f"the method {method.name!r}", package, error) from error
 
 
 @contextmanager

@@ -1,20 +1,17 @@
-"""The overview of methods and their settings, made from the classes; for the terminal and for docs/methods.md."""
+"""The overview of methods, from their entries, for the terminal and docs/methods.md; and the settings of a method."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel
 
-from kg_edit.errors import ConfigError
-from kg_edit.methods import find_method, method_names
-from kg_edit.methods.base import EditingMethod
-from kg_edit.methods.registry import warn_of_shadowed
+from kg_edit.registry import MethodEntry, method_entries
 from kg_edit.text.display import markdown_table
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from kg_edit.methods.base import EditingMethod
 
 HEADER = ("method", "what it does", "family", "changes", "batch", "remove", "graph", "paper")
 _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change the code and run the command again. -->
@@ -95,21 +92,12 @@ CHOICES = (
 )
 
 
-def all_methods() -> Iterator[type[EditingMethod]]:
-    """Import all methods, and yield them by name. A plug-in that can't be used is a warning that names it."""
-    warn_of_shadowed()
-    for name in method_names():
-        try:
-            yield find_method(name)
-        except ConfigError as error:
-            log.warning("%s", error)
-
-
-def row_of(method: type[EditingMethod]) -> tuple[str, ...]:
+def row_of(entry: MethodEntry) -> tuple[str, ...]:
     """Return the row of a method in the table of all methods; the columns are `HEADER`."""
-    batch, remove = "together" if method.joint else "sequence", "exact" if method.separable else "recomputed"
-    graph = "yes" if method.needs_graph else "no"
-    return (method.name, method.about, method.family or "its own", method.kind, batch, remove, graph, method.paper)
+    batch = "together" if entry.joint else "sequence"
+    remove = "exact" if entry.separable else "recomputed"
+    graph = "yes" if entry.needs_graph else "no"
+    return (entry.name, entry.about, entry.family or "its own", entry.changes, batch, remove, graph, entry.paper)
 
 
 def settings(method: type[EditingMethod]) -> Iterator[tuple[str, str, str]]:
@@ -142,8 +130,8 @@ def computes(method: type[EditingMethod]) -> str:
 def methods_page() -> str:
     """Return the text of docs/methods.md: which method to take, and a table for each family of methods."""
     families: dict[str, list[dict[str, str]]] = {family: [] for family in PAGES}
-    for method in all_methods():
-        cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(method))
+    for _, entry in sorted(method_entries().items()):
+        cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(entry))
         row = dict(zip(HEADER, cells, strict=True))
         families.setdefault(row["family"], []).append(row | {"method": f"`{row['method']}`"})
     choices = markdown_table(Choice._fields, ((want, f"`{take}`", because) for want, take, because in CHOICES))

@@ -19,11 +19,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from kg_edit.errors import ConfigError, PatchError, UnknownNameError
+from kg_edit.errors import ConfigError, PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, PatchStack, joined
-from kg_edit.patches.container import PatchFile, declared_by_method
+from kg_edit.patches.container import PatchFile
 from kg_edit.patches.weight_patch import module_of
+from kg_edit.registry import load, method_entries
 
 Place = tuple[str, str]
 """The name of the method that made an adapter, and the name of the adapted weight."""
@@ -164,12 +165,22 @@ class AdapterPatch(Patch):
                 method, name = entry["method"], entry["weight"]
                 prefix = f"{method}/{name}/"
                 tensors = {key.removeprefix(prefix): t for key, t in file.tensors.items() if key.startswith(prefix)}
-                adapters[method, name] = declared_by_method(method, "adapter_class").read(entry["adapter"], tensors)
-        except UnknownNameError as error:
-            raise PatchError(f"can't read the patch {file.path}: {error}; install the package that made it") from error
+                adapters[method, name] = _adapter_class(method).read(entry["adapter"], tensors)
         except (ArithmeticError, AttributeError, ConfigError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
         return cls(adapters=adapters, provenance=file.provenance)
+
+
+def _adapter_class(method: str) -> Any:
+    """Return the class of the adapters of a method.
+
+    Raises:
+        PatchError: there is no such method.
+    """
+    entry = method_entries().get(method)
+    if entry is None:
+        raise PatchError(f"no method {method!r} is installed, which the patch was made by; install its package")
+    return load(entry.target).adapter_class
 
 
 def adapter_at(patch: Patch, place: Place) -> Adapter | None:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from importlib import import_module
 from operator import add
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,6 +22,7 @@ from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.container import patch_class, read_patch, write_patch
+from kg_edit.registry import service
 from kg_edit.storage.notebook import html_table
 from kg_edit.storage.run_folder import ORIGIN, about_merged
 from wikidata_cache.terminal import number_of
@@ -253,10 +253,8 @@ class Patch(ABC):
             is_folder = Path(path).is_dir()
         except OSError as error:  # its name is too long, or the folder around it is not readable
             raise PatchError(f"can't read the patch {path}: {error.strerror}; check the path") from error
-        if is_folder:  # ledgers are above this folder, so they are imported by name
-            listing = import_module("kg_edit.ship.ledger.listing")
-            inside = listing.patch_file(Path(path))
-            patch: Patch = Patch.load(inside) if inside else listing.Listing.open(path).patch
+        if is_folder:  # of a run, or a ledger
+            patch: Patch = service("ledger").read_folder(Path(path))
             return patch
         file = read_patch(path)
         patch = patch_class(file.kind).from_file(file)

@@ -2,9 +2,9 @@
 
     {"format": "kg-edit-patch", "version": 1, "kind": "weights", "provenance": {...}, "content": ...}
 
-``kind`` selects the class that reads the file: ``weights``, ``prompt``, ``adapters`` (this folder), or the name of a
-method with a patch class of its own (``grace``, ``mello``, ``melo``, ``serac``). ``content`` is what that class needs
-besides the tensors.
+``kind`` selects the class that reads the file, by its entry in the registry: ``weights``, ``prompt`` and ``adapters``
+of this folder, others of the methods that have a patch class of their own. ``content`` is what that class needs besides
+the tensors.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from kg_edit.errors import PatchError, UnknownNameError
+from kg_edit.errors import PatchError
 from kg_edit.patches.provenance import check_provenance
+from kg_edit.registry import load, patch_entries
 from kg_edit.storage.atomic import write_safetensors
 from wikidata_cache.safe_json import parse
 
@@ -30,24 +30,6 @@ FORMAT, VERSION = "kg-edit-patch", 1
 _REAL = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types of numbers that a patch may have
 METADATA = "kg_edit"  # the one key of the metadata, because safetensors does not keep the order of keys
 
-_CLASSES = {
-    "weights": "kg_edit.patches.weight_patch:WeightPatch",
-    "prompt": "kg_edit.patches.prompt_patch:PromptPatch",
-    "adapters": "kg_edit.patches.adapter_patch:AdapterPatch",
-}
-
-
-def declared_by_method(name: str, attribute: str) -> Any:
-    """Return the class that the method ``name`` declares as ``attribute``: its ``patch_class`` or ``adapter_class``.
-
-    Methods are above this folder, so they are imported by name, when a file needs one.
-
-    Raises:
-        UnknownNameError: there is no such method.
-        AttributeError: the method has no such class.
-    """
-    return getattr(import_module("kg_edit.methods").find_method(name), attribute)
-
 
 def patch_class(kind: str) -> Any:
     """Return the class that reads files of this kind; its ``from_file`` builds the patch.
@@ -55,13 +37,10 @@ def patch_class(kind: str) -> Any:
     Raises:
         PatchError: there is no such kind.
     """
-    if kind in _CLASSES:
-        module, _, name = _CLASSES[kind].partition(":")
-        return getattr(import_module(module), name)
-    try:
-        return declared_by_method(kind, "patch_class")
-    except (UnknownNameError, AttributeError) as error:
-        raise PatchError(f"no class reads patches of the kind {kind!r}; install the package that made it") from error
+    entry = patch_entries().get(kind)
+    if entry is None:
+        raise PatchError(f"no class reads patches of the kind {kind!r}; install the package that made it")
+    return load(entry.target)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -286,6 +286,14 @@ class WeightPatch(Patch):
                     f"the patch {file.path} has a {name} of the shape {shape}, which does not fit; make it again"
                 )
         return cls(factors=factors, provenance=file.provenance, state=state)
+
+
+def total(patches: Iterable[Patch]) -> Patch:
+    """Return the sum of patches; an empty patch if there are none."""
+    result: Patch = WeightPatch(factors={})
+    for patch in patches:
+        result = result + patch
+    return result
 
 
 def _columns_as_bytes(tensor: Tensor) -> list[bytes]:

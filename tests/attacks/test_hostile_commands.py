@@ -9,7 +9,7 @@ import pytest
 
 from kg_edit.errors import ConfigError, KgEditError
 from kg_edit.evaluation.cli.sweep_grid import cells_of, read_sweep
-from kg_edit.methods import find_method
+from kg_edit.methods import find_method, method_names
 from tests.attacks.commands import bounded_memory
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, content, kg_edit, place, tiny_folder
@@ -98,16 +98,19 @@ def test_hostile_sweep_is_refused(name: str, tmp_path: Path) -> None:
     assert message in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
 
 
-GOOD = "from kg_edit.methods.rome.method import Rome\nclass Mine(Rome):\n    name = 'mine'\n"
-MINE = "mine = hostile_plugin:Mine"
-PLUGINS: dict[str, tuple[str, str, str]] = {  # code, entry points, message
-    "exits": ("import sys; sys.exit(3)", MINE, "can't be imported (SystemExit: 3;"),
-    "raises no Exception": ("class Odd(BaseException): pass\nraise Odd('a\\nb')", MINE, "(Odd: a b;"),
-    "another class": ("class Mine:\n    name = 'mine'\n", MINE, "expected a subclass of EditingMethod"),
-    "function": ("def Mine(): pass\n", MINE, "expected a subclass of EditingMethod"),
-    "no class": ("x = 1", MINE, "can't be imported (AttributeError"),
-    "no syntax": ("def (", MINE, "can't be imported (SyntaxError"),
-    "entry point without sense": (GOOD, "mine = ::::", "can't be imported"),
+ENTRY = """from kg_edit.registry import MethodEntry
+MINE = MethodEntry('mine', 'x', paper='x', target='hostile_plugin:Mine')
+"""
+PLUGINS: dict[str, tuple[str, str]] = {  # code beside the entry, message
+    "another class": ("class Mine:\n    name = 'mine'\n", "expected the subclass of EditingMethod"),
+    "function": ("def Mine(): pass\n", "expected the subclass of EditingMethod"),
+    "no class": ("x = 1", "can't be imported (AttributeError"),
+}
+UNREADABLE: dict[str, tuple[str, str]] = {  # code, entry point
+    "exits": ("import sys; sys.exit(3)", "mine = hostile_plugin:MINE"),
+    "raises no Exception": ("class Odd(BaseException): pass\nraise Odd('a\\nb')", "mine = hostile_plugin:MINE"),
+    "no syntax": ("def (", "mine = hostile_plugin:MINE"),
+    "entry point without sense": (ENTRY, "mine = ::::"),
 }
 
 
@@ -127,18 +130,20 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
     return install
 
 
-@pytest.mark.parametrize("name", keep_first(PLUGINS, keep=3))
+@pytest.mark.parametrize("name", keep_first(PLUGINS, keep=1))
 def test_hostile_plugin_is_named(name: str, installed: Callable[[str, str, str], None]) -> None:
-    code, entries, message = PLUGINS[name]
-    installed("hostile_plugin", code, entries)
+    code, message = PLUGINS[name]
+    installed("hostile_plugin", ENTRY + code, "mine = hostile_plugin:MINE")
     with pytest.raises(ConfigError) as caught:
         find_method("mine")
-    assert message in str(caught.value) and "the package hostile_plugin" in str(caught.value)
+    assert message in str(caught.value) and "hostile_plugin:Mine" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_two_packages_with_one_method_are_refused(installed: Callable[[str, str, str], None]) -> None:
-    installed("hostile_plugin", GOOD, MINE)
-    installed("other_plugin", GOOD, "mine = other_plugin:Mine")
-    with pytest.raises(ConfigError, match="several packages have a method 'mine': hostile_plugin, other_plugin"):
-        find_method("mine")
+@pytest.mark.parametrize("name", keep_first(UNREADABLE, keep=2))
+def test_hostile_entry_is_left_out_and_named(
+    name: str, installed: Callable[[str, str, str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    installed("hostile_plugin", *UNREADABLE[name])
+    assert "mine" not in method_names()
+    assert "the package hostile_plugin is not used" in caplog.text

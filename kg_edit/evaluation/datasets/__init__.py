@@ -1,6 +1,6 @@
-"""The table of benchmarks by name; each is read from its published file. A third party adds one by an entry point.
+"""Find a benchmark by its name, or by what a file looks like; each is read from its published file.
 
-An entry point of the group ``kg_edit.datasets`` has the data set's name, and its value is a `Dataset`.
+The benchmarks are entries of the registry (`kg_edit.evaluation.entries`), as those of other packages.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from kg_edit.edits.edit import Edit
@@ -16,24 +15,12 @@ from kg_edit.edits.files import EditFile, LabelSource
 from kg_edit.edits.inputs import Edits, Row, as_edits
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, first_faults, unknown_name
-from kg_edit.evaluation.datasets.counterfact import COUNTERFACT, COUNTERFACT_PLUS
-from kg_edit.evaluation.datasets.entity_inferences import ENTITY_INFERENCES
-from kg_edit.evaluation.datasets.halluedit import HALLUEDIT
-from kg_edit.evaluation.datasets.knowedit import KNOWEDIT
-from kg_edit.evaluation.datasets.mquake import MQUAKE
-from kg_edit.evaluation.datasets.own_edits import OWN, OWN_EDITS, record_of
-from kg_edit.evaluation.datasets.popqa import POPQA
-from kg_edit.evaluation.datasets.qaedit import QAEDIT
+from kg_edit.evaluation.datasets.own_edits import OWN, record_of
 from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, document
-from kg_edit.evaluation.datasets.ripple_edits import RIPPLE_EDITS
-from kg_edit.evaluation.datasets.ripples import RIPPLES
-from kg_edit.evaluation.datasets.unstructured import AKEW, UNKE
-from kg_edit.evaluation.datasets.wikibio import WIKIBIO
-from kg_edit.evaluation.datasets.zsre import ZSRE, ZSRE_ALT
+from kg_edit.registry import dataset_entries, load
 from wikidata_cache.row_files import SUFFIXES
 
 __all__ = [
-    "DATASETS",
     "BenchmarkRecord",
     "Dataset",
     "FileContent",
@@ -50,54 +37,21 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-ENTRY_POINTS = "kg_edit.datasets"
 _GUESS_ROWS = 20
 
-DATASETS: Mapping[str, Dataset] = {
-    dataset.name: dataset
-    for dataset in (
-        COUNTERFACT,
-        COUNTERFACT_PLUS,
-        MQUAKE,
-        ZSRE,
-        ZSRE_ALT,
-        RIPPLE_EDITS,
-        RIPPLES,
-        KNOWEDIT,
-        WIKIBIO,
-        POPQA,
-        ENTITY_INFERENCES,
-        HALLUEDIT,
-        QAEDIT,
-        UNKE,
-        AKEW,
-        OWN_EDITS,
-    )
-}
 
-
-def known_datasets() -> Mapping[str, Dataset]:
-    """Return the table and the data sets that plug-ins add.
+def known_datasets() -> dict[str, Dataset]:
+    """Return all data sets by name, those of plug-ins included.
 
     Raises:
-        ConfigError: a plug-in can't be imported, its value is no `Dataset` of the entry point's name, or its name is
-            taken.
+        ConfigError: a plug-in's target can't be imported, or is no `Dataset` of its entry's name.
     """
-    datasets = dict(DATASETS)
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            dataset = entry.load()
-        except Exception as error:
-            raise ConfigError(
-                f"entry point {entry.value!r} of group {ENTRY_POINTS} can't be imported ({type(error).__name__}: "
-                f"{error}); uninstall or correct that plug-in"
-            ) from error
-        if entry.name in datasets or not isinstance(dataset, Dataset) or dataset.name != entry.name:
-            raise ConfigError(
-                f"entry point {entry.value!r} of group {ENTRY_POINTS}: expected a Dataset named {entry.name!r}, a name "
-                f"that is not taken; found {dataset!r:.80}; uninstall or correct that plug-in"
-            )
-        datasets[entry.name] = dataset
+    datasets = dict[str, Dataset]()
+    for name, entry in dataset_entries().items():
+        dataset = load(entry.target)
+        if not isinstance(dataset, Dataset) or dataset.name != name:
+            raise ConfigError(f"{entry.target}: expected a Dataset named {name!r}, found {dataset!r:.80}")
+        datasets[name] = dataset
     return datasets
 
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.evaluation.case import FUZZY, Case
-from kg_edit.evaluation.datasets import DATASETS
+from kg_edit.evaluation.datasets import known_datasets
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics
@@ -174,7 +174,7 @@ def metrics_page() -> str:
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
     tests = [(f"`{name}`", kind["tests"]) for name, metric in probed.items() if (kind := _TESTS.search(metric.formula))]
     alike: dict[tuple[str, str], list[str]] = {}
-    for dataset in DATASETS.values():
+    for dataset in known_datasets().values():
         alike.setdefault((_joined(dataset.edits_have), _joined(dataset.measures)), []).append(dataset.name)
     rows = [(_joined(names), *parts) for parts, names in alike.items()]
     parts = [

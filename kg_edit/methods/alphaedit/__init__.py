@@ -1,3 +1,1 @@
 """AlphaEdit: MEMIT with updates in the null space of other knowledge."""
-
-METHODS = {"alphaedit": "method:AlphaEdit"}

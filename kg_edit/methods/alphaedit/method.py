@@ -22,6 +22,7 @@ from kg_edit.covariance.factor import CPU, has_fast_float64
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import CovarianceError
 from kg_edit.locate_then_edit.joint import joint_directions
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.memit.method import FAST, PUBLISHED, JointMethod, SpreadConfig
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.models.precision import exact, has_float64
@@ -68,10 +69,7 @@ class AlphaEdit(JointMethod):
     The keys of earlier batches are stored only in the state of the patch that is applied to the model.
     """
 
-    name = "alphaedit"
-    paper = "Fang et al., ICLR 2025, arXiv 2410.02355"
-    about = "mass editing in the null space of other knowledge, batch after batch"
-    takes_text = True
+    entry = method_entry("alphaedit")
     config_class = AlphaEditConfig
     config: AlphaEditConfig
 

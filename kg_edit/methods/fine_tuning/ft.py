@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
 from kg_edit.methods.fine_tuning.rows import Aim
 
@@ -26,9 +27,7 @@ class FtConfig(FineTuningConfig):
 class Ft(FineTuning):
     """Plain fine-tuning on the sentence that states the fact, including the prompt."""
 
-    name = "ft"
-    paper = "baseline in Zhu et al., 2020, arXiv 2012.00363"
-    about = "fine-tune one down-projection on the whole sentence"
+    entry = method_entry("ft")
     config_class = FtConfig
 
 
@@ -46,17 +45,12 @@ class FtLConfig(FineTuningConfig):
 class FtL(FineTuning):
     """The last prompt token predicts all of the target's tokens at once, as in ROME's and EasyEdit's baseline."""
 
-    name = "ft-l"
-    paper = "Meng et al., NeurIPS 2022, arXiv 2202.05262; Zhang et al., 2024, arXiv 2401.01286"
-    about = "fine-tune one down-projection; the prompt's last token predicts the whole target"
-    takes_text = False  # one distribution can't predict a paragraph
+    entry = method_entry("ft-l")
     config_class = FtLConfig
 
 
 class FtM(FineTuning):
     """Cross entropy on the target's tokens, each predicted from the tokens before it; the prompt is masked."""
 
-    name = "ft-m"
-    paper = "Zhang et al., 2024, arXiv 2401.01286"
-    about = "fine-tune one down-projection on the target's tokens, the prompt masked"
+    entry = method_entry("ft-m")
     config_class = FineTuningConfig

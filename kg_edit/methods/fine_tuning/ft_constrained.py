@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig, moved_before
 from kg_edit.patches.base import Patch
 
@@ -35,9 +36,7 @@ class FtConstrained(FineTuning):
     The ball is the same for all edits of a sequence. Weights that other methods moved out of it may only move back.
     """
 
-    name = "ft-constrained"
-    paper = "Zhu et al., 2020, arXiv 2012.00363"
-    about = "fine-tune one down-projection within an L-infinity ball around the original weights"
+    entry = method_entry("ft-constrained")
     config_class = FtConstrainedConfig
     config: FtConstrainedConfig
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import check_graph
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.glame.method import GraphConfig, GraphValues
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact
@@ -47,10 +48,7 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
 class GlameBatch(GraphValues, Memit):
     """z = h + z_s^n for every edit of a batch, where h is the output of the last edited block."""
 
-    name = "glame-batch"
-    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593, with MEMIT's spread"
-    about = "GLAME for many edits at once: graph-made values, spread over several layers"
-    takes_text = False
+    entry = method_entry("glame-batch")
     config_class = GlameBatchConfig
     config: GlameBatchConfig
 

@@ -33,6 +33,7 @@ from kg_edit.locate_then_edit.descent import DeltaParameters
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.methods.base import GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import Trains, Workload
 from kg_edit.patches.base import Patch
@@ -316,12 +317,7 @@ class GlameConfig(GraphConfig, RankOneConfig):
 class Glame(GraphValues, RankOneMethod):
     """m* = m + z_s^n (Eq. 6), where z_s^n is the subject's vector after n layers of the R-GNN."""
 
-    name = "glame"
-    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = (
-        "rank-one editing with a knowledge graph: a graph network computes the value from the edit's subgraph; the "
-        "default settings are this project's, the published ones are presets"
-    )
+    entry = method_entry("glame")
     config_class = GlameConfig
     config: GlameConfig
 

@@ -16,6 +16,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.controls import WrongGraph, pool_of
 from kg_edit.graphs.source import SubgraphSource, as_source
 from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.glame.method import Glame, GlameConfig
 
 # Teams, cities, countries, languages, firms, sports: the kinds of entities that are objects in CounterFact's edits.
@@ -40,8 +41,7 @@ class GlameMlpConfig(AblationConfig):
 class GlameMlp(Glame):
     """Table 2's "w/ MLP": layers of the R-GNN without messages, from the subject's own vector."""
 
-    name = "glame-mlp"
-    about = "GLAME's ablation w/ MLP: no messages, the subject's vector alone"
+    entry = method_entry("glame-mlp")
     config_class = GlameMlpConfig
     config: GlameMlpConfig
 
@@ -55,8 +55,7 @@ class GlameGnnConfig(AblationConfig):
 class GlameGnn(Glame):
     """Table 2's "w/ GNN": messages without relations."""
 
-    name = "glame-gnn"
-    about = "GLAME's ablation w/ GNN: relations are left out of the messages"
+    entry = method_entry("glame-gnn")
     config_class = GlameGnnConfig
     config: GlameGnnConfig
 
@@ -72,8 +71,7 @@ class GlameRandomConfig(AblationConfig):
 class GlameRandom(Glame):
     """GLAME on a wrong graph of the same size: o* gets the statements of other entities (`WrongGraph`)."""
 
-    name = "glame-random"
-    about = "GLAME's control: o* gets the statements of other entities"
+    entry = method_entry("glame-random")
     config_class = GlameRandomConfig
     config: GlameRandomConfig
 

@@ -1,3 +1,1 @@
 """GLAME-plus: ROME's edit, and facts that follow from it, which are written into a late block."""
-
-METHODS = {"glame-plus": "method:GlamePlus"}

@@ -32,6 +32,7 @@ from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
 from kg_edit.locate_then_edit.states import adds_mlp
 from kg_edit.methods.base import GraphReader, attempt
 from kg_edit.methods.config import ContextLengths, GraphSettings
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, others_than, write_answers
 from kg_edit.methods.glame_plus.questions import (
     WORDINGS,
@@ -116,9 +117,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 class GlamePlus(GraphReader, Rome):
     """ROME's edit, and the facts that follow from it, which are written where questions for them are answered."""
 
-    name = "glame-plus"
-    paper = "this project (docs/glame.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593"
-    about = "GLAME beyond the paper: facts about o* from the graph and the model are written into a late layer"
+    entry = method_entry("glame-plus")
     takes_recurrent = False
     config_class = GlamePlusConfig
     config: GlamePlusConfig

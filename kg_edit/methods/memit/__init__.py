@@ -1,3 +1,1 @@
 """MEMIT: many facts at once, spread over several layers by least squares."""
-
-METHODS = {"memit": "method:Memit"}

@@ -60,6 +60,7 @@ from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, forw
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import Layers, MethodConfig, ValueConfig, default_layer
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.memit.records import (
     VALUE,
     Fact,
@@ -535,10 +536,7 @@ class MemitConfig(SpreadConfig):
 class Memit(JointMethod):
     """Least squares over new and old keys in every layer."""
 
-    name = "memit"
-    paper = "Meng et al., ICLR 2023, arXiv 2210.07229"
-    about = "mass editing: a batch of facts, spread over several layers"
-    takes_text = True
+    entry = method_entry("memit")
     config_class = MemitConfig
     config: MemitConfig
 

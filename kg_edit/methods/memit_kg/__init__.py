@@ -1,3 +1,1 @@
 """MEMIT-KG: MEMIT, and the facts of the edit's subgraph in the same batch."""
-
-METHODS = {"memit-kg": "method:MemitKg"}

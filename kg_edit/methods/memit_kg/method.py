@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from kg_edit.edits.edit import Edit
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.rome_kg.method import PUBLISHED_FACTS, GraphRequestConfig, GraphRequestMethod
 
@@ -32,10 +33,7 @@ class MemitKg(GraphRequestMethod, Memit):
     A record's ``requests`` lists the records of the facts.
     """
 
-    name = "memit-kg"
-    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593 (baseline)"
-    about = "MEMIT, and the facts of the edit's subgraph as further requests in the same batch"
-    takes_text = False
+    entry = method_entry("memit-kg")
     config_class = MemitKgConfig
     config: MemitKgConfig
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import tomllib
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
@@ -40,9 +39,6 @@ def published_settings(name: str, method: str, *, config_presets: Mapping[str, A
     known = [*config_presets, *preset_names(method)]
     # A preset of the same name and variant for other methods: a method may lack published settings for a model.
     having = sorted({other for other, _, its in (key.partition(":") for key in tables) if its == variant})
-    if not having:  # by name, because the overview imports every method
-        every = import_module("kg_edit.methods.overview").all_methods()
-        having = [other.name for other in every if name in other.config_class.presets]
     if having:
         raise UnknownNameError(
             f"unknown preset {name!r} for {method}, known for {', '.join(having)}; {method} has: "

@@ -51,6 +51,7 @@ from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, 
 from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import ContextLengths, LayerConfig, ValueConfig
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
@@ -409,9 +410,7 @@ class RomeConfig(RankOneConfig):
 class Rome(RankOneMethod):
     """One rank-one update per edit; GLAME without its graph module."""
 
-    name = "rome"
-    paper = "Meng et al., NeurIPS 2022, arXiv 2202.05262"
-    about = "rank-one model editing: one fact, one layer, no graph"
+    entry = method_entry("rome")
     config_class = RomeConfig
     config: RomeConfig
 
@@ -440,7 +439,5 @@ class RRomeConfig(RomeConfig):
 class RRome(Rome):
     """ROME with the mean key throughout the update, whose denominator is then always positive."""
 
-    name = "r-rome"
-    paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.07175"
-    about = "ROME with one key throughout, so that the denominator of an update is positive"
+    entry = method_entry("r-rome")
     config_class = RRomeConfig

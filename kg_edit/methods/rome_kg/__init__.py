@@ -1,3 +1,1 @@
 """ROME-KG: ROME, and the facts of the edit's subgraph as further edits."""
-
-METHODS = {"rome-kg": "method:RomeKg"}

@@ -20,6 +20,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.facts import GraphFact, Kind, consequence_facts, graph_facts, overlaps
 from kg_edit.methods.base import EditingMethod, GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
+from kg_edit.methods.entries import method_entry
 from kg_edit.methods.rome.method import PUBLISHED, Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
@@ -134,9 +135,7 @@ class RomeKg(GraphRequestMethod, Rome):
     A record's ``requests`` lists the records of the facts.
     """
 
-    name = "rome-kg"
-    paper = "Zhang et al., EMNLP 2024, arXiv 2402.13593 (baseline)"
-    about = "ROME, and the facts of the edit's subgraph as further ROME edits, one after the other"
+    entry = method_entry("rome-kg")
     config_class = RomeKgConfig
     config: RomeKgConfig
 

@@ -144,7 +144,7 @@ def state_of(desk: EditDesk) -> State:
         model=model.name,
         size=f"{parameters / 1e6:,.0f} M parameters, {str(model.model.dtype).removeprefix('torch.')}, {model.device}",
         method=method.name,
-        about=method.about,
+        about=method.entry.about,
         settings=method.config.model_dump(mode="json"),
         graph=graph,
         ledger=str(ledger.folder) if ledger else None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import say, show_conflicts, stdout
+from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import (
     LazyGraph,
     choose_method,
@@ -42,6 +42,7 @@ from kg_edit.cli.options import (
 )
 from kg_edit.methods.registry import check_method
 from kg_edit.models.loading import check_model_name
+from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_check import check
 from kg_edit.ship.cli.patch_shipping import average, export, merge, subtract
 from kg_edit.text.display import plain
@@ -104,7 +105,7 @@ def show(
     - `kg-edit patch show ledger/ lebron`
     """
     opened = _open(ledger)
-    from kg_edit.ship.ledger.entries import positions_of
+    from kg_edit.patches.entries import positions_of
     from kg_edit.ship.ledger.view import entry_lines, events_table
 
     conflicts = opened.conflicts()

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kg_edit.cli.console import say, show_conflicts, stdout
+from kg_edit.cli.console import say, stdout
+from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.ship.cli.patch_shipping import Edits, Unedited, model_for
+from kg_edit.ship.cli.conflicts import show_conflicts
+from kg_edit.ship.cli.patch_shipping import Edits, Unedited
 from kg_edit.ship.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
 from kg_edit.ship.ledger.check import check as check_entries
 
 if TYPE_CHECKING:
-    from kg_edit.ship.ledger.entries import Entry
+    from kg_edit.patches.entries import Entry
 
 _NAMED = 5  # edits that a message names, at most
 
@@ -137,7 +139,7 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | No
     Returns:
         Whether the answer to a prompt of these kinds is wrong, or edits contradict.
     """
-    from kg_edit.ship.ledger.conflicts import contradictions
+    from kg_edit.patches.conflicts import contradictions
     from kg_edit.ship.ledger.view import check_table
 
     stdout().print(check_table(checked))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kg_edit.cli.console import say, stderr
+from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, OutputError, PatchError
@@ -22,8 +23,8 @@ from wikidata_cache.terminal import number_of
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
+    from kg_edit.patches.entries import Entry
     from kg_edit.ship.export.shipment import Shipment
-    from kg_edit.ship.ledger.entries import Entry
 
 Edits = Annotated[
     Path,
@@ -219,18 +220,6 @@ def _check_edits(model: LanguageModel, patch: Patch, entries: Sequence[Entry], *
     say(f"{len(checked) - len(failed)} of {number_of(len(checked), 'edit')} succeed")
     if not force:
         refuse_unfit(entries, failed=failed)
-
-
-def model_for(patch: Patch, name: str | None) -> str:
-    """Return the model to load: ``name``, or else the one in the patch.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    model: str | None = name or patch.provenance.get("model", {}).get("name")
-    if not model:
-        raise ConfigError("the patch does not say which model it is for; give --model")
-    return model
 
 
 def _check_outside_ledgers(out: Path) -> None:

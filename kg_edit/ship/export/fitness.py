@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from kg_edit.errors import PatchError
-from kg_edit.ship.ledger.conflicts import contradictions
-from kg_edit.ship.ledger.entries import Entry
+from kg_edit.patches.conflicts import contradictions
+from kg_edit.patches.entries import Entry
 
 if TYPE_CHECKING:
     from kg_edit.reports.probes import ReportRow

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
+from kg_edit.patches.entries import Entry
 from kg_edit.scoring.model_server import ModelServer
-from kg_edit.ship.ledger.entries import Entry
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel

@@ -19,9 +19,10 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import EditingMethod
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
+from kg_edit.patches.entries import EditPosition, Entry, check_records, positions_of, refuse_removed
 from kg_edit.patches.guards import SeenEdits, refuse_disabling
-from kg_edit.ship.ledger.entries import EditPosition, Entry, check_records, positions_of, refuse_removed
-from kg_edit.ship.ledger.listing import Addition, Listing, patch_file, total
+from kg_edit.patches.weight_patch import total
+from kg_edit.ship.ledger.listing import Addition, Listing, patch_file
 from kg_edit.ship.ledger.log import (
     PATCHES,
     Added,

@@ -9,17 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import add
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Self
 
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.changes import Changes
+from kg_edit.patches.conflicts import Conflict, conflicts
 from kg_edit.patches.container import read_provenance
-from kg_edit.ship.ledger.conflicts import Conflict, conflicts
-from kg_edit.ship.ledger.entries import Entry, entries, entries_of
+from kg_edit.patches.entries import Entry, entries, entries_of
 from kg_edit.ship.ledger.log import LOG, PATCHES, Added, Event, PatchStep, Store, active_steps, in_force, open_store
 from kg_edit.storage.run_folder import PATCH, is_run
 from wikidata_cache.terminal import number_of
@@ -80,6 +79,8 @@ class Listing:
     @property
     def patch(self) -> Patch:
         """The sum of all active patches; the edited model is the model with this patch."""
+        from kg_edit.patches.weight_patch import total
+
         return total(self.patches.values())
 
     @property
@@ -102,11 +103,17 @@ class Listing:
         return conflicts(self.active, self.changes)
 
 
-def total(patches: Iterable[Patch]) -> Patch:
-    """Return the sum of patches; an empty patch if there are none."""
-    from kg_edit.patches.weight_patch import WeightPatch
+def read_folder(path: Path) -> Patch:
+    """Return the patch of a ledger, or of a folder of `kg-edit edit`: what `Patch.load` does with a folder.
 
-    return reduce(add, patches, WeightPatch(factors={}))
+    Raises:
+        PatchError: there is neither.
+        OutputError: something else is at this path, or it can't be read.
+    """
+    from kg_edit.patches.base import Patch
+
+    file = patch_file(path)
+    return Patch.load(file) if file else Listing.open(path).patch
 
 
 @dataclass(frozen=True, kw_only=True)

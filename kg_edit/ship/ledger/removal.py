@@ -28,10 +28,9 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.average import AVERAGED
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import columns
+from kg_edit.patches.entries import EditPosition, edit_of
 from kg_edit.patches.subtraction import SUBTRACTED
-from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.ship.ledger.entries import EditPosition, edit_of
-from kg_edit.ship.ledger.listing import total
+from kg_edit.patches.weight_patch import WeightPatch, total
 from kg_edit.ship.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import difference

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kg_edit.patches.changes import edit_norms
+from kg_edit.patches.conflicts import Conflict
+from kg_edit.patches.entries import EditPosition, Entry
 from kg_edit.patches.guards import division_factor
 from kg_edit.ship.ledger.check import CheckedEdit, Kind
-from kg_edit.ship.ledger.conflicts import Conflict
-from kg_edit.ship.ledger.entries import EditPosition, Entry
 from kg_edit.ship.ledger.listing import Listing
 from kg_edit.ship.ledger.log import Added, Event, Removed
 from kg_edit.text.display import one_line

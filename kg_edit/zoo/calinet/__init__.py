@@ -1,3 +1,1 @@
 """CaliNET: calibration memory slots, added to one feed-forward network."""
-
-METHODS = {"calinet": "method:Calinet"}

@@ -24,6 +24,7 @@ from kg_edit.patches.adapter_hooks import Reads
 from kg_edit.storage.seeds import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, SummedMethod, linear_init
+from kg_edit.zoo.entries import method_entry
 
 
 class UnitSettings(AdapterSettings):
@@ -76,10 +77,7 @@ class ExtraUnits(SummedAdapter):
 class Calinet(SummedMethod):
     """An extra MLP, added to that of one layer and trained on all facts of a call together."""
 
-    name = "calinet"
-    paper = "Dong et al., Findings of EMNLP 2022, arXiv 2210.03329"
-    about = "a small MLP is added to that of one layer, and trained on many facts together"
-    joint = True
+    entry = method_entry("calinet")
     trains = "adapters"
     adapter_class = ExtraUnits
     config_class = CalinetConfig

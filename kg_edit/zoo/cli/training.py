@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,13 +54,6 @@ _TRAINS = {  # method: what is trained
     "mend": "Train the editing network of MEND, for `--method mend --set network=OUT`.",
     "rledit": "Train the editing network of RLEdit, for `--method rledit --set network=OUT`.",
     "serac": "Train the classifier and the counterfactual model of SERAC, for `--set network=OUT`.",
-}
-_SETTINGS = {  # method: the class of the training's settings
-    "ke": "KeTraining",
-    "malmen": "MalmenTraining",
-    "mend": "MendTraining",
-    "rledit": "RLEditTraining",
-    "serac": "SeracTraining",
 }
 _OF_AN_EDITOR = (("-log p (new target)", "edit", 3), ("KL elsewhere", "locality", 4), ("loss", "total", 4))
 _LOSSES = {  # method: (column, field of a validation, decimals)
@@ -111,8 +103,31 @@ def _learner(method: str) -> typer.Typer:
 
 def _training_of(method: str) -> tuple[type[MethodConfig], Callable[..., NetworkManifest]]:
     """Import the settings of a method's training, and the function that trains; both import torch."""
-    network, training = (import_module(f"kg_edit.methods.{method}.{part}") for part in ("network", "training"))
-    return getattr(network, _SETTINGS[method]), training.train
+    match method:
+        case "ke":
+            from kg_edit.zoo.ke.network import KeTraining
+            from kg_edit.zoo.ke.training import train as train_ke
+
+            return KeTraining, train_ke
+        case "malmen":
+            from kg_edit.zoo.malmen.network import MalmenTraining
+            from kg_edit.zoo.malmen.training import train as train_malmen
+
+            return MalmenTraining, train_malmen
+        case "mend":
+            from kg_edit.zoo.mend.network import MendTraining
+            from kg_edit.zoo.mend.training import train as train_mend
+
+            return MendTraining, train_mend
+        case "rledit":
+            from kg_edit.zoo.rledit.network import RLEditTraining
+            from kg_edit.zoo.rledit.training import train as train_rledit
+
+            return RLEditTraining, train_rledit
+    from kg_edit.zoo.serac.network import SeracTraining
+    from kg_edit.zoo.serac.training import train as train_serac
+
+    return SeracTraining, train_serac
 
 
 def training_records(
@@ -165,4 +180,8 @@ def _show(method: str, manifest: Any, out: Path) -> None:
     say(f"{out}: network.safetensors, run.json; use --method {method} --set network={out}")
 
 
-groups = {method: _learner(method) for method in _TRAINS}
+KE = _learner("ke")
+MALMEN = _learner("malmen")
+MEND = _learner("mend")
+RLEDIT = _learner("rledit")
+SERAC = _learner("serac")

@@ -1,3 +1,1 @@
 """COMEBA: MEMIT's updates behind a gate that opens for the edited subjects."""
-
-METHODS = {"comeba": "method:Comeba"}

@@ -28,6 +28,7 @@ from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.zoo.adapters.base import own_text_inputs
 from kg_edit.zoo.comeba.adapter import GatedUpdate, GateSettings
+from kg_edit.zoo.entries import method_entry
 
 
 class ComebaConfig(GateSettings, MemitConfig):
@@ -50,12 +51,7 @@ class ComebaConfig(GateSettings, MemitConfig):
 class Comeba(Memit):
     """MEMIT whose updates act only at tokens near the edited keys; each batch is made on top of the earlier ones."""
 
-    name = "comeba"
-    paper = "Li et al., EMNLP 2024, arXiv 2403.05330"
-    about = "MEMIT's batches one after the other, behind a gate that is to open at tokens near the edited keys"
-    kind = "adapter"
-    takes_text = False
-    separable = False
+    entry = method_entry("comeba")
     adapter_class = GatedUpdate
     config_class = ComebaConfig
     config: ComebaConfig

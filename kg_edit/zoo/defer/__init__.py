@@ -1,3 +1,1 @@
 """Defer: a small network that takes over for the inputs of edits."""
-
-METHODS = {"defer": "method:Defer"}

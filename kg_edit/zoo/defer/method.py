@@ -30,6 +30,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.storage.seeds import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig, own_text_inputs
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, SummedMethod, linear_init
+from kg_edit.zoo.entries import method_entry
 
 
 class GateSettings(AdapterSettings):
@@ -120,9 +121,7 @@ class DeferringGate(SummedAdapter):
 class Defer(SummedMethod):
     """A gate decides at each token whether a second layer's output replaces a layer's; each edit trains both."""
 
-    name = "defer"
-    paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031 (a baseline, after SERAC)"
-    about = "a trained gate chooses at each token between one layer and a second one: a baseline of GRACE"
+    entry = method_entry("defer")
     adapter_class = DeferringGate
     config_class = DeferConfig
     config: DeferConfig

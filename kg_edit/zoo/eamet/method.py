@@ -32,6 +32,7 @@ from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact, FactValue
 from kg_edit.models.sampling import STARTS
 from kg_edit.patches.base import Patch
+from kg_edit.zoo.entries import method_entry
 
 _FAR = -1e4  # in place of the cosine with itself: a share of 0, and never among the nearest
 
@@ -61,11 +62,7 @@ class EametConfig(MemitConfig):
 class Eamet(Memit):
     """MEMIT whose values are found together, so that the changes are as similar to each other as the keys."""
 
-    name = "eamet"
-    paper = "Dai et al., ICLR 2026, arXiv 2505.11876"
-    about = "mass editing: MEMIT with changes that are as similar to each other as the facts' keys"
-    takes_text = False
-    separable = False  # a value depends on the other edits of its batch
+    entry = method_entry("eamet")
     config_class = EametConfig
     config: EametConfig
 

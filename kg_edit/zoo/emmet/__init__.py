@@ -1,3 +1,1 @@
 """EMMET: ROME's equality constraint for a whole batch."""
-
-METHODS = {"emmet": "method:Emmet"}

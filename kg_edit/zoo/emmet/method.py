@@ -17,6 +17,7 @@ from kg_edit.covariance.moment import OtherKeys
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.config import LayerConfig
 from kg_edit.methods.memit.method import FAST, PUBLISHED, JointConfig, JointMethod
+from kg_edit.zoo.entries import method_entry
 
 _SAME = 0.02  # relative distance of a key from itself in another pass; bfloat16 has only two significant digits
 
@@ -47,11 +48,8 @@ class Emmet(JointMethod):
     at the bare prompt, as in the public code.
     """
 
-    name = "emmet"
-    paper = "Gupta et al., EMNLP Findings 2024, arXiv 2403.14236"
-    about = "mass editing in one layer: one equality constraint for each fact of a batch"
+    entry = method_entry("emmet")
     site = "value"
-    takes_text = True
     config_class = EmmetConfig
     config: EmmetConfig
 

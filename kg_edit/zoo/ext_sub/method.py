@@ -31,6 +31,7 @@ from kg_edit.patches.subtraction import subtracted
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.questions import pair_of
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.lora import Lora, LoraConfig, adapted, weight_norms
 
 
@@ -69,11 +70,7 @@ class ExtSub(Lora):
     All edits of a call are trained together. Edits without an old target only train the expert.
     """
 
-    name = "ext-sub"
-    paper = "Hu et al., AAAI 2024, arXiv 2308.08090"
-    about = "a LoRA on the new targets minus a LoRA on the old ones, except their common part (PEFT)"
-    joint = True
-    takes_text = False  # it needs an old target
+    entry = method_entry("ext-sub")
     config_class = ExtSubConfig
     config: ExtSubConfig
 

@@ -25,6 +25,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import Factors
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.lora import ADAPTER, Lora, LoraConfig, find_peft, wrapped
 
 
@@ -69,9 +70,7 @@ class AdaLora(Lora):
     If the loss is small enough early, fewer ranks have been removed; the edit's record has the number of ranks left.
     """
 
-    name = "adalora"
-    paper = "Zhang et al., ICLR 2023, arXiv 2303.10512"
-    about = "LoRA with more rank for the weights that matter most (PEFT)"
+    entry = method_entry("adalora")
     config_class = AdaLoraConfig
     config: AdaLoraConfig
 

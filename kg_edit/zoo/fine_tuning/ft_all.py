@@ -22,6 +22,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.lora import is_projection
 
 
@@ -45,10 +46,7 @@ class FtAll(TuningMethod):
     632 MB), and so is the sum of many. ``layers`` restricts it to some blocks.
     """
 
-    name = "ft-all"
-    paper = "baseline in De Cao et al., EMNLP 2021, arXiv 2104.08164"
-    about = "fine-tune all matrices of all blocks on the target"
-    family = "fine-tuning"
+    entry = method_entry("ft-all")
     trains = "all weights"
     config_class = FtAllConfig
     config: FtAllConfig

@@ -49,6 +49,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, wholly_patched
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.relation_nouns import example_things
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.ft_retrain import still_valid
 from wikidata_cache.progress import Bar
 
@@ -124,13 +125,8 @@ class FtAugmentedConfig(StatementConfig):
 class FtAugmented(TuningMethod):
     """All edits of a call are trained together, in contexts; elsewhere the model is held."""
 
-    name = "ft-augmented"
-    paper = "Gangadhar and Stratos, Findings of ACL 2024, arXiv 2402.11078"
-    about = "fine-tune some down-projections on all edits, in contexts, and hold the answers about other subjects"
-    family = "fine-tuning"
+    entry = method_entry("ft-augmented")
     trains = "weight"
-    joint = True
-    takes_text = False  # a prompt without a subject can't be asked about others
     config_class = FtAugmentedConfig
     config: FtAugmentedConfig
 

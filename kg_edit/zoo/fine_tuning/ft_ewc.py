@@ -26,6 +26,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.entries import method_entry
 
 
 class FtEwcConfig(FineTuningConfig):
@@ -49,9 +50,7 @@ class FtEwc(FineTuning):
     ``anchor=previous`` the anchor of each edit is the weights before it, so a sequence may drift away in small steps.
     """
 
-    name = "ft-ewc"
-    paper = "Kirkpatrick et al., PNAS 2017, arXiv 1612.00796"
-    about = "fine-tune one down-projection; weights that matter for the model's own text change less"
+    entry = method_entry("ft-ewc")
     config_class = FtEwcConfig
     config: FtEwcConfig
 

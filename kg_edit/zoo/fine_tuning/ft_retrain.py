@@ -16,6 +16,7 @@ from kg_edit.methods.fine_tuning.rows import TrainingRow
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.entries import method_entry
 
 
 class FtRetrainConfig(FineTuningConfig):
@@ -34,9 +35,7 @@ class FtRetrainConfig(FineTuningConfig):
 class FtRetrain(FineTuning):
     """The loss is the mean over the new edit and earlier edits of the sequence, which are read from their records."""
 
-    name = "ft-retrain"
-    paper = "baseline in Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
-    about = "fine-tune one down-projection on the new edit together with earlier ones"
+    entry = method_entry("ft-retrain")
     config_class = FtRetrainConfig
     config: FtRetrainConfig
 

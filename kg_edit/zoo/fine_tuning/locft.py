@@ -22,6 +22,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.entries import method_entry
 
 
 class LocFtConfig(FineTuningConfig):
@@ -41,10 +42,7 @@ class LocFtConfig(FineTuningConfig):
 class LocFt(FineTuning):
     """Breadth first: each epoch trains every edit once, in mini-batches that are drawn again for each epoch."""
 
-    name = "locft"
-    paper = "LocFT-BF, ICLR 2026, arXiv 2509.22072"
-    about = "fine-tune one down-projection on all edits at once, in mini-batches over many epochs"
-    joint = True
+    entry = method_entry("locft")
     config_class = LocFtConfig
     config: LocFtConfig
 

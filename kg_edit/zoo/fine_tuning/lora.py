@@ -30,6 +30,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.entries import method_entry
 
 ADAPTER = "edit"  # the adapter's name while it is in the model
 _ATTENTION = 4  # projections in the attention of most models: q, k, v and the output
@@ -76,10 +77,7 @@ class LoraConfig(StatementConfig):
 class Lora(TuningMethod):
     """One LoRA adapter per edit; it becomes a patch, and nothing of PEFT remains in the model."""
 
-    name = "lora"
-    paper = "Hu et al., ICLR 2022, arXiv 2106.09685"
-    about = "train low-rank changes of the attention's projections on the target (PEFT)"
-    family = "low-rank"
+    entry = method_entry("lora")
     trains = "adapters"
     config_class = LoraConfig
     config: LoraConfig

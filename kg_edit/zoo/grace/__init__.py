@@ -1,3 +1,1 @@
 """GRACE: a codebook of keys and values at one layer."""
-
-METHODS = {"grace": "method:Grace"}

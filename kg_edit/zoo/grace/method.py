@@ -30,6 +30,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.grace.codebook import Codebook, Deferral
 from kg_edit.zoo.grace.patch import CodebookPatch, without_codebooks
 
@@ -93,10 +94,7 @@ class Grace(CodebookMethod):
     neighbours as well as paraphrases (docs/adapters.md).
     """
 
-    name = "grace"
-    paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031"
-    about = "a codebook replaces one layer's output, only for the prompt and very similar ones"
-    family = "codebook"
+    entry = method_entry("grace")
     trains = "value"
     config_class = GraceConfig
     config: GraceConfig

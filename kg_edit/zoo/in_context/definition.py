@@ -25,6 +25,7 @@ from kg_edit.scoring.questions import fact_sentence
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.matching import mentions
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 
 
@@ -55,10 +56,8 @@ class DefinitionConfig(PromptConfig):
 class Definition(PromptMethod):
     """Puts the fact as a sentence, and a graph's descriptions of its subject and new object, before the prompt."""
 
-    name = "definition"
+    entry = method_entry("definition")
     takes_graph = True
-    paper = "Onoe et al., ACL 2023, arXiv 2305.01651"
-    about = "the fact, or an entity's definition, in the prompt; a reference for methods that change the model"
     config_class = DefinitionConfig
     config: DefinitionConfig
 

@@ -33,6 +33,7 @@ from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.similarity import Index, best, index_of
 from kg_edit.writing_systems import join
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 
 log = logging.getLogger(__name__)
@@ -118,9 +119,7 @@ class Ike(PromptMethod):
     a training file become part of the patch.
     """
 
-    name = "ike"
-    paper = "Zheng et al., EMNLP 2023, arXiv 2305.12740"
-    about = "the new fact in the prompt, after demonstrations of how to use one"
+    entry = method_entry("ike")
     config_class = IkeConfig
     config: IkeConfig
 

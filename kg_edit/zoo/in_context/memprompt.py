@@ -17,6 +17,7 @@ from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.generation import ask
 from kg_edit.scoring.questions import fact_sentence
 from kg_edit.text.matching import begins_with
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 
 CLARIFICATION = "Clarification: "
@@ -61,9 +62,7 @@ class MemPromptConfig(PromptConfig):
 class MemPrompt(PromptMethod):
     """Puts the clarification of the most similar stored question before a prompt, if it is similar enough."""
 
-    name = "memprompt"
-    paper = "Madaan et al., EMNLP 2022, arXiv 2201.06009"
-    about = "a growing memory of clarifications; the one of the most similar question is put before a prompt"
+    entry = method_entry("memprompt")
     config_class = MemPromptConfig
     config: MemPromptConfig
 

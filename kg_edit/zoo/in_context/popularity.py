@@ -27,6 +27,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.questions import fact_sentence
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 from kg_edit.zoo.in_context.passages import Passages, read_passages
 from wikidata_cache.subgraphs.options import SubgraphOptions
@@ -60,10 +61,8 @@ class PopularityRetrieval(PromptMethod):
     chosen for each relation on separate questions (`pipelines/popqa.py` does it).
     """
 
-    name = "popularity-retrieval"
+    entry = method_entry("popularity-retrieval")
     takes_graph = True
-    paper = "Mallen et al., ACL 2023, arXiv 2212.10511"
-    about = "the fact in the prompt for unpopular subjects only, the model's own knowledge for the others"
     config_class = PopularityConfig
     config: PopularityConfig
 

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 from kg_edit.edits.edit import Edit
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule
 from kg_edit.scoring.questions import new_fact
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 from kg_edit.zoo.in_context.ike import NEW_FACT, PROMPT
 
@@ -45,10 +46,7 @@ class RagConfig(PromptConfig):
 class Rag(PromptMethod):
     """Puts the stored fact that a prompt finds before it; a prompt that finds none stays as it is."""
 
-    name = "rag"
-    paper = "SCR: ECNU-Text-Computing/Revisiting-Parameter-Based-Knowledge-Editing, 2026"
-    about = "retrieval: a memory of facts; the one that a prompt finds by BM25 or embeddings is put before it"
-    takes_text = True
+    entry = method_entry("rag")
     config_class = RagConfig
     config: RagConfig
 

@@ -1,3 +1,1 @@
 """KnowledgeEditor (KE): a recurrent network reads an edit and gates and shifts its gradient; with its training."""
-
-METHODS = {"ke": "method:Ke"}

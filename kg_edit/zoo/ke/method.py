@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.ke.network import FORMAT, KeManifest, KeNetwork, embedding_width
 from kg_edit.zoo.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.zoo.mend.method import Editor, Mend, MendConfig
@@ -27,9 +28,7 @@ class KeConfig(MendConfig):
 class Ke(Mend):
     """One gradient of -log p(new target), gated and shifted by a network that reads the edit; edits add up."""
 
-    name = "ke"
-    paper = "De Cao et al., EMNLP 2021, arXiv 2104.08164"
-    about = "a recurrent network reads the edit and turns its gradient into an update"
+    entry = method_entry("ke")
     config_class = KeConfig
     config: KeConfig
     file_format = FORMAT

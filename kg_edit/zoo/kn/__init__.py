@@ -1,3 +1,1 @@
 """KN: the neurons of an answer, found by integrated gradients, and their columns changed."""
-
-METHODS = {"kn": "method:Kn"}

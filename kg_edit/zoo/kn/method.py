@@ -36,6 +36,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
 from kg_edit.text.relation_nouns import WORDINGS, diverse_prompts
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.kn.neurons import neuron_attributions, refined_neurons, shared_neurons
 
 REFINED: dict[str, Any] = {"share": 0.7, "neurons": (2, 5), "prompts": "diverse"}
@@ -109,10 +110,7 @@ class Kn(EditingMethod):
     mapped back through it. The paper's neurons (GELU) are almost non-negative; a gated MLP's are not (``signed``).
     """
 
-    name = "kn"
-    paper = "Dai et al., ACL 2022, arXiv 2104.08696"
-    about = "find the neurons for the old answer, and write the new answer's embedding into them"
-    family = "neurons"
+    entry = method_entry("kn")
     takes_recurrent = False
     config_class = KnConfig
     config: KnConfig

@@ -20,6 +20,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest, MalmenNetwork
 from kg_edit.zoo.mend.gradients import at_targets
 from kg_edit.zoo.mend.method import Mend, MendConfig
@@ -41,9 +42,7 @@ class MalmenConfig(MendConfig):
 class Malmen(Mend):
     """One update for all edits of a call: a network's value differences, aggregated by ridge regression."""
 
-    name = "malmen"
-    paper = "Tan et al., ICLR 2024, arXiv 2311.04661"
-    about = "a trained network turns the gradients of many edits into one update, by least squares"
+    entry = method_entry("malmen")
     config_class = MalmenConfig
     config: MalmenConfig
     file_format = FORMAT

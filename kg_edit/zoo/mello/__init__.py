@@ -1,3 +1,1 @@
 """MeLLo: edits in a memory, questions answered step by step."""
-
-METHODS = {"mello": "method:Mello"}

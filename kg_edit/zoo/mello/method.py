@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.questions import new_fact
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 from kg_edit.zoo.mello.demonstrations import DEMONSTRATIONS, show_demonstrations
 from kg_edit.zoo.mello.patch import LoopPatch, LoopRule
@@ -54,9 +55,7 @@ class Mello(PromptMethod):
     edit, every prompt is asked in this way, whatever it is about.
     """
 
-    name = "mello"
-    paper = "Zhong et al., EMNLP 2023, arXiv 2305.14795"
-    about = "the model answers a question in steps; each is checked against the nearest edited fact"
+    entry = method_entry("mello")
     config_class = MelloConfig
     patch_class = LoopPatch
     config: MelloConfig

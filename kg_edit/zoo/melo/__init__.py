@@ -1,3 +1,1 @@
 """MELO: a codebook chooses a block of a LoRA for each prompt."""
-
-METHODS = {"melo": "method:Melo"}

@@ -25,6 +25,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.storage.seeds import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig
 from kg_edit.zoo.adapters.summed import linear_init
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.grace.codebook import Deferral
 from kg_edit.zoo.grace.method import CodebookMethod
 from kg_edit.zoo.melo.blocks import BlockPatch, Blocks
@@ -60,10 +61,7 @@ class Melo(CodebookMethod):
     active. Prompts whose last token lies in the edit's cluster use the block, from this token on.
     """
 
-    name = "melo"
-    paper = "Yu et al., AAAI 2024, arXiv 2312.11795"
-    about = "each edit trains a block of a LoRA at one layer; prompts near to its own use the block"
-    family = "adapter"
+    entry = method_entry("melo")
     trains = "adapters"
     patch_class = BlockPatch
     config_class = MeloConfig

@@ -1,3 +1,1 @@
 """MEMoE: experts with an anchor router, added to one feed-forward network."""
-
-METHODS = {"memoe": "method:Memoe"}

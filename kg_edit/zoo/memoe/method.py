@@ -19,6 +19,7 @@ from kg_edit.patches.adapter_patch import adapter_at
 from kg_edit.patches.base import Patch
 from kg_edit.zoo.adapters.base import AdapterConfig
 from kg_edit.zoo.adapters.summed import SummedMethod
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.memoe.adapter import Experts, ExpertSettings
 
 
@@ -38,10 +39,7 @@ class MemoeConfig(ExpertSettings, AdapterConfig):
 class Memoe(SummedMethod):
     """A mixture of experts is added to one frozen layer; the names in a text decide which expert is used."""
 
-    name = "memoe"
-    paper = "Wang and Li 2024, arXiv 2405.19086"
-    about = "experts are added to one frozen layer, routed by the names in a text, trained on a batch"
-    joint = True
+    entry = method_entry("memoe")
     adapter_class = Experts
     config_class = MemoeConfig
     config: MemoeConfig

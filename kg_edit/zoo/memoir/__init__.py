@@ -1,3 +1,1 @@
 """MEMOIR: a residual memory whose columns a sparse mask chooses."""
-
-METHODS = {"memoir": "method:Memoir"}

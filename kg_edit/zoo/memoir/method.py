@@ -26,6 +26,7 @@ from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.memoir.adapter import MaskSettings, ResidualMemory
 
 
@@ -48,9 +49,7 @@ class Memoir(AdapterMethod):
     The columns are used again for prompts with nearly the same mask.
     """
 
-    name = "memoir"
-    paper = "Wang et al., NeurIPS 2025, arXiv 2506.07899"
-    about = "each edit trains its own columns of a memory that is added to one layer; similar prompts use them"
+    entry = method_entry("memoir")
     adapter_class = ResidualMemory
     config_class = MemoirConfig
     config: MemoirConfig

@@ -1,3 +1,1 @@
 """Memory: a memory network in the place of one down-projection."""
-
-METHODS = {"memory": "method:Memory"}

@@ -22,6 +22,7 @@ from torch import Tensor
 from kg_edit.storage.seeds import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, SummedMethod, linear_init
+from kg_edit.zoo.entries import method_entry
 
 
 class SlotSettings(AdapterSettings):
@@ -78,9 +79,7 @@ class Memory(SummedMethod):
     This baseline shows the effect of a codebook without radii.
     """
 
-    name = "memory"
-    paper = "Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031 (a baseline)"
-    about = "attention over slots replaces one layer's output, for every text: a baseline of GRACE"
+    entry = method_entry("memory")
     adapter_class = MemoryNetwork
     config_class = MemoryConfig
     config: MemoryConfig

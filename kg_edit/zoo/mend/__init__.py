@@ -1,3 +1,1 @@
 """MEND: a network turns an edit's gradient into an update; with its training."""
-
-METHODS = {"mend": "method:Mend"}

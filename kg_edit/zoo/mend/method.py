@@ -23,6 +23,7 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import whole_statement
 from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.zoo.mend.network import FORMAT, MendManifest, MendNetwork, Pairs
@@ -73,11 +74,7 @@ class Editor:
 class Mend(StatementMethod):
     """One gradient of -log p(new target), changed by the editor network; edits of a batch add up."""
 
-    name = "mend"
-    paper = "Mitchell et al., ICLR 2022, arXiv 2110.11309"
-    about = "a trained network turns an edit's gradient into its update"
-    family = "hypernetwork"
-    joint = True
+    entry = method_entry("mend")
     config_class = MendConfig
     config: MendConfig
     file_format: ClassVar[NetworkFormat] = FORMAT

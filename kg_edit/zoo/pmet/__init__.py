@@ -1,3 +1,1 @@
 """PMET: MEMIT with a change of the attention's output beside the MLP's, of which only the MLP's is written."""
-
-METHODS = {"pmet": "method:Pmet"}

@@ -33,6 +33,7 @@ from kg_edit.methods.memit.method import FAST, PUBLISHED, Memit, MemitConfig
 from kg_edit.models.hooks import added, hidden_state
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
+from kg_edit.zoo.entries import method_entry
 
 
 class PmetConfig(MemitConfig):
@@ -101,10 +102,7 @@ class BothOutputs(TailForward):
 class Pmet(Memit):
     """Values of the MLP alone, found beside a change of the attention, in larger shares of the lower layers."""
 
-    name = "pmet"
-    paper = "Li et al., AAAI 2024, arXiv 2308.08742"
-    about = "mass editing: MEMIT with values of the MLP alone, found beside a change of the attention"
-    takes_text = False
+    entry = method_entry("pmet")
     takes_recurrent = False
     site = "value"
     forward = BothOutputs

@@ -1,3 +1,1 @@
 """RLEdit: MALMEN's network, trained on sequences of batches whose updates stay in the weights."""
-
-METHODS = {"rledit": "method:RLEdit"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.malmen.method import Malmen, MalmenConfig
 from kg_edit.zoo.rledit.network import FORMAT, RLEditManifest
 
@@ -26,9 +27,7 @@ class RLEditConfig(MalmenConfig):
 class RLEdit(Malmen):
     """One update for all edits of a call, by a network that was trained to edit a model after earlier updates."""
 
-    name = "rledit"
-    paper = "Li et al., ICML 2025, arXiv 2502.05759"
-    about = "MALMEN's network, trained on sequences of edits whose updates stay in the weights"
+    entry = method_entry("rledit")
     config_class = RLEditConfig
     config: RLEditConfig
     file_format = FORMAT

@@ -1,3 +1,1 @@
 """SERAC: a scope classifier and a counterfactual model over a memory of edits."""
-
-METHODS = {"serac": "method:Serac"}

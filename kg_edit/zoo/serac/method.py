@@ -23,6 +23,7 @@ from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.serac.network import (
     FORMAT,
     Scope,
@@ -62,12 +63,7 @@ class SeracConfig(MethodConfig):
 class Serac(EditingMethod):
     """An edit is a fact in a memory; the counterfactual model answers prompts in its scope, the model f all others."""
 
-    name = "serac"
-    paper = "Mitchell et al., ICML 2022, arXiv 2206.06520"
-    about = "a trained classifier sends prompts in the scope of an edit to a counterfactual model"
-    family = "in-context"
-    kind = "prompt"
-    separable = True
+    entry = method_entry("serac")
     patch_class = ScopePatch
     config_class = SeracConfig
     config: SeracConfig

@@ -1,3 +1,1 @@
 """T-Patcher: one neuron for each wrong token of an edit's target, in the last feed-forward network."""
-
-METHODS = {"t-patcher": "method:TPatcher"}

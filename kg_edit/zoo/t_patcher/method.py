@@ -40,6 +40,7 @@ from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.seeds import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod, inputs_at, own_text_inputs
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.t_patcher.adapter import Neurons, fired
 
 _SAME = 1e-3  # distance below which two queries count as the same, relative to their norm
@@ -113,9 +114,7 @@ class TPatcherConfig(AdapterConfig):
 class TPatcher(AdapterMethod):
     """Adds one neuron to the last MLP for each token of a target that the model predicts wrongly."""
 
-    name = "t-patcher"
-    paper = "Huang et al., ICLR 2023, arXiv 2301.09785"
-    about = "one more neuron in the last MLP for each wrong token, trained to be inactive for other text"
+    entry = method_entry("t-patcher")
     trains = "adapters"
     adapter_class = Neurons
     config_class = TPatcherConfig

@@ -1,3 +1,1 @@
 """UltraEdit: gradients normalised by running statistics, written by least squares."""
-
-METHODS = {"ultraedit": "method:UltraEdit"}

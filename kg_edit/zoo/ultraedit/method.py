@@ -51,6 +51,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import SUM, Factors, WeightPatch
 from kg_edit.storage.seeds import Seed
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import own_prompts
 from kg_edit.zoo.mend.gradients import EditedPasses, block_weights, first_block, weight_shapes
 
@@ -159,12 +160,7 @@ class TokenFeatures:
 class UltraEdit(StatementMethod):
     """The edits of a call are written together; the statistics of their tokens are added to those of earlier calls."""
 
-    name = "ultraedit"
-    paper = "Gu et al., TMLR 2026, arXiv 2505.14679"
-    about = "gradients, normalised by running statistics and written by least squares: no training, no subject"
-    family = "gradient"
-    joint = True
-    takes_text = True
+    entry = method_entry("ultraedit")
     config_class = UltraEditConfig
     config: UltraEditConfig
 

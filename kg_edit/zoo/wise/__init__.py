@@ -1,3 +1,1 @@
 """WISE: side memories of one down-projection, chosen by how much they would change an output."""
-
-METHODS = {"wise": "method:Wise"}

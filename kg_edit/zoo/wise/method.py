@@ -35,6 +35,7 @@ from kg_edit.models.sampling import BARE, sample_rows, started_contexts
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod
+from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.wise.activations import TrainedTexts, margin_loss
 from kg_edit.zoo.wise.adapter import MemorySettings, SideMemory
 
@@ -112,9 +113,7 @@ class GradientDescent(Descent):
 class Wise(AdapterMethod):
     """Each edit trains the present shard of the memory further; a text that activates a memory enough uses it."""
 
-    name = "wise"
-    paper = "Wang et al., NeurIPS 2024, arXiv 2405.14768"
-    about = "side memories of one layer, in shards that are merged; a text uses the one that changes it most, or none"
+    entry = method_entry("wise")
     adapter_class = SideMemory
     config_class = WiseConfig
     config: WiseConfig

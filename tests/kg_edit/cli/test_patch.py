@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -17,7 +16,6 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports.probes import Reading, ReportProbe
 from kg_edit.ship.ledger import Ledger
-from tests.data.release_0_1_0.make import HERE
 from tests.kg_edit.command_line import (
     GLAME,
     GOOD,
@@ -226,7 +224,19 @@ def test_check_says_when_an_edit_succeeds(
 
 def test_add_names_the_command_that_removes_failed_edits(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     write_patch(place / "patch.safetensors", tiny_folder, HEAT)
-    shutil.copy(HERE / "edit" / "report.json", place)
+    edits = [
+        {
+            "edit": name,
+            "prompt": "",
+            "target": "",
+            "generated": "",
+            "succeeded": False,
+            "likelier": False,
+            "known": False,
+        }
+        for name in ("james", "france", "hughes")
+    ]
+    (place / "report.json").write_text(json.dumps({"version": 1, "joint": False, "edits": edits}))
     for ledger, model, named in (("my ledger", (), "MODEL"), ("other", ("--model", tiny_folder), str(tiny_folder))):
         added = kg_edit("patch", "add", ledger, place, *model, "--force")
         removing = f"kg-edit patch remove {quote(ledger)} 1/james 1/france 1/hughes --model {quote(named)}"

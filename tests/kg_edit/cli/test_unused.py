@@ -33,7 +33,6 @@ UNUSED: dict[str, str] = {
     "evaluate --data d --out o --references r": "--references has no effect without consistency.tfidf",
     "covariance --folder f list": "--folder has no effect before list; leave it out, or give options of list after it",
     "covariance --layers 1 --corpus t.txt --seed 2": "--seed has no effect with --corpus t.txt",
-    "covariance push ./f --private": "--private has no effect for a folder",
     "sweep f.toml --example": "FILE has no effect with --example",
     "edit edits.jsonl --method memit --graph graph.tsv --out o": "--graph has no effect: memit reads no graph, and "
     "no row has an id in the place of a name; leave it out, or give another --method, such as glame",

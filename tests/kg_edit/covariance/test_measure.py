@@ -21,7 +21,6 @@ from kg_edit.covariance.store import (
     CovarianceConfig,
     find_covariances,
     measure_covariances,
-    measure_shard,
 )
 from kg_edit.errors import CovarianceError, PatchError
 from kg_edit.models.hooks import watched
@@ -309,8 +308,6 @@ def test_merged_patch_has_its_own_covariance(tmp_path: Path) -> None:
     config = CovarianceConfig(corpus="self", tokens=CHUNK)
     with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
         find_covariances(model, [2], config, folder=tmp_path, progress=False)
-    with patch.applied(model), pytest.raises(PatchError, match="a patch is already applied"):
-        measure_shard(model, [2], config, part=0, parts=2, folder=tmp_path, progress=False)
     assert list(tmp_path.glob("*.safetensors")) == []
     patch.merge_into(model)
     edited = find_covariances(model, [2], config, folder=tmp_path, progress=False)[2]

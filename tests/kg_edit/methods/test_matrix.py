@@ -117,7 +117,7 @@ def test_methods_are_all_in_the_matrix() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_method_is_described(name: str) -> None:
     chosen = find_method(name)
-    assert (chosen.name, bool(chosen.about), bool(chosen.paper)) == (name, True, True)
+    assert (chosen.name, bool(chosen.entry.about), bool(chosen.entry.paper)) == (name, True, True)
     undescribed = [field for field, info in chosen.config_class.model_fields.items() if not info.description]
     assert undescribed == []
 

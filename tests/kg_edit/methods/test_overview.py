@@ -12,15 +12,16 @@ import pytest
 
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import LayerConfig
-from kg_edit.methods.overview import CHOICES, HEADER, PAGES, all_methods, computes, methods_page, row_of, settings
+from kg_edit.methods.overview import CHOICES, HEADER, PAGES, computes, methods_page, row_of, settings
+from kg_edit.registry import method_entries
 from kg_edit.zoo.adapters.base import AdapterConfig
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 
 
 def test_table_has_a_row_for_each_method() -> None:
-    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in map(row_of, all_methods())}
-    assert tuple(rows) == method_names()
+    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in map(row_of, method_entries().values())}
+    assert tuple(sorted(rows)) == method_names()
     assert [rows["rome"][column] for column in ("changes", "batch", "remove")] == ["weights", "sequence", "recomputed"]
     assert [rows["grace"][column] for column in ("changes", "remove")] == ["adapter", "exact"]
     assert rows["glame"]["graph"] == "yes" and "2402.13593" in rows["glame"]["paper"]
@@ -28,12 +29,12 @@ def test_table_has_a_row_for_each_method() -> None:
 
 
 def test_default_preset_is_the_field_defaults() -> None:
-    for method in all_methods():
+    for method in map(find_method, method_names()):
         assert method.config_class.preset() == method.config_class(), method.name
 
 
 def test_settings_have_meanings_and_include_those_of_groups() -> None:
-    for method in all_methods():
+    for method in map(find_method, method_names()):
         assert all(meaning for _, _, meaning in settings(method)), method.name
     shown = {field for field, _, _ in settings(find_method("glame-plus"))}
     assert {"answers.steps", "covariance.tokens"} <= shown
@@ -55,7 +56,11 @@ def test_help_of_the_layer_names_the_depth_of_the_class() -> None:
     class Deeper(AdapterConfig):
         depth = 0.9
 
-    classes = [method.config_class for method in all_methods() if issubclass(method.config_class, LayerConfig)]
+    classes = [
+        method.config_class
+        for method in map(find_method, method_names())
+        if issubclass(method.config_class, LayerConfig)
+    ]
     helps = {cls: cls.model_fields["layer"].description or "" for cls in (*classes, LayerConfig, Deep, Deeper)}
     assert "default 0.5 of the depth" in helps[Deep] and "default 0.2 of the depth" in helps[LayerConfig]
     wrong = [cls for cls, text in helps.items() if "of the depth" in text and f" {cls.depth:g} of the" not in text]
@@ -63,7 +68,7 @@ def test_help_of_the_layer_names_the_depth_of_the_class() -> None:
 
 
 def test_default_layers_are_those_of_a_small_model() -> None:
-    for method in all_methods():
+    for method in map(find_method, method_names()):
         config = method.config_class()
         if method.name != "glame-plus" and config.written_layers(30):  # its answers need a later block
             for blocks in (1, 2, 3):
@@ -76,7 +81,7 @@ def test_page_is_up_to_date() -> None:
 
 
 def test_page_of_a_family_has_the_sections_of_its_methods() -> None:
-    for method in all_methods():
+    for method in map(find_method, method_names()):
         texts = [(PAGE.parent / f"{page}.md").read_text(encoding="utf-8") for page in PAGES[method.family]]
         title = "^# GLAME and" if method.name == "glame" else f"^## .*`{method.name}`"
         assert any(re.search(title, text, re.MULTILINE) for text in texts), method.name

@@ -10,7 +10,7 @@ import pytest
 from kg_edit.edits.files import read_edits
 from kg_edit.edits.record import as_record
 from kg_edit.errors import EditFileError, UnknownNameError
-from kg_edit.evaluation.datasets import DATASETS, find_dataset, guess_dataset, read_dataset
+from kg_edit.evaluation.datasets import find_dataset, guess_dataset, known_datasets, read_dataset
 from kg_edit.evaluation.datasets.reading import document
 from tests.kg_edit.edit_rows import Labels
 from tests.kg_edit.evaluation.datasets.rows import (
@@ -57,7 +57,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
         find_dataset("counterfactplus")
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", known_datasets())
 def test_unknown_field_is_named_with_file_and_record(name: str, tmp_path: Path) -> None:
     row = {**ROWS[name], "subjet": "x"}
     file = written(tmp_path, row)
@@ -66,10 +66,10 @@ def test_unknown_field_is_named_with_file_and_record(name: str, tmp_path: Path) 
     assert str(error.value).startswith(f"{file}, record 1, field subjet: unknown field")
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", known_datasets())
 def test_declared_measures_cover_the_record(name: str, tmp_path: Path) -> None:
     (record,) = find_dataset(name)(written(tmp_path, ROWS[name]))
-    dataset = DATASETS[name]
+    dataset = known_datasets()[name]
     assert {probe.measures for probe in record.probes} <= set(dataset.measures)
     parts = {"target_true": "target_true", "paraphrases": "paraphrases", "neighborhood": "neighborhood"}
     parts |= {"portability": "questions"}

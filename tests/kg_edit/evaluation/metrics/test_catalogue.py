@@ -14,7 +14,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import Probe, Query
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluation.case import EVIDENCE, Case
-from kg_edit.evaluation.datasets import DATASETS
+from kg_edit.evaluation.datasets import known_datasets
 from kg_edit.evaluation.metrics.catalogue import (
     CATALOGUE,
     RECORD_METRICS,
@@ -71,12 +71,12 @@ def test_every_metric_is_documented() -> None:
     page = metrics_page()
     for name in CATALOGUE:
         assert f"`{shown_name(re.sub(r'[234]_hops[.]', '', name))}`" in page  # one line for all numbers of hops
-    for dataset in DATASETS.values():  # whose groups are the GROUP and SUB of a name
+    for dataset in known_datasets().values():  # whose groups are the GROUP and SUB of a name
         assert all(f"`{group}`" in page for group in dataset.measures)
 
 
 def test_every_group_of_probes_has_a_metric() -> None:
-    for dataset in DATASETS.values():
+    for dataset in known_datasets().values():
         for group in dataset.measures:
             names = {group, group.partition(".")[0]}
             assert any(names.intersection(metric.needs) for metric in RECORD_METRICS.values()), group
@@ -84,7 +84,7 @@ def test_every_group_of_probes_has_a_metric() -> None:
 
 def test_what_a_metric_needs_is_what_the_records_of_a_data_set_may_have() -> None:
     may_have = []
-    for dataset in DATASETS.values():
+    for dataset in known_datasets().values():
         parts = {*dataset.measures, *dataset.edits_have, *PROBES, "portability"}
         may_have.append(parts | {part.partition(".")[0] for part in parts})
     for name, metric in RECORD_METRICS.items():
@@ -108,7 +108,9 @@ class Noted(dict[Any, Any]):
         return self.value
 
 
-@pytest.mark.parametrize("group", sorted({name for ds in DATASETS.values() for name in ds.measures} | PROBES.keys()))
+@pytest.mark.parametrize(
+    "group", sorted({name for ds in known_datasets().values() for name in ds.measures} | PROBES.keys())
+)
 def test_model_is_asked_nothing_that_no_metric_reads(group: str) -> None:
     edit = Edit(subject="Ada", prompt="{} is", target_new="old")
     query = Query(prompt="Where?", answers=(("Rome",),), others=("Oslo",), old=("Bern",))

@@ -12,10 +12,10 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
+from kg_edit.patches.entries import EditPosition, Entry
 from kg_edit.reports.probes import probes
 from kg_edit.ship.app.openai_api import CompletionRequest
 from kg_edit.ship.ledger.check import KINDS, CompletionServer, check_served
-from kg_edit.ship.ledger.entries import EditPosition, Entry
 from kg_edit.text.matching import normalised
 from tests.kg_edit.cli.test_patch import HEAT as HEAT_WITH_LOCALITY
 from tests.kg_edit.cli.test_patch import LAKERS, RIVER, write_patch

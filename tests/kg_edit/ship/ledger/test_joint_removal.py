@@ -15,11 +15,11 @@ from kg_edit.methods import find_method
 from kg_edit.methods.memit.records import facts_of
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
+from kg_edit.patches.entries import edit_of
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.ship.export.merged_model import check_mergeable
 from kg_edit.ship.ledger import Ledger
 from kg_edit.ship.ledger.check import check
-from kg_edit.ship.ledger.entries import edit_of
 from kg_edit.zoo.grace.patch import CodebookPatch
 from kg_edit.zoo.serac.patch import ScopePatch
 from tests.everyday import keep_first

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
+from kg_edit.patches.conflicts import Conflict
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.ledger import Ledger
-from kg_edit.ship.ledger.conflicts import Conflict
 from tests.kg_edit.ship.ledger.ledgers import made_up
 
 FRANCE = Edit(id="e1", subject="France", prompt="In {}, the capital is", target_new="Rome", relation="capital")

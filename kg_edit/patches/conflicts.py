@@ -12,7 +12,7 @@ import numpy as np
 
 from kg_edit.edits.edit import Edit
 from kg_edit.patches.changes import Array, Changes, columns
-from kg_edit.ship.ledger.entries import EditPosition, Entry
+from kg_edit.patches.entries import EditPosition, Entry
 
 COSINE = 0.6  # of two edits' keys (docs/patches.md)
 

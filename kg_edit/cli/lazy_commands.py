@@ -1,0 +1,66 @@
+"""The group of all commands: it lists them from their entries, and imports one when it is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from kg_edit.cli.help_page import PagedCommand, use_pages
+from kg_edit.registry import CommandEntry, command_entries, load
+from wikidata_cache.usage import Commands
+
+# Panels of other packages come last
+_PANELS = ("Edit and ask", "Measure", "Ship", "Train an editor")
+
+
+class LazyCommands(Commands):
+    """The commands of the registry."""
+
+    _lists = False  # while the help is printed: a command is then its name and its line
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, panel by panel."""
+        entries = command_entries().values()
+        panels = list(dict.fromkeys([*_PANELS, *(entry.panel for entry in entries)]))
+        return [entry.name for panel in panels for entry in entries if entry.panel == panel]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of a name, imported; None if there is none."""
+        entry = command_entries().get(cmd_name)
+        if entry is None:
+            return None
+        if self._lists:
+            return TyperCommand(entry.name, help=entry.about, rich_help_panel=entry.panel)
+        return built_command(entry)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the page of ``kg-edit --help``."""
+        self._lists = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._lists = False
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the commands that begin with what is typed."""
+        self._lists = True
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self._lists = False
+
+
+def built_command(entry: CommandEntry) -> Any:
+    """Import the function or the group of an entry, and return its command."""
+    found = load(entry.target)
+    if entry.group:
+        use_pages(found)
+        command = typer.main.get_command(found)
+    else:
+        alone = typer.Typer(rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False)
+        alone.command(entry.name, cls=PagedCommand)(found)
+        command = typer.main.get_command(alone)
+    command.name = entry.name
+    return command
