@@ -88,7 +88,7 @@ def test_chunks_cut_the_text_and_are_written_at_the_token_before(name: str) -> N
     assert isinstance(patch, WeightPatch) and len(patch.edits[0]["requests"]) == len(rows) - 1
     alone, remaining = method.edit([EDITS[0], OTHER]), method.without(patch, ["fox"])
     for layer in method.layers:
-        torch.testing.assert_close(change(remaining, model, layer), change(alone, model, layer), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(change(remaining, model, layer), change(alone, model, layer), rtol=1e-3, atol=1e-4)
     if name == "memit":
         reached(method, patch)
 
