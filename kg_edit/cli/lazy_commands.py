@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from kg_edit.cli.help_page import PagedCommand, use_pages
+from kg_edit.errors import did_you_mean
 from kg_edit.registry import CommandEntry, command_entries, load
 from wikidata_cache.usage import Commands
 
@@ -35,6 +36,17 @@ class LazyCommands(Commands):
             return TyperCommand(entry.name, help=entry.about, rich_help_panel=entry.panel)
         return built_command(entry)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is typed.
+
+        Raises:
+            UsageError: there is none; the message suggests a similar one.
+        """
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], names)}.")
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the page of ``kg-edit --help``."""
         self._lists = True
@@ -56,6 +68,7 @@ def built_command(entry: CommandEntry) -> Any:
     """Import the function or the group of an entry, and return its command."""
     found = load(entry.target)
     if entry.group:
+        found._add_completion = False  # which is the top command's
         use_pages(found)
         command = typer.main.get_command(found)
     else:

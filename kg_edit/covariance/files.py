@@ -117,7 +117,7 @@ def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
     """
     check_finite(flat, manifest)
     path = moment_path(folder, manifest)
-    # The manifest first: after a kill between the two, C is measured again, and `covariance push` needs both files
+    # The manifest first: after a kill between the two, C is measured again, and a copy needs both files
     write_json(path.with_suffix(".json"), manifest.model_dump(mode="json"))
     write_tensors(path, {"upper": flat.float().cpu()}, manifest)
     return path

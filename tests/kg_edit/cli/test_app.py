@@ -191,6 +191,32 @@ def test_doctor(kg_edit: Run, tiny_folder: Path) -> None:
     assert kg_edit("doctor", tiny_folder, "--layer", "9").code == 2
 
 
+def test_misspelt_command_is_suggested_and_groups_have_no_completion_of_their_own(kg_edit: Run) -> None:
+    misspelt = kg_edit("edti")
+    assert misspelt.code == 2 and "did you mean 'edit'" in misspelt.err
+    assert "--install-completion" not in kg_edit("data", "--help").out
+
+
+LISTINGS = (("methods",), ("metrics",), ("models",), ("--help",), ("edit", "--help"), ("edit", "x", "--stepz"))
+
+
+@pytest.mark.parametrize("arguments", LISTINGS)
+def test_listing_imports_neither_torch_nor_a_method(arguments: tuple[str, ...]) -> None:
+    code = f"""
+import sys
+from kg_edit.cli.app import main
+sys.argv = ["kg-edit", *{arguments!r}]
+try:
+    main()
+except SystemExit:
+    pass
+heavy = [name for name in sys.modules if name in ("torch", "transformers") or name.endswith(".method")]
+sys.exit(", ".join(heavy))
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "resumes"),
     [
