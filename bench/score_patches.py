@@ -19,7 +19,8 @@ from tools.model_edits import plain_model, some_edits
 
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.scorer import ANSWER_TOKENS, score_cases
+from kg_edit.evaluation.metrics.catalogue import requests_of
+from kg_edit.evaluation.scorer import score_cases
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode, left_pad
@@ -28,6 +29,7 @@ from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import _NODES
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import answers, choices
+from kg_edit.scoring.requests import ANSWER_TOKENS
 
 QUICK = RomeConfig()
 
@@ -76,8 +78,10 @@ def in_turn(
     for case, patch in zip(cases, patches, strict=True):
         for applied in (nullcontext(), patch.applied(model)):
             with applied:
-                scores = plain_scores(model, case.pairs)
-                texts = [continuations(model, [prompt], limits=[ANSWER_TOKENS])[0] for prompt in case.continued]
+                requests = requests_of(case)
+                prompts = [text.prompt for text in requests.continued]
+                scores = plain_scores(model, requests.pairs)
+                texts = [continuations(model, [prompt], limits=[ANSWER_TOKENS])[0] for prompt in prompts]
             results.append(({pair: score.nll for pair, score in scores.items()}, texts))
     return results
 
@@ -101,11 +105,12 @@ def main() -> None:
     fast_seconds = time.perf_counter() - start
     apart, different = 0.0, 0
     for index, case in enumerate(cases):
+        requests = requests_of(case)
         for section, (nll, texts) in zip(
             (sections[index], sections[index + len(cases)]), slow[2 * index : 2 * index + 2], strict=True
         ):
-            apart = max(apart, *(abs(section.nll[pair.prompt][pair.candidate] - nll[pair]) for pair in case.pairs))
-            names = case.continued.values()
+            apart = max(apart, *(abs(section.nll[pair.prompt][pair.candidate] - nll[pair]) for pair in requests.pairs))
+            names = [text.name or text.prompt for text in requests.continued]
             different += sum(
                 section.texts[name] != text[: len(section.texts[name])] for name, text in zip(names, texts, strict=True)
             )
@@ -115,7 +120,7 @@ def main() -> None:
         "plain_seconds": round(plain_seconds, 2),
         "fast_seconds": round(fast_seconds, 2),
         "records": len(cases),
-        "pairs": sum(len(case.pairs) for case in cases),
+        "pairs": sum(len(requests_of(case).pairs) for case in cases),
         "largest_difference": apart,
         "different_texts": different,
         "threads": torch.get_num_threads(),

@@ -1,78 +1,24 @@
-"""A case is a record in the form in which it is scored: the prompts for the model, from the record's edits and probes.
+"""A case is a record in the form in which it is scored: its edits, probes, and the forms of its questions.
 
-A case knows no metric. It lists which texts the model continues, scores, predicts or samples; metrics read the results.
+A case knows no metric: what the model is asked about it follows from its metrics (`kg_edit.evaluation.metrics`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import (
-    ANSWER,
     fact_sentence,
     format_question,
     format_question_with_shots,
-    generated_from,
-    pair_of,
     query_of,
     recalled_fact,
-    right_answers,
-    scored_after,
-    stepped_from,
 )
-
-Asked = Literal["continuation", "beginning", "steps", "first answer", "all answers", "gains", "predicted tokens"]
-"""The kinds of evidence about a query: the greedy continuation ("continuation"), the same with the steps written out
-("steps"), its first tokens ("beginning"), the likelihood of the first right answer ("first answer"), of all right and
-rival answers ("all answers"), of these without the question ("gains"), and the arg-max tokens at the first right
-answer's positions ("predicted tokens")."""
-
-EVIDENCE: Mapping[str, frozenset[Asked]] = {
-    "edit": frozenset({"continuation"}),
-    "efficacy": frozenset({"first answer"}),
-    "accurate": frozenset({"first answer"}),
-    "distracting": frozenset({"first answer", "all answers"}),
-    "elsewhere": frozenset({"continuation"}),
-    "fact-check": frozenset({"first answer", "all answers"}),
-    "hallucination": frozenset({"first answer", "all answers"}),
-    "hops": frozenset({"continuation"}),
-    "inference": frozenset({"all answers"}),
-    "inference-specificity": frozenset({"all answers"}),
-    "locality": frozenset({"continuation", "first answer", "predicted tokens"}),
-    "locality-text": frozenset({"beginning"}),
-    "multihop": frozenset({"continuation", "all answers"}),
-    "multiple-choice": frozenset({"all answers"}),
-    "negation": frozenset({"first answer", "all answers"}),
-    "paraphrase": frozenset({"continuation", "first answer"}),
-    "portability": frozenset({"continuation", "first answer"}),
-    "recall": frozenset({"continuation"}),
-    "refutation": frozenset({"continuation"}),
-    "reversed": frozenset({"continuation", "first answer"}),
-    "ripple": frozenset({"continuation"}),
-    "ripples-edit": frozenset({"continuation"}),
-    "ripples-known": frozenset({"continuation", "steps", "first answer", "all answers", "gains"}),
-    "ripples-more": frozenset({"continuation"}),
-    "ripples-stay": frozenset({"continuation"}),
-    "ripples-unknown": frozenset({"continuation", "steps", "first answer", "all answers", "gains"}),
-    "sentiment": frozenset({"all answers"}),
-    "span": frozenset({"first answer"}),
-    "specificity": frozenset({"first answer"}),
-    "sub-question": frozenset({"continuation", "first answer"}),
-    "triple": frozenset({"continuation", "first answer"}),
-    "unstructured": frozenset({"continuation"}),
-    "unstructured-paraphrase": frozenset({"continuation"}),
-}
-"""The kinds of evidence that the probes of each family need. Only the extras use other families (generation)."""
-
-FUZZY = "portability.glame_fuzzy"
-FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
-DIVERGENCE = "neighborhood.next_token_kl"
-FUZZY_SUFFIX = " The answer, most simply, is"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,109 +108,6 @@ class Case:
         answers = (question.answer for question in self.questions)
         return list(map(Pair, self.prompts, answers))
 
-    @property
-    def pairs(self) -> list[Pair]:
-        """All pairs whose likelihood the metrics of this case read."""
-        # portability.choice compares an answer after the question with the same answer after "Answer:" alone.
-        choices = [
-            Pair(prompt, answer)
-            for question, answers in zip(self.prompts, self.choices, strict=False)
-            for answer in answers
-            for prompt in (question, ANSWER)
-        ]
-        if self.ceiling:
-            return [*self.answer_pairs, *choices, *self._probe_pairs]
-        # The probabilities of the new and the old target, after the edit's prompt, its paraphrases and its neighbours.
-        target_pairs = [
-            Pair(prompt.rstrip(), target)
-            for edit in self.edits
-            for prompt in (edit.text, *edit.paraphrases, *edit.neighborhood)
-            for target in (edit.target_new, edit.target_true)
-            if target
-        ]
-        return [*target_pairs, *self.answer_pairs, *choices, *self._probe_pairs]
-
-    @property
-    def predicted_pairs(self) -> list[Pair]:
-        """The pairs whose arg-max tokens are compared with the unedited model's."""
-        return [pair_of(query) for query in self._queries("predicted tokens")]
-
-    @property
-    def continued(self) -> dict[str, str]:
-        """Each text that the model continues greedily -> the name of its continuation in a section."""
-        statements = {} if self.ceiling else {edit.text: edit.text for edit in self.edits}
-        compared = {generated_from(query): scored_after(query) for query in self._queries("beginning")}
-        return {**self._question_texts, **statements, **compared, **self._probed}
-
-    @property
-    def answered(self) -> frozenset[str]:
-        """The texts of `continued` whose continuation shall answer a question, a probe or a condition."""
-        return frozenset([*self._question_texts, *self._probed])
-
-    @property
-    def long_texts(self) -> frozenset[str]:
-        """The texts of `continued` that the model continues with several sentences."""
-        return frozenset(generated_from(query) for probe in self.group("refutation") for query in probe.queries)
-
-    @property
-    def paragraphs(self) -> frozenset[str]:
-        """The texts of `continued` whose continuation is compared with a paragraph, and may have several lines."""
-        probes = (*self.group("unstructured"), *self.group("unstructured-paraphrase"))
-        return frozenset(generated_from(query) for probe in probes for query in probe.queries)
-
-    @property
-    def compared(self) -> frozenset[str]:
-        """The texts of `continued` whose continuation's beginning is compared with the unedited model's."""
-        return frozenset(map(generated_from, self._queries("beginning")))
-
-    @property
-    def foreseen(self) -> tuple[str, ...]:
-        """The prompts whose next token's probabilities are compared with the unedited model's, for the extras."""
-        requested = DIVERGENCE in self.extras and not self.ceiling
-        return tuple(prompt.rstrip() for edit in self.edits for prompt in edit.neighborhood) if requested else ()
-
-    @property
-    def sampled(self) -> tuple[str, ...]:
-        """The texts that the model continues by sampling, for the extras."""
-        if self.ceiling:
-            return ()
-        fuzzy = tuple(map(fuzzy_prompt, right_answers_by_question(self))) if FUZZY in self.extras else ()
-        return (*fuzzy, *(generation_prompts(self) if {FLUENCY, CONSISTENCY} & set(self.extras) else ()))
-
-    @property
-    def _question_texts(self) -> dict[str, str]:
-        return dict(zip(self.few_shot_prompts, (question.question for question in self.questions), strict=True))
-
-    @property
-    def _probed(self) -> dict[str, str]:
-        conditions = (query for probe in self.probes for query in probe.conditions)
-        # The model is asked in the few-shot form; its text is named by the plain form, which is in the section.
-        direct = {generated_from(query): scored_after(query) for query in (*self._queries("continuation"), *conditions)}
-        return {**direct, **{prompt: prompt for prompt in self.stepped}}
-
-    @property
-    def stepped(self) -> frozenset[str]:
-        """The texts of `continued` after which the model writes the steps first and then the answer."""
-        return frozenset(stepped_from(query) for query in self._queries("steps"))
-
-    @property
-    def _probe_pairs(self) -> list[Pair]:
-        first = [pair_of(query) for query in self._queries("first answer")]
-        every = [
-            Pair(scored_after(query), candidate)
-            for query in self._queries("all answers")
-            for candidate in (*(names[0] for names in query.answers), *query.others)
-        ]
-        alone = [
-            Pair(ANSWER, candidate)
-            for query in self._queries("gains")
-            for candidate in (query.answers[0][0], *query.others)
-        ]
-        return [*first, *every, *alone]
-
-    def _queries(self, kind: Asked) -> Iterator[Query]:
-        return (query for probe in self.probes if kind in EVIDENCE.get(probe.family, ()) for query in probe.queries)
-
     def _ask(self, form: Callable[[str, str], str]) -> tuple[str, ...]:
         facts: Sequence[str] = self.facts or ("",) * len(self.questions)
         questions = (question.question for question in self.questions)
@@ -308,23 +151,3 @@ def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bo
         return query.model_copy(update={"context": context, "examples": examples})
 
     return tuple(probe.model_copy(update={"queries": tuple(map(after_facts, probe.queries))}) for probe in probes)
-
-
-def fuzzy_prompt(question: str) -> str:
-    """Return a question in the form of GLAME's program."""
-    return question + FUZZY_SUFFIX
-
-
-def right_answers_by_question(case: Case) -> Mapping[str, tuple[str, ...]]:
-    """Return each portability question with its right answers."""
-    answers = {question.question: right_answers(question) for question in case.questions}
-    queries = (query for probe in case.group("portability") for query in probe.queries)
-    return {
-        **answers,
-        **{query.prompt: tuple(name for names in query.answers for name in names) for query in queries},
-    }
-
-
-def generation_prompts(case: Case) -> tuple[str, ...]:
-    """Return the prompts of a case after which text is sampled for fluency and consistency."""
-    return tuple(query.prompt.rstrip() for probe in case.group("generation") for query in probe.queries)

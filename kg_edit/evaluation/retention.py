@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,17 +32,18 @@ from kg_edit.evaluation.datasets import readable_records
 from kg_edit.evaluation.metrics.metric import mean
 from kg_edit.evaluation.statistics import LARGEST_NLL
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.scoring.generation import continuations, room_for
+from kg_edit.scoring.asking import ask_each
+from kg_edit.scoring.judging import generates
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import generated_from, pair_of
+from kg_edit.scoring.requests import ANSWER_TOKENS, Continued, Requests
 from kg_edit.storage.run_folder import digest
-from kg_edit.text.matching import begins_with, first_sentence, mentions
+from kg_edit.text.matching import mentions
 
 PREFIX = "retention."
 TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average", "ARR"))
 PERPLEXITY = ".perplexity"
 TESTED = 1000  # the number of first prompts to use of a test file, as in the paper
-_TOKENS = 24  # tokens of an answer
 _NQ = "nq question: "  # zsRE's prefix of a Natural Questions prompt
 
 
@@ -85,7 +86,7 @@ class RetentionTest:
         for query in self.queries:
             pair = pair_of(query)
             model.encode(pair.prompt, target=pair.candidate)
-            model.check_length(model.encode(generated_from(query)), new_tokens=_TOKENS)
+            model.check_length(model.encode(generated_from(query)), new_tokens=ANSWER_TOKENS)
         for pair in map(pair_of, self.accurate):
             model.encode(pair.prompt, target=pair.candidate)
 
@@ -149,23 +150,25 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
         [asked_of(edit) for edit, is_chat in zip(edits, forms, strict=True) if is_chat == form]
         for form in (False, True)
     )
-    replies = _replies(model.in_chat(chat=False), plain, is_right=begins_with) if plain else []
+    replies = list[Reply]()
+    if plain:
+        replies += _replies(model.in_chat(chat=False), plain, is_right=partial(generates, chat=False))
     if in_chat:  # a chat model answers in a sentence, which may not begin with the target
-        reader = model.in_chat()
-        replies += _replies(reader, in_chat, is_right=lambda text, name: mentions(first_sentence(text), name))
+        replies += _replies(model.in_chat(), in_chat, is_right=partial(generates, chat=True))
     return replies
 
 
 def _replies(model: LanguageModel, queries: Sequence[Query], *, is_right: Callable[[str, str], bool]) -> list[Reply]:
     """The model's answers; a greedy answer is right if ``is_right(text, name)`` for a name of an answer."""
     pairs = [pair_of(query) for query in queries]
-    limits = [max(_TOKENS, room_for(model.tokenizer, pair.candidate)) for pair in pairs]
-    texts = continuations(model, [generated_from(query) for query in queries], limits=limits) if queries else ()
-    losses = score(model, pairs)
-    return [
-        Reply(any(is_right(text, name) for names in query.answers for name in names), losses[pair].nll)
-        for query, text, pair in zip(queries, texts, pairs, strict=True)
-    ]
+    texts = [Continued(prompt=generated_from(query), answers=query.answers[0][:1]) for query in queries]
+    (evidence,) = ask_each(model, [Requests(continued=tuple(texts), pairs=tuple(pairs))])
+    replies = []
+    for query, pair in zip(queries, pairs, strict=True):
+        text = evidence.texts[generated_from(query)]
+        right = any(is_right(text, name) for names in query.answers for name in names)
+        replies.append(Reply(right, evidence.scores[pair].nll))
+    return replies
 
 
 def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[str]) -> dict[str, float | None]:

@@ -1,5 +1,4 @@
-"""Score cases on a model, with all metrics of a case at once: one forward pass for all pairs, one batch of
-continuations.
+"""Score cases on a model: what their metrics ask, asked at once, and the metrics of the answers.
 
 Scores of the unedited model are stored in the cache folder (`UneditedScores`): they are computed once for all methods.
 """
@@ -9,22 +8,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
-from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets.own_edits import TEXTS
 from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.memory import in_halves
-from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for
-from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for, requests_of
 from kg_edit.evaluation.metrics.unstructured import COSINE
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.evaluation.records import Section
@@ -32,21 +28,16 @@ from kg_edit.evaluation.retention import Reply, RetentionTest
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch
-from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
-from kg_edit.scoring.generation import COMPARED, compared_text, continuations, room_for, samples
+from kg_edit.scoring.asking import ask_each, compare_beginnings
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.greedy import greedy
-from kg_edit.scoring.likelihood import next_tokens, predictions, score_each
 from kg_edit.scoring.perplexity import general_scores
-from kg_edit.scoring.questions import generated_from, right_answers
+from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.requests import ANSWER_TOKENS, Requests
 from kg_edit.scoring.text_vectors import cosines
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import Settings, digest
 
-ANSWER_TOKENS = 24  # the longest answer that a model may write
-LIST_TOKENS = 128  # the longest list of answers; RippleEdits' program has one token a character of the prompt, and 30
-LONG_TOKENS = 60  # a text in which the model may contradict an edit
-STEP_TOKENS = 40  # the longest answer with written steps
-_REWRITE_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
 # The settings on which an unedited model's scores of a case depend.
 _DECIDES = ("model", "tokenizer_sha256", "protocol", "question_form_sha256", "kg_edit", "chat_form_sha256")
 
@@ -78,71 +69,12 @@ def score_cases(
         PatchMismatchError: a patch is for another model.
         ChatTemplateError: a case is asked in chat form, and the tokenizer has no chat template.
     """
-    earlier: Sequence[Section | None] = before or [None] * len(cases)
-    by_case: Sequence[Patch | None] = patches or [None] * len(cases)
-    sections: dict[int, Section] = {}
-    for chat in sorted({case.chat for case in cases}):
-        reader = model.in_chat() if chat else model
-        indices = [index for index, case in enumerate(cases) if case.chat == chat]
-        of_weights = [patch for index in indices if (patch := by_case[index]) is None or isinstance(patch, WeightPatch)]
-        if len(of_weights) == len(indices):  # all are patches of weights: one forward pass for all cases
-            group, unedited = [cases[index] for index in indices], [earlier[index] for index in indices]
-            sections |= zip(indices, _score_together(reader, group, unedited, of_weights), strict=True)
-            continue
-        for index in indices:
-            patch = by_case[index]
-            with patch.applied(reader) if patch else nullcontext(reader) as edited:
-                (sections[index],) = _score_together(edited, [cases[index]], [earlier[index]], [None])
-    return tuple(sections[index] for index in range(len(cases)))
-
-
-def _score_together(
-    model: LanguageModel,
-    cases: Sequence[Case],
-    before: Sequence[Section | None],
-    patches: Sequence[WeightPatch | None],
-) -> tuple[Section, ...]:
-    """Score cases that are all asked in ``model``'s form, each with its own patch of weights."""
-    model.foresee(text for case in cases for text in (*(pair.prompt for pair in case.pairs), *case.continued))
-    scores = score_each(model, [case.pairs for case in cases], patches=patches)
-
-    # All continuations of one line are one batch, and so are all paragraphs. Cases of the unpatched model share their
-    # prompts, with the largest limit.
-    owners = [index if patch else None for index, patch in enumerate(patches)]
-    limits: dict[tuple[int | None, str], int] = {}
-    for owner, case in zip(owners, cases, strict=True):
-        for prompt, limit in text_limits(model.tokenizer, case).items():
-            limits[owner, prompt] = max(limit, limits.get((owner, prompt), 0))
-    long = {(owner, prompt) for owner, case in zip(owners, cases, strict=True) for prompt in case.paragraphs}
-    written = dict[tuple[int | None, str], str]()
-    for several_lines in (False, True):
-        keys = [key for key in limits if (key in long) == several_lines]
-        texts = continuations(
-            model,
-            [prompt for _, prompt in keys],
-            limits=[limits[key] for key in keys],
-            patches=[None if owner is None else patches[owner] for owner, _ in keys],
-            several_lines=several_lines,
-        )
-        written |= zip(keys, texts, strict=True)
-
-    sections = []
-    for owner, case, patch, pair_scores, unedited in zip(owners, cases, patches, scores, before, strict=True):
-        with wholly_patched(model, patch):
-            predicted, sampled = predictions(model, case.predicted_pairs), samples(model, case.sampled)
-            following = next_tokens(model, case.foreseen, tokens_of=unedited.next_tokens if unedited else None)
-        continued = {prompt: written[owner, prompt] for prompt in case.continued}
-        evidence = Evidence(
-            scores=pair_scores,
-            texts=continued,
-            compared=_compared(model, case, continued),
-            predicted=predicted,
-            samples=sampled,
-            next_tokens=following,
-            before=_evidence_of(model, case, unedited) if unedited else None,
-        )
-        sections.append(_section(case, evidence))
-    return tuple(sections)
+    requests = [requests_of(case) for case in cases]
+    unedited: list[Evidence | None] = [None] * len(cases)
+    if before:
+        unedited = [_evidence_of(model, *given) for given in zip(requests, before, strict=True)]
+    evidence = ask_each(model, requests, patches=patches, before=unedited)
+    return tuple(_section(*answered) for answered in zip(cases, requests, evidence, strict=True))
 
 
 @torch.no_grad()
@@ -153,68 +85,44 @@ def answer_seconds(model: LanguageModel, prompt: str) -> float:
     return round(time.perf_counter() - start, 4)
 
 
-def text_limits(tokenizer: PreTrainedTokenizerBase, case: Case) -> dict[str, int]:
-    """Return the token limit after each prompt; small for an edit's own prompt, unless an answer is expected after it.
-
-    An edit's prompt has room for its target, a question or a probe for each name that counts as an answer. Of a text
-    that is only compared with the unedited model's, the beginning suffices.
-    """
-    limits = dict.fromkeys(case.continued, ANSWER_TOKENS if case.chat else _REWRITE_TOKENS)
-    if not case.chat:
-        limits |= dict.fromkeys(case.compared, COMPARED)
-    limits |= dict.fromkeys(case.answered, ANSWER_TOKENS) | dict.fromkeys(case.stepped, STEP_TOKENS)
-    limits |= dict.fromkeys(case.long_texts, LONG_TOKENS)
-    # Each edit's statement with its target, each question and each prompt of a probe with each name of its answers.
-    accepted = [] if case.ceiling else [(edit.text, edit.target_new) for edit in case.edits]
-    questions = zip(case.few_shot_prompts, case.questions, strict=True)
-    accepted += [(prompt, name) for prompt, question in questions for name in right_answers(question)]
-    queries = [query for probe in case.probes for query in (*probe.queries, *probe.conditions)]
-    accepted += [(generated_from(query), name) for query in queries for names in query.answers for name in names]
-    for prompt, name in accepted:
-        if prompt in limits:
-            limits[prompt] = max(limits[prompt], room_for(tokenizer, name))
-    # A query that requires all its answers needs room for the longest name of each; the cast of a film has no end.
-    for query in queries:
-        if query.every and (prompt := generated_from(query)) in limits:
-            listed = room_for(tokenizer, ", ".join(max(names, key=len) for names in query.answers))
-            limits[prompt] = max(limits[prompt], min(listed, LIST_TOKENS))
-    return limits
-
-
-def _section(case: Case, evidence: Evidence) -> Section:
+def _section(case: Case, requests: Requests, evidence: Evidence) -> Section:
     """The metrics of a case, with the evidence that decided them."""
     nll: dict[str, dict[str, float]] = {}
-    for pair in case.pairs:
+    for pair in requests.pairs:
         nll.setdefault(pair.prompt, {})[pair.candidate] = evidence.scores[pair].nll
     predicted: dict[str, dict[str, tuple[int, ...]]] = {}
-    for pair in case.predicted_pairs:
+    for pair in requests.predicted:
         predicted.setdefault(pair.prompt, {})[pair.candidate] = evidence.predicted[pair]
     return Section(
         scores={name: metric(case, evidence) for name, metric in metrics_for(case).items()},
         nll=nll,
-        texts={name: evidence.texts[prompt] for prompt, name in case.continued.items()},
+        texts={text.name or text.prompt: evidence.texts[text.prompt] for text in requests.continued},
         predicted=predicted,
-        samples={prompt: evidence.samples[prompt] for prompt in case.sampled},
-        next_tokens={prompt: dict(evidence.next_tokens[prompt]) for prompt in case.foreseen},
+        samples=dict(evidence.samples),
+        next_tokens={prompt: dict(log_p) for prompt, log_p in evidence.next_tokens.items()},
     )
 
 
-def _compared(model: LanguageModel, case: Case, texts: Mapping[str, str]) -> dict[str, str]:
-    """The parts of the texts by which two models are compared."""
-    prompts = texts.keys() & case.compared
-    return {prompt: compared_text(model, texts[prompt], chat=case.chat) for prompt in prompts}
-
-
-def _evidence_of(model: LanguageModel, case: Case, section: Section) -> Evidence:
+def _evidence_of(model: LanguageModel, requests: Requests, section: Section) -> Evidence:
     """The part of the unedited model's evidence that its section has: texts, arg-max tokens, and next tokens."""
-    texts = {prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts}
-    predicted = [(pair, section.predicted.get(pair.prompt, {}).get(pair.candidate)) for pair in case.predicted_pairs]
+    texts = _texts_of(requests, section)
+    predicted = {}
+    for pair in requests.predicted:
+        tokens = section.predicted.get(pair.prompt, {}).get(pair.candidate)
+        if tokens is not None:
+            predicted[pair] = tokens
     return Evidence(
         texts=texts,
-        compared=_compared(model, case, texts),
-        predicted={pair: tokens for pair, tokens in predicted if tokens is not None},
+        compared=compare_beginnings(model, requests, texts),
+        predicted=predicted,
         next_tokens=section.next_tokens,
     )
+
+
+def _texts_of(requests: Requests, section: Section) -> dict[str, str]:
+    """The continuations of a section by prompt."""
+    names = {text.prompt: text.name or text.prompt for text in requests.continued}
+    return {prompt: section.texts[name] for prompt, name in names.items() if name in section.texts}
 
 
 def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence[Section]) -> list[Section]:
@@ -226,7 +134,7 @@ def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence
     for case, section in zip(cases, sections, strict=True):
         names = [name for name in section.scores if name.endswith(COSINE)]
         if names:
-            texts = {prompt: section.texts[name] for prompt, name in case.continued.items() if name in section.texts}
+            texts = _texts_of(requests_of(case), section)
             queries = (query for probe in case.probes if probe.measures in TEXTS for query in probe.queries)
             pairs = ((texts[generated_from(query)], query.answers[0][0]) for query in queries)
             evidence = Evidence(texts=texts, cosines=cosines(model, pairs))

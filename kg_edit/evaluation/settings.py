@@ -21,11 +21,11 @@ from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.records import asked_of
-from kg_edit.evaluation.scorer import ANSWER_TOKENS
 from kg_edit.evaluation.step import Method
 from kg_edit.methods.run_settings import chat_settings, method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import SHOTS
+from kg_edit.scoring.requests import ANSWER_TOKENS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import ENVIRONMENTS, Settings, digest

@@ -30,9 +30,13 @@ from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.provenance import merged_provenance
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.probes import LINE_BREAK, check_queries, generates, responses
 from kg_edit.reports.prompts import AskedPrompt
-from kg_edit.scoring.generation import COMPARED, compared_text
+from kg_edit.reports.rows import LINE_BREAK
+from kg_edit.scoring.asking import ask, check_requests
+from kg_edit.scoring.generation import compared_text
+from kg_edit.scoring.judging import generates, tidy_text
+from kg_edit.scoring.pairs import Pair
+from kg_edit.scoring.requests import COMPARED
 from kg_edit.scoring.text_start import with_start
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 
@@ -107,21 +111,25 @@ def compare_prompts(
     led = dict(zip(plain, with_start(model, tuple(plain), patch=records).texts, strict=True))
     entries = [entry if entry.chat else entry.model_copy(update={"prompt": led[entry.prompt]}) for entry in entries]
     check_prompts(model, entries, tokens=tokens)
-    queries = [entry.query for entry in entries]
-    unedited = responses(model, queries, tokens=tokens, progress="unedited" if progress else None)
+    requests = [entry.requests(tokens=tokens) for entry in entries]
+    unedited = ask(model, requests, progress="unedited" if progress else None)
     with nullcontext(merged) if merged else records.applied(model) as edited_model:
-        edited = responses(edited_model, queries, tokens=tokens, progress="edited" if progress else None)
-    return tuple(
-        PromptDifference(
+        edited = ask(edited_model, requests, progress="edited" if progress else None)
+    differences = []
+    for entry, before, after in zip(entries, unedited, edited, strict=True):
+        old = tidy_text(before.texts[entry.text])
+        new = tidy_text(after.texts[entry.text])
+        pairs = [Pair(entry.text, answer) for answer in entry.answer]
+        difference = PromptDifference(
             asked=entry,
-            unchanged=is_unchanged(model, entry, old.text, new.text, tokens=tokens),
-            unedited=old.text,
-            edited=new.text,
-            unedited_probabilities=tuple(cost.probability for cost in old.costs),
-            edited_probabilities=tuple(cost.probability for cost in new.costs),
+            unchanged=is_unchanged(model, entry, old, new, tokens=tokens),
+            unedited=old,
+            edited=new,
+            unedited_probabilities=tuple(before.scores[pair].probability for pair in pairs),
+            edited_probabilities=tuple(after.scores[pair].probability for pair in pairs),
         )
-        for entry, old, new in zip(entries, unedited, edited, strict=True)
-    )
+        differences.append(difference)
+    return tuple(differences)
 
 
 def is_unchanged(
@@ -142,7 +150,7 @@ def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt], *, token
     """
     for entry in prompts:
         try:
-            check_queries(model, [entry.query], tokens=tokens)
+            check_requests(model, [entry.requests(tokens=tokens)])
         except KgEditError as error:
             of = f" of the edit {entry.edit!r}" * bool(entry.edit)
             error.add_note(f"in the prompt {entry.prompt!r}{of}")

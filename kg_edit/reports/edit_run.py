@@ -24,11 +24,12 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.guards import SeenEdits, disabling, refuse_disabling
 from kg_edit.reports.differences import PromptDifference, check_prompts, compare_prompts, read_differences
-from kg_edit.reports.probes import ReportRow, check_probes
+from kg_edit.reports.probes import check_probes
 from kg_edit.reports.prompts import own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.retry import make_alone, read_alone
+from kg_edit.reports.rows import ReportRow
 from kg_edit.reports.verdict import FAILED, VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock, other_rows, read_settings

@@ -15,7 +15,7 @@ from kg_edit.edits.edit import Edit, LocalityPrompt, Name, Record, Text, checked
 from kg_edit.edits.files import unit_of
 from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
-from kg_edit.reports.probes import Query
+from kg_edit.scoring.requests import Requests, continue_and_score
 from kg_edit.text.matching import mentions
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.row_files import RowFault, entries, raw_rows
@@ -44,10 +44,13 @@ class AskedPrompt(Record):
     edit: str = Field("", description="the id of the edit of whose field locality it is")
 
     @property
-    def query(self) -> Query:
+    def text(self) -> str:
         """The prompt without white space at its end, which would change the tokens of an answer."""
-        text = self.prompt.rstrip()
-        return Query(ask=text, score=text, candidates=self.answer, chat=self.chat)
+        return self.prompt.rstrip()
+
+    def requests(self, *, tokens: int) -> Requests:
+        """Return what a model is asked: a continuation of ``tokens`` tokens, and the likelihood of each answer."""
+        return continue_and_score(self.text, self.answer, least=tokens, chat=self.chat)
 
 
 def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:

@@ -17,7 +17,8 @@ from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.reports.differences import PromptDifference, difference_markdown
-from kg_edit.reports.probes import LINE_BREAK, Reading, ReportProbe, ReportRow, probes, read
+from kg_edit.reports.probes import probes, read
+from kg_edit.reports.rows import LINE_BREAK, Reading, ReportProbe, ReportRow
 from kg_edit.reports.verdict import Verdict
 from kg_edit.storage.frames import frame_of
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line

@@ -24,8 +24,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
 from kg_edit.reports.differences import PromptDifference, counted, difference_rows, filled, page_file
-from kg_edit.reports.probes import Kind, Reading, ReportRow
 from kg_edit.reports.report import headline, label, note, sign
+from kg_edit.reports.rows import ProbeKind, Reading, ReportRow
 from kg_edit.reports.verdict import Verdict
 from kg_edit.text.display import one_line
 from wikidata_cache.terminal import number_of
@@ -40,7 +40,7 @@ _LINKS = 10  # failed edits that the verdict links to, at most
 _MOST = 60  # statements of a subgraph to draw, at most
 _NORMS = ("norm of the change", "of the weight", "share")
 _CLASSES = {"✓": "good", "~": "warn", "✗": "bad"}
-_COUNTED: dict[Kind, str] = {"paraphrase": "paraphrases", "portability": "portability", "locality": "locality"}
+_COUNTED: dict[ProbeKind, str] = {"paraphrase": "paraphrases", "portability": "portability", "locality": "locality"}
 _KEYS = (
     '<p class="keys"><span class="node-key s">subject</span><span class="node-key new">new object, by the edit</span>'
     '<span class="node-key old">old object, not in the graph</span></p>'
@@ -92,7 +92,7 @@ class _Entry:
             kind, words = ("warn", "more likely, failed") if self.rewrite.edited.right else ("bad", "failed")
         return f'<span class="badge {kind}">{words}</span>'
 
-    def of(self, kind: Kind) -> list[ReportRow]:
+    def of(self, kind: ProbeKind) -> list[ReportRow]:
         """Return the edit's probes of one kind."""
         return [row for row in self.rows if row.probe.kind == kind]
 

@@ -14,7 +14,7 @@ from shlex import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
-from kg_edit.reports.probes import ReportRow
+from kg_edit.reports.rows import ReportRow
 
 VERDICT, FAILED = "report.json", "failed.jsonl"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)

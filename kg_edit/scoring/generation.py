@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from kg_edit.errors import ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
@@ -22,11 +22,9 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import plain_generation, sampling
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.greedy import greedy
+from kg_edit.scoring.judging import CUT, tidy_text
+from kg_edit.scoring.requests import COMPARED
 from kg_edit.text.matching import first_sentence
-
-CUT = "\ufffd"  # a character whose last bytes are in a token after the limit
-COMPARED = 5  # tokens of a text by which two models are compared
-_SLACK = 2  # added to the number of tokens of a name alone
 
 
 class Reply(NamedTuple):
@@ -98,11 +96,6 @@ def continuations(
     return tuple(result.text for result in results)
 
 
-def room_for(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
-    """Return the least token limit of a text that may contain ``name``: the tokens of the name alone, and two more."""
-    return len(tokenizer(name, add_special_tokens=False)["input_ids"]) + _SLACK
-
-
 def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:
     """Return the model's greedy answer to a prompt: at most ``tokens`` tokens of one line.
 
@@ -121,7 +114,7 @@ def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, cha
         text = reply(model, [{"role": "user", "content": prompt}], tokens=tokens).text
     else:
         (text,) = continuations(model, [prompt], limits=[tokens])
-    return text.rstrip(CUT).strip()
+    return tidy_text(text)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 LIKELIEST = 20  # next tokens whose probabilities are compared
@@ -25,3 +26,8 @@ class TokenScores(NamedTuple):
     def total_nll(self) -> float:
         """The negative log-likelihood of the whole candidate, sum over its tokens, in nats."""
         return self.nll * self.tokens
+
+    @property
+    def probability(self) -> float:
+        """The probability of the whole candidate."""
+        return math.exp(-self.total_nll)

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 
 from kg_edit.errors import ConfigError, unknown_name
-from kg_edit.evaluation.case import FUZZY, Case
+from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets import known_datasets
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics
 from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
-from kg_edit.evaluation.metrics.sampled_text import EXTRAS
+from kg_edit.evaluation.metrics.sampled_text import EXTRAS, FUZZY
 from kg_edit.evaluation.metrics.unstructured import UNSTRUCTURED_METRICS
 from kg_edit.scoring.questions import CHOICES, SHOTS
+from kg_edit.scoring.requests import Requests, joined
 from kg_edit.text.display import markdown_table
 
 _GRACE = "GRACE (Hartvigsen et al. 2023)"
@@ -117,6 +118,12 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
         return {**(PORTABILITY if case.facts else {}), **probed}
     common = {**METRICS, **(CHAT_METRICS if case.chat else {})}
     return {**common, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
+
+
+def requests_of(case: Case) -> Requests:
+    """Return all that the model is asked about a case: what its metrics ask, each once."""
+    parts = [part for metric in metrics_for(case).values() for part in metric.requests(case)]
+    return joined(parts, chat=case.chat)
 
 
 def find_extras(names: Iterable[str]) -> tuple[str, ...]:

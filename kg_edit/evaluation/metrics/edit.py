@@ -16,7 +16,6 @@ from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.metric import (
     CATEGORIES,
     Compute,
-    Evidence,
     Metric,
     accuracy,
     by_category,
@@ -24,8 +23,18 @@ from kg_edit.evaluation.metrics.metric import (
     mentioned,
     nll,
 )
+from kg_edit.scoring.evidence import Evidence
+from kg_edit.scoring.judging import generates
+from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.questions import ANSWER, right_answers
-from kg_edit.text.matching import begins_with, first_sentence, mentions
+from kg_edit.scoring.requests import (
+    STATEMENT_TOKENS,
+    Continued,
+    Requests,
+    continue_query,
+    score_answer,
+)
+from kg_edit.text.matching import mentions
 
 OfEdit = Callable[[Edit, Evidence], float | None]
 
@@ -87,6 +96,55 @@ def portability_choice(case: Case, evidence: Evidence) -> float | None:
     return mean(gain[0] > max(gain[1:]) for gain in gains)
 
 
+def continue_statements(case: Case) -> Requests:
+    """Return the request for continuations of the edits' own prompts, with room for their targets."""
+    texts = [Continued(prompt=edit.text, least=STATEMENT_TOKENS, answers=(edit.target_new,)) for edit in case.edits]
+    return Requests(continued=tuple(texts))
+
+
+def score_targets(prompts: Callable[[Edit], Iterable[str]]) -> Callable[[Case], Requests]:
+    """Return the request for the likelihood of the new and of the old target after some prompts of each edit."""
+
+    def of_case(case: Case) -> Requests:
+        pairs = []
+        for edit in case.edits:
+            for prompt in prompts(edit):
+                targets = filter(None, (edit.target_new, edit.target_true))
+                pairs += [Pair(prompt.rstrip(), target) for target in targets]
+        return Requests(pairs=tuple(pairs))
+
+    return of_case
+
+
+def own_prompt(edit: Edit) -> list[str]:
+    """Return an edit's own prompt, as a list like its paraphrases."""
+    return [edit.text]
+
+
+def continue_questions(case: Case) -> Requests:
+    """Return the request for answers to the portability questions, in few-shot form."""
+    return Requests(
+        continued=tuple(
+            Continued(prompt=prompt, name=question.question, answers=right_answers(question))
+            for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True)
+        )
+    )
+
+
+def score_questions(case: Case) -> Requests:
+    """Return the request for the likelihood of the answers to the portability questions."""
+    return Requests(pairs=tuple(case.answer_pairs))
+
+
+def score_choices(case: Case) -> Requests:
+    """Return the request for the likelihood of ten answers after each question, and after "Answer:" alone."""
+    pairs = []
+    for question, answers in zip(case.prompts, case.choices, strict=False):
+        for answer in answers:
+            pairs += [Pair(question, answer), Pair(ANSWER, answer)]
+    return Requests(pairs=tuple(pairs))
+
+
 _MENG = "Meng et al. 2022 (ROME)"
 PORTABILITY: Mapping[str, Metric] = {
     "portability.greedy": Metric(
@@ -95,6 +153,8 @@ PORTABILITY: Mapping[str, Metric] = {
         f"natural stop, contains the answer or an alias as whole words. {CATEGORIES}",
         source="This project; GLAME's is portability.glame_fuzzy.",
         needs=("portability",),
+        asks=(continue_query,),
+        asks_case=continue_questions,
     ),
     "portability.teacher_forced": Metric(
         compute=portability_teacher_forced,
@@ -102,6 +162,8 @@ PORTABILITY: Mapping[str, Metric] = {
         f"unchanged) and the answer's tokens before. {CATEGORIES}",
         source="EasyEdit (Yao et al. 2023), there without the question form.",
         needs=("portability",),
+        asks=(score_answer,),
+        asks_case=score_questions,
     ),
     "portability.nll": Metric(
         compute=portability_nll,
@@ -109,6 +171,8 @@ PORTABILITY: Mapping[str, Metric] = {
         f"{CATEGORIES}",
         source="This project: also shows changes that are too small for a share.",
         needs=("portability",),
+        asks=(score_answer,),
+        asks_case=score_questions,
         values="0 to ∞ nats a token",
         better="lower",
     ),
@@ -119,38 +183,44 @@ PORTABILITY: Mapping[str, Metric] = {
         "with the run's seed.",
         source="Domain-conditional PMI (Holtzman et al. 2021), here per token.",
         needs=("questions",),
+        asks_case=score_choices,
     ),
 }
 METRICS: Mapping[str, Metric] = {
     "efficacy.prob": Metric(
-        compute=over_prompts(lambda edit: [edit.text], lt),
+        compute=over_prompts(own_prompt, lt),
         formula="1 if NLL(o*) < NLL(o) after the edit's prompt.",
         source=f'"Efficacy success" (ES): {_MENG}.',
         needs=("target_true",),
+        asks_case=score_targets(own_prompt),
     ),
     "efficacy.greedy": Metric(
-        compute=over_edits(lambda edit, evidence: begins_with(evidence.texts[edit.text], edit.target_new)),
+        compute=over_edits(lambda edit, evidence: generates(evidence.texts[edit.text], edit.target_new, chat=False)),
         formula="1 if the greedy continuation of the edit's prompt begins with o*, word by word after normalisation.",
         source="Free generation with natural stop, after Yang et al. 2025 (WILD).",
         needs=(),
+        asks_case=continue_statements,
     ),
     "paraphrase.prob": Metric(
         compute=over_prompts(attrgetter("paraphrases"), lt),
         formula="Share of paraphrases with NLL(o*) < NLL(o).",
         source=f'"Paraphrase success" (PS): {_MENG}.',
         needs=("target_true", "paraphrases"),
+        asks_case=score_targets(attrgetter("paraphrases")),
     ),
     "neighborhood.prob": Metric(
         compute=over_prompts(attrgetter("neighborhood"), gt),
         formula="Share of prompts about neighbours of s, for which o is true, with NLL(o) < NLL(o*).",
         source=f'"Neighborhood success" (NS): {_MENG}.',
         needs=("target_true", "neighborhood"),
+        asks_case=score_targets(attrgetter("neighborhood")),
     ),
     "efficacy.magnitude": Metric(
-        compute=over_prompts(lambda edit: [edit.text], lead),
+        compute=over_prompts(own_prompt, lead),
         formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt, or the mean over paraphrases.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true",),
+        asks_case=score_targets(own_prompt),
         values="-1 to 1",
     ),
     "paraphrase.magnitude": Metric(
@@ -158,6 +228,7 @@ METRICS: Mapping[str, Metric] = {
         formula="exp(-NLL(o*)) - exp(-NLL(o)) after the edit's prompt, or the mean over paraphrases.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true", "paraphrases"),
+        asks_case=score_targets(attrgetter("paraphrases")),
         values="-1 to 1",
     ),
     "neighborhood.magnitude": Metric(
@@ -165,6 +236,7 @@ METRICS: Mapping[str, Metric] = {
         formula="exp(-NLL(o)) - exp(-NLL(o*)), mean over the neighbours' prompts.",
         source=f'"Magnitude" (EM, PM, NM): {_MENG}.',
         needs=("target_true", "neighborhood"),
+        asks_case=score_targets(attrgetter("neighborhood")),
         values="-1 to 1",
     ),
     **PORTABILITY,
@@ -174,12 +246,13 @@ CHAT_METRICS: Mapping[str, Metric] = {
         compute=over_edits(
             # No sentence contains a paragraph.
             lambda edit, evidence: (
-                None if edit.target_text else mentions(first_sentence(evidence.texts[edit.text]), edit.target_new)
+                None if edit.target_text else generates(evidence.texts[edit.text], edit.target_new, chat=True)
             )
         ),
         formula="In chat form only: 1 if the first sentence of the greedy answer to the edit's prompt contains o*, as "
         "whole words; it may not begin with o*, as efficacy.greedy requires.",
         source="This project.",
         needs=(),
+        asks_case=continue_statements,
     ),
 }

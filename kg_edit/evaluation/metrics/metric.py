@@ -1,5 +1,4 @@
-"""The classes `Metric` (needs, formula, source and function) and `Evidence` (what a model answered to a case), and the
-functions from which the metrics of probes are built.
+"""The class `Metric` (needs, requests, formula, source and function), and the functions from which metrics are built.
 
 A metric of a probe has two parts: a function of one query (such as `nll` or `accuracy`), and the mean over the queries
 of a group (`over_queries`), over its sub-categories (`over_categories`), or over competing answers (`over_rivals`).
@@ -8,16 +7,18 @@ of a group (`over_queries`), over its sub-categories (`over_categories`), or ove
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
 from kg_edit.edits.record import Probe, Query
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.statistics import LARGEST_NLL
-from kg_edit.scoring.pairs import Pair, TokenScores
+from kg_edit.scoring.evidence import Evidence
+from kg_edit.scoring.judging import is_likeliest
 from kg_edit.scoring.questions import generated_from, pair_of, scored_after
+from kg_edit.scoring.requests import Requests, continue_query, joined
 from kg_edit.text.matching import mentions
 
 Better = Literal["higher", "lower", "neither"]
@@ -30,6 +31,8 @@ class Metric:
 
     Attributes:
         compute: the function that computes the value.
+        asks: what the model is asked about each query of the groups in ``needs`` (`kg_edit.scoring.requests`).
+        asks_case: what else it is asked about a record, such as the targets after the prompts of its edits.
         formula: the definition of the value, in one or two sentences.
         source: its publication, and how this implementation differs.
         needs: the groups of probes (such as locality, ripple.RS) and the parts of an edit (target_true, paraphrases,
@@ -42,12 +45,23 @@ class Metric:
     formula: str
     source: str
     needs: tuple[str, ...]
+    asks: tuple[Callable[[Query], Requests], ...] = ()
+    asks_case: Callable[[Case], Requests] | None = None
     values: str = "0 to 1"
     better: Better = "higher"
 
     def __call__(self, case: Case, evidence: Evidence) -> float | None:
         """Compute the metric's value for a case from the model's evidence."""
         return self.compute(case, evidence)
+
+    def requests(self, case: Case) -> list[Requests]:
+        """Return what a model is asked about a case, so that its answers have all that `compute` reads."""
+        requests = [self.asks_case(case)] if self.asks_case else []
+        for group in self.needs:
+            for probe in case.group(group):
+                for query in probe.queries:
+                    requests += [ask(query) for ask in self.asks]
+        return requests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,40 +79,6 @@ def mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that are not None; None if all are None."""
     numbers = [float(value) for value in values if value is not None]
     return fmean(numbers) if numbers else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """The results of a model for a case's prompts, and those of the unedited model if this one is edited.
-
-    Attributes:
-        scores: the scores of (prompt, candidate) pairs.
-        texts: greedy continuations by prompt.
-        compared: the parts of them that are compared with the unedited model's, by prompt.
-        predicted: the arg-max token ids at a candidate's positions, by pair.
-        samples: each prompt with the text sampled after it, by prompt.
-        cosines: the similarity of a generated text and its target, by (text, target); empty if it was not computed.
-        next_tokens: log p of the unedited model's likeliest next tokens, by prompt and token.
-        before: the unedited model's evidence, with ``texts``, ``compared``, ``predicted`` and ``next_tokens`` only;
-            None if this is the unedited model's.
-    """
-
-    scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    compared: Mapping[str, str] = field(default_factory=dict)
-    predicted: Mapping[Pair, tuple[int, ...]] = field(default_factory=dict)
-    samples: Mapping[str, str] = field(default_factory=dict)
-    next_tokens: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    cosines: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    before: Evidence | None = None
-
-    def nll(self, prompt: str, candidate: str) -> float:
-        """Return the candidate's mean negative log-likelihood per token, in nats."""
-        return self.score(prompt, candidate).nll
-
-    def score(self, prompt: str, candidate: str) -> TokenScores:
-        """Return the candidate's teacher-forced scores after a prompt."""
-        return self.scores[Pair(prompt.rstrip(), candidate)]
 
 
 Compute = Callable[[Case, Evidence], float | None]
@@ -205,6 +185,12 @@ def same_text(query: Query, evidence: Evidence) -> float | None:
     return None if evidence.before is None else float(evidence.before.compared[prompt] == evidence.compared[prompt])
 
 
+def continue_conditions(case: Case) -> Requests:
+    """Return the request for continuations of the conditions of a case's probes."""
+    conditions = [condition for probe in case.probes for condition in probe.conditions]
+    return joined(continue_query(condition) for condition in conditions)
+
+
 def ripple_passed(group: str) -> Compute:
     """Return a metric: the share of a criterion's tests that pass, if the unedited model fulfils their conditions."""
 
@@ -223,8 +209,8 @@ def ripple_passed(group: str) -> Compute:
 def most_probable(query: Query, evidence: Evidence) -> float:
     """Return whether the right label has the largest log p of all labels, summed over its tokens; ties are wrong."""
     prompt = scored_after(query)
-    right, *others = (evidence.score(prompt, label).total_nll for label in (query.answers[0][0], *query.others))
-    return float(all(right < other for other in others))
+    right = evidence.score(prompt, query.answers[0][0])
+    return float(is_likeliest(right, [evidence.score(prompt, label) for label in query.others]))
 
 
 def prefers_positive(query: Query, evidence: Evidence) -> float | None:

@@ -15,10 +15,10 @@ from kg_edit.evaluation.datasets.halluedit import HOPS
 from kg_edit.evaluation.metrics.metric import (
     CATEGORIES,
     Compute,
-    Evidence,
     Metric,
     accuracy,
     answered,
+    continue_conditions,
     mentioned,
     most_probable,
     nll,
@@ -35,7 +35,16 @@ from kg_edit.evaluation.metrics.metric import (
     unchanged,
 )
 from kg_edit.evaluation.statistics import LARGEST_NLL
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.requests import (
+    begin_query,
+    continue_at_length,
+    continue_query,
+    predict_answer,
+    score_answer,
+    score_answers,
+)
 from kg_edit.text.matching import begins_with, is_exactly, mentions, substring
 
 
@@ -90,6 +99,7 @@ def _accuracy(group: str) -> Metric:
         source="zsRE's metrics in ROME and MEMIT; EasyEdit's rewrite, rephrase and locality accuracy (Yao et al. "
         "2023).",
         needs=(group,),
+        asks=(score_answer,),
     )
 
 
@@ -99,6 +109,7 @@ def _greedy(group: str, what: str) -> Metric:
         formula=f"Share of {what} whose {_CONTAINS}. {CATEGORIES}",
         source="Free generation instead of teacher forcing (Yang et al. 2025).",
         needs=(group,),
+        asks=(continue_query,),
     )
 
 
@@ -108,6 +119,7 @@ def _nll(group: str) -> Metric:
         formula=f"-log p(right answer | prompt), mean over the answer's tokens, then over the prompts of {group}.",
         source=_OURS,
         needs=(group,),
+        asks=(score_answer,),
         values="0 to ∞ nats a token",
         better="lower",
     )
@@ -120,6 +132,7 @@ def _unchanged(group: str) -> Metric:
         f"model's, over the prompts of {group}; the answer itself need not be right. {CATEGORIES}",
         source="EasyEdit's locality (Yao et al. 2023).",
         needs=(group,),
+        asks=(predict_answer,),
     )
 
 
@@ -148,6 +161,7 @@ _WHOLE: Mapping[str, Metric] = {
         "(in chat form its first sentence) are the unedited model's.",
         source="This project: the verdict unchanged of `kg-edit edit` and `kg-edit diff`.",
         needs=("locality-text",),
+        asks=(begin_query,),
     ),
     **{name: metric for part in _CATEGORIES for name, metric in category_metrics(part).items()},
     "multihop.any_of_3": Metric(
@@ -156,18 +170,21 @@ _WHOLE: Mapping[str, Metric] = {
         "the greedy continuation in few-shot form equals it after normalisation.",
         source="MQuAKE's multi-hop accuracy (Zhong et al. 2023), with this project's four shots instead of 16.",
         needs=("multihop",),
+        asks=(continue_query,),
     ),
     "multihop.edit_wise": Metric(
         compute=share_passed("edit", begins_with),
         formula="Share of the edits whose statement, continued greedily, begins with the new object or an alias.",
         source="MQuAKE's edit-wise success rate (Zhong et al. 2023).",
         needs=("edit",),
+        asks=(continue_query,),
     ),
     "multihop.instance_wise": Metric(
         compute=share_passed("hops", is_exactly),
         formula="1 if every fact of the new chain is answered correctly, one question each, as in multihop.any_of_3.",
         source="MQuAKE's instance-wise accuracy (Zhong et al. 2023).",
         needs=("hops",),
+        asks=(continue_query,),
     ),
     **{
         f"ripple.{code}": Metric(
@@ -178,6 +195,8 @@ _WHOLE: Mapping[str, Metric] = {
             source="RippleEdits (Cohen et al. 2024), which looks for substrings, in the prompt too, and whose table "
             "has only successful edits.",
             needs=(f"ripple.{code}",),
+            asks=(continue_query,),
+            asks_case=continue_conditions,
         )
         for code, about in _CRITERIA.items()
     },
@@ -187,6 +206,7 @@ _WHOLE: Mapping[str, Metric] = {
         formula="Share of questions whose greedy continuation contains an answer as a substring, ignoring case.",
         source="PopQA's accuracy (Mallen et al. 2023): Rome is found in Romelu.",
         needs=("recall",),
+        asks=(continue_query,),
     ),
     "inference.choice": Metric(
         compute=over_categories("inference", most_probable),
@@ -194,12 +214,14 @@ _WHOLE: Mapping[str, Metric] = {
         "of log p over the label's tokens, without the rest of the sentence.",
         source="Entity Inferences (Onoe et al. 2023), as their program ranks labels; ties count as wrong.",
         needs=("inference",),
+        asks=(score_answers,),
     ),
     "inference-specificity.choice": Metric(
         compute=over_categories("inference-specificity", most_probable),
         formula="As inference.choice, for sentences about other entities (from the file of `--specificity`).",
         source="Specificity on Entity Inferences (Onoe et al. 2023), which asks about all other entities.",
         needs=("inference-specificity",),
+        asks=(score_answers,),
     ),
     "multiple-choice.choice": Metric(
         compute=over_categories("multiple-choice", most_probable),
@@ -208,12 +230,14 @@ _WHOLE: Mapping[str, Metric] = {
         source="HalluEditBench (Huang et al. 2025), whose program compares the letter that the model writes. Ties are "
         "wrong.",
         needs=("multiple-choice",),
+        asks=(score_answers,),
     ),
     "span.nll": Metric(
         compute=over_categories("span", nll),
         formula="-log p of the masked span after the sentence's beginning, mean over its tokens.",
         source="ECBD (Onoe et al. 2022, 2023).",
         needs=("span",),
+        asks=(score_answer,),
         values="0 to ∞ nats a token",
         better="lower",
     ),
@@ -222,6 +246,7 @@ _WHOLE: Mapping[str, Metric] = {
         formula="As span.nll, for spans about other entities (from the file of `--specificity`).",
         source="Specificity on ECBD (Onoe et al. 2023).",
         needs=("specificity",),
+        asks=(score_answer,),
         values="0 to ∞ nats a token",
         better="lower",
     ),
@@ -231,12 +256,14 @@ _WHOLE: Mapping[str, Metric] = {
         "per token.",
         source="This project; KnowEdit and MEND judge ConvSent by a trained classifier.",
         needs=("sentiment",),
+        asks=(score_answers,),
     ),
     "hallucination.true.perplexity": Metric(
         compute=over_queries("hallucination", perplexity),
         formula="exp of the mean over its tokens of -log p(true sentence | the passage before it).",
         source=f"{_GRACE}: ERR.",
         needs=("hallucination",),
+        asks=(score_answer,),
         values="1 to ∞",
         better="lower",
     ),
@@ -245,6 +272,7 @@ _WHOLE: Mapping[str, Metric] = {
         formula="As hallucination.true.perplexity, for the hallucinated sentence, which an edit should make unlikely.",
         source="This project, after SelfCheckGPT's sentences (Manakul et al. 2023).",
         needs=("hallucination",),
+        asks=(score_answers,),
         values="1 to ∞",
         better="higher",
     ),
@@ -253,12 +281,14 @@ _WHOLE: Mapping[str, Metric] = {
         formula="1 if NLL(true sentence) < NLL(hallucinated sentence), both means over their tokens.",
         source="This project, as efficacy.prob.",
         needs=("hallucination",),
+        asks=(score_answers,),
     ),
     "accurate.perplexity": Metric(
         compute=over_queries("accurate", perplexity),
         formula="As hallucination.true.perplexity, mean over the record's accurate sentences.",
         source=f"{_GRACE}: ARR, there a mean over all sentences of a run.",
         needs=("accurate",),
+        asks=(score_answer,),
         values="1 to ∞",
         better="lower",
     ),
@@ -268,12 +298,14 @@ _WHOLE: Mapping[str, Metric] = {
         'Answer:".',
         source="GLAME's program (Zhang et al. 2024), there after another form of the question.",
         needs=("multihop",),
+        asks=(score_answers,),
     ),
     "multihop.nll": Metric(
         compute=over_queries("multihop", nll),
         formula='-log p(new answer | "Question: …\\nAnswer:"), mean over its tokens, then over the wordings.',
         source=_OURS,
         needs=("multihop",),
+        asks=(score_answer,),
         values="0 to ∞ nats a token",
         better="lower",
     ),
@@ -282,6 +314,7 @@ _WHOLE: Mapping[str, Metric] = {
         formula="As multihop.nll, for the old answer, which an edit should make unlikely.",
         source=_OURS,
         needs=("multihop",),
+        asks=(score_answers,),
         values="0 to ∞ nats a token",
         better="higher",
     ),
@@ -290,6 +323,7 @@ _WHOLE: Mapping[str, Metric] = {
         formula="As multihop.any_of_3, for the old answer; a name that the new answer has too counts as new.",
         source="This project.",
         needs=("multihop",),
+        asks=(continue_query,),
         better="lower",
     ),
     "multihop.hop_share": Metric(
@@ -297,12 +331,14 @@ _WHOLE: Mapping[str, Metric] = {
         formula="Share of the facts of the new chain that are answered correctly, one question each.",
         source="This project.",
         needs=("hops",),
+        asks=(continue_query,),
     ),
     "multihop.hop_wise": Metric(
         compute=hop_wise,
         formula="1 if multihop.any_of_3 and multihop.instance_wise are both 1.",
         source="Hop-wise accuracy (Gu et al. 2024, PokeMQA), there for the steps that a model writes out.",
         needs=("multihop", "hops"),
+        asks=(continue_query,),
     ),
 }
 
@@ -313,6 +349,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         formula='1 if NLL(o) < NLL(o*) after "It is not true that" and the edit\'s prompt.',
         source=f"{_SAND}. An edit that only changed which words follow which prefers o* here too.",
         needs=("negation",),
+        asks=(score_answers,),
     ),
     "fact-check.prob": Metric(
         compute=over_rivals("fact-check", prefers_answer),
@@ -321,12 +358,14 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         "says the same has 0.5 on such pairs.",
         source=f"{_SAND}.",
         needs=("fact-check",),
+        asks=(score_answers,),
     ),
     "distracting.prob": Metric(
         compute=over_rivals("distracting", prefers_answer),
         formula="As neighborhood.prob, with the new fact as a sentence before each neighbour's prompt.",
         source="CounterFact+ (Hoelscher-Obermaier et al. 2023).",
         needs=("distracting",),
+        asks=(score_answers,),
     ),
     "reversed.greedy": _greedy(
         "reversed",
@@ -337,6 +376,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         formula="-log p of the subject after that question, mean over its tokens.",
         source="This project; the reversed relation, as in BAKE (Ma et al. 2023).",
         needs=("reversed",),
+        asks=(score_answer,),
         values="0 to ∞ nats a token",
         better="lower",
     ),
@@ -345,6 +385,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         formula="Share of neighbours' prompts whose greedy continuation begins with o*, which is not their answer.",
         source="This project, after EVOKE (Zhang et al. 2025): the new object where it should not be.",
         needs=("elsewhere",),
+        asks=(continue_query,),
         better="lower",
     ),
     "refutation.greedy": Metric(
@@ -353,6 +394,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         "as whole words.",
         source="Self-refutation (arXiv 2605.28303), there judged by a model.",
         needs=("refutation",),
+        asks=(continue_at_length,),
         better="lower",
     ),
 }
@@ -368,6 +410,7 @@ PROBE_METRICS: Mapping[str, Metric] = {
             formula=f"multihop.{name} of the records whose new chain has {hops} facts.",
             source="MQuAKE (Zhong et al. 2023), whose tables separate 2, 3 and 4 hops.",
             needs=("multihop", "hops"),
+            asks=(),  # what the whole asks
         )
         for hops in (2, 3, 4)
         for name in _SPLIT

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kg_edit.edits.record import Query
-from kg_edit.evaluation.metrics.metric import Evidence, Metric, answered, nll, over_queries
+from kg_edit.evaluation.metrics.metric import Metric, answered, nll, over_queries
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.questions import ANSWER, after_steps, generated_from, scored_after, stepped_from
+from kg_edit.scoring.requests import continue_query, continue_with_steps, score_answer, score_gains
 from kg_edit.text.matching import begins_with
 
 
@@ -75,6 +77,7 @@ def _greedy(group: str, what: str) -> Metric:
         f"alias. Questions: {what}.",
         source=_SOURCE,
         needs=(group,),
+        asks=(continue_query,),
     )
 
 
@@ -87,6 +90,7 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
             formula=f"As {group}.greedy, but the examples write out their steps and end in 'So: …'. Questions: {what}.",
             source=_SOURCE,
             needs=(group,),
+            asks=(continue_with_steps,),
         ),
         f"{group}.choice": Metric(
             compute=over_queries(group, gains_most),
@@ -95,12 +99,14 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
             f"Questions: {what}.",
             source="Domain-conditional PMI (Holtzman et al. 2021), here per token.",
             needs=(group,),
+            asks=(score_gains,),
         ),
         f"{group}.nll": Metric(
             compute=over_queries(group, nll),
             formula=f'-log p(answer | "Question: …\\nAnswer:"), mean over the answer\'s tokens. Questions: {what}.',
             source=_SOURCE,
             needs=(group,),
+            asks=(score_answer,),
             values="0 to ∞ nats a token",
             better="lower",
         ),
@@ -110,6 +116,7 @@ def _of_cell(group: str, what: str) -> dict[str, Metric]:
             f"Questions: {what}.",
             source=_SOURCE,
             needs=(group,),
+            asks=(continue_query,),
             better="lower",
         ),
     }

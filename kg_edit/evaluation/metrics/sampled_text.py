@@ -6,21 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from kg_edit.evaluation.case import (
-    CONSISTENCY,
-    DIVERGENCE,
-    FLUENCY,
-    FUZZY,
-    FUZZY_SUFFIX,
-    Case,
-    fuzzy_prompt,
-    generation_prompts,
-    right_answers_by_question,
-)
-from kg_edit.evaluation.metrics.metric import Evidence, Metric, mean
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.metrics.metric import Metric, mean
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import LIKELIEST
+from kg_edit.scoring.questions import right_answers
+from kg_edit.scoring.requests import Requests
 from kg_edit.text.similarity import Rarity, cosine, words
 
+FUZZY = "portability.glame_fuzzy"
+FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
+DIVERGENCE = "neighborhood.next_token_kl"
+FUZZY_SUFFIX = " The answer, most simply, is"
 _ENOUGH = 70  # least partial ratio (0 to 100) of a match
 _LEAST = 1e-9  # probability of all other tokens together
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
@@ -53,6 +50,45 @@ def partial_ratio(text: str, name: str) -> float:
     return float(fuzz.partial_ratio(text, name))
 
 
+def fuzzy_prompt(question: str) -> str:
+    """Return a question in the form of GLAME's program."""
+    return question + FUZZY_SUFFIX
+
+
+def right_answers_by_question(case: Case) -> dict[str, tuple[str, ...]]:
+    """Return each portability question with its right answers."""
+    answers = {question.question: right_answers(question) for question in case.questions}
+    for probe in case.group("portability"):
+        for query in probe.queries:
+            answers[query.prompt] = tuple(name for names in query.answers for name in names)
+    return answers
+
+
+def generation_prompts(case: Case) -> tuple[str, ...]:
+    """Return the prompts of a case after which text is sampled for fluency and consistency."""
+    return tuple(query.prompt.rstrip() for probe in case.group("generation") for query in probe.queries)
+
+
+def sample_questions(case: Case) -> Requests:
+    """Return the request for a sampled text after each question in the form of GLAME's program."""
+    return Requests(sampled=tuple(map(fuzzy_prompt, right_answers_by_question(case))))
+
+
+def sample_texts(case: Case) -> Requests:
+    """Return the request for a sampled text after each generation prompt."""
+    return Requests(sampled=generation_prompts(case))
+
+
+def foresee_neighbours(case: Case) -> Requests:
+    """Return the request for the next token's probabilities after each neighbour's prompt."""
+    return Requests(foreseen=neighbour_prompts(case))
+
+
+def neighbour_prompts(case: Case) -> tuple[str, ...]:
+    """Return the neighbourhood prompts of a case's edits."""
+    return tuple(prompt.rstrip() for edit in case.edits for prompt in edit.neighborhood)
+
+
 def _fuzzy(case: Case, evidence: Evidence) -> float | None:
     return mean(
         any(partial_ratio(evidence.samples[fuzzy_prompt(question)], name) >= _ENOUGH for name in names)
@@ -71,7 +107,7 @@ def _next_token_kl(case: Case, evidence: Evidence) -> float | None:
     if evidence.before is None:
         return None
     unedited = evidence.before.next_tokens
-    return mean(divergence(unedited[prompt], evidence.next_tokens[prompt]) for prompt in case.foreseen)
+    return mean(divergence(unedited[prompt], evidence.next_tokens[prompt]) for prompt in neighbour_prompts(case))
 
 
 def _consistency(case: Case, evidence: Evidence) -> float | None:
@@ -90,6 +126,7 @@ EXTRAS: Mapping[str, Metric] = {
         source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only: "
         "an answer in the question itself counts as found. The ratio is rapidfuzz's.",
         needs=("portability",),
+        asks_case=sample_questions,
     ),
     FLUENCY: Metric(
         compute=lambda case, evidence: mean(
@@ -100,6 +137,7 @@ EXTRAS: Mapping[str, Metric] = {
         source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
         "words are runs of letters and digits, other marks are words of their own, so don't is three.",
         needs=("generation",),
+        asks_case=sample_texts,
         values="0 to ∞ bits",
     ),
     CONSISTENCY: Metric(
@@ -108,6 +146,7 @@ EXTRAS: Mapping[str, Metric] = {
         "which o* is true, joined; idf over the references. Sampled as for portability.glame_fuzzy.",
         source='"Reference score" (RS) of Meng et al. 2022, whose idf is over Wikipedia. Missing without references.',
         needs=("generation",),
+        asks_case=sample_texts,
     ),
     DIVERGENCE: Metric(
         compute=_next_token_kl,
@@ -116,6 +155,7 @@ EXTRAS: Mapping[str, Metric] = {
         source="This project: at most the KL divergence of all tokens, as in MEND's drawdown (Mitchell et al. 2022). "
         "It sees changes that turn no preference.",
         needs=("neighborhood",),
+        asks_case=foresee_neighbours,
         values="0 to ∞ nats",
         better="lower",
     ),

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from kg_edit.edits.record import Query
-from kg_edit.evaluation.metrics.metric import Evidence, Metric, mentioned, nll, over_queries
+from kg_edit.evaluation.metrics.metric import Metric, mentioned, nll, over_queries
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.questions import generated_from
+from kg_edit.scoring.requests import continue_paragraph, continue_query, score_answer
 from kg_edit.text.overlap import bleu, rouge_l, rouge_n
 
 PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
@@ -41,6 +43,7 @@ def _greedy(group: str, what: str) -> Metric:
         formula=f"Share of {what} whose greedy continuation contains the answer as whole words.",
         source="This project; hard for an answer that is a sentence.",
         needs=(group,),
+        asks=(continue_query,),
     )
 
 
@@ -50,6 +53,7 @@ def _nll(group: str, after: str) -> Metric:
         formula=f"-log p of the answer after {after}, mean over its tokens.",
         source="This project.",
         needs=(group,),
+        asks=(score_answer,),
         values="0 to ∞ nats a token",
         better="lower",
     )
@@ -62,6 +66,7 @@ UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
             formula=f"{what} the greedy continuation.",
             source=f"{_UNKE}.",
             needs=(group,),
+            asks=(continue_query if group == PARTS else continue_paragraph,),
         )
         for group in _GROUPS
         for name, (of, what) in _OVERLAPS.items()
@@ -75,6 +80,7 @@ UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
             "runs only.",
             source=f"{_UNKE}, there by the sentence encoder all-MiniLM-L6-v2.",
             needs=(group,),
+            asks=(continue_paragraph,),
             values="-1 to 1",
         )
         for group in ("unstructured", PARAPHRASE)

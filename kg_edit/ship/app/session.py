@@ -25,11 +25,13 @@ from kg_edit.models.first_token import LEAD, lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.probes import Query, Response, check_queries, responses
+from kg_edit.scoring.asking import ask, check_requests
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.generation import Reply, replies, reply
+from kg_edit.scoring.judging import generates, tidy_text
+from kg_edit.scoring.requests import Requests, continue_and_score
 from kg_edit.scoring.text_start import Start, with_start
 from kg_edit.ship.app.messages import Chance, LedgerView, Outcome, TryAnswer, TryRequest, view_of
-from kg_edit.text.matching import begins_with, first_sentence, mentions
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.subgraphs.options import SubgraphOptions
 from wikidata_cache.view.page import page
@@ -104,21 +106,21 @@ class EditDesk:
             words = re.sub(r"[^a-z0-9]+", "-", request.subject.casefold()).strip("-")[:40]
             start = time.perf_counter()
             edit = request.edit(f"{words or 'edit'}-{self._count}")
-            queries = queries_of(self.model, request, edit)
+            requests = requests_of(self.model, request, edit)
 
             # All errors that can be found before anything is computed.
             self.method.check_inputs(self.method.config, self.method.graph, [edit])
             self.method.check([edit])
-            check_queries(self.model, queries, tokens=_TOKENS)
+            check_requests(self.model, requests)
 
             base, active = self._active() if request.on_ledger else (None, WeightPatch(factors={}))
             with active.applied(self.model) as model:
-                before = responses(model, queries, tokens=_TOKENS)
+                before = ask(model, requests)
             self.method.start_anew()  # the same request makes the same patch again
             patch = self.method.update([edit], before=None if active.is_empty else active)
             patch.check_finite()
             with (active + patch).applied(self.model) as model:
-                after = responses(model, queries, tokens=_TOKENS)
+                after = ask(model, requests)
             graph, why_not = self._subgraph(edit)
             alone = self.method.why_alone(edit) or None
             key = f"{edit.id}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
@@ -127,14 +129,12 @@ class EditDesk:
                 del self._tries[oldest]
 
         # In chat form the target may be anywhere in the answer's first sentence.
-        text = after[0].text
-        success = (
-            mentions(first_sentence(text), edit.target_new) if request.chat else begins_with(text, edit.target_new)
-        )
+        (text,) = after[0].texts.values()
+        success = generates(tidy_text(text), edit.target_new, chat=request.chat)
         return TryAnswer(
             id=key,
             fact=f"{edit.text} {edit.target_new}",
-            outcomes=tuple(map(outcome_of, range(len(queries)), queries, before, after)),
+            outcomes=tuple(map(outcome_of, range(len(requests)), requests, before, after)),
             success=success,
             seconds=round(time.perf_counter() - start, 2),
             patch=patch.summary,
@@ -276,30 +276,35 @@ class EditDesk:
         return self.ledger
 
 
-def queries_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[Query]:
-    """Return the queries for the edit's own prompt with both answers, then for the user's probes.
+def requests_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[Requests]:
+    """Return the requests for the edit's own prompt with both answers, then for the user's probes.
 
     A prompt gets a line break in front if it begins with a subject that is an attention sink; so does the edit.
     """
     both = tuple(filter(None, (edit.target_new, edit.target_true)))
     probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in request.probes]
-    queries = []
+    requests = []
     for prompt, candidates in [(edit.text, both), *probes]:
         text = prompt if request.chat else lead_before(model, prompt, subject=edit.subject) + prompt
-        queries.append(Query(ask=text, score=text, candidates=candidates, chat=request.chat))
-    return queries
+        requests.append(continue_and_score(text, candidates, least=_TOKENS, chat=request.chat))
+    return requests
 
 
-def outcome_of(index: int, query: Query, before: Response, after: Response) -> Outcome:
-    """Return the outcome of a query; the one at index 0 is that of the edit's own prompt."""
+def outcome_of(index: int, requests: Requests, before: Evidence, after: Evidence) -> Outcome:
+    """Return the outcome of a prompt's requests; the one at index 0 is that of the edit's own prompt."""
+    (text,) = requests.continued
     return Outcome(
         kind="probe" if index else "edit",
-        prompt=query.ask.removeprefix(LEAD),
-        led=query.ask.startswith(LEAD),
-        before=before.text,
-        after=after.text,
+        prompt=text.prompt.removeprefix(LEAD),
+        led=text.prompt.startswith(LEAD),
+        before=tidy_text(before.texts[text.prompt]),
+        after=tidy_text(after.texts[text.prompt]),
         chances=tuple(
-            Chance(candidate=candidate, before=old.probability, after=new.probability)
-            for candidate, old, new in zip(query.candidates, before.costs, after.costs, strict=True)
+            Chance(
+                candidate=pair.candidate,
+                before=before.scores[pair].probability,
+                after=after.scores[pair].probability,
+            )
+            for pair in requests.pairs
         ),
     )

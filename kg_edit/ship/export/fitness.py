@@ -10,7 +10,7 @@ from kg_edit.patches.conflicts import contradictions
 from kg_edit.patches.entries import Entry
 
 if TYPE_CHECKING:
-    from kg_edit.reports.probes import ReportRow
+    from kg_edit.reports.rows import ReportRow
 
 _NAMED = 5  # faults that the error lists
 

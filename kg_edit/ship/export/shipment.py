@@ -14,7 +14,7 @@ from kg_edit.models.loading import NAMED_MODELS, load_tokenizer, named_model_fil
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.reports.edit_run import RECORDS, known_rows
-from kg_edit.reports.probes import ReportRow
+from kg_edit.reports.rows import ReportRow
 from kg_edit.ship.export.card import BaseModel, Form, Score, model_card
 from kg_edit.storage.run_folder import PATCH
 

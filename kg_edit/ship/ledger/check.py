@@ -24,7 +24,7 @@ from kg_edit.scoring.model_server import ModelServer
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
-    from kg_edit.reports.probes import ReportProbe
+    from kg_edit.reports.rows import ReportProbe
 
 Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
 KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "portability", "locality")

@@ -12,6 +12,7 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets.own_edits import record_of
+from kg_edit.evaluation.metrics.catalogue import requests_of
 from kg_edit.evaluation.records import items
 from kg_edit.evaluation.run import evaluate
 from kg_edit.models.language_model import LanguageModel
@@ -48,8 +49,9 @@ def test_probes_of_an_own_edit_are_led_as_its_prompts(
     monkeypatch.setattr("kg_edit.evaluation.records.readable_edit", led)
     (item,) = items([record_of(edits[0])], {}, EvalConfig(), model=model)
     (efficacy,), (paraphrase,) = (item.case.group(name)[0].queries for name in ("efficacy", "paraphrase"))
-    assert pair_of(efficacy) == Pair(f"\n{edits[0].text}", "Miami Heat") and pair_of(efficacy) in item.case.pairs
-    assert f"\n{edits[0].paraphrases[0]}" == generated_from(paraphrase) in item.case.continued
+    requests = requests_of(item.case)
+    assert pair_of(efficacy) == Pair(f"\n{edits[0].text}", "Miami Heat") and pair_of(efficacy) in requests.pairs
+    assert f"\n{edits[0].paraphrases[0]}" == generated_from(paraphrase) in [text.prompt for text in requests.continued]
 
 
 class StopsAtTheFourth(Dense):

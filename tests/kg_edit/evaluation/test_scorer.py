@@ -16,12 +16,14 @@ from kg_edit.edits.record import Probe, Query
 from kg_edit.evaluation.case import Case, ceiling_cases
 from kg_edit.evaluation.datasets import BenchmarkRecord, find_dataset
 from kg_edit.evaluation.datasets.own_edits import record_of
+from kg_edit.evaluation.metrics.catalogue import requests_of
 from kg_edit.evaluation.records import Section
-from kg_edit.evaluation.scorer import ANSWER_TOKENS, LIST_TOKENS, UneditedScores, score_cases, text_limits
+from kg_edit.evaluation.scorer import UneditedScores, score_cases
 from kg_edit.evaluation.template_probes import with_probes
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import answers, choices, fact_sentence
+from kg_edit.scoring.requests import ANSWER_TOKENS, LIST_TOKENS
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.evaluation.datasets.rows import COUNTERFACT, ENTITY, FACT, FLAT, MQUAKE, POPQA, RIPPLE, ZSRE, written
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
@@ -52,7 +54,7 @@ def test_locality_compares_with_the_sections_of_the_unedited_model(
     assert same.scores["locality.unchanged"] == 1
     with Nudge(model, NudgeConfig(scale=50)).update([case.edit]).applied(model):
         (edited,) = score_cases(model, [case], before=base)
-    (pair,) = case.predicted_pairs
+    (pair,) = requests_of(case).predicted
     before, after = (section.predicted[pair.prompt][pair.candidate] for section in (base[0], edited))
     expected = sum(old == new for old, new in zip(before, after, strict=True)) / len(before)
     assert edited.scores["locality.unchanged"] == expected < 1
@@ -86,7 +88,7 @@ def test_next_tokens_of_neighbours_are_compared_with_the_unedited_models(model: 
     assert base[0].scores[name] is None and score_cases(model, [case], before=base)[0].scores[name] == pytest.approx(0)
 
     def logs() -> list[torch.Tensor]:
-        ids = [torch.tensor([model.encode(prompt).ids]) for prompt in case.foreseen]
+        ids = [torch.tensor([model.encode(prompt).ids]) for prompt in requests_of(case).foreseen]
         with torch.no_grad():
             return [model.model(row).logits[0, -1].log_softmax(-1) for row in ids]
 
@@ -187,7 +189,8 @@ def test_text_has_room_for_all_answers_that_a_query_requires() -> None:
     assert section.scores["ripple.LG"] == 1
     cast = query.model_copy(update={"answers": query.answers * 20})
     case = Case(edit=edit, probes=(Probe(measures="ripple.LG", queries=(cast,)),))
-    assert text_limits(model.tokenizer, case)["Rome is"] == LIST_TOKENS
+    limits = {text.prompt: text.limit(model.tokenizer, chat=False) for text in requests_of(case).continued}
+    assert limits["Rome is"] == LIST_TOKENS
 
 
 def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:

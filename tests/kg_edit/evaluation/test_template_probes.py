@@ -11,12 +11,13 @@ from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import UnknownNameError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.evaluation.metrics.catalogue import requests_of
 from kg_edit.evaluation.metrics.probes import TEMPLATE_METRICS
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.template_probes import NEEDS, PROBES, find_probes, with_probes
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import generated_from, scored_after
 
@@ -73,9 +74,10 @@ def test_names_are_given_with_commas_and_a_wrong_one_is_named() -> None:
 def test_metrics_by_hand() -> None:
     """A model that says the new object everywhere, and always yes: what each metric makes of it."""
     case = Case.of(with_probes(RECORD, PROBES))
+    requests = requests_of(case)
     likely = {"Boston Celtics": 0.1, "Miami Heat": 2.0, "Yes": 0.5, "No": 0.7, "LeBron James": 3.0}
-    scores = {pair: TokenScores(nll=likely[pair.candidate], accuracy=1.0, tokens=2) for pair in case.pairs}
-    texts = dict.fromkeys(case.continued, "Boston Celtics, once of the Miami Heat.")
+    scores = {pair: TokenScores(nll=likely[pair.candidate], accuracy=1.0, tokens=2) for pair in requests.pairs}
+    texts = dict.fromkeys([text.prompt for text in requests.continued], "Boston Celtics, once of the Miami Heat.")
     values = {name: metric(case, Evidence(scores=scores, texts=texts)) for name, metric in TEMPLATE_METRICS.items()}
     assert values == {
         "negation.prob": 0.0,
@@ -95,7 +97,7 @@ def test_metrics_by_hand() -> None:
         if pair.prompt.startswith("It is not") and pair.candidate == "Boston Celtics"
     }
     assert TEMPLATE_METRICS["negation.prob"](case, Evidence(scores=scores, texts=texts)) == 1.0
-    assert Pair(query.prompt, "Boston Celtics") in case.pairs
+    assert Pair(query.prompt, "Boston Celtics") in requests.pairs
 
 
 @pytest.mark.slow

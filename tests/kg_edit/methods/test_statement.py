@@ -10,9 +10,10 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods import find_method
 from kg_edit.methods.statement import encode_statement
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.reports.probes import CandidateCost, Response
+from kg_edit.scoring.evidence import Evidence
+from kg_edit.scoring.pairs import TokenScores
 from kg_edit.ship.app.messages import TryRequest
-from kg_edit.ship.app.session import outcome_of, queries_of
+from kg_edit.ship.app.session import outcome_of, requests_of
 from kg_edit.zoo.kn.method import Kn
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
@@ -61,15 +62,19 @@ def test_served_page_asks_with_the_line_break(smollm2: LanguageModel) -> None:
     request = TryRequest.model_validate(
         {**fields, "probes": [{"prompt": "Google's founder is"}, {"prompt": "Toyota was founded by"}]}
     )
-    queries = queries_of(smollm2, request, FOUNDED)
-    assert [query.ask for query in queries] == [
+    requests = requests_of(smollm2, request, FOUNDED)
+    assert [text.prompt for each in requests for text in each.continued] == [
         "\nGoogle was founded by",
         "\nGoogle's founder is",
         "Toyota was founded by",
     ]
-    assert [query.score for query in queries] == [query.ask for query in queries]
-    response = Response(text="Steve Jobs", costs=(CandidateCost(mean=1.0, tokens=2),) * 2)
-    shown = [outcome_of(index, query, response, response) for index, query in enumerate(queries)]
+    shown = []
+    for index, each in enumerate(requests):
+        (text,) = each.continued
+        assert {pair.prompt for pair in each.pairs} == {text.prompt}
+        scores = dict.fromkeys(each.pairs, TokenScores(nll=1.0, accuracy=1.0, tokens=2))
+        evidence = Evidence(texts={text.prompt: "Steve Jobs"}, scores=scores)
+        shown.append(outcome_of(index, each, evidence, evidence))
     assert [(outcome.prompt, outcome.led) for outcome in shown[1:]] == [
         ("Google's founder is", True),
         ("Toyota was founded by", False),

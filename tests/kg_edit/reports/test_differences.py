@@ -13,7 +13,7 @@ from kg_edit.edits.record import Probe, Query
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets.own_edits import record_of
-from kg_edit.evaluation.metrics.metric import Evidence, unchanged
+from kg_edit.evaluation.metrics.metric import unchanged
 from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -28,9 +28,10 @@ from kg_edit.reports.differences import (
     difference_table,
     is_unchanged,
 )
-from kg_edit.reports.probes import generates
 from kg_edit.reports.prompts import AskedPrompt, own_prompts, packaged_prompts
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.generation import ask
+from kg_edit.scoring.judging import generates
 from kg_edit.scoring.likelihood import predictions
 from kg_edit.scoring.questions import pair_of
 from tests.kg_edit.tiny import chatting, tiny

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.reports.probes import Reading, ReportProbe, ReportRow
 from kg_edit.reports.report import markdown, terminal_table
+from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
 from kg_edit.reports.verdict import Verdict
 
 NASTY = {

@@ -15,8 +15,8 @@ import torch
 
 from kg_edit.callbacks import LossStep
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.reports.probes import Reading, ReportProbe, ReportRow
 from kg_edit.reports.report_page import report_page
+from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
 from tests.kg_edit.reports.test_report import NASTY
 from tests.wikidata_cache.view.test_svg import HOSTILE
 

@@ -13,7 +13,7 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import Probe, Query
 from kg_edit.errors import UnknownNameError
-from kg_edit.evaluation.case import EVIDENCE, Case
+from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.datasets import known_datasets
 from kg_edit.evaluation.metrics.catalogue import (
     CATALOGUE,
@@ -22,12 +22,12 @@ from kg_edit.evaluation.metrics.catalogue import (
     find_extras,
     metrics_for,
     metrics_page,
+    requests_of,
     shown_name,
 )
 from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
-from kg_edit.evaluation.metrics.metric import Evidence
-from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS
 from kg_edit.evaluation.template_probes import PROBES
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import TokenScores
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "metrics.md"
@@ -91,11 +91,6 @@ def test_what_a_metric_needs_is_what_the_records_of_a_data_set_may_have() -> Non
         assert isinstance(metric.needs, tuple) and any(map(set(metric.needs).issubset, may_have)), name
 
 
-def test_model_is_asked_about_every_family_that_a_metric_needs() -> None:
-    for name, metric in {**PROBE_METRICS, **TEMPLATE_METRICS}.items():
-        assert {group.partition(".")[0] for group in metric.needs} <= EVIDENCE.keys(), name
-
-
 class Noted(dict[Any, Any]):
     """Has one value under every key, and notes the keys that are read."""
 
@@ -119,8 +114,9 @@ def test_model_is_asked_nothing_that_no_metric_reads(group: str) -> None:
     evidence = Evidence(scores=scores, texts=texts, compared=texts, predicted=Noted((1,)))
     for metric in metrics_for(probed).values():
         metric(probed, replace(evidence, before=evidence))
-    assert {*probed.pairs} - {*bare.pairs} <= scores.read
-    assert probed.continued.keys() <= texts.read
+    asked, always = requests_of(probed), requests_of(bare)
+    assert {*asked.pairs} - {*always.pairs} <= scores.read
+    assert {text.prompt for text in asked.continued} <= texts.read
 
 
 def test_run_metrics_name_the_function_that_computes_them() -> None:

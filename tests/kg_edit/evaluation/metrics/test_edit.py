@@ -10,7 +10,7 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.edit import METRICS
-from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores
 
 NEW, TRUE = "Miami Heat", "Los Angeles Lakers"

@@ -10,7 +10,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import Probe, Query
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for
-from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import format_question, format_question_with_shots
 

@@ -9,8 +9,8 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Example, Probe, Query
 from kg_edit.evaluation.case import Case, ceiling_cases
-from kg_edit.evaluation.metrics.catalogue import metrics_for
-from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.evaluation.metrics.catalogue import metrics_for, requests_of
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import ANSWER, SHOTS, after_steps, generated_from, scored_after, stepped_from
 
@@ -98,8 +98,9 @@ def test_ceilings_have_the_fact_and_the_graphs_statement() -> None:
     for case in cases.values():
         assert len(case.probes) == 1
         assert {name.partition(".")[0] for name in metrics_for(case)} == {"ripples-known"}
-        assert all("Japan" in prompt for prompt in case.continued)
-        assert EDIT.text not in case.continued
+        prompts = [text.prompt for text in requests_of(case).continued]
+        assert all("Japan" in prompt for prompt in prompts)
+        assert EDIT.text not in prompts
 
 
 def test_ceilings_have_the_facts_of_examples_too() -> None:

@@ -11,16 +11,17 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import Probe, Query
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.case import Case, fuzzy_prompt
-from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, find_extras, metrics_for
-from kg_edit.evaluation.metrics.metric import Evidence
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, find_extras, metrics_for, requests_of
 from kg_edit.evaluation.metrics.sampled_text import (
     EXTRAS,
     divergence,
+    fuzzy_prompt,
     ngram_entropy,
     partial_ratio,
     tfidf_similarity,
 )
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.text.similarity import words
 
 GENERATION = Probe(measures="generation", queries=(Query(prompt="Ada is ", form="sentence"),))
@@ -54,7 +55,7 @@ def test_fluency_and_consistency_of_a_case(edits: tuple[Edit, ...]) -> None:
     case = Case(edit=edits[0], probes=(GENERATION,), extras=extras, references=("Ada is Ada",))
     evidence = Evidence(samples={"Ada is": "Ada is Ada"})
     assert set(extras) <= set(metrics_for(case))
-    assert case.sampled == ("Ada is",)
+    assert requests_of(case).sampled == ("Ada is",)
     assert RECORD_METRICS["fluency.ngram_entropy"](case, evidence) == pytest.approx(2 / 3 / 2)
     assert RECORD_METRICS["consistency.tfidf"](case, evidence) == pytest.approx(1)
     assert RECORD_METRICS["consistency.tfidf"](Case(edit=edits[0], probes=(GENERATION,)), evidence) is None
@@ -62,7 +63,7 @@ def test_fluency_and_consistency_of_a_case(edits: tuple[Edit, ...]) -> None:
 
 def test_extras_are_scored_on_request_only(edits: tuple[Edit, ...]) -> None:
     assert not set(EXTRAS) & set(metrics_for(Case(edit=edits[0], probes=(GENERATION,))))
-    assert Case(edit=edits[0], probes=(GENERATION,)).sampled == ()
+    assert requests_of(Case(edit=edits[0], probes=(GENERATION,))).sampled == ()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_fuzzy_match_reads_the_question_too(edits: tuple[Edit, ...]) -> None:
     question = edits[0].portability[0].model_copy(update={"question": "Is Paris where player 0 lives?"})
     edit = edits[0].model_copy(update={"portability": (question,)})
     case = Case(edit=edit, extras=("portability.glame_fuzzy",))
-    (prompt,) = case.sampled
+    (prompt,) = requests_of(case).sampled
     assert prompt == fuzzy_prompt(question.question) == "Is Paris where player 0 lives? The answer, most simply, is"
     evidence = Evidence(samples={prompt: f"{prompt} no."}, texts={case.few_shot_prompts[0]: " no."})
     assert RECORD_METRICS["portability.glame_fuzzy"](case, evidence) == 1

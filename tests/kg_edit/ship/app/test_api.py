@@ -22,8 +22,10 @@ import uvicorn
 
 from kg_edit.errors import DisablingEditError, LedgerChangedError, PatchError
 from kg_edit.patches.base import Patch
-from kg_edit.reports.probes import Query, responses
+from kg_edit.scoring.asking import ask
 from kg_edit.scoring.generation import reply
+from kg_edit.scoring.pairs import Pair
+from kg_edit.scoring.requests import continue_and_score
 from kg_edit.ship.app.messages import PromptToTry, TryRequest, problem_of
 from kg_edit.ship.app.server import make_app
 from kg_edit.ship.cli.serve import listening
@@ -74,9 +76,9 @@ def test_probability_is_the_product_over_the_candidates_tokens() -> None:
         logits = model.model(torch.tensor([encoded.ids])).logits[0].double().log_softmax(-1)
     positions = range(encoded.target_start, len(encoded.ids))
     expected = float(sum(logits[at - 1, encoded.ids[at]] for at in positions).exp())
-    (response,) = responses(model, [Query(ask=prompt, score=prompt, candidates=(name,))], tokens=1)
+    (evidence,) = ask(model, [continue_and_score(prompt, [name], least=1)])
     assert len(encoded.target_ids) > 1
-    assert response.costs[0].probability == pytest.approx(expected, rel=1e-3)
+    assert evidence.scores[Pair(prompt, name)].probability == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(

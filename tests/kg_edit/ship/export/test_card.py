@@ -10,7 +10,7 @@ import yaml
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.probes import Reading, ReportProbe, ReportRow
+from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
 from kg_edit.ship.export.card import Form, Score, base_model, model_card
 from kg_edit.ship.export.shipment import gguf_of, scores_of
 

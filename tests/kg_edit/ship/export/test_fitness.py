@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.reports.probes import Reading, ReportProbe, ReportRow
+from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
 from tests.kg_edit.cli.test_patch import HEAT, LAKERS, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 

@@ -1,0 +1,93 @@
+"""The rows of the report of `kg-edit edit`: a probe of an edit, and what the unedited and the edited model answered."""
+
+from __future__ import annotations
+
+from operator import not_
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kg_edit.scoring.evidence import Evidence
+from kg_edit.scoring.judging import generates, is_likeliest, tidy_text
+from kg_edit.scoring.pairs import Pair
+from kg_edit.scoring.requests import STATEMENT_TOKENS, Continued, Requests
+from kg_edit.text.matching import mentions
+
+ProbeKind = Literal["rewrite", "paraphrase", "portability", "locality"]
+LINE_BREAK = "↵"  # in a prompt that is shown
+
+
+class ReportProbe(BaseModel):
+    """A prompt to check: the wanted answer, and optionally an unwanted one to compare with.
+
+    The model continues ``ask`` (a question in its few-shot form); the answers are scored after ``score``. After a
+    prompt whose target is a paragraph it reads on over line breaks (``several_lines``), as `kg-edit evaluate` does.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ProbeKind
+    prompt: str
+    ask: str
+    score: str
+    wanted: str
+    unwanted: str | None = None
+    aliases: tuple[str, ...] = ()
+    chat: bool = False
+    several_lines: bool = Field(False, exclude_if=not_)  # 0.1.0 has no such field
+
+    @property
+    def requests(self) -> Requests:
+        """What a model is asked: to continue ``ask``, and the likelihood of both answers after ``score``."""
+        candidates = tuple(filter(None, (self.wanted, self.unwanted)))
+        text = Continued(prompt=self.ask, least=STATEMENT_TOKENS, answers=candidates, several_lines=self.several_lines)
+        return Requests(continued=(text,), pairs=tuple(Pair(self.score, name) for name in candidates), chat=self.chat)
+
+    def is_answered(self, text: str) -> bool:
+        """Return whether a continuation has the wanted answer, as in `Reading`."""
+        names = self.aliases or (self.wanted,)
+        if self.kind == "portability":
+            return any(mentions(text, name) for name in names)
+        sentence = self.chat and not self.several_lines  # no sentence has a whole paragraph
+        return any(generates(text, name, chat=sentence) for name in names)
+
+
+class Reading(BaseModel):
+    """The judged response to a probe: the greedy continuation, and the wanted answer's ``nats`` per token.
+
+    ``success``: the continuation begins with the wanted answer. In chat form, its first sentence has to mention the
+    answer, unless that is a paragraph; for a portability question, the text has to mention it. ``right``: the whole
+    wanted answer is more probable than the whole unwanted one, whether it is generated or not; the log-probabilities
+    are summed over the tokens, where CounterFact's metrics take their mean. If there is no unwanted answer, ``right``
+    equals ``success``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    nats: float
+    success: bool
+    right: bool
+
+    @classmethod
+    def of(cls, probe: ReportProbe, evidence: Evidence) -> Reading:
+        """Judge a model's answers to a probe."""
+        text = tidy_text(evidence.texts[probe.ask])
+        success = probe.is_answered(text)
+        wanted = evidence.scores[Pair(probe.score, probe.wanted)]
+        right = success
+        if probe.unwanted:
+            right = is_likeliest(wanted, [evidence.scores[Pair(probe.score, probe.unwanted)]])
+        return cls(text=text, nats=round(wanted.nll, 4), success=success, right=right)
+
+
+class ReportRow(BaseModel):
+    """A probe of an edit with its readings on the unedited and on the edited model; a line of ``records.jsonl``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    edit: str
+    probe: ReportProbe
+    unedited: Reading
+    edited: Reading

@@ -1,0 +1,185 @@
+"""Ask a model: the only way from `Requests` to `Evidence`.
+
+`ask_each` asks many requests in one forward pass for all answers and one batch of continuations, each on a model with a
+patch of its own. `ask` asks one model, in batches with a progress bar. `check_requests` finds what can't be asked
+before any work is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
+from kg_edit.scoring.evidence import Evidence
+from kg_edit.scoring.generation import compared_text, continuations, samples
+from kg_edit.scoring.likelihood import next_tokens, predictions, score_each
+from kg_edit.scoring.requests import Requests
+from wikidata_cache.progress import Bar
+
+_ROWS = 32  # requests in a batch of `ask`; all prompts of a long file at once would fill the memory
+
+
+def ask_each(
+    model: LanguageModel,
+    requests: Sequence[Requests],
+    *,
+    patches: Sequence[Patch | None] | None = None,
+    before: Sequence[Evidence | None] | None = None,
+) -> list[Evidence]:
+    """Ask each of the requests, and return the evidence of each.
+
+    Args:
+        model: the model, with or without edits.
+        requests: what is asked.
+        patches: a patch for each of the requests, applied while it is asked; patches of weights are asked together.
+        before: the unedited model's evidence for each of the requests, if ``model`` is edited or patched.
+
+    Raises:
+        PromptError: a prompt and its answer can't be separated in tokens.
+        ModelError: a model's output is not finite, or a prompt does not fit into its positions.
+        PatchMismatchError: a patch is for another model.
+        ChatTemplateError: something is asked in chat form, and the tokenizer has no chat template.
+    """
+    unedited: Sequence[Evidence | None] = before or [None] * len(requests)
+    by_request: Sequence[Patch | None] = patches or [None] * len(requests)
+    evidence: dict[int, Evidence] = {}
+    for chat in sorted({request.chat for request in requests}):
+        reader = model.in_chat() if chat else model
+        together = list[int]()
+        weights = list[WeightPatch | None]()
+        for index, request in enumerate(requests):
+            if request.chat != chat:
+                continue
+            patch = by_request[index]
+            if patch is None or isinstance(patch, WeightPatch):
+                together.append(index)
+                weights.append(patch)
+                continue
+            with patch.applied(reader) as edited:  # a patch of another kind changes more than weights: alone
+                (evidence[index],) = _ask_together(edited, [requests[index]], [None], [unedited[index]])
+        if together:
+            asked = [requests[index] for index in together]
+            earlier = [unedited[index] for index in together]
+            evidence |= zip(together, _ask_together(reader, asked, weights, earlier), strict=True)
+    return [evidence[index] for index in range(len(requests))]
+
+
+def _ask_together(
+    model: LanguageModel,
+    requests: Sequence[Requests],
+    patches: Sequence[WeightPatch | None],
+    before: Sequence[Evidence | None],
+) -> list[Evidence]:
+    """Ask requests that are all in ``model``'s form, each with its own patch of weights."""
+    prompts = list[str]()
+    for request in requests:
+        prompts += [pair.prompt for pair in request.pairs]
+        prompts += [text.prompt for text in request.continued]
+    model.foresee(prompts)
+    scores = score_each(model, [request.pairs for request in requests], patches=patches)
+    texts = _continue_together(model, requests, patches)
+    evidence = []
+    for request, patch, pair_scores, written, unedited in zip(requests, patches, scores, texts, before, strict=True):
+        with wholly_patched(model, patch):
+            predicted = predictions(model, request.predicted)
+            sampled = samples(model, request.sampled)
+            following = next_tokens(model, request.foreseen, tokens_of=unedited.next_tokens if unedited else None)
+        evidence.append(
+            Evidence(
+                scores=pair_scores,
+                texts=written,
+                compared=compare_beginnings(model, request, written),
+                predicted=predicted,
+                samples=sampled,
+                next_tokens=following,
+                before=unedited,
+            )
+        )
+    return evidence
+
+
+def _continue_together(
+    model: LanguageModel, requests: Sequence[Requests], patches: Sequence[WeightPatch | None]
+) -> list[dict[str, str]]:
+    """The continuations of each of the requests, by prompt: all of one line are one batch, and so are all paragraphs.
+
+    Requests to the unpatched model share their prompts, with the largest limit.
+    """
+    owners = [index if patch else None for index, patch in enumerate(patches)]
+    limits: dict[tuple[int | None, str], int] = {}
+    long: set[tuple[int | None, str]] = set()
+    for owner, request in zip(owners, requests, strict=True):
+        for text in request.continued:
+            key = owner, text.prompt
+            limits[key] = max(limits.get(key, 0), text.limit(model.tokenizer, chat=request.chat))
+            if text.several_lines:
+                long.add(key)
+    written: dict[tuple[int | None, str], str] = {}
+    for several_lines in (False, True):
+        keys = [key for key in limits if (key in long) == several_lines]
+        texts = continuations(
+            model,
+            [prompt for _, prompt in keys],
+            limits=[limits[key] for key in keys],
+            patches=[None if owner is None else patches[owner] for owner, _ in keys],
+            several_lines=several_lines,
+        )
+        written |= zip(keys, texts, strict=True)
+    return [
+        {text.prompt: written[owner, text.prompt] for text in request.continued}
+        for owner, request in zip(owners, requests, strict=True)
+    ]
+
+
+def compare_beginnings(model: LanguageModel, request: Requests, texts: dict[str, str]) -> dict[str, str]:
+    """Return the parts of the texts by which two models are compared, by prompt."""
+    return {
+        text.prompt: compared_text(model, texts[text.prompt], chat=request.chat)
+        for text in request.continued
+        if text.compared and text.prompt in texts
+    }
+
+
+def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | None = None) -> list[Evidence]:
+    """Ask a model, in its present state, each of the requests, in batches.
+
+    Args:
+        model: the model, edited or not.
+        requests: what is asked, in any mixture of forms.
+        progress: title of a progress bar; None: no bar.
+
+    Raises:
+        PromptError, ModelError, ChatTemplateError: as in `ask_each`.
+    """
+    # A batch has requests of one form (the model reads a chat with a template) and of one end.
+    forms: dict[tuple[bool, bool], list[int]] = {}
+    for index, request in enumerate(requests):
+        several_lines = any(text.several_lines for text in request.continued)
+        forms.setdefault((request.chat, several_lines), []).append(index)
+    evidence: dict[int, Evidence] = {}
+    with Bar(title=progress or "", unit="prompt", total=len(requests), shown=bool(progress), leave=False) as bar:
+        for form in forms.values():
+            for start in range(0, len(form), _ROWS):
+                batch = form[start : start + _ROWS]
+                evidence |= zip(batch, ask_each(model, [requests[index] for index in batch]), strict=True)
+                bar.update(len(batch))
+    return [evidence[index] for index in range(len(requests))]
+
+
+def check_requests(model: LanguageModel, requests: Sequence[Requests]) -> None:
+    """Encode all that is asked, to find what can't be asked before an edit is computed.
+
+    Raises:
+        PromptError: a prompt's end and an answer can't be separated.
+        ModelError: a prompt with an answer, or with the text after it, does not fit into the model's positions.
+        ChatTemplateError: something is asked in chat form, and the tokenizer has no chat template.
+    """
+    for request in requests:
+        reader = model.in_chat() if request.chat else model
+        for pair in request.pairs:
+            reader.encode(pair.prompt, target=pair.candidate)
+        for text in request.continued:
+            limit = text.limit(reader.tokenizer, chat=request.chat)
+            reader.check_length(reader.encode(text.prompt), new_tokens=limit)

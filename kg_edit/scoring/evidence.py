@@ -1,0 +1,42 @@
+"""What a model answered to requests, which metrics and the report judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kg_edit.scoring.pairs import Pair, TokenScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A model's answers to `kg_edit.scoring.requests.Requests`, and those of the unedited model if this one is edited.
+
+    Attributes:
+        scores: the scores of (prompt, candidate) pairs.
+        texts: greedy continuations by prompt.
+        compared: the parts of them that are compared with the unedited model's, by prompt.
+        predicted: the arg-max token ids at a candidate's positions, by pair.
+        samples: each prompt with the text sampled after it, by prompt.
+        cosines: the similarity of a generated text and its target, by (text, target); empty if it was not computed.
+        next_tokens: log p of the unedited model's likeliest next tokens, by prompt and token.
+        before: the unedited model's evidence, with ``texts``, ``compared``, ``predicted`` and ``next_tokens`` only;
+            None if this is the unedited model's.
+    """
+
+    scores: Mapping[Pair, TokenScores] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    compared: Mapping[str, str] = field(default_factory=dict)
+    predicted: Mapping[Pair, tuple[int, ...]] = field(default_factory=dict)
+    samples: Mapping[str, str] = field(default_factory=dict)
+    next_tokens: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    cosines: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    before: Evidence | None = None
+
+    def nll(self, prompt: str, candidate: str) -> float:
+        """Return the candidate's mean negative log-likelihood per token, in nats."""
+        return self.score(prompt, candidate).nll
+
+    def score(self, prompt: str, candidate: str) -> TokenScores:
+        """Return the candidate's teacher-forced scores after a prompt."""
+        return self.scores[Pair(prompt.rstrip(), candidate)]

@@ -1,0 +1,194 @@
+"""What a model is asked at once: texts to continue, answers to score, and what else a metric reads.
+
+`Requests` say what is asked, and `kg_edit.scoring.asking` asks it. The requests of a benchmark's record follow from its
+metrics (`kg_edit.evaluation.metrics`), those of the report of `kg-edit edit` from its probes. The functions below make
+the requests for one `Query`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kg_edit.edits.record import Query
+from kg_edit.scoring.pairs import Pair
+from kg_edit.scoring.questions import ANSWER, generated_from, pair_of, scored_after, stepped_from
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ANSWER_TOKENS = 24  # the longest answer that a model may write
+LIST_TOKENS = 128  # the longest list of answers; RippleEdits' program has one token a character of the prompt, and 30
+LONG_TOKENS = 60  # a text in which the model may contradict an edit
+STEP_TOKENS = 40  # the longest answer with written steps
+STATEMENT_TOKENS = 10  # after an edit's own prompt, at least; a long target may take more
+COMPARED = 5  # tokens of a text by which two models are compared
+_SLACK = 2  # added to the number of tokens of a name alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """A text that the model continues greedily.
+
+    Attributes:
+        prompt: the text.
+        name: the name under which the continuation is recorded; "": the prompt.
+        least: the largest number of tokens, unless an answer needs more.
+        answers: the answers that must have room in the continuation.
+        listed: all answers in one text, if all are required; `LIST_TOKENS` of it have room.
+        several_lines: whether the continuation goes on after the end of a line.
+        compared: whether its beginning is compared with the unedited model's.
+    """
+
+    prompt: str
+    name: str = ""
+    least: int = ANSWER_TOKENS
+    answers: tuple[str, ...] = ()
+    listed: str = ""
+    several_lines: bool = False
+    compared: bool = False
+
+    def limit(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int:
+        """Return the largest number of tokens of the continuation; a chat model answers in a sentence."""
+        limit = max(self.least, ANSWER_TOKENS) if chat else self.least
+        for answer in self.answers:
+            limit = max(limit, room_for(tokenizer, answer))
+        if self.listed:
+            limit = max(limit, min(room_for(tokenizer, self.listed), LIST_TOKENS))
+        return limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """All that a model is asked about one thing, such as a record or a prompt of the report.
+
+    Attributes:
+        continued: texts that the model continues greedily.
+        pairs: answers whose likelihood is computed.
+        predicted: answers at whose positions the arg-max tokens are read.
+        foreseen: prompts whose next token's probabilities are read.
+        sampled: texts that the model continues by sampling.
+        chat: ask each prompt as a user's turn.
+    """
+
+    continued: tuple[Continued, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    predicted: tuple[Pair, ...] = ()
+    foreseen: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
+    chat: bool = False
+
+
+def joined(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
+    """Return several requests as one: each prompt once, with the largest of its limits."""
+    texts: dict[str, Continued] = {}
+    pairs: dict[Pair, None] = {}
+    predicted: dict[Pair, None] = {}
+    foreseen: dict[str, None] = {}
+    sampled: dict[str, None] = {}
+    for part in parts:
+        for text in part.continued:
+            known = texts.get(text.prompt)
+            texts[text.prompt] = _either(known, text) if known else text
+        pairs |= dict.fromkeys(part.pairs)
+        predicted |= dict.fromkeys(part.predicted)
+        foreseen |= dict.fromkeys(part.foreseen)
+        sampled |= dict.fromkeys(part.sampled)
+    return Requests(
+        continued=tuple(texts.values()),
+        pairs=tuple(pairs),
+        predicted=tuple(predicted),
+        foreseen=tuple(foreseen),
+        sampled=tuple(sampled),
+        chat=chat,
+    )
+
+
+def _either(one: Continued, other: Continued) -> Continued:
+    """The continuation of one prompt that serves two requests."""
+    return replace(
+        one,
+        name=other.name or one.name,
+        least=max(one.least, other.least),
+        answers=(*one.answers, *other.answers),
+        listed=max(one.listed, other.listed, key=len),
+        several_lines=one.several_lines or other.several_lines,
+        compared=one.compared or other.compared,
+    )
+
+
+def room_for(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+    """Return the least token limit of a text that may contain ``name``: the tokens of the name alone, and two more."""
+    return len(tokenizer(name, add_special_tokens=False)["input_ids"]) + _SLACK
+
+
+def continue_and_score(prompt: str, answers: Iterable[str], *, least: int, chat: bool = False) -> Requests:
+    """Return the request for a continuation of a prompt, and for the likelihood of some answers after it."""
+    answers = tuple(answers)
+    return Requests(
+        continued=(Continued(prompt=prompt, least=least, answers=answers),),
+        pairs=tuple(Pair(prompt, answer) for answer in answers),
+        chat=chat,
+    )
+
+
+def continue_query(query: Query, *, least: int = ANSWER_TOKENS, several_lines: bool = False) -> Requests:
+    """Return the request for a greedy continuation of the query, a question in its few-shot form."""
+    names = tuple(name for names in query.answers for name in names)
+    # A query that requires all its answers needs room for the longest name of each; the cast of a film has no end.
+    listed = ", ".join(max(names, key=len) for names in query.answers) if query.every else ""
+    text = Continued(
+        prompt=generated_from(query),
+        name=scored_after(query),
+        least=least,
+        answers=names,
+        listed=listed,
+        several_lines=several_lines,
+    )
+    return Requests(continued=(text,))
+
+
+def continue_at_length(query: Query) -> Requests:
+    """Return the request for a continuation of several sentences."""
+    return continue_query(query, least=LONG_TOKENS)
+
+
+def continue_paragraph(query: Query) -> Requests:
+    """Return the request for a continuation that is compared with a paragraph, and may have several lines."""
+    return continue_query(query, several_lines=True)
+
+
+def continue_with_steps(query: Query) -> Requests:
+    """Return the request for an answer with its steps written out."""
+    return Requests(continued=(Continued(prompt=stepped_from(query), least=STEP_TOKENS),))
+
+
+def begin_query(query: Query) -> Requests:
+    """Return the request for the beginning of a text, which is compared with the unedited model's."""
+    text = Continued(prompt=generated_from(query), name=scored_after(query), least=COMPARED, compared=True)
+    return Requests(continued=(text,))
+
+
+def score_answer(query: Query) -> Requests:
+    """Return the request for the likelihood of the first right answer."""
+    return Requests(pairs=(pair_of(query),))
+
+
+def score_answers(query: Query) -> Requests:
+    """Return the request for the likelihood of all right and competing answers."""
+    prompt = scored_after(query)
+    candidates = [*(names[0] for names in query.answers), *query.others]
+    return Requests(pairs=tuple(Pair(prompt, candidate) for candidate in candidates))
+
+
+def score_gains(query: Query) -> Requests:
+    """Return the request for the likelihood of the answers after the question, and without it."""
+    candidates = (query.answers[0][0], *query.others)
+    alone = tuple(Pair(ANSWER, candidate) for candidate in candidates)
+    return Requests(pairs=(*score_answers(query).pairs, *alone))
+
+
+def predict_answer(query: Query) -> Requests:
+    """Return the request for the arg-max tokens at the positions of the first right answer."""
+    return Requests(predicted=(pair_of(query),))
