@@ -168,7 +168,7 @@ def test_prompt_that_cannot_be_asked_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_prompt_that_is_too_long_is_found_before_any_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differences_module, "responses", lambda *_, **__: pytest.fail("a prompt is asked"))
+    monkeypatch.setattr(differences_module, "ask", lambda *_, **__: pytest.fail("a prompt is asked"))
     with pytest.raises(ModelError, match="has positions for 128") as error:
         compare_prompts(tiny("gpt2"), WeightPatch(factors={}), ["Snow is", "so " * 300], tokens=9)
     assert error.value.__notes__ == [f"in the prompt {'so ' * 300!r}"]

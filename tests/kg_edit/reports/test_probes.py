@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 
@@ -10,14 +12,16 @@ from kg_edit.errors import ModelError, PromptError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.reports import probes as probes_module
 from kg_edit.reports.probes import check_probes, probes, read
 from kg_edit.reports.report import before_and_after
+from kg_edit.reports.rows import Reading, ReportProbe
+from kg_edit.scoring import asking
+from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import format_question_with_shots
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
-from tests.kg_edit.tiny import chatting, tiny
+from tests.kg_edit.tiny import tiny
 
 EDIT = Edit(
     id="1",
@@ -82,34 +86,34 @@ def test_right_compares_with_the_other_target() -> None:
     assert reading.right == (totals[0] < totals[1])
 
 
-def test_right_compares_whole_targets_of_different_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+def judged(probe: ReportProbe, text: str, *, nats: Mapping[str, float] | None = None, tokens: int = 1) -> Reading:
+    """Return the reading of a model that writes ``text``, to which the answers cost ``nats`` a token."""
+    cost = nats or {}
+    scores = {
+        pair: TokenScores(nll=cost.get(pair.candidate, 1.0), accuracy=0.0, tokens=tokens * len(pair.candidate.split()))
+        for pair in probe.requests.pairs
+    }
+    return Reading.of(probe, Evidence(texts={probe.ask: text}, scores=scores))
+
+
+def test_right_compares_whole_targets_of_different_lengths() -> None:
     """The longer target is cheaper a token, and dearer as a whole."""
-    model, nats = tiny("llama"), {"Rome": 2.0, "Los Angeles, California, United States": 1.9}
-    short, long = (len(model.encode("He lives in", target=name).target_ids) for name in nats)
-    assert 1.9 * long > 2.0 * short
-    monkeypatch.setattr(
-        probes_module,
-        "score",
-        lambda _, pairs: {pair: TokenScores(nll=nats[pair.candidate], accuracy=0.0) for pair in pairs},
-    )
+    nats = {"Rome": 2.0, "Los Angeles, California, United States": 1.9}
     for new, old, right in ((*nats, True), (*reversed(nats), False)):
-        edit = Edit(id="3", subject="He", prompt="{} lives in", target_new=new, target_true=old)
-        (reading,) = read(model, probes(model, edit))
+        (probe,) = probes(None, Edit(id="3", subject="He", prompt="{} lives in", target_new=new, target_true=old))
+        reading = judged(probe, "a city", nats=nats)
         assert reading.right == right and reading.nats == nats[new]
 
 
-def test_portability_succeeds_if_the_text_mentions_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    question = probes(tiny("llama"), EDIT)[2]
+def test_portability_succeeds_if_the_text_mentions_the_answer() -> None:
+    question = probes(None, EDIT)[2]
     for text, right in {"It is in LA.": True, "Los Angeles, California": True, "Miami": False}.items():
-        monkeypatch.setattr(probes_module, "continuations", lambda *_, written=text, **__: (written,))
-        reading = read(tiny("llama"), [question])[0]
+        reading = judged(question, text)
         assert (reading.success, reading.right) == (right, right)
 
 
-def test_statement_succeeds_if_the_text_begins_with_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny("llama")
-    (bare,), (rewrite, _, _, locality, _) = probes(model, BARE), probes(model, EDIT)
-    compared = {probe: reading.right for probe in (rewrite, locality) for reading in read(model, [probe])}
+def test_statement_succeeds_if_the_text_begins_with_the_target() -> None:
+    (bare,), (rewrite, _, _, locality, _) = probes(None, BARE), probes(None, EDIT)
     for probe, text, success in (
         (rewrite, " Los Angeles Lakers.", True),
         (rewrite, " Los Angeles Dodgers.", False),
@@ -119,9 +123,9 @@ def test_statement_succeeds_if_the_text_begins_with_the_target(monkeypatch: pyte
         (bare, " Rome", True),
         (bare, " not Rome", False),
     ):
-        monkeypatch.setattr(probes_module, "continuations", lambda *_, written=text, **__: (written,))
-        (reading,) = read(model, [probe])
-        assert (reading.success, reading.right) == (success, compared.get(probe, success))
+        reading = judged(probe, text)
+        likelier = {"rewrite": probe is bare and success, "locality": True}  # three words of one nat against two
+        assert (reading.success, reading.right) == (success, likelier[probe.kind])
 
 
 def test_target_of_more_than_ten_tokens_can_succeed() -> None:
@@ -132,18 +136,15 @@ def test_target_of_more_than_ten_tokens_can_succeed() -> None:
     assert row.edited.text == cities and row.edited.success and not row.unedited.success
 
 
-def test_paragraph_is_read_on_over_line_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paragraph_is_read_on_over_line_breaks() -> None:
     """As `kg-edit evaluate` reads it; the same target as `target_new` ends with the line."""
     model, sails = parrot("Paris", "sails\nto Havana"), "sails to Havana"
     text = Edit(id="5", prompt="What does Ann do?", target_text=sails)
     row, *_ = before_and_after(model, Lesson(model, None).update([text]), [text])
     assert row.edited.text == sails and row.edited.success
-    monkeypatch.setattr(probes_module, "continuations", lambda *_, **__: ("He sails. He comes back.",))
-    (probe,) = probes(
-        chatting(), Edit(id="5", prompt="What does he do?", target_text="He sails. He comes back.", chat=True)
-    )
-    assert read(chatting(), [probe])[0].success, "more than a sentence, in chat form too"
-    monkeypatch.undo()
+    chat = Edit(id="5", prompt="What does he do?", target_text="He sails. He comes back.", chat=True)
+    (probe,) = probes(None, chat)
+    assert judged(probe, "He sails. He comes back.").success, "more than a sentence, in chat form too"
     line = Edit(id="6", subject="Ann", prompt="What does {} do?", target_new=sails)
     row, *_ = before_and_after(model, Lesson(model, None).update([line]), [line])
     assert row.edited.text == "sails" and not row.edited.success
@@ -153,7 +154,7 @@ def test_readings_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     model = tiny("llama")
     questions = probes(tiny("llama"), EDIT) + probes(tiny("llama"), BARE)
     at_once = read(model, questions)
-    monkeypatch.setattr(probes_module, "_ROWS", 2)
+    monkeypatch.setattr(asking, "_ROWS", 2)
     pieces = read(model, questions)
     assert [reading.text for reading in pieces] == [reading.text for reading in at_once]
     assert [reading.nats for reading in pieces] == pytest.approx([reading.nats for reading in at_once], abs=1e-3)
