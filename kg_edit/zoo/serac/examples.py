@@ -59,11 +59,13 @@ class Question:
     target: str
 
 
-def own_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[str, ...]:
-    """Sample texts from the model, each on one line; an empty one becomes "."."""
-    ids = sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist()
-    decoded = (str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in ids)
-    return tuple(" ".join(text.split()) or "." for text in decoded)
+def write_texts(model: LanguageModel, *, rows: int, tokens: int, seed: int) -> tuple[str, ...]:
+    """Let the model write texts, each on one line; an empty one becomes "."."""
+    texts = list[str]()
+    for ids in sample_text(model, rows=rows, tokens=tokens, seed=seed).tolist():
+        text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
+        texts.append(" ".join(text.split()) or ".")
+    return tuple(texts)
 
 
 class ExampleOrder:
@@ -71,11 +73,14 @@ class ExampleOrder:
 
     def __init__(self, items: Sequence[Edit | BenchmarkRecord], texts: Sequence[str], settings: SeracTraining) -> None:
         edits = training_edits(items)
-        self._settings, self._texts, self._all = settings, texts, [edit for edit, _ in edits]
         order = shuffled(edits, f"split {settings.seed}")
-        self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
+        self._settings = settings
+        self._texts = texts
+        self._all = [edit for edit, _ in edits]
+        self._held_out = order[: settings.validation]
+        self.examples = order[settings.validation :]
         self._scope_passes = Passes(self.examples, batch=settings.scope_batch, seed=settings.seed)
-        self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed + 1)
+        self._question_passes = Passes(self.examples, batch=settings.batch, seed=settings.seed + 1)
 
     @classmethod
     def of(cls, model: LanguageModel, items: Sequence[Edit | BenchmarkRecord], settings: SeracTraining) -> Self:
@@ -85,71 +90,83 @@ class ExampleOrder:
             ConfigError: there are too few edits.
         """
         needed = settings.validation + max(settings.batch, settings.scope_batch)
-        if (count := len(training_edits(items))) < needed:
+        count = len(training_edits(items))
+        if count < needed:
             raise ConfigError(
                 f"found {count} edits, expected at least {needed}: validation = {settings.validation} (held out), "
                 f"scope_batch = {settings.scope_batch}, batch = {settings.batch}; give more edits, or lower these"
             )
-        texts = own_texts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
+        texts = write_texts(model, rows=settings.texts, tokens=settings.text_tokens, seed=settings.seed)
         return cls(items, texts, settings)
 
     def scope_rows(self, step: int) -> ScopeRows:
-        """Return the texts of a step (from 0)."""
-        return self._rows(self._scope_passes.examples(step), self._random(f"scope {step}"))
+        """Draw the texts of a step (from 0)."""
+        return self._draw_rows(self._scope_passes.examples(step), self._start_draw(f"scope {step}"))
 
     def questions(self, step: int) -> list[Question]:
-        """Return the questions for the counterfactual model in a step (from 0)."""
-        draw = self._random(f"questions {step}")
-        return [self._question(edit, draw) for edit, _ in self._passes.examples(step)]
+        """Draw the questions for the counterfactual model in a step (from 0)."""
+        draw = self._start_draw(f"questions {step}")
+        return [self._draw_question(edit, draw) for edit, _ in self._question_passes.examples(step)]
 
     def held_out_rows(self) -> Iterator[ScopeRows]:
         """Yield the texts of the held-out edits in batches; they are the same in each call."""
-        size, draw = self._settings.scope_batch, self._random("validation")
+        size = self._settings.scope_batch
+        draw = self._start_draw("validation")
         for start in range(0, len(self._held_out), size):
-            yield self._rows(self._held_out[start : start + size], draw)
+            yield self._draw_rows(self._held_out[start : start + size], draw)
 
     def held_out_questions(self) -> list[Question]:
-        """Return a question for each held-out edit."""
-        draw = self._random("validation questions")
-        return [self._question(edit, draw) for edit, _ in self._held_out]
+        """Draw a question for each held-out edit."""
+        draw = self._start_draw("validation questions")
+        return [self._draw_question(edit, draw) for edit, _ in self._held_out]
 
-    def _random(self, what: str) -> Random:
+    def _start_draw(self, what: str) -> Random:
         return Random(f"{what} {self._settings.seed}")  # noqa: S311 - no secret
 
-    def _question(self, edit: Edit, draw: Random) -> Question:
-        prompt = self._placed(draw.choice((edit.text, *edit.paraphrases)))
-        return Question(fact=new_fact(edit), prompt=prompt, target=edit.target_new)
+    def _draw_question(self, edit: Edit, draw: Random) -> Question:
+        prompt = draw.choice((edit.text, *edit.paraphrases))
+        return Question(fact=new_fact(edit), prompt=self._put_after_text(prompt), target=edit.target_new)
 
-    def _rows(self, examples: Sequence[TrainingEdit], draw: Random) -> ScopeRows:
-        edits = tuple(edit for edit, _ in examples)
-        # outside: a prompt of the same relation for each edit that has one, then another fact about its subject
-        outside = [(n, self._placed(draw.choice(prompts)[0])) for n, (_, prompts) in enumerate(examples) if prompts]
-        other_facts = [self._other_relation(edit) for edit in edits]
-        outside += [(n, self._placed(text)) for n, text in enumerate(other_facts) if text]
+    def _draw_rows(self, examples: Sequence[TrainingEdit], draw: Random) -> ScopeRows:
+        # Outside each edit's scope: a prompt of the same relation, if it has one, and another fact about its subject
+        outside = list[tuple[int, str]]()
+        for index, (_, prompts) in enumerate(examples):
+            if prompts:
+                prompt, _ = draw.choice(prompts)
+                outside.append((index, self._put_after_text(prompt)))
+        for index, (edit, _) in enumerate(examples):
+            other_fact = self._find_other_fact(edit)
+            if other_fact:
+                outside.append((index, self._put_after_text(other_fact)))
+
+        inside = list[str]()
+        for edit, _ in examples:
+            prompt = draw.choice(edit.paraphrases or (edit.text,))
+            inside.append(self._put_after_text(prompt))
         return ScopeRows(
-            edits=edits,
-            inside=tuple(self._placed(draw.choice(edit.paraphrases or (edit.text,))) for edit in edits),
+            edits=tuple(edit for edit, _ in examples),
+            inside=tuple(inside),
             outside=tuple(outside),
-            texts=tuple(draw.sample(list(self._texts), min(len(self._texts), len(edits)))),
+            texts=tuple(draw.sample(list(self._texts), min(len(self._texts), len(examples)))),
         )
 
-    def _other_relation(self, edit: Edit) -> str | None:
+    def _find_other_fact(self, edit: Edit) -> str | None:
         """Return the edit's subject in another edit's prompt: another fact about it. The choice is fixed for each edit.
 
         A prompt of the same relation is left out if the file names the relations, and so is one that states the edit.
         """
-        draw = self._random(f"other {edit.id}")
+        draw = self._start_draw(f"other {edit.id}")
         relation = edit.relation_id or edit.relation
         for other in draw.sample(self._all, min(_TRIES, len(self._all))):
             text = other.prompt.replace("{}", edit.subject)
-            same = relation is not None and relation == (other.relation_id or other.relation)
-            if not same and text not in (edit.text, *edit.paraphrases):
+            is_same_relation = relation is not None and relation == (other.relation_id or other.relation)
+            if not is_same_relation and text not in (edit.text, *edit.paraphrases):
                 return text
         return None
 
-    def _placed(self, text: str) -> str:
-        """Return the text, or with the probability ``behind`` the text after one by the model; fixed for each text."""
-        draw = self._random(f"before {text}")
+    def _put_after_text(self, text: str) -> str:
+        """Put one of the model's texts before a text, with the probability ``behind``; fixed for each text."""
+        draw = self._start_draw(f"before {text}")
         if draw.random() >= self._settings.behind:
             return text
         lead = draw.choice(self._texts)[:_LEAD].rstrip().removesuffix(".")

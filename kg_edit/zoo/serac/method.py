@@ -1,7 +1,8 @@
 """SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520): edits in a memory, a scope classifier, a counterfactual model.
 
 Making an edit changes no weights and trains nothing: the edit is encoded for the classifier and put into the memory.
-`serac.patch` has the equation of the edited model, `serac.network` that of the classifier; `serac.training` trains it.
+`serac.patch` has the equation of the edited model, `serac.scope` that of the classifier, `serac.counterfactual` that of
+the model which reads the facts; `serac.training` has the loss by which both are trained.
 """
 
 from __future__ import annotations
@@ -24,15 +25,10 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import new_fact
 from kg_edit.storage.run_folder import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
-from kg_edit.zoo.serac.network import (
-    FORMAT,
-    Scope,
-    SeracManifest,
-    SeracNetwork,
-    default_layer,
-    text_states,
-)
+from kg_edit.zoo.serac.counterfactual import Pair
+from kg_edit.zoo.serac.network import FORMAT, SeracManifest, SeracNetwork, default_layer
 from kg_edit.zoo.serac.patch import ScopedFact, ScopePatch, ScopeRule
+from kg_edit.zoo.serac.scope import Scope, text_states
 from kg_edit.zoo.serac.special_token import find_marker
 from kg_edit.zoo.trained.files import NETWORK, Trained
 
@@ -124,26 +120,36 @@ class Serac(EditingMethod):
     @cached_property
     def _trained(self) -> Trained[SeracNetwork, SeracManifest] | None:
         folder = _folder(self.config)
-        return FORMAT.trained(folder, self.model, SeracManifest, SeracManifest.network) if folder else None
+        if folder is None:
+            return None
+        return FORMAT.trained(folder, self.model, SeracManifest, SeracManifest.network)
 
     @cached_property
     def _empty(self) -> ScopePatch:
-        model, trained = self.model, self._trained
-        marker = find_marker(model.tokenizer, name=model.name)
-        if trained:
-            layer, scope, changes = trained.manifest.layer, trained.network.scope, trained.network.changes
+        """The patch without edits, which has the network and the rule."""
+        trained = self._trained
+        if trained is None:
+            network = "untrained"
+            layer = default_layer(len(self.model.blocks)) if self.config.layer is None else self.config.layer
+            scope = Scope.untrained(self.model.width)
+            changes = dict[str, Pair]()
         else:
-            layer = default_layer(len(model.blocks)) if self.config.layer is None else self.config.layer
-            scope, changes = Scope.untrained(model.width), {}
-        model.block(layer)  # raises early if the model has no such layer
+            network = trained.digest
+            layer = trained.manifest.layer
+            scope = trained.network.scope
+            changes = trained.network.changes
+        self.model.block(layer)  # raises early if the model has no such layer
+
+        marker = find_marker(self.model.tokenizer, name=self.model.name)
+        rule = ScopeRule(
+            network=network,
+            layer=layer,
+            marker=marker.id,
+            marker_text=marker.text,
+            threshold=self.config.threshold,
+        )
         return ScopePatch(
-            rule=ScopeRule(
-                network=trained.digest if trained else "untrained",
-                layer=layer,
-                marker=marker.id,
-                marker_text=marker.text,
-                threshold=self.config.threshold,
-            ),
+            rule=rule,
             scope=scope.to("cpu"),
             changes={name: (left.detach().cpu(), right.detach().cpu()) for name, (left, right) in changes.items()},
             facts=(),

@@ -1,13 +1,15 @@
 """SERAC's patch: a memory of edits, a classifier of their scope, and a counterfactual model (Mitchell et al. 2022).
 
-For a prompt x, the edits z_i of the memory, and the scope classifier g of `serac.network`,
+For a prompt x, the edits z_i of the memory, and the scope classifier g of `serac.scope`,
 
     f'(x) = h(z_i, x)  where i = argmax_i g(z_i, x)  if g(z_i, x) >= threshold,  else f(x)
 
-f is the model. h is the counterfactual model: f with trained low-rank changes W + left right, and with the edit's fact
-before the prompt. A marker is put before this fact, and the changes act only from the marker on
-(`kg_edit.zoo.serac.special_token`). So the output for a text without the marker is unchanged, bit for bit, also in the
-same batch or packed row.
+f is the model. h is the counterfactual model (`serac.counterfactual`): f with trained low-rank changes, which reads
+
+    MARKER New fact: FACT
+    Prompt: x
+
+The marker is a token that no other text contains (`serac.special_token`), and the changes act only from it on.
 """
 
 from __future__ import annotations
@@ -26,10 +28,9 @@ from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile
-from kg_edit.zoo.serac.network import Scope, Vectors, counterfactual, text_states
+from kg_edit.zoo.serac.counterfactual import Pair, change_after_marker
+from kg_edit.zoo.serac.scope import Scope, Vectors, text_states
 from wikidata_cache.terminal import number_of
-
-Pair = tuple[Tensor, Tensor]
 
 
 class ScopeRule(BaseModel):
@@ -91,9 +92,8 @@ class ScopePatch(Patch):
     @property
     def summary(self) -> str:
         """The number of edits in the memory, and the probability from which a prompt is in scope."""
-        return (
-            f"a memory of {number_of(len(self.facts), 'edit')}, inserted where their scope is ≥ {self.rule.threshold:g}"
-        )
+        edits = number_of(len(self.facts), "edit")
+        return f"a memory of {edits}, inserted where their scope is ≥ {self.rule.threshold:g}"
 
     @property
     def nbytes(self) -> int:
@@ -110,12 +110,14 @@ class ScopePatch(Patch):
         states = text_states(model, prompt, self.rule.layer)
         if not self.facts or not len(states):
             return None
-        current, memory = self._memory
+        facts, vectors = self._memory
         scope = self.scope.to(states.device)
         with torch.no_grad():
-            chances = scope.log_chances(memory.to(states.device), scope.padded_vectors([states]))[:, 0].exp()  # [edits]
+            text = scope.padded_vectors([states])
+            log_chances = scope.log_chances(vectors.to(states.device), text)[:, 0]  # log g, [edits]
+        chances = log_chances.exp()
         index = int(chances.argmax())
-        return current[index], float(chances[index])
+        return facts[index], float(chances[index])
 
     @cached_property
     def _memory(self) -> tuple[list[ScopedFact], Vectors]:
@@ -127,9 +129,10 @@ class ScopePatch(Patch):
     def prompt_transform(self, model: LanguageModel, prompt: str) -> str:
         """Return the counterfactual model's prompt if ``prompt`` is in the scope of an edit, else ``prompt`` itself."""
         nearest = self.nearest(model, prompt)
-        if nearest is None or nearest[1] < self.rule.threshold:
+        if nearest is None:
             return prompt
-        return self.rule.prompt(nearest[0].text, prompt)
+        fact, chance = nearest
+        return self.rule.prompt(fact.text, prompt) if chance >= self.rule.threshold else prompt
 
     def without(self, ids: Collection[str]) -> ScopePatch:
         """Return the patch without the edits with these ids, as if they had never been made.
@@ -138,13 +141,14 @@ class ScopePatch(Patch):
             PatchError: the patch has no edit with one of the ids.
         """
         provenance = without_edits(self.provenance, ids, known={fact.id for fact in self.facts})
-        return replace(self, facts=tuple(fact for fact in self.facts if fact.id not in ids), provenance=provenance)
+        remaining = tuple(fact for fact in self.facts if fact.id not in ids)
+        return replace(self, facts=remaining, provenance=provenance)
 
     def depends_on(self, earlier: Patch) -> bool:
         """Return whether ``earlier`` changes the hidden states in the memory: a patch of the prompt does not."""
         return earlier.kind != "prompt"
 
-    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def share_of(self, index: int) -> Mapping[str, Pair]:
         """Return the vectors and weights by which the scope recognises the edit's prompt."""
         return {"scope": (self.facts[index].vectors, self.facts[index].weights)}
 
@@ -160,23 +164,26 @@ class ScopePatch(Patch):
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Yield another `LanguageModel` with the same weights; the low-rank changes act only after the marker."""
         self.check_model(model)
-        then, transformed = model.prompt_transform, dict[str, str]()
+        known = dict[str, str]()  # a prompt is scored with many targets
+        outer = model.prompt_transform
 
         def transform(text: str) -> str:
-            if text not in transformed:  # a prompt is scored with many targets
-                transformed[text] = self.prompt_transform(model, text)
-            return then(transformed[text]) if then else transformed[text]
+            if text not in known:
+                known[text] = self.prompt_transform(model, text)
+            return outer(known[text]) if outer else known[text]
 
-        with counterfactual(model, self.rule.marker, self.changes):
+        with change_after_marker(model, self.rule.marker, self.changes):
             yield replace(model, prompt_transform=transform)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors of the patch, by their names in a file."""
         tensors = {f"scope/{name}": tensor for name, tensor in self.scope.tensors().items()}
         for name, (left, right) in self.changes.items():
-            tensors |= {f"left/{name}": left, f"right/{name}": right}
+            tensors[f"left/{name}"] = left
+            tensors[f"right/{name}"] = right
         for index, fact in enumerate(self.facts):
-            tensors |= {f"facts/{index}/vectors": fact.vectors, f"facts/{index}/weights": fact.weights}
+            tensors[f"facts/{index}/vectors"] = fact.vectors
+            tensors[f"facts/{index}/weights"] = fact.weights
         return tensors
 
     def check_finite(self) -> None:
@@ -201,26 +208,39 @@ class ScopePatch(Patch):
         Raises:
             PatchError: its parts don't fit together.
         """
-        tensors, content = file.tensors, file.content
         try:
-            changes = {name: (tensors[f"left/{name}"], tensors[f"right/{name}"]) for name in content["weights"]}
-            if any(
-                left.dim() != 2 or right.dim() != 2 or left.shape[1] != len(right) for left, right in changes.values()
-            ):
-                raise ValueError("factors of a change don't fit together")
-            facts = list[ScopedFact]()
-            for index, fact in enumerate(content["facts"]):
-                vectors, weights = tensors[f"facts/{index}/vectors"], tensors[f"facts/{index}/weights"]
-                if vectors.dim() != 2 or weights.shape[:-1] != vectors.shape[:1]:
-                    raise ValueError(f"the vectors of the fact {index} don't fit together")
-                texts = {name: fact[name] for name in ("id", "prompt", "text")}
-                facts.append(ScopedFact(**texts, vectors=vectors, weights=weights))
             return cls(
-                rule=ScopeRule.model_validate(content["rule"]),
-                scope=Scope.of({name.removeprefix("scope/"): tensor for name, tensor in tensors.items()}),
-                changes=changes,
-                facts=tuple(facts),
+                rule=ScopeRule.model_validate(file.content["rule"]),
+                scope=Scope.of({name.removeprefix("scope/"): tensor for name, tensor in file.tensors.items()}),
+                changes=_read_changes(file),
+                facts=_read_facts(file),
                 provenance=file.provenance,
             )
         except (TypeError, KeyError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
+
+
+def _read_changes(file: PatchFile) -> dict[str, Pair]:
+    """Read the factors of each weight's change; KeyError or ValueError: they are missing, or don't fit together."""
+    changes = dict[str, Pair]()
+    for name in file.content["weights"]:
+        left = file.tensors[f"left/{name}"]
+        right = file.tensors[f"right/{name}"]
+        if left.dim() != 2 or right.dim() != 2 or left.shape[1] != len(right):
+            raise ValueError(f"the factors of the change of {name} don't fit together")
+        changes[name] = left, right
+    return changes
+
+
+def _read_facts(file: PatchFile) -> tuple[ScopedFact, ...]:
+    """Read the memory; KeyError or ValueError: something is missing, or the vectors don't fit together."""
+    facts = list[ScopedFact]()
+    for index, fact in enumerate(file.content["facts"]):
+        vectors = file.tensors[f"facts/{index}/vectors"]
+        weights = file.tensors[f"facts/{index}/weights"]
+        if vectors.dim() != 2 or weights.shape[:-1] != vectors.shape[:1]:
+            raise ValueError(f"the vectors of the fact {index} don't fit together")
+        facts.append(
+            ScopedFact(id=fact["id"], prompt=fact["prompt"], text=fact["text"], vectors=vectors, weights=weights)
+        )
+    return tuple(facts)

@@ -1,11 +1,13 @@
 """The training of SERAC's scope classifier and counterfactual model (Mitchell et al., ICML 2022, arXiv 2206.06520).
 
-    L = L_scope + L_edit
+    L       = L_scope + L_edit
+    L_scope = 1/2 mean of -log g(z, x) for x in the scope of z  +  1/2 mean of -log(1 - g(z, x)) for x outside of it
+    L_edit  = mean of -log p_h(target | fact, prompt)
 
-L_scope is the cross-entropy of g for texts inside and outside an edit's scope; both sides have the same weight. The
-outside loss is the mean of two parts: each edit's own outside texts, and the texts of other edits or of no edit. L_edit
-is -log p of the new target by the counterfactual model, which reads the fact before the prompt. As published, both
-models share no parameters. One run trains both, and keeps the network with the lowest L on the held-out edits.
+g is the scope classifier, z an edit's prompt, and h the counterfactual model, which reads the edit's fact before a
+prompt in its scope. The outside loss is itself the mean of two parts: each edit's own outside texts, and the texts of
+other edits or of no edit. As published, g and h share no parameters. One run trains both, and keeps the network with
+the lowest L on the held-out edits.
 """
 
 from __future__ import annotations
@@ -28,25 +30,18 @@ from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.zoo.mend.gradients import weight_shapes
+from kg_edit.zoo.serac.counterfactual import block_weights, change_after_marker
 from kg_edit.zoo.serac.examples import ExampleOrder, Question, ScopeRows
-from kg_edit.zoo.serac.network import (
-    FORMAT,
-    SeracManifest,
-    SeracNetwork,
-    SeracTraining,
-    Validation,
-    block_weights,
-    counterfactual,
-    default_layer,
-    text_states,
-)
+from kg_edit.zoo.serac.network import FORMAT, SeracManifest, SeracNetwork, SeracTraining, Validation, default_layer
 from kg_edit.zoo.serac.patch import ScopeRule
+from kg_edit.zoo.serac.scope import text_states
 from kg_edit.zoo.serac.special_token import Marker, find_marker
 from kg_edit.zoo.trained.edits import digest_of, training_edits
 from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS, Progress, State, TrainingRun, run_training
 
 _SCALES_RATE = 0.05  # learning rate of the scope's scales and offsets; it is larger, because these are far from 1
-_EVEN, _CERTAIN = math.log(0.5), -1e-6  # log g of 1/2, and the largest log g that counts
+_EVEN = math.log(0.5)  # log g from which a text is classified as inside
+_LARGEST = -1e-6  # the largest log g that counts: with 0, -log(1 - g) would be infinite
 
 
 def train(
@@ -78,29 +73,34 @@ def train(
         model,
         manifest,
         out,
-        lambda path: _Run(model, ExampleOrder.of(model, edits, settings), manifest, path),
+        lambda path: SeracRun(model, ExampleOrder.of(model, edits, settings), manifest, path),
         format=FORMAT,
         progress=progress,
         checkpoint_seconds=checkpoint_seconds,
     )
 
 
-class _Run(TrainingRun[Validation]):
+class SeracRun(TrainingRun[Validation]):
+    """One run: the step's loss, and the validation."""
+
     name = "serac"
 
     def __init__(self, model: LanguageModel, order: ExampleOrder, manifest: SeracManifest, path: Path) -> None:
-        self._model, self._order, self._batch = model, order, manifest.training.batch
-        self._network = manifest.network().to(model.device)
-        self._states = States(model, manifest.layer)
+        settings = manifest.training
+        self._model = model
+        self._order = order
+        self._batch = settings.batch
+        self._states = StateCache(model, manifest.layer)
         self._marker = find_marker(model.tokenizer, name=model.name)
-        network, settings = self._network, manifest.training
         held_out = order.held_out_questions()
-        self._asked = [question for question in held_out if encoded(model, self._marker, question)]
+        self._asked = [question for question in held_out if encode_question(model, self._marker, question)]
         if not self._asked:
             raise ConfigError(
                 f"none of the {len(held_out)} held-out edits can be asked: their target's first token merges with the "
                 "prompt's end, or they are longer than the model's positions; give other edits, or take another model"
             )
+        network = manifest.network().to(model.device)
+        self._network = network
         optimizer = torch.optim.Adam(
             [
                 {"params": [network.project, network.weigh], "lr": settings.scope_learning_rate},
@@ -112,7 +112,8 @@ class _Run(TrainingRun[Validation]):
         super().__init__(state, settings, path, examples=len(order.examples))
 
     def backward(self, step: int) -> Mapping[str, str]:
-        scope = scope_scores(self._network, self._states, self._order.scope_rows(step)).loss
+        """Compute the gradient of L for a step's texts and questions."""
+        scope = score_scopes(self._network, self._states, self._order.scope_rows(step)).loss
         edit = answer_loss(self._model, self._network, self._marker, self._order.questions(step))
         loss = scope + edit
         self.check_loss(float(loss.detach()))
@@ -121,29 +122,34 @@ class _Run(TrainingRun[Validation]):
 
     @torch.no_grad()
     def validation(self, step: int) -> Validation:
-        # Means over the held-out edits: batches count by their sizes.
-        batches = list(self._order.held_out_rows())
-        batch_scores = [scope_scores(self._network, self._states, rows) for rows in batches]
-        sizes = torch.tensor([float(len(rows.edits)) for rows in batches])
-        scores = torch.tensor([[float(score.loss), score.inside, score.outside] for score in batch_scores])
-        loss, inside, outside = ((sizes @ scores) / sizes.sum()).tolist()
+        """Return the means over the held-out edits; batches count by their sizes."""
+        sizes = list[float]()
+        scores = list[tuple[float, float, float]]()
+        for rows in self._order.held_out_rows():
+            score = score_scopes(self._network, self._states, rows)
+            sizes.append(float(len(rows.edits)))
+            scores.append((float(score.loss), score.inside, score.outside))
+        weights = torch.tensor(sizes)  # [batches]
+        scope, inside, outside = ((weights @ torch.tensor(scores)) / weights.sum()).tolist()
+
         edit = 0.0
         for start in range(0, len(self._asked), self._batch):
-            part = self._asked[start : start + self._batch]
-            edit += len(part) * float(answer_loss(self._model, self._network, self._marker, part))
+            questions = self._asked[start : start + self._batch]
+            edit += len(questions) * float(answer_loss(self._model, self._network, self._marker, questions))
         edit /= len(self._asked)
-        return Validation(step=step, total=loss + edit, scope=loss, edit=edit, inside=inside, outside=outside)
+        return Validation(step=step, total=scope + edit, scope=scope, edit=edit, inside=inside, outside=outside)
 
 
-class States:
+class StateCache:
     """A cache of the hidden states of texts after one block; each text runs once, in a pass of its own.
 
     They are kept in main memory: a training reads tens of thousands of texts, and a step compares few of them.
     """
 
     def __init__(self, model: LanguageModel, layer: int) -> None:
-        self._model, self._layer = model, layer
-        self._known: dict[str, Tensor] = {}
+        self._model = model
+        self._layer = layer
+        self._known = dict[str, Tensor]()
 
     def of(self, texts: Sequence[str]) -> list[Tensor]:
         """Return the states [tokens, d] of each text, as `text_states`."""
@@ -168,7 +174,7 @@ class ScopeScores:
     outside: float
 
 
-def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> ScopeScores:
+def score_scopes(network: SeracNetwork, states: StateCache, rows: ScopeRows) -> ScopeScores:
     """Return the loss and the accuracy of the classifier, as a function of the network.
 
     Args:
@@ -176,29 +182,41 @@ def scope_scores(network: SeracNetwork, states: States, rows: ScopeRows) -> Scop
         states: of the model.
         rows: edits, with texts inside and outside their scopes.
     """
-    scope, near = network.scope, rows.outside
-    edits = scope.padded_vectors(states.of([edit.text for edit in rows.edits]))
-    texts = scope.padded_vectors(states.of([*rows.inside, *(text for _, text in near), *rows.texts]))
-    chances = scope.log_chances(edits, texts)  # log g, [edits, texts]
-    own = chances[:, : len(rows.edits)].diagonal()  # each edit's inside text
-    theirs = chances[[owner for owner, _ in near], torch.arange(len(near)) + len(rows.edits)]  # its outside texts
+    scope = network.scope
+    count = len(rows.edits)
+    outside_owners = [owner for owner, _ in rows.outside]
+    texts = [*rows.inside, *(text for _, text in rows.outside), *rows.texts]
+    owners: list[int | None] = [*range(count), *outside_owners, *(None for _ in rows.texts)]  # the edits of the texts
 
-    # far: the pairs of an edit and a text of another edit, or of none, that is certainly out of its scope
-    owners: list[tuple[int | None, str]] = [*enumerate(rows.inside), *near, *((None, text) for text in rows.texts)]
-    mask = [[rows.is_outside(edit, text, owner) for owner, text in owners] for edit in range(len(rows.edits))]
-    far = chances[torch.tensor(mask, device=chances.device)]
+    edit_vectors = scope.padded_vectors(states.of([edit.text for edit in rows.edits]))
+    text_vectors = scope.padded_vectors(states.of(texts))
+    log_chances = scope.log_chances(edit_vectors, text_vectors)  # log g, [edits, texts]
 
-    # -log(1 - g) from log g, clamped slightly below 0
-    losses = [-torch.log(-torch.expm1(part.clamp(max=_CERTAIN))).mean() for part in (theirs, far) if len(part)]
-    outside = torch.stack(losses).mean() if losses else chances.new_zeros(())
+    # Each edit with its inside text, and with its own outside texts
+    inside = log_chances[:, :count].diagonal()
+    outside = log_chances[outside_owners, count + torch.arange(len(outside_owners))]
+
+    # Each edit with the texts of other edits, or of none, that are certainly out of its scope
+    is_far = [
+        [rows.is_outside(edit, text, owner) for text, owner in zip(texts, owners, strict=True)] for edit in range(count)
+    ]
+    far = log_chances[torch.tensor(is_far, device=log_chances.device)]
+
+    losses = [-log_complement(part).mean() for part in (outside, far) if len(part)]
+    outside_loss = torch.stack(losses).mean() if losses else log_chances.new_zeros(())
     return ScopeScores(
-        loss=(outside - own.mean()) / 2,
-        inside=float((own >= _EVEN).float().mean()),
-        outside=float((theirs < _EVEN).float().mean()) if len(theirs) else 1.0,
+        loss=(outside_loss - inside.mean()) / 2,
+        inside=float((inside >= _EVEN).float().mean()),
+        outside=float((outside < _EVEN).float().mean()) if len(outside) else 1.0,
     )
 
 
-def encoded(model: LanguageModel, marker: Marker, question: Question) -> Prompt | None:
+def log_complement(log_chances: Tensor) -> Tensor:
+    """Return log(1 - g) from log g."""
+    return torch.log(-torch.expm1(log_chances.clamp(max=_LARGEST)))
+
+
+def encode_question(model: LanguageModel, marker: Marker, question: Question) -> Prompt | None:
     """Return the row that the counterfactual model reads.
 
     None if the target's first token merges with the end of the prompt, or if the row is longer than the model's
@@ -216,7 +234,7 @@ def encoded(model: LanguageModel, marker: Marker, question: Question) -> Prompt 
 def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, questions: Sequence[Question]) -> Tensor:
     """Return the mean over ``questions`` of the mean -log p of a target's tokens, by the counterfactual model.
 
-    Questions that can't be `encoded` are left out.
+    Questions that can't be encoded (`encode_question`) are left out.
 
     Args:
         model: the model f.
@@ -224,17 +242,24 @@ def answer_loss(model: LanguageModel, network: SeracNetwork, marker: Marker, que
         marker: is put before the fact.
         questions: facts with prompts in their scope, and targets.
     """
-    prompts = [prompt for question in questions if (prompt := encoded(model, marker, question))]
+    prompts = list[Prompt]()
+    for question in questions:
+        prompt = encode_question(model, marker, question)
+        if prompt is not None:
+            prompts.append(prompt)
     if not prompts:
         return torch.zeros((), device=model.device)
-    batch, final = left_pad([prompt.ids for prompt in prompts], device=model.device), list[Tensor]()
+
+    batch = left_pad([prompt.ids for prompt in prompts], device=model.device)
+    final = list[Tensor]()  # the last block's output, [rows, tokens, d]
     with (
-        counterfactual(model, marker.id, network.changes),
+        change_after_marker(model, marker.id, network.changes),
         watched(model.blocks[-1], lambda _, output: final.append(output)),
     ):
         base_model(model)(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
-    losses = []
-    for row, prompt in zip(final[0], prompts, strict=True):  # [tokens, d]; left-padded, so the target is at the end
-        logits = model.logits(row[-len(prompt.target_ids) - 1 : -1]).float()
+    losses = list[Tensor]()
+    for states, prompt in zip(final[0], prompts, strict=True):  # [tokens, d]
+        predicting = states[-len(prompt.target_ids) - 1 : -1]  # padded on the left, so the target is at the end
+        logits = model.logits(predicting).float()  # [target tokens, vocabulary]
         losses.append(cross_entropy(logits, torch.tensor(prompt.target_ids, device=logits.device)))
     return torch.stack(losses).mean()

@@ -22,9 +22,10 @@ from kg_edit.scoring.generation import ask, continuations
 from kg_edit.scoring.likelihood import predictions, score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.zoo.mend.gradients import weight_shapes
+from kg_edit.zoo.serac.counterfactual import block_weights
 from kg_edit.zoo.serac.method import Serac, SeracConfig
-from kg_edit.zoo.serac.network import Scope, Vectors, block_weights
 from kg_edit.zoo.serac.patch import ScopePatch
+from kg_edit.zoo.serac.scope import Scope, Vectors
 from kg_edit.zoo.serac.special_token import find_marker
 from tests.kg_edit.tiny import CHAT_TEMPLATE, byte_level, chatting, families, tiny
 from tests.kg_edit.zoo.mend.examples import hooks_of

@@ -17,12 +17,13 @@ from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.zoo.mend.gradients import weight_shapes
 from kg_edit.zoo.serac import training
-from kg_edit.zoo.serac.examples import ExampleOrder, Question, ScopeRows, own_texts
+from kg_edit.zoo.serac.counterfactual import block_weights
+from kg_edit.zoo.serac.examples import ExampleOrder, Question, ScopeRows, write_texts
 from kg_edit.zoo.serac.method import Serac, SeracConfig
-from kg_edit.zoo.serac.network import FORMAT, SeracManifest, SeracNetwork, SeracTraining, block_weights
+from kg_edit.zoo.serac.network import FORMAT, SeracManifest, SeracNetwork, SeracTraining
 from kg_edit.zoo.serac.patch import ScopePatch
 from kg_edit.zoo.serac.special_token import find_marker
-from kg_edit.zoo.serac.training import States, answer_loss, scope_scores, train
+from kg_edit.zoo.serac.training import StateCache, answer_loss, score_scopes, train
 from tests.kg_edit.tiny import families, tiny
 from tests.kg_edit.zoo.mend.examples import edits, hooks_of
 
@@ -74,7 +75,7 @@ def test_too_few_edits_are_refused() -> None:
 
 
 def test_texts_of_the_model_are_on_one_line() -> None:
-    texts = own_texts(tiny("llama"), rows=4, tokens=6, seed=0)
+    texts = write_texts(tiny("llama"), rows=4, tokens=6, seed=0)
     assert len(texts) == 4 and not any("\n" in text or not text for text in texts)
 
 
@@ -99,7 +100,7 @@ def test_gradients_reach_both_parts_and_no_weight_of_the_model() -> None:
     model, network = tiny("llama"), fresh()
     with untouched(model):
         order = ExampleOrder.of(model, edits(), quick())
-        scope = scope_scores(network, States(model, 1), order.scope_rows(0))
+        scope = score_scopes(network, StateCache(model, 1), order.scope_rows(0))
         answer = answer_loss(model, network, find_marker(model.tokenizer, name="toy"), order.questions(0))
         (scope.loss + answer).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -123,7 +124,7 @@ class Found:
 def test_states_are_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """On an accelerator there are only those that a step compares."""
     monkeypatch.setattr(training, "text_states", lambda *_: Found("cuda:1"))
-    states = States(cast(LanguageModel, SimpleNamespace(device="cuda:0")), 1)
+    states = StateCache(cast(LanguageModel, SimpleNamespace(device="cuda:0")), 1)
     assert states.of(["a", "b", "a"]) == [Found("cuda:0")] * 3
     assert states._known == {"a": Found("cpu"), "b": Found("cpu")}
 
