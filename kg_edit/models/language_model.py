@@ -102,10 +102,10 @@ class LanguageModel:
             UnsupportedModelError: its family has no `ModelSpec`, or its weights are quantised.
         """
         name = str(name)
+        target = pick_device(device)
+        torch_dtype = pick_dtype(dtype, target)  # a wrong one is refused before a GGUF file is dequantised
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        target = pick_device(device)
-        torch_dtype = pick_dtype(dtype, target)
         options |= {"local_files_only": True} if cached_only(path, revision) else {}
         try:
             config = AutoConfig.from_pretrained(path, **options)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 import errno
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import torch
-from accelerate import disk_offload
 from huggingface_hub.utils import build_hf_headers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import GenerationConfig
 
-from kg_edit.errors import ModelError, PromptError, UnsupportedModelError
-from kg_edit.models.architectures import ModelSpec, content_fingerprint, find_spec
+from kg_edit.errors import ModelError
+from kg_edit.models.architectures import content_fingerprint
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import (
     NAMED_MODELS,
@@ -32,7 +30,7 @@ from kg_edit.models.sampling import continue_text, sample_contexts
 from kg_edit.planning.shape import shape_of
 from kg_edit.ship.export.merged_model import blank_model
 from tests.everyday import keep_first
-from tests.kg_edit.tiny import CONFIGS, byte_level, families, tiny
+from tests.kg_edit.tiny import CONFIGS, families, tiny
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -127,38 +125,6 @@ def test_fingerprint_survives_a_folder_and_changes_with_a_weight(tmp_path: Path)
     assert LanguageModel.wrap(again.model, again.tokenizer, name="x").fingerprint != model.fingerprint
 
 
-def test_damaged_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelError, match="no GGUF file"):
-        LanguageModel.load(str(tmp_path / "missing.gguf"))
-    (tmp_path / "bad.gguf").write_bytes(b"GGUF nonsense")
-    with pytest.raises(ModelError, match="can't read"):
-        LanguageModel.load(str(tmp_path / "bad.gguf"))
-    assert list((tmp_path / "cache" / "models").iterdir()) == [], "no half-made folder stays"
-
-
-def test_folder_without_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has no config.json; give a named model"):
-        LanguageModel.load(str(tmp_path))
-    (tmp_path / "merged.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"has no config.json; give its file .*merged.gguf"):
-        LanguageModel.load(str(tmp_path))
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"has no config.json; it is a PEFT adapter: merge it into its base model"):
-        LanguageModel.load(str(tmp_path))
-    for dtype in ("float7", "int8", "float8_e4m3fn"):
-        with pytest.raises(ModelError, match=f"dtype '{dtype}' is unknown; use auto, float32"):
-            LanguageModel.load("smollm2-135m", dtype=dtype)
-
-
-def test_damaged_folder_is_not_to_be_downloaded(tmp_path: Path) -> None:
-    """As a hub id would be: the folder is there."""
-    tiny("llama").model.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"can't load the model .* or a \.gguf file") as caught:
-        LanguageModel.load(str(tmp_path))  # it has no tokenizer
-    assert "hf download" not in str(caught.value)
-
-
 def test_too_little_memory_is_not_called_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> NoReturn:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
@@ -166,59 +132,6 @@ def test_too_little_memory_is_not_called_a_damaged_model(monkeypatch: pytest.Mon
     monkeypatch.setattr("kg_edit.models.language_model.load_whole", full)
     with pytest.raises(ModelError, match=r"not enough memory for 'smollm2-135m': .*; load it in bfloat16, on another"):
         LanguageModel.load("smollm2-135m")
-
-
-def test_unknown_hub_id_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="can't load the model 'nobody/nothing'"):
-        LanguageModel.load("nobody/nothing")
-
-
-def save_config(folder: Path, model_type: str, **options: object) -> None:
-    config = AutoConfig.for_model(model_type, **options)
-    config.save_pretrained(folder)
-    byte_level().save_pretrained(folder)
-
-
-def test_unknown_family_error_names_known_ones(tmp_path: Path) -> None:
-    save_config(tmp_path, "biogpt")
-    with pytest.raises(UnsupportedModelError, match=r"'biogpt' can't be edited yet; known types: apertus, arcee"):
-        LanguageModel.load(str(tmp_path))
-
-
-def test_unknown_family_error_says_how_to_add_it() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"To add this family, give its module paths.*'kg_edit.architec"):
-        find_spec(AutoConfig.for_model("biogpt"))
-
-
-def test_quantised_weights_are_refused(tmp_path: Path) -> None:
-    save_config(tmp_path, "llama", quantization_config=BitsAndBytesConfig(load_in_4bit=True).to_dict())
-    with pytest.raises(UnsupportedModelError, match=r"quantised weights .*bitsandbytes.*Load the unquantised"):
-        LanguageModel.load(str(tmp_path))
-
-
-def test_own_spec_is_used_and_checked() -> None:
-    """A family outside the table, by argument; wrong paths are named."""
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    biogpt = AutoModelForCausalLM.from_config(AutoConfig.for_model("biogpt", vocab_size=400, **small))
-    right = ModelSpec(blocks="biogpt.layers", down_projection="fc2", final_norm="biogpt.layer_norm")
-    assert len(LanguageModel.wrap(biogpt, byte_level(), name="biogpt", spec=right).blocks) == 2
-    wrong = replace(right, down_projection="no_such")
-    with pytest.raises(UnsupportedModelError, match="no_such"):
-        LanguageModel.wrap(biogpt, byte_level(), name="biogpt", spec=wrong)
-
-
-def test_shared_keys_are_refused() -> None:
-    config = AutoConfig.for_model("gemma4_text", num_kv_shared_layers=15)
-    with pytest.raises(UnsupportedModelError, match=r"'gemma4_text' whose upper blocks read the keys .* Gemma 4 E2B"):
-        find_spec(config)
-
-
-def test_slow_tokenizer_is_refused() -> None:
-    tokenizer = byte_level()
-    slow = type("Slow", (), {"is_fast": False, "__getattr__": lambda _, name: getattr(tokenizer, name)})()
-    with pytest.raises(PromptError, match="no character offsets"):
-        LanguageModel.wrap(tiny("llama").model, slow, name="slow")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -231,26 +144,6 @@ def test_sample_contexts_are_seeded(smollm2: LanguageModel) -> None:
     assert all(context.count("{}") == 1 and context.endswith(". {}") for context in contexts[1:])
     assert contexts == sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=1)
     assert contexts != sample_contexts(smollm2, lengths=((4, 3), (6, 2)), seed=2)
-
-
-def test_offloaded_weights_are_refused(tmp_path: Path) -> None:
-    model = copy.deepcopy(tiny("llama"))
-    disk_offload(model.model, str(tmp_path))
-    with pytest.raises(UnsupportedModelError, match="left on disk"):
-        LanguageModel.wrap(model.model, model.tokenizer, name="large")
-
-
-@pytest.mark.parametrize(("number", "finite"), [(3e38, True), (float("inf"), False), (float("nan"), False)])
-def test_weight_that_is_not_finite_is_refused(number: float, *, finite: bool) -> None:
-    """And not a finite one whose sum is too large for float32."""
-    model = copy.deepcopy(tiny("llama"))
-    with torch.no_grad():
-        weight_matrix(model.down_projection(0))[:, 0] = number
-    if finite:
-        LanguageModel.wrap(model.model, model.tokenizer, name="large")
-    else:
-        with pytest.raises(ModelError, match=r"down_proj\.weight of 'large' is not finite"):
-            LanguageModel.wrap(model.model, model.tokenizer, name="large")
 
 
 @pytest.mark.parametrize("shape", keep_first([(7, 5), (64, 96), (96, 64), (128, 128)], keep=2))
@@ -322,5 +215,3 @@ def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pyt
 def test_dtype_and_device_may_be_torchs_own() -> None:
     assert pick_dtype(torch.bfloat16, torch.device("cpu")) is torch.bfloat16
     assert pick_device(torch.device("cpu")) == torch.device("cpu")
-    with pytest.raises(ModelError, match="there is no device 'cuda:99'"):
-        pick_device(torch.device("cuda:99"))
