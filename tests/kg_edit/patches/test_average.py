@@ -7,11 +7,8 @@ import re
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
 from kg_edit.patches.average import averaged
-from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.ship.ledger.removal import recorded_method
 
 
 def patch(method: str, value: float, *ids: str, weights: str = "w", model: str = "2-x") -> WeightPatch:
@@ -51,30 +48,3 @@ def test_edits_that_an_average_weakens_are_named(
 ) -> None:
     averaged([patch("rome", 1.0, "1", "2"), patch("memit", 1.0, *ids)], shares)
     assert re.match(told, caplog.messages[0]) if told else not caplog.messages
-
-
-def test_a_single_edit_of_an_average_is_not_removed() -> None:
-    average = averaged([patch("rome", 1.0, "1", "2"), patch("rome", 2.0, "1", "2")], [0.5, 0.5])
-    with pytest.raises(PatchError, match="is an average of several"):
-        recorded_method(average)
-
-
-def test_what_can_not_be_averaged_is_refused() -> None:
-    one = patch("rome", 1.0, "1")
-    with pytest.raises(ConfigError, match="found 2 and 1"):
-        averaged([one, one], [0.5])
-    with pytest.raises(ConfigError, match="at least two"):
-        averaged([one], [0.5])
-    with pytest.raises(PatchError, match="patch 2 of 2 is of the prompt, which can't be averaged"):
-        averaged([one, PromptPatch(facts=())], [0.5, 0.5])
-    other = patch("rome", 1.0, "1")
-    other.provenance["edits"][0]["edit"]["subject"] = "Björk"
-    with pytest.raises(PatchError, match="different edits of the id '1'"):
-        averaged([one, other], [0.5, 0.5])
-    for name in ("edit", "method"):
-        nameless = patch("rome", 1.0, "1")
-        del nameless.provenance["edits"][0][name]
-        with pytest.raises(PatchError, match="lacks its edit or its method"):
-            averaged([nameless, one], [0.5, 0.5])
-    with pytest.raises(PatchMismatchError):
-        averaged([one, patch("rome", 1.0, "1", model="2-y")], [0.5, 0.5])

@@ -154,11 +154,6 @@ def test_factors_that_do_not_fit_are_refused(shape: tuple[int, ...], tmp_path: P
             read(path)
 
 
-def test_path_that_is_too_long_is_refused() -> None:
-    with pytest.raises(PatchError, match="File name too long"):
-        Patch.load("x" * 300)
-
-
 @pytest.mark.parametrize("shape", [(), (5, 2), (6,)])
 def test_keys_that_do_not_fit_the_weight_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     metadata, tensors = written(ONE, tmp_path / "patch.safetensors")

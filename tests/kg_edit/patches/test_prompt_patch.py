@@ -11,9 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from kg_edit.errors import ConfigError, ModelError, PatchError, PatchMismatchError
+from kg_edit.errors import ConfigError, ModelError, PatchError
 from kg_edit.patches.base import Patch, PatchStack
-from kg_edit.patches.container import write_patch
 from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import score
@@ -120,8 +119,6 @@ def test_later_fact_of_a_prompt_is_inserted_until_it_is_removed() -> None:
     assert prompt_patch.prompt_transform("LeBron James") == "LeBron James plays for Rome.\nLeBron James"
     assert prompt_patch.without(["later"]).prompt_transform("LeBron James") == f"{LAKERS.text}\nLeBron James"
     assert prompt_patch.without(["later", "1"]).is_empty
-    with pytest.raises(PatchError, match="has no edit 'nowhere'"):
-        prompt_patch.without(["nowhere"])
 
 
 def test_applied_yields_another_model_and_leaves_the_first() -> None:
@@ -131,8 +128,6 @@ def test_applied_yields_another_model_and_leaves_the_first() -> None:
         assert model.prompt_transform is None and edited.model is model.model
         with pytest.raises(PatchError, match="already applied to this model"), patch(LONDON).applied(edited):
             pass
-    with pytest.raises(PatchError, match="can't be merged"):
-        patch(LAKERS).merge_into(model)
 
 
 def test_prompt_transform_of_the_model_runs_afterwards() -> None:
@@ -174,12 +169,8 @@ def test_patches_of_different_rules_add() -> None:
     assert mixed.prompt_transform("LeBron James") == f"{LAKERS.text}\nNote: {BORN.text}\nLeBron James", (
         "the later one is nearer"
     )
-    model = tiny("llama")
     stack = PatchStack.of(WeightPatch(factors={}), mixed)
     assert stack is mixed, "what changes nothing is left out"
-    foreign = PromptPatch(facts=first.facts, provenance={"model": {"name": "x", "fingerprint": "2-y"}})
-    with pytest.raises(PatchMismatchError), foreign.applied(model):
-        pass
 
 
 def test_later_fact_with_another_rule_replaces_an_earlier_one() -> None:
@@ -214,22 +205,6 @@ def test_prompt_patch_is_saved_and_read(tmp_path: Path) -> None:
     assert (again.facts, again.provenance) == (prompt_patch.facts, prompt_patch.provenance)
     assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     assert again.prompt_transform("LeBron James") == prompt_patch.prompt_transform("LeBron James") != "LeBron James"
-
-
-@pytest.mark.parametrize(
-    "facts",
-    [
-        None,
-        [{}],
-        {"rules": [{}], "facts": [[0, {"id": "1"}]]},
-        {"rules": [3], "facts": []},
-        {"rules": [], "facts": [[0, {}]]},
-    ],
-)
-def test_damaged_prompt_patch_is_refused(facts: object, tmp_path: Path) -> None:
-    path = write_patch(tmp_path / "p.safetensors", kind="prompt", provenance={}, content=facts, tensors={})
-    with pytest.raises(PatchError, match="can't read the facts"):
-        Patch.load(path)
 
 
 def test_tfidf_shares_and_cosines() -> None:

@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.patches.subtraction import less_extracted, subtracted
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
@@ -66,13 +64,3 @@ def test_patches_are_subtracted_weight_by_weight() -> None:
         plain.factors["b"].product, expert.factors["b"].product - 0.5 * anti.factors["b"].product
     )
     torch.testing.assert_close(plain.factors["c"].product, -0.5 * anti.factors["c"].product)
-
-
-def test_patches_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(PatchMismatchError, match="train both on one model"):
-        subtracted(patch(1, "a", model="2-x"), patch(2, "a", model="2-y"))
-    other = WeightPatch(factors={"a": drawn(4, 5, 1, 0)})
-    with pytest.raises(PatchMismatchError, match="of a is"):
-        subtracted(patch(1, "a"), other)
-    with pytest.raises(PatchError, match="the anti-expert is a patch of the prompt"):
-        subtracted(patch(1, "a"), PromptPatch(facts=()))

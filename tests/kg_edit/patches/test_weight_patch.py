@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kg_edit.errors import PatchMismatchError
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
@@ -89,13 +88,6 @@ def test_texts_of_many_patches_equal_each_alone(family: str) -> None:
     assert together[0] != together[2]
 
 
-def test_patch_of_another_model_is_refused() -> None:
-    model = tiny("llama")
-    (other,) = [patch for patch in patches(tiny("gpt2"))[1:2] if patch]
-    with pytest.raises(PatchMismatchError):
-        score_each(model, [ASKED[0]], patches=[other])
-
-
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
 def test_dense_change_is_not_multiplied(shape: tuple[int, int]) -> None:
     change = torch.randn(shape)
@@ -132,12 +124,3 @@ def test_columns_of_a_state_are_not_compared_with_each_other(monkeypatch: pytest
     monkeypatch.setattr(torch, "equal", lambda *_: pytest.fail("quadratic in the edits"))
     difference = first - second
     assert isinstance(difference, WeightPatch) and difference.state["key/w"].tolist() == [[1.0, 2.0]]
-
-
-def test_changes_of_other_shapes_are_not_added() -> None:
-    """Patches that name no model."""
-    one, other = (
-        WeightPatch(factors={"w": Factors(left=torch.ones(2, 1), right=torch.ones(size, 1))}) for size in (3, 4)
-    )
-    with pytest.raises(PatchMismatchError, match=r"\(2, 3\) and \(2, 4\)"):
-        one + other
