@@ -16,6 +16,8 @@ import pytest
 import typer
 from hypothesis import settings
 
+import kg_edit.registry
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # a name that no folder has would be looked for there, for half a minute
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores are many times slower
 
@@ -34,8 +36,18 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Properties are tried on fewer examples where slow tests are left out."""
+    """Properties are tried on fewer examples where slow tests are left out, and installed packages are listed once.
+
+    A look at the packages takes 5 ms, and the parameters of the tests alone ask for a method hundreds of times.
+    """
     settings.load_profile("everyday" if config.option.markexpr == "not slow" else "all")
+    kg_edit.registry.entry_points = lambda **chosen: _entry_points((*sys.path,), **chosen)  # type: ignore[assignment]
+
+
+@cache
+def _entry_points(path: tuple[str, ...], **chosen: str) -> EntryPoints:
+    """The entry points of the packages installed in ``path``."""
+    return entry_points(**chosen)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,15 +69,8 @@ def _slow_looks_are_done_once() -> Iterator[None]:
         patch.setattr("typer.main.get_command", trees)
         patch.setattr("typer.testing._get_command", trees)
         patch.setattr("kg_edit.evaluation.settings.commit", tracked)
-        for module in ("registry", "models.architectures"):
-            patch.setattr(f"kg_edit.{module}.entry_points", lambda **chosen: _plug_ins((*sys.path,), **chosen))
+        patch.setattr("kg_edit.models.architectures.entry_points", kg_edit.registry.entry_points)
         yield
-
-
-@cache
-def _plug_ins(path: tuple[str, ...], **chosen: str) -> EntryPoints:
-    """The plug-ins installed in ``path``."""
-    return entry_points(**chosen)
 
 
 @pytest.fixture(scope="session")
