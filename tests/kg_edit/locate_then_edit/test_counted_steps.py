@@ -14,15 +14,15 @@ from tests.kg_edit.locate_then_edit.counted_steps import FAMILIES
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("families", [["llama"], pytest.param(FAMILIES, marks=pytest.mark.slow)], ids=["one", "all"])
-def test_step_waits_for_the_device_once_and_copies_nothing_there(families: list[str]) -> None:
+@pytest.mark.slow
+def test_step_waits_for_the_device_once_and_copies_nothing_there() -> None:
     """Also a further step, which checks whether the target is predicted; and C's factor stays there."""
-    command = [sys.executable, "-m", "tests.kg_edit.locate_then_edit.counted_steps", *families]
+    command = [sys.executable, "-m", "tests.kg_edit.locate_then_edit.counted_steps", *FAMILIES]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     *lines, last = (json.loads(line) for line in run.stdout.splitlines() if line)  # the profiler prints empty lines
     assert last == {"solve": {"waits": 0, "copies": 0}}
-    assert [line["family"] for line in lines] == families
+    assert [line["family"] for line in lines] == [*FAMILIES]
     for line in lines:
         assert line["steps"] == line["further_steps"] == {"waits": 1.0, "copies": 0.0}, line["family"]
         # A written token: its number is read and copied back; transformers reads whether each mask has padding.
