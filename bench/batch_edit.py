@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import partial
 from statistics import fmean
 
 import torch
 from tools.machine import matmul_peak, useful_flop, watched_memory
 from tools.model_edits import LAYER, SETTINGS, plain_model, some_edits, values
 
-from kg_edit.engine.prefix_cache import SharedContexts
-from kg_edit.engine.tail_forward import TailForward
+from kg_edit.engine.fast_loss import find_engine
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_contexts
 
@@ -41,13 +38,12 @@ def main() -> None:
     plain_seconds, apart = [], []
     with watched_memory() as memory:
         start = time.perf_counter()
-        shared = SharedContexts.of(model, contexts)
-        together = values(model, requests, partial(TailForward, contexts=shared))
+        together = values(model, requests, find_engine(model, LAYER, contexts))
         fast = (time.perf_counter() - start) / options.edits
     reference = plain_model(options.model)
     for index in indices:
         start = time.perf_counter()
-        (alone,) = values(reference, [requests[index]], PlainForward)
+        (alone,) = values(reference, [requests[index]], None)
         plain_seconds.append(time.perf_counter() - start)
         apart.append(float((alone.change - together[index].change).norm() / alone.change.norm()))
     flop, peak = SETTINGS.steps * useful_flop(model, LAYER, requests) / options.edits, matmul_peak()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from statistics import fmean
 
 import torch
@@ -18,9 +19,8 @@ from tools.model_edits import plain_model, some_edits
 from kg_edit.edits.edit import Edit
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.scorer import score_cases
-from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.descent import descend
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -41,11 +41,9 @@ def plain_seconds(model: LanguageModel, rome: Rome, edit: Edit) -> float:
     start = time.perf_counter()
     config = rome.config
     request = Request.of(model, edit, rome.contexts)
-    objective = Objective(
-        model, rome.layer, [request], kl_weight=config.kl_weight, penalty=rome.penalty, forward=PlainForward
-    )
-    proposals = [FreeDelta(objective.value[0], config)]
-    optimise_values(objective, proposals, Stops(steps=config.steps, stop_below=config.stop_below))
+    objective = Objective(model, rome.layer, [request], kl_weight=config.kl_weight, penalty=rome.penalty)
+    delta, _ = rome.propose([edit], objective.value)
+    descend(objective, delta, replace(config.stops, further_steps=0))
     return time.perf_counter() - start
 
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tools.model_edits import SETTINGS, some_edits, values
+from tools.model_edits import LAYER, SETTINGS, some_edits, values
 from torch.profiler import ProfilerActivity, profile
 
-from kg_edit.engine.prefix_cache import SharedContexts
-from kg_edit.engine.tail_forward import TailForward
+from kg_edit.engine.fast_loss import find_engine
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_contexts
 
@@ -55,7 +52,7 @@ def shares(work: Callable[[], object], edits: int) -> dict[str, float]:
 
 def fast(model: LanguageModel, asked: list[Request], contexts: tuple[str, ...]) -> None:
     """Find the values of the edits, with the contexts computed only once."""
-    values(model, asked, partial(TailForward, contexts=SharedContexts.of(model, contexts)))
+    values(model, asked, find_engine(model, LAYER, contexts))
 
 
 def draw(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
@@ -89,7 +86,7 @@ def main() -> None:
     contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
     requests = [Request.of(model, edit, contexts) for edit in some_edits(BATCH)]
     bars = {
-        "plain, one edit": shares(lambda: values(model, requests[:1], PlainForward), 1),
+        "plain, one edit": shares(lambda: values(model, requests[:1], None), 1),
         f"fast, {BATCH} edits": shares(lambda: fast(model, requests, contexts), BATCH),
     }
     if options.picture:

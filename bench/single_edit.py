@@ -15,9 +15,8 @@ from statistics import median
 import torch
 from tools.model_edits import LAYER, plain_model, some_edits
 
-from kg_edit.engine.tail_forward import TailForward
-from kg_edit.locate_then_edit.objective import ForwardFactory, Objective, Request, norm_penalty
-from kg_edit.locate_then_edit.plain_forward import PlainForward
+from kg_edit.engine.fast_loss import Engine, find_engine
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_contexts
 
@@ -25,10 +24,10 @@ EDITS = 6
 PENALTY = partial(norm_penalty, weight=0.5)  # ROME's
 
 
-def seconds(model: LanguageModel, asked: Request, steps: int, forward: ForwardFactory) -> tuple[float, float]:
+def seconds(model: LanguageModel, asked: Request, steps: int, engine: Engine | None) -> tuple[float, float]:
     """Return the seconds of one optimisation, and its last loss."""
     start = time.perf_counter()
-    objective = Objective(model, LAYER, [asked], kl_weight=0.0625, penalty=PENALTY, forward=forward)
+    objective = Objective(model, LAYER, [asked], kl_weight=0.0625, penalty=PENALTY, engine=engine)
     change = torch.zeros_like(objective.value, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=0.5)
     for _ in range(steps):
@@ -49,8 +48,8 @@ def main() -> None:
     fast, plain = [], []
     for edit in some_edits(EDITS):
         request = Request.of(model, edit, contexts)
-        slow_time, slow_loss = seconds(reference, request, options.steps, PlainForward)
-        fast_time, fast_loss = seconds(model, request, options.steps, TailForward)
+        slow_time, slow_loss = seconds(reference, request, options.steps, None)
+        fast_time, fast_loss = seconds(model, request, options.steps, find_engine(model, LAYER))
         fast.append(fast_time)
         plain.append(slow_time)
         print(f"{edit.subject}: plain {slow_time:.1f} s, fast {fast_time:.1f} s; loss {slow_loss:.4f}, {fast_loss:.4f}")

@@ -135,7 +135,7 @@ plt.show()
 # %%
 with untouched(model):
     inputs, _ = glame.encode(edit)
-    change, _ = glame.proposal(edit, values[0])
+    change, _ = glame.propose([edit], values[:1])
 names = [graph.nodes[node]["label"] for node in sorted(graph.nodes)]
 order = sorted(range(len(names)), key=lambda index: graph.nodes[sorted(graph.nodes)[index]]["hop"])
 labels = [names[index] for index in order]

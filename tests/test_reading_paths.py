@@ -25,7 +25,7 @@ from tests.kg_edit.tiny import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-MOST = {"glame": 7, "rome": 5}  # files
+MOST = {"glame": 12, "rome": 7}  # files
 ROOMS = ("graphs", "locate_then_edit", "methods")  # that hold the methods' mathematics
 SHARED = {"kg_edit/methods/base.py", "kg_edit/methods/config.py"}  # by all methods
 DETAIL = 15  # lines of called functions
@@ -112,8 +112,11 @@ def test_no_file_outside_the_path_does_more_than_a_detail(name: str, folder: Pat
     assert others == {}, "put these files on the path in CONTRIBUTING.md, or this code into a file of the path"
 
 
-def test_fast_forward_runs_and_its_reference_does_not(folder: Path) -> None:
-    reference, *fast = FILE.findall(section("The fast forward"))[:4]
+def test_engine_runs_unless_the_plain_way_is_chosen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = called_by("glame", folder).keys() | called_by("rome", folder).keys()
-    assert reference not in called
-    assert [file for file in fast if file not in called] == []
+    fast = [file for file in FILE.findall(section("The fast forward")) if file.startswith("kg_edit/engine/")]
+    assert fast and [file for file in fast if file not in called] == []
+    monkeypatch.setenv("KG_EDIT_ENGINE", "plain")
+    lines = called_by.__wrapped__("rome", folder / "plain")
+    loss_files = [f"kg_edit/engine/{name}.py" for name in ("tail_forward", "passes", "cuda_graphs")]
+    assert [file for file in loss_files if lines.get(file, 0) > DETAIL] == []

@@ -27,21 +27,20 @@ from kg_edit.covariance.files import Identity
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
-from kg_edit.engine.prefix_cache import SharedContexts
-from kg_edit.engine.tail_forward import TailForward, tail
+from kg_edit.engine.fast_loss import find_engine
+from kg_edit.engine.tail_forward import tail
 from kg_edit.errors import ModelError
 from kg_edit.evaluation.datasets import find_dataset
 from kg_edit.evaluation.run import evaluate
 from kg_edit.graphs.source import open_named
-from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.descent import FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.alphaedit.method import AlphaEdit
 from kg_edit.methods.base import ValueMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import model_presets, preset_models
-from kg_edit.methods.rome.method import RankOneMethod, RomeConfig
+from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.models.device_memory import free_bytes, pass_megabytes
 from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.language_model import LanguageModel, weight_matrix
@@ -263,11 +262,11 @@ class Shaped:
 
     def _descend(self, requests: Sequence[Request], steps: int) -> float:
         """Seconds of the descent alone, without the pass that records the prompts."""
-        forward = partial(TailForward, contexts=SharedContexts.of(self.model, self._contexts))  # as the methods do
-        loss = Objective(self.model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY, forward=forward)
-        parameters = [FreeDelta(value, RomeConfig()) for value in loss.value]
+        engine = find_engine(self.model, self._layer, self._contexts)  # as the methods do
+        loss = Objective(self.model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY, engine=engine)
+        delta = FreeDelta(loss.value, learning_rate=1.0, clamp_norm_factor=2.0)
         stops = Stops(steps=steps, stop_below=-1.0)
-        return seconds_of(lambda: optimise_values(loss, parameters, stops), self.model.device)
+        return seconds_of(lambda: descend(loss, delta, stops), self.model.device)
 
     def profiled_descent(self, edits: int) -> Row:
         """The kernels of a descent of few steps, with the pass that records the prompts and the capture of a step."""
@@ -288,10 +287,10 @@ class Shaped:
         model, requests = self.model, self._requests(1)
 
         def run(steps: int) -> None:
-            loss = Objective(model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY, forward=PlainForward)
-            delta = FreeDelta(loss.value, RomeConfig())
+            loss = Objective(model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY)
+            delta = FreeDelta(loss.value, learning_rate=1.0, clamp_norm_factor=2.0)
             for _ in range(steps):
-                delta.change().grad = loss._gradient(delta.change())[1]  # without a CUDA graph
+                delta.change().grad = loss.gradient(delta.change())[1]
                 delta.learn()
 
         run(2)

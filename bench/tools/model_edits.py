@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
+from kg_edit.engine.fast_loss import Engine
 from kg_edit.evaluation.datasets import find_dataset
-from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, optimise_values
-from kg_edit.locate_then_edit.objective import ForwardFactory, Objective, Request, norm_penalty
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import resolve_model
@@ -43,8 +44,10 @@ def plain_model(name: str) -> LanguageModel:
     return LanguageModel.wrap(model, AutoTokenizer.from_pretrained(path), name=name)
 
 
-def values(model: LanguageModel, asked: Sequence[Request], forward: ForwardFactory) -> list[Descent]:
-    """m* of all edits by ROME's descent, with the forward that is measured."""
-    objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, penalty=PENALTY, forward=forward)
-    proposals = [FreeDelta(value, SETTINGS) for value in objective.value]
-    return optimise_values(objective, proposals, Stops(steps=SETTINGS.steps, stop_below=SETTINGS.stop_below))
+def values(model: LanguageModel, asked: Sequence[Request], engine: Engine | None) -> list[Descent]:
+    """m* of all edits by ROME's descent, with the engine that is measured."""
+    objective = Objective(model, LAYER, asked, kl_weight=SETTINGS.kl_weight, penalty=PENALTY, engine=engine)
+    delta = FreeDelta(
+        objective.value, learning_rate=SETTINGS.learning_rate, clamp_norm_factor=SETTINGS.clamp_norm_factor
+    )
+    return descend(objective, delta, Stops(steps=SETTINGS.steps, stop_below=SETTINGS.stop_below))

@@ -1,17 +1,18 @@
 """The gradient descent for the values: it minimises `Objective` over the parameters of each edit's change m* - m.
 
 ROME's parameters are the change itself (`FreeDelta`), GLAME's are those of a relational GNN that outputs the change.
-Both are `DeltaParameters`. `optimise_values` trains the parameters of many edits at once, as one if they can be stacked
-(`Stackable`). The descent may run on a copy of the model in bfloat16 (`descent_model`).
+Both are a `Delta`: the changes of all edits of a descent, with their optimiser. `descend` is the loop. It may run on a
+copy of the model in bfloat16 (`descent_model`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,64 +37,31 @@ _WORSE = 0.1  # in nats: a change without noise may be so much worse than the be
 _Losses = tuple[float, float, float]  # total, nll, kl
 
 
-class DeltaParameters(Protocol):
-    """The parameters of one edit's change m* - m, with their optimiser."""
+class Delta(ABC):
+    """The changes m* - m of all edits of a descent, [edits, d], as functions of what an optimiser trains.
 
+    Attributes:
+        keeps_lowest: whether an edit ends with the change of its lowest loss, if its last loss is much above that; for
+            changes that have noise while they are trained.
+    """
+
+    keeps_lowest: bool = False
+
+    @abstractmethod
     def change(self) -> Tensor:
-        """Return the current change m* - m, [d]; differentiable in the parameters."""
+        """Return the current changes [edits, d]; differentiable in the parameters."""
 
+    @abstractmethod
     def learn(self) -> None:
         """Take one step of the optimiser; the parameters already have their gradients."""
 
-
-@runtime_checkable
-class Stackable(DeltaParameters, Protocol):
-    """Parameters that many edits can have as one: a step then has as many operators as for one edit."""
-
-    @classmethod
-    def together(cls, parameters: Sequence[Self]) -> Self:
-        """Return the parameters of many edits as one, from where they are now, with a `change` [edits, d]."""
+    def settle(self) -> Tensor | None:
+        """Return the changes without noise such as dropout, [edits, d], detached; None if there is no noise."""
+        return None
 
 
-@runtime_checkable
-class NoisyParameters(DeltaParameters, Protocol):
-    """Parameters whose change may have noise while they are trained, such as dropout."""
-
-    @property
-    def keeps_lowest(self) -> bool:
-        """Whether the change of the lowest loss is the result, if the loss at the end is much above it."""
-
-    def settled(self) -> Tensor | None:
-        """Return the change without the noise, [d], detached; None if there is no noise."""
-
-
-class DeltaSettings(Protocol):
-    """The settings that `FreeDelta` reads."""
-
-    @property
-    def optimiser(self) -> Optimiser:
-        """The optimiser's name."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Adam's learning rate, or the share of the limit that a step of ``momentum`` moves; above 0."""
-
-    @property
-    def clamp_norm_factor(self) -> float:
-        """The largest |m* - m|, as a multiple of |m|; infinite without a limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeltaOptions:
-    """`DeltaSettings` for a change without a method's config: Adam, without a limit."""
-
-    learning_rate: float
-    optimiser: Optimiser = "adam"
-    clamp_norm_factor: float = math.inf
-
-
-class FreeDelta:
-    """The change delta = m* - m as a free parameter, as in ROME and MEMIT; |delta| <= r = clamp_norm_factor |m|.
+class FreeDelta(Delta):
+    """The changes delta = m* - m as free parameters, as in ROME and MEMIT; |delta| <= r = clamp_norm_factor |m|.
 
     With g the gradient of the loss:
 
@@ -106,113 +74,62 @@ class FreeDelta:
     After each step delta is rescaled if its norm exceeds r.
 
     Args:
-        value: m, [d], or [edits, d] of many edits, each with its own limit.
-        config: the optimiser's settings.
+        value: m, [edits, d]; each edit has its own limit.
+        learning_rate: Adam's, or the share of the limit that a step of ``momentum`` moves.
+        optimiser: the optimiser's name.
+        clamp_norm_factor: the largest |delta|, as a multiple of |m|; infinite without a limit.
         start: delta at the beginning, shaped like ``value``; None: 0.
     """
 
-    def __init__(self, value: Tensor, config: DeltaSettings, *, start: Tensor | None = None) -> None:
-        self._value, self._config = value, config
-        self._delta = (torch.zeros_like(value) if start is None else start.detach().clone()).requires_grad_()
-        self._limit = config.clamp_norm_factor * value.norm(dim=-1, keepdim=True)
+    def __init__(
+        self,
+        value: Tensor,
+        *,
+        learning_rate: float,
+        optimiser: Optimiser = "adam",
+        clamp_norm_factor: float = math.inf,
+        start: Tensor | None = None,
+    ) -> None:
+        first = torch.zeros_like(value) if start is None else start.detach().clone()
+        self._delta = first.requires_grad_()
+        self._limit = clamp_norm_factor * value.norm(dim=-1, keepdim=True)  # r
+        self._clamps = clamp_norm_factor < math.inf
+        self._learning_rate = learning_rate
+        self._by_momentum = optimiser == "momentum"
         self._optimizer: torch.optim.Optimizer
-        if config.optimiser == "adam":
-            self._optimizer = torch.optim.Adam([self._delta], lr=config.learning_rate)
-        else:
+        if self._by_momentum:
             self._optimizer = torch.optim.SGD([self._delta], lr=1.0, momentum=_MOMENTUM)
-
-    @classmethod
-    def together(cls, deltas: Sequence[FreeDelta]) -> FreeDelta:
-        """Return the changes of many edits as one parameter [edits, d], from where they are now."""
-        value, start = (torch.stack(each) for each in zip(*((d._value, d._delta) for d in deltas), strict=True))
-        return cls(value, deltas[0]._config, start=start)
+        else:
+            self._optimizer = torch.optim.Adam([self._delta], lr=learning_rate)
 
     def change(self) -> Tensor:
-        """Return the current change m* - m, shaped like the value; a leaf tensor."""
+        """Return the current changes m* - m, shaped like the values; a leaf tensor."""
         return self._delta
 
     @torch.no_grad()
     def learn(self) -> None:
         """Take a step of the optimiser, then rescale each change whose norm exceeds its limit."""
         gradient = self._delta.grad
-        if self._config.optimiser == "momentum" and gradient is not None:
-            length = self._config.learning_rate * self._limit
+        if self._by_momentum and gradient is not None:
+            length = self._learning_rate * self._limit
             gradient.mul_(length / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-12))
         self._optimizer.step()
         self._optimizer.zero_grad()
-        if self._config.clamp_norm_factor < math.inf:
+        if self._clamps:
             norm = self._delta.norm(dim=-1, keepdim=True).clamp(min=1e-12)
             self._delta.mul_((self._limit / norm).clamp(max=1.0))
 
 
-class _Changes(Protocol):
-    """The changes of all edits of a descent."""
-
-    def now(self) -> Tensor:
-        """Return the changes [edits, d], detached."""
-
-    def learn(self, gradient: Tensor, running: Iterable[int]) -> None:
-        """Take a step of the edits that are ``running``, with d loss_i / d delta_i in ``gradient`` [edits, d]."""
-
-
-class _Together:
-    """Changes whose parameters are one: one step of the optimiser for all, also for edits that have ended."""
-
-    def __init__(self, parameters: Sequence[Stackable]) -> None:
-        self._all = type(parameters[0]).together(parameters)
-        self._change = self._all.change()  # differentiable, [edits, d]
-
-    def now(self) -> Tensor:
-        return self._change.detach().clone()
-
-    def learn(self, gradient: Tensor, running: Iterable[int]) -> None:
-        if self._change.is_leaf:  # the changes are the parameters
-            self._change.grad = gradient
-        else:  # chain rule
-            self._change.backward(gradient)
-        self._all.learn()
-        self._change = self._all.change()
-
-
-class _OneByOne:
-    """Changes that can't be stacked, or are of several kinds; the reference for those that can."""
-
-    def __init__(self, parameters: Sequence[DeltaParameters]) -> None:
-        self._parameters, self._changes = parameters, [delta.change() for delta in parameters]  # differentiable, [d]
-
-    def now(self) -> Tensor:
-        return torch.stack([change.detach() for change in self._changes])
-
-    def learn(self, gradient: Tensor, running: Iterable[int]) -> None:
-        for edit in running:
-            self._changes[edit].backward(gradient[edit])  # chain rule: from delta to its parameters
-            self._parameters[edit].learn()
-            self._changes[edit] = self._parameters[edit].change()
-
-
-class StopSettings(Protocol):
-    """The settings that `optimise_values` reads: when the descent of an edit ends."""
-
-    @property
-    def steps(self) -> int:
-        """The largest number of evaluations of the loss."""
-
-    @property
-    def further_steps(self) -> int:
-        """The largest number of evaluations after these, until the target is predicted in each context."""
-
-    @property
-    def stop_below(self) -> float:
-        """An edit ends when its loss is below this."""
-
-    @property
-    def stop_nll(self) -> float:
-        """An edit ends when L_p alone is below this."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stops:
-    """`StopSettings` for a descent without a method's config."""
+    """When the descent of an edit ends.
+
+    Attributes:
+        steps: the largest number of evaluations of the loss.
+        further_steps: the largest number of evaluations after these, until the target is predicted in each context.
+        stop_below: an edit ends when its loss is below this, or NaN.
+        stop_nll: an edit ends when L_p alone is below this.
+    """
 
     steps: int
     further_steps: int = 0
@@ -262,90 +179,111 @@ class Descent:
         }
 
 
-def optimise_values(
-    objective: Objective, parameters: Sequence[DeltaParameters], settings: StopSettings
-) -> list[Descent]:
-    """Minimise the loss of all edits of ``objective`` at once.
+def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
+    """Minimise the loss of all edits at once over the parameters of ``delta``.
 
-    The objective is evaluated at most ``steps`` times, with an update of the parameters between two evaluations. As in
-    the published code, no update follows the last evaluation, so the loss of the returned change is known. An edit ends
-    early if its loss is below ``stop_below`` or NaN, or L_p is below ``stop_nll``.
+    The loss is evaluated at most ``steps`` times, with an update of the parameters between two evaluations. As in the
+    published code, no update follows the last evaluation, so the loss of the returned change is known.
 
     After ``steps`` evaluations, an edit continues if its target is not the greedy continuation in each context, until
     it is, by a margin, or for ``further_steps`` more evaluations. An edit that succeeds after ``steps`` evaluations
     gets the same change as with ``further_steps`` = 0.
 
     Args:
-        objective: the loss.
-        parameters: the parameters of each edit's change.
-        settings: when an edit ends.
+        loss: the loss of all edits.
+        delta: their changes, and the optimiser.
+        stops: when an edit ends.
 
     Returns:
         One `Descent` per edit, in order.
     """
-    alike = [delta for delta in parameters if isinstance(delta, Stackable) and type(delta) is type(parameters[0])]
-    changes: _Changes = _Together(alike) if len(alike) == len(parameters) else _OneByOne(parameters)
-    losses: list[list[_Losses]] = [[] for _ in parameters]
-    noisy = {
-        e: delta for e, delta in enumerate(parameters) if isinstance(delta, NoisyParameters) and delta.keeps_lowest
-    }
-    best = dict[int, tuple[Tensor, _Losses]]()  # of the noisy ones: the changes [edits, d] at the edit's lowest loss
-    running, results = set(range(len(parameters))), dict[int, Tensor]()
-    last = settings.steps + settings.further_steps - 1
+    edits = len(loss.value)
+    history: list[list[_Losses]] = [[] for _ in range(edits)]
+    lowest = dict[int, tuple[Tensor, _Losses]]()  # if ``keeps_lowest``: each edit's change of its lowest loss
+    found = dict[int, Tensor]()  # the changes [d] of the edits that have ended
+    running = list(range(edits))
+    last = stops.steps + stops.further_steps - 1
 
     for step in range(last + 1):
-        # One pass over all prompts of all edits: the losses, and d loss_i / d delta_i.
-        now = changes.now()  # [edits, d]
-        if results:  # the optimiser also moves changes that have ended, and EAMET's penalty needs them as written
-            now[[*results]] = torch.stack([*results.values()])
-        # After ``steps`` evaluations, also whether the targets are predicted, by a margin from the next one on.
-        checked = settings.further_steps and step >= settings.steps - 1
-        margin = (_MARGIN if step >= settings.steps else 0.0) if checked else None
-        step_losses, gradient = objective.gradient(now, margin=margin)
-        nll, kl, _, _, total, *missed = step_losses.numbers()  # the one wait for the device
-        numbers = list(zip(total, nll, kl, strict=True))
-        for edit in sorted(running):
-            losses[edit].append(numbers[edit])
-            if edit in noisy and (edit not in best or numbers[edit][0] < best[edit][1][0]):
-                best[edit] = now, numbers[edit]
-        report_losses(
-            step,
-            {edit: numbers[edit][0] for edit in sorted(running)},
-            of=len(parameters),
-            terms={edit: {"nll": numbers[edit][1], "kl": numbers[edit][2]} for edit in running},
-        )
+        # The losses, and d loss_i / d delta_i, [edits, d]. The optimiser also moves changes that have ended; EAMET's
+        # penalty needs them as they will be written.
+        change = delta.change()
+        now = change.detach().clone()
+        for edit, ended_change in found.items():
+            now[edit] = ended_change
+        losses, gradient = loss.gradient(now, margin=_margin_at(step, stops))
+        nll, kl, _, _, total, *counted = losses.numbers()  # the one wait for the device
+        missed = counted[0] if counted else None
+        for edit in running:
+            history[edit].append((total[edit], nll[edit], kl[edit]))
+            if delta.keeps_lowest and (edit not in lowest or total[edit] < lowest[edit][1][0]):
+                lowest[edit] = now[edit], history[edit][-1]
+        _report(step, history, running)
 
         # Which edits end here? `not >=` is true for NaN too.
-        stopped = {edit for edit in running if not numbers[edit][0] >= settings.stop_below}
-        stopped |= {edit for edit in running if numbers[edit][1] < settings.stop_nll}
-        stopped |= {edit for edit in running if missed and not missed[0][edit]}
-        ended = running if step == last else stopped
-        results |= {edit: now[edit] for edit in ended}
-
-        # A change with noise is replaced by the one without, as in GLAME's public program: one more evaluation for the
-        # edits that end.
-        settled = {edit: change for edit in ended & noisy.keys() if (change := noisy[edit].settled()) is not None}
-        if settled:
-            with torch.no_grad():
-                step_losses = objective(torch.stack([settled.get(edit, change) for edit, change in enumerate(now)]))
-                nll, kl, _, _, total = step_losses.numbers()
-                quiet = list(zip(total, nll, kl, strict=True))
-            results |= settled
-            for edit in settled:
-                losses[edit].append(quiet[edit])
-        # An end that is much worse than the best change seen is replaced by that one.
-        for edit in ended & noisy.keys():
-            reached, (changes_at_best, lowest) = losses[edit][-1][0], best[edit]
-            if not (reached < settings.stop_below or reached <= lowest[0] + _WORSE):
-                results[edit] = changes_at_best[edit]
-                losses[edit].append(lowest)
-
-        running = running - ended
+        ended = list[int]()
+        for edit in running:
+            is_low = not total[edit] >= stops.stop_below or nll[edit] < stops.stop_nll
+            is_predicted = missed is not None and not missed[edit]
+            if is_low or is_predicted or step == last:
+                ended.append(edit)
+                found[edit] = now[edit]
+        if delta.keeps_lowest and ended:
+            _end_without_noise(loss, delta, now, ended, history, found, lowest, stops.stop_below)
+        running = [edit for edit in running if edit not in found]
         if not running:
             break
-        objective.drop(results.keys())
-        changes.learn(gradient, sorted(running))
-    return [Descent(change=results[edit], losses=tuple(edit_losses)) for edit, edit_losses in enumerate(losses)]
+        loss.drop(found.keys())
+
+        # Chain rule: from delta to its parameters; then a step, and the clamp.
+        change.backward(gradient)
+        delta.learn()
+    return [Descent(change=found[edit], losses=tuple(history[edit])) for edit in range(edits)]
+
+
+def _margin_at(step: int, stops: Stops) -> float | None:
+    """The margin by which a target has to be predicted at a step; None before the end of ``steps``."""
+    if not stops.further_steps or step < stops.steps - 1:
+        return None
+    return _MARGIN if step >= stops.steps else 0.0
+
+
+def _report(step: int, history: list[list[_Losses]], running: list[int]) -> None:
+    """Tell the callbacks the losses of a step."""
+    totals = {edit: history[edit][-1][0] for edit in running}
+    terms = {edit: {"nll": history[edit][-1][1], "kl": history[edit][-1][2]} for edit in running}
+    report_losses(step, totals, of=len(history), terms=terms)
+
+
+def _end_without_noise(
+    loss: Objective,
+    delta: Delta,
+    now: Tensor,
+    ended: list[int],
+    history: list[list[_Losses]],
+    found: dict[int, Tensor],
+    lowest: dict[int, tuple[Tensor, _Losses]],
+    stop_below: float,
+) -> None:
+    """Replace the changes of the edits that ``ended`` by those without noise, as in GLAME's public program.
+
+    That takes one more evaluation. A result that is much worse than the best change seen is replaced by that one.
+    """
+    settled = delta.settle()
+    if settled is not None:
+        quiet = now.clone()
+        quiet[ended] = settled[ended]
+        with torch.no_grad():
+            nll, kl, _, _, total = loss(quiet).numbers()
+        for edit in ended:
+            found[edit] = settled[edit]
+            history[edit].append((total[edit], nll[edit], kl[edit]))
+    for edit in ended:
+        reached = history[edit][-1][0]
+        best_change, best = lowest[edit]
+        if not (reached < stop_below or reached <= best[0] + _WORSE):
+            found[edit] = best_change
+            history[edit].append(best)
 
 
 def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:

@@ -2,7 +2,7 @@
 
 - ``remember`` (OTE = SE, arXiv 2605.26670): the keys K_p of earlier edits stay in the least squares, so that a sequence
   of batches solves what one batch would, given the same keys and values and one layer. A patch stores its keys (`KEY`);
-  `remembered` reads them.
+  `remember` reads them.
 - ``anchor`` (NAS, arXiv 2602.02543): each wanted value has the norm that values have in the unedited model.
 - ``sphere`` (SPHERE, arXiv 2510.01172): an update avoids the principal directions of the weight that it changes.
 - ``rect`` (RECT, arXiv 2401.04700): only the elements of an update that change their weight most are written.
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.engine.passes import pass_limit
-from kg_edit.locate_then_edit.descent import DeltaOptions, Descent, FreeDelta, StopSettings, optimise_values
-from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
+from kg_edit.engine.fast_loss import find_engine
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.states import Site, subject_states
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.precision import exact
@@ -50,7 +50,7 @@ def _weight_patches(patch: Patch) -> list[WeightPatch]:
     return [part for part in patch.parts if isinstance(part, WeightPatch)]
 
 
-def remembered(before: Patch, name: str, *, weight: float) -> Tensor | None:
+def remember(before: Patch, name: str, *, weight: float) -> Tensor | None:
     """Return sqrt(weight) K_p [d_ff, earlier facts], so that K_p K_p^T counts ``weight`` times; None if there is none.
 
     Args:
@@ -67,7 +67,7 @@ def remembered(before: Patch, name: str, *, weight: float) -> Tensor | None:
     return None if keys is None else weight**0.5 * keys
 
 
-def anchored(descent: Descent, value: Tensor, *, norm: float, most: float) -> Descent:
+def anchor(descent: Descent, value: Tensor, *, norm: float, most: float) -> Descent:
     """Return the descent with v* = m + delta rescaled to the anchor's norm: delta = v* norm / |v*| - m.
 
     Its losses stay those before the rescaling.
@@ -88,7 +88,7 @@ def anchored(descent: Descent, value: Tensor, *, norm: float, most: float) -> De
 
 
 def mean_value_norm(
-    model: LanguageModel, layer: int, contexts: Sequence[str], *, site: Site, clamp: float, stops: StopSettings
+    model: LanguageModel, layer: int, contexts: Sequence[str], *, site: Site, clamp: float, stops: Stops
 ) -> float:
     """Return the mean |v*| over packaged facts, to three digits; ``model`` is unedited.
 
@@ -110,17 +110,17 @@ def mean_value_norm(
         requests,
         kl_weight=_KL_WEIGHT,
         penalty=partial(norm_penalty, weight=_WEIGHT_DECAY),
-        forward=forward_for(model, contexts),
-        limit=pass_limit(model, layer),
+        engine=find_engine(model, layer, contexts),
     )
     values = loss.value  # m, [facts, d]
     if site == "block":
         bare = [request.rewrites[0] for request in requests]
         _, loss.value = subject_states(model, bare, layer=layer, last=layer, site=site)
-    steps = DeltaOptions(learning_rate=_RATE, clamp_norm_factor=clamp)
-    descents = optimise_values(loss, [FreeDelta(state, steps) for state in loss.value], stops)
-    norms = (values + torch.stack([descent.change for descent in descents])).norm(dim=1).sort().values
-    return float(f"{float(norms[: len(norms) - math.floor(_OUTLIERS * len(norms))].mean()):.3g}")
+    descents = descend(loss, FreeDelta(loss.value, learning_rate=_RATE, clamp_norm_factor=clamp), stops)
+    changes = torch.stack([descent.change for descent in descents])
+    norms = (values + changes).norm(dim=1).sort().values  # |v*|
+    kept = len(norms) - math.floor(_OUTLIERS * len(norms))
+    return float(f"{float(norms[:kept].mean()):.3g}")
 
 
 def _facts() -> Iterator[Edit]:

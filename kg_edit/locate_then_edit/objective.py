@@ -10,36 +10,29 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
   a teacher's distribution at each token (soft targets, Hinton et al. 2015).
 - penalty: a function of delta and m, such as ROME's weight decay (`norm_penalty`); GLAME has none.
 
-`Request` has the prompts of an edit, `Objective` is the loss. All prompts of all edits are rows of token ids, which run
-together in few forward passes (`kg_edit.engine.passes`). A forward pass is a `TailForward`, which runs only
-what a change can reach, or a `WholeForward` for recurrent models; `PlainForward` is the reference of the tests.
+`Request` has the prompts of an edit. `Objective` computes the loss as it is written here, by whole forward passes
+(`PlainForward`), or, given an engine, by `kg_edit.engine.fast_loss`: the same numbers, many times faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.engine.cuda_graphs import Repeated
-from kg_edit.engine.passes import PassLimit, padded_tokens, pass_limit, passes
-from kg_edit.engine.prefix_cache import SharedContexts
-from kg_edit.engine.tail_forward import TailForward, tail
-from kg_edit.engine.whole_forward import WholeForward
-from kg_edit.errors import is_memory_error
+from kg_edit.engine.fast_loss import Engine, FastLoss, TargetRow
 from kg_edit.models.first_token import readable
+from kg_edit.models.hooks import added, index_for, watched, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import Prompt
+from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import BARE
 
 _ESSENCE = "{} is a"
-Part = Literal["nll", "kl", "further"]
-Result = TypeVar("Result")
 Penalty = Callable[[Tensor, Tensor], Tensor]
 """(delta [edits, d], m [edits, d]) -> a further term of each edit's loss, [edits]."""
 
@@ -97,58 +90,54 @@ class Request:
             PromptError: the subject or the target can't be located in the tokens.
         """
 
-        def rows(template: str, around: Sequence[str], chat: bool, target: str | None = None) -> tuple[Prompt, ...]:
-            encoded = partial(model.encode_fact, template, subject=edit.subject, target=target, chat=chat)
-            return tuple(encoded(context=context) for context in readable(model, encoded(), around))
+        def encode_rows(
+            template: str, around: Sequence[str], chat: bool, target: str | None = None
+        ) -> tuple[Prompt, ...]:
+            encode = partial(model.encode_fact, template, subject=edit.subject, target=target, chat=chat)
+            return tuple(encode(context=context) for context in readable(model, encode(), around))
 
-        (essence,) = rows(_ESSENCE, (BARE,), edit.forms[0])
-        rewrites = (row for chat in edit.forms for row in rows(edit.prompt, contexts, chat, edit.target_new))
+        rewrites = list[Prompt]()
+        for chat in edit.forms:
+            rewrites += encode_rows(edit.prompt, contexts, chat, edit.target_new)
+        (essence,) = encode_rows(_ESSENCE, (BARE,), edit.forms[0])
         return cls(rewrites=tuple(rewrites), essence=essence)
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All prompts: the rewrites, the essence prompt, the further rows."""
+        essence = [] if self.essence is None else [self.essence]
+        return [*self.rewrites, *essence, *(row.prompt for row in self.further)]
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Losses:
-    """The ``terms`` of the loss, [5 or 6, edits]: one tensor, so that they are read by one transfer.
+    """The terms of each edit's loss, [edits] each.
 
-    L_p and L_a without their weights; L_further and the penalty with theirs; the loss. If it was asked for, also the
-    number of target tokens that are not predicted by the margin (`Objective.gradient`).
+    Attributes:
+        nll: L_p.
+        kl: L_a, without its weight.
+        further: L_further.
+        penalty: the penalty.
+        total: the loss.
+        missed: how many target tokens are not predicted by the margin of `Objective.gradient`; None: not counted.
     """
 
-    terms: Tensor
-
-    @property
-    def nll(self) -> Tensor:
-        """L_p, [edits]."""
-        return self.terms[0]
-
-    @property
-    def kl(self) -> Tensor:
-        """L_a, [edits]."""
-        return self.terms[1]
-
-    @property
-    def further(self) -> Tensor:
-        """L_further, [edits]."""
-        return self.terms[2]
-
-    @property
-    def penalty(self) -> Tensor:
-        """The penalty, [edits]."""
-        return self.terms[3]
-
-    @property
-    def total(self) -> Tensor:
-        """The loss, [edits]."""
-        return self.terms[4]
-
-    @property
-    def missed(self) -> Tensor | None:
-        """How many target tokens are not predicted by the margin, [edits]; None if that was not asked for."""
-        return self.terms[5] if len(self.terms) > 5 else None
+    nll: Tensor
+    kl: Tensor
+    further: Tensor
+    penalty: Tensor
+    total: Tensor
+    missed: Tensor | None = None
 
     def numbers(self) -> list[list[float]]:
-        """Return nll, kl, further, penalty, total, and missed if there, each a list of one number an edit."""
-        numbers: list[list[float]] = self.terms.tolist()
+        """Return nll, kl, further, penalty, total, and missed if counted, each a list of one number an edit.
+
+        All are read by one transfer from the device.
+        """
+        terms = [self.nll, self.kl, self.further, self.penalty, self.total]
+        if self.missed is not None:
+            terms.append(self.missed)
+        numbers: list[list[float]] = torch.stack(terms).tolist()
         return numbers
 
 
@@ -158,46 +147,11 @@ def norm_penalty(change: Tensor, value: Tensor, *, weight: float) -> Tensor:
     return penalty
 
 
-class Forward(Protocol):
-    """Computes the logits of rows of prompts under a change: `TailForward` or `WholeForward`.
-
-    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the input and output of the edited down-projection at the
-    subject's last token, in the model without the change.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    def logits(self, change: Tensor | None = None) -> Tensor:
-        """Return the logits [reads, vocabulary] under ``change`` [rows, d], at the positions that the loss reads."""
-
-    def subset(self, rows: Sequence[int]) -> Forward:
-        """Return the forward of only the rows with these indices."""
-
-
-class ForwardFactory(Protocol):
-    """Makes a `Forward` for rows of prompts, with the change in block ``layer``."""
-
-    def __call__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt], /) -> Forward:
-        """Return the forward for ``rows``."""
-
-
-def forward_for(
-    model: LanguageModel, contexts: Sequence[str], *, tail: type[TailForward] = TailForward
-) -> ForwardFactory:
-    """Return the forward pass for rows that begin with ``contexts``: ``tail``, or `WholeForward` for a recurrent model.
-
-    The contexts' keys and values are computed here, once for all rows.
-    """
-    if model.is_recurrent and tail is TailForward:
-        return WholeForward
-    return partial(tail, contexts=SharedContexts.of(model, contexts))
-
-
 class Objective:
     """The loss as a function of the change of each edit's value, delta = m* - m, added at the subject's last token.
 
     Attributes:
+        kl_weight: the weight of L_a.
         penalty: a further term of each edit's loss; None: no such term.
         value: m in the bare prompt, [edits, d].
         bare_key: the key of the bare prompt, [edits, d_ff].
@@ -212,8 +166,7 @@ class Objective:
         *,
         kl_weight: float,
         penalty: Penalty | None = None,
-        forward: ForwardFactory | None = None,
-        limit: PassLimit | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """Run all prompts once without a change, for m, the keys and the distribution that L_a compares with.
 
@@ -223,77 +176,36 @@ class Objective:
             requests: the prompts of each edit.
             kl_weight: the weight of L_a.
             penalty: a further term, computed from delta and m; None: no such term.
-            forward: how the logits are computed; None: as `forward_for` says, without contexts.
-            limit: the most tokens of a forward pass; None: what the model's device allows.
+            engine: what computes the same faster (`kg_edit.engine.fast_loss.find_engine`); None: the plain way.
         """
-        self.kl_weight, self.penalty = kl_weight, penalty
-        self._model, self._layer, self._edits = model, layer, len(requests)
-        self._forward = forward or forward_for(model, ())
-        rows = (row for edit, request in enumerate(requests) for row in _target_rows(edit, request))
-        self._rows = [replace(row, runs_whole=model.is_recurrent) for row in rows]
-        self._limit, self._passes = limit or pass_limit(model, layer), list[Pass]()
-        devices = {parameter.device for parameter in model.model.parameters()}
-        self._captures = len(devices) == 1 and devices.pop().type == "cuda"
-        self._step = Repeated(capture=self._captures)  # the present passes' gradient
-        self.value, self.bare_key, self.mean_key = self._within_memory(partial(self._unchanged, requests))
-
-    def _unchanged(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
-        """m and k of the bare prompts, and the mean of k over the rewrites; a request's rows may be in many passes."""
-        keys: list[list[Tensor]] = [[] for _ in requests]
-        bare: dict[int, tuple[Tensor, Tensor]] = {}
-        for p in self._passes:
-            for row, key, value in zip(p.rows, p.forward.keys.float(), p.forward.values.float(), strict=True):
-                if row.part == "nll":
-                    keys[row.edit].append(key)
-                if row.prompt is requests[row.edit].rewrites[0]:
-                    bare[row.edit] = (value, key)
-        values, bare_keys = zip(*(bare[edit] for edit in range(len(requests))), strict=True)
-        return torch.stack(values), torch.stack(bare_keys), torch.stack([torch.stack(rows).mean(0) for rows in keys])
-
-    def _within_memory(self, work: Callable[[], Result]) -> Result:
-        """Return ``work()``, which runs the passes; if memory runs out, do it again with passes of half the tokens."""
-        while True:
-            try:
-                if not self._passes:
-                    self._passes = [
-                        Pass(
-                            rows,
-                            self._forward(self._model, self._layer, [row.prompt for row in rows]),
-                            self._edits,
-                            head=self._model.model.get_output_embeddings().weight.device,
-                        )
-                        for rows in passes(self._rows, self._limit)
-                    ]
-                return work()
-            except (RuntimeError, MemoryError) as error:
-                tried = list(passes(self._rows, self._limit))
-                if not is_memory_error(error) or max(map(len, tried)) == 1:
-                    raise
-            # After the handler, as the error keeps the tensors of the failed pass.
-            self._passes, self._step = [], Repeated(capture=self._captures)
-            tokens = min(self._limit.tokens, max(map(padded_tokens, tried)))  # a long row may have more than the limit
-            self._limit = replace(self._limit, tokens=tokens / 2)
+        self.kl_weight = kl_weight
+        self.penalty = penalty
+        self._fast: FastLoss | None = None
+        self._plain = list[PlainLoss]()
+        if engine is not None:
+            rows = [row for edit, request in enumerate(requests) for row in _target_rows(edit, request)]
+            fast = FastLoss(model, layer, rows, edits=len(requests), kl_weight=kl_weight, engine=engine)
+            self._fast = fast
+            self.value, self.bare_key, self.mean_key = fast.value, fast.bare_key, fast.mean_key
+        else:
+            self._plain = [PlainLoss(model, layer, request) for request in requests]
+            self.value = torch.stack([loss.value for loss in self._plain])
+            self.bare_key = torch.stack([loss.bare_key for loss in self._plain])
+            self.mean_key = torch.stack([loss.mean_key for loss in self._plain])
 
     def __call__(self, change: Tensor) -> Losses:
         """Return the losses under ``change`` [edits, d], differentiable in it.
 
         Use it for few edits only, because it keeps all activations; `gradient` needs less memory.
         """
-
-        def losses() -> Losses:
-            parts = _no_losses(change)
-            for pass_ in self._passes:
-                for part, loss in pass_.losses(pass_.logits(change)):
-                    parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
-            penalty = self.penalty(change, self.value) if self.penalty else change.new_zeros(len(change))
-            return Losses(self._terms(parts, penalty))
-
-        return self._within_memory(losses)
+        if self._fast is not None:
+            parts = self._fast.parts(change)
+        else:
+            parts = torch.stack([loss.parts(delta) for loss, delta in zip(self._plain, change, strict=True)], 1)
+        return self._add_up(parts, self._penalty_of(change))
 
     def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[Losses, Tensor]:
         """Return the losses under ``change`` [edits, d], and the gradient of the total losses, [edits, d].
-
-        The memory does not grow with the number of edits: the activations of a pass are freed before the next pass.
 
         Args:
             change: delta of each edit.
@@ -301,180 +213,194 @@ class Objective:
                 other token by at least this margin (``missed``); at 0, greedy decoding gives the target in all rewrites
                 of an edit that misses none. None: don't count.
         """
-
-        # One graph serves the whole descent, so it always counts. The margin is filled in on the device.
-        threshold = 0.0 if margin is None and self._captures else margin
-        args = (change,) if threshold is None else (change, torch.full((), threshold, device=change.device))
-        terms, gradient = self._within_memory(lambda: self._step(self._gradient, *args))
-        return Losses(terms[:5] if margin is None else terms), gradient
-
-    def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The terms of the loss [5 or 6, edits], as in `Losses`, and the gradient; nothing is read back to the host."""
+        if self._fast is not None:
+            parts, gradient = self._fast.gradient(change, margin=margin)
+        else:
+            parts, gradient = self._plain_gradient(change, margin)
         leaf = change.detach().requires_grad_()
-        missed = None if margin is None else leaf.new_zeros(len(leaf))
-        parts, weights = _no_losses(leaf), {"nll": 1.0, "kl": self.kl_weight, "further": 1.0}
-        for pass_ in self._passes:
-            # The gradient of this pass's share of the loss; it adds up in ``leaf.grad``.
-            logits = pass_.logits(leaf)
-            losses = pass_.losses(logits)
-            torch.autograd.backward(
-                [loss for _, loss in losses], [torch.full_like(loss, weights[part]) for part, loss in losses]
-            )
-            for part, loss in losses:
-                parts[part] = parts[part] + loss.detach().to(leaf.device)
-            if missed is not None and margin is not None:
-                for wrong in pass_.missed(logits.detach(), margin):
-                    missed += wrong.to(leaf.device)
-        penalty = self.penalty(leaf, self.value) if self.penalty else leaf.new_zeros(len(leaf))
+        penalty = self._penalty_of(leaf)
         if penalty.requires_grad:
-            penalty.backward(torch.ones_like(penalty))
-        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        return self._terms(parts, penalty.detach(), missed), gradient
+            gradient = gradient + torch.autograd.grad(penalty.sum(), leaf)[0]
+        return self._add_up(parts, penalty.detach()), gradient
 
-    def _terms(self, parts: dict[Part, Tensor], penalty: Tensor, missed: Tensor | None = None) -> Tensor:
-        nll, kl, further = parts["nll"], parts["kl"], parts["further"]
+    def _plain_gradient(self, change: Tensor, margin: float | None) -> tuple[Tensor, Tensor]:
+        """L_p, L_a, L_further and the missed tokens, [3 or 4, edits], and the gradient, one edit after the other."""
+        parts = list[Tensor]()
+        gradients = list[Tensor]()
+        for loss, delta in zip(self._plain, change, strict=True):
+            leaf = delta.detach().requires_grad_()  # [d]
+            of_edit = loss.parts(leaf, margin=margin)
+            nll, kl, further = of_edit[:3]
+            gradients += torch.autograd.grad(nll + self.kl_weight * kl + further, leaf)
+            parts.append(of_edit.detach())
+        return torch.stack(parts, 1), torch.stack(gradients)
+
+    def _penalty_of(self, change: Tensor) -> Tensor:
+        return change.new_zeros(len(change)) if self.penalty is None else self.penalty(change, self.value)
+
+    def _add_up(self, parts: Tensor, penalty: Tensor) -> Losses:
+        """Return the terms of the loss, from the ``parts`` [3 or 4, edits] and the penalty [edits]."""
+        nll, kl, further = parts[:3]
         # L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m), for each edit
         total = nll + self.kl_weight * kl + further + penalty
-        return torch.stack([nll, kl, further, penalty, total, *([] if missed is None else [missed])])
+        missed = parts[3] if len(parts) > 3 else None
+        return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total, missed=missed)
 
     def drop(self, finished: Collection[int]) -> None:
-        """Stop computing the edits whose indices are in ``finished``; their losses are meaningless from now on."""
-        gone = set(finished)
-        self._rows = [row for row in self._rows if row.edit not in gone]
-        # A pass is built again without them only if that saves half of its rows.
-        rest = [remaining for pass_ in self._passes if (remaining := pass_.without(gone)) is not None]
-        if rest != self._passes:
-            self._passes, self._step = rest, Repeated(capture=self._captures)
+        """Allow that the edits in ``finished`` are computed no longer; their losses are meaningless from now on."""
+        if self._fast is not None:
+            self._fast.drop(finished)
 
 
-def _no_losses(change: Tensor) -> dict[Part, Tensor]:
-    parts: tuple[Part, ...] = ("nll", "kl", "further")
-    return dict.fromkeys(parts, change.new_zeros(len(change)))
+class PlainLoss:
+    """L_p, L_a and L_further of one edit, by a whole forward pass over all its prompts at each call.
 
-
-@dataclass(frozen=True, kw_only=True)
-class TargetRow:
-    """A prompt of the edit with index ``edit``, with its ``weight`` in one ``part`` of that edit's loss.
-
-    ``soft_target``: None if the target is the prompt's own text. ``runs_whole``: the tokens before the subject run too
-    (`WholeForward`).
+    Attributes:
+        value: m in the bare prompt, [d].
+        bare_key: the key of the bare prompt, [d_ff].
+        mean_key: k*, the mean key over the contexts, [d_ff].
     """
 
-    edit: int
-    prompt: Prompt
-    part: Part = "nll"
-    weight: float = 1.0
-    soft_target: SoftTarget | None = None
-    runs_whole: bool = False
+    def __init__(self, model: LanguageModel, layer: int, request: Request) -> None:
+        self._request = request
+        self._forward = PlainForward(model, layer, request.prompts)
+        keys = self._forward.keys.float()  # [prompts, d_ff]
+        self.value = self._forward.values[0].float()
+        self.bare_key = keys[0]
+        self.mean_key = keys[: len(request.rewrites)].mean(0)
+        if request.essence is not None:
+            with torch.no_grad():
+                self._clean = self._log_probabilities(None)[len(request.rewrites)][0]  # log P, [vocabulary]
 
-    @property
-    def kind(self) -> tuple[Part, bool]:
-        """The part of the loss, and whether the target is hard. Rows of one kind have one formula."""
-        return self.part, self.soft_target is None
+    def parts(self, delta: Tensor, *, margin: float | None = None) -> Tensor:
+        """Return L_p, L_a and L_further under ``delta`` [d], with a margin also the missed tokens, [3 or 4]."""
+        request = self._request
+        log_p = self._log_probabilities(delta)  # of each prompt [target tokens, vocabulary]
+        rewrites = log_p[: len(request.rewrites)]
 
-    @property
-    def length(self) -> int:
-        """The number of tokens that run: those of the row's tail (`tail`), or all."""
-        return len(self.prompt.ids if self.runs_whole else tail(self.prompt))
+        # L_p: the mean over the contexts of -log P(o*), which is the mean over the tokens of o*
+        nlls = [
+            -own.gather(-1, ids_of(prompt, own)).mean() for own, prompt in zip(rewrites, request.rewrites, strict=True)
+        ]
+        nll = torch.stack(nlls).mean()
 
-    @property
-    def reads(self) -> int:
-        """The number of positions of this row whose logits the loss reads."""
-        return max(1, len(self.prompt.target_ids))
+        # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
+        kl = nll.new_zeros(())
+        if request.essence is not None:
+            essence = log_p[len(request.rewrites)][0]
+            kl = (essence.exp() * (essence - self._clean)).sum()
+
+        # L_further: -log P(target), or the cross-entropy -sum q log p with a teacher's q, whose gradient is that of
+        # KL(q || p), because q is constant (arXiv 1503.02531)
+        further = nll.new_zeros(())
+        for row, own in zip(request.further, log_p[len(log_p) - len(request.further) :], strict=True):
+            if row.soft_target is None:
+                loss = -own.gather(-1, ids_of(row.prompt, own)).mean()
+            else:
+                q = row.soft_target.probabilities.to(own.device)
+                loss = -(q * own.gather(-1, row.soft_target.tokens.to(own.device))).sum(-1).mean()
+            further = further + row.weight * loss
+
+        parts = [nll, kl, further]
+        if margin is not None:
+            missed = nll.new_zeros(())
+            for prompt, own in zip(request.rewrites, rewrites, strict=True):
+                missed += count_missed(own.detach(), ids_of(prompt, own)[:, 0], margin)
+            parts.append(missed)
+        return torch.stack(parts).to(delta.device)
+
+    def _log_probabilities(self, delta: Tensor | None) -> list[Tensor]:
+        """log P at the positions that each prompt's target is read from, [target tokens, vocabulary] each."""
+        prompts = self._request.prompts
+        change = None if delta is None else delta.expand(len(prompts), -1)
+        reads = [max(1, len(prompt.target_ids)) for prompt in prompts]
+        return list(self._forward.logits(change).float().log_softmax(-1).split(reads))
+
+
+def ids_of(prompt: Prompt, log_p: Tensor) -> Tensor:
+    """Return the ids of a prompt's target tokens, [target tokens, 1]."""
+    return torch.tensor(prompt.target_ids, device=log_p.device)[:, None]
+
+
+def count_missed(log_p: Tensor, targets: Tensor, margin: float) -> Tensor:
+    """Return how many target tokens are not the likeliest by ``margin``; ``log_p`` [target tokens, vocabulary]."""
+    best, second = log_p.topk(2, dim=-1).values.unbind(-1)
+    likeliest = log_p.argmax(-1)
+    missed: Tensor = ((likeliest != targets) | (best - second < margin)).sum()
+    return missed
+
+
+class PlainForward:
+    """Runs prompts through the whole model, with a change at the subject's last token in block ``layer``.
+
+    Attributes:
+        keys: the input of the down-projection at that token, in the model without the change, [prompts, d_ff].
+        values: its output there, [prompts, d].
+    """
+
+    def __init__(self, model: LanguageModel, layer: int, prompts: Sequence[Prompt]) -> None:
+        self._model = model
+        self._module = model.down_projection(layer)
+        ends = [prompt.target_start - 1 for prompt in prompts]
+        self._batch = left_pad([prompt.ids for prompt in prompts], device=model.device, ends=ends)
+        count, length = self._batch.ids.shape
+        pads = [length - len(prompt.ids) for prompt in prompts]
+        subjects = [pad + prompt.edited_at for pad, prompt in zip(pads, prompts, strict=True)]
+        self._subjects = (torch.arange(count, device=model.device), torch.tensor(subjects, device=model.device))
+        # The logits that predict a target token; of a prompt without target, those after the subject.
+        reads = list[tuple[int, int]]()
+        for row, (prompt, pad) in enumerate(zip(prompts, pads, strict=True)):
+            if prompt.target_ids:
+                reads += [(row, pad + position) for position in range(prompt.target_start - 1, len(prompt.ids) - 1)]
+            else:
+                reads.append((row, pad + prompt.edited_at))
+        self._reads = tuple(torch.tensor(reads, device=model.device).unbind(1))
+
+        seen: list[Tensor] = []
+        with torch.no_grad(), watched(self._module, lambda key, value: seen.extend((key, value))):
+            self._forward()
+        keys, values = (state.reshape(count, length, -1) for state in seen)  # some models flatten rows and tokens
+        self.keys = keys[index_for(self._subjects, keys)]
+        self.values = values[index_for(self._subjects, values)]
+
+    def logits(self, change: Tensor | None = None) -> Tensor:
+        """Return the logits [reads, vocabulary] at the positions that the loss reads.
+
+        The positions, prompt after prompt: those that predict a target token; for a prompt without target, the
+        subject's last token. ``change`` [prompts, d] is added to the down-projection's output at the subject's last
+        token.
+        """
+        if change is None:
+            logits = self._forward()
+            return logits[index_for(self._reads, logits)]
+        shift = change
+
+        def shifted(output: Tensor) -> Tensor:
+            addend = shift.new_zeros(*self._batch.ids.shape, output.shape[-1])
+            addend = addend.index_put(index_for(self._subjects, shift), shift)
+            return output + addend.to(output).reshape(output.shape)
+
+        with added(self._module, shifted):
+            logits = self._forward()
+        return logits[index_for(self._reads, logits)]
+
+    def _forward(self) -> Tensor:
+        """The logits of the whole batch, [prompts, tokens, vocabulary]."""
+        batch = self._batch
+        with with_prompt_ends(self._model, batch.ends):
+            output = self._model.model(
+                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+            )
+        logits: Tensor = output.logits
+        return logits
 
 
 def _target_rows(edit: int, request: Request) -> Iterator[TargetRow]:
-    """Yield the rows of an edit, each with its weight in the edit's loss."""
+    """Yield the rows of an edit as the engine reads them, each with its weight in the edit's loss."""
     for prompt in request.rewrites:
         yield TargetRow(edit=edit, prompt=prompt, weight=1 / len(request.rewrites))
     if request.essence:
         yield TargetRow(edit=edit, prompt=request.essence, part="kl")
     for row in request.further:
-        yield TargetRow(edit=edit, prompt=row.prompt, part="further", weight=row.weight, soft_target=row.soft_target)
-
-
-class Pass:
-    """Rows that run in one forward pass, ordered by kind.
-
-    ``edits`` is the number of edits of the whole objective, ``head`` the device of the logits.
-    """
-
-    def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int, head: torch.device) -> None:
-        self.rows, self.forward, self._edits, self._head = rows, forward, edits, head
-        self._edit_of_row = torch.tensor([row.edit for row in rows], device=forward.values.device)
-        with torch.no_grad():  # L_a compares with the distribution without the change
-            clean = forward.logits() if any(row.part == "kl" for row in rows) else None
-        self._groups, self._sizes = list[_Kind](), list[int]()  # the rows of each kind, and their numbers of reads
-        for kind in dict.fromkeys(row.kind for row in rows):
-            same_kind = [row for row in rows if row.kind == kind]
-            start, size = sum(self._sizes), sum(row.reads for row in same_kind)
-            of_kind = clean[start : start + size] if kind[0] == "kl" and clean is not None else None
-            self._groups.append(_Kind(same_kind, of_kind, head))
-            self._sizes.append(size)
-
-    def logits(self, change: Tensor) -> Tensor:
-        """Return the logits [reads, vocabulary] under ``change`` [edits, d]."""
-        return self.forward.logits(change[self._edit_of_row])
-
-    def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
-        """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
-        pairs = zip(self._groups, logits.split(self._sizes), strict=True)
-        return [(group.part, group.of_edits(group.loss(own), self._edits)) for group, own in pairs]
-
-    def missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
-        """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
-        pairs = zip(self._groups, logits.split(self._sizes), strict=True)
-        return [group.of_edits(group.missed(own, margin), self._edits) for group, own in pairs if group.part == "nll"]
-
-    def without(self, finished: set[int]) -> Pass | None:
-        """Return the pass without the rows of the edits in ``finished``; None if no row remains.
-
-        If less than half of the rows can go, the pass itself is returned, because building a new pass has a cost.
-        """
-        remaining = [index for index, row in enumerate(self.rows) if row.edit not in finished]
-        if not remaining:
-            return None
-        if 2 * len(remaining) > len(self.rows):
-            return self
-        return Pass([self.rows[index] for index in remaining], self.forward.subset(remaining), self._edits, self._head)
-
-
-class _Kind:
-    """The rows of one kind in a pass, and their formula. ``clean``: the logits without the change, for L_a."""
-
-    def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None, head: torch.device) -> None:
-        self.part = rows[0].part
-        sizes = torch.tensor([row.reads for row in rows])
-        self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes).to(head)
-        # A row counts with the mean over its target tokens, times its weight.
-        self._weights = (torch.tensor([row.weight for row in rows]) / sizes).repeat_interleave(sizes).to(head)
-        self._clean = None if clean is None else clean.float().log_softmax(-1)
-        self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids], device=head)
-        soft = [row.soft_target for row in rows if row.soft_target]
-        tokens, q = [target.tokens.to(head) for target in soft], [target.probabilities.to(head) for target in soft]
-        self._soft = (torch.cat(tokens), torch.cat(q)) if soft else None
-
-    def loss(self, logits: Tensor) -> Tensor:
-        """Return the loss of each read [reads], times its weight, with ``logits`` [reads, vocabulary]."""
-        if self._clean is not None:
-            # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
-            log_p = logits.float().log_softmax(-1)
-            each = (log_p.exp() * (log_p - self._clean)).sum(-1)
-        elif self._soft is not None:
-            # -sum q log p; its gradient is that of KL(q || p), because q is constant (arXiv 1503.02531)
-            tokens, q = self._soft
-            each = -(q * logits.float().log_softmax(-1).gather(-1, tokens)).sum(-1)
-        else:
-            # L_p: -log P(target token)
-            each = torch.nn.functional.cross_entropy(logits.float(), self._targets, reduction="none")
-        return each * self._weights
-
-    def missed(self, logits: Tensor, margin: Tensor) -> Tensor:
-        """Return 1 for each read whose target token is not the likeliest by ``margin``, else 0: [reads]."""
-        two, tokens = logits.float().topk(2, dim=-1)
-        missed = (tokens[:, 0] != self._targets) | (two[:, 0] - two[:, 1] < margin.to(two.device))
-        return missed.to(two.dtype)
-
-    def of_edits(self, values: Tensor, edits: int) -> Tensor:
-        """Return the sums of ``values`` [reads] over the reads of each edit, [edits]."""
-        return values.new_zeros(edits).index_add(0, self._edit_of_read, values)
+        soft = None if row.soft_target is None else (row.soft_target.tokens, row.soft_target.probabilities)
+        yield TargetRow(edit=edit, prompt=row.prompt, part="further", weight=row.weight, soft_target=soft)

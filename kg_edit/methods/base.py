@@ -651,7 +651,7 @@ class ValueMethod(EditingMethod):
                 self.contexts,
                 site=self.site,
                 clamp=self.config.clamp_norm_factor,
-                stops=self.config,
+                stops=self.config.stops,
             )
 
     @property

@@ -45,7 +45,7 @@ from kg_edit.graphs.source import (
     has_statements,
     why_alone,
 )
-from kg_edit.locate_then_edit.descent import DescentDtype
+from kg_edit.locate_then_edit.descent import DescentDtype, Stops
 from kg_edit.methods.presets import published_settings
 from kg_edit.methods.workload import Workload
 from kg_edit.storage.seeds import Seed
@@ -319,6 +319,13 @@ class ValueConfig(MethodConfig):
         "model",
         description="bfloat16: descend on a copy in bfloat16, faster on processors that compute in it",
     )
+
+    @property
+    def stops(self) -> Stops:
+        """When the descent of an edit ends."""
+        return Stops(
+            steps=self.steps, further_steps=self.further_steps, stop_below=self.stop_below, stop_nll=self.stop_nll
+        )
 
     @field_validator("prune")
     @classmethod

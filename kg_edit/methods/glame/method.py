@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.choice import chosen_engine
 from kg_edit.engine.cuda_graphs import RepeatedInPlace
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
-from kg_edit.locate_then_edit.descent import DeltaParameters
+from kg_edit.locate_then_edit.descent import Delta
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.methods.base import GraphReader, annotate_errors
 from kg_edit.methods.config import GraphSettings
@@ -102,24 +103,34 @@ class GraphConfig(GraphSettings):
 
 
 class GraphValues(GraphReader):
-    """Mixin for methods with a `proposal`: the change of the value is the subject's vector z_s^n of an R-GNN."""
+    """Mixin for methods that `propose` changes of values: each is the subject's vector z_s^n of an R-GNN."""
 
     trains: ClassVar[Trains] = "graph network"
     config: GraphConfig
     _first: RGNN | None = None  # the R-GNN with which each edit begins
     _last: RGNN | None = None  # the R-GNN of the previous edit, for ``warm_start``
 
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """Return a new R-GNN on the edit's subgraph, and notes on the subgraph; ``value`` is m, [d]."""
-        subgraph, notes = self.encode(edit)
+    def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
+        """Return a new R-GNN for each edit, on its subgraph, and notes on the subgraphs; ``values``: m, [edits, d]."""
+        deltas = list[GraphValue]()
+        notes = list[dict[str, Any]]()
+        for edit, value in zip(edits, values, strict=True):
+            subgraph, of_subgraph = self.encode(edit)
+            notes.append(of_subgraph)
+            rgnn = self.new_rgnn(value)
+            deltas.append(GraphValue(subgraph.to(value.device), value, self.config, rgnn=rgnn))
+        return GraphValue.together(deltas), notes
+
+    def new_rgnn(self, value: Tensor) -> RGNN:
+        """Return the R-GNN of a new edit: as it is drawn, or with ``warm_start`` as the previous edit left it."""
         if self._first is None:  # drawn once, as in a large model that takes longer than a step of all its blocks
             self._first = new_rgnn(len(value), self.config).to(value.device)
-        delta = GraphValue(subgraph.to(value.device), value, self.config, rgnn=deepcopy(self._first))
+        rgnn = deepcopy(self._first)
         if self.config.warm_start:
             if self._last is not None:
-                delta.rgnn.load_state_dict(self._last.state_dict())
-            self._last = delta.rgnn
-        return delta, notes
+                rgnn.load_state_dict(self._last.state_dict())
+            self._last = rgnn
+        return rgnn
 
     def encode(self, edit: Edit) -> tuple[EncodedSubgraph, dict[str, Any]]:
         """Return the edit's subgraph with hidden states as node vectors, and notes on it for the patch's record."""
@@ -192,7 +203,7 @@ def new_rgnn(width: int, config: GraphConfig) -> RGNN:
     )
 
 
-class GraphValue(nn.Module):
+class GraphValue(nn.Module, Delta):
     """The change m* - m = z_s^n of one edit, whose R-GNN is trained by AdamW (Eq. 6); or of many edits (`together`).
 
     Its norm is at most ``clamp_norm_factor`` times |m|. With a gate, z_s^n is multiplied by |m| / sqrt(d) and by a
@@ -202,10 +213,12 @@ class GraphValue(nn.Module):
     def __init__(self, subgraph: EncodedSubgraph, value: Tensor, config: GraphConfig, *, rgnn: RGNN) -> None:
         super().__init__()
         self._subgraph, self._value, self._config, self.rgnn = subgraph, value, config, rgnn
+        self.keeps_lowest = config.keep_lowest or config.dropout > 0
         self._size = value.norm(dim=-1, keepdim=True)
         self.gate = nn.Parameter(torch.zeros_like(self._size[..., 0])) if config.gate else None
         # Dropout is drawn on the CPU, so that it is the same on all devices; a graph has no part there.
-        self._repeated = RepeatedInPlace(capture=value.device.type == "cuda" and not config.dropout)
+        on_gpu = value.device.type == "cuda" and chosen_engine() == "fast"
+        self._repeated = RepeatedInPlace(capture=on_gpu and not config.dropout)
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -251,14 +264,9 @@ class GraphValue(nn.Module):
         z = z * (limit / z.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
         return z
 
-    @property
-    def keeps_lowest(self) -> bool:
-        """Whether the change of the lowest loss counts, if the last loss is much above it."""
-        return self._config.keep_lowest or self._config.dropout > 0
-
     @torch.no_grad()
-    def settled(self) -> Tensor | None:
-        """Return the change without dropout, [d]; None if there is no dropout."""
+    def settle(self) -> Tensor | None:
+        """Return the changes without dropout, shaped like the value; None if there is no dropout."""
         if not self._config.dropout:
             return None
         self.eval()

@@ -27,7 +27,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PromptError, UnsupportedModelError
 from kg_edit.graphs.source import check_graph
-from kg_edit.locate_then_edit.descent import DeltaParameters
+from kg_edit.locate_then_edit.descent import Delta
 from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
 from kg_edit.locate_then_edit.states import adds_mlp
 from kg_edit.methods.base import GraphReader, attempt
@@ -207,11 +207,13 @@ class GlamePlus(GraphReader, Rome):
         factors = {**patch.factors, self.model.weight_name(late): written.factors}
         return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
 
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """Return ROME's proposal; the notes also record the graph, and the facts that were learned from it."""
-        free, notes = super().proposal(edit, value)
-        learned = {fact.hop: fact.target for fact in self.ripples(edit).stated}
-        return free, {**notes, "graph": dict(self.subgraph(edit).graph), "stated": learned}
+    def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
+        """Return ROME's changes; the notes record the graph, and the facts that were learned from it."""
+        delta, notes = super().propose(edits, values)
+        for edit, of_edit in zip(edits, notes, strict=True):
+            of_edit["graph"] = dict(self.subgraph(edit).graph)
+            of_edit["stated"] = {fact.hop: fact.target for fact in self.ripples(edit).stated}
+        return delta, notes
 
     def request(self, edit: Edit) -> Request:
         """Return ROME's request. An unusable subgraph raises here.

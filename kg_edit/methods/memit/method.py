@@ -35,28 +35,28 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
-from kg_edit.engine.passes import pass_limit
+from kg_edit.engine.fast_loss import find_engine
 from kg_edit.engine.tail_forward import TailForward
 from kg_edit.errors import PatchError, RefusedEditsError, UnsupportedModelError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
     OPTIMISER,
-    DeltaParameters,
+    Delta,
     Descent,
     FreeDelta,
     Optimiser,
+    descend,
     descent_model,
-    optimise_values,
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
 from kg_edit.locate_then_edit.long_run import (
-    anchored,
+    anchor,
     off_principal,
     principal_directions,
-    remembered,
+    remember,
     restrained,
 )
-from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, forward_for, norm_penalty
+from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import Layers, MethodConfig, ValueConfig, default_layer
@@ -167,7 +167,7 @@ class JointMethod(ValueMethod):
     joint = True
     separable = True
     site: Site = "block"
-    forward: ClassVar[type[TailForward]] = TailForward
+    forward: ClassVar[type[TailForward] | None] = None
     config: JointConfig
 
     def __init__(
@@ -276,19 +276,32 @@ class JointMethod(ValueMethod):
         applied = self.empty_patch() if before is None else before
         with untouched(self.model):
             self.prepare()
-            facts = [attempt(edit, partial(self.facts, edit)) for edit in edits]
-            values = iter(self.find_values([fact for group in facts if isinstance(group, tuple) for fact in group]))
 
-            def alone(edit: Edit, group: Sequence[Fact], fact_values: Sequence[FactValue]) -> Patch:
-                record = new_record(self.record(edit), group, fact_values) | self.notes(edit)
-                return self.write(group, torch.stack([value.target_state for value in fact_values]), [record], applied)
+            # The facts of each edit. An edit whose facts can't be encoded has its exception as the result.
+            results = dict[int, Patch | Exception]()
+            facts = dict[int, tuple[Fact, ...]]()
+            for index, edit in enumerate(edits):
+                of_edit = attempt(edit, partial(self.facts, edit))
+                if isinstance(of_edit, Exception):
+                    results[index] = of_edit
+                else:
+                    facts[index] = of_edit
 
-            return tuple(
-                attempt(edit, partial(alone, edit, group, [next(values) for _ in group]))
-                if isinstance(group, tuple)
-                else group
-                for edit, group in zip(edits, facts, strict=True)
-            )
+            # z of all facts in one descent, then one patch for each edit.
+            values = self.find_values(list(chain(*facts.values())))
+            first = 0
+            for index, group in facts.items():
+                own_values = values[first : first + len(group)]
+                first += len(group)
+                write = partial(self.write_alone, edits[index], group, own_values, applied)
+                results[index] = attempt(edits[index], write)
+            return tuple(results[index] for index in range(len(edits)))
+
+    def write_alone(self, edit: Edit, facts: Sequence[Fact], values: Sequence[FactValue], before: Patch) -> Patch:
+        """Return the patch of one edit's facts with their values, on the model with the patch ``before``."""
+        record = new_record(self.record(edit), facts, values) | self.notes(edit)
+        target_states = torch.stack([value.target_state for value in values])  # z, [facts, d]
+        return self.write(facts, target_states, [record], before)
 
     def facts(self, edit: Edit) -> tuple[Fact, ...]:
         """Return the facts that are written for an edit, each with its prompts."""
@@ -339,37 +352,30 @@ class JointMethod(ValueMethod):
         Returns:
             One `FactValue` per fact, in order.
         """
-        layer, fact_values, prompts = self.layers[-1], list[FactValue](), [fact.prompts for fact in facts]
+        layer = self.layers[-1]
+        prompts = [fact.prompts for fact in facts]
+        fact_values = list[FactValue]()
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
-            forward = forward_for(model, self.contexts, tail=self.forward)
+            engine = find_engine(model, layer, self.contexts, memory=self.memory, forward=self.forward)
             for part in self.portions(prompts):
-                batch, requests = facts[part], prompts[part]
+                requests = prompts[part]
                 bare = [request.rewrites[0] for request in requests]
-                loss = Objective(
-                    model,
-                    layer,
-                    requests,
-                    kl_weight=self.config.kl_weight,
-                    forward=forward,
-                    limit=pass_limit(self.model, layer, self.memory),
-                )
+                loss = Objective(model, layer, requests, kl_weight=self.config.kl_weight, engine=engine)
                 states = self.states(loss, bare)  # h [facts, d]
                 loss.value = states  # the penalty is relative to h: in MEMIT the block's output, not the MLP's
                 loss.penalty = self.regulariser(loss)
 
                 # Eq. 16: gradient descent on z - h of all facts at once; a fact whose loss is small enough ends early.
-                proposals = [self.proposal(fact.edit, state) for fact, state in zip(batch, states, strict=True)]
-                descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
+                delta, notes = self.propose([fact.edit for fact in facts[part]], states)
+                descents = descend(loss, delta, self.config.stops)
                 states, descents = self.written(states, descents)
                 if self.config.anchor:
                     _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
-                    anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
-                    descents = list(map(anchor, descents, values))
-                fact_values += [
-                    FactValue(state=state, descent=descent, notes=notes)
-                    for state, descent, (_, notes) in zip(states, descents, proposals, strict=True)
-                ]
+                    for index, value in enumerate(values):
+                        descents[index] = anchor(descents[index], value, norm=self.value_norm, most=self.config.anchor)
+                for index, descent in enumerate(descents):
+                    fact_values.append(FactValue(state=states[index], descent=descent, notes=notes[index]))
         return fact_values
 
     def states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
@@ -381,9 +387,16 @@ class JointMethod(ValueMethod):
         """Return the part of the states and of their changes that is written: all of them."""
         return states, list(descents)
 
-    def proposal(self, edit: Edit, state: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """Return the parameters of a fact's change z - h, and notes for its record; ``state`` is h, [d]."""
-        return FreeDelta(state, self.config), {}
+    def propose(self, edits: Sequence[Edit], states: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
+        """Return the parameters of the facts' changes z - h, and notes for each record; ``states``: h, [facts, d]."""
+        config = self.config
+        delta = FreeDelta(
+            states,
+            optimiser=config.optimiser,
+            learning_rate=config.learning_rate,
+            clamp_norm_factor=config.clamp_norm_factor,
+        )
+        return delta, [{} for _ in edits]
 
     def regulariser(self, loss: Objective) -> Penalty:
         """Return the further term of the facts of ``loss``: `penalty`."""
@@ -461,7 +474,7 @@ class JointMethod(ValueMethod):
 
     def protected(self, layer: int, before: Patch) -> Tensor | None:
         """Return sqrt(remember) K_p, of the keys of the facts of ``before`` in a layer, [d_ff, earlier facts]."""
-        return remembered(before, self.model.weight_name(layer), weight=self.config.remember)
+        return remember(before, self.model.weight_name(layer), weight=self.config.remember)
 
     def without(self, patch: Patch, ids: Collection[str], *, before: Patch | None = None) -> WeightPatch:
         """Remove the edits with these ``ids`` from ``patch``: the other edits are written again from their values z.

@@ -8,7 +8,7 @@ An edit (s, r, o -> o*) becomes one rank-one update of the down-projection W [d,
     m [d]           the output of W there; m* is the value with which the model predicts o*                      (Eq. 4)
     C [d_ff, d_ff]  the second moment of W's inputs over ordinary text
 
-`RankOneMethod` computes this. What is trained is up to a subclass (`proposal`): `Rome` trains m* - m itself, GLAME a
+`RankOneMethod` computes this. What is trained is up to a subclass (`propose`): `Rome` trains m* - m itself, GLAME a
 relational GNN whose output it is. R-ROME has k* in place of k, also in the residual (`rank_one_update`).
 """
 
@@ -27,27 +27,27 @@ from torch import Tensor
 
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
-from kg_edit.engine.passes import pass_limit
+from kg_edit.engine.fast_loss import find_engine
 from kg_edit.errors import PatchError
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
     MOMENTUM,
     OPTIMISER,
-    DeltaParameters,
+    Delta,
     Descent,
     FreeDelta,
     Optimiser,
+    descend,
     descent_model,
-    optimise_values,
 )
 from kg_edit.locate_then_edit.long_run import (
-    anchored,
+    anchor,
     off_principal,
     principal_directions,
-    remembered,
+    remember,
     restrained,
 )
-from kg_edit.locate_then_edit.objective import Objective, Request, forward_for, norm_penalty
+from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
 from kg_edit.methods.config import ContextLengths, LayerConfig, ValueConfig
@@ -184,19 +184,20 @@ class RankOneMethod(ValueMethod):
             self.prepare()  # contexts and C, which all edits share
 
             # The prompts. An edit that can't be encoded has its exception as the result, and stops no other one.
-            prompts = [attempt(edit, partial(self.request, edit)) for edit in edits]
-            usable = [
-                (edit, request) for edit, request in zip(edits, prompts, strict=True) if isinstance(request, Request)
-            ]
+            results = dict[int, Patch | Exception]()
+            requests = dict[int, Request]()
+            for index, edit in enumerate(edits):
+                request = attempt(edit, partial(self.request, edit))
+                if isinstance(request, Exception):
+                    results[index] = request
+                else:
+                    requests[index] = request
 
-            # m*, k and k* of all edits together, then W' of each edit alone.
-            values = iter(self.find_values([edit for edit, _ in usable], [request for _, request in usable]))
-            return tuple(
-                attempt(edit, partial(self.write, edit, next(values), before=before))
-                if isinstance(request, Request)
-                else request
-                for edit, request in zip(edits, prompts, strict=True)
-            )
+            # m*, k and k* of all edits together (Eq. 3, 4), then W' of each edit alone (Eq. 2).
+            values = self.find_values([edits[index] for index in requests], list(requests.values()))
+            for index, value in zip(requests, values, strict=True):
+                results[index] = attempt(edits[index], partial(self.write, edits[index], value, before=before))
+            return tuple(results[index] for index in range(len(edits)))
 
     def request(self, edit: Edit) -> Request:
         """Return the prompts of one edit: its prompt with the target in every context, and "{subject} is a"."""
@@ -222,25 +223,22 @@ class RankOneMethod(ValueMethod):
                     loss.value, loss.bare_key, loss.mean_key = self.clean_states(requests[part])
 
                 # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
-                proposals = [self.proposal(edit, value) for edit, value in zip(edits[part], loss.value, strict=True)]
-                descents = optimise_values(loss, [parameters for parameters, _ in proposals], self.config)
-                if self.config.anchor:
-                    anchor = partial(anchored, norm=self.value_norm, most=self.config.anchor)
-                    descents = list(map(anchor, descents, loss.value))
-                values += [
-                    EditValue(
-                        request=request,
-                        clean=clean,
-                        bare_key=k,
-                        mean_key=k_mean,
-                        descent=descent,
-                        notes=notes,
-                        principal=principal,
+                delta, notes = self.propose(edits[part], loss.value)
+                for index, descent in enumerate(descend(loss, delta, self.config.stops)):
+                    m = loss.value[index]
+                    if self.config.anchor:
+                        descent = anchor(descent, m, norm=self.value_norm, most=self.config.anchor)
+                    values.append(
+                        EditValue(
+                            request=requests[part][index],
+                            clean=m,
+                            bare_key=loss.bare_key[index],
+                            mean_key=loss.mean_key[index],
+                            descent=descent,
+                            notes=notes[index],
+                            principal=principal,
+                        )
                     )
-                    for request, clean, k, k_mean, descent, (_, notes) in zip(
-                        requests[part], loss.value, loss.bare_key, loss.mean_key, descents, proposals, strict=True
-                    )
-                ]
         return values
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
@@ -251,10 +249,7 @@ class RankOneMethod(ValueMethod):
             requests,
             kl_weight=self.config.kl_weight,
             penalty=self.penalty,
-            # A change reaches only the subject's last token and what follows, in the edited block and above. What comes
-            # before is computed once per call, because the model may have been edited since the last call.
-            forward=forward_for(model, self.contexts),
-            limit=pass_limit(model, self.layer, self.memory),
+            engine=find_engine(model, self.layer, self.contexts, memory=self.memory),
         )
 
     def penalty(self, change: Tensor, value: Tensor) -> Tensor:
@@ -262,8 +257,8 @@ class RankOneMethod(ValueMethod):
         return change.new_zeros(len(change))
 
     @abstractmethod
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """Return the parameters of the edit's change m* - m, and notes for its record; ``value`` is m, [d]."""
+    def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
+        """Return the parameters of the edits' changes m* - m, and notes for each record; ``values``: m, [edits, d]."""
 
     @torch.no_grad()
     def clean_states(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
@@ -287,8 +282,10 @@ class RankOneMethod(ValueMethod):
             PatchError: the value or the update is not finite, or the update would explode.
         """
         value.descent.check()
-        change, rewrites, name = value.descent.change, value.request.rewrites, self.model.weight_name(self.layer)
-        weight = weight_matrix(self.model.down_projection(self.layer))
+        change = value.descent.change  # m* - m, [d]
+        rewrites = value.request.rewrites
+        name = self.model.weight_name(self.layer)
+        weight = weight_matrix(self.model.down_projection(self.layer))  # W, [d, d_ff]
         factors = rank_one_update(
             change=change,
             mean_key=value.mean_key,
@@ -299,14 +296,14 @@ class RankOneMethod(ValueMethod):
             # Keys of the prompts' other tokens, at which the descent did not make the change.
             others=other_keys(self.model, rewrites, self.layer) if self.config.hold else None,
             hold=self.config.hold,
-            earlier=None if before is None else remembered(before, name, weight=self.config.remember),
+            earlier=None if before is None else remember(before, name, weight=self.config.remember),
         )
         if value.principal is not None:  # as published, after the closed form: the output for k is no longer exactly m*
             right = off_principal(value.principal, factors.right, strength=self.config.sphere)
             factors = replace(factors, right=right)
-        updates, rect, prune = {name: factors}, self.config.rect, self.config.prune
-        if rect or prune:
-            updates = restrained(updates, self.model, before=before, rect=rect, prune=prune)
+        updates = {name: factors}
+        if self.config.rect or self.config.prune:
+            updates = restrained(updates, self.model, before=before, rect=self.config.rect, prune=self.config.prune)
         record = {
             **self.record(edit),
             "norms": {
@@ -414,9 +411,16 @@ class Rome(RankOneMethod):
     config_class = RomeConfig
     config: RomeConfig
 
-    def proposal(self, edit: Edit, value: Tensor) -> tuple[DeltaParameters, dict[str, Any]]:
-        """Return the change m* - m itself as the parameter, starting at 0; no notes."""
-        return FreeDelta(value, self.config), {}
+    def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
+        """Return the changes m* - m themselves as the parameters, starting at 0; no notes."""
+        config = self.config
+        delta = FreeDelta(
+            values,
+            optimiser=config.optimiser,
+            learning_rate=config.learning_rate,
+            clamp_norm_factor=config.clamp_norm_factor,
+        )
+        return delta, [{} for _ in edits]
 
     def penalty(self, change: Tensor, value: Tensor) -> Tensor:
         """Return ROME's regulariser, weight_decay |m* - m| / |m|^2, [edits]."""

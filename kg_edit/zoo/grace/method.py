@@ -19,9 +19,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.engine.passes import pass_limit
+from kg_edit.engine.fast_loss import find_engine
 from kg_edit.errors import ModelError
-from kg_edit.locate_then_edit.descent import DeltaOptions, Descent, FreeDelta, Stops, optimise_values
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.base import attempt
 from kg_edit.methods.config import LayerConfig
@@ -130,17 +130,16 @@ class Grace(CodebookMethod):
         if not pairs:
             return []
         edits, requests = zip(*pairs, strict=True)
-        limit = pass_limit(self.model, self.layer, self.memory)
-        objective = Objective(self.model, self.layer, requests, kl_weight=0.0, limit=limit)
+        engine = find_engine(self.model, self.layer, memory=self.memory)
+        objective = Objective(self.model, self.layer, requests, kl_weight=0.0, engine=engine)
         # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
         outputs, keys = objective.value, objective.bare_key
-        steps = DeltaOptions(learning_rate=self.config.learning_rate)
         # delta = v - output starts at 0 (warm), or where v is one random vector [d], the same for all edits (cold).
         draw = torch.Generator().manual_seed(self.config.seed)
         cold = None if self.config.start == "warm" else torch.rand(outputs.shape[1:], generator=draw).to(outputs)
-        deltas = [FreeDelta(output, steps, start=None if cold is None else cold - output) for output in outputs]
-        stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
-        descents = optimise_values(objective, deltas, stops)
+        start = None if cold is None else cold - outputs
+        delta = FreeDelta(outputs, learning_rate=self.config.learning_rate, start=start)
+        descents = descend(objective, delta, Stops(steps=self.config.steps, stop_below=self.config.stop_below))
         return [
             attempt(edit, partial(self._entry, edit, key, output, descent))
             for edit, key, output, descent in zip(edits, keys, outputs, descents, strict=True)

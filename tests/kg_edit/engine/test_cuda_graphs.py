@@ -10,17 +10,23 @@ from torch import Tensor
 
 from kg_edit.engine import cuda_graphs
 from kg_edit.engine.cuda_graphs import Graphs, Repeated, RepeatedInPlace, Tensors, Work
-from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, optimise_values
+from kg_edit.engine.fast_loss import FastLoss, find_engine
+from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.glame import method as glame
-from kg_edit.methods.rome.method import RomeConfig
-from tests.kg_edit.locate_then_edit.test_operators import CONTEXTS, EDITS, graph_made
+from tests.kg_edit.locate_then_edit.test_operators import CONTEXTS, EDITS, graph_made, graphs_made
 from tests.kg_edit.tiny import tiny
 
 
 def objective(family: str) -> Objective:
     model = tiny(family)
-    return Objective(model, 1, [Request.of(model, edit, CONTEXTS) for edit in EDITS], kl_weight=0.06)
+    requests = [Request.of(model, edit, CONTEXTS) for edit in EDITS]
+    return Objective(model, 1, requests, kl_weight=0.06, engine=find_engine(model, 1))
+
+
+def fast(loss: Objective) -> FastLoss:
+    assert loss._fast is not None
+    return loss._fast
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
@@ -31,8 +37,8 @@ def test_a_step_reads_only_its_buffer(family: str) -> None:
     for number in range(3):
         buffer.copy_(torch.randn(buffer.shape, generator=draw))
         margin.fill_(number)
-        terms, gradient = loss._gradient(buffer, margin)
-        expected_terms, expected = objective(family)._gradient(buffer.clone(), margin.clone())
+        terms, gradient = fast(loss)._gradient(buffer, margin)
+        expected_terms, expected = fast(objective(family))._gradient(buffer.clone(), margin.clone())
         assert torch.equal(terms, expected_terms) and torch.equal(gradient, expected)
 
 
@@ -51,7 +57,7 @@ def on_buffers(work: Work, example: Tensors, expected: Tensors) -> Work:
 
 
 def descended(loss: Objective, stops: Stops) -> list[Descent]:
-    return optimise_values(loss, [FreeDelta(value, RomeConfig()) for value in loss.value], stops)
+    return descend(loss, FreeDelta(loss.value, learning_rate=1.0, clamp_norm_factor=2.0), stops)
 
 
 def test_a_captured_step_gives_the_same_descent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +75,7 @@ def test_a_captured_step_gives_the_same_descent(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cuda_graphs, "captured", counted)
     monkeypatch.setattr(cuda_graphs, "without_waiting", lambda work, *inputs: work(*inputs))
     capturing = objective("llama")
-    capturing._captures = True
+    fast(capturing)._captures = True
     for one, other in zip(descended(capturing, stops), plain, strict=True):
         assert one.losses == other.losses and torch.equal(one.change, other.change)
     assert len(captures) == 2, "one after an edit has ended, and none for the check of the targets"
@@ -128,14 +134,9 @@ def in_their_memory(
 
 
 def by_networks(steps: int = 5, edits: int = len(EDITS)) -> list[Descent]:
-    loss = Objective(
-        tiny("llama"), 1, [Request.of(tiny("llama"), edit, CONTEXTS) for edit in EDITS[:edits]], kl_weight=0
-    )
-    return optimise_values(
-        loss,
-        [graph_made(value, edit) for edit, value in enumerate(loss.value)],
-        Stops(steps=steps, stop_below=-1.0),
-    )
+    requests = [Request.of(tiny("llama"), edit, CONTEXTS) for edit in EDITS[:edits]]
+    loss = Objective(tiny("llama"), 1, requests, kl_weight=0, engine=find_engine(tiny("llama"), 1))
+    return descend(loss, graphs_made(loss.value), Stops(steps=steps, stop_below=-1.0))
 
 
 @pytest.mark.parametrize("edits", [1, len(EDITS)])

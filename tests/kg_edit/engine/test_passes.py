@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from kg_edit.engine import passes
+from kg_edit.engine.fast_loss import Engine, TargetRow, find_engine
 from kg_edit.engine.passes import PassLimit, padded_tokens, pass_limit
 from kg_edit.engine.prefix_cache import SharedContexts
 from kg_edit.engine.tail_forward import TailForward
-from kg_edit.locate_then_edit.objective import Objective, Request, TargetRow
+from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from tests.kg_edit.tiny import tiny
@@ -63,11 +64,13 @@ def test_an_accelerators_memory_decides_how_many_tokens_a_pass_has(monkeypatch: 
 def test_limit_counts_whole_rows_where_they_run() -> None:
     """In a recurrent model the tokens before the subject run too."""
     model, sizes = tiny("lfm2"), list[int]()
+    found = find_engine(model, LAYER)
+    assert found is not None
 
     def note(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         sizes.append(args[0].shape[0] * args[0].shape[1])
 
-    loss = Objective(model, LAYER, requests(model), kl_weight=0.1, limit=PassLimit(64))
+    loss = Objective(model, LAYER, requests(model), kl_weight=0.1, engine=replace(found, limit=PassLimit(64)))
     with model.block(LAYER).register_forward_pre_hook(note):
         loss.gradient(torch.zeros(len(SUBJECTS), model.width))
     assert len(sizes) > 1 and max(sizes) <= 64
@@ -84,8 +87,9 @@ def test_contexts_of_many_edits_are_stored_once() -> None:
     change = torch.randn(len(edits), model.width, generator=torch.Generator().manual_seed(0))
     shared, sizes, losses = SharedContexts.of(model, contexts), list[int](), list[Tensor]()
     for forward in (TailForward, partial(TailForward, contexts=shared)):
-        objective = Objective(model, LAYER, edits, kl_weight=0.0, forward=forward, limit=limit)
-        (only_pass,) = objective._passes
+        objective = Objective(model, LAYER, edits, kl_weight=0.0, engine=Engine(forward=forward, limit=limit))
+        assert objective._fast is not None
+        (only_pass,) = objective._fast._passes
         prefix = only_pass.forward._prefix  # type: ignore[attr-defined]
         sizes.append(sum(state.nbytes for layer in prefix.layers for state in layer))
         losses.append(objective.gradient(change)[0].nll)
@@ -112,9 +116,9 @@ def test_passes_are_halved_when_memory_runs_out_and_stay_so(monkeypatch: pytest.
     model, limit = tiny("llama"), PassLimit(4096, padding=inf)
     edits, start = requests(model), torch.zeros(len(SUBJECTS), model.width)
     change = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-    plenty = Objective(model, LAYER, edits, kl_weight=0.5, limit=limit)
+    plenty = Objective(model, LAYER, edits, kl_weight=0.5, engine=Engine(forward=TailForward, limit=limit))
     monkeypatch.setattr(Tight, "refused", refused := [])
-    tight = Objective(model, LAYER, edits, kl_weight=0.5, forward=Tight, limit=limit)
+    tight = Objective(model, LAYER, edits, kl_weight=0.5, engine=Engine(forward=Tight, limit=limit))
     expected, halved = plenty.gradient(change, margin=0.0), tight.gradient(change, margin=0.0)
     assert refused[0] == 9, "all rows of a step run in one pass"
     assert len(refused) > 1
@@ -134,7 +138,9 @@ def test_passes_are_halved_when_memory_runs_out_and_stay_so(monkeypatch: pytest.
 def test_one_row_that_does_not_fit_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tight, "most", 0)
     with pytest.raises(torch.OutOfMemoryError, match="9 GiB"):
-        Objective(tiny("llama"), LAYER, requests(tiny("llama")), kl_weight=0.5, forward=Tight)(torch.zeros(3, 64))
+        Objective(tiny("llama"), LAYER, requests(tiny("llama")), kl_weight=0.5, engine=Engine(forward=Tight))(
+            torch.zeros(3, 64)
+        )
 
 
 def test_another_error_is_no_lack_of_memory() -> None:
@@ -143,4 +149,4 @@ def test_another_error_is_no_lack_of_memory() -> None:
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Objective(tiny("llama"), LAYER, requests(tiny("llama")), kl_weight=0.5, forward=Broken)
+        Objective(tiny("llama"), LAYER, requests(tiny("llama")), kl_weight=0.5, engine=Engine(forward=Broken))

@@ -16,9 +16,10 @@ import torch
 
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.descent import FreeDelta, Stops, optimise_values
+from kg_edit.engine.fast_loss import find_engine
+from kg_edit.locate_then_edit.descent import FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request
-from kg_edit.methods.rome.method import Rome, RomeConfig
+from kg_edit.methods.rome.method import Rome
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.changes import edit_norms
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -49,10 +50,11 @@ def elsewhere(family: str) -> LanguageModel:
 
 def descended(model: LanguageModel, *, steps: int, further_steps: int) -> Counter[str]:
     """The counts of a descent, without those of the objective that it minimises."""
-    objective = Objective(model, 1, [Request.of(model, edit, CONTEXTS) for edit in EDITS], kl_weight=0.0625)
-    parameters = [FreeDelta(value, RomeConfig(optimiser="adam")) for value in objective.value]
+    requests = [Request.of(model, edit, CONTEXTS) for edit in EDITS]
+    objective = Objective(model, 1, requests, kl_weight=0.0625, engine=find_engine(model, 1))
+    delta = FreeDelta(objective.value, learning_rate=1.0, clamp_norm_factor=2.0)
     second_device.COUNTED.clear()
-    optimise_values(objective, parameters, Stops(steps=steps, stop_below=-1.0, further_steps=further_steps))
+    descend(objective, delta, Stops(steps=steps, stop_below=-1.0, further_steps=further_steps))
     return Counter(second_device.COUNTED)
 
 

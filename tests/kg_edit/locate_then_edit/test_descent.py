@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +13,13 @@ from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit import descent
 from kg_edit.locate_then_edit.descent import (
     MOMENTUM,
+    Delta,
     Descent,
     FreeDelta,
     Optimiser,
     Stops,
+    descend,
     descent_model,
-    optimise_values,
 )
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods import find_method
@@ -32,8 +32,8 @@ from tests.kg_edit.tiny import same_weights, tiny
 
 def delta(optimiser: Optimiser, *, rate: float, limit: float = 2.0) -> FreeDelta:
     """The change of a value of norm 5, from 0; its norm is at most ``limit`` times 5."""
-    settings = SimpleNamespace(optimiser=optimiser, learning_rate=rate, clamp_norm_factor=limit)
-    return FreeDelta(torch.tensor([3.0, 4.0]), settings)
+    value = torch.tensor([3.0, 4.0])
+    return FreeDelta(value, optimiser=optimiser, learning_rate=rate, clamp_norm_factor=limit)
 
 
 def step(change: FreeDelta, gradient: list[float]) -> Tensor:
@@ -88,9 +88,8 @@ def descended(*, further_steps: int) -> tuple[list[Descent], list[bool]]:
     """The descents to the likeliest and to the second likeliest token, and whether they are predicted then."""
     requests = [Request(rewrites=(next_tokens(rank),)) for rank in (0, 1)]
     objective = Objective(tiny("llama"), 1, requests, kl_weight=0.0)
-    settings = SimpleNamespace(optimiser="adam", learning_rate=0.5, clamp_norm_factor=50.0)
-    parameters = [FreeDelta(value, settings) for value in objective.value]
-    descents = optimise_values(objective, parameters, Stops(steps=STEPS, stop_below=-1.0, further_steps=further_steps))
+    delta = FreeDelta(objective.value, learning_rate=0.5, clamp_norm_factor=50.0)
+    descents = descend(objective, delta, Stops(steps=STEPS, stop_below=-1.0, further_steps=further_steps))
     again = Objective(tiny("llama"), 1, requests, kl_weight=0.0)
     change = torch.stack([run.change for run in descents])
     missed = again.gradient(change, margin=0.0)[0].missed
@@ -129,20 +128,22 @@ def test_default_settings_have_further_steps_and_published_ones_have_none() -> N
 NOISY_STEPS = 4
 
 
-class Noisy:
-    """A free change [d] with the noise of each evaluation added to it; ``offset`` is what it is without noise."""
+class Noisy(Delta):
+    """Free changes with the noise of each evaluation added; ``offset`` is what they are without noise."""
 
-    def __init__(self, width: int, *, offset: Tensor | None) -> None:
-        self._change, self._offset = torch.zeros(width, requires_grad=True), offset
+    def __init__(self, value: Tensor, *, offset: Tensor | None) -> None:
+        self._change = torch.zeros_like(value).requires_grad_()
+        self._offset = offset
         self._draw = torch.Generator().manual_seed(0)
         self.given = list[Tensor]()
         self.keeps_lowest = offset is not None
 
     def change(self) -> Tensor:
-        self.given.append(self._change.detach() + 0.01 * torch.randn(self._change.shape, generator=self._draw))
-        return self._change + (self.given[-1] - self._change.detach())
+        noise = 0.01 * torch.randn(self._change.shape, generator=self._draw)
+        self.given.append(self._change.detach() + noise)
+        return self._change + noise
 
-    def settled(self) -> Tensor | None:
+    def settle(self) -> Tensor | None:
         return None if self._offset is None else self._change.detach() + self._offset
 
     def learn(self) -> None:
@@ -159,32 +160,38 @@ def two_edits() -> Objective:
     return Objective(model, 1, [Request(rewrites=(prompt,)) for prompt in prompts], kl_weight=0.0)
 
 
-def with_noise(*offsets: Tensor | None, stop_below: float = -1.0) -> tuple[list[Descent], list[Noisy]]:
-    objective = two_edits()
-    parameters = [Noisy(objective.value.shape[1], offset=offset) for offset in offsets]
-    return optimise_values(objective, parameters, Stops(steps=NOISY_STEPS, stop_below=stop_below)), parameters
+def with_noise(offset: Tensor | None, *, stop_below: float = -1.0) -> tuple[list[Descent], Noisy]:
+    loss = two_edits()
+    delta = Noisy(loss.value, offset=offset)
+    return descend(loss, delta, Stops(steps=NOISY_STEPS, stop_below=stop_below)), delta
 
 
 def test_last_evaluation_has_no_noise() -> None:
-    width = tiny("llama").width
-    (quiet, noisy), (plain, other) = with_noise(torch.zeros(width), None)
-    assert (expected := plain.settled()) is not None and torch.equal(quiet.change, expected)
-    assert len(quiet.losses) == NOISY_STEPS + 1 and len(noisy.losses) == NOISY_STEPS
-    assert torch.equal(noisy.change, other.given[-1]), "without `settled` the last pass counts"
+    quiet, delta = with_noise(torch.zeros(tiny("llama").width))
+    expected = delta.settle()
+    assert expected is not None
     with torch.no_grad():
-        losses = two_edits()(torch.stack([quiet.change, noisy.change])).total.tolist()
-    assert [quiet.losses[-1][0], noisy.losses[-1][0]] == pytest.approx(losses, rel=1e-5)
+        losses = two_edits()(expected).total.tolist()
+    for edit, run in enumerate(quiet):
+        assert torch.equal(run.change, expected[edit]) and len(run.losses) == NOISY_STEPS + 1
+        assert run.losses[-1][0] == pytest.approx(losses[edit], rel=1e-5)
+    noisy, delta = with_noise(None)
+    for edit, run in enumerate(noisy):
+        assert torch.equal(run.change, delta.given[-1][edit]), "without `settle` the last pass counts"
+        assert len(run.losses) == NOISY_STEPS
 
 
 def test_best_pass_counts_if_the_change_without_noise_is_much_worse() -> None:
     far = torch.full((tiny("llama").width,), 50.0)
-    (noisy, _), (parameters, _) = with_noise(far, None)
+    (noisy, _), delta = with_noise(far)
     passes = [total for total, _, _ in noisy.losses[:NOISY_STEPS]]
     best = passes.index(min(passes))
-    assert torch.equal(noisy.change, parameters.given[best]) and noisy.losses[-1] == noisy.losses[best]
-    (enough, _), (again, _) = with_noise(far, None, stop_below=1e9)
-    expected = again.settled()
-    assert expected is not None and torch.equal(enough.change, expected), "it is below the loss that ends a descent"
+    assert torch.equal(noisy.change, delta.given[best][0]) and noisy.losses[-1] == noisy.losses[best]
+    enough, delta = with_noise(far, stop_below=1e9)
+    expected = delta.settle()
+    assert expected is not None
+    for edit, run in enumerate(enough):
+        assert torch.equal(run.change, expected[edit]), "it is below the loss that ends a descent"
 
 
 # The copy in bfloat16

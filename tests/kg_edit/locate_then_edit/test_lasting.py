@@ -13,13 +13,13 @@ from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.locate_then_edit.long_run import (
-    anchored,
+    anchor,
     mean_value_norm,
     most_changed,
     off_principal,
     principal_directions,
     pruned,
-    remembered,
+    remember,
 )
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods.memit.method import JointMethod, Memit, MemitConfig
@@ -98,8 +98,8 @@ def test_rank_one_update_with_earlier_keys() -> None:
 def test_edits_whose_keys_are_not_in_the_patch_are_named(caplog: pytest.LogCaptureFixture) -> None:
     """A patch of another weight protects nothing there, and needs no keys."""
     patch = WeightPatch(factors={"one": Factors(left=torch.ones(2, 1), right=torch.ones(2, 1))})
-    assert remembered(patch, "other", weight=1.0) is None and not caplog.text
-    assert remembered(patch, "one", weight=1.0) is None and "no keys of its edits of one" in caplog.text
+    assert remember(patch, "other", weight=1.0) is None and not caplog.text
+    assert remember(patch, "one", weight=1.0) is None and "no keys of its edits of one" in caplog.text
 
 
 def test_norm_of_the_anchor_is_without_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,18 +109,18 @@ def test_norm_of_the_anchor_is_without_the_largest(monkeypatch: pytest.MonkeyPat
         axis = torch.eye(objective.value.shape[1])[0]
         return [Descent(change=n * axis - m, losses=()) for n, m in enumerate(objective.value, 1)]
 
-    monkeypatch.setattr("kg_edit.locate_then_edit.long_run.optimise_values", with_norms)
-    stops = MemitConfig()
+    monkeypatch.setattr("kg_edit.locate_then_edit.long_run.descend", with_norms)
+    stops = MemitConfig().stops
     assert mean_value_norm(tiny("gpt2"), 1, ("{}",), site="value", clamp=1.0, stops=stops) == 16.0
 
 
 def test_anchored_value_has_the_norm_of_the_anchor() -> None:
     """m = (3, 0), delta = (0, 4): |v*| = 5. At the anchor 2.5 v* is (1.5, 2), and delta (-1.5, 2)."""
     value, descent = torch.tensor([3.0, 0.0]), Descent(change=torch.tensor([0.0, 4.0]), losses=((1.0, 1.0, 0.0),))
-    inlier = anchored(descent, value, norm=2.5, most=2.0)  # just at the bound
+    inlier = anchor(descent, value, norm=2.5, most=2.0)  # just at the bound
     assert inlier.change.tolist() == [-1.5, 2.0]
     inlier.check()
-    outlier = anchored(descent, value, norm=2.0, most=2.0)
+    outlier = anchor(descent, value, norm=2.0, most=2.0)
     assert torch.equal(outlier.change, descent.change)
     with pytest.raises(PatchError, match=r"2\.5 times as long as in the unedited model; anchor allows 2"):
         outlier.check()

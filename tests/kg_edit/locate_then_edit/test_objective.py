@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,20 +11,17 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
+from kg_edit.engine.fast_loss import Engine, TargetRow, find_engine
 from kg_edit.engine.passes import PassLimit, passes
-from kg_edit.engine.tail_forward import TailForward
 from kg_edit.locate_then_edit.objective import (
     ExtraTarget,
-    ForwardFactory,
     Losses,
     Objective,
+    PlainForward,
     Request,
     SoftTarget,
-    TargetRow,
-    forward_for,
     norm_penalty,
 )
-from kg_edit.locate_then_edit.plain_forward import PlainForward
 from kg_edit.locate_then_edit.states import subject_states
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
@@ -55,12 +53,20 @@ def request(model: LanguageModel, prompt: str, subject: str, target: str) -> Req
     )
 
 
-def objective(
-    model: LanguageModel, requests: list[Request], forward: ForwardFactory = TailForward, *, tokens: int = 512
-) -> Objective:
+def engine_of(model: LanguageModel, contexts: Sequence[str] = (), *, layer: int = LAYER, tokens: int = 512) -> Engine:
+    found = find_engine(model, layer, contexts)
+    assert found is not None
+    return replace(found, limit=PassLimit(tokens))
+
+
+def plain_loss(model: LanguageModel, requests: list[Request]) -> Objective:
     """ROME's loss in layer 1."""
-    limit = PassLimit(tokens)
-    return Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, forward=forward, limit=limit)
+    return Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY)
+
+
+def fast_loss(model: LanguageModel, requests: list[Request], *, tokens: int = 512) -> Objective:
+    engine = engine_of(model, tokens=tokens)
+    return Objective(model, LAYER, requests, kl_weight=0.5, penalty=PENALTY, engine=engine)
 
 
 def change(model: LanguageModel, edits: int) -> Tensor:
@@ -90,7 +96,7 @@ def assert_alike(fast: Objective, plain: Objective, at: Tensor) -> Losses:
 def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
     model = tiny(family, bos=bos)
     requests = [request(model, *edit) for edit in EDITS]
-    fast, plain = (objective(model, requests, forward) for forward in (forward_for(model, ()), PlainForward))
+    fast, plain = fast_loss(model, requests), plain_loss(model, requests)
     for name in ("value", "bare_key", "mean_key"):
         tensor, expected = getattr(fast, name), getattr(plain, name)
         assert (tensor - expected).norm() <= 1e-5 * expected.norm(), name
@@ -100,17 +106,17 @@ def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
 @pytest.mark.slow
 def test_fast_forward_equals_plain_on_the_real_model(smollm2: LanguageModel) -> None:
     requests = [request(smollm2, *EDITS[0])]
-    fast, plain = (Objective(smollm2, 6, requests, kl_weight=0.06, forward=f) for f in (TailForward, PlainForward))
+    engines = (find_engine(smollm2, 6), None)
+    fast, plain = (Objective(smollm2, 6, requests, kl_weight=0.06, engine=engine) for engine in engines)
     assert_alike(fast, plain, change(smollm2, 1))
 
 
 def test_fast_forward_equals_plain_in_the_last_layer() -> None:
     model = tiny("llama")
     requests = [request(model, *EDITS[0])]
-    assert_alike(
-        *(Objective(model, 3, requests, kl_weight=0.5, forward=f) for f in (TailForward, PlainForward)),
-        change(model, 1),
-    )
+    engines = (engine_of(model, layer=3), None)
+    fast, plain = (Objective(model, 3, requests, kl_weight=0.5, engine=engine) for engine in engines)
+    assert_alike(fast, plain, change(model, 1))
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon"])
@@ -124,7 +130,7 @@ def test_value_is_the_modules_own_output(family: str) -> None:
         model.model(torch.tensor([row.ids]))
     value = seen[0].reshape(len(row.ids), -1)[row.edited_at]
     _, states = subject_states(model, [row], layer=LAYER, last=LAYER, site="value")
-    values = [objective(model, [edit], forward).value[0] for forward in (TailForward, PlainForward)]
+    values = [loss(model, [edit]).value[0] for loss in (fast_loss, plain_loss)]
     for computed in (*values, states[0]):
         torch.testing.assert_close(computed, value, rtol=1e-5, atol=1e-5)
 
@@ -139,8 +145,8 @@ def test_shared_contexts_change_no_loss(family: str) -> None:
         for p, s, t in edits
     ]
     requests = [Request(rewrites=rows) for rows in rewrites]
-    ways = (forward_for(model, contexts), PlainForward)
-    fast, plain = (Objective(model, LAYER, requests, kl_weight=0.0, forward=way) for way in ways)
+    engines = (engine_of(model, contexts), None)
+    fast, plain = (Objective(model, LAYER, requests, kl_weight=0.0, engine=engine) for engine in engines)
     torch.testing.assert_close(fast.mean_key, plain.mean_key, rtol=1e-5, atol=1e-5)
     at = change(model, len(edits))
     torch.testing.assert_close(fast(at).total, plain(at).total, rtol=1e-5, atol=1e-5)
@@ -151,9 +157,9 @@ def test_many_edits_equal_one_at_a_time(family: str) -> None:
     model = tiny(family)
     requests = [request(model, *edit) for edit in EDITS]
     at = change(model, len(EDITS))
-    together, gradient = losses_and_gradient(objective(model, requests), at)
+    together, gradient = losses_and_gradient(fast_loss(model, requests), at)
     for index, alone in enumerate(requests):
-        losses, single = losses_and_gradient(objective(model, [alone]), at[index : index + 1])
+        losses, single = losses_and_gradient(fast_loss(model, [alone]), at[index : index + 1])
         torch.testing.assert_close(losses.total[0], together.total[index], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(single[0], gradient[index], rtol=1e-4, atol=1e-5)
 
@@ -164,8 +170,8 @@ def test_finished_edits_are_dropped_and_change_no_other(tokens: int, done: set[i
     """Also in passes of one row, and where passes are cut."""
     model = tiny("llama")
     requests = [request(model, *edit) for edit in (*EDITS, *EDITS)]
-    fast, at = objective(model, requests, tokens=tokens), change(model, len(requests))
-    expected, expected_gradient = losses_and_gradient(objective(model, requests, PlainForward), at)
+    fast, at = fast_loss(model, requests, tokens=tokens), change(model, len(requests))
+    expected, expected_gradient = losses_and_gradient(plain_loss(model, requests), at)
     for remaining in ([0, 1, 2, 3], [edit for edit in range(4) if edit not in done]):
         losses, gradient = fast.gradient(at)
         torch.testing.assert_close(losses.total[remaining], expected.total.detach()[remaining], rtol=1e-5, atol=1e-5)
@@ -178,7 +184,7 @@ def test_losses_are_their_definitions() -> None:
     model = tiny("gpt2")
     edit, at = request(model, *EDITS[0]), change(model, 1)
     assert edit.essence is not None
-    losses = objective(model, [edit])(at)
+    losses = fast_loss(model, [edit])(at)
     text, soft = edit.further
     rows = [*edit.rewrites, edit.essence, text.prompt, soft.prompt]
     forward = PlainForward(model, LAYER, rows)
@@ -200,7 +206,7 @@ def test_losses_are_their_definitions() -> None:
     torch.testing.assert_close(losses.penalty[0], 0.5 * at.norm() / value**2)
     torch.testing.assert_close(losses.total, losses.nll + 0.5 * losses.kl + losses.further + losses.penalty)
 
-    still = objective(model, [edit])(torch.zeros(1, model.width))
+    still = fast_loss(model, [edit])(torch.zeros(1, model.width))
     assert still.kl.abs().max() < 1e-6 and still.penalty.item() == 0, "no change has no such loss"
 
 
@@ -215,7 +221,7 @@ def test_missed_tokens_are_those_that_are_not_the_likeliest() -> None:
     right = replace(prompt, ids=tuple(rows))
     wrong = replace(prompt, ids=(*rows[:-1], (rows[-1] + 1) % 400))
     requests = [Request(rewrites=(encoded,)) for encoded in (wrong, right)]
-    fast, plain = (objective(model, requests, forward) for forward in (TailForward, PlainForward))
+    fast, plain = fast_loss(model, requests), plain_loss(model, requests)
     assert [bool(count) for count in missed(fast, torch.zeros(2, model.width), margin=0.0)] == [True, False]
     far = 100 * change(model, 2)
     assert missed(fast, far, margin=0.0) == missed(plain, far, margin=0.0)
@@ -240,9 +246,9 @@ def test_adapter_of_a_late_block_gets_whole_rows(method: str, layer: int) -> Non
     edits = [Edit(id=s, subject=s, prompt=p, target_new=t) for p, s, t in EDITS]
     patch = find_method(method).on(model, settings=settings).edit(edits)
     requests, at = [request(model, *edit) for edit in EDITS], change(model, len(EDITS))
-    without = objective(model, requests)(at).nll
+    without = plain_loss(model, requests)(at).nll
     with patch.applied(model):  # in several passes
-        losses = assert_alike(*(objective(model, requests, way, tokens=12) for way in (TailForward, PlainForward)), at)
+        losses = assert_alike(fast_loss(model, requests, tokens=12), plain_loss(model, requests), at)
     assert (losses.nll - without).abs().max() > 1e-2, "the test must be able to fail"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine import prefix_cache
 from kg_edit.engine.passes import pass_limit
 from kg_edit.engine.prefix_cache import SharedContexts, run_prefix
+from kg_edit.locate_then_edit.descent import descend
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.methods import base
 from kg_edit.methods.rome import method as rome_method
@@ -49,15 +51,14 @@ def losses_of(patch: Patch) -> tuple[float, float]:
 
 def test_edit_with_a_nan_loss_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method("rome", tiny("llama"))
-    original = chosen.proposal
+    original = chosen.propose
 
-    def poisoned(edit: Edit, value: torch.Tensor) -> object:
-        proposal, notes = original(edit, value)
-        if edit is SECOND:
-            proposal.change().data.fill_(float("nan"))
-        return proposal, notes
+    def poisoned(edits: Sequence[Edit], values: torch.Tensor) -> Any:
+        delta, notes = original(edits, values)
+        delta.change().data[edits.index(SECOND)] = float("nan")
+        return delta, notes
 
-    monkeypatch.setattr(chosen, "proposal", poisoned)
+    monkeypatch.setattr(chosen, "propose", poisoned)
     first, failed = chosen.edit_each([EDIT, SECOND])
     assert isinstance(failed, Exception) and "not finite" in str(failed)
     monkeypatch.undo()
@@ -104,13 +105,13 @@ def test_memory_limit_changes_the_passes_but_no_patch() -> None:
 @pytest.mark.parametrize("name", keep_first(["glame", "rome"]))
 def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand edits of one call would keep gigabytes of keys, values and R-GNNs."""
-    model, sizes, original = tiny("llama"), list[int](), rome_method.optimise_values
+    model, sizes, original = tiny("llama"), list[int](), descend
 
-    def counted(objective: Any, parameters: Any, settings: Any) -> Any:
-        sizes.append(len(parameters))
-        return original(objective, parameters, settings)
+    def counted(loss: Any, delta: Any, stops: Any) -> Any:
+        sizes.append(len(loss.value))
+        return original(loss, delta, stops)
 
-    monkeypatch.setattr(rome_method, "optimise_values", counted)
+    monkeypatch.setattr(rome_method, "descend", counted)
     chosen, frugal = method(name, model), method(name, model)
     frugal.memory = 0.001
     pairs = list(zip(chosen.edit_each(EDITS[:2]), frugal.edit_each(EDITS[:2]), strict=True))
@@ -133,7 +134,7 @@ def test_a_descent_has_the_edits_whose_keys_and_values_fit(shares: bool, monkeyp
     chosen.memory = 2.0
     first, *_ = chosen.portions(requests)
     objective = chosen.objective(model, edits[first], requests[first])
-    prefixes = [part.forward._prefix for part in objective._passes]  # type: ignore[attr-defined]
+    prefixes = [part.forward._prefix for part in objective._fast._passes]  # type: ignore[union-attr]
     starts = {id(prefix.start[0]): prefix.start[0] for prefix in prefixes if prefix.start}
     stored = sum(state.nbytes for prefix in [*prefixes, *starts.values()] for pair in prefix.layers for state in pair)
     assert 0.5 < stored / 2e6 < 1

@@ -18,7 +18,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PatchError, RefusedEditsError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.run import evaluate
-from kg_edit.locate_then_edit.descent import Descent, FreeDelta, optimise_values
+from kg_edit.locate_then_edit.descent import Delta, Descent, Stops, descend
 from kg_edit.locate_then_edit.long_run import off_principal, principal_directions
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import find_method
@@ -152,9 +152,9 @@ def test_the_others_of_a_batch_are_made_without_a_second_descent(
     """A descent of a thousand edits takes an hour, of which one may be refused."""
     model, descents = tiny("llama"), list[int]()
 
-    def counted(loss: Objective, parameters: Sequence[FreeDelta], config: Any) -> list[Descent]:
-        descents.append(len(parameters))
-        return optimise_values(loss, parameters, config)
+    def counted(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
+        descents.append(len(loss.value))
+        return descend(loss, delta, stops)
 
     with pytest.raises(RefusedEditsError) as both:
         value_method("memit", model, anchor=0.01).edit([FIRST, SECOND])
@@ -162,7 +162,7 @@ def test_the_others_of_a_batch_are_made_without_a_second_descent(
     between = sum(lengths.values()) / 2
     rest, other = sorted((FIRST, SECOND), key=lambda edit: lengths[edit.id])
 
-    monkeypatch.setattr("kg_edit.methods.memit.method.optimise_values", counted)
+    monkeypatch.setattr("kg_edit.methods.memit.method.descend", counted)
     fresh = value_method("memit", model, anchor=between)
     alone, before = fresh.edit([rest]), find_method("ft").on(model, settings=QUICK["ft"]).edit([EDITS[2]])
     method = value_method("memit", model, anchor=between)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, UnknownNameError
-from kg_edit.locate_then_edit.descent import Descent, optimise_values
+from kg_edit.locate_then_edit.descent import Descent, descend
 from kg_edit.methods import find_method, method_names
 from kg_edit.methods.rome import method as rome_method
 from kg_edit.methods.rome.method import RankOneMethod
@@ -147,11 +147,11 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     deltas: list[Tensor] = []
 
     def noting(*args: Any, **settings: Any) -> list[Descent]:
-        descents = optimise_values(*args, **settings)
+        descents = descend(*args, **settings)
         deltas.extend(descent.change.clone() for descent in descents)
         return descents
 
-    monkeypatch.setattr(rome_method, "optimise_values", noting)
+    monkeypatch.setattr(rome_method, "descend", noting)
     return deltas
 
 

@@ -6,7 +6,7 @@ no setting is changed. C is made up, of the tokens that are asked for only the n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from kg_edit.covariance.moment import Covariance
 from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import PrivateGraph
-from kg_edit.locate_then_edit.descent import Descent, optimise_values
+from kg_edit.locate_then_edit.descent import Delta, Descent, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import base, find_method
 from kg_edit.methods.alphaedit import method as alphaedit
@@ -87,18 +87,17 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     _note_sampling_and_optimisers(record, monkeypatch)
     _note_covariances(record, monkeypatch)
 
-    def descended(objective: Objective, proposals: Sequence[Any], settings: Any) -> list[Descent]:
-        descents = optimise_values(objective, proposals, settings)
+    def descended(objective: Objective, change: Delta, stops: Stops) -> list[Descent]:
+        descents = descend(objective, change, stops)
         record.objective, record.descent = objective, descents[0]
-        change = proposals[0]
         if hasattr(change, "_limit"):
-            record.limit = float(change._limit)
+            record.limit = float(change._limit[0])
         elif hasattr(change, "_size"):  # GLAME's R-GNNs
-            record.limit = change._config.clamp_norm_factor * float(change._size)
+            record.limit = change._config.clamp_norm_factor * float(change._size[0])
         return descents
 
     for module in (rome, memit):
-        monkeypatch.setattr(module, "optimise_values", descended)
+        monkeypatch.setattr(module, "descend", descended)
     for module in (memit, emmet, alphaedit):
         original = module.joint_directions
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,11 +15,10 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.engine.prefix_cache import SharedContexts
+from kg_edit.engine.fast_loss import find_engine
 from kg_edit.engine.prefix_store import MEGABYTES
-from kg_edit.engine.tail_forward import TailForward
 from kg_edit.errors import ConfigError, ModelError, UnsupportedModelError
-from kg_edit.locate_then_edit.objective import Objective, Request, forward_for
+from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods import EditingMethod, MethodConfig, find_method, method_names
 from kg_edit.methods.fine_tuning.ft import Ft
 from kg_edit.methods.glame.method import GraphValues
@@ -200,8 +198,7 @@ def test_the_prompts_of_a_descent_take_the_bytes_that_are_planned(edits: int, tm
     ]
     where, shape = Machine(device=CPU, host=10**12, accelerator=None), shape_in_memory(model, tmp_path)
     before = held_bytes()
-    forward = partial(TailForward, contexts=SharedContexts.of(model, contexts))
-    loss = Objective(model, 2, requests, kl_weight=0.0625, forward=forward)
+    loss = Objective(model, 2, requests, kl_weight=0.0625, engine=find_engine(model, 2, contexts))
     stored = held_bytes() - before
     assert len(loss.value) == edits
     plan = estimate(find_method("memit"), config, shape, where, edits=edits)
@@ -219,8 +216,8 @@ def test_rows_of_a_recurrent_model_are_planned_whole(family: str, name: str, edi
     edit = Edit(subject="London", prompt="{} is located in the", target_new="Miami")  # 8 tokens without the target
     requests = [Request(rewrites=Request.of(model, edit, contexts).rewrites)] * edits
     before = held_bytes()
-    loss = Objective(model, 1, requests, kl_weight=0.0, forward=forward_for(model, contexts))
-    stored, ran = held_bytes() - before, sum(row.length for row in loss._rows)
+    loss = Objective(model, 1, requests, kl_weight=0.0, engine=find_engine(model, 1, contexts))
+    stored, ran = held_bytes() - before, sum(row.length for row in loss._fast._rows)
     where = Machine(device=CPU, host=10**12, accelerator=None)
     parts = {part.what: part for part in estimate(find_method(name), config, shape, where, edits=edits).parts}
     planned = float(parts["states for the backward pass"].formula.partition(" tokens")[0].replace(",", ""))

@@ -8,7 +8,6 @@ import networkx as nx
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.locate_then_edit.descent import NoisyParameters
 from kg_edit.methods.glame.method import Glame, GlameConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
@@ -64,13 +63,12 @@ def test_final_value_has_no_dropout() -> None:
     )
     assert (noisy.edits[0]["steps"], plain.edits[0]["steps"]) == (4, 3)
     model = tiny("llama")
-    change, _ = method(model).proposal(FIRST, torch.ones(model.width))
-    assert isinstance(change, NoisyParameters)
-    final, again = change.settled(), change.settled()
+    change, _ = method(model).propose([FIRST], torch.ones(1, model.width))
+    final, again = change.settle(), change.settle()
     assert final is not None and again is not None and torch.equal(final, again)
     assert not torch.allclose(change.change(), final) and not torch.allclose(change.change(), change.change())
-    quiet, _ = method(model, dropout=0.0, keep_lowest=False).proposal(FIRST, torch.ones(model.width))
-    assert isinstance(quiet, NoisyParameters) and quiet.settled() is None
+    quiet, _ = method(model, dropout=0.0, keep_lowest=False).propose([FIRST], torch.ones(1, model.width))
+    assert quiet.settle() is None
 
 
 def paper(**settings: Any) -> tuple[Glame, WeightPatch]:
@@ -94,6 +92,6 @@ def test_paper_ends_with_the_lowest_loss() -> None:
 def test_change_of_paper_has_both_signs() -> None:
     """With a ReLU at the end no coordinate of m* - m could fall."""
     glame, _ = paper(steps=2)
-    change, _ = glame.proposal(FIRST, torch.ones(glame.model.width))
+    change, _ = glame.propose([FIRST], torch.ones(1, glame.model.width))
     delta = change.change()
     assert float(delta.detach().min()) < 0 < float(delta.detach().max())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.encoding import EncodedSubgraph
-from kg_edit.locate_then_edit.descent import optimise_values
+from kg_edit.locate_then_edit.descent import descend
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods.glame.method import GlameConfig, GraphValue, new_rgnn
 from kg_edit.models.language_model import LanguageModel
@@ -104,7 +104,7 @@ def test_first_vector_of_the_subject_is_that_of_the_program(program: Program, in
 def test_losses_and_change_of_the_descent_are_those_of_the_program(program: Program, index: int) -> None:
     objective = program.objective(index)
     assert off(objective.value[0], program.tensors[f"{index}.m"]) < 1e-5
-    (descent,) = optimise_values(objective, [program.value(index)], program.config)
+    (descent,) = descend(objective, GraphValue.together([program.value(index)]), program.config.stops)
     theirs = program.made["runs"]["scaled"][index]["losses_total_nll_kl"]
     ours = [[total, nll, program.config.kl_weight * kl] for total, nll, kl in descent.losses]
     for one, other in zip(ours, theirs, strict=True):

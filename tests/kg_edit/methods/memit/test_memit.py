@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from kg_edit.covariance.store import CovarianceConfig, find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, PatchError
+from kg_edit.locate_then_edit.descent import descend
 from kg_edit.methods.memit import method as memit_method
 from kg_edit.methods.memit.method import Memit, MemitConfig, default_layers
 from kg_edit.models.language_model import LanguageModel
@@ -121,13 +123,13 @@ def test_without_refuses_a_patch_of_other_settings_or_without_values(tmp_path: P
 @pytest.mark.parametrize("name", keep_first(JOINT))
 def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = tiny("llama"), list[int]()
-    original = memit_method.optimise_values
+    original = descend
 
-    def counted(objective: Any, parameters: Any, settings: Any) -> Any:
-        sizes.append(len(parameters))
-        return original(objective, parameters, settings)
+    def counted(loss: Any, delta: Any, stops: Any) -> Any:
+        sizes.append(len(loss.value))
+        return original(loss, delta, stops)
 
-    monkeypatch.setattr(memit_method, "optimise_values", counted)
+    monkeypatch.setattr(memit_method, "descend", counted)
     method, frugal = joint(name, model), joint(name, model)
     frugal.memory = 0.08
     expected, limited = method.edit(EDITS), frugal.edit(EDITS)
@@ -157,15 +159,14 @@ def test_failure_in_the_last_layer_leaves_the_weights(name: str, monkeypatch: py
 
 def test_nan_value_is_refused_with_the_name_of_its_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     method = joint("memit", tiny("llama"))
-    original = method.proposal
+    original = method.propose
 
-    def poisoned(edit: Edit, state: torch.Tensor) -> Any:
-        proposal, notes = original(edit, state)
-        if edit is EDITS[1]:
-            proposal.change().data.fill_(float("nan"))
-        return proposal, notes
+    def poisoned(edits: Sequence[Edit], values: torch.Tensor) -> Any:
+        delta, notes = original(edits, values)
+        delta.change().data[edits.index(EDITS[1])] = float("nan")
+        return delta, notes
 
-    monkeypatch.setattr(method, "proposal", poisoned)
+    monkeypatch.setattr(method, "propose", poisoned)
     with pytest.raises(PatchError, match="not finite") as caught:
         method.edit(EDITS)
     assert "the edit '2'" in caught.value.__notes__[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kg_edit.engine.fast_loss import Engine
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.models.hooks import hidden_state
@@ -74,15 +75,15 @@ def test_each_change_has_its_own_limit_and_penalty() -> None:
     method = joint("pmet", model, learning_rate=50.0, clamp_norm_factor=0.5)
     assert isinstance(method, Pmet) and method.parameters == 2 * model.width
     requests = [method.fact(edit).prompts for edit in EDITS]
-    loss = Objective(model, 2, requests, kl_weight=0.0, penalty=method.penalty, forward=BothOutputs)
+    loss = Objective(model, 2, requests, kl_weight=0.0, penalty=method.penalty, engine=Engine(forward=BothOutputs))
     assert loss.value.shape == (3, 2, 32)
-    parameters, _ = method.proposal(EDITS[0], loss.value[0])
+    parameters, _ = method.propose(EDITS, loss.value)
     parameters.change().sum().backward()
     parameters.learn()
-    limits = 0.5 * loss.value[0].norm(dim=-1)
+    limits = 0.5 * loss.value.norm(dim=-1)
     torch.testing.assert_close(parameters.change().detach().norm(dim=-1), limits)
-    penalty = 0.5 * (limits / loss.value[0].norm(dim=-1).square()).sum()
-    torch.testing.assert_close(method.penalty(parameters.change()[None], loss.value[:1]).detach(), penalty[None])
+    penalty = 0.5 * (limits / loss.value.norm(dim=-1).square()).sum(-1)
+    torch.testing.assert_close(method.penalty(parameters.change(), loss.value).detach(), penalty)
 
 
 @pytest.mark.parametrize("dtype", ["model", "bfloat16"])

@@ -1,0 +1,359 @@
+"""ROME's loss, fast: many edits in few forward passes, each of which runs only what a change can reach.
+
+`kg_edit.locate_then_edit.objective` has the loss in a plain form, and says what its parts are; the tests compare both.
+Here all prompts of all edits are rows (`TargetRow`), which share passes within the memory (`kg_edit.engine.passes`). A
+pass runs the tails of its rows (`TailForward`), or whole rows in a recurrent model (`WholeForward`). On CUDA, a step
+becomes one graph (`kg_edit.engine.cuda_graphs`). The edits that have ended are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from kg_edit.engine.choice import chosen_engine
+from kg_edit.engine.cuda_graphs import Repeated
+from kg_edit.engine.passes import PassLimit, padded_tokens, pass_limit, passes
+from kg_edit.engine.prefix_cache import SharedContexts
+from kg_edit.engine.tail_forward import TailForward, tail
+from kg_edit.engine.whole_forward import WholeForward
+from kg_edit.errors import is_memory_error
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+
+Part = Literal["nll", "kl", "further"]
+PARTS: tuple[Part, ...] = ("nll", "kl", "further")
+Result = TypeVar("Result")
+
+
+class Forward(Protocol):
+    """Computes the logits of rows of prompts under a change: `TailForward` or `WholeForward`.
+
+    ``keys`` [rows, d_ff] and ``values`` [rows, d] are the input and output of the edited down-projection at the
+    subject's last token, in the model without the change.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def logits(self, change: Tensor | None = None) -> Tensor:
+        """Return the logits [reads, vocabulary] under ``change`` [rows, d], at the positions that the loss reads."""
+
+    def subset(self, rows: Sequence[int]) -> Forward:
+        """Return the forward of only the rows with these indices."""
+
+
+class ForwardFactory(Protocol):
+    """Makes a `Forward` for rows of prompts, with the change in block ``layer``."""
+
+    def __call__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt], /) -> Forward:
+        """Return the forward for ``rows``."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Engine:
+    """How the passes of a loss are computed: by which ``forward``, and within which ``limit`` (None: the device's).
+
+    One engine serves many losses, as long as the model does not change: the keys and values of the contexts are
+    computed once.
+    """
+
+    forward: ForwardFactory
+    limit: PassLimit | None = None
+
+
+def find_engine(
+    model: LanguageModel,
+    layer: int,
+    contexts: Sequence[str] = (),
+    *,
+    memory: float | None = None,
+    forward: type[TailForward] | None = None,
+) -> Engine | None:
+    """Return the engine for losses of changes in block ``layer``; None if ``KG_EDIT_ENGINE=plain`` asks for none.
+
+    Args:
+        model: the language model.
+        layer: the edited block, 0-based.
+        contexts: templates with which rows begin; their keys and values are computed here, once for all rows.
+        memory: MB that a pass may take besides the model; None: what its device allows.
+        forward: a method's own forward, which has no plain counterpart; None: `TailForward`, or `WholeForward` in a
+            recurrent model.
+    """
+    if forward is None and chosen_engine() == "plain":
+        return None
+    limit = pass_limit(model, layer) if memory is None else pass_limit(model, layer, memory)
+    if forward is None and model.is_recurrent:
+        return Engine(forward=WholeForward, limit=limit)
+    shared = SharedContexts.of(model, contexts)
+    return Engine(forward=partial(forward or TailForward, contexts=shared), limit=limit)
+
+
+class FastLoss:
+    """The parts of the loss, as functions of the change of each edit's value; `Objective` adds them up.
+
+    Attributes:
+        value: m in the bare prompt, [edits, d].
+        bare_key: the key of the bare prompt, [edits, d_ff].
+        mean_key: the mean key over the contexts, [edits, d_ff].
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        layer: int,
+        rows: Sequence[TargetRow],
+        *,
+        edits: int,
+        kl_weight: float,
+        engine: Engine,
+    ) -> None:
+        """Run all rows once without a change, for m, the keys and the distribution that L_a compares with."""
+        self._model, self._layer, self._edits, self._kl_weight = model, layer, edits, kl_weight
+        self._forward = engine.forward
+        self._limit = engine.limit or pass_limit(model, layer)
+        self._rows = [replace(row, runs_whole=model.is_recurrent) for row in rows]
+        self._passes = list[Pass]()
+        devices = {parameter.device for parameter in model.model.parameters()}
+        self._captures = len(devices) == 1 and devices.pop().type == "cuda"
+        self._step = Repeated(capture=self._captures)  # the present passes' gradient
+        self.value, self.bare_key, self.mean_key = self._within_memory(self._unchanged)
+
+    def _unchanged(self) -> tuple[Tensor, Tensor, Tensor]:
+        """m and k of the bare prompts, and the mean of k over the rewrites; an edit's rows may be in many passes."""
+        # The order of an edit's keys is that of the passes, whose rows are sorted by kind and length.
+        keys: list[list[Tensor]] = [[] for _ in range(self._edits)]
+        bare: dict[int, tuple[Tensor, Tensor]] = {}
+        first = dict[int, Prompt]()  # an edit's first rewrite is the bare prompt
+        for row in self._rows:
+            if row.part == "nll":
+                first.setdefault(row.edit, row.prompt)
+        for pass_ in self._passes:
+            forward = pass_.forward
+            for row, key, value in zip(pass_.rows, forward.keys.float(), forward.values.float(), strict=True):
+                if row.part == "nll":
+                    keys[row.edit].append(key)
+                if row.prompt is first[row.edit]:
+                    bare[row.edit] = (value, key)
+        values = torch.stack([bare[edit][0] for edit in range(self._edits)])
+        bare_keys = torch.stack([bare[edit][1] for edit in range(self._edits)])
+        return values, bare_keys, torch.stack([torch.stack(rows).mean(0) for rows in keys])
+
+    def _within_memory(self, work: Callable[[], Result]) -> Result:
+        """Return ``work()``, which runs the passes; if memory runs out, do it again with passes of half the tokens."""
+        while True:
+            try:
+                if not self._passes:
+                    self._passes = [self._pass(rows) for rows in passes(self._rows, self._limit)]
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                tried = list(passes(self._rows, self._limit))
+                if not is_memory_error(error) or max(map(len, tried)) == 1:
+                    raise
+            # After the handler, as the error keeps the tensors of the failed pass.
+            self._passes = []
+            self._step = Repeated(capture=self._captures)
+            tokens = min(self._limit.tokens, max(map(padded_tokens, tried)))  # a long row may have more than the limit
+            self._limit = replace(self._limit, tokens=tokens / 2)
+
+    def _pass(self, rows: Sequence[TargetRow]) -> Pass:
+        forward = self._forward(self._model, self._layer, [row.prompt for row in rows])
+        head = self._model.model.get_output_embeddings().weight.device
+        return Pass(rows, forward, self._edits, head=head)
+
+    def parts(self, change: Tensor) -> Tensor:
+        """Return L_p, L_a and L_further under ``change`` [edits, d], [3, edits]; differentiable in it.
+
+        Use it for few edits only, because it keeps all activations; `gradient` needs less memory.
+        """
+
+        def compute() -> Tensor:
+            parts = _zeros(change)
+            for pass_ in self._passes:
+                for part, loss in pass_.losses(pass_.logits(change)):
+                    parts[part] = parts[part] + loss.to(change.device)  # logits may be on another device
+            return torch.stack([parts[part] for part in PARTS])
+
+        return self._within_memory(compute)
+
+    def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[Tensor, Tensor]:
+        """Return the parts [3, edits], or [4, edits] with the missed tokens, and d loss_i / d change_i, [edits, d].
+
+        The memory does not grow with the number of edits: the activations of a pass are freed before the next pass.
+
+        Args:
+            change: delta of each edit, [edits, d].
+            margin: also count the target tokens of each edit's rewrites whose logit does not exceed that of every
+                other token by at least this margin. None: don't count.
+        """
+        # One graph serves the whole descent, so it always counts. The margin is filled in on the device.
+        threshold = 0.0 if margin is None and self._captures else margin
+        args = (change,) if threshold is None else (change, torch.full((), threshold, device=change.device))
+        parts, gradient = self._within_memory(lambda: self._step(self._gradient, *args))
+        return (parts[:3] if margin is None else parts), gradient
+
+    def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The parts of the loss and its gradient, as `gradient` returns them; nothing is read back to the host."""
+        leaf = change.detach().requires_grad_()
+        missed = None if margin is None else leaf.new_zeros(len(leaf))
+        parts = _zeros(leaf)
+        weights = {"nll": 1.0, "kl": self._kl_weight, "further": 1.0}
+        for pass_ in self._passes:
+            # The gradient of this pass's share of the loss; it adds up in ``leaf.grad``.
+            logits = pass_.logits(leaf)
+            losses = pass_.losses(logits)
+            torch.autograd.backward(
+                [loss for _, loss in losses], [torch.full_like(loss, weights[part]) for part, loss in losses]
+            )
+            for part, loss in losses:
+                parts[part] = parts[part] + loss.detach().to(leaf.device)
+            if missed is not None and margin is not None:
+                for wrong in pass_.missed(logits.detach(), margin):
+                    missed += wrong.to(leaf.device)
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        counted = [] if missed is None else [missed]
+        return torch.stack([*(parts[part] for part in PARTS), *counted]), gradient
+
+    def drop(self, finished: Collection[int]) -> None:
+        """Stop computing the edits whose indices are in ``finished``; their losses are meaningless from now on."""
+        gone = set(finished)
+        self._rows = [row for row in self._rows if row.edit not in gone]
+        # A pass is built again without them only if that saves half of its rows.
+        rest = list[Pass]()
+        for pass_ in self._passes:
+            remaining = pass_.without(gone)
+            if remaining is not None:
+                rest.append(remaining)
+        if rest != self._passes:
+            self._passes = rest
+            self._step = Repeated(capture=self._captures)
+
+
+def _zeros(change: Tensor) -> dict[Part, Tensor]:
+    return dict.fromkeys(PARTS, change.new_zeros(len(change)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRow:
+    """A prompt of the edit with index ``edit``, with its ``weight`` in one ``part`` of that edit's loss.
+
+    ``soft_target``: a teacher's likeliest tokens and their probabilities, [target tokens, k] both; None if the target
+    is the prompt's own text. ``runs_whole``: the tokens before the subject run too (`WholeForward`).
+    """
+
+    edit: int
+    prompt: Prompt
+    part: Part = "nll"
+    weight: float = 1.0
+    soft_target: tuple[Tensor, Tensor] | None = None
+    runs_whole: bool = False
+
+    @property
+    def kind(self) -> tuple[Part, bool]:
+        """The part of the loss, and whether the target is hard. Rows of one kind have one formula."""
+        return self.part, self.soft_target is None
+
+    @property
+    def length(self) -> int:
+        """The number of tokens that run: those of the row's tail (`tail`), or all."""
+        return len(self.prompt.ids if self.runs_whole else tail(self.prompt))
+
+    @property
+    def reads(self) -> int:
+        """The number of positions of this row whose logits the loss reads."""
+        return max(1, len(self.prompt.target_ids))
+
+
+class Pass:
+    """Rows that run in one forward pass, ordered by kind.
+
+    ``edits`` is the number of edits of the whole objective, ``head`` the device of the logits.
+    """
+
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int, head: torch.device) -> None:
+        self.rows, self.forward, self._edits, self._head = rows, forward, edits, head
+        self._edit_of_row = torch.tensor([row.edit for row in rows], device=forward.values.device)
+        with torch.no_grad():  # L_a compares with the distribution without the change
+            clean = forward.logits() if any(row.part == "kl" for row in rows) else None
+        self._groups, self._sizes = list[_Kind](), list[int]()  # the rows of each kind, and their numbers of reads
+        for kind in dict.fromkeys(row.kind for row in rows):
+            same_kind = [row for row in rows if row.kind == kind]
+            start, size = sum(self._sizes), sum(row.reads for row in same_kind)
+            of_kind = clean[start : start + size] if kind[0] == "kl" and clean is not None else None
+            self._groups.append(_Kind(same_kind, of_kind, head))
+            self._sizes.append(size)
+
+    def logits(self, change: Tensor) -> Tensor:
+        """Return the logits [reads, vocabulary] under ``change`` [edits, d]."""
+        return self.forward.logits(change[self._edit_of_row])
+
+    def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
+        """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
+        pairs = zip(self._groups, logits.split(self._sizes), strict=True)
+        return [(group.part, group.of_edits(group.loss(own), self._edits)) for group, own in pairs]
+
+    def missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
+        """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
+        pairs = zip(self._groups, logits.split(self._sizes), strict=True)
+        return [group.of_edits(group.missed(own, margin), self._edits) for group, own in pairs if group.part == "nll"]
+
+    def without(self, finished: set[int]) -> Pass | None:
+        """Return the pass without the rows of the edits in ``finished``; None if no row remains.
+
+        If less than half of the rows can go, the pass itself is returned, because building a new pass has a cost.
+        """
+        remaining = [index for index, row in enumerate(self.rows) if row.edit not in finished]
+        if not remaining:
+            return None
+        if 2 * len(remaining) > len(self.rows):
+            return self
+        return Pass([self.rows[index] for index in remaining], self.forward.subset(remaining), self._edits, self._head)
+
+
+class _Kind:
+    """The rows of one kind in a pass, and their formula. ``clean``: the logits without the change, for L_a."""
+
+    def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None, head: torch.device) -> None:
+        self.part = rows[0].part
+        sizes = torch.tensor([row.reads for row in rows])
+        self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes).to(head)
+        # A row counts with the mean over its target tokens, times its weight.
+        self._weights = (torch.tensor([row.weight for row in rows]) / sizes).repeat_interleave(sizes).to(head)
+        self._clean = None if clean is None else clean.float().log_softmax(-1)
+        self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids], device=head)
+        self._soft: tuple[Tensor, Tensor] | None = None
+        soft = [row.soft_target for row in rows if row.soft_target]
+        if soft:
+            tokens = torch.cat([tokens.to(head) for tokens, _ in soft])
+            probabilities = torch.cat([probabilities.to(head) for _, probabilities in soft])
+            self._soft = tokens, probabilities
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return the loss of each read [reads], times its weight, with ``logits`` [reads, vocabulary]."""
+        if self._clean is not None:
+            # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
+            log_p = logits.float().log_softmax(-1)
+            each = (log_p.exp() * (log_p - self._clean)).sum(-1)
+        elif self._soft is not None:
+            # -sum q log p; its gradient is that of KL(q || p), because q is constant (arXiv 1503.02531)
+            tokens, q = self._soft
+            each = -(q * logits.float().log_softmax(-1).gather(-1, tokens)).sum(-1)
+        else:
+            # L_p: -log P(target token)
+            each = torch.nn.functional.cross_entropy(logits.float(), self._targets, reduction="none")
+        return each * self._weights
+
+    def missed(self, logits: Tensor, margin: Tensor) -> Tensor:
+        """Return 1 for each read whose target token is not the likeliest by ``margin``, else 0: [reads]."""
+        two, tokens = logits.float().topk(2, dim=-1)
+        missed = (tokens[:, 0] != self._targets) | (two[:, 0] - two[:, 1] < margin.to(two.device))
+        return missed.to(two.dtype)
+
+    def of_edits(self, values: Tensor, edits: int) -> Tensor:
+        """Return the sums of ``values`` [reads] over the reads of each edit, [edits]."""
+        return values.new_zeros(edits).index_add(0, self._edit_of_read, values)
