@@ -211,7 +211,7 @@ try:
 except SystemExit:
     pass
 heavy = [name for name in sys.modules if name in ("torch", "transformers") or name.endswith(".method")]
-sys.exit(", ".join(heavy))
+sys.exit(", ".join(heavy) or 0)
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
