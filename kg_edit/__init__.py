@@ -15,8 +15,8 @@ imports no torch. All else is in the subpackages; CONTRIBUTING.md names them in 
 
 from typing import TYPE_CHECKING
 
+from kg_common.lazy import lazy_names
 from kg_edit.version import __version__ as __version__
-from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit, LocalityPrompt, Question

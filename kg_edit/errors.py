@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from wikidata_cache.errors import expected_of
+from kg_common.errors import expected_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError

@@ -14,10 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from kg_common.atomic import user_path
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import cache_file, pack_files
 from wikidata_cache.answers.store import AnswerStore, take_inventory
-from wikidata_cache.atomic import user_path
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump, offline_forced
 from wikidata_cache.errors import WikidataCacheError

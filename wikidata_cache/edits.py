@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
+from kg_common.rows import SUFFIXES, RowFault, raw_rows
 from wikidata_cache.errors import EditRowError
 from wikidata_cache.ids import bare_id, is_item, is_property
-from wikidata_cache.row_files import SUFFIXES, RowFault, raw_rows
 
 # Field name of triplet files -> our field name.
 TRIPLET_NAMES = {

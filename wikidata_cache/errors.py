@@ -1,9 +1,14 @@
 """The errors of this package. Each message has what was found, what was expected, and what to do about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import Literal
+
+from kg_common.errors import BadOptionError, EditRowError, EntityLookupError
+from kg_common.errors import SharedError as WikidataCacheError  # base class of every error of this package
+
+__all__ = ["BadOptionError", "EditRowError", "WikidataCacheError"]
 
 _OTHER_GRAPH = "--graph URL, or --graph wd/ made by `wikidata-cache load`"  # an option of both command lines
 
@@ -20,43 +25,6 @@ EndpointTrouble = Literal[
     "rejected",  # any other HTTP 4xx
     "bad answer",  # the answer is not SPARQL JSON
 ]
-
-
-_EXPECTED = {  # by pydantic's name of the fault
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number of at most 18 digits",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "greater_than_equal": "at least {ge}",
-    "less_than_equal": "at most {le}",
-    "greater_than": "more than {gt}",
-    "less_than": "less than {lt}",
-    "too_short": "at least {min_length} of them",
-    "too_long": "at most {max_length} items",
-    "string_too_short": "at least {min_length} characters",
-    "string_too_long": "at most {max_length} characters",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-}
-
-
-def expected_of(fault: Mapping[str, Any]) -> str:
-    """Return in plain words what pydantic expected; ``fault`` is one of its `ErrorDetails`."""
-    # Where a text's length is checked after a validator, pydantic counts its characters as items.
-    of_text = "string_" * (fault["type"] == "too_long" and isinstance(fault["input"], str))
-    words = _EXPECTED.get(of_text + fault["type"])
-    return words.format(**fault.get("ctx", {})) if words else str(fault["msg"]).removeprefix("Input should be ")
-
-
-class WikidataCacheError(Exception):
-    """Base class of every error that this package raises on purpose."""
-
-
-class BadOptionError(WikidataCacheError, ValueError):
-    """An argument has a bad value: for example it is outside its range, or is not an id where an id is required."""
 
 
 class MissingExtraError(WikidataCacheError, ImportError):
@@ -99,7 +67,7 @@ class GraphFileError(WikidataCacheError):
         self.line = line
 
 
-class EntityNotInGraphError(WikidataCacheError, LookupError):
+class EntityNotInGraphError(EntityLookupError):
     """The graph does not contain an entity: it has no statement of it, no statement with it as value, and no label."""
 
     def __init__(self, entity: str, label: str, source: str) -> None:
@@ -118,7 +86,7 @@ class EntityNotInGraphError(WikidataCacheError, LookupError):
         self.entity = entity
 
 
-class UnknownLabelError(WikidataCacheError, LookupError):
+class UnknownLabelError(EntityLookupError):
     """No item has the label that had to be resolved to an id. Wikimedia-internal items do not count."""
 
     def __init__(self, label: str, source: str) -> None:
@@ -130,7 +98,7 @@ class UnknownLabelError(WikidataCacheError, LookupError):
         self.label = label
 
 
-class AmbiguousLabelError(WikidataCacheError, LookupError):
+class AmbiguousLabelError(EntityLookupError):
     """Several items have the label that had to be resolved to an id.
 
     `candidates` are their ids, `described` the same with their types, the one that is probably meant first.
@@ -277,26 +245,3 @@ class UserQueryError(WikidataCacheError, ValueError):
 
 class ServiceForbiddenError(WikidataCacheError, ValueError):
     """A query contains SERVICE (SPARQL federation) where no network connection is allowed."""
-
-
-class EditRowError(WikidataCacheError, ValueError):
-    """A file of edits cannot be read, or a row is not a valid edit, or the graph cannot resolve the edit of a row.
-
-    The message names the file, the row (or the `position` in the text, such as "line 3") and the field.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        problem: str,
-        *,
-        row: int | None = None,
-        field: str | None = None,
-        position: str | None = None,
-    ) -> None:
-        parts = (str(path), position if row is None else f"row {row}", field and f"field {field}")
-        super().__init__(f"{', '.join(part for part in parts if part)}: {problem}")
-        self.problem = problem
-        self.position = position
-        self.row = row
-        self.field = field

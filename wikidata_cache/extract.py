@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
+from kg_common.atomic import check_out, gzipped, write_atomically
 from wikidata_cache import deny_lists
-from wikidata_cache.atomic import check_out, gzipped, write_atomically
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, check_ids, is_item
 from wikidata_cache.sources.source import Source

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import networkx as nx
 
+from kg_common.atomic import gzipped, write_atomically
 from wikidata_cache.answers.cached_source import CachedSource, RequestCounts
-from wikidata_cache.atomic import gzipped, write_atomically
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import CacheMissError, EditRowError, WikidataCacheError

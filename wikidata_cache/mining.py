@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from kg_common.progress import Bar
 from wikidata_cache.deny_lists import meta_properties
 from wikidata_cache.ids import Statement
-from wikidata_cache.progress import Bar
 from wikidata_cache.subgraphs.rules import Rule, Rules
 
 Ints = npt.NDArray[np.int64]

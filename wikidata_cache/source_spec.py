@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from kg_common.atomic import user_path
 from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
 from wikidata_cache.answers.store import AnswerStore, open_pack
-from wikidata_cache.atomic import user_path
 from wikidata_cache.endpoints.action_api import ActionApi, is_action_api
 from wikidata_cache.endpoints.chain import EndpointChain
 from wikidata_cache.endpoints.endpoint import EndpointSource

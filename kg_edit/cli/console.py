@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 import typer
 from rich.console import Console
 
+from kg_common.terminal import harmless
 from kg_edit.errors import KgEditError, ModelError, OutputError, is_memory_error
 from kg_edit.text.display import plain
 from wikidata_cache.errors import WikidataCacheError
-from wikidata_cache.terminal import harmless
 
 _LONGEST = 300  # characters of an error of the system, which may have a long path
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
+from kg_common.terminal import number_of
 from kg_edit.cli.console import say
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import CorpusName, Device, Dtype, ModelName, refuse_unused
 from kg_edit.errors import ConfigError, faults_of
 from kg_edit.models.loading import check_model_name
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.covariance.files import Manifest

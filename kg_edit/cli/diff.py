@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
+from kg_common.atomic import check_out
 from kg_edit.cli.console import stdout
 from kg_edit.cli.generate import check_patches, model_for, summed
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import PATCHES, Device, Dtype
 from kg_edit.errors import ConfigError
 from kg_edit.text.display import one_line, plain
-from wikidata_cache.atomic import check_out
 
 
 def diff(

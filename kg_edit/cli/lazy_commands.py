@@ -7,10 +7,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from kg_common.commands import Commands
 from kg_edit.cli.help_page import PagedCommand, use_pages
 from kg_edit.errors import did_you_mean
 from kg_edit.registry import CommandEntry, command_entries, load
-from wikidata_cache.usage import Commands
 
 # Panels of other packages come last
 _PANELS = ("Edit and ask", "Measure", "Ship", "Train an editor")

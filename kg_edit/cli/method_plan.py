@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from kg_common.progress import logged
 from kg_edit.errors import ConfigError, GraphError, KgEditError
 from kg_edit.methods.registry import find_method
 from kg_edit.models.loading import check_model_name
@@ -28,7 +29,6 @@ from wikidata_cache.errors import (
     UnknownLabelError,
     WikidataCacheError,
 )
-from wikidata_cache.progress import logged
 
 if TYPE_CHECKING:
     from kg_edit.edits.edit import Edit

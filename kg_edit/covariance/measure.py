@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kg_common.progress import Bar
 from kg_edit.covariance.corpora import Corpus
 from kg_edit.covariance.factor import CPU
 from kg_edit.covariance.files import (
@@ -44,7 +45,6 @@ from kg_edit.errors import CovarianceError
 from kg_edit.models.device_memory import free_bytes
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from wikidata_cache.progress import Bar
 
 log = logging.getLogger(__name__)
 

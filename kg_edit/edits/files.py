@@ -1,7 +1,7 @@
 """Read files of edits (JSONL, JSON, CSV and TSV), and write them as JSONL.
 
 `read_edits` accepts rows of three shapes (see `kg_edit.edits.rows`), and names the line and the field of each fault.
-`wikidata_cache.row_files` reads the raw rows; `numbered_rows` passes these unchecked rows to other readers.
+`kg_common.rows` reads the raw rows; `numbered_rows` passes these unchecked rows to other readers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 from textwrap import fill, indent
 from typing import Any, Literal, NamedTuple, Protocol
 
+from kg_common.errors import EditRowError
+from kg_common.rows import RowFault, entries, raw_rows
+from kg_common.terminal import number_of
 from kg_edit.edits.aliases import ALIASES, ANSWERS, LISTS, LOCALITY
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.rows import FIELDS, MADE_UP, ids_to_label, to_edit
@@ -31,9 +34,6 @@ from kg_edit.errors import (
 )
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.notebook import html_table
-from wikidata_cache.errors import EditRowError
-from wikidata_cache.row_files import RowFault, entries, raw_rows
-from wikidata_cache.terminal import number_of
 
 # The number of a row, and its content: any JSON value, or the error if the row could not be read.
 NumberedRow = tuple[int, object]

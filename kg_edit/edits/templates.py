@@ -7,10 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from kg_common import rows as row_files
+from kg_common.errors import EditRowError
 from kg_edit.edits.edit import is_property_id
 from kg_edit.errors import EditFileError
-from wikidata_cache import row_files
-from wikidata_cache.errors import EditRowError
 
 _PACKAGED = Path("data", "relation_templates.tsv")
 _NEAR = 0.84  # difflib's ratio: two swapped letters of ten still match, "father" and "mother" do not

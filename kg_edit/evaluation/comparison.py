@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.progress import Bar
+from kg_common.terminal import number_of
 from kg_edit.errors import ConfigError, OutputError, unknown_name
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import PREFIX
@@ -47,8 +49,6 @@ from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
 from kg_edit.storage.run_folder import Settings, difference, read_settings
 from kg_edit.text.display import one_line
-from wikidata_cache.progress import Bar
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     import pandas as pd

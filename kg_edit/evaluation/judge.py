@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.progress import Bar
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, OutputError
 from kg_edit.evaluation.case import Case, ceiling_cases
@@ -23,7 +24,6 @@ from kg_edit.scoring.questions import right_answers, scored_after
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 from kg_edit.storage.run_folder import digest, folder_lock
 from kg_edit.text.matching import normalised
-from wikidata_cache.progress import Bar
 
 PROMPT = (
     "Question: {question}\nRight answers: {answers}\nGiven answer: {text}\n\n"

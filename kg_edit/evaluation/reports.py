@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 
+from kg_common.terminal import number_of
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.comparison import Comparison, MetricRow
 from kg_edit.evaluation.general_tasks import PREFIX
@@ -25,7 +26,6 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.atomic import write_json, write_text
 from kg_edit.storage.frames import csv_of
 from kg_edit.text.display import markdown_table, plain, terminal_table
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from rich.table import Table

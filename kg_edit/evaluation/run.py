@@ -17,6 +17,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from kg_common.progress import Bar
+from kg_common.terminal import number_of
 from kg_edit.callbacks import StepNotes, watched
 from kg_edit.edits.edit import Edit, refuse_same_ids
 from kg_edit.edits.record import BenchmarkRecord
@@ -81,8 +83,6 @@ from kg_edit.storage.run_folder import (
     other_rows,
     read_settings,
 )
-from wikidata_cache.progress import Bar
-from wikidata_cache.terminal import number_of
 
 TOGETHER = 16  # records to edit, score and write together, at most; on a CPU more would hardly be faster
 FEWEST = 4  # records to edit together at the beginning of a run, of which a kill loses at most so many

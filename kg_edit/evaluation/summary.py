@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.terminal import number_of
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.general_tasks import GeneralChange
 from kg_edit.evaluation.metrics.metric import mean
@@ -18,7 +19,6 @@ from kg_edit.evaluation.statistics import Estimate, estimates, metric_names
 from kg_edit.storage.atomic import write_json
 from kg_edit.storage.frames import frame_of
 from kg_edit.storage.notebook import html_table
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from kg_common.atomic import user_path
+from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectError, describe
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import check_graph_name, packaged_graph
 from kg_edit.storage.run_folder import NAMES_A_FILE, digest
-from wikidata_cache.atomic import user_path
 from wikidata_cache.errors import (
     AmbiguousLabelError,
     BadOptionError,
@@ -39,7 +40,6 @@ from wikidata_cache.labels.label_index import name_words, normalise
 from wikidata_cache.subgraphs.options import DEFAULTS, Direction, Leakage, SubgraphOptions
 from wikidata_cache.subgraphs.rules import Rules, read_rules
 from wikidata_cache.subgraphs.sampling import Policy, bottom_m
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from wikidata_cache import WikidataCache

@@ -5,8 +5,8 @@ The base classes are imported on first access, because the names and the list of
 
 from typing import TYPE_CHECKING
 
+from kg_common.lazy import lazy_names
 from kg_edit.methods.registry import find_method, method_names
-from wikidata_cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kg_edit.methods.base import EditingMethod

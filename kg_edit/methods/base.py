@@ -22,6 +22,7 @@ import torch
 import transformers
 from pydantic import BaseModel
 
+from kg_common.progress import Bar
 from kg_edit.callbacks import Callback, StepNotes, watched
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.covariance.moment import Covariance
@@ -72,7 +73,6 @@ from kg_edit.storage.notebook import html_table
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import input_files
 from kg_edit.version import __version__
-from wikidata_cache.progress import Bar
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from kg_common.terminal import number_of
 from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, as_model
@@ -25,7 +26,6 @@ from kg_edit.patches.container import patch_class, read_patch, write_patch
 from kg_edit.registry import service
 from kg_edit.storage.notebook import html_table
 from kg_edit.storage.run_folder import ORIGIN, about_merged
-from wikidata_cache.terminal import number_of
 
 Kind = Literal["weights", "adapter", "prompt"]
 _LONG = 160  # characters of a summary in a repr

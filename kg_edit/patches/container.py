@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from kg_common.json_text import parse
 from kg_edit.errors import PatchError
 from kg_edit.patches.provenance import check_provenance
 from kg_edit.registry import load, patch_entries
 from kg_edit.storage.atomic import write_safetensors
-from wikidata_cache.safe_json import parse
 
 if TYPE_CHECKING:  # the metadata of a patch can be read without torch
     from torch import Tensor

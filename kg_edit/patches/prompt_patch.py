@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
+from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.text.matching import bare_question
 from kg_edit.text.similarity import Index, best, bm25_index, index_of, letters_of, share_index, within_letters
-from wikidata_cache.terminal import number_of
 
 _ROOM = 256  # tokens reserved for a prompt and its answer where examples are fitted
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from kg_common.terminal import number_of
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.covariance.keys import batch_tokens
 from kg_edit.covariance.moment import WAITING
@@ -26,7 +27,6 @@ from kg_edit.models.architectures import refuse_experts, refuse_recurrent
 from kg_edit.planning.machine import Machine
 from kg_edit.planning.shape import ModelShape
 from kg_edit.scoring.greedy import BATCH_ROWS
-from wikidata_cache.terminal import number_of
 
 RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
 CUDA = 0.5e9  # work memory of libraries, and of a captured step; measured on an H200: 0.3 to 0.9 GB (`bench/gpu.py`)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from kg_common.progress import Bar
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import KgEditError
 from kg_edit.models.first_token import readable_edit
@@ -17,7 +18,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.reports.rows import LINE_BREAK, ProbeKind, Reading, ReportProbe
 from kg_edit.scoring.asking import ask, check_requests
 from kg_edit.scoring.questions import generated_from, query_of, right_answers, scored_after
-from wikidata_cache.progress import Bar
 
 
 def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None) -> tuple[ReportProbe, ...]:

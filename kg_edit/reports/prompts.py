@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from kg_common.errors import EditRowError
+from kg_common.rows import RowFault, entries, raw_rows
 from kg_edit.edits.edit import Edit, LocalityPrompt, Name, Record, Text, checked
 from kg_edit.edits.files import unit_of
 from kg_edit.edits.templates import RelationTemplates, utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, first_faults
 from kg_edit.scoring.requests import Requests, continue_and_score
 from kg_edit.text.matching import mentions
-from wikidata_cache.errors import EditRowError
-from wikidata_cache.row_files import RowFault, entries, raw_rows
 
 _ARTICLE_TWICE = re.compile(r"\b(an?|the) (?:an?|the)\b", re.IGNORECASE)
 RELATED = 10  # prompts about the edits' relations, at most

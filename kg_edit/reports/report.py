@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from kg_common.terminal import number_of
 from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
@@ -22,7 +23,6 @@ from kg_edit.reports.rows import LINE_BREAK, Reading, ReportProbe, ReportRow
 from kg_edit.reports.verdict import Verdict
 from kg_edit.storage.frames import frame_of
 from kg_edit.text.display import escaped_markdown, markdown_row, one_line
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     import pandas as pd

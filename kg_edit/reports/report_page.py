@@ -19,6 +19,7 @@ from typing import Any
 
 import networkx as nx
 
+from kg_common.terminal import number_of
 from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
@@ -28,7 +29,6 @@ from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.rows import ProbeKind, Reading, ReportRow
 from kg_edit.reports.verdict import Verdict
 from kg_edit.text.display import one_line
-from wikidata_cache.terminal import number_of
 from wikidata_cache.view import svg
 from wikidata_cache.view.content import with_old_edge
 

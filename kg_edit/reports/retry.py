@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.progress import Bar
 from kg_edit.callbacks import StepNotes, watched
 from kg_edit.edits.edit import Edit
 from kg_edit.methods import EditingMethod
 from kg_edit.patches.base import Patch
 from kg_edit.reports.probes import probes, read
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from wikidata_cache.progress import Bar
 
 ALONE = "alone.jsonl"
 MOST = 50  # failed edits of a run that are made alone; with more, the first ones show the cause

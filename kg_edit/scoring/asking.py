@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kg_common.progress import Bar
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch, wholly_patched
@@ -16,7 +17,6 @@ from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.generation import compared_text, continuations, samples
 from kg_edit.scoring.likelihood import next_tokens, predictions, score_each
 from kg_edit.scoring.requests import Requests
-from wikidata_cache.progress import Bar
 
 _ROWS = 32  # requests in a batch of `ask`; all prompts of a long file at once would fill the memory
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
 
+from kg_common.json_text import parse
 from kg_edit.errors import ConfigError, ServerError
 from wikidata_cache.endpoints.web import is_header_text, is_http_address, read_body, whole_reply
-from wikidata_cache.safe_json import parse
 
 _BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses after which the server is asked again
 _LONGEST_WAIT = 30.0  # seconds

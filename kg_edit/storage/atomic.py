@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from kg_common import atomic
 from kg_edit.errors import OutputError
-from wikidata_cache import atomic
 
 if TYPE_CHECKING:  # writing text does not import torch
     from torch import Tensor

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wikidata_cache.terminal import one_line as one_line
-from wikidata_cache.terminal import plain as plain
+from kg_common.terminal import one_line as one_line
+from kg_common.terminal import plain as plain
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

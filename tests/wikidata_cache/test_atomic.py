@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kg_common.atomic import gzipped, replacing, write_atomically
 from tests.wikidata_cache.wikidata_helpers import SPIKE, Server
 from wikidata_cache import WikidataCache
 from wikidata_cache.answers.snapshot import export_snapshot
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.atomic import gzipped, replacing, write_atomically
 
 
 def test_write_atomically_replaces_the_target_of_a_link(tmp_path: Path, server: Server, cache_path: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kg_common.json_text import parse
 from tests.everyday import keep_first
 from tests.peak_memory import adds_at_most
 from tests.wikidata_cache.wikidata_helpers import save_facts
@@ -20,7 +21,6 @@ from wikidata_cache.answers.snapshot import FORMAT, export_snapshot, import_snap
 from wikidata_cache.answers.store import AnswerStore, open_pack
 from wikidata_cache.edits import read_edits
 from wikidata_cache.errors import CacheFileError, EditRowError, GraphFileError, SnapshotError
-from wikidata_cache.safe_json import parse
 from wikidata_cache.sources.source import Fact
 from wikidata_cache.stores import chunks
 from wikidata_cache.stores.load import load
@@ -164,7 +164,7 @@ def test_open_quote_is_reported_once(tmp_path: Path) -> None:
 def test_file_of_edits_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "edits.jsonl"
     path.write_text("{}\n" * 1000)
-    monkeypatch.setattr("wikidata_cache.row_files._LARGEST", 1000)
+    monkeypatch.setattr("kg_common.rows._LARGEST", 1000)
     with pytest.raises(EditRowError, match="so split it"):
         read_edits(str(path))
 

@@ -17,13 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from kg_common.progress import Bar
 from wikidata_cache.answers.database import dumps
 from wikidata_cache.answers.modes import FetchHint, Mode, effective_mode, utc
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.endpoints.rate_limit import host_of, usual_rate
 from wikidata_cache.errors import CacheMissError
-from wikidata_cache.progress import Bar
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Json, Kind, Provenance, Source, Template
 from wikidata_cache.sources.user_queries import canonical, forbid_service, query_key

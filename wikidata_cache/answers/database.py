@@ -25,9 +25,9 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
+from kg_common.json_text import parse
 from wikidata_cache.endpoints.web import LIMIT, largest_answer
 from wikidata_cache.errors import CacheFileError
-from wikidata_cache.safe_json import parse
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import platformdirs
 
-from wikidata_cache.atomic import user_path
+from kg_common.atomic import user_path
 from wikidata_cache.endpoints.action_api import is_action_api
 from wikidata_cache.endpoints.rate_limit import offline_forced, wants_contact
 from wikidata_cache.errors import BadOptionError

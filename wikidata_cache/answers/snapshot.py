@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from kg_common.atomic import check_out, replacing
+from kg_common.json_text import parse
 from wikidata_cache.answers.database import dumps, pack, unpack
 from wikidata_cache.answers.store import NEWEST, AnswerStore, insert_log, url_number
 from wikidata_cache.answers.validate import LOG_FIELDS, latest_time, row_problem
-from wikidata_cache.atomic import check_out, replacing
 from wikidata_cache.endpoints.web import LIMIT, largest_answer
 from wikidata_cache.errors import BadOptionError, CacheFileError, SnapshotError
-from wikidata_cache.safe_json import parse
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,12 @@ from typing import Annotated
 
 import typer
 
+from kg_common.atomic import check_out
+from kg_common.commands import Commands
+from kg_common.terminal import one_line
 from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.snapshot import OnConflict, export_snapshot, import_snapshot
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.atomic import check_out
 from wikidata_cache.cli import diff, fetch, link, rules, show
 from wikidata_cache.cli.console import echo, echo_row, set_up_console
 from wikidata_cache.cli.options import Cache, Contact, Graph, Ids, Offline, Seed, open_cache
@@ -26,8 +28,6 @@ from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import PER_NODE, build_extract, names_extract, packaged_extract, read_seeds
 from wikidata_cache.ids import release
 from wikidata_cache.stores.inputs import LoadOptions
-from wikidata_cache.terminal import one_line
-from wikidata_cache.usage import Commands
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _AFTER_INTERRUPT = {

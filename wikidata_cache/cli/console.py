@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from wikidata_cache.terminal import harmless, one_line
+from kg_common.terminal import harmless, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

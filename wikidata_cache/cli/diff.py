@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
+from kg_common.atomic import check_out, write_atomically
+from kg_common.terminal import number_of
 from wikidata_cache.answers.modes import cache_file, utc
 from wikidata_cache.answers.store import AnswerStore
-from wikidata_cache.atomic import check_out, write_atomically
 from wikidata_cache.cli.console import echo
 from wikidata_cache.cli.options import Cache, GraphName
 from wikidata_cache.endpoints.endpoint import now
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.terminal import number_of
 
 
 def diff(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from kg_common.atomic import check_out, write_atomically
 from wikidata_cache.answers.modes import WIKIDATA
-from wikidata_cache.atomic import check_out, write_atomically
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo
 from wikidata_cache.edits import file_of, read_edits

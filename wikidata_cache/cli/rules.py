@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from wikidata_cache.atomic import check_out, write_atomically
+from kg_common.atomic import check_out, write_atomically
+from kg_common.terminal import one_line
 from wikidata_cache.cli.console import echo
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.terminal import one_line
 
 
 def rules(

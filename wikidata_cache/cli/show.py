@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from wikidata_cache.atomic import check_out
+from kg_common.atomic import check_out
+from kg_common.rows import SUFFIXES
+from kg_common.terminal import plain
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo, table_console
 from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
 from wikidata_cache.ids import is_property
-from wikidata_cache.row_files import SUFFIXES
 from wikidata_cache.sources.queries import HUB
 from wikidata_cache.subgraphs.facts import where_known
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 from wikidata_cache.subgraphs.rules import read_rules
-from wikidata_cache.terminal import plain
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache

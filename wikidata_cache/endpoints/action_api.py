@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 from urllib.request import Request
 
-from wikidata_cache import safe_json
+from kg_common import json_text
 from wikidata_cache.endpoints.endpoint import (
     MAX_ATTEMPTS,
     TRANSIENT,
@@ -175,7 +175,7 @@ class ActionApi(EndpointSource):
 
     def _field(self, reply: Reply, field: str) -> Json:
         try:
-            answer = safe_json.parse(reply.body) if reply.is_complete and reply.status == 200 else None
+            answer = json_text.parse(reply.body) if reply.is_complete and reply.status == 200 else None
         except ValueError:
             answer = None
         if isinstance(answer, dict) and field in answer:

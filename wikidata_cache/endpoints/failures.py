@@ -12,11 +12,11 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from typing import Any
 
+from kg_common.json_text import parse
 from wikidata_cache.endpoints.rate_limit import ELSEWHERE, LONGEST_WAIT
 from wikidata_cache.endpoints.transport import Reply
 from wikidata_cache.endpoints.web import LIMIT, AnswerTooLargeError
 from wikidata_cache.errors import EndpointError, EndpointTrouble
-from wikidata_cache.safe_json import parse
 from wikidata_cache.sources.source import Binding
 
 _FEWER = f"Ask for fewer edits or hops at a time, or give a longer timeout. {ELSEWHERE}"

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from wikidata_cache.atomic import check_out, write_atomically
+from kg_common.atomic import check_out, write_atomically
+from kg_common.rows import entries
 from wikidata_cache.edits import TRIPLET_NAMES, EditRow, file_of, json_rows, read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_links import LinkedEdit, link_all
 from wikidata_cache.linking.linker import Linker
-from wikidata_cache.row_files import entries
 
 _TEXTS = {*(field.name for field in fields(EditRow)), *TRIPLET_NAMES} | {
     *("id", "case_id", "prompt", "ending", "target_text", "ground_truth")

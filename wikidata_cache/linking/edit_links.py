@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from kg_common.progress import Bar
 from wikidata_cache.errors import AmbiguousLabelError
 from wikidata_cache.ids import Statement, is_entity
 from wikidata_cache.labels.label_index import EntityKind, normalise
@@ -26,7 +27,6 @@ from wikidata_cache.linking.candidates import (
 )
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge
 from wikidata_cache.linking.linker import Linker
-from wikidata_cache.progress import Bar
 from wikidata_cache.sources.queries import Role
 from wikidata_cache.subgraphs.edit_ends import EditLike
 

@@ -19,8 +19,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
+from kg_common.progress import Bar
 from wikidata_cache.errors import GraphFileError
-from wikidata_cache.progress import Bar
 from wikidata_cache.stores.ntriples import LineTranslator, statement_numbers
 
 CHUNK = 16 << 20  # bytes

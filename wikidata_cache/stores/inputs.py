@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wikidata_cache.atomic import user_path
+from kg_common.atomic import user_path
 from wikidata_cache.errors import GraphFileError
 from wikidata_cache.ids import LANGUAGES
 from wikidata_cache.stores import ntriples

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wikidata_cache.atomic import user_path, write_atomically
+from kg_common.atomic import user_path, write_atomically
 from wikidata_cache.errors import BadOptionError, GraphFileError, LabelIndexError, StoreError
 from wikidata_cache.ids import LANGUAGES, RDFS_LABEL, release
 from wikidata_cache.stores.chunks import Chunk, add_hashes, batches, open_chunks, read_ahead

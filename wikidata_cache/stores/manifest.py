@@ -21,9 +21,9 @@ from typing import TypedDict
 
 from pyoxigraph import Quad, RdfFormat, Store, parse
 
+from kg_common.json_text import parse as parse_json
+from kg_common.progress import Bar
 from wikidata_cache.errors import StoreError
-from wikidata_cache.progress import Bar
-from wikidata_cache.safe_json import parse as parse_json
 
 logger = logging.getLogger(__name__)
 

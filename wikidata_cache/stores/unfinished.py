@@ -18,9 +18,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from wikidata_cache.atomic import write_atomically
+from kg_common.atomic import write_atomically
+from kg_common.json_text import parse
 from wikidata_cache.errors import StoreError
-from wikidata_cache.safe_json import parse
 from wikidata_cache.stores.manifest import LABELS, MANIFEST, SourceFile
 
 logger = logging.getLogger(__name__)

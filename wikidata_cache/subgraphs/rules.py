@@ -23,7 +23,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from wikidata_cache.atomic import user_path
+from kg_common.atomic import user_path
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import Statement
 

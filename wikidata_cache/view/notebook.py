@@ -11,7 +11,7 @@ from typing import Any
 
 import networkx as nx
 
-from wikidata_cache.atomic import write_atomically
+from kg_common.atomic import write_atomically
 from wikidata_cache.view.content import graph_content, with_old_edge
 from wikidata_cache.view.page import headline, page, statement_rows, subtitle
 from wikidata_cache.view.svg import svg

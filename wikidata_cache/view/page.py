@@ -13,8 +13,8 @@ from importlib.resources import files
 
 import networkx as nx
 
+from kg_common.terminal import number_of
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.terminal import number_of
 from wikidata_cache.view.content import GraphContent, first_ring, graph_content, has_edit, printable, with_old_edge
 from wikidata_cache.view.page_layout import CROWD, LARGE, place_nodes
 from wikidata_cache.view.tree import text_width

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import networkx as nx
 
-from wikidata_cache.atomic import write_atomically
+from kg_common.atomic import write_atomically
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.view.content import printable, with_old_edge
 from wikidata_cache.view.tree import BOX_HEIGHT, lay_out, text_width

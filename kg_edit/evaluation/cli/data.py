@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_common.atomic import check_out
+from kg_common.terminal import harmless, number_of
 from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import doing, load, open_graph, open_wikidata, parse_relations
 from kg_edit.cli.options import (
@@ -29,8 +31,6 @@ from kg_edit.cli.options import (
 )
 from kg_edit.errors import ConfigError
 from kg_edit.text.display import plain, terminal_table
-from wikidata_cache.atomic import check_out
-from wikidata_cache.terminal import harmless, number_of
 
 if TYPE_CHECKING:
     from kg_edit.evaluation.datasets.lint import Finding

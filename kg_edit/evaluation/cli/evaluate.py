@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stdout
 from kg_edit.cli.fields import with_fields_of
 from kg_edit.cli.method_plan import open_graph
@@ -21,7 +22,6 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluation.cli.evaluation import Evaluation
 from kg_edit.storage.run_folder import read_settings
 from kg_edit.text.display import plain
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.evaluation.summary import Summary

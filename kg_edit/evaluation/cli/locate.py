@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kg_common.terminal import number_of
 from kg_edit.cli.console import say
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, ModelName, Out, Overwrite, Seed
 from kg_edit.errors import ConfigError
 from kg_edit.models.loading import check_model_name
 from kg_edit.storage.run_folder import check_folder, replace_run
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.evaluation.tracing.summary import LocateSummary

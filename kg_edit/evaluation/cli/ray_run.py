@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kg_common.progress import Bar
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluation.finish import merge
 from kg_edit.evaluation.schedule import Shard
 from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.run_folder import check_folder
-from wikidata_cache.progress import Bar
 
 if TYPE_CHECKING:
     from kg_edit.evaluation.cli.evaluation import Evaluation, Ready

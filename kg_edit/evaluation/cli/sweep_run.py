@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, as_record
 from kg_edit.evaluation.cli.sweep_grid import Cell
@@ -32,7 +33,6 @@ from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import claim, difference, digest, is_run, read_settings, replace_run
 from kg_edit.text.display import markdown_table
-from wikidata_cache.terminal import number_of
 
 log = logging.getLogger(__name__)
 

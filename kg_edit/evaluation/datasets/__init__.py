@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from kg_common.rows import SUFFIXES
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile, LabelSource
 from kg_edit.edits.inputs import Edits, Row, as_edits
@@ -18,7 +19,6 @@ from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, first_f
 from kg_edit.evaluation.datasets.own_edits import OWN, record_of
 from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, document
 from kg_edit.registry import dataset_entries, load
-from wikidata_cache.row_files import SUFFIXES
 
 __all__ = [
     "BenchmarkRecord",

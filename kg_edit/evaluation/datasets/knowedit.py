@@ -11,6 +11,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from kg_common.rows import RowFault
+from kg_common.terminal import number_of
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.edits.record import BenchmarkRecord, Probe, Remark, form_of
 from kg_edit.errors import EditError, Fault, describe
@@ -25,8 +27,6 @@ from kg_edit.evaluation.datasets.building import (
     template,
 )
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
-from wikidata_cache.row_files import RowFault
-from wikidata_cache.terminal import number_of
 
 # Field of the questions to forget -> field of the locality questions, in the two published files.
 _SANITATION = {"success": "locality", "K_F": "K_R"}

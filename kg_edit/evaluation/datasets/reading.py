@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from kg_common import json_text
+from kg_common.errors import EditRowError
+from kg_common.rows import RowFault, raw_rows
 from kg_edit.edits.files import LabelSource
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.edits.templates import utf8_text
 from kg_edit.errors import EditError, EditFileError, Fault, describe, faults_of
 from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
-from wikidata_cache import safe_json
-from wikidata_cache.errors import EditRowError
-from wikidata_cache.row_files import RowFault, raw_rows
 
 RawRecord = Mapping[str, Any]
 _TABLES = (".csv", ".tsv")
@@ -72,7 +72,7 @@ def document(path: Path, *, tables: bool | None = None) -> object:
         raise EditFileError(f"{path}: is a table; expected JSON or JSON lines{own_edits}")
     text = utf8_text(path)
     try:
-        return safe_json.parse(text, most=len(text))
+        return json_text.parse(text, most=len(text))
     except json.JSONDecodeError as error:
         lines = enumerate(text.split("\n"), 1)  # not splitlines(): JSON texts may hold U+2028
         if error.msg != "Extra data":
@@ -80,7 +80,7 @@ def document(path: Path, *, tables: bool | None = None) -> object:
         rows = []
         for number, line in lines:
             try:
-                rows += [safe_json.parse(line, most=len(line))] if line.strip() else []
+                rows += [json_text.parse(line, most=len(line))] if line.strip() else []
             except json.JSONDecodeError as fault:
                 raise EditFileError(f"{path}, line {number}, column {fault.colno}: not JSON: {fault.msg}") from None
             except ValueError as fault:

@@ -18,12 +18,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from kg_common.rows import RowFault
 from kg_edit.edits.edit import Edit, Name, Record, Text
 from kg_edit.edits.record import Answer, BenchmarkRecord, Example, Probe, Query
 from kg_edit.errors import ConfigError, EditError, Fault
 from kg_edit.evaluation.datasets.building import built, fields_of
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
-from wikidata_cache.row_files import RowFault
 
 FORMAT = "kg-edit ripples/1"
 Kind = Literal[

@@ -15,13 +15,13 @@ from typing import Annotated, Any, TypeGuard
 
 from pydantic import Field
 
+from kg_common.rows import RowFault
 from kg_edit.edits.edit import Name, Record, Text, Texts
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditError, Fault
 from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, old_target, probe, template
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.text.matching import sentences
-from wikidata_cache.row_files import RowFault
 
 HALLUCINATION, ACCURATE = "hallucination", "accurate"
 _MARK = re.compile(r"accurate|(?:\w+_)?inaccurate")

@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from kg_common.progress import Bar
 from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.models.hooks import with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, note_fingerprint
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.models.sampling import plain_generation
-from wikidata_cache.progress import Bar
 
 _ROWS = 8  # texts in a forward pass
 _STEPS = 100  # at most, of L-BFGS

@@ -22,6 +22,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.progress import Bar
 from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.evaluation.label_drift.classifier import ClassifierModel
 from kg_edit.evaluation.label_drift.texts import LabelDrift, LabelledText
@@ -34,7 +35,6 @@ from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_safetensors
 from kg_edit.storage.run_folder import claim, digest, folder_lock
 from kg_edit.version import __version__
-from wikidata_cache.progress import Bar
 
 TEXTS = "texts.jsonl"
 EDITORS = ("adalora", "defer", "ft-l", "ft-m", "grace", "lora", "memory")

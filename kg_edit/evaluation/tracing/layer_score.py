@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.prefix_cache import mask_decides
 from kg_edit.evaluation.statistics import harmonic_mean
@@ -24,7 +25,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.scoring.pairs import Pair
-from wikidata_cache.terminal import number_of
 
 _CONTEXTS, _CONTEXT_TOKENS = 3, 8
 _SEED = 7_919  # differs from the seeds of the contexts with which a method makes edits

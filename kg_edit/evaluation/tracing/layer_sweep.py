@@ -17,6 +17,7 @@ from statistics import fmean
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from kg_common.progress import Bar
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError
@@ -51,7 +52,6 @@ from kg_edit.scoring.likelihood import score_each
 from kg_edit.storage.atomic import write_json
 from kg_edit.storage.run_folder import digest
 from kg_edit.version import __version__
-from wikidata_cache.progress import Bar
 
 _SAMPLES = 5
 _STEP = 15  # candidates next to the default are depth / _STEP layers away from it

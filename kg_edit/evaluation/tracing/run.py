@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.progress import Bar
+from kg_common.terminal import number_of
 from kg_edit.edits.edit import refuse_same_ids
 from kg_edit.errors import ConfigError, KgEditError, UnsupportedModelError
 from kg_edit.evaluation.settings import tokenizer_digest
@@ -20,8 +22,6 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_json
 from kg_edit.storage.run_folder import Settings, claim, digest, folder_lock
 from kg_edit.version import __version__
-from wikidata_cache.progress import Bar
-from wikidata_cache.terminal import number_of
 
 RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
 _OWN_PICTURES = 8  # the first facts get a heat map of their own

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kg_common.progress import Bar
 from kg_edit.callbacks import report_losses
 from kg_edit.methods.fine_tuning.descent import Descent, checked_loss, take_step
 from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
-from wikidata_cache.progress import Bar
 
 
 def train_epochs(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stdout
 from kg_edit.cli.method_plan import (
     LazyGraph,
@@ -46,7 +47,6 @@ from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_check import check
 from kg_edit.ship.cli.patch_shipping import average, export, merge, subtract
 from kg_edit.text.display import plain
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stderr
 from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, OutputError, PatchError
 from kg_edit.text.display import plain
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel

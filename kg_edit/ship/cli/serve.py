@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_common.terminal import number_of
 from kg_edit.cli.method_plan import LazyGraph, choose_method, doing, load, note_choice, plan
 from kg_edit.cli.options import (
     ChosenMethod,
@@ -32,7 +33,6 @@ from kg_edit.cli.options import (
 from kg_edit.errors import ConfigError
 from kg_edit.methods.registry import check_method
 from kg_edit.models.loading import check_model_name
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

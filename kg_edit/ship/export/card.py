@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
 from kg_edit.models.loading import NAMED_MODELS, resolve_model
 from kg_edit.patches.base import Patch
 from kg_edit.text.display import escaped_markdown, markdown_table, one_line
 from kg_edit.version import __version__
-from wikidata_cache.terminal import number_of
 
 _LICENSE = re.compile(
     r"""license:\s*["']?([\w.~-]+)["']?\s*(?:#.*)?"""

@@ -14,6 +14,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Self
 
+from kg_common.terminal import number_of
 from kg_edit.errors import OutputError, PatchError
 from kg_edit.patches.changes import Changes
 from kg_edit.patches.conflicts import Conflict, conflicts
@@ -21,7 +22,6 @@ from kg_edit.patches.container import read_provenance
 from kg_edit.patches.entries import Entry, entries, entries_of
 from kg_edit.ship.ledger.log import LOG, PATCHES, Added, Event, PatchStep, Store, active_steps, in_force, open_store
 from kg_edit.storage.run_folder import PATCH, is_run
-from wikidata_cache.terminal import number_of
 
 if TYPE_CHECKING:  # paths are checked without importing torch
     from kg_edit.patches.base import Patch

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from kg_common.json_text import parse
 from kg_edit.errors import DamagedLedgerError, OutputError, PatchError
 from kg_edit.patches.changes import Changes, read_changes
 from kg_edit.storage.atomic import append_lines, drop_cut_line, replacing
 from kg_edit.storage.run_folder import LOCK, ORIGIN, PATCH, about_merged, folder_lock, is_run, read_settings
 from kg_edit.version import __version__
-from wikidata_cache.safe_json import parse
 
 if TYPE_CHECKING:  # a ledger is listed without torch
     from kg_edit.patches.base import Patch

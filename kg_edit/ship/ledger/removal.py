@@ -20,6 +20,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from kg_common.terminal import number_of
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
 from kg_edit.graphs.source import SubgraphSource, open_named
 from kg_edit.methods import EditingMethod, find_method
@@ -35,7 +36,6 @@ from kg_edit.ship.ledger.log import Added, PatchStep, Removed, StoredFile
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.run_folder import difference
 from wikidata_cache.extract import packaged_extract
-from wikidata_cache.terminal import number_of
 
 Record = Mapping[str, Any]
 

@@ -32,6 +32,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 
+from kg_common.progress import Bar
 from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.base import annotate_errors
@@ -51,7 +52,6 @@ from kg_edit.storage.seeds import Seed
 from kg_edit.text.relation_nouns import example_things
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.ft_retrain import still_valid
-from wikidata_cache.progress import Bar
 
 _FIRST_DEPTH = 0.13  # of the default layers, as a part of the model's depth: 4 to 10 of 30
 _END_DEPTH = 0.36

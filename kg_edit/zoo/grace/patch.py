@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.hooks import prompt_ends, wanting_prompt_ends
 from kg_edit.models.language_model import LanguageModel
@@ -28,7 +29,6 @@ from kg_edit.patches.base import Kind, Patch, PatchStack, joined, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.patches.weight_patch import module_of
 from kg_edit.zoo.grace.codebook import Codebook, Deferral
-from wikidata_cache.terminal import number_of
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
@@ -22,7 +23,6 @@ from kg_edit.text.matching import bare_question
 from kg_edit.zoo.mello.demonstrations import DEMONSTRATIONS, show_demonstrations
 from kg_edit.zoo.mello.greedy_writer import GreedyWriter
 from kg_edit.zoo.mello.loop import STOPS, Dialogue, decompose
-from wikidata_cache.terminal import number_of
 
 _ANSWER = 32  # positions that a dialogue leaves free for the answer
 

@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kg_common.json_text import parse
 from kg_edit.errors import ConfigError, ModelError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import write_safetensors
-from wikidata_cache.safe_json import parse
 
 NETWORK = "network.safetensors"
 VERSION = 1

@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from kg_common.progress import Bar
 from kg_edit.errors import ModelError
 from kg_edit.methods.config import MethodConfig
 from kg_edit.models.hooks import untouched
@@ -27,7 +28,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import check_folder, claim, folder_lock
 from kg_edit.storage.seeds import Seed
 from kg_edit.zoo.trained.files import NETWORK, Manifest, NetworkFormat
-from wikidata_cache.progress import Bar
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import TokenMeans
@@ -33,7 +34,6 @@ from kg_edit.patches.adapter_patch import Adapter
 from kg_edit.storage.seeds import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings
 from kg_edit.zoo.wise.ties import merge_by_ties
-from wikidata_cache.terminal import number_of
 
 _SHARD = "shard/"  # prefix of a shard's tensor; its number follows
 _LATER = 0.4  # WISE-Merge: weight of the new shards together, when they join what is merged already

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from kg_common import progress
 from kg_edit.cli.method_plan import doing, plan
 from kg_edit.covariance.corpora import open_corpus
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import EditError
-from wikidata_cache import progress
 
 
 def edit(name: str) -> Edit:

@@ -239,7 +239,7 @@ def test_one_chunk_has_no_doubling(tmp_path: Path) -> None:
 def test_progress_is_shown_within_a_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 1e-6)
+    monkeypatch.setattr("kg_common.progress._LINE_S", 1e-6)
     caplog.set_level("INFO")
     config = CovarianceConfig(corpus="self", tokens=2 * CHUNK)
     measure_covariances(tiny("llama"), [1, 2], config, folder=tmp_path)

@@ -255,6 +255,6 @@ def test_keep_going_needs_one_good_row(tmp_path: Path) -> None:
 
 
 def test_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wikidata_cache.row_files._LARGEST", 1_000_000)
+    monkeypatch.setattr("kg_common.rows._LARGEST", 1_000_000)
     with pytest.raises(EditFileError, match="at most 1 MB are read"):
         utf8_text(Path("/dev/zero"))

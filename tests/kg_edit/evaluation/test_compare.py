@@ -97,7 +97,7 @@ def test_picture_with_schedules_ends_inside_its_edges(
 def test_long_comparison_tells_how_far_it_is(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 1e-6)
+    monkeypatch.setattr("kg_common.progress._LINE_S", 1e-6)
     caplog.set_level("INFO")
     compare([run("one", seed=1, records=8), run("two", seed=2, records=8)])
     assert any(line.startswith("comparing: 1 of 7 metrics") for line in caplog.messages), caplog.messages

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from kg_common.progress import Bar
 from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile
@@ -40,7 +41,6 @@ from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 from wikidata_cache import WikidataCache, packaged_extract
-from wikidata_cache.progress import Bar
 
 OWN = {f"{group}.{name}" for group in ("efficacy", "paraphrase") for name in ("teacher_forced", "nll")}
 OWN |= {"paraphrase.greedy"}  # the scores of own edits besides METRICS
@@ -268,7 +268,7 @@ def test_progress_is_logged_while_a_group_is_edited(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 0.02)
+    monkeypatch.setattr("kg_common.progress._LINE_S", 0.02)
     during = list[list[str]]()
 
     class Slow(Each):
@@ -297,7 +297,7 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
 ) -> None:
     """It may take minutes, in which no record is counted."""
     caplog.set_level("INFO")
-    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 0.02)
+    monkeypatch.setattr("kg_common.progress._LINE_S", 0.02)
     during = list[str]()
 
     def next_line() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kg_common.progress import Bar
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
 from kg_edit.evaluation import run as module
@@ -19,7 +20,6 @@ from kg_edit.patches.base import Patch
 from tests.kg_edit.methods.test_batches import THIRD
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, method
 from tests.kg_edit.tiny import tiny
-from wikidata_cache.progress import Bar
 
 EDITS = [EDIT, SECOND, THIRD]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from kg_common.terminal import harmless, one_line
 from tests.wikidata_cache.api_server import ApiServer
 from tests.wikidata_cache.fault_server import status
 from tests.wikidata_cache.linking.test_online import entity_body
@@ -17,7 +18,6 @@ from wikidata_cache import cli
 from wikidata_cache.answers.store import AnswerStore
 from wikidata_cache.cli.console import HarmlessFormatter
 from wikidata_cache.sources.source import Fact
-from wikidata_cache.terminal import harmless, one_line
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202eLos\x9bAngeles\ud800\n[red]x[/b]"
 runner = CliRunner()

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from kg_common import json_text
 from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets import find_dataset, guess_dataset, known_datasets
 from kg_edit.evaluation.datasets.lint import Finding, lint
 from tests.kg_edit.evaluation.datasets.rows import FACT, FLAT, MQUAKE, POPQA, RIPPLES, ZSRE, written
 from tests.kg_edit.evaluation.datasets.test_reading import ROWS
-from wikidata_cache import safe_json
 
 OWN = {"subject": "Ada", "prompt": "{} lives in", "target_new": "Lyon"}
 
@@ -135,14 +135,14 @@ def test_guess_dataset_recognises_each_file(name: str, tmp_path: Path) -> None:
 
 
 def test_guess_dataset_parses_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Own edits have their own reader, in `wikidata_cache.row_files`."""
+    """Own edits have their own reader, in `kg_common.rows`."""
     file, parsed = written(tmp_path, ROWS["mquake"]), list[str]()
 
     def counted(text: str, *, most: int) -> object:
         parsed.append(text)
         return json.loads(text)
 
-    monkeypatch.setattr(safe_json, "parse", counted)
+    monkeypatch.setattr(json_text, "parse", counted)
     assert guess_dataset(file).name == "mquake" and len(parsed) == 1
 
 

@@ -33,7 +33,7 @@ def test_head_is_fitted_and_leaves_the_model_its_own() -> None:
 def test_progress_is_shown_while_older_texts_are_read(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("wikidata_cache.progress._LINE_S", 1e-6)
+    monkeypatch.setattr("kg_common.progress._LINE_S", 1e-6)
     caplog.set_level("INFO")
     classifier = trained_classifier(tiny("llama"), TEXTS * 2, LABELS * 2)
     assert [line for line in caplog.messages if line.startswith("classifier: 8 of 12 texts")], caplog.messages

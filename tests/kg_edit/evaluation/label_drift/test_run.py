@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from kg_common.progress import Bar
 from kg_edit.cli.app import app
 from kg_edit.errors import ConfigError, EditFileError, OutputError
 from kg_edit.evaluation.cli import drift as command
@@ -23,7 +24,6 @@ from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.ft import FtM
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from tests.kg_edit.tiny import tiny
-from wikidata_cache.progress import Bar
 
 TEAMS = ("Lakers", "Heat")
 # Before 2000 a text belongs to its team; from then on two of the Lakers' texts belong to the other one

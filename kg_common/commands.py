@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from wikidata_cache.errors import expected_of
+from kg_common.errors import expected_of
 
 
 class Commands(TyperGroup):

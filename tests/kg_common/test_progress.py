@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import pytest
 
-from wikidata_cache import progress
-from wikidata_cache.progress import Bar, duration
+from kg_common import progress
+from kg_common.progress import Bar, duration
 
 
 class Clock:

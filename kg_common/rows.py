@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from wikidata_cache.errors import EditRowError
-from wikidata_cache.safe_json import parse
+from kg_common.errors import EditRowError
+from kg_common.json_text import parse
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUBJECT_COLUMNS = frozenset({"head", "subject", "source", "from", "node1", "h", "s"})  # in the header of a graph

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kg_common.rows import RawRow, RowFault, raw_rows
 from wikidata_cache.errors import EditRowError
-from wikidata_cache.row_files import RawRow, RowFault, raw_rows
 
 
 def rows(folder: Path, name: str, text: str) -> list[RawRow]:

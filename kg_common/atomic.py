@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wikidata_cache.errors import BadOptionError
+from kg_common.errors import BadOptionError
 
 
 @contextmanager
