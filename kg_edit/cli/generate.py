@@ -58,7 +58,8 @@ def generate(
     check_patches(patch)
     from kg_edit.patches.provenance import merged_provenance
     from kg_edit.patches.weight_patch import WeightPatch
-    from kg_edit.scoring.generation import CUT, ask, continuations
+    from kg_edit.scoring.generation import ask, continuations
+    from kg_edit.scoring.judging import CUT
     from kg_edit.scoring.text_start import with_start
 
     # Without a patch, the sum is an empty one, and the edited model is the unedited one

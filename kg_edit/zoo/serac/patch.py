@@ -30,7 +30,6 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
 from kg_edit.patches.container import PatchFile
 from kg_edit.zoo.serac.counterfactual import Pair, change_after_marker
-from kg_edit.zoo.serac.network import Scope, Vectors, text_states
 from kg_edit.zoo.serac.scope import Scope, Vectors, text_states
 
 
