@@ -8,14 +8,14 @@ stopped reads its lines first, and does what is missing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, wraps
 from inspect import signature
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from kg_common.progress import Bar
 from kg_common.terminal import number_of
@@ -91,6 +91,7 @@ HELD = 2_500_000_000  # bytes that the patches of records that are edited togeth
 
 log = logging.getLogger(__name__)
 Call = TypeVar("Call", bound=Callable[..., Any])
+Thing = TypeVar("Thing")
 
 
 def hint_config(call: Call) -> Call:
@@ -202,14 +203,14 @@ def evaluate(
         if 0 < remaining < total:
             log.info("%s has %d of %d records; the others follow", out, total - remaining, total)
         with Bar(title=method.name, unit="record", total=total, done=total - remaining) as bar:
-            if size > 1:
-                for sequence in todo:
-                    run.sequence(sequence, bar)
-            else:
-                for group in _groups(run, todo, bar):
-                    for sequence in group:
-                        run.sequence(sequence)
-                    bar.update(len(group))  # its records were computed together: counted one by one, the first is slow
+            start = asked = largest = 0
+            while start < len(todo):
+                group = todo[start : start + run.side_by_side(start, largest)]
+                if size == 1 and asked < start + len(group):  # the unedited model takes more records at once
+                    asked = start + run.together
+                    run.ask_unedited([sequence.items[0] for sequence in todo[start:asked]])
+                largest = max(largest, run.advance(group, bar))
+                start += len(group)
         return finish(out)
 
 
@@ -254,6 +255,57 @@ class _Sequence:
         return [item.id for item in self.items]
 
 
+class _Lines:
+    """The lines of records, written at once; or held until it is their record's turn.
+
+    They are held if several records are computed together: a file has the same lines in the same order, however many
+    records are, and in however many shards.
+    """
+
+    def __init__(self, folder: RunFolder, *, held: bool) -> None:
+        self._folder = folder
+        self._held: dict[str, list[Entry]] | None = {} if held else None
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Write entries, or hold them."""
+        if self._held is None:
+            self._folder.append(entries)
+            return
+        for entry in entries:
+            self._held.setdefault(entry.id, []).append(entry)
+
+    def write(self, ids: Iterable[str]) -> None:
+        """Write what is held of some records."""
+        if self._held is not None:
+            self._folder.append([entry for name in ids for entry in self._held.pop(name, [])])
+
+
+class _Scored(NamedTuple):
+    """A record to be scored, and the patch of the model on which it is."""
+
+    item: Item
+    patch: Patch | None
+
+
+@dataclass
+class _Progress:
+    """Where a sequence stands: the patch of all its edits so far, and what an earlier start has recorded.
+
+    Dense patches of the first steps may be one file, their sum; ``summed`` is the number of these steps.
+    """
+
+    sequence: _Sequence
+    files: StepFiles
+    recorded: int
+    summed: int
+    patch: Patch | None
+
+    def chosen(self, indices: Iterable[int], *, without: set[str]) -> list[Item]:
+        """Return some of the sequence's records, without those that even the unedited model can't be scored on."""
+        items = [self.sequence.items[index] for index in indices]
+        return [item for item in items if item.id not in without]
+
+
 @dataclass(frozen=True)
 class _Run:
     """A run: its inputs, its folder, and what was done before this start."""
@@ -265,9 +317,6 @@ class _Run:
     unedited: UneditedScores
     done: Done
     points: Points
-    # Steps and scores of records that were edited together, each alone on the unedited model; by the record's id.
-    steps: dict[str, StepOutcome] = field(default_factory=dict)
-    scores: dict[str, Section] = field(default_factory=dict)
 
     def is_done(self, sequence: _Sequence) -> bool:
         """Return whether all phases of its records, and all points of general ability, are recorded."""
@@ -277,51 +326,92 @@ class _Run:
         points = missing_points(plan, sequence.number, len(sequence.items), self.points)
         return not self.config.has_points or not any(True for _ in points)
 
-    def sequence(self, sequence: _Sequence, bar: Bar | None = None) -> None:
-        """Do what is missing of a sequence; ``bar`` counts the records of each step.
+    @property
+    def together(self) -> int:
+        """How many records are edited, scored and written together, at most."""
+        return TOGETHER * (1 if self.model.device.type == "cpu" else _ON_ACCELERATOR)
+
+    def side_by_side(self, done: int, largest: int) -> int:
+        """Return how many of the next sequences are computed together, after ``done`` of them.
+
+        Sequences of several records are computed one by one, and so are records by a method that makes one edit a call.
+        Other records that are edited alone are as many as are done, at least `FEWEST` and at most `TOGETHER`: 4, 4, 8,
+        16, 16, … A short run loses little when it is killed, and a long run loses no speed: a record in a group of
+        sixteen takes 0.7 of the time of one in a group of four. On an accelerator both are `_ON_ACCELERATOR` times as
+        many. The patches of a group, of at most ``largest`` bytes each so far, take `HELD` bytes at most, or the group
+        has one record.
+        """
+        if self.config.plan.schedule.sequence > 1 or not isinstance(self.method, EditsEach):
+            return 1
+        fewest = FEWEST * self.together // TOGETHER
+        # Before a patch is known, it is assumed to be as large as the model.
+        size = largest or sum(weight.nbytes for weight in self.model.model.parameters())
+        return max(1, min(self.together, max(fewest, done), HELD // size))
+
+    def advance(self, group: Sequence[_Sequence], bar: Bar) -> int:
+        """Do what is missing of sequences of the same length, step by step, and return the size of their largest patch.
 
         A failed edit leaves the model unchanged, and its record is scored on that model.
 
         Raises:
             OutputError: a result can't be written; all earlier results remain.
         """
-        plan, records = self.config.plan, sequence.items
-        self._point(sequence, 0, None, bar)  # first: a text or task that can't be used is found before any record
-        # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
-        if bar:
-            bar.phase("unedited model", len(records))
-            bar.note("unedited model")
-        scored_ids = set(plan.scored(sequence.ids))
-        failed = self._base([item for item in records if item.id in scored_ids])
+        plan = self.config.plan
+        label = _label(group, bar) if plan.schedule.sequence == 1 else ""
 
-        # A stopped run resumes: dense patches of the first steps are one file, their sum; other steps load their patch.
-        scorings = list(plan.scorings(len(records)))
+        def note(text: str) -> None:
+            bar.note(f"{label}{text}")
+
+        lines = _Lines(self.folder, held=plan.schedule.sequence == 1)
+        self._point(group[0], 0, None, bar)  # first: a text or task that can't be used is found before any record
+        # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
+        scored_ids = {name for sequence in group for name in plan.scored(sequence.ids)}
+        records = [item for sequence in group for item in sequence.items]
+        bar.phase("unedited model", len(records))
+        note("unedited model")
+        failed = self._base([item for item in records if item.id in scored_ids], lines)
+
+        scorings = list(plan.scorings(len(group[0].items)))
+        progress = [self._resumed(sequence, scorings, failed) for sequence in group]
+        largest = 0
+        for number, scoring in enumerate(scorings):
+            recorded = [state for state in progress if number < state.recorded]
+            missing = [state for state in progress if number >= state.recorded]
+            if missing:
+                bar.phase("editing", len(missing) * len(scoring.step))
+                note("editing")
+            unsummed = [state for state in progress if number >= state.summed]
+            updates = self._edit(unsummed, number, scoring, failed, lines, note)
+            largest = max([largest, *(patch.nbytes for patch in updates.values() if patch)])
+            to_score = [item for state in unsummed for item in state.chosen(scoring.indices, without=failed)]
+            if missing and to_score:
+                bar.phase("edited model", len(missing) * len(scoring.step))
+                note(f"edited model, {len(to_score)} to score")
+            self._score(unsummed, scoring, failed, lines)
+            for state in unsummed:
+                lines.write(state.sequence.ids)
+                if number == 0 and state is not progress[0]:
+                    self._point(state.sequence, 0, None, bar)
+                if scoring.on_curve:
+                    self._point(state.sequence, scoring.edits, state.patch, bar)
+                if updates[state.sequence.number] and state.patch:
+                    state.files.sum_up(number + 1, state.patch)
+            if recorded:
+                bar.skip(len(recorded) * len(scoring.step))
+            if missing:  # counted together, as they were computed together: one by one, the first is slow
+                bar.update(len(missing) * len(scoring.step))
+        return largest
+
+    def _resumed(self, sequence: _Sequence, scorings: Sequence[Scoring], failed: set[str]) -> _Progress:
+        """Where a sequence stands: dense patches of the first steps are one file, their sum; others load theirs."""
+        known = takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings)
+        recorded = list(known)
         files = StepFiles(self.folder, sequence.number)
-        recorded = list(takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings))
         summed, patch = files.summed(len(recorded))
         if recorded and len(recorded) < len(scorings):
             where = f"{self.folder.path}, sequence {sequence.number}"
-            log.info("%s resumes after %d of %d records", where, recorded[-1].edits, len(records))
-        for number, scoring in enumerate(scorings):
-            if bar and number >= len(recorded):
-                bar.phase("editing", len(scoring.step))
-                bar.note("")
-            if number >= summed:
-                edited = [records[index] for index in scoring.step if records[index].id not in failed]
-                to_score = [records[index] for index in scoring.indices if records[index].id not in failed]
-                update = self._edit(sequence, number, edited, patch, files)
-                patch = added(patch, update)  # of all edits so far; a step without a success changes nothing
-                if bar and to_score:
-                    bar.note(f"edited model, {len(to_score)} to score")
-                self._score(sequence, scoring, to_score, patch)
-                if scoring.on_curve:
-                    self._point(sequence, scoring.edits, patch, bar)
-                if update and patch:
-                    files.sum_up(number + 1, patch)
-            if bar and number < len(recorded):
-                bar.skip(len(scoring.step))
-            elif bar:
-                bar.update(len(scoring.step))
+            log.info("%s resumes after %d of %d records", where, recorded[-1].edits, len(sequence.items))
+        return _Progress(sequence, files, len(recorded), summed, patch)
 
     def _is_known(self, sequence: _Sequence, scoring: Scoring, failed: set[str]) -> bool:
         """Whether every result of a step is recorded."""
@@ -331,11 +421,6 @@ class _Run:
         if needs_point and (sequence.number, scoring.edits) not in self.points:
             return False
         return all(key in self.done for key in keys if key[0] not in failed)
-
-    @property
-    def together(self) -> int:
-        """How many records are edited, scored and written together, at most."""
-        return TOGETHER * (1 if self.model.device.type == "cpu" else _ON_ACCELERATOR)
 
     def ask_unedited(self, batch: Sequence[Item]) -> None:
         """Score the unedited model on the items that have no line yet, all at once; the scores are stored."""
@@ -351,7 +436,7 @@ class _Run:
     def _unedited_cases(self, item: Item) -> dict[str, Case]:
         return {BASE: item.case, **(ceiling_cases(item.case) if self.config.ceilings else {})}
 
-    def _base(self, records: Sequence[Item]) -> set[str]:
+    def _base(self, records: Sequence[Item], lines: _Lines) -> set[str]:
         """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
         failed = set()
         for chunk in _chunks(records, self.together):
@@ -373,80 +458,110 @@ class _Run:
                         choices=item.case.choices,
                         sections=sections,
                     )
-                    self.folder.append([entry])
+                    lines.add([entry])
                 if error is not None:
                     failed.add(item.id)
         return failed
 
     def _edit(
-        self, sequence: _Sequence, number: int, batch: Sequence[Item], start: Patch | None, files: StepFiles
+        self,
+        progress: Sequence[_Progress],
+        number: int,
+        scoring: Scoring,
+        failed: set[str],
+        lines: _Lines,
+        note: Callable[[str], None],
+    ) -> dict[int, Patch | None]:
+        """Compute the patch of step ``number`` of each sequence, and add it to those of the earlier steps.
+
+        Returns:
+            By the number of the sequence, the patch of this step; None if none of its edits succeeds.
+        """
+        batches = {state.sequence.number: state.chosen(scoring.step, without=failed) for state in progress}
+        alone: dict[str, StepOutcome] = {}
+        if self.config.plan.schedule.sequence == 1:
+            alone = self._edit_each([item for batch in batches.values() for item in batch], note)
+        updates = {}
+        for state in progress:
+            batch = batches[state.sequence.number]
+            outcome = alone.get(batch[0].id) if batch else None
+            update = self._update(state, number, batch, outcome, lines)
+            # The patch is that of all edits so far; a step without a success changes nothing.
+            state.patch = added(state.patch, update)
+            updates[state.sequence.number] = update
+        return updates
+
+    def _edit_each(self, batch: Sequence[Item], note: Callable[[str], None]) -> dict[str, StepOutcome]:
+        """Edit records in one call, each alone on the unedited model; the outcomes by the record's id.
+
+        If the call fails, there are none: each record is then edited by a call of its own, so that the error belongs to
+        one of them.
+        """
+        new = [item for item in batch if (item.id, EDITED) not in self.done]
+        if not isinstance(self.method, EditsEach):
+            return {}
+        with watched([StepNotes(note)], [item.id for item in new]), suppress(*FAILURES):
+            return edit_each_alone(self.method, [item.record for item in new if len(item.record.edits) == 1])
+        return {}
+
+    def _update(
+        self, state: _Progress, number: int, batch: Sequence[Item], outcome: StepOutcome | None, lines: _Lines
     ) -> Patch | None:
         """The patch of step ``number``: loaded if it was saved, else computed; None if none of its edits succeeds."""
         new = [item for item in batch if (item.id, EDIT) not in self.done]
         if not new and all(self.done[item.id, EDIT] for item in batch):
             return None
-        if not new and (saved := files.load(number)):
+        if not new and (saved := state.files.load(number)):
             return saved
-        step = self.steps.get(batch[0].id) or edit_step(self.method, [item.record for item in batch], start=start)
-        if len(sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
-            files.save(number, step.patch)
-        self.folder.append(
-            Entry(id=item.id, phase=EDIT, sha256=item.sha256, error=error)
-            if (error := step.errors.get(item.id))
-            else Entry(
-                id=item.id,
-                phase=EDIT,
-                sha256=item.sha256,
-                seconds=step.seconds,
-                memory=step.memory,
-                batch=step.halved_to,
-            )
-            for item in new
-        )
+        step = outcome or edit_step(self.method, [item.record for item in batch], start=state.patch)
+        if len(state.sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
+            state.files.save(number, step.patch)
+        lines.add(_edit_entry(item, step) for item in new)
         return step.patch
 
-    def _score(self, sequence: _Sequence, scoring: Scoring, to_score: Sequence[Item], patch: Patch | None) -> None:
-        """Score the items on the model with ``patch``, and write their lines."""
+    def _score(self, progress: Sequence[_Progress], scoring: Scoring, failed: set[str], lines: _Lines) -> None:
+        """Score the records of a scoring, each on the model with its sequence's patch, and write their lines."""
         phase = phase_of(scoring)
-        new = {item.id for item in to_score if (item.id, phase) not in self.done}
-        if len(sequence.items) == 1 and patch and new & self.scores.keys():
-            self.folder.append([self._entry(to_score[0], phase, self.scores[to_score[0].id], patch)])
-            return
+        to_score = list[_Scored]()
+        for state in progress:
+            to_score += [_Scored(item, state.patch) for item in state.chosen(scoring.indices, without=failed)]
         for chunk in _chunks(to_score, self.together):  # whole chunks: a resumed run rounds like an uninterrupted one
-            if new & {item.id for item in chunk}:
-                self.folder.append(entry for entry in self._entries_of(patch, chunk, phase) if entry.id in new)
+            new = {scored.item.id for scored in chunk if (scored.item.id, phase) not in self.done}
+            if new:
+                lines.add(entry for entry in self._entries_of(chunk, phase) if entry.id in new)
 
-    def _entries_of(self, patch: Patch | None, chunk: Sequence[Item], phase: str) -> list[Entry]:
-        """Score the items all at once; if that fails, each alone, so that an error belongs to one item.
+    def _entries_of(self, chunk: Sequence[_Scored], phase: str) -> list[Entry]:
+        """Score records all at once; if that fails, each alone, so that an error belongs to one record.
 
-        An item that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
+        A record that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
         """
         try:
-            sections = self.sections(chunk, patch)
-            return [self._entry(item, phase, section, patch) for item, section in zip(chunk, sections, strict=True)]
+            sections = self.sections(chunk)
+            pairs = zip(chunk, sections, strict=True)
+            return [self._entry(scored.item, phase, section, scored.patch) for scored, section in pairs]
         except FAILURES as error:
             if len(chunk) > 1:
-                return [entry for item in chunk for entry in self._entries_of(patch, [item], phase)]
-            (item,) = chunk
+                return [entry for scored in chunk for entry in self._entries_of([scored], phase)]
+            item = chunk[0].item
             zeros = broken(item.case, self.unedited.sections({item.id: item.case})[item.id])
             return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections={phase: zeros})]
 
-    def sections(
-        self, chunk: Sequence[Item], patch: Patch | None = None, patches: Mapping[str, Patch] | None = None
-    ) -> list[Section]:
-        """Score items on the model with ``patch``, or each on the model with its own of ``patches``, by item id."""
-        before = self.unedited.sections({item.id: item.case for item in chunk})
-        with self._edited(patch) as model:
+    def sections(self, chunk: Sequence[_Scored]) -> list[Section]:
+        """Score records, each on the model with its patch."""
+        cases = [scored.item.case for scored in chunk]
+        before = self.unedited.sections({scored.item.id: scored.item.case for scored in chunk})
+        shared = chunk[0].patch if all(scored.patch is chunk[0].patch for scored in chunk) else None
+        with self._edited(shared) as model:
             sections = in_halves(
                 lambda part: score_cases(
                     model,
-                    [item.case for item in part],
-                    before=[before[item.id] for item in part],
-                    patches=None if patches is None else [patches[item.id] for item in part],
+                    [scored.item.case for scored in part],
+                    before=[before[scored.item.id] for scored in part],
+                    patches=None if shared else [scored.patch for scored in part],
                 ),
                 chunk,
             )
-        return with_cosines(self.model, [item.case for item in chunk], sections)
+        return with_cosines(self.model, cases, sections)
 
     def _entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
         """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
@@ -462,7 +577,7 @@ class _Run:
     def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
         return patch.applied(self.model) if patch else nullcontext(self.model)
 
-    def _point(self, sequence: _Sequence, edits: int, patch: Patch | None, bar: Bar | None) -> None:
+    def _point(self, sequence: _Sequence, edits: int, patch: Patch | None, bar: Bar) -> None:
         """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point.
 
         Raises:
@@ -471,9 +586,8 @@ class _Run:
         config = self.config
         if not config.has_points or (sequence.number, edits) in self.points:
             return
-        if bar:
-            asked = f", {number_of(len(config.retention.queries), 'prompt')} of retention" if config.retention else ""
-            bar.note(f"{'edited' if edits else 'unedited'} model, general ability{asked}")
+        asked = f", {number_of(len(config.retention.queries), 'prompt')} of retention" if config.retention else ""
+        bar.note(f"{'edited' if edits else 'unedited'} model, general ability{asked}")
         scores, tasks = dict[str, float | None](), dict[str, DocumentScores]()
         problem: Exception | None = None
         before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []
@@ -507,56 +621,25 @@ class _Run:
         self.folder.append_point(point)
 
 
-def _groups(run: _Run, todo: Sequence[_Sequence], bar: Bar) -> Iterator[Sequence[_Sequence]]:
-    """Yield groups of records that are each edited alone, after their edits and scores were computed together.
-
-    A group has as many records as are done, at least `FEWEST` and at most `TOGETHER`: 4, 4, 8, 16, 16, … A short run
-    loses little when it is killed, and a long run loses no speed: a record in a group of sixteen takes 0.7 of the time
-    of one in a group of four. On an accelerator both are `_ON_ACCELERATOR` times as many. The patches of a group take
-    `HELD` bytes at most, or the group has one record.
-    """
-    most, fewest = run.together, FEWEST * run.together // TOGETHER
-    start = asked = largest = 0
-    assumed = sum(weight.nbytes for weight in run.model.model.parameters())  # of a patch, before one is known
-    while start < len(todo):
-        size = max(1, min(most, max(fewest, start), HELD // (largest or assumed)))
-        group = todo[start : start + size]
-        records, first, last = [sequence.items[0] for sequence in group], bar.n + 1, bar.n + len(group)
-        label = f"records {first} to {last}" if last > first else f"record {first}"
-        bar.note(f"{label}, unedited model")
-        bar.phase("unedited model", min(most, len(todo) - asked) if asked < start + len(group) else 0)
-        while asked < start + len(group):  # the unedited model is asked about ``most`` records at once
-            run.ask_unedited([sequence.items[0] for sequence in todo[asked : asked + most]])
-            asked += most
-        _compute_together(run, records, bar, label)
-        largest = max([largest, *(step.patch.nbytes for step in run.steps.values() if step.patch)])
-        yield group
-        start += len(group)
+def _label(group: Sequence[_Sequence], bar: Bar) -> str:
+    """The beginning of the notes about records that are edited alone: "records 5 to 8, "."""
+    first, last = bar.n + 1, bar.n + len(group)
+    return f"records {first} to {last}, " if last > first else f"record {first}, "
 
 
-def _compute_together(run: _Run, group: Sequence[Item], bar: Bar, label: str) -> None:
-    """Edit and score records in one call each, every one alone on the unedited model, with the same results.
-
-    If a call fails, each record is later edited and scored alone, so that the error belongs to one of them. ``label``
-    is the group in words, for the bar.
-    """
-    run.steps.clear()
-    run.scores.clear()
-    new = [item for item in group if (item.id, EDITED) not in run.done and not run.done.get((item.id, BASE))]
-    run.ask_unedited(new)  # for these alone: the call for ``most`` records may have failed because of another one
-    bar.note(f"{label}, editing")
-    bar.phase("editing", len(group))
-    if isinstance(run.method, EditsEach):
-        steps = StepNotes(lambda text: bar.note(f"{label}, {text}"))
-        with watched([steps], [item.id for item in new]), suppress(*FAILURES):
-            run.steps.update(edit_each_alone(run.method, [item.record for item in new if len(item.record.edits) == 1]))
-    patches = {name: step.patch for name, step in run.steps.items() if step.patch}
-    edited = [item for item in new if item.id in patches]
-    bar.note(f"{label}, edited model")
-    bar.phase("edited model", len(group))
-    with suppress(*FAILURES):
-        run.scores.update(zip((item.id for item in edited), run.sections(edited, patches=patches), strict=True))
+def _edit_entry(item: Item, step: StepOutcome) -> Entry:
+    """The line of a record's edit: its cost, or its error."""
+    if error := step.errors.get(item.id):
+        return Entry(id=item.id, phase=EDIT, sha256=item.sha256, error=error)
+    return Entry(
+        id=item.id,
+        phase=EDIT,
+        sha256=item.sha256,
+        seconds=step.seconds,
+        memory=step.memory,
+        batch=step.halved_to,
+    )
 
 
-def _chunks(batch: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def _chunks(batch: Sequence[Thing], size: int) -> Iterator[Sequence[Thing]]:
     return (batch[start : start + size] for start in range(0, len(batch), size))

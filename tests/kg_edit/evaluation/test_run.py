@@ -322,10 +322,10 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
     assert list(zip(counted, notes, strict=True)) == [
         ("nudge: 0 of 2", f"unedited model, {general}"),
         ("nudge: 0 of 2", "unedited model"),
-        ("nudge: 0 of 2", ""),
+        ("nudge: 0 of 2", "editing"),
         ("nudge: 0 of 2", "edited model, 1 to score"),
         ("nudge: 0 of 2", f"edited model, {general}"),
-        ("nudge: 1 of 2", ""),
+        ("nudge: 1 of 2", "editing"),
         ("nudge: 1 of 2", "edited model, 2 to score"),
         ("nudge: 1 of 2", f"edited model, {general}"),
     ]
