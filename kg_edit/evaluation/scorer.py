@@ -17,11 +17,9 @@ from pydantic_core import to_jsonable_python
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
-from kg_edit.evaluation.datasets.own_edits import TEXTS
 from kg_edit.evaluation.general_tasks import DocumentScores
 from kg_edit.evaluation.memory import in_halves
-from kg_edit.evaluation.metrics.catalogue import RECORD_METRICS, metrics_for, requests_of
-from kg_edit.evaluation.metrics.unstructured import COSINE
+from kg_edit.evaluation.metrics.catalogue import metrics_for, requests_of
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.evaluation.records import Section
 from kg_edit.evaluation.retention import Reply, RetentionTest
@@ -132,13 +130,14 @@ def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence
     """
     extended = []
     for case, section in zip(cases, sections, strict=True):
-        names = [name for name in section.scores if name.endswith(COSINE)]
-        if names:
+        metrics = {name: metric for name, metric in metrics_for(case).items() if metric.in_meaning}
+        if metrics:
             texts = _texts_of(requests_of(case), section)
-            queries = (query for probe in case.probes if probe.measures in TEXTS for query in probe.queries)
-            pairs = ((texts[generated_from(query)], query.answers[0][0]) for query in queries)
+            groups = dict.fromkeys(group for metric in metrics.values() for group in metric.needs)
+            queries = [query for group in groups for probe in case.group(group) for query in probe.queries]
+            pairs = [(texts[generated_from(query)], query.answers[0][0]) for query in queries]
             evidence = Evidence(texts=texts, cosines=cosines(model, pairs))
-            scores = {name: RECORD_METRICS[name](case, evidence) for name in names}
+            scores = {name: metric(case, evidence) for name, metric in metrics.items()}
             section = section.model_copy(update={"scores": {**section.scores, **scores}})
         extended.append(section)
     return extended

@@ -270,6 +270,24 @@ def next_tokens(
     return log_p
 
 
+@torch.no_grad()
+def next_token_log_p(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
+    """Return log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
+    rows, logits = [model.encode(prompt).ids for prompt in prompts], list[Tensor]()
+    together = mask_decides(model, max(map(len, rows)))  # some families use padding that is masked
+    for batch_rows in [rows] if together else [[row] for row in rows]:
+        batch = left_pad(batch_rows, device=model.device)
+        output = model.model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        logits.append(output.logits[:, -1])
+    return torch.cat(logits).float().log_softmax(-1).cpu()
+
+
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
     """Return the arg-max token id at each of a candidate's positions, given the prompt and the tokens before.
 
@@ -286,3 +304,8 @@ def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple
         tokens = best.split([len(pair.prompt.target_ids) for pair in alike])
         predicted |= {distinct[index]: tuple(row.tolist()) for index, row in zip(indices, tokens, strict=True)}
     return {pair: predicted[pair] for pair in distinct}
+
+
+def divergence(unedited: Tensor, edited: Tensor) -> float:
+    """Return the mean over rows of KL(unedited || edited), in nats; both are log p [rows, vocabulary]."""
+    return float((unedited.exp() * (unedited - edited)).sum(-1).mean())

@@ -39,6 +39,8 @@ class Metric:
             neighborhood, questions) that a record must have; empty if every record has the metric.
         values: the range of its values, with the unit if there is one.
         better: which values are better.
+        in_meaning: whether it compares the texts after its queries with their answers by `Evidence.cosines`, which the
+            unedited model computes in the end.
     """
 
     compute: Callable[[Case, Evidence], float | None]
@@ -49,6 +51,7 @@ class Metric:
     asks_case: Callable[[Case], Requests] | None = None
     values: str = "0 to 1"
     better: Better = "higher"
+    in_meaning: bool = False
 
     def __call__(self, case: Case, evidence: Evidence) -> float | None:
         """Compute the metric's value for a case from the model's evidence."""

@@ -82,6 +82,7 @@ UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
             needs=(group,),
             asks=(continue_paragraph,),
             values="-1 to 1",
+            in_meaning=True,
         )
         for group in ("unstructured", PARAPHRASE)
     },

@@ -12,17 +12,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
-from kg_edit.engine.prefix_cache import mask_decides
 from kg_edit.evaluation.statistics import harmonic_mean
 from kg_edit.models.first_token import lead_before
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.scoring.pairs import Pair
 
@@ -166,26 +162,3 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
             )
         )
     return tuple(probes)
-
-
-@torch.no_grad()
-def next_token(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
-    """Return log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
-    rows, logits = [model.encode(prompt).ids for prompt in prompts], list[Tensor]()
-    together = mask_decides(model, max(map(len, rows)))  # some families use padding that is masked
-    for batch_rows in [rows] if together else [[row] for row in rows]:
-        batch = left_pad(batch_rows, device=model.device)
-        output = model.model(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-            logits_to_keep=1,
-        )
-        logits.append(output.logits[:, -1])
-    return torch.cat(logits).float().log_softmax(-1).cpu()
-
-
-def divergence(unedited: Tensor, edited: Tensor) -> float:
-    """Return the mean over rows of KL(unedited || edited), in nats; both are log p [rows, vocabulary]."""
-    return float((unedited.exp() * (unedited - edited)).sum(-1).mean())

@@ -34,10 +34,8 @@ from kg_edit.evaluation.tracing.layer_score import (
     LayerScore,
     SweepProbes,
     decide,
-    divergence,
     edit_score,
     layer_scores,
-    next_token,
     sweep_probes,
 )
 from kg_edit.evaluation.tracing.trace import facts_of, prompt_of
@@ -48,7 +46,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.scoring.likelihood import score_each
+from kg_edit.scoring.likelihood import divergence, next_token_log_p, score_each
 from kg_edit.storage.atomic import write_json
 from kg_edit.storage.run_folder import digest
 from kg_edit.version import __version__
@@ -176,9 +174,9 @@ def edit_scores(
         probe = probes[index]
         # exp(-nll) is the geometric mean of p over the target's tokens.
         efficacy, *general = (torch.tensor(-scored[pair].nll).exp().item() for pair in probe.pairs)
-        unedited = next_token(reader, probe.near)
+        unedited = next_token_log_p(reader, probe.near)
         with patch.applied(model):
-            edited = next_token(reader, probe.near)
+            edited = next_token_log_p(reader, probe.near)
         specificity = float(torch.tensor(-divergence(unedited, edited)).exp())
         results[index] = edit_score(efficacy, fmean(general), specificity)
     return tuple(results)

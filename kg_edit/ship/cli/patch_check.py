@@ -15,9 +15,10 @@ from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.reports.rows import ProbeKind
 from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_shipping import Edits, Unedited
-from kg_edit.ship.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, Kind, check_served
+from kg_edit.ship.ledger.check import KEY, KINDS, CheckedEdit, CompletionServer, check_served
 from kg_edit.ship.ledger.check import check as check_entries
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:
     log.warning("%s was made without %s, so these can't succeed", merged, ", ".join(missing[:_NAMED]))
 
 
-def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[Kind], url: str | None) -> bool:
+def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind], url: str | None) -> bool:
     """Print what the model, or that of the server at ``url``, generates.
 
     Returns:

@@ -15,19 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, ServerError
 from kg_edit.patches.entries import Entry
+from kg_edit.reports.rows import ProbeKind, ReportProbe
 from kg_edit.scoring.model_server import ModelServer
 
 if TYPE_CHECKING:
     from kg_edit.models.language_model import LanguageModel
-    from kg_edit.reports.rows import ReportProbe
 
-Kind = Literal["rewrite", "paraphrase", "portability", "locality"]
-KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "portability", "locality")
+KINDS: tuple[ProbeKind, ...] = ("rewrite", "paraphrase", "portability", "locality")
 KEY = "KG_EDIT_SERVER_KEY"  # environment variable of the key
 _SENTENCE = 24  # tokens around the target in an answer
 _SPARE = 4  # tokens beyond the target's: a space, an article
@@ -35,7 +34,7 @@ _MOST_TOKENS = 2048  # that `kg-edit serve` writes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class CheckedPrompt:
     """A prompt of an edit, and the text that the model generates after it.
 
     Attributes:
@@ -50,7 +49,7 @@ class Answer:
         led: the prompt was asked after a line break, because it begins with its subject.
     """
 
-    kind: Kind
+    kind: ProbeKind
     prompt: str
     target: str
     text: str
@@ -65,13 +64,13 @@ class CheckedEdit:
     """An active edit, and the model's answers to its prompts."""
 
     entry: Entry
-    answers: tuple[Answer, ...]
+    answers: tuple[CheckedPrompt, ...]
 
-    def of(self, kind: Kind) -> tuple[Answer, ...]:
+    def of(self, kind: ProbeKind) -> tuple[CheckedPrompt, ...]:
         """Return the answers to one kind of prompt."""
         return tuple(answer for answer in self.answers if answer.kind == kind)
 
-    def failures(self, kinds: Sequence[Kind] = ("rewrite",)) -> tuple[Answer, ...]:
+    def failures(self, kinds: Sequence[ProbeKind] = ("rewrite",)) -> tuple[CheckedPrompt, ...]:
         """Return the answers to these kinds of prompts that are not right."""
         return tuple(answer for answer in self.answers if answer.kind in kinds and not answer.right)
 
@@ -100,7 +99,7 @@ def check(
         CheckedEdit(
             entry=entry,
             answers=tuple(
-                Answer(
+                CheckedPrompt(
                     kind=probe.kind,
                     prompt=probe.prompt,
                     target=probe.wanted,
@@ -117,7 +116,7 @@ def check(
 
 
 def check_served(
-    server: CompletionServer, entries: Sequence[Entry], kinds: Sequence[Kind], *, chat: bool | None = None
+    server: CompletionServer, entries: Sequence[Entry], kinds: Sequence[ProbeKind], *, chat: bool | None = None
 ) -> Iterator[CheckedEdit]:
     """Ask a server the prompts of the edits, one edit after the other.
 
@@ -198,20 +197,20 @@ class CompletionServer(ModelServer):
         return self.ask(f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{route}", body)
 
 
-def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> Answer:
+def _served_answer(server: CompletionServer, probe: ReportProbe, edit: Edit) -> CheckedPrompt:
     from kg_edit.models.first_token import LEAD
 
     names = probe.aliases or (probe.wanted,)
     tokens = _SPARE + max(len(name.encode()) for name in names)  # a token has at least one byte
 
-    def ask(lead: str) -> Answer:
+    def ask(lead: str) -> CheckedPrompt:
         if probe.chat:
             text = server.complete(probe.ask, tokens=min(tokens + _SENTENCE, _MOST_TOKENS), chat=True).strip()
         else:
             text = server.complete(lead + probe.ask, tokens=min(tokens, _MOST_TOKENS))
             text = (text if probe.several_lines else text.split("\n", 1)[0]).strip()
         right = probe.is_answered(text)
-        return Answer(
+        return CheckedPrompt(
             kind=probe.kind,
             prompt=probe.prompt,
             target=probe.wanted,

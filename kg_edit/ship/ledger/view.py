@@ -14,7 +14,8 @@ from kg_edit.patches.changes import edit_norms
 from kg_edit.patches.conflicts import Conflict
 from kg_edit.patches.entries import EditPosition, Entry
 from kg_edit.patches.guards import division_factor
-from kg_edit.ship.ledger.check import CheckedEdit, Kind
+from kg_edit.reports.rows import ProbeKind
+from kg_edit.ship.ledger.check import CheckedEdit
 from kg_edit.ship.ledger.listing import Listing
 from kg_edit.ship.ledger.log import Added, Event, Removed
 from kg_edit.text.display import one_line
@@ -22,7 +23,7 @@ from kg_edit.text.display import one_line
 if TYPE_CHECKING:  # a ledger is listed without torch
     from kg_edit.ship.ledger.ledger import Ledger
 
-_HEADS: dict[Kind, str] = {
+_HEADS: dict[ProbeKind, str] = {
     "rewrite": "fact",
     "paraphrase": "paraphrases",
     "portability": "portability",

@@ -22,10 +22,8 @@ from kg_edit.evaluation.tracing.layer_score import (
     EditScore,
     LayerScore,
     decide,
-    divergence,
     edit_score,
     layer_scores,
-    next_token,
     sweep_probes,
 )
 from kg_edit.evaluation.tracing.layer_sweep import candidates, choose_layer, spread, traced_peak
@@ -39,6 +37,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.scoring.likelihood import divergence, next_token_log_p
 from tests.kg_edit.command_line import QUICK, Run, cache, content, kg_edit, place, tiny_folder
 from tests.kg_edit.tiny import chatting, same_weights, tiny, weights_of
 
@@ -173,7 +172,7 @@ def test_divergence_is_the_mean_kl() -> None:
 @pytest.mark.parametrize("family", ["llama", "falcon-alibi", "gpt2"])
 def test_next_token_of_prompts_of_unequal_length(family: str) -> None:
     model, prompts = tiny(family), ["Paris", "The quick brown fox jumps over"]
-    log_probs = next_token(model, prompts)
+    log_probs = next_token_log_p(model, prompts)
     for row, prompt in zip(log_probs, prompts, strict=True):
         with torch.no_grad():
             expected = model.model(torch.tensor([model.tokenizer(prompt)["input_ids"]])).logits[0, -1].log_softmax(-1)
@@ -187,10 +186,10 @@ def test_specificity_of_chat_edits_is_measured_in_chat_form() -> None:
     scores = layer_sweep.edit_scores(model, probes, rome)
     for probe, score, patch in zip(probes, scores, rome.edit_each([probe.edit for probe in probes]), strict=True):
         assert isinstance(score, EditScore) and isinstance(patch, WeightPatch)
-        plain, chat = next_token(model, probe.near), next_token(reader, probe.near)
+        plain, chat = next_token_log_p(model, probe.near), next_token_log_p(reader, probe.near)
         assert not torch.allclose(plain, chat)
         with patch.applied(model):
-            changed = divergence(chat, next_token(reader, probe.near))
+            changed = divergence(chat, next_token_log_p(reader, probe.near))
         assert score.specificity == pytest.approx(math.exp(-changed), rel=1e-4)
 
 
