@@ -19,21 +19,9 @@ from kg_edit.reports.rows import ReportRow
 VERDICT, FAILED = "report.json", "failed.jsonl"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
 _ROME_LONG, _GRACE, _IKE, _RAG = "rome --preset long", "grace", "ike", "rag"
-_FOR_LONG = {  # by method
-    _ROME_LONG: "--method rome --preset long makes most such edits, and changes more neighbours",
-    _GRACE: "--method grace makes most of them too, without their paraphrases; its edits can't be merged into weights",
-    _IKE: "--method ike puts the fact into the prompt instead of the weights",
-}
-_FOR_TEXT = "a paragraph as the target takes more steps, such as --method ft-m --set steps=100"  # docs/files.md
-_TOGETHER = "; --method alphaedit makes all edits at once"
-_ONE_KEY = (
-    "; --method grace makes both, with a key for each prompt, without their paraphrases; its edits can't be merged "
-    "into the weights"
-)
-_APART = (  # a patch that was made on the unedited model would not know of the others
-    "to make {ids} on top of the edits that succeeded, by another method, run the four commands: kg-edit patch add, "
-    "remove, edit, check"
-)
+_PARAGRAPH = "ft-m --set steps=100"  # a paragraph takes more steps
+_AT_ONCE = "alphaedit"  # makes all edits at once
+_PAGE = "docs/limits.md#edits-that-fail"
 _NAMED = 10  # edits that a line names, at most
 _LONG_TEXT = 100  # characters of a text in a verdict; the table has all of it
 
@@ -243,39 +231,37 @@ class Verdict(BaseModel):
     @computed_field  # type: ignore[prop-decorator] # also in report.json
     @property
     def advice(self) -> tuple[str, ...]:
-        """One line for each cause: what was seen, and what helps if something was measured to help."""
-        lines = []
-        if self.spoiled:
-            subjects = Counter(result.subject for result in self.edits if result.subject)
-            shared = [result for result in self.spoiled if subjects[result.subject] > 1]
-            single = len(self.spoiled) == 1
-            lines.append(
-                f"{_ids(self.spoiled)} {'fails' if single else 'fail'} only together with the other edits of this run; "
-                f"made alone {'it succeeds' if single else 'they succeed'}"
-                f"{'' if self.joint or self.experts or len(shared) == len(self.spoiled) else _TOGETHER}"
-            )
-            if shared:
-                lines.append(
-                    f"{_ids(shared)}: another edit has the same subject, and with it nearly the same key"
-                    f"{_ONE_KEY if _GRACE in self._ways(shared) else ''}"
-                )
+        """One line for each cause: what was seen, and a method that may help; the page of `_PAGE` says why."""
+        # What was seen of some failed edits, and the methods that may make them
+        seen = list[tuple[Sequence[EditResult], str, Sequence[str]]]()
+        subjects = Counter(result.subject for result in self.edits if result.subject)
+        shared = [result for result in self.spoiled if subjects[result.subject] > 1]
+        at_once = () if self.joint or self.experts or len(shared) == len(self.spoiled) else (_AT_ONCE,)
+        seen.append((self.spoiled, "fails only together with the other edits of this run", at_once))
+        one_key = [_GRACE] if _GRACE in self._ways(shared) else []
+        seen.append((shared, "another edit has the same subject, and with it nearly the same key", one_key))
+
         remaining = [result for result in self.failed if not result.alone]
-        if long := [result for result in remaining if (result.tokens or 0) > LONG]:
-            sizes = sorted({result.tokens or 0 for result in long})
-            size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-            ways = [_FOR_LONG[way] for way in self._ways(long) if way in _FOR_LONG]
-            lines.append("; ".join([f"{_ids(long)}: a target of {size} tokens", *ways]))
-        if texts := [result for result in remaining if result.paragraph and not self.experts]:
-            lines.append(f"{_ids(texts)}: {_FOR_TEXT}")
+        long = [result for result in remaining if (result.tokens or 0) > LONG]
+        longest = max((result.tokens or 0 for result in long), default=0)
+        seen.append((long, f"a target of up to {longest} tokens", self._ways(long)[:2]))
+        texts = [result for result in remaining if result.paragraph and not self.experts]
+        seen.append((texts, "a paragraph as the target", (_PARAGRAPH,)))
         others = [result for result in remaining if result not in (*long, *texts)]
-        ways = self._ways(others)[:2]
-        hint = f"{' or '.join(f'--method {way}' for way in ways)} may make it" if ways else ""
-        if always := [result for result in others if result.alone is False]:
-            lines.append(f"{_ids(always)}: made alone, the edit fails too{'; ' * bool(hint)}{hint}")
-        elif len(self.edits) == 1 and others and hint:
-            lines.append(f"{_ids(others)}: {hint}")
-        if self.commands:
-            lines.append(_APART.format(ids=_ids(self.failed)))
+        always = [result for result in others if result.alone is False]
+        seen.append((always, "made alone, the edit fails too", self._ways(always)[:2]))
+        if len(self.edits) == 1 and not always:
+            seen.append((others, "the target is not generated", self._ways(others)[:2]))
+
+        lines = []
+        for results, what, ways in seen:
+            if results:
+                named = " or ".join(f"--method {way}" for way in ways)
+                lines.append(f"{_ids(results)}: {what}{f'; {named} may make it' if named else ''}")
+        if self.failed:
+            lines.append(f"why an edit fails, and what helps: {_PAGE}")
+        if self.commands:  # a patch that was made on the unedited model would not know of the others
+            lines.append(f"{_ids(self.failed)}: the four commands make it by another method on top of the others")
         if self.refused:
             lines.append(f"kg-edit patch add refuses this patch without --force: {'; '.join(self.refused)}")
         if known := [result for result in self.edits if result.known]:

@@ -299,10 +299,10 @@ def test_failed_edits_are_made_alone_once(tmp_path: Path, monkeypatch: pytest.Mo
     (spoiled,) = second.verdict.spoiled
     assert second.rows == first.rows
     assert second.verdict.repeats == (("4", "3"),)
-    together, same, apart, refused, repeated = second.verdict.advice
-    assert together.startswith(f"{spoiled.edit} fails only together") and "alphaedit" not in together
+    together, same, page, apart, refused, repeated = second.verdict.advice
+    assert together.startswith(f"{spoiled.edit}: fails only together") and "alphaedit" not in together
     assert same.startswith(f"{spoiled.edit}: another edit has the same subject") and "--method grace" in same
-    assert apart.startswith(f"to make {spoiled.edit} on top of the edits that succeeded")
+    assert apart.startswith(f"{spoiled.edit}: ") and "on top of the others" in apart and ".md#" in page
     assert [edit.id for edit in read_edits(tmp_path / "out" / "failed.jsonl").edits] == [spoiled.edit]
     assert repeated == "4 repeats 3 exactly, and was made once"
     add, remove, again, _ = second.verdict.commands
