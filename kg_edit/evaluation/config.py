@@ -28,7 +28,6 @@ else:  # options are checked before torch is imported, which these classes need
 
 
 _MANY = "Many edits in one model"  # panel of the command's help
-_LATER = {"probes", "time_answers"}  # options that version 0.1.0 has not: a run without them is a run of 0.1.0
 
 
 _OPENED_BY = {  # in kg_edit
@@ -168,6 +167,45 @@ class EvalConfig(BaseModel, metaclass=Called):
                 )
         return self
 
+    def with_files(
+        self,
+        *,
+        general: str | None = None,
+        general_limit: int | None = None,
+        retention: Path | None = None,
+        tokenizer: str | None = None,
+    ) -> EvalConfig:
+        """Return the config with the text, tasks and prompts that the options of `kg-edit evaluate` name.
+
+        Args:
+            general: a text file, tasks of lm-eval and ``quick:FOLDER``, separated by commas.
+            general_limit: the number of first documents of each task, and of drawn rows of each quick set.
+            retention: a file of unrelated prompts.
+            tokenizer: the model's name, for tasks that count tokens.
+
+        Raises:
+            ConfigError: a file or task can't be read, or ``general_limit`` counts nothing.
+            EditFileError: the file of prompts can't be read, or has none.
+        """
+        from kg_edit.evaluation.general_tasks import GeneralTasks, split_general
+        from kg_edit.evaluation.quick_tasks import ROWS, QuickTasks
+        from kg_edit.evaluation.retention import read_retention_test
+        from kg_edit.scoring.perplexity import read_text
+
+        text_file, tasks, sets = split_general(general)
+        if general_limit and not tasks and not sets:
+            raise ConfigError("--general-limit counts the documents of tasks; name some with --general")
+        opened: dict[str, object] = {}
+        if text_file:
+            opened["general"] = read_text(text_file)
+        if tasks:
+            opened["tasks"] = GeneralTasks.open(tasks, limit=general_limit, tokenizer=tokenizer)
+        if sets:
+            opened["quick"] = QuickTasks.open(sets, seed=self.seed, rows=general_limit or ROWS)
+        if retention:
+            opened["retention"] = read_retention_test(retention)
+        return self.model_copy(update=opened)
+
     @property
     def plan(self) -> CurvePlan:
         """The steps of each sequence of edits, and the records to score after each step."""
@@ -191,13 +229,12 @@ class EvalConfig(BaseModel, metaclass=Called):
         return {
             **self.model_dump(
                 mode="json",
-                exclude={"evaluate_every", "retry_failed", "general", "tasks", "quick", "retention", *_LATER},
+                exclude={"evaluate_every", "retry_failed", "general", "tasks", "quick", "retention"},
             ),
-            **self.model_dump(mode="json", include=_LATER, exclude_defaults=True),
             **steps,
             "general_sha256": None if self.general is None else digest(self.general),
             "general_tasks": None if self.tasks is None else self.tasks.settings,
-            **({"general_quick": self.quick.settings} if self.quick else {}),
+            "general_quick": None if self.quick is None else self.quick.settings,
             "retention_sha256": None if self.retention is None else self.retention.digest,
         }
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from operator import not_
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.judging import generates, is_likeliest, tidy_text
@@ -34,7 +33,7 @@ class ReportProbe(BaseModel):
     unwanted: str | None = None
     aliases: tuple[str, ...] = ()
     chat: bool = False
-    several_lines: bool = Field(False, exclude_if=not_)  # 0.1.0 has no such field
+    several_lines: bool = False
 
     @property
     def requests(self) -> Requests:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import not_
 from pathlib import Path
 from shlex import quote
 
@@ -103,7 +102,7 @@ class Verdict(BaseModel):
 
     method: str = Field("", exclude=True)
     preset: str = Field("", exclude=True)
-    graph: tuple[str, ...] = Field((), exclude_if=not_)  # 0.1.0 has no such field
+    graph: tuple[str, ...] = ()
     joint: bool = False
     edits: tuple[EditResult, ...]
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl

@@ -218,14 +218,6 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda _: Rome.on(tiny("llama"), RomeConfig(steps=3)),
         r"found a value of the type RomeConfig after the model; give Rome\.on\(model, settings=",
     ),
-    "a field of the run's config": (
-        lambda _: evaluate(rome(), tiny("llama"), EDIT, out="x", schedule="sequential:2"),
-        r"schedule is a field of EvalConfig; give config=EvalConfig\(schedule='sequential:2'\)",
-    ),
-    "an unknown option of a run": (
-        lambda _: evaluate(rome(), tiny("llama"), EDIT, out="x", recods=[]),
-        "unknown option 'recods', did you mean 'records'",
-    ),
     "a name to merge into": (
         lambda _: rome().empty_patch().merge_into("smollm2-135m"),
         r"the text 'smollm2-135m'; expected a LanguageModel; .*LanguageModel\.load",

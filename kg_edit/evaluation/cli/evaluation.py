@@ -327,7 +327,9 @@ class Evaluation:
             require_graph=self.require_graph,
             memory=self.memory,
         )
-        config = self._opened()
+        config = self.config.with_files(
+            general=self.general, general_limit=self.general_limit, retention=self.retention, tokenizer=self.model
+        )
         graph = graph_for(chosen.graph, content.records, self.control)
         chosen = replace(chosen, graph=guarded(graph, chosen.config, content.records))
         chosen.usable(())  # without the edits: one that can't be made counts as a failure in the scores
@@ -352,25 +354,6 @@ class Evaluation:
         return Ready(
             options=self, config=config, plan=chosen, method=editor, model=model, scored=scored, content=content
         )
-
-    def _opened(self) -> EvalConfig:
-        """The config with the texts and tasks that options name."""
-        from kg_edit.evaluation.general_tasks import GeneralTasks, split_general
-        from kg_edit.evaluation.quick_tasks import ROWS, QuickTasks
-        from kg_edit.evaluation.retention import read_retention_test
-        from kg_edit.scoring.perplexity import read_text
-
-        text_file, tasks, sets = split_general(self.general)
-        if self.general_limit and not tasks and not sets:
-            raise ConfigError("--general-limit counts the documents of tasks; name some with --general")
-        rows = self.general_limit or ROWS
-        opened = {
-            "general": read_text(text_file) if text_file else None,
-            "tasks": GeneralTasks.open(tasks, limit=self.general_limit, tokenizer=self.model) if tasks else None,
-            "quick": QuickTasks.open(sets, seed=self.config.seed, rows=rows) if sets else None,
-            "retention": read_retention_test(self.retention) if self.retention else None,
-        }
-        return self.config.model_copy(update=opened)
 
     def _known(self, model: LanguageModel, content: FileContent) -> FileContent:
         """The records with only the questions that ``--known-only`` keeps.

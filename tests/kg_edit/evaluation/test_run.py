@@ -28,8 +28,9 @@ from kg_edit.evaluation.metrics.edit import METRICS, PORTABILITY
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.evaluation.reports import render
 from kg_edit.evaluation.retention import RetentionTest
-from kg_edit.evaluation.run import FEWEST, _Run, evaluate
+from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.scorer import UneditedScores, score_cases
+from kg_edit.evaluation.sequences import FEWEST, SequenceRun
 from kg_edit.evaluation.statistics import EDITING_SCORE
 from kg_edit.evaluation.summary import Summary
 from kg_edit.models.language_model import LanguageModel
@@ -211,7 +212,7 @@ def test_run_without_a_result_may_shrink(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(_Run, "ask_unedited", stop)
+        patched.setattr(SequenceRun, "ask_unedited", stop)
         evaluate(method, model, edits[:4], out=tmp_path, pool=edits)
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json", "environments.jsonl"}
     assert evaluate(method, model, edits[:2], out=tmp_path, pool=edits).n == 2
@@ -307,12 +308,13 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
             time.sleep(0.005)
         during.append(caplog.messages[0])
 
-    ask, update, score, unedited = _Run.ask_unedited, method.update, _Run._score, UneditedScores.general
-    monkeypatch.setattr(_Run, "ask_unedited", lambda *args: (next_line(), ask(*args)))
+    ask, update, score, unedited = SequenceRun.ask_unedited, method.update, SequenceRun._score, UneditedScores.general
+    monkeypatch.setattr(SequenceRun, "ask_unedited", lambda *args: (next_line(), ask(*args)))
     monkeypatch.setattr(method, "update", lambda *args, **named: (next_line(), update(*args, **named))[1])
-    monkeypatch.setattr(_Run, "_score", lambda *args: (next_line(), score(*args)))
+    monkeypatch.setattr(SequenceRun, "_score", lambda *args: (next_line(), score(*args)))
     monkeypatch.setattr(UneditedScores, "general", lambda *args: (next_line(), unedited(*args))[1])
-    monkeypatch.setattr("kg_edit.evaluation.run.general_scores", lambda *args: (next_line(), general_scores(*args))[1])
+    general_of = "kg_edit.evaluation.sequences.general_scores"
+    monkeypatch.setattr(general_of, lambda *args: (next_line(), general_scores(*args))[1])
     tested = RetentionTest((Query(prompt="The capital of France is", answers=(("Paris",),), form="sentence"),))
     config = EvalConfig(schedule="sequential:2", sample=2, general="Paris is in France.", retention=tested)
     evaluate(method, model, edits[:2], out=tmp_path, config=config)
@@ -336,7 +338,7 @@ def test_patches_of_a_group_take_a_bounded_memory(
 ) -> None:
     """A patch of a method that trains every weight is as large as the model: sixteen of them would not fit."""
     each = Each(model)
-    monkeypatch.setattr("kg_edit.evaluation.run.HELD", 2 * each.update(edits[:1]).nbytes)
+    monkeypatch.setattr("kg_edit.evaluation.sequences.HELD", 2 * each.update(edits[:1]).nbytes)
     evaluate(each, model, edits[:6], out=tmp_path, pool=edits)
     assert each.sizes == [1, 2, 2, 1]
 

@@ -11,7 +11,7 @@ import pytest
 from kg_common.progress import Bar
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ModelError
-from kg_edit.evaluation import run as module
+from kg_edit.evaluation import sequences as module
 from kg_edit.evaluation.records import RunFolder
 from kg_edit.evaluation.run import evaluate
 from kg_edit.evaluation.scorer import score_cases

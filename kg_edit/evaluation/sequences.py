@@ -1,0 +1,465 @@
+"""The loop of an evaluation: edit the records of sequences step by step, and score them after each step.
+
+A sequence's edits accumulate in the model. `SequenceRun.advance` does what is missing of one sequence, or of several
+records that are edited alone, side by side: it asks the unedited model, then for each step computes the patch, scores
+the model with it, and appends a line for each record.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import NamedTuple, TypeVar
+
+from kg_common.progress import Bar
+from kg_common.terminal import number_of
+from kg_edit.callbacks import StepNotes, watched
+from kg_edit.evaluation.case import Case, ceiling_cases
+from kg_edit.evaluation.config import EvalConfig
+from kg_edit.evaluation.general_tasks import DocumentScores
+from kg_edit.evaluation.memory import in_halves, memory_failure, release
+from kg_edit.evaluation.records import (
+    BASE,
+    EDIT,
+    EDITED,
+    Done,
+    Entry,
+    Item,
+    Point,
+    Points,
+    RunFolder,
+    Section,
+    StepFiles,
+    missing_phases,
+    missing_points,
+    phase_of,
+)
+from kg_edit.evaluation.schedule import Scoring
+from kg_edit.evaluation.scorer import UneditedScores, answer_seconds, broken, score_cases, with_cosines
+from kg_edit.evaluation.step import (
+    FAILURES,
+    EditsEach,
+    Method,
+    StepOutcome,
+    added,
+    edit_each_alone,
+    edit_step,
+    failure,
+)
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.perplexity import general_scores
+
+TOGETHER = 16  # records to edit, score and write together, at most; on a CPU more would hardly be faster
+FEWEST = 4  # records to edit together at the beginning of a run, of which a kill loses at most so many
+_ON_ACCELERATOR = 4  # times as many there, where a pass of few records takes as long as one of many
+HELD = 2_500_000_000  # bytes that the patches of records that are edited together may take
+
+log = logging.getLogger(__name__)
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True)
+class RecordSequence:
+    """Records whose edits accumulate in the model; under the schedule ``single`` it is one record."""
+
+    number: int
+    items: Sequence[Item]
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of its records."""
+        return [item.id for item in self.items]
+
+
+class _Lines:
+    """The lines of records, written at once; or held until it is their record's turn.
+
+    They are held if several records are computed together: a file has the same lines in the same order, however many
+    records are, and in however many shards.
+    """
+
+    def __init__(self, folder: RunFolder, *, held: bool) -> None:
+        self._folder = folder
+        self._held: dict[str, list[Entry]] | None = {} if held else None
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Write entries, or hold them."""
+        if self._held is None:
+            self._folder.append(entries)
+            return
+        for entry in entries:
+            self._held.setdefault(entry.id, []).append(entry)
+
+    def write(self, ids: Iterable[str]) -> None:
+        """Write what is held of some records."""
+        if self._held is not None:
+            self._folder.append([entry for name in ids for entry in self._held.pop(name, [])])
+
+
+class _Scored(NamedTuple):
+    """A record to be scored, and the patch of the model on which it is."""
+
+    item: Item
+    patch: Patch | None
+
+
+@dataclass
+class _Progress:
+    """Where a sequence stands: the patch of all its edits so far, and what an earlier start has recorded.
+
+    Dense patches of the first steps may be one file, their sum; ``summed`` is the number of these steps.
+    """
+
+    sequence: RecordSequence
+    files: StepFiles
+    recorded: int
+    summed: int
+    patch: Patch | None
+
+    def chosen(self, indices: Iterable[int], *, without: set[str]) -> list[Item]:
+        """Return some of the sequence's records, without those that even the unedited model can't be scored on."""
+        items = [self.sequence.items[index] for index in indices]
+        return [item for item in items if item.id not in without]
+
+
+@dataclass(frozen=True)
+class SequenceRun:
+    """A run: its inputs, its folder, and what was done before this start."""
+
+    method: Method
+    model: LanguageModel
+    config: EvalConfig
+    folder: RunFolder
+    unedited: UneditedScores
+    done: Done
+    points: Points
+
+    def is_done(self, sequence: RecordSequence) -> bool:
+        """Return whether all phases of its records, and all points of general ability, are recorded."""
+        plan = self.config.plan
+        if any(True for _ in missing_phases(plan, sequence.ids, self.done)):
+            return False
+        points = missing_points(plan, sequence.number, len(sequence.items), self.points)
+        return not self.config.has_points or not any(True for _ in points)
+
+    @property
+    def together(self) -> int:
+        """How many records are edited, scored and written together, at most."""
+        return TOGETHER * (1 if self.model.device.type == "cpu" else _ON_ACCELERATOR)
+
+    def side_by_side(self, done: int, largest: int) -> int:
+        """Return how many of the next sequences are computed together, after ``done`` of them.
+
+        Sequences of several records are computed one by one, and so are records by a method that makes one edit a call.
+        Other records that are edited alone are as many as are done, at least `FEWEST` and at most `TOGETHER`: 4, 4, 8,
+        16, 16, … A short run loses little when it is killed, and a long run loses no speed: a record in a group of
+        sixteen takes 0.7 of the time of one in a group of four. On an accelerator both are `_ON_ACCELERATOR` times as
+        many. The patches of a group, of at most ``largest`` bytes each so far, take `HELD` bytes at most, or the group
+        has one record.
+        """
+        if self.config.plan.schedule.sequence > 1 or not isinstance(self.method, EditsEach):
+            return 1
+        fewest = FEWEST * self.together // TOGETHER
+        # Before a patch is known, it is assumed to be as large as the model.
+        size = largest or sum(weight.nbytes for weight in self.model.model.parameters())
+        return max(1, min(self.together, max(fewest, done), HELD // size))
+
+    def advance(self, group: Sequence[RecordSequence], bar: Bar) -> int:
+        """Do what is missing of sequences of the same length, step by step, and return the size of their largest patch.
+
+        A failed edit leaves the model unchanged, and its record is scored on that model.
+
+        Raises:
+            OutputError: a result can't be written; all earlier results remain.
+        """
+        plan = self.config.plan
+        label = _label(group, bar) if plan.schedule.sequence == 1 else ""
+
+        def note(text: str) -> None:
+            bar.note(f"{label}{text}")
+
+        lines = _Lines(self.folder, held=plan.schedule.sequence == 1)
+        self._point(group[0], 0, None, bar)  # first: a text or task that can't be used is found before any record
+        # With a sample, not all records are scored. One that the unedited model can't be scored on is not edited.
+        scored_ids = {name for sequence in group for name in plan.scored(sequence.ids)}
+        records = [item for sequence in group for item in sequence.items]
+        bar.phase("unedited model", len(records))
+        note("unedited model")
+        failed = self._base([item for item in records if item.id in scored_ids], lines)
+
+        scorings = list(plan.scorings(len(group[0].items)))
+        progress = [self._resumed(sequence, scorings, failed) for sequence in group]
+        largest = 0
+        for number, scoring in enumerate(scorings):
+            recorded = [state for state in progress if number < state.recorded]
+            missing = [state for state in progress if number >= state.recorded]
+            if missing:
+                bar.phase("editing", len(missing) * len(scoring.step))
+                note("editing")
+            unsummed = [state for state in progress if number >= state.summed]
+            updates = self._edit(unsummed, number, scoring, failed, lines, note)
+            largest = max([largest, *(patch.nbytes for patch in updates.values() if patch)])
+            to_score = [item for state in unsummed for item in state.chosen(scoring.indices, without=failed)]
+            if missing and to_score:
+                bar.phase("edited model", len(missing) * len(scoring.step))
+                note(f"edited model, {len(to_score)} to score")
+            self._score(unsummed, scoring, failed, lines)
+            for state in unsummed:
+                lines.write(state.sequence.ids)
+                if number == 0 and state is not progress[0]:
+                    self._point(state.sequence, 0, None, bar)
+                if scoring.on_curve:
+                    self._point(state.sequence, scoring.edits, state.patch, bar)
+                if updates[state.sequence.number] and state.patch:
+                    state.files.sum_up(number + 1, state.patch)
+            if recorded:
+                bar.skip(len(recorded) * len(scoring.step))
+            if missing:  # counted together, as they were computed together: one by one, the first is slow
+                bar.update(len(missing) * len(scoring.step))
+        return largest
+
+    def _resumed(self, sequence: RecordSequence, scorings: Sequence[Scoring], failed: set[str]) -> _Progress:
+        """Where a sequence stands: dense patches of the first steps are one file, their sum; others load theirs."""
+        known = takewhile(lambda scoring: self._is_known(sequence, scoring, failed), scorings)
+        recorded = list(known)
+        files = StepFiles(self.folder, sequence.number)
+        summed, patch = files.summed(len(recorded))
+        if recorded and len(recorded) < len(scorings):
+            where = f"{self.folder.path}, sequence {sequence.number}"
+            log.info("%s resumes after %d of %d records", where, recorded[-1].edits, len(sequence.items))
+        return _Progress(sequence, files, len(recorded), summed, patch)
+
+    def _is_known(self, sequence: RecordSequence, scoring: Scoring, failed: set[str]) -> bool:
+        """Whether every result of a step is recorded."""
+        keys = {(sequence.items[index].id, EDIT) for index in scoring.step}
+        keys |= {(sequence.items[index].id, phase_of(scoring)) for index in scoring.indices}
+        needs_point = scoring.on_curve and self.config.has_points
+        if needs_point and (sequence.number, scoring.edits) not in self.points:
+            return False
+        return all(key in self.done for key in keys if key[0] not in failed)
+
+    def ask_unedited(self, batch: Sequence[Item]) -> None:
+        """Score the unedited model on the items that have no line yet, all at once; the scores are stored."""
+        cases = {
+            f"{item.id}/{name}": case
+            for item in batch
+            if (item.id, BASE) not in self.done
+            for name, case in self._unedited_cases(item).items()
+        }
+        with suppress(*FAILURES):  # each record is then scored alone, so that the error belongs to one of them
+            self.unedited.sections(cases)
+
+    def _unedited_cases(self, item: Item) -> dict[str, Case]:
+        return {BASE: item.case, **(ceiling_cases(item.case) if self.config.ceilings else {})}
+
+    def _base(self, records: Sequence[Item], lines: _Lines) -> set[str]:
+        """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
+        failed = set()
+        for chunk in _chunks(records, self.together):
+            if len(records) > 1:
+                self.ask_unedited(chunk)
+            for item in chunk:
+                error = self.done.get((item.id, BASE))
+                if (item.id, BASE) not in self.done:
+                    sections: dict[str, Section] = {}
+                    try:
+                        sections = self.unedited.sections(self._unedited_cases(item))
+                    except FAILURES as fault:
+                        error = failure(fault)
+                    entry = Entry(
+                        id=item.id,
+                        phase=BASE,
+                        sha256=item.sha256,
+                        error=error,
+                        choices=item.case.choices,
+                        sections=sections,
+                    )
+                    lines.add([entry])
+                if error is not None:
+                    failed.add(item.id)
+        return failed
+
+    def _edit(
+        self,
+        progress: Sequence[_Progress],
+        number: int,
+        scoring: Scoring,
+        failed: set[str],
+        lines: _Lines,
+        note: Callable[[str], None],
+    ) -> dict[int, Patch | None]:
+        """Compute the patch of step ``number`` of each sequence, and add it to those of the earlier steps.
+
+        Returns:
+            By the number of the sequence, the patch of this step; None if none of its edits succeeds.
+        """
+        batches = {state.sequence.number: state.chosen(scoring.step, without=failed) for state in progress}
+        alone: dict[str, StepOutcome] = {}
+        if self.config.plan.schedule.sequence == 1:
+            alone = self._edit_each([item for batch in batches.values() for item in batch], note)
+        updates = {}
+        for state in progress:
+            batch = batches[state.sequence.number]
+            outcome = alone.get(batch[0].id) if batch else None
+            update = self._update(state, number, batch, outcome, lines)
+            # The patch is that of all edits so far; a step without a success changes nothing.
+            state.patch = added(state.patch, update)
+            updates[state.sequence.number] = update
+        return updates
+
+    def _edit_each(self, batch: Sequence[Item], note: Callable[[str], None]) -> dict[str, StepOutcome]:
+        """Edit records in one call, each alone on the unedited model; the outcomes by the record's id.
+
+        If the call fails, there are none: each record is then edited by a call of its own, so that the error belongs to
+        one of them.
+        """
+        new = [item for item in batch if (item.id, EDITED) not in self.done]
+        if not isinstance(self.method, EditsEach):
+            return {}
+        with watched([StepNotes(note)], [item.id for item in new]), suppress(*FAILURES):
+            return edit_each_alone(self.method, [item.record for item in new if len(item.record.edits) == 1])
+        return {}
+
+    def _update(
+        self, state: _Progress, number: int, batch: Sequence[Item], outcome: StepOutcome | None, lines: _Lines
+    ) -> Patch | None:
+        """The patch of step ``number``: loaded if it was saved, else computed; None if none of its edits succeeds."""
+        new = [item for item in batch if (item.id, EDIT) not in self.done]
+        if not new and all(self.done[item.id, EDIT] for item in batch):
+            return None
+        if not new and (saved := state.files.load(number)):
+            return saved
+        step = outcome or edit_step(self.method, [item.record for item in batch], start=state.patch)
+        if len(state.sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch
+            state.files.save(number, step.patch)
+        lines.add(_edit_entry(item, step) for item in new)
+        return step.patch
+
+    def _score(self, progress: Sequence[_Progress], scoring: Scoring, failed: set[str], lines: _Lines) -> None:
+        """Score the records of a scoring, each on the model with its sequence's patch, and write their lines."""
+        phase = phase_of(scoring)
+        to_score = list[_Scored]()
+        for state in progress:
+            to_score += [_Scored(item, state.patch) for item in state.chosen(scoring.indices, without=failed)]
+        for chunk in _chunks(to_score, self.together):  # whole chunks: a resumed run rounds like an uninterrupted one
+            new = {scored.item.id for scored in chunk if (scored.item.id, phase) not in self.done}
+            if new:
+                lines.add(entry for entry in self._entries_of(chunk, phase) if entry.id in new)
+
+    def _entries_of(self, chunk: Sequence[_Scored], phase: str) -> list[Entry]:
+        """Score records all at once; if that fails, each alone, so that an error belongs to one record.
+
+        A record that the edited model can't be scored on, because its edits broke it, gets `broken` scores.
+        """
+        try:
+            sections = self.sections(chunk)
+            pairs = zip(chunk, sections, strict=True)
+            return [self._entry(scored.item, phase, section, scored.patch) for scored, section in pairs]
+        except FAILURES as error:
+            if len(chunk) > 1:
+                return [entry for scored in chunk for entry in self._entries_of([scored], phase)]
+            item = chunk[0].item
+            zeros = broken(item.case, self.unedited.sections({item.id: item.case})[item.id])
+            return [Entry(id=item.id, phase=phase, sha256=item.sha256, error=failure(error), sections={phase: zeros})]
+
+    def sections(self, chunk: Sequence[_Scored]) -> list[Section]:
+        """Score records, each on the model with its patch."""
+        cases = [scored.item.case for scored in chunk]
+        before = self.unedited.sections({scored.item.id: scored.item.case for scored in chunk})
+        shared = chunk[0].patch if all(scored.patch is chunk[0].patch for scored in chunk) else None
+        with self._edited(shared) as model:
+            sections = in_halves(
+                lambda part: score_cases(
+                    model,
+                    [scored.item.case for scored in part],
+                    before=[before[scored.item.id] for scored in part],
+                    patches=None if shared else [scored.patch for scored in part],
+                ),
+                chunk,
+            )
+        return with_cosines(self.model, cases, sections)
+
+    def _entry(self, item: Item, phase: str, section: Section, patch: Patch | None) -> Entry:
+        """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
+        seconds = None
+        if self.config.time_answers and phase == EDITED and patch:
+            prompt, model = item.case.edit.text, self.model.in_chat(chat=item.case.chat)
+            unedited = answer_seconds(model, prompt)
+            with patch.applied(model) as edited:
+                seconds = unedited, answer_seconds(edited, prompt)
+        sections = {phase: section}
+        return Entry(id=item.id, phase=phase, sha256=item.sha256, answer_seconds=seconds, sections=sections)
+
+    def _edited(self, patch: Patch | None) -> AbstractContextManager[LanguageModel]:
+        return patch.applied(self.model) if patch else nullcontext(self.model)
+
+    def _point(self, sequence: RecordSequence, edits: int, patch: Patch | None, bar: Bar) -> None:
+        """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point.
+
+        Raises:
+            KgEditError: the unedited model can't be measured, for example on a text of one token.
+        """
+        config = self.config
+        if not config.has_points or (sequence.number, edits) in self.points:
+            return
+        asked = f", {number_of(len(config.retention.queries), 'prompt')} of retention" if config.retention else ""
+        bar.note(f"{'edited' if edits else 'unedited'} model, general ability{asked}")
+        scores, tasks = dict[str, float | None](), dict[str, DocumentScores]()
+        problem: Exception | None = None
+        before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []
+        try:
+            with self._edited(patch) as model:
+                if config.tasks:
+                    tasks |= config.tasks.scores(model, edited=patch is not None)
+                if config.quick:
+                    tasks |= config.quick.scores(model) if patch else self.unedited.quick(config.quick)
+                if config.general is not None:
+                    text = config.general
+                    scores |= general_scores(model, text) if patch else self.unedited.general(text)
+                scores |= {name: score.value for name, score in tasks.items()}
+                if config.retention:
+                    edits_so_far = [edit for item in sequence.items[:edits] for edit in item.case.edits]
+                    scores |= config.retention.scores(model, edits_so_far, before=before, chat=config.chat)
+        except FAILURES as error:
+            problem = error
+        except (RuntimeError, MemoryError) as error:
+            problem = memory_failure(error)  # raises any other error
+            release()
+        if problem and not edits:  # no edit has broken the unedited model: the text or the tasks can't be used
+            raise problem
+        point = Point(
+            sequence=sequence.number,
+            edits=edits,
+            scores={} if problem else scores,
+            tasks=tasks,
+            error=failure(problem) if problem else None,
+        )
+        self.folder.append_point(point)
+
+
+def _label(group: Sequence[RecordSequence], bar: Bar) -> str:
+    """The beginning of the notes about records that are edited alone: "records 5 to 8, "."""
+    first, last = bar.n + 1, bar.n + len(group)
+    return f"records {first} to {last}, " if last > first else f"record {first}, "
+
+
+def _edit_entry(item: Item, step: StepOutcome) -> Entry:
+    """The line of a record's edit: its cost, or its error."""
+    if error := step.errors.get(item.id):
+        return Entry(id=item.id, phase=EDIT, sha256=item.sha256, error=error)
+    return Entry(
+        id=item.id,
+        phase=EDIT,
+        sha256=item.sha256,
+        seconds=step.seconds,
+        memory=step.memory,
+        batch=step.halved_to,
+    )
+
+
+def _chunks(batch: Sequence[Thing], size: int) -> Iterator[Sequence[Thing]]:
+    return (batch[start : start + size] for start in range(0, len(batch), size))
