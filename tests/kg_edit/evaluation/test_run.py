@@ -457,7 +457,7 @@ def test_unedited_scores_are_reused_by_the_next_method(
 ) -> None:
     first = evaluate(method, model, edits, out=tmp_path / "first", config=EvalConfig(ceilings=True))
     sizes: list[int] = []
-    for module in ("scorer", "run"):
+    for module in ("scorer", "sequences"):
         monkeypatch.setattr(
             f"kg_edit.evaluation.{module}.score_cases",
             lambda model, cases, **how: sizes.append(len(cases)) or score_cases(model, cases, **how),
