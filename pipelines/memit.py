@@ -12,24 +12,61 @@ python pipelines/memit.py triplets.csv --preset paper --set 'layers=[4,5,6]' --o
 from __future__ import annotations
 
 import logging
+from itertools import chain
 
-from stages import ShowsMemit, main
+import torch
+from stages import show_descent, show_update, start
+
+from kg_edit.cli.console import friendly
+from kg_edit.locate_then_edit.descent import descend, descent_model
+from kg_edit.methods.memit.method import Memit
+from kg_edit.methods.memit.records import FactValue
 
 log = logging.getLogger("pipelines.memit")
 
 
-class ShownMemit(ShowsMemit):
-    """MEMIT, with the result of each stage in the log."""
+def main() -> None:
+    """Edit the model by MEMIT, all triplets in one batch, and write the patch and a report."""
+    run = start(Memit, str(__doc__))
+    memit = run.method
+    config = memit.config
+    edits = run.remaining  # all, or none if the run is complete
 
-    stage = 2  # 2. z of every fact, 3. the updates: `stages.ShowsMemit`
+    # 1. C [d_ff, d_ff] of every written block, the second moment of W's inputs over ordinary text.
+    log.info("1. blocks %s; C from %d tokens", list(memit.layers), memit.covariances[memit.layers[0]].tokens)
 
-    def prepare(self) -> None:
-        """Sample the contexts, and load or measure C of every written block, once for all edits."""
-        ready = "covariances" in vars(self)
-        super().prepare()
-        if not ready:
-            log.info("1. blocks %s; C from %d tokens", list(self.layers), self.covariances[self.layers[0]].tokens)
+    if edits:
+        with run.editing(*edits):
+            groups, opposed = memit.batch_facts(edits)  # the prompts of each edit
+            facts = list(chain(*groups))
+            requests = [fact.prompts for fact in facts]
+
+            # 2. z of each fact (Eq. 16): Adam on z - h, until the model predicts o* after every prompt. h [facts, d] is
+            # the state of the last written block at the subject's last token. As many facts at once as fit into memory.
+            model = descent_model(run.model, config.descent_dtype)
+            values = list[FactValue]()
+            for part in memit.portions(requests):
+                loss = memit.objective(model, requests[part])
+                delta, notes = memit.propose([fact.edit for fact in facts[part]], loss.value)
+                descents = descend(loss, delta, config.stops)
+                if config.anchor:
+                    descents = memit.anchor_values(descents, requests[part])
+                for fact, h, descent, noted in zip(facts[part], loss.value, descents, notes, strict=True):
+                    show_descent(f"2. z of {fact.edit.text} {fact.target}: |h|", descent, size=float(h.norm()))
+                    values.append(FactValue(state=h, descent=descent, notes=noted))
+
+            # 3. The updates, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14).
+            of_edits = [[values.pop(0) for _ in group] for group in groups]
+            z = torch.stack([value.target_state for group in of_edits for value in group])  # [facts, d]
+            records = memit.batch_records(edits, groups, of_edits, opposed)
+            patch = memit.write(facts, z, records, run.patch)
+            show_update(3, patch)
+        run.add(patch)
+
+    # 4. Every prompt of the edits, before and after.
+    run.report()
 
 
 if __name__ == "__main__":
-    main(ShownMemit, str(__doc__))
+    with friendly("pipelines"):
+        main()

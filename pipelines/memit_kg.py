@@ -12,35 +12,67 @@ python pipelines/memit_kg.py triplets.csv --preset paper --set chained=3 --out o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from itertools import chain
 
-from stages import ShowsMemit, main, show_subgraph
+import torch
+from stages import show_descent, show_subgraph, show_update, start
 
-from kg_edit.edits.edit import Edit
+from kg_edit.cli.console import friendly
+from kg_edit.locate_then_edit.descent import descend, descent_model
+from kg_edit.methods.memit.records import FactValue
 from kg_edit.methods.memit_kg.method import MemitKg
-from kg_edit.patches.base import Patch
 
 log = logging.getLogger("pipelines.memit_kg")
 
 
-class ShownMemitKg(MemitKg, ShowsMemit):
-    """MEMIT-KG, with the result of each stage in the log."""
+def main() -> None:
+    """Edit the model by MEMIT-KG, all triplets in one batch, and write the patch and a report."""
+    run = start(MemitKg, str(__doc__))
+    memit = run.method
+    config = memit.config
+    edits = run.remaining  # all, or none if the run is complete
 
-    stage = 3  # 3. z of every edit and fact, 4. the updates: `stages.ShowsMemit`
+    if edits:
+        with run.editing(*edits):
+            for edit in edits:
+                # 1. The subgraph: s -r-> o*, and what the graph states about o*.
+                log.info("%s -> %s", edit.text, edit.target_new)
+                show_subgraph(memit.subgraph(edit))
 
-    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Make all edits and their facts in one batch."""
-        for edit in edits:
-            # 1. The subgraph: s -r-> o*, and what the graph states about o*.
-            show_subgraph(self, edit)
-
-            # 2. The facts of the graph that are written together with the edit, in words.
-            facts = self.further_edits(edit)
-            log.info("2. %d facts of the graph are edited in as well", len(facts))
+            # 2. The edits, and the facts of the graph that are written together with them, in words.
+            groups, opposed = memit.batch_facts(edits)
+            facts = list(chain(*groups))
+            requests = [fact.prompts for fact in facts]
+            log.info("2. %d facts of the graph are edited in as well", len(facts) - len(edits))
             for fact in facts:
-                log.info("     %s %s", fact.text, fact.target_new)
-        return super().make(edits, before=before)
+                log.info("     %s %s", fact.edit.text, fact.target)
+
+            # 3. z of each fact (Eq. 16): Adam on z - h, until the model predicts o* after every prompt. h [facts, d] is
+            # the state of the last written block at the subject's last token. As many facts at once as fit into memory.
+            model = descent_model(run.model, config.descent_dtype)
+            values = list[FactValue]()
+            for part in memit.portions(requests):
+                loss = memit.objective(model, requests[part])
+                delta, notes = memit.propose([fact.edit for fact in facts[part]], loss.value)
+                descents = descend(loss, delta, config.stops)
+                if config.anchor:
+                    descents = memit.anchor_values(descents, requests[part])
+                for fact, h, descent, noted in zip(facts[part], loss.value, descents, notes, strict=True):
+                    show_descent(f"3. z of {fact.edit.text} {fact.target}: |h|", descent, size=float(h.norm()))
+                    values.append(FactValue(state=h, descent=descent, notes=noted))
+
+            # 4. The updates, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14).
+            of_edits = [[values.pop(0) for _ in group] for group in groups]
+            z = torch.stack([value.target_state for group in of_edits for value in group])  # [facts, d]
+            records = memit.batch_records(edits, groups, of_edits, opposed)
+            patch = memit.write(facts, z, records, run.patch)
+            show_update(4, patch)
+        run.add(patch)
+
+    # 5. Every prompt of the edits, before and after.
+    run.report()
 
 
 if __name__ == "__main__":
-    main(ShownMemitKg, str(__doc__))
+    with friendly("pipelines"):
+        main()

@@ -10,43 +10,55 @@ python pipelines/rome.py triplets.csv --preset paper --set layer=5 --out out/rom
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
-from stages import main, show_update, show_value
+from stages import show_descent, show_update, start
 
-from kg_edit.edits.edit import Edit
-from kg_edit.methods.rome.method import Rome
-from kg_edit.patches.base import Patch
+from kg_edit.cli.console import friendly
+from kg_edit.locate_then_edit.descent import descend, descent_model
+from kg_edit.locate_then_edit.long_run import anchor
+from kg_edit.methods.rome.method import EditValue, Rome
 
 log = logging.getLogger("pipelines.rome")
 
 
-class ShownRome(Rome):
-    """ROME, with the result of each stage in the log."""
+def main() -> None:
+    """Edit the model by ROME, one triplet after the other, and write the patch and a report."""
+    run = start(Rome, str(__doc__))
+    rome = run.method
+    config = rome.config
 
-    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Make one edit on the model with the earlier edits (``before``)."""
-        (edit,) = edits
-        log.info("%s -> %s", edit.text, edit.target_new)
+    # 1. C [d_ff, d_ff], the second moment of W's inputs over ordinary text: what the update must leave alone.
+    covariance = rome.covariance
+    shape = list(covariance.moment.shape)
+    log.info("1. C of block %d: %s, from %d tokens", rome.layer, shape, covariance.tokens)
 
-        # 1. C [d_ff, d_ff], the second moment of W's inputs over ordinary text: what the update must leave alone.
-        shape, tokens = list(self.covariance.moment.shape), self.covariance.tokens
-        log.info("1. C of block %d: %s, from %d tokens", self.layer, shape, tokens)
+    for edit in run.remaining:
+        with run.editing(edit):
+            # 2. The prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should not change.
+            request = rome.request(edit)
+            for prompt in request.rewrites[:3]:
+                log.info("2. prompt: %r", prompt.text)
 
-        # 2. The prompts: "{context} {s} {r}" with o* as its target, and "{s} is a", whose output should not change.
-        request = self.request(edit)
-        for prompt in request.rewrites[:3]:
-            log.info("2. prompt: %r", prompt.text)
+            # 3. m* (Eq. 4): Adam on m* - m, until the model predicts o* after every prompt. The loss also has m [d],
+            # the key k [d_ff] of the bare prompt, and k* [d_ff], the mean over the contexts.
+            loss = rome.objective(descent_model(run.model, config.descent_dtype), [edit], [request])
+            m, k, k_mean = loss.value[0], loss.bare_key[0], loss.mean_key[0]
+            delta, _ = rome.propose([edit], loss.value)
+            (descent,) = descend(loss, delta, config.stops)
+            if config.anchor:
+                descent = anchor(descent, m, norm=rome.value_norm, most=config.anchor)
+            show_descent("3. m*: |m|", descent, size=float(m.norm()))
 
-        # 3. m* (Eq. 4): Adam on m* - m, until the model predicts o* after every prompt.
-        (value,) = self.find_values([edit], [request])
-        show_value(3, value)
+            # 4. The update (Eq. 2): W + (m* - m) u^T / (k . u) with u = C^-1 k*, in a patch with its provenance.
+            value = EditValue(request=request, clean=m, bare_key=k, mean_key=k_mean, descent=descent, notes={})
+            patch = rome.write(edit, value, before=run.patch)
+            show_update(4, patch)
+        run.add(patch)
 
-        # 4. The update (Eq. 2): W + (m* - m) u^T / (k . u) with u = C^-1 k*, in a patch with its provenance.
-        patch = self.write(edit, value, before=before)
-        show_update(4, patch)
-        return patch
+    # 5. Every prompt of the edits, before and after.
+    run.report()
 
 
 if __name__ == "__main__":
-    main(ShownRome, str(__doc__))
+    with friendly("pipelines"):
+        main()

@@ -1,89 +1,102 @@
-"""What the scripts glame, rome, rome_kg, memit and memit_kg share: their options, and the stages that look alike."""
+"""What the scripts glame, rome, rome_kg, memit and memit_kg share: options, a run that resumes, and printed tables."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-from torch import Tensor
+import networkx as nx
 
-from kg_edit.cli.console import friendly
+from kg_edit.callbacks import LossLines, watched
 from kg_edit.cli.method_plan import parse_settings
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.graphs.source import open_named
+from kg_edit.locate_then_edit.descent import Descent
 from kg_edit.methods import EditingMethod
-from kg_edit.methods.memit.method import Memit
-from kg_edit.methods.memit.records import Fact, FactValue, Record
+from kg_edit.methods.base import annotate_errors
+from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm
+from kg_edit.patches.guards import SeenEdits, refuse_disabling, with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.edit_run import run_edits
-from kg_edit.storage.run_folder import check_folder
-
-if TYPE_CHECKING:
-    from kg_edit.methods.base import GraphReader
-    from kg_edit.methods.rome.method import EditValue
+from kg_edit.reports.edit_run import LOSSES, PARTIAL, run_edits, run_settings
+from kg_edit.storage.run_folder import PATCH, check_folder, claim
 
 SHOWN = 8  # statements of a subgraph that are printed
-log = logging.getLogger("pipelines.stages")
+log = logging.getLogger("pipelines")
+Method = TypeVar("Method", bound=EditingMethod)
 
 
-def show_subgraph(method: GraphReader, edit: Edit) -> None:
-    """Log the subgraph that a method reads: s -r-> o*, and what the graph states about o*."""
-    graph = method.subgraph(edit)
-    labels = dict(graph.nodes(data="label"))
-    log.info("%s -> %s", edit.text, edit.target_new)
-    log.info("1. subgraph: %d nodes, %d statements", len(graph), graph.number_of_edges())
-    for start, end, relation in list(graph.edges(data="label"))[:SHOWN]:
-        log.info("     %s -- %s -> %s", labels[start], relation, labels[end])
-    if (more := graph.number_of_edges() - SHOWN) > 0:
-        log.info("     and %d more", more)
+@dataclass
+class Run(Generic[Method]):
+    """The edits of a script and the patch so far, in a folder in which a stopped run continues.
+
+    Attributes:
+        method: holds the settings, and what all edits share: contexts and covariances.
+        model: the unedited model.
+        edits: all edits of the file.
+        out: the folder.
+        force: accept an edit that would probably break the model.
+        patch: the edits made so far.
+    """
+
+    method: Method
+    model: LanguageModel
+    edits: Sequence[Edit]
+    out: Path
+    force: bool
+    patch: Patch
+    losses: LossLines = field(default_factory=LossLines)
+
+    @property
+    def remaining(self) -> list[Edit]:
+        """The edits that are not in the patch."""
+        made = {record["edit"]["id"] for record in self.patch.edits}
+        return [edit for edit in self.edits if edit.id not in made]
+
+    @contextmanager
+    def editing(self, *edits: Edit) -> Iterator[None]:
+        """Compute ``edits`` in the ``with`` block: on the model with the earlier ones, which is restored after it."""
+        with ExitStack() as stack:
+            stack.enter_context(annotate_errors(*edits))
+            stack.enter_context(watched([self.losses], [edit.id for edit in edits]))
+            stack.enter_context(self.patch.applied(self.model))
+            stack.enter_context(untouched(self.model))
+            yield
+
+    def add(self, patch: Patch) -> None:
+        """Add the patch of new edits, and save all.
+
+        Raises:
+            PatchError: an edit is not finite, or would probably break the model, and the run is not forced.
+        """
+        patch.check_finite()
+        patch = with_weight_norms(patch, self.model)
+        if not self.force:
+            refuse_disabling(patch, SeenEdits([self.patch]), self.model)
+        self.patch = self.patch + patch
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.losses.append_to(self.out / LOSSES)
+        self.patch.save(self.out / PARTIAL)
+
+    def report(self) -> None:
+        """Ask every edit's prompts before and after, and write the patch and the report."""
+        run = run_edits(self.method, self.model, self.edits, self.out, force=self.force, alone=False)
+        for row in run.rows:
+            unedited, edited = row.unedited.text, row.edited.text
+            log.info("%-11s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
+        log.info("%s", run.verdict)
 
 
-def show_value(stage: int, value: EditValue) -> None:
-    """Log m* (ROME's Eq. 4): its distance from m, and the loss of the descent."""
-    losses, prompts = value.descent.losses, len(value.request.rewrites)
-    norms = float(value.clean.norm()), float(value.descent.change.norm())
-    log.info("%d. m*: |m| %.2f, |m* - m| %.2f, after %d prompts", stage, *norms, prompts)
-    log.info("     loss %.2f -> %.3f in %d evaluations", losses[0][0], losses[-1][0], len(losses))
-
-
-def show_update(stage: int, patch: Patch) -> None:
-    """Log the updates of a patch, by weight."""
-    assert isinstance(patch, WeightPatch)
-    for name, update in patch.factors.items():
-        log.info("%d. update of %s: rank %d, norm %.3f", stage, name, update.rank, change_norm(update))
-
-
-class ShowsMemit(Memit):
-    """MEMIT, with the results of its stages in the log; the first one has the number ``stage``."""
-
-    stage = 1
-
-    def find_values(self, facts: Sequence[Fact]) -> list[FactValue]:
-        """Find z of each fact: the state of the last written block with which the model predicts o*."""
-        values = super().find_values(facts)
-        for fact, value in zip(facts, values, strict=True):
-            norms = float(value.state.norm()), float(value.descent.change.norm())
-            losses = value.descent.losses[0][0], value.descent.losses[-1][0]
-            log.info("%d. z of %s %s: |h| %.2f, |z - h| %.2f", self.stage, fact.edit.text, fact.target, *norms)
-            log.info("     loss %.2f -> %.3f", *losses)
-        return values
-
-    def write(self, facts: Sequence[Fact], target_states: Tensor, records: Sequence[Record], before: Patch) -> Patch:
-        """Move the states h towards z, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14)."""
-        patch = super().write(facts, target_states, records, before)
-        show_update(self.stage + 1, patch)
-        return patch
-
-
-def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str] | None = None) -> None:
-    """Read triplets, edit a model by ``method_class``, and write a patch and a report; an interrupted run resumes."""
+def start(method_class: type[Method], about: str, arguments: Sequence[str] | None = None) -> Run[Method]:
+    """Read the options, check the edits, load the model, and continue the run of the folder if there is one."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("triplets", type=Path, help="CSV, TSV, JSONL or JSON: triplets, or edits with prompts")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
@@ -96,18 +109,50 @@ def main(method_class: type[EditingMethod], about: str, arguments: Sequence[str]
     parser.add_argument("--out", type=Path, default=out, help=f"folder of the patch and the report (default: {out})")
     parser.add_argument("--force", action="store_true", help="accept an edit that would probably break the model")
     options = parser.parse_args(arguments)
-    with friendly("pipelines"):
-        check_folder(options.out)
-        graph = open_named(options.graph)  # also has the labels of ids in the triplets
-        edits = read_edits(options.triplets, labels=graph).edits
-        settings = parse_settings(options.set)
-        config = method_class.config_class.preset(options.preset, settings, method=method_class.name)
-        method_class.check_inputs(config, graph, edits)  # mistakes are found before the model is loaded
-        model = LanguageModel.load(options.model)
-        method = method_class(model, config, graph=graph)
-        # Saves the patch after each edit, then asks every prompt. A second try of failed edits would look like others.
-        run = run_edits(method, model, edits, options.out, force=options.force, alone=False)
-        for row in run.rows:
-            unedited, edited = row.unedited.text, row.edited.text
-            log.info("%-11s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
-        log.info("%s", run.verdict)
+
+    check_folder(options.out)
+    graph = open_named(options.graph)  # also has the labels of ids in the triplets
+    edits = read_edits(options.triplets, labels=graph).edits
+    settings = parse_settings(options.set)
+    config = method_class.config_class.preset(options.preset, settings, method=method_class.name)
+    method_class.check_inputs(config, graph, edits)  # mistakes are found before the model is loaded
+    model = LanguageModel.load(options.model)
+    method = method_class(model, config, graph=graph)
+    method.check(edits)
+    identity = run_settings(method, model, edits)
+    check_folder(options.out, identity)
+    method.prepare()  # contexts and covariances, on the unedited model
+    options.out.mkdir(parents=True, exist_ok=True)
+    claim(options.out, identity)
+    patch = method.empty_patch()
+    for name in (PARTIAL, PATCH):
+        if (options.out / name).is_file():
+            patch = Patch.load(options.out / name)
+    return Run(method=method, model=model, edits=edits, out=options.out, force=options.force, patch=patch)
+
+
+def show_subgraph(graph: nx.MultiDiGraph) -> None:
+    """Print a subgraph: s -r-> o*, and what the graph states about o*."""
+    labels = dict(graph.nodes(data="label"))
+    log.info("1. subgraph: %d nodes, %d statements", len(graph), graph.number_of_edges())
+    for subject, target, relation in list(graph.edges(data="label"))[:SHOWN]:
+        log.info("     %s -- %s -> %s", labels[subject], relation, labels[target])
+    more = graph.number_of_edges() - SHOWN
+    if more > 0:
+        log.info("     and %d more", more)
+
+
+def show_descent(stage: str, descent: Descent, *, size: float) -> None:
+    """Print what a descent came to: |change|, with |m| or |h| as its ``size``, and the terms of the loss."""
+    (total, nll, kl), (last_total, last_nll, last_kl) = descent.losses[0], descent.losses[-1]
+    evaluations = len(descent.losses)
+    log.info("%s %.2f, its change %.2f, after %d evaluations", stage, size, float(descent.change.norm()), evaluations)
+    log.info("     loss %.2f -> %.3f: -log p(o*) %.2f -> %.3f", total, last_total, nll, last_nll)
+    log.info("     KL of the essence prompt %.3f -> %.3f", kl, last_kl)
+
+
+def show_update(stage: int, patch: Patch) -> None:
+    """Print the updates of a patch, by weight."""
+    assert isinstance(patch, WeightPatch)
+    for name, update in patch.factors.items():
+        log.info("%d. update of %s: rank %d, norm %.3f", stage, name, update.rank, change_norm(update))

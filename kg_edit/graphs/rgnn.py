@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -38,12 +39,20 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
 
     def forward(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> Tensor:
         """Return z' [..., nodes, d] for ``edges`` [2, edges] (object, subject) and ``relations`` [edges, d]."""
-        result = nodes @ self.itself.mT  # W_2 z_s
+        by_messages, by_itself = self.terms(nodes, edges, relations)
+        return by_itself if by_messages is None else by_itself + by_messages
+
+    def terms(self, nodes: Tensor, edges: Tensor, relations: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the two terms of Eq. 5 before g: W_1 aggr (z_o + z_r), and W_2 z_s, [..., nodes, d] each.
+
+        The first is what a node gets by messages, None without them; the second is what it keeps of itself.
+        """
+        by_itself = nodes @ self.itself.mT  # W_2 z_s
         if not self._graph:
-            return result
+            return None, by_itself
         # Graphs have no edge between them, so the nodes of all are those of one graph: aggr (z_o + z_r), [..., d]
         received = self.propagate(edges, nodes=nodes.flatten(0, -2), relations=relations).reshape(nodes.shape)
-        return result + received @ self.neighbours.mT  # W_1 of a sum is the sum of W_1
+        return received @ self.neighbours.mT, by_itself  # W_1 of a sum is the sum of W_1
 
     def propagate(self, edges: Tensor, *, nodes: Tensor, relations: Tensor) -> Tensor:
         """Call the base class's method.
@@ -56,6 +65,21 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
     def message(self, nodes_j: Tensor, relations: Tensor) -> Tensor:
         """Return an edge's message: z_o + z_r, or z_o alone without relations, [edges, d]."""
         return nodes_j + relations if self._relations else nodes_j
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SubjectTerms:
+    """The terms of Eq. 5 at the subject in one layer, [d] each.
+
+    Attributes:
+        by_messages: W_1 aggr (z_o + z_r).
+        by_itself: W_2 z_s.
+        z: g of their sum.
+    """
+
+    by_messages: Tensor
+    by_itself: Tensor
+    z: Tensor
 
 
 class RGNN(nn.Module):
@@ -117,19 +141,40 @@ class RGNN(nn.Module):
             relations: z_r, [edges, d].
             sizes: how many nodes each of several graphs has without padding.
         """
-        for index, layer in enumerate(self.layers, start=1):
-            nodes = layer(nodes, edges, relations)
-            if index < len(self.layers) or self._final_activation:
-                nodes = nn.functional.leaky_relu(nodes, self._slope)
-                if self.training and self._dropout:  # from each graph's own generator, so that a run can be repeated
-                    counts = sizes or (nodes.shape[-2],)
-                    drawn = [
-                        torch.rand(count, nodes.shape[-1], generator=draw)
-                        for count, draw in zip(counts, self._draws, strict=True)
-                    ]
-                    active = pad_sequence(drawn, batch_first=True).reshape(nodes.shape) >= self._dropout
-                    nodes = nodes * active.to(nodes.device) / (1 - self._dropout)
+        for layer in self.layers:
+            nodes = self.activate(layer(nodes, edges, relations), layer)
+            if self.training and self._dropout and self._has_activation(layer):
+                # From each graph's own generator, so that a run can be repeated
+                counts = sizes or (nodes.shape[-2],)
+                drawn = [
+                    torch.rand(count, nodes.shape[-1], generator=draw)
+                    for count, draw in zip(counts, self._draws, strict=True)
+                ]
+                active = pad_sequence(drawn, batch_first=True).reshape(nodes.shape) >= self._dropout
+                nodes = nodes * active.to(nodes.device) / (1 - self._dropout)
         return nodes
+
+    def activate(self, nodes: Tensor, layer: nn.Module) -> Tensor:
+        """Return g of the output of ``layer``, without dropout; the output itself after a last layer without g."""
+        return nn.functional.leaky_relu(nodes, self._slope) if self._has_activation(layer) else nodes
+
+    def _has_activation(self, layer: nn.Module) -> bool:
+        return layer is not self.layers[-1] or self._final_activation
+
+    @torch.no_grad()
+    def trace(self, nodes: Tensor, edges: Tensor, relations: Tensor, subject: int) -> list[SubjectTerms]:
+        """Return for each layer what the subject gets by messages and what it keeps, for one graph, without dropout.
+
+        The last ``z`` is the subject's vector z_s^n, which GLAME adds to m.
+        """
+        traced = list[SubjectTerms]()
+        for layer in self.layers:
+            by_messages, by_itself = layer.terms(nodes, edges, relations)
+            before = by_itself if by_messages is None else by_itself + by_messages
+            nodes = self.activate(before, layer)
+            messages = torch.zeros_like(nodes[subject]) if by_messages is None else by_messages[subject]
+            traced.append(SubjectTerms(by_messages=messages, by_itself=by_itself[subject], z=nodes[subject]))
+        return traced
 
 
 def share_memory(name: str, combined: nn.Module, parts: Sequence[nn.Module]) -> None:

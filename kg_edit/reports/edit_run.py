@@ -130,14 +130,7 @@ def run_edits(
         refuse_clash(edits)
     check_probes(model, edits, progress=progress)
     check_prompts(model, [prompt for prompt in own_prompts(edits) if not prompt.answer])  # the others are probes
-    settings = {
-        "job": "edit",
-        **method_settings(method, model),
-        "edits": len(all_edits),
-        **chat_settings(model, edits),
-        "edits_sha256": digest([edit.model_dump(mode="json") for edit in all_edits]),
-        "kg_edit": __version__,
-    }
+    settings = run_settings(method, model, all_edits)
     check_folder(
         out, settings, unrecorded=method.config.unrecorded, rows=lambda: _other_edits(out, edits, count=len(all_edits))
     )
@@ -215,6 +208,18 @@ def run_edits(
         write_text(out / VERDICT, written)
         write_text(out / REPORT, markdown(rows, patch, verdict, differences))
         return run
+
+
+def run_settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> dict[str, object]:
+    """Return what identifies a run in its folder: a run is continued only with the same method, model and edits."""
+    return {
+        "job": "edit",
+        **method_settings(method, model),
+        "edits": len(edits),
+        **chat_settings(model, edits),
+        "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
+        "kg_edit": __version__,
+    }
 
 
 def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:

@@ -27,7 +27,7 @@ SCRIPTS: dict[str, dict[str, Any]] = {
     "memit_kg": JOINT,
 }
 STAGES = {
-    "glame": ["subgraph: 3 nodes", "hidden states of block", "m*: |m|", "update of"],
+    "glame": ["subgraph: 3 nodes", "hidden states of block", "R-GNN, layer 1: by messages", "m*: |m|", "update of"],
     "rome": ["C of block", "prompt: 'LeBron James plays for", "m*: |m|", "update of"],
     "rome_kg": [
         "subgraph: 3 nodes",

@@ -225,40 +225,81 @@ class JointMethod(ValueMethod):
             RefusedEditsError: of several edits, some values are not finite, or longer than ``anchor`` allows.
             PatchError: that of the only edit is.
         """
-        targets = {edit.text: edit.target_new for edit in edits}
         with untouched(self.model):
             self.prepare()
-            facts, opposed = list[tuple[Fact, ...]](), list[int]()
-            for edit in edits:
+            groups, opposed = self.batch_facts(edits)
+
+            # z of all facts (Eq. 16); those of a batch that was just refused are known.
+            known = self._known_values(before, dict(zip(edits, groups, strict=True)))
+            new = [fact for edit, group in zip(edits, groups, strict=True) if edit not in known for fact in group]
+            found = self.find_values(new)
+            values = list[list[FactValue]]()
+            for edit, group in zip(edits, groups, strict=True):
+                if edit in known:
+                    values.append(known[edit])
+                else:
+                    values.append(found[: len(group)])
+                    found = found[len(group) :]
+
+            # W + R K^T (lambda C + K K^T)^-1 (Eq. 14), in each layer for all facts.
+            try:
+                records = self.batch_records(edits, groups, values, opposed)
+            except PatchError:
+                self._refused_batch = before, dict(zip(edits, values, strict=True))
+                raise
+            target_states = torch.stack([value.target_state for group in values for value in group])  # z, [facts, d]
+            return self.write(list(chain(*groups)), target_states, records, before)
+
+    def batch_facts(self, edits: Sequence[Edit]) -> tuple[list[tuple[Fact, ...]], list[int]]:
+        """Return the facts of each edit of a batch, and how many were left out, as they contradict an edit of it."""
+        targets = {edit.text: edit.target_new for edit in edits}
+        groups = list[tuple[Fact, ...]]()
+        opposed = list[int]()
+        for edit in edits:
+            with annotate_errors(edit):
+                every = self.facts(edit)
+            usable = every
+            if not edit.target_text:
+                usable = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
+            groups.append(usable)
+            opposed.append(len(every) - len(usable))
+        return groups, opposed
+
+    def batch_records(
+        self,
+        edits: Sequence[Edit],
+        groups: Sequence[Sequence[Fact]],
+        values: Sequence[Sequence[FactValue]],
+        opposed: Sequence[int],
+    ) -> list[Record]:
+        """Return the record of each edit of a batch.
+
+        Args:
+            edits: the batch.
+            groups: the facts of each edit.
+            values: their values.
+            opposed: how many facts of each edit were left out.
+
+        Raises:
+            RefusedEditsError: of several edits, some values are not finite, or longer than ``anchor`` allows. All are
+                named, so that a caller can leave them out at once.
+            PatchError: that of the only edit is.
+        """
+        records = list[Record]()
+        refused = dict[Edit, PatchError]()
+        for edit, group, those, left_out in zip(edits, groups, values, opposed, strict=True):
+            try:
                 with annotate_errors(edit):
-                    every = self.facts(edit)
-                usable = every
-                if not edit.target_text:  # without further facts that contradict an edit
-                    usable = tuple(fact for fact in every if targets.get(fact.edit.text, fact.target) == fact.target)
-                facts.append(usable)
-                opposed.append(len(every) - len(usable))
-            known = self._known_values(before, dict(zip(edits, facts, strict=True)))
-            new = [usable for edit, usable in zip(edits, facts, strict=True) if edit not in known]
-            values = iter(self.find_values(list(chain(*new))))
-            fact_values = [
-                known.get(edit) or [next(values) for _ in usable] for edit, usable in zip(edits, facts, strict=True)
-            ]
-            records, refused = list[Record](), dict[Edit, PatchError]()
-            for edit, usable, those, left_out in zip(edits, facts, fact_values, opposed, strict=True):
-                noted = {"opposed": left_out} if left_out else {}
-                try:
-                    with annotate_errors(edit):
-                        records.append(new_record(self.record(edit), usable, those) | self.notes(edit) | noted)
-                except PatchError as error:
-                    refused[edit] = error
-            if refused:  # of a batch all are named, so that a caller can leave them out at once
-                first, fault = next(iter(refused.items()))
-                reasons = {edit.id: why for edit, why in refused.items()}
-                self._refused_batch = before, dict(zip(edits, fact_values, strict=True))
-                with annotate_errors(first):
-                    raise fault if len(edits) == 1 else RefusedEditsError(reasons)
-            target_states = torch.stack([value.target_state for value in chain(*fact_values)])  # z, [facts, d]
-            return self.write(list(chain(*facts)), target_states, records, before)
+                    record = new_record(self.record(edit), group, those) | self.notes(edit)
+            except PatchError as error:
+                refused[edit] = error
+                continue
+            records.append({**record, "opposed": left_out} if left_out else record)
+        if refused:
+            first, fault = next(iter(refused.items()))
+            with annotate_errors(first):
+                raise fault if len(edits) == 1 else RefusedEditsError({edit.id: why for edit, why in refused.items()})
+        return records
 
     def _known_values(self, before: Patch, facts: Mapping[Edit, Sequence[Fact]]) -> dict[Edit, list[FactValue]]:
         """The values of edits that were just in a batch with refused ones, on the same patch, with as many facts.
@@ -352,31 +393,46 @@ class JointMethod(ValueMethod):
         Returns:
             One `FactValue` per fact, in order.
         """
-        layer = self.layers[-1]
         prompts = [fact.prompts for fact in facts]
-        fact_values = list[FactValue]()
+        values = list[FactValue]()
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
-            engine = find_engine(model, layer, self.contexts, memory=self.memory, forward=self.forward)
             for part in self.portions(prompts):
-                requests = prompts[part]
-                bare = [request.rewrites[0] for request in requests]
-                loss = Objective(model, layer, requests, kl_weight=self.config.kl_weight, engine=engine)
-                states = self.states(loss, bare)  # h [facts, d]
-                loss.value = states  # the penalty is relative to h: in MEMIT the block's output, not the MLP's
-                loss.penalty = self.regulariser(loss)
-
                 # Eq. 16: gradient descent on z - h of all facts at once; a fact whose loss is small enough ends early.
-                delta, notes = self.propose([fact.edit for fact in facts[part]], states)
+                loss = self.objective(model, prompts[part])
+                h = loss.value  # [facts, d]
+                delta, notes = self.propose([fact.edit for fact in facts[part]], h)
                 descents = descend(loss, delta, self.config.stops)
-                states, descents = self.written(states, descents)
+
+                states, descents = self.written(h, descents)
                 if self.config.anchor:
-                    _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
-                    for index, value in enumerate(values):
-                        descents[index] = anchor(descents[index], value, norm=self.value_norm, most=self.config.anchor)
+                    descents = self.anchor_values(descents, prompts[part])
                 for index, descent in enumerate(descents):
-                    fact_values.append(FactValue(state=states[index], descent=descent, notes=notes[index]))
-        return fact_values
+                    values.append(FactValue(state=states[index], descent=descent, notes=notes[index]))
+        return values
+
+    def objective(self, model: LanguageModel, requests: Sequence[Request]) -> Objective:
+        """Return the loss as a function of z - h for facts with the prompts ``requests``; its ``value`` is h.
+
+        ``model`` is the own one or a copy of it.
+        """
+        layer = self.layers[-1]
+        engine = find_engine(model, layer, self.contexts, memory=self.memory, forward=self.forward)
+        loss = Objective(model, layer, requests, kl_weight=self.config.kl_weight, engine=engine)
+        # The penalty is relative to h, which is the block's output, and not the MLP's.
+        loss.value = self.states(loss, [request.rewrites[0] for request in requests])
+        loss.penalty = self.regulariser(loss)
+        return loss
+
+    def anchor_values(self, descents: Sequence[Descent], requests: Sequence[Request]) -> list[Descent]:
+        """Return the descents with values of the norm that ``anchor`` sets."""
+        layer = self.layers[-1]
+        bare = [request.rewrites[0] for request in requests]
+        _, values = subject_states(self.model, bare, layer=layer, last=layer, site="value")  # m
+        return [
+            anchor(descent, value, norm=self.value_norm, most=self.config.anchor)
+            for descent, value in zip(descents, values, strict=True)
+        ]
 
     def states(self, loss: Objective, bare: Sequence[Prompt]) -> Tensor:
         """Return h [facts, d]: the last layer's state at the subject's last token of each ``bare`` prompt."""

@@ -219,8 +219,6 @@ class RankOneMethod(ValueMethod):
             for part in self.portions(requests):
                 # One pass over all prompts of the model without the change gives m [edits, d], k and k* [edits, d_ff].
                 loss = self.objective(model, edits[part], requests[part])
-                if model is not self.model:  # m and the keys are always those of the model itself
-                    loss.value, loss.bare_key, loss.mean_key = self.clean_states(requests[part])
 
                 # Eq. 4: gradient descent on m* - m of all edits at once; an edit whose loss is small enough ends early.
                 delta, notes = self.propose(edits[part], loss.value)
@@ -242,8 +240,8 @@ class RankOneMethod(ValueMethod):
         return values
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
-        """Return the loss of ``edits`` with their prompts ``requests``, on ``model``."""
-        return Objective(
+        """Return the loss of ``edits`` with their prompts ``requests``; ``model`` is the own one or a copy of it."""
+        loss = Objective(
             model,
             self.layer,
             requests,
@@ -251,6 +249,9 @@ class RankOneMethod(ValueMethod):
             penalty=self.penalty,
             engine=find_engine(model, self.layer, self.contexts, memory=self.memory),
         )
+        if model is not self.model:  # m and the keys are always those of the model itself
+            loss.value, loss.bare_key, loss.mean_key = self.read_states(requests)
+        return loss
 
     def penalty(self, change: Tensor, value: Tensor) -> Tensor:
         """Return a further term of the loss, [edits], of m* - m and m [edits, d] each; none by default."""
@@ -261,7 +262,7 @@ class RankOneMethod(ValueMethod):
         """Return the parameters of the edits' changes m* - m, and notes for each record; ``values``: m, [edits, d]."""
 
     @torch.no_grad()
-    def clean_states(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
+    def read_states(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, Tensor]:
         """Return m [edits, d], k and k* [edits, d_ff] without the loss: no block above the edited one runs."""
         rows = [row for request in requests for row in request.rewrites]
         keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, site="value")
@@ -298,8 +299,9 @@ class RankOneMethod(ValueMethod):
             hold=self.config.hold,
             earlier=None if before is None else remember(before, name, weight=self.config.remember),
         )
-        if value.principal is not None:  # as published, after the closed form: the output for k is no longer exactly m*
-            right = off_principal(value.principal, factors.right, strength=self.config.sphere)
+        if self.config.sphere:  # as published, after the closed form: the output for k is no longer exactly m*
+            principal = principal_directions(weight.detach()) if value.principal is None else value.principal
+            right = off_principal(principal, factors.right, strength=self.config.sphere)
             factors = replace(factors, right=right)
         updates = {name: factors}
         if self.config.rect or self.config.prune:

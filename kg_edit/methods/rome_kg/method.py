@@ -150,9 +150,13 @@ class RomeKg(GraphRequestMethod, Rome):
             if isinstance(update, Exception):
                 raise update
             patch = patch + update
+        return self.gather(edit, patch)
+
+    def gather(self, edit: Edit, patch: Patch) -> WeightPatch:
+        """Return the patch of an edit and its facts with one record, which lists those of the facts."""
+        assert isinstance(patch, WeightPatch)  # noqa: S101 - a sum of weight patches
         first, *further = patch.edits
         provenance = {**patch.provenance, "edits": [{**first, **self.notes(edit), "requests": further}]}
-        assert isinstance(patch, WeightPatch)  # noqa: S101 - a sum of weight patches
         return WeightPatch(factors=patch.factors, provenance=provenance, state=patch.state)
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
