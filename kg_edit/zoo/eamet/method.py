@@ -72,7 +72,8 @@ class Eamet(Memit):
 
     def find_values(self, facts: Sequence[Fact]) -> list[FactValue]:
         """Find z of each fact. Facts that do not fit into one descent are aligned with those found before them."""
-        self._keys, self._changes = list[Tensor](), list[Tensor]()  # of the batch's descents so far
+        self._keys = list[Tensor]()  # of the batch's descents so far
+        self._changes = list[Tensor]()
         return super().find_values(facts)
 
     def regulariser(self, loss: Objective) -> Penalty:
@@ -95,17 +96,20 @@ class Eamet(Memit):
             keys: k*, [all, d_ff], those of the ``facts`` first.
             earlier: r of the batch's facts that were found before, in the order of their keys.
         """
-        config, facts = self.config, len(change)
+        config = self.config
+        facts = len(change)
         penalty = self.penalty(change, state)
         if len(keys) < 2:
             return penalty
         itself = torch.eye(facts, len(keys), dtype=torch.bool, device=change.device)
         moved = change.detach().any(1, keepdim=True)  # a change of 0 has no direction, and an endless gradient of it
-        directions, k = normalize(change.where(moved, change.detach()), dim=1), normalize(keys, dim=1)
+        directions = normalize(change.where(moved, change.detach()), dim=1)
+        k = normalize(keys, dim=1)
         others = torch.cat([directions.detach(), *(normalize(those, dim=1) for those in earlier)])
         of_keys = (k[:facts] @ k.T).masked_fill(itself, _FAR)  # [facts, all]
         of_changes = (directions @ others.T).masked_fill(itself, _FAR)
-        log_p_k, log_p_r = ((cosines / config.temperature).log_softmax(1) for cosines in (of_keys, of_changes))
+        log_p_k = (of_keys / config.temperature).log_softmax(1)
+        log_p_r = (of_changes / config.temperature).log_softmax(1)
         divergence = (log_p_k.exp() * (log_p_k - log_p_r)).sum(1)
         near, at = of_keys.topk(min(config.nearest, len(keys) - 1))
         errors = (near / config.temperature).softmax(1) * (near - of_changes.gather(1, at)).square()

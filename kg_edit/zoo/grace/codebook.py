@@ -170,15 +170,18 @@ def regions(keys: Tensor, labels: Sequence[str], rule: Deferral) -> Regions:
         labels: of the entries; two edits agree if their labels are equal.
         rule: the settings.
     """
-    points, epsilon = rule.placed(keys), rule.radius
+    points = rule.placed(keys)
+    epsilon = rule.radius
     passed = _superseded(keys, points, labels, epsilon)
     centres = torch.empty_like(points)
-    radii, entries = list[float](), list[int]()
+    radii = list[float]()
+    entries = list[int]()  # the entry that made each ball
     owners = torch.full((len(labels),), -1, device=points.device)
     for entry in range(len(labels)):
         if entry in passed:
             continue
-        nearest, distance = 0, 0.0
+        nearest = 0
+        distance = 0.0
         if entries:
             distances = (centres[: len(entries)] - points[entry]).norm(dim=-1)
             nearest = int(distances.argmin())
@@ -230,8 +233,9 @@ def _superseded(keys: Tensor, points: Tensor, labels: Sequence[str], epsilon: fl
     wide = torch.maximum(near[:, None], near[None])  # [entries, entries]
     rough = torch.cdist(points, points)  # inexact, but by far less than 1e-2 of a key's length
     pairs = (rough <= wide + 1e-2 * points.norm(dim=-1)[:, None]).triu(1).nonzero().tolist()
-    return {
-        first
-        for first, second in pairs
-        if labels[first] != labels[second] and (points[first] - points[second]).norm() <= wide[first, second]
-    }
+    passed = set[int]()
+    for first, second in pairs:
+        is_same_key = (points[first] - points[second]).norm() <= wide[first, second]
+        if labels[first] != labels[second] and is_same_key:
+            passed.add(first)
+    return passed

@@ -129,21 +129,24 @@ class Grace(CodebookMethod):
         """Train a value for each edit, all in one descent; a patch or an exception for each."""
         if not pairs:
             return []
-        edits, requests = zip(*pairs, strict=True)
+        requests = [request for _, request in pairs]
         engine = find_engine(self.model, self.layer, memory=self.memory)
         objective = Objective(self.model, self.layer, requests, kl_weight=0.0, engine=engine)
-        # The module's own outputs [edits, d] and inputs [edits, d_ff] at the prompts' last tokens.
-        outputs, keys = objective.value, objective.bare_key
+        outputs = objective.value  # the module's own, at the prompts' last tokens, [edits, d]
+        keys = objective.bare_key  # its inputs there, [edits, d_ff]
+
         # delta = v - output starts at 0 (warm), or where v is one random vector [d], the same for all edits (cold).
-        draw = torch.Generator().manual_seed(self.config.seed)
-        cold = None if self.config.start == "warm" else torch.rand(outputs.shape[1:], generator=draw).to(outputs)
-        start = None if cold is None else cold - outputs
+        start: Tensor | None = None
+        if self.config.start == "cold":
+            draw = torch.Generator().manual_seed(self.config.seed)
+            start = torch.rand(outputs.shape[1:], generator=draw).to(outputs) - outputs
         delta = FreeDelta(outputs, learning_rate=self.config.learning_rate, start=start)
-        descents = descend(objective, delta, Stops(steps=self.config.steps, stop_below=self.config.stop_below))
-        return [
-            attempt(edit, partial(self._entry, edit, key, output, descent))
-            for edit, key, output, descent in zip(edits, keys, outputs, descents, strict=True)
-        ]
+        stops = Stops(steps=self.config.steps, stop_below=self.config.stop_below)
+        descents = descend(objective, delta, stops)
+        patches = list[Patch | Exception]()
+        for (edit, _), key, output, descent in zip(pairs, keys, outputs, descents, strict=True):
+            patches.append(attempt(edit, partial(self._entry, edit, key, output, descent)))
+        return patches
 
     def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
         """The patch of one edit.
@@ -151,16 +154,17 @@ class Grace(CodebookMethod):
         Raises:
             ModelError: the value, or the loss that it has, is not finite.
         """
-        value, summary = output + descent.change, descent.summary
+        value = output + descent.change  # v, [d]
         norms = {"key": key.norm(), "value": value.norm(), "change": descent.change.norm()}
-        if not all(map(math.isfinite, (*descent.losses[-1], norms["key"], norms["value"]))):
+        computed = (*descent.losses[-1], norms["key"], norms["value"])
+        if not all(math.isfinite(number) for number in computed):
             raise ModelError(
                 "the loss of the value is not finite; give a lower learning_rate, or load the model in float32"
             )
         record = {
             **self.record(edit),
             "norms": {name: round(float(norm), 6) for name, norm in norms.items()},
-            **{name: summary[name] for name in ("steps", "loss_before", "loss_after")},
+            **{name: descent.summary[name] for name in ("steps", "loss_before", "loss_after")},
         }
         book = Codebook(
             keys=key[None].to(self.model.model.dtype).cpu(),  # on the CPU, like a codebook that is read from a file

@@ -139,8 +139,10 @@ class CodebookPatch(Patch):
         books: dict[str, Codebook] = {}
         try:
             for name, entry in file.content.items():
-                labels, ids = entry["labels"], entry["ids"]
-                keys, values = file.tensors[f"{name}.keys"], file.tensors[f"{name}.values"]
+                labels = entry["labels"]
+                ids = entry["ids"]
+                keys = file.tensors[f"{name}.keys"]
+                values = file.tensors[f"{name}.values"]
                 axes = keys.dim(), values.dim()
                 if not isinstance(labels, list) or not isinstance(ids, list) or axes != (2, cls.book_class.axes):
                     raise ValueError(
@@ -160,7 +162,8 @@ class CodebookPatch(Patch):
 @contextmanager
 def _replacing(model: LanguageModel, name: str, module: nn.Module, book: Codebook) -> Iterator[None]:
     """Within the ``with`` block, the module's output is v_i at each looked-up token whose key lies in ball i."""
-    regions, values = book.regions, book.values
+    regions = book.regions
+    values = book.values
     shape = (0, 0)  # rows and tokens of the block's last call
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -172,7 +175,8 @@ def _replacing(model: LanguageModel, name: str, module: nn.Module, book: Codeboo
         nonlocal regions, values
         inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, d_ff]; some families flatten their MLP's input
         if values.device != inputs.device or values.dtype != output.dtype:
-            regions, values = regions.to(inputs.device), values.to(inputs.device, output.dtype)
+            regions = regions.to(inputs.device)
+            values = values.to(inputs.device, output.dtype)
         with torch.no_grad():
             points = book.deferral.placed(inputs)
             if book.deferral.lookup == "every-token":

@@ -13,7 +13,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from math import gcd
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -38,7 +37,8 @@ from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 
 log = logging.getLogger(__name__)
 
-NEW_FACT, PROMPT = "New Fact: ", "Prompt: "
+NEW_FACT = "New Fact: "
+PROMPT = "Prompt: "
 Kind = Literal["copy", "update", "retain"]
 _KINDS: tuple[Kind, ...] = ("copy", "update", "retain")
 
@@ -74,15 +74,17 @@ class IkeConfig(PromptConfig):
 
     def kinds(self, count: int) -> list[Kind]:
         """Return the kinds of ``count`` demonstrations, in the ``ratio`` or as near to it as so few can be."""
-        shares = [share // gcd(*self.ratio) for share in self.ratio]
+        divisor = gcd(*self.ratio)
+        shares = [share // divisor for share in self.ratio]
         rounds, rest = divmod(count, sum(shares))
-        # The largest remainders: of what a kind should have of the rest, and has not yet, the most is next.
-        last = [0] * len(shares)
+        kinds = rounds * _repeat_kinds(shares) if rounds else []
+
+        # The rest by the largest remainders: the kind that lacks most of its part of the rest is next.
+        extras = [0] * len(shares)
         for _ in range(rest):
-            short = [share * rest / sum(shares) - extra for share, extra in zip(shares, last, strict=True)]
-            last[short.index(max(short))] += 1
-        cycle = [kind for kind, share in zip(_KINDS, shares, strict=True) for _ in range(share)] if rounds else []
-        return cycle * rounds + [kind for kind, extra in zip(_KINDS, last, strict=True) for _ in range(extra)]
+            lacking = [share * rest / sum(shares) - extra for share, extra in zip(shares, extras, strict=True)]
+            extras[lacking.index(max(lacking))] += 1
+        return kinds + _repeat_kinds(extras)
 
     @field_validator("ratio")
     @classmethod
@@ -110,6 +112,14 @@ class IkeConfig(PromptConfig):
             )
         if self.source == "patch" and self.demonstrations:
             raise ConfigError("source=patch uses no training file, but demonstrations is set; unset one of the two")
+
+
+def _repeat_kinds(counts: Sequence[int]) -> list[Kind]:
+    """Return each kind as often as ``counts`` says."""
+    kinds = list[Kind]()
+    for kind, count in zip(_KINDS, counts, strict=True):
+        kinds += [kind] * count
+    return kinds
 
 
 class Ike(PromptMethod):
@@ -168,18 +178,26 @@ class Ike(PromptMethod):
 
     def fact(self, edit: Edit) -> tuple[PromptFact, dict[str, Any]]:
         """Return the fact without a full stop, with its demonstrations; the first one is next to the fact."""
-        config, text = self.config, new_fact(edit)
-        examples: tuple[str, ...] = (shown(edit, edit.text, edit.target_new),) if config.own_copy else ()
+        text = new_fact(edit)
+        examples = list[str]()
+        if self.config.own_copy:
+            examples.append(show(edit, edit.text, edit.target_new))
         if self._training_facts is not None:
-            examples += self._training_facts.examples(edit, config)
-
-        # The most similar ones that fit into the model's context, with the fact and room for a prompt and its answer.
-        if context := self.context:
-            room = context - reserved(context) - self._tokens(f"{NEW_FACT}{text}\n{PROMPT}")
-            ends = accumulate(self._tokens(f"{example}\n\n") for example in examples)
-            examples = tuple(example for example, end in zip(examples, ends, strict=True) if end <= room)
-        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text, examples=examples)
+            examples += self._training_facts.examples(edit, self.config)
+        examples = examples[: self._count_fitting(text, examples)]
+        fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text, examples=tuple(examples))
         return fact, {"demonstrations": len(examples)}
+
+    def _count_fitting(self, text: str, examples: Sequence[str]) -> int:
+        """Return how many examples fit into the model's context, with the fact and room for a prompt and its answer."""
+        if not self.context:
+            return len(examples)
+        room = self.context - reserved(self.context) - self._tokens(f"{NEW_FACT}{text}\n{PROMPT}")
+        for count, example in enumerate(examples):
+            room -= self._tokens(f"{example}\n\n")
+            if room < 0:
+                return count
+        return len(examples)
 
     def _tokens(self, text: str) -> int:
         return len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -213,13 +231,15 @@ class Demonstrations:
         def tests_the_edit(prompt: str) -> bool:
             return subject in prompt.casefold() or prompt in unchanged
 
-        allowed = [
-            index
-            for index, (other, _) in enumerate(self._facts)
-            if other.subject.casefold() != subject and other.text not in unchanged
-        ]
         scores = self._index(new_fact(edit))
-        near = [self._facts[allowed[index]] for index in best([scores[index] for index in allowed], config.count)]
+        allowed = list[tuple[Edit, BenchmarkRecord]]()
+        allowed_scores = list[float]()
+        for (other, record), score in zip(self._facts, scores, strict=True):
+            if other.subject.casefold() != subject and other.text not in unchanged:
+                allowed.append((other, record))
+                allowed_scores.append(score)
+        near = [allowed[index] for index in best(allowed_scores, config.count)]
+
         # The kinds are shuffled for each edit, so that they do not go along with the similarity.
         draw = random.Random(f"{config.seed}/{edit.id}")  # noqa: S311 - nothing secret
         drawn = config.kinds(len(near))
@@ -264,14 +284,15 @@ def demonstration(
         paraphrases: prompts that mean the same.
         retained: prompts whose answer does not change, with this answer.
     """
-    prompt, answer = edit.text, edit.target_new
+    prompt = edit.text
+    answer = edit.target_new
     if kind == "update" and paraphrases:
         prompt = draw.choice(paraphrases)
     if kind == "retain" and retained:
         prompt, answer = draw.choice(retained)
-    return shown(edit, prompt, answer)
+    return show(edit, prompt, answer)
 
 
-def shown(edit: Edit, prompt: str, answer: str) -> str:
+def show(edit: Edit, prompt: str, answer: str) -> str:
     """Return a fact and a prompt with its answer in the published template."""
     return f"{NEW_FACT}{new_fact(edit)}\n{PROMPT}{join(prompt.rstrip(), answer)}"

@@ -107,18 +107,26 @@ class PopularityRetrieval(PromptMethod):
         else:
             assert self.graph is not None  # noqa: S101 - `check_inputs`
             popularity = statements(self.graph, edit)
-        names, limits = (edit.relation_id or "", edit.relation_text), self.config.limits
-        limit = next((limits[name] for name in names if name in limits), self.config.limit)
+        limit = self._limit(edit)
         text = self._passages.best(edit.text) if self._passages else fact_sentence(edit)
         withheld = popularity > limit or text is None
         fact = PromptFact(id=edit.id, subject=edit.subject, prompt=edit.text, text=text or "", withheld=withheld)
         return fact, {"popularity": popularity, "limit": limit, "withheld": withheld}
 
+    def _limit(self, edit: Edit) -> float:
+        """Return the limit of the edit's relation, given by its id or its label, or else that of all relations."""
+        for name in (edit.relation_id or "", edit.relation_text):
+            if name in self.config.limits:
+                return self.config.limits[name]
+        return self.config.limit
+
 
 def popularity_in(table: Mapping[str, float], edit: Edit) -> float | None:
     """Return the popularity of an edit's subject in a table of `read_popularity`: by its id, question, or name."""
-    names = (edit.subject_id or "", edit.text, edit.subject)
-    return next((table[name.casefold()] for name in names if name.casefold() in table), None)
+    for name in (edit.subject_id or "", edit.text, edit.subject):
+        if name.casefold() in table:
+            return table[name.casefold()]
+    return None
 
 
 def read_popularity(path: str | Path) -> Mapping[str, float]:
@@ -130,19 +138,14 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
     Raises:
         EditFileError: the file can't be read, or has another form.
     """
-    path, pairs = Path(path), list[tuple[str, object]]()
+    path = Path(path)
     content = document(path)
     if isinstance(content, dict) and not isinstance(content.get("dev"), list):
         pairs = list(content.items())
     else:
-        for row in popqa.rows(content):
-            if isinstance(row, dict):
-                question = str(row.get("input") or row.get("question") or "")
-                parsed = popqa.asked_about(question)
-                subject, uri = row.get("subj") or (parsed and parsed[1]), str(row.get("s_uri") or "")
-                names = (subject, question, uri.rpartition("/")[2])
-                pairs += [(str(name), row.get("s_pop")) for name in names if name]
-    numbers, expected = defaultdict[str, set[float]](set), '{"LeBron James": 190000, …} or rows with subj and s_pop'
+        pairs = _popqa_pairs(content)
+    expected = '{"LeBron James": 190000, …} or rows with subj and s_pop'
+    numbers = defaultdict[str, set[float]](set)  # by name
     for name, value in pairs:
         if value is None:  # it is not known
             continue
@@ -151,7 +154,23 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
         numbers[name.casefold()].add(float(value))
     if not numbers:
         raise EditFileError(f"{path}: found no popularities; expected {expected}")
-    return {name: number for name, (number, *others) in numbers.items() if not others}
+    return {name: values.pop() for name, values in numbers.items() if len(values) == 1}
+
+
+def _popqa_pairs(content: object) -> list[tuple[str, object]]:
+    """Return the popularity of each of PopQA's rows, by its subject, its question, and its subject's Wikidata id."""
+    pairs = list[tuple[str, object]]()
+    for row in popqa.rows(content):
+        if not isinstance(row, dict):
+            continue
+        question = str(row.get("input") or row.get("question") or "")
+        parsed = popqa.asked_about(question)
+        subject = row.get("subj") or (parsed and parsed[1])
+        subject_id = str(row.get("s_uri") or "").rpartition("/")[2]
+        for name in (subject, question, subject_id):
+            if name:
+                pairs.append((str(name), row.get("s_pop")))
+    return pairs
 
 
 @runtime_checkable
@@ -209,13 +228,15 @@ def best_threshold(popularity: Sequence[float], without: Sequence[bool], retriev
     # The limit moves up from below all questions: each one that it passes is answered with the fact instead of without.
     # It can only stop between different popularities.
     rows = sorted(zip(popularity, without, retrieved, strict=True))
-    best, right = -1.0, sum(alone for _, alone, _ in rows)
+    right = sum(alone for _, alone, _ in rows)  # answered correctly with the present limit
+    best = -1.0
     most = right
     for index, (value, alone, with_fact) in enumerate(rows):
         right += with_fact - alone
         last_of_its_kind = index + 1 == len(rows) or rows[index + 1][0] > value
         if last_of_its_kind and right > most:
-            best, most = value, right
+            best = value
+            most = right
     return best
 
 
@@ -233,8 +254,11 @@ def fitted_limits(questions: Iterable[Asked]) -> dict[str, float]:
     by_relation: dict[str, list[Asked]] = defaultdict(list)
     for question in questions:
         by_relation[question.relation].append(question)
-    columns = {relation: zip(*rows, strict=True) for relation, rows in by_relation.items()}
-    return {
-        relation: best_threshold(popularity, alone, with_text)
-        for relation, (_, popularity, alone, with_text) in columns.items()
-    }
+    limits = dict[str, float]()
+    for relation, rows in by_relation.items():
+        limits[relation] = best_threshold(
+            popularity=[row.popularity for row in rows],
+            without=[row.alone for row in rows],
+            retrieved=[row.with_text for row in rows],
+        )
+    return limits

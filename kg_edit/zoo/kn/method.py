@@ -196,7 +196,8 @@ class Kn(EditingMethod):
             raise PromptError(
                 "KN changes the neurons of the old answer, and the edit has no old answer; give target_true"
             )
-        old, new = (self._prompt(edit, target).target_ids[0] for target in (edit.target_true, edit.target_new))
+        old = self._prompt(edit, edit.target_true).target_ids[0]
+        new = self._prompt(edit, edit.target_new).target_ids[0]
         if old == new:
             raise PromptError(
                 f"{edit.target_true!r} and {edit.target_new!r} begin with the same token, expected different ones"
@@ -204,19 +205,27 @@ class Kn(EditingMethod):
         return old, new
 
     def _prompt(self, edit: Edit, target: str, context: str = BARE, *, template: str | None = None) -> Prompt:
-        encode, chat = self.model.encode_fact, edit.one_form(self.name)
-        return encode(template or edit.prompt, subject=edit.subject, target=target, context=context, chat=chat)
+        return self.model.encode_fact(
+            template or edit.prompt,
+            subject=edit.subject,
+            target=target,
+            context=context,
+            chat=edit.one_form(self.name),
+        )
 
     def _prompts(self, edit: Edit) -> list[Prompt]:
         """Return the prompts with the old answer: in every context, and in diverse wordings if they are set."""
         old = edit.target_true or ""
         contexts = readable(self.model, self._prompt(edit, old), self.contexts)
         prompts = [self._prompt(edit, old, context) for context in contexts]
-        return prompts + (self._reworded(edit) if self.config.prompts == "diverse" else [])
+        if self.config.prompts == "diverse":
+            prompts += self._reworded(edit)
+        return prompts
 
     def _reworded(self, edit: Edit) -> list[Prompt]:
         """Return the diverse prompts; a line break comes before a subject that would be the model's attention sink."""
-        old, prompts = edit.target_true or "", list[Prompt]()
+        old = edit.target_true or ""
+        prompts = list[Prompt]()
         for template in diverse_prompts(edit):
             (context,) = readable(self.model, self._prompt(edit, old, template=template), (BARE,))
             prompts.append(self._prompt(edit, old, context, template=template))

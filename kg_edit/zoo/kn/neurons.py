@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -56,31 +55,34 @@ def neuron_attributions(
         steps: number of intervals of the integral.
         tokens: how many tokens of each answer are predicted, each in a row of its own; their attributions are added.
     """
-    rows, owners = list[Prompt](), list[int]()
+    rows = list[Prompt]()
+    owners = list[int]()  # the prompt of each row
     for index, prompt in enumerate(prompts):
-        for token in range(prompt.target_start, min(prompt.target_start + tokens, len(prompt.ids))):
-            rows.append(
-                Prompt(text=prompt.text, ids=prompt.ids[: token + 1], target_start=token, subject_last=token - 1)
-            )
+        end = min(prompt.target_start + tokens, len(prompt.ids))
+        for token in range(prompt.target_start, end):
+            ids = prompt.ids[: token + 1]
+            rows.append(Prompt(text=prompt.text, ids=ids, target_start=token, subject_last=token - 1))
             owners.append(index)
 
     # A pass runs several intervals of the integral at once: as many copies of the rows, a divisor of ``steps``.
     most = max(_ROWS // len(rows), 1)
     together = max(copies for copies in range(1, steps + 1) if steps % copies == 0 and copies <= most)
-    recorded, neurons = _recorded(model, rows, layers, copies=together)
+    recorded, neurons = _record_neurons(model, rows, layers, copies=together)
 
-    scores, activity = list[Tensor](), list[Tensor]()
+    scores = list[Tensor]()  # [prompts, d_ff] of each layer
+    activity = list[Tensor]()  # [d_ff] of each layer
     for layer in layers:
-        keys = neurons[layer][: len(rows)]  # [rows, d_ff]
-        answer = _answer(model, layer, recorded, neurons[layer], rows * together)
-        each = integrated_gradients(answer, keys, steps=steps, together=together).cpu()
-        scores.append(each.new_zeros(len(prompts), each.shape[1]).index_add(0, torch.tensor(owners), each))
+        keys = neurons[layer][: len(rows)]  # x, [rows, d_ff]
+        chance = _chance_by_neurons(model, layer, recorded, neurons[layer], rows * together)
+        of_rows = integrated_gradients(chance, keys, steps=steps, together=together).cpu()  # [rows, d_ff]
+        of_prompts = of_rows.new_zeros(len(prompts), of_rows.shape[1])
+        scores.append(of_prompts.index_add(0, torch.tensor(owners), of_rows))
         activity.append(keys.mean(0).cpu())
     return Attributions(scores=torch.stack(scores, 1), activity=torch.stack(activity))
 
 
 @torch.no_grad()
-def _recorded(
+def _record_neurons(
     model: LanguageModel, rows: Sequence[Prompt], layers: Sequence[int], *, copies: int
 ) -> tuple[RecordedBlocks, dict[int, Tensor]]:
     """Record the blocks at the token before each row's last one, and each layer's neurons there.
@@ -93,26 +95,31 @@ def _recorded(
     batch = right_pad([tail(row) for row in rows] * copies, model.device, ends=tail_ends(rows) * copies)
     neurons: dict[int, Tensor] = {}
 
-    def keep(layer: int, keys: Tensor, _: Tensor) -> None:
-        neurons[layer] = keys.float()
+    def keep(layer: int) -> Callable[[Tensor, Tensor], None]:
+        def hook(keys: Tensor, _: Tensor) -> None:
+            neurons[layer] = keys.float()
+
+        return hook
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(watched(model.down_projection(layer), partial(keep, layer)))
+            stack.enter_context(watched(model.down_projection(layer), keep(layer)))
         blocks = range(min(layers), len(model.blocks))
         recorded, _ = RecordedBlocks.record(model, batch, blocks, prefix=prefix, all_inputs=True)
     return recorded, {layer: keys.reshape(len(rows) * copies, -1) for layer, keys in neurons.items()}
 
 
-def _answer(
+def _chance_by_neurons(
     model: LanguageModel, layer: int, recorded: RecordedBlocks, keys: Tensor, rows: Sequence[Prompt]
 ) -> Callable[[Tensor], Tensor]:
-    """P of each row's last token, [rows], as a function of the layer's neurons [rows, d_ff] at the token before it.
+    """Return P of each row's last token, [rows], as a function of the neurons [rows, d_ff] at the token before it.
 
     ``keys`` are the neurons in the model as it is.
     """
-    start, module = recorded.inputs[layer], model.down_projection(layer)
-    weight, tokens = weight_matrix(module).float(), torch.tensor([row.ids[-1] for row in rows])
+    start = recorded.inputs[layer]
+    module = model.down_projection(layer)
+    weight = weight_matrix(module).float()  # [d, d_ff]
+    tokens = torch.tensor([row.ids[-1] for row in rows])
 
     def chance(neurons: Tensor) -> Tensor:
         change = (neurons - keys) @ weight.T  # change of the module's output [rows, d]; its bias cancels
@@ -138,9 +145,10 @@ def integrated_gradients(
         steps: number of intervals.
         together: how many intervals ``function`` gets at once; it divides ``steps``.
     """
+    midpoints = (torch.arange(steps) + 0.5) / steps  # a
     total = torch.zeros_like(point)
-    for shares in ((torch.arange(steps) + 0.5) / steps).split(together):
-        scaled = torch.cat([point.detach() * float(share) for share in shares]).requires_grad_()
+    for shares in midpoints.split(together):
+        scaled = torch.cat([point.detach() * float(share) for share in shares]).requires_grad_()  # a x
         (gradient,) = torch.autograd.grad(function(scaled).sum(), scaled)
         total += gradient.reshape(len(shares), *point.shape).sum(0)
     return point.detach() * total / steps
@@ -160,7 +168,7 @@ def shared_neurons(scores: Tensor, *, threshold: float, share: float) -> Neurons
     If no neuron reaches this share, the neurons with the largest share are chosen. ``scores`` [prompts, layers, d_ff]
     are those of `Attributions`.
     """
-    counted = _shares(scores, threshold)
+    counted = _count_prompts(scores, threshold)
     reached = min(share, float(counted.max()))
     return Neurons(mask=(counted >= reached) & (counted > 0), share=reached)
 
@@ -172,24 +180,32 @@ def refined_neurons(scores: Tensor, *, threshold: float, share: float, least: in
     (one step gives too many, the next too few), the neurons with the largest mean attribution are chosen from the
     smallest set that is too large.
     """
-    counted = _shares(scores, threshold)
-    shares = [share + step * _STEP for step in range(-round(1 / _STEP), round(1 / _STEP) + 1)]
-    tried = {p: (counted >= p - 1e-6) & (counted > 0) for p in sorted(shares) if 0 < p <= 1 + 1e-6}
-    sizes = {p: int(mask.sum()) for p, mask in tried.items()}
-    if fitting := [p for p, size in sizes.items() if least <= size <= most]:
+    counted = _count_prompts(scores, threshold)
+
+    # The neurons of every share p from 0 to 1 that is whole steps away from ``share``
+    most_steps = round(1 / _STEP)
+    masks = dict[float, Tensor]()
+    for step in range(-most_steps, most_steps + 1):
+        p = share + step * _STEP
+        if 0 < p <= 1 + 1e-6:
+            masks[p] = (counted >= p - 1e-6) & (counted > 0)
+    sizes = {p: int(mask.sum()) for p, mask in masks.items()}
+
+    fitting = [p for p, size in sizes.items() if least <= size <= most]
+    if fitting:
         nearest = min(fitting, key=lambda p: (abs(p - share), -p))
-        return Neurons(mask=tried[nearest], share=nearest)
+        return Neurons(mask=masks[nearest], share=nearest)
     too_large = [p for p, size in sizes.items() if size > most]
     if not too_large:
-        return shared_neurons(scores, threshold=threshold, share=min(tried))
-    mask = tried[max(too_large)]
+        return shared_neurons(scores, threshold=threshold, share=min(masks))
+    mask = masks[max(too_large)]
     strongest = scores.mean(0).masked_fill(~mask, -torch.inf).flatten().topk(most).indices
     kept = torch.zeros_like(mask).flatten()
     kept[strongest] = True
     return Neurons(mask=kept.reshape(mask.shape), share=max(too_large))
 
 
-def _shares(scores: Tensor, threshold: float) -> Tensor:
-    """The share of prompts in which each neuron is above the threshold, [layers, d_ff]."""
+def _count_prompts(scores: Tensor, threshold: float) -> Tensor:
+    """Return the share of prompts in which each neuron is above the threshold, [layers, d_ff]."""
     largest = scores.flatten(1).amax(1)[:, None, None]  # [prompts, 1, 1]
     return ((scores > threshold * largest) & (scores > 0)).float().mean(0)

@@ -2,8 +2,10 @@
 
     L = c_edit L_e + c_loc L_loc
 
-L_e is -log p of the new targets after the batch, in the edits' own prompts and in paraphrases; L_loc is
-KL(unedited || edited) on unrelated prompts. The gradient is computed in two stages, so that memory does not grow with
+    L_e   = mean of -log p_edited(new target | prompt), for the edits' own prompts and paraphrases, after the batch
+    L_loc = mean of KL(p_unedited || p_edited) on unrelated prompts
+
+The gradient is computed in two stages, so that memory does not grow with
 the batch: first of the losses by the factors of the updates, a few rows at a time; then by the network.
 
 RLEdit trains by the same steps on sequences of batches (`Course`).
@@ -67,35 +69,40 @@ class Passes:
 
     def at_targets(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return by weight the keys [tokens, in] and the gradients [tokens, out] of all prompts' target tokens."""
-        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.names}
+        keys: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        gradients: dict[str, list[Tensor]] = {name: [] for name in self.names}
         for start in range(0, len(prompts), _ROWS):
             batch = prompts[start : start + _ROWS]
             passes = EditedPasses(self.model, batch, self.names, lower=self.lower)
             factors = edit_factors(passes, nll(passes, range(len(batch))), rows=len(batch))
             for row, prompt in enumerate(batch):
                 row_factors = {name: (u[row], delta[row]) for name, (u, delta) in factors.items()}
-                for name, pair in at_targets(prompt, row_factors).items():
-                    pairs[name].append(pair)
-        return {
-            name: (torch.cat([u for u, _ in all_]), torch.cat([d for _, d in all_])) for name, all_ in pairs.items()
-        }
+                for name, (u, delta) in at_targets(prompt, row_factors).items():
+                    keys[name].append(u)
+                    gradients[name].append(delta)
+        return {name: (torch.cat(keys[name]), torch.cat(gradients[name])) for name in self.names}
 
     def edit_losses(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
         """Yield the parts of L_e under a change: of the edits' rows, if they are learned, and the further prompts."""
-        prompts = [*(rows.edits if rows.learned else ()), *(prompt for _, prompt in rows.further)]
+        prompts = list(rows.edits) if rows.learned else []
+        prompts += [prompt for _, prompt in rows.further]
         for part in _portions(prompts):
-            passes, indices = self.of(part), range(len(part))
-            yield nll(passes, indices, passes.logits(indices, change, _first(indices))) * (len(part) / len(prompts))
+            passes = self.of(part)
+            indices = range(len(part))
+            loss = nll(passes, indices, passes.logits(indices, change, _first(indices)))
+            yield loss * (len(part) / len(prompts))
 
     def localities(self, change: Changes, rows: Rows) -> Iterator[Tensor]:
         """Yield the parts of L_loc: KL(the model as it is || with the change) on unrelated prompts."""
         for part in _portions(rows.unrelated):
-            passes, indices = self.of(part), range(len(part))
+            passes = self.of(part)
+            indices = range(len(part))
             with torch.no_grad():
                 clean = passes.logits(indices).log_softmax(-1)  # [reads, vocabulary]
             edited = passes.logits(indices, change, _first(indices)).log_softmax(-1)
-            divergence = (clean.exp() * (clean - edited)).sum(-1)
-            yield (divergence * passes.targets(indices)[1]).sum() * (len(part) / len(rows.unrelated))
+            divergence = (clean.exp() * (clean - edited)).sum(-1)  # [reads]
+            _, shares = passes.targets(indices)
+            yield (divergence * shares).sum() * (len(part) / len(rows.unrelated))
 
 
 def sequence_losses(
@@ -124,30 +131,37 @@ def sequence_losses(
     Returns:
         The means over the batches of L_e and of the KL of a batch after its own update.
     """
-    course, model = settings.course, passes.model
-    earlier, edit, locality = dict[str, Factors](), 0.0, 0.0
+    course = settings.course
+    earlier = dict[str, Factors]()  # the sum of the updates so far
+    edit = 0.0
+    locality = 0.0
     for number, batch in enumerate(batches):
-        with WeightPatch(factors=earlier).applied(model):
+        with WeightPatch(factors=earlier).applied(passes.model):
             change = network.changes(passes.at_targets(batch.edits))
+
             # Stage 1: down to the factors of the update. The graph of each part is freed before the next one runs.
             leaves = {name: _leaf(pair) for name, pair in change.items()}
-            total = 0.0
-            for age, rows in enumerate(reversed(batches[max(0, number + 1 - course.look_back) : number + 1])):
+            total = 0.0  # L_t
+            first = max(0, number + 1 - course.look_back)
+            for age, rows in enumerate(reversed(batches[first : number + 1])):
                 factor = course.decay**age
-                edits = _descend(passes.edit_losses(leaves, rows), factor * settings.edit_weight)
+                edit_loss = _descend(passes.edit_losses(leaves, rows), factor * settings.edit_weight)
                 divergence = _descend(passes.localities(leaves, rows), factor * settings.locality_weight)
-                total += factor * (settings.edit_weight * edits + settings.locality_weight * divergence)
-                if not age:
-                    edit, locality = edit + edits / len(batches), locality + divergence / len(batches)
+                total += factor * (settings.edit_weight * edit_loss + settings.locality_weight * divergence)
+                if age == 0:
+                    edit += edit_loss / len(batches)
+                    locality += divergence / len(batches)
             if course.norm_weight:
-                total += course.norm_weight * _descend(map(squared_norm, leaves.values()), course.norm_weight)
+                squares = [squared_norm(pair) for pair in leaves.values()]
+                total += course.norm_weight * _descend(squares, course.norm_weight)
             check(total)
+
             # Stage 2: on to the network
             for name, pair in change.items():
                 for part, leaf in zip(pair, leaves[name], strict=True):
                     if leaf.grad is not None:
                         part.backward(leaf.grad)
-        earlier = _added(earlier, as_factors(leaves))
+        earlier = _add(earlier, as_factors(leaves))
     return edit, locality
 
 
@@ -157,14 +171,16 @@ def held_out_losses(passes: Passes, network: MalmenNetwork, batches: Sequence[Ro
     for batch in batches:
         with WeightPatch(factors=earlier).applied(passes.model):
             factors = passes.at_targets(batch.edits)
-        earlier = _added(earlier, network.factors(factors))
+        earlier = _add(earlier, network.factors(factors))
     change = {name: (pair.left.T[None], pair.right.T[None]) for name, pair in earlier.items()}
-    edit, locality, count = 0.0, 0.0, 0
+    edit = 0.0
+    locality = 0.0
+    count = 0
     with torch.no_grad():
         for rows in batches:
             size = len(rows.edits)
-            edit += size * sum(map(float, passes.edit_losses(change, rows)))
-            locality += size * sum(map(float, passes.localities(change, rows)))
+            edit += size * sum(float(loss) for loss in passes.edit_losses(change, rows))
+            locality += size * sum(float(divergence) for divergence in passes.localities(change, rows))
             count += size
     return edit / count, locality / count
 
@@ -178,7 +194,7 @@ def _descend(parts: Iterable[Tensor], weight: float) -> float:
     return total
 
 
-def _added(earlier: Mapping[str, Factors], more: Mapping[str, Factors]) -> dict[str, Factors]:
+def _add(earlier: Mapping[str, Factors], more: Mapping[str, Factors]) -> dict[str, Factors]:
     return {name: earlier[name] + pair if name in earlier else pair for name, pair in more.items()}
 
 
@@ -201,8 +217,8 @@ def _first(indices: range) -> Tensor:
 
 
 def _leaf(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    left, right = (part.detach().requires_grad_() for part in pair)
-    return left, right
+    left, right = pair
+    return left.detach().requires_grad_(), right.detach().requires_grad_()
 
 
 class MalmenRun(MendRun):
@@ -240,11 +256,16 @@ class MalmenRun(MendRun):
 
     def held_out(self) -> tuple[float, float]:
         """Return the mean losses on the held-out edits; as many batches as in a step are edited in sequence."""
-        batches, length = [*self.order.validation()], self.course.length
-        edit, locality, count = 0.0, 0.0, 0
+        batches = list(self.order.validation())
+        length = self.course.length
+        edit = 0.0
+        locality = 0.0
+        count = 0
         for start in range(0, len(batches), length):
             sequence = batches[start : start + length]
             size = sum(len(rows.edits) for rows in sequence)
-            losses = held_out_losses(self.passes, self._network, sequence)
-            edit, locality, count = edit + size * losses[0], locality + size * losses[1], count + size
+            edit_loss, divergence = held_out_losses(self.passes, self._network, sequence)
+            edit += size * edit_loss
+            locality += size * divergence
+            count += size
         return edit / count, locality / count

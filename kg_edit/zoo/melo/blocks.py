@@ -53,7 +53,8 @@ class Blocks(Codebook):
 
     def nearest(self, inputs: Tensor) -> Tensor:
         """Return for each of ``inputs`` [tokens, d_ff] the entry whose block it uses, or -1, [tokens]."""
-        points, keys = self.deferral.placed(inputs), self.deferral.placed(self.keys)
+        points = self.deferral.placed(inputs)
+        keys = self.deferral.placed(self.keys)
         balls = self.regions.balls(points)  # [tokens]
         distances = torch.cdist(points, keys, compute_mode="donot_use_mm_for_euclid_dist")  # [tokens, entries]
         other = (balls[:, None] != self.regions.owners) | (balls < 0)[:, None]
@@ -84,7 +85,8 @@ class BlockPatch(CodebookPatch):
 
     def _plus(self, other: Self) -> Self:
         for name in self.codebooks.keys() & other.codebooks.keys():
-            first, second = (patch.codebooks[name].values.shape[1] for patch in (self, other))
+            first = self.codebooks[name].values.shape[1]
+            second = other.codebooks[name].values.shape[1]
             if first != second:
                 raise PatchError(f"can't add blocks of rank {first} and {second} at {name}; make both with one rank")
         return super()._plus(other)
@@ -92,7 +94,8 @@ class BlockPatch(CodebookPatch):
     @contextmanager
     def _attached(self, model: LanguageModel, name: str, module: nn.Module, book: Any) -> Iterator[None]:
         assert isinstance(book, Blocks)  # noqa: S101 - the patch's ``book_class``
-        layer, blocks = layer_of(model, name), book.on(weight_matrix(module).device)
+        layer = layer_of(model, name)
+        blocks = book.on(weight_matrix(module).device)
         with TokenMeans(model, layer, name=self.file_kind).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:

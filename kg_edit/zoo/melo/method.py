@@ -79,18 +79,23 @@ class Melo(CodebookMethod):
         """
         (edit,) = edits
         with untouched(self.model):
-            row, module, rank = self.row(edit), self.model.down_projection(self.layer), self.config.rank
+            row = self.row(edit)
             end = row.prompt_end
             assert end is not None  # noqa: S101 - the row of a prompt
-            weight = weight_matrix(module)
-            (d, d_ff), draw = weight.shape, torch.Generator().manual_seed(self.config.seed)
+
+            # The block: A [r, d_ff] random, B [r, d] zero, so that B^T A x is 0 at first
+            weight = weight_matrix(self.model.down_projection(self.layer))
+            d, d_ff = weight.shape
+            rank = self.config.rank
+            draw = torch.Generator().manual_seed(self.config.seed)
             a = linear_init(rank, d_ff, draw).to(weight.device).requires_grad_()
             b = torch.zeros(rank, d, device=weight.device, requires_grad=True)
-            key = list[Tensor]()
+            key = list[Tensor]()  # the module's input at the prompt's last token, [d_ff]
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:
                 key[:] = [inputs[end].detach()]
-                return torch.cat([output[:end], output[end:] + inputs[end:] @ a.T @ b])
+                edited = output[end:] + inputs[end:] @ a.T @ b
+                return torch.cat([output[:end], edited])
 
             row_losses = RowLosses(self.model, self.layer, [row])
             with replacing_output(self.model, self.layer, forward):

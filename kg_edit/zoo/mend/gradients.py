@@ -11,7 +11,7 @@ dict; by default they are all matrices of the MLPs of the last blocks (`mlp_weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
@@ -46,7 +46,7 @@ def gradient_factors(
     passes = EditedPasses(model, [prompt], names)
     loss = nll(passes, [0])
     factors = {name: (u[0], delta[0]) for name, (u, delta) in edit_factors(passes, loss, rows=1).items()}
-    if not all(torch.isfinite(part).all() for pair in factors.values() for part in pair):
+    if not all(torch.isfinite(u).all() and torch.isfinite(delta).all() for u, delta in factors.values()):
         raise ModelError(
             f"the gradient of {prompt.text!r} is not finite (loss {float(loss.detach())}); "
             "if the model is in float16, load it in bfloat16 or float32"
@@ -57,8 +57,11 @@ def gradient_factors(
 def at_targets(prompt: Prompt, factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return copies of the factors u and delta, [..., tokens, size], of the tokens that predict the prompt's target."""
     count = len(prompt.target_ids)  # the last token that is read predicts the last one of the target
-    # copies, as a view would keep the factors of the whole prompt, and there may be thousands of edits
-    return {name: (u[..., -count:, :].clone(), delta[..., -count:, :].clone()) for name, (u, delta) in factors.items()}
+    of_target = dict[str, tuple[Tensor, Tensor]]()
+    for name, (u, delta) in factors.items():
+        # Copies: a view would keep the factors of the whole prompt, and there may be thousands of edits.
+        of_target[name] = u[..., -count:, :].clone(), delta[..., -count:, :].clone()
+    return of_target
 
 
 def has_gradient(deltas: Tensor) -> Tensor:
@@ -72,7 +75,9 @@ def has_gradient(deltas: Tensor) -> Tensor:
 def nll(passes: EditedPasses, rows: Sequence[int], logits: Tensor | None = None) -> Tensor:
     """Return the mean over ``rows`` of the mean -log p of a row's target tokens; by default of the unchanged model."""
     tokens, shares = passes.targets(rows)
-    losses = cross_entropy(passes.logits(rows) if logits is None else logits, tokens, reduction="none")
+    if logits is None:
+        logits = passes.logits(rows)
+    losses = cross_entropy(logits, tokens, reduction="none")  # [tokens]
     return (losses * shares).sum()
 
 
@@ -101,33 +106,43 @@ class EditedPasses:
         *,
         lower: LowerStates | None = None,
     ) -> None:
-        self._model, self._modules = model, edited_modules(model, names)
+        self._model = model
+        self._modules = edited_modules(model, names)
+        self._prompts = prompts
         rows = [read_tokens(prompt) for prompt in prompts]
         ends = [prompt.target_start - 1 or None for prompt in prompts]  # 0: all of the text is learned
         self._batch = left_pad(rows, device=model.device, ends=ends)
         length = self._batch.ids.shape[1]
-        self._prompts, self._shifts = prompts, [length - len(row) for row in rows]
+        self._shifts = [length - len(row) for row in rows]
         self._padding = ~self._batch.mask.bool()[..., None]  # [rows, length, 1]
-        self.inputs, self.leaves = dict[str, Tensor](), dict[str, Tensor]()
+        self.inputs = dict[str, Tensor]()
+        self.leaves = dict[str, Tensor]()
         layers = range(first_block(model, names), len(model.blocks))
         with ExitStack() as stack:
             for name, module in self._modules.items():
-
-                def see(_: object, args: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
-                    # y + 0: the gradient at this zero is dL/dy, without a graph through the module's own weight
-                    leaf = torch.zeros_like(output, requires_grad=True)
-                    self.inputs[name], self.leaves[name] = self._without_padding(self._by_row(args[0].detach())), leaf
-                    return output + leaf
-
-                stack.callback(module.register_forward_hook(see).remove)
+                stack.enter_context(module.register_forward_hook(self._record(name)))
             stack.enter_context(lower.replayed(rows, length) if lower else nullcontext())
             self._blocks, self._clean = RecordedBlocks.record(model, self._batch, layers)
 
+    def _record(self, name: str) -> Callable[..., Tensor]:
+        """Return a forward hook that keeps a module's input, and adds a zero to its output."""
+
+        def hook(_: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            # y + 0: the gradient at this zero is dL/dy, without a graph through the module's own weight
+            leaf = torch.zeros_like(output, requires_grad=True)
+            self.inputs[name] = self._without_padding(self._by_row(args[0].detach()))
+            self.leaves[name] = leaf
+            return output + leaf
+
+        return hook
+
     def deltas(self, loss: Tensor) -> dict[str, Tensor]:
         """Return the gradient of ``loss`` at each module's output, [rows, length, out] in float32; 0 at padding."""
-        grads = torch.autograd.grad(_SCALE * loss, list(self.leaves.values()))
-        deltas = {name: self._by_row(grad).float() / _SCALE for name, grad in zip(self.leaves, grads, strict=True)}
-        return {name: self._without_padding(grad) for name, grad in deltas.items()}
+        gradients = torch.autograd.grad(_SCALE * loss, list(self.leaves.values()))
+        deltas = dict[str, Tensor]()
+        for name, gradient in zip(self.leaves, gradients, strict=True):
+            deltas[name] = self._without_padding(self._by_row(gradient).float() / _SCALE)
+        return deltas
 
     def logits(self, rows: Sequence[int], changes: Changes | None = None, owners: Tensor | None = None) -> Tensor:
         """Return the logits [reads, vocabulary] where ``rows`` predict a target token, row after row.
@@ -139,41 +154,45 @@ class EditedPasses:
         if changes is not None and owners is not None:
             with self._changed(changes, owners):
                 hidden = self._blocks.run(self._blocks.start)
-        device = hidden.device
-        of_rows, positions = read_index(
-            [self._prompts[row] for row in rows], [self._shifts[row] for row in rows], device
-        )
-        return self._model.logits(hidden[torch.tensor(list(rows), device=device)[of_rows], positions]).float()
+        prompts = [self._prompts[row] for row in rows]
+        shifts = [self._shifts[row] for row in rows]
+        of_rows, positions = read_index(prompts, shifts, hidden.device)  # [reads] each
+        indices = torch.tensor(list(rows), device=hidden.device)
+        return self._model.logits(hidden[indices[of_rows], positions]).float()
 
     def targets(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the target tokens of ``rows``, row after row, and the weight of each token in the mean over rows."""
-        sizes = [len(self._prompts[row].target_ids) for row in rows]
-        tokens = torch.tensor([token for row in rows for token in self._prompts[row].target_ids])
-        shares = torch.tensor([1 / (size * len(rows)) for size in sizes for _ in range(size)])
+        tokens = list[int]()
+        shares = list[float]()
+        for row in rows:
+            target = self._prompts[row].target_ids
+            tokens += target
+            shares += [1 / (len(target) * len(rows))] * len(target)
         device = self._model.model.get_output_embeddings().weight.device  # the device of the logits
-        return tokens.to(device), shares.to(device)
+        return torch.tensor(tokens).to(device), torch.tensor(shares).to(device)
 
     @contextmanager
     def _changed(self, changes: Changes, owners: Tensor) -> Iterator[None]:
         """Within the ``with`` block, each module's output y gets left^T (right x) of the row's own edit."""
         with ExitStack() as stack:
             for name, (left, right) in changes.items():
-
-                def add(
-                    _: object,
-                    args: tuple[Tensor, ...],
-                    output: Tensor,
-                    left: Tensor = left,
-                    right: Tensor = right,
-                ) -> Tensor:
-                    inputs, mine = self._by_row(args[0]).float(), owners.to(output.device)
-                    pair = (factor.to(output.device) for factor in (left, right))
-                    if len(left) > 1:  # else all rows run with the same change
-                        pair = (factor[mine] for factor in pair)
-                    return output + low_rank(inputs, *pair).to(output).reshape(output.shape)
-
-                stack.callback(self._modules[name].register_forward_hook(add).remove)
+                stack.enter_context(self._modules[name].register_forward_hook(self._add(left, right, owners)))
             yield
+
+    def _add(self, left: Tensor, right: Tensor, owners: Tensor) -> Callable[..., Tensor]:
+        """Return a forward hook that adds left^T (right x) of the row's own edit to a module's output."""
+
+        def hook(_: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            inputs = self._by_row(args[0]).float()
+            row_left = left.to(output.device)
+            row_right = right.to(output.device)
+            if len(left) > 1:  # else all rows run with the same change
+                edits = owners.to(output.device)
+                row_left = row_left[edits]
+                row_right = row_right[edits]
+            return output + low_rank(inputs, row_left, row_right).to(output).reshape(output.shape)
+
+        return hook
 
     def _without_padding(self, state: Tensor) -> Tensor:
         """``state`` [rows, length, size] with 0 at padding, where a model may compute NaN."""
@@ -196,8 +215,10 @@ def low_rank(inputs: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def as_factors(changes: Changes) -> dict[str, Factors]:
     """Return the changes of the only edit, or of all edits as one: left [1, tokens, out], right [1, tokens, in]."""
-    parts = {name: [part[0].detach().T.contiguous() for part in pair] for name, pair in changes.items()}
-    return {name: Factors(left=left, right=right) for name, (left, right) in parts.items()}
+    factors = dict[str, Factors]()
+    for name, (left, right) in changes.items():
+        factors[name] = Factors(left=left[0].detach().T.contiguous(), right=right[0].detach().T.contiguous())
+    return factors
 
 
 def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
@@ -211,7 +232,10 @@ def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
     depth = len(model.blocks)
     if not 1 <= blocks <= depth:
         raise ConfigError(f"blocks = {blocks}: {model.name} has {depth} blocks; give a number from 1 to {depth}")
-    return tuple(name for layer in range(depth - blocks, depth) for name in block_weights(model, layer))
+    names = list[str]()
+    for layer in range(depth - blocks, depth):
+        names += block_weights(model, layer)
+    return tuple(names)
 
 
 def block_weights(model: LanguageModel, layer: int) -> tuple[str, ...]:
@@ -249,10 +273,14 @@ def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape
     Raises:
         ConfigError: as `edited_modules`.
     """
-    matrices = {name: weight_matrix(module) for name, module in edited_modules(model, names).items()}
-    return {name: (matrix.shape[0], matrix.shape[1]) for name, matrix in matrices.items()}
+    shapes = dict[str, Shape]()
+    for name, module in edited_modules(model, names).items():
+        rows, columns = weight_matrix(module).shape
+        shapes[name] = rows, columns
+    return shapes
 
 
 def first_block(model: LanguageModel, names: Sequence[str]) -> int:
     """Return the lowest block (0-based) with one of the weights; an edit does not affect the blocks below it."""
-    return min(int(name.removeprefix(f"{model.spec.blocks}.").partition(".")[0]) for name in names)
+    numbers = [name.removeprefix(f"{model.spec.blocks}.").partition(".")[0] for name in names]
+    return min(int(number) for number in numbers)

@@ -2,8 +2,9 @@
 
     L = c_edit L_e + c_loc L_loc
 
-L_e is -log p of the new target after the edit, in its own prompt and in paraphrases; with ``questions`` also of the
-answers to portability questions (PropMEND). L_loc is KL(unedited || edited) on unrelated prompts.
+    L_e   = mean of -log p_edited(new target | prompt), for the edit's own prompt and paraphrases; with ``questions``
+            also of the answers to portability questions (PropMEND)
+    L_loc = mean of KL(p_unedited || p_edited) on unrelated prompts
 
 `EditorRun` and `losses_after` are shared with KE. A run that was killed continues from a checkpoint to the same result,
 bit for bit (`kg_edit.zoo.trained`).
@@ -155,30 +156,36 @@ def losses_after(
         locality_weight: c_loc.
         lower: stored states of the lower blocks, which then do not run.
     """
-    # All rows run through the unedited model once; the network turns the edits' gradients into changes.
-    edits = range(len(rows.edits))
+    edits = range(len(rows.edits))  # of the rows in the pass, these are the edits' own
     unrelated = range(len(rows.edits), len(rows.edits) + len(rows.unrelated))
+
+    # All rows run through the unedited model once; the network turns the edits' gradients into changes.
     passes = EditedPasses(model, [*rows.edits, *rows.unrelated], list(network.shapes), lower=lower)
     with torch.no_grad():
         clean = passes.logits(unrelated).log_softmax(-1)  # [reads of unrelated, vocabulary]
-    changes = network.changes(edit_factors(passes, nll(passes, edits), rows=len(edits)))
+    factors = edit_factors(passes, nll(passes, edits), rows=len(edits))
+    changes = network.changes(factors)
 
     # Then the rows run again from the first changed block on, each with the change of its own edit.
-    logits = passes.logits([*edits, *unrelated], changes, torch.tensor([*edits, *edits]))
-    edit_reads = len(logits) - len(clean)  # reads of the edits' rows, which come first
+    owners = torch.tensor([*edits, *edits])
+    logits = passes.logits([*edits, *unrelated], changes, owners)
+    edit_logits, unrelated_logits = logits.split([len(logits) - len(clean), len(clean)])
+
+    # L_loc
     _, shares = passes.targets(unrelated)
-    divergence = (clean.exp() * (clean - logits[edit_reads:].log_softmax(-1))).sum(-1)
+    divergence = (clean.exp() * (clean - unrelated_logits.log_softmax(-1))).sum(-1)  # [reads of unrelated]
     locality = (divergence * shares).sum()
 
     # L_e is the mean over the edits' own rows, if they are learned, and the further prompts. These run in a pass of
     # their own, because they are longer.
-    edit = nll(passes, edits, logits[:edit_reads])
+    edit = nll(passes, edits, edit_logits)
     if rows.further:
-        owners, prompts = zip(*rows.further, strict=True)
+        owners = torch.tensor([owner for owner, _ in rows.further])
+        prompts = [prompt for _, prompt in rows.further]
         with torch.no_grad():
             passes = EditedPasses(model, prompts, list(changes), lower=lower)
         indices = range(len(prompts))
-        further = nll(passes, indices, passes.logits(indices, changes, torch.tensor(owners)))
+        further = nll(passes, indices, passes.logits(indices, changes, owners))
         learned = len(rows.edits) if rows.learned else 0
         edit = (learned * edit + len(prompts) * further) / (learned + len(prompts))
     return Losses(edit=edit, locality=locality, total=edit_weight * edit + locality_weight * locality)
@@ -198,7 +205,9 @@ class EditorRun(TrainingRun[Validation]):
     def __init__(
         self, model: LanguageModel, order: BatchOrder, names: Sequence[str], state: State[Validation], path: Path
     ) -> None:
-        self.model, self.order, self._first = model, order, first_block(model, names)
+        self.model = model
+        self.order = order
+        self._first = first_block(model, names)
         self._file = path.with_name(STATES)
         self._lower: LowerStates | None = None
         super().__init__(state, order.settings, path, examples=len(order.examples))
@@ -219,9 +228,11 @@ class EditorRun(TrainingRun[Validation]):
 
     def held_out(self) -> tuple[float, float]:
         """Return the mean losses on the held-out edits: L_e, and the KL."""
-        sums, count = torch.zeros(2, dtype=torch.float64), 0  # the last batch may be smaller: a weighted mean
+        sums = torch.zeros(2, dtype=torch.float64)
+        count = 0
         for rows in self.order.validation():
-            losses, size = self.losses(rows), len(rows.edits)
+            losses = self.losses(rows)
+            size = len(rows.edits)  # the last batch may be smaller: a weighted mean
             sums += size * torch.stack([losses.edit, losses.locality]).detach().cpu()
             count += size
         edit, locality = (sums / count).tolist()
@@ -229,10 +240,11 @@ class EditorRun(TrainingRun[Validation]):
 
     def prepare(self, *, progress: bool) -> None:
         """Compute the states of the lower blocks, if the steps draw each prompt twice or more."""
-        rows, settings = {read_tokens(prompt) for prompt in self.order.prompts()}, self.order.settings
+        settings = self.order.settings
+        rows = {read_tokens(prompt) for prompt in self.order.prompts()}
         # A step draws for each edit its own prompt, a paraphrase, an unrelated prompt, and the questions.
         drawn = settings.steps * settings.edits_a_step * (3 + settings.questions)
-        size = sum(map(len, rows)) * self.model.width * self.model.model.dtype.itemsize
+        size = sum(len(row) for row in rows) * self.model.width * self.model.model.dtype.itemsize
         if self._first and drawn >= 2 * len(rows) and size <= _STATES_GB * 1e9:
             self._lower = lower_states(self.model, rows, self._first, self._file, progress=progress)
 
@@ -250,7 +262,8 @@ class MendRun(EditorRun):
     format: ClassVar[NetworkFormat] = FORMAT
 
     def __init__(self, model: LanguageModel, order: BatchOrder, manifest: MendManifest, path: Path) -> None:
-        self._manifest, settings = manifest, manifest.training
+        settings = manifest.training
+        self._manifest = manifest
         self._network = manifest.network().to(model.device)
         groups = [
             {"params": list(self._network.layers.parameters()), "lr": settings.learning_rate},
@@ -263,21 +276,22 @@ class MendRun(EditorRun):
     def begin(self) -> None:
         """Measure the mean and the deviation of the factors, over all tokens that the network reads."""
         names = list(self._manifest.shapes)
-        by_name: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
+        inputs: dict[str, list[Tensor]] = {name: [] for name in names}
+        deltas: dict[str, list[Tensor]] = {name: [] for name in names}
         for prompt in self.order.for_normalising():
             factors, _ = gradient_factors(self.model, prompt, names)
-            for name, pair in self.read_by_network(prompt, factors).items():
-                by_name[name].append(pair)
-        self._network.normalise_by(
-            {
-                name: (torch.cat([u for u, _ in pairs]), torch.cat([d for _, d in pairs]))
-                for name, pairs in by_name.items()
-            }
-        )
+            for name, (u, delta) in self.read_by_network(prompt, factors).items():
+                inputs[name].append(u)
+                deltas[name].append(delta)
+        self._network.normalise_by({name: (torch.cat(inputs[name]), torch.cat(deltas[name])) for name in names})
 
     def read_by_network(self, prompt: Prompt, factors: Pairs) -> Pairs:
         """Return the factors of the tokens that the network reads: those with a gradient."""
-        return {name: (u[has_gradient(delta)], delta[has_gradient(delta)]) for name, (u, delta) in factors.items()}
+        read = dict[str, tuple[Tensor, Tensor]]()
+        for name, (u, delta) in factors.items():
+            tokens = has_gradient(delta)
+            read[name] = u[tokens], delta[tokens]
+        return read
 
     def backward(self, step: int) -> Mapping[str, str]:
         """Compute the losses of the step's rows and their gradient; return the losses to display."""
@@ -288,8 +302,14 @@ class MendRun(EditorRun):
     def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
         """Return the losses after the edits of ``rows``."""
         settings = self._manifest.training
-        weights = {"edit_weight": settings.edit_weight, "locality_weight": settings.locality_weight}
-        return losses_after(self.model, self._network, rows, lower=lower, **weights)
+        return losses_after(
+            self.model,
+            self._network,
+            rows,
+            edit_weight=settings.edit_weight,
+            locality_weight=settings.locality_weight,
+            lower=lower,
+        )
 
     def validation(self, step: int) -> Validation:
         """Return the mean losses on the held-out edits."""

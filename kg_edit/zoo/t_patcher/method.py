@@ -137,7 +137,8 @@ class TPatcher(AdapterMethod):
         """Train the neurons for the mistakes of the one edit; an adapter without neurons if there are no mistakes."""
         (edit,) = edits
         existing = earlier if isinstance(earlier, Neurons) else Neurons.none(self.shape)
-        before, row = existing.on(self.device), self.row(edit)
+        before = existing.on(self.device)
+        row = self.row(edit)
         row_losses = RowLosses(self.model, self.layer, [row])
 
         # The mistakes: the first tokens of the target that are not the likeliest, with the MLP's input q at each.
@@ -169,10 +170,16 @@ class TPatcher(AdapterMethod):
                 lambda: row_losses().mean(),
                 penalty=lambda: neuron_loss(new.keys, new.biases, queries, memory, self.config),
             )
-        keys, biases, values = (tensor.detach().cpu() for tensor in new.tensors)
-        adapter = Neurons(size=self.shape, keys=keys, biases=biases, values=values, queries=queries.cpu())
-        size = torch.cat([keys, values, torch.zeros(1, self.shape[0])])  # the norm is 0 if there is no neuron
-        return adapter, [record(self, edit, change=size, losses=losses) | {"neurons": len(keys)}]
+        keys, biases, values = new.tensors
+        adapter = Neurons(
+            size=self.shape,
+            keys=keys.detach().cpu(),
+            biases=biases.detach().cpu(),
+            values=values.detach().cpu(),
+            queries=queries.cpu(),
+        )
+        change = torch.cat([adapter.keys, adapter.values, torch.zeros(1, self.shape[0])])  # 0 if there is no neuron
+        return adapter, [record(self, edit, change=change, losses=losses) | {"neurons": len(keys)}]
 
 
 def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, config: TPatcherConfig) -> Tensor:
@@ -188,13 +195,16 @@ def neuron_loss(keys: Tensor, biases: Tensor, queries: Tensor, memory: Tensor, c
     if not len(keys):
         return keys.sum()
 
-    def hardest(values: Tensor) -> Tensor:  # S: the mean of the largest exp(values [tokens, n])
-        return values.clamp(max=_EXP).flatten().topk(min(config.hardest, values.numel())).values.exp().mean()
+    def mean_of_hardest(values: Tensor) -> Tensor:  # S: the mean of the largest exp(values [tokens, n])
+        largest = values.clamp(max=_EXP).flatten().topk(min(config.hardest, values.numel())).values
+        return largest.exp().mean()
 
-    elsewhere, here = memory @ keys.T + biases, (queries * keys).sum(-1) + biases  # [tokens, n], [n]
-    active = (-here).clamp(max=_EXP).exp().mean()
-    inactive = hardest(elsewhere + config.margin) + hardest(elsewhere - here + config.margin)
-    return config.activation_weight * active + config.memory_weight * inactive
+    here = (queries * keys).sum(-1) + biases  # [n]
+    elsewhere = memory @ keys.T + biases  # [tokens, n]
+    loss_active = (-here).clamp(max=_EXP).exp().mean()  # l_a
+    loss_memory = mean_of_hardest(elsewhere + config.margin)  # l_m1
+    loss_margin = mean_of_hardest(elsewhere - here + config.margin)  # l_m2
+    return config.activation_weight * loss_active + config.memory_weight * (loss_memory + loss_margin)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -229,4 +239,5 @@ class NewNeurons:
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """The keys, the biases and the values."""
-        return self.keys, self.biases, self.values if self.factors is None else self.values * self.factors
+        values = self.values if self.factors is None else self.values * self.factors
+        return self.keys, self.biases, values

@@ -30,9 +30,11 @@ def training_edits(items: Iterable[Edit | BenchmarkRecord]) -> list[TrainingEdit
     for item in items:
         record = item if isinstance(item, BenchmarkRecord) else record_of(item)
         for edit in record.edits:
-            queries = locality_queries(edit, record)
-            answers = (query.answers[0][0] if query.answers else edit.target_new for query in queries)
-            edits.append(TrainingEdit(edit, tuple(zip(map(scored_after, queries), answers, strict=True))))
+            locality = list[tuple[str, str]]()
+            for query in locality_queries(edit, record):
+                answer = query.answers[0][0] if query.answers else edit.target_new
+                locality.append((scored_after(query), answer))
+            edits.append(TrainingEdit(edit, tuple(locality)))
     return edits
 
 

@@ -117,8 +117,9 @@ class NetworkFormat:
         try:
             with safe_open(path, framework="pt") as file:
                 keys = file.metadata()
-            if self.key not in keys and (other := next((key for key in keys if key.startswith(_KEY)), None)):
-                name = other.removeprefix(_KEY)
+            others = [key.removeprefix(_KEY) for key in keys if key.startswith(_KEY)]
+            if self.key not in keys and others:
+                name = others[0]
                 raise ModelError(
                     f"{path} was trained for the method {name}: use --method {name}, or train one with {self.command}"
                 )

@@ -151,7 +151,10 @@ class TrainingRun(ABC, Generic[Measured]):
     lower: ClassVar[str] = "a lower learning_rate"  # what a training needs whose loss is not finite
 
     def __init__(self, state: State[Measured], settings: TrainingConfig, path: Path, *, examples: int) -> None:
-        self.state, self.settings, self._path, self._examples = state, settings, path, examples
+        self.state = state
+        self.settings = settings
+        self._path = path
+        self._examples = examples
 
     @abstractmethod
     def backward(self, step: int) -> Mapping[str, str]:
@@ -180,26 +183,21 @@ class TrainingRun(ABC, Generic[Measured]):
             DivergedError: the loss is not finite, and no step improved the network.
         """
         self.prepare(progress=progress)
-        state, settings = self.state, self.settings
+        state = self.state
+        settings = self.settings
         if self._path.is_file():
             state.restore(self._path)
             log.info("continuing %s after %d steps", self._path, state.progress.step)
         else:
             self.begin()
             self._validate()
-        saved, at = time.monotonic(), state.progress.step
-        with Bar(title=self.name, unit="step", total=settings.steps, done=at, shown=progress) as bar:
+        saved = time.monotonic()
+        done = state.progress.step
+        with Bar(title=self.name, unit="step", total=settings.steps, done=done, shown=progress) as bar:
             while state.progress.step < settings.steps and state.progress.waited < settings.patience:
                 # The seed and the number of the step determine its examples, so that a resumed run draws the same.
                 try:
-                    state.optimizer.zero_grad()
-                    shown = self.backward(state.progress.step)
-                    torch.nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
-                    state.optimizer.step()
-                    step = state.progress.step + 1
-                    state.progress = state.progress.model_copy(update={"step": step})
-                    if step % settings.validate_every == 0 or step == settings.steps:
-                        self._validate()
+                    shown = self._take_step()
                 except DivergedError as error:
                     if not state.progress.best.step:
                         raise
@@ -210,6 +208,19 @@ class TrainingRun(ABC, Generic[Measured]):
                 if time.monotonic() - saved >= checkpoint_seconds:
                     state.save(self._path)
                     saved = time.monotonic()
+
+    def _take_step(self) -> Mapping[str, str]:
+        """Take one step, and validate where one is due; return what the progress bar shows."""
+        state = self.state
+        state.optimizer.zero_grad()
+        shown = self.backward(state.progress.step)
+        torch.nn.utils.clip_grad_norm_(state.network.parameters(), self.settings.clip)
+        state.optimizer.step()
+        step = state.progress.step + 1
+        state.progress = state.progress.model_copy(update={"step": step})
+        if step % self.settings.validate_every == 0 or step == self.settings.steps:
+            self._validate()
+        return shown
 
     def check_loss(self, loss: float) -> None:
         """Check that a loss is finite.
@@ -275,8 +286,8 @@ def run_training(
         OutputError: ``out`` contains another run, can't be written, or another process trains in it.
     """
     # What a run that continues this one must have in common with it; in another precision the losses differ.
-    model_identity = {"name": manifest.model_name, "fingerprint": manifest.model, "dtype": str(model.model.dtype)}
-    model_identity["dtype"] = model_identity["dtype"].removeprefix("torch.")
+    dtype = str(model.model.dtype).removeprefix("torch.")
+    model_identity = {"name": manifest.model_name, "fingerprint": manifest.model, "dtype": dtype}
     identity = manifest.model_dump(mode="json", include=_IDENTITY)
     settings = {**identity, "command": format.command.removeprefix("kg-edit "), "model": model_identity}
     check_folder(out, settings)
@@ -299,8 +310,11 @@ class Passes(Generic[Example]):
     """
 
     def __init__(self, examples: Sequence[Example], *, batch: int, seed: int) -> None:
-        self._examples, self._batch, self._seed = examples, batch, seed
-        self._number, self._order = -1, list[Example]()
+        self._examples = examples
+        self._batch = batch
+        self._seed = seed
+        self._number = -1  # of the present pass
+        self._order = list[Example]()
 
     def examples(self, step: int) -> list[Example]:
         """Return the examples of a step (from 0). All are shuffled once a pass: a step of many takes no time for it."""

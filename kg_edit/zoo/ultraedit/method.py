@@ -25,8 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import add
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import networkx as nx
@@ -100,23 +99,33 @@ class UltraEditConfig(MethodConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the layers and projections, if the weights are named, and what describes texts that there are not."""
-        named, no_texts = "weights names the edited matrices", "the statistics start without texts"
-        unused = {"layers": named, "projections": named} if self.weights else {}
-        return unused | ({} if self.texts else {"text_tokens": no_texts, "seed": no_texts, "hold": no_texts})
+        unused = dict[str, str]()
+        if self.weights:
+            unused |= dict.fromkeys(("layers", "projections"), "weights names the edited matrices")
+        if not self.texts:
+            unused |= dict.fromkeys(("text_tokens", "seed", "hold"), "the statistics start without texts")
+        return unused
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the layers of the settings, or by default up to nine that end before the last one."""
         if self.weights:
-            return tuple(
-                sorted({next(int(part) for part in name.split(".") if part.isdigit()) for name in self.weights})
-            )
-        last = max(1, blocks - 1)
-        return self.layers or tuple(range(max(0, last - min(_BLOCKS, max(1, blocks // 2))), last))
+            return tuple(sorted({block_of(name) for name in self.weights}))
+        if self.layers:
+            return self.layers
+        end = max(1, blocks - 1)  # the last block is left out
+        count = min(_BLOCKS, max(1, blocks // 2))
+        return tuple(range(max(0, end - count), end))
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload: a backward pass on the edit's row, and the changes of two matrices of most MLPs."""
         named = len(self.weights) / len(self.written_layers(0)) if self.weights else 0
         return Workload(matrices=round(named) or {"in": 2, "down": 1, "all": 3}[self.projections])
+
+
+def block_of(name: str) -> int:
+    """Return the block (0-based) of a weight, the first number in its name."""
+    numbers = [int(part) for part in name.split(".") if part.isdigit()]
+    return numbers[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +152,8 @@ class Statistics:
     def normalise(self, features: Tensor) -> Tensor:
         """Return (features - mean) / deviation, [tokens, size] in float64; the deviation has n - 1 as divisor."""
         sums = self.sums.to(features.device)
-        count, (first, second) = sums[0], sums[1:].chunk(2)
+        count = sums[0]
+        first, second = sums[1:].chunk(2)  # the sums of x and of x^2, [size] each
         mean = first / count
         deviation = ((second - count * mean**2) / (count - 1)).clamp(min=0.0).sqrt()
         return (features.double() - mean) / (deviation + _EPSILON)
@@ -171,10 +181,12 @@ class UltraEdit(StatementMethod):
         super().__init__(model, config, graph=graph)
         self.weights = config.weights
         if not self.weights:
-            of_layer = {layer: block_weights(model, layer) for layer in self.layers}
-            downs = {model.weight_name(layer) for layer in self.layers}
-            kinds = {"all": (True, False), "down": (True,), "in": (False,)}[config.projections]
-            self.weights = tuple(name for names in of_layer.values() for name in names if (name in downs) in kinds)
+            names = list[str]()
+            for layer in self.layers:
+                down = model.weight_name(layer)
+                others = [name for name in block_weights(model, layer) if name != down]
+                names += {"all": block_weights(model, layer), "down": (down,), "in": others}[config.projections]
+            self.weights = tuple(names)
         self.shapes = weight_shapes(model, self.weights)  # (out, in) by name
 
     def prepare(self) -> None:
@@ -187,9 +199,16 @@ class UltraEdit(StatementMethod):
         """The features of texts that the model writes, every token of which is a target, by weight; empty without."""
         if not self.config.texts:
             return {}
-        count, tokens = self.config.texts, self.config.text_tokens
-        rows = self.token_features(own_prompts(self.model, rows=count, tokens=tokens, seed=self.config.seed))
-        return {name: torch.cat([row.features[name] for row in rows]) for name in self.weights}
+        config = self.config
+        prompts = own_prompts(self.model, rows=config.texts, tokens=config.text_tokens, seed=config.seed)
+        return self._join(self.token_features(prompts))
+
+    def _join(self, rows: Sequence[TokenFeatures]) -> dict[str, Tensor]:
+        """Return the features of all rows, by weight: [tokens of all rows, in + out]."""
+        joined = dict[str, Tensor]()
+        for name in self.weights:
+            joined[name] = torch.cat([row.features[name] for row in rows])
+        return joined
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Write the edits together, each from its gradient on the model in its present state.
@@ -213,50 +232,50 @@ class UltraEdit(StatementMethod):
                         "if the model is in float16, load it in bfloat16 or float32"
                     )
 
-        # 2. The statistics of all tokens so far: of the texts, of earlier calls, and of these edits.
-        features = {name: torch.cat([row.features[name] for row in rows]) for name in self.weights}
-        of_edits, seen = {name: Statistics.of(value) for name, value in features.items()}, dict[str, Statistics]()
-        for name, now in of_edits.items():
+        # 2. The statistics of all tokens so far: of these edits, of earlier calls, and of the texts.
+        features = self._join(rows)
+        of_edits = {name: Statistics.of(value) for name, value in features.items()}
+        seen = dict[str, Statistics]()
+        for name in self.weights:
+            seen[name] = of_edits[name]
             earlier = state_of(before, SUM + name)
-            parts = [
-                now,
-                *([Statistics(earlier)] if earlier is not None else []),
-                *([Statistics.of(texts[name])] if texts else []),
-            ]
-            seen[name] = reduce(add, parts)
+            if earlier is not None:
+                seen[name] += Statistics(earlier)
+            if texts:
+                seen[name] += Statistics.of(texts[name])
         if self.config.statistics == "shape":
-            same = {
-                name: [seen[other] for other, its in self.shapes.items() if its == shape]
-                for name, shape in self.shapes.items()
-            }
-            seen = {name: reduce(add, parts) for name, parts in same.items()}
+            seen = self._pool_by_shape(seen)
         if min(statistics.count for statistics in seen.values()) < 2:
             raise ConfigError(
                 "one token has no deviation to normalise by; give more edits at once, or let the statistics start with "
                 "texts of the model (--set texts=32)"
             )
 
-        # 3. and 4. By weight: V [tokens, out], and the first rows of (H H^T + ridge I)^-1 H, [tokens, in]. The texts'
-        # tokens are further rows of H, whose v is 0.
         factors = dict[str, Factors]()
         for name, (out, size) in self.shapes.items():
+            # 3. V [tokens, out]
             hn, gn = seen[name].normalise(features[name]).split([size, out], 1)
             values = -self.config.rate * (hn**2).sum(1, keepdim=True) * gn
+
+            # 4. The rows of (H H^T + ridge I)^-1 H that belong to V. The texts are further rows of H, with v = 0.
             inputs = features[name][:, :size].double()
             if texts and self.config.hold:
                 inputs = torch.cat([inputs, self.config.hold**0.5 * texts[name][:, :size].to(inputs)])
-            few = len(inputs) <= size  # of both forms of 4, the one with the smaller matrix to solve with
-            gram = inputs @ inputs.T if few else inputs.T @ inputs
-            gram.diagonal().add_(self.config.ridge)
-            solved = torch.linalg.solve(gram, inputs if few else inputs.T)  # [rows, in], or its transpose [in, rows]
-            right = (solved if few else solved.T)[: len(values)]
-            factors[name] = Factors(left=values.T.float().contiguous(), right=right.T.float().contiguous())
+            solved = solve_ridge(inputs, self.config.ridge)[: len(values)]  # [tokens, in]
+            factors[name] = Factors(left=values.T.float().contiguous(), right=solved.T.float().contiguous())
 
         return WeightPatch(
             factors={name: Factors.total([pair]) for name, pair in factors.items()},  # dense where that takes less
             provenance={**self.provenance(), "edits": self.records(edits, rows, factors)},
             state={SUM + name: statistics.sums for name, statistics in of_edits.items()},
         )
+
+    def _pool_by_shape(self, seen: Mapping[str, Statistics]) -> dict[str, Statistics]:
+        """Return for each weight the statistics of all weights of its shape, as published."""
+        by_shape = dict[tuple[int, int], Statistics]()
+        for name, shape in self.shapes.items():
+            by_shape[shape] = by_shape[shape] + seen[name] if shape in by_shape else seen[name]
+        return {name: by_shape[shape] for name, shape in self.shapes.items()}
 
     def records(
         self, edits: Sequence[Edit], rows: Sequence[TokenFeatures], factors: Mapping[str, Factors]
@@ -265,19 +284,15 @@ class UltraEdit(StatementMethod):
         counts = [len(row.features[self.weights[0]]) for row in rows]
         squared = [0.0] * len(edits)
         for changes in factors.values():
-            left, right = (factor.cpu().split(counts, 1) for factor in (changes.left, changes.right))
-            for index, pair in enumerate(zip(left, right, strict=True)):
-                squared[index] += change_norm(Factors(left=pair[0], right=pair[1])) ** 2
-        norms = [square**0.5 for square in squared]
-        return [
-            {
-                **self.record(edit),
-                "nll_before": round(row.nll, 6),
-                "tokens": count,
-                "norms": {"update": round(norm, 6)},
-            }
-            for edit, row, count, norm in zip(edits, rows, counts, norms, strict=True)
-        ]
+            lefts = changes.left.cpu().split(counts, 1)
+            rights = changes.right.cpu().split(counts, 1)
+            for index, (left, right) in enumerate(zip(lefts, rights, strict=True)):
+                squared[index] += change_norm(Factors(left=left, right=right)) ** 2
+        records = list[dict[str, Any]]()
+        for edit, row, count, square in zip(edits, rows, counts, squared, strict=True):
+            notes = {"nll_before": round(row.nll, 6), "tokens": count, "norms": {"update": round(square**0.5, 6)}}
+            records.append({**self.record(edit), **notes})
+        return records
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, with the names of the weights."""
@@ -296,16 +311,32 @@ class UltraEdit(StatementMethod):
         all_features = list[TokenFeatures]()
         for start in range(0, len(prompts), size):
             batch = prompts[start : start + size]
-            passes, rows = EditedPasses(self.model, batch, self.weights), range(len(batch))
+            passes = EditedPasses(self.model, batch, self.weights)
+            rows = range(len(batch))
             tokens, _ = passes.targets(rows)
             nlls = cross_entropy(passes.logits(rows), tokens, reduction="none")  # [tokens of all rows]
             deltas = passes.deltas(nlls.sum())
             counts = [len(prompt.target_ids) for prompt in batch]
             for row, (count, nll) in enumerate(zip(counts, nlls.detach().split(counts), strict=True)):
                 # A row is padded on the left, and its last tokens are those that predict the target.
-                features = {
-                    name: torch.cat([passes.inputs[name][row, -count:].float(), delta[row, -count:]], 1)
-                    for name, delta in deltas.items()
-                }
+                features = dict[str, Tensor]()
+                for name, delta in deltas.items():
+                    h = passes.inputs[name][row, -count:].float()  # [tokens, in]
+                    g = delta[row, -count:]  # [tokens, out]
+                    features[name] = torch.cat([h, g], 1)
                 all_features.append(TokenFeatures(features=features, nll=float(nll.mean())))
         return all_features
+
+
+def solve_ridge(inputs: Tensor, ridge: float) -> Tensor:
+    """Return (H H^T + ridge I)^-1 H, [rows, in], for H ``inputs`` [rows, in]; the smaller of both forms is solved."""
+    rows, size = inputs.shape
+    if rows <= size:
+        gram = inputs @ inputs.T  # [rows, rows]
+        gram.diagonal().add_(ridge)
+        solved: Tensor = torch.linalg.solve(gram, inputs)
+        return solved
+    gram = inputs.T @ inputs  # [in, in]
+    gram.diagonal().add_(ridge)
+    transposed: Tensor = torch.linalg.solve(gram, inputs.T)  # [in, rows]
+    return transposed.T
