@@ -69,7 +69,7 @@ class Judge(ModelServer):
         return {"yes": True, "no": False}.get(first), reply
 
 
-class Verdict(BaseModel):
+class Judgement(BaseModel):
     """The verdict of a judge on an answer; ``right`` is None if the reply is neither yes nor no."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,7 +126,7 @@ def judge_run(
     file = RunFolder(folder).verdicts
     with folder_lock(folder):
         drop_cut_line(file)
-        verdicts = {verdict.key: verdict for verdict in read_lines(file, Verdict)}
+        verdicts = {verdict.key: verdict for verdict in read_lines(file, Judgement)}
         for verdict, names in Bar(answers, title="judge", unit="answer"):
             if verdict.key not in verdicts:
                 right, reply = judge.verdict(verdict.question, names, verdict.text)
@@ -150,7 +150,7 @@ def judge_run(
     return shares
 
 
-def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Verdict, tuple[str, ...]]]:
+def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[tuple[Judgement, tuple[str, ...]]]:
     """Yield each answer of the run as an empty verdict, with the right answers."""
     prompt = digest(PROMPT)
     for entry in RunFolder(folder).entries():
@@ -161,7 +161,7 @@ def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[
             for group, question, name, names in _judged_questions(ceilings.get(section, case)):
                 if name in content.texts:
                     yield (
-                        Verdict(
+                        Judgement(
                             id=entry.id,
                             section=section,
                             group=group,

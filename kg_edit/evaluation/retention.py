@@ -47,7 +47,7 @@ TESTED = 1000  # the number of first prompts to use of a test file, as in the pa
 _NQ = "nq question: "  # zsRE's prefix of a Natural Questions prompt
 
 
-class Reply(NamedTuple):
+class RetentionAnswer(NamedTuple):
     """A model's answer to one prompt: whether it is right, and -log p of the right answer per token, in nats."""
 
     right: bool
@@ -90,7 +90,7 @@ class RetentionTest:
         for pair in map(pair_of, self.accurate):
             model.encode(pair.prompt, target=pair.candidate)
 
-    def replies(self, model: LanguageModel) -> list[Reply]:
+    def replies(self, model: LanguageModel) -> list[RetentionAnswer]:
         """Return the model's answers to the prompts in its form, plain or chat, in order.
 
         Raises:
@@ -99,7 +99,12 @@ class RetentionTest:
         return _replies(model, self.queries, is_right=mentions)
 
     def scores(
-        self, model: LanguageModel, edits: Sequence[Edit], *, before: Sequence[Reply], chat: bool | None = None
+        self,
+        model: LanguageModel,
+        edits: Sequence[Edit],
+        *,
+        before: Sequence[RetentionAnswer],
+        chat: bool | None = None,
     ) -> dict[str, float | None]:
         """Return all rates and perplexities of a model.
 
@@ -118,7 +123,7 @@ class RetentionTest:
         accurate = [now for now, then in zip(tested, before, strict=True) if then.right]
         if self.accurate:  # no greedy answers are generated for sentences
             losses = score(model, map(pair_of, self.accurate))
-            accurate = [Reply(False, losses[pair_of(query)].nll) for query in self.accurate]
+            accurate = [RetentionAnswer(False, losses[pair_of(query)].nll) for query in self.accurate]
         trr, err = mean(reply.right for reply in tested), mean(reply.right for reply in edited)
         # exp of the mean NLL over prompts; None if there is no prompt
         nlls = {name: mean(reply.nll for reply in of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))}
@@ -140,7 +145,7 @@ def asked_of(edit: Edit) -> Query:
     return Query(prompt=edit.text, answers=((edit.target_new,),), form="sentence")
 
 
-def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None = None) -> list[Reply]:
+def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | None = None) -> list[RetentionAnswer]:
     """Return the model's answers to the prompts of edits, those in plain text first.
 
     ``chat`` as in `RetentionTest.scores`.
@@ -150,7 +155,7 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
         [asked_of(edit) for edit, is_chat in zip(edits, forms, strict=True) if is_chat == form]
         for form in (False, True)
     )
-    replies = list[Reply]()
+    replies = list[RetentionAnswer]()
     if plain:
         replies += _replies(model.in_chat(chat=False), plain, is_right=partial(generates, chat=False))
     if in_chat:  # a chat model answers in a sentence, which may not begin with the target
@@ -158,7 +163,9 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
     return replies
 
 
-def _replies(model: LanguageModel, queries: Sequence[Query], *, is_right: Callable[[str, str], bool]) -> list[Reply]:
+def _replies(
+    model: LanguageModel, queries: Sequence[Query], *, is_right: Callable[[str, str], bool]
+) -> list[RetentionAnswer]:
     """The model's answers; a greedy answer is right if ``is_right(text, name)`` for a name of an answer."""
     pairs = [pair_of(query) for query in queries]
     texts = [Continued(prompt=generated_from(query), answers=query.answers[0][:1]) for query in queries]
@@ -167,7 +174,7 @@ def _replies(model: LanguageModel, queries: Sequence[Query], *, is_right: Callab
     for query, pair in zip(queries, pairs, strict=True):
         text = evidence.texts[generated_from(query)]
         right = any(is_right(text, name) for names in query.answers for name in names)
-        replies.append(Reply(right, evidence.scores[pair].nll))
+        replies.append(RetentionAnswer(right, evidence.scores[pair].nll))
     return replies
 
 

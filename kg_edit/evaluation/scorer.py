@@ -22,7 +22,7 @@ from kg_edit.evaluation.memory import in_halves
 from kg_edit.evaluation.metrics.catalogue import metrics_for, requests_of
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.evaluation.records import Section
-from kg_edit.evaluation.retention import Reply, RetentionTest
+from kg_edit.evaluation.retention import RetentionAnswer, RetentionTest
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cache_folder
 from kg_edit.patches.base import Patch
@@ -41,7 +41,7 @@ _DECIDES = ("model", "tokenizer_sha256", "protocol", "question_form_sha256", "kg
 
 log = logging.getLogger(__name__)
 Stored = TypeVar("Stored")
-_SECTION, _REPLIES = TypeAdapter(Section), TypeAdapter(list[Reply])
+_SECTION, _REPLIES = TypeAdapter(Section), TypeAdapter(list[RetentionAnswer])
 _SCORES, _TASKS = TypeAdapter(dict[str, float | None]), TypeAdapter(dict[str, DocumentScores])
 
 
@@ -190,7 +190,7 @@ class UneditedScores:
         """Return the scores of the quick sets."""
         return self._stored(f"quick {digest(tasks.settings)}", _TASKS, lambda: tasks.scores(self._model))
 
-    def replies(self, test: RetentionTest, *, chat: bool) -> list[Reply]:
+    def replies(self, test: RetentionTest, *, chat: bool) -> list[RetentionAnswer]:
         """Return the answers to a retention test, asked in plain text or in chat form."""
         name = f"retention {test.digest}" + (" in chat form" if chat else "")
         return self._stored(name, _REPLIES, lambda: test.replies(self._model.in_chat(chat=chat)))

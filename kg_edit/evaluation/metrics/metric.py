@@ -85,7 +85,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 Compute = Callable[[Case, Evidence], float | None]
-Judge = Callable[[str, str], bool]  # text, name
+Matcher = Callable[[str, str], bool]  # text, name
 OfQuery = Callable[[Query, Evidence], float | None]
 OfRival = Callable[[Query, str, Evidence], float]
 
@@ -123,20 +123,20 @@ def by_category(
     return mean(mean(values) for values in categories.values())
 
 
-def share_passed(group: str, judge: Judge) -> Compute:
-    """Return a metric: the share of a group's probes that pass; ``judge`` decides whether a text gives an answer."""
-    return lambda case, evidence: mean(passes(probe, evidence, judge) for probe in case.group(group))
+def share_passed(group: str, matches: Matcher) -> Compute:
+    """Return a metric: the share of a group's probes that pass; ``matches`` decides whether a text gives an answer."""
+    return lambda case, evidence: mean(passes(probe, evidence, matches) for probe in case.group(group))
 
 
-def passes(probe: Probe, evidence: Evidence, judge: Judge) -> bool:
+def passes(probe: Probe, evidence: Evidence, matches: Matcher) -> bool:
     """Return whether any, or all, of the probe's queries are answered correctly."""
-    return (any if probe.passes == "any" else all)(answered(query, evidence, judge) for query in probe.queries)
+    return (any if probe.passes == "any" else all)(answered(query, evidence, matches) for query in probe.queries)
 
 
-def answered(query: Query, evidence: Evidence, judge: Judge) -> bool:
+def answered(query: Query, evidence: Evidence, matches: Matcher) -> bool:
     """Return whether the greedy continuation gives the answers: all of them or one, as the query asks."""
     text = evidence.texts[generated_from(query)]
-    return (all if query.every else any)(any(judge(text, name) for name in names) for names in query.answers)
+    return (all if query.every else any)(any(matches(text, name) for name in names) for names in query.answers)
 
 
 def mentioned(query: Query, evidence: Evidence) -> float:
