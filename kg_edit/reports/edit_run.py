@@ -135,18 +135,8 @@ def run_edits(
         out, settings, unrecorded=method.config.unrecorded, rows=lambda: _other_edits(out, edits, count=len(all_edits))
     )
     if not (out / PATCH).is_file():
-        if len(edits) > FEW and not method.joint and method.kind == "weights":
-            able = len(edits) <= MANY and model.spec.down_projection
-            way = "; --method alphaedit makes them all at once" if able else ""
-            log.warning(_IN_SEQUENCE, method.name, len(edits), way)
-        first = dict[str, str]()  # the first edit of each subject
-        pairs = [(first.setdefault(edit.subject, edit.id), edit) for edit in edits if edit.subject]
-        pairs = [(before, edit) for before, edit in pairs if before != edit.id]
-        if pairs and method.family in ("rank-one", "joint"):
-            before, edit = pairs[0]
-            more = f" ({len(pairs) - 1} more such edits)" if len(pairs) > 1 else ""
-            why = "one of them may fail" if method.joint else "the later edit may overwrite the earlier one"
-            log.warning(_ONE_SUBJECT, before, edit.id, edit.subject, more, why)
+        _warn_of_a_sequence(method, model, edits)
+        _warn_of_one_subject(method, edits)
         method.prepare()  # a covariance that can't be measured fails before the folder is made
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
@@ -181,32 +171,19 @@ def run_edits(
             experts=model.spec.down_projection is None,
             folder=out,
         )
-        # A finished run keeps the prompts that it asked
+        # A finished run keeps the prompts that it asked, and its report if the verdict is the same.
         finished = bool(recorded) and (out / REPORT).is_file()
         if finished:
             differences = read_differences(out / LOCALITY)
         else:
             differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
-        run, written = EditRun(out, rows, verdict, differences), f"{verdict.model_dump_json(indent=1)}\n"
+        run = EditRun(out, rows, verdict, differences)
         stored = Verdict.beside(out / PATCH)
         if finished and stored and stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"}):
             return run
         if failed:
             write_edits(out / FAILED, failed)
-        if differences:
-            write_text(out / LOCALITY, "".join(f"{difference.model_dump_json()}\n" for difference in differences))
-        graphs = {edit.id: subgraph for edit in edits if (subgraph := _subgraph(method, edit)) is not None}
-        if isinstance(first_graph := graphs.get(edits[0].id), nx.MultiDiGraph):
-            _draw(first_graph, edits[0], out)
-        try:
-            curves = read_losses(out / LOSSES)
-        except OutputError as error:  # a damaged file costs the curves, not the report
-            log.warning("the report has no loss curves: %s", error)
-            curves = {}
-        page = report_page(rows, patch, verdict=verdict, curves=curves, graphs=graphs, differences=differences)
-        write_text(out / PAGE, page)
-        write_text(out / VERDICT, written)
-        write_text(out / REPORT, markdown(rows, patch, verdict, differences))
+        _write_report(run, method, edits, patch)
         return run
 
 
@@ -220,6 +197,56 @@ def run_settings(method: EditingMethod, model: LanguageModel, edits: Sequence[Ed
         "edits_sha256": digest([edit.model_dump(mode="json") for edit in edits]),
         "kg_edit": __version__,
     }
+
+
+def _warn_of_a_sequence(method: EditingMethod, model: LanguageModel, edits: Sequence[Edit]) -> None:
+    """Warn that a method makes several edits in sequence, in which later ones may spoil earlier ones."""
+    if len(edits) <= FEW or method.joint or method.kind != "weights":
+        return
+    able = len(edits) <= MANY and model.spec.down_projection
+    way = "; --method alphaedit makes them all at once" if able else ""
+    log.warning(_IN_SEQUENCE, method.name, len(edits), way)
+
+
+def _warn_of_one_subject(method: EditingMethod, edits: Sequence[Edit]) -> None:
+    """Warn of edits with the same subject, and so nearly the same key, if the method writes under keys."""
+    if method.family not in ("rank-one", "joint"):
+        return
+    first = dict[str, str]()  # the first edit of each subject
+    pairs = []
+    for edit in edits:
+        before = first.setdefault(edit.subject, edit.id)
+        if edit.subject and before != edit.id:
+            pairs.append((before, edit))
+    if pairs:
+        before, edit = pairs[0]
+        more = f" ({len(pairs) - 1} more such edits)" if len(pairs) > 1 else ""
+        why = "one of them may fail" if method.joint else "the later edit may overwrite the earlier one"
+        log.warning(_ONE_SUBJECT, before, edit.id, edit.subject, more, why)
+
+
+def _write_report(run: EditRun, method: EditingMethod, edits: Sequence[Edit], patch: Patch) -> None:
+    """Write the report's files; report.md is the last one, so that with it all is there."""
+    out = run.folder
+    if run.differences:
+        write_text(out / LOCALITY, "".join(f"{difference.model_dump_json()}\n" for difference in run.differences))
+    graphs = {}
+    for edit in edits:
+        subgraph = _subgraph(method, edit)
+        if subgraph is not None:
+            graphs[edit.id] = subgraph
+    first_graph = graphs.get(edits[0].id)
+    if isinstance(first_graph, nx.MultiDiGraph):
+        _draw(first_graph, edits[0], out)
+    try:
+        curves = read_losses(out / LOSSES)
+    except OutputError as error:  # a damaged file costs the curves, not the report
+        log.warning("the report has no loss curves: %s", error)
+        curves = {}
+    page = report_page(run.rows, patch, verdict=run.verdict, curves=curves, graphs=graphs, differences=run.differences)
+    write_text(out / PAGE, page)
+    write_text(out / VERDICT, f"{run.verdict.model_dump_json(indent=1)}\n")
+    write_text(out / REPORT, markdown(run.rows, patch, run.verdict, run.differences))
 
 
 def _other_edits(out: Path, edits: Sequence[Edit], *, count: int) -> str | None:
