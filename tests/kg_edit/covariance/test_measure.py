@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.covariance import measure
 from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
-from kg_edit.covariance.files import Identity
 from kg_edit.covariance.keys import See, can_pack, keys_of_rows, packed_batches, padded_batches
 from kg_edit.covariance.measure import KEYS, ProbeKeys
 from kg_edit.covariance.moment import ConvergenceCheck, Covariance, directions, doubling
@@ -174,13 +172,6 @@ def test_infinite_keys_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(CovarianceError, match=r"inputs of model\.layers\.1\.mlp\.down_proj are not finite"):
         of(tmp_path, 1)
     assert chunks == [0, 1]
-
-
-def test_layers_of_several_sizes_need_tokens() -> None:
-    model = tiny("llama")
-    identities = {layer: Identity(model="m", module=str(layer), corpus="c", tokens=10 + layer) for layer in (0, 1)}
-    with pytest.raises(CovarianceError, match="different sizes; give the number of tokens"):
-        measure.start(model, identities, Path("unused"), ridge=0.0)
 
 
 def compared(before: Covariance, after: Covariance, keys: Tensor) -> ConvergenceCheck | None:
