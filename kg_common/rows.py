@@ -24,6 +24,13 @@ from kg_common.json_text import parse
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUBJECT_COLUMNS = frozenset({"head", "subject", "source", "from", "node1", "h", "s"})  # in the header of a graph
+# What the fields of a triplet are called, by our names: an edit (s, r, o -> o*)
+TRIPLET_NAMES = {
+    "object": "target_true",
+    "object_id": "target_true_id",
+    "new_object": "target_new",
+    "new_object_id": "target_new_id",
+}
 _USUAL_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _LARGEST = 500_000_000  # bytes; the whole file is read at once
 _MOST_VALUES = 20_000_000  # JSON values in one text

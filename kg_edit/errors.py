@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from kg_common.errors import expected_of
+from kg_common.errors import EntityLookupError, expected_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -21,6 +21,10 @@ _LISTED = 5  # faults of a file that an error lists; more would hide the first o
 
 class KgEditError(Exception):
     """Base of all errors raised on purpose: the CLI prints it and exits with 2."""
+
+
+FAILURES = (KgEditError, EntityLookupError)
+"""What makes one edit fail and says nothing about other edits."""
 
 
 class ConfigError(KgEditError):

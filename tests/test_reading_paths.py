@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 MOST = {"glame": 12, "rome": 7}  # files
 ROOMS = ("graphs", "locate_then_edit", "methods")  # that hold the methods' mathematics
-SHARED = {"kg_edit/methods/base.py", "kg_edit/methods/config.py"}  # by all methods
+SHARED = {f"kg_edit/methods/{name}.py" for name in ("base", "config", "value_method")}  # by many methods
 DETAIL = 15  # lines of called functions
 FILE = re.compile(r"`(kg_edit/\S+\.py)`")
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Unpack
 
 import networkx as nx
 
+from kg_common.ids import is_item
 from wikidata_cache import deny_lists
 from wikidata_cache.endpoints.rate_limit import offline_forced
 from wikidata_cache.errors import AmbiguousLabelError, WikidataCacheError
 from wikidata_cache.extract import packaged_extract
-from wikidata_cache.ids import check_ids, is_item
+from wikidata_cache.ids import check_ids
 from wikidata_cache.source_spec import SourceOptions, SourceSpec, open_source
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Source

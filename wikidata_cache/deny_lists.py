@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from importlib.resources import files
 from pathlib import Path
 
+from kg_common.ids import is_entity, is_item, is_property
 from wikidata_cache.errors import DenyListError
-from wikidata_cache.ids import is_entity, is_item, is_property
 
 DenyList = Collection[str] | Path  # ids, or the path of a TSV file (a str is a path too)
 

@@ -14,17 +14,11 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from kg_common.rows import SUFFIXES, RowFault, raw_rows
+from kg_common.ids import bare_id, is_item, is_property
+from kg_common.rows import SUFFIXES, TRIPLET_NAMES, RowFault, raw_rows
 from wikidata_cache.errors import EditRowError
-from wikidata_cache.ids import bare_id, is_item, is_property
 
 # Field name of triplet files -> our field name.
-TRIPLET_NAMES = {
-    "object": "target_true",
-    "object_id": "target_true_id",
-    "new_object": "target_new",
-    "new_object_id": "target_new_id",
-}
 _EXAMPLE = '{"subject": "Spike Hughes", "relation": "place of birth", "target_new": "Philadelphia"}'
 _ROW = re.compile(r"(?P<file>.+):(?P<row>[0-9]+)")
 _FOREIGN = ("id", "prompt", "paraphrases", "neighborhood", "portability")

@@ -13,9 +13,10 @@ from pathlib import Path
 from pyoxigraph import Literal, NamedNode, RdfFormat, Triple, serialize
 
 from kg_common.atomic import check_out, gzipped, write_atomically
+from kg_common.ids import is_item
 from wikidata_cache import deny_lists
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, check_ids, is_item
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, SAME_AS, check_ids
 from wikidata_cache.sources.source import Source
 from wikidata_cache.subgraphs.facts import Facts, where_known
 from wikidata_cache.subgraphs.options import SubgraphOptions

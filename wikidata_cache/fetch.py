@@ -10,11 +10,11 @@ from pathlib import Path
 import networkx as nx
 
 from kg_common.atomic import gzipped, write_atomically
+from kg_common.ids import is_entity
 from wikidata_cache.answers.cached_source import CachedSource, RequestCounts
 from wikidata_cache.cache import WikidataCache
 from wikidata_cache.edits import EditRow
 from wikidata_cache.errors import CacheMissError, EditRowError, WikidataCacheError
-from wikidata_cache.ids import is_entity
 from wikidata_cache.labels.label_index import normalise
 from wikidata_cache.subgraphs.edit_ends import EditEnds, try_ends
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions

@@ -5,11 +5,11 @@ An item id is Q and a number, a property id P and a number (https://www.wikidata
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+from kg_common.ids import is_entity
 from wikidata_cache.errors import BadOptionError
 
 ENTITY = "http://www.wikidata.org/entity/"
@@ -18,11 +18,8 @@ RDFS_LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
 SAME_AS = "http://www.w3.org/2002/07/owl#sameAs"  # of an item that was merged into another one
 WIKIDATA_API = "https://www.wikidata.org/w/api.php"
 
-_ITEM = re.compile(r"Q[1-9][0-9]*", re.ASCII)
-_PROPERTY = re.compile(r"P[1-9][0-9]*", re.ASCII)
 _WIKIDATA = "http://www.wikidata.org/"
 _NAMESPACES = {_WIKIDATA + path for path in ("entity", "prop/direct", "prop/statement", "prop/statement/value")}
-_ADDRESS = re.compile(r"https?://www\.wikidata\.org/(?:entity|wiki|prop/direct)/(?:Property:)?([QP][0-9]+)")
 
 
 # Languages of labels, best first. "mul" has the names of which Wikidata has deleted the English copy.
@@ -35,21 +32,6 @@ class Statement(NamedTuple):
     subject: str
     property: str
     object: str
-
-
-def is_item(text: str) -> bool:
-    """Return whether the text is an item id such as Q42."""
-    return _ITEM.fullmatch(text) is not None
-
-
-def is_property(text: str) -> bool:
-    """Return whether the text is a property id such as P31."""
-    return _PROPERTY.fullmatch(text) is not None
-
-
-def is_entity(text: str) -> bool:
-    """Return whether the text is an item id or a property id."""
-    return is_item(text) or is_property(text)
 
 
 def is_text(text: str) -> bool:
@@ -75,12 +57,6 @@ def check_ids(ids: Iterable[str]) -> list[str]:
                 f"To find the id of a label, use `wikidata-cache find LABEL` (WikidataCache.find)."
             )
     return distinct
-
-
-def bare_id(text: str) -> str:
-    """Return the id in an entity's web address, such as https://www.wikidata.org/wiki/Q42; return other text as is."""
-    address = _ADDRESS.fullmatch(text)
-    return address[1] if address else text
 
 
 def local_id(iri: str) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from wikidata_cache.ids import is_item, local_id
+from kg_common.ids import is_item
+from wikidata_cache.ids import local_id
 
 XSD = "http://www.w3.org/2001/XMLSchema#"
 # The types of literals, with the precision of a date; a dateTime does not tell its precision.

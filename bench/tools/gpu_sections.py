@@ -37,10 +37,10 @@ from kg_edit.locate_then_edit.descent import FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.alphaedit.method import AlphaEdit
-from kg_edit.methods.base import ValueMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import model_presets, preset_models
 from kg_edit.methods.rome.method import RankOneMethod
+from kg_edit.methods.value_method import ValueMethod
 from kg_edit.models.device_memory import free_bytes, pass_megabytes
 from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.language_model import LanguageModel, weight_matrix

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pyoxigraph import NamedNode, Store
 
+from kg_common.ids import is_item, is_property
 from wikidata_cache import packaged_extract
-from wikidata_cache.ids import DIRECT, ENTITY, Statement, is_item, is_property
+from wikidata_cache.ids import DIRECT, ENTITY, Statement
 from wikidata_cache.sources.graph_files import load_file
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "wikidata"

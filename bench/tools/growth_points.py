@@ -22,8 +22,7 @@ from kg_edit.covariance.store import CovarianceConfig, measure_covariances
 from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import PrivateGraph
 from kg_edit.methods import EditingMethod, MethodConfig, find_method
-from kg_edit.methods.base import ValueMethod
-from kg_edit.methods.config import ValueConfig
+from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.planning.machine import free_memory, this_machine
 from kg_edit.planning.memory import Estimate, estimate

@@ -285,8 +285,10 @@ def note_choice(method: str | None, graph: Sequence[str] | None) -> None:
 
 def report_stated(method: EditingMethod) -> None:
     """Log how many of the edits were made from their own fact alone (`why_alone` says why)."""
-    alone = [name for name, stated in method.stated.items() if not stated]
-    if alone:
+    from kg_edit.methods.graph_reader import GraphReader, edits_alone
+
+    alone = edits_alone(method)
+    if alone and isinstance(method, GraphReader):
         shown = ", ".join(alone[:_SHOWN]) + (f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else "")
         log.warning(
             "%d of %d edits read s -r-> o* alone: %s. --require-graph refuses such edits",

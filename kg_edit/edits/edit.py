@@ -21,10 +21,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from kg_common.ids import is_item, is_property
 from kg_edit.edits.called import Called
 from kg_edit.errors import ConfigError, EditError, Fault, faults_of
 from kg_edit.writing_systems import whole
-from wikidata_cache.ids import is_item, is_property
 
 
 def _readable(text: str) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic import BaseModel
 
 from kg_edit.edits.edit import Edit
-from kg_edit.edits.files import EditFile, read_edits
-from kg_edit.edits.rows import to_edit
-from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditError, Fault, describe
 
+if TYPE_CHECKING:  # an `Edit` needs no reader of files
+    from kg_edit.edits.files import EditFile
+    from kg_edit.edits.templates import RelationTemplates
+
 Row = Mapping[str, object]
-Edits = Edit | EditFile | Row | str | Path | Iterable[Edit | Row]
+Edits: TypeAlias = "Edit | EditFile | Row | str | Path | Iterable[Edit | Row]"
 """One edit or several; a row is what a line of a file of edits has, such as ``{"subject": …, "prompt": …}``."""
 
 _EXPECTED = "expected an Edit, a list of edits, or the path of a file of them"
@@ -27,9 +29,14 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
         EditError: a row has a wrong field, there is no edit, or something else is given.
         EditFileError: the file can't be read, or has no rows.
     """
+    if isinstance(given, Edit):
+        return (given,)
+    if isinstance(given, (list, tuple)) and given and all(isinstance(row, Edit) for row in given):
+        return tuple(given)
+    from kg_edit.edits.files import EditFile, read_edits
+    from kg_edit.edits.templates import RelationTemplates
+
     match given:
-        case Edit():
-            return (given,)
         case EditFile(edits=edits) if edits:
             return edits
         case EditFile():
@@ -43,7 +50,8 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
     other: object = given
     if isinstance(other, BaseModel) or not isinstance(other, Iterable):  # pydantic's models can be iterated too
         raise EditError([Fault("", f"found {describe(other)}; {_EXPECTED}")])
-    result, templates = list[Edit](), RelationTemplates.load()
+    templates = RelationTemplates.load()
+    result = list[Edit]()
     for number, row in enumerate(given, 1):
         try:
             result.append(row if isinstance(row, Edit) else _from_row(row, templates))
@@ -55,6 +63,8 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
 
 
 def _from_row(row: Row, templates: RelationTemplates) -> Edit:
+    from kg_edit.edits.rows import to_edit
+
     if not isinstance(row, Mapping):
         raise EditError([Fault("", f"found {describe(row)}; {_EXPECTED}")])
     return to_edit(row, labels={}, templates=templates)

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from kg_common.ids import bare_id
+from kg_common.rows import TRIPLET_NAMES
 from kg_edit.edits.aliases import canonical
 from kg_edit.edits.edit import (
     Answer,
@@ -32,8 +34,6 @@ from kg_edit.edits.edit import (
 )
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditError, Fault, did_you_mean
-from wikidata_cache.edits import TRIPLET_NAMES
-from wikidata_cache.ids import bare_id
 
 Row = Mapping[str, object]
 Labels = Mapping[str, str]

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
+from kg_edit.errors import FAILURES as GRAPH_FAILURES
 from kg_edit.errors import RefusedEditsError
 from kg_edit.evaluation.memory import in_halves, measured, memory_failure, release
-from kg_edit.graphs.source import FAILURES as GRAPH_FAILURES
 from kg_edit.patches.base import Patch
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Method(Protocol):
     def prepare(self) -> None:
         """Do the work that all edits share once, so that no edit's time includes it."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         """Return the patch that adds ``edits`` to the model with the patch ``before``; the model is not changed."""
 
 
@@ -140,7 +140,7 @@ def failure(error: BaseException) -> str:
 def _update(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> tuple[Patch, int]:
     """The patch, and the largest number of records that one call edited."""
     try:
-        patch = method.update([edit for record in records for edit in record.edits], before=start)
+        patch = method.edit([edit for record in records for edit in record.edits], before=start)
         patch.check_finite()
         return patch, len(records)
     except (RuntimeError, MemoryError) as error:

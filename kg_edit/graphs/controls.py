@@ -17,10 +17,9 @@ from typing import Any
 import networkx as nx
 
 from kg_edit.edits.edit import Edit, is_entity_id
-from kg_edit.errors import GraphError
+from kg_edit.errors import FAILURES, GraphError
 from kg_edit.graphs.facts import guarding, hashed, target_of, without_answers, without_nodes
 from kg_edit.graphs.source import (
-    FAILURES,
     SAMPLING,
     SubgraphSource,
     check_graph,

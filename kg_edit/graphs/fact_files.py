@@ -18,10 +18,10 @@ from xml.etree.ElementTree import ParseError
 
 import networkx as nx
 
+from kg_common.ids import is_entity, is_property
 from kg_common.rows import SUBJECT_COLUMNS, RowFault, table_rows
 from kg_common.terminal import number_of
 from kg_edit.errors import GraphError
-from wikidata_cache.ids import is_entity, is_property
 from wikidata_cache.sources.graph_files import CountingReader, open_graph_file
 
 _COLUMNS = {  # names that a header may have

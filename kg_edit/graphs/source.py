@@ -24,12 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from kg_common.atomic import user_path
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, GraphError, KgEditError, MissingObjectError, describe
+from kg_edit.errors import ConfigError, GraphError, MissingObjectError, describe
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import check_graph_name, packaged_graph
 from kg_edit.storage.run_folder import NAMES_A_FILE, digest
 from wikidata_cache.errors import (
-    AmbiguousLabelError,
     BadOptionError,
     EntityNotInGraphError,
     UnknownLabelError,
@@ -239,7 +238,6 @@ def _no_relation(edges: Sequence[tuple[object, object, Mapping[str, Any]]]) -> G
 
 
 # Errors of one edit. An unreachable graph is none of these: it ends the run, which can be resumed.
-FAILURES = (KgEditError, EntityNotInGraphError, UnknownLabelError, AmbiguousLabelError)
 ABSENT = (EntityNotInGraphError, UnknownLabelError, MissingObjectError)  # the graph lacks the edit's o*
 
 

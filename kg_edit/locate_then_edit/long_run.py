@@ -30,7 +30,6 @@ from kg_edit.models.precision import exact
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of
-from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 
 FACTS = 32  # whose values give the norm of ``anchor``; one for each of so many relations
 _OUTLIERS = 0.05  # share of the largest norms that the mean leaves out, as in the public code
@@ -125,6 +124,8 @@ def mean_value_norm(
 
 def _facts() -> Iterator[Edit]:
     """One fact for each of `FACTS` relations: a thing of the packaged examples, with another thing's object."""
+    from kg_edit.text.relation_nouns import WORDINGS, relation_examples
+
     examples = [(noun, facts) for noun, facts in relation_examples().items() if noun]
     for noun, ((thing, own), *others) in examples[:FACTS]:
         target = next(other for _, other in others if other != own)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-import networkx as nx
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
-    PositiveInt,
     PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -29,26 +27,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from kg_edit.covariance.corpora import IMPORTED
-from kg_edit.covariance.store import CovarianceConfig
 from kg_edit.edits.called import Called
-from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, Fault, GraphError, UnknownNameError, describe, faults_of, unknown_name
-from kg_edit.graphs.facts import guarding, without_answers
-from kg_edit.graphs.source import (
-    ABSENT,
-    SubgraphSettings,
-    SubgraphSource,
-    check_graph,
-    edge_alone,
-    edit_subgraph,
-    has_statements,
-    why_alone,
-)
-from kg_edit.locate_then_edit.descent import DescentDtype, Stops
+from kg_edit.errors import ConfigError, Fault, UnknownNameError, describe, faults_of, unknown_name
 from kg_edit.methods.presets import published_settings
 from kg_edit.methods.workload import Workload
-from kg_edit.storage.seeds import Seed
 
 LARGEST_COUNT = 1_000_000  # of steps, texts, ranks: more would take years, or more memory than any machine has
 LARGEST_NUMBER = 1e12  # of rates, weights, bounds: larger ones only overflow
@@ -261,149 +243,6 @@ class LayerConfig(MethodConfig):
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the edited layer as a tuple of one: (`layer_in`,)."""
         return (self.layer_in(blocks),)
-
-
-class ValueConfig(MethodConfig):
-    """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C."""
-
-    unrecorded: ClassVar[Mapping[str, Any]] = {"remember": 0.0, "anchor": 0.0, "sphere": 0.0, "rect": 0.0, "prune": 0.0}
-
-    steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
-    further_steps: NonNegativeInt = Field(
-        28, description="maximum of further evaluations until the target is predicted in each context; published: 0"
-    )
-    learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
-    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
-    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
-    stop_below: float = Field(0.05, description="the descent stops when the loss is below this value")
-    stop_nll: float = Field(
-        0.0,
-        ge=0,
-        description="the descent also stops when the target's loss (mean over the contexts) is below this value",
-    )
-    hold: float = Field(1.0, ge=0, description="weight of the keys of the prompts' other tokens; C has 1; published: 0")
-    remember: float = Field(
-        1.0, ge=0, description="weight of the keys of earlier edits in one model; a new key has 1; 0: off; published: 0"
-    )
-    anchor: float = Field(
-        0.0,
-        ge=0,
-        description="rescale every value to the mean norm of the unedited model's values, and refuse one that is this "
-        "many times as long; 0: off; published: 2",
-    )
-    sphere: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of an update along the weight's main directions that is removed; 0: off; published: 0.8, "
-        "with AlphaEdit 0.5",
-    )
-    rect: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of an update's elements that is written: those that change their weight most; 0: off (all); "
-        "published: 0.4",
-    )
-    prune: float = Field(
-        0.0,
-        ge=0,
-        description="base of the logarithm that bounds the singular values of all updates together by the weight's; "
-        "0: off; published: 1.2",
-    )
-    seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
-    covariance: CovarianceConfig = Field(
-        CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
-    )
-    descent_dtype: DescentDtype = Field(
-        "model",
-        description="bfloat16: descend on a copy in bfloat16, faster on processors that compute in it",
-    )
-
-    @property
-    def stops(self) -> Stops:
-        """When the descent of an edit ends."""
-        return Stops(
-            steps=self.steps, further_steps=self.further_steps, stop_below=self.stop_below, stop_nll=self.stop_nll
-        )
-
-    @field_validator("prune")
-    @classmethod
-    def _a_base(cls, base: float) -> float:
-        if 0 < base <= 1:
-            raise ValueError(f"found {base:g}; expected a base of a logarithm, larger than 1, or 0 for off")
-        return base
-
-    def idle(self) -> dict[str, str]:
-        """Return the seed of the model's own text, if C is from another text, and the tokens, if C is imported."""
-        idle = {}
-        if self.covariance.corpus != "self":
-            idle["covariance.seed"] = "the corpus is read, not sampled from the model"
-        if self.covariance.corpus.startswith(IMPORTED):
-            idle["covariance.tokens"] = "an imported covariance has its own number of tokens"
-        return idle
-
-
-class GraphSettings(MethodConfig):
-    """Settings of methods that read an edit's subgraph."""
-
-    per_node: PositiveInt = Field(20, description="m: number of statements sampled at a node")
-    seed: Seed = Field(0, description="random seed of all sampling")
-    exclude_answers: bool = Field(
-        False,
-        description="leave out of the subgraph statements that overlap an answer of the edit's test questions",
-    )
-    graph: SubgraphSettings = Field(
-        SubgraphSettings(),
-        description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage, graph.rules, "
-        "graph.values",
-    )
-
-    @property
-    def subgraph_hops(self) -> int:
-        """How many hops from the subject the subgraph has: 2 covers s -> o* and the statements about o*."""
-        return 2
-
-    def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
-        """Ask ``source`` for the edit's subgraph with these settings; without o*, it is the edit's own edge alone.
-
-        Raises:
-            GraphError: the subgraph has no statement of o*, and ``graph.require`` is set.
-            KgEditError, WikidataCacheError: as `edit_subgraph`; that o* is not there only if ``graph.require`` is set.
-        """
-        answers = asked_answers(edit) if self.guards_answers else ()
-        options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
-        try:
-            graph = edit_subgraph(source, edit, guarding(source, edit, options, answers))
-        except ABSENT:
-            if self.graph.require:
-                raise
-            graph = edge_alone(source, edit)
-        graph = without_answers(graph, answers) if answers else graph
-        if self.graph.require and not has_statements(graph):
-            raise GraphError(
-                f"{why_alone(graph, edit, self.graph)}; add some, give another graph or table of rules, or leave out "
-                "graph.require (CLI: --require-graph)"
-            )
-        return graph
-
-    def check_subgraph(self, edit: Edit, graph: nx.MultiDiGraph) -> None:
-        """Check the ``graph`` that `ask` returned for ``edit``.
-
-        Raises:
-            KgEditError: the method can't read it.
-        """
-        check_graph(graph)
-
-    @property
-    def guards_answers(self) -> bool:
-        """Whether the answers of the edit's test questions are excluded from the subgraph."""
-        return self.exclude_answers
-
-
-def asked_answers(edit: Edit) -> tuple[str, ...]:
-    """Return the answers of an edit's test questions (``portability``), with their aliases."""
-    return tuple(dict.fromkeys(name for question in edit.portability for name in (question.answer, *question.aliases)))
 
 
 def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:

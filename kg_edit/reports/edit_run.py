@@ -18,6 +18,7 @@ from kg_edit.edits.files import write_edits
 from kg_edit.errors import KgEditError, OutputError, PatchError, RefusedEditsError
 from kg_edit.graphs.source import subject_of
 from kg_edit.methods import EditingMethod
+from kg_edit.methods.graph_reader import subgraph_of
 from kg_edit.methods.run_settings import chat_settings, method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -159,7 +160,7 @@ def run_edits(
             rows,
             method=method.name,
             preset=method.config.preset_name,
-            graph=graph if method.reads_graph else (),
+            graph=graph if method.graph_identity else (),
             joint=method.joint,
             subjects={edit.id: edit.subject for edit in edits},
             tokens={edit.id: len(_target(model, edit)) for edit in edits if not edit.target_text},
@@ -379,7 +380,7 @@ def _draw(graph: nx.MultiDiGraph, edit: Edit, out: Path) -> None:
 def _subgraph(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | str | None:
     """Return the subgraph that the method read; an error becomes its text, because the report must not fail."""
     try:
-        graph = method.subgraph(edit)
+        graph = subgraph_of(method, edit)
         return None if graph is None else _with_hops(graph)
     except (KgEditError, WikidataCacheError) as error:
         return f"The graph could not be read again: {error}"

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from kg_edit.errors import GraphError, did_you_mean
-from wikidata_cache.extract import EXTRACT as EXTRACT
-from wikidata_cache.extract import names_extract, packaged_extract
 
+EXTRACT = "extract"  # the name of the packaged extract of Wikidata
 HUB = "hf:"  # prefix of the name of a hub's data set
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _GRAPH, _BENCHMARK = ".nt.gz", ".json"
@@ -23,6 +22,8 @@ def packaged_benchmark(name: str | Path) -> Path | None:
 
 def packaged_graph(name: str) -> Path | None:
     """Return the packaged graph of this name: extract, or a benchmark's graph; None if there is none."""
+    from wikidata_cache.extract import names_extract, packaged_extract
+
     return packaged_extract() if names_extract(name) else _file(name, _GRAPH)
 
 

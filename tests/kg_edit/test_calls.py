@@ -84,7 +84,7 @@ def test_methods_and_ledgers_take_edits_in_any_form(file: Path, tmp_path: Path) 
     method = rome()
     (each,) = method.edit_each(ROW)
     assert isinstance(each, Patch)
-    for patch in (method.edit(EDIT), method.edit(str(file)), method.update(read_edits(file)), each):
+    for patch in (method.edit(EDIT), method.edit(str(file)), method.edit(read_edits(file)), each):
         assert [record["edit"]["id"] for record in patch.edits] == [EDIT.id]
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(method, ROW)
@@ -129,11 +129,6 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "an unknown model": (lambda _: Rome.on("smollm2-135"), "did you mean 'smollm2-135m'"),
     "a model of transformers": (lambda _: Rome.on(tiny("llama").model), r"LanguageModel\.wrap\(model, tokenizer, name"),
-    "a setting as an option": (lambda _: Rome.on(tiny("llama"), steps=3), r"give settings=\{'steps': 3\}"),
-    "a command's option for a setting": (
-        lambda _: Glame.on(tiny("llama"), require_graph=True),
-        r"require_graph is the setting graph\.require of glame; give settings=\{'graph': \{'require': True\}\}",
-    ),
     "a misspelled graph": (
         lambda _: Glame.on(tiny("llama"), graph="extrct"),
         "graph extrct: there is no such file and no packaged graph of this name, did you mean 'extract'",
@@ -145,10 +140,6 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a patch and a model, exchanged": (
         lambda _: before_and_after(rome().empty_patch(), tiny("llama"), EDIT),
         "a LanguageModel in the place of the patch; give the model first",
-    ),
-    "a setting's initials": (
-        lambda _: Rome.on(tiny("llama"), lr=3),
-        "unknown option 'lr', did you mean 'learning_rate'",
     ),
     "an unknown setting": (
         lambda _: Rome.on(tiny("llama"), settings={"lrr": 3}),
@@ -198,7 +189,6 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda folder: Ledger.open(folder / "new").make(Rome, EDIT),
         "the class Rome; .* a method made",
     ),
-    "a method without settings": (lambda _: Rome(tiny("llama")), r"needs its settings; give Rome\.on\(model"),
     "a graph that is not read": (
         lambda _: Rome.on("none", graph="extract"),
         "graph has no effect: rome reads no graph",
@@ -214,10 +204,6 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         "unknown edit 'ipone': there is no edit$",
     ),
     "a number as a path": (lambda _: Patch.load(3), "expected the path of a patch, a run's folder or a ledger"),
-    "a config in the place of settings": (
-        lambda _: Rome.on(tiny("llama"), RomeConfig(steps=3)),
-        r"found a value of the type RomeConfig after the model; give Rome\.on\(model, settings=",
-    ),
     "a name to merge into": (
         lambda _: rome().empty_patch().merge_into("smollm2-135m"),
         r"the text 'smollm2-135m'; expected a LanguageModel; .*LanguageModel\.load",
@@ -252,7 +238,7 @@ def test_calls_take_a_patch_by_its_path(tmp_path: Path) -> None:
     (comparison,) = compare_prompts(model, str(path), "Google was founded by")
     assert comparison.unedited != comparison.edited and comparison.asked.prompt == "Google was founded by"
     assert [record["edit"]["subject"] for record in rome().edit(other, start=path).edits] == ["Google", "Apple"]
-    assert rome().update(other, before=path).edits == rome().update(other, before=patch).edits
+    assert rome().edit(other, before=path).edits == rome().edit(other, before=patch).edits
     ledger, again = Ledger.open(tmp_path / "ledger"), Ledger.open(tmp_path / "again")
     ledger.add(path.parent, model=model)
     again.add(ledger.folder)

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from kg_common.ids import is_item, is_property
 from tests.wikidata_cache.wikidata_helpers import triples
 from wikidata_cache import WikidataCache, deny_lists
 from wikidata_cache.errors import DenyListError
 from wikidata_cache.extract import read_seeds
-from wikidata_cache.ids import is_item, is_property
 
 PACKAGED = Path(deny_lists.__file__).parent / "data"
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from kg_common.atomic import check_out, write_atomically
+from kg_common.ids import is_item
 from wikidata_cache.answers.modes import WIKIDATA
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo
 from wikidata_cache.edits import file_of, read_edits
 from wikidata_cache.errors import BadOptionError, CacheMissError
-from wikidata_cache.ids import check_ids, is_item, is_text
+from wikidata_cache.ids import check_ids, is_text
 from wikidata_cache.sources.source import Kind
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kg_common.atomic import check_out
+from kg_common.ids import is_entity, is_property
 from kg_common.terminal import plain
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo, echo_json, table_console
 from wikidata_cache.edits import file_of, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError
-from wikidata_cache.ids import WIKIDATA_API, is_entity, is_property
+from wikidata_cache.ids import WIKIDATA_API
 
 if TYPE_CHECKING:
     from wikidata_cache.linking.candidates import LinkResult, Status

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from kg_common.atomic import check_out
+from kg_common.ids import is_property
 from kg_common.rows import SUFFIXES
 from kg_common.terminal import plain
 from wikidata_cache.cli import options as opt
 from wikidata_cache.cli.console import echo, table_console
 from wikidata_cache.edits import EditRow, is_edit_file, read_edits
 from wikidata_cache.errors import BadOptionError, WikidataCacheError
-from wikidata_cache.ids import is_property
 from wikidata_cache.sources.queries import HUB
 from wikidata_cache.subgraphs.facts import where_known
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from urllib.request import Request
 
 from kg_common import json_text
+from kg_common.ids import is_entity, is_item, is_property
 from wikidata_cache.endpoints.endpoint import (
     MAX_ATTEMPTS,
     TRANSIENT,
@@ -26,7 +27,7 @@ from wikidata_cache.endpoints.endpoint import (
 from wikidata_cache.endpoints.failures import parse_reply, printable, seconds_to_wait, text_of, wrong_answer
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.errors import EndpointError, EndpointTrouble
-from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property, is_text
+from wikidata_cache.ids import LANGUAGES, is_text
 from wikidata_cache.labels.label_index import EntityKind, NameKind
 from wikidata_cache.sources.source import Answer, Binding, Exchange, Fact, Kind, Template, batches
 from wikidata_cache.values import json_value, rdf_time

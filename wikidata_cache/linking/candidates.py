@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from wikidata_cache.ids import bare_id, is_entity
+from kg_common.ids import bare_id, is_entity
 from wikidata_cache.labels.label_index import LETTERS, EntityKind, Match, name_words, normalise
 from wikidata_cache.linking.knowledge import EntityInfo, Knowledge, RelationEndTypes
 from wikidata_cache.sources.queries import Role

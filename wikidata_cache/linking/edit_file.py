@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from kg_common.atomic import check_out, write_atomically
-from kg_common.rows import entries
-from wikidata_cache.edits import TRIPLET_NAMES, EditRow, file_of, json_rows, read_edits
+from kg_common.rows import TRIPLET_NAMES, entries
+from wikidata_cache.edits import EditRow, file_of, json_rows, read_edits
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.linking.candidates import LinkResult
 from wikidata_cache.linking.edit_links import LinkedEdit, link_all

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from kg_common.ids import is_entity
 from kg_common.progress import Bar
 from wikidata_cache.errors import AmbiguousLabelError
-from wikidata_cache.ids import Statement, is_entity
+from wikidata_cache.ids import Statement
 from wikidata_cache.labels.label_index import EntityKind, normalise
 from wikidata_cache.linking import candidates
 from wikidata_cache.linking.candidates import (

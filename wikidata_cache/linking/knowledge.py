@@ -11,9 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kg_common.ids import is_entity, is_item, is_property
 from wikidata_cache.answers.cached_source import FallbackSource
 from wikidata_cache.errors import BadOptionError, CacheMissError, EndpointError, OfflineError
-from wikidata_cache.ids import DIRECT, is_entity, is_item, is_property, local_id
+from wikidata_cache.ids import DIRECT, local_id
 from wikidata_cache.labels.label_index import EntityKind, LabelEntry, LabelIndex, Match, NameKind
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.queries import Role

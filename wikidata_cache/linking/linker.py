@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
+from kg_common.ids import is_item
 from wikidata_cache.endpoints.action_api import ActionApi
-from wikidata_cache.ids import is_item
 from wikidata_cache.labels.label_index import EntityKind
 from wikidata_cache.linking import candidates as scores
 from wikidata_cache.linking.candidates import Candidate, LinkResult, Mention, Reason, build_candidates, ranked

@@ -19,10 +19,11 @@ from typing import IO, cast
 
 from pyoxigraph import Literal, NamedNode, Quad, RdfFormat, Store
 
+from kg_common.ids import is_entity, is_item, is_property
 from kg_common.progress import Bar
 from kg_common.rows import SUBJECT_COLUMNS
 from wikidata_cache.errors import GraphFileError, PrivateGraphError
-from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_item, is_property
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file, sibling_labels
 
 logger = logging.getLogger(__name__)

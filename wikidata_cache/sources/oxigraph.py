@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pyoxigraph import Literal, NamedNode, QuerySolutions, Store
 
+from kg_common.ids import is_item
 from wikidata_cache.errors import SourceStringError, UserQueryError
-from wikidata_cache.ids import DIRECT, Statement, is_item, local_id
+from wikidata_cache.ids import DIRECT, Statement, local_id
 from wikidata_cache.sources.graph_files import load_files
 from wikidata_cache.sources.source import Binding, Provenance, SparqlSource
 from wikidata_cache.sources.user_queries import forbid_service

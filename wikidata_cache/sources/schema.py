@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from wikidata_cache.ids import is_entity, is_item, is_property
+from kg_common.ids import is_entity, is_item, is_property
 from wikidata_cache.sources.queries import ITEM_AT_END, RELATION_END
 from wikidata_cache.values import is_value
 

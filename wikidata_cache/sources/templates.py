@@ -14,7 +14,8 @@ from operator import itemgetter
 
 from pyoxigraph import Literal
 
-from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, SAME_AS, is_entity, is_item, is_property, local_id
+from kg_common.ids import is_entity, is_item, is_property
+from wikidata_cache.ids import DIRECT, ENTITY, LANGUAGES, RDFS_LABEL, SAME_AS, local_id
 from wikidata_cache.sources.queries import HUB, RelationEnd, marked_select, parse_relation_end
 from wikidata_cache.sources.source import Binding, Fact, Template
 from wikidata_cache.values import DATATYPES, XSD, date_value, literal_value, quantity_value

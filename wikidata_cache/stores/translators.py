@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kg_common.ids import is_entity, is_item, is_property
 from kg_common.json_text import parse
 from kg_common.rows import SUBJECT_COLUMNS
-from wikidata_cache.ids import LANGUAGES, is_entity, is_item, is_property
+from wikidata_cache.ids import LANGUAGES
 from wikidata_cache.stores.chunks import Chunk
 from wikidata_cache.stores.ntriples import (
     KIND_IRIS,

@@ -19,8 +19,9 @@ from typing import Literal, NamedTuple
 
 import networkx as nx
 
+from kg_common.ids import is_item, is_property
 from wikidata_cache.errors import TruthyOnlyError, WikidataCacheError
-from wikidata_cache.ids import Statement, is_item, is_property
+from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.edit_ends import EditEnds, EditLike, leakage_filter, try_ends, with_merged_answers
 from wikidata_cache.subgraphs.facts import Facts, as_attributes
 from wikidata_cache.subgraphs.options import SubgraphOptions

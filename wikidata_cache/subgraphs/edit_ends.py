@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from kg_common.ids import is_item, is_property
 from wikidata_cache.errors import (
     AmbiguousLabelError,
     BadOptionError,
@@ -18,7 +19,7 @@ from wikidata_cache.errors import (
     UnknownLabelError,
     WikidataCacheError,
 )
-from wikidata_cache.ids import Statement, is_item, is_property
+from wikidata_cache.ids import Statement
 from wikidata_cache.subgraphs.facts import Facts, where_known
 from wikidata_cache.subgraphs.options import Root, SubgraphOptions
 

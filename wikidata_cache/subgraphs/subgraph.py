@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 
 from kg_common.atomic import write_atomically
+from kg_common.ids import is_entity, is_property
 from wikidata_cache.errors import MissingExtraError
-from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL, is_entity, is_property
+from wikidata_cache.ids import DIRECT, ENTITY, RDFS_LABEL
 from wikidata_cache.values import is_value, typed_literal
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import networkx as nx
 
-from wikidata_cache.ids import is_entity
+from kg_common.ids import is_entity
 
 GraphContent = dict[str, list[dict[str, Any]]]
 

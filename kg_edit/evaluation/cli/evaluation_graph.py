@@ -57,7 +57,7 @@ def guarded(
     questions (CounterFactPlus), so that the method reports once that it reads one.
     """
     from kg_edit.graphs.controls import WithAnswersNamed, WithoutAnswers
-    from kg_edit.methods.config import asked_answers
+    from kg_edit.methods.graph_reader import asked_answers
 
     excludes = getattr(config, "exclude_answers", None)  # None: the method reads no graph that could have answers
     if graph is None or excludes is None:

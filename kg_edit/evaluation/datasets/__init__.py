@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 from kg_common.rows import SUFFIXES
 from kg_edit.edits.edit import Edit
@@ -82,7 +83,7 @@ def readable_records(path: str | Path) -> tuple[BenchmarkRecord, ...]:
     return content.records
 
 
-Records = Edits | BenchmarkRecord | Iterable[Edit | BenchmarkRecord | Row]
+Records: TypeAlias = "Edits | BenchmarkRecord | Iterable[Edit | BenchmarkRecord | Row]"
 """Records of a benchmark, or edits in any form that `as_edits` takes."""
 
 

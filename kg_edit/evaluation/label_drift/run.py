@@ -279,7 +279,7 @@ def _processed(text: LabelledText, method: Method, state: _State) -> tuple[SeenT
         return SeenText(id=text.id, outcome="right"), None
     start = time.perf_counter()
     try:
-        update = method.update([text.edit], before=state.patch)
+        update = method.edit([text.edit], before=state.patch)
         update.check_finite()
     except FAILURES as error:
         return SeenText(id=text.id, outcome="failed", error=failure(error)), None

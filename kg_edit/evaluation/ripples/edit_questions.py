@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kg_edit.edits.edit import Edit, Question
+from kg_edit.errors import FAILURES
 from kg_edit.evaluation.ripples.ripple_edits import Excluded
 from kg_edit.graphs.facts import overlaps
-from kg_edit.graphs.source import FAILURES, SubgraphSource, edit_subgraph
+from kg_edit.graphs.source import SubgraphSource, edit_subgraph
 from kg_edit.methods.glame_plus.questions import first_hop, objects_of
 from wikidata_cache.subgraphs.options import SubgraphOptions
 

@@ -32,9 +32,9 @@ from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import Delta
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.methods.base import GraphReader, annotate_errors
-from kg_edit.methods.config import GraphSettings
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.entries import method_entry
+from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import Trains, Workload
 from kg_edit.patches.base import Patch

@@ -30,8 +30,8 @@ from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import Delta
 from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
 from kg_edit.locate_then_edit.states import adds_mlp
-from kg_edit.methods.base import GraphReader, attempt
-from kg_edit.methods.config import ContextLengths, GraphSettings
+from kg_edit.methods.base import attempt
+from kg_edit.methods.config import ContextLengths
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, others_than, write_answers
 from kg_edit.methods.glame_plus.questions import (
@@ -44,6 +44,7 @@ from kg_edit.methods.glame_plus.questions import (
     objects_of,
 )
 from kg_edit.methods.glame_plus.teacher import Answer, answers_of, likeliest_first
+from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched

@@ -28,7 +28,6 @@ from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
-import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -38,7 +37,6 @@ from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
 from kg_edit.engine.tail_forward import TailForward
 from kg_edit.errors import PatchError, RefusedEditsError, UnsupportedModelError
-from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
     OPTIMISER,
     Delta,
@@ -58,8 +56,8 @@ from kg_edit.locate_then_edit.long_run import (
 )
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
-from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
-from kg_edit.methods.config import Layers, MethodConfig, ValueConfig, default_layer
+from kg_edit.methods.base import annotate_errors, attempt
+from kg_edit.methods.config import Layers, MethodConfig, default_layer
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.memit.records import (
     VALUE,
@@ -73,6 +71,7 @@ from kg_edit.methods.memit.records import (
     with_updates,
 )
 from kg_edit.methods.statement import encode_statement, warn_of_lead
+from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
@@ -175,7 +174,7 @@ class JointMethod(ValueMethod):
         model: LanguageModel,
         config: JointConfig,
         *,
-        graph: SubgraphSource | nx.DiGraph | None = None,
+        graph: Any = None,
         contexts: tuple[str, ...] | None = None,
         covariances: Mapping[int, Covariance] | None = None,
         progress: bool = True,

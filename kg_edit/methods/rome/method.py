@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-import networkx as nx
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -29,7 +28,6 @@ from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
 from kg_edit.errors import PatchError
-from kg_edit.graphs.source import SubgraphSource
 from kg_edit.locate_then_edit.descent import (
     MOMENTUM,
     OPTIMISER,
@@ -49,9 +47,10 @@ from kg_edit.locate_then_edit.long_run import (
 )
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.states import other_keys, subject_states
-from kg_edit.methods.base import ValueMethod, annotate_errors, attempt
-from kg_edit.methods.config import ContextLengths, LayerConfig, ValueConfig
+from kg_edit.methods.base import annotate_errors, attempt
+from kg_edit.methods.config import ContextLengths, LayerConfig
 from kg_edit.methods.entries import method_entry
+from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
@@ -142,7 +141,7 @@ class RankOneMethod(ValueMethod):
         model: LanguageModel,
         config: RankOneConfig,
         *,
-        graph: SubgraphSource | nx.DiGraph | None = None,
+        graph: Any = None,
         contexts: tuple[str, ...] | None = None,
         covariance: Covariance | None = None,
         progress: bool = True,

@@ -21,6 +21,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, KgEditError, UnknownNameError
 from kg_edit.graphs.source import SubgraphSource, read_subgraph
 from kg_edit.methods import EditingMethod
+from kg_edit.methods.graph_reader import GraphReader, subgraph_of
 from kg_edit.models.first_token import LEAD, lead_before
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
@@ -117,12 +118,12 @@ class EditDesk:
             with active.applied(self.model) as model:
                 before = ask(model, requests)
             self.method.start_anew()  # the same request makes the same patch again
-            patch = self.method.update([edit], before=None if active.is_empty else active)
+            patch = self.method.edit([edit], before=None if active.is_empty else active)
             patch.check_finite()
             with (active + patch).applied(self.model) as model:
                 after = ask(model, requests)
             graph, why_not = self._subgraph(edit)
-            alone = self.method.why_alone(edit) or None
+            alone = self.method.why_alone(edit) or None if isinstance(self.method, GraphReader) else None
             key = f"{edit.id}-{secrets.token_hex(8)}"  # random, so that another site's page can't guess it
             self._tries[key] = Try(patch=patch, base=base, graph=graph)
             for oldest in list(self._tries)[:-REMEMBERED]:
@@ -242,7 +243,7 @@ class EditDesk:
 
     def _subgraph(self, edit: Edit) -> tuple[nx.MultiDiGraph | None, str | None]:
         """The subgraph that the method read, or else that of the graph; None with the reason if there is none."""
-        subgraph = self.method.subgraph(edit)
+        subgraph = subgraph_of(self.method, edit)
         if subgraph is not None:
             return subgraph, None
         if self.graph is None:

@@ -158,7 +158,7 @@ class Ledger(Listing):
         with self._store.locked():
             patches = self.patches
             before = total(patches.values())
-            patch = method.update(new_edits, before=None if before.is_empty else before)
+            patch = method.edit(new_edits, before=None if before.is_empty else before)
             new = _New(_checked(patch, None), None, () if before.is_empty else tuple(patches))
             (number,) = self._add([new], force=force, model=method.model)
         return number

@@ -294,7 +294,7 @@ def recomputed_patch(
         if not rest:
             continue
         beneath = before + result if result else before
-        update = method.update([edit_of(record) for record in rest], before=beneath, progress=True)
+        update = method.edit([edit_of(record) for record in rest], before=beneath, progress=True)
         check_same_method(patch, update)
         check_same_graph(rest, update.edits)
         result = result + update if result else update

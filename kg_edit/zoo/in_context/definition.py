@@ -19,7 +19,8 @@ from kg_edit.errors import ConfigError
 from kg_edit.evaluation.datasets import readable_records
 from kg_edit.graphs.controls import WithAnswersNamed, Withheld, withheld_names
 from kg_edit.graphs.source import SubgraphSource
-from kg_edit.methods.config import MethodConfig, asked_answers
+from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.graph_reader import GraphMethod, asked_answers
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.questions import fact_sentence
 from kg_edit.storage.run_folder import NAMES_A_FILE
@@ -53,7 +54,7 @@ class DefinitionConfig(PromptConfig):
         return idle if self.insert == "random" else {**idle, "seed": "only insert=random draws a fact"}
 
 
-class Definition(PromptMethod):
+class Definition(GraphMethod, PromptMethod):
     """Puts the fact as a sentence, and a graph's descriptions of its subject and new object, before the prompt."""
 
     entry = method_entry("definition")

@@ -24,6 +24,7 @@ from kg_edit.evaluation.datasets.reading import document
 from kg_edit.graphs.controls import Control
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.graph_reader import GraphMethod
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.questions import fact_sentence
 from kg_edit.storage.run_folder import NAMES_A_FILE
@@ -54,7 +55,7 @@ class PopularityConfig(PromptConfig):
     )
 
 
-class PopularityRetrieval(PromptMethod):
+class PopularityRetrieval(GraphMethod, PromptMethod):
     """Puts the fact into the prompt only if the subject is so unpopular that the model alone can't be trusted.
 
     A withheld fact has no effect: about a popular subject the model answers as before. The limits should be

@@ -40,7 +40,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return open_corpus(name, **options)
 
-    monkeypatch.setattr("kg_edit.methods.base.open_corpus", counted)
+    monkeypatch.setattr("kg_edit.methods.value_method.open_corpus", counted)
     return names
 
 

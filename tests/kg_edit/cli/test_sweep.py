@@ -17,7 +17,7 @@ from kg_edit.evaluation.datasets.ripples import FORMAT
 from kg_edit.evaluation.statistics import Estimate
 from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import find_method
-from kg_edit.methods.config import GraphSettings
+from kg_edit.methods.graph_reader import GraphSettings
 from tests.everyday import keep_first
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES, record

@@ -44,7 +44,7 @@ class Nudge:
     def prepare(self) -> None:
         """Nothing is shared."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         self.calls.append(" ".join(edit.id for edit in edits))
         for edit in edits:
             if edit.id in self.config.failing:

@@ -81,7 +81,7 @@ class Lesson:
     def prepare(self) -> None:
         """Nothing is shared."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         self.calls += [edit.id for edit in edits]
         weight: nn.Parameter = self.model.down_projection(1).weight  # type: ignore[assignment]
         left, right = torch.zeros(_WIDTH, 1), torch.full((weight.shape[0], 1), 1 / (weight.shape[0] * _GELU_OF_1))

@@ -327,7 +327,7 @@ def test_run_on_each_data_set(run: Expected, tmp_path: Path) -> None:
     assert method.calls == [edit.id for edit in records[0].edits]
     metrics = {*metrics_for(Case.of(records[0])), "editing_score"}
     assert {*run.scores, *run.leads, *run.losses, *run.perplexities, *run.chosen} <= metrics
-    with method.update(records[0].edits).applied(model):
+    with method.edit(records[0].edits).applied(model):
         edited = plain(run, model)
     for index, (section, losses) in enumerate(((summary.base, plain(run, model)), (summary.edited, edited))):
         means = {name: section[name].mean if name in section else None for name in metrics}

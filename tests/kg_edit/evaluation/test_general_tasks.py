@@ -209,7 +209,7 @@ def test_run_reports_the_tasks_before_and_after(model: LanguageModel, method: Nu
     assert summary.general is not None
     change = summary.general["general.cities.acc"]
     rows = [Pair(f"Where does player {number} live?", city) for number in range(5) for city in ("Paris", "Rome")]
-    for patched, estimate in ((None, change.before), (method.update(records[:2]), change.after)):
+    for patched, estimate in ((None, change.before), (method.edit(records[:2]), change.after)):
         assert estimate.mean == pytest.approx(right(model, rows, patched))
     assert change.n == 5 and change.difference is not None
     assert summary.curve is not None and summary.curve[-1].general["general.cities.acc"] == change.after.mean

@@ -31,7 +31,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture
 def patch(model: LanguageModel) -> Patch:
-    return Nudge(model).update([record(0, "Paris")])
+    return Nudge(model).edit([record(0, "Paris")])
 
 
 @needs_lm_eval

@@ -150,7 +150,7 @@ def test_run_compares_the_sets_before_and_after(model: LanguageModel, method: Nu
         **{f"general.quick.{name}.acc": len(rows) for name, rows in ROWS.items()},
         "general.quick.acc": sum(map(len, ROWS.values())),
     }
-    with method.update(records).applied(model) as edited:
+    with method.edit(records).applied(model) as edited:
         after = tasks.scores(edited)
     for name, change in summary.general.items():
         assert change.after.mean == after[name].value and change.difference is not None

@@ -31,8 +31,8 @@ CONFIG = EvalConfig(schedule="sequential:5", general=TEXT)
 class Dense(Depends):
     """The same change as a dense one, as of fine-tuning."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-        patch = super().update(edits, before=before)
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().edit(edits, before=before)
         ((name, pair),) = patch.factors.items()
         return WeightPatch(factors={name: Factors.dense(pair.product)}, provenance=patch.provenance)
 
@@ -57,10 +57,10 @@ def test_probes_of_an_own_edit_are_led_as_its_prompts(
 class StopsAtTheFourth(Dense):
     """Is stopped at its fourth edit."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         if edits[0].id == "case-3":
             raise KeyboardInterrupt
-        return super().update(edits, before=before)
+        return super().edit(edits, before=before)
 
 
 def names(out: Path) -> list[str]:

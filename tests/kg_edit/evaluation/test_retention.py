@@ -46,7 +46,7 @@ def test_rates_of_a_model_that_always_generates_one_name() -> None:
     assert [reply.right for reply in before] == [True, False, False]
     unedited = TEST.scores(model, EDITS, before=before)
     assert [unedited[f"retention.{name}"] for name in ("TRR", "ERR", "ARR")] == [1 / 3, 1 / 4, 1]
-    with Lesson(model, config=NudgeConfig()).update(EDITS).applied(model) as edited:
+    with Lesson(model, config=NudgeConfig()).edit(EDITS).applied(model) as edited:
         after, replies = TEST.scores(edited, EDITS, before=before), TEST.replies(edited)
     assert [after[f"retention.{name}"] for name in ("TRR", "ERR", "average", "ARR")] == [1 / 3, 3 / 4, 13 / 24, 0]
     mean = sum(reply.nll for reply in replies) / 3

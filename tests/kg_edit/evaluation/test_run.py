@@ -72,7 +72,7 @@ class Each(Nudge):
         self.sizes.append(len(edits))
         if any(edit.id == self.stop_at for edit in edits):
             raise KeyboardInterrupt
-        return [self.update([edit]) for edit in edits]
+        return [self.edit([edit]) for edit in edits]
 
 
 def test_run_writes_scores_evidence_and_a_summary(
@@ -137,7 +137,7 @@ def test_record_has_the_evidence_of_its_scores(
     evaluate(method, model, edits[:1], out=tmp_path, pool=edits)
     (record,) = lines(tmp_path)
     edited = record["sections"]["edited"]
-    with method.update(edits[:1]).applied(model):
+    with method.edit(edits[:1]).applied(model):
         pair = Pair(edits[0].text, "Miami Heat")
         assert edited["nll"][pair.prompt][pair.candidate] == pytest.approx(score(model, [pair])[pair].nll, abs=1e-4)
     assert edited["texts"].keys() == {edits[0].text, *edits[0].paraphrases, edits[0].portability[0].question}
@@ -308,9 +308,9 @@ def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
             time.sleep(0.005)
         during.append(caplog.messages[0])
 
-    ask, update, score, unedited = SequenceRun.ask_unedited, method.update, SequenceRun._score, UneditedScores.general
+    ask, update, score, unedited = SequenceRun.ask_unedited, method.edit, SequenceRun._score, UneditedScores.general
     monkeypatch.setattr(SequenceRun, "ask_unedited", lambda *args: (next_line(), ask(*args)))
-    monkeypatch.setattr(method, "update", lambda *args, **named: (next_line(), update(*args, **named))[1])
+    monkeypatch.setattr(method, "edit", lambda *args, **named: (next_line(), update(*args, **named))[1])
     monkeypatch.setattr(SequenceRun, "_score", lambda *args: (next_line(), score(*args)))
     monkeypatch.setattr(UneditedScores, "general", lambda *args: (next_line(), unedited(*args))[1])
     general_of = "kg_edit.evaluation.sequences.general_scores"
@@ -338,7 +338,7 @@ def test_patches_of_a_group_take_a_bounded_memory(
 ) -> None:
     """A patch of a method that trains every weight is as large as the model: sixteen of them would not fit."""
     each = Each(model)
-    monkeypatch.setattr("kg_edit.evaluation.sequences.HELD", 2 * each.update(edits[:1]).nbytes)
+    monkeypatch.setattr("kg_edit.evaluation.sequences.HELD", 2 * each.edit(edits[:1]).nbytes)
     evaluate(each, model, edits[:6], out=tmp_path, pool=edits)
     assert each.sizes == [1, 2, 2, 1]
 
@@ -380,9 +380,9 @@ def test_failed_edit_is_counted_and_scored_as_the_unedited_model(
 class AsksTheGraph(Nudge):
     """A method that looks at a real knowledge graph first."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         WikidataCache(packaged_extract()).subgraph(edits[0])
-        return super().update(edits, before=before)
+        return super().edit(edits, before=before)
 
 
 def test_entity_unknown_to_the_graph_fails_its_edit_alone(
@@ -566,7 +566,7 @@ def test_method_of_a_model_into_which_a_patch_was_merged_is_refused(
     method: Nudge, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
     merged = copy.deepcopy(method.model)
-    method.update(edits[:1]).merge_into(merged)
+    method.edit(edits[:1]).merge_into(merged)
     with pytest.raises(ConfigError, match="made for 'tiny-llama', to which a patch was merged"):
         evaluate(method, merged, edits[:1], out=tmp_path)
 

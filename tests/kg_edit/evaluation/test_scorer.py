@@ -52,7 +52,7 @@ def test_locality_compares_with_the_sections_of_the_unedited_model(
     base = score_cases(model, [case])
     (same,) = score_cases(model, [case], before=base)
     assert same.scores["locality.unchanged"] == 1
-    with Nudge(model, NudgeConfig(scale=50)).update([case.edit]).applied(model):
+    with Nudge(model, NudgeConfig(scale=50)).edit([case.edit]).applied(model):
         (edited,) = score_cases(model, [case], before=base)
     (pair,) = requests_of(case).predicted
     before, after = (section.predicted[pair.prompt][pair.candidate] for section in (base[0], edited))
@@ -93,7 +93,7 @@ def test_next_tokens_of_neighbours_are_compared_with_the_unedited_models(model: 
             return [model.model(row).logits[0, -1].log_softmax(-1) for row in ids]
 
     before = logs()
-    patch = Nudge(model, NudgeConfig(scale=5)).update([case.edit])
+    patch = Nudge(model, NudgeConfig(scale=5)).edit([case.edit])
     with patch.applied(model):
         (edited,), after = score_cases(model, [case], before=base), logs()
     divergence = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(before, after, strict=True)) / len(before)
@@ -116,7 +116,7 @@ def test_cases_with_patches_of_their_own_are_scored_as_each_in_turn(model: Langu
     records = [read(name, tmp_path) for name in ROWS]
     cases = [Case.of(record) for record in records]
     method = Nudge(model, NudgeConfig())
-    patches = [None, *(method.update(record.edits) for record in records[1:])]
+    patches = [None, *(method.edit(record.edits) for record in records[1:])]
     before = score_cases(model, cases)
     together = score_cases(model, cases, before=before, patches=patches)
     assert together[1].nll != before[1].nll, "the patch must be felt"
@@ -203,7 +203,7 @@ def test_locality_prompt_that_another_probe_asks_too_is_not_cut() -> None:
     before = section.model_copy(update={"texts": {**section.texts, near: f" {new} Oslo"}})
     (same,) = score_cases(model, [case], before=[before])
     assert same.scores["locality.same_text"] == 1
-    (other,) = score_cases(model, [case], before=[before], patches=[Lesson(model, None).update([edit])])
+    (other,) = score_cases(model, [case], before=[before], patches=[Lesson(model, None).edit([edit])])
     assert (other.scores["locality.same_text"], other.scores["elsewhere.greedy"]) == (0, 0)
 
 

@@ -40,8 +40,8 @@ TEXT = "The quick brown fox jumps over the lazy dog. Where does the river Thames
 class Depends(Nudge):
     """A change that depends on the weights it finds: made on another model, it is another one."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-        patch = super().update(edits, before=before)
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().edit(edits, before=before)
         ((name, pair),) = patch.factors.items()
         with before.applied(self.model) if before else nullcontext():
             right = weight_matrix(self.model.down_projection(1)).detach().sum(0)[:, None] / 9
@@ -52,7 +52,7 @@ def sequence_patch(method: Nudge, model: LanguageModel, batches: Sequence[Sequen
     """Each batch edited on the model with the earlier ones in it, written out."""
     patch: Patch = WeightPatch(factors={})
     for batch in batches:
-        patch = patch + method.update(batch, before=patch)
+        patch = patch + method.edit(batch, before=patch)
     return patch
 
 
@@ -176,7 +176,7 @@ def test_failed_edit_of_a_sequence_is_scored_on_the_model_without_it(
     first, second, third = lines(tmp_path)
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 0", None)
     assert_near(first["sections"]["after:1"]["nll"], first["sections"]["base"]["nll"])  # nothing was in the model yet
-    with Depends(model).update(edits[1:2]).applied(model):
+    with Depends(model).edit(edits[1:2]).applied(model):
         cases = [Case(edit=edit, choices=choices(edit, answers(edits[:3]), seed=0)) for edit in edits[:3]]
         for record, case in zip((first, second, third), cases, strict=True):
             (section,) = score_cases(model, [case])
@@ -262,17 +262,17 @@ class Repaired(Depends):
 
     failing: tuple[str, ...] = ()
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         if {edit.id for edit in edits} & set(self.failing):
             raise GraphError("a line with a fault")
-        return super().update(edits, before=before)
+        return super().edit(edits, before=before)
 
 
 @dataclass
 class Killed(Depends):
     """Is stopped at its first edit."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         raise KeyboardInterrupt
 
 
@@ -328,8 +328,8 @@ def test_records_that_broke_the_model_are_scored_again(
 class Overwhelming(Nudge):
     """The second of its changes is finite, but too large for the model's numbers."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-        patch = super().update(edits, before=before)
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().edit(edits, before=before)
         if edits[0].id != "case-1":
             return patch
         ((name, pair),) = patch.factors.items()
@@ -394,7 +394,7 @@ def test_edits_of_a_record_are_computed_and_fail_as_one(
     first, second = lines(tmp_path)
     assert (first["error"], second["error"]) == ("GraphError: nothing is known about Player 1", None)
     assert method.calls[-1] == "case-2 case-3"
-    with Depends(model).update(edits[2:4]).applied(model):
+    with Depends(model).edit(edits[2:4]).applied(model):
         case = Case.of(records[1], choices=choices(records[1], answers(records), seed=0))
         (section,) = score_cases(model, [case])
     assert_near(second["sections"]["edited"]["nll"], section.nll)
@@ -409,7 +409,7 @@ def test_step_that_memory_halved_is_recorded(model: LanguageModel, edits: tuple[
 class Cramped(Nudge):
     """Has memory for two edits at a time."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         if len(edits) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().update(edits, before=before)
+        return super().edit(edits, before=before)

@@ -44,7 +44,7 @@ def test_failing_records_are_found_by_halving(model: LanguageModel, records: tup
         "case-6": "GraphError: nothing is known about Player 6",
     }
     assert method.calls[-1] == "case-0 case-2 case-3 case-4 case-5 case-7"
-    alone = Nudge(model).update([edit for record in records for edit in record.edits if edit.id not in step.errors])
+    alone = Nudge(model).edit([edit for record in records for edit in record.edits if edit.id not in step.errors])
     (factors,), (expected,) = (patch.factors.values() for patch in (step.patch or WeightPatch(factors={}), alone))
     assert torch.equal(factors.left, expected.left)
 
@@ -53,11 +53,11 @@ def test_failing_records_are_found_by_halving(model: LanguageModel, records: tup
 class Refusing(Nudge):
     """Names the edits that it refuses, as the joint methods do."""
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         if refused := {edit.id: PatchError("too long") for edit in edits if edit.id in self.config.failing}:
             self.calls.append("refused")
             raise RefusedEditsError(refused)
-        return super().update(edits, before=before)
+        return super().edit(edits, before=before)
 
 
 def test_records_that_a_batch_names_are_left_out_at_once(
@@ -77,10 +77,10 @@ class Crowded(Nudge):
     room: int = 3
     error: Exception = GraphError("too many at once")  # noqa: RUF009 - never changed
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         if len(edits) > self.room:
             raise self.error
-        return super().update(edits, before=before)
+        return super().edit(edits, before=before)
 
 
 def test_contradictory_records_are_computed_one_after_the_other(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,8 +139,8 @@ class Overflowing(Nudge):
 
     value: float = float("nan")
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
-        patch = super().update(edits, before=before)
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+        patch = super().edit(edits, before=before)
         if any(edit.id == "case-2" for edit in edits):
             ((name, pair),) = patch.factors.items()
             left = pair.left.clone()
@@ -165,10 +165,10 @@ class Looks(Nudge):
 
     seen: torch.Tensor | None = None
 
-    def update(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
+    def edit(self, edits: Sequence[Edit], *, before: Patch | None = None) -> Patch:
         with before.applied(self.model) if before else nullcontext():
             self.seen = weight_matrix(self.model.down_projection(1)).detach().clone()
-        return super().update(edits, before=before)
+        return super().edit(edits, before=before)
 
 
 @pytest.mark.parametrize("failing", [(), ("case-0",)])
@@ -176,7 +176,7 @@ def test_later_step_starts_from_the_earlier_edits(
     failing: tuple[str, ...], model: LanguageModel, records: tuple[BenchmarkRecord, ...]
 ) -> None:
     weight = weight_matrix(model.down_projection(1))
-    original, before = weight.detach().clone(), Nudge(model).update(records[1].edits)
+    original, before = weight.detach().clone(), Nudge(model).edit(records[1].edits)
     method = Looks(model, NudgeConfig(failing=failing))
     edit_step(method, records[:1], start=before)
     assert torch.equal(weight, original)

@@ -15,7 +15,7 @@ from kg_edit.engine.passes import pass_limit
 from kg_edit.engine.prefix_cache import SharedContexts, run_prefix
 from kg_edit.locate_then_edit.descent import descend
 from kg_edit.locate_then_edit.objective import Request
-from kg_edit.methods import base
+from kg_edit.methods import value_method
 from kg_edit.methods.rome import method as rome_method
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt, encode
@@ -124,7 +124,7 @@ def test_memory_limit_changes_the_descents_but_no_patch(name: str, monkeypatch: 
 @pytest.mark.parametrize("shares", [True, False])
 def test_a_descent_has_the_edits_whose_keys_and_values_fit(shares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contexts take no room of every edit, as they are stored once; with ALiBi each row has its own."""
-    for module in (base, prefix_cache):
+    for module in (value_method, prefix_cache):
         monkeypatch.setattr(module, "mask_decides", lambda *_: shares)
     model, long = tiny("gpt2"), "The quick brown fox jumps over the lazy dog. " * 2
     chosen = method("rome", model)

@@ -15,8 +15,7 @@ from kg_edit.graphs.controls import WithAnswersNamed
 from kg_edit.graphs.facts import answers_in
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource, subject_of
 from kg_edit.methods import EditingMethod, find_method, method_names
-from kg_edit.methods.base import GraphReader
-from kg_edit.methods.config import GraphSettings, asked_answers
+from kg_edit.methods.graph_reader import GraphReader, GraphSettings, asked_answers
 from tests.kg_edit.methods.quick import QUICK, UNTRAINED
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import Leakage, WikidataCache, packaged_extract
@@ -100,7 +99,7 @@ def test_graph_settings_reach_the_source(name: str, wikidata: WikidataCache) -> 
 
 
 def test_subgraphs_are_cached_up_to_a_limit(wikidata: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kg_edit.methods.base.SUBGRAPHS", 2)
+    monkeypatch.setattr("kg_edit.methods.graph_reader.SUBGRAPHS", 2)
     source = Asked(wikidata)
     method = graph_method("glame", source)
     first, second, third = (LEBRON.model_copy(update={"id": name}) for name in "abc")
@@ -164,7 +163,7 @@ ANSWER = Question(question="On which sea does the land lie?", answer="Adriatic",
 @pytest.mark.parametrize("name", [name for name in READERS if name != "glame-plus"])
 def test_exclude_answers_removes_answers_before_sampling(name: str, wikidata: WikidataCache, caplog: Any) -> None:
     """By the graph's own guard, before it samples."""
-    caplog.set_level("INFO", logger="kg_edit.methods.base")
+    caplog.set_level("INFO", logger="kg_edit.methods.graph_reader")
     open_, guarded = (graph_method(name, wikidata, "per_node=400", *more) for more in ((), ("exclude_answers=true",)))
     labels = sorted(str(label) for _, label in open_.subgraph(PARIS).nodes(data="label"))  # type: ignore[union-attr]
     word = next(label for label in labels if " " in label and "Italy" not in label)

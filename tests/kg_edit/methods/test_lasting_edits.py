@@ -22,7 +22,7 @@ from kg_edit.locate_then_edit.descent import Delta, Descent, Stops, descend
 from kg_edit.locate_then_edit.long_run import off_principal, principal_directions
 from kg_edit.locate_then_edit.objective import Objective
 from kg_edit.methods import find_method
-from kg_edit.methods.base import ValueMethod
+from kg_edit.methods.value_method import ValueMethod
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.patches.base import Patch
@@ -78,7 +78,7 @@ def test_fact_that_is_edited_again_is_changed_as_if_for_the_first_time(name: str
 
     def factors(remember: float, edits: Sequence[Edit]) -> Tensor:
         method = value_method(name, model, remember=remember)
-        patch = method.update([changed], before=value_method(name, model, remember=1.0).edit(edits))
+        patch = method.edit([changed], before=value_method(name, model, remember=1.0).edit(edits))
         if isinstance(patch, AdapterPatch):
             adapter = patch.adapters["comeba", model.weight_name(1)]
             assert isinstance(adapter, GatedUpdate)
@@ -100,7 +100,7 @@ def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) ->
     assert isinstance(first, WeightPatch)
     key = first.state[KEY + model.weight_name(1)][:, 0]
     before = Patch.load(first.save(tmp_path / "first.safetensors"))
-    moved, freely = (outputs(m.update([SECOND], before=before), model, key).norm() for m in (method, forgetful))
+    moved, freely = (outputs(m.edit([SECOND], before=before), model, key).norm() for m in (method, forgetful))
     assert moved < 0.2 * freely
 
 
@@ -240,7 +240,7 @@ def test_prune_bounds_a_sequence_by_the_unedited_weight(name: str) -> None:
     def strongest(base: float) -> float:
         method = value_method(name, model, prune=base)
         patch: Patch = method.edit([FIRST])
-        patch = patch + method.update([SECOND], before=patch)
+        patch = patch + method.edit([SECOND], before=patch)
         weight_name = model.weight_name(1)
         if isinstance(patch, AdapterPatch):
             adapter = patch.adapters["comeba", weight_name]

@@ -190,7 +190,7 @@ def test_update_is_the_rest_of_an_edit(name: str) -> None:
     model = tiny("llama")
     chosen = method(name, model)
     first = chosen.edit([EDIT])
-    both, update = chosen.edit([SECOND], start=first), chosen.update([SECOND], before=first)
+    both, update = chosen.edit([SECOND], start=first), chosen.edit([SECOND], before=first)
     with both.applied(model) as edited:
         expected = logits_after(edited, SECOND.text)
     with (first + update).applied(model) as edited:
@@ -205,12 +205,12 @@ def test_update_of_a_model_in_training_mode_has_no_dropout(
     """`update` asks for the provenance before `prepare` has measured anything."""
     settings = {"anchor": 1e6} if "anchor" in find_method(name).config_class.model_fields else {}
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "evaluating"))
-    expected = method(name, tiny("gpt2"), **settings).update([EDIT])
+    expected = method(name, tiny("gpt2"), **settings).edit([EDIT])
     model = copy.deepcopy(tiny("gpt2"))
     model.model.train().requires_grad_(True)
     before = state(model)
     monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "training"))
-    update = method(name, model, **settings).update([EDIT])
+    update = method(name, model, **settings).edit([EDIT])
     assert state(model) == before
     assert (
         update.save(tmp_path / "1.safetensors").read_bytes() == expected.save(tmp_path / "2.safetensors").read_bytes()

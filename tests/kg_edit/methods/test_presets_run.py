@@ -23,7 +23,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.graphs.source import PrivateGraph
 from kg_edit.locate_then_edit.descent import Delta, Descent, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective
-from kg_edit.methods import base, find_method
+from kg_edit.methods import find_method, value_method
 from kg_edit.methods.alphaedit import method as alphaedit
 from kg_edit.methods.memit import method as memit
 from kg_edit.methods.presets import model_presets
@@ -136,7 +136,7 @@ def _note_covariances(record: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
         moment = rows @ rows.T / size  # of half rank: AlphaEdit's null space
         return {layer: Covariance(moment=moment, tokens=1, ridge=1e-2, id="toy") for layer in layers}
 
-    monkeypatch.setattr(base, "find_covariances", several)
+    monkeypatch.setattr(value_method, "find_covariances", several)
 
 
 def run(seen: Seen, model: str, key: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_target_of_more_than_ten_tokens_can_succeed() -> None:
     cities = "Oslo Bern Cairo Lima Quito Delhi Kyoto Miami Rome London Suva Apia"
     model = parrot("Paris", cities)
     edit = Edit(id="4", subject="Ann", prompt="{} lives in", target_new=cities, target_true="Paris")
-    (row,) = before_and_after(model, Lesson(model, None).update([edit]), [edit])
+    (row,) = before_and_after(model, Lesson(model, None).edit([edit]), [edit])
     assert row.edited.text == cities and row.edited.success and not row.unedited.success
 
 
@@ -140,13 +140,13 @@ def test_paragraph_is_read_on_over_line_breaks() -> None:
     """As `kg-edit evaluate` reads it; the same target as `target_new` ends with the line."""
     model, sails = parrot("Paris", "sails\nto Havana"), "sails to Havana"
     text = Edit(id="5", prompt="What does Ann do?", target_text=sails)
-    row, *_ = before_and_after(model, Lesson(model, None).update([text]), [text])
+    row, *_ = before_and_after(model, Lesson(model, None).edit([text]), [text])
     assert row.edited.text == sails and row.edited.success
     chat = Edit(id="5", prompt="What does he do?", target_text="He sails. He comes back.", chat=True)
     (probe,) = probes(None, chat)
     assert judged(probe, "He sails. He comes back.").success, "more than a sentence, in chat form too"
     line = Edit(id="6", subject="Ann", prompt="What does {} do?", target_new=sails)
-    row, *_ = before_and_after(model, Lesson(model, None).update([line]), [line])
+    row, *_ = before_and_after(model, Lesson(model, None).edit([line]), [line])
     assert row.edited.text == "sails" and not row.edited.success
 
 

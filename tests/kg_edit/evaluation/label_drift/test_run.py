@@ -127,7 +127,7 @@ def test_classifier_that_an_edit_broke_counts_as_0(tmp_path: Path, monkeypatch: 
         weight = method.model.down_projection(1).weight
         return WeightPatch(factors={method.model.weight_name(1): Factors.dense(torch.full_like(weight, 1e38))})
 
-    monkeypatch.setattr(FtM, "update", huge)
+    monkeypatch.setattr(FtM, "edit", huge)
     first, *_, last = points("ft-m", drift, tmp_path)
     assert first.TRR == 1.0 and (last.edits, last.TRR, last.ERR, last.ARR) == (2, 0.0, 0.0, 0.0)
 
@@ -173,7 +173,7 @@ def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     drift = read_label_drift(written(tmp_path), since=2000)
     expected = points("ft-m", drift, tmp_path / "whole")
     updated = list[str]()
-    update = FtM.update
+    update = FtM.edit
 
     def counted(self: Any, edits: Any, *, before: Any = None) -> Any:
         if len(updated) == 1:
@@ -182,7 +182,7 @@ def test_stopped_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return update(self, edits, before=before)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(FtM, "update", counted)
+        patched.setattr(FtM, "edit", counted)
         points("ft-m", drift, tmp_path / "stopped")
     folder = tmp_path / "stopped" / "ft-m"
     with (folder / "texts.jsonl").open("a") as file:

@@ -50,11 +50,11 @@ def test_second_batch_keeps_the_values_of_the_first() -> None:
         joint("alphaedit", model, contexts=BARE, ridge=1e-4),
         joint("memit", model, contexts=BARE, mom2_weight=1e-4, remember=0.0),
     ):
-        first = method.update(EDITS[:1])
+        first = method.edit(EDITS[:1])
         assert isinstance(first, WeightPatch)
         forgetful = replace(first, state={})
-        moved[method.name] = value_moved(method.update(EDITS[1:], before=first), first)
-        moved[f"{method.name}, forgetful"] = value_moved(method.update(EDITS[1:], before=forgetful), first)
+        moved[method.name] = value_moved(method.edit(EDITS[1:], before=first), first)
+        moved[f"{method.name}, forgetful"] = value_moved(method.edit(EDITS[1:], before=forgetful), first)
     assert moved["alphaedit"] < 1e-3 < 0.1 * moved["alphaedit, forgetful"]
     assert moved["memit"] > 30 * moved["alphaedit"]
     assert moved["memit"] == moved["memit, forgetful"]
@@ -81,7 +81,7 @@ def test_saved_state_has_the_keys_of_all_batches(tmp_path: Path) -> None:
     again = method.edit(EDITS[2:], start=kept)
     torch.testing.assert_close(change(again, model, 2), change(both, model, 2))
     stacked = PatchStack((kept,))
-    torch.testing.assert_close(change(method.update(EDITS[2:], before=stacked), model, 2), rest(both, first, 2))
+    torch.testing.assert_close(change(method.edit(EDITS[2:], before=stacked), model, 2), rest(both, first, 2))
 
 
 def rest(both: Patch, first: Patch, layer: int) -> Tensor:

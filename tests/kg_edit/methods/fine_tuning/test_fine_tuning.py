@@ -157,7 +157,7 @@ def test_constrained_weights_outside_the_ball_only_move_back() -> None:
     shape = weight_matrix(model.down_projection(1)).shape
     far = torch.where(torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5, 3 * radius, -3 * radius)
     before = WeightPatch(factors={model.weight_name(1): Factors.dense(far)})
-    total = far + delta(method("ft-constrained", model, radius=radius).update([EDIT], before=before))
+    total = far + delta(method("ft-constrained", model, radius=radius).edit([EDIT], before=before))
     assert (total.abs() <= far.abs() * (1 + 1e-5)).all() and (total.abs() < far.abs() * 0.9).any()
 
 
@@ -180,7 +180,7 @@ def test_ewc_anchor_is_the_model_before_any_edit() -> None:
     settings = {"ewc_weight": 100.0, "learning_rate": 1e-3, "steps": 20, "stop_below": 0.0}
     first = method("ft-ewc", model, **settings).edit([EDIT])
     fixed, moving = (
-        delta(method("ft-ewc", model, **settings, anchor=anchor).update([SECOND], before=first))
+        delta(method("ft-ewc", model, **settings, anchor=anchor).edit([SECOND], before=first))
         for anchor in ("original", "previous")
     )
     fisher = diagonal_fisher(model, 1, FtEwcConfig(fisher_texts=3, fisher_tokens=5))
@@ -220,13 +220,13 @@ def test_retraining_trains_earlier_edits_again() -> None:
     model = tiny("llama")
     chosen = method("ft-retrain", model)
     first = chosen.edit([EDIT])
-    second = chosen.update([SECOND], before=first)
+    second = chosen.edit([SECOND], before=first)
     assert "rows" not in first.edits[0] and second.edits[0]["rows"] == 2
     with first.applied(model):
         expected = (target_nll(model, EDIT) + target_nll(model, SECOND)) / 2
     assert second.edits[0]["loss_before"] == pytest.approx(expected, rel=1e-4)
     plain = method("ft-m", model)
-    forgetful = first + plain.update([SECOND], before=first)
+    forgetful = first + plain.edit([SECOND], before=first)
     with forgetful.applied(model):
         forgotten = target_nll(model, EDIT)
     with (first + second).applied(model):

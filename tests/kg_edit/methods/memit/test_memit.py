@@ -89,10 +89,10 @@ def test_without_works_on_several_batches_on_top_of_another_patch(name: str) -> 
     model = tiny("llama")
     method = joint(name, model)
     ground = joint("memit", model).edit([Edit(id="0", subject="Paris", prompt="{} is", target_new="Lakers")])
-    first = method.update(EDITS[:1], before=ground)
-    both = first + method.update(EDITS[1:], before=ground + first)
+    first = method.edit(EDITS[:1], before=ground)
+    both = first + method.edit(EDITS[1:], before=ground + first)
     remaining = method.without(both, ["2"], before=ground)
-    expected = first + method.update(EDITS[2:], before=ground + first)
+    expected = first + method.edit(EDITS[2:], before=ground + first)
     for layer in method.layers:
         update = change(expected, model, layer)
         assert (change(remaining, model, layer) - update).norm() < 1e-4 * update.norm()

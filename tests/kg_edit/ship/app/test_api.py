@@ -169,7 +169,7 @@ def test_subgraph_is_a_page_of_its_own(server: Served) -> None:
 
 def test_edits_are_computed_one_at_a_time(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, method = 0, 0, server.workshop.method
-    update = method.update
+    update = method.edit
 
     def watched(*arguments: Any, **options: Any) -> Patch:
         nonlocal running, most
@@ -179,7 +179,7 @@ def test_edits_are_computed_one_at_a_time(server: Served, monkeypatch: pytest.Mo
         running -= 1
         return update(*arguments, **options)
 
-    monkeypatch.setattr(method, "update", watched)
+    monkeypatch.setattr(method, "edit", watched)
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda _: server.post("/api/try", EDIT), range(3)))
     assert [code for code, _ in answers] == [200] * 3
@@ -195,7 +195,7 @@ def test_failed_edit_leaves_the_model_unedited(server: Served, monkeypatch: pyte
     def broken(*arguments: Any, **options: Any) -> Patch:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(server.workshop.method, "update", broken)
+    monkeypatch.setattr(server.workshop.method, "edit", broken)
     code, text, headers = server.send("POST", "/api/try", json.dumps(EDIT), {"Content-Type": "application/json"})
     problem = json.loads(text)
     assert (code, problem["kind"]) == (500, "RuntimeError")

@@ -77,7 +77,7 @@ def twenty_edits(model: LanguageModel) -> tuple[Patch, tuple[Any, ...]]:
         identity = Covariance(moment=torch.eye(size), tokens=0, ridge=0.0, id="identity")
         config = RomeConfig(layer=layer, steps=15)
         rome = Rome(model, config, contexts=("{}", "It is well known. {}"), covariance=identity)
-        update = rome.update(edits[start : start + count], before=patch)
+        update = rome.edit(edits[start : start + count], before=patch)
         patch, start = update if patch is None else patch + update, start + count
     assert patch is not None
     return patch, edits

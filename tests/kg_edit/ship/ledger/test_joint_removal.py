@@ -64,7 +64,7 @@ def test_remove_recomputes_a_later_batch(tmp_path: Path) -> None:
     ledger.make(method("memit", model), edits[3:], force=True)
     ledger.remove(["e1"], model=model)
     first = method("memit", model).edit([edits[0], edits[2]])
-    assert_near(ledger.patch, first + method("memit", model).update(edits[3:], before=first), share=1e-3)
+    assert_near(ledger.patch, first + method("memit", model).edit(edits[3:], before=first), share=1e-3)
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
         assert len(check(edited, ledger.edits)) == 5
     with pytest.raises(PatchError, match=r"not changes of weights \(\w+ \(grace\), .*can't be merged"):
         check_mergeable(ledger.patch, tmp_path / "merged")
-    seven = ledger.patch + method("grace", model).update(edits_of(3, start=6))
+    seven = ledger.patch + method("grace", model).edit(edits_of(3, start=6))
     with pytest.raises(PatchError, match=r"\(e1 \(grace\), .*e6 \(grace\) and 2 more\), so it can't be merged"):
         check_mergeable(seven, tmp_path / "merged")
     with pytest.raises(PatchError, match=r"patches of different kinds; .* or give the ledger itself"):
@@ -120,7 +120,7 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
     ledger.remove(["e1"])
     assert [step.file.name for step in ledger.steps] == [files[0], "0004.safetensors", files[2]]
     rome, first, second = ledger.patches.values()
-    fresh = method("grace", model).update(edits[2:3], before=rome)
+    fresh = method("grace", model).edit(edits[2:3], before=rome)
     assert isinstance(first, CodebookPatch) and isinstance(fresh, CodebookPatch)
     for name, book in first.codebooks.items():
         torch.testing.assert_close(book.values, fresh.codebooks[name].values, rtol=1e-4, atol=1e-5)

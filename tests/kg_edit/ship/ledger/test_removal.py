@@ -83,7 +83,7 @@ def test_remove_recomputes_only_later_steps(tmp_path: Path) -> None:
     ledger.remove(["e1"], model=model)
     assert [step.file.name for step in ledger.steps] == ["0004.safetensors", "0005.safetensors", "0003.safetensors"]
     first = method("rome", model).edit(edits[:1])
-    expected = first + method("rome", model).update(edits[2:4], before=first) + alone
+    expected = first + method("rome", model).edit(edits[2:4], before=first) + alone
     assert same(ledger.patch, expected)
     ledger.remove(["1/*"], model=model)
     assert same(ledger.patch, method("rome", model).edit(edits[2:4]) + alone)

@@ -123,7 +123,7 @@ def test_later_edits_continue_from_earlier_ones(tmp_path: Path) -> None:
     model = tiny("llama")
     chosen = memory(model, steps=8)
     first = chosen.edit(EDITS[:1])
-    update, full = chosen.update(EDITS[1:2], before=first), chosen.edit(EDITS[1:2], start=first)
+    update, full = chosen.edit(EDITS[1:2], before=first), chosen.edit(EDITS[1:2], start=first)
     again = Patch.load(full.save(tmp_path / "patch.safetensors"))
     one, two, both, read = (adapter_of(patch, SummedAdapter) for patch in (first, update, full, again))
     assert read.settings == both.settings

@@ -74,7 +74,7 @@ def test_rome_below_a_codebook_in_the_last_block() -> None:
     model = tiny("llama")
     rome = find_method("rome").on(model, settings=QUICK["rome"])
     first, alone = grace(model, layer=3).edit(EDITS[:1]), rome.edit(EDITS[1:2])
-    update = rome.update(EDITS[1:2], before=first)  # no prompt of this edit lies in the ball of the first one
+    update = rome.edit(EDITS[1:2], before=first)  # no prompt of this edit lies in the ball of the first one
     assert isinstance(update, WeightPatch) and isinstance(alone, WeightPatch)
     for name, pair in alone.factors.items():
         torch.testing.assert_close(update.factors[name].product, pair.product, rtol=1e-4, atol=1e-6)
@@ -87,7 +87,7 @@ def test_edit_is_made_as_if_it_were_alone() -> None:
     chosen = grace(model)
     together, first = book_of(chosen.edit(EDITS)), chosen.edit(EDITS[:1])
     for entry, edit in enumerate(EDITS[1:], 1):
-        alone, after = book_of(chosen.update([edit])), book_of(chosen.update([edit], before=first))
+        alone, after = book_of(chosen.edit([edit])), book_of(chosen.edit([edit], before=first))
         assert torch.equal(alone.keys, after.keys) and torch.equal(alone.values, after.values)
         torch.testing.assert_close(together.keys[entry], alone.keys[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together.values[entry], alone.values[0], rtol=1e-2, atol=1e-2)
@@ -98,8 +98,8 @@ def test_earlier_weights_are_active_in_training_and_codebooks_are_not() -> None:
     model = tiny("llama")
     chosen, weights = grace(model), patch_of(model)
     first = chosen.edit(EDITS[:1])
-    alone, after = book_of(chosen.update(EDITS[1:2])), book_of(chosen.update(EDITS[1:2], before=weights))
-    stacked = book_of(chosen.update(EDITS[1:2], before=weights + first))
+    alone, after = book_of(chosen.edit(EDITS[1:2])), book_of(chosen.edit(EDITS[1:2], before=weights))
+    stacked = book_of(chosen.edit(EDITS[1:2], before=weights + first))
     assert torch.equal(stacked.keys, after.keys) and torch.equal(stacked.values, after.values)
     assert not torch.equal(alone.keys, after.keys)
 

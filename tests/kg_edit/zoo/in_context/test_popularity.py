@@ -67,9 +67,9 @@ def test_files_are_read_once_not_for_every_call(tmp_path: Path) -> None:
     file.write_text(json.dumps({"LeBron James": 3}), encoding="utf-8")
     settings = {"popularity": str(file)}
     method = PopularityRetrieval(tiny("llama"), PopularityConfig.preset("default", settings))
-    first = method.update([FAMOUS])
+    first = method.edit([FAMOUS])
     file.unlink()
-    assert method.update([FAMOUS]).edits == first.edits
+    assert method.edit([FAMOUS]).edits == first.edits
 
 
 def test_limits_of_a_relation_go_before_the_limit() -> None:

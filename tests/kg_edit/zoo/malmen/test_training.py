@@ -89,7 +89,7 @@ def test_training_lowers_the_loss_and_edits_succeed(name: str, tmp_path: Path) -
     unseen = [edit for edit in apart() if any(edit.text in text for text in texts)]
     assert len(unseen) == 4
     patch = chosen.edit(unseen)
-    again = chosen.update(unseen, before=patch)
+    again = chosen.edit(unseen, before=patch)
     losses = [[edit["nll_before"] for edit in p.edits] for p in (patch, again)]
     assert sum(losses[1]) < 0.7 * sum(losses[0])
 

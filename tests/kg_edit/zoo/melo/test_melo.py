@@ -58,12 +58,12 @@ def test_edit_is_made_as_if_it_were_alone() -> None:
     """After other blocks or GRACE's entries, the same key and block; earlier patches of weights are active."""
     model = tiny("llama")
     chosen, grace = melo(model, steps=5), find_method("grace").on(model, settings=QUICK["grace"])
-    alone, first = blocks_of(chosen.update(EDITS[1:2])), chosen.edit(EDITS[:1])
+    alone, first = blocks_of(chosen.edit(EDITS[1:2])), chosen.edit(EDITS[:1])
     for before in (first, grace.edit(EDITS[:1])):
-        after = blocks_of(chosen.update(EDITS[1:2], before=before))
+        after = blocks_of(chosen.edit(EDITS[1:2], before=before))
         assert torch.equal(after.keys, alone.keys) and torch.equal(after.values, alone.values)
     weights = patch_of(model)
-    moved, stacked = (blocks_of(chosen.update(EDITS[1:2], before=base)) for base in (weights, weights + first))
+    moved, stacked = (blocks_of(chosen.edit(EDITS[1:2], before=base)) for base in (weights, weights + first))
     assert torch.equal(moved.values, stacked.values) and not torch.equal(moved.values, alone.values)
 
 

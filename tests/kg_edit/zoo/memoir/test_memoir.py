@@ -46,7 +46,7 @@ def test_memories_with_other_masks_do_not_add() -> None:
     with pytest.raises(PatchError, match="different backgrounds"):
         memoir(model, steps=2, background_texts=9).edit(EDITS[1:2], start=first)
     with pytest.raises(PatchError, match="same columns, threshold and seed"):
-        memoir(model, steps=2, columns=0.5).update(EDITS[1:2], before=first)
+        memoir(model, steps=2, columns=0.5).edit(EDITS[1:2], before=first)
 
 
 def test_edit_changes_only_the_columns_of_its_mask() -> None:
@@ -61,7 +61,7 @@ def test_later_edit_is_trained_on_the_earlier() -> None:
     model = tiny("llama")
     chosen = memoir(model, columns=1.0)  # all share all columns
     first = chosen.edit(EDITS[:1])
-    after, alone = chosen.update(EDITS[1:2], before=first), chosen.update(EDITS[1:2])
+    after, alone = chosen.edit(EDITS[1:2], before=first), chosen.edit(EDITS[1:2])
     assert not torch.equal(memory_of(after).weight, memory_of(alone).weight)
     assert torch.equal(memory_of(first + after).weight, memory_of(first).weight + memory_of(after).weight)
 

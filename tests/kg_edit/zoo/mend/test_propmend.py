@@ -77,7 +77,7 @@ def test_edit_takes_the_gradient_of_the_whole_statement(tmp_path: Path) -> None:
     """The factors are those of autograd's gradient of all tokens, and the network reads them."""
     model, edit = tiny("llama"), edits()[0]
     train(model, with_questions(), quick(**PROPMEND, steps=1), tmp_path, progress=False)
-    patch = Mend(model, MendConfig.preset("default", {"network": str(tmp_path)})).update([edit])
+    patch = Mend(model, MendConfig.preset("default", {"network": str(tmp_path)})).edit([edit])
     network = FORMAT.trained(tmp_path, model, MendManifest, MendManifest.network).network
     prompt = whole_statement(model.encode(edit.text, target=edit.target_new))
     with untouched(model):

@@ -90,7 +90,7 @@ def test_prompt_edited_again_learns_its_new_target() -> None:
     chosen = patcher(model, texts=4)
     first = chosen.edit(EDITS[:1])
     again = EDITS[0].model_copy(update={"id": "again", "target_new": "Paris"})
-    (record,) = chosen.update([again], before=first).edits
+    (record,) = chosen.edit([again], before=first).edits
     assert record["loss_after"] < 0.5
 
 
@@ -100,7 +100,7 @@ def test_known_target_needs_no_neuron() -> None:
     chosen = patcher(model)
     first = chosen.edit(EDITS[:1])
     strict = patcher(model, stop_below=0.0)  # the loss alone would not end the training
-    again = strict.update([EDITS[0].model_copy(update={"id": "again"})], before=first)
+    again = strict.edit([EDITS[0].model_copy(update={"id": "again"})], before=first)
     assert len(neurons_of(again).keys) == 0 and again.edits[0]["neurons"] == 0 and again.edits[0]["steps"] == 1
     clean = logits(model, UNRELATED)
     with again.applied(model):
@@ -131,10 +131,10 @@ def test_later_edit_has_the_earlier_mistakes_in_its_memory(monkeypatch: pytest.M
     model = tiny("llama")
     chosen = patcher(model, steps=3)
     first = chosen.edit(EDITS[:1])
-    after, alone = chosen.update(EDITS[1:2], before=first), chosen.update(EDITS[1:2])
+    after, alone = chosen.edit(EDITS[1:2], before=first), chosen.edit(EDITS[1:2])
     assert not torch.equal(neurons_of(after).keys, neurons_of(alone).keys)
     seen = list[int]()
     monkeypatch.setattr(method, "neuron_loss", lambda *given: seen.append(len(given[3])) or neuron_loss(*given))
-    chosen.update(EDITS[1:2], before=first)
+    chosen.edit(EDITS[1:2], before=first)
     assert set(seen) == {len(chosen.memory_queries) + len(neurons_of(first).queries)}, "they are in the memory"
     assert len(neurons_of(first + after).queries) == len(neurons_of(first).queries) + len(neurons_of(after).queries)

@@ -107,7 +107,7 @@ def test_two_batches_are_those_of_the_published_algorithm(statistics: str) -> No
     expected = published(model, [EDITS[:2], EDITS[2:]], shared=statistics == "shape")
     chosen = method(model, statistics=statistics)
     first = chosen.edit(EDITS[:2])
-    for patch, shifts in zip((first, chosen.update(EDITS[2:], before=first)), expected, strict=True):
+    for patch, shifts in zip((first, chosen.edit(EDITS[2:], before=first)), expected, strict=True):
         for name, change in changes(patch).items():
             torch.testing.assert_close(change, shifts[name], rtol=1e-3, atol=1e-6 * float(shifts[name].abs().max()))
 
@@ -144,7 +144,7 @@ def test_statistics_continue_from_a_file(tmp_path: Path) -> None:
     assert all(torch.equal(change, changes(resumed)[name]) for name, change in changes(uncut).items())
     rest = uncut - first
     assert isinstance(rest, WeightPatch)
-    update = chosen.update(EDITS[2:], before=first)
+    update = chosen.edit(EDITS[2:], before=first)
     assert isinstance(update, WeightPatch)
     for name, tensor in update.state.items():
         torch.testing.assert_close(rest.state[name], tensor)
@@ -154,7 +154,7 @@ def test_edit_makes_its_target_likelier() -> None:
     model = tiny("llama")
     chosen = UltraEdit(model, UltraEditConfig(layers=(1, 2), texts=8, rate=1e-3))
     patch = chosen.edit([EDIT])
-    again = chosen.update([EDIT], before=patch)
+    again = chosen.edit([EDIT], before=patch)
     assert again.edits[0]["nll_before"] < patch.edits[0]["nll_before"]
 
 

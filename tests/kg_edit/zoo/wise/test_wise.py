@@ -108,7 +108,7 @@ def test_activation_is_measured_with_the_codebook_entry_of_the_prompt() -> None:
     model, edit = tiny("llama"), EDITS[0].model_copy(update={"target_new": "Miami Heat and London"})
     book = find_method("grace").on(model, settings={"layer": 0, "steps": 4}).edit(EDITS[:1])
     chosen, inputs = wise(model, steps=3, context_starts=[]), list[Tensor]()
-    memory, row = memory_of(chosen.update([edit], before=book)), chosen.row(edit)
+    memory, row = memory_of(chosen.edit([edit], before=book)), chosen.row(edit)
     with torch.no_grad(), book.applied(model), watched(model.down_projection(LAYER), lambda x, _: inputs.append(x[0])):
         RowLosses(model, 0, [row])()
     moved = (inputs[0] @ memory.shards[0].T).norm(dim=-1)
@@ -136,7 +136,7 @@ def test_batches_fill_shards_one_after_the_other_also_from_a_file(tmp_path: Path
 def test_later_edit_of_a_shard_is_trained_on_the_earlier() -> None:
     chosen = wise(tiny("llama"), steps=4)
     first = chosen.edit(EDITS[:1])
-    after, alone = chosen.update(EDITS[1:2], before=first), chosen.update(EDITS[1:2])
+    after, alone = chosen.edit(EDITS[1:2], before=first), chosen.edit(EDITS[1:2])
     assert not torch.equal(memory_of(after).shards[0], memory_of(alone).shards[0])
     both = memory_of(first + after)
     assert torch.equal(both.shards[0], memory_of(first).shards[0] + memory_of(after).shards[0])

@@ -1,0 +1,254 @@
+"""Methods that read a knowledge graph: `GraphMethod` holds one, `GraphReader` reads the subgraph of each edit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+from pydantic import Field, PositiveInt
+
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import GraphError
+from kg_edit.graphs.controls import probe_answers, states_nothing
+from kg_edit.graphs.facts import answers_in, guarding, target_of, without_answers
+from kg_edit.graphs.source import (
+    ABSENT,
+    PrivateGraph,
+    SubgraphSettings,
+    SubgraphSource,
+    as_source,
+    check_graph,
+    edge_alone,
+    edit_subgraph,
+    graph_identity,
+    has_statements,
+    open_named,
+    other_label,
+    why_alone,
+)
+from kg_edit.methods.base import EditingMethod, annotate_errors
+from kg_edit.methods.config import MethodConfig
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.storage.packaged import EXTRACT
+from kg_edit.storage.seeds import Seed
+
+log = logging.getLogger(__name__)
+
+
+class GraphSettings(MethodConfig):
+    """Settings of methods that read an edit's subgraph."""
+
+    per_node: PositiveInt = Field(20, description="m: number of statements sampled at a node")
+    seed: Seed = Field(0, description="random seed of all sampling")
+    exclude_answers: bool = Field(
+        False,
+        description="leave out of the subgraph statements that overlap an answer of the edit's test questions",
+    )
+    graph: SubgraphSettings = Field(
+        SubgraphSettings(),
+        description="which statements are in the subgraph: graph.policy, graph.direction, graph.leakage, graph.rules, "
+        "graph.values",
+    )
+
+    @property
+    def subgraph_hops(self) -> int:
+        """How many hops from the subject the subgraph has: 2 covers s -> o* and the statements about o*."""
+        return 2
+
+    def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
+        """Ask ``source`` for the edit's subgraph with these settings; without o*, it is the edit's own edge alone.
+
+        Raises:
+            GraphError: the subgraph has no statement of o*, and ``graph.require`` is set.
+            KgEditError, WikidataCacheError: as `edit_subgraph`; that o* is not there only if ``graph.require`` is set.
+        """
+        answers = asked_answers(edit) if self.guards_answers else ()
+        options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
+        try:
+            graph = edit_subgraph(source, edit, guarding(source, edit, options, answers))
+        except ABSENT:
+            if self.graph.require:
+                raise
+            graph = edge_alone(source, edit)
+        graph = without_answers(graph, answers) if answers else graph
+        if self.graph.require and not has_statements(graph):
+            raise GraphError(
+                f"{why_alone(graph, edit, self.graph)}; add some, give another graph or table of rules, or leave out "
+                "graph.require (CLI: --require-graph)"
+            )
+        return graph
+
+    def check_subgraph(self, edit: Edit, graph: nx.MultiDiGraph) -> None:
+        """Check the ``graph`` that `ask` returned for ``edit``.
+
+        Raises:
+            KgEditError: the method can't read it.
+        """
+        check_graph(graph)
+
+    @property
+    def guards_answers(self) -> bool:
+        """Whether the answers of the edit's test questions are excluded from the subgraph."""
+        return self.exclude_answers
+
+
+def asked_answers(edit: Edit) -> tuple[str, ...]:
+    """Return the answers of an edit's test questions (``portability``), with their aliases."""
+    return tuple(dict.fromkeys(name for question in edit.portability for name in (question.answer, *question.aliases)))
+
+
+class GraphMethod(EditingMethod):
+    """A method that reads a graph, or can read one; put it before others in the list of base classes."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: MethodConfig,
+        *,
+        graph: SubgraphSource | nx.DiGraph | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, config, graph=graph, **options)
+        if graph is not None:
+            self.graph = self.source_of(graph)
+
+    @classmethod
+    def open_graph(cls, graph: Any) -> Any:
+        """Return the graph that `on` was given, opened; without one, the packaged extract, if the method needs one."""
+        if graph is None and cls.needs_graph:
+            graph = EXTRACT
+        return open_named(graph) if isinstance(graph, str | Path) else graph
+
+    def source_of(self, graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
+        """Return the source of subgraphs for a given ``graph``."""
+        return as_source(graph)
+
+    @property
+    def reads_graph(self) -> bool:
+        """Whether the method reads the given graph; by default, whether it needs one."""
+        return self.needs_graph
+
+    @property
+    def graph_identity(self) -> Mapping[str, Any] | None:
+        """Which graph the method reads: its files and hashes, or its URL without a date. None if it reads no graph."""
+        if self.graph is None or not self.reads_graph:
+            return None
+        return graph_identity(self.graph)
+
+
+SUBGRAPHS = 1024
+"""The number of subgraphs that a method caches: a server makes edits for as long as it runs."""
+
+
+class GraphReader(GraphMethod):
+    """Mixin that gives a method the subgraph of each edit; put it before the method in the list of base classes.
+
+    The subgraph of an edit is fetched from the graph once; the last `SUBGRAPHS` of them are cached.
+    """
+
+    needs_graph = True
+    config: GraphSettings
+    _reported = False
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
+        """Check the inputs, and ask the graph for every edit's subgraph."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, GraphSettings) and graph is not None  # noqa: S101 - needs_graph
+        others = []
+        for edit in edits:
+            with annotate_errors(edit):
+                subgraph = config.ask(graph, edit)
+                config.check_subgraph(edit, subgraph)
+            if label := other_label(subgraph, edit):
+                others.append(f"edit {edit.id!r}: {edit.target_new_id} is {label!r}, not {edit.target_new!r}")
+        if others:
+            log.warning(
+                "%d of %d edits have a target_new_id with another label in the graph, so their subgraphs may be about "
+                "something else: %s",
+                *(len(others), len(edits), "; ".join(others[:3])),
+            )
+
+    @cached_property
+    def _subgraphs(self) -> dict[Edit, nx.MultiDiGraph]:
+        return {}
+
+    @cached_property
+    def stated(self) -> dict[str, bool]:
+        """For each edit whose subgraph was read, by its id: whether it has statements of o*; empty with `NoGraph`."""
+        return {}
+
+    def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
+        """Return the edit's subgraph, fetched once."""
+        assert self.graph is not None  # noqa: S101 - needs_graph
+        if edit not in self._subgraphs:
+            if len(self._subgraphs) >= SUBGRAPHS:
+                del self._subgraphs[next(iter(self._subgraphs))]
+            self._subgraphs[edit] = self.config.ask(self.graph, edit)
+            self._report_answers(edit)
+            if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
+                return self._subgraphs[edit]
+            if (why := self.why_alone(edit)) and all(self.stated.values()):  # said once per run
+                log.warning("edit %r: %s", edit.id, why)
+            self.stated[edit.id] = not why
+        return self._subgraphs[edit]
+
+    def why_alone(self, edit: Edit) -> str:
+        """Return why this method reads s -r-> o* alone, in words; "" if the subgraph has statements of o*."""
+        if has_statements(subgraph := self.subgraph(edit)):
+            return ""
+        near = "" if edit.target_new_id else "; wikidata-cache link finds other spellings"
+        if isinstance(self.graph, PrivateGraph):
+            near = self.graph.near(edit.target_new)
+        return f"{why_alone(subgraph, edit, self.config.graph)}{near}, so {self.name} reads s -r-> o* alone"
+
+    def answers_met(self, edit: Edit) -> list[str]:
+        """Return the labels in the edit's subgraph that overlap an answer of its test questions or its record's probes.
+
+        Raises:
+            KgEditError, WikidataCacheError: the graph has no o*.
+        """
+        answers, graph = self.test_answers(edit), self.subgraph(edit)
+        return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)) if answers else []
+
+    def test_answers(self, edit: Edit) -> tuple[str, ...]:
+        """Return the answers of the edit's test questions, and of its record's probes if the graph knows them."""
+        return (*asked_answers(edit), *probe_answers(self.graph, edit))
+
+    def _report_answers(self, edit: Edit) -> None:
+        """Log once per run that the subgraph has answers to a benchmark's test questions, which an evaluation names.
+
+        Elsewhere a method is meant to read these facts: an answer that follows from an edit of one's own.
+        """
+        if self._reported or self.config.exclude_answers or not probe_answers(self.graph, edit):
+            return
+        try:  # an incomplete subgraph has no answers to look up; the code that uses it raises the error
+            check_graph(self._subgraphs[edit])
+            target_of(self._subgraphs[edit])
+        except GraphError:
+            return
+        if met := self.answers_met(edit):
+            self._reported = True
+            log.info(
+                "edit %r: the graph that %s reads contains %s, with words of an answer to a test question of this "
+                "record; leave such answers out with the setting exclude_answers=true (--set exclude_answers=true)",
+                edit.id,
+                self.name,
+                ", ".join(map(repr, met[:3])),
+            )
+
+
+def subgraph_of(method: EditingMethod, edit: Edit) -> nx.MultiDiGraph | None:
+    """Return the subgraph that a method reads for ``edit``; None if it reads no graph."""
+    return method.subgraph(edit) if isinstance(method, GraphReader) else None
+
+
+def edits_alone(method: EditingMethod) -> list[str]:
+    """Return the ids of the edits that a method made from their own fact alone, as the graph states nothing of o*."""
+    if not isinstance(method, GraphReader):
+        return []
+    return [name for name, stated in method.stated.items() if not stated]

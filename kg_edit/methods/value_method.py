@@ -1,0 +1,220 @@
+"""The base of methods that find values by gradient descent and write them under keys: ROME, GLAME, MEMIT and others."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+
+from kg_edit.covariance.corpora import IMPORTED, open_corpus
+from kg_edit.covariance.moment import Covariance
+from kg_edit.covariance.store import CovarianceConfig, find_covariances
+from kg_edit.edits.edit import Edit
+from kg_edit.engine.prefix_cache import context_starts, longest_start, mask_decides
+from kg_edit.locate_then_edit.descent import DescentDtype, Stops
+from kg_edit.locate_then_edit.long_run import mean_value_norm
+from kg_edit.locate_then_edit.objective import Request
+from kg_edit.locate_then_edit.states import Site
+from kg_edit.methods.base import EditingMethod
+from kg_edit.methods.config import MethodConfig
+from kg_edit.methods.workload import Trains
+from kg_edit.models.hooks import untouched
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import Prompt
+from kg_edit.storage.seeds import Seed
+
+_OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
+
+
+class ValueConfig(MethodConfig):
+    """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C."""
+
+    unrecorded: ClassVar[Mapping[str, Any]] = {"remember": 0.0, "anchor": 0.0, "sphere": 0.0, "rect": 0.0, "prune": 0.0}
+
+    steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
+    further_steps: NonNegativeInt = Field(
+        28, description="maximum of further evaluations until the target is predicted in each context; published: 0"
+    )
+    learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
+    clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
+    kl_weight: float = Field(0.0625, ge=0, description="weight of L_a in Eq. 7")
+    stop_below: float = Field(0.05, description="the descent stops when the loss is below this value")
+    stop_nll: float = Field(
+        0.0,
+        ge=0,
+        description="the descent also stops when the target's loss (mean over the contexts) is below this value",
+    )
+    hold: float = Field(1.0, ge=0, description="weight of the keys of the prompts' other tokens; C has 1; published: 0")
+    remember: float = Field(
+        1.0, ge=0, description="weight of the keys of earlier edits in one model; a new key has 1; 0: off; published: 0"
+    )
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        description="rescale every value to the mean norm of the unedited model's values, and refuse one that is this "
+        "many times as long; 0: off; published: 2",
+    )
+    sphere: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of an update along the weight's main directions that is removed; 0: off; published: 0.8, "
+        "with AlphaEdit 0.5",
+    )
+    rect: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of an update's elements that is written: those that change their weight most; 0: off (all); "
+        "published: 0.4",
+    )
+    prune: float = Field(
+        0.0,
+        ge=0,
+        description="base of the logarithm that bounds the singular values of all updates together by the weight's; "
+        "0: off; published: 1.2",
+    )
+    seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
+    covariance: CovarianceConfig = Field(
+        CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
+    )
+    descent_dtype: DescentDtype = Field(
+        "model",
+        description="bfloat16: descend on a copy in bfloat16, faster on processors that compute in it",
+    )
+
+    @property
+    def stops(self) -> Stops:
+        """When the descent of an edit ends."""
+        return Stops(
+            steps=self.steps, further_steps=self.further_steps, stop_below=self.stop_below, stop_nll=self.stop_nll
+        )
+
+    @field_validator("prune")
+    @classmethod
+    def _a_base(cls, base: float) -> float:
+        if 0 < base <= 1:
+            raise ValueError(f"found {base:g}; expected a base of a logarithm, larger than 1, or 0 for off")
+        return base
+
+    def idle(self) -> dict[str, str]:
+        """Return the seed of the model's own text, if C is from another text, and the tokens, if C is imported."""
+        idle = {}
+        if self.covariance.corpus != "self":
+            idle["covariance.seed"] = "the corpus is read, not sampled from the model"
+        if self.covariance.corpus.startswith(IMPORTED):
+            idle["covariance.tokens"] = "an imported covariance has its own number of tokens"
+        return idle
+
+
+class ValueMethod(EditingMethod):
+    """A method that finds values by descent and writes them under keys; it holds layers, contexts and covariances.
+
+    Contexts and covariances may be passed in. Otherwise the model samples the contexts, and C is loaded or measured.
+    """
+
+    trains: ClassVar[Trains] = "value"
+    site: Site = "value"  # which output of the last written block a value is
+    config: ValueConfig
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: ValueConfig,
+        *,
+        graph: Any = None,
+        contexts: tuple[str, ...] | None = None,
+        covariances: Mapping[int, Covariance] | None = None,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(model, config, graph=graph)
+        self._given_contexts, self._given_covariances = contexts, covariances
+        self._progress = progress
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """The templates around the prompt, so that the edit holds after other text; the first is the bare ``{}``."""
+        if self._given_contexts is not None:
+            return self._given_contexts
+        with untouched(self.model):  # `check` or `provenance` may ask first, of a model in training mode
+            return self.sampled_contexts()
+
+    @abstractmethod
+    def sampled_contexts(self) -> tuple[str, ...]:
+        """Return contexts sampled from the model, according to the settings."""
+
+    @cached_property
+    def covariances(self) -> Mapping[int, Covariance]:
+        """By layer, the second moment C [d_ff, d_ff] of the inputs of the edited down-projection."""
+        given = self._given_covariances or {}
+        layers = [layer for layer in self.layers if layer not in given]
+        rest = find_covariances(self.model, layers, self.config.covariance, progress=self._progress) if layers else {}
+        return {**given, **rest}
+
+    @classmethod
+    def check_inputs(cls, config: MethodConfig, graph: Any, edits: Sequence[Edit]) -> None:
+        """Check the inputs, and open the corpus that C is measured from."""
+        super().check_inputs(config, graph, edits)
+        assert isinstance(config, ValueConfig)  # noqa: S101 - config_class
+        open_corpus(config.covariance.corpus, seed=config.covariance.seed)
+
+    @cached_property
+    def value_norm(self) -> float:
+        """The mean norm of the unedited model's values, for the setting ``anchor``."""
+        with untouched(self.model):  # `provenance` may ask first, as for the contexts
+            return mean_value_norm(
+                self.model,
+                # The layer of the values: the last written one, but GLAME-Plus' second layer has no value of this kind.
+                self.layers[-1 if self.family == "joint" else 0],
+                self.contexts,
+                site=self.site,
+                clamp=self.config.clamp_norm_factor,
+                stops=self.config.stops,
+            )
+
+    @property
+    def parameters(self) -> int:
+        """The number of values that are trained for an edit: those of its change."""
+        return self.model.width
+
+    def portions(self, requests: Sequence[Request]) -> Iterator[slice]:
+        """Yield the parts of ``requests`` for which what each keeps during a descent fits into ``memory`` at once.
+
+        That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
+        Those of the contexts are kept once, if the model's attention allows it (`SharedContexts.prefix`).
+        """
+        token = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
+        rows = [row for request in requests for row in request.rewrites]
+        shares = mask_decides(self.model, max((len(row.ids) for row in rows), default=0))
+        starts = list(dict.fromkeys(context_starts(self.model, self.contexts))) if shares else []
+        shared = token * len(starts) * max(map(len, starts), default=0)  # padded to the longest
+
+        def own_tokens(row: Prompt) -> int:
+            longest = longest_start(starts, row.ids)
+            return len(row.ids) - (0 if longest is None else len(starts[longest]))
+
+        start, size = 0, float(shared)
+        for index, request in enumerate(requests):
+            padded = len(request.rewrites) * max(map(own_tokens, request.rewrites))
+            needed = token * padded + _OPTIMISER_BYTES * self.parameters
+            if index > start and size + needed > self.memory * 1e6:
+                yield slice(start, index)
+                start, size = index, float(shared)
+            size += needed
+        if requests:
+            yield slice(start, len(requests))
+
+    def prepare(self) -> None:
+        """Sample the contexts, load or measure the covariances, and with ``anchor`` measure the values' norm."""
+        _ = self.contexts, self.covariances
+        _ = self.config.anchor and self.value_norm
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance of every method, and the norm of ``anchor`` if it is on."""
+        provenance = super().provenance()
+        if self.config.anchor:
+            provenance["methods"][0] |= {"value_norm": self.value_norm}
+        return provenance
