@@ -21,7 +21,7 @@ def check_refused(call: Call, folder: Path, error: type[Exception], keyword: str
     """The call raises exactly this class of error, and its message contains the keyword."""
     with pytest.raises(error) as raised:
         call(folder)
-    assert raised.type is error
+    assert raised.type is error, raised.type
     assert keyword in str(raised.value)
 
 

@@ -6,7 +6,6 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import GraphError
 from kg_edit.graphs.facts import GraphFact, Kind, graph_facts, noun_for, overlaps, target_of
 from kg_edit.graphs.source import edit_subgraph
 from wikidata_cache import WikidataCache, packaged_extract
@@ -130,17 +129,11 @@ def test_statements_of_neighbours_are_not_used() -> None:
     assert [target for _, target in worded(subgraph)] == ["none", "none"]
 
 
-def test_graph_that_is_no_subgraph_is_refused() -> None:
-    subgraph = graph(("mascot", "none"))
-    subgraph.nodes["n0"]["label"] = " "
-    with pytest.raises(GraphError, match="no label"):
-        graph_facts(LEBRON, subgraph, limit=1, seed=0)
-    two = graph()
-    two.add_node("p", label="Lakers", role="target_new")
-    with pytest.raises(GraphError, match="target_new"):
-        target_of(two)
-    del two.nodes["p"]["role"], two.nodes["o"]["role"]
-    assert target_of(two) == "o"  # the edit's edge says it
+def test_new_object_without_a_role_is_where_the_edge_of_the_edit_ends() -> None:
+    subgraph = graph()
+    subgraph.add_node("p", label="Lakers")
+    del subgraph.nodes["o"]["role"]
+    assert target_of(subgraph) == "o"
 
 
 def test_fact_as_an_edit() -> None:
