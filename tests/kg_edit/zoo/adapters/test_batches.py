@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import ConfigError, EditError
+from kg_edit.errors import EditError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.adapter_patch import AdapterPatch
 from kg_edit.scoring.likelihood import score
@@ -124,8 +124,3 @@ def test_routes_are_the_experts_of_the_router() -> None:
     moved = replace(experts, changes={**experts.changes, "router": rolled})
     moved_patch = AdapterPatch(adapters={chosen.place: moved}, provenance=patch.provenance)
     assert chosen.routes(moved_patch, texts) == [(expert + 1) % 4 for expert in chosen.routes(patch, texts)]
-
-
-def test_more_used_experts_than_there_are_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"top=5 is more than the 4 experts; give a smaller top"):
-        MemoeConfig.preset("default", {"top": 5})

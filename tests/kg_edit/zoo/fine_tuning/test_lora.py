@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -84,14 +83,6 @@ def test_seeded_leaves_other_generators_alone(monkeypatch: pytest.MonkeyPatch) -
     with seeded(tiny("llama"), 7):
         assert torch.equal(torch.rand(3), expected)
     assert seeds == []
-
-
-def test_missing_peft_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
-        method(tiny("llama")).edit([EDIT])
-    with pytest.raises(ConfigError, match=r"kg-edit\[peft\]"):
-        Lora.check_inputs(LoraConfig(), None, [EDIT])
 
 
 def test_model_with_adapters_is_refused() -> None:

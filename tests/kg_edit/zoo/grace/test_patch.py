@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
 
-from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.errors import PatchError
 from kg_edit.models.hooks import wants_prompt_ends, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import left_pad
-from kg_edit.patches.base import Patch
-from kg_edit.patches.container import write_patch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.greedy import greedy
 from kg_edit.scoring.likelihood import predictions, score
@@ -337,34 +334,3 @@ def test_codebooks_of_two_layers_add() -> None:
         expected = logits_of(model, model.encode(OTHER).ids)
     with both.without([PROMPT]).applied(model):  # one codebook is empty
         assert torch.equal(logits_of(model, model.encode(OTHER).ids), expected)
-
-
-def test_other_models_and_rules_are_refused(tmp_path: Path) -> None:
-    model = tiny("llama")
-    patch = patch_for(model, PROMPT)
-    with pytest.raises(PatchMismatchError, match="patch is for"), patch.applied(tiny("mistral")):
-        pass
-    with pytest.raises(PatchError, match="can't be merged"):
-        patch.merge_into(model)
-    book = line((0, "a"))
-    anonymous = CodebookPatch(codebooks={model.weight_name(1): book})
-    with pytest.raises(PatchMismatchError, match="the patch is for"), anonymous.applied(model):
-        pass
-    with pytest.raises(PatchMismatchError, match="has no weight"), CodebookPatch(codebooks={"x": book}).applied(model):
-        pass
-    with pytest.raises(PatchError, match="different rules"):
-        CodebookPatch(codebooks={"x": book}) + CodebookPatch(codebooks={"x": line((0, "a"), radius=2.0)})
-    broken = CodebookPatch(codebooks={"x": line((float("nan"), "a"))})
-    with pytest.raises(PatchError, match="not finite"):
-        broken.save(tmp_path / "patch.safetensors")
-    with pytest.raises(PatchError, match="not finite"):
-        broken.check_finite()
-
-
-def test_damaged_codebook_patch_is_refused(tmp_path: Path) -> None:
-    codebook = {"labels": ["a", "b"], "ids": ["1", "2"], "deferral": {}}
-    tensors = {"w.keys": torch.ones(1, 2), "w.values": torch.ones(1, 2)}
-    for codebooks in ({"w": codebook}, {"v": codebook}, None, {"w": {**codebook, "labels": "a"}}):
-        path = write_patch(tmp_path / "p.safetensors", kind="grace", provenance={}, content=codebooks, tensors=tensors)
-        with pytest.raises(PatchError, match="is damaged"):
-            Patch.load(path)

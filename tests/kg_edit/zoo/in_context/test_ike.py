@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, EditFileError
+from kg_edit.errors import EditFileError
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.zoo.in_context.ike import Demonstrations, Ike, IkeConfig, demonstration, read_demonstrations, retained
 from tests.kg_edit.tiny import tiny
@@ -115,11 +115,6 @@ def test_own_copy_is_the_last_demonstration(training: Path) -> None:
     assert patch_of(EDIT, own_copy=True).prompt_transform("LeBron James is").split("\n\n")[0] == blocks[-2]
 
 
-def test_ratio_of_zeros_is_refused() -> None:
-    with pytest.raises(ConfigError, match="set one above 0, or count=0 for none"):
-        IkeConfig(ratio=(0, 0, 0))
-
-
 def test_own_record_is_no_demonstration(training: Path) -> None:
     """It holds the paraphrases and neighbours that the edit is tested with."""
     patch = patch_of(EDIT, demonstrations=str(training), count=32)
@@ -182,18 +177,6 @@ def test_paper_preset_inserts_the_fact_before_every_prompt(training: Path) -> No
     assert isinstance(patch, PromptPatch)
     assert "\n\nNew Fact: LeBron James plays for Miami Heat\nPrompt: The Thames" in patch.prompt_transform("The Thames")
     assert patch.without(["1"]).prompt_transform("The Thames flows") == "The Thames flows"
-
-
-def test_source_and_file_must_agree(training: Path) -> None:
-    config = IkeConfig.preset("paper")
-    for refused in (
-        lambda: Ike.check_inputs(config, None, [EDIT]),
-        lambda: Ike(tiny("llama"), config).edit([EDIT]),
-    ):
-        with pytest.raises(ConfigError, match=r"source=file, .* needs a training file; set demonstrations"):
-            refused()
-    with pytest.raises(ConfigError, match="source=patch uses no training file, but demonstrations is set"):
-        ike(source="patch", demonstrations=str(training)).edit([EDIT])
 
 
 def test_missing_demonstrations_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:

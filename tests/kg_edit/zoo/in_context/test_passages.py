@@ -6,13 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from kg_edit.errors import ConfigError, EditFileError
-from kg_edit.zoo.in_context import passages
 from kg_edit.zoo.in_context.passages import Passages, read_passages
-from kg_edit.zoo.in_context.popularity import Asked, PopularityConfig, PopularityRetrieval, fitted_limits
-from tests.kg_edit.tiny import tiny
+from kg_edit.zoo.in_context.popularity import Asked, fitted_limits
 from tests.kg_edit.zoo.in_context.test_popularity import FAMOUS, UNKNOWN, patch
 
 ROWS = [
@@ -41,17 +36,6 @@ def test_read_passages_reads_popqas_python_lists(tmp_path: Path) -> None:
     assert [text.partition(":")[0] for text in texts] == ["George Rankin", "Politician", "Miami Heat"], "each once"
 
 
-@pytest.mark.parametrize("content", [[], {}, [{"title": "x"}], [{"paragraphs": "__import__('os')"}], [{"text": 3}], 4])
-def test_file_without_paragraphs_is_an_error(content: object, tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match="found no paragraphs; expected rows like"):
-        read_passages(write(tmp_path / "none.json", content))
-
-
-def test_file_without_a_word_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=r"words.json: no paragraph has a word to search for"):
-        read_passages(write(tmp_path / "words.json", [{"text": "… !"}, {"text": "the of a"}]))
-
-
 def test_paragraph_is_inserted_instead_of_the_fact(tmp_path: Path) -> None:
     pages = write(tmp_path / "pages.json", ROWS)
     numbers = write(tmp_path / "popularity.json", {"LeBron James": 5000, "George Rankin": 7})
@@ -62,15 +46,6 @@ def test_paragraph_is_inserted_instead_of_the_fact(tmp_path: Path) -> None:
     assert prompt_patch.prompt_transform("LeBron James plays for") == "LeBron James plays for", "popular"
     nothing = write(tmp_path / "nothing.json", [{"text": "Guernica"}])
     assert [record["withheld"] for record in patch(UNKNOWN, popularity=numbers, passages=nothing).edits] == [True]
-
-
-def test_missing_package_is_an_error_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passages, "find_spec", lambda name: None)
-    config = PopularityConfig(
-        popularity=write(tmp_path / "p.json", {"a": 1}), passages=write(tmp_path / "q.json", ROWS)
-    )
-    with pytest.raises(ConfigError, match=r"pip install 'kg-edit\[retrieval\]'"):
-        PopularityRetrieval(tiny("llama"), config).prepare()
 
 
 def test_fitted_limits_are_one_a_relation() -> None:

@@ -10,7 +10,7 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, EditFileError
+from kg_edit.errors import ConfigError
 from kg_edit.graphs.controls import NoGraph
 from kg_edit.graphs.source import as_source
 from kg_edit.patches.prompt_patch import PromptPatch
@@ -146,24 +146,6 @@ def test_subjects_of_one_name_have_their_own_popularity(tmp_path: Path) -> None:
     for prompt, number in (("What genre is {}?", 1244), ("Who was the director of {}?", 498), ("{} is", None)):
         edit = Edit(id="1", subject="The Circle", prompt=prompt, target_new="drama")
         assert popularity_in(table, edit) == number
-
-
-@pytest.mark.parametrize("content", [[], {}, [{"subj": "x"}], 3, {"Q1": 5000, "Q2": "12"}])
-def test_file_without_popularities_is_an_error(content: object, tmp_path: Path) -> None:
-    """A text is no number: its subject would count as unpopular."""
-    path = tmp_path / "popularity.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(
-        EditFileError, match=r"found (no popularities|the text '12' as the popularity of 'Q2'); expected"
-    ):
-        patch(FAMOUS, popularity=str(path))
-
-
-def test_missing_source_of_popularity_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="how popular a subject is"):
-        patch(FAMOUS)
-    with pytest.raises(ConfigError, match="how popular a subject is"):
-        PopularityRetrieval.check_inputs(PopularityConfig(), None, [FAMOUS])
 
 
 def test_best_threshold_answers_most_questions() -> None:

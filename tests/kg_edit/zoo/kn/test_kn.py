@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import PromptError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.text.relation_nouns import diverse_prompts
@@ -191,10 +190,3 @@ def test_negative_neuron_gets_the_negated_column() -> None:
     before = chance(model, ids, new)
     with signed.applied(model):
         assert chance(model, ids, new) > before
-
-
-def test_edit_without_an_old_answer_is_refused_before_a_run() -> None:
-    chosen = method(tiny("llama"))
-    unknown = EDIT.model_copy(update={"target_true": None})
-    with pytest.raises(PromptError, match="give target_true"):
-        chosen.check([EDIT, unknown])

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
-from kg_edit.errors import PatchError
 from kg_edit.patches.base import Patch, PatchStack
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.likelihood import score
@@ -118,8 +115,3 @@ def test_loop_patch_with_a_patch_of_the_prompt() -> None:
     assert isinstance(stack, PatchStack)
     with stack.applied(model) as edited:
         assert edited.encode("Spike Hughes comes from").text.endswith(FINAL)
-
-
-def test_loop_patch_needs_a_model() -> None:
-    with pytest.raises(PatchError, match="so it needs the model"):
-        patch(LAKERS).prompt_transform(ASKED)

@@ -93,15 +93,6 @@ def test_block_stays_active_after_the_prompt(family: str) -> None:
     assert float((a.T @ b).norm()) > 0 and not torch.allclose(full[-1], clean[-1], atol=1e-4)
 
 
-def test_blocks_of_different_rules_are_not_added() -> None:
-    model = tiny("llama")
-    first = melo(model, steps=1).edit(EDITS[:1])
-    with pytest.raises(PatchError, match=r"can't add blocks of rank 2 and 3 at .*; make both with one rank"):
-        first + melo(model, steps=1, rank=3).edit(EDITS[1:2])
-    with pytest.raises(PatchError, match="make both with the same radius, expand, metric and lookup"):
-        first + melo(model, steps=1, deferral={"radius": 2.0}).edit(EDITS[1:2])
-
-
 def test_damaged_file_is_refused(tmp_path: Path) -> None:
     path = melo(tiny("llama"), steps=1).edit(EDITS[:1]).save(tmp_path / "whole.safetensors")
     patch = Patch.load(path)

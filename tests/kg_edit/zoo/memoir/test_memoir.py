@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from kg_edit.errors import PatchError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.zoo.memoir.adapter import ResidualMemory
@@ -34,19 +33,6 @@ def test_memoir_predicts_targets_and_leaves_other_text() -> None:
         assert [predicts(model, edit) for edit in EDITS] == [True] * 3
         assert torch.equal(logits(model, UNRELATED), clean)
     assert "3 masks of 14 columns" in patch.summary
-
-
-@pytest.mark.slow
-def test_memories_with_other_masks_do_not_add() -> None:
-    model = tiny("llama")
-    first = memoir(model, steps=2).edit(EDITS[:1])
-    other = memoir(model, steps=2, background_texts=9).edit(EDITS[1:2])
-    with pytest.raises(PatchError, match="different backgrounds"):
-        first + other
-    with pytest.raises(PatchError, match="different backgrounds"):
-        memoir(model, steps=2, background_texts=9).edit(EDITS[1:2], start=first)
-    with pytest.raises(PatchError, match="same columns, threshold and seed"):
-        memoir(model, steps=2, columns=0.5).edit(EDITS[1:2], before=first)
 
 
 def test_edit_changes_only_the_columns_of_its_mask() -> None:

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from kg_edit.edits.edit import Question
-from kg_edit.errors import ConfigError
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.zoo.mend.examples import BatchOrder, Rows, make_examples, whole_statement
+from kg_edit.zoo.mend.examples import Rows, make_examples, whole_statement
 from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights, weight_shapes
 from kg_edit.zoo.mend.method import Mend, MendConfig
 from kg_edit.zoo.mend.network import FORMAT, MendManifest, MendNetwork, MendTraining
@@ -100,8 +99,3 @@ def test_training_learns_the_answers_of_questions(tmp_path: Path) -> None:
     settings = quick(**PROPMEND, steps=30, learning_rate=0.02, validate_every=10)
     manifest = train(tiny("llama"), with_questions(), settings, tmp_path, progress=False)
     assert manifest.validations[-1].edit < 0.9 * manifest.validations[0].edit
-
-
-def test_edits_without_questions_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no edit has a portability question"):
-        BatchOrder.of(tiny("llama"), edits(), quick(**PROPMEND))

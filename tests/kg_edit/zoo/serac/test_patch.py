@@ -217,12 +217,6 @@ def test_later_edit_of_a_prompt_is_active_until_it_is_removed() -> None:
         patch.without(["x"])
 
 
-def test_memories_of_other_networks_do_not_add() -> None:
-    other = replace(memory(), rule=memory().rule.model_copy(update={"network": "another"}))
-    with pytest.raises(PatchError, match="the same trained network and the same threshold"):
-        memory() + other
-
-
 def test_scope_patch_with_a_patch_of_weights() -> None:
     """The weights' patch changes all texts, the memory its own alone."""
     model, patch = tiny("llama"), memory()

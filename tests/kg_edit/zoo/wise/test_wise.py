@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from kg_edit.errors import PatchError
 from kg_edit.methods import find_method
 from kg_edit.methods.fine_tuning.rows import RowLosses
 from kg_edit.models.hooks import watched
@@ -141,11 +140,3 @@ def test_later_edit_of_a_shard_is_trained_on_the_earlier() -> None:
     both = memory_of(first + after)
     assert torch.equal(both.shards[0], memory_of(first).shards[0] + memory_of(after).shards[0])
     assert both.owners.tolist() == [0, 0]
-
-
-@pytest.mark.slow
-def test_memories_with_other_settings_do_not_add() -> None:
-    model = tiny("llama")
-    first = wise(model, steps=2).edit(EDITS[:1])
-    with pytest.raises(PatchError, match="both with the same settings"):
-        wise(model, steps=2, share=0.4).edit(EDITS[1:2], start=first)
