@@ -48,7 +48,7 @@ def main() -> None:
             m, k, k_mean = loss.value[0], loss.bare_key[0], loss.mean_key[0]
 
             # 4. m* = m + z_s^n (Eq. 6): the subject's vector after the R-GNN, whose weights AdamW trains on the loss.
-            rgnn = glame.new_rgnn(m)
+            rgnn = glame.start_rgnn(m)
             delta = GraphValue(encoded.to(m.device), m, config, rgnn=rgnn)
             (descent,) = descend(loss, GraphValue.together([delta]), config.stops)
             if config.anchor:

@@ -73,10 +73,13 @@ class Chunk:
 class SelfCorpus:
     """Text that the model itself writes, sampled at temperature 1; the keys are recorded during the sampling."""
 
-    rows, length, at_hand = 64, 128, False
+    rows = 64
+    length = 128
+    at_hand = False
 
     def __init__(self, *, seed: int = 0) -> None:
-        self.seed, self.name = seed, f"self:seed={seed},rows={self.rows},length={self.length}"
+        self.seed = seed
+        self.name = f"self:seed={seed},rows={self.rows},length={self.length}"
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Yield chunks of ``rows`` texts with ``length`` tokens each; the first token is the document's start."""
@@ -96,8 +99,10 @@ class TextCorpus:
     def __init__(
         self, name: str, texts: Callable[[], Iterator[str]], *, max_tokens: int = 256, at_hand: bool = False
     ) -> None:
-        self.name, self.at_hand = f"{name},max_tokens={max_tokens}", at_hand
-        self._texts, self._max_tokens = texts, max_tokens
+        self.name = f"{name},max_tokens={max_tokens}"
+        self.at_hand = at_hand
+        self._texts = texts
+        self._max_tokens = max_tokens
 
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
@@ -110,16 +115,21 @@ class TextCorpus:
             waiting += len(row)
             if waiting >= min(size, tokens - passed):
                 yield _text_chunk(model, rows, waiting, packed=packed)
-                rows, passed, waiting = [], passed + waiting, 0
+                rows = []
+                passed += waiting
+                waiting = 0
                 if passed >= tokens:
                     return
         if rows:
             yield _text_chunk(model, rows, waiting, packed=packed)
 
     def _encoded(self, model: LanguageModel) -> Iterator[list[int]]:
-        texts, most = self._texts(), min(self._max_tokens, model.positions or self._max_tokens)
+        texts = self._texts()
+        most = min(self._max_tokens, model.positions or self._max_tokens)
         while batch := list(islice(texts, 64)):
-            yield from (row[:most] for row in model.tokenizer(batch)["input_ids"] if row)
+            for row in model.tokenizer(batch)["input_ids"]:
+                if row:
+                    yield row[:most]
 
 
 class ImportedCorpus:

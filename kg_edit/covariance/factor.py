@@ -46,7 +46,9 @@ class Factor:
     """
 
     def __init__(self, moment: Tensor, ridge: float, device: torch.device) -> None:
-        self._c, self._ridge, self._device = moment, ridge, device
+        self._c = moment
+        self._ridge = ridge
+        self._device = device
         self._make(exact=has_fast_float64(device))
 
     def _make(self, *, exact: bool) -> None:
@@ -61,21 +63,25 @@ class Factor:
             matrix.diagonal().add_(shift)  # in place, so there is no second copy for the ridge
             lower, failed = torch.linalg.cholesky_ex(matrix)
             if not failed:
-                self._lower, self._shift = _kept(lower), shift
+                self._lower = _kept(lower)
+                self._shift = shift
                 self._c = self._c if exact else _kept(self._c.to(self._device))  # for the residuals
         except (RuntimeError, MemoryError) as error:
             if self._device == CPU or not is_memory_error(error):
                 raise
-            return self._to_cpu()
+            self._to_cpu()
+            return
         if failed and exact:
             raise torch.linalg.LinAlgError("the matrix is not positive definite")  # type: ignore[attr-defined]
-        return self._make(exact=True) if failed else None
+        if failed:
+            self._make(exact=True)
 
     def _to_cpu(self) -> None:
         log.debug(
             "%s has no room for the factor of a matrix of size %d, so the CPU does it", self._device, len(self._c)
         )
-        self._c, self._device = self._c.cpu(), CPU
+        self._c = self._c.cpu()
+        self._device = CPU
         self._make(exact=True)
 
     def solve(self, columns: Tensor) -> Tensor:
@@ -113,7 +119,9 @@ def refined(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Te
         lower: the Cholesky factor of C + shift I in float32, [n, n].
         columns: B in float64, [n, columns].
     """
-    solution, residual, before = torch.zeros_like(columns), columns, columns.norm(dim=0)
+    solution = torch.zeros_like(columns)  # x
+    residual = columns  # b - A x
+    before = residual.norm(dim=0)
     for _ in range(_STEPS):
         solution = solution + torch.cholesky_solve(residual.float(), lower).double()
         product = torch.cat([rows.double() @ solution for rows in moment.split(_ROWS)])  # C x
@@ -146,7 +154,8 @@ def has_fast_float64(device: torch.device) -> bool:
 
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
     """The shortest time of three products of two matrices; a first one, which starts the library, is not timed."""
-    matrix, times = torch.ones(_SIZE, _SIZE, device=device, dtype=dtype), list[float]()
+    matrix = torch.ones(_SIZE, _SIZE, device=device, dtype=dtype)
+    times = list[float]()
     for _ in range(_ROUNDS + 1):
         start = time.perf_counter()
         float((matrix @ matrix)[0, 0])  # waits for the device

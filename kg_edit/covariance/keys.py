@@ -97,16 +97,20 @@ def can_pack(model: LanguageModel) -> bool:
 
     Most model families separate texts where position ids start again from 0; Falcon and OPT do not.
     """
-    size, last = len(model.tokenizer), len(model.blocks) - 1
-    texts = [[(start + 7 * position) % size for position in range(12)] for start in (11, 101)]
-    keys: dict[bool, list[Tensor]] = {True: [], False: []}
-    order = [texts, texts[::-1]]
-    for bins in (order, [[text] for texts in order for text in texts]):
-        width = sum(map(len, bins[0]))
-        batch = pack(bins, width, model.device)
-        _keys_of_batch(model, [last], batch, lambda _, key, into=keys[bins is order]: into.append(key))  # type: ignore[misc]
-    (together,), (alone,) = keys[True], keys[False]
+    size = len(model.tokenizer)
+    first, second = ([(start + 7 * position) % size for position in range(12)] for start in (11, 101))
+    together = _last_keys(model, [[first, second], [second, first]])
+    alone = _last_keys(model, [[first], [second], [second], [first]])
     return bool((together - alone).norm() < 0.03 * alone.norm())  # the error of bfloat16 is 0.01
+
+
+def _last_keys(model: LanguageModel, bins: Sequence[Sequence[TokenRow]]) -> Tensor:
+    """The keys of the last block for rows of packed texts, [tokens, d_ff]."""
+    seen = list[Tensor]()
+    batch = pack(bins, sum(map(len, bins[0])), model.device)
+    _keys_of_batch(model, [len(model.blocks) - 1], batch, lambda _, key: seen.append(key))
+    (keys,) = seen
+    return keys
 
 
 def batch_tokens(*, cpu: bool) -> int:
@@ -131,7 +135,9 @@ def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -
         width: the length of a row.
         device: where the batch is made.
     """
-    ids, positions, real = [], [], []
+    ids = []
+    positions = []
+    real = []
     for texts in bins:
         tokens = [token for text in texts for token in text]
         filling = [0] * (width - len(tokens))
@@ -175,7 +181,8 @@ def padded_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[T
         wasteful = tokens >= _LEAST_TOKENS and padded > _SLACK * (tokens + len(row))
         if group and (padded > batch_tokens(cpu=device.type == "cpu") or wasteful):
             yield batch_of(group)
-            group, tokens = [], 0
+            group = []
+            tokens = 0
         group.append(row)
         tokens += len(row)
     if group:

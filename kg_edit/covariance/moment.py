@@ -29,7 +29,8 @@ from kg_edit.models.matrix_products import product, takes_onednn
 from kg_edit.models.precision import exact, has_float64
 
 _BLOCK = 256  # rows of k k^T that one matrix product computes
-_NEARLY, _TINY = 1.001, 1e-30
+_NEARLY = 1.001
+_TINY = 1e-30
 WAITING = 2048  # keys that are collected before they are added; enough for a matrix product at full speed
 
 
@@ -83,12 +84,14 @@ class Covariance:
         if others is None or not weight:
             return self._solved(columns).reshape(key.shape)
 
-        # Woodbury with N = others.rows [n, d_ff]: A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K, A = C + w moment
-        rows = others.rows.to(columns)
-        both = others.added_to(self, weight=weight).solve(torch.cat([columns, rows.T], 1))
-        alone, theirs = both[:, : columns.shape[1]], both[:, columns.shape[1] :]
+        # Woodbury with N = others.rows [n, d_ff] and A = C + w others.moment:
+        # (A + w N^T N)^-1 K = A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K
+        rows = others.rows.to(columns)  # N
+        both = others.add_moment_to(self, weight=weight).solve(torch.cat([columns, rows.T], 1))
+        alone = both[:, : columns.shape[1]]  # A^-1 K
+        theirs = both[:, columns.shape[1] :]  # A^-1 N^T
         inner = rows @ theirs
-        inner.diagonal().add_(1 / weight)
+        inner.diagonal().add_(1 / weight)  # N A^-1 N^T + I / w
         reduced: Tensor = alone - theirs @ torch.linalg.solve(inner, rows @ alone)
         return reduced.reshape(key.shape)
 
@@ -115,10 +118,13 @@ class OtherKeys:
         rows = torch.cat([self.rows, scale**0.5 * exact(keys).to(self.rows)])
         if len(rows) < rows.shape[1]:
             return OtherKeys(rows, self.moment)
+        # As many rows as columns: they become a matrix.
         moment = rows.T @ rows
-        return OtherKeys(rows[:0], moment if self.moment is None else moment.add_(self.moment))
+        if self.moment is not None:
+            moment.add_(self.moment)
+        return OtherKeys(rows[:0], moment)
 
-    def added_to(self, covariance: Covariance, *, weight: float) -> Covariance:
+    def add_moment_to(self, covariance: Covariance, *, weight: float) -> Covariance:
         """Return C + weight ``moment``, with C's ridge on the diagonal."""
         if self.moment is None:
             return covariance
@@ -136,9 +142,10 @@ class SecondMoment:
     """
 
     def __init__(self, size: int, total: Tensor | None = None, count: int = 0) -> None:
-        self.size, self.count = size, count
+        self.size = size
+        self.count = count
         self.total = torch.zeros(flat_size(size), dtype=torch.float64) if total is None else total
-        self._waiting: list[Tensor] = []
+        self._waiting: list[Tensor] = []  # keys that are not in ``total`` yet
 
     def add(self, keys: Tensor) -> None:
         """Add ``keys`` [..., size]; the caller must not change them before the next `flush`."""

@@ -114,7 +114,10 @@ class FastLoss:
         engine: Engine,
     ) -> None:
         """Run all rows once without a change, for m, the keys and the distribution that L_a compares with."""
-        self._model, self._layer, self._edits, self._kl_weight = model, layer, edits, kl_weight
+        self._model = model
+        self._layer = layer
+        self._edits = edits
+        self._kl_weight = kl_weight
         self._forward = engine.forward
         self._limit = engine.limit or pass_limit(model, layer)
         self._rows = [replace(row, runs_whole=model.is_recurrent) for row in rows]

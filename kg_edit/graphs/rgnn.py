@@ -162,13 +162,14 @@ class RGNN(nn.Module):
         return layer is not self.layers[-1] or self._final_activation
 
     @torch.no_grad()
-    def trace(self, nodes: Tensor, edges: Tensor, relations: Tensor, subject: int) -> list[SubjectTerms]:
+    def trace(self, nodes: Tensor, edges: Tensor, relations: Tensor, subject: int | Tensor) -> list[SubjectTerms]:
         """Return for each layer what the subject gets by messages and what it keeps, for one graph, without dropout.
 
         The last ``z`` is the subject's vector z_s^n, which GLAME adds to m.
         """
         traced = list[SubjectTerms]()
         for layer in self.layers:
+            assert isinstance(layer, RelationalLayer)  # noqa: S101
             by_messages, by_itself = layer.terms(nodes, edges, relations)
             before = by_itself if by_messages is None else by_itself + by_messages
             nodes = self.activate(before, layer)

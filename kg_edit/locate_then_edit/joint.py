@@ -70,26 +70,37 @@ def write_jointly(
     Raises:
         PatchError: an update is not finite.
     """
-    patch, keys = WeightPatch(factors={}), dict[str, Tensor]()
+    patch = WeightPatch(factors={})
+    keys = dict[str, Tensor]()
     counts = [len(request.rewrites) for request in requests]
     rows = [row for request in requests for row in request.rewrites]
     states = SubjectStates(model, rows, layers, site=site, memory=memory)
     for number, layer in enumerate(layers):
         with patch.stacked_on(model):
             row_keys, row_states = states.at(layer)  # [rows, d_ff], [rows, d]
-            # k: the mean of the bare prompt's key and of the other contexts' mean key, as in the public code
-            parts = row_keys.split(counts)
-            key = torch.stack([k[0] if len(k) == 1 else (k[0] + k[1:].mean(0)) / 2 for k in parts], 1)  # [d_ff, facts]
-            state = torch.stack([h[0] for h in row_states.split(counts)])  # h in the bare prompts, [facts, d]
-            right = directions(layer, exact(key)).float()  # U
+            key = torch.stack([mean_key(of_fact) for of_fact in row_keys.split(counts)], 1)  # K, [d_ff, facts]
+            state = torch.stack([of_fact[0] for of_fact in row_states.split(counts)])  # h in the bare prompts
+            right = directions(layer, exact(key)).float()  # U, [d_ff, facts]
 
-        missing = (target_states.to(state.device) - state) * share(len(layers) - number)  # R
+        # r_i = (z_i - h_i) / (layers left); W += R U^T
+        missing = (target_states.to(state.device) - state) * share(len(layers) - number)  # [facts, d]
         factors = Factors(left=missing.T.to(right.device), right=right)
         if not factors.is_finite:
             raise PatchError("the update has values that are not finite; lower the learning rate or use float32")
         name = model.weight_name(layer)
-        patch, keys[name] = WeightPatch(factors={**patch.factors, name: factors}), key
+        patch = WeightPatch(factors={**patch.factors, name: factors})
+        keys[name] = key
     return Written(factors=patch.factors, keys=keys)
+
+
+def mean_key(keys: Tensor) -> Tensor:
+    """Return k [d_ff] of one fact: the mean of the bare prompt's key and of the other contexts' mean key.
+
+    ``keys`` [contexts, d_ff] has that of the bare prompt first, as in the public code.
+    """
+    if len(keys) == 1:
+        return keys[0]
+    return (keys[0] + keys[1:].mean(0)) / 2
 
 
 def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int | None = None) -> Tensor:
@@ -111,7 +122,8 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int 
     Raises:
         PatchError: the system is singular, because two facts have the same key, or a number is not finite.
     """
-    keys, solved = exact(keys), exact(solved)
+    keys = exact(keys)
+    solved = exact(solved)
     size, facts = keys.shape
 
     # Solve the smaller of the two systems.

@@ -75,7 +75,9 @@ class SubjectStates:
     def __init__(
         self, model: LanguageModel, prompts: Sequence[Prompt], layers: Sequence[int], *, site: Site, memory: float
     ) -> None:
-        self._model, self._last, self._site = model, layers[-1], site
+        self._model = model
+        self._last = layers[-1]
+        self._site = site
         by_length: dict[int, list[int]] = {}
         for index, prompt in enumerate(prompts):
             by_length.setdefault(prompt.edited_at + 1, []).append(index)
@@ -139,10 +141,13 @@ class OtherTokens:
         count = longest = 0
         for request in requests:
             rows = request.rewrites[:: -(-len(request.rewrites) // OTHER_ROWS)]
-            count, longest = count + len(rows), max(longest, *(len(row.ids) for row in rows))
+            own_longest = max(len(row.ids) for row in rows)
+            count += len(rows)
+            longest = max(longest, own_longest)
             if not self._passes or count * longest > _OTHER_TOKENS:
                 self._passes.append([])
-                count, longest = len(rows), max(len(row.ids) for row in rows)
+                count = len(rows)
+                longest = own_longest
             self._passes[-1].append(rows)
         batches = []
         for group in self._passes:

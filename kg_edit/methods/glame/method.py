@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from operator import not_
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -117,11 +117,11 @@ class GraphValues(GraphReader):
         for edit, value in zip(edits, values, strict=True):
             subgraph, of_subgraph = self.encode(edit)
             notes.append(of_subgraph)
-            rgnn = self.new_rgnn(value)
+            rgnn = self.start_rgnn(value)
             deltas.append(GraphValue(subgraph.to(value.device), value, self.config, rgnn=rgnn))
         return GraphValue.together(deltas), notes
 
-    def new_rgnn(self, value: Tensor) -> RGNN:
+    def start_rgnn(self, value: Tensor) -> RGNN:
         """Return the R-GNN of a new edit: as it is drawn, or with ``warm_start`` as the previous edit left it."""
         if self._first is None:  # drawn once, as in a large model that takes longer than a step of all its blocks
             self._first = new_rgnn(len(value), self.config).to(value.device)
@@ -143,8 +143,11 @@ class GraphValues(GraphReader):
             start_token=self.config.start_token,
         )
         notes = {"graph": dict(graph.graph), "nodes": len(graph), "edges": graph.number_of_edges()}
-        subgraph = subgraph.normalised() if self.config.normalise else subgraph
-        return subgraph.with_self_loops() if self.config.self_loops else subgraph, notes
+        if self.config.normalise:
+            subgraph = subgraph.normalised()
+        if self.config.self_loops:
+            subgraph = subgraph.with_self_loops()
+        return subgraph, notes
 
     @property
     def parameters(self) -> int:
@@ -165,8 +168,10 @@ class GraphValues(GraphReader):
         """
         if not self.config.warm_start:
             return super().make_each(edits, before=before)
-        make_one = partial(super().make_each, before=before)
-        return tuple(result for edit in edits for result in make_one([edit]))
+        results = list[Patch | Exception]()
+        for edit in edits:
+            results += super().make_each([edit], before=before)
+        return tuple(results)
 
     def start_anew(self) -> None:
         """Forget the R-GNN of the previous edit."""
@@ -212,7 +217,10 @@ class GraphValue(nn.Module, Delta):
 
     def __init__(self, subgraph: EncodedSubgraph, value: Tensor, config: GraphConfig, *, rgnn: RGNN) -> None:
         super().__init__()
-        self._subgraph, self._value, self._config, self.rgnn = subgraph, value, config, rgnn
+        self._subgraph = subgraph
+        self._value = value  # m
+        self._config = config
+        self.rgnn = rgnn
         self.keeps_lowest = config.keep_lowest or config.dropout > 0
         self._size = value.norm(dim=-1, keepdim=True)
         self.gate = nn.Parameter(torch.zeros_like(self._size[..., 0])) if config.gate else None
@@ -245,13 +253,13 @@ class GraphValue(nn.Module, Delta):
 
     def change(self) -> Tensor:
         """Return the current change m* - m = z_s^n, shaped like the value."""
-        names, parameters = zip(*self.named_parameters(), strict=True)
+        named = dict(self.named_parameters())
 
-        def change(*tensors: Tensor) -> Tensor:
-            z: Tensor = functional_call(self, dict(zip(names, tensors, strict=True)), ())
+        def compute(*tensors: Tensor) -> Tensor:
+            z: Tensor = functional_call(self, dict(zip(named, tensors, strict=True)), ())
             return z
 
-        return self._repeated(change, *parameters)
+        return self._repeated(compute, *named.values())  # `forward`, on CUDA as a graph of its kernels
 
     def forward(self) -> Tensor:
         """Compute z_s^n, shaped like the value; gradients flow through the rescaling."""
