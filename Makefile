@@ -69,9 +69,9 @@ docs: $(READY_DOCS)  ## the documentation site, into site/; a warning is an erro
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 results: $(READY)  ## the README's reference table, from what is in the repository; resumable
-	$(BIN)/python pipelines/study.py --part ripples --limit 30 \
+	$(BIN)/python studies/study.py --part ripples --limit 30 \
 	  --rows rome,glame,glame+wrong,glame-plus,glame-plus+wrong,glame-plus+none,rag
-	$(BIN)/python pipelines/tables.py
+	$(BIN)/python studies/tables.py
 
 notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs
 	cd notebooks && for source in *.py; do ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,15 +31,17 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared" / "data" / "wikitext2" / "valid.txt"
+TEXT = (
+    Path(os.environ.get("KG_EDIT_MEASUREMENT_DATA", "measurement-data")) / "wikitext2" / "valid.txt"
+)  # docs/contributing/data.md
 LAYERS = (4, 5, 6, 7, 8)
 MAX_TOKENS = 256
 
 
 def lines_of(corpus: Path | None) -> list[str]:
-    """Return the non-empty lines of the given file, else of the shared text, else of this repository's pages."""
+    """Return the non-empty lines of the given file, else of the measurement data, else of this repository's pages."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    files = [corpus] if corpus else [SHARED] if SHARED.exists() else pages
+    files = [corpus] if corpus else [TEXT] if TEXT.exists() else pages
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines(keepends=True)]
     return [line for line in lines if line.strip()]
 

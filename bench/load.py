@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from pyoxigraph import Quad, RdfFormat, Store, parse
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "wikidata"
+DATA = Path(os.environ.get("KG_EDIT_MEASUREMENT_DATA", "measurement-data")) / "wikidata"  # docs/contributing/data.md
 CHILD = """
 import json, resource, sys, time
 from wikidata_cache.stores.load import load

@@ -101,7 +101,7 @@ def main() -> None:
     """Run the benchmark, print the results, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--graph", help="graph files, separated by commas (by default the shared graph, or the extract)"
+        "--graph", help="graph files, separated by commas (by default that of the measurement data, or the extract)"
     )
     parser.add_argument("--edits", type=int, default=1000)
     options = parser.parse_args()

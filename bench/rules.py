@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from statistics import mean
@@ -22,7 +23,7 @@ from wikidata_cache.mining import mine_rules
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.subgraphs.rules import Rule, Rules
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("KG_EDIT_MEASUREMENT_DATA", "measurement-data"))  # docs/contributing/data.md
 ROWS = ((10, 0.1), (20, 0.3), (20, 0.5), (50, 0.5), (100, 0.5), (100, 0.7), (100, 0.9))  # support, confidence
 STATED = ("ripples-known.stated", "ripples-unknown.stated")
 

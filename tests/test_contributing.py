@@ -199,6 +199,6 @@ def test_the_sampling_policy_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_file_that_the_page_names_exists() -> None:
     root = Path(__file__).resolve().parents[1]
-    named = re.findall(r"`((?:kg_edit|wikidata_cache|tests|pipelines|docs|bench)/[\w/]+(?:\.py|\.md|/))`", PAGE)
+    named = re.findall(r"`((?:kg_edit|wikidata_cache|tests|pipelines|studies|docs|bench)/[\w/]+(?:\.py|\.md|/))`", PAGE)
     assert named
     assert [name for name in named if not (root / name).exists()] == []

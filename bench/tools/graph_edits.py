@@ -1,5 +1,6 @@
 """A real graph in an on-disk store, and edits made of its statements."""
 
+import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from wikidata_cache import packaged_extract
 from wikidata_cache.ids import DIRECT, ENTITY, Statement
 from wikidata_cache.sources.graph_files import load_file
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "wikidata"
+GRAPH = Path(os.environ.get("KG_EDIT_MEASUREMENT_DATA", "measurement-data")) / "wikidata"  # docs/contributing/data.md
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def graph_files(given: str | None) -> list[Path]:
     """The graph that was asked for, else the shared one with its labels, else the packaged extract."""
     if given:
         return [Path(part) for part in given.split(",")]
-    shared = [SHARED / "wikidata.nt.gz", SHARED / "labels.nt.gz"]
-    return shared if all(path.exists() for path in shared) else [packaged_extract()]
+    files = [GRAPH / "wikidata.nt.gz", GRAPH / "labels.nt.gz"]
+    return files if all(path.exists() for path in files) else [packaged_extract()]
 
 
 def build_store(files: Sequence[Path], folder: Path) -> Store:

@@ -5,6 +5,7 @@ The edits are CounterFactPlus records where these are, else the packaged demonst
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from itertools import cycle, islice
@@ -23,7 +24,8 @@ from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import resolve_model
 
-RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
+DATA = Path(os.environ.get("KG_EDIT_MEASUREMENT_DATA", "measurement-data"))  # docs/contributing/data.md
+RECORDS = DATA / "counterfact_plus" / "dev.json"
 DEMO = Path(__file__).resolve().parents[2] / "kg_edit" / "data" / "demo.jsonl"
 LAYER = 6
 PENALTY = partial(norm_penalty, weight=0.5)  # ROME's

@@ -158,7 +158,7 @@ def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, pac
 
 
 def packaged_corpus() -> TextCorpus:
-    """Return the packaged corpus: texts of about 128 tokens that SmolLM2 sampled (`pipelines/corpus.py`)."""
+    """Return the packaged corpus: texts of about 128 tokens that SmolLM2 sampled (`studies/corpus.py`)."""
     content = (files("kg_edit") / "data" / "corpus.jsonl.gz").read_bytes()
 
     def texts() -> Iterator[str]:

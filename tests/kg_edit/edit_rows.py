@@ -10,8 +10,9 @@ import pytest
 
 from kg_edit.edits.files import read_edits
 from kg_edit.errors import EditFileError
+from tests.conftest import SHARED
 
-COUNTERFACT = Path(__file__).parents[3] / "shared" / "data" / "counterfact_plus" / "dev.json"
+COUNTERFACT = SHARED / "counterfact_plus" / "dev.json"
 GOOD = {"subject": "Ann", "prompt": "{} lives in", "target_true": "Oslo", "target_new": "Rome"}
 HEADER = "subject,prompt,target_true,target_new\n"
 ROW = "Ann,{} lives in,Oslo,Rome\n"

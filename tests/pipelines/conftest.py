@@ -11,7 +11,7 @@ import pytest
 from tests.kg_edit.command_line import EDITS, GRAPH, cache, tiny_folder
 from tests.kg_edit.evaluation.conftest import CITIES
 from tests.kg_edit.evaluation.test_cli_runs import row
-from tests.pipelines.scripts import FOLDER, Script
+from tests.pipelines.scripts import FOLDER, STUDIES, Script, file_of
 
 __all__ = ["cache", "tiny_folder"]  # fixtures
 
@@ -21,7 +21,8 @@ def script(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog:
     """A script with arguments, as a user runs it, in this process: its exit code."""
     monkeypatch.setenv("KG_EDIT_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(FOLDER))  # as Python does for a script: they import each other
+    for folder in (FOLDER, STUDIES):  # as Python does for a script: they import each other
+        monkeypatch.syspath_prepend(str(folder))
     (tmp_path / "edits.jsonl").write_text(EDITS)
     (tmp_path / "graph.tsv").write_text(GRAPH)
     (tmp_path / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:2])]))
@@ -31,7 +32,7 @@ def script(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog:
         monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
         caplog.clear()
         try:
-            runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+            runpy.run_path(str(file_of(name)), run_name="__main__")
         except SystemExit as end:
             return int(end.code or 0)
         return 0

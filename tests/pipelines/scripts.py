@@ -17,15 +17,22 @@ from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.evaluation.conftest import Nudge
 
 FOLDER = Path(__file__).resolve().parents[2] / "pipelines"
+STUDIES = FOLDER.with_name("studies")
 QUICK = {"steps": 3, "further_steps": 2, "covariance": {"corpus": "self", "tokens": 500}}
 # the tokens of a random model are much alike: an update that held them all would be too large, and be refused
 RANK_ONE, JOINT = {**QUICK, "context_lengths": [[5, 2]], "hold": 0.01}, {**QUICK, "context_tokens": 4, "layers": [0, 1]}
 Script = Callable[..., int]
 
 
+def file_of(name: str) -> Path:
+    """Return the file of a pipeline or of a study."""
+    pipeline = FOLDER / f"{name}.py"
+    return pipeline if pipeline.exists() else STUDIES / f"{name}.py"
+
+
 def module(name: str) -> ModuleType:
     """A script as a module."""
-    spec = importlib.util.spec_from_file_location(f"pipelines_{name}", FOLDER / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"pipelines_{name}", file_of(name))
     assert spec and spec.loader
     script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # a dataclass looks itself up there
     spec.loader.exec_module(script)

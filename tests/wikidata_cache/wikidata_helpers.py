@@ -15,6 +15,7 @@ import pytest
 from pyoxigraph import QueryResultsFormat, Store
 from typer.testing import CliRunner
 
+from tests.conftest import SHARED
 from tests.loopback import Loopback, QuietHandler
 from wikidata_cache import EditLike, WikidataCache, cli
 from wikidata_cache.answers.store import AnswerStore
@@ -22,7 +23,7 @@ from wikidata_cache.sources.source import Exchange, Fact, Source
 from wikidata_cache.subgraphs.facts import Facts
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 
-SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED_DATA = SHARED
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def read_shared(name: str) -> Path:
     """A shared benchmark file, or a skip where this checkout has none."""
     path = SHARED_DATA / name
     if not path.exists():
-        pytest.skip(f"shared data not there: ../shared/data/{name}")
+        pytest.skip("needs KG_EDIT_MEASUREMENT_DATA (docs/contributing/data.md)")
     return path
 
 

@@ -59,7 +59,7 @@ class PopularityRetrieval(GraphMethod, PromptMethod):
     """Puts the fact into the prompt only if the subject is so unpopular that the model alone can't be trusted.
 
     A withheld fact has no effect: about a popular subject the model answers as before. The limits should be
-    chosen for each relation on separate questions (`pipelines/popqa.py` does it).
+    chosen for each relation on separate questions (`studies/popqa.py` does it).
     """
 
     entry = method_entry("popularity-retrieval")

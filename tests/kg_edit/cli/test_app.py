@@ -257,9 +257,9 @@ def test_output_fits_any_terminal(environment: dict[str, str], edit: Run, monkey
 
 def test_a_script_shows_what_it_and_the_packages_log_once(capsys: pytest.CaptureFixture[str]) -> None:
     with friendly("pipelines"):
-        for name in ("kg_edit.evaluation", "pipelines.study", "somebody_else"):
+        for name in ("kg_edit.evaluation", "studies.study", "somebody_else"):
             logging.getLogger(name).info("from %s", name)
-    assert capsys.readouterr().err == "from kg_edit.evaluation\nfrom pipelines.study\n"
+    assert capsys.readouterr().err == "from kg_edit.evaluation\nfrom studies.study\n"
 
 
 def test_interrupted_script_says_what_is_saved(capsys: pytest.CaptureFixture[str]) -> None:

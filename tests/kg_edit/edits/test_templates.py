@@ -10,8 +10,9 @@ from kg_edit.edits.inputs import as_edits
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets.own_edits import OWN_EDITS
+from tests.conftest import SHARED
 
-COUNTERFACT = Path(__file__).parents[4] / "shared" / "data" / "counterfact_plus" / "dev.json"
+COUNTERFACT = SHARED / "counterfact_plus" / "dev.json"
 HEADER = "property\tlabel\ttemplate\n"
 
 

@@ -1,6 +1,6 @@
 """Measure MEMoE's expert consistency: how often a paraphrase, or a neighbour, goes to the expert of its edit.
 
-python pipelines/expert_consistency.py          # the first 100 records of CounterFactPlus, edited as one batch
+python studies/expert_consistency.py          # the first 100 records of CounterFactPlus, edited as one batch
 
 An edit's expert is the one with the largest gate at the last token of its prompt. The control is the prompt of the edit
 before: its share is what any prompt has by chance. Without anchors the router reads the token alone. Writes the
@@ -25,7 +25,7 @@ from kg_edit.zoo.memoe.method import Memoe, MemoeConfig
 
 METRICS = {"paraphrase": "paraphrases", "neighborhood": "neighborhood"}  # by the field of an edit
 
-log = logging.getLogger("pipelines.expert_consistency")
+log = logging.getLogger("studies.expert_consistency")
 
 
 def shares(method: Memoe, records: Sequence[BenchmarkRecord]) -> dict[str, float]:

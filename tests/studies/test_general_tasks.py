@@ -9,7 +9,7 @@ import pytest
 
 from kg_edit.evaluation.general_tasks import GeneralTasks
 from tests.kg_edit.evaluation.datasets.rows import POPQA
-from tests.pipelines.scripts import FOLDER, Script, module
+from tests.pipelines.scripts import STUDIES, Script, module
 
 
 def rows() -> list[dict[str, object]]:
@@ -21,7 +21,7 @@ def rows() -> list[dict[str, object]]:
 
 
 def test_the_right_object_stands_among_three_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     script = module("general_tasks")
     tasks = list(script.choices(rows(), seed=0))
     assert len(tasks) == 5 and tasks == list(script.choices(rows(), seed=0)) != list(script.choices(rows(), seed=1))
@@ -34,7 +34,7 @@ def test_the_right_object_stands_among_three_others(monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_both_tasks_are_asked(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lm_eval", reason="needs the extra lm-eval (make test-all installs it)")
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     (tmp_path / "known.json").write_text(json.dumps([{"prompt": "Paris is in", "attribute": "France", "known_id": 0}]))
     (tmp_path / "popqa.json").write_text(json.dumps(rows()))
     command = ("general_tasks", "--known", "known.json", "--popqa", "popqa.json", "--out", "tasks")

@@ -1,7 +1,7 @@
 """Measure what Ext-Sub takes away, and what it costs, on two data sets of KnowEdit (tables ext-sub-* of results/).
 
-python pipelines/ext_sub.py sanitation     # forbidden answers, and answers to retain
-python pipelines/ext_sub.py wikibio        # true sentences of a biography, and false ones
+python studies/ext_sub.py sanitation     # forbidden answers, and answers to retain
+python studies/ext_sub.py wikibio        # true sentences of a biography, and false ones
 
 **Sanitation**: the expert learns "I don't know." for some questions, and the answers of others, which must stay; the
 anti-expert learns the forbidden answers. Both are asked other questions: of the same forbidden answers, and of answers
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 
-from study import SHARED
+from study import DATA
 from tables import RESULTS, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
@@ -42,8 +42,8 @@ from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.perplexity import perplexity
 from kg_edit.scoring.questions import format_question, pair_of
 
-FOLDER = SHARED / "knowedit"
-log = logging.getLogger("pipelines.ext_sub")
+FOLDER = DATA / "knowedit"
+log = logging.getLogger("studies.ext_sub")
 SETTINGS = {"modules": ("q_proj", "v_proj"), "learning_rate": 1e-3, "stop_below": 0.0}
 Columns = Mapping[str, Sequence[Pair]]
 
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train both adapters, and write a row per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=STUDIES)
-    parser.add_argument("--text", type=Path, default=SHARED / "wikitext2" / "test.txt", help="text of the perplexity")
+    parser.add_argument("--text", type=Path, default=DATA / "wikitext2" / "test.txt", help="text of the perplexity")
     parser.add_argument("--limit", type=int, help="rows to train on, and to ask; by default 80, of wikibio 48")
     parser.add_argument("--epochs", type=int, help="epochs with updates; by default 5, of wikibio 3")
     parser.add_argument("--model", default="smollm2-135m")

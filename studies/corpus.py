@@ -1,7 +1,7 @@
 """Write the packaged text for C (`--corpus packaged`) with SmolLM2: kg_edit/data/corpus.jsonl.gz.
 
-python pipelines/corpus.py                  # all pieces, about six minutes on one thread
-python pipelines/corpus.py --pieces 2       # two more pieces; run it until all are there
+python studies/corpus.py                  # all pieces, about six minutes on one thread
+python studies/corpus.py --pieces 2       # two more pieces; run it until all are there
 
 Half of the texts begin with one of `STARTS`, the others at the document's start; all are sampled at temperature 1. The
 pieces are seeded by their numbers and kept beside the package's file (corpus.partial.jsonl), so a killed run continues.
@@ -24,7 +24,7 @@ from kg_edit.models.prompts import left_pad
 from kg_edit.models.sampling import continue_text, document_start
 from kg_edit.storage.atomic import replacing, write_text
 
-log = logging.getLogger("pipelines.corpus")
+log = logging.getLogger("studies.corpus")
 PACKAGED = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "corpus.jsonl.gz"
 LENGTH, PIECES = 128, 8
 

@@ -11,11 +11,11 @@ import pytest
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import AnotherRunError
 from tests.kg_edit.tiny import tiny
-from tests.pipelines.scripts import FOLDER, Script, module
+from tests.pipelines.scripts import STUDIES, Script, module
 
 
 def test_numbers_are_means_and_paired_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     script = module("corpora")
     keys = script.SHOWN.values()
     rows = [
@@ -34,7 +34,7 @@ def test_a_run_has_the_records_that_are_asked_for(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after a run of other records in the same folder, which was killed within a line."""
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     corpora, asked = module("corpora"), list[list[str]]()
     published = list[tuple[str, float]]()
 

@@ -1,6 +1,6 @@
 """Popularity-gated retrieval on PopQA: when should the model read a paragraph, and when answer by itself?
 
-python pipelines/popqa.py popqa_with_paragraphs.json --out out/popqa/ --picture popularity.svg
+python studies/popqa.py popqa_with_paragraphs.json --out out/popqa/ --picture popularity.svg
 
 The rows need paragraphs and s_pop. A part of them (--train) is for the limits: each question is asked without and with
 the paragraph that BM25 finds among those of all rows, and each relation gets the limit of popularity with which most
@@ -45,7 +45,7 @@ METRIC = "recall.substring"  # PopQA's accuracy
 PARTS = 10
 NO_LIMIT = 1e12
 
-log = logging.getLogger("pipelines.popqa")
+log = logging.getLogger("studies.popqa")
 
 
 class Answers(NamedTuple):

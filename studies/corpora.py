@@ -1,7 +1,7 @@
 """Measure what the text behind C changes: ROME with C from several corpora, on the same records (table `corpora`).
 
-python pipelines/corpora.py                                            # SmolLM2-135M, a hundred records
-python pipelines/corpora.py --model gemma.gguf --name "Gemma 3 270M" --limit 30 --corpora packaged,wiki.txt
+python studies/corpora.py                                            # SmolLM2-135M, a hundred records
+python studies/corpora.py --model gemma.gguf --name "Gemma 3 270M" --limit 30 --corpora packaged,wiki.txt
 
 The values m* do not depend on C, so each is found once, and written once per corpus. Differences are paired: C from
 the first corpus minus C from another one, with the 95 % interval over the records. `angle` is that between the
@@ -45,7 +45,7 @@ SHOWN = {
 }
 BATCH = 10  # records whose values are found in one descent, and whose scores are stored together
 Row = dict[str, Any]
-log = logging.getLogger("pipelines.corpora")
+log = logging.getLogger("studies.corpora")
 
 
 def rows_of(model: LanguageModel, corpora: Sequence[str], edits: Sequence[Edit]) -> Iterator[Row]:

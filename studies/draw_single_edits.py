@@ -1,6 +1,6 @@
 """Draw the table of a hundred single edits: for each editor success, paraphrases and neighbours.
 
-python pipelines/draw_single_edits.py                      # results/counterfact_plus.csv -> docs/single_edits.svg
+python studies/draw_single_edits.py                      # results/counterfact_plus.csv -> docs/single_edits.svg
 """
 
 from __future__ import annotations

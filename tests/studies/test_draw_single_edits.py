@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.pages import ROOT
-from tests.pipelines.scripts import FOLDER, module
+from tests.pipelines.scripts import STUDIES, module
 
 
 @pytest.mark.slow
 def test_the_picture_has_the_rows_of_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     drawing = module("draw_single_edits")
     rows = drawing.editors(drawing.Results().tables["single"])
     assert next(iter(rows)) == "unedited" and len(rows) > 50

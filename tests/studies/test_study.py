@@ -17,13 +17,13 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.methods import method_names
 from tests.kg_edit.evaluation.datasets.rows import RIPPLES
 from tests.pages import ROOT
-from tests.pipelines.scripts import FOLDER, Script, module, nudged
+from tests.pipelines.scripts import STUDIES, Script, module, nudged
 
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch, script: Script, tmp_path: Path) -> ModuleType:
     """`study.py` as a module, beside a copy of results/."""
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     shutil.copytree(ROOT / "results", tmp_path / "results")
     return module("study")
 

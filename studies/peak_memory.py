@@ -1,7 +1,7 @@
 """Measure the largest memory of one edit (table `memory` of results/), method by method, each in its own process.
 
-python pipelines/peak_memory.py                                                  # all that need no trained network
-python pipelines/peak_memory.py --methods ke --set ke.network=ke/                # trained by `kg-edit ke train`
+python studies/peak_memory.py                                                  # all that need no trained network
+python studies/peak_memory.py --methods ke --set ke.network=ke/                # trained by `kg-edit ke train`
 
 The resident memory of the process, model and libraries included, while the edit is computed; what a method prepares
 once (covariance, own texts) is not part of it. With a GPU, the memory of the device.
@@ -29,7 +29,7 @@ from kg_edit.methods.presets import preset_names
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import WikidataCache
 
-log = logging.getLogger("pipelines.peak_memory")
+log = logging.getLogger("studies.peak_memory")
 
 
 def cost(name: str, config: MethodConfig, edit: Edit, model: LanguageModel, graph: WikidataCache | None) -> Cost:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.pages import ROOT
-from tests.pipelines.scripts import FOLDER, Script, module
+from tests.pipelines.scripts import STUDIES, Script, module
 
 
 @pytest.mark.slow
 def test_a_row_for_each_setting(
     script: Script, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     shutil.copytree(ROOT / "results", tmp_path / "results")
     assert script("expert_consistency", "data.json", "--model", tiny_folder, "--results", "results") == 0
     results = module("tables").Results

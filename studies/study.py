@@ -1,14 +1,14 @@
 """Run the measurements behind results/*.csv, and write their numbers there; runs continue where they stopped.
 
-python pipelines/study.py --part ripples --rows rome,glame,glame+wrong,glame-plus --limit 30     # the README's table
-python pipelines/study.py --part single --rows rome:fast,glame:paper,ft-m          # METHOD[:PRESET][+CONTROL]
-python pipelines/study.py --part single --rows ke --set ke.network=ke/             # trained by `kg-edit ke train`
-python pipelines/study.py --part zsre --rows ike --label "16 demonstrations" --set ike.demonstrations=train.json
-python pipelines/study.py --part sequence --limit 300 --every 100 --sample 100 --rows rome:fast
-python pipelines/study.py --part models --limit 50 --rows rome:fast --set rome.covariance={} --model FILE.gguf
-python pipelines/study.py --part mquake-100 --rows alphaedit:fast                  # a hundred records in one model
+python studies/study.py --part ripples --rows rome,glame,glame+wrong,glame-plus --limit 30     # the README's table
+python studies/study.py --part single --rows rome:fast,glame:paper,ft-m          # METHOD[:PRESET][+CONTROL]
+python studies/study.py --part single --rows ke --set ke.network=ke/             # trained by `kg-edit ke train`
+python studies/study.py --part zsre --rows ike --label "16 demonstrations" --set ike.demonstrations=train.json
+python studies/study.py --part sequence --limit 300 --every 100 --sample 100 --rows rome:fast
+python studies/study.py --part models --limit 50 --rows rome:fast --set rome.covariance={} --model FILE.gguf
+python studies/study.py --part mquake-100 --rows alphaedit:fast                  # a hundred records in one model
 
-Without --rows every method is run that needs no trained network. `python pipelines/tables.py` renders the tables, and
+Without --rows every method is run that needs no trained network. `python studies/tables.py` renders the tables, and
 `kg-edit compare out/study/single/rome-fast …` compares two runs record by record.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,13 +44,13 @@ from kg_edit.methods import find_method, method_names
 from kg_edit.methods.config import MethodConfig
 from kg_edit.models.language_model import LanguageModel
 
-SHARED = ROOT.parent / "shared" / "data"
-DEV, GRAPH = SHARED / "counterfact_plus" / "dev.json", SHARED / "wikidata" / "wikidata.nt.gz"
+DATA = Path(os.environ.get("KG_EDIT_MEASUREMENT_DATA", "measurement-data"))  # docs/contributing/data.md
+DEV, GRAPH = DATA / "counterfact_plus" / "dev.json", DATA / "wikidata" / "wikidata.nt.gz"
 RIPPLES = "ripples-smollm2-135m"
 CONTROLS = {"wrong": "wrong graph", "shuffled": "others' objects", "none": "no graph"}
 POOL = 100  # records that give the wrong answers of portability.choice: the same for fewer, so that a run can grow
 
-log = logging.getLogger("pipelines.study")
+log = logging.getLogger("studies.study")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Part:
         if self.dataset == "ripples":
             return [*part_of(dataset(self.data), "test")]
         fitting: list[BenchmarkRecord] = []
-        files = sorted(SHARED.glob(str(self.data))) if isinstance(self.data, str) else [self.data]
+        files = sorted(DATA.glob(str(self.data))) if isinstance(self.data, str) else [self.data]
         for file in files:
             content = dataset.read(file)
             for problem in content.problems:
@@ -98,8 +99,8 @@ class Part:
         return fitting[self.skip :]
 
 
-ZSRE = Part(table="zsre", dataset="zsre", data=SHARED / "zsre" / "zsre_mend_eval_portability_gpt4.json")
-MQUAKE = Part(table="mquake-hops", dataset="mquake", data=SHARED / "mquake" / "MQuAKE-CF-3k.dev.json", spread=True)
+ZSRE = Part(table="zsre", dataset="zsre", data=DATA / "zsre" / "zsre_mend_eval_portability_gpt4.json")
+MQUAKE = Part(table="mquake-hops", dataset="mquake", data=DATA / "mquake" / "MQuAKE-CF-3k.dev.json", spread=True)
 PARTS = {
     "single": Part(table="single", dataset="counterfact-plus", data=DEV, ceilings=True, skip=24),
     "models": Part(table="models", dataset="counterfact-plus", data=DEV, skip=24),
@@ -125,13 +126,13 @@ PARTS = {
     "batches": Part(
         table="batches-1000",
         dataset="counterfact",
-        data=SHARED / "counterfact" / "counterfact-edit.json",
+        data=DATA / "counterfact" / "counterfact-edit.json",
         schedule="batch:{batch},sequential:{n}",
     ),
     "lasting": Part(
         table="lasting",
         dataset="counterfact",
-        data=SHARED / "counterfact" / "counterfact-edit.json",
+        data=DATA / "counterfact" / "counterfact-edit.json",
         schedule="batch:10,sequential:{n}",
     ),
     "retention": replace(ZSRE, table="retention", schedule="sequential:{n}", kept=200),
@@ -142,7 +143,7 @@ PARTS = {
     "halluedit": Part(table="halluedit", dataset="halluedit", data="halluedit/llama_2_7b_chat_hf.jsonl"),
     "qaedit": Part(table="qaedit", dataset="qaedit", data="qaedit/qaedit_1k.jsonl"),
     "akew": Part(table="akew", dataset="akew", data="akew/mquake_cf.jsonl"),
-    "knowedit": Part(table="knowedit", dataset="knowedit", data=SHARED / "knowedit" / "wiki_counterfact_train_cf.json"),
+    "knowedit": Part(table="knowedit", dataset="knowedit", data=DATA / "knowedit" / "wiki_counterfact_train_cf.json"),
     "mquake": replace(MQUAKE, table="mquake-2", hops=2, spread=False),
     "mquake-1": MQUAKE,
     "mquake-100": replace(MQUAKE, schedule="batch:{batch}"),
@@ -227,7 +228,7 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
     model, graph = LanguageModel.load(options.model, dtype=options.dtype), open_graph([str(part.graph)], None)
     schedule = part.schedule.format(n=len(records), batch=min(len(records), options.batch))
     edits = "" if schedule == "single" else f"{len(records)} edits"
-    text = None if schedule == "single" else (SHARED / "wikitext2" / "test.txt").read_text(encoding="utf-8")
+    text = None if schedule == "single" else (DATA / "wikitext2" / "test.txt").read_text(encoding="utf-8")
     for row in requested:
         config = row.config()
         right = guarded(graph_for(graph, every, row.control), config, every)

@@ -1,6 +1,6 @@
 """Two tasks for `kg-edit evaluate --general`, from files of benchmarks (table `general` of results/).
 
-python pipelines/general_tasks.py --out tasks/
+python studies/general_tasks.py --out tasks/
 kg-edit evaluate --dataset counterfact-plus --data dev.json --skip 24 --limit 100 --method rome --preset fast \
     --schedule sequential:100 --evaluate-every 100 --general tasks/ --general-limit 300 --out runs/rome-100/
 
@@ -19,15 +19,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study import SHARED
+from study import DATA
 
 from kg_edit.cli.console import friendly
 from kg_edit.storage.atomic import write_text
 
-KNOWN, POPQA = SHARED / "known_1000.json", SHARED / "popqa" / "popqa_1000_with_uris_paragraphs.json"
+KNOWN, POPQA = DATA / "known_1000.json", DATA / "popqa" / "popqa_1000_with_uris_paragraphs.json"
 WRONG = 3  # objects beside the right one
 
-log = logging.getLogger("pipelines.general_tasks")
+log = logging.getLogger("studies.general_tasks")
 Rows = list[dict[str, Any]]
 
 

@@ -25,7 +25,7 @@ def tables() -> ModuleType:
 
 
 def test_pages_agree_with_the_measured_numbers(tables: ModuleType) -> None:
-    """After a measurement: python pipelines/tables.py."""
+    """After a measurement: python studies/tables.py."""
     assert not tables.outdated(tables.Results())
 
 

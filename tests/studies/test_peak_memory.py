@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.scripts import FOLDER, Script
+from tests.pipelines.scripts import STUDIES, Script
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the script forks processes that have the model")
 def test_a_line_for_each_method(script: Script, tmp_path: Path, tiny_folder: Path) -> None:
     """In a process of its own, because the lines come from its children."""
-    command = [str(FOLDER / "peak_memory.py"), "data.json", "--graph", "graph.tsv", "--model", str(tiny_folder)]
+    command = [str(STUDIES / "peak_memory.py"), "data.json", "--graph", "graph.tsv", "--model", str(tiny_folder)]
     run = subprocess.run(
         [sys.executable, *command, "--methods", "grace,mend"], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -10,7 +10,7 @@ import pytest
 
 from tests.kg_edit.evaluation.datasets.rows import POPQA
 from tests.pages import ROOT
-from tests.pipelines.scripts import FOLDER, Script
+from tests.pipelines.scripts import STUDIES, Script
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_popqa_with_and_without_a_paragraph(
     ]
     (tmp_path / "popqa.json").write_text(json.dumps(rows))
     shutil.copytree(ROOT / "results", tmp_path / "results")
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     options = ("--out", "out", "--results", "results", "--picture", "out/popularity.png")
     command = ("popqa", "popqa.json", "--model", tiny_folder, *options)
     assert script(*command) == 0

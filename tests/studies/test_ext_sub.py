@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from tests.pages import ROOT
-from tests.pipelines.scripts import FOLDER, module
+from tests.pipelines.scripts import STUDIES, module
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         lives.insert(1, {**lives[0], "text": "More of the first.", "labels": "Another true one."})
         (tmp_path / f"wikibio-{part}-all.json").write_text(json.dumps(lives))
     (tmp_path / "text.txt").write_text("The fox jumps. " * 40)
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(STUDIES)
     study = module("ext_sub")
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     return study
