@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ChatTemplateError, EditError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
@@ -13,7 +12,7 @@ from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
-from tests.kg_edit.tiny import chatting, tiny
+from tests.kg_edit.tiny import chatting
 
 EDIT = Edit(subject="LeBron James", prompt="{} plays for the", target_new="Rome", target_true="Miami Heat")
 CONTEXTS = ("{}", "The river. {}")
@@ -61,17 +60,3 @@ def test_edit_in_chat_form_changes_the_answer_in_chat(method: str) -> None:
     assert nll(chat, model.in_chat()) < nll(plain, model.in_chat())
     assert nll(plain, model) < nll(chat, model)
     assert chat.provenance["edits"][0]["edit"]["chat"] is True
-
-
-@pytest.mark.parametrize("method", ["ft-m", "grace", "kn"])
-def test_method_of_one_form_refuses_both(method: str) -> None:
-    editor = find_method(method).on(chatting(), settings=QUICK[method])
-    with pytest.raises(EditError, match=rf"found 'both' \(CLI: --both-forms\), and {method} makes an edit in one form"):
-        editor.check([EDIT.in_chat(chat="both")])
-
-
-def test_model_without_a_template_is_refused() -> None:
-    editor = find_method("rome").on(tiny("llama"), settings=QUICK["rome"])
-    with pytest.raises(ChatTemplateError, match="leave --chat") as caught:
-        editor.check([EDIT.in_chat()])
-    assert "in the edit" in str(caught.value.__notes__)

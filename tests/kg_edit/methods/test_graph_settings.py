@@ -231,24 +231,6 @@ def test_wrong_graph_has_incoming_statements(wikidata: WikidataCache) -> None:
     assert not set(wrong.edges(keys=True)) & set(right.edges(keys=True)) - {("Q90", "Q38", "P1376")}
 
 
-@pytest.mark.parametrize(
-    ("pair", "said"),
-    [
-        (
-            "graph.policy=best",
-            "graph.policy of glame: found the text 'best'.*'uniform', 'relation-stratified' or 'inverse-hub'",
-        ),
-        ("graph.direction=in", "graph.direction of glame: found the text 'in'.*'out' or 'both'"),
-        ("graph.polcy=uniform", "did you mean 'policy'"),
-        ("graph.leakage.answer=[]", "did you mean 'answers'"),
-        ('graph.leakage.answers=[""]', "none of them empty"),
-    ],
-)
-def test_invalid_graph_setting_is_refused(pair: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        settings("glame", pair)
-
-
 class Own:
     """A user's own graph without options."""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, KgEditError, ModelError, UnsupportedModelError
+from kg_edit.errors import KgEditError, ModelError
 from kg_edit.graphs.source import as_source
-from kg_edit.methods import find_method
 from kg_edit.models.prompts import encode
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
@@ -45,19 +44,6 @@ def test_prompt_near_the_positions_is_edited_or_refused(name: str, beyond: int) 
 def test_positions_are_the_size_of_the_table() -> None:
     assert tiny("gpt2").positions == tiny("gpt2").model.config.max_position_embeddings
     assert tiny("llama").positions is None
-
-
-@pytest.mark.parametrize("name", ["pmet", "glame-plus", "kn"])
-def test_recurrent_model_is_refused_before_anything_is_measured(name: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"has recurrent blocks, .*; take rome, memit"):
-        find_method(name).on(tiny("lfm2"), graph=toy_graph() if name == "glame-plus" else None)
-
-
-@pytest.mark.parametrize("seed", [2**64, -(2**64), 2**41])
-@pytest.mark.parametrize("name", keep_first(["rome", "grace", "memit", "lora", "glame"], keep=2))
-def test_huge_seed_is_refused(name: str, seed: int) -> None:
-    with pytest.raises(ConfigError, match="seed"):
-        find_method(name).config_class.preset("default", {"seed": seed})
 
 
 @pytest.mark.slow

@@ -49,13 +49,6 @@ def test_every_method_that_is_named_makes_an_edit_without_a_subject() -> None:
             assert method.on(tiny("llama"), settings=QUICK[method.name]).edit(TEXT).edits, method.name
 
 
-def test_text_in_both_forms_is_refused_without_another_method() -> None:
-    """MEMIT makes an edit with a short target in both forms, and would be named as a way out of itself."""
-    with pytest.raises(EditError, match="memit makes an unstructured edit in one form; give true or false") as e:
-        find_method("memit").on(tiny("llama"), settings=QUICK["memit"]).check([TEXT.in_chat(chat="both")])
-    assert "take a method" not in str(e.value)
-
-
 @pytest.mark.parametrize("name", TAKING)
 def test_text_becomes_likelier(name: str) -> None:
     """With a subject in the prompt too."""
