@@ -149,6 +149,8 @@ PARTS = {
     "mquake-100": replace(MQUAKE, schedule="batch:{batch}"),
 }
 
+_REMEMBERING = ("alphaedit", "comeba")  # whose papers keep the keys of earlier edits
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -167,10 +169,14 @@ class Row:
             ConfigError: a setting has no effect.
         """
         kind = find_method(self.method).config_class
-        # As in most recorded numbers, so that a new row can be compared with them: C, and nothing remembered
-        own_text = {"covariance": {"corpus": "self"}} if "covariance" in kind.model_fields else {}
-        then = {name: value for name, value in kind.unrecorded.items() if name == "remember"}
-        config = kind.preset(self.preset, {**own_text, **then, **self.settings}, method=self.method)
+        # As in most recorded numbers, so that a new row can be compared with them: C from the model's own text, and
+        # earlier edits remembered only by the methods whose papers do so.
+        recorded: dict[str, Any] = {}
+        if "covariance" in kind.model_fields:
+            recorded["covariance"] = {"corpus": "self"}
+        if "remember" in kind.model_fields:
+            recorded["remember"] = 1.0 if self.method in _REMEMBERING else 0.0
+        config = kind.preset(self.preset, {**recorded, **self.settings}, method=self.method)
         config.refuse_idle()
         return config
 

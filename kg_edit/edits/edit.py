@@ -97,7 +97,6 @@ class Question(Record):
     category: Name | None = Field(
         None,
         description="the group that it is scored with, such as Reasoning",
-        exclude_if=lambda name: name is None,  # an edit without one has the digest that 0.1.0 wrote
     )
 
 
@@ -110,7 +109,6 @@ class LocalityPrompt(Record):
     category: Name | None = Field(
         None,
         description="the group that it is scored with, such as Relation_Specificity",
-        exclude_if=lambda name: name is None,  # an edit without one has the digest that 0.1.0 wrote
     )
 
     @property
@@ -150,7 +148,6 @@ class Edit(Record):
     target_text: Line | None = Field(
         None,
         description="a paragraph that the edited model should generate, in the place of target_new",
-        exclude_if=lambda text: text is None,  # an edit without one has the digest that 0.1.0 wrote
     )
     ending: TextOrEmpty = Field("", description="the text after the object in the sentence that states the fact")
     relation: Name | None = Field(None, description="the label of r")
@@ -166,7 +163,6 @@ class Edit(Record):
     locality: Locality = Field(
         (),
         description="prompts whose answers must not change: each a text, or an object with prompt and answer",
-        exclude_if=lambda prompts: not prompts,  # an edit without them has the digest that 0.1.0 wrote
     )
     chat: bool | Literal["both"] = Field(
         False, description="true: made and asked in the form of the model's chat template; both: made in both forms"

@@ -184,7 +184,7 @@ def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
 def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     """Notes about the runs for the reader of a comparison."""
     notes = []
-    presets = {run.name: run.settings.get("preset", "default") for run in runs}  # 0.1.0 did not record it
+    presets = {run.name: run.settings.get("preset", "default") for run in runs}
     if set(presets.values()) != {"default"}:
         notes.append(", ".join(f"{name}: preset {preset}" for name, preset in presets.items()))
     named = {run.name: method_in_words(run.settings) for run in runs if run.settings.get("graph")}

@@ -111,11 +111,10 @@ def evaluate(
     if config.retention:
         config.retention.check(model.in_chat() if config.chat else model)
     grown = _grown_from(out, settings, model, all_records, config)
-    unrecorded = getattr(method.config, "unrecorded", {})
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out), untouched(model):
-        claim(out, settings, grown=grown, unrecorded=unrecorded, rows=partial(_other_records, out, all_records))
+        claim(out, settings, grown=grown, rows=partial(_other_records, out, all_records))
         folder = RunFolder(out)
         folder.drop_cut_lines()
         if config.retry_failed:

@@ -14,7 +14,6 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from operator import not_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -351,20 +350,16 @@ class SubgraphSettings(BaseModel):
     )
     require: bool = Field(
         False,
-        exclude_if=not_,  # so that a run and a patch from before this setting have the same settings
         description="refuse an edit if the graph states nothing about o*; false: make it from s -r-> o* alone",
     )
 
     rules: str | None = Field(
         None,
-        exclude_if=not_,
         json_schema_extra=NAMES_A_FILE,
         description="file of `wikidata-cache rules`: read only what follows from the edit by a rule",
     )
 
-    values: bool = Field(
-        False, exclude_if=not_, description="read dates and quantities too, such as a date of birth or a population"
-    )
+    values: bool = Field(False, description="read dates and quantities too, such as a date of birth or a population")
 
     def options(self, *, hops: int, per_node: int, seed: int) -> SubgraphOptions:
         """Return the options of a subgraph with these settings."""

@@ -18,12 +18,10 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PrivateAttr,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
-    model_serializer,
 )
 from pydantic_core import PydanticCustomError
 
@@ -44,15 +42,12 @@ class MethodConfig(BaseModel, metaclass=Called):
         presets: the presets that the class itself defines, besides ``default`` (the fields' defaults): values that
             differ from the defaults, by preset name.
         published_as: the method whose published presets these settings take; None: the method's own.
-        unrecorded: settings that version 0.1.0 had not, with the values that mean the same as its files without them.
-            Such a value is not recorded, so that patches and runs of that version are those of the same settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     published_as: ClassVar[str | None] = None
-    unrecorded: ClassVar[Mapping[str, Any]] = {}
     _preset: str = PrivateAttr("default")
 
     @field_validator("*", mode="wrap")
@@ -122,20 +117,6 @@ class MethodConfig(BaseModel, metaclass=Called):
             raise cls._refused(faults_of(error, cls), of=of) from None
         config._preset = name
         return config
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Self:
-        """Return the settings that a patch records.
-
-        Raises:
-            ValidationError: a setting is unknown or invalid in this version.
-        """
-        return cls.model_validate({**cls.unrecorded, **record})
-
-    @model_serializer(mode="wrap")
-    def _to_record(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        absent = object()
-        return {name: value for name, value in dump(self).items() if value != self.unrecorded.get(name, absent)}
 
     @property
     def preset_name(self) -> str:

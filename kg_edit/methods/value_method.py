@@ -32,8 +32,6 @@ _OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and
 class ValueConfig(MethodConfig):
     """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C."""
 
-    unrecorded: ClassVar[Mapping[str, Any]] = {"remember": 0.0, "anchor": 0.0, "sphere": 0.0, "rect": 0.0, "prune": 0.0}
-
     steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
     further_steps: NonNegativeInt = Field(
         28, description="maximum of further evaluations until the target is predicted in each context; published: 0"

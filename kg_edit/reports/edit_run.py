@@ -132,9 +132,7 @@ def run_edits(
     check_probes(model, edits, progress=progress)
     check_prompts(model, [prompt for prompt in own_prompts(edits) if not prompt.answer])  # the others are probes
     settings = run_settings(method, model, all_edits)
-    check_folder(
-        out, settings, unrecorded=method.config.unrecorded, rows=lambda: _other_edits(out, edits, count=len(all_edits))
-    )
+    check_folder(out, settings, rows=lambda: _other_edits(out, edits, count=len(all_edits)))
     if not (out / PATCH).is_file():
         _warn_of_a_sequence(method, model, edits)
         _warn_of_one_subject(method, edits)

@@ -17,7 +17,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from shlex import quote
 from shutil import rmtree
-from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -72,7 +71,6 @@ def claim(
     settings: Settings,
     *,
     grown: Settings | None = None,
-    unrecorded: Mapping[str, Any] = MappingProxyType({}),
     rows: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Write ``run.json`` into an empty folder, or check that it has the same settings.
@@ -83,14 +81,13 @@ def claim(
         folder: the folder of the run.
         settings: the settings of the run.
         grown: other settings that are accepted too: those of a smaller run that this one extends; they are replaced.
-        unrecorded: as for `check_folder`.
         rows: as for `check_folder`.
 
     Raises:
         AnotherRunError: the folder belongs to another run.
         OutputError: it has other files, or can't be written.
     """
-    check_folder(folder, grown or settings, unrecorded=unrecorded, rows=rows)
+    check_folder(folder, grown or settings, rows=rows)
     if grown or _names(folder) <= _BEFORE_RESULTS:
         if not grown and (folder / ENVIRONMENTS).exists():  # of the run that is replaced
             (folder / ENVIRONMENTS).unlink()
@@ -106,7 +103,6 @@ def check_folder(
     folder: Path,
     settings: Settings | None = None,
     *,
-    unrecorded: Mapping[str, Any] = MappingProxyType({}),
     rows: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Refuse early, without writing anything, what `claim` would refuse; without ``settings``, only what is certain.
@@ -114,7 +110,6 @@ def check_folder(
     Args:
         folder: the folder of the run.
         settings: the settings of the run.
-        unrecorded: the values of the method's settings that a ``config`` without them means.
         rows: how its edits or records differ from those in the folder, in words; ``run.json`` only counts and hashes
             them. Asked if they differ; None: the counts and hashes are named.
 
@@ -139,16 +134,9 @@ def check_folder(
             words = rows() if differ and there.get("job") == here.get("job") else None
             if words:
                 there, here = ({key: side[key] for key in side.keys() - set(_OF_ROWS)} for side in (there, here))
-            there, here = (_with_config(side, unrecorded) for side in (there, here))
             fields = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words or _to_resume(there, here)]))
             way = f"give another --out, or delete {folder} to start over"
             raise AnotherRunError(f"{folder} contains another run ({fields})", way)
-
-
-def _with_config(settings: Settings, unrecorded: Mapping[str, Any]) -> Settings:
-    """Complete the settings of a method by those that it doesn't record."""
-    config = settings.get("config")
-    return {**settings, "config": {**unrecorded, **config}} if isinstance(config, dict) else settings
 
 
 def _to_resume(there: Settings, here: Settings) -> str | None:

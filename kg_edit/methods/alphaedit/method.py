@@ -9,7 +9,6 @@ little else; K_p are the keys of earlier batches, K [d_ff, facts] those of this 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -37,8 +36,6 @@ class AlphaEditConfig(SpreadConfig):
     directions with an eigenvalue below the mean. On SmolLM2-135M these are 66 to 77 % of the directions, with about a
     third of the keys' energy; the published absolute threshold leaves 61 to 76 %.
     """
-
-    unrecorded: ClassVar[Mapping[str, Any]] = {**SpreadConfig.unrecorded, "remember": 1.0}
 
     threshold: float = Field(1.0, gt=0, description="eigenvectors of C with eigenvalues below this are free for edits")
     relative: bool = Field(True, description="threshold is a multiple of the mean eigenvalue of C; published: absolute")

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
-from operator import not_
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -70,7 +69,6 @@ class GraphConfig(GraphSettings):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout after g while the R-GNN is trained (public program)")
     keep_lowest: bool = Field(
         False,
-        exclude_if=not_,  # so that a run and a patch from before this setting have the same settings
         description="end with the change of the lowest loss, if the last loss is more than 0.1 above it (public "
         "program); always so with dropout",
     )

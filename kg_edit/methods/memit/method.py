@@ -90,8 +90,6 @@ FAST: dict[str, Any] = {"descent_dtype": "bfloat16", "steps": 12, "learning_rate
 class JointConfig(ValueConfig):
     """Settings of methods that write the values of a batch of facts at once."""
 
-    unrecorded: ClassVar[Mapping[str, Any]] = {**ValueConfig.unrecorded, "chunk_tokens": 40}
-
     optimiser: Optimiser = Field("adam", description=OPTIMISER)
     weight_decay: float = Field(0.5, ge=0, description="weight of |z - h| / |h|^2 in the loss")
     clamp_norm_factor: float = Field(0.75, gt=0, description="maximum of |z - h|, as a multiple of |h|")

@@ -175,7 +175,7 @@ class RecomputeContext:
             name = recorded["name"]
             raise PatchError(f"the patch does not record the settings of {name}; remove all of its edits together")
         try:
-            config = method_class.config_class.of_record(recorded["config"])
+            config = method_class.config_class.model_validate(recorded["config"])
         except ValidationError as error:
             raise PatchError(
                 f"the settings recorded in the patch are not valid for {recorded['name']} in this version: {error}"

@@ -34,8 +34,6 @@ from kg_edit.zoo.entries import method_entry
 class ComebaConfig(GateSettings, MemitConfig):
     """MEMIT's settings, and those of the gate. The preset ``paper`` has the public code's lambda, not MEMIT's."""
 
-    unrecorded: ClassVar[Mapping[str, Any]] = {**MemitConfig.unrecorded, "remember": 1.0}
-
     remember: float = Field(
         1.0, gt=0, description="weight of the keys of earlier edits in one model; a new key has 1; published: 1"
     )

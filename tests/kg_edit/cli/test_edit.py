@@ -76,15 +76,6 @@ def test_output_folder_with_another_run_is_refused(edit: Run, place: Path) -> No
         refused(edit, *ROME, *more, message="out has no run: can't read out/run.json", out=out)
 
 
-def test_run_from_before_a_setting_existed_is_resumed_with_what_the_message_says(edit: Run, place: Path) -> None:
-    """Version 0.1.0 had no ``remember``, which is 1 by default since."""
-    assert edit(*ROME, "--set", "remember=0").code == 0
-    assert "remember" not in json.loads((place / "out" / "run.json").read_text())["config"]
-    message = "(config.remember: 0.0 in the folder, 1.0 now; to resume it set remember=0.0, by --set or in [settings]"
-    refused(edit, *ROME, message=message, out=place / "out")
-    assert edit(*ROME, "--set", "remember=0.0").code == 0
-
-
 @pytest.mark.slow
 def test_output_folder_without_results_can_be_replaced(edit: Run, place: Path) -> None:
     """Else a mended mistake would be refused as another run."""

@@ -35,11 +35,6 @@ def test_subject_none_is_no_subject() -> None:
     assert Edit(subject=None, prompt="Who?", target_text=TEXT) == Edit(prompt="Who?", target_text=TEXT)
 
 
-def test_edit_without_a_paragraph_has_the_dump_of_0_1_0() -> None:
-    edit = Edit(id="a", subject="Ada", prompt="{} is", target_new="old")
-    assert "target_text" not in edit.model_dump(mode="json")
-
-
 @pytest.mark.parametrize(
     ("fields", "field", "message"),
     [

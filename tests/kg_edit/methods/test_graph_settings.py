@@ -143,6 +143,9 @@ def test_saved_settings_are_read_again(name: str) -> None:
         "policy": "uniform",
         "direction": "both",
         "leakage": {"answers": [], "drop_old_edge": False},
+        "require": False,
+        "rules": None,
+        "values": False,
     }
     assert type(config)(**saved) == config
 

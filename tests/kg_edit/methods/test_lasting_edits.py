@@ -104,21 +104,6 @@ def test_remembered_edit_is_moved_less_by_the_next(name: str, tmp_path: Path) ->
     assert moved < 0.2 * freely
 
 
-def test_patch_records_a_switch_only_if_it_changes_the_edits_of_version_0_1_0() -> None:
-    """Of the closed forms only AlphaEdit and COMEBA remembered in that version, which recorded no switch."""
-    model = tiny("gpt2")
-    assert value_method("rome", model, sphere=0.8).config.model_dump()["sphere"] == 0.8
-    for name, then, now in [("memit", 0.0, 1.0), ("rome", 0.0, 1.0), ("alphaedit", 1.0, 0.5), ("comeba", 1.0, 0.5)]:
-        kind = type(value_method(name, model).config)
-        assert (
-            not {"remember", "anchor", "sphere", "rect", "prune"}
-            & value_method(name, model, remember=then).config.model_dump().keys()
-        )
-        assert value_method(name, model, remember=now).config.model_dump()["remember"] == now
-        assert (kind.of_record({}).remember, kind.of_record({"remember": now}).remember) == (then, now)
-        assert kind.preset("paper").remember == then
-
-
 @pytest.mark.parametrize("name", keep_first(("memit", "rome", "emmet", "glame"), keep=1))
 def test_anchored_value_has_one_norm_for_every_edit(name: str) -> None:
     model = tiny("llama")

@@ -59,12 +59,11 @@ def test_claim_refuses_other_settings(run: Path) -> None:
     ids=["settings", "list", "other option", "other edits"],
 )
 def test_claim_names_the_settings_that_resume_a_run(changed: dict, way: str | None, tmp_path: Path) -> None:
-    """A run of an older version lacks settings: their values are those that it had without them."""
-    config = {"steps": 3, "group": {"corpus": "mine.txt"}} if way else SETTINGS["config"]
+    config = {"steps": 3, "group": {"corpus": "mine.txt"}, "remember": 0.5} if way else SETTINGS["config"]
     claim(tmp_path, {**SETTINGS, "config": config, "edits": 2})
     (tmp_path / "patch.safetensors").write_text("an hour's work")
     with pytest.raises(OutputError, match="contains another run") as error:
-        claim(tmp_path, {**SETTINGS, "edits": 2, **changed}, unrecorded={"remember": 0.5})
+        claim(tmp_path, {**SETTINGS, "edits": 2, **changed})
     assert ("to resume it" in str(error.value)) == bool(way)
     assert (way or "") in str(error.value)
     assert ("config.remember: 0.5 in the folder, 1.0 now" in str(error.value)) == bool(way)
@@ -124,7 +123,7 @@ def test_difference_names_each_field_in_words() -> None:
     assert "and 2 more settings" in str(difference(dict.fromkeys("abcdefg", 1), {}))
     hashes = [{"model": {"name": "m", "fingerprint": digest(n)}, "tokenizer_sha256": digest(n)} for n in (1, 2)]
     assert difference(*hashes) == "model: other content in the second; tokenizer: other content in the second"
-    assert difference({"preset": "default"}, {}) is None, "0.1.0 did not record it, and its settings decide"
+    assert difference({"preset": "default"}, {}) is None, "the settings decide, not the name of the preset"
     methods = [{"method": name, "config": {name: 1}} for name in ("rome", "memit")]
     assert difference(*methods) == 'method: "rome" in the first, "memit" in the second'
 
