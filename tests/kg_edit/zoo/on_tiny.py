@@ -31,7 +31,7 @@ def on_tiny(
     )
 
 
-def patch_of(kind: type[Kind], patch: Patch) -> Kind:
+def of_kind(kind: type[Kind], patch: Patch) -> Kind:
     """The patch, which is of this kind."""
     assert isinstance(patch, kind)
     return patch

@@ -21,6 +21,7 @@ from kg_edit.zoo.ext_sub.method import ExtSub, ExtSubConfig, read_locality
 from kg_edit.zoo.fine_tuning.lora import Lora
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.tiny import tiny
+from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 
 EDITS = (
     Edit(id="1", subject="LeBron James", prompt="{} plays for", target_true="Miami Heat", target_new="the Lakers"),
@@ -29,9 +30,7 @@ EDITS = (
 
 
 def patch_of(*edits: Edit, **settings: Any) -> WeightPatch:
-    patch = ExtSub(tiny("llama"), ExtSubConfig.preset("default", {**QUICK["ext-sub"], **settings})).edit(edits)
-    assert isinstance(patch, WeightPatch)
-    return patch
+    return of_kind(WeightPatch, on_tiny(ExtSub, **settings).edit(edits))
 
 
 def losses(patch: WeightPatch, *pairs: Pair) -> list[float]:

@@ -23,7 +23,7 @@ from kg_edit.text.relation_nouns import example_things
 from kg_edit.zoo.fine_tuning.ft_augmented import AugmentedRows, FtAugmented, StepRows, mean_divergence
 from tests.kg_edit.tiny import tiny
 from tests.kg_edit.zoo.fine_tuning.test_locft import EDITS
-from tests.kg_edit.zoo.on_tiny import on_tiny, patch_of
+from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 
 QUICK = {"layers": [1], "steps": 4, "learning_rate": 0.01, "contexts": 2, "context_tokens": 4, "texts": 2}
 
@@ -63,7 +63,7 @@ def test_step_trains_the_prompts_bare_and_in_context_and_holds_other_subjects_an
     assert len(prompts) == 10 and not {edit.text for edit in EDITS} & set(prompts)
     assert sum("plays for" in text for text in prompts) == 4, "two other subjects for each of the two prompts"
     assert len(rows.texts) == 2 and all(len(row.targets) == len(row.ids) for row in rows.texts)
-    (pair,) = patch_of(WeightPatch, chosen.edit(EDITS)).factors.values()
+    (pair,) = of_kind(WeightPatch, chosen.edit(EDITS)).factors.values()
     assert pair.product.abs().max() == pytest.approx(0.01, rel=1e-4), "one step of Adam from 0"
 
 

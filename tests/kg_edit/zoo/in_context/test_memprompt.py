@@ -15,18 +15,16 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
 from kg_edit.text.similarity import letters_of, within_letters
-from kg_edit.zoo.in_context.memprompt import CLARIFICATION, MemPrompt, MemPromptConfig
+from kg_edit.zoo.in_context.memprompt import CLARIFICATION, MemPrompt
 from tests.kg_edit.tiny import chatting, tiny
+from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 
 MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
 TETRIS = Edit(id="2", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
 
 
 def patch_of(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> PromptPatch:
-    method = MemPrompt(model or tiny("llama"), MemPromptConfig.preset("default", {"shots": 0, **settings}))
-    patch = method.edit(edits)
-    assert isinstance(patch, PromptPatch)
-    return patch
+    return of_kind(PromptPatch, on_tiny(MemPrompt, model or "llama", **settings).edit(edits))
 
 
 def test_closest_question_inserts_its_clarification() -> None:

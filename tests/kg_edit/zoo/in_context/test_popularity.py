@@ -23,6 +23,7 @@ from kg_edit.zoo.in_context.popularity import (
     statements,
 )
 from tests.kg_edit.tiny import tiny
+from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 FAMOUS = Edit(
@@ -46,10 +47,7 @@ def graph() -> nx.MultiDiGraph:
 
 
 def patch(*edits: Edit, graph: Any = None, **settings: Any) -> PromptPatch:
-    method = PopularityRetrieval(tiny("llama"), PopularityConfig.preset("default", settings), graph=graph)
-    prompt_patch = method.edit(edits)
-    assert isinstance(prompt_patch, PromptPatch)
-    return prompt_patch
+    return of_kind(PromptPatch, on_tiny(PopularityRetrieval, graph=graph, **settings).edit(edits))
 
 
 def test_facts_are_inserted_up_to_the_limit() -> None:

@@ -11,17 +11,15 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
 from kg_edit.text.similarity import bm25_index, rarity
-from kg_edit.zoo.in_context.rag import Rag, RagConfig
-from tests.kg_edit.tiny import tiny
+from kg_edit.zoo.in_context.rag import Rag
+from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 
 MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
 JAMES = Edit(id="2", subject="LeBron James", prompt="{} plays for the", target_new="Boston Celtics")
 
 
 def patch_of(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> PromptPatch:
-    patch = Rag(model or tiny("llama"), RagConfig.preset("default", settings)).edit(edits)
-    assert isinstance(patch, PromptPatch)
-    return patch
+    return of_kind(PromptPatch, on_tiny(Rag, model or "llama", **settings).edit(edits))
 
 
 def test_prompt_finds_its_fact_and_another_prompt_finds_none() -> None:

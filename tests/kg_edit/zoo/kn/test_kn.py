@@ -22,6 +22,7 @@ from kg_edit.zoo.kn.neurons import (
 )
 from tests.everyday import keep_first
 from tests.kg_edit.tiny import tiny
+from tests.kg_edit.zoo.on_tiny import on_tiny
 
 EDIT = Edit(
     id="1", subject="LeBron James", prompt="{} plays for", target_true="Los Angeles Lakers", target_new="Miami Heat"
@@ -30,7 +31,7 @@ CAPITAL = Edit(id="2", subject="France", prompt="The capital of {} is", target_t
 
 
 def method(model: LanguageModel, **settings: Any) -> Kn:
-    return Kn.on(model, settings={"steps": 2, "context_lengths": [[4, 1]], **settings})
+    return on_tiny(Kn, model, **settings)
 
 
 def test_integrated_gradients_by_hand() -> None:

@@ -13,18 +13,17 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.mello.demonstrations import show_demonstrations
 from kg_edit.zoo.mello.greedy_writer import GreedyWriter
 from kg_edit.zoo.mello.loop import STOPS
-from kg_edit.zoo.mello.method import Mello, MelloConfig
+from kg_edit.zoo.mello.method import Mello
 from kg_edit.zoo.mello.patch import LoopPatch
 from tests.kg_edit.tiny import tiny
+from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 
 TETRIS = Edit(id="1", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
 
 
 def patch_of(*edits: Edit, model: LanguageModel | None = None, **settings: Any) -> LoopPatch:
-    method = Mello(model or tiny("llama"), MelloConfig.preset("default", settings))
-    patch = method.edit(edits)
-    assert isinstance(patch, LoopPatch)
-    return patch
+    published = {"shots": 4, "steps": 4, "tokens": 96}
+    return of_kind(LoopPatch, on_tiny(Mello, model or "llama", **{**published, **settings}).edit(edits))
 
 
 def test_edit_is_a_fact_of_the_memory() -> None:
