@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     A look at the packages takes 5 ms, and the parameters of the tests alone ask for a method hundreds of times.
     """
     settings.load_profile("everyday" if config.option.markexpr == "not slow" else "all")
-    kg_edit.registry.entry_points = lambda **chosen: _entry_points((*sys.path,), **chosen)  # type: ignore[assignment]
+    kg_edit.registry.entry_points = lambda **chosen: _entry_points((*sys.path,), **chosen)  # type: ignore[attr-defined,assignment]
 
 
 @cache
@@ -70,7 +70,9 @@ def _slow_looks_are_done_once() -> Iterator[None]:
         patch.setattr("typer.main.get_command", trees)
         patch.setattr("typer.testing._get_command", trees)
         patch.setattr("kg_edit.evaluation.settings.commit", tracked)
-        patch.setattr("kg_edit.models.architectures.entry_points", kg_edit.registry.entry_points)
+        patch.setattr(
+            "kg_edit.models.architectures.entry_points", lambda **chosen: _entry_points((*sys.path,), **chosen)
+        )
         yield
 
 

@@ -11,13 +11,13 @@ import networkx as nx
 import pytest
 
 from kg_edit.errors import GraphError, MissingObjectError
-from kg_edit.graphs.controls import WrongGraph
+from kg_edit.graphs.controls import WrongGraph, pool_of
 from kg_edit.graphs.encoding import label_vectors
 from kg_edit.graphs.fact_files import read_facts
 from kg_edit.graphs.facts import graph_facts, target_of
 from kg_edit.graphs.source import PrivateGraph, as_source, open_named
 from tests.kg_edit.graphs.test_controls import EDIT as CITY
-from tests.kg_edit.graphs.test_controls import cities, pool_of
+from tests.kg_edit.graphs.test_controls import cities
 from tests.kg_edit.graphs.test_fact_files import CSV, graphml
 from tests.kg_edit.graphs.test_facts import LEBRON
 from tests.kg_edit.graphs.test_facts import graph as subgraph_of

@@ -14,12 +14,12 @@ from kg_edit.errors import (
     UnsupportedModelError,
 )
 from kg_edit.methods import find_method
-from kg_edit.methods.base import MethodConfig
+from kg_edit.methods.config import MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.methods.test_chat_form import EDIT
-from tests.kg_edit.methods.test_limits import toy_graph
 from tests.kg_edit.methods.test_unstructured import TEXT
+from tests.kg_edit.ship.app.serving import toy_graph
 from tests.kg_edit.tiny import chatting, tiny
 from tests.refusals import Call, check_refused, refusals
 

@@ -74,8 +74,8 @@ def wrap_with_number(number: float) -> LanguageModel:
     return LanguageModel.wrap(model.model, model.tokenizer, name="large")
 
 
-def ask(template: str, subject: str, **options: str) -> object:
-    return encode(byte_level(), template, subject=subject, **options)
+def ask(template: str, subject: str) -> object:
+    return encode(byte_level(), template, subject=subject)
 
 
 def render_refusing_template() -> object:
