@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says about adding things works: its code is put where the page says, and every check is run.
+"""What CONTRIBUTING.md and docs/contributing say about adding things works: its code is put where the page says, and every check is run.
 
 The toy editor is a folder of `kg_edit.zoo`, and goes through every test that each method has to pass; the toy data
 set and metric go through the scorer.
@@ -40,7 +40,9 @@ from wikidata_cache.subgraphs import sampling
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
-PAGE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "contributing").glob("*.md")))
+PAGE = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 TOY, TOYS = "fixed-steps", "kg_edit_toys"
 ROWS = [{"id": "1", "country": "France", "capital": "Rome"}, {"id": "2", "country": "Italy", "capital": "Paris"}]
 # What a check takes besides the method's name; a new parameter needs a value here.
