@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md and docs/contributing say about adding things works: its code is put where the page says, and every check is run.
+"""What CONTRIBUTING.md and docs/contributing say works: their code is put where they say, and every check is run.
 
 The toy editor is a folder of `kg_edit.zoo`, and goes through every test that each method has to pass; the toy data
 set and metric go through the scorer.
