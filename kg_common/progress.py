@@ -54,7 +54,9 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
         delay: float = 0.0,
     ) -> None:
         # A process may have no stderr, such as one of pythonw or of a service.
-        self._logs, self._ended, self._stopped = not (sys.stderr and sys.stderr.isatty()), Event(), False
+        self._logs = not (sys.stderr and sys.stderr.isatty())
+        self._ended = Event()
+        self._stopped = False
         self._moved = time.time()  # when work was last counted
         self._phase: tuple[str, int, float] | None = None  # its name, its items, and when it began
         self._timed: dict[str, tuple[int, float]] = {}  # items and seconds of the ended phases
@@ -182,7 +184,8 @@ def _log_lines(bar: weakref.ref[Bar], ended: Event) -> None:
 @contextmanager
 def logged(what: str) -> Iterator[None]:
     """Log every ten seconds how long the block, which does ``what``, has run: for work that can't be counted."""
-    ended, start = Event(), time.time()
+    ended = Event()
+    start = time.time()
 
     def lines() -> None:
         while not ended.wait(_LINE_S):

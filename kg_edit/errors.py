@@ -212,7 +212,8 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ..
                 message = f"is empty{expected}"
             case "extra_forbidden":
                 names = [field.alias or name for name, field in fields.items()]
-                near, known_names = did_you_mean(str(loc[-1]), names), f"; known: {', '.join(names)}"
+                near = did_you_mean(str(loc[-1]), names)
+                known_names = f"; known: {', '.join(names)}"
                 listed = any(known_names in other.message for other in faults)  # once for all fields of a record
                 message = f"unknown field{near or ('' if listed else known_names)}"
             case "value_error":

@@ -63,7 +63,8 @@ def rows_of(model: LanguageModel, corpora: Sequence[str], edits: Sequence[Edit])
             sections = score_cases(model, [Case.of(edit) for edit in batch], patches=patches)
             cosines = torch.cosine_similarity(rome.covariance.solve(keys), first.covariance.solve(keys), dim=0)
             for row, edit, section, cosine in zip(rows, batch, sections, cosines.clamp(max=1), strict=True):
-                nll, angle = section.nll[edit.text][edit.target_new], float(torch.rad2deg(cosine.acos()))
+                nll = section.nll[edit.text][edit.target_new]
+                angle = float(torch.rad2deg(cosine.acos()))
                 row[name] = {**section.scores, "nll": nll, "angle": angle}
         yield from rows
 
@@ -109,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     corpora = options.corpora.split(",")
     records = find_dataset("counterfact-plus")(options.data)[options.skip :][: options.limit]
     edits = [record.edits[0] for record in records]
-    folder, model = options.out / options.name, LanguageModel.load(options.model)
+    folder = options.out / options.name
+    model = LanguageModel.load(options.model)
     source = DataSource.of("counterfact-plus", options.data).model_dump(mode="json")
     settings = {"job": "corpora", "model": {"name": model.name, "fingerprint": model.fingerprint}, "data": source}
     claim(folder, {**settings, "corpora": corpora})

@@ -26,7 +26,8 @@ from kg_edit.storage.atomic import replacing, write_text
 
 log = logging.getLogger("studies.corpus")
 PACKAGED = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "corpus.jsonl.gz"
-LENGTH, PIECES = 128, 8
+LENGTH = 128
+PIECES = 8
 
 # Openings of encyclopedias, news, stories, letters, talk, instructions, code and lists.
 STARTS = (

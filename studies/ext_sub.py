@@ -91,7 +91,8 @@ def wikibio(limit: int) -> Study:
     train, test = (_by_person(_records(FOLDER / f"wikibio-{part}-all.json")) for part in ("train", "test"))
     learned = dict(islice(train.items(), limit + 1))
     others = [record for person, record in test.items() if person not in learned]
-    train_pairs, test_pairs = _true_and_false([*learned.values()]), _true_and_false(others[: limit + 1])
+    train_pairs = _true_and_false([*learned.values()])
+    test_pairs = _true_and_false(others[: limit + 1])
     return Study(
         wanted=tuple(true for true, _ in train_pairs),
         unwanted=tuple(false for _, false in train_pairs),
@@ -165,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     data, build, limit, epochs = STUDIES[options.data]
     limit = options.limit or limit
-    model, study = LanguageModel.load(options.model), build(limit)
+    model = LanguageModel.load(options.model)
+    study = build(limit)
     text = options.text.read_text(encoding="utf-8")[:4000]
     rows = {"unedited": scores(model, study.columns, text)}
     expert, anti = adapters(model, study, epochs=options.epochs or epochs)

@@ -24,7 +24,8 @@ from study import DATA
 from kg_edit.cli.console import friendly
 from kg_edit.storage.atomic import write_text
 
-KNOWN, POPQA = DATA / "known_1000.json", DATA / "popqa" / "popqa_1000_with_uris_paragraphs.json"
+KNOWN = DATA / "known_1000.json"
+POPQA = DATA / "popqa" / "popqa_1000_with_uris_paragraphs.json"
 WRONG = 3  # objects beside the right one
 
 log = logging.getLogger("studies.general_tasks")

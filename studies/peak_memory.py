@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_option(parser)
     options = parser.parse_args(arguments)
     edit = as_record(next(iter(find_dataset("counterfact-plus")(options.data)))).edits[0]
-    model, graph = LanguageModel.load(options.model), WikidataCache(options.graph)
+    model = LanguageModel.load(options.model)
+    graph = WikidataCache(options.graph)
     for name in options.methods.split(",") if options.methods else method_names():
         settings = {key: value for method, key, value in options.set if method == name}
         if needs_network(name, settings):

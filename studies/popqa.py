@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_text(options.out / "limits.json", f"{json.dumps(limits, indent=2)}\n")
 
     test = [records[name] for name in order[cut:]]
-    always, gated = run(options, model, test, "always"), run(options, model, test, "gated", limits)
+    always = run(options, model, test, "always")
+    gated = run(options, model, test, "gated", limits)
     values = np.array([popularity[id_] for id_ in always.ids])
     below = np.array([popularity[id_] <= limits.get(relations[id_], 0) for id_ in always.ids])
     columns = {

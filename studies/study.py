@@ -45,7 +45,8 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.models.language_model import LanguageModel
 
 DATA = Path(os.environ.get("KG_EDIT_MEASUREMENT_DATA", "measurement-data"))  # docs/contributing/data.md
-DEV, GRAPH = DATA / "counterfact_plus" / "dev.json", DATA / "wikidata" / "wikidata.nt.gz"
+DEV = DATA / "counterfact_plus" / "dev.json"
+GRAPH = DATA / "wikidata" / "wikidata.nt.gz"
 RIPPLES = "ripples-smollm2-135m"
 CONTROLS = {"wrong": "wrong graph", "shuffled": "others' objects", "none": "no graph"}
 POOL = 100  # records that give the wrong answers of portability.choice: the same for fewer, so that a run can grow
@@ -230,8 +231,10 @@ def run_part(part: Part, options: argparse.Namespace) -> None:
     """Run or continue each row of a part, and write its numbers to results/."""
     requested = [*rows(options)]
     every = part.records()
-    records, later = every[: options.limit], every[options.limit :]
-    model, graph = LanguageModel.load(options.model, dtype=options.dtype), open_graph([str(part.graph)], None)
+    records = every[: options.limit]
+    later = every[options.limit :]
+    model = LanguageModel.load(options.model, dtype=options.dtype)
+    graph = open_graph([str(part.graph)], None)
     schedule = part.schedule.format(n=len(records), batch=min(len(records), options.batch))
     edits = "" if schedule == "single" else f"{len(records)} edits"
     text = None if schedule == "single" else (DATA / "wikitext2" / "test.txt").read_text(encoding="utf-8")

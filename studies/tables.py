@@ -29,7 +29,9 @@ if TYPE_CHECKING:  # rendering needs the standard library only
     from kg_edit.evaluation.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, APPENDIX, CLAIMS = ROOT / "results", ROOT / "docs" / "measurements.md", ROOT / "docs" / "claims.md"
+RESULTS = ROOT / "results"
+APPENDIX = ROOT / "docs" / "measurements.md"
+CLAIMS = ROOT / "docs" / "claims.md"
 MARKED = re.compile(r"(<!-- results: ([\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
 CEILINGS = {
     "fact_in_prompt": "the fact in the prompt",
@@ -199,7 +201,9 @@ def _escaped(text: str) -> str:
 
 # The claims of the papers.
 
-_Z, _POWER = 1.96, 2.8  # two-sided 5 %; the same and 80 % power: 1.96 + 0.84
+# two-sided 5 %; the same and 80 % power: 1.96 + 0.84
+_Z = 1.96
+_POWER = 2.8
 _MARGIN = 0.05  # "the same", or a level, holds within it
 CLAIM_COLUMNS = ("claim", "theirs", "ours", "difference [95 %]", "measured", "verdict")
 CLAIMS_INTRODUCTION = """# The claims of the papers
@@ -235,7 +239,8 @@ def error_of(number: Number) -> float:
     """
     if number.low and number.low != number.high:
         return (float(number.high) - float(number.low)) / (2 * _Z)
-    mean, n = float(number.mean), int(number.n or 0)
+    mean = float(number.mean)
+    n = int(number.n or 0)
     if not (0 <= mean <= 1 and n) or re.search("nll|perplexity|times", number.metric):
         raise ValueError(f"{number.table}, {number.row}, {number.metric}: no interval, so the verdict is by hand")
     share = (mean * n + 2) / (n + 4)
@@ -254,7 +259,8 @@ def verdict_of(difference: float, error: float, expect: str, effect: float = 0, 
     """
     within = _MARGIN if expect in ("same", "at least") else 0
     claimed = {"more": difference, "less": -difference, "same": -abs(difference), "at least": difference}[expect]
-    low, high = claimed + within - _Z * error, claimed + within + _Z * error
+    low = claimed + within - _Z * error
+    high = claimed + within + _Z * error
     note = f" ({differs})" if differs else ""
     if low > 0:
         return f"direction{note}" if differs else "reproduced"
@@ -273,13 +279,16 @@ def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
     measured = f"`{first.table}`: {first.metric}{n}{model}"
     if "verdict" in claim:
         return [*head, f"`{first.row}`: {shown_text(first)}", "", measured, claim["verdict"]]
-    ours, error = f"`{first.row}` {100 * float(first.mean):.0f}", error_of(first)
+    ours = f"`{first.row}` {100 * float(first.mean):.0f}"
+    error = error_of(first)
     if "level" in claim:
         difference = float(first.mean) - claim["level"]
     else:
-        row, metric = claim.get("against", first.row), claim.get("against_metric", first.metric)
+        row = claim.get("against", first.row)
+        metric = claim.get("against_metric", first.metric)
         other = results.number(claim.get("against_table", first.table), row, metric)
-        difference, error = float(first.mean) - float(other.mean), hypot(error, error_of(other))
+        difference = float(first.mean) - float(other.mean)
+        error = hypot(error, error_of(other))
         ours += f", `{row if 'against' in claim else metric}` {100 * float(other.mean):.0f}"
     low, mean, high = (
         f"{100 * value:+.0f}" for value in (difference - _Z * error, difference, difference + _Z * error)
@@ -292,7 +301,8 @@ def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
 def claims_page(results: Results) -> str:
     """Return docs/claims.md: a table of its claims for each paper, those not run, and how many have which verdict."""
     papers = tomllib.loads((results.folder / "claims.toml").read_text(encoding="utf-8"))["papers"]
-    parts, verdicts = [], Counter[str]()
+    parts = []
+    verdicts = Counter[str]()
     for paper in papers:
         rows = [claim_cells(results, claim) for claim in paper["claims"] if "cost" not in claim]
         for above, row in reversed([*pairwise(rows)]):

@@ -43,7 +43,8 @@ class Changes:
     def compare(self, subject: str, old: Iterable[Pair], new: Mapping[Pair, str]) -> None:
         """Add what differs between the (relation, object) pairs of a subject; `new` has the time of each new one."""
         self.compared += 1
-        gone, come = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+        gone = defaultdict[str, list[str]](list)
+        come = defaultdict[str, list[str]](list)
         was = set(old)
         for relation, value in sorted(was - new.keys()):
             gone[relation].append(value)

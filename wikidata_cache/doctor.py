@@ -62,7 +62,8 @@ def examine(graph: SourceSpec | None = None, *, cache: Path | None = None) -> It
     yield _checked("SQLite", _sqlite)
     yield _checked("packaged extract", lambda: _answers(WikidataCache(packaged_extract())))
 
-    path, hosts = cache_file(cache), dict[str, RateLimitState]()
+    path = cache_file(cache)
+    hosts = dict[str, RateLimitState]()
 
     def contents(file: Path) -> str:
         inventory = take_inventory(file)  # reads the whole file
@@ -118,7 +119,8 @@ def _answers(cache: WikidataCache) -> str:
             raise WikidataCacheError("the graph opens, but has no statement about an item")
         entity = local_id(rows[0]["s"])
     graph = cache.neighbourhood(entity, SubgraphOptions(hops=1, per_node=10))
-    label, digest = graph.nodes[entity]["label"], graph.graph["content_hash"][:12]
+    label = graph.nodes[entity]["label"]
+    digest = graph.graph["content_hash"][:12]
     return f"answers: {label} ({entity}) has statements, content hash {digest}"
 
 

@@ -152,7 +152,8 @@ class LabelIndexError(WikidataCacheError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}. `wikidata-cache load` makes a label index with its store.")
-        self.path, self.problem = path, problem
+        self.path = path
+        self.problem = problem
 
 
 class StoreError(WikidataCacheError):

@@ -114,7 +114,8 @@ def _contradictions(edit: EditRow, cache: WikidataCache, graph: Subgraph) -> lis
     """Describe the ids of an edit that have another label in the graph than in the row, but for case and accents."""
     faults = []
     for field in ("subject", "relation", "target_true", "target_new"):
-        text, entity = getattr(edit, field), getattr(edit, f"{field}_id")
+        text = getattr(edit, field)
+        entity = getattr(edit, f"{field}_id")
         if not entity or not text or is_entity(text):
             continue
         # A merged item has the label of the item that replaces it. The graph may lack a label.

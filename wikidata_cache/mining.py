@@ -44,7 +44,9 @@ def mine_rules(statements: Iterable[Statement], *, support: int = 20, confidence
     with Bar(title="rules", unit="relation", total=len(graph.names), leave=False) as bar:
         for first in range(len(graph.names)):
             chosen = graph.r == first
-            x, y = graph.s[chosen], graph.o[chosen]  # sorted by subject
+            # sorted by subject
+            x = graph.s[chosen]
+            y = graph.o[chosen]
             alone = np.zeros_like(x)  # one group: there is no r2
             for arguments, (a, b) in {"x,y": (x, y), "y,x": (y, x)}.items():
                 heads, bodies = graph.measures(alone, a, b)
@@ -75,7 +77,9 @@ class _Graph:
         table = table[frequent[table[:, 2]]]
         numbers = np.cumsum(frequent) - 1
         self.names = [name for name, kept in zip(relations, frequent, strict=True) if kept]
-        self.s, self.o, self.r = table[:, 0], table[:, 1], numbers[table[:, 2]]
+        self.s = table[:, 0]
+        self.o = table[:, 1]
+        self.r = numbers[table[:, 2]]
         self._size = len(items) + 1
         self._pairs = self.s * self._size + self.o
         # The relations that each item has, for the PCA confidence.
@@ -91,7 +95,9 @@ class _Graph:
         start = 0
         for end in ends[parts].tolist():
             rows, positions = _expanded(first[start:end], many[start:end])
-            source, relation, target = x[start:end][rows], self.r[positions], self.o[positions]
+            source = x[start:end][rows]
+            relation = self.r[positions]
+            target = self.o[positions]
             source, relation, target = (part[source != target] for part in (source, relation, target))
             key = np.sort((source * len(self.names) + relation) * self._size + target)
             key = key[np.diff(key, prepend=-1) > 0]  # np.unique hashes, which takes ten times as long for a hub's paths

@@ -27,7 +27,11 @@ DATATYPES = {
     "double": None,
 }
 
-_CENTURY, _DECADE, _YEAR, _MONTH, _DAY = 7, 8, 9, 10, 11
+_CENTURY = 7
+_DECADE = 8
+_YEAR = 9
+_MONTH = 10
+_DAY = 11
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
@@ -53,8 +57,11 @@ def date_value(time: str, precision: int) -> str | None:
     match = _RDF_TIME.fullmatch(time)
     if match is None or precision < _CENTURY:
         return None
-    year, month, day = int(match[1]), int(match[2] or 1), int(match[3] or 1)
-    month, day = month if precision >= _MONTH else 1, day if precision >= _DAY else 1
+    year = int(match[1])
+    month = int(match[2] or 1)
+    day = int(match[3] or 1)
+    month = month if precision >= _MONTH else 1
+    day = day if precision >= _DAY else 1
     if not (1 <= month <= len(_MONTHS) and 1 <= day <= 31):
         return None
     return f"^{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}T00:00:00Z/{min(precision, _DAY)}"
@@ -113,7 +120,8 @@ def rdf_time(value: Any) -> str:
     if match is None:
         raise ValueError(f"expected a time, found {value['time']!r:.80}")
     year = int(match[2]) if match[1] == "+" else 1 - int(match[2])
-    month, day = max(1, int(match[3])), max(1, int(match[4]))
+    month = max(1, int(match[3]))
+    day = max(1, int(match[4]))
     if value["precision"] >= _DAY and value["calendarmodel"].endswith(_JULIAN):
         # Days since noon of 1 January 4713 BCE (the Julian day), from the one calendar and into the other.
         late = (14 - month) // 12  # the years of this count begin in March
@@ -121,7 +129,8 @@ def rdf_time(value: Any) -> str:
         number = day + (153 * (month + 12 * late - 3) + 2) // 5 + 365 * years + years // 4 - 32083
         quarters = 4 * (number + 1401 + (4 * number + 274277) // 146097 * 3 // 4 - 38) + 3
         fifths = 5 * (quarters % 1461 // 4) + 2
-        day, month = fifths % 153 // 5 + 1, (fifths // 153 + 2) % 12 + 1
+        day = fifths % 153 // 5 + 1
+        month = (fifths // 153 + 2) % 12 + 1
         year = quarters // 1461 - 4716 + (14 - month) // 12
     return f"{'-' if year < 0 else ''}{abs(year):04d}-{month:02d}-{day:02d}{match[5]}"
 
@@ -143,7 +152,8 @@ def words(value: str, label: Callable[[str], str | None]) -> str | None:
             return number
         unit = label(match["unit"])
         return unit and f"{number} {unit}"
-    year, precision = int(match["year"]), int(match["precision"])
+    year = int(match["year"])
+    precision = int(match["precision"])
     era, year = (" BCE", 1 - year) if year < 1 else ("", year)
     if precision == _CENTURY:
         count = (year + 99) // 100
@@ -166,7 +176,9 @@ def typed_literal(value: str) -> tuple[str, str]:
         raise ValueError(f"{value!r} is no value")
     if match["amount"]:
         return match["amount"], f"{XSD}decimal"
-    year, month, day = match["year"], match["month"], match["day"]
+    year = match["year"]
+    month = match["month"]
+    day = match["day"]
     forms = {_DAY: (f"{year}-{month}-{day}", "date"), _MONTH: (f"{year}-{month}", "gYearMonth")}
     text, name = forms.get(int(match["precision"]), (year, "gYear"))
     return text, f"{XSD}{name}"

@@ -76,7 +76,8 @@ def _show(items: Sequence[CachedItem], chosen: set[str], *, by_kind: bool) -> No
     """Print a line for each kind, or for each item."""
     from rich.table import Table
 
-    console, folder = stdout(), cache_folder()
+    console = stdout()
+    folder = cache_folder()
     table = Table("kind" if by_kind else "file or folder", "size", "used", "what it is", box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     table.columns[1].justify = "right"

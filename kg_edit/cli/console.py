@@ -97,7 +97,8 @@ def friendly(*others: str) -> Iterator[None]:
 @contextmanager
 def _remarks(name: str) -> Iterator[None]:
     """Write what a logger and its children log to stderr while the block runs."""
-    logger, handler = logging.getLogger(name), logging.StreamHandler()
+    logger = logging.getLogger(name)
+    handler = logging.StreamHandler()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -50,13 +50,16 @@ def examine(model: LanguageModel, *, layer: int | None = None) -> Iterator[tuple
     yield "self-test", f"{_EDIT.text!r} -> {_EDIT.target_new!r}"
     yield "loss", f"{record['loss_before']:.3f} -> {record['loss_after']:.3f} in {record['steps']} steps"
     unedited = continuations(model, [_EDIT.text], limits=[6])[0]
-    value, change = _value(model, layer), record["norms"]["change"]  # m [d], |m* - m|
+    # m [d], |m* - m|
+    value = _value(model, layer)
+    change = record["norms"]["change"]
     with patch.applied(model):
         edited = continuations(model, [_EDIT.text], limits=[6])[0]
         new_value = _value(model, layer)
     yield "continuation", f"{unedited!r} -> {edited!r}"
     yield "value", f"|m| {value.norm():.3f} -> |m*| {new_value.norm():.3f}, change {change:.3f}"
-    written, tolerance = float((new_value - value).norm()), 1e-3 if model.model.dtype == torch.float32 else 0.1
+    written = float((new_value - value).norm())
+    tolerance = 1e-3 if model.model.dtype == torch.float32 else 0.1
     if abs(written - change) > tolerance * change:
         raise ModelError(
             f"the value moved by {written:.3f} instead of {change:.3f}: the ModelSpec names a wrong module"

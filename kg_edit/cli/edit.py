@@ -142,7 +142,8 @@ def edit(
     from kg_edit.edits.templates import RelationTemplates
 
     # Everything that can be wrong without a model is checked first
-    method_option, method = method, choose_method(method, graph)
+    method_option = method
+    method = choose_method(method, graph)
     check_method(method)
     check_model_name(model)
     check_folder(out)
@@ -260,7 +261,8 @@ def _show(run: EditRun) -> None:
     from kg_edit.reports.differences import counted, difference_table
     from kg_edit.reports.report import terminal_table
 
-    console, verdict = stdout(), run.verdict
+    console = stdout()
+    verdict = run.verdict
     console.print(terminal_table(run.rows))
     console.print(plain(one_line(str(verdict))), style="yellow" if verdict.failed else "green")
     for line in verdict.remarks:
@@ -275,7 +277,8 @@ def _show(run: EditRun) -> None:
         if len(changed) > _SHOWN:
             console.print(f"and {len(changed) - _SHOWN} more that changed, in report.html")
         console.print(counted(run.differences, forms=any(row.probe.chat for row in run.rows)))
-    where, names = f"{plain(str(run.folder))}:", ", ".join(run.files)
+    where = f"{plain(str(run.folder))}:"
+    names = ", ".join(run.files)
     if len(f"{where} {names}") <= console.width:
         console.print(f"{where} {names}", soft_wrap=True)
     else:  # the path stays whole, on a line of its own

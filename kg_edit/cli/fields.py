@@ -32,8 +32,10 @@ def with_fields_of(
 
     def decorate(command: Command[FieldsT, Own]) -> Callable[..., None]:
         _, *parameters = signature(command, eval_str=True).parameters.values()
-        own_options, ordered = {option.name: option for option in parameters}, list[Parameter]()
-        plain, models = list[str](), dict[str, type[BaseModel]]()
+        own_options = {option.name: option for option in parameters}
+        ordered = list[Parameter]()
+        plain = list[str]()
+        models = dict[str, type[BaseModel]]()
         for name, option in signature(fields, eval_str=True).parameters.items():
             kind = option.annotation
             if isinstance(kind, type) and issubclass(kind, BaseModel):

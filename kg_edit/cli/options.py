@@ -24,10 +24,14 @@ def completion(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]
     return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
 
 
-complete_method, complete_graph = completion(method_names), completion(packaged_graphs)
+complete_method = completion(method_names)
+complete_graph = completion(packaged_graphs)
 
 # Panels of the help, which come in this order after a command's own ones (`help_page`)
-CHAT, COVARIANCE, CHECKS, LOGGING = "Chat form, start of a text", "Covariance", "Checks", "Logging"
+CHAT = "Chat form, start of a text"
+COVARIANCE = "Covariance"
+CHECKS = "Checks"
+LOGGING = "Logging"
 MACHINE = "Machine and network"
 
 _MODEL = "Named model, hub id, folder or `.gguf` file."

@@ -77,7 +77,8 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
         return fields
     result = dict(fields)
     # Their prompt has the subject's name; ours has {} where the name occurs exactly once, as a whole word.
-    prompt, subject = result.get("prompt"), result.get("subject")
+    prompt = result.get("prompt")
+    subject = result.get("subject")
     if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
         parts = re.split(whole(subject.strip(), prompt), prompt)
         result["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt

@@ -220,7 +220,8 @@ class Edit(Record):
         """
         if not isinstance(fields, dict) or not fields.get("target_text"):
             return fields
-        subject, prompt = fields.get("subject") or _NO_SUBJECT, fields.get("prompt")
+        subject = fields.get("subject") or _NO_SUBJECT
+        prompt = fields.get("prompt")
         if isinstance(subject, str) and isinstance(prompt, str) and "{}" not in prompt:
             fields = {**fields, "prompt": re.sub(whole(subject.strip(), prompt), "{}", prompt, count=1)}
         text = fields["target_text"]
@@ -281,7 +282,8 @@ class Edit(Record):
     @model_validator(mode="after")
     def _names_are_not_ids(self) -> Self:
         for field in ("subject", "relation", "target_true", "target_new"):
-            name, id_ = getattr(self, field), getattr(self, f"{field}_id")
+            name = getattr(self, field)
+            id_ = getattr(self, f"{field}_id")
             if (is_entity_id(name) or is_property_id(name)) and id_ in (None, name):
                 raise PydanticCustomError("bare_id", _BARE_ID, {"field": field, "name": name})
         return self

@@ -188,7 +188,8 @@ def read_rows(
                 raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {by_id[edit.id]} too; give it another")])
             first, same = by_fact.get((edit.subject, edit.prompt), (0, edit))
             if same.target_new != edit.target_new and not allow_conflicts:
-                here, there = f"{edit.target_new!r} here", f"{same.target_new!r} in {unit} {first}"
+                here = f"{edit.target_new!r} here"
+                there = f"{same.target_new!r} in {unit} {first}"
                 message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
                 raise EditError([Fault("target_new", message)])
         except EditError as error:

@@ -119,10 +119,12 @@ def to_edit(
     row = {**row, **numbers}
     row, names = canonical(row, triplet=_is_triplet(row))
     if "requested_rewrite" in row:
-        fields, names = _from_counterfact(checked(CounterFactRecord, row), labels, templates), _COUNTERFACT
+        fields = _from_counterfact(checked(CounterFactRecord, row), labels, templates)
+        names = _COUNTERFACT
     elif _is_triplet(row):
         _refuse_unknown(row, _TRIPLET_FIELDS)
-        fields, names = _from_triplet(row, labels, templates, looked_in), {**_TRIPLET, **names}
+        fields = _from_triplet(row, labels, templates, looked_in)
+        names = {**_TRIPLET, **names}
     else:
         _refuse_unknown(row, _EDIT_FIELDS)
         if _lacks_prompt(row):
@@ -141,7 +143,8 @@ def to_edit(
 
 def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     """Return the Wikidata ids in a row whose labels `to_edit` will need; none if `to_edit` will refuse the row."""
-    row, ids = _given(row), list[object]()
+    row = _given(row)
+    ids = list[object]()
     if isinstance(rewrite := row.get("requested_rewrite"), dict):
         ids = [rewrite.get("relation_id")]
     elif _is_triplet(row):
@@ -181,7 +184,9 @@ def _refuse_unknown(row: Row, known: tuple[str, ...]) -> None:
 
 
 def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: RelationTemplates) -> Row:
-    rewrite, true, question = record.requested_rewrite, record.requested_rewrite.target_true, record.portability
+    rewrite = record.requested_rewrite
+    true = record.requested_rewrite.target_true
+    question = record.portability
     relation = templates.find(rewrite.relation_id)
     return {
         "id": record.case_id,
@@ -232,7 +237,9 @@ def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked
 
 def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
     """Return the relation's id, its label, and the prompt: the row's own prompt, or else one made from the relation."""
-    name, id_, prompt = fields.get("relation"), fields.get("relation_id"), fields.get("prompt")
+    name = fields.get("relation")
+    id_ = fields.get("relation_id")
+    prompt = fields.get("prompt")
     if not (isinstance(name, str | None) and isinstance(id_, str | None) and isinstance(prompt, str | None)):
         return {}  # checking the edit's types gives a better message
     if is_property_id(name) and id_ in (None, name):

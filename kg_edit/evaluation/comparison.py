@@ -95,7 +95,8 @@ class ComparedRun:
         Raises:
             OutputError: the folder has no run, or it can't be read.
         """
-        settings, files = read_settings(folder), RunFolder(folder)
+        settings = read_settings(folder)
+        files = RunFolder(folder)
         if settings.get("job") != "evaluate":
             raise OutputError(f"{folder} is not a run of `kg-edit evaluate`; {_SAME['job']}")
         plan, (done, _) = EvalConfig.of(settings).plan, found_in(files)

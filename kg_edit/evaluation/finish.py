@@ -45,8 +45,11 @@ def finish(out: Path) -> Summary:
     Raises:
         OutputError: a file can't be read or written.
     """
-    settings, folder = read_settings(out), RunFolder(out)
-    sequences, plan, seed = sequences_of(settings), EvalConfig.of(settings).plan, settings["seed"]
+    settings = read_settings(out)
+    folder = RunFolder(out)
+    sequences = sequences_of(settings)
+    plan = EvalConfig.of(settings).plan
+    seed = settings["seed"]
     # In the data set's order, on which the resamples depend; a record that was computed again has later lines.
     order = {name: position for position, name in enumerate(settings["ids"])}
     records = tuple(sorted(joined(folder.entries()), key=lambda record: order[record.id]))
@@ -139,8 +142,10 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
 
         # The lines are sorted by sequence, in their shard's order within a sequence, as one process would write them.
         numbers = {name: number for number, names in sequences_of(merged).items() for name in names}
-        parts, target = [RunFolder(folder) for folder in folders], RunFolder(out)
-        lines, point_lines = dict[int, list[bytes]](), dict[int, list[bytes]]()
+        parts = [RunFolder(folder) for folder in folders]
+        target = RunFolder(out)
+        lines = dict[int, list[bytes]]()
+        point_lines = dict[int, list[bytes]]()
         for part in parts:
             for entry, line in zip(part.entries(), _whole_lines(part.records), strict=True):
                 lines.setdefault(numbers[entry.id], []).append(line)

@@ -31,7 +31,8 @@ from kg_edit.evaluation.statistics import Difference, Estimate, estimates, paire
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import digest
 
-PREFIX, QUICK = "general.", "quick:"
+PREFIX = "general."
+QUICK = "quick:"
 _CLOSE = 1e-6
 _YAML = (".yaml", ".yml")
 _ROWS = 16  # in a forward pass
@@ -204,7 +205,8 @@ def _change(
     name: str, points: Sequence[tuple[DocumentScores, Mapping[str, DocumentScores]]], seed: int
 ) -> GeneralChange:
     failed = sum(name not in edited for _, edited in points)
-    before, after = [unedited for unedited, _ in points], list[DocumentScores]()
+    before = [unedited for unedited, _ in points]
+    after = list[DocumentScores]()
     for unedited, edited in points:
         if name in edited:
             after.append(edited[name])
@@ -236,7 +238,8 @@ def _bare(several: Sequence[DocumentScores]) -> Estimate:
 @contextmanager
 def _own_randomness(model: LanguageModel) -> Iterator[None]:
     """Restore all random generators after the block, because the harness seeds them."""
-    plain, arrays = random.getstate(), np.random.get_state()
+    plain = random.getstate()
+    arrays = np.random.get_state()
     with torch.random.fork_rng(devices=model.cuda_devices):
         try:
             yield
@@ -308,7 +311,9 @@ def wanted_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
         ConfigError: a file can't be read or has no task, or two files have a task of one name.
     """
     # dicts: in order, each once
-    folders, names, needs_own = dict[Path, None](), dict[str, None](), False
+    folders = dict[Path, None]()
+    names = dict[str, None]()
+    needs_own = False
     for part in tasks:
         path = Path(part)
         if _is_task_place(path):
@@ -361,7 +366,8 @@ def _task_file(path: Path) -> _TaskFile:
         reason = " ".join(str(error).split())
         raise ConfigError(f"can't read the task {path}: {reason}; give a file of lm-eval: NAME.yaml") from error
     fields = content if isinstance(content, dict) else {}
-    task, group = fields.get("task"), fields.get("group")
+    task = fields.get("task")
+    group = fields.get("group")
     if isinstance(group, str):
         return _TaskFile(path, group, tuple(_members(task)))
     return _TaskFile(path, task if isinstance(task, str) else "")

@@ -18,7 +18,8 @@ import torch
 
 from kg_edit.errors import ModelError, is_memory_error
 
-_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
 _LARGEST_RESIDENT = "5"  # what to write into clear_refs to reset VmHWM, see proc(5)
 
 Item = TypeVar("Item")
@@ -36,7 +37,9 @@ class Cost:
 @contextmanager
 def measured() -> Iterator[Cost]:
     """Measure the block; a measurement inside another one resets the outer one's largest memory."""
-    cost, start, known = Cost(), time.perf_counter(), True
+    cost = Cost()
+    start = time.perf_counter()
+    known = True
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     if devices:
         for device in devices:

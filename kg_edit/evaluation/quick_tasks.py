@@ -83,7 +83,8 @@ class QuickSet:
                 raise EditError([Fault(name, f"found {describe(text)}; expected a text")])
         right = self._field(row, self.right, "the right answer")
         if self.words:
-            labels, choices = list(self.words), tuple(self.words.values())
+            labels = list(self.words)
+            choices = tuple(self.words.values())
         else:
             raw = self._field(row, self.choices, "a list of choices")
             if not (isinstance(raw, list) and 1 < len(raw) <= len(ascii_uppercase) and all(map(_is_text, raw))):
@@ -144,7 +145,9 @@ class QuickTasks:
         Raises:
             ConfigError: there is no such folder, or none of the sets is in it; a file can't be read, or lacks a field.
         """
-        folder, documents, lacking = Path(folder), dict[str, tuple[Document, ...]](), list[str]()
+        folder = Path(folder)
+        documents = dict[str, tuple[Document, ...]]()
+        lacking = list[str]()
         for name, form in SETS.items():
             path = next((path for ending in ("jsonl", "json") if (path := folder / f"{name}.{ending}").exists()), None)
             if path is None:

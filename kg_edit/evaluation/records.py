@@ -34,7 +34,10 @@ from kg_edit.storage.run_folder import Settings, digest, read_settings
 if TYPE_CHECKING:
     import pandas as pd
 
-BASE, EDIT, EDITED = "base", "edit", "edited"  # phases of a record; in a sequence also after:K
+# phases of a record; in a sequence also after:K
+BASE = "base"
+EDIT = "edit"
+EDITED = "edited"
 Done = Mapping[tuple[str, str], str | None]  # (id, phase) -> error
 Points = frozenset[tuple[int, int]]  # (sequence, edits) of general ability
 _FEW = 256 * 2**20  # bytes; so many are left as they are
@@ -167,7 +170,9 @@ class RunFolder:
         """
         settings = read_settings(self.path)
         plan, (done, _) = EvalConfig.of(settings).plan, found_in(self)
-        positions, kept = dict[str, tuple[int, int]](), dict[int, int]()  # kept: edits of a sequence before the failure
+        # kept: edits of a sequence before the failure
+        positions = dict[str, tuple[int, int]]()
+        kept = dict[int, int]()
         sequences = sequences_of(settings)
         for number, ids in sequences.items():
             positions |= {name: (number, index) for index, name in enumerate(ids)}
@@ -363,7 +368,8 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
     if record.form not in ("", OWN):
         return record
     in_chat = [edit.forms[0] if chat is None else chat for edit in record.edits]
-    edits, prompts = list[Edit](), dict[str, str]()
+    edits = list[Edit]()
+    prompts = dict[str, str]()
     for edit, is_chat in zip(record.edits, in_chat, strict=True):
         edits.append(edit if is_chat else readable_edit(model, edit))
         prompts |= zip((edit.text, *edit.paraphrases), (edits[-1].text, *edits[-1].paraphrases), strict=True)
@@ -382,7 +388,9 @@ def found_in(folder: RunFolder) -> tuple[Done, Points]:
     Raises:
         OutputError: the folder has no run, or a line can't be read, or is of no record or sequence of the run.
     """
-    sequences, done, points = sequences_of(read_settings(folder.path)), dict[tuple[str, str], str | None](), set()
+    sequences = sequences_of(read_settings(folder.path))
+    done = dict[tuple[str, str], str | None]()
+    points = set()
     ids = {name for names in sequences.values() for name in names}
     for number, entry in enumerate(folder.entries(), 1):
         if entry.id not in ids:
@@ -420,7 +428,8 @@ def missing_points(plan: CurvePlan, number: int, records: int, points: Points) -
 
 def sequences_of(settings: Settings) -> dict[int, tuple[str, ...]]:
     """Return the record ids of a run, or of its shard, by the number of their sequence; the last may be shorter."""
-    config, ids = EvalConfig.of(settings), settings["ids"]
+    config = EvalConfig.of(settings)
+    ids = settings["ids"]
     size = config.plan.schedule.sequence
     cut = [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
     return dict(config.part.deal(list(enumerate(cut))))

@@ -44,7 +44,8 @@ def render(summary: Summary) -> str:
 
     A cell is empty if no record has the metric. If only some records have it, their number is in the cell.
     """
-    text, general = f"{_table(_cells(summary))}\n\n{_caption(summary)}\n", _general_cells(summary)
+    text = f"{_table(_cells(summary))}\n\n{_caption(summary)}\n"
+    general = _general_cells(summary)
     return text + (f"\n{_table(general)}\n\n{_general_caption(summary)}\n" if len(general) > 1 else "")
 
 
@@ -92,7 +93,8 @@ def _general_cells(summary: Summary) -> list[list[str]]:
     for name, result in (summary.general or {}).items():
         numbers = [str(result.n)] * bool(result.n) + [f"{result.failed} broken"] * bool(result.failed)
         change = _difference(result.difference, str)
-        before, after = interval(result.before), interval(result.after)
+        before = interval(result.before)
+        after = interval(result.after)
         rows.append([name.removeprefix(PREFIX), before, after, *change, ", ".join(numbers)])
     return [["task", "unedited", "edited", "difference", "p", "n"], *rows]
 
@@ -117,7 +119,8 @@ def _caption(summary: Summary) -> str:
         how = ", ".join(filter(None, [batches, onto]))
     form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
     like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
-    times, unscored = summary.seconds_per_answer, run.get("unscored", 0)
+    times = summary.seconds_per_answer
+    unscored = run.get("unscored", 0)
     parts = [
         f"{method_in_words(run)} on {run['model']['name']}: "
         f"the edits of {number_of(summary.n, 'record')} made {how}{form}",
@@ -191,7 +194,9 @@ def _mark(metric: str, change: Difference) -> str:
 
 
 _LINE = 75  # characters of \\small in a line of LaTeX's article class: 345 pt, of which a digit takes 4.6
-_CELL, _GAP = 15, 3  # characters as wide as "0.720 [0.610, 0.830]", with its small interval, and as a column's space
+# characters as wide as "0.720 [0.610, 0.830]", with its small interval, and as a column's space
+_CELL = 15
+_GAP = 3
 _ESCAPED = str.maketrans(
     {"↑": "$\\uparrow$", "↓": "$\\downarrow$", "†": "$^{\\dagger}$", "‡": "$^{\\ddagger}$"}
     | {mark: f"\\{mark}" for mark in "&%$#_{}"}
@@ -214,7 +219,8 @@ def latex(comparison: Comparison) -> str:
     a worse one has a dagger. Metrics that do not fit beside each other are divided over several tabulars.
     """
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
-    tabulars, room = list[list[tuple[str, MetricRow]]](), 0
+    tabulars = list[list[tuple[str, MetricRow]]]()
+    room = 0
     for row in comparison.rows:
         title = f"{row.metric}{_arrow(row.metric)}" + (f" (n = {row.n})" if row.n < comparison.records else "")
         width = max(len(title), _CELL) + _GAP
@@ -237,7 +243,8 @@ def latex(comparison: Comparison) -> str:
 
 def _latex_cell(row: MetricRow, side: str) -> str:
     """The mean of a run with its interval, small; bold, † or ‡ if its difference to the first run is significant."""
-    estimate, change = row.means.get(side), row.differences.get(side)
+    estimate = row.means.get(side)
+    change = row.differences.get(side)
     if estimate is None or estimate.mean is None:
         return ""
     text = _latex_number(estimate.mean)
@@ -375,7 +382,8 @@ def _arrow(metric: str) -> str:
 def _difference(change: Difference | None, bold: Callable[[str], str]) -> tuple[str, str]:
     if change is None:
         return "", ""
-    text, p = _number(change.mean, "+"), "<.001" if change.p < 0.001 else f"{change.p:.3f}"
+    text = _number(change.mean, "+")
+    p = "<.001" if change.p < 0.001 else f"{change.p:.3f}"
     if change.ci95_low is not None and change.ci95_high is not None:
         text = f"{text} [{_number(change.ci95_low, '+')}, {_number(change.ci95_high, '+')}]"
     return bold(text) if change.is_found else text, p

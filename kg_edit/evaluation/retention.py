@@ -64,7 +64,8 @@ class RetentionTest:
     @classmethod
     def of(cls, records: Iterable[BenchmarkRecord]) -> RetentionTest:
         """Return the first `TESTED` unrelated prompts and accurate sentences of ``records``, each query once."""
-        queries, accurate = dict[Query, None](), list[Query]()
+        queries = dict[Query, None]()
+        accurate = list[Query]()
         for record in records:
             for probe in (*record.group("locality"), *record.group("recall")):
                 queries |= dict.fromkeys(_plain(query) for query in probe.queries if query.answers)
@@ -119,12 +120,14 @@ class RetentionTest:
             ModelError: its output is not finite.
         """
         model = model.in_chat(chat=bool(chat))
-        tested, edited = self.replies(model), edit_replies(model, edits, chat=chat)
+        tested = self.replies(model)
+        edited = edit_replies(model, edits, chat=chat)
         accurate = [now for now, then in zip(tested, before, strict=True) if then.right]
         if self.accurate:  # no greedy answers are generated for sentences
             losses = score(model, map(pair_of, self.accurate))
             accurate = [RetentionAnswer(False, losses[pair_of(query)].nll) for query in self.accurate]
-        trr, err = mean(reply.right for reply in tested), mean(reply.right for reply in edited)
+        trr = mean(reply.right for reply in tested)
+        err = mean(reply.right for reply in edited)
         # exp of the mean NLL over prompts; None if there is no prompt
         nlls = {name: mean(reply.nll for reply in of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))}
         perplexities = {

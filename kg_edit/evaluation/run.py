@@ -97,8 +97,10 @@ def evaluate(
     """
     if isinstance(method, str | type):
         raise unmade_method(method)
-    config, out = config or EvalConfig(), Path(out)
-    model, all_records = as_model(model), as_records(records)
+    config = config or EvalConfig()
+    out = Path(out)
+    model = as_model(model)
+    all_records = as_records(records)
     own = getattr(method, "model", model)
     if own.fingerprint != model.fingerprint:  # every edit would be made, and none could be applied
         of = (
@@ -126,7 +128,8 @@ def evaluate(
             log.warning("%s: the errors of %s are from an earlier run; --retry-failed computes them again", out, what)
 
         # A run may be resumed with other code, since only kg-edit's own version is a setting.
-        plug_in, earlier = getattr(method, "plug_in", None), [used.get("plug_in") for used in read_environments(out)]
+        plug_in = getattr(method, "plug_in", None)
+        earlier = [used.get("plug_in") for used in read_environments(out)]
         edited = {name for name, phase in run.done if phase == EDIT}
         if plug_in and edited and any(used != plug_in for used in earlier):
             affected = "some records" if plug_in in earlier else number_of(len(edited), "record")

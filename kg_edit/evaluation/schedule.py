@@ -48,7 +48,8 @@ class Schedule:
             if name in sizes or "single" in sizes or (sizes and name == "single"):
                 raise ConfigError(f"schedule {text!r}: {part!r} repeats an earlier part; expected {_EXAMPLES}")
             sizes[name] = size
-        batch, sequence = sizes.get("batch", 1), sizes.get("sequential", sizes.get("batch", 1))
+        batch = sizes.get("batch", 1)
+        sequence = sizes.get("sequential", sizes.get("batch", 1))
         if batch > sequence:
             raise ConfigError(
                 f"schedule {text!r}: a batch of {batch} is larger than a sequence of {sequence} edits; "

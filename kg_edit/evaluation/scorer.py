@@ -41,8 +41,10 @@ _DECIDES = ("model", "tokenizer_sha256", "protocol", "question_form_sha256", "kg
 
 log = logging.getLogger(__name__)
 Stored = TypeVar("Stored")
-_SECTION, _REPLIES = TypeAdapter(Section), TypeAdapter(list[RetentionAnswer])
-_SCORES, _TASKS = TypeAdapter(dict[str, float | None]), TypeAdapter(dict[str, DocumentScores])
+_SECTION = TypeAdapter(Section)
+_REPLIES = TypeAdapter(list[RetentionAnswer])
+_SCORES = TypeAdapter(dict[str, float | None])
+_TASKS = TypeAdapter(dict[str, DocumentScores])
 
 
 def score_cases(
@@ -163,7 +165,9 @@ class UneditedScores:
     def __init__(self, model: LanguageModel, settings: Settings) -> None:
         named = {name: settings[name] for name in _DECIDES if name in settings}  # a model counts by its content
         named["model"] = {key: value for key, value in named["model"].items() if key != "name"}
-        self._model, self._key, self._folder = model, digest(named), cache_folder() / "unedited"
+        self._model = model
+        self._key = digest(named)
+        self._folder = cache_folder() / "unedited"
         self._unwritten: dict[Path, Any] = {}
 
     def sections(self, cases: Mapping[str, Case]) -> dict[str, Section]:

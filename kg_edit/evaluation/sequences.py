@@ -387,7 +387,8 @@ class SequenceRun:
         """The line of an item's scores; at the end of its sequence with the seconds of an answer, if they are asked."""
         seconds = None
         if self.config.time_answers and phase == EDITED and patch:
-            prompt, model = item.case.edit.text, self.model.in_chat(chat=item.case.chat)
+            prompt = item.case.edit.text
+            model = self.model.in_chat(chat=item.case.chat)
             unedited = answer_seconds(model, prompt)
             with patch.applied(model) as edited:
                 seconds = unedited, answer_seconds(edited, prompt)
@@ -408,7 +409,8 @@ class SequenceRun:
             return
         asked = f", {number_of(len(config.retention.queries), 'prompt')} of retention" if config.retention else ""
         bar.note(f"{'edited' if edits else 'unedited'} model, general ability{asked}")
-        scores, tasks = dict[str, float | None](), dict[str, DocumentScores]()
+        scores = dict[str, float | None]()
+        tasks = dict[str, DocumentScores]()
         problem: Exception | None = None
         before = self.unedited.replies(config.retention, chat=bool(config.chat)) if config.retention else []
         try:
@@ -443,7 +445,8 @@ class SequenceRun:
 
 def _label(group: Sequence[RecordSequence], bar: Bar) -> str:
     """The beginning of the notes about records that are edited alone: "records 5 to 8, "."""
-    first, last = bar.n + 1, bar.n + len(group)
+    first = bar.n + 1
+    last = bar.n + len(group)
     return f"records {first} to {last}, " if last > first else f"record {first}, "
 
 

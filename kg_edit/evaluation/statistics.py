@@ -59,8 +59,10 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
     records = len(rows)
     # How often each record is drawn in each resample: [resamples, records]. All metrics share the resamples.
     drawn = random_numbers(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
-    means, spread = _means(values, np.ones((1, records))), _means(values, drawn)
-    shown, sizes = list(names), counts(rows, names=names)
+    means = _means(values, np.ones((1, records)))
+    spread = _means(values, drawn)
+    shown = list(names)
+    sizes = counts(rows, names=names)
     if scored := score_parts(sizes):  # the harmonic mean of the means, in each resample as well
         parts = [names.index(name) for name in scored]
         means, spread = (np.c_[table, harmonic_mean(table[:, parts])] for table in (means, spread))
@@ -179,7 +181,8 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
     draws = (rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows) for rows in _portions(len(first)))
     spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in draws])
     # A record whose coin is 1 swaps its scores: its change leaves the sum of one run and enters the other's.
-    counts, more = present.sum(0), new - old
+    counts = present.sum(0)
+    more = new - old
     swapped = [
         harmonic_mean((new.sum(0) - coins @ more) / counts) - harmonic_mean((old.sum(0) + coins @ more) / counts)
         for coins in _coins(len(first), rng)
@@ -193,7 +196,10 @@ def mcnemar(gained: int, lost: int) -> float:
 
     p = min(1, 2 sum_(k <= min(gained, lost)) C(n, k) / 2^n),   n = gained + lost
     """
-    changed, term, total = gained + lost, 1, 0  # term: C(n, k) in whole numbers, which can't overflow
+    # term: C(n, k) in whole numbers, which can't overflow
+    changed = gained + lost
+    term = 1
+    total = 0
     for heads in range(min(gained, lost) + 1):
         total += term
         term = term * (changed - heads) // (heads + 1)
@@ -205,7 +211,8 @@ def holm(values: Sequence[float]) -> list[float]:
 
     The k-th smallest of m values becomes (m - k + 1) p, but never less than the one before it.
     """
-    corrected, least = [0.0] * len(values), 0.0
+    corrected = [0.0] * len(values)
+    least = 0.0
     for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         least = max(least, min(1.0, (len(values) - rank) * values[index]))
         corrected[index] = least

@@ -159,7 +159,8 @@ class Summary(BaseModel):
         return {name: section for name, section in sections.items() if section is not None}
 
     def __repr__(self) -> str:
-        method, model = self.provenance.get("method"), self.provenance.get("model", {}).get("name")
+        method = self.provenance.get("method")
+        model = self.provenance.get("model", {}).get("name")
         return f"Summary({number_of(self.n, 'record')}, {method} on {model}: {', '.join(self.sections)})"
 
     def __str__(self) -> str:

@@ -37,7 +37,8 @@ def _distracting(edit: Edit) -> Iterator[Query]:
     """Each neighbour's prompt after the new fact, which is about another subject."""
     if edit.target_true:
         for prompt in edit.neighborhood:
-            answers, others = ((edit.target_true,),), (edit.target_new,)
+            answers = ((edit.target_true,),)
+            others = (edit.target_new,)
             yield Query(prompt=prompt, context=fact_sentence(edit), answers=answers, others=others, form="sentence")
 
 

@@ -106,7 +106,8 @@ class ShuffledObjects(Control):
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph with other objects in o*'s statements."""
-        root, shuffled = target_of(graph), bare(graph)
+        root = target_of(graph)
+        shuffled = bare(graph)
         edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
         taken = {end for _, end, _, _ in edges} | set(shuffled)
         for _, end, key, data in sorted(edges, key=lambda edge: (edge[2], edge[1])):
@@ -156,7 +157,8 @@ class Withheld(Control):
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph without the withheld nodes; the edit's own subject and object stay."""
-        names, ends = self.names.get(edit.id, frozenset()), {subject_of(graph), target_of(graph)}
+        names = self.names.get(edit.id, frozenset())
+        ends = {subject_of(graph), target_of(graph)}
         return without_nodes(
             graph, [node for node, label in graph.nodes(data="label") if label in names and node not in ends]
         )
@@ -222,11 +224,13 @@ class WrongGraph(Control):
         Raises:
             GraphError: the pool has too few statements.
         """
-        wrong, incoming = bare(graph), options.incoming
+        wrong = bare(graph)
+        incoming = options.incoming
         wrong.graph = {
             name: graph.graph[name] for name in options.changed() if name in graph.graph and name not in SAMPLING
         }
-        size, count = len(_statements(graph, incoming)), len(_statements(wrong, incoming))
+        size = len(_statements(graph, incoming))
+        count = len(_statements(wrong, incoming))
         for donor in self._donors(edit, options.seed):
             if count >= size:
                 break
@@ -293,7 +297,8 @@ def _graft(
     wrong: nx.MultiDiGraph, other: nx.MultiDiGraph, true: nx.MultiDiGraph, *, room: int, seed: int, incoming: bool
 ) -> None:
     """Add at most ``room`` statements of ``other``'s o* to the o* of ``wrong``, with the nodes behind them."""
-    root, theirs = target_of(wrong), target_of(other)
+    root = target_of(wrong)
+    theirs = target_of(other)
     if theirs in {root, subject_of(wrong)}:  # the same entity under another name in the pool
         return
     known = {edge[:3] for edge in _statements(true, incoming)}

@@ -146,7 +146,8 @@ def label_vectors(
     for padded, batch in _batches(model, labels, start_token=start_token):
         states = block_output(model, padded, layer)  # [labels, tokens, d]
         for (label, tokens), state in zip(batch, states, strict=True):
-            last, mean = state[-1], state[-tokens:].mean(0)
+            last = state[-1]
+            mean = state[-tokens:].mean(0)
             vectors[label] = {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
     return torch.stack([vectors[label] for label in labels]).float()
 

@@ -75,13 +75,17 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
         GraphError: a row is no statement (the message names file, line and field), or there are too many.
         GraphFileError: a file can't be read.
     """
-    graph, files, count = nx.MultiDiGraph(), dict[str, str](), 0
+    graph = nx.MultiDiGraph()
+    files = dict[str, str]()
+    count = 0
     for path in paths:
         if _kind(path) == ".graphml":
             if len(paths) > 1:
                 raise GraphError(f"{path}: a GraphML file has keys of its own, so it can't be combined; give it alone")
             return _graphml(path)
-        before, skipped, first = count, 0, ("", "", "")
+        before = count
+        skipped = 0
+        first = ("", "", "")
         with open_graph_file(path) as reader:
             for head, relation, tail in _table(reader, path):
                 first = (head, relation, tail) if count + skipped == before else first
@@ -102,7 +106,8 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
 
 def _is_apart(graph: nx.MultiDiGraph, head: str, relation: str, tail: str) -> bool:
     """Whether no other statement has one of the three names, as with a header."""
-    degrees, same = dict(graph.degree([head, tail])), sum(key == relation for *_, key in graph.edges(keys=True))
+    degrees = dict(graph.degree([head, tail]))
+    same = sum(key == relation for *_, key in graph.edges(keys=True))
     return bool(degrees[head] == degrees[tail] == same == 1)
 
 
@@ -131,7 +136,8 @@ def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]
         separator = next(wide, usual)
     rows = table_rows(chain(start, lines), separator)
 
-    columns, width = None, len(_COLUMNS)
+    columns = None
+    width = len(_COLUMNS)
     for number, (first, cells) in enumerate(rows):
         where = f"{path}, line {first}"
         if isinstance(cells, RowFault):

@@ -156,7 +156,8 @@ def target_of(graph: nx.MultiDiGraph) -> str:
 
 def overlaps(text: str, other: str) -> bool:
     """Return whether the words of one text occur in the other, without case and accents; long names in a word too."""
-    one, two = _folded(text), _folded(other)
+    one = _folded(text)
+    two = _folded(other)
     if not one or not two:
         return False
     short, long = sorted((one, two), key=len)
@@ -189,7 +190,8 @@ def without_nodes(graph: nx.MultiDiGraph, nodes: Iterable[str]) -> nx.MultiDiGra
     Raises:
         GraphError: the graph is not an edit's subgraph.
     """
-    pruned, ends = graph.copy(), {subject_of(graph), target_of(graph)}
+    pruned = graph.copy()
+    ends = {subject_of(graph), target_of(graph)}
     pruned.remove_nodes_from(nodes)
     reached = nx.node_connected_component(pruned.to_undirected(as_view=True), target_of(pruned)) | ends
     pruned.remove_nodes_from([node for node in pruned if node not in reached])

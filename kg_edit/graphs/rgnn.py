@@ -33,7 +33,8 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
 
     def __init__(self, width: int, *, aggregation: Aggregation, relations: bool, graph: bool) -> None:
         super().__init__(aggr=aggregation)
-        self._relations, self._graph = relations, graph
+        self._relations = relations
+        self._graph = graph
         self.neighbours = nn.Parameter(torch.empty(width, width))  # W_1
         self.itself = nn.Parameter(torch.empty(width, width))  # W_2
 
@@ -111,7 +112,8 @@ class RGNN(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._slope, self._dropout = slope, dropout
+        self._slope = slope
+        self._dropout = dropout
         self._final_activation = final_activation
         self.layers = nn.ModuleList(
             RelationalLayer(width, aggregation=aggregation, relations=relations, graph=graph) for _ in range(layers)

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 _SUBJECT = "_:subject"
 _RELATION = ("label", "relation", "type", "predicate")  # attributes of an edge, the first text of which is its relation
-_OFTEN, _PAIRS = 5, 100_000
+_OFTEN = 5
+_PAIRS = 100_000
 _NEAR = 0.88  # difflib's ratio: "locatd in" and "located in" have 0.95, "works as" and "works at" 0.875
 _NEAR_LABEL = 0.8  # that of a label, which is only named
 _SEARCHED = 10_000  # labels; a search among more would take long for each edit
@@ -418,7 +419,8 @@ def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) 
 
 def edge_alone(source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
     """Return the subgraph of an edit whose o* is not in the graph ``source``: its own edge s -r-> o*."""
-    subject, target = edit.subject_id or "_:subject", edit.target_new_id or "_:target_new"
+    subject = edit.subject_id or "_:subject"
+    target = edit.target_new_id or "_:target_new"
     content = [(subject, edit.subject), edit.relation_text, (target, edit.target_new)]
     subgraph = nx.MultiDiGraph(kind="edge alone", right=graph_identity(source), content_hash=digest(content))
     subgraph.add_node(subject, label=edit.subject, role="subject", hop=0)

@@ -103,7 +103,8 @@ class MethodConfig(BaseModel, metaclass=Called):
             values = published_settings(name, published_as, config_presets=presets)
         if not isinstance(settings or {}, Mapping):
             raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
-        merged, of = _over(values, _nested(settings or {})), f" of {method}" if method else ""
+        merged = _over(values, _nested(settings or {}))
+        of = f" of {method}" if method else ""
         for key in merged:
             if key not in cls.model_fields:
                 for name, value in (settings or {}).items() if key == method else ():

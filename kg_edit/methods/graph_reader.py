@@ -212,7 +212,8 @@ class GraphReader(GraphMethod):
         Raises:
             KgEditError, WikidataCacheError: the graph has no o*.
         """
-        answers, graph = self.test_answers(edit), self.subgraph(edit)
+        answers = self.test_answers(edit)
+        graph = self.subgraph(edit)
         return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)) if answers else []
 
     def test_answers(self, edit: Edit) -> tuple[str, ...]:

@@ -129,7 +129,8 @@ class ValueMethod(EditingMethod):
         progress: bool = True,
     ) -> None:
         super().__init__(model, config, graph=graph)
-        self._given_contexts, self._given_covariances = contexts, covariances
+        self._given_contexts = contexts
+        self._given_covariances = covariances
         self._progress = progress
 
     @cached_property
@@ -194,13 +195,15 @@ class ValueMethod(EditingMethod):
             longest = longest_start(starts, row.ids)
             return len(row.ids) - (0 if longest is None else len(starts[longest]))
 
-        start, size = 0, float(shared)
+        start = 0
+        size = float(shared)
         for index, request in enumerate(requests):
             padded = len(request.rewrites) * max(map(own_tokens, request.rewrites))
             needed = token * padded + _OPTIMISER_BYTES * self.parameters
             if index > start and size + needed > self.memory * 1e6:
                 yield slice(start, index)
-                start, size = index, float(shared)
+                start = index
+                size = float(shared)
             size += needed
         if requests:
             yield slice(start, len(requests))

@@ -147,7 +147,8 @@ def find_spec(config: PreTrainedConfig) -> ModelSpec:
         UnsupportedModelError: neither the table nor a plug-in has this type. The message says how to add the family, or
             why its blocks can't be edited.
     """
-    known, text = known_architectures(), config.get_text_config()
+    known = known_architectures()
+    text = config.get_text_config()
     if getattr(text, "num_kv_shared_layers", 0):
         raise UnsupportedModelError(
             f"models of type {config.model_type!r} whose upper blocks read the keys and values of a lower one (such as "

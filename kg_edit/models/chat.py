@@ -29,8 +29,11 @@ _DATE_PARTS = {
     "%Y": "2024", "%y": "24", "%m": "07", "%B": "July", "%b": "Jul", "%d": "26", "%A": "Friday", "%a": "Fri",
     "%H": "12", "%M": "00", "%S": "00", "%f": "000000",
 }  # fmt: skip
-_USER, _ANSWER = "<<kg-edit: user>>", "<<kg-edit: assistant>>"
-_SECONDS, _LONGEST = 10, 100_000  # of rendering; characters that a template may add to the messages
+_USER = "<<kg-edit: user>>"
+_ANSWER = "<<kg-edit: assistant>>"
+# of rendering; characters that a template may add to the messages
+_SECONDS = 10
+_LONGEST = 100_000
 _FULL_STOPS = "?!.:;\uff1f\uff01\u3002\uff1a\u061f\u2026"  # Latin, Chinese and Arabic; they end a complete text
 Message = Mapping[str, str]
 

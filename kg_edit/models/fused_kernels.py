@@ -45,8 +45,10 @@ def use_fused_kernels(model: nn.Module) -> None:
         weight = getattr(module, "weight", None)
         one_input = len(signature(module.forward).parameters) == 1  # Qwen3.5 has norms that also take a gate
         if one_input and isinstance(weight, nn.Parameter) and hasattr(module, "variance_epsilon"):
-            exact, state = deepcopy(module).float(), torch.linspace(-1, 2, len(weight), device=weight.device)
-            reference, fused = exact(state), FusedRMSNorm.forward(exact, state)  # type: ignore[arg-type]
+            exact = deepcopy(module).float()
+            state = torch.linspace(-1, 2, len(weight), device=weight.device)
+            reference = exact(state)
+            fused = FusedRMSNorm.forward(exact, state)  # type: ignore[arg-type]
             if (fused - reference).norm() <= _SAME * reference.norm():
                 module.__class__ = FusedRMSNorm
         elif type(module) is NewGELUActivation:

@@ -128,7 +128,8 @@ def refuse_patched(model: LanguageModel) -> None:
         )
 
 
-_ENDS, _ENDS_WANTED = "_kg_edit_prompt_ends", "_kg_edit_wants_prompt_ends"
+_ENDS = "_kg_edit_prompt_ends"
+_ENDS_WANTED = "_kg_edit_wants_prompt_ends"
 
 
 def wanting_prompt_ends(model: LanguageModel) -> AbstractContextManager[None]:

@@ -78,7 +78,8 @@ def encode(
                 f"the prompt {template!r} has no {{}} for the subject {subject!r}; write {{}} in its place"
             )
         begin = context.index("{}") + template.index("{}")
-        span, filled = (begin, begin + len(subject)), template.replace("{}", subject, 1)
+        span = (begin, begin + len(subject))
+        filled = template.replace("{}", subject, 1)
     text = context.replace("{}", filled, 1)
 
     # In chat form the text is a user's turn, which moves the span.
@@ -105,7 +106,8 @@ def encode(
                 f"no token of {joined!r} lies in the subject's span {span}: {joined[slice(*span)]!r} is empty for this "
                 "tokenizer; give the subject in other words"
             )
-        first, last = inside[0], inside[-1]
+        first = inside[0]
+        last = inside[-1]
     return Prompt(text=joined, ids=tuple(ids), target_start=start, subject_last=last, subject_first=first)
 
 
@@ -116,7 +118,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> 
     Without ``special`` the tokenizer adds no special tokens: the text, a rendered chat template, holds them all.
     """
     encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, return_special_tokens_mask=True)
-    ids, mask = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
+    ids = list(encoding["input_ids"])
+    mask = list(encoding["special_tokens_mask"])
     while special and mask and mask[-1] and ids != [tokenizer.bos_token_id]:  # BOS may be EOS too
         ids.pop()
         mask.pop()

@@ -104,7 +104,8 @@ class TokenMeans:
             with self._block.register_forward_pre_hook(self._note, with_kwargs=True):
                 yield self
         finally:
-            self._mask, self._cache = None, None
+            self._mask = None
+            self._cache = None
 
     def of(self, inputs: Tensor) -> Tensor:
         """Return the means, in float32, of a module's inputs [rows * tokens, d] in the block's last call.
@@ -172,7 +173,8 @@ class AfterMarker(TokenMeans):
 
     def __init__(self, model: LanguageModel, marker: int, *, name: str) -> None:
         super().__init__(model, None, name=name)
-        self._marker, self._first = marker, model.block(0)
+        self._marker = marker
+        self._first = model.block(0)
         self._ids: Tensor | None = None  # of a call of the transformer whose first block has not begun
         self._after: Tensor | None = None
 
@@ -194,14 +196,16 @@ class AfterMarker(TokenMeans):
 
     def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._note(block, args, kwargs)
-        self._ids, self._after = _input_of(args, kwargs), None
+        self._ids = _input_of(args, kwargs)
+        self._after = None
 
     @torch.no_grad()
     def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compute the tokens after the marker. If no cache was given, the transformer has made one by now."""
         if self._ids is not None:
             self._cache = _cache_of(args, kwargs)
-            marked, self._ids = (self._ids.reshape(-1, 1) == self._marker).float(), None
+            marked = (self._ids.reshape(-1, 1) == self._marker).float()
+            self._ids = None
             after = self.of(marked) > 0
             self._after = after.float() if bool(after.any()) else None
 

@@ -59,7 +59,8 @@ def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, read
     Raises:
         UnsupportedModelError: as `read_module`.
     """
-    down, reader = model.down_projection(layer), read_module(model, layer, reads)
+    down = model.down_projection(layer)
+    reader = read_module(model, layer, reads)
     mlp_input: list[Tensor] = []
 
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:

@@ -126,7 +126,8 @@ class AdapterPatch(Patch):
         adapted = {place: module_of(model, place[1], shape=adapter.shape) for place, adapter in self.adapters.items()}
         with ExitStack() as stack:
             for place, module in adapted.items():
-                layer, device = layer_of(model, place[1]), next(module.parameters()).device
+                layer = layer_of(model, place[1])
+                device = next(module.parameters()).device
                 stack.enter_context(self.adapters[place].attached(model, layer, device))
             yield model
 
@@ -162,7 +163,8 @@ class AdapterPatch(Patch):
         adapters: dict[Place, Adapter] = {}
         try:
             for entry in file.content:
-                method, name = entry["method"], entry["weight"]
+                method = entry["method"]
+                name = entry["weight"]
                 prefix = f"{method}/{name}/"
                 tensors = {key.removeprefix(prefix): t for key, t in file.tensors.items() if key.startswith(prefix)}
                 adapters[method, name] = _adapter_class(method).read(entry["adapter"], tensors)

@@ -40,8 +40,11 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
     """
     if len(patches) < 2 or len(patches) != len(shares):
         raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")
-    scaled, records = list[Patch](), dict[str, dict[str, object]]()
-    shares_of, patches_of = defaultdict[str, float](float), Counter[str]()  # of each edit
+    scaled = list[Patch]()
+    records = dict[str, dict[str, object]]()
+    # of each edit
+    shares_of = defaultdict[str, float](float)
+    patches_of = Counter[str]()
     for number, (patch, share) in enumerate(zip(patches, shares, strict=True), 1):
         if not isinstance(patch, WeightPatch):
             raise PatchError(
@@ -56,7 +59,8 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
         for record in patch.edits:
             if not {"edit", "method"} <= record.keys():
                 raise PatchError("a record of a patch lacks its edit or its method; make the patch again")
-            edit, id_ = record["edit"], str(record["edit"]["id"])
+            edit = record["edit"]
+            id_ = str(record["edit"]["id"])
             earlier: Any = records.get(id_, record)
             if any(earlier["edit"].get(name) != edit.get(name) for name in ("subject", "prompt", "target_new")):
                 raise PatchError(

@@ -84,7 +84,8 @@ class Patch(ABC):
             fields = {"target_true": "", "target_new": "", **record.get("edit", {})}
             if "prompt" in fields and "subject" in fields:
                 text = str(fields["prompt"]).replace("{}", str(fields["subject"]))
-                old, new = str(fields["target_true"] or ""), str(fields["target_new"])
+                old = str(fields["target_true"] or "")
+                new = str(fields["target_new"])
                 facts.append((str(fields.get("id", "")), text, old, new, str(record.get("method", ""))))
         return facts
 
@@ -164,10 +165,12 @@ class Patch(ABC):
                 "the model again to use the patch, make a new one on the merged model, or merge several at once: "
                 "(first + second).merge_into(model)"
             )
-        source, hint = self.provenance["model"], ""
+        source = self.provenance["model"]
+        hint = ""
         if (Path(model.name) / ORIGIN).is_file():
             raise PatchMismatchError(f"this patch is for {source.get('name')!r}, and {about_merged(model.name)}")
-        saved, loaded = str(source.get("dtype")), str(model.model.dtype)
+        saved = str(source.get("dtype"))
+        loaded = str(model.model.dtype)
         if saved != loaded and "torch.float16" in (saved, loaded) and source.get("dtype"):  # a cast to float16 rounds
             dtype = saved.removeprefix("torch.")
             hint = (

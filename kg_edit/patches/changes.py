@@ -118,7 +118,8 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
     factors: Mapping[str, Any] = getattr(patch, "factors", {})
     if not factors or any(record.get("shared") for record in patch.edits):
         return None
-    by_edit, start = [], 0
+    by_edit = []
+    start = 0
     for record in patch.edits:
         stop = start + 1 + len(record.get("requests", ()))
         by_edit.append(tuple(range(start, stop)))
@@ -136,7 +137,8 @@ def is_identity(factor: Any) -> bool:
 
 def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
     """Return the Frobenius norm of each edit's change over all weights; None for each if `columns` is None."""
-    groups, changes = columns(patch), changes_of(patch)
+    groups = columns(patch)
+    changes = changes_of(patch)
     if groups is None:
         return (None,) * len(changes.edits)
     return tuple(sum(change_norm(pair, group) ** 2 for pair in changes.factors.values()) ** 0.5 for group in groups)

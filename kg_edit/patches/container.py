@@ -26,7 +26,8 @@ from kg_edit.storage.atomic import write_safetensors
 if TYPE_CHECKING:  # the metadata of a patch can be read without torch
     from torch import Tensor
 
-FORMAT, VERSION = "kg-edit-patch", 1
+FORMAT = "kg-edit-patch"
+VERSION = 1
 _REAL = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types of numbers that a patch may have
 METADATA = "kg_edit"  # the one key of the metadata, because safetensors does not keep the order of keys
 
@@ -77,7 +78,8 @@ def write_patch(
     """
     import torch
 
-    cleaned, memory = dict[str, "Tensor"](), set[int]()
+    cleaned = dict[str, "Tensor"]()
+    memory = set[int]()
     for name, tensor in sorted(tensors.items()):
         if not torch.isfinite(tensor).all():
             raise PatchError(f"the change of {name} is not finite; nothing was written")

@@ -63,7 +63,8 @@ class _Sized(NamedTuple):
 
 def _median_of_others(values: list[float], own: float) -> float | None:
     """The median of the sorted ``values`` without one that is ``own``; None if too few are left."""
-    remaining, index = len(values) - 1, bisect_left(values, own)
+    remaining = len(values) - 1
+    index = bisect_left(values, own)
     middle = (values[n + (n >= index)] for n in ((remaining - 1) // 2, remaining // 2))
     return sum(middle) / 2 if remaining >= _ENOUGH else None
 
@@ -75,7 +76,8 @@ class SeenEdits:
     """
 
     def __init__(self, patches: Iterable[Patch | Changes] = ()) -> None:
-        self.norms, self.factors = defaultdict[object, list[float]](list), defaultdict[object, list[float]](list)
+        self.norms = defaultdict[object, list[float]](list)
+        self.factors = defaultdict[object, list[float]](list)
         for patch in patches:
             self.add(patch)
 
@@ -110,7 +112,9 @@ def disabling(
     reasons = list[str]()
     seen = others if isinstance(others, SeenEdits) else SeenEdits(others)
     for edit in seen.add(patch):
-        name, norm, factor = edit.record["edit"]["id"], edit.norm, division_factor(edit.record)
+        name = edit.record["edit"]["id"]
+        norm = edit.norm
+        factor = division_factor(edit.record)
         usual = _median_of_others(seen.norms[edit.group], norm) if norm else None
         if norm and usual is not None and norm > MEDIANS * usual:
             times = f"{norm / usual:.1f} times the other edits'"
@@ -120,7 +124,8 @@ def disabling(
             reasons.append(f"{name}: its division factor is {factor:.3g}, the other edits' median {usual:.3g}")
 
     # The largest edit in each weight, against the weight itself.
-    changes, by_edit = changes_of(patch), columns(patch)
+    changes = changes_of(patch)
+    by_edit = columns(patch)
     present = weight_norms(patch, model) if model is not None and not isinstance(patch, Changes) else {}
     for name, pair in changes.factors.items():
         limit = SHARE * (present or changes.weight_norms).get(name, 0.0)
@@ -130,7 +135,8 @@ def disabling(
         else:
             # Columns don't belong to edits: the mean edit counts, |change| / sqrt(edits). A weight has no more edits
             # than columns, if others are in other weights.
-            size, named = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5, ""
+            size = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5
+            named = ""
         if limit and size > limit:
             share = ceil(round(100 * SHARE * size / limit, 3)) / 100  # rounded up: it never reads like the limit
             reasons.append(
@@ -162,5 +168,6 @@ def refuse_disabling(
 def division_factor(record: Mapping[str, Any]) -> float | None:
     """Return |k . u|, the divisor in a rank-one edit, as |m* - m| / |update|; None if the record lacks these."""
     norms = record.get("norms", {})
-    change, update = norms.get("change"), norms.get("update")
+    change = norms.get("change")
+    update = norms.get("update")
     return change / update if change and update else None

@@ -113,7 +113,8 @@ class FactBook:
         Raises:
             ConfigError: the encoder is not installed.
         """
-        facts, rule = self.relevant(prompt), self.rule
+        facts = self.relevant(prompt)
+        rule = self.rule
         if not facts:
             return prompt
         shown = list(facts[0].examples)
@@ -204,7 +205,8 @@ class PromptPatch(Patch):
 
         It is `prompt_transform`, with fewer other facts as examples if the model's positions hold no more.
         """
-        most, positions = max((rule.own_examples for rule, _ in self.facts), default=0), model.positions
+        most = max((rule.own_examples for rule, _ in self.facts), default=0)
+        positions = model.positions
         if positions is None or not most:
             return self.prompt_transform
         room = positions - reserved(positions)
@@ -242,7 +244,8 @@ class PromptPatch(Patch):
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Yield another `LanguageModel` with the same weights, whose prompts get the facts; ``model`` is unchanged."""
         self.check_model(model)
-        insert, then = self.transform_for(model), model.prompt_transform
+        insert = self.transform_for(model)
+        then = model.prompt_transform
         yield replace(model, prompt_transform=insert if then is None else lambda text: then(insert(text)))
 
     def check_finite(self) -> None:

@@ -88,6 +88,7 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
 
     # rest(a) = a - share s with s = per_e e + per_a a, so each row of the result is
     #     e - strength rest(a) = (1 + strength share per_e) e - strength (1 - share per_a) a
-    of_expert, of_anti = 1 + strength * share * per_e, -strength * (1 - share * per_a)
+    of_expert = 1 + strength * share * per_e
+    of_anti = -strength * (1 - share * per_a)
     lefts = torch.cat([of_expert[:, None] * e_out, of_anti[:, None] * a_out], 1)
     return Factors(left=lefts.float(), right=torch.cat([e_in, a_in], 1).float())

@@ -149,7 +149,8 @@ class WeightPatch(Patch):
         return not self.factors
 
     def _plus(self, other: WeightPatch) -> WeightPatch:
-        factors, state = dict(self.factors), dict(self.state)
+        factors = dict(self.factors)
+        state = dict(self.state)
         for name, more in other.factors.items():
             factors[name] = factors[name] + more if name in factors else more
         for name, tensor in other.state.items():
@@ -237,7 +238,8 @@ class WeightPatch(Patch):
     @torch.no_grad()
     def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
         for name, module in modules.items():
-            weight, pair = weight_matrix(module), self.factors[name]
+            weight = weight_matrix(module)
+            pair = self.factors[name]
             changed = (weight.float() + pair.exact_on(weight.device).product).to(weight.dtype)
             safe = pair.bound < _SAFE * torch.finfo(weight.dtype).max  # false for NaN, too
             if not safe and not torch.isfinite(changed).all():
@@ -272,7 +274,8 @@ class WeightPatch(Patch):
         state = {name.removeprefix(STATE): value for name, value in file.tensors.items() if name.startswith(STATE)}
         factors = dict[str, Factors]()
         for name in sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(STATE)}):
-            left, right = file.tensors.get(f"{name}.left"), file.tensors.get(f"{name}.right")
+            left = file.tensors.get(f"{name}.left")
+            right = file.tensors.get(f"{name}.right")
             if left is None or right is None:
                 raise PatchError(f"the patch {file.path} lacks a factor of {name}; make the patch again")
             check_factors(file.path, name, left, right)
@@ -280,7 +283,8 @@ class WeightPatch(Patch):
             if not factors[name].is_finite:
                 raise PatchError(f"the patch {file.path} has a change of {name} that is not finite; make it again")
         for name, value in state.items():
-            changed, shape = factors.get(name.removeprefix(KEY)), tuple(value.shape)
+            changed = factors.get(name.removeprefix(KEY))
+            shape = tuple(value.shape)
             if not shape or (changed and (len(shape) != 2 or shape[0] != changed.shape[1])):
                 raise PatchError(
                     f"the patch {file.path} has a {name} of the shape {shape}, which does not fit; make it again"

@@ -12,7 +12,8 @@ from kg_edit.errors import ModelError
 from kg_edit.models.device_memory import free_bytes
 from kg_edit.models.loading import pick_device
 
-_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,15 @@ from kg_edit.scoring.greedy import BATCH_ROWS
 
 RUNTIME = 0.50e9  # Python with torch and transformers: 0.39 GB before any model, 0.11 more once one has run
 CUDA = 0.5e9  # work memory of libraries, and of a captured step; measured on an H200: 0.3 to 0.9 GB (`bench/gpu.py`)
-FLOAT32, FLOAT64 = 4, 8
-_RECORD, _ENCODED = 9e3, 10e3  # bytes of an edit's texts and record; of its encoded prompts (measured)
-_TAIL, _PROMPT, _TARGET = 4, 8, 1  # tokens from the subject's end on, of a prompt, of a target: as in CounterFact
+FLOAT32 = 4
+FLOAT64 = 8
+# bytes of an edit's texts and record; of its encoded prompts (measured)
+_RECORD = 9e3
+_ENCODED = 10e3
+# tokens from the subject's end on, of a prompt, of a target: as in CounterFact
+_TAIL = 4
+_PROMPT = 8
+_TARGET = 1
 
 _LIMITED = ("rank-one", "joint", "codebook", "neurons", "gradient")  # families whose passes --memory limits
 
@@ -97,7 +103,9 @@ class Job:
     @property
     def trained(self) -> float:
         """The number of values that an optimiser holds at once: of one edit, or of all if the method is joint."""
-        shape, load, facts = self.shape, self.load, self.edits * self.load.facts
+        shape = self.shape
+        load = self.load
+        facts = self.edits * self.load.facts
         match self.method.trains:
             case "value":  # [d] a fact
                 return shape.width * (float(facts) if self.method.joint else 1.0)
@@ -117,8 +125,13 @@ class Job:
 
 def memory_parts(job: Job) -> Iterator[Part]:
     """Yield the parts of a job that take memory."""
-    shape, load, size, memory, layers = job.shape, job.load, job.size, job.memory, len(job.layers)
-    joint, family = job.method.joint, job.method.family
+    shape = job.shape
+    load = job.load
+    size = job.size
+    memory = job.memory
+    layers = len(job.layers)
+    joint = job.method.joint
+    family = job.method.family
     yield Part(what="Python, torch, transformers", bytes=RUNTIME, phase="always", memory="main memory")
     yield Part(
         what="the model",
@@ -167,10 +180,14 @@ def memory_parts(job: Job) -> Iterator[Part]:
     # The contexts' keys and values are kept once for all facts; the rows of one fact alone have a copy.
     # A recurrent model keeps no keys and values: the input of the edited block and the last output, 2 d a token.
     if job.method.trains in ("value", "graph network"):
-        fact_tokens, contexts, rows = load.rows * _PROMPT, load.context_tokens, load.rows + 1
+        fact_tokens = load.rows * _PROMPT
+        contexts = load.context_tokens
+        rows = load.rows + 1
         states = fact_tokens * shape.cache + 3.0 * rows * _TAIL * shape.width
         if shape.recurrent:
-            fact_tokens, contexts, states = row_tokens, 0, 2.0 * shape.width * row_tokens
+            fact_tokens = row_tokens
+            contexts = 0
+            states = 2.0 * shape.width * row_tokens
         facts = float(load.facts * job.edits if joint else load.facts * min(job.edits, load.together))
         shared = contexts * (1.0 if facts > 1 else 2.0)
         token = 2.0 * shape.width * shape.layers * size  # as `ValueMethod.portions` counts
@@ -193,7 +210,8 @@ def memory_parts(job: Job) -> Iterator[Part]:
             formula=f"{load.kept} tokens an edit, at most {MEGABYTES:.0f} MB",
         )
     if trained := job.trained:  # each number, its gradient and Adam's two means, in float32
-        held, formula = 4.0 * FLOAT32 * trained, f"{trained:,.0f} numbers x 16"
+        held = 4.0 * FLOAT32 * trained
+        formula = f"{trained:,.0f} numbers x 16"
         yield Part(what="trained numbers, and Adam", bytes=held, phase="editing", memory=memory, formula=formula)
 
     # The patch has a pair of factors, d + d_ff numbers, and a key, d_ff, for each fact and layer; or whole matrices.
@@ -239,7 +257,10 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
     """Yield what C takes: to measure it, to compare it with that of half the text, to factor it, and to hold it."""
     config = job.load.covariance
     assert config is not None  # noqa: S101 - the caller has seen it
-    shape, size, layers, square = job.shape, job.size, len(job.layers), float(job.shape.inner) ** 2
+    shape = job.shape
+    size = job.size
+    layers = len(job.layers)
+    square = float(job.shape.inner) ** 2
     tokens = config.tokens_for(shape.inner)
     sums = layers * square * FLOAT64 / 2  # half of each symmetric C, in float64
     if config.corpus == "self":
@@ -257,15 +278,20 @@ def _covariance_parts(job: Job) -> Iterator[Part]:
     # C, its factor and a copy, in float64; the sums of all layers and of their halves.
     compared = square * (3 * FLOAT64 + layers * (FLOAT64 + FLOAT32) / 2) if tokens > piece else 0.0
     formula = f"d_ff² x (24 + 6 x {layers})"
-    free, weights = job.machine.accelerator, float(size) * shape.parameters
+    free = job.machine.accelerator
+    weights = float(size) * shape.parameters
     memory: Memory = "main memory" if free is not None and free < weights + compared else job.memory
     yield Part(what="comparing C", bytes=compared, phase="comparing C", memory=memory, formula=formula)
-    held, formula = layers * square * FLOAT32, f"d_ff² x 4 x {layers}"
+    held = layers * square * FLOAT32
+    formula = f"d_ff² x 4 x {layers}"
     yield Part(what="C", bytes=held, phase="always", memory="main memory", formula=formula)
-    held, formula = layers * square * FLOAT64, f"d_ff² x 8 x {layers}"  # where it is solved with
+    # where it is solved with
+    held = layers * square * FLOAT64
+    formula = f"d_ff² x 8 x {layers}"
     yield Part(what="factors of C", bytes=held, phase="always", memory=job.memory, formula=formula)
     copies = 4 if job.method.joint else 1  # a batch: eigenvectors with their workspace, or C with the held keys
-    factoring, formula = copies * square * FLOAT64, f"d_ff² x {copies * FLOAT64}"
+    factoring = copies * square * FLOAT64
+    formula = f"d_ff² x {copies * FLOAT64}"
     yield Part(what="factoring C", bytes=factoring, phase="factoring C", memory=job.memory, formula=formula)
 
 
@@ -368,7 +394,8 @@ def suggestions(estimated: Estimate) -> tuple[str, ...]:
     """Return ways to make the job fit, the easiest first; () if it fits."""
     if not estimated.lacking:
         return ()
-    job, bytes_of = estimated.job, {part.what: part.bytes for part in estimated.parts}
+    job = estimated.job
+    bytes_of = {part.what: part.bytes for part in estimated.parts}
     ways = []
     if job.size > 2 and job.memory in estimated.lacking:
         saved = job.shape.parameters * (job.size - 2) / 1e9

@@ -68,7 +68,8 @@ def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
             model = AutoModelForCausalLM.from_config(config)
         blocks = model.get_submodule(spec.blocks)
         if spec.down_projection is None:
-            width, inner = text.hidden_size, width_of_experts(text)
+            width = text.hidden_size
+            inner = width_of_experts(text)
         else:
             width, inner = weight_matrix(blocks[0].get_submodule(spec.down_projection)).shape
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:

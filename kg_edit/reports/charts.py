@@ -10,8 +10,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT = 520, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 36
+WIDTH = 520
+HEIGHT = 230
+_LEFT = 52
+_RIGHT = 12
+_TOP = 10
+_BOTTOM = 36
 _FEW = 40  # lines with at most this many points also have dots
 _TICKS = 5
 _SPARK = (84, 22)
@@ -25,7 +29,8 @@ def line_chart(lines: Mapping[str, Sequence[Point]], *, title: str, x_label: str
     points = [point for line in finite.values() for point in line]
     if not points:
         return ""
-    wide, tall = ticks(max(x for x, _ in points), whole_numbers=True), ticks(max(y for _, y in points))
+    wide = ticks(max(x for x, _ in points), whole_numbers=True)
+    tall = ticks(max(y for _, y in points))
     scale = _Scale(wide[-1], tall[-1])
     parts = [*_axes(wide, tall, scale, x_label, y_label)]
     for number, line in enumerate(lines.values()):
@@ -73,7 +78,8 @@ class _Scale:
     """Converts a chart's numbers to pixels."""
 
     def __init__(self, wide: float, tall: float) -> None:
-        self._wide, self._tall = wide or 1.0, tall or 1.0
+        self._wide = wide or 1.0
+        self._tall = tall or 1.0
 
     def x(self, value: float) -> float:
         """Pixels from the left."""
@@ -98,7 +104,8 @@ def _axes(wide: Sequence[float], tall: Sequence[float], scale: _Scale, x_label: 
 
 def _path(line: Sequence[Point], scale: _Scale) -> str:
     """The SVG path of a line, which starts again after a number that is not finite."""
-    parts, pen = [], "M"
+    parts = []
+    pen = "M"
     for x, y in line:
         if math.isfinite(y):
             parts.append(f"{pen}{scale.x(x):.1f} {scale.y(y):.1f}")

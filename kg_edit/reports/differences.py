@@ -98,9 +98,11 @@ def compare_prompts(
     """
     records: Patch
     if isinstance(patch, LanguageModel):  # its change is in its weights; the records of its edits are beside them
-        merged, records = patch, WeightPatch(factors={}, provenance=merged_provenance(patch.name))
+        merged = patch
+        records = WeightPatch(factors={}, provenance=merged_provenance(patch.name))
     else:
-        merged, records = None, as_patch(patch)
+        merged = None
+        records = as_patch(patch)
     model = as_model(model)
     several = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
     entries = [AskedPrompt(prompt=entry) if isinstance(entry, str) else entry for entry in several]
@@ -185,7 +187,8 @@ def difference_table(differences: Sequence[PromptDifference]) -> Table:
     """Return the prompts as a table for a rich console: the texts of both models side by side."""
     meaning = "unchanged: the edited text gives the unedited model's answer, or begins with the same tokens."
     table = Table(title="What else changed?", caption=meaning, caption_justify="left", box=SIMPLE_HEAD)
-    table.show_edge, table.padding = False, (0, 1, 0, 0)
+    table.show_edge = False
+    table.padding = (0, 1, 0, 0)
     has_answers = any(row.asked.answer for row in differences)
     for name in _HEADER if has_answers else _HEADER[:-1]:
         table.add_column(name, overflow="fold")

@@ -40,8 +40,12 @@ from wikidata_cache.view.svg import draw
 
 log = logging.getLogger(__name__)
 
-PARTIAL, RECORDS, REPORT = "patch.partial.safetensors", "records.jsonl", "report.md"
-LOSSES, PAGE, LOCALITY = "losses.jsonl", "report.html", "locality.jsonl"
+PARTIAL = "patch.partial.safetensors"
+RECORDS = "records.jsonl"
+REPORT = "report.md"
+LOSSES = "losses.jsonl"
+PAGE = "report.html"
+LOCALITY = "locality.jsonl"
 _ONE_SUBJECT = "%s and %s have the same subject %r%s, and so nearly the same key: %s; --method grace has one a prompt"
 FEW = 3  # edits; a method that makes more in sequence says so before it starts
 MANY = 1000  # edits; a method that makes more at once needs the memory for all their keys
@@ -124,7 +128,8 @@ def run_edits(
         PatchError: an edit is too large.
         KgEditError: an edit can't be made; the edits before it are in ``patch.partial.safetensors``.
     """
-    out, all_edits = Path(out), edits
+    out = Path(out)
+    all_edits = edits
     edits, repeats = without_repeats(all_edits)
     method.check(edits)
     if method.joint:
@@ -275,7 +280,8 @@ def _patch(
     progress: bool,
 ) -> Patch:
     """Load the finished patch, or make it, continuing a partial one."""
-    path, partial = out / PATCH, out / PARTIAL
+    path = out / PATCH
+    partial = out / PARTIAL
     if path.is_file():
         log.info("%s already exists; nothing to compute", path)
         return Patch.load(path)
@@ -284,12 +290,15 @@ def _patch(
     if start:
         log.info("continuing with %s after %d of %d edits", partial, len(made), len(edits))
     drop_cut_line(out / LOSSES)
-    losses, seen = LossLines(), SeenEdits([start] if start and not force else ())
-    last, due = start, 0.0
+    losses = LossLines()
+    seen = SeenEdits([start] if start and not force else ())
+    last = start
+    due = 0.0
 
     def save(latest: Patch) -> None:
         nonlocal last, due
-        last, begin = latest, time.monotonic()
+        last = latest
+        begin = time.monotonic()
         if begin >= due:
             losses.append_to(out / LOSSES)  # first: a curve that is in the file twice is read once, a lost one is lost
             latest.save(partial)

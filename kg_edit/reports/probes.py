@@ -41,7 +41,8 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
 
 def _probes(edit: Edit, prompts: Sequence[str]) -> tuple[ReportProbe, ...]:
     """Return the probes of an edit in plain text; ``prompts`` are its prompt and its paraphrases."""
-    new, old = edit.target_new, edit.target_true
+    new = edit.target_new
+    old = edit.target_true
     stated = partial(_statement, wanted=new, unwanted=old, several_lines=edit.target_text is not None)
     return (
         stated("rewrite", prompts[0]),

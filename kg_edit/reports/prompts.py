@@ -142,7 +142,8 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     They are asked in the form of the first edit. A prompt that mentions the subject of an edit is left out, because it
     may be about the edited fact.
     """
-    chat, subjects = edits[0].forms[0], {edit.subject for edit in edits}
+    chat = edits[0].forms[0]
+    subjects = {edit.subject for edit in edits}
     # Of several relations, one prompt of each comes first, then a second one of each
     by_relation = zip_longest(*_related(edits, chat=chat).values())
     related = (prompt for prompt in chain.from_iterable(by_relation) if prompt and not _mentions_any(prompt, subjects))
@@ -160,7 +161,8 @@ def _related(edits: Iterable[Edit], *, chat: bool) -> dict[str, list[AskedPrompt
     A relation is known by its id, by its label, or if the edit's prompt is a packaged template. A prompt without a
     place for the subject can't be asked about another thing.
     """
-    templates, facts = RelationTemplates.load(), related_facts()
+    templates = RelationTemplates.load()
+    facts = related_facts()
     by_template = {row.template: row for row in templates.by_name.values()}
     related: dict[str, list[AskedPrompt]] = {}
     for edit in edits:

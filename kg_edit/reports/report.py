@@ -74,7 +74,8 @@ def before_and_after(
         chat: in chat form, or in plain text; by default in the form in which the edit is made.
         progress: whether to show a progress bar.
     """
-    patch, model = as_patch(patch), as_model(model)
+    patch = as_patch(patch)
+    model = as_model(model)
     pairs = [(edit, probe) for edit in as_edits(edits) for probe in probes(model, edit, chat=chat)]
     unedited = read(model, [probe for _, probe in pairs], progress="unedited" if progress else None)
     with patch.applied(model) as edited_model:
@@ -93,7 +94,8 @@ _COLOURS = {"✓": "green", "~": "yellow", "✗": "red"}
 def terminal_table(rows: Sequence[ReportRow]) -> Table:
     """Return the rows as a table for a rich console, with a line between edits; usual words fit into 80 columns."""
     table = Table(title="unedited → edited", caption=note(rows), caption_justify="left", box=SIMPLE_HEAD)
-    table.show_edge, table.padding = False, (0, 1, 0, 0)
+    table.show_edge = False
+    table.padding = (0, 1, 0, 0)
     for name in _SHORT_HEADER:
         table.add_column(name, no_wrap=name == "nats", overflow="fold")
     for index, row in enumerate(rows):

@@ -87,7 +87,8 @@ class _Entry:
     def badge(self) -> str:
         """Whether the edit succeeded; green only if its target is also the more likely one."""
         if self.rewrite.edited.success:
-            kind, words = ("good" if self.rewrite.edited.right else "warn"), "success"
+            kind = "good" if self.rewrite.edited.right else "warn"
+            words = "success"
         else:
             kind, words = ("warn", "more likely, failed") if self.rewrite.edited.right else ("bad", "failed")
         return f'<span class="badge {kind}">{words}</span>'
@@ -227,7 +228,8 @@ def _right(rows: Sequence[ReportRow]) -> tuple[int, int]:
 def _overview(entries: Sequence[_Entry]) -> str:
     """Return the section with the table of all edits; columns without a value are left out."""
     kinds = [kind for kind in _COUNTED if any(entry.of(kind) for entry in entries)]
-    sized, curved = any(entry.shares for entry in entries), any(entry.curve for entry in entries)
+    sized = any(entry.shares for entry in entries)
+    curved = any(entry.curve for entry in entries)
     heads = ["", "edit", "", "unedited", "edited", *(_COUNTED[kind] for kind in kinds)]
     heads += ["change / weight"] * sized + ["loss"] * curved
     lines = []
@@ -390,7 +392,8 @@ def _further(entry: _Entry) -> str:
 
 def _list(graph: nx.MultiDiGraph) -> str:
     """Return the statements that are drawn as a list, those of one subject together."""
-    shown, by_subject = with_old_edge(graph), dict[str, list[str]]()
+    shown = with_old_edge(graph)
+    by_subject = dict[str, list[str]]()
     for subject, target, data in shown.edges(data=True):
         kind = {"edit": "target", "old": "old"}.get(data.get("role", ""), "")
         name = _text(str(shown.nodes[target].get("label", target)))
@@ -405,7 +408,8 @@ def _list(graph: nx.MultiDiGraph) -> str:
 
 
 def _fact(row: ReportRow) -> str:
-    prompt, target = _text(row.probe.prompt), _text(row.probe.wanted)
+    prompt = _text(row.probe.prompt)
+    target = _text(row.probe.wanted)
     arrow = '<span class="arrow">→</span>'
     return f'<span dir="auto">{prompt}</span> {arrow} <span class="target" dir="auto">{target}</span>'
 

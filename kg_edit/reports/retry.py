@@ -53,14 +53,16 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
     Raises:
         OutputError: the file can't be written, or a line of it can't be read.
     """
-    outcomes, model = read_alone(folder), method.model
+    outcomes = read_alone(folder)
+    model = method.model
     method.start_anew()  # what the run's edits left for later ones
     remaining = [edit for edit in edits[:MOST] if edit.id not in outcomes]
     with Bar(title="failed edits alone", unit="edit", total=len(remaining), shown=progress) as bar:
         start, (fewest, most) = 0, _TOGETHER
         while batch := remaining[start : start + min(most, max(fewest, start))]:
             with watched([StepNotes(bar.note)], [edit.id for edit in batch]):
-                patches, lines = method.edit_each(batch), []
+                patches = method.edit_each(batch)
+                lines = []
             for edit, patch in zip(batch, patches, strict=True):
                 if isinstance(patch, Patch):
                     rewrites = [probe for probe in probes(model, edit) if probe.kind == "rewrite"]

@@ -15,9 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 from kg_edit.reports.rows import ReportRow
 
-VERDICT, FAILED = "report.json", "failed.jsonl"
+VERDICT = "report.json"
+FAILED = "failed.jsonl"
 LONG = 12  # tokens of a target above which one value rarely suffices (docs/limits.md)
-_ROME_LONG, _GRACE, _IKE, _RAG = "rome --preset long", "grace", "ike", "rag"
+_ROME_LONG = "rome --preset long"
+_GRACE = "grace"
+_IKE = "ike"
+_RAG = "rag"
 _PARAGRAPH = "ft-m --set steps=100"  # a paragraph takes more steps
 _AT_ONCE = "alphaedit"  # makes all edits at once
 _PAGE = "docs/limits.md#edits-that-fail"
@@ -31,7 +35,8 @@ def _cut(text: str) -> str:
 
 def _apart(target: str, generated: str) -> tuple[str, str]:
     """Shorten two texts so that both show the first place where they differ."""
-    pairs, shorter = enumerate(zip(target, generated, strict=False)), min(len(target), len(generated))
+    pairs = enumerate(zip(target, generated, strict=False))
+    shorter = min(len(target), len(generated))
     same = next((position for position, (one, other) in pairs if one != other), shorter)
     start = max(0, same - _LONG_TEXT // 4) if same > _LONG_TEXT // 2 else 0
     return _cut("…" * bool(start) + target[start:]), _cut("…" * bool(start) + generated[start:])
@@ -144,7 +149,9 @@ class Verdict(BaseModel):
             repeats: as the attribute.
             opposes: as the attribute.
         """
-        by_edit, paraphrases, neighborhood = dict[str, EditResult](), list[EditResult](), list[EditResult]()
+        by_edit = dict[str, EditResult]()
+        paraphrases = list[EditResult]()
+        neighborhood = list[EditResult]()
         for row in rows:
             if row.probe.kind == "portability":
                 continue
@@ -165,13 +172,15 @@ class Verdict(BaseModel):
             if row.probe.kind == "paraphrase":
                 paraphrases.append(result)
             elif row.probe.kind == "locality":
-                old, new = row.unedited, row.edited
+                old = row.unedited
+                new = row.edited
                 lost = (old.success and not new.success) or (old.right and not new.right)
                 neighborhood.append(result.model_copy(update={"succeeded": not lost}))
             elif (first := by_edit.get(row.edit)) is None:
                 by_edit[row.edit] = result
             else:  # the prompt of an edit in both forms is asked twice
-                worse, known = result if first.succeeded else first, first.known and result.known
+                worse = result if first.succeeded else first
+                known = first.known and result.known
                 by_edit[row.edit] = worse.model_copy(update={"both": True, "known": known})
         return cls(
             method=method,
@@ -283,7 +292,8 @@ class Verdict(BaseModel):
             return ()
         ledger = quote(f"{self.folder}-ledger/")  # of this run alone: names of other edits can't be meant
         names = " ".join(quote(result.edit) for result in self.failed)
-        model, failed = quote(self.model), quote(str(self.folder / FAILED))
+        model = quote(self.model)
+        failed = quote(str(self.folder / FAILED))
         opened = f"--model {model}{self.graph_options}"
         # After "--", an id that begins with a dash is no option
         dashed = any(result.edit.startswith("-") for result in self.failed)
@@ -301,7 +311,8 @@ class Verdict(BaseModel):
 
     def _ways(self, results: Sequence[EditResult]) -> list[str]:
         """Return other methods that take these edits, the nearest first."""
-        both, text = any(result.both for result in results), any(result.paragraph for result in results)
+        both = any(result.both for result in results)
+        text = any(result.paragraph for result in results)
         writes = not self.experts
         takes = {
             _ROME_LONG: writes and not text,
@@ -325,7 +336,8 @@ class Verdict(BaseModel):
             return self.counted
         named = []
         for result in self.failed[:_NAMED]:
-            prompt, form = _cut(result.prompt), ", in chat form" if result.both and result.chat else ""
+            prompt = _cut(result.prompt)
+            form = ", in chat form" if result.both and result.chat else ""
             target, text = _apart(result.target, result.generated)
             likelier = ", though the target is more likely than the old one" if result.likelier else ""
             named.append(f"{result.edit} ({prompt!r}{form}: target {target!r}, generated {text!r}{likelier})")

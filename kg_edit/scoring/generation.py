@@ -182,7 +182,8 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
     Raises:
         ModelError: a prompt does not fit into the model's positions.
     """
-    generate, end = cast(Callable[..., Tensor], model.model.generate), model.tokenizer.eos_token_id
+    generate = cast(Callable[..., Tensor], model.model.generate)
+    end = model.tokenizer.eos_token_id
     texts: dict[str, str] = {}
     for prompt in dict.fromkeys(prompts):
         encoded = model.encode(prompt)

@@ -36,7 +36,9 @@ from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 BATCH_ROWS = 64  # half of them are read in one forward pass
 _ALIKE = 24  # rows must share this many first tokens to share their computation
 _SHRINK = 0.75  # finished rows are removed once at most this share of the batch is active
-_SPREAD, _SLACK = 1.5, 8  # in a group, longest row <= _SPREAD * shortest row + _SLACK tokens
+# in a group, longest row <= _SPREAD * shortest row + _SLACK tokens
+_SPREAD = 1.5
+_SLACK = 8
 Row = tuple[int, ...]
 
 
@@ -87,7 +89,8 @@ def greedy(
     Raises:
         PatchMismatchError: a patch is for another model.
     """
-    prompts, row_patches = [tuple(row) for row in rows], placed(model, patches or [None] * len(rows))
+    prompts = [tuple(row) for row in rows]
+    row_patches = placed(model, patches or [None] * len(rows))
     more = max(limits, default=0)
     beginnings: list[_Beginning | None] = [None] * len(prompts)
     if mask_decides(model, max(map(len, prompts), default=0) + more):  # else padding would change the results
@@ -144,7 +147,8 @@ def _beginnings(
 
 def _shared(rows: Sequence[Row]) -> Row:
     """The longest common beginning of all rows, at most one token shorter than the shortest row."""
-    shortest, columns = min(map(len, rows)), zip(*rows, strict=False)
+    shortest = min(map(len, rows))
+    columns = zip(*rows, strict=False)
     count = next((position for position, column in enumerate(columns) if len(set(column)) > 1), shortest)
     return rows[0][: min(count, shortest - 1)]  # the last token is read anew: its logits are needed
 
@@ -207,7 +211,8 @@ class _Decoder:
 
     def run(self) -> list[Written]:
         """Decode until every row is finished."""
-        self._tokens, self._best = [[] for _ in self.rows], [[] for _ in self.rows]
+        self._tokens = [[] for _ in self.rows]
+        self._best = [[] for _ in self.rows]
         self._active = {row for row, limit in enumerate(self.limits) if limit > 0}
         alike = _alike(self.rows, self.beginnings, most=self.at_once // 2)
         groups = [active for group in alike if (active := [row for row in group if row in self._active])]
@@ -229,7 +234,8 @@ class _Decoder:
             if best:
                 likeliest, probabilities = (torch.stack(parts) for parts in zip(*best, strict=True))  # [steps, top_k]
             else:
-                likeliest, probabilities = torch.zeros(0, self.top_k, dtype=torch.long), torch.zeros(0, self.top_k)
+                likeliest = torch.zeros(0, self.top_k, dtype=torch.long)
+                probabilities = torch.zeros(0, self.top_k)
             written.append(Written(tuple(tokens), likeliest, probabilities))
         return written
 
@@ -241,14 +247,18 @@ class _Decoder:
         tails = [self.rows[row][beginning.length if (beginning := self.beginnings[row]) else 0 :] for row in group]
         batch = left_pad(tails, device=self.model.device, ends=[len(tail) - 1 for tail in tails])
         cache = start.growing(len(self.model.blocks))
-        mask, positions = torch.cat([start.mask, batch.mask], -1), start.lengths + batch.positions
+        mask = torch.cat([start.mask, batch.mask], -1)
+        positions = start.lengths + batch.positions
         self._note(self._final(group, replace(batch, mask=mask, positions=positions), cache), group)
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
         return _Batch(inside=group, before=before, ids=self._last_tokens(group)).of(self._active)
 
     def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
         """Decode until at most ``until`` rows are active; return the batch of these, or None if no row is left."""
-        inside, ids, mask = batch.inside, batch.ids, batch.before.mask  # mask: [rows, tokens so far]
+        # mask: [rows, tokens so far]
+        inside = batch.inside
+        ids = batch.ids
+        mask = batch.before.mask
         room = max(self.limits[row] - len(self._tokens[row]) for row in inside)
         cache = batch.before.growing(len(self.model.blocks), room=room)
         while len(active := [row for row in inside if row in self._active]) > until:
@@ -256,7 +266,9 @@ class _Decoder:
                 remaining = [at for at, row in enumerate(inside) if row in self._active]
                 index = torch.tensor(remaining, device=ids.device)
                 cache.batch_select_indices(index)
-                inside, ids, mask = active, ids[index], mask[index]
+                inside = active
+                ids = ids[index]
+                mask = mask[index]
             mask = torch.cat([mask, torch.ones_like(ids)], -1)
             new = Batch(ids=ids, mask=mask, positions=mask.sum(-1, keepdim=True) - 1)
             self._note(self._final(inside, new, cache), inside)

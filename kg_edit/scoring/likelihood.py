@@ -174,7 +174,9 @@ def _tree_logits(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
     """Logits [nodes, vocabulary] of the nodes that predict a target token, and for each target token its node."""
-    trees, reads, ends = [TokenTree() for _ in rows], list[tuple[int, int]](), list[tuple[int, int]]()
+    trees = [TokenTree() for _ in rows]
+    reads = list[tuple[int, int]]()
+    ends = list[tuple[int, int]]()
     marks_ends = wants_prompt_ends(model)
     for row, (tree, pairs) in enumerate(zip(trees, rows, strict=True)):
         for pair in pairs:
@@ -273,7 +275,8 @@ def next_tokens(
 @torch.no_grad()
 def next_token_log_p(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
     """Return log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
-    rows, logits = [model.encode(prompt).ids for prompt in prompts], list[Tensor]()
+    rows = [model.encode(prompt).ids for prompt in prompts]
+    logits = list[Tensor]()
     together = mask_decides(model, max(map(len, rows)))  # some families use padding that is masked
     for batch_rows in [rows] if together else [[row] for row in rows]:
         batch = left_pad(batch_rows, device=model.device)

@@ -11,7 +11,9 @@ from torch import Tensor
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.models.language_model import LanguageModel
 
-WINDOW, STRIDE, TOKENS = 512, 256, 4096
+WINDOW = 512
+STRIDE = 256
+TOKENS = 4096
 _LONGEST = 32  # characters a token, at most: the text beyond tokens * _LONGEST is not tokenized
 PERPLEXITY = "general.perplexity"
 
@@ -40,7 +42,9 @@ def perplexity(
     head = text if tokens is None else text[: tokens * _LONGEST]
     ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
     size = min(window, model.positions or window)
-    losses, scored = list[Tensor](), 1  # the first token has nothing before it
+    # the first token has nothing before it
+    losses = list[Tensor]()
+    scored = 1
     for start in range(0, len(ids), min(stride, size - 1)):
         end = min(start + size, len(ids))
         if end > scored:  # of this window, only the tokens that no earlier window has

@@ -109,7 +109,8 @@ def packed(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[lis
     while remaining:
         capacity = max(width, sizes[remaining[0]])
         room = [capacity] * max(1, nodes // capacity)
-        rows, rest = [list[int]() for _ in room], list[int]()
+        rows = [list[int]() for _ in room]
+        rest = list[int]()
         for group in remaining:
             row = next((row for row, free in enumerate(room) if sizes[group] <= free), None)
             if row is None:

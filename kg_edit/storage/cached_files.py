@@ -91,7 +91,8 @@ def clearable(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[C
     What remains is what was used in the last ten minutes, and a folder in which there are also files of others.
     """
     now = time.time()
-    deletable, remaining = list[CachedItem](), list[CachedItem]()
+    deletable = list[CachedItem]()
+    remaining = list[CachedItem]()
     for item in items:
         if item.used <= now - days * 86_400:
             (deletable if now - item.used >= IN_USE and not item.foreign else remaining).append(item)

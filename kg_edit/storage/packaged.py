@@ -10,7 +10,8 @@ from kg_edit.errors import GraphError, did_you_mean
 EXTRACT = "extract"  # the name of the packaged extract of Wikidata
 HUB = "hf:"  # prefix of the name of a hub's data set
 _DATA = Path(__file__).resolve().parents[1] / "data"
-_GRAPH, _BENCHMARK = ".nt.gz", ".json"
+_GRAPH = ".nt.gz"
+_BENCHMARK = ".json"
 _GRAPH_FILES = (".nt", ".tsv", ".csv", ".graphml", ".gz")
 _GRAPHS = "a file of facts (.csv, .tsv, .graphml), a file or folder of Wikidata's (.nt, .nt.gz, .tsv), a store or a URL"
 

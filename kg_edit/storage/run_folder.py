@@ -28,7 +28,8 @@ from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_json
 
 Settings = dict[str, Any]
-_RUN, ENVIRONMENTS = "run.json", "environments.jsonl"
+_RUN = "run.json"
+ENVIRONMENTS = "environments.jsonl"
 _BEFORE_RESULTS = {_RUN, ENVIRONMENTS}  # what a run writes before its first result
 VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
@@ -48,7 +49,10 @@ _WRITTEN = (
 # What ``run.json`` has of the rows that a run edits: their number, their ids, and a hash of all.
 _OF_ROWS = ("edits", "edits_sha256", "ids", "records_sha256")
 _SIDES = ("in the folder", "now")
-_LISTED, _SHORT, _SHORT_LIST = 5, 60, 120  # fields that a difference lists, and characters of a value or a list
+# fields that a difference lists, and characters of a value or a list
+_LISTED = 5
+_SHORT = 60
+_SHORT_LIST = 120
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
@@ -128,7 +132,8 @@ def check_folder(
     if names and _RUN not in names:
         raise OutputError(f"{folder} is not empty and has no run of kg-edit; give another --out")
     if names - _BEFORE_RESULTS and settings is not None:
-        there, here = read_settings(folder), json.loads(json.dumps(settings))
+        there = read_settings(folder)
+        here = json.loads(json.dumps(settings))
         if difference(there, here):
             differ = any(there.get(name) != here.get(name) for name in _OF_ROWS)
             words = rows() if differ and there.get("job") == here.get("job") else None

@@ -71,7 +71,8 @@ def terminal_table(
     first = len(header) if numbers_from is None else numbers_from
     table = Table(caption=caption, caption_justify="left" if caption_left else "center")
     if not lines:
-        table.box, table.pad_edge = None, False
+        table.box = None
+        table.pad_edge = False
     for column, title in enumerate(header):
         # A long cell is broken, and not cut: names of metrics differ only at their ends.
         table.add_column(title, justify="left" if column < first else "right", overflow="fold")

@@ -57,14 +57,18 @@ def _common(words: list[str], others: list[str]) -> list[str]:
     """Return the longest sequence of words that both lists have in this order."""
     lengths = [[0] * (len(others) + 1)]  # [i][j]: of the longest one of the first i words and the first j others
     for word in words:
-        row, before = [0], lengths[-1]
+        row = [0]
+        before = lengths[-1]
         for column, other in enumerate(others):
             row.append(before[column] + 1 if word == other else max(before[column + 1], row[column]))
         lengths.append(row)
-    sequence, first, second = [], len(words), len(others)
+    sequence = []
+    first = len(words)
+    second = len(others)
     while first and second:
         if words[first - 1] == others[second - 1]:
-            first, second = first - 1, second - 1
+            first = first - 1
+            second = second - 1
             sequence.append(words[first])
         elif lengths[first - 1][second] > lengths[first][second - 1]:
             first -= 1

@@ -28,13 +28,15 @@ def asked_nouns(relation: str | None) -> tuple[str, ...]:
 
     Empty for a relation that the packaged table (bench/tools/asked_relations.py) does not have.
     """
-    nouns, properties = relation_nouns(), _table("asked_relations.tsv").get(relation or "", "").split()
+    nouns = relation_nouns()
+    properties = _table("asked_relations.tsv").get(relation or "", "").split()
     return tuple(dict.fromkeys(nouns[key] for key in properties if key in nouns))
 
 
 def relation_examples() -> Mapping[str, Sequence[tuple[str, str]]]:
     """Example facts (thing, object) of each relation, by its noun; they are about well-known things."""
-    nouns, examples = relation_nouns(), dict[str, list[tuple[str, str]]]()
+    nouns = relation_nouns()
+    examples = dict[str, list[tuple[str, str]]]()
     for relation, thing, target in _rows("relation_examples.tsv"):
         examples.setdefault(nouns.get(relation, ""), []).append((thing, target))
     return examples

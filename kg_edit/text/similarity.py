@@ -33,7 +33,8 @@ class Rarity:
 
     def __init__(self, documents: Iterable[Iterable[str]]) -> None:
         sets = [set(document) for document in documents]
-        self._documents, self._frequencies = len(sets), Counter(word for document in sets for word in document)
+        self._documents = len(sets)
+        self._frequencies = Counter(word for document in sets for word in document)
 
     def __call__(self, word: str) -> float:
         """The word's inverse document frequency."""
@@ -170,8 +171,10 @@ def within_letters(first: str, second: str, most: int) -> bool:
         return False
     row = list(range(len(second) + 1))
     for position, letter in enumerate(first, 1):
-        before, row = row, [position, *[most + 1] * len(second)]
-        begin, end = max(1, position - most), min(len(second), position + most)
+        before = row
+        row = [position, *[most + 1] * len(second)]
+        begin = max(1, position - most)
+        end = min(len(second), position + most)
         for column in range(begin, end + 1):
             changed = before[column - 1] + (letter != second[column - 1])
             row[column] = min(before[column] + 1, row[column - 1] + 1, changed)

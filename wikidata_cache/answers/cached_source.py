@@ -164,7 +164,8 @@ class CachedSource:
             rows = self._look_up("query", [key]) if self.mode != "refresh" else {}
             if key in rows:  # another process has cached them in the meantime
                 return list(rows[key])
-            fetched_at, start = now(), time.monotonic()
+            fetched_at = now()
+            start = time.monotonic()
             bindings = [dict(row) for row in inner.select(query)]
             elapsed = round(1000 * (time.monotonic() - start))
             exchange = plain_exchange(inner, query, bindings, fetched_at=fetched_at, elapsed_ms=elapsed)
@@ -272,7 +273,8 @@ class CachedSource:
 
     def _first(self, read: Callable[..., dict[str, T]], kind: str, ids: Iterable[str]) -> dict[str, T]:
         """Return what `read` returns for the ids, each from the first file that knows it."""
-        missing, values = list(ids), dict[str, T]()
+        missing = list(ids)
+        values = dict[str, T]()
         for store in self._files:
             values |= read(store, self.graph, kind, missing, as_of=self._as_of) if missing else {}
             missing = [entity for entity in missing if entity not in values]

@@ -355,7 +355,8 @@ def unpack(stored: str | bytes, path: Path) -> Any:
     """
     try:
         if isinstance(stored, bytes):
-            most, unzip = largest_answer(), zlib.decompressobj()
+            most = largest_answer()
+            unzip = zlib.decompressobj()
             stored = unzip.decompress(stored, most)
             if not unzip.eof:
                 raise ValueError(f"it is cut off, or larger than the limit of {most / 1e6:g} MB, which {LIMIT} sets")

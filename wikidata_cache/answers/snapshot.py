@@ -98,7 +98,8 @@ def export_snapshot(
         filters = {"graph": graph_name, "as_of": as_of or "9999", "latest": latest_time()}
         # The rows are read twice in one transaction: for the counts and the hash in the header, then for the file.
         lines = partial(_export_lines, connection, store.path, filters, newest_only)
-        summary, digest = Summary(), hashlib.sha256()
+        summary = Summary()
+        digest = hashlib.sha256()
         for line in lines(summary):
             digest.update(line)
         summary.sha256 = digest.hexdigest()
@@ -247,7 +248,8 @@ def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield header
 
             row_counts = {"fact": 0, "query": 0}
-            digest, number = hashlib.sha256(), 1
+            digest = hashlib.sha256()
+            number = 1
             while line := _line(path, file, number := number + 1):
                 digest.update(line)
                 row = _parsed(path, line, number)

@@ -169,7 +169,8 @@ class AnswerStore:
 
 def _parameters(graph: str, kind: str, ids: Iterable[str], as_of: str | None) -> dict[str, str]:
     """Return the SQL parameters of `_LOOK_UP` and `_ORIGIN`."""
-    as_of, latest = as_of or _ANY_TIME, latest_time()
+    as_of = as_of or _ANY_TIME
+    latest = latest_time()
     return {"graph": graph, "kind": kind, "ids": dumps(list(ids)), "as_of": as_of, "latest": latest}
 
 

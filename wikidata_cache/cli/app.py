@@ -133,7 +133,8 @@ def load(
     options = LoadOptions(keep_all=keep_all, values=values, skip_bad_lines=skip_bad_lines)
     sources = [packaged_extract() if names_extract(source) else source for source in sources]
     report = loading.load(sources, store, force=force, options=options)
-    counts, seconds = report.manifest.counts, report.seconds
+    counts = report.manifest.counts
+    seconds = report.seconds
     speed = f"; {counts['triples'] / seconds:,.0f} triples a second" if seconds else ""
     echo(
         f"{store}: {counts['triples']:,} triples, {counts['statements']:,} statements about {counts['items']:,} items "

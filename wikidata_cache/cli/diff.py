@@ -49,7 +49,8 @@ def diff(
 
     from wikidata_cache.changes import Change, dated_changes, edit_rows, version_changes
 
-    start, end = utc(since), now() if until is None else utc(until)
+    start = utc(since)
+    end = now() if until is None else utc(until)
     if start >= end:
         raise BadOptionError(f"--since {since} is not before --until {until or end}; give an earlier time.")
     if out is not None:

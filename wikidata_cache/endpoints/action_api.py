@@ -164,7 +164,8 @@ class ActionApi(EndpointSource):
         query = urlencode({**parameters, "format": "json", "formatversion": "2"})
 
         def once() -> tuple[T, Exchange]:
-            fetched_at, reply = now(), self._reply(query)
+            fetched_at = now()
+            reply = self._reply(query)
             content = self._field(reply, field)
             try:
                 return parse(content), exchange(self.name, query, reply, fetched_at=fetched_at, rows=len(content))
@@ -206,7 +207,8 @@ def _parse_entity(content: Json) -> ApiEntity:
     def texts(field: str) -> dict[str, str]:  # by language; the API writes an empty object as []
         return {str(language): text_of(term) for language, term in (content.get(field) or {}).items()}
 
-    labels, descriptions = texts("labels"), texts("descriptions")
+    labels = texts("labels")
+    descriptions = texts("descriptions")
     aliases = {language: [text_of(t) for t in terms] for language, terms in (content.get("aliases") or {}).items()}
     names: list[Name] = []
     for language in LANGUAGES:
@@ -216,7 +218,9 @@ def _parse_entity(content: Json) -> ApiEntity:
 
     # Truthy statements have the best rank that their property has; deprecated ones never count. Values that are neither
     # items nor dates nor quantities are left out, and so are statements without a value.
-    statements, kept, values = set[tuple[str, str]](), set[Claim](), set[tuple[str, str]]()
+    statements = set[tuple[str, str]]()
+    kept = set[Claim]()
+    values = set[tuple[str, str]]()
     for relation, claims in (content.get("claims") or {}).items():
         if not is_property(relation):
             raise ValueError(f"found statements of {relation!r:.80}, which is not a property")

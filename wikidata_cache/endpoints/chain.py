@@ -55,9 +55,11 @@ class EndpointChain:
         if not self._parts:
             yield from self._first_free(template, ids)
             return
-        roads, remaining = [self._first_free, *(part.ask for part in self._parts)], list(ids)
+        roads = [self._first_free, *(part.ask for part in self._parts)]
+        remaining = list(ids)
         for road in roads:
-            requested, remaining = remaining, []
+            requested = remaining
+            remaining = []
             for answer in road(template, requested):
                 # "Nothing" of an id is known when the last part was asked; so is that of others, such as the label of a
                 # value, which the answer is also about but which may be in another part.

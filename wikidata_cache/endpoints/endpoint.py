@@ -88,7 +88,8 @@ class EndpointSource(SparqlSource):
         max_bytes: int | None = None,
     ) -> None:
         forbid_when_offline(url)
-        agent, limit = user_agent(url, contact), max_bytes or largest_answer()
+        agent = user_agent(url, contact)
+        limit = max_bytes or largest_answer()
         self._transport = self.transport(url, agent, timeout, limit)
         self.patience = patience
         self._limiter = limiter or RateLimiter()
@@ -113,7 +114,8 @@ class EndpointSource(SparqlSource):
         Raises:
             EndpointError: waiting, retrying and splitting down to one id do not help.
         """
-        remaining, most = list(ids), min(template.size, self.most_ids)
+        remaining = list(ids)
+        most = min(template.size, self.most_ids)
         size = self._sizes.setdefault(template.name, _BlockSize(most, most))
         while remaining:
             # One block a request; after a failure that a smaller block avoids, the same ids are asked for again.
@@ -153,7 +155,8 @@ class EndpointSource(SparqlSource):
         return rows
 
     def _answer(self, template: Template, block: Sequence[str]) -> Answer:
-        query, fetched_at = template.query(block), now()
+        query = template.query(block)
+        fetched_at = now()
         rows, reply = self._rows(query, alone=len(block) == 1, literals=LITERALS)
         try:
             facts = read_answer(template, block, query, rows, self.name)
@@ -179,7 +182,8 @@ class EndpointSource(SparqlSource):
         `attempts` returns the total number of attempts that a failure allows.
         """
         forbid_when_offline(self.name)
-        budget, tries = WaitBudget(self.patience), 0
+        budget = WaitBudget(self.patience)
+        tries = 0
         while True:
             tries += 1
             try:
@@ -223,15 +227,20 @@ class _BlockSize:
         """Halve the size, since a block of `ids` ids failed. If it had just grown, let it grow more slowly."""
         if self.probing:
             self.needed = min(_LONGEST_STREAK, 2 * self.needed)
-        self.ids, self.streak, self.probing = max(1, ids // 2), 0, False
+        self.ids = max(1, ids // 2)
+        self.streak = 0
+        self.probing = False
 
     def succeeded(self, ids: int) -> None:
         """Double the size after enough answered blocks of this size in a row, up to the template's."""
         if ids < self.ids:  # the last block of a question says nothing about full ones
             return
-        self.streak, self.probing = self.streak + 1, False
+        self.streak = self.streak + 1
+        self.probing = False
         if self.streak >= self.needed and self.ids < self.most:
-            self.ids, self.streak, self.probing = min(self.most, 2 * self.ids), 0, True
+            self.ids = min(self.most, 2 * self.ids)
+            self.streak = 0
+            self.probing = True
 
 
 def exchange(url: str, query: str, reply: Reply, *, fetched_at: str, rows: int) -> Exchange:

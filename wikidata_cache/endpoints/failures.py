@@ -91,9 +91,11 @@ def _foreign(reply: Reply, url: str) -> EndpointError:
 
 
 def _from_status(reply: Reply, url: str) -> EndpointError:
-    status, wait = reply.status, seconds_to_wait(reply.headers)
+    status = reply.status
+    wait = seconds_to_wait(reply.headers)
     message = _text(f"{reply.reason} ".encode() + reply.body[:4_000])
-    reason, text = f"HTTP {status} {message[:160]}".strip(), message.encode()
+    reason = f"HTTP {status} {message[:160]}".strip()
+    text = message.encode()
     if status in (400, 500) and _has(text, _TRUNCATION_SIGNS):
         return EndpointError(url, "truncated", reason, _FEWER, status=status)
     if status in (206, 504) or (status in (400, 429, 500, 503) and _has(text, _TIMEOUT_SIGNS)):
@@ -102,13 +104,17 @@ def _from_status(reply: Reply, url: str) -> EndpointError:
         return EndpointError(url, "too long", reason, f"The query is too long for this server. {_FEWER}", status=status)
     trouble: EndpointTrouble = "rejected"
     if status == 429 and _has(text, ("outage", "aggressively")):
-        trouble, advice = "outage", "The service limits all clients during an outage; try again later."
+        trouble = "outage"
+        advice = "The service limits all clients during an outage; try again later."
     elif status == 429:
-        trouble, advice = "throttled", f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."
+        trouble = "throttled"
+        advice = f"Wait {'a minute' if wait is None else f'{wait:.0f} s'} before asking again."
     elif status == 403:
-        trouble, advice = "refused", _BANNED
+        trouble = "refused"
+        advice = _BANNED
     elif status >= 500 or status == 408:
-        trouble, advice = "unavailable", "The server has a problem; try again later."
+        trouble = "unavailable"
+        advice = "The server has a problem; try again later."
     else:
         location = printable(reply.headers.get("location", ""))
         moved = f" The endpoint has moved to {location}." if location else ""
@@ -179,12 +185,14 @@ def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
 
     A date is compared with the date of the reply, since the clock of this machine may be wrong.
     """
-    retry_after, date = headers.get("retry-after"), headers.get("date")
+    retry_after = headers.get("retry-after")
+    date = headers.get("date")
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
         return min(float(retry_after), LONGEST_WAIT)
-    until, since = _time(retry_after), _time(date)
+    until = _time(retry_after)
+    since = _time(date)
     if until is None:
         return None
     return min(max(0.0, until - (time.time() if since is None else since)), LONGEST_WAIT)

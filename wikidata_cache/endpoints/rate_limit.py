@@ -81,7 +81,8 @@ class RateLimiter:
 
         It names the end of the wait and the reason.
         """
-        state, now = self._store.read(host_of(url)), self._clock.now()
+        state = self._store.read(host_of(url))
+        now = self._clock.now()
         wait = self.wait(url)
         until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         problem = f"no request is allowed before {until}, {wait:.0f} s from now ({self._reason(url)})"

@@ -101,7 +101,9 @@ class Transport:
             except AnswerTooLargeError:
                 if good:
                     raise
-                body, complete = b"", False  # the status is enough for an error message
+                # the status is enough for an error message
+                body = b""
+                complete = False
         headers = {name.lower(): value for name, value in response.headers.items()}
         elapsed = round((time.monotonic() - start) * 1000)
         return Reply(response.status, response.reason, headers, body, complete, elapsed)

@@ -142,7 +142,8 @@ def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int
     """
     source = cast(HTTPResponse, response)
     unzip = _Gunzip(limit) if response.headers.get("Content-Encoding", "").lower() == "gzip" else None
-    body, packed = bytearray(), 0
+    body = bytearray()
+    packed = 0
     try:
         while chunk := source.read1(_CHUNK):
             packed += len(chunk)

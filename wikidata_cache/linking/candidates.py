@@ -216,7 +216,9 @@ def build_candidates(knowledge: Knowledge, mention: Mention, *, internal: frozen
 
     Items of `internal` classes are left out, unless the text is their id.
     """
-    text, kind, expected_label = mention.text, mention.kind, mention.expected_label
+    text = mention.text
+    kind = mention.kind
+    expected_label = mention.expected_label
     given = given_id(text, kind)
     matches = () if mention.only_id else knowledge.named(text, limit=POOL, entity=kind)
     names = {match.id: name_reason(match, text) for match in matches}

@@ -62,9 +62,11 @@ def link_edits(
             there, or an id that is no candidate of it.
     """
     check_out(out, ".jsonl", inputs=[file_of(edits)])
-    read, raw = read_edits(edits), json_rows(file_of(edits))
+    read = read_edits(edits)
+    raw = json_rows(file_of(edits))
     links = list(link_all(linker, read, limit=limit))
-    chosen, in_table = _chosen(choices, read, links), file_of(edits).suffix.lower() in (".csv", ".tsv")
+    chosen = _chosen(choices, read, links)
+    in_table = file_of(edits).suffix.lower() in (".csv", ".tsv")
     lines: list[str] = []
     unsettled: list[tuple[int, str, LinkResult]] = []
     absent: list[tuple[int, str, LinkResult]] = []

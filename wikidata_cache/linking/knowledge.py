@@ -116,8 +116,10 @@ class GraphKnowledge(Knowledge):
         """Return the facts about each of the ids."""
         ids = sorted(set(ids))
         items = [entity for entity in ids if is_item(entity)]
-        labels, descriptions = where_known(self.facts.labels, ids), where_known(self.facts.descriptions, ids)
-        statements, merged = where_known(self.facts.out, items), where_known(self.facts.redirects, items)
+        labels = where_known(self.facts.labels, ids)
+        descriptions = where_known(self.facts.descriptions, ids)
+        statements = where_known(self.facts.out, items)
+        merged = where_known(self.facts.redirects, items)
         types = {entity: frozenset(o for p, o in pairs if p == _TYPE) for entity, pairs in statements.items()}
         # An offline cache may hold the types of an item without its statements.
         more = where_known(self.facts.types, [entity for entity in items if entity not in types])

@@ -82,7 +82,8 @@ class Linker:
         """
         if not mention.text:
             return []
-        relation, role = mention.relation, mention.role
+        relation = mention.relation
+        role = mention.role
         candidates = build_candidates(self.knowledge, mention, internal=self._graph.internal)
         if relation is None or mention.kind != "item":
             return candidates
@@ -107,7 +108,8 @@ class Linker:
     def result(self, text: str, mention: Mention, candidates: Sequence[Candidate], *, limit: int) -> LinkResult:
         """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
         every = ranked(candidates)
-        best, rest = every[:limit], every[limit:]
+        best = every[:limit]
+        rest = every[limit:]
         names = self.knowledge.labels(set().union(*(candidate.info.types for candidate in best)))
         notes: tuple[str, ...] = ()
         key = mention.relation or "", mention.role

@@ -35,7 +35,8 @@ class WorkerPool:
     def __init__(self, folder: Path, *, seconds: int, size: int = 4, megabytes: int = 4_000) -> None:
         self._command = [sys.executable, "-m", "wikidata_cache.serving.worker", str(folder)]
         self._command += [str(seconds), str(megabytes)]
-        self._seconds, self._megabytes = seconds, megabytes
+        self._seconds = seconds
+        self._megabytes = megabytes
         self._slots = threading.Semaphore(size)
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()

@@ -34,7 +34,8 @@ LONGEST = 1_000_000  # bytes of a request's body
 _NAMES = ("127.0.0.1", "localhost", "::1")
 _IDLE_S = 30.0  # seconds until a connection on which the client sends nothing is closed
 _OF_DATASETS = ("default-graph-uri", "named-graph-uri")  # a store has one graph
-_FORM, _PLAIN = "application/x-www-form-urlencoded", "application/sparql-query"
+_FORM = "application/x-www-form-urlencoded"
+_PLAIN = "application/sparql-query"
 
 
 @contextmanager
@@ -56,7 +57,8 @@ def served(folder: Path, *, port: int = 0, timeout_s: int = 60) -> Iterator[str]
     except (OSError, OverflowError) as error:
         raise ServeError(f"port {port} of {HOST} cannot be used ({error}); give another --port") from error
     with server, tempfile.TemporaryDirectory(prefix="wikidata-cache-") as scratch:
-        server.pool, server.scratch = WorkerPool(location, seconds=timeout_s), Path(scratch)
+        server.pool = WorkerPool(location, seconds=timeout_s)
+        server.scratch = Path(scratch)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
@@ -128,11 +130,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _query(self, body: bytes | None) -> str | _Refusal:
         """Return the query of the request, which the protocol allows in the URL, in a form, or as the body."""
-        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        host = self.headers.get("Host", "")
+        origin = self.headers.get("Origin")
         if not _is_here(f"//{host}") or (origin is not None and not _is_here(origin)):
             problem = f"found Host {host[:100]!r}{f', Origin {origin[:100]!r}' if origin else ''}"
             return _Refusal(403, f"This server only answers requests to {' and '.join(_NAMES)}; {problem}.")
-        url, kind = urlsplit(self.path), self.headers.get_content_type()
+        url = urlsplit(self.path)
+        kind = self.headers.get_content_type()
         if url.path.rstrip("/") != "/query":
             return _Refusal(404, "The endpoint is /query; it is read-only.")
         if body is not None and kind == _PLAIN:

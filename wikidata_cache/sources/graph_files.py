@@ -166,7 +166,8 @@ class CountingReader:
 
     def __iter__(self) -> Iterator[bytes]:
         while line := self._file.readline(_LONGEST_LINE):
-            self.lines, self.begun = self.lines + 1, True
+            self.lines = self.lines + 1
+            self.begun = True
             if len(line) == _LONGEST_LINE:
                 raise GraphFileError(self._path, f"has a line of more than {_LONGEST_LINE} bytes", line=self.lines)
             if not self.lines % 10_000:

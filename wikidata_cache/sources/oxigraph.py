@@ -62,7 +62,8 @@ class OxigraphSource(SparqlSource):
         """
         if loaded := store_of(folder):
             manifest = read_manifest(loaded)
-            store, name = open_database(loaded, manifest), loaded.resolve().name
+            store = open_database(loaded, manifest)
+            name = loaded.resolve().name
             provenance: Provenance = {"kind": "store", "folder": name, "content_hash": manifest.content_hash}
             return cls(store, name=name, provenance=provenance, folder=loaded, label_file=loaded / LABELS)
         try:

@@ -55,7 +55,9 @@ def _bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-_ITEM, _PROPERTY, _RANK = _text(is_item), _text(is_property), _text(("preferred", "normal").__contains__)
+_ITEM = _text(is_item)
+_PROPERTY = _text(is_property)
+_RANK = _text(("preferred", "normal").__contains__)
 _SHAPES: Mapping[str, Check] = {
     "out": _list(_row(_PROPERTY, _ITEM)),
     "in": _or_none(_list(_row(_ITEM, _PROPERTY))),

@@ -76,7 +76,8 @@ def out_query(ids: Sequence[str]) -> str:
     statements = f"VALUES ?s {{ {subjects} }} ?s ?p ?o . {_item_valued('p', 'o')}"
     # Each part repeats this subquery: engines that evaluate bottom-up would otherwise join with every label there is.
     objects = f"{{ SELECT DISTINCT ?e WHERE {{ VALUES ?x {{ {subjects} }} ?x ?q ?e . {_item_valued('q', 'e')} }} }}"
-    labels, types = f"{objects} {worded('e', _RDFS_LABEL)}", f"{objects} ?e <{DIRECT}P31> ?t"
+    labels = f"{objects} {worded('e', _RDFS_LABEL)}"
+    types = f"{objects} ?e <{DIRECT}P31> ?t"
     return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
@@ -164,7 +165,8 @@ _CLAIMS = (
 def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     claims: dict[str, set[tuple[str, str, str, str, str]]] = defaultdict(set)
     for row in rows:
-        relation, target = local_id(row["p"]), local_id(row["o"])
+        relation = local_id(row["p"])
+        target = local_id(row["o"])
         rank = row["rank"].rpartition("#")[2].removesuffix("Rank").lower()
         if is_property(relation) and is_item(target):
             claim = relation, target, rank, _time(row.get("start", "")), _time(row.get("end_time", ""))
@@ -326,7 +328,8 @@ def values_query(ids: Sequence[str]) -> str:
 
     Rows: s, p, v, type (the literals); s, p, v and precision, or unit (how statements of best rank state them).
     """
-    subjects, types = f"VALUES ?s {{ {_names(ids)} }}", ", ".join(f"<{XSD}{name}>" for name in DATATYPES)
+    subjects = f"VALUES ?s {{ {_names(ids)} }}"
+    types = ", ".join(f"<{XSD}{name}>" for name in DATATYPES)
     literals = f'{subjects} ?s ?p ?v . FILTER(isLiteral(?v)) FILTER(STRSTARTS(STR(?p), "{DIRECT}P"))'
     stated = (
         f'{subjects} ?s ?c ?n . FILTER(STRSTARTS(STR(?c), "{_WIKIDATA}prop/P")) ?n a <{_RANK}BestRank> . '

@@ -191,7 +191,9 @@ def batches(chunks: Iterator[Chunk], translate: LineTranslator) -> Iterator[Batc
         read += len(chunk.lines)
         if size >= _KEPT or read >= _READ:
             yield _batch(kept, chunk)
-            kept, size, read = [], 0, 0
+            kept = []
+            size = 0
+            read = 0
     if chunk is not None:
         yield _batch(kept, chunk)
 
@@ -205,7 +207,8 @@ def _batch(kept: list[bytes], chunk: Chunk) -> Batch:
     # How many statements contain each id: items as subject or object, properties with a minus.
     items, of_items = np.unique(numbers[:, (0, 2)], return_counts=True)
     properties, of_properties = np.unique(numbers[:, 1], return_counts=True)
-    ids, counts = np.concatenate([items, -properties]), np.concatenate([of_items, of_properties])
+    ids = np.concatenate([items, -properties])
+    counts = np.concatenate([of_items, of_properties])
     return Batch(
         triples=tuple(b"\n".join(kept[start : start + size]) for start in range(0, len(kept), size)),
         names=b"".join([line + b"\n" for line in texts]),

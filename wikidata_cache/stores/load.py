@@ -184,7 +184,8 @@ def _load_all(work: Work, inputs: Sequence[Input], options: LoadOptions) -> int:
 
 def _load_source(work: Work, database: Database, source: Input, options: LoadOptions) -> None:
     """Add the rest of one file, batch by batch, and record it as done."""
-    progress, before = work.progress, work.progress.skipped
+    progress = work.progress
+    before = work.progress.skipped
     bad = BadLines(source.path, leave_out=options.skip_bad_lines)
     translate = source.translate(options, bad)
     with open_chunks(source.path) as reader:
@@ -201,7 +202,8 @@ def _load_source(work: Work, database: Database, source: Input, options: LoadOpt
                 progress.skipped = before + bad.until(batch.lines)
                 progress.names = work.spool(NAMES, batch.names)
                 progress.weights = work.spool(WEIGHTS, batch.weights)
-                progress.offset, progress.lines = batch.end, batch.lines
+                progress.offset = batch.end
+                progress.lines = batch.lines
                 progress.kept += batch.triple_count
                 progress.statements += batch.statements
                 progress.content_hash = add_hashes(progress.content_hash, batch.content_hash)

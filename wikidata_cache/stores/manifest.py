@@ -195,7 +195,8 @@ def stored_files(folder: Path) -> dict[str, StoredFile]:
     """Return all files of a store by path, except the engine's LOCK and LOG files, which change."""
     engine = [path for path in sorted((folder / ENGINE).iterdir()) if not path.name.startswith("LO")]
     paths = (*engine, folder / LABELS)
-    stats, hashes = [path.stat() for path in paths], _sha256(paths)
+    stats = [path.stat() for path in paths]
+    hashes = _sha256(paths)
     return {
         path.relative_to(folder).as_posix(): StoredFile(
             bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=hashes[path]

@@ -200,8 +200,11 @@ def value_lines(entity: str, relation: str, value: str) -> list[bytes]:
         amount, _, unit = value.partition("Q")
         literal = f'"{amount}"^^<{XSD}decimal>'
         parts = {"quantityAmount": literal, "quantityUnit": f"<{ENTITY}Q{unit or 199}>"}
-    base, name = "http://www.wikidata.org/", blake2b(f"{relation} {value}".encode(), digest_size=16).hexdigest()
-    item, node, content = f"<{ENTITY}{entity}>", f"<{ENTITY}statement/{entity}-{name}>", f"<{base}value/{name}>"
+    base = "http://www.wikidata.org/"
+    name = blake2b(f"{relation} {value}".encode(), digest_size=16).hexdigest()
+    item = f"<{ENTITY}{entity}>"
+    node = f"<{ENTITY}statement/{entity}-{name}>"
+    content = f"<{base}value/{name}>"
     lines = [
         f"{item} <{DIRECT}{relation}> {literal} .",
         f"{item} <{base}prop/{relation}> {node} .",

@@ -66,7 +66,9 @@ def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
     def row(cells: list[str]) -> Iterable[bytes]:
         if len(cells) != len(names):
             raise ValueError(f"found {len(cells)} cells; expected {len(names)}, as in the header")
-        entity, name, target = cells[subject], cells[relation], cells[value]
+        entity = cells[subject]
+        name = cells[relation]
+        target = cells[value]
         if cells == names or not is_entity(entity):  # the header, or a statement about another edge
             return ()
         if _ROW.fullmatch(f"{entity}\t{name}\t{target}".encode()):
@@ -121,10 +123,12 @@ def json_entities(bad: BadLineHandler, *, values: bool) -> LineTranslator:
 def check_array_closed(chunks: Iterator[Chunk], cut_off: BadLineHandler) -> Iterator[Chunk]:
     """Yield the same chunks; if no line `]` closes the array, call `cut_off` before the last chunk."""
     pending: Chunk | None = None
-    last, number = b"]", 0
+    last = b"]"
+    number = 0
     for chunk in chunks:
         if text := chunk.lines.rstrip():
-            last, number = text[text.rfind(b"\n") + 1 :].strip(), chunk.first + text.count(b"\n")
+            last = text[text.rfind(b"\n") + 1 :].strip()
+            number = chunk.first + text.count(b"\n")
         if pending:
             yield pending
         pending = chunk

@@ -181,7 +181,8 @@ def expand(
 def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
     roots = [node for root in options.roots if (node := ends.nodes[root]) is not None]
     open_subject = "subject" in options.roots
-    forbidden, consequences = leakage_filter(ends, options, facts), list[Consequence]()
+    forbidden = leakage_filter(ends, options, facts)
+    consequences = list[Consequence]()
     if options.rules is not None:  # all statements that no rule reads are forbidden too
         stated = facts.out(filter(is_item, (ends.target_new, ends.subject)))
         existing = (Statement(node, *pair) for node, pairs in stated.items() for pair in pairs)
@@ -265,7 +266,8 @@ def _assemble(
     `first` has the nodes from which the graph starts, with their hops. They come first, the others by hop and id.
     """
     # A node's hop is that of the first step that touches it.
-    hops, words = dict(first), ends.words if ends else {}
+    hops = dict(first)
+    words = ends.words if ends else {}
     for step in sorted(steps, key=lambda step: step.hop):
         hops.setdefault(step.node, step.hop - 1)
         hops.setdefault(step.reached, step.hop)

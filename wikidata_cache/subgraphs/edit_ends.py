@@ -132,7 +132,8 @@ class EditEnds:
 
     def replaced(self, facts: Facts) -> dict[str, str | None] | None:
         """Return the old edge for pictures: subject, property, object, label, object_label; None without old object."""
-        old, relation = self.target_true_id, self.edit.relation_id
+        old = self.target_true_id
+        relation = self.edit.relation_id
         words = (old and facts.label(old)) or self.edit.target_true
         if not words:
             return None
@@ -157,7 +158,8 @@ class EditEnds:
         """
         if self.edit.relation_id not in (None, statement.property):
             return False
-        a, b = statement.subject, statement.object
+        a = statement.subject
+        b = statement.object
         forward = self.is_subject(a, label(a)) and self.is_target_true(b, label(b))
         return forward or (self.is_subject(b, label(b)) and self.is_target_true(a, label(a)))
 
@@ -232,7 +234,8 @@ def _followed(pairs: Sequence[tuple[EditLike, str]], facts: Facts) -> list[EditE
     redirects = facts.redirects(doubtful)
     ends = []
     for edit, target in pairs:
-        subject, old = edit.subject_id, edit.target_true_id
+        subject = edit.subject_id
+        old = edit.target_true_id
         followed = {entity: redirects[entity] for entity in (subject, target, old) if entity and entity in redirects}
         ends.append(
             EditEnds(
@@ -279,7 +282,8 @@ def leakage_filter(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Ca
     - "answer": the statement leads to or from an answer of `options.leakage`.
     - "of_the_subject": the statement belongs to the subject, was reached from its object, and the subject is no root.
     """
-    leakage, exempt = options.leakage, (ends.subject, ends.target_new)
+    leakage = options.leakage
+    exempt = (ends.subject, ends.target_new)
     silent_subject = options.incoming and "subject" not in options.roots
 
     def reason(statement: Statement) -> str | None:

@@ -169,10 +169,12 @@ class Facts:
             named: entities that need no label, because the edit has one for them.
             dropped: counts, by reason, the statements that are left out.
         """
-        types, labels = self._known["types"], self._known["label"]
+        types = self._known["types"]
+        labels = self._known["label"]
         usable = []
         for statement in self.statements(node, options):
-            relation, other = statement.property, other_end(statement, node)
+            relation = statement.property
+            other = other_end(statement, node)
             if relation in self._meta:
                 dropped["meta_property"] += 1
             elif not self.internal.isdisjoint(types.get(other, ())):  # a date or a quantity has no class

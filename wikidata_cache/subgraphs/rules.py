@@ -103,7 +103,8 @@ class Rules:
             existing: statements that the graph has already, which do not have to change.
         """
         subject, relation, target = edit
-        unchanged, stated = {edit, *existing}, sorted(set(about_object))
+        unchanged = {edit, *existing}
+        stated = sorted(set(about_object))
         by_statement: dict[Statement, Consequence] = {}
         for rule in self._by_first.get(relation, ()):
             if rule.second is None:
@@ -145,7 +146,8 @@ def read_rules(path: str | Path) -> Rules:
                 f"{path}, line {number}, rule: found {cells[0]!r:.80}; expected such as P19(x,y) & P17(y,z) => P27(x,z)"
             )
         try:
-            support, confidence = int(cells[1]), float(cells[2])
+            support = int(cells[1])
+            confidence = float(cells[2])
         except (IndexError, ValueError):
             raise BadOptionError(
                 f"{path}, line {number}, support and confidence: found {cells[1:3]}; expected a whole number and a "

@@ -17,13 +17,22 @@ Item = TypeVar("Item")
 Size = tuple[float, float]  # width, height
 Point = tuple[float, float]  # x, y
 
-_STEP, _COARSE = math.radians(0.75), math.radians(1.5)  # steps of the search for an angle; coarse for many boxes
-_STAGGERED, _STAGGER = 3, (150.0, 70.0)  # number of rings for many boxes, and the distance (x, y) between rings
+# steps of the search for an angle; coarse for many boxes
+_STEP = math.radians(0.75)
+_COARSE = math.radians(1.5)
+# number of rings for many boxes, and the distance (x, y) between rings
+_STAGGERED = 3
+_STAGGER = (150.0, 70.0)
 _GROWTHS_BEFORE_STAGGER = 4  # a single ring grows this often before several rings are used
 _PADDINGS = (26.0, 15.0, 9.0)  # pixels between boxes, tried in this order
 _MAX_GROWTHS = 40  # a ring grows by an eighth each time
-_MOST, _MOST_BOXES, _MANY_BOXES = 72, 400, 72  # most groups and most boxes on rings; above the last, coarse steps
-_ROW_GAP, _CENTRE_GAP = 18.0, 70.0  # pixels between rows, and between rows and the centre
+# most groups and most boxes on rings; above the last, coarse steps
+_MOST = 72
+_MOST_BOXES = 400
+_MANY_BOXES = 72
+# pixels between rows, and between rows and the centre
+_ROW_GAP = 18.0
+_CENTRE_GAP = 70.0
 _GAP = 0.4  # gap between boxes of a block, as a fraction of the smallest box height
 _SHAPE = 1.8  # width of a block divided by its height
 
@@ -55,7 +64,8 @@ class Rectangle(NamedTuple):
 
     def core(self) -> Rectangle:
         """Return the middle half of the rectangle, which lines of other boxes should not cross."""
-        width, height = (self.right - self.left) / 4, (self.bottom - self.top) / 4
+        width = (self.right - self.left) / 4
+        height = (self.bottom - self.top) / 4
         return Rectangle(self.left + width, self.top + height, self.right - width, self.bottom - height)
 
     def meets(self, other: Rectangle) -> bool:
@@ -65,11 +75,13 @@ class Rectangle(NamedTuple):
 
     def is_crossed(self, x: float, y: float) -> bool:
         """Return whether the line from (0, 0) to (x, y) enters the rectangle."""
-        enters, leaves = 0.0, 1.0
+        enters = 0.0
+        leaves = 1.0
         for way, low, high in ((x, self.left, self.right), (y, self.top, self.bottom)):
             if way:
                 first, last = sorted((low / way, high / way))
-                enters, leaves = max(enters, first), min(leaves, last)
+                enters = max(enters, first)
+                leaves = min(leaves, last)
             elif low > 0 or high < 0:
                 return False
         return enters <= leaves
@@ -122,13 +134,15 @@ def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) 
             if not (points := _fill(centre, parts, grown, padding, 0.0)):
                 continue
             # They fit. By bisection, the largest angle between neighbours with which they still do.
-            low, high = 0.0, grown.sweep / len(parts)
+            low = 0.0
+            high = grown.sweep / len(parts)
             if best := _fill(centre, parts, grown, padding, high):
                 return best
             for _ in range(6):
                 angle = (low + high) / 2
                 if wider := _fill(centre, parts, grown, padding, angle):
-                    points, low = wider, angle
+                    points = wider
+                    low = angle
                 else:
                     high = angle
             return points
@@ -139,7 +153,8 @@ def _fill(
     centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, least: float
 ) -> list[Point] | None:
     """Put each group at the first free angle at least `least` after the previous group; None if they do not fit."""
-    angle, end = sector.start + least / 2, sector.start + sector.sweep + 1e-9
+    angle = sector.start + least / 2
+    end = sector.start + sector.sweep + 1e-9
     points: list[Point] = []
     taken: list[BoxGroup] = []
     for part in parts:
@@ -169,7 +184,8 @@ def _free(
     The near side of the group's first box is on the ring. `taken` are the groups placed so far, at `points`.
     """
     box = part.boxes[0]
-    across, down = math.cos(angle), math.sin(angle)
+    across = math.cos(angle)
+    down = math.sin(angle)
     for number in range(sector.rings):
         x = across * (sector.radii[0] + number * _STAGGER[0] + (-box.left if across > 0 else box.right))
         y = down * (sector.radii[1] + number * _STAGGER[1] + (-box.top if down > 0 else box.bottom))
@@ -232,7 +248,8 @@ def place_in_block(
         areas = [(extent.right - extent.left + gap, extent.bottom - extent.top + gap) for _, extent in parts]
         widths = [width for width, _ in areas]
         widest = max(math.sqrt(_SHAPE * sum(width * height for width, height in areas)), max(widths))
-        y, around = box.bottom + 2 * gap, box
+        y = box.bottom + 2 * gap
+        around = box
         for row in wrap_rows(parts, widths, widest=widest):
             height = max(extent.bottom - extent.top for _, extent in row)
             x = -(sum(extent.right - extent.left + gap for _, extent in row) - gap) / 2

@@ -46,9 +46,11 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
             }
         )
     nodes = []
-    roles, first = _ROLES if has_edit(edges) else {}, first_ring(edges)
+    roles = _ROLES if has_edit(edges) else {}
+    first = first_ring(edges)
     for node, data in graph.nodes(data=True):
-        role, hop = data.get("role", "neighbour"), int(data.get("hop", 0))
+        role = data.get("role", "neighbour")
+        hop = int(data.get("hop", 0))
         ring = hop - first
         nodes.append(
             {
@@ -72,7 +74,8 @@ def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     shown = nx.MultiDiGraph(graph)
     old = graph.graph.get("old_edge")
     if old and old["subject"] in shown and old["object_label"]:
-        target, key = old["object"] or OLD, old["property"]
+        target = old["object"] or OLD
+        key = old["property"]
         if target not in shown:
             shown.add_node(target, label=old["object_label"], hop=1, role="target_true")
         replaced = shown.get_edge_data(old["subject"], target, key) or {}

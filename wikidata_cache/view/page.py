@@ -58,7 +58,8 @@ def page(graph: nx.MultiDiGraph) -> str:
     roles = {edge["role"] for edge in content["edges"]}
     kinds = {node["kind"] for node in content["nodes"]}
     kinds |= {kind for role, kind in (("edit", "line"), ("old", "line dashed")) if role in roles}
-    ring, middle = first_ring(content["edges"]), "subject s" if has_edit(content["edges"]) else "the item itself"
+    ring = first_ring(content["edges"])
+    middle = "subject s" if has_edit(content["edges"]) else "the item itself"
     legend = "".join(
         f'<li><span class="swatch {kind}"></span>{name.format(ring, ring + 1, middle)}</li>'
         for kind, name in _LEGEND

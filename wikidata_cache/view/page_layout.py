@@ -17,11 +17,18 @@ from wikidata_cache.view.boxes import BoxGroup, Point, Rectangle, Sector, Size, 
 
 _ROOTS = ("target_new", "subject", "target_true")
 _CLEARANCE = (0.25, 0.5)  # radians kept free above and below the edge between two roots
-_BETWEEN, _DOWN = 230.0, 110.0  # pixels; smallest length of the edges from the subject to o* and to o
+# pixels; smallest length of the edges from the subject to o* and to o
+_BETWEEN = 230.0
+_DOWN = 110.0
 _FAN = math.radians(250)  # the children of a neighbour use this angle, away from its parent
-_AROUND_ROOT, _AROUND_NEIGHBOUR = (165.0, 180.0), (125.0, 100.0)  # pixels; smallest radii (x, y) of rings
+# pixels; smallest radii (x, y) of rings
+_AROUND_ROOT = (165.0, 180.0)
+_AROUND_NEIGHBOUR = (125.0, 100.0)
 _CIRCLE = Sector(-math.pi, 2 * math.pi, _AROUND_ROOT)  # from the left, over the top
-CROWD, _TIGHT, _BOLD = 80, 0.6, 2.2  # above 80 edges, labels are hidden, so edges are shorter and the edit's longer
+# above 80 edges, labels are hidden, so edges are shorter and the edit's longer
+CROWD = 80
+_TIGHT = 0.6
+_BOLD = 2.2
 LARGE = 100  # above this number of nodes, the children of a neighbour are small and in a block next to it
 
 
@@ -31,7 +38,9 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
     if not tree.roots:
         return {}
     roles = {graph.nodes[root].get("role"): root for root in reversed(tree.roots)}
-    main, subject, old = tree.roots[0], roles.get("subject"), roles.get("target_true")
+    main = tree.roots[0]
+    subject = roles.get("subject")
+    old = roles.get("target_true")
     if subject is None or subject == main:
         picture = _cluster(main, tree, sizes, _CIRCLE)
     else:
@@ -39,7 +48,8 @@ def place_nodes(graph: nx.MultiDiGraph, sizes: Mapping[str, Size]) -> dict[str, 
         ring = Sector(-math.pi + _CLEARANCE[0], 2 * math.pi - sum(_CLEARANCE), _AROUND_ROOT)
         picture = _cluster(main, tree, sizes, ring)
         # The subject, with neighbours on the far side of its edges to o* (right) and to o (down); o is below it.
-        down, right = math.pi / 2 + _CLEARANCE[0], 2 * math.pi - _CLEARANCE[1]
+        down = math.pi / 2 + _CLEARANCE[0]
+        right = 2 * math.pi - _CLEARANCE[1]
         left = _cluster(subject, tree, sizes, Sector(down, right - down, _AROUND_ROOT))
         if old is not None and old != main:
             below = _cluster(old, tree, sizes, Sector(0.0, math.pi, _AROUND_ROOT))
@@ -66,7 +76,8 @@ def _cluster(root: str, tree: _Tree, sizes: Mapping[str, Size], sector: Sector) 
     sector = sector._replace(radii=(box.right + sector.radii[0] * tree.scale, sector.radii[1] * tree.scale))
     # The rough direction of each child; one with more children gets a wider part of the sector.
     weights = [1 + len(tree.children[child]) for child in children]
-    before, parts = 0, []
+    before = 0
+    parts = []
     for child, weight in zip(children, weights, strict=True):
         direction = sector.start + sector.sweep * (before + weight / 2) / sum(weights)
         before += weight
@@ -118,7 +129,8 @@ def _tree(graph: nx.MultiDiGraph) -> _Tree:
     """Return the forest that grows from o*, subject and old object together, then from each node not reached yet."""
     tree = _Tree(children={node: [] for node in graph}, is_large=len(graph) > LARGE)
     if graph.number_of_edges() > CROWD:
-        tree.scale, tree.stretch = _TIGHT, _BOLD
+        tree.scale = _TIGHT
+        tree.stretch = _BOLD
     roles = {role: node for node, role in reversed(list(graph.nodes(data="role")))}
     first = [roles[role] for role in _ROOTS if role in roles]
     seen: set[str] = set()

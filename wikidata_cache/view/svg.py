@@ -44,7 +44,9 @@ STYLE = """
 """
 
 _HEAD = 8  # length of an arrow head
-_HEADING, _LEGEND = 34, 38  # heights of the heading and of the legend
+# heights of the heading and of the legend
+_HEADING = 34
+_LEGEND = 38
 _BASELINE = 4.2  # from the middle of a line of text down to its baseline
 _CLASSES = {"subject": "s", "target_new": "new", "target_true": "old"}
 _EDGES = {"edit": "edge edit", "old": "edge replaced"}
@@ -89,7 +91,9 @@ def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = mat
     shapes, classes, width, height = _tree_shapes(graph)
     heading = printable(title or "", longest=120)
     top = _HEADING if heading else 0
-    keys, x, y = [], 24.0, top + height + _LEGEND / 2
+    keys = []
+    x = 24.0
+    y = top + height + _LEGEND / 2
     for kind, name in _KEYS:
         if kind in classes:
             wide = 22 if "edge" in kind else 12
@@ -155,9 +159,11 @@ def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
             continue
         # Out of the parent's column, a bend to the line of the node, and straight on to its box, under the label.
         kind = _EDGES.get(node.edge_role, "edge")
-        above, y = node.parent.y, node.y
+        above = node.parent.y
+        y = node.y
         (out, bent), end, label = node.bend, node.left, node.label_x
-        middle, start = (out + bent) / 2, node.parent.left + node.parent.width
+        middle = (out + bent) / 2
+        start = node.parent.left + node.parent.width
         line = f"M{start:.1f} {above:.1f}H{out:.1f}C{middle:.1f} {above:.1f} {middle:.1f} {y:.1f} {bent:.1f} {y:.1f}"
         shapes.append(
             f'<g class="{kind}"><path d="{line}H{end - _HEAD:.1f}"/>'
@@ -168,7 +174,8 @@ def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
         classes.add(kind)
     for node in nodes:
         kind = f"node {'again' if node.again else _CLASSES.get(node.role, '')}".strip()
-        middle, y = node.left + node.width / 2, node.y
+        middle = node.left + node.width / 2
+        y = node.y
         box = _box(middle, y, node.width, BOX_HEIGHT)
         shapes.append(f'<g class="{kind}">{box}{_text(middle, y, node.text)}</g>')
         classes.add(kind)

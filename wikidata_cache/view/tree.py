@@ -17,9 +17,12 @@ from wikidata_cache.view.content import printable
 LINE = 28.8  # distance from one leaf to the next
 BOX_HEIGHT = 21.12
 _PADDING = 24.96  # width of a node's box minus the width of its text
-_BEND, _ARROW = 43.2, 43.2  # space before and after the label of an edge
+# space before and after the label of an edge
+_BEND = 43.2
+_ARROW = 43.2
 _MARGIN = 24.0
-_NARROW, _WIDE = set(" ijlftr.,;:'|!()-I1"), set("mwMW@%—…")
+_NARROW = set(" ijlftr.,;:'|!()-I1")
+_WIDE = set("mwMW@%—…")
 
 
 @dataclass
@@ -78,7 +81,8 @@ def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float
 
     # x: a column begins after the previous column, the bends, and the longest edge label between the two.
     count = max((node.column for node in drawn), default=0) + 1
-    nodes, labels = [0.0] * count, [0.0] * count
+    nodes = [0.0] * count
+    labels = [0.0] * count
     for node in drawn:
         nodes[node.column] = max(nodes[node.column], node.width)
         if node.parent is not None:
@@ -91,7 +95,8 @@ def lay_out(graph: nx.MultiDiGraph) -> tuple[list[DrawnNode], tuple[float, float
 
     # y: leaves get consecutive lines from the top, in the order of a depth-first walk; a parent is at the middle of its
     # first and last child. In the list, children come after their parents, so the list is read backwards.
-    stack, leaves = [node for node in drawn if node.parent is None][::-1], []
+    stack = [node for node in drawn if node.parent is None][::-1]
+    leaves = []
     while stack:
         node = stack.pop()
         stack += children[id(node)][::-1]

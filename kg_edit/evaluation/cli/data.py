@@ -90,7 +90,8 @@ def check(
 
 def _show(findings: tuple[Finding, ...], shown: int) -> None:
     """Print the first faults of each kind, and how many more there are."""
-    rows, seen = list[tuple[str, str, str]](), Counter[str]()
+    rows = list[tuple[str, str, str]]()
+    seen = Counter[str]()
     totals = Counter(finding.kind for finding in findings)
     for finding in findings:
         seen[finding.kind] += 1
@@ -148,7 +149,8 @@ def ripples(
     from kg_edit.evaluation.ripples.words import RippleWords
     from kg_edit.models.loading import cache_folder
 
-    vocabulary, ids = RippleWords.load(words), parse_relations(relations)
+    vocabulary = RippleWords.load(words)
+    ids = parse_relations(relations)
     opened = open_wikidata(graph, contact, needed="questions are made from a graph")
     if edits and ids:
         raise ConfigError("--relations draws edits from the graph, --edits reads your own; give only one of them")
@@ -229,7 +231,8 @@ def edits(
     from kg_edit.evaluation.ripples.ripple_edits import Excluded, training_edits, with_neighbours
     from kg_edit.evaluation.ripples.words import RippleWords
 
-    words, ids = RippleWords.load(), parse_relations(relations)
+    words = RippleWords.load()
+    ids = parse_relations(relations)
     excluded = Excluded.of(record for path in exclude or () for record in guess_dataset(path)(path))
     table = FactTable(open_wikidata(graph, contact, needed="edits are drawn from a graph"), words)
     with doing("drawing edits from the graph"):

@@ -72,7 +72,8 @@ def drift(
     loaded = load(model, dtype, device)
     cut = LabelDrift(*(shortened(loaded, texts, tokens=tokens) for texts in full_texts))
     cut = cut._replace(stream=cut.stream[:limit])
-    prompts, labels = [text.prompt for text in cut.train], [text.label for text in cut.train]
+    prompts = [text.prompt for text in cut.train]
+    labels = [text.label for text in cut.train]
     trained = cache(partial(trained_classifier, loaded, prompts, labels))
 
     def start() -> Iterator[DriftPoint]:

@@ -65,7 +65,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECORDS, EXTRA = "Which records", "Side effects and extra metrics"  # panels of the help
+# panels of the help
+RECORDS = "Which records"
+EXTRA = "Side effects and extra metrics"
 
 
 @dataclass(frozen=True, kw_only=True)

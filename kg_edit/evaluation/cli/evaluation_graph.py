@@ -36,7 +36,8 @@ def graph_for(
         if control:
             raise ConfigError(f"--control {control} needs a graph; give --graph")
         return None
-    hidden, pool = withheld_answers(records), tuple(edit for record in records for edit in record.edits)
+    hidden = withheld_answers(records)
+    pool = tuple(edit for record in records for edit in record.edits)
     right: SubgraphSource = Withheld(graph, names=hidden) if hidden else graph
     match control:
         case "wrong":

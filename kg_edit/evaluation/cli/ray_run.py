@@ -70,7 +70,9 @@ def _score_shards(
     """Give the shards to workers, one a device, until all are scored."""
     resources = ray.cluster_resources()
     devices = max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
-    remaining, busy, lost = deque(folders), dict[Any, tuple[Shard, Any]](), Counter[Shard]()
+    remaining = deque(folders)
+    busy = dict[Any, tuple[Shard, Any]]()
+    lost = Counter[Shard]()
 
     def hire() -> Any:
         worker = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0)(_Worker).remote(evaluation)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from kg_edit.evaluation.cli.sweep_grid import SweepSettings
     from kg_edit.evaluation.cli.sweep_run import Outcome
 
-TABLE, PICTURE = "table.md", "picture.svg"
+TABLE = "table.md"
+PICTURE = "picture.svg"
 
 File = Annotated[Path | None, typer.Argument(metavar="FILE.toml", help="Sweep file; `--example` prints one.")]
 
@@ -95,14 +96,16 @@ def _run(settings: SweepSettings, out: Path, contact: str | None, *, overwrite: 
     from kg_edit.evaluation.settings import DataSource
     from kg_edit.storage.run_folder import check_folder, replace_run
 
-    cells, chosen = cells_of(settings), settings.data
+    cells = cells_of(settings)
+    chosen = settings.data
     config = EvalConfig(schedule=settings.schedule, seed=settings.seed)
     check_folder(out)
     if chosen.file is None:
         raise ConfigError("the sweep file has no data; give --data FILE, or file = ... in its table [data]")
     way = 'give dataset = "{}" in the table [data] of the sweep file'
     content = read_dataset(chosen.dataset, chosen.file, used=slice(0, chosen.limit), way=way)
-    records, skipped = content.records, tuple(dict.fromkeys(problem.id for problem in content.problems))
+    records = content.records
+    skipped = tuple(dict.fromkeys(problem.id for problem in content.problems))
     if "metrics" in settings.model_fields_set:  # of the default ones the data may lack some
         _refuse_missing(settings.metrics, [Case.of(record) for record in records[: chosen.limit]])
     # Without a graph in the file, the packaged one for the data if the method of a cell needs a graph

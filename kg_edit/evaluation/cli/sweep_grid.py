@@ -25,7 +25,9 @@ from kg_edit.storage.run_folder import digest
 from kg_edit.storage.seeds import Seed
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.nll", "portability.choice")
-METHOD, PRESET = "method", "preset"  # axes that are no settings of the method
+# axes that are no settings of the method
+METHOD = "method"
+PRESET = "preset"
 _MOST_CELLS = 10_000
 _LONGEST = 120  # characters of a folder's name, at most
 
@@ -169,7 +171,8 @@ def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
     for combination in itertools.product(*settings.grid.values()):
         values = dict(zip(settings.grid, combination, strict=True))
         options = settings.settings | {axis: value for axis, value in values.items() if axis not in (METHOD, PRESET)}
-        name, preset = str(values.get(METHOD, settings.method)), str(values.get(PRESET, settings.preset))
+        name = str(values.get(METHOD, settings.method))
+        preset = str(values.get(PRESET, settings.preset))
         method = find_method(name)
         try:
             config = method.config_class.preset(preset, options, method=name)

@@ -78,7 +78,8 @@ def run_sweep(
         OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
         KgEditError: a method can't be built, or its run fails; the results of finished cells remain.
     """
-    rows, config = [as_record(record).model_dump(mode="json") for record in records], config or EvalConfig()
+    rows = [as_record(record).model_dump(mode="json") for record in records]
+    config = config or EvalConfig()
     settings = {
         "job": "sweep",
         "model": {"name": model.name, "fingerprint": model.fingerprint},
@@ -108,7 +109,8 @@ def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
     base = outcomes[0].summary.base
     rows = [["unedited", *[""] * (len(axes) - 1), *(_cell(base.get(metric)) for metric in metrics), "", ""]]
     for outcome in outcomes:
-        summary, seconds = outcome.summary, outcome.summary.seconds_per_edit
+        summary = outcome.summary
+        seconds = outcome.summary.seconds_per_edit
         rows.append(
             [
                 *(str(value).replace("|", "\\|") for value in outcome.cell.values.values()),
@@ -123,7 +125,8 @@ def sweep_table(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> str:
 def caption(outcomes: Sequence[Outcome]) -> str:
     """Return the line under the table: methods, presets, model, data, number of records and schedule."""
     summary = outcomes[0].summary
-    run, every = summary.provenance, [outcome.summary.provenance for outcome in outcomes]
+    run = summary.provenance
+    every = [outcome.summary.provenance for outcome in outcomes]
     methods = ", ".join(sorted({provenance["method"] for provenance in every}))
     presets = ", ".join(sorted({provenance["preset"] for provenance in every if provenance.get("preset")}))
     records = " of ".join(filter(None, (number_of(summary.n, "record"), (run.get("data") or {}).get("dataset"))))

@@ -136,7 +136,8 @@ def read_dataset(
     """
     chosen = find_dataset(name)
     content = chosen.read(path, labels=labels)
-    first, stop = used.start or 0, used.stop
+    first = used.start or 0
+    stop = used.stop
     problems = [
         problem for problem in content.problems if first < problem.row and (stop is None or problem.row <= stop)
     ]

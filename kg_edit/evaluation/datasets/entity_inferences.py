@@ -22,7 +22,8 @@ from kg_edit.evaluation.datasets.building import Template, built, built_edit, fi
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, parsed_rows
 from kg_edit.writing_systems import GLUE
 
-_MASK, _END = "<extra_id_0>", "<extra_id_1>"
+_MASK = "<extra_id_0>"
+_END = "<extra_id_1>"
 
 
 class Sentence(Record):
@@ -93,10 +94,13 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
             labels = [_unmasked(text, field=f"{field}.labels") for text in sentence.labels]
             if row.label not in labels:
                 raise EditError([Fault("label", f"{row.label!r} is not among the labels of {field}")])
-            measures, right = "inference", glue + row.label
+            measures = "inference"
+            right = glue + row.label
             others = tuple(glue + other for other in dict.fromkeys(labels) if other != row.label)
         else:
-            measures, right, others = "span", glue + _unmasked(sentence.label, field=f"{field}.label"), ()
+            measures = "span"
+            right = glue + _unmasked(sentence.label, field=f"{field}.label")
+            others = ()
         query = Query(prompt=masked.before, answers=((right,),), form="sentence", others=others)
         probes.append(Probe(measures=measures, queries=(query,)))
     return built(name, [edit], probes, form="Entity Inferences" if row.label else "ECBD")

@@ -91,7 +91,8 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
 
 def _multiple_choice(row: HallueditRow) -> tuple[Probe, ...]:
     """The question with its choices, answered by a letter."""
-    choices, right = row.multiple_choice_with_letters, row.multiple_choice_labels.strip()
+    choices = row.multiple_choice_with_letters
+    right = row.multiple_choice_labels.strip()
     letters = _LETTER.findall(choices)
     if not choices.strip():
         return ()

@@ -101,8 +101,10 @@ def rows(document: object) -> Iterable[object]:
         return every_row(document)
     for forgotten, locality in _SANITATION.items():
         if forgotten in document and locality in document:
-            edited, local_rows = list(every_row(document[forgotten])), list(every_row(document[locality]))
-            questions, faults = list[tuple[str, str]](), list[RowFault]()
+            edited = list(every_row(document[forgotten]))
+            local_rows = list(every_row(document[locality]))
+            questions = list[tuple[str, str]]()
+            faults = list[RowFault]()
             for index, row in enumerate(local_rows):
                 match row:
                     case {"question": str(question), "ground_truth": str(answer)} if (
@@ -192,7 +194,8 @@ def _forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
 
 def _categories(row: FactRow | BiographyRow) -> tuple[list[Probe], list[Remark]]:
     """One probe for each prompt of portability and locality, and a remark for each category with unanswered prompts."""
-    probes, remarks = list[Probe](), list[Remark]()
+    probes = list[Probe]()
+    remarks = list[Remark]()
     for family, categories in (("portability", row.portability), ("locality", row.locality)):
         for category, prompts in categories.items():
             groups = [

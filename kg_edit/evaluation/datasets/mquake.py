@@ -114,7 +114,9 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
     """
     case = fields_of(CaseRow, nested(row))
     facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]
-    edits, statements, remarks = list[Edit](), list[Probe](), list[Remark]()
+    edits = list[Edit]()
+    statements = list[Probe]()
+    remarks = list[Remark]()
     for index, rewrite in enumerate(case.requested_rewrite):
         # Edits of several subjects towards one object have their triples in the order of the edits.
         subjects = [subject for subject, *fact in case.orig.edit_triples if tuple(fact) == facts[index]]

@@ -90,12 +90,14 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
             expected = f"the question of one of PopQA's {len(QUESTIONS)} relations"
             raise EditError([Fault("input", f"{short_row.input!r} is not {expected}")])
         relation, subject = fact
-        parts, right = Template(QUESTIONS[relation], subject), _answers_of(short_row.output, field="output")
+        parts = Template(QUESTIONS[relation], subject)
+        right = _answers_of(short_row.output, field="output")
         ids = {}
         names = {"prompt": "input", "subject": "input", "target_new": "output"}
     else:
         row = fields_of(PopqaRow, raw)
-        relation, parts = row.prop, template(row.question, row.subj, field="question")
+        relation = row.prop
+        parts = template(row.question, row.subj, field="question")
         right = (row.obj, *_answers_of(row.possible_answers, field="possible_answers"))
         uris = {"subject_id": row.s_uri, "target_new_id": row.o_uri}
         ids = {field: match[1] for field, uri in uris.items() if (match := _ENTITY.fullmatch(uri.strip()))}

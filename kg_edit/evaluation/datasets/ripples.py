@@ -184,7 +184,8 @@ def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
         raise EditError([Fault(field, message)]) from None
 
     if question.kind == "two-hop":
-        known, stated = "known" if question.known else "unknown", "stated" if question.stated else "withheld"
+        known = "known" if question.known else "unknown"
+        stated = "stated" if question.stated else "withheld"
         measures = f"ripples-{known}.{stated}"
     elif question.kind == "edit":
         measures = "ripples-edit.question"

@@ -18,7 +18,8 @@ from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, p
 from kg_edit.evaluation.datasets.own_edits import TEXTS, record_of
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord
 
-PARTS, TRIPLE = "sub-question", "triple"
+PARTS = "sub-question"
+TRIPLE = "triple"
 _Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -88,7 +89,8 @@ def parse_akew(raw: RawRecord, name: str) -> BenchmarkRecord:
     mquake_fields = mquake.Rewrite.model_fields.keys()
     bare = [{field: value for field, value in rewrite.items() if field in mquake_fields} for rewrite in rewrites]
     case = mquake.parse({**raw, "requested_rewrite": bare}, name)
-    edits, probes = [], list(case.probes)
+    edits = []
+    probes = list(case.probes)
     for index, (fact, rewrite) in enumerate(zip(case.edits, rewrites, strict=True)):
         field = f"requested_rewrite[{index}]"
         try:

@@ -23,7 +23,8 @@ from kg_edit.evaluation.datasets.building import built, built_edit, fields_of, o
 from kg_edit.evaluation.datasets.reading import Dataset, RawRecord, every_row
 from kg_edit.text.matching import sentences
 
-HALLUCINATION, ACCURATE = "hallucination", "accurate"
+HALLUCINATION = "hallucination"
+ACCURATE = "accurate"
 _MARK = re.compile(r"accurate|(?:\w+_)?inaccurate")
 _NAME_ENDS = re.compile(r"\s*(?:\(|,|\b(?:is|was|were|are|born)\b)")
 Pairs = Annotated[tuple[tuple[str, str], ...], Field(strict=False)]
@@ -52,12 +53,15 @@ def rows(document: object) -> Iterable[object]:
     The first row of a passage also gets the accurate sentences to ask: its own, and those of passages without an
     inaccurate sentence before it. At the end of the file, the last row gets the remaining ones.
     """
-    waiting, last, passage = list[tuple[str, str]](), dict[str, Any](), dict[str, Any]()
+    waiting = list[tuple[str, str]]()
+    last = dict[str, Any]()
+    passage = dict[str, Any]()
     for number, row in enumerate(every_row(document), 1):
         if not _is_passage(row):
             yield _refused(row, number)
             continue
-        passage, marks = dict(row), row["annotation"]
+        passage = dict(row)
+        marks = row["annotation"]
         # "major_inaccurate" and "minor_inaccurate" count alike.
         inaccurate = [index for index, mark in enumerate(marks) if "inaccurate" in mark]
         accurate = (index for index in range(len(marks)) if index not in inaccurate)
@@ -121,7 +125,8 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     if row.index is None:
         marks = "accurate, minor_inaccurate and major_inaccurate, one to be edited"
         raise EditError([Fault("annotation", f"expected a list as long as gpt3_sentences, of {marks}")])
-    text, sentence = _before(raw, row.index), row.gpt3_sentences[row.index].strip()
+    text = _before(raw, row.index)
+    sentence = row.gpt3_sentences[row.index].strip()
     # The true sentence at the same position; a shorter true passage gives its last one.
     true = list(sentences(row.wiki_bio_text))
     right = true[min(row.index, len(true) - 1)]

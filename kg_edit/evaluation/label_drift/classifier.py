@@ -123,7 +123,8 @@ def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Seque
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise ConfigError(f"a classifier needs texts of at least two classes; found {', '.join(classes) or 'none'}")
-    states, head = list[Tensor](), nn.Identity()
+    states = list[Tensor]()
+    head = nn.Identity()
     # what goes into the head: some families scale or cap what comes out of it
     head.register_forward_hook(lambda _, args, __: states.append(args[0][:, -1].float().cpu()))
     with_head(model, head, [str(n) for n in range(model.width)]).scores(texts, title="classifier")
@@ -150,7 +151,8 @@ def fitted_head(states: Tensor, targets: Tensor, *, classes: int, decay: float) 
 
     The head has the least cross entropy plus ``decay`` |W|^2 / 2.
     """
-    mean, deviation = states.mean(0), states.std(0, unbiased=False).clamp(min=1e-6)
+    mean = states.mean(0)
+    deviation = states.std(0, unbiased=False).clamp(min=1e-6)
     scaled = (states - mean) / deviation
     weight = torch.zeros(classes, states.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)

@@ -189,8 +189,10 @@ def _points(
 ) -> Iterator[DriftPoint]:
     with folder_lock(out):
         note_environment(out, environment(method, model))
-        folder, state = DriftFolder(out), _State(model)
-        earlier, points = folder.texts(), folder.points()
+        folder = DriftFolder(out)
+        state = _State(model)
+        earlier = folder.texts()
+        points = folder.points()
         for line, (result, text) in enumerate(zip(earlier, drift.stream, strict=False), 1):
             if result.id != text.id:  # the lines are in the stream's order: after one that was deleted, all are others'
                 raise OutputError(

@@ -51,7 +51,8 @@ def over_prompts(prompts: Callable[[Edit], Iterable[str]], of: Callable[[float, 
     """
 
     def of_edit(edit: Edit, evidence: Evidence) -> float | None:
-        new, old = edit.target_new, edit.target_true
+        new = edit.target_new
+        old = edit.target_true
         if old is None:
             return None
         return mean(of(evidence.nll(prompt, new), evidence.nll(prompt, old)) for prompt in prompts(edit))

@@ -15,7 +15,8 @@ from kg_edit.scoring.requests import Requests
 from kg_edit.text.similarity import Rarity, cosine, words
 
 FUZZY = "portability.glame_fuzzy"
-FLUENCY, CONSISTENCY = "fluency.ngram_entropy", "consistency.tfidf"
+FLUENCY = "fluency.ngram_entropy"
+CONSISTENCY = "consistency.tfidf"
 DIVERGENCE = "neighborhood.next_token_kl"
 FUZZY_SUFFIX = " The answer, most simply, is"
 _ENOUGH = 70  # least partial ratio (0 to 100) of a match
@@ -25,7 +26,8 @@ _WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams
 
 def ngram_entropy(text: str) -> float:
     """Return the weighted entropy, in bits, of the bigrams (2/3) and trigrams (4/3) of a text's words, halved."""
-    tokens, total = words(text), 0.0
+    tokens = words(text)
+    total = 0.0
     for size, weight in _WEIGHTS.items():
         grams = Counter(tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
         shares = [count / grams.total() for count in grams.values()]

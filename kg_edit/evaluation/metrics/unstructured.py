@@ -14,7 +14,9 @@ from kg_edit.scoring.questions import generated_from
 from kg_edit.scoring.requests import continue_paragraph, continue_query, score_answer
 from kg_edit.text.overlap import bleu, rouge_l, rouge_n
 
-PARAPHRASE, PARTS, TRIPLE = "unstructured-paraphrase", "sub-question", "triple"
+PARAPHRASE = "unstructured-paraphrase"
+PARTS = "sub-question"
+TRIPLE = "triple"
 COSINE = "hidden_cosine.greedy"
 _GROUPS = ("unstructured", PARAPHRASE, PARTS)  # after the edit's prompt, its paraphrases, questions about parts
 _UNKE = "UnKE (Deng et al. 2025)"

@@ -94,7 +94,8 @@ class Builder:
         Raises:
             ConfigError: no edit is left.
         """
-        with_ids, lacking = [], Counter[str]()
+        with_ids = []
+        lacking = Counter[str]()
         for edit in edits:
             missing = [name for name in ("relation_id", "target_new_id") if not getattr(edit, name)]
             if not missing and edit.relation_id not in self.table.words.nouns:
@@ -173,14 +174,16 @@ class Builder:
             for change, edit, group in zip(chosen, edits, groups, strict=True)
         ]
         words = self.table.words
-        counts, used = Counter[str](), set[str]()
+        counts = Counter[str]()
+        used = set[str]()
         for record in records:
             used.add(record["edit"]["relation_id"])
             for question in record["questions"]:
                 used.update(question["hops"])
                 kind = question["kind"]
                 if kind == "two-hop":
-                    known, stated = question.get("known", True), question.get("stated", True)
+                    known = question.get("known", True)
+                    stated = question.get("stated", True)
                     kind += f", {'known' if known else 'unknown'}, {'stated' if stated else 'withheld'}"
                 counts[kind] += 1
 
@@ -318,5 +321,7 @@ def _items_of(changes: Iterable[Change]) -> list[str]:
 
 
 def _change_of(edit: Edit) -> Change:
-    subject, old, new = edit.subject_id or "", edit.target_true_id or "", edit.target_new_id or ""
+    subject = edit.subject_id or ""
+    old = edit.target_true_id or ""
+    new = edit.target_new_id or ""
     return Change(subject, edit.relation_id or "", old, new, split_of(new) if is_entity_id(new) else "test")

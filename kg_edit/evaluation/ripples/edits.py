@@ -49,7 +49,8 @@ class Candidates:
 
 def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
     """Return the best-known subjects of a relation, and its most frequent objects; the table reads all of them."""
-    pairs, rule = table.pairs(relation), table.words.edited.get(relation, EditedRelation())
+    pairs = table.pairs(relation)
+    rule = table.words.edited.get(relation, EditedRelation())
     frequent = [o for o, _ in Counter(o for _, o in pairs).most_common(2 * _POOL)]
     subjects = sorted({s for s, _ in pairs}, key=lambda s: hashed(seed, "subject", s))[:_SUBJECTS]
     mentions = table.mentions(subjects)
@@ -96,7 +97,9 @@ def changes(
         for turn in [_of_relation(table, pool, richness, seed=seed)]
         for _ in range(2 if means[pool.relation] > middle else 1)
     ]
-    remaining, taken, used = {"dev": n // 3, "test": n - n // 3}, set[str](), Counter[str]()
+    remaining = {"dev": n // 3, "test": n - n // 3}
+    taken = set[str]()
+    used = Counter[str]()
     for change in (change for row in zip_longest(*turns) for change in row if change):
         if remaining[change.split] and change.subject not in taken and used[change.new] < _SAME_TARGET:
             remaining[change.split] -= 1
@@ -110,7 +113,8 @@ def _of_relation(table: FactTable, pool: Candidates, richness: Mapping[str, int]
     rich = [o for o in pool.targets if richness.get(o)]
     rule = table.words.edited.get(pool.relation, EditedRelation())
     for subject in sorted(pool.subjects, key=lambda s: hashed(seed, "edit", s)):
-        old, split = pool.subjects[subject], split_of(subject)
+        old = pool.subjects[subject]
+        split = split_of(subject)
         classes = table.classes(old)
         fitting = [
             o

@@ -13,9 +13,12 @@ from functools import cached_property
 from kg_edit.evaluation.ripples.words import RippleWords
 from wikidata_cache import WikidataCache
 
-_ENTITY, _DIRECT = "http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/"
+_ENTITY = "http://www.wikidata.org/entity/"
+_DIRECT = "http://www.wikidata.org/prop/direct/"
 _ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
-_KIND, _REPLACED_BY, _REPLACES = "P31", "P1366", "P1365"
+_KIND = "P31"
+_REPLACED_BY = "P1366"
+_REPLACES = "P1365"
 _PAIRS = 20_000  # pairs of a relation, at most: enough to choose from, and few enough for an endpoint
 _AT_ONCE = 400  # items in a query for aliases
 _NAME = 30  # characters of a usable alias, at most

@@ -68,7 +68,8 @@ class Knowledge:
             ):
                 yield str(self.model.tokenizer.decode(list(answer.tokens))).lstrip().split("\n", 1)[0]
 
-        all_prompts, form = [prompt for group in prompts.values() for prompt in group], f"examples, {_STEPS} tokens"
+        all_prompts = [prompt for group in prompts.values() for prompt in group]
+        form = f"examples, {_STEPS} tokens"
         texts = stored_replies(self.model, all_prompts, generated, folder=self.folder, form=form, about=about)
         for fact, fact_prompts in prompts.items():
             begins = (any(begins_with(texts[prompt], name) for name in fact.names) for prompt in fact_prompts)

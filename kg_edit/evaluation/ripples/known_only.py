@@ -63,7 +63,9 @@ def known_only(
         folder: stores the model's answers.
         most: stop when at least so many records are left; None: ask about all.
     """
-    questions, kept, start = partial(_questions, forms=_forms()), KnownOnly((), 0, 0), 0
+    questions = partial(_questions, forms=_forms())
+    kept = KnownOnly((), 0, 0)
+    start = 0
     while start < len(records) and (most is None or len(kept.records) < most):
         size = len(records) if most is None else max(_FEWEST, 2 * (most - len(kept.records)))
         more = _known(model, records[start : start + size], questions, folder=folder)
@@ -85,7 +87,8 @@ def _known(
     def generated(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
 
-    prompts, form = list(map(generated_from, hops)), f"{_TOKENS} tokens"
+    prompts = list(map(generated_from, hops))
+    form = f"{_TOKENS} tokens"
     texts = stored_replies(model, prompts, generated, folder=folder, form=form, about="known hops")
     right: dict[Query, bool] = {}
     for query in hops:

@@ -56,7 +56,8 @@ class Proposal:
 
 def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
     """Return the current fact of an item in words; None if there is none, or if object and item share a word."""
-    target, label = table.current(item, relation), table.label(item)
+    target = table.current(item, relation)
+    label = table.label(item)
     if target is None or label is None or not apart(table, item, target) or _same(table.names(target), [label]):
         return None
     return AskedFact(relation, label, table.names(target))
@@ -73,8 +74,12 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
 
     ``name`` is the subject's name in the edit, for a subject that the graph does not have.
     """
-    s, r, o, new = change.subject, change.relation, change.old, change.new
-    subject, old_fact = table.label(s) or name, fact_of(table, s, r)
+    s = change.subject
+    r = change.relation
+    o = change.old
+    new = change.new
+    subject = table.label(s) or name
+    old_fact = fact_of(table, s, r)
     new_facts = list(facts_of(table, new))
 
     # two-hop: (s, r, o*) and (o*, r', answer). No name of the old chain's possible ends may be right after the edit.
@@ -90,7 +95,8 @@ def proposals(table: FactTable, change: Change, *, neighbours: Sequence[str], na
 
     # three-hop: one hop more, unless the answer leads back, or fewer hops give it.
     for fact in new_facts:
-        middle, before = table.current(new, fact.relation), table.current(o, fact.relation)
+        middle = table.current(new, fact.relation)
+        before = table.current(o, fact.relation)
         for last in facts_of(table, middle) if middle else ():
             far = fact_of(table, before, last.relation) if before else None
             old = far.names if far else ()

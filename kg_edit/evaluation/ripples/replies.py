@@ -50,7 +50,8 @@ def stored_replies(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{digest([model.fingerprint, str(model.model.dtype), form])[:16]}.jsonl"
     drop_cut_line(file)  # of a process that was killed
-    texts, distinct = {line.prompt: line.text for line in read_lines(file, Reply)}, list(dict.fromkeys(prompts))
+    texts = {line.prompt: line.text for line in read_lines(file, Reply)}
+    distinct = list(dict.fromkeys(prompts))
     new = sorted(prompt for prompt in distinct if prompt not in texts)
     with Bar(title=about, unit="prompt", total=len(distinct), done=len(distinct) - len(new)) as bar:
         # Prompts with the same examples before the question are one group, because they share computation.

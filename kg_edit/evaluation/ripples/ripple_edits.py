@@ -51,7 +51,8 @@ def training_edits(table: FactTable, relations: Sequence[str], *, n: int, seed: 
     Raises:
         ConfigError: a relation has no noun or no template, or the graph gives no edit for any relation.
     """
-    templates, per_relation = table.words.templates(relations), -(-n // len(relations))
+    templates = table.words.templates(relations)
+    per_relation = -(-n // len(relations))
     drawn = [
         _of_relation(table, relation, template=templates[relation], n=per_relation, seed=seed, excluded=excluded)
         for relation in relations

@@ -71,7 +71,8 @@ class RippleWords(BaseModel):
         Raises:
             ConfigError: a relation has no noun or no template.
         """
-        all_templates, templates = RelationTemplates.load(), dict[str, str]()
+        all_templates = RelationTemplates.load()
+        templates = dict[str, str]()
         for relation in relations:
             row = all_templates.find(relation)
             if not row or relation not in self.nouns:

@@ -26,7 +26,9 @@ from kg_edit.models.prompts import Prompt, left_pad
 
 Kind = Literal["hidden", "mlp", "attention"]
 KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attention")
-_PAPER_WINDOW, _PAPER_LAYERS = 10, 48  # GPT-2 XL's, in Meng et al. 2022
+# GPT-2 XL's, in Meng et al. 2022
+_PAPER_WINDOW = 10
+_PAPER_LAYERS = 48
 FACTOR = 3.0  # standard deviations, the paper's choice
 _TOKENS = 1024  # in a forward pass
 
@@ -40,7 +42,8 @@ class CleanRun:
 
     @torch.no_grad()
     def __init__(self, model: LanguageModel, prompt: Prompt, *, kind: Kind) -> None:
-        self.model, self.prompt = model, prompt
+        self.model = model
+        self.prompt = prompt
         self.sites = [site(model, kind, layer) for layer in range(len(model.blocks))]
         states: dict[int, Tensor] = {}
 
@@ -70,7 +73,9 @@ class CorruptedRun:
     """
 
     def __init__(self, clean: CleanRun, *, noise: Tensor, answer: int, tokens: int = _TOKENS) -> None:
-        self._clean, self._noise, self._answer = clean, noise, answer
+        self._clean = clean
+        self._noise = noise
+        self._answer = answer
         self._samples = len(noise)
         self._entries = max(1, tokens // (self._samples * len(clean.prompt.ids)))  # entries in one forward pass
         one_entry, self.probability = self._record(1)
@@ -82,7 +87,8 @@ class CorruptedRun:
 
         For each entry of ``positions``, the clean outputs of ``layers`` are restored there, with the same noise.
         """
-        clean, parts = self._clean, list[Tensor]()
+        clean = self._clean
+        parts = list[Tensor]()
         for start in range(0, len(positions), self._entries):
             batch = positions[start : start + self._entries]
             # Row and column of each restored state; an entry has one row for each sample.
@@ -117,7 +123,8 @@ class CorruptedRun:
         With one row for each sample, also record the input of each block, because any block may be the lowest restored
         one.
         """
-        model, subject = self._clean.model, subject_tokens(self._clean.prompt)
+        model = self._clean.model
+        subject = subject_tokens(self._clean.prompt)
 
         def corrupt(_: int, embedded: Tensor) -> Tensor:
             changed = embedded.clone()

@@ -22,9 +22,12 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.scoring.pairs import Pair
 
-_CONTEXTS, _CONTEXT_TOKENS = 3, 8
+_CONTEXTS = 3
+_CONTEXT_TOKENS = 8
 _SEED = 7_919  # differs from the seeds of the contexts with which a method makes edits
-_LOCALITY, _PARAPHRASES = 4, 4  # prompts for one edit, at most
+# prompts for one edit, at most
+_LOCALITY = 4
+_PARAPHRASES = 4
 CLEAR = 2.0  # standard errors; by chance, the best of five equal layers is already better by one
 _ENOUGH = 3  # edits; with fewer, a standard error means nothing
 
@@ -68,7 +71,8 @@ def layer_scores(by_layer: Mapping[int, Sequence[EditScore | Exception]]) -> tup
     Raises:
         KgEditError: no edit could be made; it is the error of the first one.
     """
-    rows, scores = list(by_layer.values()), list[LayerScore]()
+    rows = list(by_layer.values())
+    scores = list[LayerScore]()
     good = [index for index in range(len(rows[0])) if any(isinstance(row[index], EditScore) for row in rows)]
     if not good:
         raise next(error for error in rows[0] if isinstance(error, Exception))

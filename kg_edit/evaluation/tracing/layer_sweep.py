@@ -54,7 +54,9 @@ from kg_edit.version import __version__
 _SAMPLES = 5
 _STEP = 15  # candidates next to the default are depth / _STEP layers away from it
 log = logging.getLogger(__name__)
-EDITS, STEPS = 6, 10  # edits to try at each layer, and steps for each, at most
+# edits to try at each layer, and steps for each, at most
+EDITS = 6
+STEPS = 10
 Make = Callable[[MethodConfig], EditingMethod]
 _PROTOCOL = 4  # raise it when the candidates or the scoring change
 
@@ -89,7 +91,8 @@ def auto_layer(
         "model": {"fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
         "edits": [edit.model_dump(mode="json") for edit in spread(edits, EDITS)],
     }
-    file, start = cache_folder() / "layers" / f"{digest(decides)[:16]}.json", time.perf_counter()
+    file = cache_folder() / "layers" / f"{digest(decides)[:16]}.json"
+    start = time.perf_counter()
     try:
         sweep = Sweep.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):  # absent, or damaged
@@ -126,7 +129,8 @@ def choose_layer(
     layers = candidates(len(model.blocks), default=default, traced=traced)
 
     # At most `STEPS` steps, and none after them.
-    steps, fewer = getattr(config, "steps", None), dict[str, int]()
+    steps = getattr(config, "steps", None)
+    fewer = dict[str, int]()
     if isinstance(steps, int):
         fewer["steps"] = min(steps, STEPS)
     if "further_steps" in type(config).model_fields:
@@ -137,7 +141,8 @@ def choose_layer(
     # One pass measures the covariances of all candidates; each method then finds its own in the cache.
     if covariance := short.workload(edits=1).covariance:
         find_covariances(model, layers, covariance, progress=progress)
-    probes, results = sweep_probes(model, chosen), dict[int, tuple[EditScore | Exception, ...]]()
+    probes = sweep_probes(model, chosen)
+    results = dict[int, tuple[EditScore | Exception, ...]]()
     for layer in Bar(layers, title="layers", unit="layer", shown=progress):
         results[layer] = edit_scores(model, probes, make(short.model_copy(update={"layer": layer})))
     scores = layer_scores(results)
@@ -220,7 +225,9 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit]) -> int:
         PromptError: a subject can't be found in its prompt's tokens.
     """
     prompts = [prompt_of(model, fact) for fact in facts_of(edits)]
-    level, window, layers = noise_level(model, prompts), default_window(model, "mlp"), len(model.blocks)
+    level = noise_level(model, prompts)
+    window = default_window(model, "mlp")
+    layers = len(model.blocks)
     total = torch.zeros(layers)
     with untouched(model):
         for prompt in prompts:

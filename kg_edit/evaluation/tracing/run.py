@@ -23,7 +23,9 @@ from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, writ
 from kg_edit.storage.run_folder import Settings, claim, digest, folder_lock
 from kg_edit.version import __version__
 
-RECORDS, SUMMARY, PICTURE = "records.jsonl", "summary.json", "heatmap.svg"
+RECORDS = "records.jsonl"
+SUMMARY = "summary.json"
+PICTURE = "heatmap.svg"
 _OWN_PICTURES = 8  # the first facts get a heat map of their own
 
 

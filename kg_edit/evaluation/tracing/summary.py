@@ -96,7 +96,8 @@ class LocateSummary(BaseModel):
         means = _means(values, np.ones((1, len(traces))))[0]  # [roles, layers]
 
         # Bootstrap over facts: how often each is drawn in each resample, [resamples, facts].
-        random, share = random_numbers(seed), [1 / len(traces)] * len(traces)
+        random = random_numbers(seed)
+        share = [1 / len(traces)] * len(traces)
         drawn = random.multinomial(len(traces), share, size=_RESAMPLES).astype(float)
         spread = _means(values, drawn)  # [resamples, roles, layers]
         absent = np.isnan(spread).all(0)

@@ -37,8 +37,12 @@ from kg_edit.models.prompts import Prompt, encode
 from kg_edit.models.sampling import BARE
 
 BEFORE = "before the subject"  # these tokens are not corrupted, and not in the paper's figure
-FIRST, MIDDLE, LAST = "first subject token", "middle subject tokens", "last subject token"
-NEXT, FURTHER, END = "first token after", "further tokens", "last token"
+FIRST = "first subject token"
+MIDDLE = "middle subject tokens"
+LAST = "last subject token"
+NEXT = "first token after"
+FURTHER = "further tokens"
+END = "last token"
 ROLES = (FIRST, MIDDLE, LAST, NEXT, FURTHER, END)
 Answer = Literal["predicted", "true"]
 ANSWERS: tuple[Answer, ...] = ("predicted", "true")
@@ -124,12 +128,14 @@ def trace(
         UnsupportedModelError: the model's `ModelSpec` does not give the path of the attention.
     """
     settings = settings or TraceSettings()
-    prompt, layers = prompt_of(model, fact), len(model.blocks)
+    prompt = prompt_of(model, fact)
+    layers = len(model.blocks)
     first = subject_tokens(prompt).start
     entries = [[token] for token in range(first, len(prompt.ids))]
     with untouched(model):
         clean = CleanRun(model, prompt, kind=settings.kind)
-        predicted, true = int(clean.probabilities.argmax()), _first_answer_token(model, fact)
+        predicted = int(clean.probabilities.argmax())
+        true = _first_answer_token(model, fact)
         if settings.answer == "true" and true is None:
             raise ConfigError(
                 f"the fact {fact.text!r} has no answer to trace; give its edit a target_true, or trace the model's own "
@@ -138,7 +144,8 @@ def trace(
         answer = predicted if settings.answer == "predicted" or true is None else true
         noise = draw_noise(model, prompt, level=level, samples=settings.samples, seed=settings.seed)
         run = CorruptedRun(clean, noise=noise, answer=answer)
-        corrupted, columns = float(run.probability.mean()), list[Sequence[float]]()
+        corrupted = float(run.probability.mean())
+        columns = list[Sequence[float]]()
         window = settings.window or default_window(model, settings.kind)
         for layer in range(layers):
             if note:
@@ -172,7 +179,8 @@ def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
         PromptError: the subject can't be found in the prompt's tokens, or the answer not separated from the prompt's
             end.
     """
-    true, prompt = _first_answer_token(model, fact), prompt_of(model, fact)
+    true = _first_answer_token(model, fact)
+    prompt = prompt_of(model, fact)
     with untouched(model):
         probabilities = CleanRun(model, prompt, kind="hidden").probabilities
     return None if true is None else int(probabilities.argmax()) == true
@@ -201,7 +209,9 @@ def roles(prompt: Prompt) -> tuple[str, ...]:
     If the subject has one token, it is the subject's last token, even at the end of the prompt. The prompt's last token
     has the role "last token" even directly after the subject.
     """
-    subject, length, token_roles = subject_tokens(prompt), len(prompt.ids), list[str]()
+    subject = subject_tokens(prompt)
+    length = len(prompt.ids)
+    token_roles = list[str]()
     named = {length - 1: END, subject.start: FIRST, subject[-1]: LAST}  # the later name wins
     if subject.stop < length - 1:
         named[subject.stop] = NEXT

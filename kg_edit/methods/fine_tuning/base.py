@@ -124,7 +124,8 @@ class FineTuning(TuningMethod):
         """
         # ``memory`` is in MB, so 5e5 bytes a MB are half of it. A pass pads its rows to the longest.
         size = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
-        most, room = int(self.memory * 5e5 / size), pass_limit(self.model, self.layer, self.memory / 2).tokens
+        most = int(self.memory * 5e5 / size)
+        room = pass_limit(self.model, self.layer, self.memory / 2).tokens
         group = list[tuple[Edit, Sequence[TrainingRow]]]()
         for pair in edits:
             rows = [row for _, batch in (*group, pair) for row in batch]
@@ -140,7 +141,8 @@ class FineTuning(TuningMethod):
         descents = list[OwnDescent]()
         for _, rows in edits:
             change = no_change(self.model.down_projection(self.layer))
-            penalty, constrain = self.penalty(change, before), self.constraint(change, before)
+            penalty = self.penalty(change, before)
+            constrain = self.constraint(change, before)
             descents.append(OwnDescent(rows=rows, change=change, penalty=penalty, constrain=constrain))
         descend(self.model, self.layer, descents, self.config.descent)
 

@@ -184,7 +184,9 @@ def descend(model: LanguageModel, layer: int, edits: Sequence[OwnDescent], setti
     module = model.down_projection(layer)
     optimizer = settings.optimizer([edit.change for edit in edits])
     indices = {edit: index for index, edit in enumerate(edits)}
-    running, passed = list(edits), list[OwnDescent]()  # edits that still descend; edits whose rows are in the passes
+    # edits that still descend; edits whose rows are in the passes
+    running = list(edits)
+    passed = list[OwnDescent]()
     for step in range(settings.steps):
         # The rows of finished edits leave the passes when half of them are done: a new start runs the lower blocks.
         if not passed or 2 * len(running) <= len(passed):

@@ -48,7 +48,8 @@ def train_epochs(
     Raises:
         PatchError: a loss is not finite.
     """
-    optimizer, epochs = descent.optimizer(parameters), list[Tensor]()
+    optimizer = descent.optimizer(parameters)
+    epochs = list[Tensor]()
     for epoch in Bar(range(descent.steps), title=name, unit="epoch", shown=len(rows) > batch_size):
         losses = torch.zeros(len(rows))
         for batch in batches(len(rows), batch_size, seed=seed, epoch=epoch):

@@ -44,7 +44,8 @@ class FtConstrained(FineTuning):
         """Return a function that clamps the sum of the change [d, d_ff] and earlier changes to the ball."""
         moved = moved_before(before, self.model.weight_name(self.layer), like=change)
         # -radius <= moved + change <= radius; where ``moved`` is outside already, the bound is 0: no further out.
-        low, high = (-self.config.radius - moved).clamp(max=0), (self.config.radius - moved).clamp(min=0)
+        low = (-self.config.radius - moved).clamp(max=0)
+        high = (self.config.radius - moved).clamp(min=0)
 
         @torch.no_grad()
         def clamp() -> None:

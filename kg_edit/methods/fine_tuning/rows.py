@@ -60,7 +60,8 @@ class RowLosses:
     """
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[TrainingRow]) -> None:
-        self._model, self._layers = model, range(layer, len(model.blocks))
+        self._model = model
+        self._layers = range(layer, len(model.blocks))
         ends = [row.prompt_end for row in rows]
         self._batch = left_pad([row.ids for row in rows], device=model.device, ends=ends)
         pads = [self._batch.ids.shape[1] - len(row.ids) for row in rows]

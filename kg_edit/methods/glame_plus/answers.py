@@ -176,7 +176,8 @@ class AnswerRows:
             groups: the rows of each fact, in all wordings.
             starts: cached tokens before the subject, which questions about other things share.
         """
-        self._model, self.width = model, model.width
+        self._model = model
+        self.width = model.width
         rows = [row for group in groups for row in group]
         seen = list[Tensor]()
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
@@ -192,7 +193,8 @@ class AnswerRows:
         self._targets = torch.tensor([token for row in rows for token in row.target_ids])
         self._of: tuple[int, ...] | None = None  # the facts of the present `_selection`
         self.keys, norms = self._mean(keys), self._mean(values.norm(dim=-1, keepdim=True))
-        self.norms, self.predicts = norms[..., 0], norms[..., 0] > 0
+        self.norms = norms[..., 0]
+        self.predicts = norms[..., 0] > 0
 
     def _mean(self, states: Tensor) -> Tensor:
         """The mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 at unread positions."""
@@ -220,12 +222,14 @@ class AnswerRows:
 
     def _selected(self, facts: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
         """The reads of ``facts``: (rows, positions), and of each its index in ``facts``, its target and its share."""
-        rows, device = self._reads[0].cpu(), self._fact.device
+        rows = self._reads[0].cpu()
+        device = self._fact.device
         index = torch.full((int(self._fact.max()) + 1,), -1)
         index[list(facts)] = torch.arange(len(facts))
         of_read = index[self._fact.cpu()[rows]]
         chosen = of_read >= 0
-        targets, share = self._targets[chosen], self._share[rows[chosen]]
+        targets = self._targets[chosen]
+        share = self._share[rows[chosen]]
         reads = (self._reads[0][chosen.to(device)], self._reads[1][chosen.to(device)])
         return reads, of_read[chosen].to(device), targets.to(device), share.to(device)
 
@@ -240,7 +244,8 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
     values = torch.zeros(*rows.norms.shape, rows.width, device=rows.norms.device, requires_grad=True)
     optimiser = torch.optim.Adam([values], lr=options.learning_rate)
     seen: list[list[float]] = [[] for _ in values]
-    active, final = list(range(len(values))), dict[int, Tensor]()
+    active = list(range(len(values)))
+    final = dict[int, Tensor]()
     for step in range(options.steps):
         nll = rows.nll(values, active)
         for fact, now in zip(active, nll.tolist(), strict=True):  # one wait for the device

@@ -222,7 +222,8 @@ class GlamePlus(GraphReader, Rome):
         With ``answers`` null, the request also has the edit as questions and the statements of the graph as rows.
         """
         check_graph(self.subgraph(edit))
-        targets, request = self.ripples(edit), super().request(edit)
+        targets = self.ripples(edit)
+        request = super().request(edit)
         if self.config.answers is not None:
             return request
         return replace(request, further=self._rows(edit, [(fact, None) for fact in (*targets.own, *targets.stated)]))

@@ -122,7 +122,8 @@ class RippleTargets:
     @property
     def stated(self) -> list[ComposedFact]:
         """The facts of the graph, which are learned as they are: what rules say of s, then composed facts."""
-        limit, most = self.config.stated, self.config.per_relation
+        limit = self.config.stated
+        most = self.config.per_relation
         return [*self.implied, *ripples(self.edit, self.objects, limit=limit, a_relation=most)][:limit]
 
     @property
@@ -135,7 +136,8 @@ class RippleTargets:
         """
         stated = {fact.noun for fact in self.stated}
         asked_for = [noun for noun in asked_nouns(self.edit.relation_id) if noun not in stated]
-        most, shown = 2 * self.config.recalled, relation_examples()
+        most = 2 * self.config.recalled
+        shown = relation_examples()
         return [
             TeacherQuestion(noun=noun, of=self.edit.target_new, examples=tuple(shown.get(noun, ())))
             for noun in asked_for[:most]
@@ -167,10 +169,12 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
     Only relations that things like o* usually have are used; if these are unknown, all are. Left out are objects that
     contain a word of ``exclude``, relations that only name a kind or a part, and those without a noun (`_nouns`).
     """
-    target, nouns = target_of(graph), _nouns()
+    target = target_of(graph)
+    nouns = _nouns()
     objects: dict[str, list[str]] = {}
     for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
-        noun, label = nouns.get(str(data.get("property", key)).casefold()), str(graph.nodes[end]["label"])
+        noun = nouns.get(str(data.get("property", key)).casefold())
+        label = str(graph.nodes[end]["label"])
         if not noun or noun in _VAGUE or data.get("role") == "edit" or re.fullmatch("[QP][0-9]+", label):
             continue
         itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
@@ -183,7 +187,8 @@ def objects_of(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) ->
 
 def implied_facts(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
     """Return what follows from the edit about s by rules (`SubgraphOptions.rules`), as questions; see `objects_of`."""
-    nouns, subject = relation_nouns(), subject_of(graph)
+    nouns = relation_nouns()
+    subject = subject_of(graph)
     edges = [edge for edge in graph.out_edges(subject, data=True) if edge[2].get("role") == "consequence"]
     facts = [
         ComposedFact(hop=nouns[data["property"]], target=str(graph.nodes[end]["label"]))

@@ -176,7 +176,8 @@ class SummedMethod(AdapterMethod):
                 "make later edits with the same settings"
             )
 
-        start, learned = adapter.parameters(self.device), self.learned()
+        start = adapter.parameters(self.device)
+        learned = self.learned()
         change = {
             name: torch.zeros_like(tensor, requires_grad=True)
             for name, tensor in start.items()

@@ -157,7 +157,8 @@ def training_records(
     test = HeldOutPrompts(record for path in leave_out for record in read(path))
     remaining = [cut for record in records if (cut := test.without(record))]
     edits, edits_left = (sum(len(record.edits) for record in group) for group in (records, remaining))
-    prompts, prompts_left = count_locality_queries(records), count_locality_queries(remaining)
+    prompts = count_locality_queries(records)
+    prompts_left = count_locality_queries(remaining)
     typer.echo(
         f"{edits - edits_left} of {edits} edits, and {prompts - prompts_left} of {prompts} prompts that must not "
         "change, are left out: a --leave-out file has their subjects or prompts"

@@ -103,7 +103,8 @@ class GatedUpdate(Adapter):
             KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
         update = Factors(left=tensors["left"], right=tensors["right"])
-        keys, others = tensors["keys"], tensors["others"]
+        keys = tensors["keys"]
+        others = tensors["others"]
         shapes = [tuple(part.shape) for part in (update.left, update.right, keys, others)]
         if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
             raise ValueError(f"factors, keys and others are {shapes}")

@@ -95,9 +95,12 @@ class DeferringGate(SummedAdapter):
         draw, (rows, columns) = torch.Generator().manual_seed(self.settings.seed), self.size
         bias = torch.full((1, 1), self.settings.shut)
         if self.settings.start == "layer":
-            gate, layer, offset = torch.zeros(1, columns), torch.zeros(rows, columns), torch.zeros(rows, 1)
+            gate = torch.zeros(1, columns)
+            layer = torch.zeros(rows, columns)
+            offset = torch.zeros(rows, 1)
         else:
-            gate, layer = linear_init(1, columns, draw), linear_init(rows, columns, draw)
+            gate = linear_init(1, columns, draw)
+            layer = linear_init(rows, columns, draw)
             offset = torch.empty(rows, 1).uniform_(-(columns**-0.5), columns**-0.5, generator=draw)
         return {"gate": gate, "bias": bias, "layer": layer, "offset": offset}
 

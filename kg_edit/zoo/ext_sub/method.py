@@ -92,7 +92,8 @@ class ExtSub(Lora):
         Raises:
             PatchError: a loss is not finite.
         """
-        config, expert_rows = self.config, list[TrainingRow]()
+        config = self.config
+        expert_rows = list[TrainingRow]()
         old_rows = dict[int, TrainingRow]()  # by the index of the edit; not every edit has an old target
         with untouched(self.model):
             for index, edit in enumerate(edits):

@@ -144,7 +144,8 @@ class SvdAdapters:
             if not len(kept):
                 kept = kept.new_zeros(1)  # factors need a rank of 1 or more; this triplet's lambda is 0
             scale = layer.scaling[ADAPTER] / (float(layer.ranknum[ADAPTER]) + 1e-5)  # as PEFT divides it
-            left, right = layer.lora_B[ADAPTER][:, kept], (layer.lora_A[ADAPTER] * strength[:, None])[kept].T
+            left = layer.lora_B[ADAPTER][:, kept]
+            right = (layer.lora_A[ADAPTER] * strength[:, None])[kept].T
             factors[f"{name}.weight"] = Factors(left=(scale * left).contiguous(), right=right.contiguous())
         return factors
 

@@ -78,7 +78,8 @@ def diagonal_fisher(model: LanguageModel, layer: int, config: FtEwcConfig) -> Te
     The tokens are drawn from the model's own distribution, so this is the Fisher information itself and not the
     "empirical" one.
     """
-    tokens, module = config.fisher_tokens, model.down_projection(layer)
+    tokens = config.fisher_tokens
+    module = model.down_projection(layer)
     texts = sample_rows(model, rows=config.fisher_texts, tokens=tokens, seed=config.seed)
     change = no_change(module)
     total = torch.zeros_like(change)

@@ -65,7 +65,8 @@ class LocFt(FineTuning):
             EditError: two of the edits have the same prompt and different targets.
             PatchError: a loss is not finite.
         """
-        config, module = self.config, self.model.down_projection(self.layer)
+        config = self.config
+        module = self.model.down_projection(self.layer)
         with untouched(self.model):
             rows = list[TrainingRow]()
             for edit in edits:

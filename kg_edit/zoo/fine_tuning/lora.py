@@ -286,7 +286,8 @@ def _swap_hooks(module: nn.Module, other: nn.Module) -> None:
     An earlier patch's hook then reads an output with the adapter's change, as it does when the change is in the weight.
     """
     for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
-        own, others = getattr(module, name), getattr(other, name)
+        own = getattr(module, name)
+        others = getattr(other, name)
         setattr(module, name, others)
         setattr(other, name, own)
 

@@ -81,7 +81,8 @@ class _Run(EditorRun):
 
     def backward(self, step: int) -> Mapping[str, str]:
         """Backpropagate the Lagrangian of the step's rows, then update the multiplier; return losses to display."""
-        losses, training = self.losses(self.order.rows(step)), self._manifest.training
+        losses = self.losses(self.order.rows(step))
+        training = self._manifest.training
         beyond = losses.locality - training.margin  # KL - margin
         (losses.edit + self._network.multiplier * beyond).backward()
         # The step of the multiplier is limited, because KL may be a thousand margins: the published program normalises

@@ -111,8 +111,10 @@ class Anchors:
     def __init__(self, model: LanguageModel, layer: int, *, name: str) -> None:
         embedding = model.model.get_input_embeddings()
         assert isinstance(embedding, nn.Module)  # noqa: S101 - true of every causal language model
-        self._embedding, self._names = embedding, name_tokens(model.tokenizer, len(embedding.weight))  # type: ignore[arg-type]
-        self._model, self._means = model, TokenMeans(model, layer, name=name)
+        self._embedding = embedding
+        self._names = name_tokens(model.tokenizer, len(embedding.weight))  # type: ignore[arg-type]
+        self._model = model
+        self._means = TokenMeans(model, layer, name=name)
         self._ids: Tensor | None = None
 
     @contextmanager
@@ -131,7 +133,8 @@ class Anchors:
     @torch.no_grad()
     def of(self, inputs: Tensor) -> Tensor:
         """Return the anchors [tokens, d] in float32 for ``inputs`` [tokens, d_ff]; 0 if the token ids are unknown."""
-        weight, given_ids = self._embedding.weight, given_token_ids(self._model)
+        weight = self._embedding.weight
+        given_ids = given_token_ids(self._model)
         assert isinstance(weight, Tensor)  # noqa: S101 - an embedding has one
         ids = self._ids if given_ids is None else given_ids  # blocks may run without the embedding before them
         if ids is None or ids.numel() != len(inputs):

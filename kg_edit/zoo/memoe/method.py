@@ -49,7 +49,8 @@ class Memoe(SummedMethod):
         """Return the expert with the largest gate at the last token of each text, by the adapter in ``patch``."""
         adapter = adapter_at(patch, self.place)
         assert isinstance(adapter, Experts)  # noqa: S101 - a patch of this method
-        parameters, gates = adapter.parameters(self.device), list[torch.Tensor]()
+        parameters = adapter.parameters(self.device)
+        gates = list[torch.Tensor]()
         with adapter.features(self.model, self.layer) as features:
 
             def look(inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

@@ -95,7 +95,8 @@ class ResidualMemory(Adapter):
             KeyError, TypeError, ValueError: the data and the tensors don't fit together.
         """
         settings, (rows, width) = MaskSettings.model_validate(metadata), tensors["weight"].shape
-        masks, background = tensors["masks"], tensors["background"]
+        masks = tensors["masks"]
+        background = tensors["background"]
         if masks.dim() != 2 or masks.shape[1] != _count(settings, width) or background.shape != (width,):
             raise ValueError(f"masks {tuple(masks.shape)} or background don't fit a weight [{rows}, {width}]")
         if masks.numel() and not (masks.min() >= 0 and masks.max() < width):
@@ -152,7 +153,8 @@ class ResidualMemory(Adapter):
     @contextmanager
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W a + W_m (M * a), with the mask M of each token."""
-        weight, bits = self.weight.to(device), self.bits(self.masks.to(device))
+        weight = self.weight.to(device)
+        bits = self.bits(self.masks.to(device))
         with TokenMeans(model, layer, name=self.method).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:

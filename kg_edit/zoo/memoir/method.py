@@ -62,7 +62,8 @@ class Memoir(AdapterMethod):
     @cached_property
     def background(self) -> Tensor:
         """The mean of the module's input over texts that the model writes itself, [d_ff]; each text counts equally."""
-        count, tokens = self.config.background_texts, self.config.background_tokens
+        count = self.config.background_texts
+        tokens = self.config.background_tokens
         return self.means(sample_rows(self.model, rows=count, tokens=tokens, seed=self.config.seed)).mean(0).cpu()
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
@@ -82,7 +83,8 @@ class Memoir(AdapterMethod):
 
         # Adam on the columns of the mask alone. They act at the tokens whose mask the patch will open.
         change = torch.zeros(self.shape[0], mask.shape[1], device=mask.device, requires_grad=True)  # [d, k]
-        weight, bits = memory.weight.to(mask.device), memory.bits(torch.cat([memory.masks.to(mask.device), mask]))
+        weight = memory.weight.to(mask.device)
+        bits = memory.bits(torch.cat([memory.masks.to(mask.device), mask]))
         with TokenMeans(self.model, self.layer, name=self.name).attached() as means:
 
             def forward(inputs: Tensor, output: Tensor) -> Tensor:

@@ -102,7 +102,8 @@ def make_examples(
 
     The unrelated prompts are the edit's neighbours, or else the locality probes of its record.
     """
-    examples, left_out = list[Example](), 0
+    examples = list[Example]()
+    left_out = 0
     edits = training_edits(items)
     if chat := sum(edit.chat is not False for edit, _ in edits):
         log.warning("%d edits have chat set; the training uses their prompts in plain text", chat)
@@ -158,9 +159,11 @@ class BatchOrder:
     """
 
     def __init__(self, examples: Sequence[Example], texts: Sequence[Prompt], settings: MendTraining) -> None:
-        self.settings, self._texts = settings, texts
+        self.settings = settings
+        self._texts = texts
         order = shuffled(examples, f"split {settings.seed}")
-        self.examples, self._held_out = order[settings.validation :], order[: settings.validation]
+        self.examples = order[settings.validation :]
+        self._held_out = order[: settings.validation]
         self._passes = Passes(self.examples, batch=settings.batch, seed=settings.seed)
 
     @classmethod

@@ -125,7 +125,8 @@ class MendNetwork(nn.Module):
             better, direction = self(name, inputs[alive], deltas[alive])  # [alive tokens, in], [alive tokens, out]
             # The network has biases, so tokens without a gradient must not go through it: they stay 0.
             tokens = alive.to(better.device).nonzero(as_tuple=True)
-            left, right = -self.rate(name) * direction, better
+            left = -self.rate(name) * direction
+            right = better
             changes[name] = (
                 left.new_zeros(*alive.shape, left.shape[-1]).index_put(tokens, left),
                 right.new_zeros(*alive.shape, right.shape[-1]).index_put(tokens, right),
@@ -147,7 +148,8 @@ class MendNetwork(nn.Module):
 
     def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
         index = self._indices[name]
-        mean, deviation = getattr(self, f"mean_{index}"), getattr(self, f"deviation_{index}")
+        mean = getattr(self, f"mean_{index}")
+        deviation = getattr(self, f"deviation_{index}")
         return mean, deviation
 
 

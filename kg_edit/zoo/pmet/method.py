@@ -73,7 +73,8 @@ class BothOutputs(TailForward):
         prefix: Prefix | None = None,
     ) -> None:
         """Run the tails once without a change, as `TailForward`."""
-        self._attention, seen = model.attention(layer), dict[str, Tensor]()
+        self._attention = model.attention(layer)
+        seen = dict[str, Tensor]()
 
         def see(_: nn.Module, __: Any, output: Any) -> None:
             seen["attended"] = hidden_state(output).clone()

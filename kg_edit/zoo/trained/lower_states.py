@@ -82,14 +82,18 @@ def lower_states(
         OutputError: the file can't be written.
     """
     ordered = sorted(set(rows), key=lambda row: (len(row), row))
-    starts, total = dict[Row, int](), 0
+    starts = dict[Row, int]()
+    total = 0
     for row in ordered:
         starts[row] = total
         total += len(row)
-    shape, rows_sha256 = (total, model.width), digest([first, ordered])
+    shape = (total, model.width)
+    rows_sha256 = digest([first, ordered])
     states = _read(file, shape, rows_sha256)
     if states is None:
-        computed, filled = torch.empty(shape, dtype=model.model.dtype), 0  # [all tokens, d]
+        # [all tokens, d]
+        computed = torch.empty(shape, dtype=model.model.dtype)
+        filled = 0
         with Bar(title="states of the lower blocks", unit="text", total=len(ordered), shown=progress) as bar:
             for _, same in groupby(ordered, len):
                 group = list(same)
