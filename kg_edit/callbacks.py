@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,11 @@ class TensorBoard(Callback):
     """Logs one curve ``loss/ID`` per edit to a TensorBoard folder (pip install tensorboard)."""
 
     def __init__(self, folder: Path) -> None:
-        self._writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise _absent("tensorboard") from error
+        self._writer: Any = SummaryWriter(str(folder))
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
         """Add a point to the edit's curve."""
@@ -121,7 +124,11 @@ class WeightsAndBiases(Callback):
     """Logs one curve ``loss/ID`` per edit to a run of a Weights & Biases project (pip install wandb)."""
 
     def __init__(self, project: str) -> None:
-        self._run = _package("wandb", "wandb").init(project=project)
+        try:
+            import wandb
+        except ImportError as error:
+            raise _absent("wandb") from error
+        self._run: Any = wandb.init(project=project)
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
         """Add a point to the edit's curve. The step is logged too, because each edit counts its own steps."""
@@ -170,13 +177,8 @@ def open_callbacks(texts: Iterable[str]) -> Iterator[list[Callback]]:
         yield opened
 
 
-def _package(module: str, install: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"--log needs the package {install}, which is not installed: pip install {install}"
-        ) from error
+def _absent(package: str) -> ConfigError:
+    return ConfigError(f"--log needs the package {package}, which is not installed: pip install {package}")
 
 
 @contextmanager

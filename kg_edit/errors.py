@@ -175,16 +175,8 @@ def is_memory_error(error: Exception) -> bool:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ", did you mean 'x'?" for the known name nearest to `name`, or nothing if none is near.
-
-    If none is, `name` may be nearly the initials of one: lr is learning_rate.
-    """
-    names = list(known)
-    near = difflib.get_close_matches(name.casefold(), names, n=1)
-    if not near and len(name) > 1:  # one letter is half of any two initials
-        words = {option: [word for word in re.split("[-_.]", option) if word] for option in names}
-        initials = {"".join(word[0] for word in parts): option for option, parts in words.items() if len(parts) > 1}
-        near = [initials[short] for short in difflib.get_close_matches(name.casefold(), initials, n=1)]
+    """Return ", did you mean 'x'?" for the known name nearest to `name`, or nothing if none is near."""
+    near = difflib.get_close_matches(name.casefold(), list(known), n=1)
     return f", did you mean {near[0]!r}?" if near else ""
 
 
