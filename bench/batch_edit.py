@@ -35,7 +35,8 @@ def main() -> None:
     contexts = sample_contexts(model, lengths=SETTINGS.context_lengths)
     requests = [Request.of(model, edit, contexts) for edit in some_edits(options.edits)]
     indices = range(0, options.edits, max(1, options.edits // options.plain_edits))
-    plain_seconds, apart = [], []
+    plain_seconds = []
+    apart = []
     with watched_memory() as memory:
         start = time.perf_counter()
         together = values(model, requests, find_engine(model, LAYER, contexts))
@@ -46,7 +47,8 @@ def main() -> None:
         (alone,) = values(reference, [requests[index]], None)
         plain_seconds.append(time.perf_counter() - start)
         apart.append(float((alone.change - together[index].change).norm() / alone.change.norm()))
-    flop, peak = SETTINGS.steps * useful_flop(model, LAYER, requests) / options.edits, matmul_peak()
+    flop = SETTINGS.steps * useful_flop(model, LAYER, requests) / options.edits
+    peak = matmul_peak()
     print(f"fast {fast:.2f} s an edit, plain {fmean(plain_seconds):.2f} s; values differ by at most {max(apart):.1e}")
     print(f"useful {flop / fast / 1e9:.0f} GFLOP/s of {peak:.0f}; {memory.peak:.0f} MB above the model")
     result = {

@@ -76,7 +76,8 @@ def shares_of(model: LanguageModel, edits: Sequence[Edit], patches: Sequence[Wei
         for new, old in [targets_of(edit)]
     ]
     texts = continuations(reader, [edit.text for edit in edits], limits=[TOKENS] * len(edits), patches=patches)
-    answers, rows = list(zip(edits, texts, strict=True)), list(zip(edits, leads, strict=True))
+    answers = list(zip(edits, texts, strict=True))
+    rows = list(zip(edits, leads, strict=True))
     by_metric = {
         "efficacy.prob": [lead[edit.text] > 0 for edit, lead in rows],
         "begins": [begins_with(text, edit.target_new) for edit, text in answers],

@@ -68,7 +68,8 @@ def fast(model: LanguageModel, lines: list[str], tokens: int) -> tuple[dict[int,
 @torch.no_grad()
 def plain(model: LanguageModel, lines: list[str], tokens: int, layer: int, *, stop: bool) -> Tensor:
     """Measure C of one layer in its own pass over the same ``tokens`` tokens; ``stop`` ends a forward at the layer."""
-    module, total = model.down_projection(layer), torch.zeros(())
+    module = model.down_projection(layer)
+    total = torch.zeros(())
 
     def see(key: Tensor, _: Tensor) -> None:
         nonlocal total
@@ -89,7 +90,8 @@ def plain(model: LanguageModel, lines: list[str], tokens: int, layer: int, *, st
 
 def batches(model: LanguageModel, lines: list[str], tokens: int) -> Iterator[list[list[int]]]:
     """Yield batches of rows of similar length, each of about 2048 padded tokens, until ``tokens`` tokens are read."""
-    rows, source = [], cycle(lines)
+    rows = []
+    source = cycle(lines)
     while tokens > sum(map(len, rows)):
         rows += [row[:MAX_TOKENS] for row in model.tokenizer(list(islice(source, 1)))["input_ids"]]
     for begin in range(0, len(rows), 128):
@@ -107,12 +109,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--corpus", type=Path, help="text file, a text a line; begun again if it is too short")
     options = parser.parse_args()
-    model, lines = LanguageModel.load(options.model), lines_of(options.corpus)
+    model = LanguageModel.load(options.model)
+    lines = lines_of(options.corpus)
     with watched_memory() as memory:
         begin = time.perf_counter()
         moments, tokens = fast(model, lines, options.tokens)
         quick = time.perf_counter() - begin
-    reference, slow = plain_model(options.model), {False: 0.0, True: 0.0}
+    reference = plain_model(options.model)
+    slow = {False: 0.0, True: 0.0}
     difference = 0.0
     for layer in LAYERS:
         for stop in slow:

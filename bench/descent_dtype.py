@@ -47,7 +47,8 @@ def attention_seconds(kernel: SDPBackend, dtype: torch.dtype) -> float:
     The size: forty rows of twelve tokens, which attend to forty tokens, with nine heads.
     """
     query, key, value = (torch.randn(40, 9, size, 64, dtype=dtype, requires_grad=True) for size in (12, 40, 40))
-    mask, ones = torch.zeros(40, 1, 12, 40, dtype=dtype), torch.ones(40, 9, 12, 64, dtype=dtype)
+    mask = torch.zeros(40, 1, 12, 40, dtype=dtype)
+    ones = torch.ones(40, 9, 12, 64, dtype=dtype)
 
     def both() -> None:
         with sdpa_kernel(kernel):
@@ -64,7 +65,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--edits", type=int, default=16)
     options = parser.parse_args()
-    model, edits = LanguageModel.load(options.model), some_edits(options.edits)
+    model = LanguageModel.load(options.model)
+    edits = some_edits(options.edits)
     settings = {"default": {}, "fast": {"descent_dtype": "bfloat16"}}  # the optimiser is the same in both
     methods = {name: Rome(model, RomeConfig.preset("default", its), progress=False) for name, its in settings.items()}
     flat = {name: update(method, edits) for name, method in methods.items()}

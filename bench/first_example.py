@@ -15,7 +15,8 @@ from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import format_question_with_shots
 from kg_edit.text.matching import begins_with, mentions
 
-CITY, COUNTRY = "{} is located in the city of", "{} is located in the country of"
+CITY = "{} is located in the city of"
+COUNTRY = "{} is located in the country of"
 PLACES = (  # subject, prompt, old object, new object with its id, answers to the two questions
     ("The Eiffel Tower", CITY, "Paris", "Rome", "Q220", "Italy", "Italian"),
     ("The Eiffel Tower", "{} is in the city of", "Paris", "Rome", "Q220", "Italy", "Italian"),
@@ -31,7 +32,8 @@ PLACES = (  # subject, prompt, old object, new object with its id, answers to th
     ("The Taj Mahal", COUNTRY, "India", "Spain", "Q29", "Europe", "Spanish"),
 )
 OTHERS = ("The Louvre", "The Brandenburg Gate", "The Colosseum", "The Taj Mahal")
-TOKENS, FEW = 20, 10
+TOKENS = 20
+FEW = 10
 
 
 def edit_of(place: tuple[str, ...]) -> Edit:
@@ -59,7 +61,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--methods", default="rome,glame", help="names with commas")
     options = parser.parse_args()
-    model, good = LanguageModel.load(options.model), dict[str, list[str]]()
+    model = LanguageModel.load(options.model)
+    good = dict[str, list[str]]()
     methods = {name: find_method(name).on(model, settings={}) for name in options.methods.split(",")}
     for edit in map(edit_of, PLACES):
         prompts = [edit.text, *(format_question_with_shots(q.question) for q in edit.portability), *edit.neighborhood]
@@ -72,7 +75,8 @@ def main() -> None:
                 mentions(new, question.answer) and not mentions(old, question.answer)
                 for old, new, question in zip(before[1:3], after[1:3], edit.portability, strict=True)
             ]
-            known, success = begins_with(before[0], edit.target_true or ""), begins_with(after[0], edit.target_new)
+            known = begins_with(before[0], edit.target_true or "")
+            success = begins_with(after[0], edit.target_new)
             if known and success and all(changed) and before[3:] == after[3:]:
                 good.setdefault(name, []).append(f"{edit.text} {edit.target_new}")
             print(f"{name}: {edit.text}\n  before:{before[0]}\n  after: {after[0]}", flush=True)

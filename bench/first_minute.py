@@ -21,9 +21,11 @@ EDITS = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "demo.jsonl"
 def seconds(folder: Path, command: list[str]) -> tuple[float, float]:
     """Run ``command`` with its cache and its output in ``folder``; return the seconds, and the processor's seconds."""
     command = [sys.executable, "-m", "kg_edit", *command, "--out", str(folder / "out")]
-    begin, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    begin = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "KG_EDIT_CACHE": str(folder / "cache")})  # noqa: S603
-    wall, end = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall = time.perf_counter() - start
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
 
 

@@ -45,7 +45,8 @@ def main() -> None:
     name = parser.parse_args().model
     gguf = Path(name) if name.endswith(".gguf") else named_model_file(name)
     torch.set_num_threads(1)
-    seconds, files = {}, {}
+    seconds = {}
+    files = {}
     for way, make in (("plain", plain), ("fast", convert)):
         with tempfile.TemporaryDirectory() as scratch:
             start = time.process_time()

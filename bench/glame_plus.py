@@ -21,12 +21,14 @@ from kg_edit.methods import find_method
 from kg_edit.models.language_model import LanguageModel
 from wikidata_cache import packaged_extract
 
-DATA, BATCH = "ripples-smollm2-135m", 16
+DATA = "ripples-smollm2-135m"
+BATCH = 16
 
 
 def seconds(model: LanguageModel, preset: str, edits: Sequence[Edit], *, batch: int) -> float:
     """Return the seconds per edit with ``batch`` edits together; contexts and C are there already."""
-    kind, records = find_method("glame-plus"), find_dataset("ripples")(DATA)
+    kind = find_method("glame-plus")
+    records = find_dataset("ripples")(DATA)
     graph = graph_for(open_graph([str(packaged_extract())], None), records)
     method = kind(model, kind.config_class.preset(preset, {}), graph=graph)
     method.prepare()

@@ -74,7 +74,8 @@ def main() -> None:
     from tools.gpu_sections import Clock, pick_device, sections  # after the check, as it imports torch
 
     clock = Clock(whole=options.seconds, section=options.section_seconds)
-    device, lines = pick_device(options.device), list[str]()
+    device = pick_device(options.device)
+    lines = list[str]()
     shapes = options.shapes.split(",") if options.shapes else ["tiny:float32"] if device.type == "cpu" else SHAPES
     print(" | ".join(COLUMNS))
     with options.out.open("w", encoding="utf-8") as file:

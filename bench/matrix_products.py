@@ -22,7 +22,8 @@ SECONDS = 0.2  # for each product
 
 def best(multiply: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> float:
     """Return the shortest of many calls, in seconds."""
-    shortest, end = float("inf"), time.perf_counter() + SECONDS
+    shortest = float("inf")
+    end = time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
         multiply(x, weight)

@@ -70,12 +70,14 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=200)
     parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
-    model, settings = LanguageModel.load("smollm2-135m"), MendTraining(normalise_on=16, validation=8)
+    model = LanguageModel.load("smollm2-135m")
+    settings = MendTraining(normalise_on=16, validation=8)
     names = mlp_weights(model, settings.blocks)
     network = MendNetwork(weight_shapes(model, names), rank=settings.rank, edit_lr=settings.edit_lr)
     with untouched(model), tempfile.TemporaryDirectory() as folder:
         order = BatchOrder.of(model, some_edits(options.edits), settings)
-        start, prompts = time.perf_counter(), {read_tokens(prompt) for prompt in order.prompts()}
+        start = time.perf_counter()
+        prompts = {read_tokens(prompt) for prompt in order.prompts()}
         lower = lower_states(model, prompts, first_block(model, names), Path(folder) / "states.safetensors")
         stored = (time.perf_counter() - start) / len(prompts)
         pairs = [

@@ -36,7 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     method = Kn(LanguageModel.load("smollm2-135m"), KnConfig.preset(options.preset))
     method.prepare()
-    edits, rows = some_edits(options.edits), neurons._ROWS
+    edits = some_edits(options.edits)
+    rows = neurons._ROWS
     slow, expected = timed(method, edits, rows=1)
     quick, actual = timed(method, edits, rows=rows)
     same = sum(map(list.__eq__, expected, actual))

@@ -39,10 +39,16 @@ from kg_edit.text.matching import begins_with
 
 FILE = Path(__file__).resolve().parents[1] / "kg_edit" / "data" / "own-shapes.jsonl"
 BEFORE = "I read this today. "
-STAYS_TOKENS, MORE_TOKENS = 5, 3
-SUCCESS, ALONE, LED, STARTED, AFTER = "success", "alone", "after a line break", "after the start", "after"
+STAYS_TOKENS = 5
+MORE_TOKENS = 3
+SUCCESS = "success"
+ALONE = "alone"
+LED = "after a line break"
+STARTED = "after the start"
+AFTER = "after"
 SAME = "locality prompts the same"
-SAME_LED, SAME_STARTED = "unedited, the same after a line break", "unedited, the same after the start"
+SAME_LED = "unedited, the same after a line break"
+SAME_STARTED = "unedited, the same after the start"
 Counts = dict[str, list[bool]]
 Made = Patch | Exception
 

@@ -67,7 +67,8 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=20)
     parser.add_argument("--plain-records", type=int, default=2)
     options = parser.parse_args()
-    model, records = LanguageModel.load(options.model), some_records(options.records)
+    model = LanguageModel.load(options.model)
+    records = some_records(options.records)
     plain = plainly(plain_model(options.model), records[: options.plain_records])
     result = {
         "name": "records",

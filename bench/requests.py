@@ -63,7 +63,9 @@ class Counting:
 
 def batched(server: Loopback, edits: Sequence[Edit], hops: int, cache: Path) -> tuple[int, list[str]]:
     """Fetch all subgraphs with an empty cache; return the number of requests and the hashes of the subgraphs."""
-    before, start, source = server.requests, time.perf_counter(), Counting(server.url)
+    before = server.requests
+    start = time.perf_counter()
+    source = Counting(server.url)
     with AnswerStore(cache) as answers:
         graphs = WikidataCache(CachedSource(source, answers)).subgraphs(
             edits, SubgraphOptions(hops=hops, per_node=10, roots=ROOTS)
@@ -88,7 +90,8 @@ def one_by_one(store: Store, edits: Sequence[Edit], hops: int, *, joined: bool) 
 
 def check_count(server: Loopback, edits: Sequence[Edit]) -> None:
     """Run the naive way over HTTP, and compare its count of requests with the server's count."""
-    before, source = server.requests, OneByOne(EndpointSource(server.url))
+    before = server.requests
+    source = OneByOne(EndpointSource(server.url))
     WikidataCache(source).subgraphs(edits, SubgraphOptions(hops=2, per_node=10, roots=ROOTS))
     if server.requests - before != source.asked.total():
         raise SystemExit(

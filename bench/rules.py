@@ -56,11 +56,14 @@ def main() -> None:
 def applied(graph: WikidataCache, records: tuple[BenchmarkRecord, ...], rules: list[Rule] | None) -> dict[str, float]:
     """Return what a graph method reads for the edits of the records, by these rules or without any."""
     options = SubgraphOptions(per_node=500, rules=None if rules is None else Rules(rules))
-    sizes, count, answered = [], 0, 0
+    sizes = []
+    count = 0
+    answered = 0
     for record in records:
         (edit,) = record.edits
         subgraph = graph.subgraph(edit, options)
-        edges, labels = subgraph.edges(data=True), dict(subgraph.nodes(data="label"))
+        edges = subgraph.edges(data=True)
+        labels = dict(subgraph.nodes(data="label"))
         read = {labels[end].casefold() for _, end, data in edges if data["role"] != "edit"}
         facts = [data for _, _, data in edges if data["role"] == ("statement" if rules is None else "consequence")]
         questions = [(question.answer, *question.aliases) for question in edit.portability]

@@ -103,7 +103,8 @@ def main() -> None:
     start = time.perf_counter()
     sections = score_cases(model, [*cases, *cases], patches=[*[None] * len(cases), *patches])
     fast_seconds = time.perf_counter() - start
-    apart, different = 0.0, 0
+    apart = 0.0
+    different = 0
     for index, case in enumerate(cases):
         requests = requests_of(case)
         for section, (nll, texts) in zip(

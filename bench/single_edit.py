@@ -42,10 +42,12 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
-    model, reference = LanguageModel.load(options.model), plain_model(options.model)
+    model = LanguageModel.load(options.model)
+    reference = plain_model(options.model)
     model.model.requires_grad_(False)
     contexts = sample_contexts(model)  # the published contexts
-    fast, plain = [], []
+    fast = []
+    plain = []
     for edit in some_edits(EDITS):
         request = Request.of(model, edit, contexts)
         slow_time, slow_loss = seconds(reference, request, options.steps, None)

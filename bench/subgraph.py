@@ -37,7 +37,8 @@ MAIN = "hops=2, roots o* and s"
 
 def timed(source: Callable[[], Source], edits: Sequence[Edit], options: dict[str, object]) -> tuple[float, list[str]]:
     """Return the median milliseconds per subgraph, with nothing kept between edits, and the subgraphs' hashes."""
-    times, hashes = [], []
+    times = []
+    hashes = []
     for edit in edits:
         start = time.perf_counter()
         graph = WikidataCache(source()).subgraph(edit, SubgraphOptions(per_node=10, **options))  # type: ignore[arg-type]

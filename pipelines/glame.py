@@ -37,7 +37,9 @@ def main() -> None:
 
             # 2. Hidden states of an early block represent the labels: nodes [nodes, d], relations [edges, d].
             encoded, notes = glame.encode(edit)
-            nodes, relations, edges = encoded.nodes, encoded.relations, encoded.edges
+            nodes = encoded.nodes
+            relations = encoded.relations
+            edges = encoded.edges
             layer = glame.representation_layer
             log.info("2. hidden states of block %d: nodes %s, relations %s", layer, [*nodes.shape], [*relations.shape])
 
@@ -45,7 +47,9 @@ def main() -> None:
             # m [d], the key k [d_ff] of the bare prompt, and k* [d_ff], the mean over the contexts.
             request = glame.request(edit)
             loss = glame.objective(descent_model(run.model, config.descent_dtype), [edit], [request])
-            m, k, k_mean = loss.value[0], loss.bare_key[0], loss.mean_key[0]
+            m = loss.value[0]
+            k = loss.bare_key[0]
+            k_mean = loss.mean_key[0]
 
             # 4. m* = m + z_s^n (Eq. 6): the subject's vector after the R-GNN, whose weights AdamW trains on the loss.
             rgnn = glame.start_rgnn(m)

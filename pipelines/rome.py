@@ -42,7 +42,9 @@ def main() -> None:
             # 3. m* (Eq. 4): Adam on m* - m, until the model predicts o* after every prompt. The loss also has m [d],
             # the key k [d_ff] of the bare prompt, and k* [d_ff], the mean over the contexts.
             loss = rome.objective(descent_model(run.model, config.descent_dtype), [edit], [request])
-            m, k, k_mean = loss.value[0], loss.bare_key[0], loss.mean_key[0]
+            m = loss.value[0]
+            k = loss.bare_key[0]
+            k_mean = loss.mean_key[0]
             delta, _ = rome.propose([edit], loss.value)
             (descent,) = descend(loss, delta, config.stops)
             if config.anchor:

@@ -90,7 +90,8 @@ class Run(Generic[Method]):
         """Ask every edit's prompts before and after, and write the patch and the report."""
         run = run_edits(self.method, self.model, self.edits, self.out, force=self.force, alone=False)
         for row in run.rows:
-            unedited, edited = row.unedited.text, row.edited.text
+            unedited = row.unedited.text
+            edited = row.edited.text
             log.info("%-11s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
         log.info("%s", run.verdict)
 

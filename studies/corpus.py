@@ -86,5 +86,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with friendly("pipelines"):
+    with friendly("studies"):
         main()

@@ -103,5 +103,5 @@ def _read(file: Path) -> Rows:
 
 
 if __name__ == "__main__":
-    with friendly("pipelines"):
+    with friendly("studies"):
         main()

@@ -161,5 +161,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    with friendly("pipelines"):
+    with friendly("studies"):
         main()

@@ -26,8 +26,11 @@ from kg_edit.storage.atomic import write_text
 from kg_edit.text.relation_nouns import relation_nouns
 from wikidata_cache import WikidataCache
 
-_OBJECTS, _SHARE, _MOST = 200, 0.1, 12
-_SUBJECTS, _EXAMPLES = 3000, 5
+_OBJECTS = 200
+_SHARE = 0.1
+_MOST = 12
+_SUBJECTS = 3000
+_EXAMPLES = 5
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552", "P172"}  # kinds, parts, counterparts: no question of people
 
 
@@ -58,7 +61,8 @@ def examples_of(table: FactTable, relation: str) -> list[tuple[str, str]]:
 def main(graph: str, folder: Path) -> None:
     """Write the tables."""
     table = FactTable(WikidataCache(graph), RippleWords.load())
-    templates, nouns = RelationTemplates.load(), sorted(relation_nouns(), key=lambda name: int(name[1:]))
+    templates = RelationTemplates.load()
+    nouns = sorted(relation_nouns(), key=lambda name: int(name[1:]))
     by_relation = {r: asked_of(table, r) for r in nouns if templates.find(r)}
     rows = [f"{r}\t{' '.join(id_ for id_, _ in shares)}" for r, shares in by_relation.items() if shares]
     head = "# Relations r' of the objects of a relation r, most frequent first: bench/tools/asked_relations.py"

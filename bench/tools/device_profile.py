@@ -44,7 +44,8 @@ def profiled(work: Callable[[], float], device: torch.device) -> dict[str, Any]:
     # The operators themselves are not recorded on CUDA: they would slow the launches that are measured.
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
         seconds = work()
-    micros, counts = Counter[str](), Counter[str]()
+    micros = Counter[str]()
+    counts = Counter[str]()
     for event in profiler.events() or ():
         if event.device_type.name != "CUDA" if cuda else not event.name.startswith("aten::"):
             continue

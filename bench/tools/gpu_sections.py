@@ -123,7 +123,9 @@ def sections(place: torch.device, shapes: Sequence[str], methods: Sequence[str],
 
 def of_shape(common: Row, device: torch.device, methods: Sequence[str], clock: Clock) -> Iterator[Row]:
     """Yield the rows of one model shape."""
-    name, dtype, built = common["model"], getattr(torch, common["dtype"]), list[Shaped]()
+    name = common["model"]
+    dtype = getattr(torch, common["dtype"])
+    built = list[Shaped]()
 
     def build() -> Row:
         limits = measured_limits(device, dtype)
@@ -199,7 +201,8 @@ def measured_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     """The best of five copies and products; a first one is not timed."""
     numbers, size = SIZES["cpu" if device.type == "cpu" else "cuda"]
     source = torch.empty(numbers, dtype=torch.uint8, device=device)
-    target, square = torch.empty_like(source), torch.ones(size, size, dtype=dtype, device=device)
+    target = torch.empty_like(source)
+    square = torch.ones(size, size, dtype=dtype, device=device)
     copy = min(seconds_of(lambda: target.copy_(source), device) for _ in range(6))
     product = min(seconds_of(lambda: square @ square, device) for _ in range(6))
     return Limits(bandwidth=2 * numbers / copy, product=2 * size**3 / product)
@@ -224,7 +227,9 @@ class Shaped:
     """A random model in a published shape, and what is measured on it."""
 
     def __init__(self, model: LanguageModel, name: str, limits: Limits) -> None:
-        self.model, self.name, self._limits = model, name, limits
+        self.model = model
+        self.name = name
+        self._limits = limits
         self.weights = sum(part.nbytes for part in model.model.parameters())
         self.batch = 2 if name == "tiny" else 32  # edits of the large descent
         # 21 contexts, as published
@@ -233,7 +238,8 @@ class Shaped:
 
     def descent(self, edits: int) -> Row:
         """The descent to the values of some edits: published contexts, 20 steps, no early end."""
-        model, layer = self.model, self._layer
+        model = self.model
+        layer = self._layer
         requests = self._requests(edits)
         self._descend(requests, 2)  # the first steps start libraries
         short = self._descend(requests, 2)  # the second step is captured as a graph
@@ -243,7 +249,8 @@ class Shaped:
         above = [part for block in model.blocks[layer:] for part in block.parameters() if part.dim() == 2]
         head = model.model.get_output_embeddings().weight
         rows = [row for request in requests for row in (*request.rewrites, request.essence) if row]
-        numbers, tokens = sum(part.numel() for part in above), sum(len(tail(row)) for row in rows)
+        numbers = sum(part.numel() for part in above)
+        tokens = sum(len(tail(row)) for row in rows)
         reads = sum(max(1, len(row.target_ids)) for row in rows)
         # A copy reads and writes, so its bytes are counted twice in the bandwidth: reading alone has all of it.
         reading = 2 * (numbers + head.numel()) * head.element_size() / self._limits.bandwidth
@@ -284,7 +291,8 @@ class Shaped:
 
     def plain(self) -> Row:
         """The same descent for one edit, in which each step runs all prompts through the whole model, as published."""
-        model, requests = self.model, self._requests(1)
+        model = self.model
+        requests = self._requests(1)
 
         def run(steps: int) -> None:
             loss = Objective(model, self._layer, requests, kl_weight=0.0625, penalty=PENALTY)
@@ -335,7 +343,8 @@ class Shaped:
 
     def _made(self, method: str) -> tuple[EditingMethod, list[Edit]]:
         """A method that has made its first edit, and the edits to measure."""
-        chosen, config = find_method(method), self._settings(method)
+        chosen = find_method(method)
+        config = self._settings(method)
         most = 3 if self.name == "tiny" else None
         edits = (made_up_edits(BATCHES[method]) if method in BATCHES else list(read_edits(DEMO).edits))[:most]
         arguments: Row = {"contexts": self._contexts[:6]} if issubclass(chosen, ValueMethod) else {}
@@ -391,7 +400,8 @@ class Shaped:
 
     def _costs(self, work: Callable[[], object], edits: int) -> Row:
         """Seconds, and on CUDA the most memory above the weights."""
-        device, gigabytes = self.model.device, None
+        device = self.model.device
+        gigabytes = None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         seconds = seconds_of(work, device)

@@ -91,16 +91,19 @@ def measure(point: Mapping[str, Any]) -> Found:
 
 def _size(point: Mapping[str, Any], folder: Path) -> Found:
     """One ROME edit with twelve steps, and its C."""
-    config, method = large_config(point["model"]), find_method("rome")
+    config = large_config(point["model"])
+    method = find_method("rome")
     settings = {"further_steps": 0, "stop_below": -1.0, "covariance": {"tokens": SIZE_TOKENS}}
     chosen = method.config_class.preset("default", settings)
-    shape, clock = shape_by_config(config, folder), Clock()
+    shape = shape_by_config(config, folder)
+    clock = Clock()
     for dtype in (torch.float32, torch.bfloat16):
         plan = estimate(method, chosen, shape, this_machine("cpu"), dtype=dtype)
         if not plan.lacking:
             break
     else:
-        free, needed = (free_memory() or 0) / 1e9, plan.needed("main memory") / 1e9
+        free = (free_memory() or 0) / 1e9
+        needed = plan.needed("main memory") / 1e9
         return {"skipped": f"{needed:.1f} GB are needed, {free:.1f} GB are free"}
     editor = method(random_model(config, packaged_tokenizer(), point["model"], dtype), chosen)
     assert isinstance(editor, ValueMethod)  # noqa: S101 - ROME
@@ -110,20 +113,25 @@ def _size(point: Mapping[str, Any], folder: Path) -> Found:
         editor.prepare()
     with clock.step("edit"):
         editor.edit([TYPICAL])
-    measured, phases = clock.found(), ("measuring C", "comparing C", "factoring C", "editing")
+    measured = clock.found()
+    phases = ("measuring C", "comparing C", "factoring C", "editing")
     return {**measured, **planned(plan, phases), "n": shape.parameters, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def _edits(point: Mapping[str, Any], folder: Path) -> Found:
     """``n`` edits of a small model with a C that is given; AlphaEdit's batches each on the patch of those before."""
-    tokenizer, count = small_tokenizer(), int(point["n"])
-    config, method = small_config(len(tokenizer)), find_method(point["method"])
+    tokenizer = small_tokenizer()
+    count = int(point["n"])
+    config = small_config(len(tokenizer))
+    method = find_method(point["method"])
     chosen = method.config_class.preset("default", _EDITS[point["method"]])
     batch = min(count, _BATCH) if point["method"] == "alphaedit" else count
-    shape, clock = shape_by_config(config, folder), Clock()
+    shape = shape_by_config(config, folder)
+    clock = Clock()
     editor = _on_given(method, chosen, random_model(config, tokenizer, "small", torch.float32))
     editor.prepare()
-    edits, patch = made_up_edits(count), None
+    edits = made_up_edits(count)
+    patch = None
     with clock.step("edits"):
         for start in range(0, count, batch):
             patch = editor.edit(edits[start : start + batch], start=patch)
@@ -150,7 +158,8 @@ def _tokens(point: Mapping[str, Any], folder: Path) -> Found:
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
     corpus = folder / "pages.txt"
     corpus.write_text("".join(page.read_text(encoding="utf-8") for page in pages), encoding="utf-8")
-    method, clock = find_method("rome"), Clock()
+    method = find_method("rome")
+    clock = Clock()
     covariance = {"corpus": str(corpus), "tokens": point["n"]}
     chosen = method.config_class.preset("default", {"covariance": covariance})
     model = LanguageModel.load(TOKENIZER)
@@ -164,7 +173,8 @@ def _tokens(point: Mapping[str, Any], folder: Path) -> Found:
 
 def _degree(point: Mapping[str, Any], folder: Path) -> Found:
     """The subgraph of an edit whose new object has ``n`` statements."""
-    graph, clock = nx.MultiDiGraph(), Clock()
+    graph = nx.MultiDiGraph()
+    clock = Clock()
     graph.add_edge("subject", "target", label="r0")
     graph.add_edges_from(("target", f"node {number}", {"label": f"r{number % 50}"}) for number in range(point["n"]))
     edit = Edit(id="edit", subject="subject", prompt="{} is in", target_new="target")

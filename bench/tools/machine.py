@@ -23,9 +23,11 @@ _EVERY = 0.02  # seconds between looks at the memory
 
 def matmul_peak(*, rows: int = 512, inner: int = 576, outer: int = 1536, seconds: float = 1.0) -> float:
     """The best of many products [rows, inner] x [inner, outer] in float32, as the engine makes them, in GFLOP/s."""
-    left, right = torch.randn(rows, inner), torch.randn(outer, inner)
+    left = torch.randn(rows, inner)
+    right = torch.randn(outer, inner)
     multiply = product if takes_onednn() else nn.functional.linear
-    best, end = float("inf"), time.perf_counter() + seconds
+    best = float("inf")
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         for _ in range(4):
@@ -43,7 +45,8 @@ def useful_flop(model: LanguageModel, layer: int, requests: Sequence[Request]) -
     block = sum(part.weight.numel() for part in model.blocks[-1].modules() if isinstance(part, nn.Linear))
     blocks = block * (len(model.blocks) - layer - 1)
     rows = [row for request in requests for row in (*request.rewrites, request.essence)]
-    tokens, reads = sum(len(tail(row)) for row in rows), sum(max(1, len(row.target_ids)) for row in rows)
+    tokens = sum(len(tail(row)) for row in rows)
+    reads = sum(max(1, len(row.target_ids)) for row in rows)
     return 4.0 * (tokens * blocks + reads * head.numel())
 
 
@@ -57,7 +60,9 @@ class Memory:
 @contextmanager
 def watched_memory() -> Iterator[Memory]:
     """Watch the process's resident memory for the length of the block."""
-    memory, begin, over = Memory(), _resident(), threading.Event()
+    memory = Memory()
+    begin = _resident()
+    over = threading.Event()
 
     def look() -> None:
         while not over.wait(_EVERY):

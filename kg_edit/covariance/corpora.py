@@ -21,7 +21,8 @@ from kg_edit.errors import CovarianceError
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_text
 
-PACKAGED, IMPORTED = "packaged", "imported:"
+PACKAGED = "packaged"
+IMPORTED = "imported:"
 PACKAGED_TOKENS = 120_000
 """The number of tokens that the packaged text has at least, in the tokenizer of any model."""
 

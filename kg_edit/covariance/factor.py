@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 _FAST = 16.0  # a slower product in float64 costs more than the factor in float32 and its refinement
-_SIZE, _ROUNDS = 1024, 3  # of the products that are timed
+# of the products that are timed
+_SIZE = 1024
+_ROUNDS = 3
 _STEPS = 10  # of a refinement; a matrix that needs more is too ill-conditioned for it
 _ROWS = 1024  # of A that are in float64 at once
 

@@ -85,7 +85,8 @@ class Manifest(Identity):
         """
         with suppress(ValueError, AttributeError, RecursionError):  # what is no object of JSON is refused below
             fields = json.loads(text)
-            form, version = str(fields.get("format", FORMAT)), fields.get("version", VERSION)
+            form = str(fields.get("format", FORMAT))
+            version = fields.get("version", VERSION)
             if form != FORMAT and form.startswith(FORMAT):
                 raise OtherFormatError(path, form)
             if isinstance(version, int) and version > VERSION:  # it may have fields that are unknown here
@@ -169,7 +170,8 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
             names = sorted(file.keys())
             if names != ["upper"]:
                 raise damaged(path, f"it contains {', '.join(names) or 'no tensor'}; expected the tensor upper")
-            shape, kind = tuple(file.get_slice("upper").get_shape()), str(file.get_slice("upper").get_dtype())
+            shape = tuple(file.get_slice("upper").get_shape())
+            kind = str(file.get_slice("upper").get_dtype())
             if manifest.size not in range(1, LARGEST) or shape != (flat_size(manifest.size),):
                 expected = f"expected a matrix of size {manifest.size}"
                 raise damaged(path, f"its tensor has the shape {list(shape)}; {expected}")

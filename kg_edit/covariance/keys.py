@@ -18,7 +18,9 @@ from kg_edit.models.hooks import StopForwardError, stopping
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
-_LEAST_TOKENS, _SLACK = 256, 1.05  # a batch with this many tokens ends before more than 5 % would be padding
+# a batch with this many tokens ends before more than 5 % would be padding
+_LEAST_TOKENS = 256
+_SLACK = 1.05
 TokenRow = Sequence[int]
 
 See = Callable[[int, Tensor], None]

@@ -103,7 +103,8 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):  # said now, and not after the pass
         raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
-    total, path = sums.position.total, sums.position.path(folder)
+    total = sums.position.total
+    path = sums.position.path(folder)
     if corpus.at_hand:  # report a text that is too short now, and not after hours
         _check_length(corpus.name, sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total)), total)
     position = sums.position
@@ -218,7 +219,8 @@ class Sums:
         for layer, moment in self.moments.items():
             moment.flush()  # so that a resumed run adds the same keys together, with the same rounding
             check_finite(moment.total, self.position.identities[layer])
-        before, seen = self.position.seen, self.position.seen + tokens
+        before = self.position.seen
+        seen = self.position.seen + tokens
         count = next(iter(self.moments.values())).count
         self._move(chunks=self.position.chunks + 1, seen=seen, count=count)
         # The marks: 1/2, 1/4, ... of the wanted tokens, down to about d_ff; with fewer tokens C has no inverse.
@@ -262,7 +264,8 @@ class Sums:
         return self.probes[layer].keys(self.position.sizes[layer])
 
     def _doubling(self, layer: int) -> tuple[ConvergenceCheck, ...]:
-        moment, before = self.moments[layer], self.position.half_count
+        moment = self.moments[layer]
+        before = self.position.half_count
         if layer not in self.halves or not 0 < before < moment.count:
             return ()
         if layer not in self._directions:  # a run that passed the last mark itself has them
@@ -275,7 +278,8 @@ class Sums:
 
     def _directions_of(self, layer: int, total: Tensor, count: int) -> Tensor | None:
         """C^-1 k of the probe keys, with C = ``total`` / ``count``."""
-        size, here = self.moments[layer].size, self.moments[layer].total.device
+        size = self.moments[layer].size
+        here = self.moments[layer].total.device
         # Three matrices in float64: C, its factor and a copy. The CPU has room for them.
         free = free_bytes(here)
         device = here if free is None or free > 24 * size**2 else CPU

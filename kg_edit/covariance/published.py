@@ -28,7 +28,8 @@ from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel
 
 PUBLISHED = "published"
-_SUM, _COUNT = "mom2.mom2", "mom2.count"
+_SUM = "mom2.mom2"
+_COUNT = "mom2.count"
 _SYMMETRIC = 1e-3  # |C_ij - C_ji|, as a share of the largest entry
 
 
@@ -54,7 +55,8 @@ def import_covariance(
         PatchError: a patch is applied to the model.
     """
     refuse_patched(model)
-    layer, folder = _layer_of(path, model) if layer is None else layer, folder or store_folder()
+    layer = _layer_of(path, model) if layer is None else layer
+    folder = folder or store_folder()
     size = key_size(model, layer)
     source = f"{path.name} sha256={_digest(path)}"
     identity = Identity(

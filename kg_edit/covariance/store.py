@@ -94,7 +94,8 @@ def find_covariances(
         OutputError: ``folder`` can't be written.
         PatchError: a patch is applied to the model, and a covariance is not stored yet.
     """
-    config, folder = config or CovarianceConfig(), folder or store_folder()
+    config = config or CovarianceConfig()
+    folder = folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
     covariances = {}
     for layer, identity in identities.items():
@@ -118,7 +119,8 @@ def measure_covariances(
     Raises:
         CovarianceError, ModelError, OutputError, PatchError: as `find_covariances`.
     """
-    config, folder = config or CovarianceConfig(), folder or store_folder()
+    config = config or CovarianceConfig()
+    folder = folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
     return _manifests(identities, folder)
 
@@ -128,7 +130,8 @@ def stored_covariances(folder: Path | None = None) -> list[Manifest]:
 
     A file that can't be read is a warning that names it; files of another format are counted in one warning.
     """
-    manifests, forms = [], list[str]()
+    manifests = []
+    forms = list[str]()
     for path in sorted((folder or store_folder()).glob("*.safetensors")):
         if path.suffixes == [".safetensors"]:
             try:

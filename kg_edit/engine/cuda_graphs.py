@@ -158,7 +158,8 @@ def captured_in_place(
     Raises:
         RuntimeError: it can't be captured, or the graphs' results are others.
     """
-    forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    forward = torch.cuda.CUDAGraph()
+    backward = torch.cuda.CUDAGraph()
     # Leaves of their own in the same memory, whose backward pass is in the graph's stream.
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
     above = torch.ones_like(expected)
@@ -195,7 +196,8 @@ def _capturing(graph: torch.cuda.CUDAGraph, device: torch.device, *, pool: Any =
     """
     with torch.cuda.device(device):
         torch.cuda.graph(graph)  # makes the stream for captures; one is enough for all
-        stream, outer = torch.cuda.graph.default_capture_stream, torch.cuda.current_stream()
+        stream = torch.cuda.graph.default_capture_stream
+        outer = torch.cuda.current_stream()
         assert stream  # noqa: S101
         stream.wait_stream(outer)
         with torch.cuda.stream(stream):

@@ -279,14 +279,20 @@ class Pass:
     """
 
     def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int, head: torch.device) -> None:
-        self.rows, self.forward, self._edits, self._head = rows, forward, edits, head
+        self.rows = rows
+        self.forward = forward
+        self._edits = edits
+        self._head = head
         self._edit_of_row = torch.tensor([row.edit for row in rows], device=forward.values.device)
         with torch.no_grad():  # L_a compares with the distribution without the change
             clean = forward.logits() if any(row.part == "kl" for row in rows) else None
-        self._groups, self._sizes = list[_Kind](), list[int]()  # the rows of each kind, and their numbers of reads
+        # the rows of each kind, and their numbers of reads
+        self._groups = list[_Kind]()
+        self._sizes = list[int]()
         for kind in dict.fromkeys(row.kind for row in rows):
             same_kind = [row for row in rows if row.kind == kind]
-            start, size = sum(self._sizes), sum(row.reads for row in same_kind)
+            start = sum(self._sizes)
+            size = sum(row.reads for row in same_kind)
             of_kind = clean[start : start + size] if kind[0] == "kl" and clean is not None else None
             self._groups.append(_Kind(same_kind, of_kind, head))
             self._sizes.append(size)

@@ -19,7 +19,9 @@ from typing import Any, Protocol, TypeVar
 from kg_edit.models.device_memory import pass_megabytes
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 
-_FEWEST, _CPU_MOST = 32, 512  # tokens; larger passes are no faster on a CPU, and no longer fit into its caches
+# tokens; larger passes are no faster on a CPU, and no longer fit into its caches
+_FEWEST = 32
+_CPU_MOST = 512
 _CPU_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
 # Tokens with which reading the weights takes less than a tenth of a pass on an H100, by the bytes of a number
 _BUSY = {2: 4096, 4: 512}
@@ -60,7 +62,9 @@ def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> Pass
     inner = weight_matrix(model.down_projection(layer)).shape[1]
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     numbers = numbers_kept(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
-    size, free, cpu = model.model.dtype.itemsize, pass_megabytes(model.device), model.device.type == "cpu"
+    size = model.model.dtype.itemsize
+    free = pass_megabytes(model.device)
+    cpu = model.device.type == "cpu"
     room = 1e6 * min(megabytes, inf if free is None else free)
     fits = tokens_at_once(numbers, size=size, limit=room, cpu=cpu)
     return PassLimit(fits, padding=_CPU_PASS if cpu else inf)
@@ -89,13 +93,15 @@ def passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:
     by_length: dict[int, list[R]] = {}
     for row in rows:
         by_length.setdefault(row.length, []).append(row)
-    group, width = list[R](), 0
+    group = list[R]()
+    width = 0
     for length, alike in sorted(by_length.items()):
         fits = (len(group) + len(alike)) * length <= limit.tokens
         if group and not (fits and len(group) * (length - width) <= limit.padding):
             yield from _pieces(group, width, limit.tokens)
             group = []
-        group, width = [*group, *alike], length
+        group = [*group, *alike]
+        width = length
     if group:
         yield from _pieces(group, width, limit.tokens)
 

@@ -38,7 +38,8 @@ class SharedContexts:
     def of_prefix(cls, ids: Sequence[tuple[int, ...]], prefix: Prefix) -> Self:
         """Make the object from a computed ``prefix`` of the token rows ``ids``, which must all be different."""
         contexts = cls.__new__(cls)
-        contexts._ids, contexts._prefix = list(ids), prefix
+        contexts._ids = list(ids)
+        contexts._prefix = prefix
         return contexts
 
     @classmethod
@@ -104,7 +105,8 @@ def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Pr
         return before
     if model.is_recurrent:
         raise refuse_recurrent(model.name)
-    mask, cache = torch.cat([before.mask, batch.mask], -1), before.growing(len(model.blocks))
+    mask = torch.cat([before.mask, batch.mask], -1)
+    cache = before.growing(len(model.blocks))
     with torch.no_grad(), with_prompt_ends(model, None):
         base_model(model)(
             input_ids=batch.ids,
@@ -182,7 +184,8 @@ class SummedCache(CacheSums, Cache):
 
     def __init__(self, layers: list[Any], sums: Mapping[str, Tensor], *, stores: bool) -> None:
         super().__init__(layers=layers)
-        self.token_sums, self.stores_sums = dict(sums), stores
+        self.token_sums = dict(sums)
+        self.stores_sums = stores
 
 
 def _picked(rows: Tensor, index: Tensor) -> Tensor:
@@ -199,9 +202,11 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
 
     All must have ``sums`` of the same names.
     """
-    width, prefixes = max(prefix.mask.shape[-1] for prefix in prefixes), [prefix.expanded() for prefix in prefixes]
+    width = max(prefix.mask.shape[-1] for prefix in prefixes)
+    prefixes = [prefix.expanded() for prefix in prefixes]
     # A prefix without tokens has no layers: it gets layers [rows, heads, 0, head size] like those of the others.
-    filled, other = list(prefixes), next((prefix for prefix in prefixes if prefix.layers), None)
+    filled = list(prefixes)
+    other = next((prefix for prefix in prefixes if prefix.layers), None)
     for index, prefix in enumerate(prefixes):
         if other is not None and not prefix.layers:
             none = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
@@ -237,7 +242,8 @@ class _PrefixLayer(DynamicLayer):
     def start(self, keys: Tensor, values: Tensor) -> None:
         """Begin with ``keys`` and ``values`` [rows, heads, length, head size], which are not copied."""
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.keys = keys
+        self.values = values
 
 
 class _RoomyLayer(_PrefixLayer):
@@ -248,7 +254,8 @@ class _RoomyLayer(_PrefixLayer):
 
     def __init__(self, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._room, self._buffers = room, tuple[Tensor, ...]()
+        self._room = room
+        self._buffers = tuple[Tensor, ...]()
 
     def start(self, keys: Tensor, values: Tensor) -> None:
         """Begin with a copy of ``keys`` and ``values``, with room after them."""
@@ -297,10 +304,12 @@ class _FrozenLayer(_PrefixLayer):
         if not self.is_initialized:
             return key_states, value_states
         assert self.keys is not None and self.values is not None  # noqa: S101 - initialised
-        keys, values = [self.keys, key_states], [self.values, value_states]
+        keys = [self.keys, key_states]
+        values = [self.values, value_states]
         if self.first is not None:
             first_keys, first_values, rows = self.first
-            keys, values = [first_keys[rows], *keys], [first_values[rows], *values]
+            keys = [first_keys[rows], *keys]
+            values = [first_values[rows], *values]
         return torch.cat(keys, -2), torch.cat(values, -2)
 
 

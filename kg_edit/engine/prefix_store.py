@@ -44,18 +44,21 @@ class PrefixStore:
 
     def __init__(self, *, megabytes: float = MEGABYTES) -> None:
         self._held: OrderedDict[tuple[str, Ids], Prefix] = OrderedDict()
-        self._limit, self._size = megabytes * 2**20, 0
+        self._limit = megabytes * 2**20
+        self._size = 0
 
     def contexts(self, model: LanguageModel, starts: Iterable[Ids]) -> SharedContexts:
         """Return the keys and values of ``starts``; missing ones are computed in one batch."""
-        ids, state = list(dict.fromkeys(starts)), model_state(model)
+        ids = list(dict.fromkeys(starts))
+        state = model_state(model)
         missing = [row for row in ids if row and (state, row) not in self._held]
         computed = run_prefix(model, missing) if missing else empty_prefix(model, 0)
         if computed.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
             return SharedContexts(model, ids)
         for number, ids_ in enumerate(missing):
             # one row, without its padding, as tensors of its own: a view would reference the whole batch
-            row, length = computed.rows(torch.tensor([number], device=computed.mask.device)), len(ids_)
+            row = computed.rows(torch.tensor([number], device=computed.mask.device))
+            length = len(ids_)
             layers = tuple((k[..., -length:, :].clone(), v[..., -length:, :].clone()) for k, v in row.layers)
             prefix = Prefix(mask=row.mask[:, -length:], layers=layers)
             self._held[state, ids_] = prefix

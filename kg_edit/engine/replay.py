@@ -68,7 +68,8 @@ class RecordedBlocks:
             prefix: keys and values of earlier tokens.
             all_inputs: store the input of each of ``layers``, not only of the first one.
         """
-        calls, inputs = list[Call](), dict[int, Tensor]()
+        calls = list[Call]()
+        inputs = dict[int, Tensor]()
 
         def see(layer: int, state: Tensor, call: Call) -> None:
             calls.append(call)
@@ -112,10 +113,13 @@ class Ascending:
     """
 
     def __init__(self, model: LanguageModel, batches: Sequence[Batch], layers: range, *, memory: float) -> None:
-        self._model, self._batches, self._layers = model, batches, layers
+        self._model = model
+        self._batches = batches
+        self._layers = layers
         self._records: dict[int, RecordedBlocks] = {}
         self._inputs: dict[int, Tensor] = {}
-        self._at, self._remaining = layers.start, memory * 1e6
+        self._at = layers.start
+        self._remaining = memory * 1e6
 
     def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
         """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``.

@@ -49,11 +49,15 @@ class TailForward:
             contexts: cached beginnings of rows, shared by many forwards.
             prefix: the cached keys and values of all tokens before the tails; by default it is computed here.
         """
-        starts, tails = [row.ids[: row.edited_at] for row in rows], [tail(row) for row in rows]
+        starts = [row.ids[: row.edited_at] for row in rows]
+        tails = [tail(row) for row in rows]
         if prefix is None:
             longest = max(map(len, tails))
             prefix = contexts.prefix(model, starts, beyond=longest) if contexts else run_prefix(model, starts)
-        self._model, self._layer, self._rows, self._prefix = model, layer, rows, prefix
+        self._model = model
+        self._layer = layer
+        self._rows = rows
+        self._prefix = prefix
         self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
 
         def record(tokens: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
@@ -81,7 +85,9 @@ class TailForward:
         The positions, row after row: those that predict a target token; for a row without target, the subject's last
         token. ``change`` [rows, d] is added to the down-projection's output at the subject's last token.
         """
-        model, hidden = self._model, self._clean_final  # the last block's output, [rows, tail, d]
+        # the last block's output, [rows, tail, d]
+        model = self._model
+        hidden = self._clean_final
         if change is not None:
             shift = change
             with quick_backward(hidden):

@@ -27,7 +27,9 @@ class WholeForward:
     """
 
     def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Prompt]) -> None:
-        self._model, self._layer, self._rows = model, layer, rows
+        self._model = model
+        self._layer = layer
+        self._rows = rows
         self._reads = read_index(rows, [0] * len(rows), model.device)
         last = torch.tensor([row.edited_at for row in rows], device=model.device)
         self._at = (torch.arange(len(rows), device=model.device), last)  # the subject's last tokens

@@ -34,7 +34,9 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of
 FACTS = 32  # whose values give the norm of ``anchor``; one for each of so many relations
 _OUTLIERS = 0.05  # share of the largest norms that the mean leaves out, as in the public code
 # Of the descent for the norm: MEMIT's, whatever the method, as in the public code
-_RATE, _WEIGHT_DECAY, _KL_WEIGHT = 0.5, 0.5, 0.0625
+_RATE = 0.5
+_WEIGHT_DECAY = 0.5
+_KL_WEIGHT = 0.0625
 _ENERGY = 0.5  # share of the eigenvalues' sum that the principal directions have, as in the public code
 
 log = logging.getLogger(__name__)
@@ -151,7 +153,8 @@ def principal_directions(weight: Tensor) -> Tensor:
     rows = exact(weight)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)  # A
     values, vectors = torch.linalg.eigh(rows @ rows.T)  # the smaller A A^T, [d, d], has the same eigenvalues
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    values = values.flip(0).clamp(min=0)
+    vectors = vectors.flip(1)
     count = int((values.cumsum(0) / values.sum() <= _ENERGY).sum()) + 1
     directions: Tensor = rows.T @ vectors[:, :count] / values[:count].sqrt()  # V
     return directions

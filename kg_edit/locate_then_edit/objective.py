@@ -186,7 +186,9 @@ class Objective:
             rows = [row for edit, request in enumerate(requests) for row in _target_rows(edit, request)]
             fast = FastLoss(model, layer, rows, edits=len(requests), kl_weight=kl_weight, engine=engine)
             self._fast = fast
-            self.value, self.bare_key, self.mean_key = fast.value, fast.bare_key, fast.mean_key
+            self.value = fast.value
+            self.bare_key = fast.bare_key
+            self.mean_key = fast.mean_key
         else:
             self._plain = [PlainLoss(model, layer, request) for request in requests]
             self.value = torch.stack([loss.value for loss in self._plain])

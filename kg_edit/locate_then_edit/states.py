@@ -29,7 +29,9 @@ from kg_edit.models.prompts import Batch, Prompt, left_pad
 
 Site = Literal["block", "value"]  # the block's output, or the output of its down-projection
 OTHER_ROWS = 2  # rewrites read per edit; more are not needed, because C already covers the ordinary text of contexts
-_TOKENS, _OTHER_TOKENS = 2048, 1024  # in a pass
+# in a pass
+_TOKENS = 2048
+_OTHER_TOKENS = 1024
 _SLACK = 0.05  # relative tolerance; bfloat16 has only two significant digits
 
 

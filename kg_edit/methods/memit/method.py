@@ -126,7 +126,8 @@ class SpreadConfig(JointConfig):
 
 def default_layers(blocks: int) -> tuple[int, ...]:
     """Return the layer at 0.2 of the depth and up to two on each side: 4 to 8 of 30 blocks, 1 to 3 of 12."""
-    centre, around = default_layer(blocks), min(2, round(blocks / 15))
+    centre = default_layer(blocks)
+    around = min(2, round(blocks / 15))
     return tuple(range(max(0, centre - around), min(blocks, centre + around + 1)))
 
 
@@ -493,7 +494,9 @@ class JointMethod(ValueMethod):
         )
         keys = {KEY + name: layer_keys for name, layer_keys in written.keys.items()} if self.config.remember else {}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
-        factors, rect, prune = written.factors, self.config.rect, self.config.prune
+        factors = written.factors
+        rect = self.config.rect
+        prune = self.config.prune
         if rect or prune:  # the facts' norms stay those before: what is written then has no share for each fact
             factors = restrained(factors, self.model, before=before, rect=rect, prune=prune)
         return WeightPatch(factors=factors, provenance=provenance, state={VALUE: target_states.T, **keys})

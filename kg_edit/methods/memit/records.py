@@ -134,10 +134,13 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
     if unknown := sorted(set(ids) - set(known)):
         raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {', '.join(map(repr, known[:5]))} …")
 
-    batches, remaining, column = [], list(patch.edits), 0
+    batches = []
+    remaining = list(patch.edits)
+    column = 0
     while remaining:
         size = int(remaining[0]["batch"])  # each record has the size of its batch
-        records, columns = list[Record](), list[Tensor]()
+        records = list[Record]()
+        columns = list[Tensor]()
         for record in remaining[:size]:
             own_values = values[:, column : column + width(record)]
             column += width(record)

@@ -369,7 +369,8 @@ def rank_one_update(
     right = u / u.norm()
 
     # r = (m* - W k) / (k . u). For the bare key, m* - W k = m* - m, because the bias cancels. R-ROME has k* for k.
-    key, residual = exact(bare_key), exact(change)
+    key = exact(bare_key)
+    residual = exact(change)
     if variant == "r-rome":
         key = exact(mean_key)
         residual = residual - exact(weight) @ (key - exact(bare_key))

@@ -256,7 +256,7 @@ def test_output_fits_any_terminal(environment: dict[str, str], edit: Run, monkey
 
 
 def test_a_script_shows_what_it_and_the_packages_log_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with friendly("pipelines"):
+    with friendly("studies"):
         for name in ("kg_edit.evaluation", "studies.study", "somebody_else"):
             logging.getLogger(name).info("from %s", name)
     assert capsys.readouterr().err == "from kg_edit.evaluation\nfrom studies.study\n"
@@ -265,6 +265,6 @@ def test_a_script_shows_what_it_and_the_packages_log_once(capsys: pytest.Capture
 def test_interrupted_script_says_what_is_saved(capsys: pytest.CaptureFixture[str]) -> None:
     stopped = KeyboardInterrupt()
     stopped.add_note("the edits made before are saved")
-    with pytest.raises(SystemExit, match="130"), friendly("pipelines"):
+    with pytest.raises(SystemExit, match="130"), friendly("studies"):
         raise stopped
     assert capsys.readouterr().err == "kg-edit: stopped\n  the edits made before are saved\n"

@@ -106,7 +106,7 @@ def test_statements_of_one_edit_do_not_depend_on_another(edit: Run, facts: Path)
     one, two = (Patch.load(facts / name / "patch.safetensors") for name in "ab")
     assert [dict(record) for record in one.edits] == [dict(record) for record in two.edits]
     settings = [json.loads((facts / name / "run.json").read_text())["config"]["graph"] for name in "ab"]
-    assert [graph.get("require") for graph in settings] == [None, True]
+    assert [graph.get("require") for graph in settings] == [False, True]
 
 
 def test_require_graph_refuses_edits_without_statements(edit: Run, facts: Path) -> None:

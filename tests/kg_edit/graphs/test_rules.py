@@ -7,7 +7,7 @@ import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError
-from kg_edit.graphs.source import PrivateGraph, SubgraphSettings
+from kg_edit.graphs.source import PrivateGraph
 from kg_edit.methods.glame.method import GlameConfig
 from kg_edit.methods.glame_plus.questions import implied_facts, objects_of
 from kg_edit.methods.rome_kg.method import RomeKgConfig
@@ -55,11 +55,6 @@ def test_glame_reads_premise_and_consequence(source: WikidataCache, rules: str) 
     assert implied_facts(EDIT, graph, exclude=())[0].target == "France"
     assert list(objects_of(EDIT, graph, exclude=()).values()) == [["France"]]
     assert implied_facts(EDIT, graph, exclude=("France",)) == []
-
-
-def test_settings_without_rules_are_those_of_earlier_runs(rules: str) -> None:
-    assert "rules" not in SubgraphSettings().model_dump()
-    assert SubgraphSettings(rules=rules).model_dump()["rules"] == rules
 
 
 def test_another_table_of_rules_is_another_run(rules: str) -> None:
