@@ -18,7 +18,6 @@ from kg_common.ids import bare_id, is_item, is_property
 from kg_common.rows import SUFFIXES, TRIPLET_NAMES, RowFault, raw_rows
 from wikidata_cache.errors import EditRowError
 
-# Field name of triplet files -> our field name.
 _EXAMPLE = '{"subject": "Spike Hughes", "relation": "place of birth", "target_new": "Philadelphia"}'
 _ROW = re.compile(r"(?P<file>.+):(?P<row>[0-9]+)")
 _FOREIGN = ("id", "prompt", "paraphrases", "neighborhood", "portability")

@@ -49,7 +49,7 @@ class CurvePoint(BaseModel):
     n: int
     failed: int = 0
     scores: dict[str, Estimate]
-    unedited: dict[str, Estimate] = {}  # 0.1.0 did not record it
+    unedited: dict[str, Estimate] = {}
     retention: dict[str, float | None]
     general: dict[str, float | None]
     general_failed: int = 0

@@ -142,8 +142,8 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         "a LanguageModel in the place of the patch; give the model first",
     ),
     "an unknown setting": (
-        lambda _: Rome.on(tiny("llama"), settings={"lrr": 3}),
-        "unknown setting of rome 'lrr', did you mean 'learning_rate'",
+        lambda _: Rome.on(tiny("llama"), settings={"learning_rat": 3}),
+        "unknown setting of rome 'learning_rat', did you mean 'learning_rate'",
     ),
     "a setting behind its method's name": (
         lambda _: Rome.on(tiny("llama"), settings={"rome.steps": 3}),
