@@ -19,9 +19,6 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a scratch file that replaces `path` at the end of the block, or is deleted on an error.
 
     Where `path` is a symbolic link, the file that it points to is replaced.
-
-    Raises:
-        OSError: the file can't be written; the message names `path`, and an existing file there is unchanged.
     """
     target = path.resolve()
     try:
@@ -69,9 +66,6 @@ def check_out(path: Path, *endings: str, option: str = "", inputs: Iterable[Path
         endings: its name has to end in one of these.
         option: the option that names the file, for the message.
         inputs: files that are read, and must not be overwritten.
-
-    Raises:
-        BadOptionError: the name ends otherwise, its folder is missing, it is a folder, or it is one of the inputs.
     """
     name = f"{option} {path}".strip()
     if not path.name.lower().endswith(endings):

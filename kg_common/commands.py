@@ -14,11 +14,7 @@ class Commands(TyperGroup):
     """The top group of commands; it rewords the message about a wrong value, which newer typers take from pydantic."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command of the arguments.
-
-        Raises:
-            BadParameter: an option or an argument has a wrong value.
-        """
+        """Run the command of the arguments."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:

@@ -18,12 +18,7 @@ def parse(
     most: int = MOST_VALUES,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """Return the value of a JSON text with at most `most` values; `pairs` is the `object_pairs_hook` of `json.loads`.
-
-    Raises:
-        ValueError: the text has more values, or is nested too deeply.
-        JSONDecodeError: the text is not JSON.
-    """
+    """Return the value of a JSON text with at most `most` values; `pairs` is the object_pairs_hook of `json.loads`."""
     count = sum(map(text.count, (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")))  # type: ignore[arg-type]
     if count > most:
         raise ValueError(f"found up to {count:,} values; at most {most:,} are read")

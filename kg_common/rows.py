@@ -69,9 +69,6 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
 
     Returns:
         The rows; a row that cannot be read has a `RowFault` as its value.
-
-    Raises:
-        EditRowError: the file as a whole cannot be read; the message names the line where it is known.
     """
     if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it never raises
         raise EditRowError(path, f"is a folder; expected {expected}; give the path of a file in this folder")
@@ -92,11 +89,7 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
 
 
 def utf8_text(path: Path) -> str:
-    """Return the text of a UTF-8 file without its byte order mark.
-
-    Raises:
-        EditRowError: the file cannot be read, or is not UTF-8; for the latter, the message names the line and the byte.
-    """
+    """Return the text of a UTF-8 file without its byte order mark."""
     try:
         return _decoded(path)
     except UnicodeDecodeError as error:

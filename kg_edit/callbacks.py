@@ -57,11 +57,7 @@ class LossLines(Callback):
         self._terms = {}
 
     def append_to(self, path: Path) -> None:
-        """Append the lines collected since the last call to a file.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
+        """Append the lines collected since the last call to a file."""
         if self.lines:
             append_lines(path, self.lines)
             self.lines = []
@@ -82,21 +78,13 @@ class LossFile(LossLines):
     """Appends the line of each step to a file immediately."""
 
     def __init__(self, path: Path) -> None:
-        """Make the file, so that a path that can't be written is refused before the work.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
+        """Make the file, so that a path that can't be written is refused before the work."""
         super().__init__()
         self.path = path
         append_lines(path, ())
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
-        """Append a line for this step to the file.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
+        """Append a line for this step to the file."""
         super().on_step(edit, step, loss)
         self.append_to(self.path)
 
@@ -143,13 +131,7 @@ KINDS = ("file", "tensorboard", "wandb")
 
 
 def open_callback(text: str) -> Callback:
-    """Return the callback for the text ``KIND:WHERE``: file:losses.jsonl, tensorboard:FOLDER or wandb:PROJECT.
-
-    Raises:
-        UnknownNameError: KIND is unknown.
-        ConfigError: WHERE is missing, or the package is not installed.
-        OutputError: the file can't be written.
-    """
+    """Return the callback for the text ``KIND:WHERE``: file:losses.jsonl, tensorboard:FOLDER or wandb:PROJECT."""
     kind, _, where = text.partition(":")
     if kind not in KINDS:
         raise unknown_name("kind of --log", kind, KINDS)
@@ -164,11 +146,7 @@ def open_callback(text: str) -> Callback:
 
 @contextmanager
 def open_callbacks(texts: Iterable[str]) -> Iterator[list[Callback]]:
-    """Return the callbacks for several texts; all are closed after the ``with`` block, also if it raises.
-
-    Raises:
-        UnknownNameError, ConfigError, OutputError: as `open_callback`; those opened before are closed.
-    """
+    """Return the callbacks for several texts; all are closed after the ``with`` block, also if it raises."""
     with ExitStack() as stack:
         opened = []
         for text in texts:
@@ -234,9 +212,6 @@ def read_losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
     The result is empty if there is no such file.
 
     A descent that was interrupted and repeated is in the file twice. A step that does not ascend starts a new descent.
-
-    Raises:
-        OutputError: a line is not a valid line of `LossLines`.
     """
     descents: dict[str, list[LossStep]] = {}
     for line in read_lines(path, LossStep):

@@ -148,11 +148,7 @@ def patch_entries() -> dict[str, PatchEntry]:
 
 
 def service(name: str) -> Any:
-    """Import and return the module that does what ``name`` says.
-
-    Raises:
-        ConfigError: no installed package does.
-    """
+    """Import and return the module that does what ``name`` says."""
     entry = _entries(SERVICES, ServiceEntry).get(name)
     if entry is None:
         raise ConfigError(f"this needs the part of kg-edit with the service {name!r}; install kg-edit again")
@@ -160,11 +156,7 @@ def service(name: str) -> Any:
 
 
 def load(target: str) -> Any:
-    """Import what an entry's ``target`` is: "module:name", or a module.
-
-    Raises:
-        ConfigError: another package's target can't be imported.
-    """
+    """Import what an entry's ``target`` is: "module:name", or a module."""
     module, _, name = target.partition(":")
     try:
         imported = import_module(module)

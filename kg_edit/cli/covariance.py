@@ -86,11 +86,7 @@ def covariance(
 
 
 def parse_layers(text: str | None, count: int | None) -> list[int]:
-    """Return the layers that ``text`` names, such as 4-8 or 4,6,8, in a model of ``count`` layers.
-
-    Raises:
-        ConfigError: it names none, or some that the model does not have.
-    """
+    """Return the layers that ``text`` names, such as 4-8 or 4,6,8, in a model of ``count`` layers."""
     if text is None:
         raise ConfigError("no layers given; use --layers 4-8 (or 4,6,8, or all); see `kg-edit covariance --help`")
     if text.strip() == "all":

@@ -24,10 +24,6 @@ def examine(model: LanguageModel, *, layer: int | None = None) -> Iterator[tuple
 
     The self-test makes one edit by ROME with two contexts and C = I, compares the change of the value with the one that
     was computed, and checks that the weights are restored.
-
-    Raises:
-        KgEditError: the test's edit can't be made.
-        ModelError: the value did not change as computed, or the weights are not restored.
     """
     config = RomeConfig(layer=layer)
     layer = Rome(model, config, contexts=_CONTEXTS).layer  # the default, if none is given

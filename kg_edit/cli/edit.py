@@ -201,10 +201,6 @@ def confirm_many(planned: MethodPlan, edits: int, model: str, dtype: str, device
     """Show the memory that the edits will take, and ask whether to start; without a terminal, refuse.
 
     Their time is not estimated: it is shown once the first edits are made.
-
-    Raises:
-        ConfigError: there is no terminal to ask on.
-        typer.Exit: the answer is no.
     """
     from kg_edit.models.loading import pick_dtype
     from kg_edit.planning.machine import this_machine

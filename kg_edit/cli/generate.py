@@ -86,22 +86,13 @@ def generate(
 
 
 def check_patches(paths: Sequence[Path] | None) -> None:
-    """Check the patch files, folders of `kg-edit edit` and ledgers that ``--patch`` names, without torch.
-
-    Raises:
-        PatchError: a path has neither a patch nor a ledger.
-        OutputError: a path has something else, or can't be read.
-    """
+    """Check the patch files, folders of `kg-edit edit` and ledgers that ``--patch`` names, without torch."""
     if paths:
         service("ledger").check_patches(paths)
 
 
 def model_for(patch: Patch, name: str | None) -> str:
-    """Return the model to load: ``name``, or else the one in the patch.
-
-    Raises:
-        ConfigError: there is neither.
-    """
+    """Return the model to load: ``name``, or else the one in the patch."""
     model: str | None = name or patch.provenance.get("model", {}).get("name")
     if not model:
         raise ConfigError("the patch does not say which model it is for; give --model")

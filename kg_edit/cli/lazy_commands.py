@@ -37,11 +37,7 @@ class LazyCommands(Commands):
         return built_command(entry)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that is typed.
-
-        Raises:
-            UsageError: there is none; the message suggests a similar one.
-        """
+        """Find the command that is typed."""
         names = self.list_commands(ctx)
         if args and args[0] not in names and not args[0].startswith("-"):
             ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], names)}.")

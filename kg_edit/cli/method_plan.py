@@ -46,11 +46,7 @@ log = logging.getLogger(__name__)
 
 
 def parse_relations(text: str | None) -> tuple[str, ...]:
-    """Parse the property ids of ``--relations``; () if the option is absent.
-
-    Raises:
-        ConfigError: a part is no property id.
-    """
+    """Parse the property ids of ``--relations``; () if the option is absent."""
     ids = tuple(part.strip() for part in (text or "").split(",") if part.strip())
     for property_id in ids:
         if not re.fullmatch(r"P[1-9][0-9]*", property_id):
@@ -65,9 +61,6 @@ def parse_settings(pairs: list[str], *, layer: str | None = None, corpus: str | 
         pairs: the texts of ``--set``.
         layer: the value of ``--layer``.
         corpus: the value of ``--corpus``, which is the setting covariance.corpus.
-
-    Raises:
-        ConfigError: a pair has no ``=``, or a setting is given twice.
     """
     settings: dict[str, Any] = {}
     options = {"layer": layer, "covariance.corpus": corpus}
@@ -111,10 +104,6 @@ class MethodPlan:
             file: the file of the edits; if it has ambiguous or unknown names, the command that resolves them is shown.
             graph: the texts of ``--graph``, for that command.
             keep_going: leave out edits that can't be made, and list them on stderr.
-
-        Raises:
-            KgEditError, WikidataCacheError: something is wrong; with ``keep_going`` only if no edit can be made. With
-                ``file``, the message lists all edits with a name that the graph can't resolve.
         """
         faults: dict[Edit, Exception] = {}
         with doing("checking the edits"):
@@ -143,11 +132,7 @@ class MethodPlan:
         return tuple(edit for edit in edits if edit not in faults)
 
     def with_layer(self, model: LanguageModel, edits: Sequence[Edit]) -> MethodPlan:
-        """Return the plan with its layer chosen on a few of ``edits``, if that was asked for (--layer auto).
-
-        Raises:
-            KgEditError: the method has no layer to choose, or no edit can be made.
-        """
+        """Return the plan with its layer chosen on a few of ``edits``, if that was asked for (--layer auto)."""
         if not self.auto:
             return self
         sweep = service("layer choice").auto_layer(
@@ -215,9 +200,6 @@ def plan(
         graph: the opened graph.
         require_graph: the value of ``--require-graph``, which is the setting graph.require.
         memory: MB that a pass may use besides the model.
-
-    Raises:
-        KgEditError: there is no such method, preset or setting; or ``require_graph`` or ``corpus`` has no effect.
     """
     method_class = find_method(method)
     if require_graph and not method_class.needs_graph:
@@ -246,9 +228,6 @@ def load(model: str, dtype: str = "auto", device: str = "auto") -> LanguageModel
         model: the value of ``--model``.
         dtype: the value of ``--dtype``.
         device: the value of ``--device``.
-
-    Raises:
-        ModelError: it can't be loaded; a wrong name is found before torch and transformers are imported.
     """
     check_model_name(model)
     from transformers.utils import logging as transformers_logging
@@ -312,12 +291,7 @@ class LazyGraph:
 
     @cached_property
     def source(self) -> WikidataCache | PrivateGraph | None:
-        """The graph, without ``--graph`` a packaged one; None if the method needs none.
-
-        Raises:
-            UnknownNameError: there is no such method.
-            GraphError, WikidataCacheError: the graph can't be opened.
-        """
+        """The graph, without ``--graph`` a packaged one; None if the method needs none."""
         if self.graph or not find_method(self.method).needs_graph:
             return open_graph(self.graph, self.contact)
         log.info("no --graph given: %s uses the packaged graph %s", self.method, self.default)
@@ -334,11 +308,7 @@ class LazyGraph:
         return self.source.labels(ids) if self.source else {}
 
     def refuse_unread(self) -> None:
-        """Refuse a graph that was given and that nothing reads; to be called after the edits are read.
-
-        Raises:
-            ConfigError: the method reads no graph, and no edit needed a label.
-        """
+        """Refuse a graph that was given and that nothing reads; to be called after the edits are read."""
         if not self.graph or self.labelled or not self.source:  # a missing graph is an error before torch is imported
             return
         method_class = find_method(self.method)
@@ -355,11 +325,7 @@ def graph_name(data: Path) -> str:
 
 
 def open_graph(graph: list[str] | None, contact: str | None) -> WikidataCache | PrivateGraph | None:
-    """Open the graph of ``--graph``, which may be a packaged name or files of facts; None if the option is absent.
-
-    Raises:
-        GraphError, WikidataCacheError: it can't be opened.
-    """
+    """Open the graph of ``--graph``, which may be a packaged name or files of facts; None if the option is absent."""
     if not graph:
         return None
     for part in graph:
@@ -377,10 +343,6 @@ def open_wikidata(graph: list[str] | None, contact: str | None, *, needed: str) 
         graph: the texts of ``--graph``.
         contact: e-mail address or URL for the endpoints of Wikimedia.
         needed: why a graph is needed, for the message.
-
-    Raises:
-        ConfigError: there is no graph, or one of names.
-        WikidataCacheError: it can't be opened.
     """
     from wikidata_cache import WikidataCache
 

@@ -189,9 +189,6 @@ def refuse_unused(context: typer.Context, names: Sequence[str], where: str, *, w
         names: names of parameters of the command's function.
         where: in which case they have no effect, such as "without --push".
         way: what to do instead of leaving them out, such as "give --push OWNER/NAME".
-
-    Raises:
-        ConfigError: at least one of them was typed.
     """
     typed = []
     for parameter in context.command.params:

@@ -34,9 +34,6 @@ def open_corpus(name: str, *, seed: int = 0) -> Corpus:
         name: ``packaged`` (text that SmolLM2 wrote), ``self`` (the model's own text), a file's path,
             ``hf:NAME[:CONFIG]`` (a hub data set), or ``imported:NAME`` (imported covariances).
         seed: the random seed of the model's own text.
-
-    Raises:
-        CovarianceError: the corpus can't be opened.
     """
     if name == PACKAGED:
         return packaged_corpus()
@@ -170,11 +167,7 @@ def packaged_corpus() -> TextCorpus:
 
 
 def file_corpus(path: Path) -> TextCorpus:
-    """Return the corpus of a UTF-8 text file with one text per line; the lines include their newlines.
-
-    Raises:
-        CovarianceError: the file can't be read as text.
-    """
+    """Return the corpus of a UTF-8 text file with one text per line; the lines include their newlines."""
     try:
         if path.exists() and not path.is_file():  # a device may have no end
             raise OSError("it is no file")
@@ -188,11 +181,7 @@ def file_corpus(path: Path) -> TextCorpus:
 
 
 def hub_corpus(name: str) -> TextCorpus:
-    """Return the corpus of a hub data set, ``NAME`` or ``NAME:CONFIG``: split ``train``, column ``text``, streamed.
-
-    Raises:
-        CovarianceError: the package ``datasets`` is not installed.
-    """
+    """Return the corpus of a hub data set, ``NAME`` or ``NAME:CONFIG``: split ``train``, column ``text``, streamed."""
     try:
         from datasets import load_dataset
     except ImportError as error:

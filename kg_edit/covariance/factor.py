@@ -42,9 +42,6 @@ class Factor:
         moment: C, [d_ff, d_ff].
         ridge: the ridge, relative to the mean of C's diagonal.
         device: where to factor and to solve; the CPU does it if there is no room.
-
-    Raises:
-        torch.linalg.LinAlgError: A is not positive definite.
     """
 
     def __init__(self, moment: Tensor, ridge: float, device: torch.device) -> None:
@@ -87,11 +84,7 @@ class Factor:
         self._make(exact=True)
 
     def solve(self, columns: Tensor) -> Tensor:
-        """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64.
-
-        Raises:
-            torch.linalg.LinAlgError: A is not positive definite, which float32 did not show.
-        """
+        """Return A^-1 B in float64, on the device of ``columns`` B [d_ff, n], which is in float64."""
         solution: Tensor | None
         try:
             rhs = columns.to(self._device)

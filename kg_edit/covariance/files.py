@@ -77,12 +77,7 @@ class Manifest(Identity):
 
     @classmethod
     def parse(cls, text: str, path: Path) -> Self:
-        """Parse the JSON of a manifest; ``path`` is its file, for the error message.
-
-        Raises:
-            OtherFormatError: it is of another format.
-            CovarianceError: the text is not a valid manifest, or of a later version.
-        """
+        """Parse the JSON of a manifest; ``path`` is its file, for the error message."""
         with suppress(ValueError, AttributeError, RecursionError):  # what is no object of JSON is refused below
             fields = json.loads(text)
             form = str(fields.get("format", FORMAT))
@@ -111,10 +106,6 @@ def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
         folder: the store.
         flat: the upper block triangle of `kg_edit.covariance.moment.SecondMoment`; it is stored in float32.
         manifest: its identity, which names the file.
-
-    Raises:
-        CovarianceError: C is not finite.
-        OutputError: the folder can't be written.
     """
     check_finite(flat, manifest)
     path = moment_path(folder, manifest)
@@ -125,11 +116,7 @@ def write_moment(folder: Path, flat: Tensor, manifest: Manifest) -> Path:
 
 
 def check_finite(values: Tensor, identity: Identity) -> None:
-    """Check that the sums of keys are finite.
-
-    Raises:
-        CovarianceError: a value is NaN or infinite.
-    """
+    """Check that the sums of keys are finite."""
     if not torch.isfinite(values).all():
         raise CovarianceError(
             f"the inputs of {identity.module} are not finite in this model's dtype; load it in bfloat16 or float32"
@@ -143,10 +130,6 @@ def read_moment(path: Path, identity: Identity, *, size: int | None = None) -> t
         path: the file.
         identity: the source that the file must have.
         size: the module's number of inputs, if it is known.
-
-    Raises:
-        CovarianceError: the file is damaged, has another identity, or has another size; the size is checked before the
-            tensor is read.
     """
     stored, manifest = check_moment(path, identity, size=size)
     return square(stored, manifest.size), manifest
@@ -159,9 +142,6 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
         path: as for `read_moment`.
         identity: as for `read_moment`.
         size: as for `read_moment`.
-
-    Raises:
-        CovarianceError: as `read_moment`.
     """
     manifest = read_manifest(path, identity)
     try:
@@ -193,11 +173,7 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
 
 
 def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
-    """Read the manifest inside a covariance's file.
-
-    Raises:
-        CovarianceError: the file is damaged, its name does not match its content, or it has another identity.
-    """
+    """Read the manifest inside a covariance's file."""
     manifest = Manifest.parse(read_metadata(path), path)
     expected = identity.model_dump(include=set(Identity.model_fields)) if identity else {}
     for name, value in expected.items():
@@ -212,11 +188,7 @@ def read_manifest(path: Path, identity: Identity | None = None) -> Manifest:
 
 
 def read_metadata(path: Path) -> str:
-    """Read the JSON text in the metadata of a file of tensors.
-
-    Raises:
-        CovarianceError: the file is damaged.
-    """
+    """Read the JSON text in the metadata of a file of tensors."""
     try:
         with safe_open(path, framework="pt") as file:
             return str(file.metadata()["manifest"])
@@ -231,9 +203,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], manifest: BaseModel) -
         path: the file.
         tensors: by name.
         manifest: the metadata: a `Manifest` or a `Position`.
-
-    Raises:
-        OutputError: the file can't be written.
     """
     try:
         write_safetensors(path, tensors, {"manifest": json.dumps(manifest.model_dump(mode="json"), sort_keys=True)})
@@ -290,11 +259,7 @@ class Position(BaseModel):
 
 
 def read_position(path: Path) -> Position:
-    """Read the progress of the sums in a file.
-
-    Raises:
-        CovarianceError: the file is damaged, or has no sums but a complete covariance.
-    """
+    """Read the progress of the sums in a file."""
     text = read_metadata(path)
     try:
         return Position.model_validate_json(text)

@@ -66,13 +66,7 @@ def start(
     part: int = 0,
     parts: int = 1,
 ) -> Sums:
-    """Return the sums for some layers: those of an interrupted run in ``folder``, or else empty ones.
-
-    Raises:
-        CovarianceError: the file in ``folder`` is damaged or belongs to another run, or the layers have different
-            sizes and thus different default numbers of tokens.
-        ModelError: the model has no such layer.
-    """
+    """Return the sums for some layers: those of an interrupted run in ``folder``, or else empty ones."""
     if len({identity.tokens for identity in identities.values()}) > 1:
         raise CovarianceError(
             "these layers have different sizes; give the number of tokens, or measure the layers one by one"
@@ -93,13 +87,7 @@ def start(
 
 
 def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progress: bool) -> None:
-    """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`.
-
-    Raises:
-        CovarianceError: the folder is not writable, the text can't be read or has fewer tokens than wanted, or a sum is
-            not finite.
-        OutputError: the sums can't be saved, as on a full disk.
-    """
+    """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`."""
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):  # said now, and not after the pass
         raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
@@ -132,12 +120,7 @@ def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progr
 
 
 def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:
-    """Write the covariances into ``folder``, then delete the saved sums; return the manifests by layer.
-
-    Raises:
-        CovarianceError: a covariance is not finite.
-        OutputError: the folder can't be written.
-    """
+    """Write the covariances into ``folder``, then delete the saved sums; return the manifests by layer."""
     manifests = sums.finish(folder)
     sums.position.path(folder).unlink(missing_ok=True)
     return manifests
@@ -171,11 +154,7 @@ class Sums:
 
     @classmethod
     def load(cls, path: Path) -> Sums:
-        """Read what `save` wrote.
-
-        Raises:
-            CovarianceError: the file is damaged.
-        """
+        """Read what `save` wrote."""
         position = read_position(path)
         try:
             # Compare the shapes in the header with the position, before any tensor is read.
@@ -194,11 +173,7 @@ class Sums:
         return cls(position, tensors)
 
     def save(self, path: Path) -> None:
-        """Write the sums, the probe keys and the position to ``path``, atomically.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
+        """Write the sums, the probe keys and the position to ``path``, atomically."""
         tensors = {f"total.{layer}": moment.total.cpu() for layer, moment in self.moments.items()}
         tensors |= {f"half.{layer}": half.cpu() for layer, half in self.halves.items()}
         tensors |= {f"probes.{layer}": self.probe_keys(layer) for layer in self.moments}
@@ -211,11 +186,7 @@ class Sums:
             self.probes[layer].see(keys)
 
     def end_chunk(self, tokens: int) -> None:
-        """Count the chunk of ``tokens`` tokens that has just passed; at a mark, compare and copy the sums.
-
-        Raises:
-            CovarianceError: the sums are not finite.
-        """
+        """Count the chunk of ``tokens`` tokens that has just passed; at a mark, compare and copy the sums."""
         for layer, moment in self.moments.items():
             moment.flush()  # so that a resumed run adds the same keys together, with the same rounding
             check_finite(moment.total, self.position.identities[layer])
@@ -240,12 +211,7 @@ class Sums:
         self._move(finished=True)
 
     def finish(self, folder: Path) -> dict[int, Manifest]:
-        """Write every layer's C, with its last doubling, into ``folder``; return the manifests by layer.
-
-        Raises:
-            CovarianceError: a covariance is not finite.
-            OutputError: the folder can't be written.
-        """
+        """Write every layer's C, with its last doubling, into ``folder``; return the manifests by layer."""
         manifests = {}
         for layer, moment in self.moments.items():
             manifests[layer] = Manifest(

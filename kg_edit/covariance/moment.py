@@ -76,9 +76,6 @@ class Covariance:
             key: k [d_ff], or one key in each column of [d_ff, keys].
             others: H, the moment of keys whose outputs should change little; None: 0.
             weight: w, where C has weight 1.
-
-        Raises:
-            CovarianceError: C is not positive definite.
         """
         columns = exact(key).reshape(len(key), -1)
         if others is None or not weight:

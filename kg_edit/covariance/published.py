@@ -47,12 +47,6 @@ def import_covariance(
 
     Returns:
         The manifest, which has the file's name and SHA-256 as ``source``.
-
-    Raises:
-        CovarianceError: the file is damaged, does not fit the layer, or another one was imported under this name.
-        ModelError: the model has no such layer.
-        OutputError: ``folder`` can't be written.
-        PatchError: a patch is applied to the model.
     """
     refuse_patched(model)
     layer = _layer_of(path, model) if layer is None else layer
@@ -138,11 +132,7 @@ def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
 
 @contextmanager
 def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
-    """Open an array in a .npz file behind its header, which gives its shape and type.
-
-    Raises:
-        KeyError: there is no such array.
-    """
+    """Open an array in a .npz file behind its header, which gives its shape and type."""
     if f"{name}.npy" not in archive.namelist():
         raise KeyError(name)
     with archive.open(f"{name}.npy") as file:

@@ -87,12 +87,6 @@ def find_covariances(
 
     The name of a file is the hash of its identity (model, module, corpus, tokens). The manifest, inside the file and in
     a JSON file, has this identity.
-
-    Raises:
-        CovarianceError: the corpus can't be read or is too short, or a file is damaged.
-        ModelError: the model has no such layer.
-        OutputError: ``folder`` can't be written.
-        PatchError: a patch is applied to the model, and a covariance is not stored yet.
     """
     config = config or CovarianceConfig()
     folder = folder or store_folder()
@@ -114,11 +108,7 @@ def measure_covariances(
     folder: Path | None = None,
     progress: bool = True,
 ) -> dict[int, Manifest]:
-    """Measure the covariances of ``layers`` that are not stored yet; return the manifests by layer.
-
-    Raises:
-        CovarianceError, ModelError, OutputError, PatchError: as `find_covariances`.
-    """
+    """Measure the covariances of ``layers`` that are not stored yet; return the manifests by layer."""
     config = config or CovarianceConfig()
     folder = folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)

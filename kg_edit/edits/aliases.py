@@ -49,9 +49,6 @@ def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, 
     Args:
         row: a row of any shape. Of a CounterFact record, only fields that are not used are removed.
         triplet: whether the row is a triplet.
-
-    Raises:
-        EditError: the row gives one field under two names, or its locality prompts have more or fewer answers.
     """
     row_fields = {name: value for name, value in row.items() if name not in _UNUSED}
     if "requested_rewrite" in row:
@@ -99,9 +96,6 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
     EasyEdit's groups and a table's columns become objects with prompt and answer, and the group's name as category. A
     prompt of no category whose answer is ``old``, the old object, is a neighborhood prompt of the fact, unless the row
     has such prompts itself.
-
-    Raises:
-        EditError: there are more prompts than answers, or fewer.
     """
     rest = {name: value for name, value in fields.items() if name not in ("locality", ANSWERS, *LOCALITY)}
     if len(rest) == len(fields):
@@ -143,9 +137,6 @@ def _pairs(groups: Row, field: str, name: str = "") -> Iterator[tuple[str, objec
     """Yield (category, prompt, answers) from EasyEdit's or CounterFactPlus' field names, also from nested groups.
 
     The category is the group's ``name``; neighbours of the fact, in EasyEdit's group ``neighborhood``, have none.
-
-    Raises:
-        EditError: something else is in a group, or there are more prompts than answers, or fewer.
     """
     category = "" if name in (NEIGHBORHOOD, *(alias for alias in ALIASES if ALIASES[alias] == NEIGHBORHOOD)) else name
     if "New Question" in groups:
@@ -165,11 +156,7 @@ def _pairs(groups: Row, field: str, name: str = "") -> Iterator[tuple[str, objec
 
 
 def _paired(prompt: object, answer: object, *, field: str) -> Iterator[tuple[object, list[object]]]:
-    """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers.
-
-    Raises:
-        EditError: there are more prompts than answers, or fewer, or an answer without a prompt.
-    """
+    """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers."""
     if isinstance(prompt, list) and answer is None:
         answer = [None] * len(prompt)
     if isinstance(prompt, list) and isinstance(answer, list):

@@ -70,11 +70,7 @@ Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 
 
 class Record(BaseModel, metaclass=Called):
-    """Base of all records read from files: immutable, no unknown fields, no silent type conversion.
-
-    Raises:
-        EditError: a field of a call is wrong, or given without its name. `model_validate` raises pydantic's error.
-    """
+    """Base of all records read from files: immutable, no unknown fields, no silent type conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -305,11 +301,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 def checked(
     model: type[AnyRecord], fields: Mapping[str, object], *, context: dict[str, bool] | None = None
 ) -> AnyRecord:
-    """Build a record of class `model` from `fields`; `context` is `STORED` for those of a patch.
-
-    Raises:
-        EditError: a field is wrong; it has one fault for each wrong field, in plain words.
-    """
+    """Build a record of class `model` from `fields`; `context` is `STORED` for those of a patch."""
     try:
         return model.model_validate(dict(fields), context=context)
     except ValidationError as error:
@@ -317,11 +309,7 @@ def checked(
 
 
 def refuse_same_ids(what: str, ids: Iterable[str]) -> None:
-    """Check that ids are different.
-
-    Raises:
-        ConfigError: two are not; names the id, and the places of both, counted from 1.
-    """
+    """Check that ids are different."""
     first: dict[str, int] = {}
     for number, id_ in enumerate(ids, 1):
         if (earlier := first.setdefault(id_, number)) != number:
@@ -357,11 +345,7 @@ def _opposing(edits: Iterable[Edit]) -> Iterator[tuple[Edit, Edit]]:
 
 
 def refuse_clash(edits: Iterable[Edit]) -> None:
-    """Check edits that a method makes at once.
-
-    Raises:
-        EditError: two of ``edits`` have the same prompt in the same form, but different new targets.
-    """
+    """Check edits that a method makes at once."""
     for edit, other in _opposing(edits):
         raise EditError(
             [

@@ -155,9 +155,6 @@ def read_rows(
         templates: relation templates for triplets without a prompt; by default the packaged ones.
         allow_conflicts: accept rows that edit one fact to different targets.
         limit: the number of rows to read; None: all.
-
-    Raises:
-        EditFileError: the file can't be read, or has no rows.
     """
     templates = templates or RelationTemplates.load()
     rows = list(islice(numbered_rows(path), limit))
@@ -236,21 +233,13 @@ def read_rows(
 
 
 def check_writable_name(path: Path) -> None:
-    """Check the name of a file that `write_edits` is to write.
-
-    Raises:
-        OutputError: it does not end in .jsonl.
-    """
+    """Check the name of a file that `write_edits` is to write."""
     if path.suffix.lower() != ".jsonl":
         raise OutputError(f"{path}: edits are written as JSON lines; give a name that ends in .jsonl")
 
 
 def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
-    """Write edits as JSONL that `read_edits` reads back. The file is replaced atomically, so it is never half-written.
-
-    Raises:
-        OutputError: `path` does not end in .jsonl or cannot be written.
-    """
+    """Write edits as JSONL that `read_edits` reads back. The file is replaced atomically."""
     path = Path(path)
     check_writable_name(path)
     rows = (edit.model_dump(mode="json", exclude_defaults=True) for edit in edits)
@@ -259,11 +248,7 @@ def write_edits(path: Path | str, edits: Iterable[Edit]) -> None:
 
 
 def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> tuple[Edit, ...]:
-    """Set the form of the edits: ``chat`` (true, false, or None for the rows' own form), or ``both``.
-
-    Raises:
-        ConfigError: the caller asks for one form and for both.
-    """
+    """Set the form of the edits: ``chat`` (true, false, or None for the rows' own form), or ``both``."""
     if both and chat is not None:
         form = "chat form (CLI: --chat or --edit-chat)" if chat else "plain text (CLI: --plain or --edit-plain)"
         raise ConfigError(f"found both forms (CLI: --both-forms) and only {form}; keep one of the two")
@@ -272,11 +257,7 @@ def in_form(edits: Iterable[Edit], chat: bool | None, *, both: bool = False) -> 
 
 
 def numbered_rows(path: Path) -> Iterator[NumberedRow]:
-    """Yield the rows of a file with their numbers. A row that can't be read is yielded as an `EditError`.
-
-    Raises:
-        EditFileError: the file can't be read at all, or its header is wrong.
-    """
+    """Yield the rows of a file with their numbers. A row that can't be read is yielded as an `EditError`."""
     try:
         rows = raw_rows(path, header_fault=_header_fault)
     except EditRowError as error:
@@ -293,11 +274,7 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
 
 
 def check_file(path: Path) -> None:
-    """Check early that a file of edits exists and can be read; its rows are not checked.
-
-    Raises:
-        EditFileError: the file can't be read at all, or its header is wrong.
-    """
+    """Check early that a file of edits exists and can be read; its rows are not checked."""
     next(numbered_rows(path), None)
 
 

@@ -23,12 +23,7 @@ _EXPECTED = "expected an Edit, a list of edits, or the path of a file of them"
 
 
 def as_edits(given: Edits) -> tuple[Edit, ...]:
-    """Return the edits that a caller gives.
-
-    Raises:
-        EditError: a row has a wrong field, there is no edit, or something else is given.
-        EditFileError: the file can't be read, or has no rows.
-    """
+    """Return the edits that a caller gives."""
     if isinstance(given, Edit):
         return (given,)
     if isinstance(given, (list, tuple)) and given and all(isinstance(row, Edit) for row in given):

@@ -109,9 +109,6 @@ def to_edit(
         labels: the labels of the ids that `ids_to_label` returns.
         templates: for rows without a prompt.
         looked_in: the graph that the labels are from, in words; empty: there was none.
-
-    Raises:
-        EditError: a field is wrong; it has one fault for each wrong field, with the row's own field name.
     """
     row = _given(row)
     # Published files number their records; an id is a text.

@@ -38,11 +38,7 @@ class RelationTemplates:
 
     @classmethod
     def load(cls, extra: Path | None = None) -> Self:
-        """Read the packaged table. The rows of the file `extra`, if given, are added and take precedence.
-
-        Raises:
-            EditFileError: `extra` can't be read or has a wrong row; the message names the line.
-        """
+        """Read the packaged table. The rows of the file `extra`, if given, are added and take precedence."""
         packaged = files("kg_edit").joinpath(*_PACKAGED.parts).read_text(encoding="utf-8")
         extra_rows = _table(extra, utf8_text(extra)) if extra else {}
         return cls({**_table(_PACKAGED, packaged), **extra_rows})
@@ -61,11 +57,7 @@ class RelationTemplates:
 
 
 def utf8_text(file: Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        EditFileError: the file can't be read or is not UTF-8; the message names the line and the byte.
-    """
+    """Read a UTF-8 text file, with or without a byte order mark."""
     try:
         return row_files.utf8_text(file)
     except EditRowError as error:

@@ -16,11 +16,7 @@ EngineName = Literal["fast", "plain"]
 
 
 def chosen_engine() -> EngineName:
-    """Return the engine that ``KG_EDIT_ENGINE`` names.
-
-    Raises:
-        ConfigError: it names another one.
-    """
+    """Return the engine that ``KG_EDIT_ENGINE`` names."""
     name = os.environ.get(VARIABLE) or "fast"
     if name not in get_args(EngineName):
         raise ConfigError(f"{VARIABLE} is {describe(name)}; expected fast or plain; unset it for fast")

@@ -109,11 +109,7 @@ def _with_gradients(work: Callable[..., Tensor], *parameters: Tensor) -> Tensors
 
 
 def without_waiting(work: Work, *given: Any) -> Tensors:
-    """Return ``work(*given)``, which also makes the libraries ready for a capture.
-
-    Raises:
-        RuntimeError: it waits for the device.
-    """
+    """Return ``work(*given)``, which also makes the libraries ready for a capture."""
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -123,11 +119,7 @@ def without_waiting(work: Work, *given: Any) -> Tensors:
 
 
 def captured(work: Work, example: Tensors, expected: Tensors) -> Work:
-    """Return ``work`` as a CUDA graph for tensors like ``example``, with which its results are ``expected``.
-
-    Raises:
-        RuntimeError: it can't be captured, or the graph's results are others.
-    """
+    """Return ``work`` as a CUDA graph for tensors like ``example``, with which its results are ``expected``."""
     graph = torch.cuda.CUDAGraph()
     with _capturing(graph, example[0].device):
         results = work(*example)
@@ -154,9 +146,6 @@ def captured_in_place(
         parameters: what it reads; the graphs read it where it is.
         expected: its result.
         gradients: those of the sum of the result, of each parameter.
-
-    Raises:
-        RuntimeError: it can't be captured, or the graphs' results are others.
     """
     forward = torch.cuda.CUDAGraph()
     backward = torch.cuda.CUDAGraph()

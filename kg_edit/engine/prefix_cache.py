@@ -94,11 +94,7 @@ def longest_start(starts: Sequence[tuple[int, ...]], row: Sequence[int]) -> int 
 
 
 def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
-    """Compute the keys and values of token rows, each after the same row of ``after``; no prompt ends in them.
-
-    Raises:
-        UnsupportedModelError: the model is recurrent, so that keys and values are not all that is to be kept.
-    """
+    """Compute the keys and values of token rows, each after the same row of ``after``; no prompt ends in them."""
     before = empty_prefix(model, len(rows)) if after is None else after
     batch = left_pad(rows, device=model.device)
     if batch.ids.shape[1] == 0:

@@ -149,9 +149,6 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
     """Return the output of block ``layer`` (0-based) for rows of tokens, [rows, tokens, d]; no higher block runs.
 
     With ``prefix``, the rows come after the same rows of it, and their positions continue from there.
-
-    Raises:
-        ModelError: the model has no such layer.
     """
     seen: list[Tensor] = []
 

@@ -47,12 +47,7 @@ class Control:
         return supported(self.right)
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
-        """Return the changed subgraph of an edit, with this control in its attributes.
-
-        Raises:
-            GraphError: the right subgraph is not a subgraph of an edit, or can't be changed.
-            ConfigError: the right graph does not support one of the options.
-        """
+        """Return the changed subgraph of an edit, with this control in its attributes."""
         true = read_subgraph(self.right, edit, options)
         check_graph(true)
         graph = self.changed(true, edit, options)
@@ -219,11 +214,7 @@ class WrongGraph(Control):
     pool: Sequence[Edit] = ()
 
     def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-        """Return the edit's own edge, with the donors' statements instead of those of o*.
-
-        Raises:
-            GraphError: the pool has too few statements.
-        """
+        """Return the edit's own edge, with the donors' statements instead of those of o*."""
         wrong = bare(graph)
         incoming = options.incoming
         wrong.graph = {

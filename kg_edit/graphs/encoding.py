@@ -96,9 +96,6 @@ def encode_subgraph(
         layer: k, the block whose output represents a label.
         pooling: as in `label_vectors`.
         start_token: as in `label_vectors`.
-
-    Raises:
-        GraphError: as `check_graph`, or a label is longer than the model's positions.
     """
     check_graph(graph)
     keys = sorted(graph.nodes)
@@ -138,9 +135,6 @@ def label_vectors(
         start_token: put the document's start and a line break before each label. In many models, the first token of a
             text is an attention sink (`models.first_token`), which has the same huge hidden state for every token; in
             some models, so is the first token after the document's start.
-
-    Raises:
-        GraphError: a label is longer than the model's positions.
     """
     vectors: dict[str, Tensor] = {}
     for padded, batch in _batches(model, labels, start_token=start_token):

@@ -39,11 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def has_names(path: Path) -> bool:
-    """Return whether a file has statements of names, and not of Wikidata's ids; the first row of a TSV decides.
-
-    Raises:
-        GraphFileError: the file can't be read.
-    """
+    """Return whether a file has statements of names, and not of Wikidata's ids; the first row of a TSV decides."""
     if (kind := _kind(path)) != ".tsv" or not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, it never raises
         return kind in (".csv", ".graphml")
     with open_graph_file(path) as reader:
@@ -70,10 +66,6 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
 
     Returns:
         The graph, and the SHA-256 of each file by its name.
-
-    Raises:
-        GraphError: a row is no statement (the message names file, line and field), or there are too many.
-        GraphFileError: a file can't be read.
     """
     graph = nx.MultiDiGraph()
     files = dict[str, str]()

@@ -77,10 +77,6 @@ def graph_facts(
         limit: how many facts of each kind, at most; None: all.
         seed: the seed of the hashes.
         kinds: the kinds of facts, in order.
-
-    Raises:
-        GraphError: the graph is not an edit's subgraph, or a label is missing.
-        EditFileError: the packaged table of relation templates is damaged.
     """
     check_graph(graph)
     target = target_of(graph)
@@ -141,11 +137,7 @@ def hashed(seed: int, *parts: str) -> bytes:
 
 
 def target_of(graph: nx.MultiDiGraph) -> str:
-    """Return the key of o*'s node: the node with its role, or else the object of the edit's edge.
-
-    Raises:
-        GraphError: there is no such node, or several.
-    """
+    """Return the key of o*'s node: the node with its role, or else the object of the edit's edge."""
     roles = [key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"]
     edges = [target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"]
     targets = sorted({*roles} or {*edges})
@@ -165,31 +157,19 @@ def overlaps(text: str, other: str) -> bool:
 
 
 def answers_in(graph: nx.MultiDiGraph, answers: Sequence[str]) -> list[str]:
-    """Return the nodes of an edit's subgraph whose label `overlaps` one of ``answers``, except s and o* themselves.
-
-    Raises:
-        GraphError: the graph is not an edit's subgraph.
-    """
+    """Return the nodes of an edit's subgraph whose label `overlaps` one of ``answers``, except s and o* themselves."""
     ends = {subject_of(graph), target_of(graph)}
     labels = {node: str(label) for node, label in graph.nodes(data="label") if node not in ends}
     return [node for node, label in labels.items() if any(overlaps(label, answer) for answer in answers)]
 
 
 def without_answers(graph: nx.MultiDiGraph, answers: Sequence[str]) -> nx.MultiDiGraph:
-    """Return a copy of an edit's subgraph without the nodes that overlap an answer or that only these lead to.
-
-    Raises:
-        GraphError: the graph is not an edit's subgraph.
-    """
+    """Return a copy of an edit's subgraph without the nodes that overlap an answer or that only these lead to."""
     return without_nodes(graph, answers_in(graph, answers))
 
 
 def without_nodes(graph: nx.MultiDiGraph, nodes: Iterable[str]) -> nx.MultiDiGraph:
-    """Return a copy of an edit's subgraph without these nodes, and without those that only these lead to.
-
-    Raises:
-        GraphError: the graph is not an edit's subgraph.
-    """
+    """Return a copy of an edit's subgraph without these nodes, and without those that only these lead to."""
     pruned = graph.copy()
     ends = {subject_of(graph), target_of(graph)}
     pruned.remove_nodes_from(nodes)

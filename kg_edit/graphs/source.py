@@ -64,9 +64,6 @@ class PrivateGraph:
     Args:
         graph: the graph. A `networkx.DiGraph` has one edge from s to o; only a MultiDiGraph holds several relations.
         files: the SHA-256 of the files that it was read from, by name.
-
-    Raises:
-        GraphError: the graph is undirected, an edge has no relation, or two nodes have the same key as texts.
     """
 
     graph: nx.DiGraph
@@ -96,10 +93,6 @@ class PrivateGraph:
 
         The old edge is left out, and so are other statements of s, unless s is o*. Each node keeps at most
         ``options.per_node`` statements, the same on every machine (`wikidata_cache.subgraphs.sampling`).
-
-        Raises:
-            MissingObjectError: o* is not in the graph.
-            GraphError: several nodes have the label of o*, or that of s.
         """
         target = self._find(edit.target_new_id, edit.target_new)
         if target is None:
@@ -268,10 +261,6 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
         names: a packaged graph (extract), one or more files of facts (`read_facts`), or what `WikidataCache` opens:
             files and folders of Wikidata's ids, a store, a URL.
         contact: your e-mail address or URL, which Wikimedia requires.
-
-    Raises:
-        GraphError: the graph can't be opened, a file of facts has a wrong row, or is given together with a graph of
-            Wikidata's ids.
     """
     from wikidata_cache import WikidataCache
 
@@ -297,11 +286,7 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
 
 
 def as_source(graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
-    """Return ``graph``; a networkx graph is wrapped in a `PrivateGraph`.
-
-    Raises:
-        GraphError: a networkx graph is undirected, or an edge has no relation; or it is no graph.
-    """
+    """Return ``graph``; a networkx graph is wrapped in a `PrivateGraph`."""
     if isinstance(graph, nx.Graph):
         return PrivateGraph(graph)
     if not isinstance(graph, SubgraphSource):
@@ -388,12 +373,7 @@ SAMPLING = frozenset(("hops", "per_node", "seed"))
 
 
 def edit_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-    """Return the edit's subgraph. If the edit has no relation, the words of its prompt are the label of its edge.
-
-    Raises:
-        ConfigError: ``source`` does not support one of the options.
-        KgEditError, WikidataCacheError: o* is not in the graph.
-    """
+    """Return the edit's subgraph. If the edit has no relation, the words of its prompt are the label of its edge."""
     return read_subgraph(source, edit.model_copy(update={"relation": edit.relation_text or None}), options)
 
 
@@ -403,11 +383,7 @@ def supported(source: SubgraphSource) -> frozenset[str]:
 
 
 def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
-    """Return the source's subgraph of an edit.
-
-    Raises:
-        ConfigError: an option differs from its default, and the source does not support it.
-    """
+    """Return the source's subgraph of an edit."""
     supports = supported(source)
     if other := sorted(set(options.changed()) - supports - SAMPLING):
         raise ConfigError(
@@ -453,12 +429,7 @@ def why_alone(graph: nx.MultiDiGraph, edit: Edit, settings: SubgraphSettings) ->
 
 
 def check_graph(graph: nx.MultiDiGraph) -> None:
-    """Check everything that `encode_subgraph` needs; this takes no model.
-
-    Raises:
-        GraphError: it is no MultiDiGraph, the key of a node is no text, not exactly one node has the role of the
-            subject, a node or an edge has no label, or there is no edge.
-    """
+    """Check everything that `encode_subgraph` needs; this takes no model."""
     if not isinstance(graph, nx.MultiDiGraph):
         raise GraphError(f"found {describe(graph)} as a subgraph; expected a networkx.MultiDiGraph")
     if odd := [key for key in graph if not isinstance(key, str)]:
@@ -475,11 +446,7 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
 
 
 def subject_of(graph: nx.MultiDiGraph) -> str:
-    """Return the key of the node with the role of the subject.
-
-    Raises:
-        GraphError: there is no such node, or several.
-    """
+    """Return the key of the node with the role of the subject."""
     subjects = [key for key, data in graph.nodes(data=True) if data.get("role") == "subject"]
     if len(subjects) != 1:
         raise GraphError(f"one node needs role='subject', found {len(subjects)}: {subjects[:5]}")

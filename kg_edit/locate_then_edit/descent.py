@@ -152,11 +152,7 @@ class Descent:
     refused: str = ""
 
     def check(self) -> None:
-        """Check that the change may be written: it is finite, as is its last loss, and was not refused.
-
-        Raises:
-            PatchError: it may not be written.
-        """
+        """Check that the change may be written: it is finite, as is its last loss, and was not refused."""
         if self.refused:
             raise PatchError(f"the edit was refused: {self.refused}; leave it out, or make anchor larger")
         losses = all(math.isfinite(loss) for loss, _, _ in self.losses[-1:])

@@ -66,9 +66,6 @@ def write_jointly(
         directions: the closed form; it is called with the updates of the earlier layers in the model.
         share: which part of what is missing a layer writes, by the number of layers left.
         memory: MB for hidden states that are kept from layer to layer; without them lower blocks run again.
-
-    Raises:
-        PatchError: an update is not finite.
     """
     patch = WeightPatch(factors={})
     keys = dict[str, Tensor]()
@@ -118,9 +115,6 @@ def joint_directions(keys: Tensor, solved: Tensor, *, weight: float, first: int 
         solved: M K, [d_ff, facts], for a symmetric M without negative eigenvalues.
         weight: the number added to the diagonal.
         first: only return the columns of the first so many facts, [d_ff, first].
-
-    Raises:
-        PatchError: the system is singular, because two facts have the same key, or a number is not finite.
     """
     keys = exact(keys)
     solved = exact(solved)

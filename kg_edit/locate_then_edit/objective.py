@@ -85,9 +85,6 @@ class Request:
             model: the language model, for its tokenizer.
             edit: the fact (s, r, o*).
             contexts: templates around the prompt; the first one is the bare ``{}``.
-
-        Raises:
-            PromptError: the subject or the target can't be located in the tokens.
         """
 
         def encode_rows(

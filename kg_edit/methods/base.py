@@ -339,10 +339,6 @@ class EditingMethod(ABC):
         """Check what `make` returned, and add what it left out: the weights' norms, the records, the provenance.
 
         The records of a joint method have the size of their batch, so that a ledger computes the same batches again.
-
-        Raises:
-            PatchError: the patch has a value that is not finite.
-            PatchMismatchError: a change has another shape than its weight.
         """
         if isinstance(patch, WeightPatch):
             patch.modules(self.model)  # raises if a shape differs

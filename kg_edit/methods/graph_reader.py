@@ -60,12 +60,7 @@ class GraphSettings(MethodConfig):
         return 2
 
     def ask(self, source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
-        """Ask ``source`` for the edit's subgraph with these settings; without o*, it is the edit's own edge alone.
-
-        Raises:
-            GraphError: the subgraph has no statement of o*, and ``graph.require`` is set.
-            KgEditError, WikidataCacheError: as `edit_subgraph`; that o* is not there only if ``graph.require`` is set.
-        """
+        """Ask ``source`` for the edit's subgraph with these settings; without o*, it is the edit's own edge alone."""
         answers = asked_answers(edit) if self.guards_answers else ()
         options = self.graph.options(hops=self.subgraph_hops, per_node=self.per_node, seed=self.seed)
         try:
@@ -83,11 +78,7 @@ class GraphSettings(MethodConfig):
         return graph
 
     def check_subgraph(self, edit: Edit, graph: nx.MultiDiGraph) -> None:
-        """Check the ``graph`` that `ask` returned for ``edit``.
-
-        Raises:
-            KgEditError: the method can't read it.
-        """
+        """Check the ``graph`` that `ask` returned for ``edit``."""
         check_graph(graph)
 
     @property
@@ -207,11 +198,7 @@ class GraphReader(GraphMethod):
         return f"{why_alone(subgraph, edit, self.config.graph)}{near}, so {self.name} reads s -r-> o* alone"
 
     def answers_met(self, edit: Edit) -> list[str]:
-        """Return the labels in the edit's subgraph that overlap an answer of its test questions or its record's probes.
-
-        Raises:
-            KgEditError, WikidataCacheError: the graph has no o*.
-        """
+        """Return the labels in the edit's subgraph that overlap an answer of its test questions or probes."""
         answers = self.test_answers(edit)
         graph = self.subgraph(edit)
         return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)) if answers else []

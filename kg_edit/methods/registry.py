@@ -17,11 +17,7 @@ def method_names() -> tuple[str, ...]:
 
 
 def check_method(name: str) -> None:
-    """Check that a method of this name exists, without importing it.
-
-    Raises:
-        UnknownNameError: there is no such method; the message suggests a similar name.
-    """
+    """Check that a method of this name exists, without importing it."""
     names = method_names()
     if name not in names:
         raise unknown_name("method", name, names)

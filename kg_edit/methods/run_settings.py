@@ -44,10 +44,6 @@ def method_settings(method: Configured, model: LanguageModel) -> Settings:
 
 
 def chat_settings(model: LanguageModel, edits: Iterable[Edit], chat: bool | None = None) -> Settings:
-    """Return the hash of the chat form if an edit is made or asked in it (``chat``: whether all are), else {}.
-
-    Raises:
-        ChatTemplateError: an edit uses chat form, and the tokenizer has no chat template.
-    """
+    """Return the hash of the chat form if an edit is made or asked in it (``chat``: whether all are), else {}."""
     used = chat or any(edit.chat for edit in edits)
     return {"chat_form_sha256": model.chat_form.sha256} if used else {}

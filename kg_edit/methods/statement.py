@@ -29,11 +29,7 @@ class StatementMethod(EditingMethod):
                 warn_of_lead(self.model, edit, method=self.name)
 
     def row(self, edit: Edit) -> Any:
-        """Return the statement in the method's form; by default the prompt with its target, as a `Prompt`.
-
-        Raises:
-            EditError, PromptError, ChatTemplateError: as `encode_statement`.
-        """
+        """Return the statement in the method's form; by default the prompt with its target, as a `Prompt`."""
         return encode_statement(self.model, edit, method=self.name)
 
     def provenance(self) -> dict[str, Any]:
@@ -48,11 +44,6 @@ def encode_statement(model: LanguageModel, edit: Edit, *, method: str, with_endi
     """Encode the edit's prompt with its target, in plain text or in chat form; ``method`` is the method's name.
 
     With ``with_ending``, the target includes the ending of the sentence, if the edit has one.
-
-    Raises:
-        EditError: the edit asks for both forms.
-        PromptError: the tokens of the prompt and the target can't be separated.
-        ChatTemplateError: the edit is in chat form, and the tokenizer has no chat template.
     """
     chat = edit.one_form(method)
     target = edit.target_new + (edit.ending.rstrip() if with_ending else "")

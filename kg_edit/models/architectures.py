@@ -123,11 +123,7 @@ ARCHITECTURES: dict[str, ModelSpec] = {
 
 
 def known_architectures() -> dict[str, ModelSpec]:
-    """Return the table and the rows that plug-ins add. A plug-in can't replace a row of the table.
-
-    Raises:
-        UnsupportedModelError: a plug-in's value is no `ModelSpec`, or names a family of the table.
-    """
+    """Return the table and the rows that plug-ins add. A plug-in can't replace a row of the table."""
     known = dict(ARCHITECTURES)
     for entry in entry_points(group=ENTRY_POINTS):
         spec = entry.load()
@@ -141,12 +137,7 @@ def known_architectures() -> dict[str, ModelSpec]:
 
 
 def find_spec(config: PreTrainedConfig) -> ModelSpec:
-    """Return the spec for a ``config.model_type``; any mixture of experts has one.
-
-    Raises:
-        UnsupportedModelError: neither the table nor a plug-in has this type. The message says how to add the family, or
-            why its blocks can't be edited.
-    """
+    """Return the spec for a ``config.model_type``; any mixture of experts has one."""
     known = known_architectures()
     text = config.get_text_config()
     if getattr(text, "num_kv_shared_layers", 0):
@@ -190,11 +181,7 @@ def width_of_experts(text: PreTrainedConfig) -> int:
 
 
 def check_spec(model: PreTrainedModel, spec: ModelSpec) -> None:
-    """Check that ``blocks`` and ``down_projection`` of ``spec`` lead to modules, and that the weight can be edited.
-
-    Raises:
-        UnsupportedModelError: a path leads nowhere, or the down-projection has no floating-point weight matrix.
-    """
+    """Check that ``blocks`` and ``down_projection`` of ``spec`` lead to modules, and that the weight can be edited."""
     from torch import nn
 
     try:

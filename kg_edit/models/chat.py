@@ -58,9 +58,6 @@ class ChatForm:
 def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
     """Return the form in which ``tokenizer``'s chat template asks one user's turn. ``name`` is the model's name in
     messages.
-
-    Raises:
-        ChatTemplateError: the tokenizer has no template, or its template changes or repeats the user's text.
     """
     rendered = render(tokenizer, [{"role": "user", "content": _USER}], name=name)
     before, mark, after = rendered.partition(_USER)
@@ -85,9 +82,6 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, n
     """Render a conversation with the template, up to where the assistant answers.
 
     The text holds all special tokens, also BOS: encode it with ``add_special_tokens=False``.
-
-    Raises:
-        ChatTemplateError: the tokenizer has no template, or the template refuses these messages.
     """
     if not tokenizer.chat_template:
         raise ChatTemplateError(

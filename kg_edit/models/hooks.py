@@ -105,22 +105,14 @@ _APPLIED = "_kg_edit_applied_patch"
 
 @contextmanager
 def exclusive(model: LanguageModel) -> Iterator[None]:
-    """Mark the model as patched inside the ``with`` block, since two nested patches could not restore its weights.
-
-    Raises:
-        PatchError: a patch is already applied.
-    """
+    """Mark the model as patched inside the ``with`` block, since two nested patches could not restore its weights."""
     refuse_patched(model)
     with _noted(model, _APPLIED, True):
         yield
 
 
 def refuse_patched(model: LanguageModel) -> None:
-    """Refuse a model with an applied patch, for work that needs the model's own weights.
-
-    Raises:
-        PatchError: a patch is applied to the model.
-    """
+    """Refuse a model with an applied patch, for work that needs the model's own weights."""
     if getattr(model.model, _APPLIED, False):
         raise PatchError(
             "a patch is already applied to this model; leave its `with` block first, or apply the sum: "

@@ -406,11 +406,7 @@ def note_fingerprint(model: PreTrainedModel) -> None:
 
 
 def as_model(given: LanguageModel | str | Path) -> LanguageModel:
-    """Return a model; a name, a hub id, a folder or a file is loaded. The door of every call that takes a model.
-
-    Raises:
-        ModelError: there is no such model, or something else is given.
-    """
+    """Return a model; a name, a hub id, a folder or a file is loaded. The door of every call that takes a model."""
     if isinstance(given, LanguageModel):
         return given
     if isinstance(given, str | Path):

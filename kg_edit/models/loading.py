@@ -65,22 +65,13 @@ def cache_folder() -> Path:
 
 
 def resolve_model(name: str) -> str:
-    """Return a folder or hub id for ``name``. A GGUF file (also a named model's) is first dequantised into the cache.
-
-    Raises:
-        ModelError: a named model's wheel is absent; a ``.gguf`` file is missing or can't be read; or the name is almost
-            that of a named model (this is found without asking a hub).
-    """
+    """Return a folder or hub id for ``name``. A GGUF file (also a named model's) is dequantised into the cache."""
     file = check_model_name(name)
     return str(dequantise(file)) if file else name
 
 
 def check_model_name(name: str) -> Path | None:
-    """Check a model's name without torch and without a hub. Return the GGUF file if it names one, else None.
-
-    Raises:
-        ModelError: as `resolve_model`, except for faults inside a file.
-    """
+    """Check a model's name without torch and without a hub. Return the GGUF file if it names one, else None."""
     near = did_you_mean(name, NAMED_MODELS) if name not in NAMED_MODELS and "/" not in name else ""
     if near and not Path(name).exists():
         raise ModelError(f"there is no model {name!r}{near} Hub ids are OWNER/NAME; `kg-edit models` lists the others")
@@ -105,11 +96,7 @@ WAYS = "give a named model (`kg-edit models`), a hub id, a folder with config.js
 
 
 def named_model_file(name: str) -> Path:
-    """Return the file of a named model inside its installed wheel.
-
-    Raises:
-        ModelError: the wheel is not installed, or has no such file.
-    """
+    """Return the file of a named model inside its installed wheel."""
     named = NAMED_MODELS[name]
     module = find_module(named.package)
     folders = list(module.submodule_search_locations or ()) if module else []
@@ -120,11 +107,7 @@ def named_model_file(name: str) -> Path:
 
 
 def dequantise(gguf: Path) -> Path:
-    """Return the cache folder with the content of ``gguf`` as float32 safetensors; made once for each content (sha256).
-
-    Raises:
-        ModelError: the file can't be read as a causal language model, or the cache can't be written.
-    """
+    """Return the cache folder with the content of ``gguf`` as float32 safetensors; it is made once for each content."""
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = cache_folder() / "models" / f"{gguf.stem}-{digest}"
@@ -153,11 +136,7 @@ def dequantise(gguf: Path) -> Path:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model, without its weights.
-
-    Raises:
-        ModelError: as `resolve_model`, or the tokenizer can't be loaded.
-    """
+    """Return the tokenizer of a model, without its weights."""
     from transformers import AutoTokenizer
 
     path = resolve_model(name)
@@ -173,9 +152,6 @@ def cached_only(name: str, revision: str | None = None) -> bool:
     """Return whether a model has to be read from the hub's cache: it has a copy there, and the hub can't be reached.
 
     The hub is asked once, for at most ``HF_HUB_ETAG_TIMEOUT`` seconds (10); transformers would ask it again and again.
-
-    Raises:
-        ModelError: the hub can't be reached, and there is no copy.
     """
     import huggingface_hub as hub
     from huggingface_hub import constants, errors
@@ -200,11 +176,7 @@ def cached_only(name: str, revision: str | None = None) -> bool:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Save the model of ``gguf``, as float32 safetensors, and its tokenizer in ``folder``.
-
-    Raises:
-        ModelError: the file can't be read as a causal language model.
-    """
+    """Save the model of ``gguf``, as float32 safetensors, and its tokenizer in ``folder``."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -236,11 +208,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def check_blocks(stated: int, names: Iterable[str]) -> None:
-    """Check the number of blocks that a config states by the names of the stored weights, before memory is used.
-
-    Raises:
-        ModelError: the weights of a stated block are not stored.
-    """
+    """Check the number of blocks that a config states by the names of the stored weights, before memory is used."""
     stored = max((int(match[1]) + 1 for name in names if (match := _BLOCK.search(name))), default=0)
     if stated > stored:
         raise ModelError(f"its config states {stated} blocks, and its weights are those of {stored}")
@@ -250,11 +218,7 @@ _BLOCK = re.compile(r"\.([0-9]{1,6})\.")
 
 
 def load_whole(path: str | Path, options: Mapping[str, Any]) -> PreTrainedModel:
-    """Load a causal language model that has all its weights: transformers fills a missing one with random numbers.
-
-    Raises:
-        ModelError: a weight is missing. transformers may raise anything else for a damaged model.
-    """
+    """Load a causal language model that has all its weights: transformers fills a missing one with random numbers."""
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
@@ -289,11 +253,7 @@ def in_short(error: Exception) -> str:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """Return the device, or that with this name; ``auto`` is CUDA if it is available, else the CPU.
-
-    Raises:
-        ModelError: there is no such device here.
-    """
+    """Return the device, or that with this name; ``auto`` is CUDA if it is available, else the CPU."""
     import torch
 
     device = str(device)
@@ -313,11 +273,7 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype, or that with this name; ``auto`` is float32 on a CPU and bfloat16 elsewhere.
-
-    Raises:
-        ModelError: there is no floating-point dtype of this name, or it is one of a byte, in which no model computes.
-    """
+    """Return the dtype, or that with this name; ``auto`` is float32 on a CPU and bfloat16 elsewhere."""
     import torch
 
     dtype = str(dtype).removeprefix("torch.")

@@ -41,11 +41,7 @@ class Prompt:
 
     @property
     def edited_at(self) -> int:
-        """The index of the subject's last token.
-
-        Raises:
-            PromptError: the prompt was encoded without its subject.
-        """
+        """The index of the subject's last token."""
         if self.subject_last is None:
             raise PromptError(f"the prompt {self.text!r} was encoded without a subject; give subject=...")
         return self.subject_last
@@ -64,10 +60,6 @@ def encode(
 
     ``context`` and ``template`` hold one ``{}`` each; without a subject, the template is used unchanged. With ``chat``,
     everything but the target is a user's turn, and the target begins the assistant's turn.
-
-    Raises:
-        PromptError: no token ends the subject; the target's first token would merge with the prompt's last one (then
-            the model could not be asked for the target after the prompt); or one of them has no token.
     """
     # Fill in the subject; ``span`` has its characters in the text.
     span: tuple[int, int] | None = None

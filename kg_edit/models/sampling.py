@@ -143,11 +143,7 @@ def plain_generation(model: LanguageModel) -> Iterator[None]:
 
 
 def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token with which a document begins: BOS, else EOS (GPT-2's end of text).
-
-    Raises:
-        ModelError: the tokenizer has neither.
-    """
+    """Return the token with which a document begins: BOS, else EOS (GPT-2's end of text)."""
     for candidate in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)

@@ -64,11 +64,7 @@ class CacheSums:
         self.token_sums = {}
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refuse: the sums of fewer tokens are not known.
-
-        Raises:
-            PatchError: always.
-        """
+        """Refuse: the sums of fewer tokens are not known."""
         raise PatchError(
             "this patch sums up a text, so tokens can't be removed from the cache; generate without an assistant model "
             "and without prompt_lookup_num_tokens, or with use_cache=False"

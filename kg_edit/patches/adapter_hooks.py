@@ -28,9 +28,6 @@ def read_module(model: LanguageModel, layer: int, reads: Reads) -> nn.Module:
         model: a language model.
         layer: the block, 0-based.
         reads: ``key`` for the down-projection, ``mlp`` for a linear module that gets the MLP's input.
-
-    Raises:
-        UnsupportedModelError: no other linear module of the MLP reads the model's width.
     """
     down = model.down_projection(layer)
     if reads == "key":
@@ -55,9 +52,6 @@ def replacing_output(model: LanguageModel, layer: int, forward: Forward, *, read
         layer: the block, 0-based.
         forward: from inputs [tokens, in] and the module's own output [tokens, out] to the new output.
         reads: the inputs: those of the down-projection (``key``), or of the MLP (``mlp``).
-
-    Raises:
-        UnsupportedModelError: as `read_module`.
     """
     down = model.down_projection(layer)
     reader = read_module(model, layer, reads)

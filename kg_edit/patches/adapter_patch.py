@@ -60,20 +60,11 @@ class Adapter(ABC):
     @classmethod
     @abstractmethod
     def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the adapter from the results of `metadata` and `tensors`.
-
-        Raises:
-            KeyError, RuntimeError, TypeError, ValueError: the data and the tensors don't fit together; torch raises
-                RuntimeError.
-        """
+        """Build the adapter from the results of `metadata` and `tensors`."""
 
     @abstractmethod
     def plus(self, later: Self) -> Self:
-        """Return the sum of this adapter and that of ``later`` edits.
-
-        Raises:
-            PatchError: the adapters have different settings.
-        """
+        """Return the sum of this adapter and that of ``later`` edits."""
 
     @abstractmethod
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> AbstractContextManager[None]:
@@ -132,11 +123,7 @@ class AdapterPatch(Patch):
             yield model
 
     def check_finite(self) -> None:
-        """Check that every number is finite.
-
-        Raises:
-            PatchError: a number is not finite.
-        """
+        """Check that every number is finite."""
         for (_, name), adapter in self.adapters.items():
             if not all(torch.isfinite(tensor).all() for tensor in adapter.tensors().values()):
                 raise PatchError(f"the adapter of {name} is not finite; make a smaller change, or edit in float32")
@@ -155,11 +142,7 @@ class AdapterPatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """Build the patch of a file.
-
-        Raises:
-            PatchError: its parts don't fit together, or a method of it is not installed.
-        """
+        """Build the patch of a file."""
         adapters: dict[Place, Adapter] = {}
         try:
             for entry in file.content:
@@ -174,11 +157,7 @@ class AdapterPatch(Patch):
 
 
 def _adapter_class(method: str) -> Any:
-    """Return the class of the adapters of a method.
-
-    Raises:
-        PatchError: there is no such method.
-    """
+    """Return the class of the adapters of a method."""
     entry = method_entries().get(method)
     if entry is None:
         raise PatchError(f"no method {method!r} is installed, which the patch was made by; install its package")

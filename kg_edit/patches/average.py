@@ -31,12 +31,6 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
     Args:
         patches: at least two patches of weights for one model.
         shares: the factor of each patch's change.
-
-    Raises:
-        ConfigError: there are not as many shares as patches, or fewer than two patches.
-        PatchError: one of them is not a patch of weights, lacks an edit or its method in a record, or two have
-            different edits of one id.
-        PatchMismatchError: they are for different models.
     """
     if len(patches) < 2 or len(patches) != len(shares):
         raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")

@@ -109,11 +109,7 @@ class Patch(ABC):
             ) from error
 
     def __add__(self, other: Patch) -> Patch:
-        """Return the sum: both changes at once. The edits of ``other`` come after this patch's edits.
-
-        Raises:
-            PatchMismatchError: the patches belong to different models.
-        """
+        """Return the sum: both changes at once. The edits of ``other`` come after this patch's edits."""
         if self.fingerprint and other.fingerprint and self.fingerprint != other.fingerprint:
             raise PatchMismatchError(
                 f"can't add patches of different models ({self.fingerprint} and {other.fingerprint})"
@@ -265,11 +261,7 @@ class Patch(ABC):
 
 
 def as_patch(given: Patch | str | Path) -> Patch:
-    """Return a patch; a path is loaded. The door of every call that takes a patch.
-
-    Raises:
-        PatchError: as `Patch.load`.
-    """
+    """Return a patch; a path is loaded. The door of every call that takes a patch."""
     if isinstance(given, LanguageModel):
         raise PatchError("found a LanguageModel in the place of the patch; give the model first, then the patch")
     return given if isinstance(given, Patch) else Patch.load(given)
@@ -295,9 +287,6 @@ def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known:
         provenance: as `Patch.provenance`.
         ids: of the edits to remove.
         known: the ids of all edits of the patch.
-
-    Raises:
-        PatchError: one of the ids is not ``known``.
     """
     if unknown := sorted(set(ids).difference(known)):
         raise PatchError(f"the patch has no edit {', '.join(map(repr, unknown))}; check its edits' ids")
@@ -365,20 +354,12 @@ class PatchStack(Patch):
             yield model
 
     def check_finite(self) -> None:
-        """Check that every number of every part is finite.
-
-        Raises:
-            PatchError: a number is not finite.
-        """
+        """Check that every number of every part is finite."""
         for part in self.patches:
             part.check_finite()
 
     def save(self, path: str | Path) -> Path:
-        """Always raises: save each part of the stack to its own file.
-
-        Raises:
-            PatchError: always.
-        """
+        """Always raises: save each part of the stack to its own file."""
         raise PatchError(
             f"can't write {path}: a file can't have patches of different kinds; save each part alone, or give the "
             "ledger itself, which the commands take like a patch"

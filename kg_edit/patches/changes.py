@@ -74,11 +74,7 @@ def changes_of(patch: Patch | Changes) -> Changes:
 
 
 def read_changes(path: str | Path) -> Changes:
-    """Return the changes of a patch's file.
-
-    Raises:
-        PatchError: the file is missing, or is no patch, or its factors don't fit together.
-    """
+    """Return the changes of a patch's file."""
     provenance, arrays = read_arrays(path)
     names = {name.removesuffix(".left") for name in arrays if name.endswith(".left") and not name.startswith(STATE)}
     complete = sorted(name for name in names if f"{name}.right" in arrays)
@@ -93,11 +89,7 @@ def read_changes(path: str | Path) -> Changes:
 
 
 def check_factors(path: str | Path, name: str, left: Any, right: Any) -> None:
-    """Check the shapes of the factors of a weight: left [out, rank], right [in, rank].
-
-    Raises:
-        PatchError: they don't fit together.
-    """
+    """Check the shapes of the factors of a weight: left [out, rank], right [in, rank]."""
     if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[1]:
         shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
         raise PatchError(f"the patch {path} has factors of {name} that don't fit: {shapes}; make it again")

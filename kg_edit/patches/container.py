@@ -33,11 +33,7 @@ METADATA = "kg_edit"  # the one key of the metadata, because safetensors does no
 
 
 def patch_class(kind: str) -> Any:
-    """Return the class that reads files of this kind; its ``from_file`` builds the patch.
-
-    Raises:
-        PatchError: there is no such kind.
-    """
+    """Return the class that reads files of this kind; its ``from_file`` builds the patch."""
     entry = patch_entries().get(kind)
     if entry is None:
         raise PatchError(f"no class reads patches of the kind {kind!r}; install the package that made it")
@@ -71,10 +67,6 @@ def write_patch(
         provenance: as `Patch.provenance`.
         tensors: by name, of any device and floating-point type.
         content: JSON that the class needs besides the tensors.
-
-    Raises:
-        PatchError: a tensor is not finite.
-        OutputError: the file can't be written.
     """
     import torch
 
@@ -93,11 +85,7 @@ def write_patch(
 
 
 def read_patch(path: str | Path) -> PatchFile:
-    """Read a file of `write_patch`.
-
-    Raises:
-        PatchError: the file is missing, is not a patch, is of a later version, or has an invalid provenance.
-    """
+    """Read a file of `write_patch`."""
     import torch
 
     metadata, tensors = _read(path, "pt")
@@ -108,22 +96,14 @@ def read_patch(path: str | Path) -> PatchFile:
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """Return a patch's provenance, checked, without torch and without reading its tensors.
-
-    Raises:
-        PatchError: as `read_patch`.
-    """
+    """Return a patch's provenance, checked, without torch and without reading its tensors."""
     metadata, _ = _read(path, None)
     provenance: dict[str, Any] = metadata["provenance"]
     return provenance
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a patch's provenance, and its tensors as numpy arrays; bfloat16 becomes float32.
-
-    Raises:
-        PatchError: as `read_patch`.
-    """
+    """Read a patch's provenance, and its tensors as numpy arrays; bfloat16 becomes float32."""
     import numpy as np
 
     try:

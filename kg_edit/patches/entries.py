@@ -67,11 +67,7 @@ def entries(
 
 
 def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
-    """Return the edits of a patch that is in no ledger; later edits with the same id are called ``id#2`` and so on.
-
-    Raises:
-        PatchError: the patch does not record what its edits are.
-    """
+    """Return the edits of a patch that is in no ledger; later edits with the same id are called ``id#2`` and so on."""
     _check_readable(patch)
     seen = Counter[str]()
     named = list[Entry]()
@@ -84,11 +80,7 @@ def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
 
 
 def edit_of(record: Mapping[str, Any]) -> Edit:
-    """Return the edit of a patch's record.
-
-    Raises:
-        PatchError: the record has no valid edit.
-    """
+    """Return the edit of a patch's record."""
     try:
         return Edit.model_validate_json(json.dumps(record["edit"]), context=STORED)
     except (KeyError, TypeError, ValidationError) as error:
@@ -106,12 +98,7 @@ def _check_readable(patch: Patch | Changes) -> None:
 
 
 def check_records(patch: Patch) -> None:
-    """Refuse a patch whose edits could not be identified, checked or removed later, so it can't be in a ledger.
-
-    Raises:
-        PatchError: it has no edit, two edits of one id, an edit with a scale other than 1, or one without its facts or
-            method.
-    """
+    """Refuse a patch whose edits could not be identified, checked or removed later, so it can't be in a ledger."""
     if not patch.edits:
         raise PatchError("the patch has no edits, so there is nothing to add")
     _check_readable(patch)
@@ -136,10 +123,6 @@ def positions_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosi
     Args:
         names: names or ids of edits, subjects that one edit has, or ``3/*`` for all edits of step 3.
         known: the edits.
-
-    Raises:
-        UnknownNameError: no edit has a name.
-        PatchError: a name fits several edits, or is no text.
     """
     positions: list[EditPosition] = []
     for name in names:
@@ -154,11 +137,7 @@ def positions_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosi
 
 
 def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
-    """Refuse names that belong only to removed edits.
-
-    Raises:
-        PatchError: there is such a name, or one is no text.
-    """
+    """Refuse names that belong only to removed edits."""
     for name in names:
         if {entry.state for entry in _named(known, name)} == {"removed"}:
             raise PatchError(
@@ -170,9 +149,6 @@ def _named(known: Sequence[Entry], name: str) -> list[Entry]:
     """The entries that ``name`` fits; only one if that is its name, because an id may look like a step and an id.
 
     If it is no id, those with this subject.
-
-    Raises:
-        PatchError: ``name`` is no text, as when an `Edit` is given in the place of its id.
     """
     if not isinstance(name, str):
         raise PatchError(f"found {name!r:.60}; expected the name, id or subject of an edit, such as edit.id")

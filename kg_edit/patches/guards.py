@@ -26,11 +26,7 @@ _ENOUGH = 5  # the fewest other edits for which a median is meaningful
 
 
 def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
-    """Return the present norm |W| of each weight that a patch changes, by name; empty if it changes no weights.
-
-    Raises:
-        PatchMismatchError: the patch is for another model.
-    """
+    """Return the present norm |W| of each weight that a patch changes, by name; empty if it changes no weights."""
     from kg_edit.models.language_model import weight_matrix
     from kg_edit.patches.weight_patch import WeightPatch
 
@@ -40,11 +36,7 @@ def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
 
 
 def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
-    """Return the patch with |W| of its changed weights in the provenance: its size can be judged without the model.
-
-    Raises:
-        PatchMismatchError: the patch is for another model.
-    """
+    """Return the patch with |W| of its changed weights in the provenance: its size can be judged without the model."""
     from kg_edit.patches.weight_patch import WeightPatch
 
     if not isinstance(patch, WeightPatch) or patch.is_empty:
@@ -105,9 +97,6 @@ def disabling(
             of edits of the same method and the same weights, in this patch and in ``others``. To `SeenEdits` the edits
             of ``patch`` are added.
         model: the norm is also compared with that of the weight in this model, or else with that recorded in the patch.
-
-    Raises:
-        PatchMismatchError: the patch is for another model.
     """
     reasons = list[str]()
     seen = others if isinstance(others, SeenEdits) else SeenEdits(others)
@@ -148,12 +137,7 @@ def disabling(
 def refuse_disabling(
     patch: Patch | Changes, others: Iterable[Patch | Changes] | SeenEdits, model: LanguageModel | None = None
 ) -> None:
-    """Raise an error if `disabling`, with the same arguments, finds a reason.
-
-    Raises:
-        DisablingEditError: an edit looks as if it would break the model.
-        PatchMismatchError: the patch is for another model.
-    """
+    """Raise an error if `disabling`, with the same arguments, finds a reason."""
     if reasons := disabling(patch, others, model):
         # A method such as rome-kg writes an edit's facts under the same key, each over the earlier ones.
         facts = max((len(record.get("requests", ())) for record in patch.edits), default=0)

@@ -87,9 +87,6 @@ class FactBook:
         """Return the facts to put before ``prompt``, the most similar first, and of equally similar ones the earlier.
 
         For a prompt of several paragraphs, only the last one is compared: the others are examples in the prompt.
-
-        Raises:
-            ConfigError: the encoder is not installed.
         """
         rule = self.rule
         question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
@@ -109,9 +106,6 @@ class FactBook:
         """Return ``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
 
         ``examples`` is the maximum number of other facts that are shown as examples; None: as in the rule.
-
-        Raises:
-            ConfigError: the encoder is not installed.
         """
         facts = self.relevant(prompt)
         rule = self.rule
@@ -191,9 +185,6 @@ class PromptPatch(Patch):
         """Return the prompt that the model reads instead of ``text``: the relevant facts, then the text.
 
         ``examples`` is the maximum number of other facts that are shown as examples; None: as in the rules.
-
-        Raises:
-            ConfigError: an encoder is not installed.
         """
         prompt = text
         for book in self.books:
@@ -221,11 +212,7 @@ class PromptPatch(Patch):
         return fitted
 
     def without(self, ids: Collection[str]) -> Self:
-        """Return the patch without the edits with these ids, as if they had never been made.
-
-        Raises:
-            PatchError: the patch has no edit with one of the ids.
-        """
+        """Return the patch without the edits with these ids, as if they had never been made."""
         provenance = without_edits(self.provenance, ids, known={fact.id for _, fact in self.facts})
         return replace(self, facts=tuple(pair for pair in self.facts if pair[1].id not in ids), provenance=provenance)
 
@@ -261,11 +248,7 @@ class PromptPatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """Build the patch of a file.
-
-        Raises:
-            PatchError: the file has no readable facts.
-        """
+        """Build the patch of a file."""
         try:
             rules = [cls.rule_class.model_validate(rule) for rule in file.content["rules"]]
             facts = tuple((rules[number], PromptFact.model_validate(fact)) for number, fact in file.content["facts"])

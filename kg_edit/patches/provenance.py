@@ -62,11 +62,7 @@ class _Provenance(_Open):
 
 
 def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
-    """Check the provenance of the patch at ``path``, and return it unchanged.
-
-    Raises:
-        PatchError: a field has a wrong type; the message names the first such field.
-    """
+    """Check the provenance of the patch at ``path``, and return it unchanged."""
     if not isinstance(provenance, dict):
         raise PatchError(f"the patch {path} has no valid provenance; make the patch again")
     try:
@@ -85,9 +81,6 @@ def merged_provenance(model: str | Path) -> dict[str, Any]:
     """Return the provenance of the patch that a merged model has in its weights, a folder or a file of `patch merge`.
 
     It is {} for any other model.
-
-    Raises:
-        PatchError: the provenance is damaged.
     """
     path = Path(model)
     file = (path.parent if path.suffix == ".gguf" else path) / ORIGIN

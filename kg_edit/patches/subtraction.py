@@ -30,10 +30,6 @@ def subtracted(expert: Patch, anti: Patch, *, strength: float = 1.0, extract: bo
         anti: a patch of weights.
         strength: the factor of what is subtracted.
         extract: whether the common part is not subtracted.
-
-    Raises:
-        PatchError: one of the patches is not a patch of weights.
-        PatchMismatchError: they are for different models, or their changes have different shapes.
     """
     for patch, role in ((expert, "expert"), (anti, "anti-expert")):
         if not isinstance(patch, WeightPatch):

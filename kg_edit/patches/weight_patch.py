@@ -102,9 +102,6 @@ class Factors:
         """Return the sum of two changes, on the device of the first.
 
         The ranks add up. If the sum of ranks exceeds the full rank of the weight, the result is a dense change.
-
-        Raises:
-            PatchMismatchError: they are changes of weights of different shapes.
         """
         if self.shape != other.shape:
             raise PatchMismatchError(
@@ -204,13 +201,7 @@ class WeightPatch(Patch):
             _put_back(modules, originals)
 
     def merge_into(self, model: LanguageModel) -> None:
-        """Change the model's weights for good. The model is another one afterwards, with another fingerprint.
-
-        Raises:
-            PatchError: a patch is applied to this model at the moment, or a weight would not be finite.
-            PatchMismatchError: the patch is for another model, also for this one before an earlier merge.
-            ModelError: a name is given, whose model would be lost with its changes.
-        """
+        """Change the model's weights for good. The model is another one afterwards, with another fingerprint."""
         given: object = model
         if not isinstance(given, LanguageModel):
             way = "load the model, which is changed in place: model = LanguageModel.load('smollm2-135m')"
@@ -227,11 +218,7 @@ class WeightPatch(Patch):
             model.note_merge()
 
     def modules(self, model: LanguageModel) -> dict[str, Any]:
-        """Return the modules of ``model`` that this patch changes, by the names of their weights.
-
-        Raises:
-            PatchMismatchError: the patch is for another model.
-        """
+        """Return the modules of ``model`` that this patch changes, by the names of their weights."""
         self.check_model(model)
         return {name: module_of(model, name, shape=pair.shape) for name, pair in self.factors.items()}
 
@@ -249,11 +236,7 @@ class WeightPatch(Patch):
             weight.copy_(changed)
 
     def check_finite(self) -> None:
-        """Check that all factors and their products are finite.
-
-        Raises:
-            PatchError: a number is not finite.
-        """
+        """Check that all factors and their products are finite."""
         for name, pair in self.factors.items():
             if not pair.is_finite:
                 raise PatchError(f"the change of {name} is not finite; make a smaller change, or edit in float32")
@@ -266,11 +249,7 @@ class WeightPatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """Build the patch of a file.
-
-        Raises:
-            PatchError: its factors don't fit together.
-        """
+        """Build the patch of a file."""
         state = {name.removeprefix(STATE): value for name, value in file.tensors.items() if name.startswith(STATE)}
         factors = dict[str, Factors]()
         for name in sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(STATE)}):
@@ -317,9 +296,6 @@ def module_of(model: LanguageModel, name: str, *, shape: tuple[int, int]) -> nn.
         model: a language model.
         name: of the weight, as in the state dict.
         shape: (out, in) of the weight.
-
-    Raises:
-        PatchMismatchError: the model has no such weight, so the patch is for another model.
     """
     try:
         module = model.model.get_submodule(name.removesuffix(".weight"))
@@ -335,9 +311,6 @@ def placed(model: LanguageModel, patches: Sequence[WeightPatch | None]) -> list[
     """Return the patches with their factors where the weights lie, so that `each_patched` copies none of them again.
 
     The same patch stays one object.
-
-    Raises:
-        PatchMismatchError: a patch is for another model.
     """
     there = dict[int, WeightPatch | None]()
     for patch in patches:
@@ -359,9 +332,6 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
         model: whose modules get hooks.
         patches: None stands for no patch.
         owners: the index in ``patches`` for each token, [rows, tokens], or [rows, 1] for all tokens of a row.
-
-    Raises:
-        PatchMismatchError: a patch is for another model.
     """
     factors: dict[str, dict[int, Factors]] = {}
     modules: dict[str, nn.Module] = {}

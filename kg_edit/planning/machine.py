@@ -35,11 +35,7 @@ class Machine:
 
 
 def this_machine(device: str = "auto") -> Machine:
-    """Measure the free memory; ``device`` is auto, cpu, cuda, cuda:1 … Of a device that is not here, none is known.
-
-    Raises:
-        ModelError: there is no such kind of device.
-    """
+    """Measure the free memory; ``device`` is auto, cpu, cuda, cuda:1 … Of a device that is not here, none is known."""
     try:
         chosen = pick_device(device)
     except ModelError:

@@ -90,11 +90,7 @@ class Job:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that are written, or to which the backward pass goes.
-
-        Raises:
-            UnsupportedModelError: several are given, and their changes do not add up in this model.
-        """
+        """The layers that are written, or to which the backward pass goes."""
         shape = self.shape
         if issubclass(self.method, JointMethod) and self.method.site == "block" and not shape.adds_mlp:
             return single_layer(self.config, shape.layers, name=shape.name, family=shape.family)
@@ -351,11 +347,6 @@ def estimate(
         dtype: the model's dtype.
         limit: MB that a pass may use besides the model (--memory); None: the method's own, or half of what the model
             leaves of the accelerator's free memory.
-
-    Raises:
-        ConfigError: the model has no such layer.
-        UnsupportedModelError: the method refuses such a model: a mixture of experts, one with recurrent blocks, or one
-            in which changes of several layers do not add up.
     """
     if shape.experts and method.family not in (None, "in-context", "low-rank"):
         raise refuse_experts(shape.name)

@@ -45,22 +45,12 @@ class ModelShape:
 
 
 def shape_of(name: str) -> ModelShape:
-    """Return the sizes of a model: a name of `kg-edit models` or of a preset, a hub id, a folder, or a GGUF file.
-
-    Raises:
-        ModelError: there is no such model, or its config can't be read.
-        UnsupportedModelError: its family has no `ModelSpec`.
-    """
+    """Return the sizes of a model: a name of `kg-edit models` or of a preset, a hub id, a folder, or a GGUF file."""
     return shape_of_config(_config(name), name=name)
 
 
 def shape_of_config(config: PretrainedConfig, *, name: str) -> ModelShape:
-    """Return the sizes of a model with this ``config``.
-
-    Raises:
-        ModelError: the config can't be read.
-        UnsupportedModelError: its family has no `ModelSpec`.
-    """
+    """Return the sizes of a model with this ``config``."""
     spec = find_spec(config)
     text = config.get_text_config()
     try:

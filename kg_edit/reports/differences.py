@@ -145,11 +145,7 @@ def is_unchanged(
 
 
 def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt], *, tokens: int = COMPARED) -> None:
-    """Encode each prompt, to find one that can't be asked before an edit is computed or a prompt is asked.
-
-    Raises:
-        PromptError, ModelError, ChatTemplateError: as in `compare_prompts`; a note names the prompt.
-    """
+    """Encode each prompt, to find one that can't be asked before an edit is computed or a prompt is asked."""
     for entry in prompts:
         try:
             check_requests(model, [entry.requests(tokens=tokens)])

@@ -122,11 +122,6 @@ def run_edits(
 
     Returns:
         The rows of the report and the verdict.
-
-    Raises:
-        OutputError: ``out`` holds another run, can't be written, or another process works on it.
-        PatchError: an edit is too large.
-        KgEditError: an edit can't be made; the edits before it are in ``patch.partial.safetensors``.
     """
     out = Path(out)
     all_edits = edits
@@ -370,11 +365,7 @@ def known_rows(path: Path, edits: Sequence[Edit]) -> tuple[ReportRow, ...]:
 
 
 def _draw(graph: nx.MultiDiGraph, edit: Edit, out: Path) -> None:
-    """Draw an edit's subgraph: ``subgraph-ID.svg``.
-
-    Raises:
-        OutputError: it can't be written.
-    """
+    """Draw an edit's subgraph: ``subgraph-ID.svg``."""
     # Only characters that every file system accepts
     name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in edit.id)[:60]
     path = out / f"subgraph-{name}.svg"

@@ -99,10 +99,6 @@ def check_probes(
         edits: the edits whose probes are checked, with their locality prompts that have an answer.
         chat: as in `probes`.
         progress: whether to show a progress bar.
-
-    Raises:
-        PromptError: a prompt's end and the text after it can't be separated; a note names the edit.
-        ModelError: a prompt and the text after it do not fit into the model's positions; a note names the edit.
     """
     for edit in Bar(edits, title="checking", unit="edit", shown=progress, leave=False, delay=1.0):
         try:
@@ -122,9 +118,6 @@ def read(
         model: the model, edited or not.
         report_probes: the probes.
         progress: title of a progress bar.
-
-    Raises:
-        PromptError, ModelError: as in `kg_edit.scoring.asking.ask_each`.
     """
     answers = ask(model, [probe.requests for probe in report_probes], progress=progress)
     return tuple(Reading.of(probe, evidence) for probe, evidence in zip(report_probes, answers, strict=True))

@@ -58,9 +58,6 @@ def read_prompts(path: Path | str) -> tuple[AskedPrompt, ...]:
 
     A .jsonl, .json or .csv file has rows with ``prompt`` and ``answer`` (optional; in CSV, " | " separates several).
     Any other file has a prompt on each line, with answers after tabs; its first line may be the header prompt, answer.
-
-    Raises:
-        EditFileError: the file can't be read, has no prompt, or a row is wrong; the message lists the first faults.
     """
     path = Path(path)
     prompts: list[AskedPrompt] = []

@@ -32,11 +32,7 @@ class AloneLine(BaseModel):
 
 
 def read_alone(folder: Path) -> dict[str, bool]:
-    """Return whether each edit that was made alone succeeded, by id.
-
-    Raises:
-        OutputError: a line is no `AloneLine`.
-    """
+    """Return whether each edit that was made alone succeeded, by id."""
     drop_cut_line(folder / ALONE)
     return {line.edit: line.succeeded for line in read_lines(folder / ALONE, AloneLine)}
 
@@ -49,9 +45,6 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
         edits: the failed edits, of which the first `MOST` are made; those in the file are not made again.
         folder: the folder of the run.
         progress: whether to show a progress bar.
-
-    Raises:
-        OutputError: the file can't be written, or a line of it can't be read.
     """
     outcomes = read_alone(folder)
     model = method.model

@@ -35,12 +35,6 @@ def ask_each(
         requests: what is asked.
         patches: a patch for each of the requests, applied while it is asked; patches of weights are asked together.
         before: the unedited model's evidence for each of the requests, if ``model`` is edited or patched.
-
-    Raises:
-        PromptError: a prompt and its answer can't be separated in tokens.
-        ModelError: a model's output is not finite, or a prompt does not fit into its positions.
-        PatchMismatchError: a patch is for another model.
-        ChatTemplateError: something is asked in chat form, and the tokenizer has no chat template.
     """
     unedited: Sequence[Evidence | None] = before or [None] * len(requests)
     by_request: Sequence[Patch | None] = patches or [None] * len(requests)
@@ -149,9 +143,6 @@ def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | N
         model: the model, edited or not.
         requests: what is asked, in any mixture of forms.
         progress: title of a progress bar; None: no bar.
-
-    Raises:
-        PromptError, ModelError, ChatTemplateError: as in `ask_each`.
     """
     # A batch has requests of one form (the model reads a chat with a template) and of one end.
     forms: dict[tuple[bool, bool], list[int]] = {}
@@ -169,13 +160,7 @@ def ask(model: LanguageModel, requests: Sequence[Requests], *, progress: str | N
 
 
 def check_requests(model: LanguageModel, requests: Sequence[Requests]) -> None:
-    """Encode all that is asked, to find what can't be asked before an edit is computed.
-
-    Raises:
-        PromptError: a prompt's end and an answer can't be separated.
-        ModelError: a prompt with an answer, or with the text after it, does not fit into the model's positions.
-        ChatTemplateError: something is asked in chat form, and the tokenizer has no chat template.
-    """
+    """Encode all that is asked, to find what can't be asked before an edit is computed."""
     for request in requests:
         reader = model.in_chat() if request.chat else model
         for pair in request.pairs:

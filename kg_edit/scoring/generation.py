@@ -56,11 +56,6 @@ def replies(
         limits: the largest number of tokens after each prompt.
         patches: the patch of each prompt's model; None: the unpatched model.
         several_lines: do not end with a line; a line break becomes a space.
-
-    Raises:
-        PromptError: a prompt has no token.
-        ModelError: a prompt and the text after it do not fit into the model's positions.
-        PatchMismatchError: a patch is for another model.
     """
     encoded = [model.encode(prompt) for prompt in prompts]
     if not all(prompt.ids for prompt in encoded):
@@ -123,10 +118,6 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
 
     ``messages`` have a ``role`` (system, user, assistant) and a ``content``, and are put into the template unchanged.
     A patch of the prompt adds its facts to the last message.
-
-    Raises:
-        ModelError: the conversation and the answer do not fit into the model's positions.
-        ChatTemplateError: the tokenizer has no chat template, or the template refuses the messages.
     """
     *before, last = messages
     content = model.prompt_transform(last["content"]) if model.prompt_transform else last["content"]
@@ -178,9 +169,6 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
     """Return each prompt with a text sampled after it: top-5 sampling, to 100 tokens including the prompt.
 
     The seed is a hash of the prompt, so a text does not depend on the other prompts, nor on the device.
-
-    Raises:
-        ModelError: a prompt does not fit into the model's positions.
     """
     generate = cast(Callable[..., Tensor], model.model.generate)
     end = model.tokenizer.eos_token_id

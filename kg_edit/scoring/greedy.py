@@ -85,9 +85,6 @@ def greedy(
         patches: the patch of each row's model; None: the unpatched model.
         ends: whether a row ends with the tokens that are written so far.
         starts: precomputed beginnings of the rows, for rows of the unpatched model.
-
-    Raises:
-        PatchMismatchError: a patch is for another model.
     """
     prompts = [tuple(row) for row in rows]
     row_patches = placed(model, patches or [None] * len(rows))

@@ -44,12 +44,7 @@ class _Asked:
 
 
 def score(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, TokenScores]:
-    """Score each pair, with a space between prompt and candidate (Meng et al. 2022, their evaluation code).
-
-    Raises:
-        PromptError: a prompt is empty, or a candidate can't be separated from its prompt's end.
-        ModelError: the model's output is not finite, or a pair does not fit into its positions.
-    """
+    """Score each pair, with a space between prompt and candidate (Meng et al. 2022, their evaluation code)."""
     (scores,) = score_each(model, [pairs], patches=[None])
     return scores
 
@@ -60,11 +55,6 @@ def score_each(
     """Run `score` for each of ``pair_lists`` on the model with its patch applied (None: unpatched), all in one batch.
 
     A pair that several unpatched entries share is scored once.
-
-    Raises:
-        PromptError: a prompt is empty, or a candidate can't be separated from its prompt's end.
-        ModelError: an edited model's output is not finite, or a pair does not fit into its positions.
-        PatchMismatchError: a patch is for another model.
     """
     patches = placed(model, patches)
     # All unpatched entries have one owner, so that a pair of several of them is scored once.
@@ -255,9 +245,6 @@ def next_tokens(
         model: the model.
         prompts: the prompts, without a space at the end.
         tokens_of: the tokens of each prompt; None: the likeliest ones.
-
-    Raises:
-        ModelError: a prompt does not fit into the model's positions.
     """
     encoded = {prompt: model.encode(prompt) for prompt in dict.fromkeys(prompts)}
     log_p: dict[str, dict[int, float]] = {}
@@ -292,12 +279,7 @@ def next_token_log_p(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
 
 
 def predictions(model: LanguageModel, pairs: Iterable[Pair]) -> dict[Pair, tuple[int, ...]]:
-    """Return the arg-max token id at each of a candidate's positions, given the prompt and the tokens before.
-
-    Raises:
-        PromptError: a prompt is empty, or a candidate can't be separated from its prompt's end.
-        ModelError: a pair does not fit into the model's positions.
-    """
+    """Return the arg-max token id at each of a candidate's positions, given the prompt and the tokens before."""
     distinct = list(dict.fromkeys(pairs))
     encoded = [_Asked(0, model.encode(pair.prompt, target=pair.candidate)) for pair in distinct]
     predicted: dict[Pair, tuple[int, ...]] = {}

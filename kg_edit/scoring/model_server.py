@@ -40,22 +40,14 @@ class ModelServer:
     tries: int = 1
 
     def __post_init__(self) -> None:
-        """Check the address and the key.
-
-        Raises:
-            ConfigError: ``url`` is no HTTP address, or ``key`` can't be in a header.
-        """
+        """Check the address and the key."""
         if not is_http_address(self.url):
             raise ConfigError(f"server {self.url!r}: expected an address such as http://localhost:8000/v1")
         if self.key and not is_header_text(self.key):
             raise ConfigError(f"the server's key has a line break or a letter beyond ASCII; correct {self.key_name}")
 
     def ask(self, address: str, body: dict[str, Any] | None = None) -> Any:
-        """Return the JSON that the server sends for a request: POST with a ``body``, else GET.
-
-        Raises:
-            ServerError: it can't be reached, takes too long, refuses, or replies with something else than JSON.
-        """
+        """Return the JSON that the server sends for a request: POST with a ``body``, else GET."""
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         data = None if body is None else json.dumps(body).encode()
         for tries in range(1, self.tries + 1):

@@ -35,9 +35,6 @@ def perplexity(
         window: tokens of a window, at most.
         stride: tokens between the starts of two windows.
         tokens: the number of first tokens of the text to use; None: all.
-
-    Raises:
-        ModelError: the text has fewer than two tokens, or the perplexity is not finite.
     """
     head = text if tokens is None else text[: tokens * _LONGEST]
     ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
@@ -62,11 +59,7 @@ def perplexity(
 
 
 def read_text(path: Path) -> str:
-    """Read the text of a file.
-
-    Raises:
-        ConfigError: the file can't be read, or is empty.
-    """
+    """Read the text of a file."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -77,9 +70,5 @@ def read_text(path: Path) -> str:
 
 
 def general_scores(model: LanguageModel, text: str) -> dict[str, float | None]:
-    """Return the metric ``general.perplexity`` on ``text``.
-
-    Raises:
-        ModelError: the model's output is not finite, or the text is too short.
-    """
+    """Return the metric ``general.perplexity`` on ``text``."""
     return {PERPLEXITY: perplexity(model, text)}

@@ -29,31 +29,19 @@ Line = TypeVar("Line", bound=BaseModel)
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write ``text`` as UTF-8, atomically; return ``path``.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Write ``text`` as UTF-8, atomically; return ``path``."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
     return path
 
 
 def write_json(path: Path, value: object) -> Path:
-    """Write ``value`` as JSON, indented and with sorted keys, atomically; return ``path``.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Write ``value`` as JSON, indented and with sorted keys, atomically; return ``path``."""
     return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write tensors with metadata, atomically; return ``path``.
-
-    Raises:
-        OutputError: the file can't be written (also on a full disk).
-    """
+    """Write tensors with metadata, atomically; return ``path``."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -67,11 +55,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a scratch file in ``path``'s folder. It replaces ``path`` at the end, or is deleted on an error.
-
-    Raises:
-        OutputError: the folder can't be made, or the file can't be written.
-    """
+    """Yield a scratch file in ``path``'s folder. It replaces ``path`` at the end, or is deleted on an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(path) as scratch:
@@ -84,9 +68,6 @@ def open_to_readers(folder: Path) -> None:
     """Set the mode of a folder and all in it to what the umask leaves; 0755 and 0644 for most users.
 
     `mkdtemp` and safetensors make files that only the owner can read.
-
-    Raises:
-        OSError: a mode can't be changed.
     """
     probe = folder / ".mode"
     probe.mkdir()
@@ -97,11 +78,7 @@ def open_to_readers(folder: Path) -> None:
 
 
 def append_lines(file: Path, lines: Iterable[str]) -> None:
-    """Append lines to a file in one write; when this returns, they are on disk.
-
-    Raises:
-        OutputError: they can't be written; the file is then unchanged.
-    """
+    """Append lines to a file in one write; when this returns, they are on disk."""
     data = "".join(line + "\n" for line in lines).encode()
     try:
         with file.open("ab", buffering=0) as handle:
@@ -131,11 +108,7 @@ def drop_cut_line(file: Path) -> None:
 
 
 def read_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
-    """Yield the complete lines of a file as models of class ``kind``; no lines if there is no file.
-
-    Raises:
-        OutputError: a line is not of this ``kind``.
-    """
+    """Yield the complete lines of a file as models of class ``kind``; no lines if there is no file."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:

@@ -100,11 +100,7 @@ def clearable(items: Iterable[CachedItem], *, days: float = 0.0) -> tuple[list[C
 
 
 def delete(item: CachedItem) -> None:
-    """Delete an item's files, and its folder.
-
-    Raises:
-        OutputError: a file can't be deleted.
-    """
+    """Delete an item's files, and its folder."""
     try:
         if item.path.is_dir():
             # Renamed first: a process that begins to load now finds the whole model, or makes it again.

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a pandas.DataFrame of rows with the same columns.
-
-    Raises:
-        ConfigError: pandas is not installed.
-    """
+    """Return a pandas.DataFrame of rows with the same columns."""
     try:
         import pandas as pd
     except ImportError as error:

@@ -39,11 +39,7 @@ def benchmark_hint(name: str | Path) -> str:
 
 
 def check_graph_name(name: str) -> None:
-    """Refuse the name of a missing graph, before anything slow is imported. URLs and lists of files are not checked.
-
-    Raises:
-        GraphError: there is no such file, and no packaged graph of this name.
-    """
+    """Refuse the name of a missing graph, before anything slow is imported. URLs and lists of files are not checked."""
     path = os.path.expanduser(name)  # noqa: PTH111 - unlike Path's, it never raises
     if not name.strip() or "," in name or ":" in name or packaged_graph(name) or os.path.exists(path):  # noqa: PTH110
         return

@@ -86,10 +86,6 @@ def claim(
         settings: the settings of the run.
         grown: other settings that are accepted too: those of a smaller run that this one extends; they are replaced.
         rows: as for `check_folder`.
-
-    Raises:
-        AnotherRunError: the folder belongs to another run.
-        OutputError: it has other files, or can't be written.
     """
     check_folder(folder, grown or settings, rows=rows)
     if grown or _names(folder) <= _BEFORE_RESULTS:
@@ -116,9 +112,6 @@ def check_folder(
         settings: the settings of the run.
         rows: how its edits or records differ from those in the folder, in words; ``run.json`` only counts and hashes
             them. Asked if they differ; None: the counts and hashes are named.
-
-    Raises:
-        OutputError: as `claim`; AnotherRunError if the folder has a run with other settings.
     """
     try:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
@@ -170,10 +163,6 @@ def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) ->
     """Return ``work()``; with ``overwrite``, another run in its output ``folder`` is deleted first.
 
     The same run is resumed, as without ``overwrite``.
-
-    Raises:
-        AnotherRunError: there is another run, and ``overwrite`` is not set.
-        OutputError: as `delete_run`.
     """
     try:
         return work()
@@ -185,12 +174,7 @@ def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) ->
 
 
 def delete_run(folder: Path) -> None:
-    """Delete a run's folder: it is renamed first, so that it is never there in part.
-
-    Raises:
-        OutputError: the folder has no run, or files that no run writes; another process works on it; or it can't be
-            renamed.
-    """
+    """Delete a run's folder: it is renamed first, so that it is never there in part."""
     settings = read_settings(folder)
     if not {"job", "method", "command"} & settings.keys():  # another program's run.json
         raise OutputError(f"{folder} has no run of kg-edit; give another --out")
@@ -227,11 +211,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read the settings that `claim` wrote.
-
-    Raises:
-        OutputError: the folder has no readable run, or one of a later format.
-    """
+    """Read the settings that `claim` wrote."""
     file = folder / _RUN
     try:
         settings: Settings = json.loads(file.read_text(encoding="utf-8"))
@@ -322,9 +302,6 @@ def folder_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Keep other processes out of an existing ``folder``; the lock of a killed process is free.
 
     ``wait``: seconds to wait for another process to end.
-
-    Raises:
-        OutputError: another process works on it; or, at the end of the block, the folder no longer exists.
     """
     with _still_there(folder), _lock(folder, wait):
         yield

@@ -38,9 +38,6 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numb
     """Return a Markdown table: header, ruler and rows, one line each, without a line break at the end.
 
     Columns from index ``numbers_from`` on are right-aligned; the others (all, if it is None) have no alignment.
-
-    Raises:
-        ValueError: a row has another number of cells than the header.
     """
     first = len(header) if numbers_from is None else numbers_from
     ruler = ["---" if column < first else "---:" for column in range(len(header))]
@@ -61,11 +58,7 @@ def terminal_table(
     caption_left: bool = False,
     lines: bool = True,
 ) -> Table:
-    """Return the same table for a rich console; cells may have rich's markup. Without ``lines``, the table is narrower.
-
-    Raises:
-        ValueError: a row has another number of cells than the header.
-    """
+    """Return the same table for a rich console. Cells may have rich's markup; without ``lines`` it is narrower."""
     from rich.table import Table
 
     first = len(header) if numbers_from is None else numbers_from

@@ -121,11 +121,7 @@ def _parts(word: str) -> Iterator[str]:
 
 
 def encoder_index(texts: Sequence[str], encoder: str) -> Index:
-    """Index texts by the embeddings of a sentence encoder: a score is the cosine; 0 instead of a negative one.
-
-    Raises:
-        ConfigError: sentence-transformers is not installed, or has no such model.
-    """
+    """Index texts by the embeddings of a sentence encoder: a score is the cosine; 0 instead of a negative one."""
     if not texts:
         return lambda _: []
     try:

@@ -136,9 +136,6 @@ def null_space(
             by orders of magnitude; the published threshold is absolute.
         device: where the eigenvectors are computed, and stay; the CPU does it if there is no room, or no float64. If
             float64 is slow there, they are in float32.
-
-    Raises:
-        CovarianceError: no direction is free.
     """
     eigh_device = device if has_float64(device) else CPU
     try:

@@ -60,11 +60,7 @@ class TuningMethod(StatementMethod):
     config: StatementConfig
 
     def row(self, edit: Edit) -> TrainingRow:
-        """Return the training row of an edit; with the aim ``text`` it includes the ending of the sentence.
-
-        Raises:
-            EditError, PromptError, ChatTemplateError: as `encode_statement`.
-        """
+        """Return the training row of an edit; with the aim ``text`` it includes the ending of the sentence."""
         aim = self.config.aim
         return row_of(encode_statement(self.model, edit, method=self.name, with_ending=aim == "text"), aim)
 
@@ -95,11 +91,7 @@ class FineTuning(TuningMethod):
         return lambda: None
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weight on the edit's rows: a batch of one.
-
-        Raises:
-            PatchError: the loss is not finite.
-        """
+        """Tune the weight on the edit's rows: a batch of one."""
         (result,) = self.make_each(edits, before=before)
         if isinstance(result, Exception):
             raise result

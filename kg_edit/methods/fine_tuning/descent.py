@@ -111,9 +111,6 @@ class Descent:
 
         Returns:
             The loss of each evaluation. No step follows the last one, so the loss of the final parameters is known.
-
-        Raises:
-            PatchError: a loss is not finite.
         """
         optimizer = self.optimizer(parameters)
         losses: list[float] = []
@@ -138,11 +135,7 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | N
 
 
 def checked_loss(loss: Tensor, step: int) -> float:
-    """Return the loss as a float.
-
-    Raises:
-        PatchError: the loss is not finite, or what is trained has no effect on it.
-    """
+    """Return the loss as a float."""
     if not loss.requires_grad:
         raise PatchError(
             "what is trained has no effect on the model's answer, because an earlier patch replaces the output of this "

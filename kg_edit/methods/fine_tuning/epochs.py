@@ -44,9 +44,6 @@ def train_epochs(
 
     Returns:
         The loss of each row in each epoch, right before the step of its batch, [rows, epochs].
-
-    Raises:
-        PatchError: a loss is not finite.
     """
     optimizer = descent.optimizer(parameters)
     epochs = list[Tensor]()

@@ -81,11 +81,7 @@ class GlameRandom(Glame):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and that the pool has enough statements for every edit's wrong subgraph.
-
-        Raises:
-            GraphError: the pool has too few statements for an edit.
-        """
+        """Check the inputs, and that the pool has enough statements for every edit's wrong subgraph."""
         assert isinstance(config, GlameRandomConfig)  # noqa: S101 - config_class
         super().check_inputs(config, None if graph is None else _wrong(graph, config), edits)
 

@@ -95,11 +95,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
         return False
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
-        """Return the edited layer, and the late layer where answers are written.
-
-        Raises:
-            ConfigError: the late layer is not above the edited one.
-        """
+        """Return the edited layer, and the late layer where answers are written."""
         edited = super().written_layers(blocks)
         if self.answers is None:
             return edited
@@ -148,11 +144,7 @@ class GlamePlus(GraphReader, Rome):
         return self._ripples[edit]
 
     def prepare(self) -> None:
-        """Check that the architecture allows writing in a late block, then sample contexts and find covariances.
-
-        Raises:
-            UnsupportedModelError: the late block normalises after its MLP, or scales it.
-        """
+        """Check that the architecture allows writing in a late block, then sample contexts and find covariances."""
         with untouched(self.model):
             if self.config.answers is not None and not adds_mlp(self.model, self.layers[-1]):
                 raise UnsupportedModelError(

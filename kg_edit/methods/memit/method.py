@@ -139,9 +139,6 @@ def single_layer(config: MethodConfig, blocks: int, *, name: str, family: str) -
         blocks: the number of blocks.
         name: the model's name.
         family: the model's family.
-
-    Raises:
-        UnsupportedModelError: the settings name several layers.
     """
     default = default_layer(blocks)
     if isinstance(config, SpreadConfig) and config.layers is None:
@@ -181,9 +178,6 @@ class JointMethod(ValueMethod):
         """Choose the layers: one, if the changes of several do not add up in this model.
 
         The value of that layer is then the output of its MLP, as in ROME and EMMET, in place of the block's.
-
-        Raises:
-            UnsupportedModelError: the settings name several layers, and their changes do not add up.
         """
         super().__init__(model, config, graph=graph, contexts=contexts, covariances=covariances, progress=progress)
         self._refused_batch: tuple[Patch, dict[Edit, list[FactValue]]] | None = None
@@ -218,10 +212,6 @@ class JointMethod(ValueMethod):
         """Find all values in one descent, then write all facts together.
 
         A fact that contradicts an edit of the batch is left out; the edit's record counts these (``opposed``).
-
-        Raises:
-            RefusedEditsError: of several edits, some values are not finite, or longer than ``anchor`` allows.
-            PatchError: that of the only edit is.
         """
         with untouched(self.model):
             self.prepare()
@@ -277,11 +267,6 @@ class JointMethod(ValueMethod):
             groups: the facts of each edit.
             values: their values.
             opposed: how many facts of each edit were left out.
-
-        Raises:
-            RefusedEditsError: of several edits, some values are not finite, or longer than ``anchor`` allows. All are
-                named, so that a caller can leave them out at once.
-            PatchError: that of the only edit is.
         """
         records = list[Record]()
         refused = dict[Edit, PatchError]()
@@ -542,10 +527,6 @@ class JointMethod(ValueMethod):
             patch: a patch of this method.
             ids: the edits to remove.
             before: the patch that was applied to the model when ``patch`` was made.
-
-        Raises:
-            PatchError: the patch was not made by this method with these settings, it has no edit with such an id, or
-                facts of it were left out because an edit of the batch contradicts them.
         """
         if opposed := [record["edit"]["id"] for record in patch.edits if record.get("opposed")]:
             raise PatchError(

@@ -53,11 +53,7 @@ class FactValue:
 
 
 def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue]) -> dict[str, Any]:
-    """Return an edit's ``record`` with what is noted of its own fact, and of the further facts (``requests``).
-
-    Raises:
-        PatchError: a value, or its loss, is not finite, or the value was refused.
-    """
+    """Return an edit's ``record`` with what is noted of its own fact, and of the further facts (``requests``)."""
     records = []
     for fact, value in zip(facts, values, strict=True):
         value.descent.check()
@@ -93,11 +89,7 @@ def texts_of(record: Record) -> list[str]:
 
 
 def facts_of(record: Record) -> list[Edit]:
-    """Return the facts that were written for an edit; the edit itself is the first one.
-
-    Raises:
-        EditError: the record is damaged.
-    """
+    """Return the facts that were written for an edit; the edit itself is the first one."""
     further = [request["edit"] for request in record.get("requests", ())]
     return [checked(Edit, fields, context=STORED) for fields in (record["edit"], *further)]
 
@@ -111,12 +103,7 @@ class Batch:
 
 
 def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Record]) -> list[Batch]:
-    """Return the batches of ``patch`` without the edits with these ``ids``; an empty batch is left out.
-
-    Raises:
-        PatchError: the patch was made by another method or with other settings than ``methods``, it lacks the values
-            of its edits, it was scaled, or no edit has such an id.
-    """
+    """Return the batches of ``patch`` without the edits with these ``ids``; an empty batch is left out."""
     if list(patch.provenance.get("methods", ())) != list(methods):
         names = ", ".join(str(method.get("name")) for method in patch.provenance.get("methods", ())) or "no method"
         raise PatchError(

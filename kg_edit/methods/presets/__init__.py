@@ -28,9 +28,6 @@ def published_settings(name: str, method: str, *, config_presets: Mapping[str, A
         name: the preset, such as "gpt2-xl" or "gpt2-xl:mquake".
         method: the method's name, as in the file.
         config_presets: the presets of the method's config class, for the error message.
-
-    Raises:
-        UnknownNameError: the method has no such preset; the message names the methods that have it.
     """
     model, colon, variant = name.partition(":")
     tables = model_presets(model).methods if model in preset_models() else {}
@@ -60,12 +57,7 @@ def preset_models() -> tuple[str, ...]:
 
 
 def model_presets(name: str) -> ModelPresets:
-    """Return the published settings for the model ``name``, by method.
-
-    Raises:
-        UnknownNameError: the model has no preset file.
-        ConfigError: the file is damaged.
-    """
+    """Return the published settings for the model ``name``, by method."""
     if name not in preset_models():
         raise unknown_name("preset", name, preset_models())
     text = (files("kg_edit.methods.presets") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")

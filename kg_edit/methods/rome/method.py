@@ -277,9 +277,6 @@ class RankOneMethod(ValueMethod):
             edit: the fact.
             value: its value, from `find_values`.
             before: the patch that is applied to the model, for ``remember``; None: there is none.
-
-        Raises:
-            PatchError: the value or the update is not finite, or the update would explode.
         """
         value.descent.check()
         change = value.descent.change  # m* - m, [d]
@@ -354,9 +351,6 @@ def rank_one_update(
         others: N, keys whose outputs should change little, [n, d_ff] (`kg_edit.locate_then_edit.states`).
         hold: w, the weight of H = N^T N / n, where C has weight 1.
         earlier: K_p, the keys of earlier edits, [d_ff, earlier edits].
-
-    Raises:
-        PatchError: k is almost orthogonal to u, so that the update would explode, or the update is not finite.
     """
     # u = (C + w H + K_p K_p^T / lambda)^-1 k*: the direction that changes the outputs of ordinary keys, and of earlier
     # edits' keys, least. lambda = d_ff / 10, MEMIT's default here, weighs C against an edit's key. u's length cancels.

@@ -81,11 +81,7 @@ class GraphRequestMethod(GraphReader):
     config: GraphRequestConfig
 
     def further_edits(self, edit: Edit) -> tuple[Edit, ...]:
-        """Return the subgraph's facts as edits in the edit's form, with ids ``ID/1``, ``ID/2``, … after the edit's id.
-
-        Raises:
-            KgEditError, WikidataCacheError: the graph has no o*, or lacks a label.
-        """
+        """Return the subgraph's facts as edits in the edit's form; their ids are ``ID/1``, ``ID/2``, …"""
         facts = self.config.facts(edit, self.subgraph(edit))
         return tuple(fact.as_edit(f"{edit.id}/{index}").in_chat(chat=edit.chat) for index, fact in enumerate(facts, 1))
 
