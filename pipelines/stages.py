@@ -72,11 +72,7 @@ class Run(Generic[Method]):
             yield
 
     def add(self, patch: Patch) -> None:
-        """Add the patch of new edits, and save all.
-
-        Raises:
-            PatchError: an edit is not finite, or would probably break the model, and the run is not forced.
-        """
+        """Add the patch of new edits, and save all."""
         patch.check_finite()
         patch = with_weight_norms(patch, self.model)
         if not self.force:

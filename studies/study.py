@@ -164,11 +164,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self) -> MethodConfig:
-        """Return the method's settings.
-
-        Raises:
-            ConfigError: a setting has no effect.
-        """
+        """Return the method's settings."""
         kind = find_method(self.method).config_class
         # As in most recorded numbers, so that a new row can be compared with them: C from the model's own text, and
         # earlier edits remembered only by the methods whose papers do so.
@@ -193,12 +189,7 @@ class Row:
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
-    """Yield the requested rows, and with --controls a row per control of each method that reads a graph.
-
-    Raises:
-        UnknownNameError: there is no such method or control, or a --set is for a method without a row.
-        ConfigError: a control is for a method that reads no graph.
-    """
+    """Yield the requested rows, and with --controls a row per control of each method that reads a graph."""
     texts = options.rows.split(",") if options.rows else [*method_names()]
     matches = [re.fullmatch(r"([^:+]*)(?::([^+]*))?(?:\+(.*))?", row) for row in texts]
     parsed = [(match[1], match[2] or "default", match[3]) for match in matches if match]

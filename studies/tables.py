@@ -112,9 +112,6 @@ class Results:
             name: the table or view.
             intervals: show the 95 % intervals.
             short: show the columns of `appendix_columns` only, and no row of `appendix_without`.
-
-        Raises:
-            ValueError: results/ has no such row.
         """
         view = self.words.get("views", {}).get(name, {})
         table = view.get("table", name)
@@ -142,11 +139,7 @@ class Results:
         return markdown(["", *shown], [[row, *(text(row, metric) for metric in shown)] for row in rows])
 
     def number(self, table: str, row: str, metric: str) -> Number:
-        """Return one number.
-
-        Raises:
-            ValueError: results/ has no such number.
-        """
+        """Return one number."""
         for number in self.tables.get(table, []):
             if (number.row, number.metric) == (row, metric):
                 return number
@@ -232,11 +225,7 @@ for the number of claims.
 
 
 def error_of(number: Number) -> float:
-    """Return the standard error of a number: from its 95 % interval, or of a share of n (Agresti and Coull).
-
-    Raises:
-        ValueError: the number has no interval and is no share.
-    """
+    """Return the standard error of a number: from its 95 % interval, or of a share of n (Agresti and Coull)."""
     if number.low and number.low != number.high:
         return (float(number.high) - float(number.low)) / (2 * _Z)
     mean = float(number.mean)

@@ -73,9 +73,6 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
         graph: the name of the graph in the cache.
         since: the earlier time (`utc`).
         until: the later time.
-
-    Raises:
-        CacheFileError: the cache file can't be read.
     """
     changes = Changes()
     for ids in batches(store.ids(graph, "out"), size=_BLOCK):
@@ -91,9 +88,6 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
 
     A statement is true from its start to its end; one without a start was always true, one without an end still is. The
     time of a change is the start of its new statement. The arguments are those of `version_changes`.
-
-    Raises:
-        CacheFileError: the cache file can't be read.
     """
     changes = Changes()
     for ids in batches(store.ids(graph, "claims"), size=_BLOCK):
@@ -112,11 +106,7 @@ def _is_true(claim: Sequence[str], day: str) -> bool:
 
 
 def edit_rows(changes: Sequence[Change], store: AnswerStore, *, graph: str) -> Iterator[dict[str, str] | Change]:
-    """Yield a row of an edit file for each change; the change itself if the cache lacks a label of one of its ids.
-
-    Raises:
-        CacheFileError: the cache file can't be read.
-    """
+    """Yield a row of an edit file for each change; the change itself if the cache lacks a label of one of its ids."""
     for block in batches(changes, size=_BLOCK):
         ids = {entity for change in block for entity in (change.subject, change.relation, change.old, change.new)}
         labels = {entity: label[0] for entity, label in store.look_up(graph, "label", ids).items() if label}

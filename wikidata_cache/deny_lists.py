@@ -18,9 +18,6 @@ def meta_properties(given: DenyList | None = None) -> frozenset[str]:
     """Return the ids of Wikimedia's housekeeping properties, such as "topic's main category" (P910).
 
     `given` replaces the packaged list.
-
-    Raises:
-        DenyListError: `given` cannot be read or contains anything but property ids.
     """
     return _deny_list(given, "meta_properties.tsv", is_property, "P910")
 
@@ -29,9 +26,6 @@ def internal_classes(given: DenyList | None = None) -> frozenset[str]:
     """Return the item ids of Wikimedia-internal classes, such as "Wikimedia category" (Q4167836).
 
     `given` replaces the packaged list.
-
-    Raises:
-        DenyListError: `given` cannot be read or contains anything but item ids.
     """
     return _deny_list(given, "internal_classes.tsv", is_item, "Q4167836")
 

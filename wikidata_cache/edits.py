@@ -52,9 +52,6 @@ def read_edits(file: str | Path) -> list[EditRow]:
     A row has the fields subject, relation, target_true, target_new (or object, new_object), which have labels or ids,
     and subject_id, relation_id, target_true_id, target_new_id. It may also be a record of CounterFact
     (`requested_rewrite`). Other fields are ignored.
-
-    Raises:
-        EditRowError: a row is no edit; the message names file, row and field.
     """
     path, only_row = _split(str(file))
     rows = list(enumerate(json_rows(path), 1))
@@ -134,9 +131,6 @@ def json_rows(path: Path) -> list[object]:
     """Return the rows of a file without checking their fields; blank lines are skipped.
 
     A row is a JSON value, or for a table {column: cell} without empty cells.
-
-    Raises:
-        EditRowError: the file or a row cannot be read.
     """
     rows = raw_rows(path, expected="a file of edits")
     for number, row in enumerate(rows, 1):

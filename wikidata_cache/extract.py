@@ -71,11 +71,6 @@ def build_extract(
 
     Returns:
         The size of the extract.
-
-    Raises:
-        BadOptionError: a seed is not an id, or the graph has none of them; or `out` does not end in .nt.gz, or its
-            folder is missing.
-        OSError: the file cannot be written.
     """
     from wikidata_cache.subgraphs.build import Expansion, expand  # networkx takes a tenth of a second to import
 
@@ -109,11 +104,7 @@ def build_extract(
 
 
 def read_seeds(path: Path) -> list[str]:
-    """Return the ids in the first column of a TSV file, such as `data/extract_seeds.tsv`. A header is left out.
-
-    Raises:
-        BadOptionError: the file has no ids.
-    """
+    """Return the ids in the first column of a TSV file, such as `data/extract_seeds.tsv`. A header is left out."""
     if not (ids := deny_lists.first_column(path.read_text(encoding="utf-8-sig"))):
         raise BadOptionError(f"{path} has no ids; expected one in the first column of each row, such as Q1345.")
     return ids

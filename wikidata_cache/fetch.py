@@ -64,11 +64,6 @@ def fetch_edits(
 
     Returns:
         The subgraphs, and what was skipped.
-
-    Raises:
-        EditRowError: such a row, or with `keep_going` no other row. The errors of `WikidataCache.subgraphs` are raised
-            as well.
-        CacheMissError: the cache is offline and lacks facts; the message names the first row that needs them.
     """
     try:
         return _fetch_together(cache, edits, path, options, keep_going)
@@ -129,9 +124,6 @@ def write_subgraphs(path: Path, fetched: Fetched) -> None:
     """Write one subgraph per line as node-link JSON, with its edit; gzip the file if its name ends in .gz.
 
     Equal subgraphs give equal bytes. The file is written atomically.
-
-    Raises:
-        OSError: the file can't be written.
     """
     lines = []
     for edit, graph in zip(fetched.edits, fetched.graphs, strict=True):

@@ -44,11 +44,7 @@ def is_text(text: str) -> bool:
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
-    """Return the distinct ids, sorted as text.
-
-    Raises:
-        BadOptionError: a text is not an item or property id.
-    """
+    """Return the distinct ids, sorted as text."""
     distinct = sorted(set(ids))
     for entity in distinct:
         if not is_entity(entity):

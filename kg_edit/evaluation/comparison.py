@@ -90,11 +90,7 @@ class ComparedRun:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> ComparedRun:
-        """Read the run in ``folder``.
-
-        Raises:
-            OutputError: the folder has no run, or it can't be read.
-        """
+        """Read the run in ``folder``."""
         settings = read_settings(folder)
         files = RunFolder(folder)
         if settings.get("job") != "evaluate":
@@ -118,11 +114,7 @@ class ComparedRun:
 
 
 def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
-    """Refuse runs that differ in a setting that must be equal.
-
-    Raises:
-        OutputError: two runs differ, or a run is not finished; the message names the setting, and what to do.
-    """
+    """Refuse runs that differ in a setting that must be equal."""
     first = runs[0]
     for run in runs:
         shared = any(_same_record(first, run, name) for name in first.ids())
@@ -148,11 +140,7 @@ def _or_shared(way: str, *, shared: bool) -> str:
 
 
 def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> list[str]:
-    """Return the ids of the records to compare, in the first run's order.
-
-    Raises:
-        OutputError: the runs' records differ, and ``common`` is not set; or the runs share no record.
-    """
+    """Return the ids of the records to compare, in the first run's order."""
     first, *others = runs
     for run in others:
         lacking = [name for name in first.ids() if not _same_record(first, run, name)]

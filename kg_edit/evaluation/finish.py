@@ -40,11 +40,7 @@ _WAY_OUT = "give every shard of one run, each once"
 
 
 def finish(out: Path) -> Summary:
-    """Write ``summary.json``, and ``curve.svg`` if there is a curve, from the other files of the run in ``out``.
-
-    Raises:
-        OutputError: a file can't be read or written.
-    """
+    """Write ``summary.json``, and ``curve.svg`` if there is a curve, from the other files of the run in ``out``."""
     settings = read_settings(out)
     folder = RunFolder(out)
     sequences = sequences_of(settings)
@@ -125,10 +121,6 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
 
     Returns:
         The summary of the whole run.
-
-    Raises:
-        OutputError: a folder holds no shard, or one of another run; a shard is missing, given twice or not finished;
-            ``out`` belongs to another run, can't be written, or another process works on it.
     """
     settings = {folder: read_settings(folder) for folder in shards}
     folders = _sorted_shards(settings)
@@ -166,11 +158,7 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
 
 
 def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
-    """The folders, sorted by the number of their shard.
-
-    Raises:
-        OutputError: the folders are not all shards of one run, each once.
-    """
+    """The folders, sorted by the number of their shard."""
     if not settings:
         raise OutputError(f"no shard is given; {_WAY_OUT}")
     folders: dict[Shard, Path] = {}

@@ -85,9 +85,6 @@ class GeneralTasks:
         """Open tasks from files, from folders, or from the harness by name; their documents are read now.
 
         ``tokenizer``: the model's name, for tasks that count tokens.
-
-        Raises:
-            ConfigError: lm-eval is not installed, there is no such file or task, or its data can't be read.
         """
         if importlib.util.find_spec("lm_eval") is None:
             raise ConfigError(
@@ -128,9 +125,6 @@ class GeneralTasks:
         """Return every metric of every task as ``general.TASK.METRIC``, for the model in its present state.
 
         ``edited`` false: the scores of the unedited model, which are computed once.
-
-        Raises:
-            ModelError: the model's output is not finite.
         """
         if edited:
             return dict(self._evaluated(model))
@@ -163,9 +157,6 @@ def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None
 
     A ``.yaml`` file and a folder contain tasks, and ``quick:FOLDER`` the sets of `kg_edit.evaluation.quick_tasks`. A
     part without a file ending that is no file is one of the harness's tasks.
-
-    Raises:
-        ConfigError: there are two text files, or two folders of quick sets, or it is not named.
     """
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     quick = [part for part in parts if part == "quick" or part.startswith(QUICK)]
@@ -306,9 +297,6 @@ def wanted_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
     """Return the folders with task files, the tasks' names, and whether the harness's own tasks are needed too.
 
     ``tasks`` has task files, folders of them, and names of the harness's own tasks.
-
-    Raises:
-        ConfigError: a file can't be read or has no task, or two files have a task of one name.
     """
     # dicts: in order, each once
     folders = dict[Path, None]()
@@ -353,11 +341,7 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def _task_file(path: Path) -> _TaskFile:
-    """Read a file's names.
-
-    Raises:
-        ConfigError: it can't be read, or is no YAML.
-    """
+    """Read a file's names."""
     import yaml
 
     try:  # the base loader reads all values as text, and runs nothing for tags such as !function

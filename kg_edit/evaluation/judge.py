@@ -53,9 +53,6 @@ class Judge(ModelServer):
             question: the question, as a user would ask it.
             answers: its right answers, by all their names.
             text: the answer to judge.
-
-        Raises:
-            ServerError: the judge can't be reached, refuses, or replies in another form.
         """
         content = PROMPT.format(question=question, answers=" | ".join(answers), text=text.strip())
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
@@ -106,12 +103,6 @@ def judge_run(
     Returns:
         Section -> ``portability.judge`` (and multihop, hops, recall) -> mean over records of the share of verdicts that
         are yes; a reply that is neither yes nor no counts as no.
-
-    Raises:
-        ConfigError: ``records`` have no questions, or no answer of the run belongs to one of them.
-        ServerError: the judge can't be asked; the verdicts so far are in the file.
-        OutputError: the folder has no records of a run, they or the verdicts can't be read or written, or another
-            process works on the folder.
     """
     if not RunFolder(folder).records.is_file():
         raise OutputError(f"{folder} has no records of a run; give the output folder of kg-edit evaluate")

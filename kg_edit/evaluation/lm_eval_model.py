@@ -28,11 +28,6 @@ def lm_eval_model(
         model: the unedited model.
         patch: the patch, or its path; None: the unedited model.
         batch_size: rows of a forward pass.
-
-    Raises:
-        ConfigError: lm-eval is not installed.
-        PatchError: another patch is applied to this model.
-        PatchMismatchError: the patch is for another model.
     """
     try:
         from lm_eval.models.huggingface import HFLM

@@ -61,11 +61,7 @@ def measured() -> Iterator[Cost]:
 
 
 def in_halves(call: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:
-    """Return ``call(items)``; if memory runs out, call it for each half of the items, and so on.
-
-    Raises:
-        ModelError: there is not enough memory for one item.
-    """
+    """Return ``call(items)``; if memory runs out, call it for each half of the items, and so on."""
     if not items:
         return []
     try:

@@ -52,11 +52,7 @@ def legend_below(axes: Axes) -> None:
 
 
 def save_figure(drawn: Figure, path: Path) -> Path:
-    """Write a figure as PNG, SVG or PDF, atomically.
-
-    Raises:
-        OutputError: the file can't be written, or its ending names no such format.
-    """
+    """Write a figure as PNG, SVG or PDF, atomically."""
     kind = path.suffix.casefold()
     if kind not in _FORMATS:
         raise OutputError(f"can't draw {path}: expected a file name that ends in {' or '.join(_FORMATS)}")
@@ -67,11 +63,7 @@ def save_figure(drawn: Figure, path: Path) -> Path:
 
 
 def draw_curve(summary: Summary, path: Path) -> Path:
-    """Draw the run's curve, with a panel each for retention, locality, tasks and general ability if the run has them.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Draw the run's curve, with panels for retention, locality, tasks and general ability as far as it has them."""
     points = summary.curve or ()
     # A panel has the metrics between 0 and 1 whose names begin so and that have a mean at some point.
     scored = dict.fromkeys(name for point in points for name, score in point.scores.items() if score.mean is not None)

@@ -69,11 +69,7 @@ class QuickSet:
     choices: str = ""
 
     def document(self, row: object) -> Document:
-        """Return a row as a document.
-
-        Raises:
-            EditError: a field is missing or wrong; the message names it.
-        """
+        """Return a row as a document."""
         if not isinstance(row, dict):
             raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
         names = [name for _, name, _, _ in Formatter().parse(self.prompt) if name and name != _LISTED]
@@ -141,9 +137,6 @@ class QuickTasks:
         """Read the sets of a folder, NAME.jsonl or NAME.json each, and draw ``rows`` of each by ``seed``.
 
         A set that the folder lacks is left out, with a warning.
-
-        Raises:
-            ConfigError: there is no such folder, or none of the sets is in it; a file can't be read, or lacks a field.
         """
         folder = Path(folder)
         documents = dict[str, tuple[Document, ...]]()
@@ -170,11 +163,7 @@ class QuickTasks:
         return {"sha256": {name: digest([list(doc) for doc in docs]) for name, docs in self.documents.items()}}
 
     def scores(self, model: LanguageModel) -> dict[str, DocumentScores]:
-        """Return the accuracy on each set, ``general.quick.SET.acc``, and on all documents, ``general.quick.acc``.
-
-        Raises:
-            ModelError: the model's output is not finite, or a document does not fit into its positions.
-        """
+        """Return the accuracy on each set, ``general.quick.SET.acc``, and on all documents, ``general.quick.acc``."""
         every = [doc for docs in self.documents.values() for doc in docs]
         model.foresee(doc.prompt for doc in every)
         scored = in_halves(lambda part: list(score(model, [pair for doc in part for pair in doc.pairs]).items()), every)
@@ -186,11 +175,7 @@ class QuickTasks:
 
 
 def _documents(form: QuickSet, path: Path) -> Iterator[Document]:
-    """The documents of a file; all its rows are checked.
-
-    Raises:
-        ConfigError: the file can't be read, is empty, or a row is wrong; the message names the row and the field.
-    """
+    """The documents of a file; all its rows are checked."""
     try:
         rows = list(every_row(document(path)))
     except EditFileError as error:

@@ -277,11 +277,7 @@ class StepFiles:
         return Patch.load(file) if file in self._sizes else None
 
     def save(self, step: int, patch: Patch | None) -> None:
-        """Write the patch of a step; None, if none of its edits succeeded, removes that of an earlier try.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
+        """Write the patch of a step; None, if none of its edits succeeded, removes that of an earlier try."""
         file = Path(f"{self._start}{step:05d}.safetensors")
         if patch:
             self._write(file, patch)
@@ -292,9 +288,6 @@ class StepFiles:
         """Replace the files of the first ``steps`` steps by ``total``, their sum, if that takes a third or less.
 
         Call it when all results of these steps are written.
-
-        Raises:
-            OutputError: the file can't be written; the files of the steps are then kept.
         """
         # A resumed run has files of later steps too, which it has not loaded yet
         earlier = [file for file in self._sizes if "-sum-" in file.stem or int(file.stem.rpartition("-")[2]) < steps]
@@ -383,11 +376,7 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
 
 
 def found_in(folder: RunFolder) -> tuple[Done, Points]:
-    """Return the finished phases with their errors, and the finished points, of a run's folder.
-
-    Raises:
-        OutputError: the folder has no run, or a line can't be read, or is of no record or sequence of the run.
-    """
+    """Return the finished phases with their errors, and the finished points, of a run's folder."""
     sequences = sequences_of(read_settings(folder.path))
     done = dict[tuple[str, str], str | None]()
     points = set()

@@ -138,11 +138,7 @@ _CAPTION = 100  # characters of 8 points, of which 115 are as wide as the figure
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> Path:
-    """Draw the differences; metrics that are no shares, such as nats, get a panel of their own.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Draw the differences; metrics that are no shares, such as nats, get a panel of their own."""
     shares = [row for row in comparison.rows if is_share(row.metric)]
     others = [row for row in comparison.rows if not is_share(row.metric)]
     panels = [rows for rows in (shares, others) if rows] or [[]]
@@ -278,22 +274,13 @@ def rich_comparison(comparison: Comparison) -> Table:
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
-    """Write the comparison in the format of the ending of ``path``: .md, .tex, .csv, .json, .png, .svg or .pdf.
-
-    Raises:
-        ConfigError: the ending is none of these.
-        OutputError: the file can't be written.
-    """
+    """Write the comparison in the format of the ending of ``path``: .md, .tex, .csv, .json, .png, .svg or .pdf."""
     check_ending(path)
     return _WRITERS[path.suffix.casefold()](comparison, path)
 
 
 def check_ending(path: Path) -> None:
-    """Check that a comparison can be written in the format of the ending of ``path``.
-
-    Raises:
-        ConfigError: it can't.
-    """
+    """Check that a comparison can be written in the format of the ending of ``path``."""
     if path.suffix.casefold() not in _WRITERS:
         raise ConfigError(
             f"can't write a comparison as {path}: expected a file name that ends in {' or '.join(_WRITERS)}"

@@ -78,12 +78,7 @@ class RetentionTest:
         return digest([[query.model_dump(mode="json") for query in part] for part in (self.queries, self.accurate)])
 
     def check(self, model: LanguageModel) -> None:
-        """Check that every prompt can be asked in ``model``'s form, before any other work.
-
-        Raises:
-            PromptError: a prompt and its answer can't be separated in tokens.
-            ModelError: a prompt does not fit into the model's positions.
-        """
+        """Check that every prompt can be asked in ``model``'s form, before any other work."""
         for query in self.queries:
             pair = pair_of(query)
             model.encode(pair.prompt, target=pair.candidate)
@@ -92,11 +87,7 @@ class RetentionTest:
             model.encode(pair.prompt, target=pair.candidate)
 
     def replies(self, model: LanguageModel) -> list[RetentionAnswer]:
-        """Return the model's answers to the prompts in its form, plain or chat, in order.
-
-        Raises:
-            ModelError: its output is not finite.
-        """
+        """Return the model's answers to the prompts in its form, plain or chat, in order."""
         return _replies(model, self.queries, is_right=mentions)
 
     def scores(
@@ -115,9 +106,6 @@ class RetentionTest:
             before: the unedited model's `replies`.
             chat: ask everything in chat form, or in plain text; None: each edit in the form in which it is made, the
                 test prompts in plain text.
-
-        Raises:
-            ModelError: its output is not finite.
         """
         model = model.in_chat(chat=bool(chat))
         tested = self.replies(model)
@@ -202,9 +190,6 @@ def read_retention_test(path: str | Path) -> RetentionTest:
     These are its locality and recall prompts: the Natural Questions of zsRE, the neighbours of CounterFact in
     EasyEdit's form, PopQA's questions. Your own rows are read in PopQA's form: ``question`` and ``possible_answers``. A
     WikiBio file gives its first accurate sentences, for ARR as a perplexity.
-
-    Raises:
-        EditFileError: the file can't be read, or has no such prompt.
     """
     test = RetentionTest.of(readable_records(path))
     if not test.queries and not test.accurate:

@@ -36,12 +36,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse the text of a schedule.
-
-        Raises:
-            UnknownNameError: a part is none of the forms; the message suggests the nearest.
-            ConfigError: a number is missing, wrong, or given twice; or a batch is larger than its sequence.
-        """
+        """Parse the text of a schedule."""
         sizes: dict[str, int] = {}
         for part in text.replace(" ", "").split(","):
             name, size = _part(part, text)
@@ -169,11 +164,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse the text of a shard, such as 0/4.
-
-        Raises:
-            ConfigError: it is no shard.
-        """
+        """Parse the text of a shard, such as 0/4."""
         match = re.fullmatch(r"\s*([0-9]+)\s*/\s*([0-9]+)\s*", text)
         part, parts = map(int, match.groups()) if match else (0, 0)
         if part >= parts:

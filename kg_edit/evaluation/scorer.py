@@ -62,12 +62,6 @@ def score_cases(
         before: the unedited model's sections of the same cases, if ``model`` is edited; metrics that compare the two
             models need them.
         patches: a patch for each case, applied while the case is scored; patches of weights are scored together.
-
-    Raises:
-        PromptError: a prompt and its target can't be separated in tokens.
-        ModelError: a model's output is not finite, or a prompt does not fit into its positions.
-        PatchMismatchError: a patch is for another model.
-        ChatTemplateError: a case is asked in chat form, and the tokenizer has no chat template.
     """
     requests = [requests_of(case) for case in cases]
     unedited: list[Evidence | None] = [None] * len(cases)

@@ -172,9 +172,6 @@ class SequenceRun:
         """Do what is missing of sequences of the same length, step by step, and return the size of their largest patch.
 
         A failed edit leaves the model unchanged, and its record is scored on that model.
-
-        Raises:
-            OutputError: a result can't be written; all earlier results remain.
         """
         plan = self.config.plan
         label = _label(group, bar) if plan.schedule.sequence == 1 else ""
@@ -399,11 +396,7 @@ class SequenceRun:
         return patch.applied(self.model) if patch else nullcontext(self.model)
 
     def _point(self, sequence: RecordSequence, edits: int, patch: Patch | None, bar: Bar) -> None:
-        """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point.
-
-        Raises:
-            KgEditError: the unedited model can't be measured, for example on a text of one token.
-        """
+        """Measure perplexity, tasks and retention after the first ``edits`` records, and write the point."""
         config = self.config
         if not config.has_points or (sequence.number, edits) in self.points:
             return

@@ -49,11 +49,7 @@ class DataSource(BaseModel):
 
     @classmethod
     def of(cls, dataset: str, path: Path, *, skipped: Sequence[str] = ()) -> Self:
-        """Return the source in ``path``, with the ids of the rows that could not be read.
-
-        Raises:
-            EditFileError: the file can't be read.
-        """
+        """Return the source in ``path``, with the ids of the rows that could not be read."""
         path = packaged_benchmark(path) or path
         if str(path).startswith(HUB):
             return cls(dataset=dataset, file=str(path), sha256=None, skipped=tuple(skipped))
@@ -169,22 +165,14 @@ def commit(folder: Path) -> str | None:
 
 
 def note_environment(folder: Path, entry: Environment) -> None:
-    """Add ``entry`` to the run's environments, if it is new.
-
-    Raises:
-        OutputError: it can't be written.
-    """
+    """Add ``entry`` to the run's environments, if it is new."""
     drop_cut_line(folder / ENVIRONMENTS)
     if entry not in read_environments(folder):
         append_lines(folder / ENVIRONMENTS, [json.dumps(entry, sort_keys=True)])
 
 
 def read_environments(folder: Path) -> list[Environment]:
-    """Return the distinct environments that worked on a run, in the order of their first use.
-
-    Raises:
-        OutputError: the file can't be read.
-    """
+    """Return the distinct environments that worked on a run, in the order of their first use."""
     file = folder / ENVIRONMENTS
     if not file.exists():
         return []

@@ -83,11 +83,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 
 
 def find_probes(names: Iterable[str]) -> tuple[str, ...]:
-    """Check the names of template probes, given one by one or with commas; return each once, in the order of `PROBES`.
-
-    Raises:
-        UnknownNameError: there are no such probes; the message suggests the nearest name.
-    """
+    """Check the names of template probes, one by one or with commas; return each once, in the order of `PROBES`."""
     requested = {part.strip() for name in names for part in name.split(",")} - {""}
     for name in sorted(requested - PROBES.keys()):
         raise unknown_name("template probe", name, PROBES)

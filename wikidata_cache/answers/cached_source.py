@@ -59,10 +59,6 @@ class CachedSource:
         as_of: read the cache as it was at this time (ISO 8601).
         urls: the endpoints, for `name` and for the fetch command of a CacheMissError; default there: those that
             answered before.
-
-    Raises:
-        BadOptionError: the mode is unknown or does not fit the other arguments.
-        CacheFileError: by the methods: the cache file can't be read.
     """
 
     def __init__(
@@ -110,12 +106,7 @@ class CachedSource:
         }
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Yield the cached facts first, then one answer per request for the other ids.
-
-        Raises:
-            CacheMissError: the cache is offline and lacks ids.
-            CacheFileError: the cache file cannot be read or written. The errors of the inner source are raised as well.
-        """
+        """Yield the cached facts first, then one answer per request for the other ids."""
         cached = self._look_up(template.kind, ids) if self.mode in ("offline", "cache_first") else {}
         missing = [entity for entity in ids if entity not in cached]
         if missing and self.mode == "offline":
@@ -140,13 +131,7 @@ class CachedSource:
                 yield from answers
 
     def select(self, query: str) -> Sequence[Binding]:
-        """Return the rows of a user's SELECT query; they are cached like other answers.
-
-        Raises:
-            ServiceForbiddenError: the cache is offline, and the query contains SERVICE.
-            CacheMissError: the cache is offline and lacks the answer.
-            CacheFileError: the cache file cannot be read or written. The errors of the inner source are raised as well.
-        """
+        """Return the rows of a user's SELECT query; they are cached like other answers."""
         if self.mode == "offline":
             forbid_service(query, "the cache is offline")
         key = query_key(query)
@@ -318,9 +303,6 @@ class FallbackSource:
 
         For a label whose entities ("named") are not cached, the answer joins the entities with this label in the graph
         and in the cache.
-
-        Raises:
-            CacheFileError: the cache file can't be read.
         """
         cached = self.cache.cached_values(template, ids)
         if cached:
@@ -336,11 +318,7 @@ class FallbackSource:
             yield Answer(template.name, facts)
 
     def select(self, query: str) -> Sequence[Binding]:
-        """Return the cached rows, else the rows of the graph.
-
-        Raises:
-            WikidataCacheError: the errors of the graph; the query names another service; the cache can't be read.
-        """
+        """Return the cached rows, else the rows of the graph."""
         try:
             return self.cache.select(query)
         except CacheMissError:

@@ -348,11 +348,7 @@ def pack(value: Any) -> str | bytes:
 
 
 def unpack(stored: str | bytes, path: Path) -> Any:
-    """Return the value that `pack` stored in the cache file `path`.
-
-    Raises:
-        CacheFileError: it cannot be read.
-    """
+    """Return the value that `pack` stored in the cache file `path`."""
     try:
         if isinstance(stored, bytes):
             most = largest_answer()

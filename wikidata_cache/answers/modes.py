@@ -40,10 +40,6 @@ def effective_mode(mode: Mode | None, *, endpoint: bool, as_of: str | None = Non
     """Return the mode in effect: "offline" if KG_OFFLINE or `as_of` is set or there is no endpoint, else `mode`.
 
     The default is "cache_first".
-
-    Raises:
-        BadOptionError: the mode is unknown, or needs an endpoint and there is none; or `as_of` is given with a
-            mode other than "offline".
     """
     if mode is not None and mode not in get_args(Mode):
         raise BadOptionError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}.")
@@ -72,9 +68,6 @@ def utc(time: str) -> str:
     """Convert an ISO 8601 time to UTC with milliseconds, so that times can be compared as text.
 
     A time without a zone counts as UTC.
-
-    Raises:
-        BadOptionError: the text is not a time.
     """
     try:
         moment = datetime.fromisoformat(time)

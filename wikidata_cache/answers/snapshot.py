@@ -85,10 +85,6 @@ def export_snapshot(
 
     Returns:
         The header of the file.
-
-    Raises:
-        CacheFileError: there is nothing to export, or the file cannot be written.
-        BadOptionError: the name of the file ends otherwise, or its folder is missing.
     """
     path = Path(path)
     check_out(path, ".gz", inputs=[store.path])  # a cache that is named by mistake must not be overwritten
@@ -188,12 +184,6 @@ def import_snapshot(store: AnswerStore, path: str | Path, *, on_conflict: OnConf
 
     Returns:
         The numbers of rows.
-
-    Raises:
-        SnapshotError: the file is not a snapshot, or is cut off, corrupt or hostile; or, with on_conflict="error", it
-            contradicts the cache.
-        BadOptionError: `on_conflict` is unknown.
-        CacheFileError: the cache cannot be written.
     """
     packaged = str(path) == SAMPLE and not Path(path).exists()
     path = Path(__file__).parents[1] / "data" / "sample.jsonl.gz" if packaged else Path(path)

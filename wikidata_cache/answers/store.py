@@ -113,9 +113,6 @@ class AnswerStore:
             template: the name of the question.
             facts: (kind, id, value) of each fact.
             exchange: the request and its answer.
-
-        Raises:
-            CacheFileError: an import would refuse one of the rows; nothing is written.
         """
         fetched_at = utc(exchange.fetched_at)
         record: dict[str, Json] = {
@@ -189,12 +186,7 @@ def url_number(connection: sqlite3.Connection, url: str) -> int:
 
 
 def open_pack(path: str | Path) -> AnswerStore:
-    """Open a pack (a cache file that somebody else made) read-only, and check its format.
-
-    Raises:
-        CacheFileError: there is no such file, it can't be read, it is a snapshot (which must be imported first), it has
-            another format, or it is empty.
-    """
+    """Open a pack (a cache file that somebody else made) read-only, and check its format."""
     path = Path(path)
     if not path.exists():
         raise CacheFileError(path, "there is no such pack", "Check --pack (packs=...) and KG_PACKS.")
@@ -256,11 +248,7 @@ class Inventory:
 
 
 def take_inventory(path: Path) -> Inventory | None:
-    """Check a cache file and count its contents without changing it; return None where there is no file yet.
-
-    Raises:
-        CacheFileError: the file is damaged, has another format, or cannot be read.
-    """
+    """Check a cache file and count its contents without changing it; return None where there is no file yet."""
     if not path.exists():
         return None
     with AnswerStore(path, read_only=True) as store:

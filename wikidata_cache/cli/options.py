@@ -107,11 +107,6 @@ def open_cache(
 
     With `offline`, the cache file is read alone; the extract is used only where there is no cache file. `context` tells
     the options of the command line from those of the environment, which are meant for other commands too.
-
-    Raises:
-        BadOptionError: the options do not fit each other, or options of the cache are given with a local graph. The
-            errors of `open_source` are raised as well.
-        CacheFileError: the file of `--cache`, which is only read, does not exist.
     """
     from wikidata_cache.answers.cached_source import CachedSource, FallbackSource
     from wikidata_cache.cache import WikidataCache
@@ -155,11 +150,7 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 
 def mode_from_options(mode: Mode | None, *, offline: bool) -> Mode | None:
-    """Return the mode from --mode, --offline and KG_OFFLINE.
-
-    Raises:
-        BadOptionError: they contradict each other.
-    """
+    """Return the mode from --mode, --offline and KG_OFFLINE."""
     if offline and mode not in (None, "offline"):
         raise BadOptionError(f"--offline and --mode {mode} disagree; give one of them.")
     if offline_forced() and mode in ("refresh", "online"):

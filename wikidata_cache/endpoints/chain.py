@@ -47,11 +47,7 @@ class EndpointChain:
         return self._endpoints[0].provenance(ids) | {"url": self.name}
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Yield answers that together cover the ids.
-
-        Raises:
-            EndpointError: all endpoints fail; the message names each. Or one with another part of the graph fails.
-        """
+        """Yield answers that together cover the ids."""
         if not self._parts:
             yield from self._first_free(template, ids)
             return
@@ -87,11 +83,7 @@ class EndpointChain:
         raise _all_failed(self.name, [troubles[endpoint.name] for endpoint in able])
 
     def select(self, query: str) -> Sequence[Binding]:
-        """Return the rows of a SELECT query.
-
-        Raises:
-            EndpointError: all endpoints fail; the message names each.
-        """
+        """Return the rows of a SELECT query."""
         troubles = dict(self._refusals)
         able = self._able(None)
         for endpoint in self._turns(able, troubles):

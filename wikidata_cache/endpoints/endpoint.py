@@ -67,11 +67,6 @@ class EndpointSource(SparqlSource):
             the attribute of this name for each turn.
         limiter: shared by sources that count their requests together.
         max_bytes: largest answer, zipped and unzipped; default: KG_MAX_ANSWER_MB, else 50 MB.
-
-    Raises:
-        OfflineError: KG_OFFLINE is set.
-        MissingContactError: a Wikimedia host, and no contact.
-        BadOptionError: the timeout is not a positive number.
     """
 
     most_ids = 1_000  # of a request: the limit of the service, beside that of the template
@@ -109,11 +104,7 @@ class EndpointSource(SparqlSource):
         return True
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
-        """Yield an answer for each block of ids; the blocks get smaller if the endpoint cannot answer larger ones.
-
-        Raises:
-            EndpointError: waiting, retrying and splitting down to one id do not help.
-        """
+        """Yield an answer for each block of ids; the blocks get smaller if the endpoint cannot answer larger ones."""
         remaining = list(ids)
         most = min(template.size, self.most_ids)
         size = self._sizes.setdefault(template.name, _BlockSize(most, most))

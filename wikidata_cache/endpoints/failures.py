@@ -32,9 +32,6 @@ def parse_reply(reply: Reply, url: str, *, literals: Container[str] | None = Non
 
     Blank nodes are left out, since their names have no meaning outside the answer. `literals` are the variables of our
     own queries that have literals: an IRI there is an error, and a literal in another variable is left out.
-
-    Raises:
-        EndpointError: the reply is something else.
     """
     if reply.status != 200:
         raise _from_status(reply, url)

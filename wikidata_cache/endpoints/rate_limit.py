@@ -97,11 +97,7 @@ class RateLimiter:
 
     @contextmanager
     def slot(self, url: str, budget: WaitBudget) -> Iterator[None]:
-        """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome.
-
-        Raises:
-            EndpointError: the wait would exceed `budget`, or the request fails.
-        """
+        """Wait until one request may be sent to `url`, lock the host during the block, and learn from the outcome."""
         host = host_of(url)
         usual = usual_rate(host)
         while True:
@@ -277,12 +273,7 @@ def wants_contact(url: str) -> bool:
 
 
 def user_agent(url: str, contact: str | None) -> str:
-    """Return the User-Agent with `contact`, else with KG_EDIT_CONTACT.
-
-    Raises:
-        MissingContactError: a Wikimedia host has no contact, or one that is neither an address nor a URL; or a contact
-            has characters that no header can have.
-    """
+    """Return the User-Agent with `contact`, else with KG_EDIT_CONTACT."""
     host = host_of(url)
     contact = contact or os.environ.get("KG_EDIT_CONTACT", "")
     try:

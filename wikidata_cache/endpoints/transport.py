@@ -42,11 +42,7 @@ class Reply:
 
 @dataclass
 class Transport:
-    """Sends queries to an endpoint.
-
-    Raises:
-        BadOptionError: the timeout is not a positive number.
-    """
+    """Sends queries to an endpoint."""
 
     url: str
     agent: str  # the User-Agent

@@ -46,11 +46,7 @@ class AnswerTooLargeError(ValueError):
 
 
 def largest_answer() -> int:
-    """Return the maximal size of an answer in bytes, zipped and unzipped: KG_MAX_ANSWER_MB, else 50 MB.
-
-    Raises:
-        BadOptionError: KG_MAX_ANSWER_MB is not a positive number.
-    """
+    """Return the maximal size of an answer in bytes, zipped and unzipped: KG_MAX_ANSWER_MB, else 50 MB."""
     setting = os.environ.get(LIMIT, "").strip()
     try:
         megabytes = float(setting or _USUAL_LIMIT)
@@ -135,10 +131,6 @@ def read_body(response: HTTPResponse | HTTPError, *, deadline: float, limit: int
     """Return (body, whether it is complete); a gzip body is unzipped.
 
     `limit` (bytes) applies to the body as it is sent, and to the unzipped body.
-
-    Raises:
-        AnswerTooLargeError: the body is larger than `limit`.
-        TimeoutError: the body is not complete at the `deadline` (seconds of time.monotonic).
     """
     source = cast(HTTPResponse, response)
     unzip = _Gunzip(limit) if response.headers.get("Content-Encoding", "").lower() == "gzip" else None

@@ -106,9 +106,6 @@ class LabelIndex:
     """Reads an index file. Results are ordered: labels before aliases, then most statements, then lowest id number.
 
     Use it as a context manager, or call `close`. Threads and processes may read the same file at the same time.
-
-    Raises:
-        LabelIndexError: the file is missing, not an index, of another version, or damaged.
     """
 
     def __init__(self, path: Path | sqlite3.Connection) -> None:
@@ -141,20 +138,13 @@ class LabelIndex:
         """Return at most `limit` entities with this name, each with its best match.
 
         Case, accents and spacing are ignored; names that equal the text exactly come first.
-
-        Raises:
-            LabelIndexError: the file is damaged.
         """
         # Names that equal the text exactly come first, then by rank.
         written = name.encode("utf-8", "ignore").decode()  # SQLite does not accept lone surrogates
         return self._best_matches(_EXACT, (normalise(name), _ids(entity), written), limit)
 
     def tokens(self, text: str, *, limit: int = 10, entity: EntityKind | None = None) -> list[Match]:
-        """Return at most `limit` entities whose name has all words of the text in any order, each with its best match.
-
-        Raises:
-            LabelIndexError: the file is damaged.
-        """
+        """Return at most `limit` entities whose name has all words of the text in any order, and the best matches."""
         words = name_words(normalise(text))
         if not 0 < len(words) <= _MOST_WORDS:
             return []
@@ -166,9 +156,6 @@ class LabelIndex:
         """Return at most `limit` entities with a name that is one letter away from the text, each with its best match.
 
         A letter is wrong, missing or too many, or two are exchanged. Texts of at most three letters have no such names.
-
-        Raises:
-            LabelIndexError: the file is damaged.
         """
         name = normalise(text)
         if not 3 < len(name) <= _LONGEST:
@@ -215,9 +202,6 @@ def build_label_index(
 
     Returns:
         The sizes of the index, and those of the weights.
-
-    Raises:
-        LabelIndexError: the file cannot be written.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

@@ -55,11 +55,6 @@ def link_edits(
 
     Returns:
         The numbers of edits, the parts that a person has to decide, and those that the graph does not have.
-
-    Raises:
-        EditRowError: a row is not an edit.
-        BadOptionError: `out` cannot be written, or is the file of edits itself; or a choice names a row that is not
-            there, or an id that is no candidate of it.
     """
     check_out(out, ".jsonl", inputs=[file_of(edits)])
     read = read_edits(edits)
@@ -116,11 +111,7 @@ def _value(cell: str) -> str | bool | list[str]:
 def _chosen(
     choices: Sequence[tuple[str, str]], edits: Sequence[EditRow], links: Sequence[LinkedEdit]
 ) -> dict[int, dict[str, str]]:
-    """Return {row: {id field: chosen id}}, with all rows.
-
-    Raises:
-        BadOptionError: a choice fits no part of an edit, or several parts of one.
-    """
+    """Return {row: {id field: chosen id}}, with all rows."""
     chosen: dict[int, dict[str, str]] = {edit.row: {} for edit in edits}
     for selector, entity in choices:
         refused = f"--choose {selector}={entity}: "

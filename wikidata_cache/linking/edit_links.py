@@ -69,9 +69,6 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
 
     Returns:
         The ranked candidates of each part.
-
-    Raises:
-        BadOptionError: the relation id is malformed.
     """
     subject, relation, target_new, target_true = _mentions(edit)
     relations = linker.candidates(relation)

@@ -157,12 +157,7 @@ class RelationEndTypes:
 
 
 def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndTypes | None:
-    """Return the types at one end of a relation, or None if the graph has none there.
-
-    Raises:
-        BadOptionError: `relation` is not a property id such as P551.
-        CacheMissError, OfflineError, EndpointError: the graph can't answer now.
-    """
+    """Return the types at one end of a relation, or None if the graph has none there."""
     if not is_property(relation):
         raise BadOptionError(
             f"relation={relation!r}: expected a property id such as P551. To find the id of a property, link its "
@@ -174,11 +169,7 @@ def sample_end_types(facts: Facts, relation: str, role: Role) -> RelationEndType
 
 
 def items_at_end(facts: Facts, relation: str, role: Role, ids: Collection[str]) -> frozenset[str]:
-    """Return those of the ids that are known to be at this end of the relation in a statement of the graph.
-
-    Raises:
-        OfflineError, EndpointError: the graph can't answer now.
-    """
+    """Return those of the ids that are known to be at this end of the relation in a statement of the graph."""
     keys = {f"{relation} {role} {entity}": entity for entity in ids if is_item(entity)}
     at_end = where_known(facts.at_ends, keys)
     return frozenset(entity for key, entity in keys.items() if at_end.get(key))
@@ -189,9 +180,6 @@ def open_index(source: Source) -> LabelIndex | None:
 
     For a cache over a local graph, return the index of the graph. A new index is in memory; it takes about
     ten seconds for half a million names, so `wikidata-cache load` writes one to disk.
-
-    Raises:
-        LabelIndexError: the index can't be read.
     """
     source = source.graph if isinstance(source, FallbackSource) else source
     if not isinstance(source, OxigraphSource):

@@ -65,9 +65,6 @@ class Linker:
 
         Returns:
             The best candidates, ranked, and the status.
-
-        Raises:
-            BadOptionError: `relation` is not a property id.
         """
         mention = Mention(text.strip(), kind, role, relation, expected_label)
         if relation is not None:
@@ -75,11 +72,7 @@ class Linker:
         return self.result(text, mention, self.candidates(mention), limit=limit)
 
     def candidates(self, mention: Mention) -> list[Candidate]:
-        """Return unranked candidates for a text, to which reasons can be added.
-
-        Raises:
-            BadOptionError: the relation is not a property id.
-        """
+        """Return unranked candidates for a text, to which reasons can be added."""
         if not mention.text:
             return []
         relation = mention.relation
@@ -125,11 +118,7 @@ class Linker:
         return LinkResult(text, tuple(best), self.knowledge.name, notes, rest[0].score if rest else None, nearest)
 
     def knows_property(self, relation: str) -> bool:
-        """Return whether the graph has a label, or values or subjects of known type, of a property.
-
-        Raises:
-            BadOptionError: `relation` is not a property id.
-        """
+        """Return whether the graph has a label, or values or subjects of known type, of a property."""
         with suppress(*NOT_NOW):
             if any(self._at_end(relation, role) is not None for role in ("object", "subject")):
                 return True
@@ -156,9 +145,6 @@ def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:
     """Return a linker over a graph and its label index; with `api`, candidates come from the API instead.
 
     The ends of relations are always looked up in the graph.
-
-    Raises:
-        LabelIndexError: the label index can't be read.
     """
     knowledge = OnlineKnowledge(api) if api else GraphKnowledge(facts, open_index(facts.source))
     return Linker(knowledge, facts)

@@ -27,9 +27,6 @@ class WorkerPool:
     """At most `size` processes over a database folder, each with at most `megabytes` of memory; `close` ends them.
 
     A query may take `seconds`.
-
-    Raises:
-        ServeError: the first process does not start.
     """
 
     def __init__(self, folder: Path, *, seconds: int, size: int = 4, megabytes: int = 4_000) -> None:
@@ -115,11 +112,7 @@ class _Worker:
         threading.Thread(target=self._read_lines, daemon=True).start()
 
     def wait_until_ready(self) -> None:
-        """Wait until the process reports that it is ready.
-
-        Raises:
-            ServeError: it did not start.
-        """
+        """Wait until the process reports that it is ready."""
         if self._line(time.monotonic() + _START_S) is None:
             self.end()
             self._errors.seek(0)

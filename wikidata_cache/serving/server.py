@@ -46,10 +46,6 @@ def served(folder: Path, *, port: int = 0, timeout_s: int = 60) -> Iterator[str]
         folder: a store made by `load`, or a plain Oxigraph folder.
         port: the port on 127.0.0.1; 0 chooses a free one.
         timeout_s: seconds after which a query is stopped.
-
-    Raises:
-        ServeError: the port is taken, or no process starts.
-        StoreError: the folder has no store, or an incomplete or damaged one.
     """
     location = engine_folder(folder)
     try:

@@ -36,10 +36,6 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
     """Load files into one store; return the store and {file name: sha256}; of files of one name, the paths.
 
     If the files have no labels, a labels file in the same folder is loaded too; without any label, a warning is logged.
-
-    Raises:
-        GraphFileError: a file is missing, empty, corrupt or malformed.
-        PrivateGraphError: a TSV file has names instead of ids.
     """
     store = Store()
     names = [path.name for path in paths]
@@ -62,11 +58,7 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
 
 
 def load_file(store: Store, path: Path) -> str:
-    """Add the triples of one file to the store, and return the sha256 of the file's bytes.
-
-    Raises:
-        GraphFileError: the file can't be read; the message names the line, if a line causes the error.
-    """
+    """Add the triples of one file to the store, and return the sha256 of the file's bytes."""
     if not is_graph_file(path):
         raise GraphFileError(path, f"is not a graph file; expected a name ending in {', '.join(SUFFIXES)}")
     with open_graph_file(path) as reader:

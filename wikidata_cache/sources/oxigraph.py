@@ -43,23 +43,14 @@ class OxigraphSource(SparqlSource):
 
     @classmethod
     def from_files(cls, paths: Sequence[Path]) -> "OxigraphSource":
-        """Load N-Triples and TSV files into memory.
-
-        Raises:
-            GraphFileError: a graph file can't be read.
-        """
+        """Load N-Triples and TSV files into memory."""
         store, hashes = load_files(paths)
         files = [{"name": name, "sha256": digest} for name, digest in sorted(hashes.items())]
         return cls(store, name=", ".join(hashes), provenance={"kind": "files", "files": files})
 
     @classmethod
     def from_store(cls, folder: Path) -> "OxigraphSource":
-        """Open a store made by `load`, or a plain Oxigraph folder, read-only.
-
-        Raises:
-            StoreError: a store is incomplete, damaged or of another version.
-            SourceStringError: there is no store, or one without triples.
-        """
+        """Open a store made by `load`, or a plain Oxigraph folder, read-only."""
         if loaded := store_of(folder):
             manifest = read_manifest(loaded)
             store = open_database(loaded, manifest)
@@ -99,11 +90,7 @@ class OxigraphSource(SparqlSource):
         return None if self._folder else len(self._store)
 
     def statements(self) -> Iterator[Statement]:
-        """Yield all truthy item-valued statements of the graph, in no order.
-
-        Raises:
-            StoreError: the database is damaged.
-        """
+        """Yield all truthy item-valued statements of the graph, in no order."""
         with store_read_errors(self._folder) if self._folder else nullcontext():
             for subject, predicate, target, _ in self._store.quads_for_pattern(None, None, None, None):
                 if isinstance(subject, NamedNode) and isinstance(target, NamedNode):
@@ -116,13 +103,7 @@ class OxigraphSource(SparqlSource):
         return dict(self._provenance)
 
     def select(self, query: str) -> list[Binding]:
-        """Return the rows of a SELECT query.
-
-        Raises:
-            UserQueryError: the text is not a SELECT query.
-            ServiceForbiddenError: it has SERVICE, with which the engine would open a connection.
-            StoreError: the database is damaged.
-        """
+        """Return the rows of a SELECT query."""
         forbid_service(query, "queries of a local graph stay on this machine")
         with store_read_errors(self._folder) if self._folder else nullcontext():
             try:

@@ -40,11 +40,7 @@ class RelationEnd(NamedTuple):
 
 
 def parse_relation_end(key: str, *, item: bool) -> RelationEnd:
-    """Parse "P19 object", or with `item` "P19 object Q65".
-
-    Raises:
-        BadOptionError: it is another text.
-    """
+    """Parse "P19 object", or with `item` "P19 object Q65"."""
     match = (ITEM_AT_END if item else RELATION_END).fullmatch(key)
     if match is None:
         expected = "P19 object Q65" if item else "P19 object"

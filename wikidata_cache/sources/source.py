@@ -149,11 +149,6 @@ def read_answer(
         query: the SPARQL text.
         rows: the answer.
         name: the source, for messages.
-
-    Raises:
-        TruncatedAnswerError: the end mark (`?end`, `queries.py`) is missing.
-        WrongAnswerError: the end mark is that of another query, or a row is about an id that was not requested or lacks
-            a selected variable.
     """
     # Without the end mark a cut-off answer would look like a short one.
     content = [row for row in rows if "end" not in row]

@@ -30,11 +30,7 @@ _UPDATES = ("insert", "delete", "load", "clear", "create", "drop", "copy", "move
 
 
 def check_select(query: str) -> None:
-    """Refuse a text that is no SELECT query.
-
-    Raises:
-        UserQueryError: the text is not a SELECT query.
-    """
+    """Refuse a text that is no SELECT query."""
     if not is_text(query):
         raise UserQueryError("The query contains a lone surrogate (half of a character); remove it.")
     form = next((word for word in _words(query) if word in _FORMS + _UPDATES), None)

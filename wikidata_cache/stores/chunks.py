@@ -49,11 +49,7 @@ class Chunk(NamedTuple):
 
 @contextmanager
 def open_chunks(path: Path) -> Iterator[ChunkReader]:
-    """Open a file for reading in chunks, with a progress bar on stderr.
-
-    Raises:
-        GraphFileError: the file can't be opened.
-    """
+    """Open a file for reading in chunks, with a progress bar on stderr."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -78,11 +74,7 @@ class ChunkReader:
         return self._raw.digest.hexdigest()
 
     def chunks(self, *, start: int = 0, lines: int = 0) -> Iterator[Chunk]:
-        """Yield the chunks of the file from byte `start` of the unzipped text; `lines` lines come before that byte.
-
-        Raises:
-            GraphFileError: the file is corrupt, cut off or cannot be read.
-        """
+        """Yield the chunks of the file from byte `start` of the unzipped text; `lines` lines come before that byte."""
         number = lines + 1
         try:
             skip = start
@@ -132,11 +124,7 @@ class _HashingFile:
 
 
 def read_head(path: Path) -> bytes:
-    """Return the first 64 KiB of the unzipped file.
-
-    Raises:
-        GraphFileError: it cannot be read.
-    """
+    """Return the first 64 KiB of the unzipped file."""
     try:
         with path.open("rb") as file:
             return _unzipped(file, path).read(_HEAD)

@@ -45,11 +45,7 @@ class Database:
         del self._store
 
     def add(self, parts: Sequence[bytes]) -> None:
-        """Add the triples of all parts (N-Triples), one thread per part.
-
-        Raises:
-            SyntaxError: a triple is malformed.
-        """
+        """Add the triples of all parts (N-Triples), one thread per part."""
         # The engine releases the GIL, so that `read_ahead` can read the next batch meanwhile.
         with ThreadPoolExecutor(len(parts) or 1) as threads:
             list(threads.map(lambda part: self._store.bulk_load(part, RdfFormat.N_TRIPLES, lenient=True), parts))
@@ -120,11 +116,7 @@ def store_write_errors(target: Path) -> Iterator[None]:
 
 
 def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, WeightCounts]:
-    """Write the label index to `path` from the spool files of names and weights; return the sizes of both.
-
-    Raises:
-        LabelIndexError: the label index can't be written.
-    """
+    """Write the label index to `path` from the spool files of names and weights; return the sizes of both."""
 
     def statements_per_id() -> Iterator[tuple[str, int]]:
         with weights.open("rb") as pairs:

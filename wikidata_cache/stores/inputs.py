@@ -93,11 +93,7 @@ class Input:
 
 
 def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
-    """Return the given files and the files of given folders, in order, each with its kind.
-
-    Raises:
-        GraphFileError: a file is missing, empty, of an unknown kind, or given twice.
-    """
+    """Return the given files and the files of given folders, in order, each with its kind."""
     files: list[Path] = []
     for source in map(user_path, sources):
         paths = [source]
@@ -114,11 +110,7 @@ def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
 
 
 def detect(path: Path, name: str) -> Input:
-    """Detect the kind of a file by its first bytes; `name` is that of the `Input`.
-
-    Raises:
-        GraphFileError: it is empty or of an unknown kind.
-    """
+    """Detect the kind of a file by its first bytes; `name` is that of the `Input`."""
     start = read_head(path)
     if not start.strip():
         raise GraphFileError(path, f"is empty; expected {_EXPECTED}")
@@ -155,11 +147,7 @@ class BadLines:
         self._leave_out = leave_out
 
     def __call__(self, line: int, problem: str) -> None:
-        """Report the unreadable line number `line` and its `problem`.
-
-        Raises:
-            GraphFileError: such lines are not left out.
-        """
+        """Report the unreadable line number `line` and its `problem`."""
         if not self._leave_out:
             suggestion = "Correct the line, or leave out such lines with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)
@@ -177,11 +165,7 @@ class BadLines:
         return bisect_right(self._lines, line)
 
     def cut_off(self, line: int, problem: str) -> None:
-        """Report that a file ends too early, at line number `line`.
-
-        Raises:
-            GraphFileError: such lines are not left out.
-        """
+        """Report that a file ends too early, at line number `line`."""
         if not self._leave_out:
             suggestion = "Fetch the file again, or load the part that is there with --skip-bad-lines"
             raise GraphFileError(self._path, f"{problem}. {suggestion}", line=line)

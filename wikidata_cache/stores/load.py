@@ -72,11 +72,6 @@ def load(
 
     Returns:
         The manifest of the store, the seconds that it took, and the number of lines that were left out.
-
-    Raises:
-        GraphFileError: a source cannot be read; the message names file and line.
-        StoreError: the place is taken, another process is loading this store, or the store cannot be written.
-        BadOptionError: there is no source.
     """
     if not sources:
         raise BadOptionError("Nothing to load; name at least one file or folder.")

@@ -94,9 +94,6 @@ def read_manifest(folder: Path, *, every: bool = False) -> Manifest:
     """Return the manifest of a store, after checking its files.
 
     By default, only the files whose modification time differs are hashed and compared; with `every`, all are.
-
-    Raises:
-        StoreError: the folder is not a store, is not finished, has another version, is damaged, or lacks files.
     """
     make = "make one with `wikidata-cache load SOURCE --store FOLDER`"
     if not folder.is_dir():
@@ -140,11 +137,7 @@ def store_of(folder: Path) -> Path | None:
 
 
 def engine_folder(folder: Path) -> Path:
-    """Check a store and return its database folder; return a plain database folder as is.
-
-    Raises:
-        StoreError: the store can't be read.
-    """
+    """Check a store and return its database folder; return a plain database folder as is."""
     store = store_of(folder)
     if store is None and is_engine(folder):
         return folder
@@ -154,12 +147,7 @@ def engine_folder(folder: Path) -> Path:
 
 
 def open_database(folder: Path, manifest: Manifest) -> Store:
-    """Open the database of a store read-only, and look up the manifest's `probes`, in less than a millisecond.
-
-    Raises:
-        StoreError: the database cannot be read, or a probe is not found: some network file systems return empty data
-            without an error.
-    """
+    """Open the database of a store read-only, and look up the manifest's `probes`, in less than a millisecond."""
     with store_read_errors(folder):
         store = Store.read_only(str(folder / ENGINE))
         probes = parse("\n".join(manifest.probes), RdfFormat.N_TRIPLES, lenient=True)
@@ -172,11 +160,7 @@ def open_database(folder: Path, manifest: Manifest) -> Store:
 
 
 def count_triples(folder: Path) -> int:
-    """Count the triples of an Oxigraph database by reading each.
-
-    Raises:
-        StoreError: a triple cannot be read.
-    """
+    """Count the triples of an Oxigraph database by reading each."""
     with store_read_errors(folder):
         return sum(1 for _ in Store.read_only(str(folder)))
 

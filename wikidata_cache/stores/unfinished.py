@@ -85,11 +85,7 @@ class Progress:
 
 @contextmanager
 def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
-    """Lock the folder TARGET.loading; resume an interrupted load with the same plan, else start with an empty folder.
-
-    Raises:
-        StoreError: another process holds the lock or has just finished, or the folder was not made by `load`.
-    """
+    """Lock the folder TARGET.loading; resume an interrupted load with the same plan, else begin with it empty."""
     folder = target.with_name(f"{target.name}.loading")
     if folder.exists() and any(folder.iterdir()) and not (folder / _LOCK).exists():
         raise StoreError(folder, "exists already, and is not an unfinished store; move it, or give another --store")

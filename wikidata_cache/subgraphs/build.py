@@ -36,11 +36,7 @@ Role = Literal["subject", "target_new", "target_true", "neighbour"]
 
 
 def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOptions) -> list[Subgraph]:
-    """Build the subgraph of each edit; requests are shared.
-
-    Raises:
-        TruthyOnlyError: as `expand` raises it. The errors of `try_ends` are raised as well.
-    """
+    """Build the subgraph of each edit; requests are shared."""
     if not edits:
         return []
     options = with_merged_answers(options, facts)
@@ -60,11 +56,7 @@ def edit_subgraphs(edits: Sequence[EditLike], facts: Facts, options: SubgraphOpt
 
 
 def item_subgraph(entity: str, facts: Facts, options: SubgraphOptions) -> Subgraph:
-    """Build the subgraph around one item, without any edit.
-
-    Raises:
-        TruthyOnlyError: as `expand`.
-    """
+    """Build the subgraph around one item, without any edit."""
     expansion = Expansion(frontier=[entity], hops={entity: 0})
     expand(facts, [expansion], options, per_node=[options.per_node] * options.hops, also=[entity])
     steps = list(expansion.steps.values())
@@ -152,9 +144,6 @@ def expand(
         options: direction, ranks, seed and policy.
         per_node: statements to keep of each node, for each round.
         also: ids whose labels are fetched in the same requests.
-
-    Raises:
-        TruthyOnlyError: `options.statements` is "all", and the source has only truthy statements of a node.
     """
     for m in per_node:
         frontier = sorted({node for expansion in expansions for node in expansion.frontier})

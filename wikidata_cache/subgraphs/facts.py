@@ -135,11 +135,7 @@ class Facts:
         return self._known["in"].get(node, ()) is None
 
     def prefetch(self, ids: Collection[str], options: SubgraphOptions, *, also: Collection[str] = ()) -> None:
-        """Fetch all facts that `usable` needs for these nodes, and the labels of the ids in `also`, in few requests.
-
-        Raises:
-            TruthyOnlyError: all ranks are requested and the source has only truthy statements of a node.
-        """
+        """Fetch all facts that `usable` needs for these nodes, and the labels of the ids in `also`, in few requests."""
         if options.values:
             self.values(ids)  # first, since the Action API answers with the other statements too
         stated = self.out(ids)

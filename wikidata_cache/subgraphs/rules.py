@@ -126,9 +126,6 @@ def read_rules(path: str | Path) -> Rules:
     """Read the rules of `wikidata-cache rules`: TSV with the columns rule, support, confidence, and any others.
 
     A header is left out; what the command prints has none.
-
-    Raises:
-        BadOptionError: the file can't be read, or a row is not a rule; the message names the row and the field.
     """
     path = user_path(path)
     try:

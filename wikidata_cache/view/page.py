@@ -40,11 +40,7 @@ _MARKS = {"edit": "new", "old": "replaced"}
 
 
 def page(graph: nx.MultiDiGraph) -> str:
-    """Return the page as HTML text. The same graph gives the same text.
-
-    Raises:
-        BadOptionError: the graph is empty.
-    """
+    """Return the page as HTML text. The same graph gives the same text."""
     if not len(graph):
         raise BadOptionError("The graph is empty; there is nothing to show.")
     content = elements(graph)

@@ -71,10 +71,6 @@ def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) 
         graph: nodes with `label`, and optionally `role` and `hop`; edges with `label` and `role`.
         path: a name that ends in .svg.
         title: the heading of the picture.
-
-    Raises:
-        BadOptionError: the name ends otherwise, or the graph is empty.
-        OSError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".svg":
@@ -83,11 +79,7 @@ def draw(graph: nx.MultiDiGraph, path: str | Path, *, title: str | None = None) 
 
 
 def svg(graph: nx.MultiDiGraph, *, title: str | None = None, widest: float = math.inf) -> str:
-    """Return the drawing as an SVG document with a legend, scaled down to at most `widest` pixels of width.
-
-    Raises:
-        BadOptionError: the graph is empty.
-    """
+    """Return the drawing as an SVG document with a legend, scaled down to at most `widest` pixels of width."""
     shapes, classes, width, height = _tree_shapes(graph)
     heading = printable(title or "", longest=120)
     top = _HEADING if heading else 0
@@ -119,9 +111,6 @@ def inline_svg(graph: nx.MultiDiGraph, *, title: str, most: int = 60) -> str:
         graph: as for `draw`.
         title: the text for screen readers.
         most: of a larger graph, only so many statements are drawn, those nearest to the edit.
-
-    Raises:
-        BadOptionError: the graph is empty.
     """
     shapes, _, width, height = _tree_shapes(nearest(graph, most))
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'

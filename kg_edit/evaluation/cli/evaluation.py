@@ -198,11 +198,7 @@ class Evaluation:
         return slice(start, None if self.limit is None else start + self.limit)
 
     def run(self, out: Path, *, overwrite: bool = False) -> Summary:
-        """Check the options, load the model, and score; ``overwrite``: delete another run in the folder ``out``.
-
-        Raises:
-            KgEditError, WikidataCacheError: an option or a file is wrong; see `kg_edit.evaluate`.
-        """
+        """Check the options, load the model, and score; ``overwrite``: delete another run in the folder ``out``."""
         ready = self.ready(out)  # all that can be wrong is found before a run is deleted
         return replace_run(out, partial(ready.run, out), overwrite=overwrite)
 
@@ -211,12 +207,6 @@ class Evaluation:
 
         Args:
             labels: the source of the labels of ids in own edits.
-
-        Raises:
-            ConfigError: an extra metric lacks its reference texts, or no metric reads them; no record has a ceiling,
-                one of the probes, or what one of the extras needs; or no record is left after ``skip``.
-            KgEditError: there is no such data set, it can't be read, or a row can't be read and ``keep_going`` is
-                false.
         """
         from kg_edit.edits.files import in_form
         from kg_edit.evaluation.datasets import FileContent, read_dataset
@@ -301,11 +291,7 @@ class Evaluation:
         return LazyGraph(method, self.graph, self.contact, default=graph_name(self.data))
 
     def ready(self, out: Path) -> Ready:
-        """Check the options, read the data and load the model; ``out`` is checked, but not written.
-
-        Raises:
-            KgEditError, WikidataCacheError: an option or a file is wrong.
-        """
+        """Check the options, read the data and load the model; ``out`` is checked, but not written."""
         lazy_graph = self.lazy_graph()
         method = lazy_graph.method
         check_method(method)
@@ -358,11 +344,7 @@ class Evaluation:
         )
 
     def _known(self, model: LanguageModel, content: FileContent) -> FileContent:
-        """The records with only the questions that ``--known-only`` keeps.
-
-        Raises:
-            ConfigError: no question is left, or no record after ``skip``.
-        """
+        """The records with only the questions that ``--known-only`` keeps."""
         from kg_edit.evaluation.datasets import FileContent
         from kg_edit.evaluation.ripples.known_only import known_only
         from kg_edit.models.loading import cache_folder
@@ -399,11 +381,7 @@ class Ready:
     content: FileContent  # of the whole file, whose answers are the wrong ones of portability.choice
 
     def run(self, out: Path, *, shard: Shard | None = None) -> Summary:
-        """Score the records, or a shard of them.
-
-        Raises:
-            KgEditError: see `kg_edit.evaluate`.
-        """
+        """Score the records, or a shard of them."""
         from kg_edit.evaluation.run import evaluate
         from kg_edit.evaluation.settings import DataSource
 

@@ -24,11 +24,7 @@ _CONSEQUENCES = ("hops", "multihop", "portability", "ripple")  # families of pro
 def graph_for(
     graph: SubgraphSource | None, records: Sequence[BenchmarkRecord], control: str | None = None
 ) -> SubgraphSource | None:
-    """Return the graph that a method may read: without the answers of withheld questions, or a control of it.
-
-    Raises:
-        ConfigError: there is a control, but no graph.
-    """
+    """Return the graph that a method may read: without the answers of withheld questions, or a control of it."""
     from kg_edit.evaluation.datasets.ripples import withheld_answers
     from kg_edit.graphs.controls import NoGraph, ShuffledObjects, Withheld, WrongGraph
 

@@ -39,11 +39,6 @@ def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int
         evaluation: the options of the run.
         out: the folder of the run.
         started: called with the process id of each worker.
-
-    Raises:
-        ConfigError: Ray is not installed, or there is no record.
-        ModelError: a shard lost its worker three times.
-        KgEditError: any other error of a worker.
     """
     ray = _ray()
     check_folder(out)

@@ -92,13 +92,7 @@ class SweepSettings(BaseModel):
 
 
 def read_sweep(path: Path) -> SweepSettings:
-    """Read a sweep's file.
-
-    Raises:
-        ConfigError: it can't be read, is no TOML, has an unknown key or a wrong value, or a sweep does not measure one
-            of its metrics.
-        UnknownNameError: there is no such metric; the message suggests the nearest.
-    """
+    """Read a sweep's file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
@@ -154,13 +148,7 @@ class Cell:
 
 
 def cells_of(settings: SweepSettings) -> tuple[Cell, ...]:
-    """Return all cells; the last axis varies fastest.
-
-    Raises:
-        UnknownNameError: an axis or a setting is unknown to a method; the message suggests the nearest.
-        ConfigError: an axis is also set for all cells, or is inside a setting that is no table, or a value is wrong; or
-            there are too many cells.
-    """
+    """Return all cells; the last axis varies fastest."""
     for axis in settings.grid:
         _check_axis(axis, settings)
     if (count := math.prod(map(len, settings.grid.values()))) > _MOST_CELLS:

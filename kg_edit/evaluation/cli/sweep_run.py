@@ -73,10 +73,6 @@ def run_sweep(
         data: the source of the records, for the provenance.
         config: what is measured, and when.
         overwrite: replace a cell's run with other settings; the other cells remain.
-
-    Raises:
-        OutputError: ``out`` belongs to something else, or a cell's folder to a run with other settings.
-        KgEditError: a method can't be built, or its run fails; the results of finished cells remain.
     """
     rows = [as_record(record).model_dump(mode="json") for record in records]
     config = config or EvalConfig()
@@ -147,9 +143,6 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     One axis, or a numeric axis and another one (one line for each of its values), gives lines with 95 % intervals and
     the unedited model's score; other pairs of axes give a heat map. Each combination of values of further axes has its
     own row of panels. Axes with one value are left out.
-
-    Raises:
-        OutputError: the file can't be written, or its ending names no format.
     """
     by_axis: dict[str, dict[str, Any]] = {axis: {} for axis in outcomes[0].cell.values}
     for outcome in outcomes:

@@ -205,11 +205,7 @@ def guess_dataset(path: str | Path) -> Dataset:
 
 
 def _readable(path: str | Path) -> tuple[dict[str, int], list[EditFileError]]:
-    """How many of a file's first rows each benchmark can read, and the errors of those that can't read the file.
-
-    Raises:
-        EditFileError: no benchmark can read the file.
-    """
+    """How many of a file's first rows each benchmark can read, and the errors of those that can't read the file."""
     counts: dict[str, int] = {}
     errors: list[EditFileError] = []
     parsed = cache(document)  # once for all benchmarks

@@ -29,22 +29,14 @@ def without_null(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fields_of(model: type[AnyRecord], row: object) -> AnyRecord:
-    """Check a row against the record class of its published form, and return the record.
-
-    Raises:
-        EditError: the row is no object, or a field is missing, unknown or of another type; the message names it.
-    """
+    """Check a row against the record class of its published form, and return the record."""
     if not isinstance(row, Mapping):
         raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
     return checked(model, without_null(row))
 
 
 def template(text: str, subject: str, *, field: str) -> Template:
-    """Replace the first occurrence of the subject in ``text``, as whole words, by {}; case is ignored only if needed.
-
-    Raises:
-        EditError: ``text``, the row's ``field``, does not contain the subject.
-    """
+    """Replace the first occurrence of the subject in ``text``, as whole words, by {}; case is ignored if needed."""
     pattern = whole(subject.strip(), text)
     match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE) if subject.strip() else None
     if not match:
@@ -53,11 +45,7 @@ def template(text: str, subject: str, *, field: str) -> Template:
 
 
 def built_edit(fields: Mapping[str, Any], *, names: Mapping[str, str]) -> Edit:
-    """Build an edit from these fields; faults are reported under the row's own field ``names``.
-
-    Raises:
-        EditError: a field is wrong.
-    """
+    """Build an edit from these fields; faults are reported under the row's own field ``names``."""
     try:
         return checked(Edit, fields)
     except EditError as error:
@@ -76,9 +64,6 @@ def rephrased_edit(
 ) -> Edit:
     """Build the edit of a row in EasyEdit's form: a prompt that contains the subject, the targets, one paraphrase or
     "".
-
-    Raises:
-        EditError: a field is wrong; it is reported under the row's own name.
     """
     parts = template(prompt, subject, field="prompt")
     fields: dict[str, Any] = {

@@ -44,11 +44,7 @@ class FlatRecord(Record):
 
 
 def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
-    """Parse a row of CounterFact, or of its flat form, as a record.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
-    """
+    """Parse a row of CounterFact, or of its flat form, as a record."""
     if "requested_rewrite" not in row:
         return parse_flat(row, name)
     edit = to_edit(row, row_id=name, labels={}, templates=templates)
@@ -60,11 +56,7 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
 
 
 def parse_plus(row: RawRecord, name: str, *, templates: RelationTemplates) -> BenchmarkRecord:
-    """Parse a row of CounterFactPlus as a record.
-
-    Raises:
-        EditError: as for CounterFact, or the row has no question.
-    """
+    """Parse a row of CounterFactPlus as a record."""
     record = parse(row, name, templates=templates)
     if not record.edits[0].portability:
         raise EditError([Fault("portability", f"{record.id!r}: {_NO_QUESTION}")])
@@ -76,9 +68,6 @@ def parse_flat(row: RawRecord, name: str) -> BenchmarkRecord:
 
     The locality prompt is a locality probe. If its answer is the edit's old target, as in CounterFact, it is also a
     neighborhood prompt.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
     """
     flat = fields_of(FlatRecord, row)
     parts = template(flat.prompt, flat.subject, field="prompt")
@@ -115,11 +104,7 @@ class Snippets(Record):
 
 
 def read_references(path: Path) -> References:
-    """Read a file in the form of ROME's attribute_snippets.json; return its texts by relation and object.
-
-    Raises:
-        EditFileError: the file can't be read, or a row is wrong; the message names it.
-    """
+    """Read a file in the form of ROME's attribute_snippets.json; return its texts by relation and object."""
     references: dict[tuple[str, str], tuple[str, ...]] = {}
     for snippets in parsed_rows(path, lambda row, _: fields_of(Snippets, row)):
         key = snippets.relation_id, snippets.target_id

@@ -64,9 +64,6 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row as a record with probes inference (labels to choose from) or span (the masked text).
 
     If the definition does not name the entity before its mask, the edit's prompt begins with the name and a colon.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
     """
     row = fields_of(EntityRow, raw)
     defined = _masked(row.definition, field="definition")
@@ -115,11 +112,7 @@ class OtherSentence(NamedTuple):
 
 
 def read_sentences(path: Path) -> tuple[OtherSentence, ...]:
-    """Read the masked sentences of a file, with the span of each or its labels; the definitions are not used.
-
-    Raises:
-        EditFileError: the file can't be read, a row is wrong, or there is no masked sentence; the message names it.
-    """
+    """Read the masked sentences of a file, with the span of each or its labels; the definitions are not used."""
     sentences = [sentence for record in parsed_rows(path, parse) for sentence in sentences_of(record)]
     if not sentences:
         raise EditFileError(f"{path}: no record has a masked sentence; expected rows of ECBD or Entity Inferences")

@@ -47,11 +47,7 @@ class HallueditRow(Record):
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """Parse a row as a record: the edit corrects the wrong answer.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
-    """
+    """Parse a row as a record: the edit corrects the wrong answer."""
     fields = dict[str, Any]()
     for field, value in raw.items():
         column = _OF_A_MODEL.sub(r"\1", field)

@@ -126,11 +126,7 @@ def rows(document: object) -> Iterable[object]:
 
 
 def parse(row: RawRecord, name: str) -> BenchmarkRecord:
-    """Parse a row of any subset as a record.
-
-    Raises:
-        EditError: a field is wrong, or the row belongs to no subset.
-    """
+    """Parse a row of any subset as a record."""
     for field, read in (("ent", _opinion), ("question", _forgotten), ("concept", _biography), ("subject", _fact)):
         if field in row:
             return read(row, name)

@@ -77,11 +77,7 @@ _FLAT = {f"orig_{field}": field for field in ("triples", "triples_labeled")} | {
 
 
 def nested(row: RawRecord) -> RawRecord:
-    """Convert a row of MQuAKE-Remastered to the nested form of the other files.
-
-    Raises:
-        EditError: its edits are no list.
-    """
+    """Convert a row of MQuAKE-Remastered to the nested form of the other files."""
     if "orig" in row or not {"orig_triples", "edit_triples"} & set(row):
         return row
     flat = row.get("requested_rewrite")
@@ -108,9 +104,6 @@ def parse(row: RawRecord, name: str) -> BenchmarkRecord:
 
     The edit probes state each edit; hops asks all facts of the new chain. An edit's subject id is taken from the
     matching triple. Several edits of a case are called ``ID.0``, ``ID.1``, ….
-
-    Raises:
-        EditError: a field is wrong; the message names it.
     """
     case = fields_of(CaseRow, nested(row))
     facts = [(rewrite.relation_id, rewrite.target_new.id) for rewrite in case.requested_rewrite]

@@ -52,9 +52,6 @@ def parse(row: RawRecord, name: str, *, templates: RelationTemplates) -> Benchma
         row: the fields.
         name: the id of an edit without one.
         templates: for rows without a prompt.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
     """
     return record_of(to_edit(row, row_id=name, labels={}, templates=templates))
 
@@ -71,11 +68,7 @@ class OwnEdits(Dataset):
         labels: LabelSource | None = None,
         parsed: Callable[..., object] = document,
     ) -> FileContent:
-        """Read a file as `kg-edit edit` does; rows of a hub's data set are parsed one by one.
-
-        Raises:
-            EditFileError: the file can't be read, or has no rows.
-        """
+        """Read a file as `kg-edit edit` does; rows of a hub's data set are parsed one by one."""
         path = Path(path)
         if str(path).startswith(HUB):
             return super().read(path, limit=limit, parsed=parsed)

@@ -77,11 +77,7 @@ def rows(document: object) -> Iterable[object]:
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """Parse a row of either form: the edit teaches the first answer, and the probe recall accepts all answers.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
-    """
+    """Parse a row of either form: the edit teaches the first answer, and the probe recall accepts all answers."""
     if "input" in raw:
         # The short form has neither subject nor relation: the question itself shows both.
         short_row = fields_of(AskedRow, raw)

@@ -32,11 +32,7 @@ class QaeditRow(Record):
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """Parse a row as a record; its id begins with the source, as two sources number their questions alike.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
-    """
+    """Parse a row as a record; its id begins with the source, as two sources number their questions alike."""
     row = fields_of(QaeditRow, raw)
     fields = {
         "id": f"{row.source}-{name}" if row.source else name,

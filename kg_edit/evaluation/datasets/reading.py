@@ -33,11 +33,7 @@ def every_row(document: object) -> Iterable[object]:
 
 
 def parsed_rows(path: Path, parse: Callable[[Any, str], Parsed]) -> Iterator[Parsed]:
-    """Yield ``parse(row, number)`` of each row of a JSON file: a row is any JSON value, the number a text.
-
-    Raises:
-        EditFileError: the file can't be read, or a row is wrong; the message names it.
-    """
+    """Yield ``parse(row, number)`` of each row of a JSON file: a row is any JSON value, the number a text."""
     for number, row in enumerate(every_row(document(path)), 1):
         try:
             yield parse(row, str(number))
@@ -50,9 +46,6 @@ def document(path: Path, *, tables: bool | None = None) -> object:
 
     JSON lines are returned as a list. ``tables``: read CSV and TSV too, where a row that can't be read is a `RowFault`;
     False: refuse them, and name own edits, which may be a table; None: refuse them.
-
-    Raises:
-        EditFileError: it can't be read.
     """
     if str(path).startswith(HUB):
         return _from_hub(str(path).removeprefix(HUB))

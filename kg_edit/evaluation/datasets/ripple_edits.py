@@ -99,9 +99,6 @@ def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> Benchm
         raw: a row as published.
         name: the id of the record.
         known: the relations of the data set by name (`relations`).
-
-    Raises:
-        EditError: a field is wrong, or the edit's sentence does not fit its relation; the message names the field.
     """
     row = fields_of(RippleRow, raw)
     subject, target, relation = _read(row.edit, known, field="edit")

@@ -101,11 +101,7 @@ def rows(document: object) -> Iterable[object]:
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """Parse a row as a record, with one probe for each question.
-
-    Raises:
-        EditError: a field is wrong, or a relation has no noun or no inverse question; the message names it.
-    """
+    """Parse a row as a record, with one probe for each question."""
     if "records" in raw:
         raise EditError([Fault("format", f"expected {FORMAT!r}; make the file with `kg-edit data ripples`")])
     row = fields_of(RippleRow, raw)
@@ -127,11 +123,7 @@ def split_of(record: BenchmarkRecord) -> str:
 
 
 def part_of(records: Sequence[BenchmarkRecord], split: str | None) -> tuple[BenchmarkRecord, ...]:
-    """Return the records of a split; all records if ``split`` is None.
-
-    Raises:
-        ConfigError: no record is in that split.
-    """
+    """Return the records of a split; all records if ``split`` is None."""
     chosen = tuple(record for record in records if split is None or split_of(record) == split)
     if not chosen:
         parts = sorted({split_of(record) for record in records} & {"dev", "test"})

@@ -53,11 +53,7 @@ class AkewRewrite(mquake.Rewrite):
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """Parse a row of UnKE as a record.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
-    """
+    """Parse a row of UnKE as a record."""
     row = fields_of(UnkeRow, raw)
     if len(row.sub_question) != len(row.sub_answer):
         message = f"{len(row.sub_answer)} answers to {len(row.sub_question)} questions; give one answer to each"
@@ -79,9 +75,6 @@ def parse_akew(raw: RawRecord, name: str) -> BenchmarkRecord:
 
     The prompt of an edit is the question for its fact. MQuAKE's probe edit, the fact's statement, then asks whether the
     fact follows from the paragraph.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
     """
     rewrites = raw.get("requested_rewrite")
     if not isinstance(rewrites, list) or not rewrites or not all(isinstance(rewrite, dict) for rewrite in rewrites):

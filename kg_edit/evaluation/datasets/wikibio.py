@@ -116,11 +116,7 @@ def _concept(row: Mapping[str, Any]) -> str:
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
-    """Parse a row made by `rows` as a record.
-
-    Raises:
-        EditError: a field is wrong; the message names it.
-    """
+    """Parse a row made by `rows` as a record."""
     row = fields_of(PassageRow, raw)
     if row.index is None:
         marks = "accurate, minor_inaccurate and major_inaccurate, one to be edited"

@@ -69,9 +69,6 @@ def parse(raw: RawRecord, name: str, *, towards: Towards = "answers") -> Benchma
         raw: a row of the MEND/ROME form, or of EasyEdit's form, which has its own target.
         name: the id of the record.
         towards: the target in the MEND/ROME form: ``answers[0]`` (ROME, MEMIT) or ``alt`` (EasyEdit).
-
-    Raises:
-        EditError: a field is wrong; the message names it.
     """
     if "prompt" in raw:
         flat = fields_of(EasyEditRow, raw)

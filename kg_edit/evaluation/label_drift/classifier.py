@@ -37,12 +37,7 @@ class ClassifierModel(LanguageModel):
     labels: tuple[str, ...]
 
     def encode(self, text: str, *, target: str | None = None, chat: bool = False, fitting: bool = True) -> Prompt:
-        """Encode a text, followed by the number of the class ``target``.
-
-        Raises:
-            PromptError: there is no such class.
-            ModelError: the text is longer than the model's positions.
-        """
+        """Encode a text, followed by the number of the class ``target``."""
         prompt = super().encode(text, chat=chat, fitting=fitting)
         if target is None:
             return prompt
@@ -55,9 +50,6 @@ class ClassifierModel(LanguageModel):
         """Return the logits of the classes after each text, [texts, classes]; float32, on the CPU.
 
         ``title``: that of a progress bar; without it none is shown.
-
-        Raises:
-            ModelError: a logit is not finite.
         """
         parts = list[Tensor]()
         with Bar(title=title, unit="text", total=len(texts), shown=bool(title)) as bar:
@@ -78,11 +70,7 @@ class ClassifierModel(LanguageModel):
         return logits
 
     def classes(self, texts: Sequence[str], *, title: str = "") -> list[str]:
-        """Return the most probable class of each text; ``title`` as for `scores`.
-
-        Raises:
-            ModelError: as `scores`.
-        """
+        """Return the most probable class of each text; ``title`` as for `scores`."""
         return [self.labels[index] for index in self.scores(texts, title=title).argmax(-1).tolist()]
 
 
@@ -116,9 +104,6 @@ def trained_classifier(model: LanguageModel, texts: Sequence[str], labels: Seque
 
     The features are the hidden states that the model's own head gets after the last token, scaled to mean 0 and
     standard deviation 1. The fit is deterministic.
-
-    Raises:
-        ConfigError: there are fewer than two classes.
     """
     classes = sorted(set(labels))
     if len(classes) < 2:

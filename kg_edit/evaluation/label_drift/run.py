@@ -85,29 +85,17 @@ class DriftFolder:
         return self.path / "patches" / f"{number:05d}.safetensors"
 
     def texts(self) -> list[SeenText]:
-        """Return the recorded texts; an incomplete last line is dropped.
-
-        Raises:
-            OutputError: a line is no `SeenText`.
-        """
+        """Return the recorded texts; an incomplete last line is dropped."""
         drop_cut_line(self.path / TEXTS)
         return list(read_lines(self.path / TEXTS, SeenText))
 
     def points(self) -> dict[int, DriftPoint]:
-        """Return the recorded points by the number of texts; an incomplete last line is dropped.
-
-        Raises:
-            OutputError: a line is no `DriftPoint`.
-        """
+        """Return the recorded points by the number of texts; an incomplete last line is dropped."""
         drop_cut_line(self.path / "points.jsonl")
         return {point.seen: point for point in read_lines(self.path / "points.jsonl", DriftPoint)}
 
     def append(self, line: SeenText | DriftPoint) -> None:
-        """Append a text or a point; when this returns, it is on disk.
-
-        Raises:
-            OutputError: it can't be written; the file is then unchanged.
-        """
+        """Append a text or a point; when this returns, it is on disk."""
         name = TEXTS if isinstance(line, SeenText) else "points.jsonl"
         append_lines(self.path / name, [line.model_dump_json()])
 
@@ -123,22 +111,14 @@ def shortened(model: LanguageModel, texts: Sequence[LabelledText], *, tokens: in
 
 
 def check_editor(name: str, config: BaseModel) -> None:
-    """Check that a method can edit a classifier.
-
-    Raises:
-        ConfigError: the method trains on more than the target, or needs a vocabulary.
-    """
+    """Check that a method can edit a classifier."""
     aim = getattr(config, "aim", "target")
     if name not in EDITORS or aim == "text":
         raise ConfigError(f"{name} reads or trains more than the class of a text; take one of {', '.join(EDITORS)}")
 
 
 def check_labels(drift: LabelDrift, labels: Collection[str]) -> None:
-    """Check that a classifier with these ``labels`` has all labels of the stream.
-
-    Raises:
-        ConfigError: a label is missing.
-    """
+    """Check that a classifier with these ``labels`` has all labels of the stream."""
     unknown = {text.label for text in drift.stream}.difference(labels)
     if tested := sorted(unknown.intersection(text.label for text in drift.test)):
         raise ConfigError(
@@ -164,11 +144,6 @@ def run_drift(
         out: the folder of the run. A run that was stopped resumes there: recorded texts are not processed again, and
             recorded points are yielded as they are.
         every: edits between two points.
-
-    Raises:
-        ConfigError: the classifier does not know a label of the stream, or the method can't edit a classifier.
-        OutputError: the folder has another run, can't be read or written, or lacks a text before others,
-            or the patch of one.
     """
     check_editor(method.name, method.config)
     check_labels(drift, model.labels)

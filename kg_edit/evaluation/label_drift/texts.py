@@ -63,11 +63,7 @@ class LabelDrift(NamedTuple):
 
 
 def read_texts(path: str | Path) -> tuple[LabelledText, ...]:
-    """Read all texts of a JSON or JSON lines file, or of a hub (``hf:NAME::SPLIT``), in the file's order.
-
-    Raises:
-        EditFileError: the file can't be read, has no texts or one id twice, or a row is wrong; the message names it.
-    """
+    """Read all texts of a JSON or JSON lines file, or of a hub (``hf:NAME::SPLIT``), in the file's order."""
     texts = tuple(parsed_rows(Path(path), _text))
     if not texts:
         raise EditFileError(f"{path}: has no texts; expected rows with text and label")
@@ -91,10 +87,6 @@ def read_label_drift(old: str | Path, new: str | Path | None = None, *, since: i
 
     Every fourth of the old texts tests what the classifier retains; the others train it. A warning appears if there
     are too few for a test. A stream with years is sorted by year.
-
-    Raises:
-        EditFileError: a file can't be read, or a row is wrong.
-        ConfigError: not exactly one of ``new`` and ``since`` is given, a text has no year, or a part has no texts.
     """
     if (new is None) == (since is None):
         raise ConfigError("give either a file with the newer texts (--stream), or their first year (--since)")

@@ -127,12 +127,7 @@ def requests_of(case: Case) -> Requests:
 
 
 def find_extras(names: Iterable[str]) -> tuple[str, ...]:
-    """Check the names of costly metrics; return each once, in the catalogue's order.
-
-    Raises:
-        UnknownNameError: there is no such costly metric; the message suggests the nearest name.
-        ConfigError: an extra needs a package that is not installed.
-    """
+    """Check the names of costly metrics; return each once, in the catalogue's order."""
     requested = set(names)
     for name in sorted(requested - set(EXTRAS)):
         raise unknown_name("extra metric", name, EXTRAS)

@@ -55,11 +55,7 @@ class Builder:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def build(self, relations: Sequence[str], *, n: int) -> Document:
-        """Build the document with ``n`` edits of ``relations``, or fewer if the graph has no more.
-
-        Raises:
-            ConfigError: a relation has no noun or no template; or the graph and the model give no edit at all.
-        """
+        """Build the document with ``n`` edits of ``relations``, or fewer if the graph has no more."""
         templates = self.table.words.templates(relations)
         pools = [candidates(self.table, relation, seed=self.seed) for relation in relations]
         targets = _targets(pools)
@@ -90,9 +86,6 @@ class Builder:
         """Build the document for given edits.
 
         Edits without the ids of r and o*, and those whose o* the graph does not have, are dropped and counted.
-
-        Raises:
-            ConfigError: no edit is left.
         """
         with_ids = []
         lacking = Counter[str]()

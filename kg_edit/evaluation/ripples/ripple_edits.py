@@ -46,11 +46,7 @@ class Excluded:
 
 
 def training_edits(table: FactTable, relations: Sequence[str], *, n: int, seed: int, excluded: Excluded) -> list[Edit]:
-    """Draw at most ``n`` edits, alternating between the relations.
-
-    Raises:
-        ConfigError: a relation has no noun or no template, or the graph gives no edit for any relation.
-    """
+    """Draw at most ``n`` edits, alternating between the relations."""
     templates = table.words.templates(relations)
     per_relation = -(-n // len(relations))
     drawn = [

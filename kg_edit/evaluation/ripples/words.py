@@ -41,13 +41,7 @@ class RippleWords(BaseModel):
 
     @classmethod
     def load(cls, file: Path | None = None) -> Self:
-        """Load the packaged file, with ``file`` on top: tables are merged, lists are replaced.
-
-        Raises:
-            ConfigError: a file is no TOML, has a part that is unknown or of another type, or asks a relation that has
-                no noun.
-            EditFileError: ``file`` can't be read.
-        """
+        """Load the packaged file, with ``file`` on top: tables are merged, lists are replaced."""
         packaged = files("kg_edit").joinpath("data", "ripples.toml").read_text(encoding="utf-8")
         content = tomllib.loads(packaged)
         if file:
@@ -66,11 +60,7 @@ class RippleWords(BaseModel):
         return words
 
     def templates(self, relations: Sequence[str]) -> dict[str, str]:
-        """Return the prompt template of each relation.
-
-        Raises:
-            ConfigError: a relation has no noun or no template.
-        """
+        """Return the prompt template of each relation."""
         all_templates = RelationTemplates.load()
         templates = dict[str, str]()
         for relation in relations:

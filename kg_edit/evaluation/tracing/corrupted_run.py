@@ -142,11 +142,7 @@ class CorruptedRun:
 
 
 def subject_tokens(prompt: Prompt) -> range:
-    """Return the positions of the subject's tokens.
-
-    Raises:
-        PromptError: the prompt was encoded without its subject.
-    """
+    """Return the positions of the subject's tokens."""
     if prompt.subject_first is None:
         raise PromptError(f"the prompt {prompt.text!r} was encoded without a subject; give subject=...")
     return range(prompt.subject_first, prompt.edited_at + 1)
@@ -190,10 +186,6 @@ def site(model: LanguageModel, kind: Kind, layer: int) -> nn.Module:
 
     For an MLP it is the down-projection. What a block does to its output afterwards (dropout, a norm) treats each token
     alone, so restoring the one restores the other.
-
-    Raises:
-        ModelError: the model has no such layer.
-        UnsupportedModelError: the family's `ModelSpec` does not give the path of the attention.
     """
     if kind == "hidden":
         return model.block(layer)

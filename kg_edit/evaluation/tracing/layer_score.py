@@ -66,11 +66,7 @@ def edit_score(efficacy: float, generality: float, specificity: float) -> EditSc
 
 
 def layer_scores(by_layer: Mapping[int, Sequence[EditScore | Exception]]) -> tuple[LayerScore, ...]:
-    """Return the scores of the layers, over the edits that could be made at some layer.
-
-    Raises:
-        KgEditError: no edit could be made; it is the error of the first one.
-    """
+    """Return the scores of the layers, over the edits that could be made at some layer."""
     rows = list(by_layer.values())
     scores = list[LayerScore]()
     good = [index for index in range(len(rows[0])) if any(isinstance(row[index], EditScore) for row in rows)]

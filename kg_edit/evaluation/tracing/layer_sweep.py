@@ -78,12 +78,7 @@ class Sweep(BaseModel):
 def auto_layer(
     make: Make, model: LanguageModel, config: MethodConfig, edits: Sequence[Edit], *, progress: bool = True
 ) -> Sweep:
-    """Run `choose_layer`, or load its earlier outcome for the same model, method, settings and edits.
-
-    Raises:
-        ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
-        KgEditError: no edit could be made at any layer.
-    """
+    """Run `choose_layer`, or load its earlier outcome for the same model, method, settings and edits."""
     decides = {
         "protocol": _PROTOCOL,
         "kg_edit": __version__,
@@ -115,10 +110,6 @@ def choose_layer(
         config: the method's settings.
         edits: the edits to choose from.
         progress: show progress bars.
-
-    Raises:
-        ConfigError: the method has no setting ``layer``, it is set already, or there is no edit to try.
-        KgEditError: no edit could be made at any layer.
     """
     free = check_choosable(config)
     if not edits:
@@ -188,11 +179,7 @@ def edit_scores(
 
 
 def check_choosable(config: MethodConfig) -> LayerConfig:
-    """Check that a method writes into one layer and that it is not chosen yet; needs no model. Return the settings.
-
-    Raises:
-        ConfigError: the method has no setting ``layer``, it is set already, or the method changes no weight.
-    """
+    """Check that a method writes into one layer and that it is not chosen yet; needs no model. Return the settings."""
     if not isinstance(config, LayerConfig):
         raise ConfigError("--layer auto: this method has no setting layer (LayerConfig); leave --layer out")
     if not config.writes_weight:
@@ -220,9 +207,6 @@ def traced_peak(model: LanguageModel, edits: Sequence[Edit]) -> int:
     """Return the layer at which restoring MLPs at the subject's last token restores most of the prediction, on average.
 
     This is the tracing of `kg_edit.evaluation.tracing.trace` for that one token, with five samples of the noise.
-
-    Raises:
-        PromptError: a subject can't be found in its prompt's tokens.
     """
     prompts = [prompt_of(model, fact) for fact in facts_of(edits)]
     level = noise_level(model, prompts)

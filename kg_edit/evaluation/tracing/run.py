@@ -62,12 +62,6 @@ def locate(
         out: the folder of the run.
         known_only: leave out facts whose answer does not begin with the model's own next token.
         progress: show a progress bar on stderr.
-
-    Raises:
-        ConfigError: two facts have the same id, the window has more layers than the model, the answers are to be
-            traced and no fact has one, or no fact could be traced.
-        OutputError: ``out`` has another run, can't be written, or another process works on it.
-        UnsupportedModelError: the model has no such sites, as no attention in recurrent blocks.
     """
     settings = settings or TraceSettings()
     refuse_same_ids("facts", (fact.id for fact in facts))

@@ -151,11 +151,7 @@ _NAMES: dict[Kind, str] = {"hidden": "hidden state", "mlp": "MLP output", "atten
 
 
 def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
-    """Draw the average indirect effects, one row for each role; the peak at the subject's last token is marked.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Draw the average indirect effects, one row for each role; the peak at the subject's last token is marked."""
     shown = [(role, role_effects.mean) for role in ROLES if (role_effects := summary.roles[role]).facts]
     effects = [[float(value or 0.0) for value in mean] for _, mean in shown]
     facts = "one fact" if summary.facts == 1 else f"mean of {summary.facts} facts"
@@ -164,11 +160,7 @@ def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
 
 
 def draw_trace(trace: Trace, path: Path) -> Path:
-    """Draw one fact's indirect effects, one row for each token; the subject's tokens have a star.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Draw one fact's indirect effects, one row for each token; the subject's tokens have a star."""
     pairs = zip(trace.tokens, trace.roles, strict=True)
     names = [repr(token)[1:-1].replace("$", r"\$") + ("*" if "subject token" in role else "") for token, role in pairs]
     title = f"p({trace.answer.strip()!r}): {trace.clean:.3f} clean, {trace.corrupted:.3f} corrupted; "

@@ -119,13 +119,6 @@ def trace(
         settings: the sites to restore, and the noise.
         level: the standard deviation of the noise (see `noise_level`).
         note: called with each layer in words, such as a progress bar's `note`: a fact of a large model takes minutes.
-
-    Raises:
-        ConfigError: the fact's answer is to be traced, but it has none.
-        PromptError: the subject can't be found in the prompt's tokens, or the answer not separated from the prompt's
-            end.
-        ModelError: the model's output is not finite.
-        UnsupportedModelError: the model's `ModelSpec` does not give the path of the attention.
     """
     settings = settings or TraceSettings()
     prompt = prompt_of(model, fact)
@@ -173,12 +166,7 @@ def trace(
 
 
 def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
-    """Return whether the model's next token is the first of the fact's answer; None if the fact has no answer.
-
-    Raises:
-        PromptError: the subject can't be found in the prompt's tokens, or the answer not separated from the prompt's
-            end.
-    """
+    """Return whether the model's next token is the first of the fact's answer; None if the fact has no answer."""
     true = _first_answer_token(model, fact)
     prompt = prompt_of(model, fact)
     with untouched(model):
@@ -187,12 +175,7 @@ def is_known(model: LanguageModel, fact: TracedFact) -> bool | None:
 
 
 def prompt_of(model: LanguageModel, fact: TracedFact, *, target: str | None = None) -> Prompt:
-    """Return the fact's prompt with ``target``, after a line break if the subject would be an attention sink.
-
-    Raises:
-        PromptError: the subject can't be found in the prompt's tokens, or ``target`` not separated from the prompt's
-            end.
-    """
+    """Return the fact's prompt with ``target``, after a line break if the subject would be an attention sink."""
     form = model.chat_form if fact.chat else None
     encoded = partial(encode, model.tokenizer, fact.prompt, subject=fact.subject, chat=form)
     (context,) = readable(model, encoded(), (BARE,))
@@ -222,11 +205,7 @@ def roles(prompt: Prompt) -> tuple[str, ...]:
 
 
 def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
-    """Return the facts before the edits, with the old object as answer; an edit in both forms is asked in plain.
-
-    Raises:
-        EditError: an edit has no subject, as an unstructured one may; names it.
-    """
+    """Return the facts before the edits, with the old object as answer; an edit in both forms is asked in plain."""
     if without := next((edit for edit in edits if not edit.subject), None):
         way = "leave the edit out; kg-edit edit also takes --layer N in the place of --layer auto"
         problem = f"edit {without.id!r} has no subject, and causal tracing adds its noise to the subject's tokens"
@@ -250,11 +229,7 @@ class KnownRow(Record):
 
 
 def read_known(path: Path) -> tuple[TracedFact, ...]:
-    """Read a list of known facts (.json or .jsonl).
-
-    Raises:
-        EditFileError: the file can't be read, has no fact, or a row is wrong; the message names the row and the field.
-    """
+    """Read a list of known facts (.json or .jsonl)."""
     if path.is_file() and path.suffix.lower() not in (".json", ".jsonl"):
         found = f"ends in {path.suffix!r}"
         raise EditFileError(f"{path}: {found}; expected .json or .jsonl, with rows of subject, prompt, attribute")

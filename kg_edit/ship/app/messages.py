@@ -52,11 +52,7 @@ class TryRequest(Record):
     chat: bool = Field(False, description="make the edit and ask all prompts in the model's chat template")
 
     def edit(self, name: str) -> Edit:
-        """Return the edit with the id ``name``.
-
-        Raises:
-            EditError: its fields do not fit together.
-        """
+        """Return the edit with the id ``name``."""
         fields = self.model_dump(exclude={"probes", "on_ledger"}, exclude_none=True)
         return checked(Edit, {**fields, "id": name})
 
@@ -208,11 +204,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def view_of(ledger: Ledger) -> LedgerView:
-    """Return the ledger's edits, newest first.
-
-    Raises:
-        PatchError: the ledger can't be read.
-    """
+    """Return the ledger's edits, newest first."""
     now = ledger.now
     times = {event.number: event.time for event in now.events}
     conflicts = now.conflicts()

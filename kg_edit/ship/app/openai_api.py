@@ -258,22 +258,13 @@ def add_openai_api(app: FastAPI, desk: EditDesk) -> None:
 
 
 def check_served(name: str, model: str) -> None:
-    """Check that a request names the served ``model``.
-
-    Raises:
-        UnknownNameError: it names another one.
-    """
+    """Check that a request names the served ``model``."""
     if name != model:
         raise UnknownNameError(f"unknown model {name!r}; this server has only {model!r}")
 
 
 def check_request(request: CompletionRequest, model: str) -> None:
-    """Refuse a request that a greedy continuation of one line can't fulfil.
-
-    Raises:
-        UnknownNameError: another model is asked for.
-        ConfigError: sampling, several continuations, or another field that is not supported.
-    """
+    """Refuse a request that a greedy continuation of one line can't fulfil."""
     check_served(model if request.model is None else request.model, model)
     unsupported = [name for name in _UNSUPPORTED if getattr(request, name)]
     if request.temperature or (request.n, request.best_of) != (1, 1) or unsupported:

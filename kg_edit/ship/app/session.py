@@ -96,12 +96,7 @@ class EditDesk:
         return self._alone.locked()
 
     def try_edit(self, request: TryRequest) -> TryAnswer:
-        """Make an edit, and ask its prompts before and after it.
-
-        Raises:
-            KgEditError: it can't be made, or a prompt can't be asked.
-            WikidataCacheError: the graph does not know an entity of the edit, or can't be reached.
-        """
+        """Make an edit, and ask its prompts before and after it."""
         with self._alone:
             self._count += 1
             words = re.sub(r"[^a-z0-9]+", "-", request.subject.casefold()).strip("-")[:40]
@@ -151,12 +146,6 @@ class EditDesk:
 
         With ``force``, also a patch that would probably break the model. A try that is active in the ledger is not
         added again, because a request may be sent twice.
-
-        Raises:
-            ConfigError: there is no ledger.
-            UnknownNameError: there is no such try, or it was forgotten.
-            LedgerChangedError: it was made on a ledger that has changed since.
-            PatchError: the ledger refuses the patch.
         """
         with self._alone:
             tried = self._tried(key)
@@ -168,59 +157,33 @@ class EditDesk:
             return view_of(ledger)
 
     def remove(self, name: str) -> LedgerView:
-        """Remove an edit from the ledger, and return the ledger's content.
-
-        Raises:
-            ConfigError: there is no ledger.
-            KgEditError: the edit is not active, or others can't be computed again without it.
-        """
+        """Remove an edit from the ledger, and return the ledger's content."""
         with self._alone:
             ledger = self._ledger()
             ledger.remove([name], model=self.model, graph=self.graph)
             return view_of(ledger)
 
     def undo(self, event: int) -> LedgerView:
-        """Undo the ledger's last event, and return the ledger's content.
-
-        Raises:
-            ConfigError: there is no ledger.
-            LedgerChangedError: another event is the last one.
-            PatchError: there is nothing to undo.
-        """
+        """Undo the ledger's last event, and return the ledger's content."""
         with self._alone:
             ledger = self._ledger()
             ledger.undo(event)
             return view_of(ledger)
 
     def ledger_view(self) -> LedgerView:
-        """Return the content of the ledger.
-
-        Raises:
-            ConfigError: there is no ledger.
-            PatchError: it can't be read.
-        """
+        """Return the content of the ledger."""
         with self._alone:
             return view_of(self._ledger())
 
     def subgraph_page(self, key: str) -> str:
-        """Return the interactive drawing of a try's subgraph, as a whole HTML page.
-
-        Raises:
-            UnknownNameError: there is no such try, or it was forgotten.
-            ConfigError: it has no subgraph.
-        """
+        """Return the interactive drawing of a try's subgraph, as a whole HTML page."""
         graph = self._tried(key).graph
         if graph is None:
             raise ConfigError(f"there is no subgraph of {key!r}; start kg-edit serve with --graph")
         return page(graph)
 
     def complete(self, prompts: Sequence[str], *, tokens: int) -> tuple[Reply, ...]:
-        """Return the greedy continuation of each prompt, one line of at most ``tokens`` tokens, with the active edits.
-
-        Raises:
-            ModelError: a prompt does not fit into the model's positions.
-            PatchError: the ledger can't be read.
-        """
+        """Return the greedy continuation of each prompt with the active edits: a line of at most ``tokens`` tokens."""
         with self._alone:
             patch = self._patch()
             texts, remark = with_start(self.model, prompts, patch=patch, start=self.start)
@@ -231,13 +194,7 @@ class EditDesk:
                 return replies(model, texts, limits=[tokens] * len(prompts))
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, tokens: int) -> Reply:
-        """Return the assistant's turn after a conversation, of at most ``tokens`` tokens, with the active edits.
-
-        Raises:
-            ChatTemplateError: the tokenizer has no chat template, or the template refuses the messages.
-            ModelError: the conversation does not fit into the model's positions.
-            PatchError: the ledger can't be read.
-        """
+        """Return the assistant's turn after a conversation, of at most ``tokens`` tokens, with the active edits."""
         with self._alone, self._patch().applied(self.model) as model:
             return reply(model, messages, tokens=tokens)
 

@@ -116,11 +116,7 @@ def check(
 
 
 def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:
-    """Compare the edits to check with those that a merged model has, if its folder lists them.
-
-    Raises:
-        ConfigError: it has none of them.
-    """
+    """Compare the edits to check with those that a merged model has, if its folder lists them."""
     from kg_edit.patches.provenance import merged_provenance
 
     merged_edits = [record.get("edit") for record in merged_provenance(merged).get("edits", ())]

@@ -139,11 +139,7 @@ def serve(
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there.
-
-    Raises:
-        ConfigError: the address or the port can't be had, or there is no address.
-    """
+    """Return a socket that listens there."""
     if not host.strip():
         raise ConfigError(
             "--host is empty; give an address, such as 127.0.0.1, or 0.0.0.0 for requests from every machine"
@@ -168,11 +164,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
 
 
 def host_names(host: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names under which the page answers: another site's name that leads here is refused.
-
-    Raises:
-        ConfigError: one of ``names`` is no name of a host.
-    """
+    """Return the names under which the page answers: another site's name that leads here is refused."""
     from kg_edit.ship.app.guard import ANY_ADDRESS, LOCAL
 
     additional = tuple(name.strip().lower() for name in names)

@@ -121,9 +121,6 @@ def base_model(name: str, *, base: str | None = None, license: str | None = None
         name: the unedited model, as ``--model`` takes it.
         base: the hub id or the folder from which others load it; None: what is known about ``name``.
         license: its licence; None: the known one, or that of the folder's model card or of the GGUF file.
-
-    Raises:
-        ModelError: a named model is not installed, or a ``.gguf`` file can't be read.
     """
     named = NAMED_MODELS.get(name)
     is_gguf = name.endswith(".gguf")

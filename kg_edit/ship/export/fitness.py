@@ -27,9 +27,6 @@ def refuse_unfit(entries: Sequence[Entry], *, failed: Sequence[str]) -> None:
     Args:
         entries: the edits to ship.
         failed: the ids of those that fail, as a run or a check found.
-
-    Raises:
-        PatchError: there are such edits; the message names the first ones, and what to do.
     """
     faults = [str(conflict) for conflict in contradictions(entries)]
     faults += [f"{name} fails: the edited model does not generate its target" for name in failed]

@@ -71,12 +71,6 @@ def write_gguf_adapter(
         modules: the model, with weights or without (`blank_model`).
         base: the model's name for the file's metadata.
         card: the text of ``README.md``.
-
-    Raises:
-        PatchError: the patch is not one of weights, is empty, or changes weights that llama.cpp stores differently.
-        ModelError: llama.cpp does not run models of this family.
-        PatchMismatchError: the model has no such weights.
-        OutputError: the folder is not empty, or can't be written.
     """
     factors = with_one_rank(patch)
     adapted_modules(patch, modules)
@@ -119,13 +113,6 @@ def write_gguf_model(
         base: the same model as a GGUF file, in any quantisation that the package gguf can read.
         kind: the number type of the edited tensors, one of `KINDS`.
         card: the text of ``README.md``.
-
-    Raises:
-        UnknownNameError: ``kind`` is unknown.
-        PatchError: the patch can't be merged, is empty, or changes weights that llama.cpp stores differently.
-        PatchMismatchError: the patch is for another model, or ``base`` is another model.
-        ModelError: ``base`` can't be read.
-        OutputError: the folder is not empty, or can't be written.
     """
     if kind not in KINDS:
         raise unknown_name("kind of numbers", kind, KINDS)
@@ -215,11 +202,7 @@ def _write(writer: Any) -> None:
 
 
 def architecture_of(modules: nn.Module) -> str:
-    """Return llama.cpp's name of a model's family.
-
-    Raises:
-        ModelError: kg-edit knows no such name.
-    """
+    """Return llama.cpp's name of a model's family."""
     kind = str(getattr(getattr(modules, "config", None), "model_type", type(modules).__name__))
     if kind not in ARCHITECTURES:
         raise ModelError(
@@ -230,12 +213,7 @@ def architecture_of(modules: nn.Module) -> str:
 
 
 def tensor_names(weights: Iterable[str], modules: nn.Module) -> dict[str, str]:
-    """Return llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``.
-
-    Raises:
-        PatchError: llama.cpp has no name for a weight.
-        ModelError: llama.cpp does not run models of this family.
-    """
+    """Return llama.cpp's names of weights: ``model.layers.6.mlp.down_proj.weight`` is ``blk.6.ffn_down.weight``."""
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture_of(modules))
     name_map = gguf.get_tensor_name_map(arch, int(modules.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
     gguf_names = {name: name_map.get_name(name, try_suffixes=(".weight",)) for name in weights}
@@ -250,9 +228,6 @@ def rows_in_gguf(name: str, modules: nn.Module) -> Array | slice:
     For Llama's query and key weights, llama.cpp rotates pairs of neighbouring rows by the same angle (RoPE),
     transformers rotates pairs of rows that are half a head apart. This permutes the rows as ``convert_hf_to_gguf.py``
     does.
-
-    Raises:
-        PatchError: kg-edit does not know the order of the rows.
     """
     part = name.removesuffix(".weight").rpartition(".")[2]
     if part in _ALIKE or (part in _TURNED and architecture_of(modules) != "llama"):

@@ -16,11 +16,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def check_repository(name: str) -> None:
-    """Check the name of a repository, before anything is computed.
-
-    Raises:
-        ConfigError: the name does not have the form OWNER/NAME.
-    """
+    """Check the name of a repository, before anything is computed."""
     if not _REPOSITORY.fullmatch(name):
         raise ConfigError(f"--push {name!r}: expected OWNER/NAME, as the hub names a repository")
 
@@ -35,10 +31,6 @@ def push_folder(folder: str | Path, name: str, *, private: bool) -> str:
 
     Returns:
         The address of the repository.
-
-    Raises:
-        ConfigError: ``name`` does not have the form OWNER/NAME.
-        ServerError: the hub can't be reached, or refuses the upload; the local files are unchanged.
     """
     check_repository(name)
     from huggingface_hub import HfApi

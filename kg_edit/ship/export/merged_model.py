@@ -48,12 +48,6 @@ def write_merged(
         folder: a new or empty folder.
         shard: the maximum size of a file of weights, such as 5GB.
         card: the text of ``README.md``.
-
-    Raises:
-        ConfigError: ``shard`` is not a valid size.
-        PatchError: the patch can't be merged, or is empty.
-        PatchMismatchError: the patch is for another model.
-        OutputError: the folder is not empty, or can't be written.
     """
     check_mergeable(patch, folder, shard=shard)
     with new_folder(Path(folder)) as scratch, patch.applied(model) as edited:
@@ -70,24 +64,14 @@ def write_merged(
 
 
 def write_notes(folder: Path, patch: Patch, card: str | None) -> None:
-    """Write the provenance of a patch into the folder of its export, and the model card if there is one.
-
-    Raises:
-        OutputError: a file can't be written.
-    """
+    """Write the provenance of a patch into the folder of its export, and the model card if there is one."""
     write_json(folder / ORIGIN, dict(patch.provenance))
     if card is not None:
         write_text(folder / CARD, card)
 
 
 def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> None:
-    """Check the arguments of `write_merged` before a model is loaded.
-
-    Raises:
-        ConfigError: ``shard`` is not a size such as 5GB, or less than one byte.
-        PatchError: the patch can't be merged, or is empty.
-        OutputError: the folder is not empty.
-    """
+    """Check the arguments of `write_merged` before a model is loaded."""
     size = _SIZE.fullmatch(shard)
     if not size or float(size[1]) * 1000 ** (1 + _UNITS.index(size[2].upper())) < 1:
         raise ConfigError(
@@ -104,11 +88,7 @@ def check_mergeable(patch: Patch, folder: str | Path, *, shard: str = SHARD) -> 
 
 
 def check_new(folder: Path) -> Path:
-    """Check that a folder is missing or empty, and that another can take its place; return its path without links.
-
-    Raises:
-        OutputError: the folder is not empty, is a file, can't be written, or is the current folder or a mount point.
-    """
+    """Check that a folder is missing or empty, and that another can take its place; return its path without links."""
     target = Path(os.path.realpath(folder))
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -125,11 +105,7 @@ def check_new(folder: Path) -> Path:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to ``folder`` at the end of the block, or deleted after an error.
-
-    Raises:
-        OutputError: ``folder`` is not empty, or can't be written.
-    """
+    """Yield a temporary folder that is renamed to ``folder`` at the end of the block, or deleted after an error."""
     target = check_new(folder)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,11 +121,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def blank_model(name: str) -> nn.Module:
-    """Return the model ``name`` (named model, hub id, folder or .gguf) on the meta device, without weights.
-
-    Raises:
-        ModelError: the model is not installed, or its configuration can't be read.
-    """
+    """Return the model ``name`` (named model, hub id, folder or .gguf) on the meta device, without weights."""
     path = resolve_model(name)
     cached = cached_only(path)
     try:

@@ -52,11 +52,6 @@ def write_peft(
         modules: the model, with weights or without (`blank_model`).
         base: the name by which `from_pretrained` loads the model.
         card: the text of ``README.md``.
-
-    Raises:
-        PatchError: the patch is not one of weights, is empty, or changes a module that adapters can't change.
-        PatchMismatchError: the model has no such weights.
-        OutputError: the folder is not empty, or can't be written.
     """
     factors = with_one_rank(patch)
     kinds = adapted_modules(patch, modules)
@@ -88,11 +83,7 @@ def write_peft(
 
 
 def with_one_rank(patch: Patch) -> dict[str, Factors]:
-    """Return the changes by the weights' names, all padded with columns of zeros to the largest rank among them.
-
-    Raises:
-        PatchError: the patch is not one of weights, or is empty.
-    """
+    """Return the changes by the weights' names, all padded with columns of zeros to the largest rank among them."""
     if patch.is_empty:
         raise PatchError("the patch changes no weight, so it can't become a LoRA adapter")
     if not isinstance(patch, WeightPatch):
@@ -109,12 +100,7 @@ def with_one_rank(patch: Patch) -> dict[str, Factors]:
 
 
 def adapted_modules(patch: Patch, modules: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of a model that an adapter of ``patch`` changes, by the names of their weights.
-
-    Raises:
-        PatchError: a module is neither Linear nor Conv1D.
-        PatchMismatchError: the model has no such weight, or one of another shape.
-    """
+    """Return the modules of a model that an adapter of ``patch`` changes, by the names of their weights."""
     adapted = dict[str, nn.Module]()
     for name, pair in (patch.factors if isinstance(patch, WeightPatch) else {}).items():
         try:
@@ -142,13 +128,7 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def read_peft(folder: str | Path, model: LanguageModel) -> WeightPatch:
-    """Read the adapter in ``folder`` as a patch for ``model`` with the same effect.
-
-    Raises:
-        PatchError: the folder has no readable LoRA adapter, or one with more than low-rank factors (DoRA, biases,
-            changed weights of the model).
-        PatchMismatchError: the model has no such weights.
-    """
+    """Read the adapter in ``folder`` as a patch for ``model`` with the same effect."""
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
     path = folder / WEIGHTS

@@ -71,11 +71,7 @@ class Shipment:
 
     @cached_property
     def unread(self) -> tuple[Edit, ...]:
-        """The edits in plain text whose subject is the first token of the prompt: many models do not read it.
-
-        Raises:
-            ModelError: the model's tokenizer can't be loaded.
-        """
+        """The edits in plain text whose subject is the first token of the prompt: many models do not read it."""
         plain = [
             edit for edit in self.edits if False in edit.forms and edit.subject and edit.text.startswith(edit.subject)
         ]
@@ -136,12 +132,7 @@ def scores_of(rows: Sequence[ReportRow]) -> tuple[Score, ...]:
 
 
 def gguf_of(model: str, gguf: Path | None) -> Path:
-    """Return the GGUF file to merge into: ``gguf``, or else that of the model's name.
-
-    Raises:
-        ConfigError: there is none, or the file does not exist.
-        ModelError: a named model is not installed.
-    """
+    """Return the GGUF file to merge into: ``gguf``, or else that of the model's name."""
     file = gguf or (named_model_file(model) if model in NAMED_MODELS else Path(model))
     if file.suffix != ".gguf":
         raise ConfigError(

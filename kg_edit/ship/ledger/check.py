@@ -85,9 +85,6 @@ def check(
         entries: the edits.
         chat: in chat form, or in plain text; None: as the edits were made (see `probes.probes`).
         progress: show a progress bar.
-
-    Raises:
-        PromptError, ModelError: a prompt can't be asked; a note names the edit.
     """
     from kg_edit.reports.probes import check_probes, locality_probes, probes, read
 
@@ -125,10 +122,6 @@ def check_served(
         entries: the edits.
         kinds: the kinds of prompts to ask.
         chat: as user's turns, or as plain text; None: in the form in which each edit was made.
-
-    Raises:
-        ConfigError: the server lists several models, and none was named.
-        ServerError: it can't be reached, takes too long, refuses, or replies in another form; a note names the edit.
     """
     from kg_edit.reports.probes import locality_probes, probes
 
@@ -152,12 +145,7 @@ class CompletionServer(ModelServer):
     key_name: str = KEY
 
     def named(self) -> CompletionServer:
-        """Return the same server with a model's name: the given one, or the only one that ``GET /v1/models`` lists.
-
-        Raises:
-            ConfigError: it lists several and none is given, or it does not list the given one.
-            ServerError: it can't be asked.
-        """
+        """Return the same server with a model's name: the given one, or the only one that ``GET /v1/models`` lists."""
         data = self._ask("models")
         try:
             listed = [str(model["id"]) for model in data["data"]]
@@ -176,9 +164,6 @@ class CompletionServer(ModelServer):
             prompt: the prompt.
             tokens: the largest number of tokens of the text.
             chat: whether the prompt is a user's turn.
-
-        Raises:
-            ServerError: the server can't be reached, takes too long, refuses, or replies in another form.
         """
         asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
         body = {"model": self.model, **asked, "max_tokens": tokens, "temperature": 0, "stream": False}

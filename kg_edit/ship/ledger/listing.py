@@ -39,12 +39,7 @@ class Listing:
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = False) -> Self:
-        """Open the ledger at a path. With ``create``, a new one is made when the first patch is added.
-
-        Raises:
-            OutputError: something else is at this path.
-            PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
-        """
+        """Open the ledger at a path. With ``create``, a new one is made when the first patch is added."""
         open_store(path, create=create)
         return cls(path)
 
@@ -104,12 +99,7 @@ class Listing:
 
 
 def read_folder(path: Path) -> Patch:
-    """Return the patch of a ledger, or of a folder of `kg-edit edit`: what `Patch.load` does with a folder.
-
-    Raises:
-        PatchError: there is neither.
-        OutputError: something else is at this path, or it can't be read.
-    """
+    """Return the patch of a ledger, or of a folder of `kg-edit edit`: what `Patch.load` does with a folder."""
     from kg_edit.patches.base import Patch
 
     file = patch_file(path)
@@ -125,12 +115,7 @@ class Addition:
 
 
 def check_patches(paths: Iterable[Path]) -> None:
-    """Check the patch files, folders of `kg-edit edit` and ledgers that a user names, without torch.
-
-    Raises:
-        PatchError: a path has neither a patch nor a ledger.
-        OutputError: a path has something else, or can't be read.
-    """
+    """Check the patch files, folders of `kg-edit edit` and ledgers that a user names, without torch."""
     for path in paths:
         file = patch_file(path)
         if file is None and path.is_dir():
@@ -140,12 +125,7 @@ def check_patches(paths: Iterable[Path]) -> None:
 
 
 def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:
-    """Load the patch and the active edits of a ledger, of a patch file, or of a folder of `kg-edit edit`.
-
-    Raises:
-        PatchError: there is neither, or the patch does not record what its edits are.
-        OutputError: something else is at this path, or it can't be read.
-    """
+    """Load the patch and the active edits of a ledger, of a patch file, or of a folder of `kg-edit edit`."""
     from kg_edit.patches.base import Patch
 
     if file := patch_file(Path(path)):
@@ -159,10 +139,6 @@ def additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
     """Return the additions for the patch files and ledgers that a user names.
 
     A step of a sequence of `kg-edit evaluate` comes after the earlier steps of that sequence.
-
-    Raises:
-        PatchError: a folder has no ledger, or a step of a sequence is given without an earlier one.
-        OutputError: something else is at a path, or it can't be read.
     """
     added: list[Addition] = []
     positions = dict[Path, int]()
@@ -207,11 +183,7 @@ def _step_of(path: Path) -> tuple[str, int]:
 
 
 def patch_file(path: Path) -> Path | None:
-    """Return the patch file at a path, or in the folder there; None for a ledger, even if its folder has a patch too.
-
-    Raises:
-        OutputError: the path can't be read.
-    """
+    """Return the patch file at a path, or in its folder; None for a ledger, even if its folder has a patch too."""
     try:
         if path.is_file():
             return path

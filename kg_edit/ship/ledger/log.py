@@ -121,11 +121,7 @@ def in_force(events: Iterable[Event]) -> tuple[Added | Removed, ...]:
 
 
 def active_steps(events: Iterable[Event]) -> tuple[PatchStep, ...]:
-    """Return the steps whose sum is the ledger's patch, in the order in which they were added.
-
-    Raises:
-        DamagedLedgerError: a removal changes a step that does not exist.
-    """
+    """Return the steps whose sum is the ledger's patch, in the order in which they were added."""
     steps = dict[int, PatchStep]()
     for event in in_force(events):
         if isinstance(event, Added):
@@ -173,12 +169,7 @@ class Store:
         return None
 
     def check_folder(self, *, create: bool) -> None:
-        """Refuse a path that has no ledger, unless ``create`` is set and one can be made.
-
-        Raises:
-            OutputError: it is a file, a folder with other content, or can't be read.
-            PatchError: there is no ledger and ``create`` is false; or it contains patches, but their log is missing.
-        """
+        """Refuse a path that has no ledger, unless ``create`` is set and one can be made."""
         try:
             is_file = self.folder.exists() and not self.folder.is_dir()
             exists = self.exists
@@ -205,11 +196,7 @@ class Store:
             raise PatchError(f"there is no ledger at {self.folder}{hint} {way} makes one")
 
     def refuse_misspelled(self) -> None:
-        """Refuse a path without a folder that looks misspelled: a service would serve the unedited model in its place.
-
-        Raises:
-            PatchError: its parent folder is missing too, or a ledger beside it has nearly the same name.
-        """
+        """Refuse a path that looks misspelled and has no folder: a service would serve the unedited model instead."""
         folder = self.folder
         if folder.exists():
             return
@@ -239,10 +226,6 @@ class Store:
         """Keep other writers out during the ``with`` block; make the folder. The lock of a killed process is released.
 
         A folder made for a block that raises is removed again, if no ledger is in it.
-
-        Raises:
-            OutputError: another process writes to the ledger, or the folder can't be made.
-            PatchError: the folder contains patches, but their log is missing.
         """
         is_new = not self.folder.exists()
         try:
@@ -261,12 +244,7 @@ class Store:
                 raise
 
     def events(self) -> tuple[Event, ...]:
-        """Return the events of all complete lines. An incomplete last line, left by a kill, is ignored.
-
-        Raises:
-            DamagedLedgerError: the log can't be read, or is missing beside patches; a line is no event or of a later
-                version; the numbers are not consecutive; or there are fewer events than this object has read before.
-        """
+        """Return the events of all complete lines. An incomplete last line, left by a kill, is ignored."""
         path = self.folder / LOG
         events = list[Event]()
         lines = list[bytes]()
@@ -302,11 +280,7 @@ class Store:
         return tuple(events)
 
     def append(self, *events: Event) -> None:
-        """Write events, all of them in one write; when this returns, they are on disk. Needs the lock.
-
-        Raises:
-            OutputError: they can't be written; the ledger is then unchanged.
-        """
+        """Write events, all of them in one write; when this returns, they are on disk. Needs the lock."""
         drop_cut_line(self.folder / LOG)
         append_lines(self.folder / LOG, [event.model_dump_json() for event in events])
 
@@ -314,10 +288,6 @@ class Store:
         """Store each patch, or an unchanged copy of a patch file, as the next file. Needs the lock.
 
         If one can't be written, none is stored.
-
-        Raises:
-            PatchError: a value is not finite, or a patch is a stack of several kinds.
-            OutputError: a file can't be written.
         """
         # The next unused number, after all files in the log and in the folder: an older copy of the log must not make
         # a new patch overwrite a file.
@@ -359,11 +329,7 @@ class Store:
         return self.folder / PATCHES / file.name
 
     def get(self, file: StoredFile) -> Patch:
-        """Load a stored patch.
-
-        Raises:
-            DamagedLedgerError: the file is missing, or was changed.
-        """
+        """Load a stored patch."""
         if file.sha256 not in self._loaded:
             from kg_edit.patches.base import Patch
 
@@ -371,11 +337,7 @@ class Store:
         return self._loaded[file.sha256]
 
     def changes(self, file: StoredFile) -> Changes:
-        """Read the changes of a stored patch, without torch.
-
-        Raises:
-            DamagedLedgerError: as `get`.
-        """
+        """Read the changes of a stored patch, without torch."""
         if file.sha256 not in self._changes:
             self._changes[file.sha256] = read_changes(self._unchanged(file))
         return self._changes[file.sha256]
@@ -391,11 +353,7 @@ class Store:
 
 
 def refuse_drift(folder: Path) -> None:
-    """Refuse a folder whose patches are of no language model.
-
-    Raises:
-        PatchError: it has a run of `kg-edit drift`.
-    """
+    """Refuse a folder whose patches are of no language model."""
     if is_run(folder) and read_settings(folder).get("job") == "drift":
         raise PatchError(
             f"{folder} is a run of `kg-edit drift`, whose patches change its classifier alone; give a ledger, or a "
@@ -404,23 +362,14 @@ def refuse_drift(folder: Path) -> None:
 
 
 def open_store(path: str | Path, *, create: bool = True) -> Store:
-    """Open the files of the ledger at a path.
-
-    Raises:
-        OutputError: something else is at this path.
-        PatchError: there is no ledger and ``create`` is false; or there are patches, but their log is missing.
-    """
+    """Open the files of the ledger at a path."""
     store = Store(Path(path))
     store.check_folder(create=create)
     return store
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex.
-
-    Raises:
-        PatchError: it can't be read.
-    """
+    """Return the SHA-256 of a file, in hex."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

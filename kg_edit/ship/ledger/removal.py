@@ -45,11 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def recorded_method(patch: Patch) -> Record:
-    """Return the entry of a patch's provenance about its method.
-
-    Raises:
-        PatchError: there is no such entry, or several; or the patch is an average or a difference.
-    """
+    """Return the entry of a patch's provenance about its method."""
     methods = patch.provenance.get("methods", ())
     if AVERAGED in patch.provenance:
         raise PatchError(
@@ -71,11 +67,7 @@ def recorded_method(patch: Patch) -> Record:
 
 
 def check_same_method(old: Patch, new: Patch) -> None:
-    """Refuse a recomputed patch with other contexts, another covariance or other settings.
-
-    Raises:
-        PatchError: the two patches record different methods.
-    """
+    """Refuse a recomputed patch with other contexts, another covariance or other settings."""
     change = difference(dict(recorded_method(old)), dict(recorded_method(new)), sides=_SIDES)
     if change:
         raise PatchError(
@@ -85,11 +77,7 @@ def check_same_method(old: Patch, new: Patch) -> None:
 
 
 def check_same_graph(old: Sequence[Record], new: Sequence[Record]) -> None:
-    """Refuse edits that were recomputed from another graph.
-
-    Raises:
-        PatchError: the graph of an edit differs.
-    """
+    """Refuse edits that were recomputed from another graph."""
     for recorded, recomputed in zip(old, new, strict=False):
         if change := difference(_read_from_graph(recorded), _read_from_graph(recomputed), sides=_SIDES):
             raise PatchError(
@@ -136,14 +124,7 @@ class RecomputeContext:
     graph: SubgraphSource | nx.DiGraph | None = None
 
     def method(self, patch: Patch) -> EditingMethod:
-        """Return the method that made ``patch``, with its settings.
-
-        Raises:
-            ConfigError: there is no model, or the method needs a graph and there is none.
-            PatchMismatchError: the model or its dtype differs from that of the edits.
-            PatchError: the patch does not record the settings of its edits.
-            UnknownNameError: the method is not installed.
-        """
+        """Return the method that made ``patch``, with its settings."""
         recorded = recorded_method(patch)
         method_class = find_method(recorded["name"])
         files = sorted({name for record in (recorded, *patch.edits) for name in _graph_files(record)})
@@ -202,9 +183,6 @@ def without(
 
     Returns:
         The new patch by the step's number; None if no edit of the step is left.
-
-    Raises:
-        KgEditError: an edit has to be computed again, and can't be.
     """
     now = dict(patches)
     changed = dict[int, Patch | None]()
@@ -263,9 +241,6 @@ def recomputed_patch(
         before: the patch that the model has before these edits.
         moved: ``before`` is not what it was when ``patch`` was computed.
         context: the model and the graph.
-
-    Raises:
-        KgEditError: an edit can't be computed again, or would be computed differently.
     """
     ids = [record["edit"]["id"] for record in patch.edits]
     start = 0
