@@ -72,12 +72,13 @@ class Part:
     timed: bool = False  # as `evaluate --time-answers`
     kept: int = 0  # so many later records have the unrelated prompts of the retention rates
     others: int = 0  # so many sentences about other entities are drawn for each record (specificity)
+    split: str = "test"  # of Ripples: its `dev` records are there to choose settings
 
     def records(self) -> list[BenchmarkRecord]:
         """Return all records of the part that can be read, in its order."""
         dataset = find_dataset(self.dataset)
         if self.dataset == "ripples":
-            return [*part_of(dataset(self.data), "test")]
+            return [*part_of(dataset(self.data), self.split)]
         fitting: list[BenchmarkRecord] = []
         files = sorted(DATA.glob(str(self.data))) if isinstance(self.data, str) else [self.data]
         for file in files:
@@ -123,6 +124,7 @@ PARTS = {
         timed=True,
     ),
     "ripples": Part(table="ripples", dataset="ripples", data=RIPPLES, graph=RIPPLES, ceilings=True),
+    "ripples-dev": Part(table="ripples-dev", dataset="ripples", data=RIPPLES, graph=RIPPLES, split="dev"),
     "sequence": Part(table="sequence-300", dataset="counterfact-plus", data=DEV, schedule="sequential:{n}"),
     "batches": Part(
         table="batches-1000",
