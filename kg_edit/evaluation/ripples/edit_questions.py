@@ -9,7 +9,7 @@ from kg_edit.errors import FAILURES
 from kg_edit.evaluation.ripples.ripple_edits import Excluded
 from kg_edit.graphs.facts import overlaps
 from kg_edit.graphs.source import SubgraphSource, edit_subgraph
-from kg_edit.methods.glame_plus.questions import first_hop, objects_of
+from kg_edit.methods.composed_facts import first_hop, objects_of
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 STATEMENTS_READ = 500  # statements of o* that are read; most o* have fewer

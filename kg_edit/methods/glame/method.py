@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -30,7 +30,7 @@ from kg_edit.engine.cuda_graphs import RepeatedInPlace
 from kg_edit.graphs.encoding import EncodedSubgraph, Pooling, encode_subgraph
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import Delta
-from kg_edit.locate_then_edit.objective import Request
+from kg_edit.locate_then_edit.objective import ExtraTarget, Request
 from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
@@ -41,8 +41,12 @@ from kg_edit.storage.seeds import Seed
 
 if TYPE_CHECKING:
     from kg_edit.graphs.rgnn import RGNN
+    from kg_edit.methods.composed_facts import ComposedFact
 
 _REPRESENTATION_DEPTH = 0.1
+# Of ``graph_rows``, as in `glame_plus`:
+_STATEMENTS = 500  # statements of o* to choose from
+_SHOWN = 3  # facts about other things before a question
 
 
 class GraphConfig(GraphSettings):
@@ -300,7 +304,7 @@ _PAPER: dict[str, Any] = {
 
 
 class GlameConfig(GraphConfig, RankOneConfig):
-    """GLAME's settings.
+    """GLAME's settings, and ``graph_rows``, which puts what the graph states into the loss as well.
 
     Presets: with ``default`` the change starts at 0, that is, at the unedited model. ``paper`` has the paper's
     equations; what the paper does not say is the public code's (g, a leaky ReLU: after a ReLU m* - m could have no
@@ -310,6 +314,13 @@ class GlameConfig(GraphConfig, RankOneConfig):
     where that code differs from the paper. What still differs from that code: the clamp rescales, also in the first
     evaluation, and gradients see it; statements are a seeded sample and not the file's first ones.
     """
+
+    graph_rows: NonNegativeInt = Field(
+        0,
+        description="maximum number of statements of o* that the R-GNN learns as questions about s, besides the edit "
+        "itself as two questions; published: 0, no such rows",
+    )
+    graph_weight: float = Field(2.0, ge=0, description="weight of the mean loss of these rows")
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": FAST,
@@ -327,9 +338,25 @@ class GlameConfig(GraphConfig, RankOneConfig):
         },
     }
 
+    def idle(self) -> dict[str, str]:
+        """Return the settings without effect: those of `GraphConfig`, and the weight of rows if there are none."""
+        without_rows = {} if self.graph_rows else {"graph_weight": "graph_rows=0 puts no row into the loss"}
+        return {**super().idle(), **without_rows}
+
+    def workload(self, *, edits: int) -> Workload:
+        """Return the workload of the R-GNN, with a row for each statement and two for the edit as questions."""
+        workload = super().workload(edits=edits)
+        further = self.graph_rows + 2 if self.graph_rows else 0
+        return replace(workload, rows=workload.rows + further)
+
 
 class Glame(GraphValues, RankOneMethod):
-    """m* = m + z_s^n (Eq. 6), where z_s^n is the subject's vector after n layers of the R-GNN."""
+    """m* = m + z_s^n (Eq. 6), where z_s^n is the subject's vector after n layers of the R-GNN.
+
+    With ``graph_rows`` the loss is Eq. 7 + graph_weight * the mean over the rows of -log p(o'): for a statement
+    o* -r'-> o' of the graph the row "Q: What is the r' of the r of s? A:" o' (`kg_edit.methods.composed_facts`), and
+    the edit as two questions.
+    """
 
     entry = method_entry("glame")
     config_class = GlameConfig
@@ -338,4 +365,34 @@ class Glame(GraphValues, RankOneMethod):
     def request(self, edit: Edit) -> Request:
         """Return the prompts of the edit. An unusable subgraph raises here, before any expensive work."""
         check_graph(self.subgraph(edit))
-        return super().request(edit)
+        request = super().request(edit)
+        if not self.config.graph_rows:
+            return request
+        return replace(request, further=self.rows_of_graph(edit))
+
+    def rows_of_graph(self, edit: Edit) -> tuple[ExtraTarget, ...]:
+        """Return what the graph states of o*, and the edit itself, as questions about s with their weights in the loss.
+
+        All statements count, not only those that are sampled for the R-GNN. No row has the answer of a test question.
+        """
+        from kg_edit.methods.composed_facts import rows_of, stated_facts  # here, as the published form has no rows
+
+        assert self.graph is not None  # noqa: S101 - needs_graph
+        config = self.config
+        graph = config.model_copy(update={"per_node": _STATEMENTS}).ask(self.graph, edit)
+        facts = stated_facts(self.model, edit, graph, most=config.graph_rows, exclude=self.test_answers(edit))
+        rows = rows_of(self.model, edit.subject, [(fact, None) for fact in facts], shown=_SHOWN)
+        self._learned[edit] = facts
+        return tuple(replace(row, weight=config.graph_weight / len(rows)) for row in rows)
+
+    @cached_property
+    def _learned(self) -> dict[Edit, list[ComposedFact]]:
+        return {}
+
+    def propose(self, edits: Sequence[Edit], values: Tensor) -> tuple[Delta, list[dict[str, Any]]]:
+        """Return the R-GNNs of the edits; the notes also have the facts of ``graph_rows``."""
+        deltas, notes = super().propose(edits, values)
+        if self.config.graph_rows:
+            for edit, of_edit in zip(edits, notes, strict=True):
+                of_edit["learned"] = {fact.hop: fact.target for fact in self._learned.pop(edit)}
+        return deltas, notes

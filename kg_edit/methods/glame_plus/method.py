@@ -1,17 +1,20 @@
 """GLAME-plus: ROME's edit, and facts that follow from it, which are written into a late block.
 
-It goes beyond GLAME's paper. The value at s is ROME's. Then a late block is written too, under the key of the last
-token of a question (`answers`). It gets these facts:
+It goes beyond GLAME's paper. These facts follow from an edit s -r-> o*:
 
-- the edit itself, as a question and as its prompt;
+- the edit itself, as a question;
 - for a statement o* -r'-> o' of the graph: "Q: What is the r' of the r of s? A:" o'. If there are several o', the one
   that the model finds likeliest;
 - for a relation r' that such things usually have, of which no fact was taken from the graph: the unedited model's
   answer to "What is the r' of o*?", if the model gives the same answer to another form of the question.
 
-With ``answers`` null, the one value at s learns all of this in its own descent, the edit itself as two questions:
-L = ROME's loss + ripple_weight * the mean over these rows of -log p(o'), or of -sum q log p, where q is the unedited
-model's answer. `questions` words the rows, `teacher` gives q.
+They are written at two sites:
+
+- The value at s learns them in its descent, if ``ripple_weight`` is not 0. L = ROME's loss + ripple_weight * the mean
+  over these rows of -log p(o'), or of -sum q log p, where q is the unedited model's distribution (`teacher`). The edit
+  itself is two of the rows (``own``).
+- Then a late block gets them under the key of a question's last token (`answers`), and the edit's own prompt too. With
+  ``answers`` null this is left out.
 """
 
 from __future__ import annotations
@@ -19,37 +22,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, PromptError, UnsupportedModelError
+from kg_edit.errors import ConfigError, UnsupportedModelError
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import Delta
 from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
 from kg_edit.locate_then_edit.states import adds_mlp
 from kg_edit.methods.base import attempt
+from kg_edit.methods.composed_facts import (
+    Answer,
+    ComposedFact,
+    implied_facts,
+    likeliest_first,
+    objects_of,
+    rows_of,
+)
 from kg_edit.methods.config import ContextLengths
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, others_than, write_answers
-from kg_edit.methods.glame_plus.questions import (
-    WORDINGS,
-    ComposedFact,
-    RippleConfig,
-    RippleTargets,
-    excluded_answers,
-    implied_facts,
-    objects_of,
-)
-from kg_edit.methods.glame_plus.teacher import Answer, answers_of, likeliest_first
+from kg_edit.methods.glame_plus.questions import RippleConfig, RippleTargets, excluded_answers
+from kg_edit.methods.glame_plus.teacher import answers_of
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
@@ -71,27 +74,36 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     )
     per_node: PositiveInt = Field(500, description="number of statements of o* to choose from")
     ripple_weight: float = Field(
-        2.0, ge=0, description="weight of the facts that follow from the edit (used if answers is null)"
+        0.0,
+        ge=0,
+        description="weight of the facts that follow, in the loss of the value at s; 0: it learns the edit alone",
     )
     answers: AnswerOptions | None = Field(
         AnswerOptions(),
-        description="settings for writing what follows into a late block (answers.*); null: the value at s learns it",
+        description="settings for writing what follows into a late block (answers.*); null: no late block",
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "fast": RomeConfig.presets["fast"],
-        "one-value": {"answers": None, "further_steps": 0, "hold": 0.0, "remember": 0.0},
+        "one-value": {"answers": None, "ripple_weight": 2.0, "further_steps": 0, "hold": 0.0, "remember": 0.0},
     }
 
     def idle(self) -> dict[str, str]:
-        """Return the settings of the rows that the value at s learns, if a late block learns what follows instead."""
-        why = "with answers set, a late block learns what follows"
-        late = {"shown": f"{why}; set answers.shown", "ripple_weight": why} if self.answers else {}
-        return {**super().idle(), **late}
+        """Return the settings of the rows of the value at s, if it learns the edit alone."""
+        why = "the value at s learns the edit alone (ripple_weight=0); set answers.shown"
+        return {**super().idle(), **({} if self.ripple_weight else {"shown": why})}
+
+    @model_validator(mode="after")
+    def _writes_what_follows(self) -> Self:
+        if self.answers is None and not self.ripple_weight:
+            raise ValueError(
+                "answers=null and ripple_weight=0 write nothing that follows; give one of them, or use rome"
+            )
+        return self
 
     @property
     def guards_answers(self) -> bool:
-        """False: the subgraph may hold answers; `kg_edit.methods.glame_plus.questions.objects_of` filters them."""
+        """False: the subgraph may hold answers; `kg_edit.methods.composed_facts.objects_of` filters them."""
         return False
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
@@ -135,7 +147,8 @@ class GlamePlus(GraphReader, Rome):
         """Return the questions and facts around the edit; computed once, on the model in its present state."""
         if edit not in self._ripples:
             excluded = excluded_answers(edit, self.config, self.graph)
-            objects = objects_of(edit, self.subgraph(edit), exclude=excluded)
+            every = self.config.every_relation
+            objects = objects_of(edit, self.subgraph(edit), exclude=excluded, every=every)
             ranked = likeliest_first(self.model, edit.target_new, objects, nouns=self.config.stated)
             implied = implied_facts(edit, self.subgraph(edit), exclude=excluded)
             self._ripples[edit] = RippleTargets(
@@ -211,26 +224,29 @@ class GlamePlus(GraphReader, Rome):
     def request(self, edit: Edit) -> Request:
         """Return ROME's request. An unusable subgraph raises here.
 
-        With ``answers`` null, the request also has the edit as questions and the statements of the graph as rows.
+        With ``ripple_weight``, the request also has the edit as questions and the statements of the graph as rows.
         """
         check_graph(self.subgraph(edit))
         targets = self.ripples(edit)
         request = super().request(edit)
-        if self.config.answers is not None:
+        if not self.config.ripple_weight:
             return request
-        return replace(request, further=self._rows(edit, [(fact, None) for fact in (*targets.own, *targets.stated)]))
+        known = [(fact, None) for fact in (*targets.own, *targets.stated)]
+        return replace(request, further=self._rows(edit, known))
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
-        """Return ROME's loss, plus the loss of the further rows. The teacher is asked about all edits in one batch."""
+        """Return ROME's loss, plus that of what follows. The teacher is asked about all edits in one batch."""
         taught = self._teacher_rows(edits, model)
-        if self.config.answers is not None:  # the late block learns these facts, not the value at s
-            self._taught.update({edit: [fact for fact, _ in rows] for edit, rows in zip(edits, taught, strict=True)})
+        for edit, rows in zip(edits, taught, strict=True):
+            self._taught[edit] = [fact for fact, _ in rows]  # for the late block
+        if not self.config.ripple_weight:
             return super().objective(model, edits, requests)
-        extended = []
+
+        extended = list[Request]()
         for edit, request, rows in zip(edits, requests, taught, strict=True):
             further = (*request.further, *self._rows(edit, rows))
-            weighted = (replace(row, weight=self.config.ripple_weight / len(further)) for row in further)
-            extended.append(replace(request, further=tuple(weighted)))
+            weighted = tuple(replace(row, weight=self.config.ripple_weight / len(further)) for row in further)
+            extended.append(replace(request, further=weighted))
         return super().objective(model, edits, extended)
 
     def _teacher_rows(
@@ -250,27 +266,4 @@ class GlamePlus(GraphReader, Rome):
         return rows
 
     def _rows(self, edit: Edit, facts: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:
-        """The facts as rows of the loss, in the wordings one after the other; a row that can't be encoded is left out.
-
-        A teacher's answer has its own tokens, and its distribution as the soft target.
-        """
-        rows = list[ExtraTarget]()
-        for index, (fact, answer) in enumerate(facts):
-            wording = WORDINGS[index % len(WORDINGS)]
-            encoded = partial(encode, self.model.tokenizer, fact.prompt(wording), subject=edit.subject)
-            for shown in (self.config.shown, 0):  # without the example facts if the model's positions are too few
-                context = fact.context(wording, shown=shown)
-                try:
-                    if answer:
-                        row = encoded(context=context)
-                        row = replace(row, text=f"{row.text} {answer.text}", ids=(*row.ids, *answer.ids))
-                    else:
-                        row = encoded(target=fact.target, context=context)
-                except PromptError:
-                    if answer:
-                        raise
-                    continue  # this wording does not fit the target
-                if self.model.positions is None or len(row.ids) <= self.model.positions:
-                    rows.append(ExtraTarget(prompt=row, weight=1.0, soft_target=answer.lesson if answer else None))
-                    break
-        return tuple(rows)
+        return rows_of(self.model, edit.subject, facts, shown=self.config.shown)

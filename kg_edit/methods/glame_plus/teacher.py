@@ -3,28 +3,20 @@
 The teacher's next-token distributions become soft targets q for the edited model. The edited model is asked for the
 same answer through the edited fact, and without the example facts (context distillation, Askell et al. 2021,
 arXiv 2112.00861; Hinton et al. 2015). The loss is the cross-entropy -sum q log p, with q [tokens, k].
-
-The teacher also ranks the objects of a statement (`likeliest_first`). For example, Wikidata lists the Byzantine Empire,
-the Papal States, Italy and a dozen more as countries of Rome; the model finds one of them likeliest.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
 from kg_edit.engine.prefix_store import PrefixStore
-from kg_edit.errors import PromptError
 from kg_edit.locate_then_edit.objective import SoftTarget
+from kg_edit.methods.composed_facts import Answer, direct_question
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.greedy import Written, greedy
-from kg_edit.scoring.likelihood import score
-from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import begins_with
 
 # Examples for relations without examples of their own; they only show the form of an answer. The questions that score a
@@ -37,16 +29,6 @@ _SHOTS = (
 )
 _KEPT = 64  # likeliest tokens of a soft target
 _SHOWN = 4  # example facts before a question
-_MOST = 40  # objects of one noun that are compared
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An answer of the teacher: its ``text``, its token ``ids``, and the distribution at each token (``lesson``)."""
-
-    text: str
-    ids: tuple[int, ...]
-    lesson: SoftTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +42,7 @@ class TeacherQuestion:
     @property
     def question(self) -> TeacherPrompt:
         """The prompt in question form."""
-        return self._worded("Q: What is the {noun} of {thing}?\nA:", "\n\n")
+        return self._worded(direct_question("{noun}", "{thing}"), "\n\n")
 
     @property
     def sentence(self) -> TeacherPrompt:
@@ -145,30 +127,3 @@ def _answer(model: LanguageModel, written: Written) -> Answer | None:
     shares = written.probabilities / written.probabilities.sum(-1, keepdim=True)
     lesson = SoftTarget(tokens=written.likeliest[:stop], probabilities=shares[:stop])
     return Answer(text=text, ids=written.tokens[:stop], lesson=lesson)
-
-
-def likeliest_first(
-    model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, nouns: int
-) -> dict[str, list[str]]:
-    """Return the first ``nouns`` of ``objects``, the likeliest answers to "What is the [noun] of [thing]?" first.
-
-    An object is ranked by the sum over its tokens of -log p. Objects that can't be scored are last.
-    """
-    compared = {noun: list(labels[:_MOST]) for noun, labels in islice(objects.items(), nouns)}
-    pairs = {
-        (noun, label): Pair(TeacherQuestion(noun=noun, of=thing).question.alone, label)
-        for noun, labels in compared.items()
-        for label in labels
-        if len(labels) > 1
-    }
-    sizes: dict[Pair, int] = {}  # the tokens of the candidates that can be scored after their prompt
-    for pair in pairs.values():
-        with suppress(PromptError):
-            prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
-            if model.positions is None or len(prompt.ids) <= model.positions:
-                sizes[pair] = len(prompt.target_ids)
-    scores = score(model, list(sizes))
-    costs = {key: scores[pair].nll * sizes[pair] for key, pair in pairs.items() if pair in scores}
-    return {
-        noun: sorted(labels, key=lambda label: costs.get((noun, label), math.inf)) for noun, labels in compared.items()
-    }

@@ -13,8 +13,8 @@ from kg_edit.evaluation.cli.evaluation_graph import graph_for, guarded
 from kg_edit.graphs.controls import hidden_answers, probe_answers
 from kg_edit.graphs.source import PrivateGraph, graph_identity
 from kg_edit.methods import find_method
-from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion, excluded_answers, objects_of
-from kg_edit.methods.glame_plus.teacher import Answer
+from kg_edit.methods.composed_facts import Answer, objects_of
+from kg_edit.methods.glame_plus.questions import RippleTargets, TeacherQuestion, excluded_answers
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
 from wikidata_cache.subgraphs.options import SubgraphOptions

@@ -123,7 +123,7 @@ def test_failure_inside_a_block_leaves_the_model_unchanged(
 
 
 NARROW: dict[str, dict[str, Any]] = {  # as little of the graph as makes the method what it is
-    "glame-plus": {"recalled": 1, "stated": 1, "answers": None},
+    "glame-plus": {"recalled": 1, "stated": 1, "answers": None, "ripple_weight": 2.0},
     "glame-random": {"pool": ["Q2", "Q4"]},
     "rome-kg": {"statements": 1, "composed": 1},
 }

@@ -89,6 +89,13 @@ BOTH_FORMS = EDIT.in_chat(chat="both")
         "unknown policy of a graph": (setting("glame", graph__policy="best"), ConfigError, "'relation-stratified'"),
         "unknown direction of a graph": (setting("glame", graph__direction="in"), ConfigError, "'out' or 'both'"),
         "empty answer": (setting("glame", graph__leakage__answers=[""]), ConfigError, "none of them empty"),
+        "fewer than no rows of a graph": (setting("glame", graph_rows=-1), ConfigError, "graph_rows"),
+        "rows with a negative weight": (setting("glame", graph_rows=1, graph_weight=-1), ConfigError, "graph_weight"),
+        "nothing that follows": (
+            setting("glame-plus", answers=None, ripple_weight=0),
+            ConfigError,
+            "ripple_weight=0",
+        ),
         # Models and edits
         "pmet and recurrent blocks": (
             lambda _: find_method("pmet").on(tiny("lfm2")),

@@ -8,7 +8,7 @@ import pytest
 
 from kg_edit.evaluation.ripples.knowledge import AskedFact, Knowledge
 from kg_edit.evaluation.ripples.words import RippleWords
-from kg_edit.methods.glame_plus.questions import WORDINGS
+from kg_edit.methods.composed_facts import WORDINGS
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.questions import format_question, format_question_with_shots, format_question_with_steps

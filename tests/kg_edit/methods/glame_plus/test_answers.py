@@ -20,6 +20,7 @@ from kg_edit.engine.prefix_cache import SharedContexts
 from kg_edit.errors import ConfigError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import subject_states
+from kg_edit.methods.composed_facts import ComposedFact
 from kg_edit.methods.glame_plus import answers
 from kg_edit.methods.glame_plus.answers import (
     AnswerOptions,
@@ -33,7 +34,6 @@ from kg_edit.methods.glame_plus.answers import (
     write_answers,
 )
 from kg_edit.methods.glame_plus.method import GlamePlus, GlamePlusConfig
-from kg_edit.methods.glame_plus.questions import ComposedFact
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.weight_patch import WeightPatch
@@ -251,7 +251,7 @@ def test_late_layer_must_be_above_the_edited_one() -> None:
     with pytest.raises(ConfigError, match=r"answers\.layer=1 is not above the edited layer 2"):
         config.written_layers(4)
     assert GlamePlusConfig(answers=AnswerOptions()).written_layers(30) == (6, AnswerOptions().layer_in(30))
-    assert GlamePlusConfig(answers=None).written_layers(30) == (6,)
+    assert GlamePlusConfig(answers=None, ripple_weight=2.0).written_layers(30) == (6,)
 
 
 def test_default_preset_writes_two_weights() -> None:

@@ -6,7 +6,7 @@ import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods.glame_plus.questions import (
+from kg_edit.methods.composed_facts import (
     WORDINGS,
     ComposedFact,
     first_hop,
@@ -55,6 +55,13 @@ def test_only_relations_that_such_objects_have_are_used() -> None:
         noun for noun in asked_nouns("P176") if noun in ("country", "headquarters")
     ]
     assert ("kind", "business") not in facts_of(*statements)
+
+
+def test_every_relation_with_a_noun_follows_the_usual_ones() -> None:
+    statements = (("P452", "automotive industry"), ("P159", "Toyota City"), ("P17", "Japan"), ("P31", "business"))
+    usual = objects_of(EDIT, graph(*statements), exclude=())
+    every = objects_of(EDIT, graph(*statements), exclude=(), every=True)
+    assert [*every] == [*usual, "industry"] and "kind" not in every
 
 
 def test_facts_are_in_the_order_of_the_relation_table() -> None:

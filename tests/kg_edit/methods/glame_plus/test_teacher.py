@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from kg_edit.methods.glame_plus.teacher import TeacherQuestion, likeliest_first
+from kg_edit.methods.composed_facts import likeliest_first
+from kg_edit.methods.glame_plus.teacher import TeacherQuestion
 from kg_edit.models.language_model import LanguageModel
 from tests.kg_edit.tiny import tiny
 

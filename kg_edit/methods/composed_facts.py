@@ -1,0 +1,252 @@
+"""What follows from an edit by one statement of its new object, as questions about its subject.
+
+The edit s -r-> o* and a statement o* -r'-> o' of the graph make a `ComposedFact`: "Q: What is the currency of the
+country of X?" yen. Relations are named by nouns from a packaged table, which is ordered by what people ask first. The
+subject is as late in a question as possible, because only the tokens from there on cost time.
+
+`rows_of` makes rows of the loss from such facts (`Request.further`), for methods whose value learns them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+import networkx as nx
+
+from kg_edit.edits.edit import Edit
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.errors import PromptError
+from kg_edit.graphs.facts import overlaps, target_of
+from kg_edit.graphs.source import subject_of
+from kg_edit.locate_then_edit.objective import ExtraTarget, SoftTarget
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import encode
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
+from kg_edit.text.relation_nouns import asked_nouns, relation_examples, relation_nouns
+
+# {} is the subject, [hop] is such as "currency of the country of origin". All wordings ask for a short answer, as tests
+# do. The frame of tests is another ("Question: … Answer:"), their question is often the same. Sentences ("The [hop] of
+# {} is") are not used: a value trained on them alone answers questions less well.
+WORDINGS = (
+    "Q: What is the [hop] of {}?\nA:",
+    "[hop] of {}:",
+    "What is the [hop] of {}? Short answer:",
+    "Q: Tell me the [hop] of {}.\nA:",
+)
+QUESTIONS = tuple(wording for wording in WORDINGS if not wording.startswith("[hop]"))  # without the heading
+
+_COMMON = {"the", "and", "for", "language", "languages", "city", "united", "new", "company"}
+_VAGUE = {"kind", "broader kind", "larger whole", "part", "largest part", "counterpart", "quality", "neighbour"}
+_MOST = 40  # objects of one noun that are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedFact:
+    """A composed fact: the ``hop`` (such as "currency of the country of origin") of s is ``target``."""
+
+    hop: str
+    target: str
+
+    @property
+    def noun(self) -> str:
+        """The relation r' alone, as a noun: "currency"."""
+        return self.hop.partition(" of the ")[0]
+
+    def prompt(self, wording: str) -> str:
+        """Return the question as a template with {} for the subject; it ends right before the target."""
+        return _worded(wording, self.hop)
+
+    def context(self, wording: str, *, shown: int) -> str:
+        """Return up to ``shown`` facts about other things in the same wording, then {} for the prompt.
+
+        They show the form and the kind of the answer, so that the value does not have to learn these.
+        """
+        facts = relation_examples().get(self.noun, ())
+        others = [(thing, target) for thing, target in facts if target != self.target][:shown]
+        form = _worded(wording, self.noun)
+        return "".join(f"{form.replace('{}', thing)} {target}\n\n" for thing, target in others) + "{}"
+
+
+def _worded(wording: str, hop: str) -> str:
+    text = wording.replace("[hop]", hop)
+    return text[0].upper() + text[1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer of the teacher: its ``text``, its token ``ids``, and the distribution at each token (``lesson``)."""
+
+    text: str
+    ids: tuple[int, ...]
+    lesson: SoftTarget
+
+
+def direct_question(noun: str, thing: str) -> str:
+    """Return the question for the object of one relation of a thing: "Q: What is the currency of Japan?\nA:"."""
+    return f"Q: What is the {noun} of {thing}?\nA:"
+
+
+def objects_of(
+    edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str], every: bool = False
+) -> dict[str, list[str]]:
+    """Return the objects of the graph's statements about o*, by the relation's noun.
+
+    The relations that things like o* usually have are first (`asked_nouns`). The others follow with ``every``, or if it
+    is not known which relations are usual. Left out are objects that contain a word of ``exclude``, relations that only
+    name a kind or a part, and those without a noun (`_nouns`).
+    """
+    target = target_of(graph)
+    nouns = _nouns()
+    objects: dict[str, list[str]] = {}
+    for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
+        noun = nouns.get(str(data.get("property", key)).casefold())
+        label = str(graph.nodes[end]["label"])
+        if not noun or noun in _VAGUE or data.get("role") == "edit" or re.fullmatch("[QP][0-9]+", label):
+            continue
+        itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
+        if not (itself or overlaps(label, edit.subject) or gives_away(label, exclude)):
+            objects.setdefault(noun, []).append(label)
+    usual = asked_nouns(edit.relation_id)
+    others = relation_nouns().values() if every or not usual else ()
+    order = dict.fromkeys(noun for noun in (*usual, *others) if noun in objects)
+    return {noun: list(dict.fromkeys(objects[noun])) for noun in order}
+
+
+def implied_facts(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
+    """Return what follows from the edit about s by rules (`SubgraphOptions.rules`), as questions; see `objects_of`."""
+    nouns = relation_nouns()
+    subject = subject_of(graph)
+    edges = [edge for edge in graph.out_edges(subject, data=True) if edge[2].get("role") == "consequence"]
+    facts = [
+        ComposedFact(hop=nouns[data["property"]], target=str(graph.nodes[end]["label"]))
+        for _, end, data in sorted(edges, key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1]))
+        if data["property"] in nouns
+    ]
+    return [fact for fact in dict.fromkeys(facts) if not gives_away(fact.target, exclude)]
+
+
+def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:
+    """Return at most ``limit`` composed facts; each noun contributes its first ``a_relation`` objects."""
+    first = first_hop(edit)
+    composed = (
+        ComposedFact(hop=f"{noun} of the {first}", target=label)
+        for noun in objects
+        for label in objects[noun][:a_relation]
+    )
+    return list(islice(composed, limit))
+
+
+def first_hop(edit: Edit) -> str:
+    """Return the edited relation as a noun: "country of origin"; one without a noun (`_nouns`) by its words."""
+    nouns = _nouns()
+    known = (nouns[name.casefold()] for name in (edit.relation_id, edit.relation) if name and name.casefold() in nouns)
+    words = edit.relation_text.removeprefix("The ").removesuffix(" is")
+    return next(known, words if edit.relation else words.removesuffix(" of"))  # of "The capital of {} is"
+
+
+def _nouns() -> dict[str, str]:
+    """The noun of each relation by its id, label and noun, in lower case; a graph of one's own only has labels."""
+    by_id = relation_nouns()
+    rows = RelationTemplates.load().by_name.items()
+    labels = {name: by_id[row.property_id] for name, row in rows if row.property_id in by_id}
+    return {noun: noun for noun in by_id.values()} | labels | {key.casefold(): noun for key, noun in by_id.items()}
+
+
+def gives_away(text: str, answers: Sequence[str]) -> bool:
+    """Return whether a text overlaps an answer, or shares a meaningful word with it."""
+    return any(overlaps(text, answer) or _words(text) & _words(answer) for answer in answers)
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2} - _COMMON
+
+
+def likeliest_first(
+    model: LanguageModel, thing: str, objects: Mapping[str, Sequence[str]], *, nouns: int
+) -> dict[str, list[str]]:
+    """Return the first ``nouns`` of ``objects``, the likeliest answers to "What is the [noun] of [thing]?" first.
+
+    For example, Wikidata lists the Byzantine Empire, the Papal States, Italy and a dozen more as countries of Rome; the
+    model finds one of them likeliest. An object is ranked by the sum over its tokens of -log p. Objects that can't be
+    scored are last.
+    """
+    compared = {noun: list(labels[:_MOST]) for noun, labels in islice(objects.items(), nouns)}
+    pairs = {
+        (noun, label): Pair(direct_question(noun, thing), label)
+        for noun, labels in compared.items()
+        for label in labels
+        if len(labels) > 1
+    }
+    sizes: dict[Pair, int] = {}  # the tokens of the candidates that can be scored after their prompt
+    for pair in pairs.values():
+        with suppress(PromptError):
+            prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
+            if model.positions is None or len(prompt.ids) <= model.positions:
+                sizes[pair] = len(prompt.target_ids)
+    scores = score(model, list(sizes))
+    costs = {key: scores[pair].nll * sizes[pair] for key, pair in pairs.items() if pair in scores}
+    return {
+        noun: sorted(labels, key=lambda label: costs.get((noun, label), math.inf)) for noun, labels in compared.items()
+    }
+
+
+def stated_facts(
+    model: LanguageModel, edit: Edit, graph: nx.MultiDiGraph, *, most: int, exclude: Sequence[str]
+) -> list[ComposedFact]:
+    """Return the edit itself, twice, then at most ``most`` facts of the graph, one for each relation of o*.
+
+    Args:
+        model: ranks the objects of a relation.
+        edit: the edit.
+        graph: its subgraph.
+        most: the maximum number of facts besides the edit.
+        exclude: texts; a fact that shares a word with one of them is left out.
+    """
+    facts = list[ComposedFact]()
+    if not gives_away(edit.target_new, exclude):
+        facts += [ComposedFact(hop=first_hop(edit), target=edit.target_new)] * 2
+    objects = objects_of(edit, graph, exclude=exclude, every=True)
+    likeliest = likeliest_first(model, edit.target_new, objects, nouns=most)
+    return [*facts, *ripples(edit, likeliest, limit=most, a_relation=1)]
+
+
+def rows_of(
+    model: LanguageModel, subject: str, facts: Sequence[tuple[ComposedFact, Answer | None]], *, shown: int
+) -> tuple[ExtraTarget, ...]:
+    """Return facts about ``subject`` as rows of the loss, each in the next of the wordings, with the weight 1.
+
+    A row that can't be encoded is left out.
+
+    Args:
+        model: the language model, for its tokenizer and its positions.
+        subject: s.
+        facts: each with the teacher's answer, whose tokens and distribution the row then has; None: the fact's target.
+        shown: how many facts about other things are before a question; none if the model's positions are too few.
+    """
+    rows = list[ExtraTarget]()
+    for index, (fact, answer) in enumerate(facts):
+        wording = WORDINGS[index % len(WORDINGS)]
+        encoded = partial(encode, model.tokenizer, fact.prompt(wording), subject=subject)
+        for count in (shown, 0):
+            context = fact.context(wording, shown=count)
+            try:
+                if answer:
+                    row = encoded(context=context)
+                    row = replace(row, text=f"{row.text} {answer.text}", ids=(*row.ids, *answer.ids))
+                else:
+                    row = encoded(target=fact.target, context=context)
+            except PromptError:
+                if answer:
+                    raise
+                continue  # this wording does not fit the target
+            if model.positions is None or len(row.ids) <= model.positions:
+                rows.append(ExtraTarget(prompt=row, weight=1.0, soft_target=answer.lesson if answer else None))
+                break
+    return tuple(rows)
