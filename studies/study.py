@@ -1,7 +1,9 @@
 """Run the measurements behind results/*.csv, and write their numbers there; runs continue where they stopped.
 
 python studies/study.py --part ripples --rows rome,glame,glame+wrong,glame-plus --limit 30     # the README's table
-python studies/study.py --part single --rows rome:fast,glame:paper,ft-m          # METHOD[:PRESET][+CONTROL]
+python studies/study.py --part single --rows rome:fast,glame:paper,ft-m          # METHOD[:PRESET][+CHANGE…]
+python studies/study.py --part single --rows glame:code+start-token,glame:paper+start-token     # labels that are read
+python studies/study.py --part ripples-dev --rows glame-plus+graph-alone,glame-plus+none        # none: recall alone
 python studies/study.py --part single --rows ke --set ke.network=ke/             # trained by `kg-edit ke train`
 python studies/study.py --part zsre --rows ike --label "16 demonstrations" --set ike.demonstrations=train.json
 python studies/study.py --part sequence --limit 300 --every 100 --sample 100 --rows rome:fast
@@ -49,6 +51,10 @@ DEV = DATA / "counterfact_plus" / "dev.json"
 GRAPH = DATA / "wikidata" / "wikidata.nt.gz"
 RIPPLES = "ripples-smollm2-135m"
 CONTROLS = {"wrong": "wrong graph", "shuffled": "others' objects", "none": "no graph"}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # what the table says, and the settings
+    "graph-alone": ("graph alone", {"recalled": 0}),  # of glame-plus: nothing from the model; +none: nothing else
+    "start-token": ("start token", {"start_token": True}),  # of glame:code and glame:paper, which read labels without
+}
 POOL = 100  # records that give the wrong answers of portability.choice: the same for fewer, so that a run can grow
 
 log = logging.getLogger("studies.study")
@@ -193,18 +199,27 @@ class Row:
 def rows(options: argparse.Namespace) -> Iterator[Row]:
     """Yield the requested rows, and with --controls a row per control of each method that reads a graph."""
     texts = options.rows.split(",") if options.rows else [*method_names()]
-    matches = [re.fullmatch(r"([^:+]*)(?::([^+]*))?(?:\+(.*))?", row) for row in texts]
-    parsed = [(match[1], match[2] or "default", match[3]) for match in matches if match]
+    parsed = [parse_row(text) for text in texts]
     for method, _, _ in options.set:
         if method not in {name for name, _, _ in parsed}:
             raise unknown_name("method of --set", method, [name for name, _, _ in parsed])
-    for name, preset, control in parsed:
+    for name, preset, changes in parsed:
         kind = find_method(name)
-        if control and control not in CONTROLS:
-            raise unknown_name("control", control, CONTROLS)
-        if control and not kind.needs_graph:
-            raise ConfigError(f"{name}+{control}: {name} reads no graph, so a control would change nothing; drop it")
-        settings = {key: value for method, key, value in options.set if method == name}
+        control = None
+        labels = [options.label]
+        settings: dict[str, Any] = {}
+        for change in changes:
+            if change in VARIANTS:
+                label, of_variant = VARIANTS[change]
+                labels.append(label)
+                settings |= of_variant
+            elif change not in CONTROLS:
+                raise unknown_name("control", change, {**CONTROLS, **VARIANTS})
+            elif not kind.needs_graph:
+                raise ConfigError(f"{name}+{change}: {name} reads no graph, so a control would change nothing; drop it")
+            else:
+                control = change
+        settings |= {key: value for method, key, value in options.set if method == name}
         if needs_network(name, settings) and not options.rows:
             log.info("no run of %s, which needs a trained network: --rows %s --set %s.network=FOLDER", *[name] * 3)
             continue
@@ -212,7 +227,15 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
         if options.seed and "seed" in kind.config_class.model_fields and "seed" not in config.idle():
             settings["seed"] = options.seed
         for row_control in (control, *(CONTROLS if options.controls and kind.needs_graph else ())):
-            yield Row(method=name, preset=preset, control=row_control, label=options.label, settings=settings)
+            label = ", ".join(filter(None, labels))
+            yield Row(method=name, preset=preset, control=row_control, label=label, settings=settings)
+
+
+def parse_row(text: str) -> tuple[str, str, list[str]]:
+    """Return the method, the preset and the changes (variants and a control) of METHOD[:PRESET][+CHANGE…]."""
+    named, *changes = text.split("+")
+    method, _, preset = named.partition(":")
+    return method, preset or "default", changes
 
 
 def needs_network(name: str, settings: Mapping[str, Any]) -> bool:
@@ -279,7 +302,7 @@ def _setting(text: str) -> tuple[str, str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, default="single")
-    parser.add_argument("--rows", help="METHOD[:PRESET][+CONTROL], with commas; by default all that need no training")
+    parser.add_argument("--rows", help="METHOD[:PRESET][+CHANGE…], with commas; by default all that need no training")
     parser.add_argument("--controls", action="store_true", help="also each control of a method that reads a graph")
     parser.add_argument("--limit", type=int, default=100, help="so many records; %(default)s by default")
     parser.add_argument("--batch", type=int, default=100, help="edits of a batch; %(default)s by default")

@@ -98,6 +98,13 @@ def test_a_row_has_its_own_settings_and_folder(study: ModuleType) -> None:
     assert remembers.config().remember == 1
 
 
+def test_a_row_names_its_variants(study: ModuleType) -> None:
+    code, alone = rows(study, "--rows", "glame:code+start-token+wrong,glame-plus+graph-alone")
+    assert (code.said(), code.control) == ("code, start token, wrong graph", "wrong")
+    assert code.config().start_token and not code.config().gate, "the rest is the preset's"
+    assert (alone.said(), alone.config().recalled) == ("graph alone", 0)
+
+
 def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:
     without = {"ke", "malmen", "mend", "rledit", "serac"}
     assert {row.method for row in rows(study)} == set(method_names()) - without
@@ -110,6 +117,7 @@ def test_methods_without_their_network_are_left_out(study: ModuleType) -> None:
     [
         (("--rows", "glame+wrng"), "unknown control 'wrng', did you mean 'wrong'"),
         (("--rows", "rome+wrong"), "rome reads no graph"),
+        (("--rows", "rome+graph-alone"), "unknown setting of rome 'recalled'"),
         (("--rows", "romee"), "did you mean 'rome'"),
         (("--rows", "glame", "--set", "memit.steps=3"), "unknown method of --set 'memit'"),
     ],
