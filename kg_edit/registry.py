@@ -88,11 +88,19 @@ class CommandEntry:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A benchmark: its name, and its `Dataset` as "module:NAME"."""
+    """A benchmark.
+
+    Attributes:
+        name: the name that ``--dataset`` takes.
+        target: its `Dataset`, as "module:NAME".
+        metrics: the table of the metrics that its probes bring (name -> `Metric`), as "module:NAME"; "": it has only
+            probes that other metrics read.
+    """
 
     name: str
     _: KW_ONLY
     target: str
+    metrics: str = ""
 
 
 @dataclass(frozen=True)

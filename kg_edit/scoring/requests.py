@@ -154,11 +154,6 @@ def continue_at_length(query: Query) -> Requests:
     return continue_query(query, least=LONG_TOKENS)
 
 
-def continue_paragraph(query: Query) -> Requests:
-    """Return the request for a continuation that is compared with a paragraph, and may have several lines."""
-    return continue_query(query, several_lines=True)
-
-
 def continue_with_steps(query: Query) -> Requests:
     """Return the request for an answer with its steps written out."""
     return Requests(continued=(Continued(prompt=stepped_from(query), least=STEP_TOKENS),))

@@ -1,7 +1,8 @@
 """The catalogue of all metrics by name, the choice of metrics for a record, and the page docs/metrics.md made from it.
 
-The metrics of records are defined in `edit` (for every record), `probes` and `ripples` (for the probes of a data set)
-and `sampled_text` (on request). The metrics of a whole run are listed here, with the function that computes each.
+The metrics of records are defined in `edit` (for every record), `probes` (for the probes of data sets) and
+`sampled_text` (on request). A data set that brings metrics of its own names their table in its entry of the registry.
+The metrics of a whole run are listed here, with the function that computes each.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from kg_edit.evaluation.datasets import known_datasets
 from kg_edit.evaluation.metrics.edit import CHAT_METRICS, METRICS, PORTABILITY
 from kg_edit.evaluation.metrics.metric import CATEGORIES, Metric, RunMetric
 from kg_edit.evaluation.metrics.probes import PROBE_METRICS, TEMPLATE_METRICS, category_metrics
-from kg_edit.evaluation.metrics.ripples import RIPPLES_METRICS
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS, FUZZY
-from kg_edit.evaluation.metrics.unstructured import UNSTRUCTURED_METRICS
+from kg_edit.registry import dataset_entries, load
 from kg_edit.scoring.questions import CHOICES, SHOTS
 from kg_edit.scoring.requests import Requests, joined
 from kg_edit.text.display import markdown_table
@@ -93,7 +93,18 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         for rate in ("TRR", "ERR", "ARR")
     },
 }
-_OF_PROBES = {**PROBE_METRICS, **RIPPLES_METRICS, **UNSTRUCTURED_METRICS, **TEMPLATE_METRICS}
+
+
+def brought_metrics() -> dict[str, Metric]:
+    """Return the metrics that data sets bring for their own probes, those of plug-ins included, by name."""
+    metrics = dict[str, Metric]()
+    for entry in dataset_entries().values():
+        if entry.metrics:
+            metrics |= load(entry.metrics)
+    return metrics
+
+
+_OF_PROBES = {**PROBE_METRICS, **brought_metrics(), **TEMPLATE_METRICS}
 RECORD_METRICS: Mapping[str, Metric] = {**METRICS, **CHAT_METRICS, **_OF_PROBES, **EXTRAS}
 CATALOGUE: Mapping[str, Metric | RunMetric] = {**RECORD_METRICS, **RUN_METRICS}
 

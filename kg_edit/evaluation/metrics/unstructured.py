@@ -1,42 +1,157 @@
 """The metrics of unstructured edits: how near a generated paragraph is to its target, in words and in meaning.
 
-ROUGE and BLEU are those of UnKE's program; its semantic score is of a sentence encoder, here of the model itself.
+ROUGE and BLEU are those of UnKE's program; its semantic score is of a sentence encoder, here of the model itself. Its
+program takes the recall of the package rouge 1.0.1, where words are divided by spaces and sentences by full stops, and
+a word or n-gram counts once; and BLEU of characters (nltk's `sentence_bleu` of two strings).
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from kg_edit.edits.record import Query
-from kg_edit.evaluation.metrics.metric import Metric, mentioned, nll, over_queries
+from kg_edit.evaluation.metrics.metric import Metric, OfQuery, mentioned, nll, over_queries
 from kg_edit.scoring.evidence import Evidence
 from kg_edit.scoring.questions import generated_from
-from kg_edit.scoring.requests import continue_paragraph, continue_query, score_answer
-from kg_edit.text.overlap import bleu, rouge_l, rouge_n
+from kg_edit.scoring.requests import Requests, continue_query, score_answer
 
 PARAPHRASE = "unstructured-paraphrase"
 PARTS = "sub-question"
 TRIPLE = "triple"
 COSINE = "hidden_cosine.greedy"
-_GROUPS = ("unstructured", PARAPHRASE, PARTS)  # after the edit's prompt, its paraphrases, questions about parts
-_UNKE = "UnKE (Deng et al. 2025)"
-_ROUGE = "ROUGE-1, -2 or -L as a recall: the share of the target's different words, pairs of words, or words of the "
-_ROUGE += "longest common sequences of sentences, that are in"
-_OVERLAPS: Mapping[str, tuple[Callable[[str, str], float], str]] = {
-    "rouge_1.greedy": (lambda text, target: rouge_n(text, target, 1), _ROUGE),
-    "rouge_2.greedy": (lambda text, target: rouge_n(text, target, 2), _ROUGE),
-    "rouge_l.greedy": (rouge_l, _ROUGE),
-    "bleu.greedy": (bleu, "BLEU of one to four characters against the target, not smoothed, of"),
-}
+_LONGEST = 4  # characters of BLEU's n-grams
 
 
-def _overlap(of: Callable[[str, str], float]) -> Callable[[Query, Evidence], float]:
-    return lambda query, evidence: of(evidence.texts[generated_from(query)], query.answers[0][0])
+def rouge_n(text: str, reference: str, size: int) -> float:
+    """Return ROUGE-N (Lin 2004): the share of the reference's different n-grams of ``size`` words that the text has."""
+    wanted = _ngrams(reference, size)
+    if not wanted:
+        return 0.0
+    return len(wanted & _ngrams(text, size)) / len(wanted)
+
+
+def rouge_l(text: str, reference: str) -> float:
+    """Return ROUGE-L (Lin 2004): the share of the reference's different words that a common sequence has.
+
+    The sequence is the longest one that a sentence of the text and one of the reference have in this order; words of
+    all pairs of sentences count.
+    """
+    words = set[str]()
+    common = set[str]()
+    for sentence in _sentences(reference):
+        words.update(sentence)
+        for other in _sentences(text):
+            common.update(_common_sequence(sentence, other))
+    return len(common) / len(words) if words else 0.0
+
+
+def bleu(text: str, reference: str) -> float:
+    """Return BLEU (Papineni et al. 2002) of one text: n-grams of one to four characters, not smoothed.
+
+    BLEU = min(1, exp(1 - |reference| / |text|)) * exp(mean over n of log p_n),   p_n: share of n-grams in the reference
+    """
+    logs = []
+    for size in range(1, _LONGEST + 1):
+        counts = _characters(text, size)
+        common = (counts & _characters(reference, size)).total()
+        if not common:
+            return 0.0
+        logs.append(math.log(common / counts.total()))
+    brevity = min(1.0, math.exp(1 - len(reference) / len(text)))
+    return brevity * math.exp(sum(logs) / _LONGEST)
 
 
 def hidden_cosine(query: Query, evidence: Evidence) -> float | None:
     """Return the cosine of the mean hidden states of the generated text and the target; None without the vectors."""
     return evidence.cosines.get((evidence.texts[generated_from(query)], query.answers[0][0]))
+
+
+def continue_paragraph(query: Query) -> Requests:
+    """Return the request for a continuation that is compared with a paragraph, and may have several lines."""
+    return continue_query(query, several_lines=True)
+
+
+def _sentences(text: str) -> list[list[str]]:
+    """The words of each sentence; the empty word, if it has none."""
+    return [part.split() or [""] for part in text.split(".") if part]
+
+
+def _ngrams(text: str, size: int) -> set[tuple[str, ...]]:
+    """The different n-grams of a text's words, also over the end of a sentence."""
+    words = list[str]()
+    for sentence in _sentences(text):
+        words += sentence
+    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+
+
+def _characters(text: str, size: int) -> Counter[str]:
+    """How often the text has each n-gram of characters."""
+    return Counter(text[start : start + size] for start in range(len(text) - size + 1))
+
+
+def _common_sequence(words: list[str], others: list[str]) -> list[str]:
+    """The longest sequence of words that both lists have in this order."""
+    lengths = [[0] * (len(others) + 1)]  # [i][j]: of the longest one of the first i words and the first j others
+    for word in words:
+        row = [0]
+        before = lengths[-1]
+        for column, other in enumerate(others):
+            row.append(before[column] + 1 if word == other else max(before[column + 1], row[column]))
+        lengths.append(row)
+    sequence = []
+    first = len(words)
+    second = len(others)
+    while first and second:
+        if words[first - 1] == others[second - 1]:
+            first -= 1
+            second -= 1
+            sequence.append(words[first])
+        elif lengths[first - 1][second] > lengths[first][second - 1]:
+            first -= 1
+        else:
+            second -= 1
+    return sequence
+
+
+_UNKE = "UnKE (Deng et al. 2025)"
+_ROUGE = (
+    "ROUGE-1, -2 or -L as a recall: the share of the target's different words, pairs of words, or words of the "
+    "longest common sequences of sentences, that are in the greedy continuation."
+)
+_BLEU = "BLEU of one to four characters against the target, not smoothed, of the greedy continuation."
+
+
+def _compare_texts(compare: Callable[[str, str], float]) -> OfQuery:
+    """Return a metric of a query: a comparison of the generated text with the target."""
+    return lambda query, evidence: compare(evidence.texts[generated_from(query)], query.answers[0][0])
+
+
+def _overlap(group: str, compare: Callable[[str, str], float], formula: str) -> Metric:
+    """Words or characters that a generated text shares with its target."""
+    return Metric(
+        compute=over_queries(group, _compare_texts(compare)),
+        formula=formula,
+        source=f"{_UNKE}.",
+        needs=(group,),
+        asks=(continue_query if group == PARTS else continue_paragraph,),
+    )
+
+
+def _cosine(group: str) -> Metric:
+    """The similarity in meaning of a generated text and its target."""
+    return Metric(
+        compute=over_queries(group, hidden_cosine),
+        formula="Cosine of two mean hidden states, of the greedy continuation and of the target: those that the "
+        "unedited model's head reads, over all tokens but the first. It has a narrow range: compare it between "
+        "runs only.",
+        source=f"{_UNKE}, there by the sentence encoder all-MiniLM-L6-v2.",
+        needs=(group,),
+        asks=(continue_paragraph,),
+        values="-1 to 1",
+        in_meaning=True,
+    )
 
 
 def _greedy(group: str, what: str) -> Metric:
@@ -61,33 +176,22 @@ def _nll(group: str, after: str) -> Metric:
     )
 
 
+def _of_paragraphs(group: str) -> dict[str, Metric]:
+    """The overlaps of the paragraphs after the edit's prompt, or after its paraphrases."""
+    return {
+        f"{group}.rouge_1.greedy": _overlap(group, lambda text, target: rouge_n(text, target, 1), _ROUGE),
+        f"{group}.rouge_2.greedy": _overlap(group, lambda text, target: rouge_n(text, target, 2), _ROUGE),
+        f"{group}.rouge_l.greedy": _overlap(group, rouge_l, _ROUGE),
+        f"{group}.bleu.greedy": _overlap(group, bleu, _BLEU),
+    }
+
+
 UNSTRUCTURED_METRICS: Mapping[str, Metric] = {
-    **{
-        f"{group}.{name}": Metric(
-            compute=over_queries(group, _overlap(of)),
-            formula=f"{what} the greedy continuation.",
-            source=f"{_UNKE}.",
-            needs=(group,),
-            asks=(continue_query if group == PARTS else continue_paragraph,),
-        )
-        for group in _GROUPS
-        for name, (of, what) in _OVERLAPS.items()
-        if group != PARTS or name == "rouge_l.greedy"
-    },
-    **{
-        f"{group}.{COSINE}": Metric(
-            compute=over_queries(group, hidden_cosine),
-            formula="Cosine of two mean hidden states, of the greedy continuation and of the target: those that the "
-            "unedited model's head reads, over all tokens but the first. It has a narrow range: compare it between "
-            "runs only.",
-            source=f"{_UNKE}, there by the sentence encoder all-MiniLM-L6-v2.",
-            needs=(group,),
-            asks=(continue_paragraph,),
-            values="-1 to 1",
-            in_meaning=True,
-        )
-        for group in ("unstructured", PARAPHRASE)
-    },
+    **_of_paragraphs("unstructured"),
+    **_of_paragraphs(PARAPHRASE),
+    f"{PARTS}.rouge_l.greedy": _overlap(PARTS, rouge_l, _ROUGE),
+    f"unstructured.{COSINE}": _cosine("unstructured"),
+    f"{PARAPHRASE}.{COSINE}": _cosine(PARAPHRASE),
     f"{PARTS}.greedy": _greedy(PARTS, "questions about parts of the text, in few-shot form,"),
     f"{PARTS}.nll": _nll(PARTS, "each of these questions"),
     f"{TRIPLE}.greedy": _greedy(TRIPLE, "statements of the text's facts"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kg_edit.text.overlap import bleu, rouge_l, rouge_n
+from kg_edit.evaluation.metrics.unstructured import bleu, rouge_l, rouge_n
 
 REFERENCE = "The cat sat on the mat. A dog lay on the cat."
 
