@@ -186,4 +186,6 @@ def _other_records(out: Path, records: Sequence[BenchmarkRecord]) -> str:
     given = {record.id: digest(record.model_dump(mode="json")) for record in records}
     # A record of the same id that has no line yet counts as equal.
     stored = {name: hashes.get(name, given.get(name)) for name in read_settings(out)["ids"]}
-    return other_rows("records", stored, given, counts=(len(stored), len(given)))
+    there = {name: {"record_sha256": sha256} for name, sha256 in stored.items()}
+    here = {name: {"record_sha256": sha256} for name, sha256 in given.items()}
+    return other_rows("records", there, here, counts=(len(there), len(here)))

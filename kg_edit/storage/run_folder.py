@@ -49,8 +49,8 @@ _WRITTEN = (
 # What ``run.json`` has of the rows that a run edits: their number, their ids, and a hash of all.
 _OF_ROWS = ("edits", "edits_sha256", "ids", "records_sha256")
 _SIDES = ("in the folder", "now")
-# fields that a difference lists, and characters of a value or a list
-_LISTED = 5
+_FIRST = ("job", "method")  # settings whose difference is named first, as others follow from them
+# characters of a value or a list
 _SHORT = 60
 _SHORT_LIST = 120
 Result = TypeVar("Result")
@@ -127,36 +127,13 @@ def check_folder(
     if names - _BEFORE_RESULTS and settings is not None:
         there = read_settings(folder)
         here = json.loads(json.dumps(settings))
-        if difference(there, here):
-            differ = any(there.get(name) != here.get(name) for name in _OF_ROWS)
-            words = rows() if differ and there.get("job") == here.get("job") else None
-            if words:
-                there, here = ({key: side[key] for key in side.keys() - set(_OF_ROWS)} for side in (there, here))
-            fields = "; ".join(filter(None, [difference(there, here, sides=_SIDES), words or _to_resume(there, here)]))
+        found = difference(there, here, sides=_SIDES)
+        other_edits = any(there.get(name) != here.get(name) for name in _OF_ROWS)
+        if found and other_edits and there.get("job") == here.get("job"):
+            found = rows() or found
+        if found:
             way = f"give another --out, or delete {folder} to start over"
-            raise AnotherRunError(f"{folder} contains another run ({fields})", way)
-
-
-def _to_resume(there: Settings, here: Settings) -> str | None:
-    """Say which settings of the method resume the run in the folder; None if that can't be said in a few words."""
-    if difference({**there, "config": None}, {**here, "config": None}):
-        return None
-    was, now = (dict(_leaves(side.get("config"))) for side in (there, here))
-    values = {name: was.get(name) for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
-    if len(values) > _LISTED or any(value is None or isinstance(value, list) for value in values.values()):
-        return None
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in sorted(values.items())}
-    settings = " ".join(f"{name}={text}" for name, text in texts.items())
-    return f"to resume it set {settings}, by --set or in [settings] of a sweep"
-
-
-def _leaves(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a method with their names as ``--set`` takes them."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            yield from _leaves(value, f"{name}.{key}".lstrip("."))
-    else:
-        yield name, config
+            raise AnotherRunError(f"{folder} contains another run ({found})", way)
 
 
 def replace_run(folder: Path, work: Callable[[], Result], *, overwrite: bool) -> Result:
@@ -224,45 +201,49 @@ def read_settings(folder: Path) -> Settings:
     return settings
 
 
-def difference(there: Any, here: Any, *, sides: tuple[str, str] = ("in the first", "in the second")) -> str | None:
-    """Return the fields that differ, in words, the first five with their values; None if there is no difference.
+def difference(
+    there: Settings, here: Settings, *, sides: tuple[str, str] = ("in the first", "in the second")
+) -> str | None:
+    """Return the first setting that differs, with its value on both sides; None if there is no difference.
 
-    Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same. Settings of
-    another method, and of a run of another command, are not listed.
+    Names that do not decide are ignored: the preset's, and the model's if its fingerprint is the same.
 
     Args:
-        there: a JSON value, such as the settings of a run.
-        here: another one.
+        there: settings, as in ``run.json``.
+        here: other ones.
         sides: the words after the value of ``there``, and after that of ``here``.
     """
-    differences = list(_differing(there, here, "", sides))
-    more = [f"and {len(differences) - _LISTED} more settings"] if len(differences) > _LISTED else []
-    return "; ".join([*differences[:_LISTED], *more]) or None
+    old = _named_values(there)
+    new = _named_values(here)
+    for name in dict.fromkeys([*_FIRST, *new, *old]):
+        if old.get(name) == new.get(name) or name.rpartition(".")[2] == "preset":
+            continue
+        fingerprint = f"{name.removesuffix('name')}fingerprint"
+        if name.endswith(".name") and old.get(fingerprint, "") == new.get(fingerprint):
+            continue
+        return _in_words(name, old.get(name), new.get(name), sides)
+    return None
 
 
-def _differing(there: Any, here: Any, name: str, sides: tuple[str, str]) -> Iterator[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        if there.get("job") != here.get("job"):
-            there, here = ({"job": side.get("job")} for side in (there, here))
-        left_out = {"preset"}
-        if there.get("method") != here.get("method"):
-            left_out |= {"config", "files_sha256", "graph"}
-        if "fingerprint" in there.keys() & here.keys():  # a model, which may have two names
-            same = there["fingerprint"] == here["fingerprint"] or there.get("name") == here.get("name")
-            left_out.add("name" if same else "fingerprint")
-        for key in dict.fromkeys([*here, *there]):
-            if key not in left_out:
-                yield from _differing(there.get(key), here.get(key), f"{name}.{key}".lstrip("."), sides)
-    elif there != here:
-        first, second = (value if value is None else str(value) for value in (there, here))
-        is_hash = all(value is None or re.fullmatch(r"[0-9a-f]{16,}", value) for value in (first, second))
-        if is_hash:
-            field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or name
-            lacks = [side for value, side in zip((there, here), sides, strict=True) if value is None]
-            words = f"none {lacks[0]}" if lacks else f"other content {sides[1]}"
-            yield f"{field}: {words}" if field else words
+def _named_values(settings: Settings, start: str = "") -> dict[str, Any]:
+    """The settings by their full names: {"config": {"steps": 3}} has the name config.steps."""
+    values = dict[str, Any]()
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            values |= _named_values(value, f"{start}{name}.")
         else:
-            yield f"{name}: {_short(there)} {sides[0]}, {_short(here)} {sides[1]}"
+            values[f"{start}{name}"] = value
+    return values
+
+
+def _in_words(name: str, there: Any, here: Any, sides: tuple[str, str]) -> str:
+    """Return a name with its two values; of a hash, only that the content differs."""
+    field = re.sub(r"[._]?(sha256|fingerprint|content_hash)", "", name) or name
+    if field == name:
+        return f"{name}: {_short(there)} {sides[0]}, {_short(here)} {sides[1]}"
+    if there is None or here is None:
+        return f"{field}: none {sides[0] if there is None else sides[1]}"
+    return f"{field}: other content {sides[1]}"
 
 
 def _short(value: Any) -> str:
@@ -274,12 +255,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
 
 
-def other_rows(unit: str, there: Mapping[str, Any], here: Mapping[str, Any], *, counts: tuple[int, int]) -> str:
+def other_rows(
+    unit: str, there: Mapping[str, Settings], here: Mapping[str, Settings], *, counts: tuple[int, int]
+) -> str:
     """Return how the rows of a run in a folder differ from those of now: how many, and the first that differs.
 
     Args:
         unit: what a row is, such as "edits".
-        there: the content of each row in the folder, or its hash, as far as it is known, by the row's id; in order.
+        there: the fields of each row in the folder, or a hash of them, as far as they are known, by the row's id.
         here: the same of the rows of now.
         counts: the number of all rows, there and here.
     """

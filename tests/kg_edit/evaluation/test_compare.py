@@ -293,7 +293,7 @@ def test_editing_score_counts_the_records_of_its_rarest_part(run: Run) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": {"name": "tiny", "fingerprint": "g", "dtype": "torch.float32"}}, r"model.fingerprint.*on one model"),
+        ({"model": {"name": "tiny", "fingerprint": "g", "dtype": "torch.float32"}}, r"model: other.*on one model"),
         ({"protocol": 2}, "protocol.*one version"),
         ({"question_form_sha256": "r"}, "question_form"),
         ({"tokenizer_sha256": "u"}, "one tokenizer"),

@@ -197,7 +197,7 @@ def test_run_grows(method: Nudge, model: LanguageModel, edits: tuple[Edit, ...],
     for other, words in (
         (edits[:2], "3 in the folder, 2 now"),
         (edits[1:4], "number 1 is 'case-0' in the folder, 'case-1' now"),
-        ([edits[0], changed, *edits[2:4]], "3 in the folder, 4 now; the first that differs is 'case-1' .other content"),
+        ([edits[0], changed, *edits[2:4]], "3 in the folder, 4 now; the first that differs is 'case-1' .record: other"),
     ):
         with pytest.raises(OutputError, match=rf"contains another run \(records: {words}"):
             evaluate(method, model, other, out=tmp_path / "run", pool=edits)

@@ -252,7 +252,7 @@ def test_check_same_graph_ignores_the_place_of_the_graph(old: dict[str, Any], ne
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        (HASHED, {**HASHED, "graph": {"content_hash": "b"}}, "graph.content_hash"),
+        (HASHED, {**HASHED, "graph": {"content_hash": "b"}}, "graph: other content"),
         (HASHED, {**HASHED, "edges": 3}, "edges: 2 in the patch, 3 now"),
         (HASHED, record(), "graph"),
         (record(graph={"kind": "mine"}), record(graph={"kind": "yours"}), "graph.kind"),
