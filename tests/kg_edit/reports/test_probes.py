@@ -9,6 +9,9 @@ import torch
 
 from kg_edit.edits.edit import Edit, LocalityPrompt, Question
 from kg_edit.errors import ModelError, PromptError
+from kg_edit.evaluation.case import Case
+from kg_edit.evaluation.datasets.own_edits import record_of
+from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -21,7 +24,7 @@ from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair, TokenScores
 from kg_edit.scoring.questions import format_question_with_shots
 from tests.kg_edit.evaluation.parrot import Lesson, parrot
-from tests.kg_edit.tiny import tiny
+from tests.kg_edit.tiny import CHAT_TEMPLATE, tiny
 
 EDIT = Edit(
     id="1",
@@ -148,6 +151,40 @@ def test_paragraph_is_read_on_over_line_breaks() -> None:
     line = Edit(id="6", subject="Ann", prompt="What does {} do?", target_new=sails)
     row, *_ = before_and_after(model, Lesson(model, None).edit([line]), [line])
     assert row.edited.text == "sails" and not row.edited.success
+
+
+@pytest.mark.parametrize("target", ["Rome", "Oslo"], ids=["learned", "missed"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_report_is_the_evaluation_of_the_edits_own_rows(target: str, chat: bool) -> None:
+    model = parrot("Paris", "Rome")
+    if chat:
+        model.tokenizer.chat_template = CHAT_TEMPLATE
+    question = Question(question="Where is Ann?", answer=target, aliases=("the city",))
+    edit = Edit(
+        id="7",
+        subject="Ann",
+        prompt="{} lives in",
+        target_new=target,
+        target_true="Paris",
+        paraphrases=("Ann has a home in",),
+        portability=(question,),
+        chat=chat,
+    )
+    patch = Lesson(model, None).edit([edit])
+    rewrite, _, asked = before_and_after(model, patch, [edit])
+    case = Case.of(record_of(edit))
+    (before,) = score_cases(model, [case])
+    with patch.applied(model) as edited:
+        (after,) = score_cases(edited, [case], before=[before])
+    efficacy = "efficacy.first_sentence" if chat else "efficacy.greedy"
+    for section, reading, answer in ((before, rewrite.unedited, asked.unedited), (after, rewrite.edited, asked.edited)):
+        assert section.scores[efficacy] == reading.success
+        if target == "Rome":  # both targets are one token, whose sum and mean are alike
+            assert section.scores["efficacy.prob"] == reading.right
+        assert section.nll[edit.text][target] == pytest.approx(reading.nats, abs=1e-4)
+        assert section.scores["portability.greedy"] == answer.success
+        assert section.scores["portability.nll"] == pytest.approx(answer.nats, abs=1e-4)
+    assert (rewrite.edited.success, rewrite.unedited.success) == (target == "Rome", False)
 
 
 def test_readings_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
