@@ -21,8 +21,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.graphs.source import open_named
 from kg_edit.methods import find_method
-from kg_edit.models.chat import user_turn
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.models.prompts import user_turn
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import score_each

@@ -15,11 +15,14 @@ is imported by a name in a string.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from kg_edit.errors import ConfigError, describe
@@ -226,3 +229,25 @@ def _is_ours(point: EntryPoint) -> bool:
 
 def _name_of(point: EntryPoint) -> str:
     return point.dist.name if point.dist else point.module
+
+
+def plug_in_code(target: str) -> dict[str, str | None] | None:
+    """Return the package of a plug-in's method, its version, and the SHA-256 of its Python files.
+
+    Args:
+        target: the method's class, as in its entry: "module:Class".
+
+    Returns:
+        None for a method of this package.
+    """
+    package = package_of(target)
+    if package is None:
+        return None
+    name, version = package
+    top = sys.modules[target.partition(":")[0].partition(".")[0]]
+    folders = [Path(folder) for folder in getattr(top, "__path__", ())]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    if not files and top.__file__:  # a module outside a package
+        files = [Path(top.__file__)]
+    hashes = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    return {"package": name, "version": version, "sha256": hashlib.sha256(b"".join(hashes)).hexdigest()}

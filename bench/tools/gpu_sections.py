@@ -41,7 +41,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.presets import model_presets, preset_models
 from kg_edit.methods.rome.method import RankOneMethod
 from kg_edit.methods.value_method import ValueMethod
-from kg_edit.models.device_memory import free_bytes, pass_megabytes
+from kg_edit.models.devices import free_bytes, pass_megabytes
 from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device

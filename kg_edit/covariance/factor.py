@@ -9,7 +9,7 @@ Each step multiplies the error by about cond(A) times float32's precision. Measu
 250, and two steps reach the residual of float64. If the steps do not get there, the factor is in float64 after all.
 
 The CPU always has float64. It also factors what the device has no room for, and what is on a device without float64
-(`kg_edit.models.precision`). A factor stays on its device if it takes at
+(`kg_edit.models.devices`). A factor stays on its device if it takes at
 most half of what is free there, else in pinned main memory.
 """
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import is_memory_error
-from kg_edit.models.device_memory import free_bytes
+from kg_edit.models.devices import free_bytes
 
 log = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ from kg_edit.covariance.moment import (
     square,
 )
 from kg_edit.errors import CovarianceError
-from kg_edit.models.device_memory import free_bytes
+from kg_edit.models.devices import free_bytes
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 

@@ -38,8 +38,7 @@ from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import cache_folder
 from kg_edit.storage.cached_files import mark_used
-from kg_edit.storage.run_folder import NAMES_A_FILE
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import NAMES_A_FILE, Seed
 
 log = logging.getLogger(__name__)
 MOST_TOKENS = 10**10  # Wikipedia in all languages has some 10^10

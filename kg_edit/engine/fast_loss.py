@@ -21,7 +21,6 @@ from kg_edit.engine.cuda_graphs import Repeated
 from kg_edit.engine.passes import PassLimit, padded_tokens, pass_limit, passes
 from kg_edit.engine.prefix_cache import SharedContexts
 from kg_edit.engine.tail_forward import TailForward, tail
-from kg_edit.engine.whole_forward import WholeForward
 from kg_edit.errors import is_memory_error
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
@@ -89,6 +88,8 @@ def find_engine(
         return None
     limit = pass_limit(model, layer) if memory is None else pass_limit(model, layer, memory)
     if forward is None and model.is_recurrent:
+        from kg_edit.engine.whole_forward import WholeForward
+
         return Engine(forward=WholeForward, limit=limit)
     shared = SharedContexts.of(model, contexts)
     return Engine(forward=partial(forward or TailForward, contexts=shared), limit=limit)

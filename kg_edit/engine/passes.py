@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol, TypeVar
 
-from kg_edit.models.device_memory import pass_megabytes
+from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 
 # tokens; larger passes are no faster on a CPU, and no longer fit into its caches

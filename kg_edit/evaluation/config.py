@@ -17,7 +17,7 @@ from kg_edit.edits.called import Called
 from kg_edit.errors import ConfigError, Fault, describe
 from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
 from kg_edit.storage.run_folder import Settings, digest
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 
 if TYPE_CHECKING:
     from kg_edit.evaluation.general_tasks import GeneralTasks

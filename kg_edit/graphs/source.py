@@ -26,7 +26,8 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, MissingObjectError, describe
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import check_graph_name, packaged_graph
-from kg_edit.storage.run_folder import NAMES_A_FILE, digest
+from kg_edit.storage.run_folder import digest
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 from wikidata_cache.errors import (
     BadOptionError,
     EntityNotInGraphError,

@@ -20,8 +20,8 @@ from torch import Tensor
 from kg_edit.errors import PatchError
 from kg_edit.locate_then_edit.objective import Request
 from kg_edit.locate_then_edit.states import Site, SubjectStates
+from kg_edit.models.devices import exact
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.precision import exact
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 
 _SMALLEST_PIVOT = 1e-6

@@ -25,8 +25,8 @@ from kg_edit.engine.fast_loss import find_engine
 from kg_edit.locate_then_edit.descent import Descent, FreeDelta, Stops, descend
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.states import Site, subject_states
+from kg_edit.models.devices import exact
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.precision import exact
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import Factors, WeightPatch, module_of

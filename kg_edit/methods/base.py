@@ -23,19 +23,16 @@ from kg_edit.edits.edit import Edit, refuse_clash, refuse_same_ids
 from kg_edit.edits.inputs import Edits, as_edits
 from kg_edit.errors import FAILURES, ConfigError, EditError, Fault, PatchError
 from kg_edit.methods.config import MethodConfig
-from kg_edit.methods.plug_ins import plug_in_code
-from kg_edit.methods.presets import warn_of_another_model
 from kg_edit.methods.workload import Trains
 from kg_edit.models.architectures import refuse_recurrent
-from kg_edit.models.device_memory import pass_megabytes
+from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import refuse_patched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Kind, Patch, as_patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.registry import MethodEntry, method_entries
-from kg_edit.storage.notebook import html_table
-from kg_edit.storage.run_folder import input_files
+from kg_edit.registry import MethodEntry, method_entries, plug_in_code
+from kg_edit.storage.setting_fields import input_files
 from kg_edit.version import __version__
 
 Made = TypeVar("Made")
@@ -97,7 +94,10 @@ class EditingMethod(ABC):
         self._refuse_no_graph(graph)
         if model.is_recurrent and not self.takes_recurrent:
             raise refuse_recurrent(model.name)
-        warn_of_another_model(config.preset_name, model.text_config.to_dict())
+        if config.preset_name not in config.preset_names():
+            from kg_edit.methods.presets import warn_of_another_model  # for the published settings of a model
+
+            warn_of_another_model(config.preset_name, model.text_config.to_dict())
         self.model = model
         self.config = config
         self.graph: Any = graph
@@ -127,6 +127,8 @@ class EditingMethod(ABC):
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
+        from kg_edit.storage.notebook import html_table  # an edit draws no table
+
         fields = type(self.config).model_fields
         rows = [(name, getattr(self.config, name), field.description or "") for name, field in fields.items()]
         return html_table(repr(self), ("setting", "value", "what it is"), rows)

@@ -27,7 +27,6 @@ from pydantic_core import PydanticCustomError
 
 from kg_edit.edits.called import Called
 from kg_edit.errors import ConfigError, Fault, UnknownNameError, describe, faults_of, unknown_name
-from kg_edit.methods.presets import published_settings
 from kg_edit.methods.workload import Workload
 
 LARGEST_COUNT = 1_000_000  # of steps, texts, ranks: more would take years, or more memory than any machine has
@@ -100,6 +99,8 @@ class MethodConfig(BaseModel, metaclass=Called):
         if values is None:
             if (published_as := cls.published_as or method) is None:
                 raise unknown_name("preset", name, presets)
+            from kg_edit.methods.presets import published_settings  # reads its tables only for a preset
+
             values = published_settings(name, published_as, config_presets=presets)
         if not isinstance(settings or {}, Mapping):
             raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")

@@ -34,7 +34,7 @@ from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import MethodConfig
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.packaged import EXTRACT
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from kg_edit.methods.workload import Trains
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 
 _OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
 

@@ -1,8 +1,8 @@
 """A tokenizer's chat template: it turns a prompt into a user's turn, after which the assistant's answer begins.
 
 `chat_form` renders the template once around a marker text. The subject's position in a turn is then found by counting
-characters, and no token of the template is mistaken for the subject. `user_turn` is the text in which a prompt of an
-edit or a benchmark is asked. `render` puts a whole conversation into the template, unchanged.
+characters, and no token of the template is mistaken for the subject. `render` puts a
+whole conversation into the template, unchanged.
 
 A template is rendered with its own system message, without tools, without thinking (``enable_thinking`` false), and
 with a fixed date, so that the same edit gives the same tokens on every day.
@@ -10,19 +10,14 @@ with a fixed date, so that the same edit gives the same tokens on every day.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import ChatTemplateError
-
-COMPLETE = "Complete the sentence: "
-"""The text before an open sentence in the user's turn, which asks the model to complete it."""
+from kg_edit.models.prompts import ChatForm
 
 _DATE = "26 Jul 2024"  # Llama 3.1's own default; other templates use the current date
 _DATE_PARTS = {
@@ -34,25 +29,7 @@ _ANSWER = "<<kg-edit: assistant>>"
 # of rendering; characters that a template may add to the messages
 _SECONDS = 10
 _LONGEST = 100_000
-_FULL_STOPS = "?!.:;\uff1f\uff01\u3002\uff1a\u061f\u2026"  # Latin, Chinese and Arabic; they end a complete text
 Message = Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatForm:
-    """A chat template around one user's turn: the texts ``before`` and ``after`` it, up to the assistant's answer.
-
-    ``gap`` is the white space that the template puts before an answer: "" after a line break, a space in Mistral's.
-    """
-
-    before: str
-    after: str
-    gap: str = ""
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256, in hex, of everything that decides how a prompt is asked; a run is identified by it."""
-        return hashlib.sha256(json.dumps([self.before, self.after, self.gap, COMPLETE]).encode()).hexdigest()
 
 
 def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
@@ -137,15 +114,3 @@ def _soon(render: Callable[..., Any], *args: Any, **options: Any) -> str:
     if not texts:
         raise TimeoutError(f"it takes more than {_SECONDS} seconds")
     return texts[0]
-
-
-def user_turn(text: str) -> str:
-    """Return the text in which ``text``, a prompt of an edit or a benchmark, is asked.
-
-    An open sentence gets `COMPLETE` before it.
-
-    A text that ends in a question mark, a full stop or a colon ("Answer:") is asked unchanged. Without `COMPLETE`, a
-    chat model answers an open sentence with small talk ("The capital of France is" -> "I am your friendly AI").
-    """
-    stripped = text.strip()
-    return stripped if stripped[-1:] in _FULL_STOPS else COMPLETE + stripped

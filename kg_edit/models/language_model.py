@@ -35,8 +35,6 @@ from kg_edit.models.architectures import (
     optional_module,
     refuse_experts,
 )
-from kg_edit.models.chat import ChatForm, chat_form
-from kg_edit.models.fused_kernels import use_fused_kernels
 from kg_edit.models.loading import (
     WAYS,
     cached_only,
@@ -49,7 +47,7 @@ from kg_edit.models.loading import (
     stored_names,
 )
 from kg_edit.models.matrix_products import takes_onednn, use_onednn
-from kg_edit.models.prompts import Prompt, encode
+from kg_edit.models.prompts import ChatForm, Prompt, encode
 
 _SHOWN = 60  # characters of a prompt in a message
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # names of blocks with keys and values
@@ -135,6 +133,8 @@ class LanguageModel:
         if takes_onednn():
             use_onednn(model)
         if any(parameter.is_cuda for parameter in model.parameters()):
+            from kg_edit.models.fused_kernels import use_fused_kernels  # for CUDA alone
+
             use_fused_kernels(model)
         return cls.wrap(model, tokenizer, name=name, spec=chosen)
 
@@ -277,6 +277,8 @@ class LanguageModel:
         Raises:
             ChatTemplateError: the tokenizer has no template, or one that can't be used.
         """
+        from kg_edit.models.chat import chat_form  # reads the template, which only a chat needs
+
         return chat_form(self.tokenizer, name=self.name)
 
     def in_chat(self, *, chat: bool = True) -> LanguageModel:

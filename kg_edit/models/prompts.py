@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,8 +17,29 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kg_edit.errors import PromptError
-from kg_edit.models.chat import ChatForm, user_turn
 from kg_edit.writing_systems import GLUE, join
+
+COMPLETE = "Complete the sentence: "
+"""The text before an open sentence in the user's turn, which asks the model to complete it."""
+
+_FULL_STOPS = "?!.:;\uff1f\uff01\u3002\uff1a\u061f\u2026"  # Latin, Chinese and Arabic; they end a complete text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatForm:
+    """A chat template around one user's turn: the texts ``before`` and ``after`` it, up to the assistant's answer.
+
+    ``gap`` is the white space that the template puts before an answer: "" after a line break, a space in Mistral's.
+    """
+
+    before: str
+    after: str
+    gap: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256, in hex, of everything that decides how a prompt is asked; a run is identified by it."""
+        return hashlib.sha256(json.dumps([self.before, self.after, self.gap, COMPLETE]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +68,18 @@ class Prompt:
         if self.subject_last is None:
             raise PromptError(f"the prompt {self.text!r} was encoded without a subject; give subject=...")
         return self.subject_last
+
+
+def user_turn(text: str) -> str:
+    """Return the text in which ``text``, a prompt of an edit or a benchmark, is asked.
+
+    An open sentence gets `COMPLETE` before it.
+
+    A text that ends in a question mark, a full stop or a colon ("Answer:") is asked unchanged. Without `COMPLETE`, a
+    chat model answers an open sentence with small talk ("The capital of France is" -> "I am your friendly AI").
+    """
+    stripped = text.strip()
+    return stripped if stripped[-1:] in _FULL_STOPS else COMPLETE + stripped
 
 
 def encode(

@@ -22,10 +22,8 @@ from kg_common.terminal import number_of
 from kg_edit.errors import PatchError, PatchMismatchError, describe
 from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.patches.container import patch_class, read_patch, write_patch
+from kg_edit.patches.provenance import ORIGIN, about_merged
 from kg_edit.registry import service
-from kg_edit.storage.notebook import html_table
-from kg_edit.storage.run_folder import ORIGIN, about_merged
 
 Kind = Literal["weights", "adapter", "prompt"]
 _LONG = 160  # characters of a summary in a repr
@@ -74,6 +72,8 @@ class Patch(ABC):
         return f"{type(self).__name__}({edits}{f' by {by}' * bool(by)}{named}; {changes}; {self.nbytes / 1000:,.1f} kB)"
 
     def _repr_html_(self) -> str:
+        from kg_edit.storage.notebook import html_table  # an edit draws no table
+
         return html_table(repr(self), ("edit", "prompt", "before", "after", "method"), self._facts)
 
     @property
@@ -212,6 +212,8 @@ class Patch(ABC):
             PatchError: a value is not finite.
             OutputError: the file can't be written.
         """
+        from kg_edit.patches.container import write_patch  # the format of files, which a patch in memory does not need
+
         content, tensors = self._stored()
         return write_patch(path, kind=self.file_kind, provenance=self.provenance, content=content, tensors=tensors)
 
@@ -255,6 +257,8 @@ class Patch(ABC):
         if is_folder:  # of a run, or a ledger
             patch: Patch = service("ledger").read_folder(Path(path))
             return patch
+        from kg_edit.patches.container import patch_class, read_patch
+
         file = read_patch(path)
         patch = patch_class(file.kind).from_file(file)
         return patch

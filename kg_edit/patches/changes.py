@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kg_edit.errors import PatchError
-from kg_edit.patches.container import read_arrays
 
 if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
@@ -75,6 +74,8 @@ def changes_of(patch: Patch | Changes) -> Changes:
 
 def read_changes(path: str | Path) -> Changes:
     """Return the changes of a patch's file."""
+    from kg_edit.patches.container import read_arrays  # the format of files, which a patch in memory does not need
+
     provenance, arrays = read_arrays(path)
     names = {name.removesuffix(".left") for name in arrays if name.endswith(".left") and not name.startswith(STATE)}
     complete = sorted(name for name in names if f"{name}.right" in arrays)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from kg_edit.errors import PatchError
-from kg_edit.storage.run_folder import ORIGIN
+
+ORIGIN = "kg_edit.json"  # a patch's provenance in the folder of its export
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -91,3 +93,12 @@ def merged_provenance(model: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         provenance = None
     return check_provenance(provenance, file)
+
+
+def about_merged(folder: str | Path) -> str:
+    """Say of the folder of a merged model which commands ask it."""
+    quoted = quote(str(folder))
+    return (
+        f"{folder} is a model with a patch in its weights ({ORIGIN}); only kg-edit patch check LEDGER --merged "
+        f"{quoted}, kg-edit diff --model {quoted} and kg-edit generate --model {quoted} ask such a model"
+    )

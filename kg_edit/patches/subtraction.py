@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kg_edit.errors import PatchError, PatchMismatchError
-from kg_edit.models.precision import exact
+from kg_edit.models.devices import exact
 from kg_edit.patches.base import Patch, joined
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from kg_edit.models.hooks import exclusive
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Kind, Patch, joined
 from kg_edit.patches.changes import KEY, STATE, check_factors, is_identity
-from kg_edit.patches.container import PatchFile
+
+if TYPE_CHECKING:
+    from kg_edit.patches.container import PatchFile
 
 _FEW_RANKS = (
     64  # of several patches together: up to it, all are computed for every token, which is faster than a choice

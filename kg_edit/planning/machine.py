@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from kg_edit.errors import ModelError
-from kg_edit.models.device_memory import free_bytes
+from kg_edit.models.devices import free_bytes
 from kg_edit.models.loading import pick_device
 
 _MEMINFO = Path("/proc/meminfo")

@@ -27,7 +27,7 @@ from kg_edit.engine.prefix_cache import (
     run_prefix,
     stack_prefixes,
 )
-from kg_edit.models.device_memory import pass_megabytes
+from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import watched, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Batch, left_pad

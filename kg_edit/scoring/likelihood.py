@@ -21,7 +21,7 @@ from torch import Tensor
 from kg_edit.engine.prefix_cache import mask_decides
 from kg_edit.errors import ModelError
 from kg_edit.models.architectures import width_of_experts
-from kg_edit.models.device_memory import pass_megabytes
+from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.hooks import index_for, wants_prompt_ends, with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, left_pad

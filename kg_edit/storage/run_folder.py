@@ -1,6 +1,6 @@
 """The folder of a run: its ``run.json`` has all settings that decide the results, and only the same settings resume it.
 
-For a setting that names a file (marked by `NAMES_A_FILE`), the file's content counts: `input_files` gives its SHA-256.
+For a setting that names a file, the file's content counts (`kg_edit.storage.setting_fields.input_files`).
 Only one process at a time works on a folder (`folder_lock`); two processes would write every line twice.
 """
 
@@ -15,14 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from shlex import quote
 from shutil import rmtree
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
-from pydantic.config import JsonDict
 
 from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_json
@@ -34,7 +31,6 @@ _BEFORE_RESULTS = {_RUN, ENVIRONMENTS}  # what a run writes before its first res
 VERSION = 1  # of the format of a run's folder
 PATCH = "patch.safetensors"  # the patch in the folder of `kg-edit edit`
 LOCK = ".lock"
-ORIGIN = "kg_edit.json"  # a patch's provenance in the folder of its export
 
 # The files and folders that runs write, besides hidden ones: what `delete_run` may delete.
 _WRITTEN = (
@@ -56,18 +52,6 @@ _SHORT_LIST = 120
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
-
-NAMES_A_FILE: JsonDict = {"names_a_file": True}
-"""``json_schema_extra`` of a setting that names a file or a folder."""
-
-
-def about_merged(folder: str | Path) -> str:
-    """Say of the folder of a merged model which commands ask it."""
-    quoted = quote(str(folder))
-    return (
-        f"{folder} is a model with a patch in its weights ({ORIGIN}); only kg-edit patch check LEDGER --merged "
-        f"{quoted}, kg-edit diff --model {quoted} and kg-edit generate --model {quoted} ask such a model"
-    )
 
 
 def claim(
@@ -326,33 +310,3 @@ def _lock(folder: Path, wait: float) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def input_files(config: BaseModel) -> dict[str, str]:
-    """Return the SHA-256 of each file that ``config`` names, by setting; of a folder, that of its names and contents.
-
-    Names that are no path on this disk (a hub's name, a word such as ``self``) are left out.
-    """
-    hashes = {}
-    for name, path in _named(config, ""):
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            listed = "".join(f"{_of_file(file)} {file.relative_to(path).as_posix()}\n" for file in files)
-            hashes[name] = hashlib.sha256(listed.encode()).hexdigest()
-        elif path.exists():
-            hashes[name] = _of_file(path)
-    return hashes
-
-
-def _named(config: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        if isinstance(value, BaseModel):
-            yield from _named(value, f"{prefix}{name}.")
-        elif isinstance(value, str) and field.json_schema_extra == NAMES_A_FILE:
-            yield f"{prefix}{name}", Path(value)
-
-
-def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

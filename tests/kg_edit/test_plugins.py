@@ -11,11 +11,10 @@ from transformers import AutoConfig
 
 from kg_edit.errors import ConfigError, UnsupportedModelError
 from kg_edit.methods import find_method, method_names
-from kg_edit.methods.plug_ins import plug_in_code
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models import architectures
 from kg_edit.models.architectures import ModelSpec, find_spec
-from kg_edit.registry import CommandEntry, MethodEntry
+from kg_edit.registry import CommandEntry, MethodEntry, plug_in_code
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures

@@ -22,7 +22,7 @@ from kg_edit.evaluation.metrics.catalogue import CATALOGUE, ESTIMATED
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS
 from kg_edit.methods import EditingMethod, MethodConfig, find_method
 from kg_edit.storage.run_folder import digest
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.nll", "portability.choice")
 # axes that are no settings of the method

@@ -23,8 +23,8 @@ from kg_edit.errors import CovarianceError
 from kg_edit.locate_then_edit.joint import joint_directions
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.memit.method import FAST, PUBLISHED, JointMethod, SpreadConfig
+from kg_edit.models.devices import exact, has_float64
 from kg_edit.models.language_model import weight_matrix
-from kg_edit.models.precision import exact, has_float64
 
 log = logging.getLogger(__name__)
 

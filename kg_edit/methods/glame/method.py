@@ -37,7 +37,7 @@ from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import FAST, PUBLISHED, RankOneConfig, RankOneMethod
 from kg_edit.methods.workload import Trains, Workload
 from kg_edit.patches.base import Patch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 
 if TYPE_CHECKING:
     from kg_edit.graphs.rgnn import RGNN

@@ -36,9 +36,9 @@ from kg_edit.engine.replay import RecordedBlocks, block_output
 from kg_edit.engine.tail_forward import read_index, right_pad, tail, tail_ends
 from kg_edit.errors import ModelError, PromptError
 from kg_edit.methods.composed_facts import QUESTIONS, ComposedFact, first_hop
+from kg_edit.models.devices import exact
 from kg_edit.models.hooks import index_for, watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.precision import exact
 from kg_edit.models.prompts import Prompt, encode, left_pad
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.text.relation_nouns import relation_examples

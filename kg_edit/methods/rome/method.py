@@ -52,10 +52,10 @@ from kg_edit.methods.config import ContextLengths, LayerConfig
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.methods.workload import Workload
+from kg_edit.models.devices import exact
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
-from kg_edit.models.precision import exact
 from kg_edit.models.sampling import sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import KEY, change_norm

@@ -25,7 +25,7 @@ from kg_edit.methods.rome.method import PUBLISHED, Rome, RomeConfig
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 
 PUBLISHED_FACTS: dict[str, Any] = {"statements": 0, "composed": 0, "chained": 20}
 

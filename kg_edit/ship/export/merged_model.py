@@ -25,8 +25,9 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.loading import cached_only, resolve_model
 from kg_edit.models.sampling import plain_generation
 from kg_edit.patches.base import Patch, edits_beside_weights
+from kg_edit.patches.provenance import ORIGIN
 from kg_edit.storage.atomic import open_to_readers, write_json, write_text
-from kg_edit.storage.run_folder import ORIGIN, check_folder
+from kg_edit.storage.run_folder import check_folder
 
 CARD = "README.md"
 SHARD = "5GB"

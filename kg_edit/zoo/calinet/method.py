@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.adapter_hooks import Reads
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, SummedMethod, linear_init
 from kg_edit.zoo.entries import method_entry

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from kg_edit.models.hooks import untouched
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig, own_text_inputs
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, SummedMethod, linear_init
 from kg_edit.zoo.entries import method_entry

@@ -30,7 +30,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.subtraction import subtracted
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.questions import pair_of
-from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.lora import Lora, LoraConfig, adapted, weight_norms
 

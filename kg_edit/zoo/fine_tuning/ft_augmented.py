@@ -48,7 +48,7 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts, sample_rows
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch, wholly_patched
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.text.relation_nouns import example_things
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.fine_tuning.ft_retrain import still_valid

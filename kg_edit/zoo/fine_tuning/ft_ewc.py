@@ -25,7 +25,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.sampling import sample_rows
 from kg_edit.patches.base import Patch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 
 

@@ -15,7 +15,7 @@ from kg_edit.methods.fine_tuning.base import FineTuning, FineTuningConfig
 from kg_edit.methods.fine_tuning.rows import TrainingRow
 from kg_edit.methods.workload import Workload
 from kg_edit.patches.base import Patch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 
 

@@ -29,7 +29,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 
 ADAPTER = "edit"  # the adapter's name while it is in the model

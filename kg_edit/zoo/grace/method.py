@@ -29,7 +29,7 @@ from kg_edit.methods.statement import StatementMethod
 from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.grace.codebook import Codebook, Deferral
 from kg_edit.zoo.grace.patch import CodebookPatch, without_codebooks

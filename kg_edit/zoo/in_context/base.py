@@ -18,7 +18,7 @@ from kg_edit.methods.base import EditingMethod
 from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.base import Patch
 from kg_edit.patches.prompt_patch import PromptFact, PromptPatch, PromptRule
-from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 
 
 class PromptConfig(MethodConfig):

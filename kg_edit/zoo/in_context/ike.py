@@ -28,8 +28,7 @@ from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods.config import MethodConfig
 from kg_edit.patches.prompt_patch import PromptFact, PromptRule, reserved
 from kg_edit.scoring.questions import new_fact
-from kg_edit.storage.run_folder import NAMES_A_FILE
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import NAMES_A_FILE, Seed
 from kg_edit.text.similarity import Index, best, index_of
 from kg_edit.writing_systems import join
 from kg_edit.zoo.entries import method_entry

@@ -27,7 +27,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.methods.graph_reader import GraphMethod
 from kg_edit.patches.prompt_patch import PromptFact
 from kg_edit.scoring.questions import fact_sentence
-from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.in_context.base import PromptConfig, PromptMethod
 from kg_edit.zoo.in_context.passages import Passages, read_passages

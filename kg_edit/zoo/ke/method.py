@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.ke.network import FORMAT, KeManifest, KeNetwork, embedding_width
 from kg_edit.zoo.mend.gradients import mlp_weights, weight_shapes

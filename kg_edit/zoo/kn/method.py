@@ -34,7 +34,7 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import BARE, sample_contexts
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.text.relation_nouns import WORDINGS, diverse_prompts
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.kn.neurons import neuron_attributions, refined_neurons, shared_neurons

@@ -19,7 +19,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.malmen.network import FORMAT, MalmenManifest, MalmenNetwork
 from kg_edit.zoo.mend.gradients import at_targets

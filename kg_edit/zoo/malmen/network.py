@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from kg_edit.models.precision import exact
+from kg_edit.models.devices import exact
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.zoo.mend.gradients import Shape, as_factors
 from kg_edit.zoo.mend.network import MendManifest, MendNetwork, MendTraining, Pairs

@@ -22,7 +22,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.base import Patch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig
 from kg_edit.zoo.adapters.summed import linear_init
 from kg_edit.zoo.entries import method_entry

@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 from kg_edit.models.hooks import given_token_ids
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import TokenMeans
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings, SummedAdapter, linear_init
 
 _SPACES = ("\u0120", "\u2581", " ")  # how byte-level and sentence-piece vocabularies write a space

@@ -28,7 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.token_means import TokenMeans
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.summed import AdapterSettings
 
 _SAME_BACKGROUND = 1e-3  # backgrounds of the same texts differ by rounding only

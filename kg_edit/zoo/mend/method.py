@@ -22,7 +22,7 @@ from kg_edit.models.hooks import untouched
 from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import whole_statement
 from kg_edit.zoo.mend.gradients import gradient_factors, mlp_weights, weight_shapes

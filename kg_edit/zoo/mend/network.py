@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from kg_edit.models.precision import exact
+from kg_edit.models.devices import exact
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.zoo.mend.gradients import Shape, has_gradient
 from kg_edit.zoo.trained import training

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.malmen.method import Malmen, MalmenConfig
 from kg_edit.zoo.rledit.network import FORMAT, RLEditManifest

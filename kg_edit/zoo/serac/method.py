@@ -23,7 +23,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.models.prompts import encode
 from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import new_fact
-from kg_edit.storage.run_folder import NAMES_A_FILE
+from kg_edit.storage.setting_fields import NAMES_A_FILE
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.serac.counterfactual import Pair
 from kg_edit.zoo.serac.network import FORMAT, SeracManifest, SeracNetwork, default_layer

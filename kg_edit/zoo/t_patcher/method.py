@@ -38,7 +38,7 @@ from kg_edit.methods.workload import Workload
 from kg_edit.models.hooks import untouched
 from kg_edit.patches.adapter_hooks import replacing_output
 from kg_edit.patches.adapter_patch import Adapter
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.adapters.base import AdapterConfig, AdapterMethod, inputs_at, own_text_inputs
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.t_patcher.adapter import Neurons, fired

@@ -26,7 +26,7 @@ from kg_edit.methods.config import MethodConfig
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.run_folder import check_folder, claim, folder_lock
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.trained.files import NETWORK, Manifest, NetworkFormat
 
 log = logging.getLogger(__name__)

@@ -49,7 +49,7 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import SUM, Factors, WeightPatch
-from kg_edit.storage.seeds import Seed
+from kg_edit.storage.setting_fields import Seed
 from kg_edit.zoo.entries import method_entry
 from kg_edit.zoo.mend.examples import own_prompts
 from kg_edit.zoo.mend.gradients import EditedPasses, block_weights, first_block, weight_shapes

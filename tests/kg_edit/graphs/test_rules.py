@@ -11,7 +11,7 @@ from kg_edit.graphs.source import PrivateGraph
 from kg_edit.methods.composed_facts import implied_facts, objects_of
 from kg_edit.methods.glame.method import GlameConfig
 from kg_edit.methods.rome_kg.method import RomeKgConfig
-from kg_edit.storage.run_folder import input_files
+from kg_edit.storage.setting_fields import input_files
 from wikidata_cache import WikidataCache
 
 LABELS = {

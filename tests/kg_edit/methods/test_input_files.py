@@ -12,7 +12,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.errors import OutputError
 from kg_edit.methods.memit.method import MemitConfig
 from kg_edit.reports.edit_run import run_edits
-from kg_edit.storage.run_folder import input_files
+from kg_edit.storage.setting_fields import input_files
 from kg_edit.zoo.in_context.popularity import PopularityConfig, PopularityRetrieval
 from kg_edit.zoo.mend.method import MendConfig
 from tests.kg_edit.tiny import tiny

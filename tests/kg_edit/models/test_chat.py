@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from kg_edit.models.chat import COMPLETE, chat_form, user_turn
+from kg_edit.models.chat import chat_form
 from kg_edit.models.loading import resolve_model
-from kg_edit.models.prompts import encode
+from kg_edit.models.prompts import COMPLETE, encode, user_turn
 from tests.kg_edit.tiny import CHAT_TEMPLATE as WITH_BOS
 from tests.kg_edit.tiny import byte_level, tiny
 

@@ -1,8 +1,12 @@
-"""Ask an accelerator how much of its memory is free."""
+"""What a device can do: how much of its memory is free, and whether it has float64.
+
+Apple's accelerator (mps) has no float64, nor have some of Intel's; sums and solves then run on the CPU.
+"""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -23,3 +27,19 @@ def pass_megabytes(device: torch.device) -> float | None:
     """Return the MB that forward passes may take on ``device`` by default: half of what is free; None if unknown."""
     free = free_bytes(device)
     return None if free is None else free / 2e6
+
+
+def has_float64(device: torch.device) -> bool:
+    """Return whether tensors on ``device`` can be in float64."""
+    if device.type == "cpu":
+        return True
+    try:
+        torch.ones(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Return the tensor in float64: on its device if that has float64, else on the CPU."""
+    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
