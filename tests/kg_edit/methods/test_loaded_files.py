@@ -21,7 +21,7 @@ ROME = {
     *("registry", "storage", "version", "writing_systems"),
 }
 # The files of methods/ that it may load: its own, its base classes, and how it is found
-METHODS = {"base", "config", "entries", "plug_ins", "presets", "registry", "rome", "value_method", "workload"}
+METHODS = {"base", "config", "entries", "rome", "value_method", "workload"}
 EDIT = """
 import json, sys
 from kg_edit import Edit, {method}
