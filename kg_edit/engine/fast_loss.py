@@ -185,8 +185,8 @@ class FastLoss:
 
         return self._within_memory(compute)
 
-    def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[Tensor, Tensor]:
-        """Return the parts [3, edits], or [4, edits] with the missed tokens, and d loss_i / d change_i, [edits, d].
+    def gradient(self, change: Tensor, *, margin: float | None = None) -> tuple[list[Tensor], Tensor]:
+        """Return the parts [edits] each, as the fourth one the missed tokens, and d loss_i / d change_i, [edits, d].
 
         The memory does not grow with the number of edits: the activations of a pass are freed before the next pass.
 
@@ -198,11 +198,11 @@ class FastLoss:
         # One graph serves the whole descent, so it always counts. The margin is filled in on the device.
         threshold = 0.0 if margin is None and self._captures else margin
         args = (change,) if threshold is None else (change, torch.full((), threshold, device=change.device))
-        parts, gradient = self._within_memory(lambda: self._step(self._gradient, *args))
+        gradient, *parts = self._within_memory(lambda: self._step(self._gradient, *args))
         return (parts[:3] if margin is None else parts), gradient
 
-    def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The parts of the loss and its gradient, as `gradient` returns them; nothing is read back to the host."""
+    def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The gradient of the loss, and its parts as `gradient` returns them; nothing is read back to the host."""
         leaf = change.detach().requires_grad_()
         missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts = _zeros(leaf)
@@ -221,7 +221,7 @@ class FastLoss:
                     missed += wrong.to(leaf.device)
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         counted = [] if missed is None else [missed]
-        return torch.stack([*(parts[part] for part in PARTS), *counted]), gradient
+        return gradient, *(parts[part] for part in PARTS), *counted
 
     def drop(self, finished: Collection[int]) -> None:
         """Stop computing the edits whose indices are in ``finished``; their losses are meaningless from now on."""

@@ -16,7 +16,7 @@ For each edit, delta = m* - m [d] is the change of the value at the subject's la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -219,11 +219,11 @@ class Objective:
         leaf = change.detach().requires_grad_()
         penalty = self._penalty_of(leaf)
         if penalty.requires_grad:
-            gradient = gradient + torch.autograd.grad(penalty.sum(), leaf)[0]
+            gradient = gradient + torch.autograd.grad(penalty, leaf, torch.ones_like(penalty))[0]
         return self._add_up(parts, penalty.detach()), gradient
 
-    def _plain_gradient(self, change: Tensor, margin: float | None) -> tuple[Tensor, Tensor]:
-        """L_p, L_a, L_further and the missed tokens, [3 or 4, edits], and the gradient, one edit after the other."""
+    def _plain_gradient(self, change: Tensor, margin: float | None) -> tuple[list[Tensor], Tensor]:
+        """L_p, L_a, L_further and the missed tokens, [edits] each, and the gradient, one edit after the other."""
         parts = list[Tensor]()
         gradients = list[Tensor]()
         for loss, delta in zip(self._plain, change, strict=True):
@@ -232,17 +232,17 @@ class Objective:
             nll, kl, further = of_edit[:3]
             gradients += torch.autograd.grad(nll + self.kl_weight * kl + further, leaf)
             parts.append(of_edit.detach())
-        return torch.stack(parts, 1), torch.stack(gradients)
+        return list(torch.stack(parts, 1)), torch.stack(gradients)
 
     def _penalty_of(self, change: Tensor) -> Tensor:
         return change.new_zeros(len(change)) if self.penalty is None else self.penalty(change, self.value)
 
-    def _add_up(self, parts: Tensor, penalty: Tensor) -> Losses:
-        """Return the terms of the loss, from the ``parts`` [3 or 4, edits] and the penalty [edits]."""
-        nll, kl, further = parts[:3]
+    def _add_up(self, parts: Iterable[Tensor], penalty: Tensor) -> Losses:
+        """Return the terms of the loss, from its three parts, the missed tokens if counted, and the penalty."""
+        nll, kl, further, *counted = parts  # [edits] each
         # L(delta) = L_p + kl_weight L_a + L_further + penalty(delta, m), for each edit
         total = nll + self.kl_weight * kl + further + penalty
-        missed = parts[3] if len(parts) > 3 else None
+        missed = counted[0] if counted else None
         return Losses(nll=nll, kl=kl, further=further, penalty=penalty, total=total, missed=missed)
 
     def drop(self, finished: Collection[int]) -> None:

@@ -122,4 +122,4 @@ def test_a_step_has_few_operators_beside_the_models_own(family: str) -> None:
         for weight, flag in zip(model.model.parameters(), flags, strict=True):
             weight.requires_grad_(flag)
     assert four == one, "one step of the optimiser for all edits"
-    assert one <= 1.17 * of_the_model
+    assert one <= 1.15 * of_the_model
