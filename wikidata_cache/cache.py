@@ -1,5 +1,7 @@
 """`WikidataCache`, the main class: it builds subgraphs of edits, and looks up labels and ids, in any source."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -9,11 +11,11 @@ import networkx as nx
 
 from kg_common.ids import is_item
 from wikidata_cache import deny_lists
-from wikidata_cache.endpoints.rate_limit import offline_forced
 from wikidata_cache.errors import AmbiguousLabelError, WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import check_ids
-from wikidata_cache.source_spec import SourceOptions, SourceSpec, open_source
+from wikidata_cache.offline import offline_forced
+from wikidata_cache.source_spec import SourceSpec, open_source
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Source
 from wikidata_cache.sources.user_queries import check_select, forbid_service
@@ -25,6 +27,7 @@ from wikidata_cache.subgraphs.subgraph import Subgraph
 
 if TYPE_CHECKING:
     from wikidata_cache.linking.linker import Linker
+    from wikidata_cache.remote import SourceOptions
 
 _ITEM_DEFAULTS = SubgraphOptions(hops=1)
 
@@ -90,7 +93,7 @@ class WikidataCache:
             graph.nodes[node]["description"] = text
 
     @cached_property
-    def linker(self) -> "Linker":
+    def linker(self) -> Linker:
         """The `Linker` over this source, for example `cache.linker.link("Los Angeles", relation="P551")`."""
         from wikidata_cache.linking.linker import open_linker  # a sixth of the import time of the package
 

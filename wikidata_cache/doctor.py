@@ -19,11 +19,13 @@ from wikidata_cache.answers.cached_source import CachedSource
 from wikidata_cache.answers.modes import cache_file, pack_files
 from wikidata_cache.answers.store import AnswerStore, take_inventory
 from wikidata_cache.cache import WikidataCache
-from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump, offline_forced
+from wikidata_cache.endpoints.rate_limit import RateLimiter, RateLimitState, after_clock_jump
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.extract import packaged_extract
 from wikidata_cache.ids import DIRECT, ENTITY, local_id, release
-from wikidata_cache.source_spec import SourceSpec, open_endpoint
+from wikidata_cache.offline import offline_forced
+from wikidata_cache.remote import open_endpoint
+from wikidata_cache.source_spec import SourceSpec
 from wikidata_cache.stores.manifest import count_triples, is_engine, read_manifest, store_of
 from wikidata_cache.subgraphs.options import SubgraphOptions
 

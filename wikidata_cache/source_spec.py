@@ -4,27 +4,25 @@ Graph files and folders are read into memory. Stores are opened read-only on dis
 cache. None means the cache alone. docs/wikidata.md has a table of all forms.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from kg_common.atomic import user_path
-from wikidata_cache.answers.cached_source import CachedSource
-from wikidata_cache.answers.modes import Mode, cache_file, effective_mode, pack_files
-from wikidata_cache.answers.store import AnswerStore, open_pack
-from wikidata_cache.endpoints.action_api import ActionApi, is_action_api
-from wikidata_cache.endpoints.chain import EndpointChain
-from wikidata_cache.endpoints.endpoint import EndpointSource
-from wikidata_cache.endpoints.rate_limit import RateLimiter
-from wikidata_cache.endpoints.web import is_http_address
 from wikidata_cache.errors import BadOptionError, GraphFileError, PrivateGraphError, SourceStringError
 from wikidata_cache.extract import names_extract, packaged_extract
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
 from wikidata_cache.stores.manifest import is_store
+
+if TYPE_CHECKING:
+    from wikidata_cache.answers.modes import Mode
+    from wikidata_cache.remote import SourceOptions
 
 SourceSpec = str | Path | Sequence[str | Path]
 """The name of a source of statements: a file, a folder, a store, a URL, or several of these; see `open_source`."""
@@ -35,18 +33,6 @@ _FORMS = (
     "Action API (or several)"
 )
 _REMOTE = ("http://", "https://")
-
-
-class SourceOptions(TypedDict, total=False):
-    """The options of endpoints and of their answer cache, which `open_source` explains."""
-
-    contact: str | None
-    timeout: float
-    cache: str | Path | None
-    mode: Mode | None
-    packs: Sequence[str | Path]
-    as_of: str | None
-    graph_name: str
 
 
 def open_source(
@@ -91,8 +77,6 @@ def open_source(
     """
     parts = _parts(spec) if spec is not None else []
     urls = [part for part in parts if part.startswith(_REMOTE)]
-    if wrong := next((url for url in urls if not is_http_address(url)), None):
-        raise SourceStringError(f"{wrong!r} is not the address of an endpoint; expected such as https://host/sparql.")
     local = [part for part in parts if part not in urls]
     stores = [part for part in local if part.startswith("oxigraph:") or is_store(user_path(part))]
     if (urls or stores) and len(local) + bool(urls) > 1:
@@ -107,26 +91,18 @@ def open_source(
     if local:
         return OxigraphSource.from_files([file for part in local for file in _files(part)])
 
-    mode = effective_mode(mode, endpoint=bool(urls), as_of=as_of)
-    store = AnswerStore(cache_file(cache))
-    limiter = RateLimiter(None if mode == "online" else store.rate_limits)
+    from wikidata_cache.remote import open_remote  # endpoints and their cache are code that a local graph never runs
 
-    def endpoints() -> Source:
-        opened = [open_endpoint(url, contact=contact, timeout=timeout, limiter=limiter) for url in urls]
-        return opened[0] if len(opened) == 1 else EndpointChain(opened)
-
-    # An endpoint that is never needed, because the cache has all answers, needs no contact.
-    inner = None if mode == "offline" else endpoints if mode == "cache_first" else endpoints()
-    opened_packs = [open_pack(pack) for pack in pack_files(packs)]
-    return CachedSource(inner, store, mode=mode, graph=graph_name, packs=opened_packs, as_of=as_of, urls=urls)
-
-
-def open_endpoint(
-    url: str, *, contact: str | None = None, timeout: float = 90.0, limiter: RateLimiter | None = None
-) -> EndpointSource:
-    """Open a URL as an Action API if it ends in api.php, else as a SPARQL endpoint, with the options of both."""
-    kind = ActionApi if is_action_api(url) else EndpointSource
-    return kind(url, contact=contact, timeout=timeout, limiter=limiter)
+    options: SourceOptions = {
+        "contact": contact,
+        "timeout": timeout,
+        "cache": cache,
+        "mode": mode,
+        "packs": packs,
+        "as_of": as_of,
+        "graph_name": graph_name,
+    }
+    return open_remote(urls, **options)
 
 
 def _parts(spec: SourceSpec) -> list[str]:

@@ -30,7 +30,6 @@ from kg_edit.covariance.files import (
     read_manifest,
     read_moment,
 )
-from kg_edit.covariance.measure import finish, run, start
 from kg_edit.covariance.moment import Covariance
 from kg_edit.errors import CovarianceError
 from kg_edit.models.architectures import content_fingerprint
@@ -144,6 +143,8 @@ def _ensure(
     corpus = open_corpus(config.corpus, seed=config.seed)
     identities = _identities(model, layers, corpus, config)
     if missing := _missing(identities, folder):
+        from kg_edit.covariance.measure import finish, run, start  # once for a model; later edits only read C
+
         refuse_patched(model)  # only covariances of the model without patches are stored
         sums = start(model, missing, folder, ridge=config.ridge)
         run(model, corpus, sums, folder, progress=progress)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from kg_edit.engine.choice import chosen_engine
-from kg_edit.engine.cuda_graphs import Repeated
 from kg_edit.engine.passes import PassLimit, padded_tokens, pass_limit, passes
 from kg_edit.engine.prefix_cache import SharedContexts
 from kg_edit.engine.tail_forward import TailForward, tail
@@ -28,6 +27,8 @@ from kg_edit.models.prompts import Prompt
 Part = Literal["nll", "kl", "further"]
 PARTS: tuple[Part, ...] = ("nll", "kl", "further")
 Result = TypeVar("Result")
+Tensors = tuple[Tensor, ...]
+Step = Callable[..., Tensors]
 
 
 class Forward(Protocol):
@@ -125,8 +126,16 @@ class FastLoss:
         self._passes = list[Pass]()
         devices = {parameter.device for parameter in model.model.parameters()}
         self._captures = len(devices) == 1 and devices.pop().type == "cuda"
-        self._step = Repeated(capture=self._captures)  # the present passes' gradient
+        self._step = self._new_step()  # computes the gradient of the present passes
         self.value, self.bare_key, self.mean_key = self._within_memory(self._unchanged)
+
+    def _new_step(self) -> Step:
+        """Return what calls `_gradient`: on one CUDA device as a graph, elsewhere as it is."""
+        if not self._captures:
+            return _call
+        from kg_edit.engine.cuda_graphs import Repeated  # for CUDA alone
+
+        return Repeated(capture=True)
 
     def _unchanged(self) -> tuple[Tensor, Tensor, Tensor]:
         """m and k of the bare prompts, and the mean of k over the rewrites; an edit's rows may be in many passes."""
@@ -161,7 +170,7 @@ class FastLoss:
                     raise
             # After the handler, as the error keeps the tensors of the failed pass.
             self._passes = []
-            self._step = Repeated(capture=self._captures)
+            self._step = self._new_step()
             tokens = min(self._limit.tokens, max(map(padded_tokens, tried)))  # a long row may have more than the limit
             self._limit = replace(self._limit, tokens=tokens / 2)
 
@@ -235,7 +244,11 @@ class FastLoss:
                 rest.append(remaining)
         if rest != self._passes:
             self._passes = rest
-            self._step = Repeated(capture=self._captures)
+            self._step = self._new_step()
+
+
+def _call(work: Callable[..., Tensors], *given: Tensor) -> Tensors:
+    return work(*given)
 
 
 def _zeros(change: Tensor) -> dict[Part, Tensor]:

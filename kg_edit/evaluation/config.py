@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from kg_common.json_text import digest
 from kg_edit.edits.called import Called
 from kg_edit.errors import ConfigError, Fault, describe
 from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
-from kg_edit.storage.run_folder import Settings, digest
+from kg_edit.storage.run_folder import Settings
 from kg_edit.storage.setting_fields import Seed
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.json_text import digest
 from kg_edit.errors import ConfigError, ModelError
 from kg_edit.evaluation.lm_eval_model import lm_eval_model
 from kg_edit.evaluation.statistics import Difference, Estimate, estimates, paired_difference
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import digest
 
 PREFIX = "general."
 QUICK = "quick:"

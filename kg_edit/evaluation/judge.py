@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, OutputError
@@ -22,7 +23,7 @@ from kg_edit.evaluation.records import RunFolder
 from kg_edit.scoring.model_server import ModelServer
 from kg_edit.scoring.questions import right_answers, scored_after
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from kg_edit.storage.run_folder import digest, folder_lock
+from kg_edit.storage.run_folder import folder_lock
 from kg_edit.text.matching import normalised
 
 PROMPT = (

@@ -18,6 +18,7 @@ from statistics import fmean
 from string import Formatter, ascii_uppercase
 from typing import Any, NamedTuple, Self
 
+from kg_common.json_text import digest
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, describe
 from kg_edit.evaluation.datasets.reading import document, every_row
 from kg_edit.evaluation.general_tasks import PREFIX, DocumentScores, document_scores
@@ -25,7 +26,6 @@ from kg_edit.evaluation.memory import in_halves
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
-from kg_edit.storage.run_folder import digest
 
 ROWS = 64  # drawn of each set
 _LISTED = "listed"  # in a prompt: the row's choices, each after its letter

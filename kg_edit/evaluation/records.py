@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import OutputError
@@ -29,7 +30,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.questions import Form, choices
 from kg_edit.storage.atomic import Line, append_lines, drop_cut_line, read_lines, replacing
 from kg_edit.storage.frames import frame_of
-from kg_edit.storage.run_folder import Settings, digest, read_settings
+from kg_edit.storage.run_folder import Settings, read_settings
 
 if TYPE_CHECKING:
     import pandas as pd

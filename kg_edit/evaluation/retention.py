@@ -25,6 +25,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
+from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, Query
 from kg_edit.errors import EditFileError
@@ -37,7 +38,6 @@ from kg_edit.scoring.judging import generates
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.questions import generated_from, pair_of
 from kg_edit.scoring.requests import ANSWER_TOKENS, Continued, Requests
-from kg_edit.storage.run_folder import digest
 from kg_edit.text.matching import mentions
 
 PREFIX = "retention."

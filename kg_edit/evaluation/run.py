@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit, refuse_same_ids
@@ -48,7 +49,6 @@ from kg_edit.storage.run_folder import (
     Settings,
     claim,
     difference,
-    digest,
     folder_lock,
     is_run,
     other_rows,

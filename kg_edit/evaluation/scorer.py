@@ -15,6 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
+from kg_common.json_text import digest
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.case import Case
 from kg_edit.evaluation.general_tasks import DocumentScores
@@ -34,7 +35,7 @@ from kg_edit.scoring.questions import generated_from
 from kg_edit.scoring.requests import ANSWER_TOKENS, Requests
 from kg_edit.scoring.text_vectors import cosines
 from kg_edit.storage.atomic import write_text
-from kg_edit.storage.run_folder import Settings, digest
+from kg_edit.storage.run_folder import Settings
 
 # The settings on which an unedited model's scores of a case depend.
 _DECIDES = ("model", "tokenizer_sha256", "protocol", "question_form_sha256", "kg_edit", "chat_form_sha256")

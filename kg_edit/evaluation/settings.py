@@ -17,6 +17,7 @@ import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.json_text import digest
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import EditFileError, OutputError
 from kg_edit.evaluation.config import EvalConfig
@@ -28,7 +29,7 @@ from kg_edit.scoring.questions import SHOTS
 from kg_edit.scoring.requests import ANSWER_TOKENS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
 from kg_edit.storage.packaged import HUB, packaged_benchmark
-from kg_edit.storage.run_folder import ENVIRONMENTS, Settings, digest
+from kg_edit.storage.run_folder import ENVIRONMENTS, Settings
 from kg_edit.version import __version__
 
 _PROTOCOL = 1  # raise it when a metric changes: runs of different protocols are not comparable

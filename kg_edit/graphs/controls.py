@@ -16,6 +16,7 @@ from typing import Any
 
 import networkx as nx
 
+from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import FAILURES, GraphError
 from kg_edit.graphs.facts import guarding, hashed, target_of, without_answers, without_nodes
@@ -28,7 +29,6 @@ from kg_edit.graphs.source import (
     subject_of,
     supported,
 )
-from kg_edit.storage.run_folder import digest
 from wikidata_cache.errors import AmbiguousLabelError, EntityNotInGraphError, UnknownLabelError
 from wikidata_cache.subgraphs.options import DEFAULTS, SubgraphOptions
 

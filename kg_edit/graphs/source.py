@@ -21,12 +21,12 @@ import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kg_common.atomic import user_path
+from kg_common.json_text import digest
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, GraphError, MissingObjectError, describe
 from kg_edit.graphs.fact_files import has_names, read_facts
 from kg_edit.storage.packaged import check_graph_name, packaged_graph
-from kg_edit.storage.run_folder import digest
 from kg_edit.storage.setting_fields import NAMES_A_FILE
 from wikidata_cache.errors import (
     BadOptionError,

@@ -12,6 +12,7 @@ from pathlib import Path
 import networkx as nx
 from pydantic import ValidationError
 
+from kg_common.json_text import digest
 from kg_edit.callbacks import Callback, LossLines, read_losses
 from kg_edit.edits.edit import Edit, opposed, refuse_clash, without_repeats
 from kg_edit.edits.files import write_edits
@@ -33,7 +34,7 @@ from kg_edit.reports.retry import make_alone, read_alone
 from kg_edit.reports.rows import ReportRow
 from kg_edit.reports.verdict import FAILED, VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
-from kg_edit.storage.run_folder import PATCH, check_folder, claim, digest, folder_lock, other_rows, read_settings
+from kg_edit.storage.run_folder import PATCH, check_folder, claim, folder_lock, other_rows, read_settings
 from kg_edit.version import __version__
 from wikidata_cache.errors import WikidataCacheError
 from wikidata_cache.view.svg import draw

@@ -6,7 +6,6 @@ Only one process at a time works on a folder (`folder_lock`); two processes woul
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -257,11 +256,6 @@ def other_rows(
         if differences := difference(there[old], here[new], sides=_SIDES):
             return f"{unit}: {number}the first that differs is {old!r} ({differences})"
     return f"{unit}: {number or 'others'}".removesuffix("; ")
-
-
-def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value in hex; the order of an object's fields does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -19,9 +19,10 @@ import platformdirs
 
 from kg_common.atomic import user_path
 from wikidata_cache.endpoints.action_api import is_action_api
-from wikidata_cache.endpoints.rate_limit import offline_forced, wants_contact
+from wikidata_cache.endpoints.rate_limit import wants_contact
 from wikidata_cache.errors import BadOptionError
 from wikidata_cache.ids import WIKIDATA_API
+from wikidata_cache.offline import offline_forced
 
 Mode = Literal["offline", "cache_first", "refresh", "online"]
 """What a `CachedSource` does.

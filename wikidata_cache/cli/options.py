@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Unpack, cast
 import typer
 
 from wikidata_cache.answers.modes import Mode, cache_file, pack_files
-from wikidata_cache.endpoints.rate_limit import offline_forced
 from wikidata_cache.errors import BadOptionError, CacheFileError
+from wikidata_cache.offline import offline_forced
 from wikidata_cache.subgraphs.options import Direction, Statements
 from wikidata_cache.subgraphs.sampling import Policy
 
 if TYPE_CHECKING:
     from wikidata_cache.cache import WikidataCache
-    from wikidata_cache.source_spec import SourceOptions, SourceSpec
+    from wikidata_cache.remote import SourceOptions
+    from wikidata_cache.source_spec import SourceSpec
     from wikidata_cache.sources.source import Source
 
 OF_A_CACHE = ("cache", "offline", "mode", "pack", "as_of")  # options that a local graph has no use for

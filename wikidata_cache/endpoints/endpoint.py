@@ -22,10 +22,11 @@ from wikidata_cache.endpoints.failures import (
     truncated_answer,
     wrong_answer,
 )
-from wikidata_cache.endpoints.rate_limit import RateLimiter, WaitBudget, forbid_when_offline, user_agent
+from wikidata_cache.endpoints.rate_limit import RateLimiter, WaitBudget, user_agent
 from wikidata_cache.endpoints.transport import Reply, Transport
 from wikidata_cache.endpoints.web import largest_answer
 from wikidata_cache.errors import EndpointError, TruncatedAnswerError, WrongAnswerError
+from wikidata_cache.offline import forbid_when_offline
 from wikidata_cache.sources.queries import LITERALS, echo_query
 from wikidata_cache.sources.schema import value_problem
 from wikidata_cache.sources.source import (

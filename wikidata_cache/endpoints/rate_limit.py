@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from wikidata_cache.errors import EndpointError, EndpointTrouble, MissingContactError, OfflineError
+from wikidata_cache.errors import EndpointError, EndpointTrouble, MissingContactError
 from wikidata_cache.ids import release
 
 logger = logging.getLogger(__name__)
@@ -289,20 +289,6 @@ def user_agent(url: str, contact: str | None) -> str:
             f"KG_EDIT_CONTACT. The address is sent with each request."
         )
     return f"wikidata-cache/{release()} ({contact or 'no contact given'}) SPARQLWrapper/2"
-
-
-def offline_forced() -> bool:
-    """Return whether the environment variable KG_OFFLINE is set to anything but 0, false, no or the empty text."""
-    return os.environ.get("KG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
-
-
-def forbid_when_offline(url: str) -> None:
-    """Raise OfflineError if KG_OFFLINE forbids the network."""
-    if offline_forced():
-        raise OfflineError(
-            f"{url} is an endpoint, but KG_OFFLINE is set. Unset KG_OFFLINE, or give a graph file "
-            f"(FILE.nt.gz), a folder of them, or oxigraph:FOLDER."
-        )
 
 
 def _belongs(host: str, domains: tuple[str, ...]) -> bool:

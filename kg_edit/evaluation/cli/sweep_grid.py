@@ -17,11 +17,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
+from kg_common.json_text import digest
 from kg_edit.errors import ConfigError, KgEditError, faults_of, unknown_name
 from kg_edit.evaluation.metrics.catalogue import CATALOGUE, ESTIMATED
 from kg_edit.evaluation.metrics.sampled_text import EXTRAS
 from kg_edit.methods import EditingMethod, MethodConfig, find_method
-from kg_edit.storage.run_folder import digest
 from kg_edit.storage.setting_fields import Seed
 
 METRICS = ("efficacy.prob", "paraphrase.prob", "neighborhood.prob", "portability.nll", "portability.choice")

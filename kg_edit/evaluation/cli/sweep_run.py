@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from kg_common.json_text import digest
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord, as_record
@@ -31,7 +32,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.graphs.source import SubgraphSource
 from kg_edit.methods import MethodConfig
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.storage.run_folder import claim, difference, digest, is_run, read_settings, replace_run
+from kg_edit.storage.run_folder import claim, difference, is_run, read_settings, replace_run
 from kg_edit.text.display import markdown_table
 
 log = logging.getLogger(__name__)

@@ -22,6 +22,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_edit.errors import ConfigError, ModelError, OutputError, PatchError
 from kg_edit.evaluation.label_drift.classifier import ClassifierModel
@@ -33,7 +34,7 @@ from kg_edit.methods.run_settings import method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_safetensors
-from kg_edit.storage.run_folder import claim, digest, folder_lock
+from kg_edit.storage.run_folder import claim, folder_lock
 from kg_edit.version import __version__
 
 TEXTS = "texts.jsonl"

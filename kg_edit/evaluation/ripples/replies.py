@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
-from kg_edit.storage.run_folder import digest
 
 _AT_ONCE = 192  # prompts between two writes to the file
 

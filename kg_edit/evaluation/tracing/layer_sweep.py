@@ -17,6 +17,7 @@ from statistics import fmean
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_edit.covariance.store import find_covariances
 from kg_edit.edits.edit import Edit
@@ -48,7 +49,6 @@ from kg_edit.models.loading import cache_folder
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.likelihood import divergence, next_token_log_p, score_each
 from kg_edit.storage.atomic import write_json
-from kg_edit.storage.run_folder import digest
 from kg_edit.version import __version__
 
 _SAMPLES = 5

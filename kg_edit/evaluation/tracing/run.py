@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import refuse_same_ids
@@ -20,7 +21,7 @@ from kg_edit.evaluation.tracing.trace import Trace, TracedFact, TraceSettings, i
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines, write_json
-from kg_edit.storage.run_folder import Settings, claim, digest, folder_lock
+from kg_edit.storage.run_folder import Settings, claim, folder_lock
 from kg_edit.version import __version__
 
 RECORDS = "records.jsonl"

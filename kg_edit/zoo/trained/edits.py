@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.evaluation.datasets.locality import locality_queries
 from kg_edit.evaluation.datasets.own_edits import record_of
 from kg_edit.scoring.questions import scored_after
-from kg_edit.storage.run_folder import digest
 
 
 class TrainingEdit(NamedTuple):

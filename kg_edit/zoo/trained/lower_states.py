@@ -21,12 +21,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_edit.engine.replay import block_output
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 from kg_edit.storage.atomic import write_safetensors
-from kg_edit.storage.run_folder import digest
 
 Row = tuple[int, ...]
 _BATCH = 32  # rows of equal length in one pass

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from kg_common.json_text import digest
 from kg_edit.errors import AnotherRunError, OutputError
 from kg_edit.storage.atomic import write_text
 from kg_edit.storage.run_folder import (
     check_folder,
     claim,
     difference,
-    digest,
     folder_lock,
     read_settings,
     replace_run,
