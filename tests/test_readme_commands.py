@@ -87,7 +87,7 @@ def inputs(place: Path, tiny_folder: Path, server: Server, monkeypatch: pytest.M
     shutil.copyfile(packaged_extract(), place / "wikidata.nt.gz")
     shutil.copytree(tiny_folder, place / "tiny")
     (place / "tiny" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    for user in ("models.language_model", "export.merged_model"):
+    for user in ("models.language_model", "ship.export.merged_model"):
         monkeypatch.setattr(f"kg_edit.{user}.resolve_model", _stand_in(place / "tiny"))
     monkeypatch.setattr("kg_edit.patches.guards.SHARE", 1e9)  # what a random model's weights are is no measure
     monkeypatch.setattr("kg_edit.ship.cli.serve.run", lambda app, listener: None)
