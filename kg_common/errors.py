@@ -29,10 +29,13 @@ _EXPECTED = {  # by pydantic's name of the fault
 
 def expected_of(fault: Mapping[str, Any]) -> str:
     """Return in plain words what pydantic expected; ``fault`` is one of its `ErrorDetails`."""
-    # Where a text's length is checked after a validator, pydantic counts its characters as items.
-    of_text = "string_" * (fault["type"] == "too_long" and isinstance(fault["input"], str))
-    words = _EXPECTED.get(of_text + fault["type"])
-    return words.format(**fault.get("ctx", {})) if words else str(fault["msg"]).removeprefix("Input should be ")
+    kind = fault["type"]
+    if kind == "too_long" and isinstance(fault["input"], str):
+        kind = "string_too_long"  # where a validator ran before, pydantic counts the characters of a text as items
+    words = _EXPECTED.get(kind)
+    if words is None:
+        return str(fault["msg"]).removeprefix("Input should be ")
+    return words.format(**fault.get("ctx", {}))
 
 
 class SharedError(Exception):
@@ -62,8 +65,14 @@ class EditRowError(SharedError, ValueError):
         field: str | None = None,
         position: str | None = None,
     ) -> None:
-        parts = (str(path), position if row is None else f"row {row}", field and f"field {field}")
-        super().__init__(f"{', '.join(part for part in parts if part)}: {problem}")
+        place = [str(path)]
+        if row is not None:
+            place.append(f"row {row}")
+        elif position:
+            place.append(position)
+        if field:
+            place.append(f"field {field}")
+        super().__init__(f"{', '.join(place)}: {problem}")
         self.problem = problem
         self.position = position
         self.row = row

@@ -14,10 +14,13 @@ def lazy_names(
     """
     home = {name: module for module, defined in names.items() for name in defined}
 
-    def get(name: str) -> object:
+    def import_name(name: str) -> object:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has: {', '.join(sorted(home))}")
         value: object = getattr(import_module(home[name]), name)
         return value
 
-    return get, lambda: sorted({*vars(sys.modules[package]), *home})
+    def list_names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *home})
+
+    return import_name, list_names

@@ -19,6 +19,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 _LINE_S = 10.0  # seconds between two lines
 _REDRAW_S = 0.1  # seconds between two states of a bar
+# (below so many seconds, seconds of the unit, unit)
 _UNITS = ((90, 1, "s"), (90 * 60, 60, "min"), (36 * 3600, 3600, "h"), (float("inf"), 86_400, "days"))
 
 log = logging.getLogger(__name__)
@@ -145,20 +146,24 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     def counted(self) -> str:
         """The count in words: "3 of 8 edits"."""
         if self.unit == "B":
-            done, all_ = (self.format_sizeof(number, "B", 1000) for number in (self.n, self.total))
-            return f"{done} of {all_}"
+            done = self.format_sizeof(self.n, "B", 1000)
+            total = self.format_sizeof(self.total, "B", 1000)
+            return f"{done} of {total}"
         return f"{self.n:,} of {self.total:,} {self.unit}s"
 
     @property
     def line(self) -> str:
         """The state in words: "rome: 3 of 8 edits, about 40 s left"."""
         seconds = self._remaining()
-        time_ = f"about {duration(seconds)} left" if seconds > 0 else f"{duration(time.time() - self.start_t)} so far"
+        if seconds > 0:
+            time_ = f"about {duration(seconds)} left"
+        else:
+            time_ = f"{duration(time.time() - self.start_t)} so far"
         note = f" ({self.postfix})" if self.postfix else ""
         return f"{self.desc.removesuffix(': ')}: {self.counted}, {time_}{note}"
 
     def _remaining(self) -> float:
-        """The seconds that are left, from what was done in this run; 0 if that is not known."""
+        """Return the seconds that are left, from what was done in this run; 0 if that is not known."""
         now = time.time()
         done: float = self.n - self.initial
         more: float = self.total - self.n
@@ -166,32 +171,42 @@ class Bar(tqdm):  # type: ignore[misc] # tqdm has no types
             name, items, since = self._phase
             if name not in self._timed:
                 return 0.0
-            each = {phase: seconds / count for phase, (count, seconds) in self._timed.items()}
-            rest = sum(each[phase] * max(0, done + more - count) for phase, (count, _) in self._timed.items())
-            return rest - min(now - since, each[name] * items)  # a phase that takes longer leaves the later ones
-        # An estimate whose time is over is not shown. A last chunk may be more than is left.
-        each_item = (self._moved - self.start_t) / done if done else 0.0
-        remaining = each_item * more - (now - self._moved)
-        return max(remaining, each_item * min(1, more)) if remaining > 0 < more else 0.0
+            # All items of this run pass each phase, at the mean time that an item has taken there so far.
+            rest = 0.0
+            for count, seconds in self._timed.values():
+                rest += seconds / count * max(0, done + more - count)
+            # Take off what the present phase has used; where it takes longer than its mean, the later ones are left.
+            count, seconds = self._timed[name]
+            return rest - min(now - since, seconds / count * items)
+        if not done:
+            return 0.0
+        each: float = (self._moved - self.start_t) / done
+        remaining = each * more - (now - self._moved)
+        if remaining <= 0 or more <= 0:
+            return 0.0  # an estimate whose time is over is not shown
+        return max(remaining, each * min(1, more))  # a last chunk may be more than is left
 
 
 def _log_lines(bar: weakref.ref[Bar], ended: Event) -> None:
-    while not ended.wait(_LINE_S) and (shown := bar()) is not None:
-        shown.show()
-        del shown
+    while not ended.wait(_LINE_S):
+        open_bar = bar()
+        if open_bar is None:
+            return
+        open_bar.show()
+        del open_bar  # while the thread waits, it keeps no bar alive
 
 
 @contextmanager
-def logged(what: str) -> Iterator[None]:
+def log_progress(what: str) -> Iterator[None]:
     """Log every ten seconds how long the block, which does ``what``, has run: for work that can't be counted."""
     ended = Event()
     start = time.time()
 
-    def lines() -> None:
+    def log_lines() -> None:
         while not ended.wait(_LINE_S):
             log.info("%s: %s so far", what, duration(time.time() - start))
 
-    Thread(target=lines, daemon=True).start()
+    Thread(target=log_lines, daemon=True).start()
     try:
         yield
     finally:
@@ -200,5 +215,7 @@ def logged(what: str) -> Iterator[None]:
 
 def duration(seconds: float) -> str:
     """Return a duration in words, with one unit: "40 s", "12 min", "5 h", "11 days"."""
-    size, unit = next((size, unit) for below, size, unit in _UNITS if seconds < below)
-    return f"{seconds / size:.0f} {unit}"
+    for below, size, unit in _UNITS:
+        if seconds < below:
+            return f"{seconds / size:.0f} {unit}"
+    return "for ever"

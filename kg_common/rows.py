@@ -72,7 +72,8 @@ def raw_rows(path: Path, *, expected: str = "a file", header_fault: HeaderCheck 
     """
     if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it never raises
         raise EditRowError(path, f"is a folder; expected {expected}; give the path of a file in this folder")
-    if (suffix := path.suffix.lower()) not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         fault = f"ends in {suffix!r}" if os.path.exists(path) else "no such file"  # noqa: PTH110
         raise EditRowError(path, f"{fault}; expected {expected} in {', '.join(SUFFIXES)}")
     try:
@@ -101,7 +102,8 @@ def _decoded(path: Path) -> str:
         size = path.stat().st_size
         with path.open("rb") as file:  # a pipe or a device has no size, and perhaps no end
             data = file.read(_LARGEST + 1) if size <= _LARGEST else b""
-        if (size := max(size, len(data))) > _LARGEST:
+        size = max(size, len(data))
+        if size > _LARGEST:
             raise EditRowError(path, f"has {size / 1e6:,.0f} MB; at most {_LARGEST / 1e6:g} MB are read, so split it")
         return data.decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
@@ -118,11 +120,9 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, *, row: int | None = None) 
 
 
 def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[RawRow]:
-    if (suffix := path.suffix.lower()) in _USUAL_SEPARATORS:
-        # The separator is the usual one if the header has it, else the first of the others that the header has.
-        usual = _USUAL_SEPARATORS[suffix]
-        header = next((line for line in text.splitlines() if line.strip()), "")
-        separator = next((separator for separator in (usual, ",", ";", "\t") if separator in header), usual)
+    suffix = path.suffix.lower()
+    if suffix in _USUAL_SEPARATORS:
+        separator = _find_separator(text, usual=_USUAL_SEPARATORS[suffix])
         yield from _table(path, text, separator, header_fault)
     elif suffix == ".jsonl":
         # splitlines() would also split at U+2028 and similar characters, which JSON strings may contain.
@@ -130,13 +130,13 @@ def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[R
             if not line.strip():
                 continue
             try:
-                yield RawRow(number, _parsed(line))
+                yield RawRow(number, _parse_json(line))
             except json.JSONDecodeError as error:
                 message = f"not JSON, column {error.colno}: {error.msg}"
                 yield RawRow(number, RowFault("", f"{message}; expected one whole object {{...}} on the line"))
     elif text.strip():
         try:
-            content = _parsed(text)
+            content = _parse_json(text)
         except json.JSONDecodeError as error:
             expected = "one list of objects; for one object per line, name the file .jsonl"
             problem = f"not JSON: {error.msg}; expected {expected}"
@@ -145,7 +145,17 @@ def _rows(path: Path, text: str, header_fault: HeaderCheck | None) -> Iterator[R
             yield RawRow(number, row)
 
 
-def _parsed(text: str) -> object:
+def _find_separator(text: str, *, usual: str) -> str:
+    """Return the usual separator if the first line that is not blank has it, else the first other one that it has."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    header = lines[0] if lines else ""
+    for separator in (usual, ",", ";", "\t"):
+        if separator in header:
+            return separator
+    return usual
+
+
+def _parse_json(text: str) -> object:
     """Parse a JSON text. An object with a duplicate name, at any depth, makes the outermost object a `RowFault`."""
     try:
         return parse(text, most=_MOST_VALUES, pairs=_object)
@@ -158,19 +168,22 @@ def _parsed(text: str) -> object:
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | RowFault:
     fields: dict[str, object] = {}
     for name, value in pairs:
-        if fault := next(_faults(name, value), None):
-            return fault
+        faults = list(_faults(name, value))
+        if faults:
+            return faults[0]
         if name in fields:
             return RowFault(name, "occurs twice; keep one")
-        fields[name] = _composed(value)
+        fields[name] = _compose(value)
     return fields
 
 
-def _composed(value: object) -> object:
-    """Return a text, or the texts of a list, in the form NFC; those of an object are already."""
+def _compose(value: object) -> object:
+    """Return a text, or the texts of a list, in the form NFC; those of an object are in it already."""
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
-    return [_composed(entry) for entry in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_compose(entry) for entry in value]
+    return value
 
 
 def _faults(field: str, value: object) -> Iterator[RowFault]:
@@ -191,22 +204,28 @@ def _table(path: Path, text: str, separator: str, header_fault: HeaderCheck | No
         raise EditRowError(path, header.message, position=f"line {line}")
     # A spreadsheet may have several empty columns, which have no name.
     named = [name for name in header if name]
-    twice = next((name for name in named if named.count(name) > 1), None)
     problem = header_fault(named) if header_fault else None
-    if problem := problem or (twice and f"the column {twice!r} occurs twice; keep one"):
+    repeated = [name for name in named if named.count(name) > 1]
+    if not problem and repeated:
+        problem = f"the column {repeated[0]!r} occurs twice; keep one"
+    if problem:
         raise EditRowError(path, problem, position=f"line {line}")
     for line, cells in rows:
         if isinstance(cells, RowFault):
             yield RawRow(line, cells)
-        elif len(cells) != len(header):
+            continue
+        if len(cells) != len(header):
             message = f"found {len(cells)} cells; expected {len(header)}, one for each column"
             fault = RowFault("", f"{message}; put a cell that contains the separator in double quotes")
             yield RawRow(line, fault)
-        elif unnamed := next((cell for name, cell in zip(header, cells, strict=True) if cell and not name), None):
-            message = f"found {unnamed!r} in a column without a name"
+            continue
+        columns = list(zip(header, cells, strict=True))
+        unnamed = [cell for name, cell in columns if cell and not name]
+        if unnamed:
+            message = f"found {unnamed[0]!r} in a column without a name"
             yield RawRow(line, RowFault("", f"{message}; name the column in the header, or empty the cell"))
-        else:
-            yield RawRow(line, {name: cell for name, cell in zip(header, cells, strict=True) if cell})
+            continue
+        yield RawRow(line, {name: cell for name, cell in columns if cell})
 
 
 def entries(cell: str) -> list[str]:

@@ -141,7 +141,9 @@ def open_callback(text: str) -> Callback:
         )
     if kind == "wandb":
         return WeightsAndBiases(where)
-    return TensorBoard(Path(where)) if kind == "tensorboard" else LossFile(Path(where))
+    if kind == "tensorboard":
+        return TensorBoard(Path(where))
+    return LossFile(Path(where))
 
 
 @contextmanager
@@ -150,8 +152,9 @@ def open_callbacks(texts: Iterable[str]) -> Iterator[list[Callback]]:
     with ExitStack() as stack:
         opened = []
         for text in texts:
-            opened.append(open_callback(text))
-            stack.callback(opened[-1].close)
+            callback = open_callback(text)
+            stack.callback(callback.close)
+            opened.append(callback)
         yield opened
 
 
@@ -188,7 +191,8 @@ def report_losses(
     callbacks, edits = _WATCHED.get()
     for callback in callbacks:
         for index, loss in losses.items():
-            name = edits[index] if len(edits) == of else f"{edits[0]}..{edits[-1]}"
+            is_whole_batch = len(edits) != of
+            name = f"{edits[0]}..{edits[-1]}" if is_whole_batch else edits[index]
             if terms is not None:
                 callback.on_terms(name, step, terms[index])
             callback.on_step(name, step, loss)
@@ -209,9 +213,8 @@ class LossStep(BaseModel):
 def read_losses(path: Path) -> dict[str, tuple[LossStep, ...]]:
     """Read a file of `LossLines`: the steps of the last descent of each edit, by its id (a batch: ``first..last``).
 
-    The result is empty if there is no such file.
-
-    A descent that was interrupted and repeated is in the file twice. A step that does not ascend starts a new descent.
+    The result is empty if there is no such file. A descent that was interrupted and repeated is in the file twice: a
+    step that does not ascend starts a new descent.
     """
     descents: dict[str, list[LossStep]] = {}
     for line in read_lines(path, LossStep):

@@ -9,14 +9,24 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from kg_common.errors import EntityLookupError, expected_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
+Location = tuple[int | str, ...]  # of a value in a record: names of fields, and positions in lists
+
 _LISTED = 5  # faults of a file that an error lists; more would hide the first ones
+# The steps of pydantic's locations that name a type which was tried
+_TRIED = re.compile(r"(constrained-|function-\w+\[|(tuple|list|nullable|literal)\[|(str|int|float|bool)$)")
+_EXPECTED = {  # by pydantic's name of the fault; the others are in kg_common.errors
+    "string_pattern_mismatch": "a Wikidata id such as Q36159 for an entity (own graph: node:KEY), P54 for a relation",
+    "string_type": "text",
+    "tuple_type": "a list [...]",
+    "model_type": "an object {...}",
+}
 
 
 class KgEditError(Exception):
@@ -97,9 +107,11 @@ class RefusedEditsError(PatchError):
     """The values of some edits of a batch must not be written; `reasons` says why, by the edit's id."""
 
     def __init__(self, reasons: Mapping[str, PatchError]) -> None:
-        message, *others = map(str, reasons.values())
-        if others:
-            message = f"{len(reasons)} edits of the batch fail: {', '.join(map(repr, reasons))}; the first: {message}"
+        messages = [str(reason) for reason in reasons.values()]
+        message = messages[0]
+        if len(messages) > 1:
+            ids = ", ".join(repr(id_) for id_ in reasons)
+            message = f"{len(reasons)} edits of the batch fail: {ids}; the first: {message}"
         super().__init__(message)
         self.reasons = dict(reasons)
 
@@ -138,10 +150,15 @@ class UnknownNameError(KgEditError):
 
 def first_faults(faults: Sequence[object], *, records: int | None = None) -> str:
     """Return the first five faults, a line each, and the number of the others; ``records``: so many have faults."""
+    lines = [str(fault) for fault in faults[:_LISTED]]
     rest = len(faults) - _LISTED
-    of = f" fault{'s' * (rest > 1)}; {records:,} record{'s have' if records > 1 else ' has'} faults" if records else ""
-    more = [f"and {rest:,} more{of}"] if rest > 0 else []
-    return "\n".join([*map(str, faults[:_LISTED]), *more])
+    if rest > 0 and records:
+        noun = "fault" if rest == 1 else "faults"
+        having = "1 record has" if records == 1 else f"{records:,} records have"
+        lines.append(f"and {rest:,} more {noun}; {having} faults")
+    elif rest > 0:
+        lines.append(f"and {rest:,} more")
+    return "\n".join(lines)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
@@ -162,16 +179,21 @@ def unmade_method(given: str | type) -> ConfigError:
 
 # Parts of the messages of out-of-memory errors, on the CPU and on accelerators
 _NO_MEMORY = (
-    *("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate"),
-    *("cusolverdncreate", "cusolver_status_alloc_failed"),  # cuSOLVER's own memory, beside torch's
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "cusolverdncreate",  # cuSOLVER has memory of its own, beside torch's
+    "cusolver_status_alloc_failed",
 )
 
 
 def is_memory_error(error: Exception) -> bool:
     """Return whether memory ran out: a MemoryError, or torch's error, which is a RuntimeError on the CPU."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).casefold() for words in _NO_MEMORY)
-    )
+    if isinstance(error, RuntimeError):
+        message = str(error).casefold()
+        return any(words in message for words in _NO_MEMORY)
+    return isinstance(error, MemoryError)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -181,71 +203,85 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> tuple[Fault, ...]:
-    """Return the faults that pydantic found in a record of `model`, in plain words."""
+    """Return the faults that pydantic found in a record of `model`, in plain words.
+
+    Where a field takes several types, such as a text or a list of texts, pydantic tries each and reports all of them.
+    One of these reports is enough, and the location in the record does not name the type that was tried.
+    """
     faults = list[Fault]()
-    errors = error.errors()
-    # The locations in the record, without the type that pydantic tried there
-    locs = [tuple(key for key in entry["loc"] if isinstance(key, int) or not _TRIED.match(key)) for entry in errors]
-    sizes = [loc for loc, entry in zip(locs, errors, strict=True) if entry["type"] in ("too_short", "too_long")]
-    for loc, entry in zip(locs, errors, strict=True):
-        # Where a field takes several types, the first one that was tried counts: a text, of texts or lists of them
-        if loc != entry["loc"] and any(len(other) > len(loc) and other[: len(loc)] == loc for other in locs):
-            continue  # unless the value is a list, and the fault is in it
-        if entry["type"] == "string_type" and loc in sizes:
-            continue  # or its length
-        context = entry.get("ctx", {})
-        fields = _model_at(loc[:-1], model).model_fields
-        field = fields.get(str(loc[-1])) if loc else None
-        expected = f"; expected {field.description}" if field and field.description else ""
-        match entry["type"]:
-            case "missing":
-                message = f"is missing{expected}"
-            case "blank":
-                message = f"is empty{expected}"
-            case "extra_forbidden":
-                names = [field.alias or name for name, field in fields.items()]
-                near = did_you_mean(str(loc[-1]), names)
-                known_names = f"; known: {', '.join(names)}"
-                listed = any(known_names in other.message for other in faults)  # once for all fields of a record
-                message = f"unknown field{near or ('' if listed else known_names)}"
-            case "value_error":
-                message = str(context["error"])
-            case "bare_id":
-                message = entry["msg"]
-            case kind:
-                message = f"found {describe(entry['input'])}; expected {_EXPECTED.get(kind) or expected_of(entry)}"
-        # The location inside the record, as jq and Python write it: portability[0].answer.
-        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc).removeprefix(".")
-        fault = Fault(context.get("field") or path, message)
-        if entry["type"] == "literal_error" and faults and faults[-1].field == fault.field:  # a word besides a type
-            faults[-1] = Fault(fault.field, f"{faults[-1].message}, or {expected_of(entry)}")
-            continue
-        if entry["type"] == "too_short" and any(other.field.startswith(f"{path}[") for other in faults):
+    entries = error.errors()
+    locations = [
+        tuple(step for step in entry["loc"] if isinstance(step, int) or not _TRIED.match(step)) for entry in entries
+    ]
+    wrong_sizes = [
+        location
+        for location, entry in zip(locations, entries, strict=True)
+        if entry["type"] in ("too_short", "too_long")
+    ]
+    for location, entry in zip(locations, entries, strict=True):
+        kind = entry["type"]
+        is_tried = location != entry["loc"]
+        if is_tried and any(_is_inside(other, location) for other in locations):
+            continue  # the value is a list, and the fault is in one of its items
+        if kind == "string_type" and location in wrong_sizes:
+            continue  # the value is a list, and the fault is its length
+        # The location as jq and Python write it: portability[0].answer.
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).removeprefix(".")
+        if kind == "too_short" and any(other.field.startswith(f"{path}[") for other in faults):
             continue  # the list lacks an item because that item is wrong
-        if loc == entry["loc"] or all(other.field.partition("[")[0] != path.partition("[")[0] for other in faults):
-            faults.append(fault)
+        field = entry.get("ctx", {}).get("field") or path
+        if kind == "literal_error" and faults and faults[-1].field == field:  # a certain word is taken as well
+            faults[-1] = Fault(field, f"{faults[-1].message}, or {expected_of(entry)}")
+            continue
+        first_name = path.partition("[")[0]
+        if is_tried and any(other.field.partition("[")[0] == first_name for other in faults):
+            continue  # the type that was tried first counts
+        faults.append(Fault(field, _message_of(entry, location, model, faults)))
     return tuple(faults)
 
 
-_TRIED = re.compile(r"(constrained-|function-\w+\[|(tuple|list|nullable|literal)\[|(str|int|float|bool)$)")
+def _is_inside(location: Location, outer: Location) -> bool:
+    return len(location) > len(outer) and location[: len(outer)] == outer
 
 
-_EXPECTED = {
-    "string_pattern_mismatch": "a Wikidata id such as Q36159 for an entity (own graph: node:KEY), P54 for a relation",
-    "string_type": "text",
-    "tuple_type": "a list [...]",
-    "model_type": "an object {...}",
-}
+def _message_of(entry: Mapping[str, Any], location: Location, model: type[BaseModel], earlier: Sequence[Fault]) -> str:
+    """Return in words what pydantic's ``entry`` found at a location of a record; ``earlier`` are the faults before."""
+    fields = _model_at(location[:-1], model).model_fields
+    field = fields.get(str(location[-1])) if location else None
+    expected = f"; expected {field.description}" if field and field.description else ""
+    match entry["type"]:
+        case "missing":
+            return f"is missing{expected}"
+        case "blank":
+            return f"is empty{expected}"
+        case "extra_forbidden":
+            names = [field.alias or name for name, field in fields.items()]
+            near = did_you_mean(str(location[-1]), names)
+            known = f"; known: {', '.join(names)}"
+            if near or any(known in other.message for other in earlier):  # the known names are listed once
+                return f"unknown field{near}"
+            return f"unknown field{known}"
+        case "value_error":
+            return str(entry["ctx"]["error"])
+        case "bare_id":
+            return str(entry["msg"])
+        case kind:
+            return f"found {describe(entry['input'])}; expected {_EXPECTED.get(kind) or expected_of(entry)}"
 
 
-def _model_at(loc: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
-    """Return the model of the record at `loc` inside a record of `model`."""
+def _model_at(location: Location, model: type[BaseModel]) -> type[BaseModel]:
+    """Return the model of the record at a location inside a record of `model`."""
     from pydantic import BaseModel
 
-    for step in loc:
-        if isinstance(step, str) and (field := model.model_fields.get(step)):
-            inside = (field.annotation, *get_args(field.annotation))
-            model = next((kind for kind in inside if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    for step in location:
+        field = model.model_fields.get(step) if isinstance(step, str) else None
+        if field is None:
+            continue
+        # The annotation is a model, or has one inside, as tuple[Question, ...] has.
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                model = kind
+                break
     return model
 
 
@@ -254,8 +290,10 @@ def describe(value: object) -> str:
     match value:
         case str():
             return f"the text {value[:60]!r}" if value else "an empty text"
-        case bool() | None:
-            return {True: "true", False: "false", None: "None (null)"}[value]
+        case None:
+            return "None (null)"
+        case bool():
+            return "true" if value else "false"
         case int() | float():
             return f"the number {value}"
         case list() | tuple():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from kg_common.progress import logged
+from kg_common.progress import log_progress
 from kg_edit.errors import ConfigError, GraphError, KgEditError
 from kg_edit.methods.registry import find_method
 from kg_edit.models.loading import check_model_name
@@ -361,5 +361,5 @@ def doing(what: str) -> Iterator[None]:
     Rich's own status would write an empty line if stderr is no terminal.
     """
     console = Console(stderr=True)
-    with console.status(plain(what)) if console.is_terminal else logged(what):
+    with console.status(plain(what)) if console.is_terminal else log_progress(what):
         yield
