@@ -16,6 +16,7 @@ from kg_edit.errors import EditError, Fault, describe
 from kg_edit.writing_systems import whole
 
 Row = Mapping[str, object]
+_Answered = tuple[str, object, list[object]]  # category, prompt, names of the right answer
 
 ALIASES = {
     "case_id": "id",
@@ -31,7 +32,7 @@ ALIASES = {
     "paraphrase_prompts": "paraphrases",
     "ground_truth": "target_true",
 }
-NEIGHBORHOOD = "neighborhood"
+_NEIGHBORHOOD = {"neighborhood", *(name for name, field in ALIASES.items() if field == "neighborhood")}
 TRIPLET_IDS = {"target_new_id": "new_object_id", "target_true_id": "object_id"}
 LISTS = ("paraphrases", "neighborhood")
 # Written by `wikidata-cache link` where no candidate clearly leads; the whole fact in a row of EasyEdit's zsRE
@@ -53,19 +54,27 @@ def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, 
     row_fields = {name: value for name, value in row.items() if name not in _UNUSED}
     if "requested_rewrite" in row:
         return row_fields, {}
-    aliases = {**ALIASES, **({**TRIPLET_IDS, "ground_truth": "object"} if triplet else {})}
-    renamed = {name: aliases[name] for name in row_fields if name in aliases}
+    aliases = dict(ALIASES)
+    if triplet:
+        aliases |= TRIPLET_IDS
+        aliases["ground_truth"] = "object"
+
     fields: dict[str, object] = {}
+    own_names: dict[str, str] = {}  # by the new name
     for name, value in row_fields.items():
-        field = renamed.get(name, name)
+        field = aliases.get(name, name)
         if field in fields:
-            other = next(other for other in row_fields if renamed.get(other, other) == field)
+            other = own_names[field]
             raise EditError([Fault(name, f"is the same field as {other!r}, which the row has too; keep one of them")])
-        fields[field] = [value] if field in LISTS and isinstance(value, str) else value
-    names = {field: name for name, field in renamed.items()}
+        if field in LISTS and isinstance(value, str):
+            value = [value]
+        fields[field] = value
+        own_names[field] = name
+
     if not triplet:
         fields = _from_easy_edit(fields, row_fields)
-    return _with_locality(fields, old=fields.get("object" if triplet else "target_true")), names
+    old_object = fields.get("object" if triplet else "target_true")
+    return _with_locality(fields, old=old_object), {field: own for field, own in own_names.items() if own != field}
 
 
 def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
@@ -79,14 +88,19 @@ def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
     if isinstance(prompt, str) and isinstance(subject, str) and subject.strip() and "{}" not in prompt:
         parts = re.split(whole(subject.strip(), prompt), prompt)
         result["prompt"] = "{}".join(parts) if len(parts) == 2 else prompt
-    if isinstance(old := result.get("target_true"), list) and old:
+    old = result.get("target_true")
+    if isinstance(old, list) and old:
         result["target_true"] = old[0]
-    if isinstance(groups := result.get("portability"), Mapping):
-        recalled = groups.get("Recalled Relation")
-        result["portability"] = [
-            {"question": prompt, "answer": answer, "aliases": others, "recalled_relation": recalled, **_of(category)}
-            for category, prompt, (answer, *others) in _pairs(groups, "portability")
-        ]
+    groups = result.get("portability")
+    if isinstance(groups, Mapping):
+        questions = []
+        for category, text, names in _questions_in(groups, "portability"):
+            question = {"question": text, "answer": names[0], "aliases": names[1:]}
+            question["recalled_relation"] = groups.get("Recalled Relation")
+            if category:
+                question["category"] = category
+            questions.append(question)
+        result["portability"] = questions
     return {name: value for name, value in result.items() if value is not None}
 
 
@@ -101,61 +115,70 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
     if len(rest) == len(fields):
         return fields
     value = fields.get("locality")
-    prompts: list[object] = []
+    locality: list[object] = []
+    near: list[object] = []
+
+    def add(category: str, prompt: object, names: list[object]) -> None:
+        has_old_object = old is not None and old in names
+        if has_old_object and not category and "neighborhood" not in rest:
+            near.append(prompt)
+        else:
+            locality.append(_locality_prompt(category, prompt, names))
+
     if ANSWERS in fields:
-        prompts += [_named("", prompt, names) for prompt, names in _paired(value, fields[ANSWERS], field=ANSWERS)]
+        for prompt, names in _pair(value, fields[ANSWERS], field=ANSWERS):
+            locality.append(_locality_prompt("", prompt, names))
     elif value is not None:
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, Mapping) and ("prompt" not in part or "ground_truth" in part):
-                prompts += _pairs(part, "locality")
+                for category, prompt, names in _questions_in(part, "locality"):
+                    add(category, prompt, names)
             else:
-                prompts.append(part)
-    prompts += (("", *pair) for pair in _paired(*map(fields.get, LOCALITY), field=LOCALITY[1]))
-    near: list[object] = []
-    locality: list[object] = []
-    for prompt in prompts:
-        if not isinstance(prompt, tuple):
-            locality.append(prompt)
-        elif old is not None and not prompt[0] and old in prompt[2] and "neighborhood" not in rest:
-            near.append(prompt[1])
-        else:
-            locality.append(_named(*prompt))
-    return {**rest, **({"neighborhood": near} if near else {}), **({"locality": locality} if locality else {})}
+                locality.append(part)
+    prompt_field, answer_field = LOCALITY
+    for prompt, names in _pair(fields.get(prompt_field), fields.get(answer_field), field=answer_field):
+        add("", prompt, names)
+    if near:
+        rest["neighborhood"] = near
+    if locality:
+        rest["locality"] = locality
+    return rest
 
 
-def _named(category: str, prompt: object, names: list[object]) -> dict[str, object]:
+def _locality_prompt(category: str, prompt: object, names: list[object]) -> dict[str, object]:
     """Return a locality prompt's object; without an answer if all names are blank, as in a cell of a table."""
-    answer, *aliases = [name for name in names if name not in (None, "")] or [None]
-    return {"prompt": prompt, "answer": answer, "aliases": aliases, **_of(category)}
+    given = [name for name in names if name not in (None, "")]
+    answer = given[0] if given else None
+    fields: dict[str, object] = {"prompt": prompt, "answer": answer, "aliases": given[1:]}
+    if category:
+        fields["category"] = category
+    return fields
 
 
-def _of(category: str) -> dict[str, object]:
-    return {"category": category} if category else {}
-
-
-def _pairs(groups: Row, field: str, name: str = "") -> Iterator[tuple[str, object, list[object]]]:
+def _questions_in(groups: Row, field: str, name: str = "") -> Iterator[_Answered]:
     """Yield (category, prompt, answers) from EasyEdit's or CounterFactPlus' field names, also from nested groups.
 
     The category is the group's ``name``; neighbours of the fact, in EasyEdit's group ``neighborhood``, have none.
     """
-    category = "" if name in (NEIGHBORHOOD, *(alias for alias in ALIASES if ALIASES[alias] == NEIGHBORHOOD)) else name
+    category = "" if name in _NEIGHBORHOOD else name
     if "New Question" in groups:
-        pairs = _paired(groups.get("New Question"), groups.get("New Answer"), field=f"{field}.New Answer")
-    elif "prompt" in groups:
-        pairs = _paired(groups.get("prompt"), groups.get("ground_truth"), field=f"{field}.ground_truth")
-    else:
-        for inner, group in groups.items():
-            for part in group if isinstance(group, list) else [group]:
-                if isinstance(part, Mapping):
-                    yield from _pairs(part, f"{field}.{inner}", inner)
-                elif part is not None:
-                    message = f"found {describe(part)}; expected objects with prompt and ground_truth"
-                    raise EditError([Fault(f"{field}.{inner}", message)])
+        for prompt, names in _pair(groups["New Question"], groups.get("New Answer"), field=f"{field}.New Answer"):
+            yield category, prompt, names
         return
-    yield from ((category, prompt, names) for prompt, names in pairs)
+    if "prompt" in groups:
+        for prompt, names in _pair(groups["prompt"], groups.get("ground_truth"), field=f"{field}.ground_truth"):
+            yield category, prompt, names
+        return
+    for inner, group in groups.items():
+        for part in group if isinstance(group, list) else [group]:
+            if isinstance(part, Mapping):
+                yield from _questions_in(part, f"{field}.{inner}", inner)
+            elif part is not None:
+                message = f"found {describe(part)}; expected objects with prompt and ground_truth"
+                raise EditError([Fault(f"{field}.{inner}", message)])
 
 
-def _paired(prompt: object, answer: object, *, field: str) -> Iterator[tuple[object, list[object]]]:
+def _pair(prompt: object, answer: object, *, field: str) -> Iterator[tuple[object, list[object]]]:
     """Yield (prompt, names of its right answers), from one prompt or from a list of prompts with a list of answers."""
     if isinstance(prompt, list) and answer is None:
         answer = [None] * len(prompt)
@@ -164,17 +187,18 @@ def _paired(prompt: object, answer: object, *, field: str) -> Iterator[tuple[obj
             message = f"{len(prompt)} prompts have {len(answer)} answers; give each prompt one answer or list"
             raise EditError([Fault(field, message)])
         for text, names in zip(prompt, answer, strict=True):
-            yield text, list(_names(names)) or [None]
+            yield text, _flatten(names) or [None]
     elif prompt is not None:
-        yield prompt, list(_names(answer)) or [None]
+        yield prompt, _flatten(answer) or [None]
     elif answer is not None:
         raise EditError([Fault(field, f"found {describe(answer)}, and no prompt; give the prompt that it answers")])
 
 
-def _names(answer: object) -> Iterator[object]:
-    """All names of the right answers: EasyEdit has a text, a list of aliases, or a list of such lists."""
-    if isinstance(answer, list):
-        for part in answer:
-            yield from _names(part)
-    else:
-        yield answer
+def _flatten(answer: object) -> list[object]:
+    """Return all names of the right answers: EasyEdit has a text, a list of aliases, or a list of such lists."""
+    if not isinstance(answer, list):
+        return [answer]
+    names = []
+    for part in answer:
+        names += _flatten(part)
+    return names

@@ -22,23 +22,23 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kg_common.ids import is_item, is_property
-from kg_edit.edits.called import Called
 from kg_edit.errors import ConfigError, EditError, Fault, faults_of
 from kg_edit.writing_systems import whole
 
 
-def _readable(text: str) -> str:
+def _refuse_blank(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "is empty")
-    return _encodable(text)
+    return _refuse_surrogates(text)
 
 
-def _encodable(text: str) -> str:
+def _refuse_surrogates(text: str) -> str:
     if re.search("[\ud800-\udfff]", text):
         raise ValueError(f"{text!r} contains half a surrogate pair, which no tokenizer can read; correct the text")
     return text
 
 
+STORED = {"stored": True}  # the context of an edit that was made before, whose answers may have several lines
 _NO_SUBJECT = object()  # in the place of the subject of an edit that has none
 _BARE_ID = (
     "'{name}' is a Wikidata id, which the model would learn to generate: write the label here and the id in "
@@ -46,41 +46,49 @@ _BARE_ID = (
 )
 
 
-STORED = {"stored": True}  # the context of an edit that was made before, whose answers may have several lines
-
-
-def _one_line(text: str, info: ValidationInfo) -> str:
+def _refuse_line_breaks(text: str, info: ValidationInfo) -> str:
     if "\n" in text and info.context is not STORED:
         paragraph = ", or a paragraph as target_text" if info.field_name == "target_new" else ""
         raise ValueError(f"has a line break, at which a generated answer ends; write it on one line{paragraph}")
     return text
 
 
+def _put_on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 EntityId = Annotated[str, StringConstraints(pattern="^(Q[1-9][0-9]*|node:.*[^ ].*)$")]  # node:KEY in a graph of names
 PropertyId = Annotated[str, StringConstraints(pattern="^P[1-9][0-9]*$")]
-Text = Annotated[str, AfterValidator(_readable)]
-TextOrEmpty = Annotated[str, AfterValidator(_encodable)]
-Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_readable)]
-Answer = Annotated[Name, AfterValidator(_one_line)]
+Text = Annotated[str, AfterValidator(_refuse_blank)]
+TextOrEmpty = Annotated[str, AfterValidator(_refuse_surrogates)]
+Name = Annotated[str, AfterValidator(str.strip), AfterValidator(_refuse_blank)]
+Answer = Annotated[Name, AfterValidator(_refuse_line_breaks)]
 # A generated text ends with its line, so line breaks can't be taught.
-Line = Annotated[str, AfterValidator(lambda text: " ".join(text.split())), AfterValidator(_readable)]
+Line = Annotated[str, AfterValidator(_put_on_one_line), AfterValidator(_refuse_blank)]
 
 # JSON has no tuples, so a tuple may be given as a list; its elements are still checked strictly.
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 
 
-class Record(BaseModel, metaclass=Called):
+class Record(BaseModel):
     """Base of all records read from files: immutable, no unknown fields, no silent type conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """The fields that were given."""
-        return ((name, getattr(self, name)) for name in type(self).model_fields if name in self.model_fields_set)
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise EditError(faults_of(error, type(self))) from None
 
-    @classmethod
-    def _refused(cls, faults: Iterable[Fault]) -> EditError:
-        return EditError(faults)
+    # Pydantic's own mark: `model_validate` does not call this method, so a fault keeps its place in the whole record.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield the fields that were given."""
+        for name in type(self).model_fields:
+            if name in self.model_fields_set:
+                yield name, getattr(self, name)
 
 
 class Question(Record):
@@ -113,12 +121,13 @@ class LocalityPrompt(Record):
         return (self.answer, *self.aliases) if self.answer else ()
 
 
-def _locality_prompts(value: object) -> object:
+def _wrap_texts(value: object) -> object:
+    """Make an object of each prompt that is a text alone."""
     prompts = value if isinstance(value, list | tuple) else [value]
     return [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
-Locality = Annotated[tuple[LocalityPrompt, ...], BeforeValidator(_locality_prompts), Field(strict=False)]
+Locality = Annotated[tuple[LocalityPrompt, ...], BeforeValidator(_wrap_texts), Field(strict=False)]
 
 
 class Edit(Record):
@@ -209,7 +218,7 @@ class Edit(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_a_text(cls, fields: Any) -> Any:
+    def _complete_text_edit(cls, fields: Any) -> Any:
         """Fill in what an edit with a target_text may lack: target_new, the subject, and the {} in its place.
 
         Of two such validators the later one runs first, so the id is made of what was given.
@@ -221,47 +230,54 @@ class Edit(Record):
         if isinstance(subject, str) and isinstance(prompt, str) and "{}" not in prompt:
             fields = {**fields, "prompt": re.sub(whole(subject.strip(), prompt), "{}", prompt, count=1)}
         text = fields["target_text"]
-        new = fields.get("target_new", " ".join(text.split()) if isinstance(text, str) else text)
-        return {**fields, "subject": subject, "target_new": new}
+        one_line = _put_on_one_line(text) if isinstance(text, str) else text
+        return {"target_new": one_line, **fields, "subject": subject}
 
     @model_validator(mode="before")
     @classmethod
-    def _with_id(cls, fields: Any) -> Any:
+    def _add_id(cls, fields: Any) -> Any:
         if not isinstance(fields, dict) or "id" in fields:
             return fields
         # Up to 40 characters of the subject's words, and 6 hex digits of the fact's SHA-256: one fact has one id.
         target = "target_new" if "target_new" in fields else "target_text"
         fact = [str(fields.get(name) or "").strip() for name in ("subject", "prompt", target)]
-        fact += [f"chat {chat}"] if (chat := fields.get("chat")) else []
-        words = "-".join(re.findall(r"\w+", (fact[0] or fact[1]).lower()))[:40]
+        subject, prompt, _ = fact
+        if fields.get("chat"):
+            fact.append(f"chat {fields['chat']}")
+        words = "-".join(re.findall(r"\w+", (subject or prompt).lower()))[:40]
         digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:6]
-        return {"id": "-".join(filter(None, (words, digest))), **fields}
+        return {"id": f"{words}-{digest}" if words else digest, **fields}
 
     @field_validator("subject", mode="wrap")
     @classmethod
-    def _or_none(cls, value: object, check: ValidatorFunctionWrapHandler) -> str:
-        name: str = "" if value is _NO_SUBJECT else check(value)
+    def _allow_no_subject(cls, value: object, check: ValidatorFunctionWrapHandler) -> str:
+        if value is _NO_SUBJECT:
+            return ""
+        name: str = check(value)
         return name
 
     @field_validator("target_text")
     @classmethod
-    def _one_target(cls, text: str | None, info: ValidationInfo) -> str | None:
+    def _refuse_two_targets(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text and info.data.get("target_new", text) != text:
             raise ValueError("the edit has a target_new too; keep one of the two")
         return text
 
     @field_validator("prompt")
     @classmethod
-    def _one_place_for_the_subject(cls, prompt: str, info: ValidationInfo) -> str:
-        if (count := prompt.count("{}")) > 1:
+    def _check_place_of_subject(cls, prompt: str, info: ValidationInfo) -> str:
+        count = prompt.count("{}")
+        if count > 1:
             raise ValueError(f"{prompt!r} has {count} places {{}}; keep one, in the place of the subject's name")
         subject = info.data.get("subject")
         if count and subject == "":
             raise ValueError(f"{prompt!r} has a place {{}} for a subject, and the edit has none; give the subject")
         if count or subject == "":
             return prompt
-        if subject and (match := re.search(whole(subject, prompt), prompt, re.IGNORECASE)):
-            way_out = f"write {prompt[: match.start()] + '{}' + prompt[match.end() :]!r}"
+        match = re.search(whole(subject, prompt), prompt, re.IGNORECASE) if subject else None
+        if match:
+            with_place = prompt[: match.start()] + "{}" + prompt[match.end() :]
+            way_out = f"write {with_place!r}"
         else:
             absent = f"the subject {subject!r} does not occur in it; " if subject else ""
             way_out = f"{absent}write {{}} where the subject's name belongs"
@@ -269,14 +285,14 @@ class Edit(Record):
 
     @field_validator("target_new", "target_new_id")
     @classmethod
-    def _another_target(cls, new: str | None, info: ValidationInfo) -> str | None:
+    def _refuse_old_target(cls, new: str | None, info: ValidationInfo) -> str | None:
         old = info.data.get(str(info.field_name).replace("new", "true"))
         if new and old and new.casefold() == old.casefold():
             raise ValueError(f"{new!r} is also the old target, so there is nothing to edit; give another one")
         return new
 
     @model_validator(mode="after")
-    def _names_are_not_ids(self) -> Self:
+    def _refuse_ids_as_names(self) -> Self:
         for field in ("subject", "relation", "target_true", "target_new"):
             name = getattr(self, field)
             id_ = getattr(self, f"{field}_id")
@@ -312,7 +328,8 @@ def refuse_same_ids(what: str, ids: Iterable[str]) -> None:
     """Check that ids are different."""
     first: dict[str, int] = {}
     for number, id_ in enumerate(ids, 1):
-        if (earlier := first.setdefault(id_, number)) != number:
+        earlier = first.setdefault(id_, number)
+        if earlier != number:
             raise ConfigError(f"{what} {earlier} and {number} have the same id {id_!r}; give each its own")
 
 
@@ -331,28 +348,26 @@ def without_repeats(edits: Sequence[Edit]) -> tuple[tuple[Edit, ...], tuple[tupl
     return tuple(first.values()), tuple(repeats)
 
 
-def opposed(edits: Iterable[Edit]) -> tuple[tuple[str, str], ...]:
+def find_opposed(edits: Iterable[Edit]) -> tuple[tuple[str, str], ...]:
     """Return (id, id of the earlier edit) of each edit whose fact an earlier one has with another new target."""
-    return tuple((edit.id, other.id) for edit, other in _opposing(edits))
+    return tuple((edit.id, other.id) for edit, other in _opposing_pairs(edits))
 
 
-def _opposing(edits: Iterable[Edit]) -> Iterator[tuple[Edit, Edit]]:
+def _opposing_pairs(edits: Iterable[Edit]) -> Iterator[tuple[Edit, Edit]]:
     """Yield each edit whose prompt, in the same form, an earlier one has with another new target, and that one."""
     first: dict[tuple[str, bool], Edit] = {}
     for edit in edits:
-        others = [first.setdefault((edit.text, form), edit) for form in edit.forms]
-        yield from [(edit, other) for other in others if other.target_new != edit.target_new][:1]
+        earlier = [first.setdefault((edit.text, form), edit) for form in edit.forms]
+        opposing = [other for other in earlier if other.target_new != edit.target_new]
+        if opposing:
+            yield edit, opposing[0]
 
 
 def refuse_clash(edits: Iterable[Edit]) -> None:
     """Check edits that a method makes at once."""
-    for edit, other in _opposing(edits):
-        raise EditError(
-            [
-                Fault(
-                    "target_new",
-                    f"one batch can't make both {edit.text!r} -> {other.target_new!r} (edit {other.id!r}) and -> "
-                    f"{edit.target_new!r} (edit {edit.id!r}); keep one, or make one after the other",
-                )
-            ]
+    for edit, other in _opposing_pairs(edits):
+        message = (
+            f"one batch can't make both {edit.text!r} -> {other.target_new!r} (edit {other.id!r}) and -> "
+            f"{edit.target_new!r} (edit {edit.id!r}); keep one, or make one after the other"
         )
+        raise EditError([Fault("target_new", message)])

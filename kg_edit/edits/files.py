@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from textwrap import fill, indent
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
@@ -95,9 +95,8 @@ class EditFile:
         return len(self.edits)
 
     def __repr__(self) -> str:
-        skipped = (
-            f", {number_of(len({problem.row for problem in self.problems}), 'row')} skipped" if self.problems else ""
-        )
+        rows = {problem.row for problem in self.problems}
+        skipped = f", {number_of(len(rows), 'row')} skipped" if rows else ""
         return f"EditFile({number_of(len(self), 'edit')}{skipped})"
 
     def _repr_html_(self) -> str:
@@ -133,7 +132,8 @@ def read_edits(
         raise EditFileError(f"found {describe(path)}; expected the path of a file of edits")
     file = read_rows(Path(path), labels=labels, templates=templates, allow_conflicts=allow_conflicts)
     if file.problems and not (keep_going and file.edits):
-        raise EditFileError(("no row can be used:\n" if keep_going else "") + first_faults(file.problems))
+        head = "no row can be used:\n" if keep_going else ""
+        raise EditFileError(head + first_faults(file.problems))
     skipped = len({problem.row for problem in file.problems})
     log.info("%s: read %s, skipped %s", path, number_of(len(file.edits), "edit"), number_of(skipped, "row"))
     return file
@@ -162,17 +162,26 @@ def read_rows(
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
 
     # One question to the graph for all ids of the file.
-    ids = {id_ for _, row in rows if isinstance(row, dict) for id_ in ids_to_label(row, templates)}
-    label_of = labels.labels(sorted(ids)) if labels and ids else {}
-    looked_in = getattr(labels, "about", "") if labels and ids else ""
+    ids = set[str]()
+    for _, row in rows:
+        if isinstance(row, dict):
+            ids |= ids_to_label(row, templates)
+    label_of: Mapping[str, str] = {}
+    looked_in = ""
+    if labels and ids:
+        label_of = labels.labels(sorted(ids))
+        looked_in = getattr(labels, "about", "")
 
+    unit = unit_of(path)
     edits: list[Edit] = []
     problems: list[RowProblem] = []
-    unit = unit_of(path)
+    # What the rows so far have: an id belongs to one row, and a fact to one target.
     by_id: dict[str, int] = {}
-    by_fact: dict[tuple[str, str], tuple[int, Edit]] = {}  # (subject, prompt) -> the first row of the fact
-    repeated: list[tuple[int, int, str]] = []
-    made_up: list[tuple[int, Edit]] = []
+    by_fact: dict[tuple[str, str], tuple[int, Edit]] = {}  # (subject, prompt) -> the last row of the fact
+    # (what is odd in a row, what to do), of three kinds
+    made_up: list[tuple[str, str]] = []
+    unnamed: list[tuple[str, str]] = []
+    repeated: list[tuple[str, str]] = []
     for position, (number, row) in enumerate(rows, 1):
         try:
             if isinstance(row, EditError):
@@ -193,42 +202,37 @@ def read_rows(
             problems += [RowProblem(path, number, fault, position) for fault in error.faults]
             continue
         edits.append(edit)
-        known = templates.find(edit.relation_id) or templates.find(edit.relation)
-        if not (known or row.get("prompt")) and edit.prompt == MADE_UP.format(edit.relation):
-            made_up.append((number, edit))
-        if first:
-            once = edit.model_copy(update={"id": same.id}) == same
-            repeated.append((number, first, "once" if once else "twice"))
         by_id[edit.id] = number
-        by_fact[edit.subject, edit.prompt] = number, edit
+        by_fact[edit.subject, edit.prompt] = (number, edit)
 
-    if made_up:
-        number, edit = made_up[0]
-        more = f" ({len(made_up) - 1} more such rows)" if len(made_up) > 1 else ""
-        log.warning(
-            "%s: %s %d: there is no template for the relation %r, so the prompt is %r%s; if it reads badly, give the "
-            "row a prompt, or give `kg-edit edit` a file with a template: --templates FILE",
-            *(path, unit, number, edit.relation, edit.text, more),
-        )
-    unnamed = [
-        (by_id[edit.id], prompt, edit.subject)
-        for edit in edits
-        if (prompt := next((text for text in edit.paraphrases if edit.subject.lower() not in text.lower()), None))
-    ]
-    if unnamed:
-        number, prompt, subject = unnamed[0]
-        more = f" ({len(unnamed) - 1} more such rows)" if len(unnamed) > 1 else ""
-        log.warning(
-            "%s: %s %d: the paraphrase %r does not contain the subject %r, and is asked as it is; write the subject "
-            "into it%s",
-            *(path, unit, number, prompt, subject, more),
-        )
-    if repeated and not allow_conflicts:
-        number, first, times = repeated[0]
-        more = f" ({len(repeated) - 1} more such rows)" if len(repeated) > 1 else ""
-        log.warning(
-            "%s: %s %d is the edit of %s %d again%s; it is made %s", path, unit, number, unit, first, more, times
-        )
+        template = templates.find(edit.relation_id) or templates.find(edit.relation)
+        if not (template or row.get("prompt")) and edit.prompt == MADE_UP.format(edit.relation):
+            odd = f"there is no template for the relation {edit.relation!r}, so the prompt is {edit.text!r}"
+            way = (
+                "if it reads badly, give the row a prompt, or give `kg-edit edit` a file with a template: "
+                "--templates FILE"
+            )
+            made_up.append((f"{unit} {number}: {odd}", way))
+        without_subject = [text for text in edit.paraphrases if edit.subject.lower() not in text.lower()]
+        if without_subject:
+            odd = (
+                f"the paraphrase {without_subject[0]!r} does not contain the subject {edit.subject!r}, and is asked "
+                "as it is"
+            )
+            unnamed.append((f"{unit} {number}: {odd}", "write the subject into it"))
+        if first:
+            is_equal = edit.model_copy(update={"id": same.id}) == same
+            times = "once" if is_equal else "twice"
+            repeated.append((f"{unit} {number} is the edit of {unit} {first} again", f"it is made {times}"))
+
+    if allow_conflicts:
+        repeated = []  # each edit is made alone
+    # One warning of each kind, with its first row
+    for warnings in (made_up, unnamed, repeated):
+        if warnings:
+            odd, way = warnings[0]
+            more = f" ({len(warnings) - 1} more such rows)" if len(warnings) > 1 else ""
+            log.warning("%s: %s%s; %s", path, odd, more, way)
     return EditFile(tuple(edits), tuple(problems))
 
 
@@ -268,7 +272,10 @@ def numbered_rows(path: Path) -> Iterator[NumberedRow]:
         if isinstance(row.value, RowFault):
             yield row.line, EditError([Fault(*row.value)])
         elif in_table and isinstance(row.value, dict):
-            yield row.line, {name: _cell(str(_IN_TABLES.get(name, name)), cell) for name, cell in row.value.items()}
+            yield (
+                row.line,
+                {name: _read_cell(str(_IN_TABLES.get(name, name)), cell) for name, cell in row.value.items()},
+            )
         else:
             yield row.line, row.value
 
@@ -279,7 +286,9 @@ def check_file(path: Path) -> None:
 
 
 def _header_fault(header: Sequence[str]) -> str | None:
-    if unknown := [name for name in header if name not in (*_COLUMNS, *_IN_TABLES, *LOCALITY)]:
+    """Return what is wrong with the names of a table's columns, or None."""
+    unknown = [name for name in header if name not in (*_COLUMNS, *_IN_TABLES, *LOCALITY)]
+    if unknown:
         if ALIASES.get(unknown[0], unknown[0]) == "portability":
             return f"the column {unknown[0]!r}: questions with answers do not fit into a cell; write the rows as .jsonl"
         near = did_you_mean(unknown[0], _COLUMNS)
@@ -290,16 +299,22 @@ def _header_fault(header: Sequence[str]) -> str | None:
         return f"unknown column {unknown[0]!r}{near or known}"
     if len(set(header)) < len(header):
         return f"a column occurs twice in the header: {', '.join(header)}; keep one of each"
-    lacking = min(([name for name in shape if name not in header] for shape in _SHAPES), key=len)
-    shapes = " or ".join(", ".join(shape) for shape in _SHAPES[:2])
-    return f"lacks the column {lacking[0]!r}; expected at least {shapes}" if lacking else None
+    # Of the shapes that a row may have, the one counts that lacks the fewest columns.
+    lacking = [[name for name in shape if name not in header] for shape in _SHAPES]
+    fewest = min(lacking, key=len)
+    if fewest:
+        shapes = " or ".join(", ".join(shape) for shape in _SHAPES[:2])
+        return f"lacks the column {fewest[0]!r}; expected at least {shapes}"
+    return None
 
 
-def _cell(field: str, cell: Any) -> object:
-    """Convert the text of a table's cell: lists are separated by " | ", and ``chat`` is true, false or both."""
+def _read_cell(field: str, cell: str) -> object:
+    """Read the text of a table's cell: lists are separated by " | ", and ``chat`` is true, false or both."""
     if field in _LISTED:
         return entries(cell)
-    return _TRUTH.get(str(cell).strip().lower(), cell) if field == "chat" else cell
+    if field == "chat":
+        return _TRUTH.get(cell.strip().lower(), cell)
+    return cell
 
 
 def unit_of(path: Path) -> str:

@@ -110,10 +110,11 @@ def to_edit(
         templates: for rows without a prompt.
         looked_in: the graph that the labels are from, in words; empty: there was none.
     """
-    row = _given(row)
+    row = _drop_nulls(row)
     # Published files number their records; an id is a text.
-    numbers = {name: str(row[name]) for name in ("id", "case_id") if type(row.get(name)) is int}
-    row = {**row, **numbers}
+    for name in ("id", "case_id"):
+        if type(row.get(name)) is int:
+            row = {**row, name: str(row[name])}
     row, names = canonical(row, triplet=_is_triplet(row))
     if "requested_rewrite" in row:
         fields = _from_counterfact(checked(CounterFactRecord, row), labels, templates)
@@ -124,38 +125,47 @@ def to_edit(
         names = {**_TRIPLET, **names}
     else:
         _refuse_unknown(row, _EDIT_FIELDS)
+        fields = dict(row)
         if _lacks_prompt(row):
-            row = {**row, **{name: _bare(row[name]) for name in ("relation", "relation_id") if name in row}}
-            row |= _relation_fields(row, labels, templates)
-        fields = row
+            for name in ("relation", "relation_id"):
+                if name in fields:
+                    fields[name] = _bare(fields[name])
+            fields |= _relation_fields(fields, labels, templates)
+    # The cell of a table has lost the space before its ending; scripts without case, such as Chinese, take none.
+    ending = fields.get("ending")
+    if isinstance(ending, str) and ending:
+        has_case = ending[0].lower() != ending[0].upper()
+        if has_case or ending[0].isdigit():
+            fields["ending"] = f" {ending}"
+    if row_id is not None:
+        fields = {"id": row_id, **fields}
     try:
-        # The cell of a table has lost the space before its ending; scripts without case, such as Chinese, take none.
-        ending = fields.get("ending")
-        if isinstance(ending, str) and ending and (ending[0].isdigit() or ending[0].lower() != ending[0].upper()):
-            fields = {**fields, "ending": f" {ending}"}
-        return checked(Edit, fields if row_id is None else {"id": row_id, **fields})
+        return checked(Edit, fields)
     except EditError as error:
         raise EditError(Fault(names.get(field, field), message) for field, message in error.faults) from None
 
 
 def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
     """Return the Wikidata ids in a row whose labels `to_edit` will need; none if `to_edit` will refuse the row."""
-    row = _given(row)
+    row = _drop_nulls(row)
+    rewrite = row.get("requested_rewrite")
     ids = list[object]()
-    if isinstance(rewrite := row.get("requested_rewrite"), dict):
+    if isinstance(rewrite, dict):
         ids = [rewrite.get("relation_id")]
     elif _is_triplet(row):
         try:
-            fields = _renamed(canonical(row, triplet=True)[0])
+            renamed, _ = canonical(row, triplet=True)
+            fields = _rename_triplet(renamed)
         except EditError:  # to_edit raises it again, where the row's number is known
             return set()
         ids = [fields.get(name) for name in (*_ENTITIES, "relation", "relation_id")]
     elif _lacks_prompt(row):
         ids = [_bare(row.get("relation")), _bare(row.get("relation_id"))]
-    return {id_ for id_ in ids if is_entity_id(id_) or (is_property_id(id_) and not templates.find(id_))}
+    entities = {id_ for id_ in ids if is_entity_id(id_)}
+    return entities | {id_ for id_ in ids if is_property_id(id_) and not templates.find(id_)}
 
 
-def _given(row: Row) -> Row:
+def _drop_nulls(row: Row) -> Row:
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -169,18 +179,21 @@ def _is_triplet(row: Row) -> bool:
 
 
 def _refuse_unknown(row: Row, known: tuple[str, ...]) -> None:
-    if unknown := [name for name in row if name not in known]:
-        # the field that the writer probably meant
-        near = {
-            name: f" in a triplet; expected {_TRIPLET[name]!r}"
-            if name in FIELDS
-            else did_you_mean(name, FIELDS) or f"; known: {', '.join(known)}"
-            for name in unknown
-        }
-        raise EditError(Fault(name, f"unknown field{hint}") for name, hint in near.items())
+    """Refuse fields that are not known, and name the field that the writer probably meant."""
+    faults = []
+    for name in row:
+        if name in known:
+            continue
+        if name in FIELDS:
+            hint = f" in a triplet; expected {_TRIPLET[name]!r}"
+        else:
+            hint = did_you_mean(name, FIELDS) or f"; known: {', '.join(known)}"
+        faults.append(Fault(name, f"unknown field{hint}"))
+    if faults:
+        raise EditError(faults)
 
 
-def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: RelationTemplates) -> Row:
+def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
     rewrite = record.requested_rewrite
     true = record.requested_rewrite.target_true
     question = record.portability
@@ -204,31 +217,33 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
     }
 
 
-def _renamed(row: Row) -> dict[str, object]:
+def _rename_triplet(row: Row) -> dict[str, object]:
     """Rename the fields of a triplet to those of an `Edit`, and shorten each Wikidata address to its id."""
-    fields = {name: row[column] for name, column in zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True) if column in row}
-    return {name: _bare(value) for name, value in fields.items()}
+    columns = zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True)
+    return {name: _bare(row[column]) for name, column in columns if column in row}
 
 
 def _bare(value: object) -> object:
-    """A text without white space around it, and a Wikidata address as its id."""
+    """Return a text without white space around it, and a Wikidata address as its id."""
     return bare_id(value.strip()) if isinstance(value, str) else value
 
 
-def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> Row:
-    fields = _renamed(row)
+def _from_triplet(row: Row, labels: Labels, templates: RelationTemplates, looked_in: str) -> dict[str, object]:
+    fields = _rename_triplet(row)
     for name in _ENTITIES:
         entity = fields.get(name)
-        if is_entity_id(entity) and fields.get(f"{name}_id") in (None, entity):
-            if not labels.get(entity):
-                field = _TRIPLET.get(name, name)
-                where = f"the graph {looked_in} has" if looked_in else "there is"
-                other = (
-                    "a larger --graph (a store of a dump, or a SPARQL URL)" if looked_in else "a --graph with labels"
-                )
-                way_out = f"write the label here and the id in {field}_id, or give {other}"
-                raise EditError([Fault(field, f"found the id {entity}, for which {where} no label; {way_out}")])
-            fields |= {name: labels[entity], f"{name}_id": entity}
+        if not is_entity_id(entity) or fields.get(f"{name}_id") not in (None, entity):
+            continue
+        if not labels.get(entity):
+            field = _TRIPLET.get(name, name)
+            where = "there is"
+            other = "a --graph with labels"
+            if looked_in:
+                where = f"the graph {looked_in} has"
+                other = "a larger --graph (a store of a dump, or a SPARQL URL)"
+            way_out = f"write the label here and the id in {field}_id, or give {other}"
+            raise EditError([Fault(field, f"found the id {entity}, for which {where} no label; {way_out}")])
+        fields |= {name: labels[entity], f"{name}_id": entity}
     return fields | _relation_fields(fields, labels, templates)
 
 
@@ -240,16 +255,28 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
     if not (isinstance(name, str | None) and isinstance(id_, str | None) and isinstance(prompt, str | None)):
         return {}  # checking the edit's types gives a better message
     if is_property_id(name) and id_ in (None, name):
-        name, id_ = None, name
-    row = templates.find(id_) or templates.find(name)
-    if name and not (row or id_ or prompt) and (near := templates.near(name)):
-        message = (
-            f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or give "
-            "`kg-edit edit` a file with a template for it: --templates FILE"
-        )
-        raise EditError([Fault("relation", message)])
-    label = name or (row.label if row else labels.get(id_ or ""))
-    prompt = prompt or (row.template if row else label and MADE_UP.format(label))
+        id_ = name
+        name = None
+    template = templates.find(id_) or templates.find(name)
+    if name and not (template or id_ or prompt):
+        near = templates.near(name)
+        if near:
+            message = (
+                f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or give "
+                "`kg-edit edit` a file with a template for it: --templates FILE"
+            )
+            raise EditError([Fault("relation", message)])
+
+    # What the row says comes first, then the template, then the graph's label.
+    label = name
+    if not label:
+        label = template.label if template else labels.get(id_ or "")
+    if not prompt and template:
+        prompt = template.template
+    elif not prompt and label:
+        prompt = MADE_UP.format(label)
+    if not id_ and template:
+        id_ = template.property_id
     if not prompt:
         message = "is missing; expected the label or the id of a relation, or a prompt"
         if id_ is not None:
@@ -258,4 +285,4 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
                 "give `kg-edit edit` a file with a template for it: --templates FILE"
             )
         raise EditError([Fault("relation", message)])
-    return {"relation": label, "relation_id": id_ or (row and row.property_id) or None, "prompt": prompt}
+    return {"relation": label, "relation_id": id_ or None, "prompt": prompt}

@@ -40,14 +40,16 @@ class RelationTemplates:
     def load(cls, extra: Path | None = None) -> Self:
         """Read the packaged table. The rows of the file `extra`, if given, are added and take precedence."""
         packaged = files("kg_edit").joinpath(*_PACKAGED.parts).read_text(encoding="utf-8")
-        extra_rows = _table(extra, utf8_text(extra)) if extra else {}
-        return cls({**_table(_PACKAGED, packaged), **extra_rows})
+        extra_rows = _read_table(extra, utf8_text(extra)) if extra else {}
+        return cls({**_read_table(_PACKAGED, packaged), **extra_rows})
 
     def find(self, relation: str | None) -> RelationTemplate | None:
         """Return the template whose property id or label (in any case) is `relation`, or None."""
         row = self.by_name.get((relation or "").strip().casefold())
+        if row is None:
+            return None
         # An extra file may give a property another label. Its template is then used for the old label too.
-        return self.by_name.get(row.property_id.casefold(), row) if row else None
+        return self.by_name.get(row.property_id.casefold(), row)
 
     def near(self, relation: str) -> str | None:
         """Return the label that is almost equal to `relation`, which is then probably misspelt; else None."""
@@ -64,10 +66,13 @@ def utf8_text(file: Path) -> str:
         raise EditFileError(str(error)) from None
 
 
-def _table(file: Path, text: str) -> dict[str, RelationTemplate]:
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
-    # A spreadsheet puts a cell with a comma into quotes.
-    rows = [(f"{file}, line {number}", row) for number, line in lines for _, row in row_files.table_rows([line], "\t")]
+def _read_table(file: Path, text: str) -> dict[str, RelationTemplate]:
+    rows: list[tuple[str, list[str] | row_files.RowFault]] = []  # (file and line, cells)
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        for _, cells in row_files.table_rows([line], "\t"):  # a spreadsheet puts a cell with a comma into quotes
+            rows.append((f"{file}, line {number}", cells))
     if not rows or rows[0][1] != [*_HEADER]:
         raise EditFileError(f"{file}: expected a header line with the columns {', '.join(_HEADER)}, separated by tabs")
     table: dict[str, RelationTemplate] = {}
@@ -85,7 +90,8 @@ def _table(file: Path, text: str) -> dict[str, RelationTemplate]:
         if row.template.count("{}") != 1:
             expected = "expected one {} for the subject, as in '{} plays for'"
             raise EditFileError(f"{where}: template: found {row.template!r}; {expected}")
-        if repeated := row.names & table.keys():
+        repeated = row.names & table.keys()
+        if repeated:
             names = ", ".join(sorted(repeated))
             raise EditFileError(f"{where}: {names}: already has a template on an earlier line; keep one")
         table |= dict.fromkeys(row.names, row)

@@ -7,15 +7,13 @@ field here: `kg-edit evaluate` has an option for each field with a description, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from kg_common.json_text import digest
-from kg_edit.edits.called import Called
-from kg_edit.errors import ConfigError, Fault, describe
+from kg_edit.errors import ConfigError, describe, faults_of
 from kg_edit.evaluation.schedule import CURVE_RECORDS, CurvePlan, Schedule, Shard
 from kg_edit.storage.run_folder import Settings
 from kg_edit.storage.setting_fields import Seed
@@ -39,7 +37,7 @@ _OPENED_BY = {  # in kg_edit
 }
 
 
-class EvalConfig(BaseModel, metaclass=Called):
+class EvalConfig(BaseModel):
     """What a run measures, and when. The defaults score each edit alone.
 
     Raises:
@@ -106,9 +104,14 @@ class EvalConfig(BaseModel, metaclass=Called):
     retention: RetentionTest | None = None
     """Unrelated prompts; GRACE's retention rates are measured at each point of the curve."""
 
-    @classmethod
-    def _refused(cls, faults: Iterable[Fault]) -> ConfigError:
-        return ConfigError("\n".join(map(str, faults)))
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            faults = faults_of(error, type(self))
+            raise ConfigError("\n".join(str(fault) for fault in faults)) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic's mark, as in `edits.edit.Record`
 
     @field_validator("schedule")
     @classmethod

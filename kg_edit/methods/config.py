@@ -25,7 +25,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from kg_edit.edits.called import Called
 from kg_edit.errors import ConfigError, Fault, UnknownNameError, describe, faults_of, unknown_name
 from kg_edit.methods.workload import Workload
 
@@ -34,7 +33,7 @@ LARGEST_NUMBER = 1e12  # of rates, weights, bounds: larger ones only overflow
 _OTHER_RANGE = ("seed", "covariance.seed", "covariance.tokens")
 
 
-class MethodConfig(BaseModel, metaclass=Called):
+class MethodConfig(BaseModel):
     """Settings of a method. They are immutable, unknown names are an error, and every patch records them.
 
     Attributes:
@@ -49,9 +48,17 @@ class MethodConfig(BaseModel, metaclass=Called):
     published_as: ClassVar[str | None] = None
     _preset: str = PrivateAttr("default")
 
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise _config_error(faults_of(error, type(self))) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic's mark, as in `edits.edit.Record`
+
     @field_validator("*", mode="wrap")
     @classmethod
-    def _values_are_sensible(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    def _refuse_odd_values(cls, value: Any, take: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         """Refuse true and false as numbers (pydantic makes them 1 and 0), huge counts and empty names, also nested."""
         taken = take(value)
         for field, given, expected in cls._faults(value, taken, info.field_name or ""):
@@ -72,11 +79,12 @@ class MethodConfig(BaseModel, metaclass=Called):
             yield field, given, f"at most {LARGEST_NUMBER:g}"
         elif isinstance(given, dict) and isinstance(taken, (dict, BaseModel)):
             inside = dict(taken)
-            for name in filter(inside.__contains__, given):
-                yield from cls._faults(given[name], inside[name], f"{field}.{name}")
+            for name, value in given.items():
+                if name in inside:
+                    yield from cls._faults(value, inside[name], f"{field}.{name}")
         elif isinstance(given, (list, tuple)) and isinstance(taken, (list, tuple)):
-            for number, pair in enumerate(zip(given, taken, strict=False)):
-                yield from cls._faults(*pair, f"{field}[{number}]")
+            for number, (value, inside) in enumerate(zip(given, taken, strict=False)):
+                yield from cls._faults(value, inside, f"{field}[{number}]")
 
     @classmethod
     def preset(
@@ -94,29 +102,34 @@ class MethodConfig(BaseModel, metaclass=Called):
             UnknownNameError: the preset or a setting is unknown.
             ConfigError: a value is invalid, or given twice.
         """
+        settings = {} if settings is None else settings
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
         presets = {"default": {}, **cls.presets}
         values = presets.get(name)
         if values is None:
-            if (published_as := cls.published_as or method) is None:
+            published_as = cls.published_as or method
+            if published_as is None:
                 raise unknown_name("preset", name, presets)
             from kg_edit.methods.presets import published_settings  # reads its tables only for a preset
 
             values = published_settings(name, published_as, config_presets=presets)
-        if not isinstance(settings or {}, Mapping):
-            raise ConfigError(f"found {describe(settings)}; expected settings={{'name': value}}")
-        merged = _over(values, _nested(settings or {}))
+        merged = _merge(values, _nest(settings))
         of = f" of {method}" if method else ""
         for key in merged:
-            if key not in cls.model_fields:
-                for name, value in (settings or {}).items() if key == method else ():
-                    if (bare := name.removeprefix(f"{method}.")) != name:  # as where several methods run
-                        way = f"leave out the method's name, {bare}={value}"
-                        raise UnknownNameError(f"unknown setting{of} {name!r}: {way}")
-                raise unknown_name(f"setting{of}", key, cls.model_fields)
+            if key in cls.model_fields:
+                continue
+            if key == method:  # written as where several methods run: rome.steps=3
+                wrong = [name for name in settings if name.startswith(f"{method}.")]
+                if wrong:
+                    bare = wrong[0].removeprefix(f"{method}.")
+                    way = f"leave out the method's name, {bare}={settings[wrong[0]]}"
+                    raise UnknownNameError(f"unknown setting{of} {wrong[0]!r}: {way}")
+            raise unknown_name(f"setting{of}", key, cls.model_fields)
         try:
             config = cls.model_validate(merged)
         except ValidationError as error:
-            raise cls._refused(faults_of(error, cls), of=of) from None
+            raise _config_error(faults_of(error, cls), of=of) from None
         config._preset = name
         return config
 
@@ -124,14 +137,6 @@ class MethodConfig(BaseModel, metaclass=Called):
     def preset_name(self) -> str:
         """The name of the preset whose settings these are, or which they began with."""
         return self._preset
-
-    @classmethod
-    def _refused(cls, faults: Iterable[Fault], *, of: str = "") -> ConfigError:
-        return ConfigError(
-            "\n".join(
-                f"setting {fault.field}{of}: {fault.message}" if fault.field else fault.message for fault in faults
-            )
-        )
 
     @classmethod
     def preset_names(cls) -> tuple[str, ...]:
@@ -149,7 +154,7 @@ class MethodConfig(BaseModel, metaclass=Called):
             ConfigError: one of them was changed.
         """
         for name, why in self.idle().items():
-            if _changed(self, name):
+            if _is_changed(self, name):
                 raise ConfigError(f"setting {name}: it has no effect, because {why}; leave it out")
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
@@ -161,25 +166,39 @@ class MethodConfig(BaseModel, metaclass=Called):
         return Workload()
 
 
-def _changed(config: BaseModel, name: str) -> bool:
-    """Whether the setting ``name`` (``group.name`` in a group) is not its default."""
+def _config_error(faults: Iterable[Fault], *, of: str = "") -> ConfigError:
+    lines = []
+    for fault in faults:
+        place = f"setting {fault.field}{of}: " if fault.field else ""
+        lines.append(place + fault.message)
+    return ConfigError("\n".join(lines))
+
+
+def _is_changed(config: BaseModel, name: str) -> bool:
+    """Return whether the setting ``name`` (``group.name`` in a group) is not its default."""
     first, _, rest = name.partition(".")
     value = getattr(config, first)
     if rest and isinstance(value, BaseModel):
-        return _changed(value, rest)
+        return _is_changed(value, rest)
     return bool(value != type(config).model_fields[first].get_default(call_default_factory=True))
 
 
-def _over(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's ``values``, overridden by ``settings``; groups such as ``deferral`` are merged key by key."""
-    both = {name for name, value in settings.items() if isinstance(value, dict) and isinstance(values.get(name), dict)}
-    return {**values, **settings, **{name: _over(values[name], settings[name]) for name in both}}
+def _merge(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a preset's ``values``, overridden by ``settings``; groups such as ``deferral`` are merged key by key."""
+    merged = {**values, **settings}
+    for name, value in settings.items():
+        preset_value = values.get(name)
+        if isinstance(value, dict) and isinstance(preset_value, dict):
+            merged[name] = _merge(preset_value, value)
+    return merged
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _nest(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Put the value of a name such as ``covariance.tokens`` into its group: {"covariance": {"tokens": …}}."""
     nested = {name: value for name, value in settings.items() if "." not in name}
-    for name in (name for name in settings if "." in name):
+    for name, value in settings.items():
+        if "." not in name:
+            continue
         *groups, last = name.split(".")
         inner: Any = nested
         for group in groups:
@@ -188,7 +207,7 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"{name} is set twice: by this name, and by {group}; keep one")
             inner[group] = dict(values)
             inner = inner[group]
-        inner[last] = settings[name]
+        inner[last] = value
     return nested
 
 
@@ -221,24 +240,26 @@ class LayerConfig(MethodConfig):
 
     def layer_in(self, blocks: int) -> int:
         """Return the layer that the method writes in a model of ``blocks`` blocks."""
-        return min(round(self.depth * blocks), blocks - 1) if self.layer is None else self.layer
+        if self.layer is not None:
+            return self.layer
+        return min(round(self.depth * blocks), blocks - 1)
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the edited layer as a tuple of one: (`layer_in`,)."""
         return (self.layer_in(blocks),)
 
 
-def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, int) else value
+
+
+def _refuse_disorder(layers: tuple[int, ...]) -> tuple[int, ...]:
     if not layers or min(layers) < 0 or list(layers) != sorted(set(layers)):
         raise ValueError(f"found {list(layers)}; expected layer numbers from 0 in ascending order, each once")
     return layers
 
 
-Layers = Annotated[
-    tuple[int, ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
-    AfterValidator(_ascending),
-]
+Layers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple), AfterValidator(_refuse_disorder)]
 """Indices of blocks, 0-based, in ascending order without repeats; a single one needs no list."""
 
 ContextLengths = tuple[tuple[Annotated[int, Field(ge=2)], NonNegativeInt], ...]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from kg_common.json_text import digest
 from kg_edit.callbacks import Callback, LossLines, read_losses
-from kg_edit.edits.edit import Edit, opposed, refuse_clash, without_repeats
+from kg_edit.edits.edit import Edit, find_opposed, refuse_clash, without_repeats
 from kg_edit.edits.files import write_edits
 from kg_edit.errors import KgEditError, OutputError, PatchError, RefusedEditsError
 from kg_edit.graphs.source import subject_of
@@ -165,7 +165,7 @@ def run_edits(
             tokens={edit.id: len(_target(model, edit)) for edit in edits if not edit.target_text},
             alone=read_alone(out),
             repeats=repeats,
-            opposes=opposed(edits),
+            opposes=find_opposed(edits),
             refused=disabling(patch, (), model),
             model=model.name,
             experts=model.spec.down_projection is None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import pydoc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,7 +157,6 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda _: RomeConfig(step=3),
         "setting step: unknown field, did you mean 'steps'",
     ),
-    "a config without names": (lambda _: RomeConfig(3), r"fields are given by name: RomeConfig\(layer=…"),
     "a run's config": (lambda _: EvalConfig(schedul="single"), "field schedul: unknown field, did you mean 'schedule'"),
     "no prompt": (lambda _: ask(tiny("llama"), ""), "found an empty text; expected one text to continue"),
     "several prompts": (lambda _: ask(tiny("llama"), ["x"]), "found a list; expected one text to continue; ask once"),
@@ -166,10 +164,6 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "a list as the graph": (
         lambda _: Glame.on(tiny("llama"), graph=[("a", "r", "b")]),
         "found a list; expected a graph",
-    ),
-    "an edit without names": (
-        lambda _: Edit("x", "{} y", "z"),
-        r"fields are given by name: Edit\(subject=…, prompt=…, target_new=…\)",
     ),
     "an edit without a place for the subject": (
         lambda _: Edit(subject="x", prompt="who is y", target_new="z"),
@@ -277,12 +271,6 @@ def test_notebooks_show_tables_with_escaped_text() -> None:
     assert "<td>Larry Page</td><td>Ada &lt;b&gt;Lovelace</td>" in method.edit(EDIT)._repr_html_()
     many = EditFile(tuple(edits_of(60)))._repr_html_()
     assert many.count("<tr>") == 52 and "… and 10 more" in many
-
-
-def test_help_of_an_edit_is_about_the_edit() -> None:
-    shown = pydoc.render_doc(Edit, renderer=pydoc.plaintext)
-    assert "subject: str, prompt: str" in shown and "in_chat" in shown and "model_dump" not in shown
-    assert len(shown.splitlines()) < 60
 
 
 def test_a_method_refuses_a_model_that_changed_since() -> None:

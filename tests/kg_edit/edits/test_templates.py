@@ -105,8 +105,8 @@ def test_unreadable_template_file_is_refused(own: Path) -> None:
 
 
 def test_table_is_read_once_for_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables, read = list[Path](), templates._table
-    monkeypatch.setattr(templates, "_table", lambda file, text: tables.append(file) or read(file, text))
+    tables, read = list[Path](), templates._read_table
+    monkeypatch.setattr(templates, "_read_table", lambda file, text: tables.append(file) or read(file, text))
     rows = [{"subject": name, "relation": "P54", "new_object": "Miami Heat"} for name in ("LeBron James", "Shaq")]
     assert {edit.prompt for edit in as_edits(rows)} == {"{} plays for"}
     assert len(tables) == 1

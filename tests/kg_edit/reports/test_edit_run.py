@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from kg_edit.callbacks import read_losses
 from kg_edit.covariance.moment import Covariance
-from kg_edit.edits.edit import Edit, opposed, refuse_clash
+from kg_edit.edits.edit import Edit, find_opposed, refuse_clash
 from kg_edit.edits.files import read_edits
 from kg_edit.errors import CovarianceError, EditError, KgEditError, OutputError, PatchError
 from kg_edit.methods.glame.method import Glame
@@ -344,7 +344,7 @@ def test_sequence_of_several_edits_says_so_before_it_starts(
 
 def test_contradiction_in_python_is_in_the_verdict() -> None:
     other = EDIT.model_copy(update={"id": "x", "target_new": "Rome"})
-    assert opposed([EDIT, SECOND, other, EDIT]) == (("x", EDIT.id),)
-    assert opposed([EDIT, other.in_chat()]) == (), "one form does not reach the other"
+    assert find_opposed([EDIT, SECOND, other, EDIT]) == (("x", EDIT.id),)
+    assert find_opposed([EDIT, other.in_chat()]) == (), "one form does not reach the other"
     (line,) = Verdict.of([], opposes=[("x", "1")]).advice
     assert line == "x contradicts 1: one fact, two targets; keep one of them"
