@@ -43,7 +43,7 @@ def main() -> None:
         keys = torch.cat([patch.state[name] for patch in patches if isinstance(patch, WeightPatch)], 1).double()
         for facts in (n for n in FACTS if n <= keys.shape[1]):
             first_keys = keys[:, :facts]
-            solved = method.solved(layer, first_keys, others.at(layer))
+            solved = method.solve(layer, first_keys, others.at(layer))
             directions = joint_directions(first_keys, solved, weight=method.config.mom2_weight or len(first_keys) / 10)
             by_n.setdefault(facts, []).append((first_keys * directions).sum(0).mean().item())
     for facts, shares in by_n.items():

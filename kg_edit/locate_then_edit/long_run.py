@@ -160,12 +160,12 @@ def principal_directions(weight: Tensor) -> Tensor:
     return directions
 
 
-def restrained(
+def restrain(
     factors: Mapping[str, Factors], model: LanguageModel, *, before: Patch | None, rect: float, prune: float
 ) -> dict[str, Factors]:
-    """Return the updates of a batch, restrained as ``rect`` and ``prune`` set; unchanged where both are 0.
+    """Return the updates of a batch, restrain as ``rect`` and ``prune`` set; unchanged where both are 0.
 
-    As in the public code, all layers are solved with the whole updates, which are restrained afterwards.
+    As in the public code, all layers are solved with the whole updates, which are restrain afterwards.
 
     Args:
         factors: the updates, by the weights' names.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -117,8 +117,8 @@ class EditingMethod(ABC):
     def __repr__(self) -> str:
         parts = [repr(self.model.name)]
         if self.layers:
-            numbers = ", ".join(map(str, self.layers))
-            parts.append(f"layers {numbers}" if len(self.layers) > 1 else f"layer {numbers}")
+            noun = "layer" if len(self.layers) == 1 else "layers"
+            parts.append(f"{noun} {', '.join(str(layer) for layer in self.layers)}")
         if self.graph is not None:
             parts.append(f"graph {getattr(self.graph, 'about', type(self.graph).__name__)}")
         settings = self.config.model_dump(exclude_defaults=True)
@@ -207,9 +207,8 @@ class EditingMethod(ABC):
             for batch in self._batches(requested):
                 seen = (*callbacks, StepNotes(bar.note))
                 with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
-                    new_patch = self._finish(
-                        self._make_batch(batch, patch if applied is None else applied + patch), batch
-                    )
+                    on_model = patch if applied is None else applied + patch
+                    new_patch = self._finish(self._make_batch(batch, on_model), batch)
                     guard(new_patch, patch)
                     patch = patch + new_patch
                     after_each(patch)
@@ -232,7 +231,11 @@ class EditingMethod(ABC):
             if isinstance(result, Exception):
                 outcomes.append(result)
                 continue
-            outcomes.append(attempt(edit, partial(self._finish, result, [edit])))
+            try:
+                with annotate_errors(edit):
+                    outcomes.append(self._finish(result, [edit]))
+            except FAILURES as error:
+                outcomes.append(error)
         return tuple(outcomes)
 
     @abstractmethod
@@ -253,7 +256,14 @@ class EditingMethod(ABC):
         Methods whose edits share a descent override this. ``before`` is the patch that is applied to the model.
         """
         applied = self.empty_patch() if before is None else before
-        return tuple(attempt(edit, partial(self.make, (edit,), before=applied)) for edit in edits)
+        outcomes = list[Patch | Exception]()
+        for edit in edits:
+            try:
+                with annotate_errors(edit):
+                    outcomes.append(self.make((edit,), before=applied))
+            except FAILURES as error:
+                outcomes.append(error)
+        return tuple(outcomes)
 
     def prepare(self) -> None:  # noqa: B027 - a method may have nothing to prepare
         """Compute once what all edits share, such as contexts and covariances."""

@@ -142,4 +142,5 @@ METHODS = (
 
 def method_entry(name: str) -> MethodEntry:
     """Return the entry of a method, which its class refers to."""
-    return next(entry for entry in METHODS if entry.name == name)
+    by_name = {entry.name: entry for entry in METHODS}
+    return by_name[name]

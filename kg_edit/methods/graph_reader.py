@@ -69,7 +69,8 @@ class GraphSettings(MethodConfig):
             if self.graph.require:
                 raise
             graph = edge_alone(source, edit)
-        graph = without_answers(graph, answers) if answers else graph
+        if answers:
+            graph = without_answers(graph, answers)
         if self.graph.require and not has_statements(graph):
             raise GraphError(
                 f"{why_alone(graph, edit, self.graph)}; add some, give another graph or table of rules, or leave out "
@@ -89,7 +90,10 @@ class GraphSettings(MethodConfig):
 
 def asked_answers(edit: Edit) -> tuple[str, ...]:
     """Return the answers of an edit's test questions (``portability``), with their aliases."""
-    return tuple(dict.fromkeys(name for question in edit.portability for name in (question.answer, *question.aliases)))
+    names = list[str]()
+    for question in edit.portability:
+        names += [question.answer, *question.aliases]
+    return tuple(dict.fromkeys(names))
 
 
 class GraphMethod(EditingMethod):
@@ -155,13 +159,16 @@ class GraphReader(GraphMethod):
             with annotate_errors(edit):
                 subgraph = config.ask(graph, edit)
                 config.check_subgraph(edit, subgraph)
-            if label := other_label(subgraph, edit):
+            label = other_label(subgraph, edit)
+            if label:
                 others.append(f"edit {edit.id!r}: {edit.target_new_id} is {label!r}, not {edit.target_new!r}")
         if others:
             log.warning(
                 "%d of %d edits have a target_new_id with another label in the graph, so their subgraphs may be about "
                 "something else: %s",
-                *(len(others), len(edits), "; ".join(others[:3])),
+                len(others),
+                len(edits),
+                "; ".join(others[:3]),
             )
 
     @cached_property
@@ -176,21 +183,26 @@ class GraphReader(GraphMethod):
     def subgraph(self, edit: Edit) -> nx.MultiDiGraph:
         """Return the edit's subgraph, fetched once."""
         assert self.graph is not None  # noqa: S101 - needs_graph
-        if edit not in self._subgraphs:
-            if len(self._subgraphs) >= SUBGRAPHS:
-                del self._subgraphs[next(iter(self._subgraphs))]
-            self._subgraphs[edit] = self.config.ask(self.graph, edit)
-            self._report_answers(edit)
-            if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
-                return self._subgraphs[edit]
-            if (why := self.why_alone(edit)) and all(self.stated.values()):  # said once per run
-                log.warning("edit %r: %s", edit.id, why)
-            self.stated[edit.id] = not why
-        return self._subgraphs[edit]
+        if edit in self._subgraphs:
+            return self._subgraphs[edit]
+        if len(self._subgraphs) >= SUBGRAPHS:
+            oldest = next(iter(self._subgraphs))
+            del self._subgraphs[oldest]
+        subgraph = self.config.ask(self.graph, edit)
+        self._subgraphs[edit] = subgraph
+        self._report_answers(edit)
+        if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
+            return subgraph
+        why = self.why_alone(edit)
+        if why and all(self.stated.values()):  # said once per run
+            log.warning("edit %r: %s", edit.id, why)
+        self.stated[edit.id] = not why
+        return subgraph
 
     def why_alone(self, edit: Edit) -> str:
         """Return why this method reads s -r-> o* alone, in words; "" if the subgraph has statements of o*."""
-        if has_statements(subgraph := self.subgraph(edit)):
+        subgraph = self.subgraph(edit)
+        if has_statements(subgraph):
             return ""
         near = "" if edit.target_new_id else "; wikidata-cache link finds other spellings"
         if isinstance(self.graph, PrivateGraph):
@@ -199,9 +211,11 @@ class GraphReader(GraphMethod):
 
     def answers_met(self, edit: Edit) -> list[str]:
         """Return the labels in the edit's subgraph that overlap an answer of its test questions or probes."""
-        answers = self.test_answers(edit)
         graph = self.subgraph(edit)
-        return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers)) if answers else []
+        answers = self.test_answers(edit)
+        if not answers:
+            return []
+        return sorted(str(graph.nodes[node]["label"]) for node in answers_in(graph, answers))
 
     def test_answers(self, edit: Edit) -> tuple[str, ...]:
         """Return the answers of the edit's test questions, and of its record's probes if the graph knows them."""
@@ -219,14 +233,15 @@ class GraphReader(GraphMethod):
             target_of(self._subgraphs[edit])
         except GraphError:
             return
-        if met := self.answers_met(edit):
+        labels = self.answers_met(edit)
+        if labels:
             self._reported = True
             log.info(
                 "edit %r: the graph that %s reads contains %s, with words of an answer to a test question of this "
                 "record; leave such answers out with the setting exclude_answers=true (--set exclude_answers=true)",
                 edit.id,
                 self.name,
-                ", ".join(map(repr, met[:3])),
+                ", ".join(repr(label) for label in labels[:3]),
             )
 
 

@@ -120,7 +120,7 @@ _BLOCKS = 30  # number of blocks of SmolLM2-135M
 def computes(method: type[EditingMethod]) -> str:
     """Return a sentence on the computation of a method: its family, what it trains, and its default layers."""
     layers = method.config_class.model_construct().written_layers(_BLOCKS)
-    where = ", ".join(map(str, layers)) or "none"
+    where = ", ".join(str(layer) for layer in layers) or "none"
     if len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1)):
         where = f"{layers[0]} to {layers[-1]}"
     family = method.family or "its own"
@@ -131,20 +131,32 @@ def methods_page() -> str:
     """Return the text of docs/methods.md: which method to take, and a table for each family of methods."""
     families: dict[str, list[dict[str, str]]] = {family: [] for family in PAGES}
     for _, entry in sorted(method_entries().items()):
-        cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(entry))
+        cells = [cell.replace("|", "\\|").replace("*", "\\*") for cell in row_of(entry)]
         row = dict(zip(HEADER, cells, strict=True))
-        families.setdefault(row["family"], []).append(row | {"method": f"`{row['method']}`"})
-    choices = markdown_table(Choice._fields, ((want, f"`{take}`", because) for want, take, because in CHOICES))
-    return (
-        "\n".join([_HEAD, _CHOICES, choices, *(_family(name, rows) for name, rows in families.items() if rows)]) + "\n"
-    )
+        row["method"] = f"`{row['method']}`"
+        families.setdefault(row["family"], []).append(row)
+    choices = [(choice.want, f"`{choice.take}`", choice.because) for choice in CHOICES]
+    sections = [_HEAD, _CHOICES, markdown_table(Choice._fields, choices)]
+    for name, rows in families.items():
+        if rows:
+            sections.append(_family_section(name, rows))
+    return "\n".join(sections) + "\n"
 
 
-def _family(name: str, rows: list[dict[str, str]]) -> str:
+def _family_section(name: str, rows: list[dict[str, str]]) -> str:
     """Return the section of a family: a line of what is the same for all of its methods, and a table of the rest."""
+    same = []
+    for column in ("changes", "batch", "remove", "graph"):
+        values = {row[column] for row in rows}
+        if len(values) == 1:
+            same.append(column)
     links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
-    same = [column for column in ("changes", "batch", "remove", "graph") if len({row[column] for row in rows}) == 1]
-    caption = "; ".join([", ".join(links)] * bool(links) + [f"*{column}*: {rows[0][column]}" for column in same])
+    caption = [f"*{column}*: {rows[0][column]}" for column in same]
+    if links:
+        caption.insert(0, ", ".join(links))
     shown = [column for column in HEADER if column not in (*same, "family", "paper")]
-    table = markdown_table(shown, ([row[column] for column in shown] for row in rows))
-    return "\n".join([f"\n## {name.capitalize()}", *[f"\n{caption}"] * bool(caption), "", table])
+    table = markdown_table(shown, [[row[column] for column in shown] for row in rows])
+    lines = [f"\n## {name.capitalize()}"]
+    if caption:
+        lines.append("\n" + "; ".join(caption))
+    return "\n".join([*lines, "", table])

@@ -37,9 +37,11 @@ def method_settings(method: Configured, model: LanguageModel) -> Settings:
         "graph": method.graph_identity,
         "model": {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.model.dtype)},
     }
-    if preset := getattr(method.config, "preset_name", None):
+    preset = getattr(method.config, "preset_name", None)
+    if preset:
         settings["preset"] = preset  # not compared: the config decides
-    if files := input_files(method.config):
+    files = input_files(method.config)
+    if files:
         settings["files_sha256"] = files
     return settings
 

@@ -93,7 +93,7 @@ class ValueConfig(MethodConfig):
 
     @field_validator("prune")
     @classmethod
-    def _a_base(cls, base: float) -> float:
+    def _refuse_no_base(cls, base: float) -> float:
         if 0 < base <= 1:
             raise ValueError(f"found {base:g}; expected a base of a logarithm, larger than 1, or 0 for off")
         return base
@@ -150,8 +150,9 @@ class ValueMethod(EditingMethod):
         """By layer, the second moment C [d_ff, d_ff] of the inputs of the edited down-projection."""
         given = self._given_covariances or {}
         layers = [layer for layer in self.layers if layer not in given]
-        rest = find_covariances(self.model, layers, self.config.covariance, progress=self._progress) if layers else {}
-        return {**given, **rest}
+        if not layers:
+            return given
+        return {**given, **find_covariances(self.model, layers, self.config.covariance, progress=self._progress)}
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: Any, edits: Sequence[Edit]) -> None:
@@ -163,11 +164,12 @@ class ValueMethod(EditingMethod):
     @cached_property
     def value_norm(self) -> float:
         """The mean norm of the unedited model's values, for the setting ``anchor``."""
+        # A batch's values are those of the last layer. GLAME-Plus' second layer has none of this kind.
+        layer = self.layers[-1] if self.family == "joint" else self.layers[0]
         with untouched(self.model):  # `provenance` may ask first, as for the contexts
             return mean_value_norm(
                 self.model,
-                # The layer of the values: the last written one, but GLAME-Plus' second layer has no value of this kind.
-                self.layers[-1 if self.family == "joint" else 0],
+                layer,
                 self.contexts,
                 site=self.site,
                 clamp=self.config.clamp_norm_factor,
@@ -185,21 +187,23 @@ class ValueMethod(EditingMethod):
         That is the keys and values of its prompts, in every block, and what it trains, with gradients and Adam's means.
         Those of the contexts are kept once, if the model's attention allows it (`SharedContexts.prefix`).
         """
-        token = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
-        rows = [row for request in requests for row in request.rewrites]
-        shares = mask_decides(self.model, max((len(row.ids) for row in rows), default=0))
-        starts = list(dict.fromkeys(context_starts(self.model, self.contexts))) if shares else []
-        shared = token * len(starts) * max(map(len, starts), default=0)  # padded to the longest
+        token_bytes = 2 * self.model.width * len(self.model.blocks) * self.model.model.dtype.itemsize
+        longest_row = max((len(row.ids) for request in requests for row in request.rewrites), default=0)
+        starts = list[tuple[int, ...]]()  # the token ids of the contexts that are kept once
+        if mask_decides(self.model, longest_row):
+            starts = list(dict.fromkeys(context_starts(self.model, self.contexts)))
+        longest_context = max((len(ids) for ids in starts), default=0)
+        shared = token_bytes * len(starts) * longest_context  # padded to the longest
 
-        def own_tokens(row: Prompt) -> int:
-            longest = longest_start(starts, row.ids)
-            return len(row.ids) - (0 if longest is None else len(starts[longest]))
+        def count_own_tokens(row: Prompt) -> int:
+            index = longest_start(starts, row.ids)
+            return len(row.ids) if index is None else len(row.ids) - len(starts[index])
 
         start = 0
         size = float(shared)
         for index, request in enumerate(requests):
-            padded = len(request.rewrites) * max(map(own_tokens, request.rewrites))
-            needed = token * padded + _OPTIMISER_BYTES * self.parameters
+            longest = max(count_own_tokens(row) for row in request.rewrites)
+            needed = token_bytes * longest * len(request.rewrites) + _OPTIMISER_BYTES * self.parameters
             if index > start and size + needed > self.memory * 1e6:
                 yield slice(start, index)
                 start = index
@@ -210,8 +214,10 @@ class ValueMethod(EditingMethod):
 
     def prepare(self) -> None:
         """Sample the contexts, load or measure the covariances, and with ``anchor`` measure the values' norm."""
-        _ = self.contexts, self.covariances
-        _ = self.config.anchor and self.value_norm
+        _ = self.contexts
+        _ = self.covariances
+        if self.config.anchor:
+            _ = self.value_norm
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, and the norm of ``anchor`` if it is on."""

@@ -118,8 +118,9 @@ class NullSpace:
 
     def project(self, keys: Tensor) -> Tensor:
         """Return P K for ``keys`` K [d_ff, facts], in float64; the product is where ``used`` is, as precise as that."""
-        keys, as_used = exact(keys), keys.to(self.used)
-        return keys - (self.used @ (self.used.T @ as_used)).to(keys)
+        used_part = self.used @ (self.used.T @ keys.to(self.used))
+        keys = exact(keys)
+        return keys - used_part.to(keys)
 
 
 def null_space(
@@ -139,15 +140,16 @@ def null_space(
     """
     eigh_device = device if has_float64(device) else CPU
     try:
-        values, vectors = torch.linalg.eigh(
-            covariance.moment.to(eigh_device).to(torch.float64 if has_fast_float64(eigh_device) else torch.float32)
-        )
+        dtype = torch.float64 if has_fast_float64(eigh_device) else torch.float32
+        values, vectors = torch.linalg.eigh(covariance.moment.to(eigh_device).to(dtype))
     except RuntimeError as error:  # no room, or its library does not converge
         if eigh_device == CPU:
             raise
         log.debug("%s can't compute the eigenvectors of C, so the CPU does: %s", eigh_device, error)
         values, vectors = torch.linalg.eigh(covariance.moment.cpu().double())
-    bound = threshold * (float(values.mean()) if relative else 1.0)
+    bound = threshold
+    if relative:
+        bound *= float(values.mean())
     projection = NullSpace(used=vectors[:, values >= bound])
     if not projection.free:
         raise CovarianceError(

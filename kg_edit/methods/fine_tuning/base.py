@@ -8,8 +8,7 @@ runs (`descent`). A step runs only the blocks from the tuned one on. The change 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.passes import pass_limit
-from kg_edit.methods.base import EditingMethod, attempt
+from kg_edit.errors import FAILURES
+from kg_edit.methods.base import EditingMethod, annotate_errors
 from kg_edit.methods.config import LayerConfig, MethodConfig
 from kg_edit.methods.fine_tuning.descent import Descent, OwnDescent, descend, no_change
 from kg_edit.methods.fine_tuning.rows import Aim, TrainingRow, row_of
@@ -62,13 +62,22 @@ class TuningMethod(StatementMethod):
     def row(self, edit: Edit) -> TrainingRow:
         """Return the training row of an edit; with the aim ``text`` it includes the ending of the sentence."""
         aim = self.config.aim
-        return row_of(encode_statement(self.model, edit, method=self.name, with_ending=aim == "text"), aim)
+        statement = encode_statement(self.model, edit, method=self.name, with_ending=aim == "text")
+        return row_of(statement, aim)
 
 
 class FineTuningConfig(LayerConfig, StatementConfig):
     """Settings of fine-tuning one down-projection."""
 
     layer: int | None = Field(None, ge=0, description="tuned block, 0-based; default 0.2 of the depth")
+
+
+class Statement(NamedTuple):
+    """An edit of a call, its position there, and its training rows."""
+
+    position: int
+    edit: Edit
+    rows: Sequence[TrainingRow]
 
 
 class FineTuning(TuningMethod):
@@ -102,14 +111,21 @@ class FineTuning(TuningMethod):
         applied = self.empty_patch() if before is None else before
         with untouched(self.model):
             self.prepare()
-            rows = [attempt(edit, partial(self.rows, edit, applied)) for edit in edits]
-            able = [(edit, batch) for edit, batch in zip(edits, rows, strict=True) if not isinstance(batch, Exception)]
-            patches = iter([patch for group in self._groups(able) for patch in self._tuned(group, applied)])
-        return tuple(batch if isinstance(batch, Exception) else next(patches) for batch in rows)
 
-    def _groups(
-        self, edits: Sequence[tuple[Edit, Sequence[TrainingRow]]]
-    ) -> Iterator[list[tuple[Edit, Sequence[TrainingRow]]]]:
+            # The rows. An edit that can't be encoded has its exception as the result, and stops no other one.
+            results = dict[int, Patch | Exception]()
+            statements = list[Statement]()
+            for index, edit in enumerate(edits):
+                try:
+                    with annotate_errors(edit):
+                        statements.append(Statement(index, edit, self.rows(edit, applied)))
+                except FAILURES as error:
+                    results[index] = error
+            for group in self._groups(statements):
+                results |= self._tune(group, applied)
+        return tuple(results[index] for index in range(len(edits)))
+
+    def _groups(self, statements: Sequence[Statement]) -> Iterator[list[Statement]]:
         """Yield groups of edits that share passes.
 
         The changes of a group take half of ``memory`` at most, and so does a pass of its rows.
@@ -118,36 +134,43 @@ class FineTuning(TuningMethod):
         size = _COPIES * no_change(self.model.down_projection(self.layer)).nbytes
         most = int(self.memory * 5e5 / size)
         room = pass_limit(self.model, self.layer, self.memory / 2).tokens
-        group = list[tuple[Edit, Sequence[TrainingRow]]]()
-        for pair in edits:
-            rows = [row for _, batch in (*group, pair) for row in batch]
-            if group and (len(group) >= most or len(rows) * max(len(row.ids) for row in rows) > room):
+        group = list[Statement]()
+        lengths = list[int]()  # of the rows of the group, in tokens
+        for statement in statements:
+            own_lengths = [len(row.ids) for row in statement.rows]
+            together = lengths + own_lengths
+            if group and (len(group) >= most or len(together) * max(together) > room):
                 yield group
                 group = []
-            group.append(pair)
+                together = own_lengths
+            group.append(statement)
+            lengths = together
         if group:
             yield group
 
-    def _tuned(self, edits: Sequence[tuple[Edit, Sequence[TrainingRow]]], before: Patch) -> list[Patch | Exception]:
-        """Return the patch of each edit, from descents in the same passes."""
+    def _tune(self, statements: Sequence[Statement], before: Patch) -> dict[int, Patch | Exception]:
+        """Return the patch of each edit, by its index, from descents in the same passes."""
         descents = list[OwnDescent]()
-        for _, rows in edits:
+        for statement in statements:
             change = no_change(self.model.down_projection(self.layer))
             penalty = self.penalty(change, before)
             constrain = self.constraint(change, before)
-            descents.append(OwnDescent(rows=rows, change=change, penalty=penalty, constrain=constrain))
+            descents.append(OwnDescent(rows=statement.rows, change=change, penalty=penalty, constrain=constrain))
         descend(self.model, self.layer, descents, self.config.descent)
 
-        def patch_of(edit: Edit, descent: OwnDescent) -> Patch:
-            if descent.error:
-                raise descent.error
-            notes = {"rows": len(descent.rows)} if len(descent.rows) > 1 else {}
-            return self.patch(
-                descent.change.detach(), [record(self, edit, change=descent.change, losses=descent.losses) | notes]
-            )
-
-        pairs = zip(edits, descents, strict=True)
-        return [attempt(edit, partial(patch_of, edit, descent)) for (edit, _), descent in pairs]
+        results = dict[int, Patch | Exception]()
+        for statement, descent in zip(statements, descents, strict=True):
+            try:
+                with annotate_errors(statement.edit):
+                    if descent.error:
+                        raise descent.error
+                    notes = record(self, statement.edit, change=descent.change, losses=descent.losses)
+                    if len(statement.rows) > 1:
+                        notes["rows"] = len(statement.rows)
+                    results[statement.position] = self.patch(descent.change.detach(), [notes])
+            except FAILURES as error:
+                results[statement.position] = error
+        return results
 
     def patch(self, change: Tensor, records: list[dict[str, Any]]) -> Patch:
         """Return the patch that adds ``change`` [d, d_ff] to the tuned weight."""

@@ -48,9 +48,13 @@ def changed(
     """
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        sizes = list(counts or (len(args[0]),))
-        rows = args[0].to(changes[0]).reshape(sum(sizes), -1, args[0].shape[-1])  # OPT has rows and tokens in one
-        moved = torch.cat([linear(x, rounded(module, D)) for x, D in zip(rows.split(sizes), changes, strict=True)])
+        inputs = args[0]
+        sizes = [len(inputs)] if counts is None else list(counts)
+        rows = inputs.to(changes[0]).reshape(sum(sizes), -1, inputs.shape[-1])  # OPT has rows and tokens in one
+        parts = []
+        for x, change in zip(rows.split(sizes), changes, strict=True):
+            parts.append(linear(x, round_change(module, change)))  # D x, [rows of the edit, tokens, out]
+        moved = torch.cat(parts)
         if acting is not None:
             moved = moved * acting.to(moved).reshape(*moved.shape[:-1], 1)
         return output + moved.reshape(output.shape).to(output)
@@ -59,7 +63,7 @@ def changed(
         yield
 
 
-def rounded(module: nn.Module, change: Tensor) -> Tensor:
+def round_change(module: nn.Module, change: Tensor) -> Tensor:
     """Return what remains of a change [out, in] after the sum W + D is rounded to the weight's precision.
 
     The gradient ignores the rounding (straight-through).
@@ -120,7 +124,9 @@ class Descent:
             report_losses(step, {0: losses[-1]})
             if losses[-1] < self.stop_below or step == self.steps - 1:
                 break
-            take_step(optimizer, value if penalty is None else value + penalty(), clip=self.clip)
+            if penalty is not None:
+                value = value + penalty()
+            take_step(optimizer, value, clip=self.clip)
             constrain()
         return losses
 
@@ -130,7 +136,8 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | N
     optimizer.zero_grad()
     loss.backward()
     if clip is not None:
-        torch.nn.utils.clip_grad_norm_([tensor for group in optimizer.param_groups for tensor in group["params"]], clip)
+        tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        torch.nn.utils.clip_grad_norm_(tensors, clip)
     optimizer.step()
 
 

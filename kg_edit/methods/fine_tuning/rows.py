@@ -66,12 +66,20 @@ class RowLosses:
         self._batch = left_pad([row.ids for row in rows], device=model.device, ends=ends)
         pads = [self._batch.ids.shape[1] - len(row.ids) for row in rows]
         # For each target token: its row, its position in the padded row, and the token itself; [targets] each.
-        targets = [(index, pads[index] + at, token) for index, row in enumerate(rows) for at, token in row.targets]
-        self._owners, self._columns, self._tokens = (torch.tensor(part) for part in zip(*targets, strict=True))
+        owners = list[int]()
+        columns = list[int]()
+        tokens = list[int]()
+        self._acting_at = list[int | None]()
+        for index, (row, pad) in enumerate(zip(rows, pads, strict=True)):
+            for position, token in row.targets:
+                owners.append(index)
+                columns.append(pad + position)
+                tokens.append(token)
+            self._acting_at.append(None if row.acting_at is None else pad + row.acting_at)
+        self._owners = torch.tensor(owners)
+        self._columns = torch.tensor(columns)
+        self._tokens = torch.tensor(tokens)
         self._counts = torch.tensor([len(row.targets) for row in rows])
-        self._acting_at = [
-            None if row.acting_at is None else pad + row.acting_at for pad, row in zip(pads, rows, strict=True)
-        ]
         self._recorded: RecordedBlocks | None = None
 
     def __call__(self) -> Tensor:

@@ -30,7 +30,7 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
 
     @field_validator("optimiser")
     @classmethod
-    def _trains_a_network(cls, name: str) -> str:
+    def _refuse_other_optimisers(cls, name: str) -> str:
         """The R-GNN has AdamW; `FreeDelta` alone reads this setting."""
         if name != "adam":
             raise ValueError(f"the R-GNN is trained by AdamW; remove optimiser={name}")
@@ -38,7 +38,7 @@ class GlameBatchConfig(GraphConfig, MemitConfig):
 
     @field_validator("warm_start")
     @classmethod
-    def _makes_a_batch_at_once(cls, warm: bool) -> bool:
+    def _refuse_warm_start(cls, warm: bool) -> bool:
         """The R-GNNs of a batch are trained together, so none can start from another."""
         if warm:
             raise ValueError("the edits of a batch are made at once, so none can start from an earlier one; remove it")

@@ -91,8 +91,11 @@ class GraphConfig(GraphSettings):
 
     def idle(self) -> dict[str, str]:
         """Return the settings of messages, if none is sent; not those of GLAME's presets, which its ablations share."""
-        names = () if self.use_graph else ("relations", "per_node")
-        return {**super().idle(), **dict.fromkeys(names, "use_graph=false sends no messages")}
+        idle = dict(super().idle())
+        if not self.use_graph:
+            for name in ("relations", "per_node"):
+                idle[name] = "use_graph=false sends no messages"
+        return idle
 
     @property
     def subgraph_hops(self) -> int:
@@ -160,7 +163,9 @@ class GraphValues(GraphReader):
     def representation_layer(self) -> int:
         """k, the block (0-based) whose output represents the labels."""
         layer = self.config.representation_layer
-        return round(_REPRESENTATION_DEPTH * len(self.model.blocks)) if layer is None else layer
+        if layer is None:
+            return round(_REPRESENTATION_DEPTH * len(self.model.blocks))
+        return layer
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Make each edit alone, all in one descent.
@@ -270,8 +275,10 @@ class GraphValue(nn.Module, Delta):
         z: Tensor = nodes.flatten(0, -2)[graph.subject]  # z_s^n, [..., d]
         if self.gate is not None:  # gate |m| / sqrt(d): 0 at first, then of the size of m
             z = z * (self.gate[..., None] * self._size / z.shape[-1] ** 0.5)
-        limit = self._config.clamp_norm_factor * self._size  # |m* - m| <= clamp_norm_factor |m|
-        z = z * (limit / z.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+        # |m* - m| <= clamp_norm_factor |m|
+        limit = self._config.clamp_norm_factor * self._size
+        norm = z.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        z = z * (limit / norm).clamp(max=1.0)
         return z
 
     @torch.no_grad()

@@ -77,14 +77,15 @@ class GlameRandom(Glame):
 
     def source_of(self, graph: SubgraphSource | nx.DiGraph) -> SubgraphSource:
         """Return the wrong graph made from the given one."""
-        return _wrong(graph, self.config)
+        return _make_wrong(graph, self.config)
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
         """Check the inputs, and that the pool has enough statements for every edit's wrong subgraph."""
         assert isinstance(config, GlameRandomConfig)  # noqa: S101 - config_class
-        super().check_inputs(config, None if graph is None else _wrong(graph, config), edits)
+        wrong_graph = None if graph is None else _make_wrong(graph, config)
+        super().check_inputs(config, wrong_graph, edits)
 
 
-def _wrong(graph: SubgraphSource | nx.DiGraph, config: GlameRandomConfig) -> WrongGraph:
+def _make_wrong(graph: SubgraphSource | nx.DiGraph, config: GlameRandomConfig) -> WrongGraph:
     return WrongGraph(as_source(graph), pool_of(config.pool))

@@ -72,14 +72,17 @@ class AnswerOptions(BaseModel):
 
     def layer_in(self, blocks: int) -> int:
         """Return the block that is written in a model of ``blocks`` blocks."""
-        return round(DEPTH * blocks) if self.layer is None else self.layer
+        if self.layer is None:
+            return round(DEPTH * blocks)
+        return self.layer
 
 
 def others_than(edit: Edit, *, most: int) -> tuple[str, ...]:
     """Return at most ``most`` other things, whose answers should not change: those with the edited relation first."""
-    kin = (thing for thing, _ in relation_examples().get(first_hop(edit), ()))
-    things = dict.fromkeys(thing for thing in (*kin, *_KNOWN) if thing not in (edit.subject, edit.target_new))
-    return tuple(things)[:most]
+    kin = [thing for thing, _ in relation_examples().get(first_hop(edit), ())]
+    things = dict.fromkeys((*kin, *_KNOWN))
+    others = [thing for thing in things if thing not in (edit.subject, edit.target_new)]
+    return tuple(others[:most])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,24 +127,31 @@ def write_answers(
     Returns:
         The update, or None if no question can be encoded with its target.
     """
-    questions = {fact: question_of(fact, shown=options.shown) for fact in facts}
-    prompts = {fact: encoded for fact, question in questions.items() if (encoded := question.about(model, subject))}
-    if not prompts:
+    # The questions about the subject, each with its answer; a fact whose question can't be encoded is left out.
+    questions = dict[ComposedFact, Question]()
+    groups = list[tuple[Prompt, ...]]()  # the rows of each fact, one for each wording
+    for fact in dict.fromkeys(facts):
+        question = question_of(fact, shown=options.shown)
+        encoded = question.about(model, subject)
+        if encoded:
+            questions[fact] = question
+            groups.append(encoded)
+    if not questions:
         return None
-    groups = (*prompts.values(), tuple(map(_end, rewrites(subject))))  # the edit's own prompt is the last "fact"
-    starts = cache.starts.contexts(model, (row.ids[: row.subject_first] for group in groups for row in group))
+    groups.append(tuple(_edit_last_token(row) for row in rewrites(subject)))  # the edit's own prompt is the last "fact"
+    starts = cache.starts.contexts(model, [row.ids[: row.subject_first] for group in groups for row in group])
 
     # n: the keys of the same questions about other things, each in one of its wordings or contexts
-    about_others = [
-        row
-        for fact in prompts
-        for number, other in enumerate(others)
-        if (row := questions[fact].worded(model, other, number))
-    ]
+    about_others = list[Prompt]()
+    for question in questions.values():
+        for number, other in enumerate(others):
+            row = question.row_in(model, other, number)
+            if row is not None:
+                about_others.append(row)
     for number, other in enumerate(others):
         with suppress(PromptError, ModelError):
-            worded = rewrites(other)
-            about_others.append(_end(worded[number % len(worded)]))
+            in_contexts = rewrites(other)
+            about_others.append(_edit_last_token(in_contexts[number % len(in_contexts)]))
     theirs = cache.keys(model, about_others, layer, starts)  # [d_ff, n]
 
     # V and K: the values of the facts by gradient descent, on the edited model, and their keys
@@ -150,8 +160,9 @@ def write_answers(
         values, seen = answer_values(rows, options)
     right = directions(rows.keys[rows.predicts].T, theirs, covariance, options)
     left = values[rows.predicts].T.contiguous()
-    nll = tuple((losses[0], losses[-1]) for losses in seen)[: len(prompts)]
-    return WrittenAnswers(factors=Factors(left=left, right=right), facts=tuple(prompts), nll=nll)
+    nll = [(losses[0], losses[-1]) for losses in seen]
+    written = tuple(questions)
+    return WrittenAnswers(factors=Factors(left=left, right=right), facts=written, nll=tuple(nll[: len(written)]))
 
 
 class AnswerRows:
@@ -179,25 +190,36 @@ class AnswerRows:
         self._model = model
         self.width = model.width
         rows = [row for group in groups for row in group]
-        seen = list[Tensor]()
+        seen = list[Tensor]()  # the input and the output of the down-projection
+
+        def note(key: Tensor, value: Tensor) -> None:
+            seen.extend((key, value))
+
         batch = right_pad([tail(row) for row in rows], model.device, ends=tail_ends(rows))
         prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=batch.ids.shape[1])
-        with torch.no_grad(), watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
+        with torch.no_grad(), watched(model.down_projection(layer), note):
             self._above, _ = RecordedBlocks.record(model, batch, range(layer + 1, len(model.blocks)), prefix=prefix)
-        keys, values = (state.reshape(*batch.ids.shape, -1).float() for state in seen)  # [rows, n, .]
+        keys, values = [state.reshape(*batch.ids.shape, -1).float() for state in seen]  # [rows, n, .]
 
+        # For each row its fact, and the share of one of its answer's tokens in the fact's loss
+        facts = list[int]()
+        shares = list[float]()
+        for fact, group in enumerate(groups):
+            for row in group:
+                facts.append(fact)
+                shares.append(1 / (len(group) * len(row.target_ids)))
         device = keys.device  # of the late block; the input embedding may be on another one
-        self._fact = torch.tensor([fact for fact, group in enumerate(groups) for _ in group], device=device)
-        self._share = torch.tensor([1 / (len(group) * len(row.target_ids)) for group in groups for row in group])
+        self._fact = torch.tensor(facts, device=device)
+        self._share = torch.tensor(shares)
         self._reads = read_index(rows, [-row.edited_at for row in rows], device)
         self._targets = torch.tensor([token for row in rows for token in row.target_ids])
-        self._of: tuple[int, ...] | None = None  # the facts of the present `_selection`
-        self.keys, norms = self._mean(keys), self._mean(values.norm(dim=-1, keepdim=True))
-        self.norms = norms[..., 0]
-        self.predicts = norms[..., 0] > 0
+        self._selected: tuple[int, ...] | None = None  # the facts of the present `_selection`
+        self.keys = self._mean(keys)
+        self.norms = self._mean(values.norm(dim=-1, keepdim=True))[..., 0]
+        self.predicts = self.norms > 0
 
     def _mean(self, states: Tensor) -> Tensor:
-        """The mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 at unread positions."""
+        """Return the mean of ``states`` [rows, n, ...] over each fact's rows, [facts, n, ...]; 0 where none is read."""
         read = torch.zeros(states.shape[:2], device=states.device)
         read[self._reads] = 1
         facts = int(self._fact.max()) + 1
@@ -210,21 +232,23 @@ class AnswerRows:
 
         ``change`` [all facts, n, d] is added to the output of the down-projection.
         """
-        if tuple(facts) != self._of:  # chosen again only when a fact has ended, as that waits for the device
-            self._of, self._selection = tuple(facts), self._selected(facts)
+        if tuple(facts) != self._selected:  # selected again only when a fact has ended, as that waits for the device
+            self._selection = self._select(facts)
+            self._selected = tuple(facts)
         reads, of_read, targets, share = self._selection
         hidden = self._above.start + change[self._fact].to(self._above.start)  # [rows, n, d]
         with quick_backward(hidden):
-            logits = self._model.logits(self._above.run(hidden)[index_for(reads, hidden)]).float()
+            states = self._above.run(hidden)[index_for(reads, hidden)]
+            logits = self._model.logits(states).float()
         targets, of_read, share = index_for((targets, of_read, share), logits)
         each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         return each.new_zeros(len(facts)).index_add(0, of_read, each * share)
 
-    def _selected(self, facts: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
-        """The reads of ``facts``: (rows, positions), and of each its index in ``facts``, its target and its share."""
+    def _select(self, facts: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
+        """Return the reads of ``facts``: (rows, positions), and for each its index in ``facts``, target and share."""
         rows = self._reads[0].cpu()
         device = self._fact.device
-        index = torch.full((int(self._fact.max()) + 1,), -1)
+        index = torch.full((int(self._fact.max()) + 1,), -1)  # -1: not among ``facts``
         index[list(facts)] = torch.arange(len(facts))
         of_read = index[self._fact.cpu()[rows]]
         chosen = of_read >= 0
@@ -251,9 +275,11 @@ def answer_values(rows: AnswerRows, options: AnswerOptions) -> tuple[Tensor, lis
         for fact, now in zip(active, nll.tolist(), strict=True):  # one wait for the device
             seen[fact].append(now)
         # The value of a fact that ends here is kept; what the optimiser does with it from now on does not matter.
-        last = step == options.steps - 1
-        ended = [fact for fact in active if last or not seen[fact][-1] >= _STOP_BELOW]
-        final |= {fact: values[fact].detach().clone() for fact in ended}
+        is_last_step = step == options.steps - 1
+        for fact in active:
+            goes_on = seen[fact][-1] >= _STOP_BELOW  # false of a loss that is not a number
+            if is_last_step or not goes_on:
+                final[fact] = values[fact].detach().clone()
         active = [fact for fact in active if fact not in final]
         if not active:
             break
@@ -273,7 +299,9 @@ def directions(keys: Tensor, others: Tensor, covariance: Covariance, options: An
 
     C with its ridge is factored once for all edits.
     """
-    held = OtherKeys.none(len(keys), keys.device).plus(others.T) if others.shape[1] else None
+    held = None
+    if others.shape[1]:
+        held = OtherKeys.none(len(keys), keys.device).plus(others.T)
     solved = covariance.with_ridge(options.ridge).solve(keys, others=held, weight=options.others_weight)  # A^-1 K
     gram = exact(keys).T @ solved
     gram.diagonal().add_(options.softness * gram.diagonal().mean())
@@ -290,11 +318,11 @@ class Question:
 
     def about(self, model: LanguageModel, subject: str) -> tuple[Prompt, ...]:
         """Return the rows about ``subject``, one for each wording that can be encoded with the target."""
-        rows = (self.worded(model, subject, number) for number in range(len(self.forms)))
-        return tuple(row for row in rows if row)
+        rows = [self.row_in(model, subject, number) for number in range(len(self.forms))]
+        return tuple(row for row in rows if row is not None)
 
-    def worded(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
-        """Return the row in one wording, edited at the question's last token; None if it can't be used."""
+    def row_in(self, model: LanguageModel, subject: str, number: int) -> Prompt | None:
+        """Return the row in the wording of this number, edited at its last token; None if it can't be used."""
         template, context = self.forms[number % len(self.forms)]
         with suppress(PromptError, ModelError):
             row = encode(model.tokenizer, template, subject=subject, target=self.target, context=context)
@@ -303,18 +331,18 @@ class Question:
             end: int = model.tokenizer("\n\n", add_special_tokens=False)["input_ids"][-1]
             row = replace(row, ids=(*row.ids, end))
             model.check_length(row)
-            return _end(row)
+            return _edit_last_token(row)
         return None
 
 
 def question_of(fact: ComposedFact, *, shown: int) -> Question:
     """Return the question for a fact, after ``shown`` example facts about other things."""
-    forms = tuple((fact.prompt(wording), fact.context(wording, shown=shown)) for wording in QUESTIONS)
-    return Question(forms=forms, target=fact.target)
+    forms = [(fact.prompt(wording), fact.context(wording, shown=shown)) for wording in QUESTIONS]
+    return Question(forms=tuple(forms), target=fact.target)
 
 
-def _end(row: Prompt) -> Prompt:
-    """The row with its edited position moved to the last token before the target."""
+def _edit_last_token(row: Prompt) -> Prompt:
+    """Return the row with its edited position moved to the last token before the target."""
     return replace(row, subject_last=row.target_start - 1)
 
 
@@ -355,9 +383,13 @@ class KnownQuestions:
 @torch.no_grad()
 def last_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int, starts: SharedContexts) -> Tensor:
     """Return the inputs of the down-projection of ``layer`` at the edited token of each row, [rows, d_ff]."""
-    keys: list[Tensor] = []
+    keys = list[Tensor]()
+
+    def note(key: Tensor, _: Tensor) -> None:
+        keys.append(key.reshape(len(rows), -1))
+
     prefix = starts.prefix(model, [row.ids[: row.edited_at] for row in rows], beyond=1)
     last = left_pad([[row.ids[row.edited_at]] for row in rows], device=model.device)
-    with watched(model.down_projection(layer), lambda key, _: keys.append(key.reshape(len(rows), -1))):
+    with watched(model.down_projection(layer), note):
         block_output(model, last, layer, prefix=prefix)
     return keys[0].float()

@@ -14,7 +14,7 @@ An unstructured edit, whose target is a paragraph, is written as in AnyEdit (Jia
 each chunk of the paragraph is a fact of its own, at the last token before it (`JointMethod.chunks`).
 
 `JointMethod` computes this for MEMIT, EMMET and AlphaEdit, which differ in the closed form (`directions`), for PMET,
-whose values and shares differ (`states`, `written`, `share`), and for EAMET, which has a further term in the loss
+whose values and shares differ (`states`, `split_written`, `share`), and for EAMET, which has a further term in the loss
 (`regulariser`). A patch stores the values z, so that an edit can be removed and the others written again
 (`JointMethod.without`).
 """
@@ -24,7 +24,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -36,7 +35,7 @@ from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
 from kg_edit.engine.tail_forward import TailForward
-from kg_edit.errors import PatchError, RefusedEditsError, UnsupportedModelError
+from kg_edit.errors import FAILURES, PatchError, RefusedEditsError, UnsupportedModelError
 from kg_edit.locate_then_edit.descent import (
     OPTIMISER,
     Delta,
@@ -52,11 +51,11 @@ from kg_edit.locate_then_edit.long_run import (
     off_principal,
     principal_directions,
     remember,
-    restrained,
+    restrain,
 )
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
-from kg_edit.methods.base import annotate_errors, attempt
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import Layers, MethodConfig, default_layer
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.memit.records import (
@@ -202,11 +201,13 @@ class JointMethod(ValueMethod):
                     self.facts(edit)
                     warn_of_lead(self.model, edit, method=self.name)
                     continue
-                encoded = self.model.encode_fact
                 for request in self.requests_of(edit):  # without the contexts, which would take ten times as long
                     for chat in request.forms:
-                        encoded(request.prompt, subject=request.subject, target=request.target_new, chat=chat)
-                warn_of_unread(self.model, encoded(edit.prompt, subject=edit.subject, chat=edit.forms[0]), edit=edit.id)
+                        self.model.encode_fact(
+                            request.prompt, subject=request.subject, target=request.target_new, chat=chat
+                        )
+                alone = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=edit.forms[0])
+                warn_of_unread(self.model, alone, edit=edit.id)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Find all values in one descent, then write all facts together.
@@ -219,7 +220,10 @@ class JointMethod(ValueMethod):
 
             # z of all facts (Eq. 16); those of a batch that was just refused are known.
             known = self._known_values(before, dict(zip(edits, groups, strict=True)))
-            new = [fact for edit, group in zip(edits, groups, strict=True) if edit not in known for fact in group]
+            new = list[Fact]()
+            for edit, group in zip(edits, groups, strict=True):
+                if edit not in known:
+                    new += group
             found = self.find_values(new)
             values = list[list[FactValue]]()
             for edit, group in zip(edits, groups, strict=True):
@@ -279,15 +283,18 @@ class JointMethod(ValueMethod):
                 continue
             records.append({**record, "opposed": left_out} if left_out else record)
         if refused:
-            first, fault = next(iter(refused.items()))
+            first = next(iter(refused))
             with annotate_errors(first):
-                raise fault if len(edits) == 1 else RefusedEditsError({edit.id: why for edit, why in refused.items()})
+                if len(edits) == 1:
+                    raise refused[first]
+                raise RefusedEditsError({edit.id: why for edit, why in refused.items()})
         return records
 
     def _known_values(self, before: Patch, facts: Mapping[Edit, Sequence[Fact]]) -> dict[Edit, list[FactValue]]:
-        """The values of edits that were just in a batch with refused ones, on the same patch, with as many facts.
+        """Return the values of edits that were just in a batch with refused ones, found on the same patch.
 
-        So the batch without the refused edits takes no second descent. The values are forgotten after this call.
+        An edit must have as many facts as there. So the batch without the refused edits takes no second descent. The
+        values are forgotten after this call.
         """
         beneath, values = self._refused_batch or (None, {})
         self._refused_batch = None
@@ -305,11 +312,11 @@ class JointMethod(ValueMethod):
             results = dict[int, Patch | Exception]()
             facts = dict[int, tuple[Fact, ...]]()
             for index, edit in enumerate(edits):
-                of_edit = attempt(edit, partial(self.facts, edit))
-                if isinstance(of_edit, Exception):
-                    results[index] = of_edit
-                else:
-                    facts[index] = of_edit
+                try:
+                    with annotate_errors(edit):
+                        facts[index] = self.facts(edit)
+                except FAILURES as error:
+                    results[index] = error
 
             # z of all facts in one descent, then one patch for each edit.
             values = self.find_values(list(chain(*facts.values())))
@@ -317,8 +324,11 @@ class JointMethod(ValueMethod):
             for index, group in facts.items():
                 own_values = values[first : first + len(group)]
                 first += len(group)
-                write = partial(self.write_alone, edits[index], group, own_values, applied)
-                results[index] = attempt(edits[index], write)
+                try:
+                    with annotate_errors(edits[index]):
+                        results[index] = self.write_alone(edits[index], group, own_values, applied)
+                except FAILURES as error:
+                    results[index] = error
             return tuple(results[index] for index in range(len(edits)))
 
     def write_alone(self, edit: Edit, facts: Sequence[Fact], values: Sequence[FactValue], before: Patch) -> Patch:
@@ -329,7 +339,9 @@ class JointMethod(ValueMethod):
 
     def facts(self, edit: Edit) -> tuple[Fact, ...]:
         """Return the facts that are written for an edit, each with its prompts."""
-        return self.chunks(edit) if edit.target_text else tuple(map(self.fact, self.requests_of(edit)))
+        if edit.target_text:
+            return self.chunks(edit)
+        return tuple(self.fact(request) for request in self.requests_of(edit))
 
     def chunks(self, edit: Edit) -> tuple[Fact, ...]:
         """Return a fact for each chunk of an edit's text: after all text before it, at the last token of that.
@@ -387,7 +399,7 @@ class JointMethod(ValueMethod):
                 delta, notes = self.propose([fact.edit for fact in facts[part]], h)
                 descents = descend(loss, delta, self.config.stops)
 
-                states, descents = self.written(h, descents)
+                states, descents = self.split_written(h, descents)
                 if self.config.anchor:
                     descents = self.anchor_values(descents, prompts[part])
                 for index, descent in enumerate(descents):
@@ -422,7 +434,7 @@ class JointMethod(ValueMethod):
         last = self.layers[-1]
         return subject_states(self.model, bare, layer=last, last=last, site=self.site)[1]
 
-    def written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
+    def split_written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
         """Return the part of the states and of their changes that is written: all of them."""
         return states, list(descents)
 
@@ -458,12 +470,17 @@ class JointMethod(ValueMethod):
         others = OtherTokens(self.model, requests if self.config.hold else (), self.layers, memory=self.memory / 2)
         # The key of a fact that is edited again is not protected: that would halve the fact's own new change.
         again = {fact.edit.text for fact in facts}
-        texts = [text for record in before.edits for text in texts_of(record)]
+        texts = list[str]()
+        for record in before.edits:
+            texts += texts_of(record)
         remain = torch.tensor([text not in again for text in texts], dtype=torch.bool)
 
-        def protected(layer: int) -> Tensor | None:
-            keys = self.protected(layer, before)
-            return keys if keys is None or keys.shape[1] != len(remain) else keys[:, remain.to(keys.device)]
+        def find_directions(layer: int, keys: Tensor) -> Tensor:
+            protected = self.protected(layer, before)
+            if protected is not None and protected.shape[1] == len(remain):
+                protected = protected[:, remain.to(protected.device)]
+            right = self.directions(layer, keys, others=others.at(layer), protected=protected)
+            return self.spread(layer, right)
 
         written = write_jointly(
             self.model,
@@ -471,19 +488,19 @@ class JointMethod(ValueMethod):
             target_states,
             layers=self.layers,
             site=self.site,
-            directions=lambda layer, keys: self.spread(
-                layer, self.directions(layer, keys, others=others.at(layer), protected=protected(layer))
-            ),
+            directions=find_directions,
             share=self.share,
             memory=self.memory / 2,
         )
-        keys = {KEY + name: layer_keys for name, layer_keys in written.keys.items()} if self.config.remember else {}
+        keys = {}
+        if self.config.remember:
+            keys = {KEY + name: layer_keys for name, layer_keys in written.keys.items()}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
         factors = written.factors
         rect = self.config.rect
         prune = self.config.prune
         if rect or prune:  # the facts' norms stay those before: what is written then has no share for each fact
-            factors = restrained(factors, self.model, before=before, rect=rect, prune=prune)
+            factors = restrain(factors, self.model, before=before, rect=rect, prune=prune)
         return WeightPatch(factors=factors, provenance=provenance, state={VALUE: target_states.T, **keys})
 
     @abstractmethod
@@ -509,7 +526,7 @@ class JointMethod(ValueMethod):
         weight = weight_matrix(self.model.down_projection(layer))
         return off_principal(principal_directions(weight), right, strength=self.config.sphere)
 
-    def solved(self, layer: int, keys: Tensor, others: OtherKeys) -> Tensor:
+    def solve(self, layer: int, keys: Tensor, others: OtherKeys) -> Tensor:
         """Return (C + hold H)^-1 K, [d_ff, facts]."""
         return self.covariances[layer].solve(keys, others=others, weight=self.config.hold)
 
@@ -528,10 +545,12 @@ class JointMethod(ValueMethod):
             ids: the edits to remove.
             before: the patch that was applied to the model when ``patch`` was made.
         """
-        if opposed := [record["edit"]["id"] for record in patch.edits if record.get("opposed")]:
+        opposed = [record["edit"]["id"] for record in patch.edits if record.get("opposed")]
+        if opposed:
+            names = ", ".join(repr(id_) for id_ in opposed)
             raise PatchError(
-                f"facts of {', '.join(map(repr, opposed))} were left out, because an edit of the batch contradicts "
-                "them; make the edits that stay again, as kg-edit patch remove does"
+                f"facts of {names} were left out, because an edit of the batch contradicts them; make the edits that "
+                "stay again, as kg-edit patch remove does"
             )
         self.prepare()
         remaining = WeightPatch(factors={}, provenance=self.provenance())
@@ -541,8 +560,11 @@ class JointMethod(ValueMethod):
             with applied.applied(self.model), untouched(self.model):
                 facts = list[Fact]()
                 for record in batch.records:
-                    edit, *further = facts_of(record)
-                    facts += self.chunks(edit) if edit.target_text else map(self.fact, (edit, *further))
+                    own, *further = facts_of(record)
+                    if own.target_text:
+                        facts += self.chunks(own)
+                    else:
+                        facts += [self.fact(request) for request in (own, *further)]
                 written = self.write(facts, batch.values.T, batch.records, applied)
                 assert isinstance(written, WeightPatch)  # noqa: S101 - of a separable method
                 norms = with_weight_norms(written, self.model).provenance
@@ -593,5 +615,7 @@ class Memit(JointMethod):
     def directions(self, layer: int, keys: Tensor, *, others: OtherKeys, protected: Tensor | None) -> Tensor:
         """Return (lambda C + K_p K_p^T + K K^T)^-1 K, [d_ff, facts] (Eq. 14; K_p: OTE = SE, arXiv 2605.26670)."""
         weight = self.config.mom2_weight or len(keys) / 10
-        all_keys = keys if protected is None else torch.cat([keys, protected.to(keys)], 1)
-        return joint_directions(all_keys, self.solved(layer, all_keys, others), weight=weight, first=keys.shape[1])
+        all_keys = keys
+        if protected is not None:
+            all_keys = torch.cat([keys, protected.to(keys)], 1)
+        return joint_directions(all_keys, self.solve(layer, all_keys, others), weight=weight, first=keys.shape[1])

@@ -71,10 +71,11 @@ def new_record(record: Record, facts: Sequence[Fact], values: Sequence[FactValue
 def with_updates(records: Sequence[Record], updates: Tensor) -> list[Record]:
     """Return the records of a batch, with the norms of its facts' ``updates`` [facts] and the size of the batch."""
     parts = updates.split([width(record) for record in records])
-    return [
-        {**record, "norms": {**record["norms"], "update": round(float(part.norm()), 6)}, "batch": len(records)}
-        for record, part in zip(records, parts, strict=True)
-    ]
+    complete = list[Record]()
+    for record, part in zip(records, parts, strict=True):
+        norms = {**record["norms"], "update": round(float(part.norm()), 6)}
+        complete.append({**record, "norms": norms, "batch": len(records)})
+    return complete
 
 
 def width(record: Record) -> int:
@@ -111,15 +112,17 @@ def batches_without(patch: Patch, ids: Collection[str], *, methods: Sequence[Rec
             "method with the settings, contexts and covariances that the patch's provenance names"
         )
     values = state_of(patch, VALUE)
-    if values is None or values.shape[1] != sum(map(width, patch.edits)):
+    if values is None or values.shape[1] != sum(width(record) for record in patch.edits):
         raise PatchError("this patch does not contain the values of its edits; make a new patch without these edits")
     if any(record.get("scale", 1.0) != 1.0 for record in patch.edits):
         raise PatchError(
             "this patch was scaled, so its stored values do not fit; remove the edit from the unscaled patch"
         )
     known = [record["edit"]["id"] for record in patch.edits]
-    if unknown := sorted(set(ids) - set(known)):
-        raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {', '.join(map(repr, known[:5]))} …")
+    unknown = sorted(set(ids) - set(known))
+    if unknown:
+        names = ", ".join(repr(id_) for id_ in known[:5])
+        raise PatchError(f"the patch has no edit {unknown[0]!r}; it has {names} …")
 
     batches = []
     remaining = list(patch.edits)

@@ -31,14 +31,19 @@ def published_settings(name: str, method: str, *, config_presets: Mapping[str, A
     """
     model, colon, variant = name.partition(":")
     tables = model_presets(model).methods if model in preset_models() else {}
-    if preset := tables.get(f"{method}{colon}{variant}"):
+    preset = tables.get(f"{method}{colon}{variant}")
+    if preset:
         return preset.settings
     known = [*config_presets, *preset_names(method)]
-    # A preset of the same name and variant for other methods: a method may lack published settings for a model.
-    having = sorted({other for other, _, its in (key.partition(":") for key in tables) if its == variant})
+    # Other methods may have published settings for this model and variant.
+    having = set[str]()
+    for key in tables:
+        other, _, other_variant = key.partition(":")
+        if other_variant == variant:
+            having.add(other)
     if having:
         raise UnknownNameError(
-            f"unknown preset {name!r} for {method}, known for {', '.join(having)}; {method} has: "
+            f"unknown preset {name!r} for {method}, known for {', '.join(sorted(having))}; {method} has: "
             + ", ".join(sorted(known))
         )
     raise unknown_name("preset", name, known)
@@ -46,13 +51,18 @@ def published_settings(name: str, method: str, *, config_presets: Mapping[str, A
 
 def preset_names(method: str) -> list[str]:
     """Return the names that ``--preset`` takes for ``method``, variants included, besides those of its config class."""
-    tables = [(model, *key.partition(":")) for model in preset_models() for key in model_presets(model).methods]
-    return sorted(f"{model}{colon}{variant}" for model, other, colon, variant in tables if other == method)
+    names = []
+    for model in preset_models():
+        for key in model_presets(model).methods:
+            other, colon, variant = key.partition(":")
+            if other == method:
+                names.append(f"{model}{colon}{variant}")
+    return sorted(names)
 
 
 def preset_models() -> tuple[str, ...]:
     """Return the names of the models that have a preset file."""
-    names = (entry.name for entry in files("kg_edit.methods.presets").iterdir())
+    names = [entry.name for entry in files("kg_edit.methods.presets").iterdir()]
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
 
 
@@ -64,7 +74,9 @@ def model_presets(name: str) -> ModelPresets:
     try:
         return ModelPresets(**{**tomllib.loads(text), "name": name})
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        reason = "; ".join(map(str, faults_of(error, ModelPresets))) if isinstance(error, ValidationError) else error
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            reason = "; ".join(str(fault) for fault in faults_of(error, ModelPresets))
         raise ConfigError(f"the preset file {name}{_SUFFIX} is damaged: {reason}; install kg-edit again") from error
 
 
@@ -74,7 +86,8 @@ def warn_of_another_model(preset: str, config: Mapping[str, Any]) -> None:
     if name not in preset_models():
         return
     published = model_presets(name)
-    if differ := [key for key, value in published.config.items() if key in config and config[key] != value]:
+    differ = [key for key, value in published.config.items() if key in config and config[key] != value]
+    if differ:
         sizes = ", ".join(f"{key} {published.config[key]} there, {config[key]} here" for key in differ[:3])
         log.warning("the preset %s is published for %s (%s); its layers may not fit", preset, published.about, sizes)
 

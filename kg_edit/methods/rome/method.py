@@ -17,7 +17,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from kg_edit.covariance.moment import Covariance, OtherKeys
 from kg_edit.edits.edit import Edit
 from kg_edit.engine.fast_loss import find_engine
-from kg_edit.errors import PatchError
+from kg_edit.errors import FAILURES, PatchError
 from kg_edit.locate_then_edit.descent import (
     MOMENTUM,
     OPTIMISER,
@@ -43,11 +42,11 @@ from kg_edit.locate_then_edit.long_run import (
     off_principal,
     principal_directions,
     remember,
-    restrained,
+    restrain,
 )
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.states import other_keys, subject_states
-from kg_edit.methods.base import annotate_errors, attempt
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.config import ContextLengths, LayerConfig
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.value_method import ValueConfig, ValueMethod
@@ -163,9 +162,9 @@ class RankOneMethod(ValueMethod):
         for edit in edits:
             with annotate_errors(edit):
                 for chat in edit.forms:
-                    encoded = partial(self.model.encode_fact, edit.prompt, subject=edit.subject, chat=chat)
-                    encoded(target=edit.target_new)
-                    warn_of_unread(self.model, encoded(), edit=edit.id)
+                    self.model.encode_fact(edit.prompt, subject=edit.subject, target=edit.target_new, chat=chat)
+                    alone = self.model.encode_fact(edit.prompt, subject=edit.subject, chat=chat)
+                    warn_of_unread(self.model, alone, edit=edit.id)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the patch of the one edit: a batch of one."""
@@ -186,16 +185,20 @@ class RankOneMethod(ValueMethod):
             results = dict[int, Patch | Exception]()
             requests = dict[int, Request]()
             for index, edit in enumerate(edits):
-                request = attempt(edit, partial(self.request, edit))
-                if isinstance(request, Exception):
-                    results[index] = request
-                else:
-                    requests[index] = request
+                try:
+                    with annotate_errors(edit):
+                        requests[index] = self.request(edit)
+                except FAILURES as error:
+                    results[index] = error
 
             # m*, k and k* of all edits together (Eq. 3, 4), then W' of each edit alone (Eq. 2).
             values = self.find_values([edits[index] for index in requests], list(requests.values()))
             for index, value in zip(requests, values, strict=True):
-                results[index] = attempt(edits[index], partial(self.write, edits[index], value, before=before))
+                try:
+                    with annotate_errors(edits[index]):
+                        results[index] = self.write(edits[index], value, before=before)
+                except FAILURES as error:
+                    results[index] = error
             return tuple(results[index] for index in range(len(edits)))
 
     def request(self, edit: Edit) -> Request:
@@ -266,8 +269,9 @@ class RankOneMethod(ValueMethod):
         rows = [row for request in requests for row in request.rewrites]
         keys, values = subject_states(self.model, rows, layer=self.layer, last=self.layer, site="value")
         counts = [len(request.rewrites) for request in requests]
-        bare = torch.tensor([0, *counts[:-1]]).cumsum(0)
-        return values[bare], keys[bare], torch.stack([edit_keys.mean(0) for edit_keys in keys.split(counts)])
+        mean_keys = torch.stack([edit_keys.mean(0) for edit_keys in keys.split(counts)])
+        bare = torch.tensor([0, *counts[:-1]]).cumsum(0)  # the first row of each edit is its bare prompt
+        return values[bare], keys[bare], mean_keys
 
     @torch.no_grad()
     def write(self, edit: Edit, value: EditValue, *, before: Patch | None = None) -> Patch:
@@ -283,6 +287,10 @@ class RankOneMethod(ValueMethod):
         rewrites = value.request.rewrites
         name = self.model.weight_name(self.layer)
         weight = weight_matrix(self.model.down_projection(self.layer))  # W, [d, d_ff]
+        others = None
+        if self.config.hold:  # the keys of the prompts' other tokens, at which the descent did not make the change
+            others = other_keys(self.model, rewrites, self.layer)
+        earlier = None if before is None else remember(before, name, weight=self.config.remember)
         factors = rank_one_update(
             change=change,
             mean_key=value.mean_key,
@@ -290,10 +298,9 @@ class RankOneMethod(ValueMethod):
             covariance=self.covariance,
             weight=weight,
             variant=self.config.key,
-            # Keys of the prompts' other tokens, at which the descent did not make the change.
-            others=other_keys(self.model, rewrites, self.layer) if self.config.hold else None,
+            others=others,
             hold=self.config.hold,
-            earlier=None if before is None else remember(before, name, weight=self.config.remember),
+            earlier=earlier,
         )
         if self.config.sphere:  # as published, after the closed form: the output for k is no longer exactly m*
             principal = principal_directions(weight.detach()) if value.principal is None else value.principal
@@ -301,7 +308,7 @@ class RankOneMethod(ValueMethod):
             factors = replace(factors, right=right)
         updates = {name: factors}
         if self.config.rect or self.config.prune:
-            updates = restrained(updates, self.model, before=before, rect=self.config.rect, prune=self.config.prune)
+            updates = restrain(updates, self.model, before=before, rect=self.config.rect, prune=self.config.prune)
         record = {
             **self.record(edit),
             "norms": {

@@ -59,17 +59,18 @@ class GraphRequestConfig(GraphSettings):
         """
         if self.graph.rules is not None:
             most = self.statements + self.composed + self.chained
-            by_kind = [(most, consequence_facts(edit, graph, limit=most + 1))]
-        else:
-            kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
-            by_kind = [
-                (most, graph_facts(edit, graph, limit=most + 1, seed=self.seed, kinds=(kind,)))
-                for kind, most in kinds.items()
-            ]
-        # one more than needed was asked for, in the place of one in the edit's own words
-        return tuple(
-            fact for most, facts in by_kind for fact in [fact for fact in facts if fact.text != edit.text][:most]
-        )
+            return self._drop_own_words(edit, consequence_facts(edit, graph, limit=most + 1), most)
+        chosen = list[GraphFact]()
+        # Of each kind one more than needed is asked for, in the place of one in the edit's own words.
+        kinds: dict[Kind, int] = {"statement": self.statements, "composed": self.composed, "chained": self.chained}
+        for kind, most in kinds.items():
+            facts = graph_facts(edit, graph, limit=most + 1, seed=self.seed, kinds=(kind,))
+            chosen += self._drop_own_words(edit, facts, most)
+        return tuple(chosen)
+
+    def _drop_own_words(self, edit: Edit, facts: Sequence[GraphFact], most: int) -> tuple[GraphFact, ...]:
+        """Return at most ``most`` facts that are not in the edit's own words."""
+        return tuple(fact for fact in facts if fact.text != edit.text)[:most]
 
 
 class GraphRequestMethod(GraphReader):
@@ -83,7 +84,10 @@ class GraphRequestMethod(GraphReader):
     def further_edits(self, edit: Edit) -> tuple[Edit, ...]:
         """Return the subgraph's facts as edits in the edit's form; their ids are ``ID/1``, ``ID/2``, …"""
         facts = self.config.facts(edit, self.subgraph(edit))
-        return tuple(fact.as_edit(f"{edit.id}/{index}").in_chat(chat=edit.chat) for index, fact in enumerate(facts, 1))
+        further = []
+        for number, fact in enumerate(facts, 1):
+            further.append(fact.as_edit(f"{edit.id}/{number}").in_chat(chat=edit.chat))
+        return tuple(further)
 
     def notes(self, edit: Edit) -> dict[str, Any]:
         """Return what follows by which rule, and how many further facts have an object that overlaps an answer.
@@ -93,9 +97,11 @@ class GraphRequestMethod(GraphReader):
         notes: dict[str, Any] = {}
         if self.config.graph.rules is not None:
             notes["consequences"] = self.subgraph(edit).graph.get("consequences", [])
-        if answers := self.test_answers(edit):
-            facts = self.further_edits(edit)
-            notes["answers_met"] = sum(any(overlaps(fact.target_new, name) for name in answers) for fact in facts)
+        answers = self.test_answers(edit)
+        if answers:
+            objects = [fact.target_new for fact in self.further_edits(edit)]
+            met = [object_ for object_ in objects if any(overlaps(object_, name) for name in answers)]
+            notes["answers_met"] = len(met)
         return notes
 
     def provenance(self) -> dict[str, Any]:

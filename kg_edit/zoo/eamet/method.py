@@ -82,10 +82,10 @@ class Eamet(Memit):
         own, *earlier = reversed(self._keys)
         return partial(self.aligned, keys=torch.cat([own, *earlier]), earlier=self._changes[::-1])
 
-    def written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
+    def split_written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
         """Return all of the states and of their changes, which the facts of further descents are aligned with."""
         self._changes.append(torch.stack([descent.change for descent in descents]))
-        return super().written(states, descents)
+        return super().split_written(states, descents)
 
     def aligned(self, change: Tensor, state: Tensor, *, keys: Tensor, earlier: Sequence[Tensor] = ()) -> Tensor:
         """Return the penalty of each fact, [facts]; its gradient reaches only the fact's own change.

@@ -63,7 +63,7 @@ class Emmet(JointMethod):
             earlier = protected.to(keys)  # times sqrt(remember)
             apart = torch.cdist(earlier.T / self.config.remember**0.5, keys.T) / keys.norm(dim=0)  # [earlier, facts]
             all_keys = torch.cat([keys, earlier[:, apart.amin(1) > _SAME]], 1)
-        solved = self.solved(layer, all_keys, others)
+        solved = self.solve(layer, all_keys, others)
         facts = keys.shape[1]
         diagonal = float((all_keys * solved).sum(0)[:facts].mean())  # of K^T C^-1 K: eps is relative to it
         return joint_directions(all_keys, solved, weight=self.config.relaxation * diagonal, first=facts)

@@ -130,7 +130,7 @@ class Pmet(Memit):
         """Return the regulariser of both changes, weight_decay (|delta_m| / |m|^2 + |delta_a| / |a|^2), [facts]."""
         return super().penalty(change, state).sum(-1)
 
-    def written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
+    def split_written(self, states: Tensor, descents: Sequence[Descent]) -> tuple[Tensor, list[Descent]]:
         """Return m [facts, d] and delta_m: the attention's part is not written."""
         return states[:, 0], [replace(descent, change=descent.change[0]) for descent in descents]
 
