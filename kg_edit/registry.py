@@ -244,9 +244,11 @@ def plug_in_code(target: str) -> dict[str, str | None] | None:
     if package is None:
         return None
     name, version = package
-    top = sys.modules[target.partition(":")[0].partition(".")[0]]
-    folders = [Path(folder) for folder in getattr(top, "__path__", ())]
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    module = target.partition(":")[0]
+    top = sys.modules[module.partition(".")[0]]
+    files = list[Path]()
+    for folder in getattr(top, "__path__", ()):
+        files += sorted(Path(folder).rglob("*.py"))
     if not files and top.__file__:  # a module outside a package
         files = [Path(top.__file__)]
     hashes = [hashlib.sha256(file.read_bytes()).digest() for file in files]

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import networkx as nx
@@ -61,7 +60,7 @@ class ComposedFact:
 
     def prompt(self, wording: str) -> str:
         """Return the question as a template with {} for the subject; it ends right before the target."""
-        return _worded(wording, self.hop)
+        return _word(wording, self.hop)
 
     def context(self, wording: str, *, shown: int) -> str:
         """Return up to ``shown`` facts about other things in the same wording, then {} for the prompt.
@@ -70,11 +69,12 @@ class ComposedFact:
         """
         facts = relation_examples().get(self.noun, ())
         others = [(thing, target) for thing, target in facts if target != self.target][:shown]
-        form = _worded(wording, self.noun)
-        return "".join(f"{form.replace('{}', thing)} {target}\n\n" for thing, target in others) + "{}"
+        form = _word(wording, self.noun)
+        lines = [f"{form.replace('{}', thing)} {target}\n\n" for thing, target in others]
+        return "".join(lines) + "{}"
 
 
-def _worded(wording: str, hop: str) -> str:
+def _word(wording: str, hop: str) -> str:
     text = wording.replace("[hop]", hop)
     return text[0].upper() + text[1:]
 
@@ -105,63 +105,79 @@ def objects_of(
     target = target_of(graph)
     nouns = _nouns()
     objects: dict[str, list[str]] = {}
-    for _, end, key, data in sorted(graph.out_edges(target, keys=True, data=True), key=lambda edge: edge[:3]):
+    for _, end, key in sorted(graph.out_edges(target, keys=True)):
+        data = graph.edges[target, end, key]
         noun = nouns.get(str(data.get("property", key)).casefold())
         label = str(graph.nodes[end]["label"])
-        if not noun or noun in _VAGUE or data.get("role") == "edit" or re.fullmatch("[QP][0-9]+", label):
+        if not noun or noun in _VAGUE or data.get("role") == "edit":
             continue
-        itself = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
-        if not (itself or overlaps(label, edit.subject) or gives_away(label, exclude)):
-            objects.setdefault(noun, []).append(label)
-    usual = asked_nouns(edit.relation_id)
-    others = relation_nouns().values() if every or not usual else ()
-    order = dict.fromkeys(noun for noun in (*usual, *others) if noun in objects)
-    return {noun: list(dict.fromkeys(objects[noun])) for noun in order}
+        has_no_label = re.fullmatch("[QP][0-9]+", label)
+        is_target = label.casefold() == edit.target_new.casefold()  # the country of Japan is Japan
+        if has_no_label or is_target or overlaps(label, edit.subject) or gives_away(label, exclude):
+            continue
+        labels = objects.setdefault(noun, [])
+        if label not in labels:
+            labels.append(label)
+    order = list(asked_nouns(edit.relation_id))
+    if every or not order:
+        order += relation_nouns().values()
+    return {noun: objects[noun] for noun in order if noun in objects}
 
 
 def implied_facts(edit: Edit, graph: nx.MultiDiGraph, *, exclude: Sequence[str]) -> list[ComposedFact]:
     """Return what follows from the edit about s by rules (`SubgraphOptions.rules`), as questions; see `objects_of`."""
     nouns = relation_nouns()
     subject = subject_of(graph)
-    edges = [edge for edge in graph.out_edges(subject, data=True) if edge[2].get("role") == "consequence"]
-    facts = [
-        ComposedFact(hop=nouns[data["property"]], target=str(graph.nodes[end]["label"]))
-        for _, end, data in sorted(edges, key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1]))
-        if data["property"] in nouns
-    ]
-    return [fact for fact in dict.fromkeys(facts) if not gives_away(fact.target, exclude)]
+    found = []  # (-confidence, property, object), so that the surest come first
+    for _, end, data in graph.out_edges(subject, data=True):
+        if data.get("role") == "consequence" and data["property"] in nouns:
+            found.append((-data["confidence"], data["property"], end))
+    facts = list[ComposedFact]()
+    for _, property_, end in sorted(found):
+        fact = ComposedFact(hop=nouns[property_], target=str(graph.nodes[end]["label"]))
+        if fact not in facts and not gives_away(fact.target, exclude):
+            facts.append(fact)
+    return facts
 
 
 def ripples(edit: Edit, objects: Mapping[str, Sequence[str]], *, limit: int, a_relation: int) -> list[ComposedFact]:
     """Return at most ``limit`` composed facts; each noun contributes its first ``a_relation`` objects."""
     first = first_hop(edit)
-    composed = (
-        ComposedFact(hop=f"{noun} of the {first}", target=label)
-        for noun in objects
-        for label in objects[noun][:a_relation]
-    )
-    return list(islice(composed, limit))
+    facts = []
+    for noun, labels in objects.items():
+        for label in labels[:a_relation]:
+            facts.append(ComposedFact(hop=f"{noun} of the {first}", target=label))
+    return facts[:limit]
 
 
 def first_hop(edit: Edit) -> str:
     """Return the edited relation as a noun: "country of origin"; one without a noun (`_nouns`) by its words."""
     nouns = _nouns()
-    known = (nouns[name.casefold()] for name in (edit.relation_id, edit.relation) if name and name.casefold() in nouns)
+    for name in (edit.relation_id, edit.relation):
+        if name and name.casefold() in nouns:
+            return nouns[name.casefold()]
     words = edit.relation_text.removeprefix("The ").removesuffix(" is")
-    return next(known, words if edit.relation else words.removesuffix(" of"))  # of "The capital of {} is"
+    if edit.relation:
+        return words
+    return words.removesuffix(" of")  # the prompt is like "The capital of {} is"
 
 
 def _nouns() -> dict[str, str]:
-    """The noun of each relation by its id, label and noun, in lower case; a graph of one's own only has labels."""
+    """Return the noun of each relation by its id, label and noun, in lower case; an own graph has labels only."""
     by_id = relation_nouns()
-    rows = RelationTemplates.load().by_name.items()
-    labels = {name: by_id[row.property_id] for name, row in rows if row.property_id in by_id}
-    return {noun: noun for noun in by_id.values()} | labels | {key.casefold(): noun for key, noun in by_id.items()}
+    nouns = {noun: noun for noun in by_id.values()}
+    for name, template in RelationTemplates.load().by_name.items():
+        if template.property_id in by_id:
+            nouns[name] = by_id[template.property_id]
+    for id_, noun in by_id.items():
+        nouns[id_.casefold()] = noun
+    return nouns
 
 
 def gives_away(text: str, answers: Sequence[str]) -> bool:
     """Return whether a text overlaps an answer, or shares a meaningful word with it."""
-    return any(overlaps(text, answer) or _words(text) & _words(answer) for answer in answers)
+    words = _words(text)
+    return any(overlaps(text, answer) or words & _words(answer) for answer in answers)
 
 
 def _words(text: str) -> set[str]:
@@ -178,23 +194,25 @@ def likeliest_first(
     scored are last.
     """
     compared = {noun: list(labels[:_MOST]) for noun, labels in islice(objects.items(), nouns)}
-    pairs = {
-        (noun, label): Pair(direct_question(noun, thing), label)
-        for noun, labels in compared.items()
-        for label in labels
-        if len(labels) > 1
-    }
-    sizes: dict[Pair, int] = {}  # the tokens of the candidates that can be scored after their prompt
-    for pair in pairs.values():
-        with suppress(PromptError):
-            prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
-            if model.positions is None or len(prompt.ids) <= model.positions:
-                sizes[pair] = len(prompt.target_ids)
+    sizes = dict[Pair, int]()  # the tokens of the candidates that can be scored after their prompt
+    for noun, labels in compared.items():
+        if len(labels) == 1:
+            continue
+        for label in labels:
+            pair = Pair(direct_question(noun, thing), label)
+            with suppress(PromptError):
+                prompt = model.encode(pair.prompt, target=pair.candidate, fitting=False)
+                if model.positions is None or len(prompt.ids) <= model.positions:
+                    sizes[pair] = len(prompt.target_ids)
     scores = score(model, list(sizes))
-    costs = {key: scores[pair].nll * sizes[pair] for key, pair in pairs.items() if pair in scores}
-    return {
-        noun: sorted(labels, key=lambda label: costs.get((noun, label), math.inf)) for noun, labels in compared.items()
-    }
+    ranked = {}
+    for noun, labels in compared.items():
+        costs = dict[str, float]()
+        for label in labels:
+            pair = Pair(direct_question(noun, thing), label)
+            costs[label] = scores[pair].nll * sizes[pair] if pair in scores else math.inf
+        ranked[noun] = sorted(labels, key=costs.__getitem__)
+    return ranked
 
 
 def stated_facts(
@@ -233,15 +251,15 @@ def rows_of(
     rows = list[ExtraTarget]()
     for index, (fact, answer) in enumerate(facts):
         wording = WORDINGS[index % len(WORDINGS)]
-        encoded = partial(encode, model.tokenizer, fact.prompt(wording), subject=subject)
+        template = fact.prompt(wording)
         for count in (shown, 0):
             context = fact.context(wording, shown=count)
             try:
                 if answer:
-                    row = encoded(context=context)
+                    row = encode(model.tokenizer, template, subject=subject, context=context)
                     row = replace(row, text=f"{row.text} {answer.text}", ids=(*row.ids, *answer.ids))
                 else:
-                    row = encoded(target=fact.target, context=context)
+                    row = encode(model.tokenizer, template, subject=subject, target=fact.target, context=context)
             except PromptError:
                 if answer:
                     raise

@@ -347,8 +347,10 @@ class GlameConfig(GraphConfig, RankOneConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the settings without effect: those of `GraphConfig`, and the weight of rows if there are none."""
-        without_rows = {} if self.graph_rows else {"graph_weight": "graph_rows=0 puts no row into the loss"}
-        return {**super().idle(), **without_rows}
+        idle = super().idle()
+        if not self.graph_rows:
+            idle["graph_weight"] = "graph_rows=0 puts no row into the loss"
+        return idle
 
     def workload(self, *, edits: int) -> Workload:
         """Return the workload of the R-GNN, with a row for each statement and two for the edit as questions."""

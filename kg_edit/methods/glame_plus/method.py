@@ -21,19 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
-from kg_edit.errors import ConfigError, UnsupportedModelError
+from kg_edit.errors import FAILURES, ConfigError, UnsupportedModelError
 from kg_edit.graphs.source import check_graph
 from kg_edit.locate_then_edit.descent import Delta
-from kg_edit.locate_then_edit.objective import ExtraTarget, Objective, Request
+from kg_edit.locate_then_edit.objective import Objective, Request
 from kg_edit.locate_then_edit.states import adds_mlp
-from kg_edit.methods.base import attempt
+from kg_edit.methods.base import annotate_errors
 from kg_edit.methods.composed_facts import (
     Answer,
     ComposedFact,
@@ -46,7 +46,7 @@ from kg_edit.methods.config import ContextLengths
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.glame_plus.answers import AnswerOptions, KnownQuestions, others_than, write_answers
 from kg_edit.methods.glame_plus.questions import RippleConfig, RippleTargets, excluded_answers
-from kg_edit.methods.glame_plus.teacher import answers_of
+from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.methods.rome.method import Rome, RomeConfig
 from kg_edit.methods.workload import Workload
@@ -90,11 +90,13 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the settings of the rows of the value at s, if it learns the edit alone."""
-        why = "the value at s learns the edit alone (ripple_weight=0); set answers.shown"
-        return {**super().idle(), **({} if self.ripple_weight else {"shown": why})}
+        idle = super().idle()
+        if not self.ripple_weight:
+            idle["shown"] = "the value at s learns the edit alone (ripple_weight=0); set answers.shown"
+        return idle
 
     @model_validator(mode="after")
-    def _writes_what_follows(self) -> Self:
+    def _refuse_no_site(self) -> Self:
         if self.answers is None and not self.ripple_weight:
             raise ValueError(
                 "answers=null and ripple_weight=0 write nothing that follows; give one of them, or use rome"
@@ -117,7 +119,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
         return (*edited, late)
 
     def workload(self, *, edits: int) -> Workload:
-        """ROME's workload, plus one row for each recalled relation and each statement."""
+        """Return ROME's workload, plus one row for each recalled relation and each statement."""
         workload = super().workload(edits=edits)
         extra_rows = self.recalled + self.stated
         return replace(workload, rows=workload.rows + extra_rows, kept=_KEPT * extra_rows)
@@ -176,19 +178,25 @@ class GlamePlus(GraphReader, Rome):
         patches = super().make_each(edits, before=before)
         if self.config.answers is None:
             return patches
-        return tuple(
-            attempt(edit, partial(self.write_late, edit, patch, self.config.answers))
-            if isinstance(patch, WeightPatch)
-            else patch
-            for edit, patch in zip(edits, patches, strict=True)
-        )
+        results = list[Patch | Exception]()
+        for edit, patch in zip(edits, patches, strict=True):
+            if not isinstance(patch, WeightPatch):
+                results.append(patch)
+                continue
+            try:
+                with annotate_errors(edit):
+                    results.append(self.write_late(edit, patch, self.config.answers))
+            except FAILURES as error:
+                results.append(error)
+        return tuple(results)
 
     def write_late(self, edit: Edit, patch: WeightPatch, options: AnswerOptions) -> Patch:
         """Return ``patch``, extended by the update of the late block with the answers that follow from its edit."""
         late = self.layers[-1]
 
         def rewrites(subject: str) -> tuple[Prompt, ...]:
-            return Request.of(self.model, edit.model_copy(update={"subject": subject}), self.contexts).rewrites
+            about_it = edit.model_copy(update={"subject": subject})
+            return Request.of(self.model, about_it, self.contexts).rewrites
 
         with untouched(self.model):
             targets = self.ripples(edit)
@@ -206,10 +214,14 @@ class GlamePlus(GraphReader, Rome):
             )
         if written is None:  # no question can be asked
             return patch
-        before, after = (round(sum(values) / len(values), 6) for values in zip(*written.nll, strict=True))
-        facts = {fact.hop: fact.target for fact in written.facts}
+        answers = {
+            "layer": late,
+            "facts": {fact.hop: fact.target for fact in written.facts},
+            "nll_before": round(sum(before for before, _ in written.nll) / len(written.nll), 6),
+            "nll_after": round(sum(after for _, after in written.nll) / len(written.nll), 6),
+        }
         (record,) = patch.edits
-        record = {**record, "answers": {"layer": late, "facts": facts, "nll_before": before, "nll_after": after}}
+        record = {**record, "answers": answers}
         factors = {**patch.factors, self.model.weight_name(late): written.factors}
         return replace(patch, factors=factors, provenance={**patch.provenance, "edits": [record]})
 
@@ -232,7 +244,7 @@ class GlamePlus(GraphReader, Rome):
         if not self.config.ripple_weight:
             return request
         known = [(fact, None) for fact in (*targets.own, *targets.stated)]
-        return replace(request, further=self._rows(edit, known))
+        return replace(request, further=rows_of(self.model, edit.subject, known, shown=self.config.shown))
 
     def objective(self, model: LanguageModel, edits: Sequence[Edit], requests: Sequence[Request]) -> Objective:
         """Return ROME's loss, plus that of what follows. The teacher is asked about all edits in one batch."""
@@ -244,26 +256,29 @@ class GlamePlus(GraphReader, Rome):
 
         extended = list[Request]()
         for edit, request, rows in zip(edits, requests, taught, strict=True):
-            further = (*request.further, *self._rows(edit, rows))
-            weighted = tuple(replace(row, weight=self.config.ripple_weight / len(further)) for row in further)
-            extended.append(replace(request, further=weighted))
+            taught_rows = rows_of(self.model, edit.subject, rows, shown=self.config.shown)
+            further = (*request.further, *taught_rows)
+            weighted = [replace(row, weight=self.config.ripple_weight / len(further)) for row in further]
+            extended.append(replace(request, further=tuple(weighted)))
         return super().objective(model, edits, extended)
 
     def _teacher_rows(
         self, edits: Sequence[Edit], model: LanguageModel
     ) -> list[list[tuple[ComposedFact, Answer | None]]]:
-        """For each edit, the facts about o* that the unedited model answers, each with its answer."""
-        targets = [self.ripples(edit) for edit in edits]
-        questions = [(index, question) for index, of_edit in enumerate(targets) for question in of_edit.asks]
-        answers = answers_of(
-            model, [question for _, question in questions], most=self.config.answer_tokens, store=self._known.starts
-        )
-        rows: list[list[tuple[ComposedFact, Answer | None]]] = [[] for _ in edits]
-        for (index, question), answer in zip(questions, answers, strict=True):
-            fact = targets[index].learned(question, answer)
-            if fact and len(rows[index]) < self.config.recalled:
-                rows[index].append((fact, answer))
-        return rows
-
-    def _rows(self, edit: Edit, facts: Sequence[tuple[ComposedFact, Answer | None]]) -> tuple[ExtraTarget, ...]:
-        return rows_of(self.model, edit.subject, facts, shown=self.config.shown)
+        """Return for each edit the facts about o* that the unedited model answers, each with its answer."""
+        questions = list[TeacherQuestion]()  # of all edits, which the model is asked in one batch
+        for edit in edits:
+            questions += self.ripples(edit).asks
+        answers = answers_of(model, questions, most=self.config.answer_tokens, store=self._known.starts)
+        rows_by_edit = []
+        first = 0
+        for edit in edits:
+            targets = self.ripples(edit)
+            rows = list[tuple[ComposedFact, Answer | None]]()
+            for question, answer in zip(targets.asks, answers[first:], strict=False):
+                fact = targets.learned(question, answer)
+                if fact and len(rows) < self.config.recalled:
+                    rows.append((fact, answer))
+            first += len(targets.asks)
+            rows_by_edit.append(rows)
+        return rows_by_edit

@@ -80,8 +80,8 @@ class RippleTargets:
     def stated(self) -> list[ComposedFact]:
         """The facts of the graph, which are learned as they are: what rules say of s, then composed facts."""
         limit = self.config.stated
-        most = self.config.per_relation
-        return [*self.implied, *ripples(self.edit, self.objects, limit=limit, a_relation=most)][:limit]
+        composed = ripples(self.edit, self.objects, limit=limit, a_relation=self.config.per_relation)
+        return [*self.implied, *composed][:limit]
 
     @property
     def asks(self) -> list[TeacherQuestion]:
@@ -116,5 +116,7 @@ def excluded_answers(edit: Edit, config: RippleConfig, graph: object = None) -> 
     They include the answers to the probes of the edit's record that are hidden in ``graph``. They are used for this
     filter only.
     """
+    if not config.exclude_answers:
+        return []
     answers = [answer for question in edit.portability for answer in right_answers(question)]
-    return [*answers, *hidden_answers(graph, edit)] if config.exclude_answers else []
+    return [*answers, *hidden_answers(graph, edit)]

@@ -42,18 +42,21 @@ class TeacherQuestion:
     @property
     def question(self) -> TeacherPrompt:
         """The prompt in question form."""
-        return self._worded(direct_question("{noun}", "{thing}"), "\n\n")
+        return self._prompt(direct_question("{noun}", "{thing}"), "\n\n")
 
     @property
     def sentence(self) -> TeacherPrompt:
         """The prompt as a sentence to continue. If both forms get the same answer, the model knows it."""
-        return self._worded("The {noun} of {thing} is", ".\n")
+        return self._prompt("The {noun} of {thing} is", ".\n")
 
-    def _worded(self, form: str, end: str) -> TeacherPrompt:
-        facts = [(self.noun, *fact) for fact in self.examples if fact[0] != self.of] or _SHOTS
-        shown = "".join(f"{_filled(form, noun, thing)} {target}{end}" for noun, thing, target in facts[:_SHOWN])
+    def _prompt(self, form: str, end: str) -> TeacherPrompt:
+        """Return the prompt in a ``form``; each example fact before it ends with ``end``."""
+        examples = [(self.noun, thing, target) for thing, target in self.examples if thing != self.of]
+        shown = ""
+        for noun, thing, target in (examples or _SHOTS)[:_SHOWN]:
+            shown += f"{_fill(form, noun, thing)} {target}{end}"
         begun = form.partition(" {thing}")[0].replace("{noun}", self.noun)
-        return TeacherPrompt(start=shown + begun, shown=shown, alone=_filled(form, self.noun, self.of))
+        return TeacherPrompt(start=shown + begun, shown=shown, alone=_fill(form, self.noun, self.of))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ class TeacherPrompt:
         return self.shown + self.alone, self.alone
 
 
-def _filled(form: str, noun: str, thing: str) -> str:
+def _fill(form: str, noun: str, thing: str) -> str:
     return form.replace("{noun}", noun).replace("{thing}", thing)
 
 
@@ -84,42 +87,69 @@ def answers_of(
     A question uses the first of its prompts that fits into the model's positions; if none fits, the answer is None.
     ``store`` caches the prefixes before the thing for later calls.
     """
-    prompts = [*(question.question for question in questions), *(question.sentence for question in questions)]
-    limit = model.positions
-    fitting: list[tuple[int, ...] | None] = []
+    # A row for each prompt that fits, and its prefix, which is the same for other things
+    prompts = [question.question for question in questions] + [question.sentence for question in questions]
+    rows = list[tuple[int, ...]]()
+    prefixes = list[tuple[int, ...]]()
+    row_of: dict[TeacherPrompt, int] = {}
     for prompt in prompts:
-        forms = (model.encode(form, fitting=False).ids for form in prompt.forms)
-        fitting.append(next((ids for ids in forms if limit is None or len(ids) + most <= limit), None))
-    rows = [ids for ids in fitting if ids]
-    starts = (model.encode(prompt.start, fitting=False).ids for prompt in prompts)
-    prefixes = [start for start, ids in zip(starts, fitting, strict=True) if ids and ids[: len(start)] == start]
+        ids = _fit(model, prompt, beyond=most)
+        if ids is None:
+            continue
+        row_of[prompt] = len(rows)
+        rows.append(ids)
+        start = model.encode(prompt.start, fitting=False).ids
+        if ids[: len(start)] == start:
+            prefixes.append(start)
+
+    def is_ended(tokens: Sequence[int]) -> bool:
+        return _ends(model, tokens[-1])
+
     written = greedy(
         model,
         rows,
         limits=[most] * len(rows),
         top_k=_KEPT,
-        ends=lambda tokens: _ends(model, tokens[-1]),
+        ends=is_ended,
         starts=store.contexts(model, prefixes) if store and prefixes else None,
     )
-    answers = (_answer(model, row) for row in written)
-    by_prompt = [next(answers) if ids else None for ids in fitting]
-    return [
-        one if one and two and (begins_with(one.text, two.text) or begins_with(two.text, one.text)) else None
-        for one, two in zip(by_prompt[: len(questions)], by_prompt[len(questions) :], strict=True)
-    ]
+
+    def answer_to(prompt: TeacherPrompt) -> Answer | None:
+        return _answer(model, written[row_of[prompt]]) if prompt in row_of else None
+
+    answers = list[Answer | None]()
+    for question in questions:
+        answer = answer_to(question.question)
+        other = answer_to(question.sentence)
+        if answer and other and (begins_with(answer.text, other.text) or begins_with(other.text, answer.text)):
+            answers.append(answer)
+        else:
+            answers.append(None)
+    return answers
+
+
+def _fit(model: LanguageModel, prompt: TeacherPrompt, *, beyond: int) -> tuple[int, ...] | None:
+    """Return the tokens of the first form of a prompt that leaves ``beyond`` positions of the model free, or None."""
+    for form in prompt.forms:
+        ids = model.encode(form, fitting=False).ids
+        if model.positions is None or len(ids) + beyond <= model.positions:
+            return ids
+    return None
 
 
 def _ends(model: LanguageModel, token: int) -> bool:
-    """Whether an answer ends before this token."""
+    """Return whether an answer ends before this token."""
     text = str(model.tokenizer.decode([token]))
     return token in model.tokenizer.all_special_ids or "\n" in text or text.strip() in (".", ",")
 
 
 def _answer(model: LanguageModel, written: Written) -> Answer | None:
-    """The first line or sentence of the written text, as an answer; None if it is empty."""
-    texts = [str(model.tokenizer.decode([token])) for token in written.tokens]
-    stop = next((index for index, token in enumerate(written.tokens) if _ends(model, token)), len(texts))
-    while stop and not texts[stop - 1].strip(" ."):
+    """Return the first line or sentence of the written text, as an answer; None if it is empty."""
+    stop = 0
+    while stop < len(written.tokens) and not _ends(model, written.tokens[stop]):
+        stop += 1
+    # Without blanks and dots at its end
+    while stop and not str(model.tokenizer.decode([written.tokens[stop - 1]])).strip(" ."):
         stop -= 1
     text = str(model.tokenizer.decode(list(written.tokens[:stop]))).strip()
     if not text:
