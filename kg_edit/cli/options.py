@@ -190,13 +190,19 @@ def refuse_unused(context: typer.Context, names: Sequence[str], where: str, *, w
         where: in which case they have no effect, such as "without --push".
         way: what to do instead of leaving them out, such as "give --push OWNER/NAME".
     """
+    typed = typed_options(context, names)
+    if typed:
+        have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
+        instead = f", or {way}" if way else ""
+        raise ConfigError(f"{', '.join(typed)} {have} no effect {where}; leave {them} out{instead}")
+
+
+def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """Return those of the parameters ``names`` that were typed, as they were typed."""
     typed = []
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in names and source is not None and source.name == "COMMANDLINE":
             # An argument is typed without its name, and shown in capitals
             typed.append(parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper())
-    if typed:
-        have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
-        instead = f", or {way}" if way else ""
-        raise ConfigError(f"{', '.join(typed)} {have} no effect {where}; leave {them} out{instead}")
+    return typed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from kg_edit.errors import UnsupportedModelError
 
 if TYPE_CHECKING:  # other modules read the table without loading a model
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ENTRY_POINTS = "kg_edit.architectures"
@@ -224,10 +225,15 @@ def content_fingerprint(model: PreTrainedModel) -> str:
     to bfloat16, so that the hash does not change when the model is cast between float32 and bfloat16; float16 may round
     an element to another one.
     """
+    return fingerprint_of(model.config.model_type, sorted(model.named_parameters()))
+
+
+def fingerprint_of(family: str, parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """Return `content_fingerprint` from the family (``model_type``) and the parameters, sorted by name."""
     import torch
 
-    digest = hashlib.sha256(model.config.model_type.encode())
-    for name, parameter in sorted(model.named_parameters()):
+    digest = hashlib.sha256(family.encode())
+    for name, parameter in parameters:
         digest.update(json.dumps([name, list(parameter.shape)]).encode())
         # The elements (0, 0), (1, 1), … of the matrix; the shorter index wraps around, so all rows and columns count.
         stored = parameter.detach()

@@ -96,6 +96,16 @@ class Factors:
         """Return the same factors on ``device``, in float32."""
         return Factors(left=self.left.to(device).float(), right=self.right.to(device).float())
 
+    def added_to(self, weight: Tensor, *, name: str) -> Tensor:
+        """Return W + left right^T, computed in float32 and rounded to the type of ``weight`` [out, in]."""
+        changed = (weight + self.exact_on(weight.device).product).to(weight.dtype)
+        safe = self.bound < _SAFE * torch.finfo(weight.dtype).max  # false for NaN, too
+        if not safe and not torch.isfinite(changed).all():
+            raise PatchError(
+                f"the change makes {name} infinite or NaN in {weight.dtype}; use float32, or a smaller change"
+            )
+        return changed
+
     def columns(self, indices: Sequence[int]) -> Factors:
         """Return the factors with the columns at ``indices`` only: the part of the change that some edits have."""
         return Factors(left=self.left[:, list(indices)].contiguous(), right=self.right[:, list(indices)].contiguous())
@@ -228,14 +238,7 @@ class WeightPatch(Patch):
     def _add_to(self, modules: Mapping[str, nn.Module]) -> None:
         for name, module in modules.items():
             weight = weight_matrix(module)
-            pair = self.factors[name]
-            changed = (weight.float() + pair.exact_on(weight.device).product).to(weight.dtype)
-            safe = pair.bound < _SAFE * torch.finfo(weight.dtype).max  # false for NaN, too
-            if not safe and not torch.isfinite(changed).all():
-                raise PatchError(
-                    f"the change makes {name} infinite or NaN in {weight.dtype}; use float32, or a smaller change"
-                )
-            weight.copy_(changed)
+            weight.copy_(self.factors[name].added_to(weight, name=name))
 
     def check_finite(self) -> None:
         """Check that all factors and their products are finite."""

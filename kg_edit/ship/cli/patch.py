@@ -45,7 +45,7 @@ from kg_edit.methods.registry import check_method
 from kg_edit.models.loading import check_model_name
 from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_check import check
-from kg_edit.ship.cli.patch_shipping import average, export, merge, subtract
+from kg_edit.ship.cli.patch_shipping import average, export, extract, merge, subtract
 from kg_edit.text.display import plain
 
 if TYPE_CHECKING:
@@ -308,5 +308,5 @@ def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
         show_conflicts([conflict for conflict in conflicts if conflict.second.position.step == number])
 
 
-for _command in (check, merge, export, subtract, average):
+for _command in (check, merge, export, extract, subtract, average):
     app.command()(_command)

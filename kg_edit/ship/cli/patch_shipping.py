@@ -1,7 +1,7 @@
 """`kg-edit patch merge` and `export`: a ledger's edits in the forms that others load; `subtract` and `average` patches.
 
-`merge` writes the edited model, `export` an adapter or one patch file. `subtract` (Ext-Sub) takes patches or PEFT
-adapters instead of a ledger.
+`merge` writes the edited model, `export` an adapter or one patch file, and `extract` makes a patch of two models.
+`subtract` (Ext-Sub) takes patches or PEFT adapters instead of a ledger.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stderr
 from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
-from kg_edit.cli.options import Device, Dtype, refuse_unused
+from kg_edit.cli.options import Device, Dtype, refuse_unused, typed_options
 from kg_edit.errors import ConfigError, OutputError, PatchError
 from kg_edit.text.display import plain
 
@@ -79,9 +79,11 @@ def merge(
 ) -> None:
     """Write the edited model, as a folder for transformers or as a GGUF file.
 
-    The folder also has a model card (`README.md`). In a GGUF file only the edited tensors are dequantised and
-    rewritten; the rest is unchanged. `--push OWNER/NAME` uploads the folder to the hub. Edits that contradict each
-    other, or failed in their run, are refused; `--check` asks the model before anything is written.
+    The files of a model in safetensors are copied, and only the bytes of the edited tensors change: the model is not
+    loaded, and its shards and number type stay. `--check`, `--scores`, `--shard`, `--dtype` and `--device` load it. The
+    folder also has a model card (`README.md`). In a GGUF file only the edited tensors are dequantised and rewritten;
+    the rest is unchanged. `--push OWNER/NAME` uploads the folder to the hub. Edits that contradict each other, or
+    failed in their run, are refused; `--check` asks the model before anything is written.
 
     Examples:
 
@@ -109,14 +111,23 @@ def merge(
     file = None
     if to == "gguf":
         file = gguf_of(name, gguf)
-    loaded = load(name, dtype, device)
-    if check:
-        _check_edits(loaded, patch, entries, force=force)
-    shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=loaded if scores else None)
-    if file:
-        shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
+    from kg_edit.ship.checkpoint.merging import merge_checkpoint
+    from kg_edit.ship.checkpoint.stored import Checkpoint, checkpoint_folder
+
+    loads = bool(check or scores or file or typed_options(context, ("shard", "dtype", "device")))
+    folder = None if loads else checkpoint_folder(name)
+    if folder:
+        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=None)
+        merge_checkpoint(patch, Checkpoint.open(folder), out, card=shipment.card("folder"))
     else:
-        shipment.to_folder(out, loaded, shard=shard)
+        loaded = load(name, dtype, device)
+        if check:
+            _check_edits(loaded, patch, entries, force=force)
+        shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=loaded if scores else None)
+        if file:
+            shipment.to_gguf_model(out, loaded, base=file, kind=gguf_type)
+        else:
+            shipment.to_folder(out, loaded, shard=shard)
     say(f"{out}: the model with {number_of(len(entries), 'edit')} in its weights")
     _remark(shipment)
     _push(out, push, private=private)
@@ -282,6 +293,43 @@ def _push(out: Path, push: str | None, *, private: bool) -> None:
 
     if push is not None:
         say(push_folder(out, push, private=private))
+
+
+def extract(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The unedited model: a folder or a hub id.")],
+    edited: Annotated[str, typer.Argument(metavar="EDITED", help="The edited model: a folder or a hub id.")],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Patch file to write.")],
+    rank: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="what is above the rounding", help="Rank of each changed weight."),
+    ] = None,
+    edits: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The edits that EDITED has, so that a ledger can check them.")
+    ] = None,
+) -> None:
+    """Make a patch of the difference between two checkpoints, whoever edited the second one.
+
+    No model is loaded. The difference of each weight is split by its singular values; those that the rounding of the
+    weight's type explains are left out. The patch can be merged, exported and applied; with `--edits` also added to a
+    ledger, checked and removed.
+
+    Examples:
+
+    - `kg-edit patch extract base/ edited/ --out edited.safetensors --edits edits.jsonl`
+    """
+    _check_outside_ledgers(out)
+    if out.exists():
+        raise OutputError(f"{out} already exists; give another --out")
+    from kg_edit.edits.files import read_edits
+    from kg_edit.ship.checkpoint.extraction import extract_patch
+    from kg_edit.ship.checkpoint.stored import Checkpoint
+
+    facts = tuple(read_edits(edits)) if edits else ()
+    patch = extract_patch(Checkpoint.of(base), Checkpoint.of(edited), rank=rank, edits=facts)
+    for name, weight in patch.provenance["methods"][0]["weights"].items():
+        say(f"{name}: rank {weight['rank']}, norm {weight['norm']:.3g}, of which {weight['kept']:.2%} is kept")
+    say(f"{patch.save(out)}: {number_of(len(patch.factors), 'weight')} changed")
 
 
 _CHANGE = "a patch file of weights, output folder of `kg-edit edit`, ledger, or folder of a PEFT LoRA adapter"

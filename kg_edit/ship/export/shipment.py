@@ -44,7 +44,7 @@ class Shipment:
 
         check_new(out)
         modules = blank_model(self.model)
-        return write_peft(self.patch, out, modules=modules, base=self.base.path, card=self._card("peft"))
+        return write_peft(self.patch, out, modules=modules, base=self.base.path, card=self.card("peft"))
 
     def to_gguf(self, out: Path) -> Path:
         """Write a GGUF adapter by `kg_edit.ship.export.gguf_files.write_gguf_adapter`; raises the same errors."""
@@ -54,19 +54,19 @@ class Shipment:
         check_new(out)
         modules = blank_model(self.model)
         base = self.base.hub or Path(self.base.path).name
-        return write_gguf_adapter(self.patch, out, modules=modules, base=base, card=self._card("gguf adapter"))
+        return write_gguf_adapter(self.patch, out, modules=modules, base=base, card=self.card("gguf adapter"))
 
     def to_folder(self, out: Path, model: LanguageModel, *, shard: str) -> Path:
         """Write the model for transformers (`kg_edit.ship.export.merged_model.write_merged`)."""
         from kg_edit.ship.export.merged_model import write_merged
 
-        return write_merged(self.patch, model, out, shard=shard, card=self._card("folder"))
+        return write_merged(self.patch, model, out, shard=shard, card=self.card("folder"))
 
     def to_gguf_model(self, out: Path, model: LanguageModel, *, base: Path, kind: str) -> Path:
         """Write the edited model as GGUF (`kg_edit.ship.export.gguf_files.write_gguf_model`)."""
         from kg_edit.ship.export.gguf_files import write_gguf_model
 
-        card = self._card("gguf model")
+        card = self.card("gguf model")
         return write_gguf_model(self.patch, out, model=model, base=base, kind=kind, card=card)
 
     @cached_property
@@ -92,7 +92,8 @@ class Shipment:
             "not read; in other programs, put a line break before such a text (see README.md)"
         )
 
-    def _card(self, form: Form) -> str:
+    def card(self, form: Form) -> str:
+        """Return the model card of the export in this form."""
         scores = scores_of(self.rows)
         return model_card(self.patch, self.edits, base=self.base, form=form, scores=scores, unread=self.unread)
 

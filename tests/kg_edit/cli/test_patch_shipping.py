@@ -222,3 +222,21 @@ def test_average_of_two_patches_goes_into_a_ledger_whole(kg_edit: Run, place: Pa
     assert again.code == 2 and "already exists" in again.err
     assert kg_edit("patch", "add", "ledger", "both.safetensors").code == 0
     assert kg_edit("patch", "remove", "ledger", HEAT.id).code == 0, "all edits of the patch, so nothing is computed"
+
+
+def test_what_is_merged_on_disk_is_extracted_and_kept_in_a_ledger(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    file = write_patch(place / "one.safetensors", tiny_folder, HEAT, size=0.1)
+    edits = place / "edits.jsonl"
+    edits.write_text(HEAT.model_dump_json(exclude_defaults=True))
+    assert kg_edit("patch", "merge", file, "--out", "merged").code == 0
+    result = kg_edit("patch", "extract", tiny_folder, "merged", "--out", "found.safetensors", "--edits", edits)
+    assert result.code == 0, result.err
+    assert "rank 1" in result.out and "100.00% is kept" in result.out
+    found = Patch.load("found.safetensors")
+    made = Patch.load(file)
+    assert isinstance(found, WeightPatch) and isinstance(made, WeightPatch)
+    for name, pair in made.factors.items():
+        torch.testing.assert_close(found.factors[name].product, pair.product, rtol=0, atol=1e-6)
+    assert kg_edit("patch", "add", "ledger", "found.safetensors").code == 0
+    assert [entry.name for entry in Ledger.open("ledger").active] == [HEAT.id]
+    assert kg_edit("patch", "remove", "ledger", HEAT.id).code == 0

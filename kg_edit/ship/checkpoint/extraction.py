@@ -1,0 +1,208 @@
+"""Extract the patch between two checkpoints of one model: W' - W of every weight that differs, at a low rank.
+
+An edited checkpoint of any origin becomes a patch, which can be applied, merged, exported, and removed again. The
+difference D of a weight is the edit plus the rounding of W' to its type, which has full rank. A singular value counts
+if it is above what rounding alone can have: for independent errors of variance s^2 in [m, n], the largest singular
+value is s (sqrt m + sqrt n) (Bai and Yin). A number is rounded by at most half a unit in its last place (ulp), so
+s^2 = mean(ulp(W')^2) / 12, and as much again for the change itself, which was computed in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from kg_common.progress import Bar
+from kg_edit.edits.edit import Edit
+from kg_edit.errors import PatchError, PatchMismatchError
+from kg_edit.patches.weight_patch import Factors, WeightPatch
+from kg_edit.ship.checkpoint.stored import Checkpoint
+from kg_edit.version import __version__
+
+METHOD = "extracted"
+_MARGIN = 1.1  # above the largest singular value of rounding alone, which is an asymptotic bound
+_FIRST = 16  # singular values that are computed first
+_OVERSAMPLED = 8  # random vectors more than singular values
+_ITERATIONS = 4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Difference:
+    """The difference of one weight, split into its leading part and a rest.
+
+    Attributes:
+        name: the weight's name in the loaded model.
+        factors: the leading part, left [out, rank] and right [in, rank].
+        norm: of the whole difference.
+        kept: the share of its squared norm that the factors have.
+        noise: the largest singular value that rounding alone could have.
+    """
+
+    name: str
+    factors: Factors
+    norm: float
+    kept: float
+    noise: float
+
+
+@torch.no_grad()
+def extract_patch(
+    base: Checkpoint,
+    edited: Checkpoint,
+    *,
+    rank: int | None = None,
+    edits: Sequence[Edit] = (),
+    progress: bool = True,
+) -> WeightPatch:
+    """Return the patch that turns one checkpoint into the other.
+
+    Args:
+        base: the checkpoint of the unedited model.
+        edited: the checkpoint of the edited model.
+        rank: of every changed weight; None: as many singular values as are above the rounding of the weight's type.
+        edits: the facts that the edited model is known to have, so that a ledger can list and check them. They form
+            one batch: which part of the change belongs to which edit is not known.
+        progress: show a bar of the tensors.
+
+    Returns:
+        The patch; its provenance has the rank, the norm and the kept share of every weight.
+
+    Raises:
+        PatchMismatchError: the checkpoints have other tensors, or another shape of one.
+        PatchError: nothing differs; or something that is no matrix differs, which a patch can't hold.
+    """
+    found = list[Difference]()
+    others = list[str]()
+    names = _shared_names(base, edited)
+    for name in Bar(names, title="extract", unit="tensor", shown=progress):
+        before = base.find(name).read()
+        after = edited.find(name).read()
+        if before.shape != after.shape:
+            raise PatchMismatchError(
+                f"{name} is {list(before.shape)} in {base.folder}, {list(after.shape)} in the other"
+            )
+        if torch.equal(before, after.to(before.dtype)):
+            continue
+        if before.dim() != 2:
+            others.append(name)
+            continue
+        if base.is_transposed(name):
+            before = before.T
+            after = after.T
+        found.append(split(name, before, after, rank=rank))
+    if others:
+        raise PatchError(
+            f"{len(others)} tensors that are no matrices differ ({', '.join(others[:3])}), which a patch can't hold; "
+            "keep the edited checkpoint itself"
+        )
+    if not found:
+        raise PatchError(f"{edited.folder} has the weights of {base.folder}, so there is nothing to extract")
+    factors = {difference.name: difference.factors for difference in found}
+    return WeightPatch(factors=factors, provenance=_provenance(base, edited, found, edits))
+
+
+def split(name: str, before: Tensor, after: Tensor, *, rank: int | None = None) -> Difference:
+    """Split W' - W [out, in] by its singular values; see `extract_patch`."""
+    difference = after.double() - before.double()
+    noise = rounding_noise(after, difference)
+    full = min(difference.shape)
+    width = min(full, rank or _FIRST)
+    left, values, right = leading_svd(difference, width)
+    # More of them, until the smallest one is rounding's
+    while rank is None and width < full and float(values[-1]) > _MARGIN * noise:
+        width = min(full, 4 * width)
+        left, values, right = leading_svd(difference, width)
+    kept = width if rank is not None else max(1, int((values > _MARGIN * noise).sum()))
+    squared_norm = float(difference.square().sum())
+    return Difference(
+        name=name,
+        factors=Factors(
+            left=(left[:, :kept] * values[:kept]).float().contiguous(),
+            right=right[:, :kept].float().contiguous(),
+        ),
+        norm=math.sqrt(squared_norm),
+        kept=float(values[:kept].square().sum()) / squared_norm,
+        noise=noise,
+    )
+
+
+def leading_svd(matrix: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U [m, width], S [width] descending and V [n, width] of the largest singular values.
+
+    The range finder of Halko, Martinsson and Tropp (2011, algorithm 4.4): the products of the matrix with random
+    vectors span its leading part, and a few iterations sharpen it. The draw is always the same.
+    """
+    draw = torch.Generator().manual_seed(0)
+    columns = min(min(matrix.shape), width + _OVERSAMPLED)
+    basis = matrix @ torch.randn(matrix.shape[1], columns, generator=draw, dtype=matrix.dtype)
+    basis, _ = torch.linalg.qr(basis)
+    for _ in range(_ITERATIONS):
+        back, _ = torch.linalg.qr(matrix.T @ basis)
+        basis, _ = torch.linalg.qr(matrix @ back)
+    left, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ left[:, :width], values[:width], right[:width].T
+
+
+def rounding_noise(weight: Tensor, difference: Tensor) -> float:
+    """Return the largest singular value that rounding alone can have.
+
+    Args:
+        weight: W' [m, n], rounded to its own type.
+        difference: W' - W. An editor computes the change in float32, as a product and a sum, and rounds it twice.
+    """
+    rows, columns = weight.shape
+    squares = _units(weight).square() + 2 * _units(difference.float()).square()
+    deviation = math.sqrt(float(squares.mean()) / 12)
+    return deviation * (math.sqrt(rows) + math.sqrt(columns))
+
+
+def _units(numbers: Tensor) -> Tensor:
+    """Return the unit in the last place of each number x of a type: eps 2^floor(log2 |x|)."""
+    exponents = torch.frexp(numbers.float()).exponent  # |x| = f 2^exponent with f in [1/2, 1)
+    return torch.finfo(numbers.dtype).eps * torch.exp2(exponents.double() - 1)
+
+
+def _shared_names(base: Checkpoint, edited: Checkpoint) -> list[str]:
+    """Return the names of all parameters, which both checkpoints must have.
+
+    Raises:
+        PatchMismatchError: they are of different families or sizes.
+    """
+    names = [name for name, _ in base.modules.named_parameters()]
+    others = [name for name, _ in edited.modules.named_parameters()]
+    if names != others:
+        raise PatchMismatchError(
+            f"{base.folder} and {edited.folder} are of other families or sizes; give two checkpoints of one model"
+        )
+    return names
+
+
+def _provenance(
+    base: Checkpoint, edited: Checkpoint, found: Sequence[Difference], edits: Sequence[Edit]
+) -> dict[str, Any]:
+    """Return what the patch records: the base it belongs to, and how much of each difference it has."""
+    weights = {
+        difference.name: {
+            "rank": difference.factors.rank,
+            "norm": round(difference.norm, 6),
+            "kept": round(difference.kept, 6),
+            "noise": round(difference.noise, 6),
+        }
+        for difference in found
+    }
+    records = [
+        {"edit": edit.model_dump(mode="json", exclude_defaults=True), "method": METHOD, "batch": len(edits)}
+        for edit in edits
+    ]
+    return {
+        "model": {"name": str(base.folder), "fingerprint": base.fingerprint()},
+        "versions": {"kg_edit": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "methods": [{"name": METHOD, "config": {}, "edited": str(edited.folder), "weights": weights}],
+        "edits": records,
+    }
