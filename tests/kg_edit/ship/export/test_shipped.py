@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+import kg_edit
 from kg_edit.covariance.moment import Covariance
 from kg_edit.edits.files import read_edits
 from kg_edit.methods.rome.method import Rome, RomeConfig
@@ -31,7 +32,7 @@ from kg_edit.ship.export.gguf_files import ADAPTER, MODEL
 from kg_edit.ship.export.shipment import Shipment, gguf_of
 from kg_edit.text.matching import begins_with
 
-SHAPES = Path(__file__).parents[3] / "kg_edit" / "data" / "own-shapes.jsonl"
+SHAPES = Path(kg_edit.__file__).parent / "data" / "own-shapes.jsonl"
 NAME, TOKENS, EDITS = "smollm2-135m", 10, 20
 LAYERS = {6: 12, 9: 8}  # edits in each
 ASK_PEFT = """
