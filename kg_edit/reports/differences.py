@@ -30,6 +30,7 @@ from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.provenance import merged_provenance
 from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.reports.counts import counted_as
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.reports.rows import LINE_BREAK
 from kg_edit.scoring.asking import ask, check_requests
@@ -172,10 +173,9 @@ def counted(differences: Sequence[PromptDifference], *, forms: bool = False) -> 
     """
     forms = forms or any(row.asked.chat for row in differences)
     by_name: dict[str, list[bool]] = {}
-    names = {"edit": "locality prompts", "file": "prompts"}
     for row in differences:
         form = f" {'in chat form' if row.asked.chat else 'in plain text'}" * forms
-        by_name.setdefault(f"{names.get(row.asked.source, 'unrelated prompts')}{form}", []).append(row.unchanged)
+        by_name.setdefault(f"{counted_as(row)}{form}", []).append(row.unchanged)
     return ", ".join(f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()) + " unchanged"
 
 

@@ -155,8 +155,15 @@ def run_edits(
         failed = [edit for edit in edits if edit.id in ids]
         if alone and len(edits) > 1:
             make_alone(method, failed, out, progress=progress)
+        # A finished run keeps the prompts that it asked, and its report if the verdict is the same.
+        finished = bool(recorded) and (out / REPORT).is_file()
+        if finished:
+            differences = read_differences(out / LOCALITY)
+        else:
+            differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
         verdict = Verdict.of(
             rows,
+            differences=differences,
             method=method.name,
             preset=method.config.preset_name,
             graph=graph if method.graph_identity else (),
@@ -171,12 +178,6 @@ def run_edits(
             experts=model.spec.down_projection is None,
             folder=out,
         )
-        # A finished run keeps the prompts that it asked, and its report if the verdict is the same.
-        finished = bool(recorded) and (out / REPORT).is_file()
-        if finished:
-            differences = read_differences(out / LOCALITY)
-        else:
-            differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
         run = EditRun(out, rows, verdict, differences)
         stored = Verdict.beside(out / PATCH)
         if finished and stored and stored.model_dump(include={"edits"}) == verdict.model_dump(include={"edits"}):

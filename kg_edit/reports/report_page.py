@@ -24,6 +24,7 @@ from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
+from kg_edit.reports.counts import COUNTED, count_rows, count_unchanged
 from kg_edit.reports.differences import PromptDifference, counted, difference_rows, filled, page_file
 from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.rows import ProbeKind, Reading, ReportRow
@@ -40,7 +41,6 @@ _LINKS = 10  # failed edits that the verdict links to, at most
 _MOST = 60  # statements of a subgraph to draw, at most
 _NORMS = ("norm of the change", "of the weight", "share")
 _CLASSES = {"✓": "good", "~": "warn", "✗": "bad"}
-_COUNTED: dict[ProbeKind, str] = {"paraphrase": "paraphrases", "portability": "portability", "locality": "locality"}
 _KEYS = (
     '<p class="keys"><span class="node-key s">subject</span><span class="node-key new">new object, by the edit</span>'
     '<span class="node-key old">old object, not in the graph</span></p>'
@@ -195,14 +195,11 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
 
 
 def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -> str:
-    tiles = []
-    for kind, name in _COUNTED.items():
-        if of_kind := [row for row in rows if row.probe.kind == kind]:
-            unedited, edited = _right(of_kind)
-            tiles.append(f"<li><b>{unedited} → {edited} of {len(of_kind)}</b><span>{name} right</span></li>")
-    if differences:
-        unchanged = sum(difference.unchanged for difference in differences)
-        tiles.append(f"<li><b>{unchanged} of {len(differences)}</b><span>other prompts unchanged</span></li>")
+    tiles = [f"<li><b>{count}</b><span>{name} right</span></li>" for name, count in count_rows(rows).items()]
+    if unchanged := count_unchanged(differences).values():
+        kept = sum(count.edited for count in unchanged)
+        prompts = sum(count.prompts for count in unchanged)
+        tiles.append(f"<li><b>{kept} of {prompts}</b><span>other prompts unchanged</span></li>")
     return "".join(tiles)
 
 
@@ -220,17 +217,13 @@ def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str
     )
 
 
-def _right(rows: Sequence[ReportRow]) -> tuple[int, int]:
-    """Return the number of probes that are right on the unedited and on the edited model."""
-    return sum(row.unedited.right for row in rows), sum(row.edited.right for row in rows)
-
-
 def _overview(entries: Sequence[_Entry]) -> str:
     """Return the section with the table of all edits; columns without a value are left out."""
-    kinds = [kind for kind in _COUNTED if any(entry.of(kind) for entry in entries)]
+    counts_of = {entry.number: count_rows(entry.rows) for entry in entries}
+    names = [name for name in COUNTED.values() if any(name in counts for counts in counts_of.values())]
     sized = any(entry.shares for entry in entries)
     curved = any(entry.curve for entry in entries)
-    heads = ["", "edit", "", "unedited", "edited", *(_COUNTED[kind] for kind in kinds)]
+    heads = ["", "edit", "", "unedited", "edited", *names]
     heads += ["change / weight"] * sized + ["loss"] * curved
     lines = []
     for entry in entries:
@@ -241,13 +234,14 @@ def _overview(entries: Sequence[_Entry]) -> str:
             f'<td class="text" data-label="unedited"><span class="clip">{_answer(entry.rewrite.unedited)}</span></td>',
             f'<td class="text" data-label="edited"><span class="clip">{_answer(entry.rewrite.edited)}</span></td>',
         ]
-        for kind in kinds:
-            rows = entry.of(kind)
-            unedited, edited = _right(rows)
-            worse = " bad" if edited < unedited else ""
-            share = f"{edited}/{len(rows)}" if rows else ""
-            title = f'title="unedited: {unedited}" data-label="{_COUNTED[kind]}"'
-            cells.append(f'<td class="number{worse}" {title}>{share}</td>')
+        for name in names:
+            count = counts_of[entry.number].get(name)
+            if count is None:
+                cells.append(f'<td class="number" data-label="{name}"></td>')
+                continue
+            worse = " bad" if count.fell else ""
+            title = f'title="unedited: {count.unedited}" data-label="{name}"'
+            cells.append(f'<td class="number{worse}" {title}>{count.edited}/{count.prompts}</td>')
         if sized:
             size = _percent(max(entry.shares)) if entry.shares else ""
             cells.append(f'<td class="number" data-label="change / weight">{size}</td>')
@@ -258,7 +252,7 @@ def _overview(entries: Sequence[_Entry]) -> str:
         '<p class="soft small">The columns with counts have the prompts whose target is more likely than the other '
         "object, or whose answer is in the text.</p>"
     )
-    parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines), "COUNTS": counts if kinds else ""}
+    parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines), "COUNTS": counts if names else ""}
     return filled("overview.html", parts)
 
 

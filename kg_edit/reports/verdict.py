@@ -10,10 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
+from kg_edit.reports.counts import Count, count_rows, count_unchanged
 from kg_edit.reports.rows import ReportRow
+
+if TYPE_CHECKING:
+    from kg_edit.reports.differences import PromptDifference
 
 VERDICT = "report.json"
 FAILED = "failed.jsonl"
@@ -60,6 +65,7 @@ class EditResult(BaseModel):
         known: whether the unedited model generates the target, so that there was nothing to edit.
         tokens: the number of the target's tokens; None: not counted.
         alone: of a failed edit, whether it succeeds when it is made alone; None: it was not tried.
+        counts: how many of its paraphrases, questions and neighborhood prompts are right, by kind.
         subject: its subject.
         paragraph: whether the target is a ``target_text``.
         both: whether the edit is made in both forms; it succeeds in both, or the others are those of a form that fails.
@@ -77,6 +83,7 @@ class EditResult(BaseModel):
     known: bool
     tokens: int | None = None
     alone: bool | None = None
+    counts: dict[str, Count] = {}
     subject: str = Field("", exclude=True)  # for the advice, which is written
     paragraph: bool = Field(False, exclude=True)
     both: bool = Field(False, exclude=True)
@@ -92,6 +99,7 @@ class Verdict(BaseModel):
         graph: the values of ``--graph`` by which the method's graph is opened again, for the commands.
         joint: whether the method makes all edits at once, and not in sequence.
         edits: the results, in the order of the edits.
+        counts: how many prompts of all edits are right, by kind, and how many of those that should not change did not.
         paraphrases: the results of the edits' paraphrases.
         neighborhood: the results of the edits' neighborhood prompts, whose target is the old object; one succeeds
             unless the unedited model generates or prefers the old object and the edited model does not.
@@ -110,6 +118,7 @@ class Verdict(BaseModel):
     graph: tuple[str, ...] = ()
     joint: bool = False
     edits: tuple[EditResult, ...]
+    counts: dict[str, Count] = {}
     paraphrases: tuple[EditResult, ...] = Field((), exclude=True)  # as in records.jsonl
     neighborhood: tuple[EditResult, ...] = Field((), exclude=True)
     repeats: tuple[tuple[str, str], ...] = ()
@@ -124,6 +133,7 @@ class Verdict(BaseModel):
         cls,
         rows: Sequence[ReportRow],
         *,
+        differences: Sequence[PromptDifference] = (),
         method: str = "",
         preset: str = "",
         graph: Sequence[str] = (),
@@ -138,10 +148,11 @@ class Verdict(BaseModel):
         experts: bool = False,
         folder: Path = Path(),
     ) -> Verdict:
-        """Return the verdict over the edits' own prompts, paraphrases and neighborhood prompts among ``rows``.
+        """Return the verdict over the rows of a report.
 
         Args:
             rows: the rows of the report.
+            differences: the prompts that should not change, for the counts.
             method, preset, graph, joint, refused, model, experts, folder: as the attributes.
             subjects: the subject of each edit, by id.
             tokens: the number of tokens of each edit's target, by id.
@@ -149,6 +160,9 @@ class Verdict(BaseModel):
             repeats: as the attribute.
             opposes: as the attribute.
         """
+        rows_of = dict[str, list[ReportRow]]()
+        for row in rows:
+            rows_of.setdefault(row.edit, []).append(row)
         by_edit = dict[str, EditResult]()
         paraphrases = list[EditResult]()
         neighborhood = list[EditResult]()
@@ -165,6 +179,7 @@ class Verdict(BaseModel):
                 known=row.unedited.success,
                 tokens=(tokens or {}).get(row.edit),
                 alone=None if row.edited.success else (alone or {}).get(row.edit),
+                counts=count_rows(rows_of[row.edit]) if row.probe.kind == "rewrite" else {},
                 subject=(subjects or {}).get(row.edit, ""),
                 paragraph=row.probe.several_lines,
                 chat=row.probe.chat,
@@ -188,6 +203,7 @@ class Verdict(BaseModel):
             graph=tuple(graph),
             joint=joint,
             edits=tuple(by_edit.values()),
+            counts=count_rows(rows) | count_unchanged(differences),
             paraphrases=tuple(paraphrases),
             neighborhood=tuple(neighborhood),
             repeats=tuple(repeats),
@@ -222,9 +238,12 @@ class Verdict(BaseModel):
     def remarks(self) -> tuple[str, ...]:
         """What a reader is told besides the verdict.
 
-        How many paraphrases failed and how many neighborhood prompts changed, and the first of them; the advice.
+        How many questions are right, and after which edits fewer are; how many paraphrases failed and how many
+        neighborhood prompts changed, and the first of them; the advice.
         """
         lines = []
+        if "portability" in self.counts:
+            lines.append(self._portability)
         of = {
             "paraphrases failed (the target is not generated)": self.paraphrases,
             "neighborhood prompts changed": self.neighborhood,
@@ -235,6 +254,16 @@ class Verdict(BaseModel):
                 more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
                 lines.append(f"{len(failed)} of {len(results)} {title}: {'; '.join(named[:_NAMED])}{more}")
         return (*lines, *self.advice)
+
+    @property
+    def _portability(self) -> str:
+        """Return how many questions are right, with the edits that lost some: "1 → 0 of 6 …; fewer after row-2 (…)"."""
+        fallen = [result for result in self.edits if "portability" in result.counts]
+        fallen = [result for result in fallen if result.counts["portability"].fell]
+        named = ", ".join(f"{result.edit} ({result.counts['portability']})" for result in fallen[:_NAMED])
+        more = f" and {len(fallen) - _NAMED} more" if len(fallen) > _NAMED else ""
+        fewer = f"; fewer after {named}{more}" if fallen else ""
+        return f"{self.counts['portability']} portability questions are right{fewer}"
 
     @computed_field  # type: ignore[prop-decorator] # also in report.json
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -57,6 +58,24 @@ def test_files_have_what_is_returned(tmp_path: Path) -> None:
         2,
     )
     assert not (tmp_path / PARTIAL).exists()
+
+
+def test_report_file_has_the_counts_of_the_page(tmp_path: Path) -> None:
+    asked = {"question": "Which sport does LeBron James play?", "answer": "basketball"}
+    fields = {"paraphrases": ["{}'s team is the"], "neighborhood": ["Michael Jordan plays for"], "portability": [asked]}
+    edit = Edit.model_validate(EDIT.model_dump() | {"target_true": "Chicago Bulls"} | fields)
+    model = tiny("llama")
+    run_edits(method("rome", model), model, [edit, SECOND], tmp_path, progress=False)
+    report = json.loads((tmp_path / VERDICT).read_text())
+    tiles = re.findall(r"<li><b>([^<]+)</b><span>([^<]+)</span>", (tmp_path / PAGE).read_text())
+    counts = {f"{name} right": count for name, count in report["counts"].items()}
+    other = counts.pop("unrelated prompts right")
+    shown = {name: f"{count['unedited']} → {count['edited']} of {count['prompts']}" for name, count in counts.items()}
+    assert {name: text for text, name in tiles} == {
+        **shown,
+        "other prompts unchanged": f"{other['edited']} of {other['prompts']}",
+    }
+    assert set(report["edits"][0]["counts"]) == {"paraphrases", "portability", "locality"}
 
 
 def test_other_edits_are_named(tmp_path: Path) -> None:

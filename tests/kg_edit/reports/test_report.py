@@ -162,6 +162,19 @@ def test_verdict_counts_failed_paraphrases() -> None:
     assert many.startswith("12 of 12 paraphrases failed") and many.endswith("; and 2 more")
 
 
+def test_verdict_counts_questions_and_names_the_edits_that_lost_some() -> None:
+    asked = row("q").probe.model_copy(update={"kind": "portability"})
+    right, wrong = (row("q", success=answer, right=answer).edited for answer in (True, False))
+    rows = [row("a", edit="row-1"), row("b", edit="row-2")]
+    for edit, before, after in (("row-1", right, wrong), ("row-1", wrong, wrong), ("row-2", wrong, right)):
+        rows.append(ReportRow(edit=edit, probe=asked, unedited=before, edited=after))
+    verdict = Verdict.of(rows)
+    line = "1 → 1 of 3 portability questions are right; fewer after row-1 (1 → 0 of 2)"
+    assert verdict.remarks == (line, *verdict.advice)
+    assert f"- {line}" in markdown(rows, PATCH)
+    assert "fewer" not in Verdict.of([rows[1], rows[-1]]).remarks[0]
+
+
 def test_verdict_counts_neighborhood_prompts_that_changed() -> None:
     probe = row("Rome").probe.model_copy(update={"kind": "locality"})
     states = {name: row(name, success=name != "no", right=name == "yes").edited for name in ("yes", "wrong", "no")}
