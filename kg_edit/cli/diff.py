@@ -50,7 +50,8 @@ def diff(
     """Compare the answers of the unedited and the edited model, prompt by prompt.
 
     A prompt is unchanged if the edited model's text begins with the answer that the unedited model gives; without such
-    an answer, if both texts begin with the same tokens. The probability of each answer is shown for both models.
+    an answer, if both texts begin with the same tokens. A prompt after which both models end their text at once has no
+    answer, and is not counted as unchanged. The probability of each answer is shown for both models.
 
     Examples:
 
@@ -73,9 +74,9 @@ def diff(
     if html:
         check_out(html, ".html", option="--html", inputs=[prompts] if prompts else ())
     from kg_edit.reports.differences import compare_prompts, counted, difference_page, difference_table
-    from kg_edit.reports.prompts import packaged_prompts, read_prompts
+    from kg_edit.reports.prompts import asked_once, packaged_prompts, read_prompts
 
-    entries = read_prompts(prompts) if prompts else packaged_prompts()
+    entries = asked_once(read_prompts(prompts)) if prompts else packaged_prompts()
     if chat:
         entries = tuple(entry.model_copy(update={"chat": True}) for entry in entries)
     combined = summed(patch or ())
@@ -83,7 +84,9 @@ def diff(
     edited = load(model, dtype, device) if base and model else combined
     differences = compare_prompts(load(name, dtype, device), edited, entries, tokens=tokens, progress=True)
     if as_json:
-        counts = {"model": name, "unchanged": sum(row.unchanged for row in differences), "prompts": len(differences)}
+        answered = [row for row in differences if row.answered]
+        counts = {"model": name, "unchanged": sum(row.unchanged for row in answered), "prompts": len(differences)}
+        counts["unanswered"] = len(differences) - len(answered)
         rows = [
             {**row.asked.model_dump(mode="json"), **row.model_dump(mode="json", exclude={"asked"})}
             for row in differences

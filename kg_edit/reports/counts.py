@@ -46,10 +46,14 @@ def count_rows(rows: Sequence[ReportRow]) -> dict[str, Count]:
 
 
 def count_unchanged(differences: Sequence[PromptDifference]) -> dict[str, Count]:
-    """Count the prompts that should not change, by the names of `counted_as`; ``edited`` are those unchanged."""
+    """Count the prompts that should not change, by the names of `counted_as`; ``edited`` are those unchanged.
+
+    Prompts that neither model answers are not counted.
+    """
     flags = dict[str, list[bool]]()
     for row in differences:
-        flags.setdefault(counted_as(row), []).append(row.unchanged)
+        if row.answered:
+            flags.setdefault(counted_as(row), []).append(row.unchanged)
     return {name: Count(prompts=len(of), unedited=len(of), edited=sum(of)) for name, of in flags.items()}
 
 

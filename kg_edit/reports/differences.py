@@ -25,6 +25,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from kg_common.terminal import number_of
 from kg_edit.errors import KgEditError, PromptError, describe
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
@@ -59,8 +60,15 @@ class PromptDifference(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """Return unchanged or changed."""
+        """Return unchanged, changed, or no answer."""
+        if not self.answered:
+            return "no answer"
         return "unchanged" if self.unchanged else "changed"
+
+    @property
+    def answered(self) -> bool:
+        """Whether a model writes something; where both end their text at once there is nothing to compare."""
+        return bool(self.unedited or self.edited)
 
     @property
     def probabilities(self) -> tuple[str, ...]:
@@ -168,15 +176,23 @@ def read_differences(path: Path) -> tuple[PromptDifference, ...]:
 def counted(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
     """Return how many prompts are unchanged, those of the edits apart from others.
 
-    For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". The form in which they were asked is
+    For example: "1 of 2 locality prompts, 28 of 30 unrelated prompts unchanged". Prompts that neither model answers are
+    counted apart. The form in which they were asked is
     named if one was asked in chat form, or if ``forms`` is set.
     """
     forms = forms or any(row.asked.chat for row in differences)
     by_name: dict[str, list[bool]] = {}
     for row in differences:
         form = f" {'in chat form' if row.asked.chat else 'in plain text'}" * forms
-        by_name.setdefault(f"{counted_as(row)}{form}", []).append(row.unchanged)
-    return ", ".join(f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()) + " unchanged"
+        flags = by_name.setdefault(f"{counted_as(row)}{form}", [])
+        if row.answered:
+            flags.append(row.unchanged)
+    unchanged = ", ".join(f"{sum(flags)} of {len(flags)} {name}" for name, flags in by_name.items()) + " unchanged"
+    silent = [row for row in differences if not row.answered]
+    if not silent:
+        return unchanged
+    way = "" if all(row.asked.chat for row in silent) else "; in chat form (--chat) a question may get one"
+    return f"{unchanged}; {number_of(len(silent), 'prompt')} without an answer: both models end their text at once{way}"
 
 
 def difference_table(differences: Sequence[PromptDifference]) -> Table:
@@ -189,17 +205,23 @@ def difference_table(differences: Sequence[PromptDifference]) -> Table:
     for name in _HEADER if has_answers else _HEADER[:-1]:
         table.add_column(name, overflow="fold")
     for row in differences:
-        colour = "green" if row.unchanged else "red"
-        cells = [Text(row.verdict, style=colour), Text(_shown(row.asked.prompt)), Text(_shown(row.unedited))]
+        colour = {"unchanged": "green", "changed": "red", "no answer": "yellow"}[row.verdict]
+        cells = [Text(row.verdict, style=colour), Text(_shown(row.asked.prompt)), Text(_answer(row.unedited))]
         answers = [Text("\n".join(map(_shown, row.probabilities)))] if has_answers else []
-        table.add_row(*cells, Text(_shown(row.edited), style=colour), *answers)
+        table.add_row(*cells, Text(_answer(row.edited), style=colour), *answers)
     return table
 
 
 def difference_markdown(differences: Sequence[PromptDifference], *, forms: bool = False) -> str:
     """Return the prompts as a section of Markdown, with `counted` as its first line; ``forms`` as there."""
     rows = (
-        (row.verdict, _shown(row.asked.prompt), _shown(row.unedited), _shown(row.edited), "; ".join(row.probabilities))
+        (
+            row.verdict,
+            _shown(row.asked.prompt),
+            _answer(row.unedited),
+            _answer(row.edited),
+            "; ".join(row.probabilities),
+        )
         for row in differences
     )
     table = markdown_table(_HEADER, ([escaped_markdown(one_line(cell)) for cell in row] for row in rows))
@@ -210,9 +232,9 @@ def difference_rows(differences: Sequence[PromptDifference]) -> str:
     """Return the head and the body of an HTML table of the prompts."""
     lines = []
     for row in differences:
-        kind = "good" if row.unchanged else "bad"
+        kind = {"unchanged": "good", "changed": "bad", "no answer": "warn"}[row.verdict]
         texts = "".join(
-            f'<td data-label="{name}" dir="auto">{escape(_shown(text))}</td>'
+            f'<td data-label="{name}" dir="auto">{escape(_answer(text))}</td>'
             for name, text in (("unedited", row.unedited), ("edited", row.edited))
         )
         answers = "<br>".join(escape(_shown(text)) for text in row.probabilities)
@@ -244,3 +266,7 @@ def filled(template: str, parts: Mapping[str, str]) -> str:
 
 def _shown(text: str) -> str:
     return one_line(text.replace("\n", f"{LINE_BREAK} ")).strip()
+
+
+def _answer(text: str) -> str:
+    return _shown(text) or "(nothing)"

@@ -27,7 +27,7 @@ from kg_edit.patches.container import read_provenance
 from kg_edit.patches.guards import SeenEdits, disabling, refuse_disabling
 from kg_edit.reports.differences import PromptDifference, check_prompts, compare_prompts, read_differences
 from kg_edit.reports.probes import check_probes
-from kg_edit.reports.prompts import own_prompts, unrelated_prompts
+from kg_edit.reports.prompts import asked_once, own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
 from kg_edit.reports.report_page import report_page
 from kg_edit.reports.retry import make_alone, read_alone
@@ -347,10 +347,11 @@ def _differences(
     model: LanguageModel, patch: Patch, edits: Sequence[Edit], *, locality_check: bool, progress: bool
 ) -> tuple[PromptDifference, ...]:
     """Ask the edits' locality prompts, and with ``locality_check`` the unrelated ones, on both models."""
-    prompts = own_prompts(edits)
+    prompts = asked_once(own_prompts(edits))
     if locality_check:
         try:
-            return compare_prompts(model, patch, (*prompts, *unrelated_prompts(edits)), progress=progress)
+            asked = asked_once((*prompts, *unrelated_prompts(edits)))
+            return compare_prompts(model, patch, asked, progress=progress)
         except KgEditError as error:  # a model of few positions, or a tokenizer that can't separate a packaged answer
             log.warning("the unrelated prompts can't be asked: %s", error)
     return compare_prompts(model, patch, prompts, progress=progress)

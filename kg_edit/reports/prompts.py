@@ -125,6 +125,17 @@ def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:
     return tuple(prompts)
 
 
+def asked_once(prompts: Iterable[AskedPrompt]) -> tuple[AskedPrompt, ...]:
+    """Return each prompt once, where it comes first; one that is given again adds its answers."""
+    by_text: dict[tuple[str, bool], AskedPrompt] = {}
+    for prompt in prompts:
+        key = prompt.text, prompt.chat
+        first = by_text.setdefault(key, prompt)
+        answers = dict.fromkeys((*first.answer, *prompt.answer))
+        by_text[key] = first.model_copy(update={"answer": tuple(answers)})
+    return tuple(by_text.values())
+
+
 def packaged_prompts(*, chat: bool = False) -> tuple[AskedPrompt, ...]:
     """Return the twenty packaged prompts about many things, each with its answer."""
     return tuple(
@@ -137,15 +148,18 @@ def unrelated_prompts(edits: Sequence[Edit]) -> tuple[AskedPrompt, ...]:
     """Return the packaged prompts, and up to ten about other subjects with the relations of the edits.
 
     They are asked in the form of the first edit. A prompt that mentions the subject of an edit is left out, because it
-    may be about the edited fact.
+    may be about the edited fact; and one that is a neighborhood prompt of an edit, because the report has it already.
     """
     chat = edits[0].forms[0]
     subjects = {edit.subject for edit in edits}
+    near = {prompt.rstrip() for edit in edits if edit.target_true for prompt in edit.neighborhood}
     # Of several relations, one prompt of each comes first, then a second one of each
     by_relation = zip_longest(*_related(edits, chat=chat).values())
-    related = (prompt for prompt in chain.from_iterable(by_relation) if prompt and not _mentions_any(prompt, subjects))
-    packaged = (prompt for prompt in packaged_prompts(chat=chat) if not _mentions_any(prompt, subjects))
-    return (*packaged, *[prompt for prompt, _ in zip(related, range(RELATED), strict=False)])
+    related = [prompt for prompt in chain.from_iterable(by_relation) if prompt and prompt.text not in near]
+    related = [prompt for prompt in related if not _mentions_any(prompt, subjects)]
+    packaged = [prompt for prompt in packaged_prompts(chat=chat) if prompt.text not in near]
+    packaged = [prompt for prompt in packaged if not _mentions_any(prompt, subjects)]
+    return (*packaged, *related[:RELATED])
 
 
 def _mentions_any(prompt: AskedPrompt, names: Iterable[str]) -> bool:

@@ -18,6 +18,7 @@ from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports import differences as differences_module
+from kg_edit.reports.counts import count_unchanged
 from kg_edit.reports.differences import (
     PromptDifference,
     check_prompts,
@@ -63,6 +64,24 @@ def test_unchanged_is_the_same_answer_or_the_same_text(
 ) -> None:
     prompt = AskedPrompt(prompt="The capital of Italy is", answer=answer, chat=chat)
     assert is_unchanged(tiny("llama"), prompt, unedited, edited, tokens=7) == same
+
+
+def test_prompt_that_neither_model_answers_is_not_counted_as_unchanged() -> None:
+    kept, silent = (
+        PromptDifference(asked=AskedPrompt(prompt=text), unchanged=True, unedited=answer, edited=answer)
+        for text, answer in (("a", "Rome"), ("b", ""))
+    )
+    rows = [kept, silent]
+    assert silent.verdict == "no answer"
+    assert "1 of 1 prompts unchanged; 1 prompt without an answer" in counted(rows) and "--chat" in counted(rows)
+    assert "without an answer" not in counted([kept])
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(difference_table(rows))
+    for text in (shown.getvalue(), difference_markdown(rows), difference_page(rows, title="t")):
+        assert text.count("(nothing)") == 2 and "no answer" in text
+    assert count_unchanged(rows)["prompts"].prompts == 1
+    lost = silent.model_copy(update={"unedited": "Rome", "unchanged": False})
+    assert lost.verdict == "changed"
 
 
 def noise(model: LanguageModel, size: float) -> WeightPatch:

@@ -12,6 +12,7 @@ from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import EditFileError
 from kg_edit.reports.prompts import (
     AskedPrompt,
+    asked_once,
     own_prompts,
     packaged_prompts,
     read_prompts,
@@ -111,6 +112,18 @@ def test_prompt_without_a_place_for_the_subject_is_not_asked_of_other_things() -
     text = Edit(prompt="What is the capital of Italy?", target_text="It is Paris, on the Seine.", relation_id="P36")
     assert {question.source for question in unrelated_prompts([text])} == {"unrelated"}
     assert [question.source for question in unrelated_prompts([text, CAPITAL])].count("relation") == 9
+
+
+def test_prompt_that_is_given_twice_is_asked_once() -> None:
+    """By two edits, or by an edit and the packaged prompts; it keeps the answers of both."""
+    packaged = packaged_prompts()[0]
+    own = own_prompts([CAPITAL.model_copy(update={"locality": (LocalityPrompt(prompt=packaged.prompt, answer="x"),)})])
+    (once,) = asked_once((*own, *own, packaged))
+    assert (once.source, once.answer) == ("edit", ("x", *packaged.answer))
+    assert len(asked_once([packaged, packaged.model_copy(update={"chat": True})])) == 2
+    near = CAPITAL.model_copy(update={"neighborhood": (packaged.prompt,), "target_true": "Paris"})
+    texts = {edit: [prompt.text for prompt in unrelated_prompts([edit])] for edit in (CAPITAL, near)}
+    assert set(texts[CAPITAL]) - set(texts[near]) == {packaged.text}, "the report has it as a probe"
 
 
 def test_relations_take_turns() -> None:
