@@ -7,6 +7,7 @@ classes of their own in their folders. `PatchStack` holds patches of different k
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -118,17 +120,21 @@ class Patch(ABC):
             return self._plus(other)
         return PatchStack.of(self, other)
 
-    @contextmanager
-    def applied(self, model: LanguageModel | str | Path) -> Iterator[LanguageModel]:
+    def applied(self, model: LanguageModel | str | Path) -> AbstractContextManager[LanguageModel]:
         """Apply this patch to ``model`` within a ``with`` block; afterwards the model is as before, bit for bit.
 
         Use the model that the ``with`` statement yields: a patch of the prompt changes that model's prompts, not the
-        weights of ``model``. The name of a model is accepted too: it is loaded for the block.
+        weights of ``model``. The name of a model is accepted too: it is loaded for the block. A call without a
+        ``with`` statement changes nothing, and a RuntimeWarning says so.
 
         Raises:
             PatchError: another patch is applied to this model; add patches, or merge the first one.
             PatchMismatchError: the patch is for another model.
         """
+        return _Applied(self._applied(model))
+
+    @contextmanager
+    def _applied(self, model: LanguageModel | str | Path) -> Iterator[LanguageModel]:
         model = as_model(model)
         with exclusive(model):
             self.check_model(model)
@@ -262,6 +268,32 @@ class Patch(ABC):
         file = read_patch(path)
         patch = patch_class(file.kind).from_file(file)
         return patch
+
+
+class _Applied(AbstractContextManager[LanguageModel]):
+    """The block of `Patch.applied`, which warns if no ``with`` statement enters it, as Python does of a coroutine."""
+
+    def __init__(self, block: AbstractContextManager[LanguageModel]) -> None:
+        self._block = block
+        self._entered = False
+
+    def __enter__(self) -> LanguageModel:
+        self._entered = True
+        return self._block.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return self._block.__exit__(kind, error, traceback)
+
+    def __del__(self) -> None:
+        if not self._entered:
+            warnings.warn(
+                "patch.applied(model) was never entered, so the model is unedited; use it in a with statement: "
+                "with patch.applied(model) as edited: …",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def as_patch(given: Patch | str | Path) -> Patch:

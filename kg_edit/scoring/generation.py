@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, Never, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from kg_edit.errors import ModelError, PromptError, describe
+from kg_edit.errors import ConfigError, ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
@@ -91,17 +91,22 @@ def continuations(
     return tuple(result.text for result in results)
 
 
-def ask(model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, chat: bool = False) -> str:
+def ask(
+    model: LanguageModel | str | Path, prompt: str, *, tokens: int = 20, chat: bool = False, **unknown: Never
+) -> str:
     """Return the model's greedy answer to a prompt: at most ``tokens`` tokens of one line.
 
     The model may be patched; a model's name is accepted too, which is then loaded for each call. With ``chat``, the
     prompt is a user's turn, unchanged, and the answer may have several lines.
 
     Raises:
+        ConfigError: an argument has a name that is not one of these.
         PromptError: the prompt is empty, or is not one text.
         ModelError: the prompt and the answer do not fit into the model's positions.
         ChatTemplateError: ``chat`` is set, and the tokenizer has no chat template.
     """
+    for name in unknown:
+        raise ConfigError(f"ask has no argument {name!r}; tokens=20 is the number of new tokens, chat=True the form")
     if not isinstance(prompt, str) or not prompt.strip():
         raise PromptError(f"found {describe(prompt)}; expected one text to continue; ask once for each of several")
     model = as_model(model)

@@ -11,12 +11,14 @@ import torch
 from accelerate import disk_offload
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from kg_edit.errors import ChatTemplateError, ModelError, PromptError, UnsupportedModelError
+from kg_edit.errors import ChatTemplateError, ConfigError, ModelError, PromptError, UnsupportedModelError
 from kg_edit.models.architectures import ModelSpec, find_spec
 from kg_edit.models.chat import chat_form, render
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.loading import pick_device
 from kg_edit.models.prompts import encode
+from kg_edit.patches.weight_patch import WeightPatch
+from kg_edit.scoring.generation import ask as ask_model
 from kg_edit.writing_systems import GLUE
 from tests.kg_edit.models.test_chat import tokenizer
 from tests.kg_edit.models.test_prompts import without_words
@@ -74,6 +76,13 @@ def wrap_with_number(number: float) -> LanguageModel:
     return LanguageModel.wrap(model.model, model.tokenizer, name="large")
 
 
+def entered_no_more() -> object:
+    """What `Patch.applied` returns, after its block."""
+    block = WeightPatch(factors={}).applied(tiny("llama"))
+    with block:
+        return block
+
+
 def ask(template: str, subject: str) -> object:
     return encode(byte_level(), template, subject=subject)
 
@@ -118,6 +127,22 @@ def render_refusing_template() -> object:
         "infinite weight": (lambda _: wrap_with_number(float("inf")), ModelError, "down_proj.weight of 'large'"),
         "weight that is NaN": (lambda _: wrap_with_number(float("nan")), ModelError, "down_proj.weight of 'large'"),
         "slow tokenizer": (lambda _: wrap_with_slow_tokenizer(), PromptError, "no character offsets"),
+        # A patch, or an argument of transformers, in the call of a model
+        "patch as the model": (
+            lambda _: ask_model(WeightPatch(factors={}), "Snow is"),  # type: ignore[arg-type]
+            ModelError,
+            "with patch.applied(model) as edited",
+        ),
+        "applied patch outside its block": (
+            lambda _: ask_model(entered_no_more(), "Snow is"),  # type: ignore[arg-type]
+            ModelError,
+            "with patch.applied(model) as edited",
+        ),
+        "argument of transformers": (
+            lambda _: ask_model(tiny("llama"), "Snow is", max_new_tokens=5),  # type: ignore[arg-type]
+            ConfigError,
+            "tokens=",
+        ),
         # Prompts
         "prompt without a place": (lambda _: ask("LeBron James plays for", "LeBron James"), PromptError, "has no {}"),
         "subject without a token": (lambda _: ask("{} plays for", ""), PromptError, "no token of"),

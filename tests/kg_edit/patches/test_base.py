@@ -127,3 +127,14 @@ def test_scale_is_recorded_with_each_edit() -> None:
     assert [edit.get("scale", 1) for edit in (first - second).provenance["edits"]] == [1, -1]
     assert [edit["scale"] for edit in twice.provenance["edits"]] == [1]
     assert [edit["scale"] for edit in first.scaled(0.5).provenance["edits"]] == [0.5]
+
+
+def test_applied_without_a_with_statement_warns_at_its_line(recwarn: pytest.WarningsRecorder) -> None:
+    model = tiny("llama")
+    patch = patch_of(model)
+    with patch.applied(model):
+        pass
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match=r"with patch\.applied\(model\) as edited") as warned:
+        patch.applied(model)
+    assert warned[0].filename == __file__
