@@ -29,7 +29,7 @@ __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 FILES = sorted((Path(__file__).resolve().parents[3] / "sweeps").glob("*.toml"))
 AXES = {"glame_m": "per_node", "glame_n": "hops", "glame_policy": "graph.policy"}
-FAST = {"steps": 2, "context_lengths": [[4, 1]], **COVARIANCE}
+FAST = {"steps": 2, "further_steps": 0, "context_lengths": [[4, 1]], **COVARIANCE}
 METRICS = ("efficacy.prob", "portability.nll")
 
 

@@ -22,7 +22,7 @@ from tests.kg_edit.methods.test_methods import EDIT, delta, graph, method
 from tests.kg_edit.tiny import tiny
 from wikidata_cache import WikidataCache, packaged_extract
 
-SETTINGS: dict[str, Any] = {"layer": 1, "steps": 4, "context_lengths": ((4, 1),)}
+SETTINGS: dict[str, Any] = {"layer": 1, "steps": 4, "further_steps": 0, "context_lengths": ((4, 1),)}
 
 
 @pytest.mark.slow

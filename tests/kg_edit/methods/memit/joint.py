@@ -45,7 +45,7 @@ def joint(name: str, model: LanguageModel, *, contexts: tuple[str, ...] = CONTEX
     rank = size // 2 if name == "alphaedit" else None
     return chosen(
         model,
-        chosen.config_class.preset("default", {**defaults, "steps": 6, **settings}),  # type: ignore[arg-type]
+        chosen.config_class.preset("default", {**defaults, "steps": 6, "further_steps": 0, **settings}),  # type: ignore[arg-type]
         graph=graph() if chosen.needs_graph else None,
         contexts=contexts,
         covariances={layer: moment(size, seed=layer, rank=rank) for layer in (1, 2)},

@@ -43,8 +43,8 @@ LEBRON = Edit(
     target_new_id="Q121783",
 )
 FRANCE = Edit(id="france", subject="France", prompt="In {}, the capital is", relation="capital", target_new="Rome")
-ROME_SETTINGS: dict[str, Any] = {"layer": 1, "steps": 4}
-MEMIT_SETTINGS: dict[str, Any] = {"layers": (1, 2), "steps": 4, "mom2_weight": 10.0}
+ROME_SETTINGS: dict[str, Any] = {"layer": 1, "steps": 4, "further_steps": 0}
+MEMIT_SETTINGS: dict[str, Any] = {"layers": (1, 2), "steps": 4, "further_steps": 0, "mom2_weight": 10.0}
 CONTEXTS = ("{}", "The quick brown fox. {}")
 
 
