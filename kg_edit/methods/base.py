@@ -158,7 +158,8 @@ class EditingMethod(ABC):
         if graph is not None and not (cls.needs_graph or cls.takes_graph):
             raise ConfigError(f"graph has no effect: {cls.name} reads no graph; leave it out, or use another method")
         config = cls.config_class.preset(preset, settings, method=cls.name)
-        return cls(as_model(model), config, graph=cls.open_graph(graph))
+        opened = cls.open_graph(graph)  # before the model, which may take minutes to load
+        return cls(as_model(model), config, graph=opened)
 
     @classmethod
     def open_graph(cls, graph: Any) -> Any:

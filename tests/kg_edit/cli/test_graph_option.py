@@ -164,6 +164,7 @@ def test_commands_that_need_ids_refuse_names(kg_edit: Run, facts: Path) -> None:
         assert result.code == 2 and "of Wikidata's ids, and facts.csv has names" in result.err, result.err
 
 
+@pytest.mark.slow
 def test_evaluation_takes_the_method_that_fits_the_graph(kg_edit: Run, facts: Path, tiny_folder: Path) -> None:
     common = ("evaluate", "--dataset", "edits", "--data", "edits.jsonl", "--model", tiny_folder, *QUICK)
     plain = kg_edit(*common, "--set", "steps=2", "--out", "plain")
@@ -198,9 +199,12 @@ def test_bad_row_is_reported_without_torch(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["facts.csv", "graph.nt", "graph.tsv", "folder/", "wd"])
-def test_graph_that_is_missing_is_an_error_of_this_package(name: str, tmp_path: Path) -> None:
+def test_graph_that_is_missing_is_an_error_before_the_model_is_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kg_edit.methods.base.as_model", pytest.fail)
     with pytest.raises(GraphError, match=name.strip("/")) as caught:
-        Glame.on("smollm2-135m", graph=str(tmp_path / name))  # refused before the model is loaded
+        Glame.on("smollm2-135m", graph=str(tmp_path / name))
     assert "check the path" in str(caught.value) or "expected a packaged graph (extract, " in str(caught.value)
 
 
