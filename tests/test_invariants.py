@@ -67,6 +67,7 @@ def own_raises(function: Function) -> Iterator[str]:
                 yield name
 
 
+@pytest.mark.slow
 @every_file
 def test_no_pickle_no_print_no_eval(file: Path) -> None:
     """Invariant 8: safetensors, JSON, SQLite and N-Triples only."""

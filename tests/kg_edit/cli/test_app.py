@@ -141,7 +141,8 @@ def test_an_empty_answer_is_said(
     assert ("--chat asks it as a question" in result.err) == (not options)
 
 
-@pytest.mark.parametrize("own", keep_first([{}, {"OMP_WAIT_POLICY": "active"}]))
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "active"}])
 def test_idle_threads_of_openmp_sleep_unless_the_user_sets_otherwise(own: dict[str, str]) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "verbose"} | own
     # the cheapest command, which does not load PyTorch itself: it is loaded as the process ends
@@ -200,18 +201,19 @@ def test_misspelt_command_is_suggested_and_groups_have_no_completion_of_their_ow
 LISTINGS = (("methods",), ("metrics",), ("models",), ("--help",), ("edit", "--help"), ("edit", "x", "--stepz"))
 
 
-@pytest.mark.parametrize("arguments", LISTINGS)
-def test_listing_imports_neither_torch_nor_a_method(arguments: tuple[str, ...]) -> None:
+def test_listings_import_neither_torch_nor_a_method() -> None:
     code = f"""
 import sys
 from kg_edit.cli.app import main
-sys.argv = ["kg-edit", *{arguments!r}]
-try:
-    main()
-except SystemExit:
-    pass
-heavy = [name for name in sys.modules if name in ("torch", "transformers") or name.endswith(".method")]
-sys.exit(", ".join(heavy) or 0)
+for arguments in {LISTINGS!r}:
+    sys.argv = ["kg-edit", *arguments]
+    try:
+        main()
+    except SystemExit:
+        pass
+    heavy = [name for name in sys.modules if name in ("torch", "transformers") or name.endswith(".method")]
+    if heavy:
+        sys.exit(f"{{arguments}}: {{heavy}}")
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr

@@ -57,6 +57,7 @@ def test_edit_in_chat_form_from_the_file_to_the_answer(kg_edit: Run, place: Path
         assert result.out == f"Hi.\n{plain(ask(patched, 'Hi.', tokens=4, chat=True))}\n"
 
 
+@pytest.mark.slow
 def test_row_sets_its_own_form(kg_edit: Run, place: Path, chat_folder: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "chat": "both"}))
     out = edited(kg_edit, chat_folder)

@@ -49,6 +49,7 @@ def test_edit_tells_what_else_changed(kg_edit: Run, edit: Run, place: Path, tiny
     assert edit("--locality-check", *strong).out == result.out, "nothing is asked again"
 
 
+@pytest.mark.slow
 def test_locality_check_can_be_left_out(edit: Run, place: Path) -> None:
     """The prompts of the file are asked nevertheless."""
     result = edit(*ROME, "--no-locality-check")
@@ -106,6 +107,7 @@ def test_merged_model_is_compared_and_checked_with_what_it_was_made_from(
     assert "other edits" not in kg_edit("patch", "check", "a.safetensors", "--merged", "merged").err
 
 
+@pytest.mark.slow
 def test_generate_starts_a_text_for_a_merged_model_as_with_its_patch(
     kg_edit: Run, place: Path, smollm2: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def test_edit_writes_all_its_files_and_nothing_twice(method: tuple[str, ...], ed
     assert (again.code, again.out, content(place / "out")) == (0, first.out, files)
 
 
+@pytest.mark.slow
 def test_packaged_extract_is_the_default_graph(edit: Run, place: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({"subject": "Q1632204", "relation": "P19", "new_object": "Q1345"}))
     result = edit("--method", "glame")

@@ -338,6 +338,7 @@ def test_removal_needs_the_own_graph_of_the_edits_and_takes_the_packaged_one(
         assert removed.code == 0 and "removed one; 1 edit left" in removed.out, removed.err
 
 
+@pytest.mark.slow
 def test_keep_going_skips_names_that_are_not_in_the_graph(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     (place / "edits.jsonl").write_bytes(rows({**GOOD, "subject": "Atlantis", "target_new": "Poseidonis"}, GOOD))
     arguments = ("patch", "edit", "ledger", "edits.jsonl", *GLAME, "--model", tiny_folder, "--layer", 1)

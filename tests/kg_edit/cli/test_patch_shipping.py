@@ -183,6 +183,7 @@ def test_subtract_takes_run_folders_and_ledgers(tmp_path: Path) -> None:
     torch.testing.assert_close(patch.factors["w.weight"].product, expected)
 
 
+@pytest.mark.slow
 def test_exports_name_edits_of_a_first_token(tmp_path: Path) -> None:
     """Other programs put nothing in front of a text, so its user has to."""
     edits = [

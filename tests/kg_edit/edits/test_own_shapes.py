@@ -46,6 +46,7 @@ def test_each_edit_is_encoded(smollm2: LanguageModel, edits: tuple[Edit, ...]) -
     assert max(sizes) >= 25
 
 
+@pytest.mark.slow
 def test_shapes_are_those_of_the_ids(smollm2: LanguageModel, edits: tuple[Edit, ...]) -> None:
     def of(shape: str) -> list[Edit]:
         return [edit for edit in edits if edit.id.startswith(shape)]

@@ -313,9 +313,9 @@ def test_every_data_set_has_a_case() -> None:
     assert {run.name for run in RUNS} == set(ROWS)
 
 
-# Ripples has the longest prompts, and its metrics are also tested alone; AKEW is scored as UnKE
-SLOW = ("ripples", "akew")
-RUNS_OF_A_DAY = [pytest.param(run, id=run.name, marks=[pytest.mark.slow] * (run.name in SLOW)) for run in RUNS]
+# One of each kind of score: names, words, several hops, generated text, texts without a subject, own rows
+EVERYDAY = ("counterfact", "zsre", "ripple-edits", "wikibio", "unke", "edits")
+RUNS_OF_A_DAY = [pytest.param(run, id=run.name, marks=() if run.name in EVERYDAY else pytest.mark.slow) for run in RUNS]
 
 
 @pytest.mark.parametrize("run", RUNS_OF_A_DAY)
@@ -340,6 +340,7 @@ def test_run_on_each_data_set(run: Expected, tmp_path: Path) -> None:
     assert again == summary
 
 
+@pytest.mark.slow
 def test_own_row_with_categories_has_the_scores_of_knowedit(tmp_path: Path) -> None:
     """Also those of its categories, of which a user may name others."""
     founder = {"prompt": "Its founder is", "ground_truth": [["France"]]}

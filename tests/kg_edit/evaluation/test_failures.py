@@ -83,7 +83,12 @@ def test_hard_records_fail_alone(edits: tuple[Edit, ...], tmp_path: Path) -> Non
     """No token for the target, a target merged with the prompt, a subject of no token; the others are edited."""
     model = tiny("llama")
     chosen = find_method("rome")
-    settings = {"covariance": {"corpus": "self", "tokens": 500}, "context_lengths": [[5, 2]], "steps": 2, "further_steps": 0}
+    settings = {
+        "covariance": {"corpus": "self", "tokens": 500},
+        "context_lengths": [[5, 2]],
+        "steps": 2,
+        "further_steps": 0,
+    }
     method = chosen(model, chosen.config_class.preset("default", settings))
     merged = edits[1].model_copy(update={"prompt": "{} plays for the \n", "paraphrases": ()})
     absent = edits[2].model_copy(update={"prompt": "He plays for the"})
@@ -171,7 +176,12 @@ def test_provenance_has_data_versions_and_commit(
 @pytest.mark.slow
 def test_covariance_is_in_the_provenance(edits: tuple[Edit, ...], tmp_path: Path) -> None:
     model, chosen = tiny("llama"), find_method("rome")
-    settings = {"covariance": {"corpus": "self", "tokens": 500}, "context_lengths": [[5, 2]], "steps": 1, "further_steps": 0}
+    settings = {
+        "covariance": {"corpus": "self", "tokens": 500},
+        "context_lengths": [[5, 2]],
+        "steps": 1,
+        "further_steps": 0,
+    }
     method = chosen(model, chosen.config_class.preset("default", settings))
     summary = evaluate(method, model, edits[:1], out=tmp_path)
     assert summary.provenance["covariance"]["id"] == method.covariance.id

@@ -83,6 +83,7 @@ def test_dense_steps_are_replaced_by_their_sum(
     assert summary.model_copy(update=cost) == expected.model_copy(update=cost)
 
 
+@pytest.mark.slow
 def test_small_changes_keep_a_file_for_each_step(
     model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_run_has_the_rates_at_each_point(tmp_path: Path) -> None:
     assert merge(tmp_path / "merged", parts).curve == summary.curve
 
 
+@pytest.mark.slow
 def test_mquakes_edits_count_one_by_one(tmp_path: Path) -> None:
     """A record has two edits, "Richard Dawkins" and "Peru": a model that generates Peru retains one of the two."""
     model = parrot("Paris", "Peru")

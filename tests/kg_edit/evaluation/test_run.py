@@ -230,7 +230,7 @@ def test_run_grows_by_records_that_bring_a_setting(
     assert [line["id"] for line in phases(tmp_path)].count("case-0") == 3  # base, edit, edited: once each
 
 
-@pytest.mark.parametrize(("first", "goes_on"), [(2, True), (1, False)])
+@pytest.mark.parametrize(("first", "goes_on"), keep_first([(2, True), (1, False)], unpack=True))
 def test_run_of_sequences_grows_by_whole_ones(
     first: int, goes_on: bool, method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:
@@ -288,6 +288,7 @@ def test_progress_is_logged_while_a_group_is_edited(
     assert second.startswith("nudge: 4 of 5 records, ") and "(record 5, step 4, loss 0.50)" in second
 
 
+@pytest.mark.slow
 def test_progress_of_a_sequence_names_what_is_measured_while_it_is_scored(
     method: Nudge,
     model: LanguageModel,
@@ -407,7 +408,8 @@ def test_record_that_cannot_be_scored_at_all_is_in_no_mean(edits: tuple[Edit, ..
     assert "failed and count" not in render(summary)
 
 
-@pytest.mark.parametrize("schedule", keep_first(["single", "sequential:2"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["single", "sequential:2"])
 def test_answers_are_timed_on_request(
     schedule: str, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path
 ) -> None:

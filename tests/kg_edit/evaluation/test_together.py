@@ -104,6 +104,7 @@ def test_failed_edit_of_a_group_is_recorded_alone(tmp_path: Path) -> None:
     assert errors[EDIT.id] is errors[SECOND.id] is None
 
 
+@pytest.mark.slow
 def test_progress_counts_a_group_when_it_is_done(
     chosen: RankOneMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

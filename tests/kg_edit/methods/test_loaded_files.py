@@ -54,6 +54,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_rome_loads_no_graph_and_no_wing(tiny_folder: Path) -> None:
     modules = loaded_by("Rome", tiny_folder)
     assert [name for name in modules if name.startswith("wikidata_cache")] == []
@@ -62,6 +63,7 @@ def test_rome_loads_no_graph_and_no_wing(tiny_folder: Path) -> None:
     assert methods <= METHODS
 
 
+@pytest.mark.slow
 def test_glame_loads_graphs_and_no_wing(tiny_folder: Path, facts: Path) -> None:
     modules = loaded_by("Glame", tiny_folder, facts)
     assert rooms_of(modules) <= {*ROME, "graphs", "text"}

@@ -46,7 +46,9 @@ def graph() -> nx.MultiDiGraph:
 def method(name: str, model: LanguageModel, **settings: Any) -> RankOneMethod:
     chosen = find_method(name)
     assert issubclass(chosen, RankOneMethod)
-    config = chosen.config_class.preset("default", {"layer": 1, "steps": 6, "further_steps": 0, **UNTRAINED.get(name, {}), **settings})
+    config = chosen.config_class.preset(
+        "default", {"layer": 1, "steps": 6, "further_steps": 0, **UNTRAINED.get(name, {}), **settings}
+    )
     return chosen(
         model,
         config,  # type: ignore[arg-type]

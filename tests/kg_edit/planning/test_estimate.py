@@ -335,7 +335,7 @@ def test_the_command_says_whether_it_fits(kg_edit: Run, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "name", keep_first([name for name in method_names() if find_method(name).kind != "prompt"], keep=8)
+    "name", keep_first([name for name in method_names() if find_method(name).kind != "prompt"], keep=3)
 )
 def test_the_layers_reckoned_are_those_that_are_written(name: str, smollm2: LanguageModel) -> None:
     method = find_method(name)

@@ -35,6 +35,7 @@ from kg_edit.scoring.generation import ask
 from kg_edit.scoring.judging import generates
 from kg_edit.scoring.likelihood import predictions
 from kg_edit.scoring.questions import pair_of
+from tests.everyday import keep_first
 from tests.kg_edit.tiny import chatting, tiny
 
 
@@ -121,7 +122,7 @@ def test_unchanged_agrees_with_the_metric(smollm2: LanguageModel) -> None:
     assert 0 < sum(row.unchanged for row in known) < len(known)
 
 
-@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("chat", keep_first([True, False]))
 def test_prompts_without_an_answer_are_judged_alike_by_edit_and_by_evaluate(chat: bool) -> None:
     """Changes of three sizes; a longer continuation of the same prompts, in another record, makes no difference."""
     model = chatting()

@@ -166,6 +166,7 @@ def test_empty_time_is_refused(small: str, command: tuple[str, ...]) -> None:  #
         run_cli(*command, "--cache", small, "--as-of", "")
 
 
+@pytest.mark.slow
 def test_extract_is_the_name_of_a_graph(edits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_CACHE", str(tmp_path / "none.sqlite"))
     by_path = run_cli("fetch", str(edits), "--endpoint", str(packaged_extract()))

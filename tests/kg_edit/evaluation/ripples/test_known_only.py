@@ -56,6 +56,7 @@ def test_known_only_uses_the_recalled_relation(tmp_path: Path, text: str, left: 
     assert str(kept) == f"{left} of 1 questions are left, in {left} records"
 
 
+@pytest.mark.slow
 def test_known_only_asks_until_enough_records_are_left(tmp_path: Path) -> None:
     """The first 17 records are unknown: a pass about 16, and then about as many again."""
     records = [

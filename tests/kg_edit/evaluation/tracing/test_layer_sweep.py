@@ -179,6 +179,7 @@ def test_next_token_of_prompts_of_unequal_length(family: str) -> None:
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_specificity_of_chat_edits_is_measured_in_chat_form() -> None:
     model = chatting()
     rome = toy_rome(model, RomeConfig(layer=2, steps=3))

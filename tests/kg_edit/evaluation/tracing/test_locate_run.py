@@ -77,6 +77,7 @@ def test_locate_refuses_a_model_without_the_sites(tmp_path: Path) -> None:
     assert locate(tiny("lfm2"), FACTS[:1], SETTINGS, out=tmp_path, progress=False).facts == 1
 
 
+@pytest.mark.slow
 def test_locate_counts_a_fact_without_answer_as_failed(tmp_path: Path) -> None:
     settings = TraceSettings(samples=2, answer="true")
     summary = locate(tiny("llama"), FACTS, settings, out=tmp_path / "run", progress=False)
@@ -132,6 +133,7 @@ def test_locate_refuses_a_window_of_more_layers_than_the_model(tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_no_layer_is_suggested_where_the_noise_does_not_lower_p(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

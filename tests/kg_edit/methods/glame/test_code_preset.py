@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import networkx as nx
+import pytest
 import torch
 
 from kg_edit.edits.edit import Edit
@@ -35,6 +36,7 @@ def left(patch: WeightPatch) -> torch.Tensor:
     return factors.left
 
 
+@pytest.mark.slow
 def test_warm_start_continues_from_the_last_edit() -> None:
     alone, after = patches_of(SECOND)[0], patches_of(FIRST, SECOND)[1]
     assert not torch.allclose(left(alone), left(after), rtol=1e-2)

@@ -40,6 +40,7 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.scoring.generation import continuations
 from kg_edit.scoring.likelihood import score_each
 from kg_edit.scoring.pairs import Pair
+from tests.everyday import keep_first
 from tests.kg_edit.locate_then_edit.test_operators import operators
 from tests.kg_edit.methods.glame_plus.test_method import EDIT, graph
 from tests.kg_edit.methods.quick import QUICK
@@ -162,7 +163,7 @@ def test_a_step_of_many_facts_has_the_operators_of_one() -> None:
 
 
 @pytest.mark.parametrize("layer", [2, 3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", keep_first([torch.bfloat16, torch.float16]))
 def test_values_of_a_half_precision_model_are_float32(dtype: torch.dtype, layer: int) -> None:
     """In the last block and before it: the values are float32, the blocks above get states of the model's type."""
     exact_model = tiny("llama")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from kg_edit.methods.composed_facts import likeliest_first
@@ -12,6 +13,7 @@ from tests.kg_edit.tiny import tiny
 COUNTRIES = ("Byzantine Empire", "Papal States", "Italy", "Kingdom of the Lombards")
 
 
+@pytest.mark.slow
 def test_likeliest_object_comes_first_in_a_real_model(smollm2: LanguageModel) -> None:
     pool = {"country": COUNTRIES, "river": ("Tyrrhenian Sea", "Tiber")}
     ranked = likeliest_first(smollm2, "Rome", pool, nouns=2)

@@ -303,6 +303,7 @@ def test_edit_is_removed_and_that_is_undone(tmp_path: Path) -> None:
         assert server.post("/api/ledger/remove", {"name": "lebron-james-1"})[0] == 404
 
 
+@pytest.mark.slow
 def test_try_says_why_its_edge_is_read_alone() -> None:
     """Only the log said so, and only of the first edit."""
     with served(workshop(method="glame")) as running:

@@ -168,6 +168,7 @@ def test_adapter_trained_further_acts_last() -> None:
         assert predicts(model, EDITS[2])
 
 
+@pytest.mark.slow
 def test_adapter_trained_after_a_codebook_is_applied_after_it() -> None:
     """Also if an earlier edit of the adapter was made before the codebook."""
     model, grace = tiny("llama"), find_method("grace")

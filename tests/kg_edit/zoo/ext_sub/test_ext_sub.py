@@ -107,6 +107,7 @@ def test_read_locality_reads_neighbours_with_an_old_target(tmp_path: Path) -> No
     assert read_locality(file) == (("Eve lives in", "Cairo"),)
 
 
+@pytest.mark.slow
 def test_locality_answers_are_trained(tmp_path: Path) -> None:
     row = {
         "subject": "France",

@@ -111,6 +111,7 @@ def test_packaged_subjects_are_not_those_of_the_locality_check() -> None:
     assert len(example_things()) > 150 and not checked & set(example_things())
 
 
+@pytest.mark.slow
 def test_answers_in_a_sequence_are_held_as_in_the_unedited_model() -> None:
     model = tiny("llama")
     free = ft_augmented(model, steps=8, kept=0.0)
@@ -180,6 +181,7 @@ def added_at(position: int, change: Tensor) -> Any:
     return add
 
 
+@pytest.mark.slow
 def test_texts_have_a_weight_of_their_own() -> None:
     model = tiny("llama")
     held = ft_augmented(model, steps=8, kept=0.0, kept_texts=30.0)

@@ -75,7 +75,8 @@ def test_edits_without_paraphrases_are_learned_by_their_own_prompts() -> None:
     assert edit > 0
 
 
-@pytest.mark.parametrize("name", [pytest.param("malmen", marks=pytest.mark.slow), "rledit"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["malmen", "rledit"])
 def test_training_lowers_the_loss_and_edits_succeed(name: str, tmp_path: Path) -> None:
     """A batch of edits that the network has not seen: all are likelier than before, most of them much."""
     manifest = manifest_of(name, tmp_path, steps=20, validate_every=10, locality_weight=0.1)
@@ -127,6 +128,7 @@ def test_training_leaves_the_model_as_it_was(name: str, tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_training_on_other_families(family: str, tmp_path: Path) -> None:
     manifest = manifest_of("rledit", tmp_path, model=tiny(family), steps=2)

@@ -35,6 +35,7 @@ def manifest_of(out: Path, **settings: Any) -> MendManifest:
     return train(tiny("llama"), edits(), quick(**settings), out, progress=False, checkpoint_seconds=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_training_on_other_families(family: str, tmp_path: Path) -> None:
     manifest = train(tiny(family), edits(), quick(), tmp_path, progress=False)

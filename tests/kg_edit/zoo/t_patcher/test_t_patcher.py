@@ -84,6 +84,7 @@ def test_neuron_is_inactive_in_the_memory() -> None:
     assert (trained.queries * trained.keys).sum(-1).add(trained.biases).gt(0).all(), "each is active at its own mistake"
 
 
+@pytest.mark.slow
 def test_prompt_edited_again_learns_its_new_target() -> None:
     """The query of its first neuron is not in the memory: there the new one could not be active."""
     model = tiny("llama")
