@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kg_common.progress import Bar
 from kg_common.terminal import number_of
-from kg_edit.errors import ConfigError, OutputError, unknown_name
+from kg_edit.errors import ConfigError, KgEditError, OutputError, unknown_name
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.general_tasks import PREFIX
 from kg_edit.evaluation.records import (
@@ -95,14 +95,17 @@ class ComparedRun:
         files = RunFolder(folder)
         if settings.get("job") != "evaluate":
             raise OutputError(f"{folder} is not a run of `kg-edit evaluate`; {_SAME['job']}")
-        plan, (done, _) = EvalConfig.of(settings).plan, found_in(files)
-        parts = sequences_of(settings).values()
-        missing = frozenset(record for ids in parts for record, _ in missing_phases(plan, ids, done))
+        plan = EvalConfig.of(settings).plan
+        done, _ = found_in(files)
+        unfinished = set[str]()
+        for ids in sequences_of(settings).values():
+            unfinished.update(record for record, _ in missing_phases(plan, ids, done))
         # With a sample, the edited model was asked only about the last point's records.
-        records = {
-            record.id: record for record in joined(files.entries()) if plan.sample is None or EDITED in record.scores
-        }
-        return cls(folder=folder, name=name, settings=settings, records=records, unfinished=missing)
+        records = dict[str, RunRecord]()
+        for record in joined(files.entries()):
+            if plan.sample is None or EDITED in record.scores:
+                records[record.id] = record
+        return cls(folder=folder, name=name, settings=settings, records=records, unfinished=frozenset(unfinished))
 
     def scores(self, ids: Sequence[str], section: str) -> Scores:
         """Return the scores of records on the unedited or the edited model: in the section of its phase."""
@@ -112,26 +115,39 @@ class ComparedRun:
         """Return the ids of the finished records, in the data set's order."""
         return [name for name in self.settings["ids"] if name in self.records and name not in self.unfinished]
 
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule under which the run's edits were made."""
+        return Schedule.parse(self.settings.get("schedule", "single"))
+
 
 def check_comparable(runs: Sequence[ComparedRun], *, common: bool) -> None:
-    """Refuse runs that differ in a setting that must be equal."""
+    """Refuse runs that differ in a setting that must be equal, and runs that are not finished."""
     first = runs[0]
     for run in runs:
-        shared = any(_same_record(first, run, name) for name in first.ids())
-        same = {**_SAME, **({} if common else {"data": _or_shared("evaluate both on one file", shared=shared)})}
-        for field, way_out in same.items():
-            expected, actual = ({field: side.settings.get(field)} for side in (first, run))
-            if field == "data" and None in (expected[field], actual[field]):
+        must_be_equal = dict(_SAME)
+        if not common:
+            shared = any(_same_record(first, run, name) for name in first.ids())
+            must_be_equal["data"] = _or_shared("evaluate both on one file", shared=shared)
+        for field, way_out in must_be_equal.items():
+            expected = first.settings.get(field)
+            actual = run.settings.get(field)
+            if field == "data" and None in (expected, actual):
                 continue  # records that a program gave, of no known file: the records' own hashes are compared
-            if differs := difference(expected, actual):
+            if differs := difference({field: expected}, {field: actual}):
                 raise OutputError(f"{first.folder} and {run.folder} can't be compared ({differs}); {way_out}")
         if run.unfinished and not common:
-            several = Schedule.parse(run.settings.get("schedule", "single")).sequence > 1
-            when = " at the end of their sequence" if several else ""
-            fault = f"{len(run.unfinished)} of {len(run.settings['ids'])} records have not all scores{when} yet"
-            way = _or_shared("start it again", shared=bool(run.ids()))
-            next_one = next(name for name in run.settings["ids"] if name in run.unfinished)
-            raise OutputError(f"{run.folder} is not finished: {fault}, the first of them {next_one!r}; {way}")
+            raise _unfinished(run)
+
+
+def _unfinished(run: ComparedRun) -> OutputError:
+    """The error about a run that has not all scores yet, with the first record that lacks some."""
+    when = " at the end of their sequence" if run.schedule.sequence > 1 else ""
+    ids = run.settings["ids"]
+    fault = f"{len(run.unfinished)} of {len(ids)} records have not all scores{when} yet"
+    next_one = next(name for name in ids if name in run.unfinished)
+    way = _or_shared("start it again", shared=bool(run.ids()))
+    return OutputError(f"{run.folder} is not finished: {fault}, the first of them {next_one!r}; {way}")
 
 
 def _or_shared(way: str, *, shared: bool) -> str:
@@ -142,24 +158,34 @@ def _or_shared(way: str, *, shared: bool) -> str:
 def shared_records(runs: Sequence[ComparedRun], *, common: bool) -> list[str]:
     """Return the ids of the records to compare, in the first run's order."""
     first, *others = runs
-    for run in others:
-        lacking = [name for name in first.ids() if not _same_record(first, run, name)]
-        more = [name for name in run.ids() if not _same_record(run, first, name)]
-        if (lacking or more) and not common:
-            differing = ", and ".join(
-                f"{len(ids)} of the {this} ({ids[0]!r}{', …' if ids[1:] else ''}) {'are' if ids[1:] else 'is'} not in "
-                f"the {that}"
-                for ids, this, that in ((lacking, "first", "second"), (more, "second", "first"))
-                if ids
-            )
-            raise OutputError(
-                f"{first.folder} and {run.folder} have different records: {differing}; "
-                + _or_shared("evaluate both on the same records", shared=len(lacking) < len(first.ids()))
-            )
+    if not common:
+        for run in others:
+            _refuse_other_records(first, run)
     ids = [name for name in first.ids() if all(_same_record(first, run, name) for run in others)]
     if not ids:
         raise OutputError("the runs share no record, so there is nothing to compare; evaluate the same data set")
     return ids
+
+
+def _refuse_other_records(first: ComparedRun, run: ComparedRun) -> None:
+    """Refuse a run that lacks records of the first one, or has more."""
+    lacking = [name for name in first.ids() if not _same_record(first, run, name)]
+    more = [name for name in run.ids() if not _same_record(run, first, name)]
+    faults = []
+    if lacking:
+        faults.append(f"{_of_all(lacking, 'first')} not in the second")
+    if more:
+        faults.append(f"{_of_all(more, 'second')} not in the first")
+    if faults:
+        way = _or_shared("evaluate both on the same records", shared=len(lacking) < len(first.ids()))
+        raise OutputError(f"{first.folder} and {run.folder} have different records: {', and '.join(faults)}; {way}")
+
+
+def _of_all(ids: Sequence[str], which: str) -> str:
+    """The beginning of a sentence: "3 of the first ('row-1', …) are"."""
+    if len(ids) == 1:
+        return f"1 of the {which} ({ids[0]!r}) is"
+    return f"{len(ids)} of the {which} ({ids[0]!r}, …) are"
 
 
 def _same_record(one: ComparedRun, other: ComparedRun, name: str) -> bool:
@@ -176,37 +202,45 @@ def _notes(runs: Sequence[ComparedRun], ids: Sequence[str]) -> tuple[str, ...]:
     presets = {run.name: run.settings.get("preset", "default") for run in runs}
     if set(presets.values()) != {"default"}:
         notes.append(", ".join(f"{name}: preset {preset}" for name, preset in presets.items()))
-    named = {run.name: method_in_words(run.settings) for run in runs if run.settings.get("graph")}
-    if any("--control" in words for words in named.values()):
-        notes.append(", ".join(f"{name}: {words}" for name, words in named.items()))
+    methods = {run.name: method_in_words(run.settings) for run in runs if run.settings.get("graph")}
+    if any("--control" in words for words in methods.values()):
+        notes.append(", ".join(f"{name}: {words}" for name, words in methods.items()))
+
     for run in runs:
         failed = [name for name in ids if run.records[name].error is not None and not run.records[name].broken]
         if failed:
-            first = one_line(str(run.records[failed[0]].error))
-            notes.append(f"{run.name}: {len(failed)} failed; {failed[0]}: {first}")
+            error = one_line(str(run.records[failed[0]].error))
+            notes.append(f"{run.name}: {len(failed)} failed; {failed[0]}: {error}")
     for run in runs:
-        if broken := sum(bool(run.records[name].broken) for name in ids):
+        broken = sum(bool(run.records[name].broken) for name in ids)
+        if broken:
             notes.append(f"{run.name}: {run.settings['method']} broke the model of {broken}, whose shares count as 0")
+
     if any(len(run.ids()) > len(ids) for run in runs):
         has = ", ".join(f"{run.name} has {len(run.ids())}" for run in runs)
         notes.append(f"only the {number_of(len(ids), 'record')} that all runs have ({has})")
     versions = dict.fromkeys(str(run.settings.get("kg_edit")) for run in runs)
     if len(versions) > 1:
         notes.append(f"made with kg-edit {' and '.join(versions)}")
-    if any(run.records[name].choices != runs[0].records[name].choices for run in runs for name in ids):
+    choices = [[run.records[name].choices for name in ids] for run in runs]
+    if any(drawn != choices[0] for drawn in choices):
         notes.append("the runs have different answers to choose from (--seed), so portability.choice is not comparable")
-    schedules = [Schedule.parse(run.settings.get("schedule", "single")) for run in runs]
+
+    schedules = {run.schedule for run in runs}
     if any(schedule.sequence > 1 for schedule in schedules):
         notes.append("records of one batch or sequence are not independent, so intervals and p are too narrow")
     # Different schedules are in the line above the table.
-    if len(set(schedules)) == 1 and any(_edited_together(run, ids) != _edited_together(runs[0], ids) for run in runs):
+    together = [_edited_together(run, ids) for run in runs]
+    if len(schedules) == 1 and any(groups != together[0] for groups in together):
         notes.append("the runs have different edits in a model, so the scores after several edits are not comparable")
     return tuple(notes)
 
 
 def _edited_together(run: ComparedRun, ids: Sequence[str]) -> list[tuple[str, ...]]:
     """The records whose edits are in one model, for each of ``ids``."""
-    together = {name: names for names in sequences_of(run.settings).values() for name in names}
+    together = dict[str, tuple[str, ...]]()
+    for names in sequences_of(run.settings).values():
+        together |= dict.fromkeys(names, names)
     return [together[name] for name in ids]
 
 
@@ -260,18 +294,18 @@ class Comparison(BaseModel):
     @property
     def table(self) -> list[dict[str, Any]]:
         """One row per metric and side: n, the mean, the difference to the first side, intervals and p-values."""
-        return [
-            {
-                "metric": row.metric,
-                "side": side,
-                "n": row.n,
-                **row.means[side].model_dump(),
-                **{name: getattr(row.differences.get(side), field, None) for name, field in _DIFFERENCE.items()},
-            }
-            for row in self.rows
-            for side in self.shown
-            if side in row.means
-        ]
+        rows = []
+        for row in self.rows:
+            for side in self.shown:
+                if side not in row.means:
+                    continue
+                cells: dict[str, Any] = {"metric": row.metric, "side": side, "n": row.n}
+                cells |= row.means[side].model_dump()
+                change = row.differences.get(side)
+                for column, field in _DIFFERENCE.items():
+                    cells[column] = None if change is None else getattr(change, field)
+                rows.append(cells)
+        return rows
 
     def __repr__(self) -> str:
         size = f"{number_of(self.records, 'record')}, {number_of(len(self.rows), 'metric')}"
@@ -281,10 +315,10 @@ class Comparison(BaseModel):
         return repr(self)
 
     def _repr_html_(self) -> str:
-        means = (
-            (row, [row.means[side].mean if side in row.means else None for side in self.shown]) for row in self.rows
-        )
-        rows = [(row.metric, row.n, *side_means) for row, side_means in means]
+        rows = []
+        for row in self.rows:
+            means = [row.means[side].mean if side in row.means else None for side in self.shown]
+            rows.append((row.metric, row.n, *means))
         return html_table(repr(self), ["metric", "n", *self.shown], rows)
 
     def to_frame(self) -> pd.DataFrame:
@@ -332,67 +366,31 @@ def compare(
         raise ConfigError("no run is given; give the folder of at least one run")
     several = [folders] if isinstance(folders, str | Path | RunFolder) else folders
     paths = [Path(folder.path if isinstance(folder, RunFolder) else folder) for folder in several]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigError("a run is given twice; give each folder once")
-    # A run's name is its folder's last part, unless that is ambiguous.
-    short = [path.resolve().name for path in paths]
-    full = [f"./{path}" if str(path) == UNEDITED else str(path) for path in paths]
-    names = short if len(set(short)) == len(short) and UNEDITED not in short else full
-    runs = [ComparedRun.read(path, name) for path, name in zip(paths, names, strict=True)]
+    runs = _read_runs(paths)
     check_comparable(runs, common=common)
     ids = shared_records(runs, common=common)
     notes = _notes(runs, ids)
 
-    # The first side is the one that the others are compared with.
-    sides: dict[str, Scores] = {run.name: run.scores(ids, EDITED) for run in runs}
-    reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
-    by_folder = dict(zip(map(str, paths), names, strict=True))
-    if reference == UNEDITED:
-        sides = {UNEDITED: runs[0].scores(ids, BASE), **sides}
-    first = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
-    if first not in sides:
-        raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
-    sides = {first: sides[first], **sides}
-    if len(sides) == 1:
-        raise ConfigError(f"{first} is not compared with itself; give another run, or {UNEDITED}")
-
-    available = metric_names(row for scores in sides.values() for row in scores.values())
-    available += (EDITING_SCORE,) if score_parts(dict.fromkeys(available, 1)) else ()
+    sides = _sides(runs, ids, against)
+    base = {} if UNEDITED in sides else runs[0].scores(ids, BASE)
     # A metric that is named twice is one test: Holm's correction would count two
     requested = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
+    available = _available(sides)
     for name in requested:
         if name not in available:
-            points = (point for run in runs for point in RunFolder(run.folder).points())
-            if any({name, f"{PREFIX}{name}"} & point.scores.keys() for point in points):
-                raise ConfigError(
-                    f"{name} is of the whole model, not of each record, so it is not compared; its values for the "
-                    "unedited and the edited model are in each run's own table and summary.json (general, curve)"
-                )
-            raise unknown_name("metric", name, available)
-    base = {} if UNEDITED in sides else runs[0].scores(ids, BASE)
+            raise _unknown_metric(name, available, runs)
     rows = _rows(sides, ids, requested or available, seed, base=base)
-    if not rows and not requested:
-        raise ConfigError(
-            f"no record has a score of the same metric on each side ({', '.join(sides)}), so there is nothing to "
-            "compare; look for errors in the records.jsonl of each run"
-        )
     lacking = sorted(set(requested) - {row.metric for row in rows})
-    if lacking and not rows:
-        lacks = [
-            side
-            for side, scores in sides.items()
-            if not any(row.get(name) is not None for row in scores.values() for name in lacking)
-        ]
-        way = f"evaluate {' and '.join(lacks or sides)} with the probes or extras that it needs"
-        way = "compare two edited runs" if UNEDITED in sides else way
-        raise ConfigError(
-            f"no record has {' and '.join(lacking)} on each side ({', '.join(sides)}); leave it out, or {way}"
-        )
+    if not rows:
+        raise _nothing_to_compare(sides, lacking)
     if lacking:
         notes += (f"no record has {' and '.join(lacking)} on each side",)
+
     settings = runs[0].settings
     data = dict.fromkeys((run.settings.get("data") or {}).get("dataset") for run in runs)
-    schedules = {run.settings.get("schedule") for run in runs}
+    in_words = dict[str, str]()
+    if len({run.schedule for run in runs}) > 1:
+        in_words = {run.name: run.schedule.in_words(len(run.settings["ids"])) for run in runs}
     return Comparison(
         sides=tuple(sides),
         records=len(ids),
@@ -401,73 +399,143 @@ def compare(
         seed=seed,
         model=settings.get("model", {}).get("name"),
         data=" and ".join(filter(None, data)) or None,
-        schedule=settings.get("schedule") if len(schedules) == 1 else None,
-        schedules={
-            run.name: Schedule.parse(run.settings.get("schedule", "single")).in_words(len(run.settings["ids"]))
-            for run in runs
-            if len(schedules) > 1
-        },
+        schedule=None if in_words else settings.get("schedule"),
+        schedules=in_words,
     )
+
+
+def _read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
+    """Read the runs; a run's name is the last part of its folder, unless that is ambiguous."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("a run is given twice; give each folder once")
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names) or UNEDITED in names:
+        names = [f"./{path}" if str(path) == UNEDITED else str(path) for path in paths]
+    return [ComparedRun.read(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def _sides(runs: Sequence[ComparedRun], ids: Sequence[str], against: str | None) -> dict[str, Scores]:
+    """The scores of each side by its name; the first side is the one that the others are compared with."""
+    sides: dict[str, Scores] = {run.name: run.scores(ids, EDITED) for run in runs}
+    reference = against or (runs[0].name if len(runs) > 1 else UNEDITED)
+    if reference == UNEDITED:
+        sides[UNEDITED] = runs[0].scores(ids, BASE)
+    by_folder = {str(run.folder): run.name for run in runs}
+    first = reference if reference in sides else by_folder.get(str(Path(reference)), reference)
+    if first not in sides:
+        raise ConfigError(f"can't compare with {reference!r}; expected {UNEDITED} or one of {', '.join(by_folder)}")
+    if len(sides) == 1:
+        raise ConfigError(f"{first} is not compared with itself; give another run, or {UNEDITED}")
+    return {first: sides.pop(first), **sides}
+
+
+def _available(sides: Mapping[str, Scores]) -> tuple[str, ...]:
+    """The metrics of any side, and the editing score if its parts are among them."""
+    rows = [row for scores in sides.values() for row in scores.values()]
+    names = metric_names(rows)
+    return (*names, EDITING_SCORE) if score_parts(dict.fromkeys(names, 1)) else names
+
+
+def _unknown_metric(name: str, available: Sequence[str], runs: Sequence[ComparedRun]) -> KgEditError:
+    """The error about a metric that no record has."""
+    points = [point for run in runs for point in RunFolder(run.folder).points()]
+    if any({name, f"{PREFIX}{name}"} & point.scores.keys() for point in points):
+        return ConfigError(
+            f"{name} is of the whole model, not of each record, so it is not compared; its values for the "
+            "unedited and the edited model are in each run's own table and summary.json (general, curve)"
+        )
+    return unknown_name("metric", name, available)
+
+
+def _nothing_to_compare(sides: Mapping[str, Scores], lacking: Sequence[str]) -> ConfigError:
+    """The error about runs without a common metric; ``lacking`` are the metrics that were asked for."""
+    if not lacking:
+        return ConfigError(
+            f"no record has a score of the same metric on each side ({', '.join(sides)}), so there is nothing to "
+            "compare; look for errors in the records.jsonl of each run"
+        )
+    way = "compare two edited runs"
+    if UNEDITED not in sides:
+        lacks = [side for side, scores in sides.items() if not _has_any(scores, lacking)]
+        way = f"evaluate {' and '.join(lacks or sides)} with the probes or extras that it needs"
+    return ConfigError(
+        f"no record has {' and '.join(lacking)} on each side ({', '.join(sides)}); leave it out, or {way}"
+    )
+
+
+def _has_any(scores: Scores, metrics: Sequence[str]) -> bool:
+    """Whether some record has a score of one of the metrics."""
+    return any(row.get(name) is not None for row in scores.values() for name in metrics)
 
 
 def _rows(
     sides: Mapping[str, Scores], ids: Sequence[str], metrics: Sequence[str], seed: int, *, base: Scores
 ) -> list[MetricRow]:
     """One row for each metric that some record has on every side; ``base`` are scores to show beside the sides."""
-    names = tuple(dict.fromkeys([*metrics, *(SCORED if EDITING_SCORE in metrics else ())]))
+    parts = SCORED if EDITING_SCORE in metrics else ()
+    names = tuple(dict.fromkeys([*metrics, *parts]))
+    shown = {UNEDITED: base, **sides} if base else sides
     # Scores [records, metrics] of each side; NaN where a side lacks the score of a record.
-    tables: dict[str, Table] = {}
-    for side, scores in {**({UNEDITED: base} if base else {}), **sides}.items():
-        rows = [[scores[record].get(name) for name in names] for record in ids]
-        tables[side] = np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
+    tables = {side: _table_of(scores, ids, names) for side, scores in shown.items()}
     missing = np.any([np.isnan(tables[side]) for side in sides], axis=0)
     tables = {side: np.where(missing, np.nan, table) for side, table in tables.items()}
-    means = {
-        side: estimates(
-            [
-                {name: None if np.isnan(value) else float(value) for name, value in zip(names, row, strict=True)}
-                for row in table
-            ],
-            names=names,
-            seed=seed,
-        )
-        for side, table in tables.items()
-    }
+    means = {side: estimates(_records_of(table, names), names=names, seed=seed) for side, table in tables.items()}
     numbers = dict(zip(names, (~missing).sum(axis=0).tolist(), strict=True))
+
     metric_rows = []
     for metric in Bar(metrics, title="comparing", unit="metric", delay=2.0, leave=False):
         columns = [names.index(part) for part in (score_parts(numbers) if metric == EDITING_SCORE else (metric,))]
-        first, *others = ((side, tables[side][:, columns]) for side in sides)
+        first, *others = sides
         differences = {}
-        for side, table in others:
-            if len(columns) > 1:
-                change = score_difference(first[1], table, seed=seed)
-            else:
-                present = ~np.isnan(table[:, 0])
-                change = paired_difference(first[1][present, 0], table[present, 0], seed=seed)
+        for side in others:
+            change = _difference(tables[first][:, columns], tables[side][:, columns], seed)
             if change:
                 differences[side] = change
-        if differences:
-            n = int((~missing[:, columns]).sum(axis=0).min())
-            # A model beside the sides has the same mean only if it has the scores of the same records
-            complete = [side for side in tables if (np.isnan(tables[side]) == missing)[:, columns].all()]
-            side_means = {side: means[side][metric] for side in complete}
-            metric_rows.append(MetricRow(metric=metric, n=n, means=side_means, differences=differences))
+        if not differences:
+            continue
+        # A model beside the sides has the same mean only if it has the scores of the same records
+        complete = [side for side in tables if (np.isnan(tables[side]) == missing)[:, columns].all()]
+        row = MetricRow(
+            metric=metric,
+            n=int((~missing[:, columns]).sum(axis=0).min()),
+            means={side: means[side][metric] for side in complete},
+            differences=differences,
+        )
+        metric_rows.append(row)
     return metric_rows
+
+
+def _table_of(scores: Scores, ids: Sequence[str], names: Sequence[str]) -> Table:
+    """The scores [records, metrics] of one side; NaN where a record lacks the metric."""
+    rows = [[scores[record].get(name) for name in names] for record in ids]
+    return np.array(rows, dtype=np.float64).reshape(len(ids), len(names))
+
+
+def _records_of(table: Table, names: Sequence[str]) -> list[RecordScores]:
+    """The scores of each record by metric; None for NaN."""
+    records = list[RecordScores]()
+    for row in table.tolist():
+        values = dict(zip(names, row, strict=True))
+        records.append({name: None if np.isnan(value) else value for name, value in values.items()})
+    return records
+
+
+def _difference(first: Table, second: Table, seed: int) -> Difference | None:
+    """The difference of two sides [records, parts]: of several parts, that of their editing scores."""
+    if first.shape[1] > 1:
+        return score_difference(first, second, seed=seed)
+    present = ~np.isnan(second[:, 0])
+    return paired_difference(first[present, 0], second[present, 0], seed=seed)
 
 
 def _corrected(rows: Sequence[MetricRow]) -> tuple[MetricRow, ...]:
     """The rows with Holm-corrected p-values."""
-    flat = [(index, side) for index, row in enumerate(rows) for side in row.differences]
-    values = dict(zip(flat, holm([rows[index].differences[side].p for index, side in flat]), strict=True))
-    return tuple(
-        row.model_copy(
-            update={
-                "differences": {
-                    side: change.model_copy(update={"p_holm": values[index, side]})
-                    for side, change in row.differences.items()
-                }
-            }
-        )
-        for index, row in enumerate(rows)
-    )
+    values = [change.p for row in rows for change in row.differences.values()]
+    remaining = iter(holm(values))
+    corrected = []
+    for row in rows:
+        differences = {}
+        for side, change in row.differences.items():
+            differences[side] = change.model_copy(update={"p_holm": next(remaining)})
+        corrected.append(row.model_copy(update={"differences": differences}))
+    return tuple(corrected)

@@ -41,7 +41,10 @@ from kg_edit.scoring.requests import ANSWER_TOKENS, Continued, Requests
 from kg_edit.text.matching import mentions
 
 PREFIX = "retention."
-TRR, ERR, AVERAGE, ARR = (f"{PREFIX}{name}" for name in ("TRR", "ERR", "average", "ARR"))
+TRR = "retention.TRR"
+ERR = "retention.ERR"
+AVERAGE = "retention.average"
+ARR = "retention.ARR"
 PERPLEXITY = ".perplexity"
 TESTED = 1000  # the number of first prompts to use of a test file, as in the paper
 _NQ = "nq question: "  # zsRE's prefix of a Natural Questions prompt
@@ -68,14 +71,19 @@ class RetentionTest:
         accurate = list[Query]()
         for record in records:
             for probe in (*record.group("locality"), *record.group("recall")):
-                queries |= dict.fromkeys(_plain(query) for query in probe.queries if query.answers)
-            accurate += [query for probe in record.group("accurate") for query in probe.queries]
+                for query in probe.queries:
+                    if query.answers:
+                        queries[_plain(query)] = None
+            for probe in record.group("accurate"):
+                accurate += probe.queries
         return cls(tuple(queries)[:TESTED], tuple(accurate[:TESTED]))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of the prompts and answers: part of a run's settings."""
-        return digest([[query.model_dump(mode="json") for query in part] for part in (self.queries, self.accurate)])
+        queries = [query.model_dump(mode="json") for query in self.queries]
+        accurate = [query.model_dump(mode="json") for query in self.accurate]
+        return digest([queries, accurate])
 
     def check(self, model: LanguageModel) -> None:
         """Check that every prompt can be asked in ``model``'s form, before any other work."""
@@ -116,19 +124,21 @@ class RetentionTest:
             accurate = [RetentionAnswer(False, losses[pair_of(query)].nll) for query in self.accurate]
         trr = mean(reply.right for reply in tested)
         err = mean(reply.right for reply in edited)
-        # exp of the mean NLL over prompts; None if there is no prompt
-        nlls = {name: mean(reply.nll for reply in of) for name, of in ((TRR, tested), (ERR, edited), (ARR, accurate))}
-        perplexities = {
-            f"{name}{PERPLEXITY}": None if nll is None else math.exp(min(nll, LARGEST_NLL))
-            for name, nll in nlls.items()
-        }
         return {
             TRR: trr,
             ERR: err,
             AVERAGE: None if trr is None or err is None else (trr + err) / 2,
             ARR: None if self.accurate else mean(reply.right for reply in accurate),
-            **perplexities,
+            f"{TRR}{PERPLEXITY}": _perplexity(tested),
+            f"{ERR}{PERPLEXITY}": _perplexity(edited),
+            f"{ARR}{PERPLEXITY}": _perplexity(accurate),
         }
+
+
+def _perplexity(answers: Iterable[RetentionAnswer]) -> float | None:
+    """exp of the mean NLL over prompts; None if there is no prompt."""
+    nll = mean(answer.nll for answer in answers)
+    return None if nll is None else math.exp(min(nll, LARGEST_NLL))
 
 
 def asked_of(edit: Edit) -> Query:
@@ -141,11 +151,11 @@ def edit_replies(model: LanguageModel, edits: Sequence[Edit], *, chat: bool | No
 
     ``chat`` as in `RetentionTest.scores`.
     """
-    forms = [edit.forms[0] if chat is None else chat for edit in edits]
-    plain, in_chat = (
-        [asked_of(edit) for edit, is_chat in zip(edits, forms, strict=True) if is_chat == form]
-        for form in (False, True)
-    )
+    plain = list[Query]()
+    in_chat = list[Query]()
+    for edit in edits:
+        is_chat = edit.forms[0] if chat is None else chat
+        (in_chat if is_chat else plain).append(asked_of(edit))
     replies = list[RetentionAnswer]()
     if plain:
         replies += _replies(model.in_chat(chat=False), plain, is_right=partial(generates, chat=False))
@@ -176,12 +186,13 @@ def rates(points: Iterable[Mapping[str, float | None] | None], names: Iterable[s
     perplexity, and then the mean perplexity is None too.
     """
     measured = list(points)
-    return {
-        name: None
-        if name.endswith(PERPLEXITY) and None in measured
-        else mean(0.0 if point is None else point.get(name) for point in measured)
-        for name in names
-    }
+    means = dict[str, float | None]()
+    for name in names:
+        if name.endswith(PERPLEXITY) and None in measured:
+            means[name] = None
+        else:
+            means[name] = mean(0.0 if point is None else point.get(name) for point in measured)
+    return means
 
 
 def read_retention_test(path: str | Path) -> RetentionTest:

@@ -55,7 +55,7 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
     if not rows:
         rows = [dict.fromkeys(names)]  # one record without any metric
     # Scores [records, metrics]; NaN where a record lacks a metric.
-    values = np.array([[np.nan if row.get(name) is None else row[name] for name in names] for row in rows], float)
+    values = np.array([[row.get(name) for name in names] for row in rows], dtype=np.float64)
     records = len(rows)
     # How often each record is drawn in each resample: [resamples, records]. All metrics share the resamples.
     drawn = random_numbers(seed).multinomial(records, [1 / records] * records, size=_RESAMPLES)
@@ -65,14 +65,14 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
     sizes = counts(rows, names=names)
     if scored := score_parts(sizes):  # the harmonic mean of the means, in each resample as well
         parts = [names.index(name) for name in scored]
-        means, spread = (np.c_[table, harmonic_mean(table[:, parts])] for table in (means, spread))
+        means = np.c_[means, harmonic_mean(means[:, parts])]
+        spread = np.c_[spread, harmonic_mean(spread[:, parts])]
         shown.append(EDITING_SCORE)
     for loss, perplexity in PERPLEXITIES.items():
         if loss in names:  # exp of the mean loss, not the mean of exp
-            index = [names.index(loss)]
-            means, spread = (
-                np.c_[table, np.exp(np.minimum(table[:, index], LARGEST_NLL))] for table in (means, spread)
-            )
+            column = names.index(loss)
+            means = np.c_[means, np.exp(np.minimum(means[:, column], LARGEST_NLL))]
+            spread = np.c_[spread, np.exp(np.minimum(spread[:, column], LARGEST_NLL))]
             shown.append(perplexity)
     results = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
     for column in np.flatnonzero(~np.isnan(means[0])):
@@ -83,7 +83,9 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
 
 def counts(rows: Sequence[RecordScores], *, names: Sequence[str]) -> dict[str, int]:
     """Return the number of ``rows`` with each metric; for the editing score, the number of its rarest part."""
-    numbers = {name: sum(row.get(name) is not None for row in rows) for name in names}
+    numbers = dict[str, int]()
+    for name in names:
+        numbers[name] = sum(row.get(name) is not None for row in rows)
     if parts := score_parts(numbers):
         numbers[EDITING_SCORE] = min(numbers[name] for name in parts)
     return numbers | {perplexity: numbers[loss] for loss, perplexity in PERPLEXITIES.items() if loss in names}
@@ -153,8 +155,11 @@ def paired_difference(first: Table, second: Table, *, seed: int) -> Difference |
     binary = bool(np.isin([first, second], (0.0, 1.0)).all())
     rng = random_numbers(seed)
     # The means of resamples; drawing their records is several times as fast as drawing how often each occurs.
-    drawn = (change[rng.integers(len(change), size=(rows, len(change)))] for rows in _portions(len(change)))
-    spread = np.concatenate([values.mean(1) for values in drawn])
+    means = []
+    for rows in _portions(len(change)):
+        drawn = rng.integers(len(change), size=(rows, len(change)))
+        means.append(change[drawn].mean(1))
+    spread = np.concatenate(means)
     p = mcnemar(int((change > 0).sum()), int((change < 0).sum())) if binary else _sign_flips(change, rng)
     return _difference(len(change), float(change.mean()), spread, p, "McNemar" if binary else "sign flips")
 
@@ -168,7 +173,8 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
     present = ~np.isnan(first)
     if not present.any(0).all():
         return None
-    old, new = (np.where(present, table, 0.0) for table in (first, second))  # [records, parts]
+    old = np.where(present, first, 0.0)  # [records, parts]
+    new = np.where(present, second, 0.0)
     rng = random_numbers(seed)
 
     def scores(weights: NDArray[Any], table: Table) -> Table:
@@ -178,15 +184,19 @@ def score_difference(first: Table, second: Table, *, seed: int) -> Difference | 
     ones = np.ones((1, len(first)))
     observed = float((scores(ones, new) - scores(ones, old))[0])
     # How often each record is drawn in some resamples, [resamples, records]
-    draws = (rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows) for rows in _portions(len(first)))
-    spread = np.concatenate([scores(drawn, new) - scores(drawn, old) for drawn in draws])
+    changes = []
+    for rows in _portions(len(first)):
+        drawn = rng.multinomial(len(first), [1 / len(first)] * len(first), size=rows)
+        changes.append(scores(drawn, new) - scores(drawn, old))
+    spread = np.concatenate(changes)
     # A record whose coin is 1 swaps its scores: its change leaves the sum of one run and enters the other's.
     counts = present.sum(0)
     more = new - old
-    swapped = [
-        harmonic_mean((new.sum(0) - coins @ more) / counts) - harmonic_mean((old.sum(0) + coins @ more) / counts)
-        for coins in _coins(len(first), rng)
-    ]
+    swapped = []
+    for coins in _coins(len(first), rng):
+        swapped_new = harmonic_mean((new.sum(0) - coins @ more) / counts)
+        swapped_old = harmonic_mean((old.sum(0) + coins @ more) / counts)
+        swapped.append(swapped_new - swapped_old)
     p = _share_as_large(np.concatenate(swapped), observed)
     return _difference(int(counts.min()), observed, spread, p, "swaps")
 

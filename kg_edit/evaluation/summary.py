@@ -89,31 +89,42 @@ def curve(
     curve_points = []
     for edits in sorted(scored):
         # A record that the unedited model could not be scored on is in no point.
-        present = [(records[name], section) for name, section in scored[edits] if name in records]
-        usable = [(record, section) for record, section in present if BASE in record.scores]
-        rows = [record.scores[section] for record, section in usable if section in record.scores]
-        before = [record.scores[BASE] for record, _ in usable]
-        # Without a test file, ERR is the mean of efficacy.greedy; a record that the edits broke counts as 0.
-        retained = {record.id: record.scores.get(section, {_EDIT: 0.0}).get(_EDIT) for record, section in usable}
+        usable = [(records[name], section) for name, section in scored[edits] if name in records]
+        usable = [(record, section) for record, section in usable if BASE in record.scores]
         measured = general.get(edits, [])
-        scores = [None if point.error is not None else point.scores for point in measured]
-        curve_points.append(
-            CurvePoint(
-                edits=edits,
-                n=len(usable),
-                failed=sum(section in record.broken for record, section in usable),
-                scores=estimates(rows, names=metric_names(rows), seed=seed),
-                unedited=estimates(before, names=metric_names(before), seed=seed),
-                retention=rates(scores, rated) if rated else {ERR: mean(retained.values())},
-                general={
-                    name: mean([point.scores.get(name) for point in measured])
-                    for name in dict.fromkeys(name for point in measured for name in point.scores)
-                    if name not in rated
-                },
-                general_failed=scores.count(None),
-            )
-        )
+        curve_points.append(_curve_point(edits, usable, measured, rated, seed))
     return tuple(curve_points)
+
+
+def _curve_point(
+    edits: int, scored: Sequence[tuple[RunRecord, str]], measured: Sequence[Point], rated: Sequence[str], seed: int
+) -> CurvePoint:
+    """A point of the curve, from the records and their sections, and from the points of general ability there."""
+    before = [record.scores[BASE] for record, _ in scored]
+    rows = [record.scores[section] for record, section in scored if section in record.scores]
+    failed = sum(section in record.broken for record, section in scored)
+    asked = [None if point.error is not None else point.scores for point in measured]
+
+    if rated:
+        retention = rates(asked, rated)
+    else:  # without a test file, ERR is the mean of efficacy.greedy; a record that the edits broke counts as 0
+        by_record = {record.id: record.scores.get(section, {_EDIT: 0.0}) for record, section in scored}
+        retention = {ERR: mean(scores.get(_EDIT) for scores in by_record.values())}
+
+    general = dict[str, float | None]()
+    for name in dict.fromkeys(name for point in measured for name in point.scores):
+        if name not in rated:
+            general[name] = mean(point.scores.get(name) for point in measured)
+    return CurvePoint(
+        edits=edits,
+        n=len(scored),
+        failed=failed,
+        scores=estimates(rows, names=metric_names(rows), seed=seed),
+        unedited=estimates(before, names=metric_names(before), seed=seed),
+        retention=retention,
+        general=general,
+        general_failed=asked.count(None),
+    )
 
 
 Estimates = dict[str, Estimate]
@@ -167,9 +178,11 @@ class Summary(BaseModel):
         return repr(self)
 
     def _repr_html_(self) -> str:
-        names = dict.fromkeys(name for section in self.sections.values() for name in section)
         sections = self.sections.values()
-        rows = [(name, *(section[name].mean if name in section else None for section in sections)) for name in names]
+        rows = []
+        for name in dict.fromkeys(name for section in sections for name in section):
+            means = [section[name].mean if name in section else None for section in sections]
+            rows.append((name, *means))
         return html_table(repr(self), ["metric", *self.sections], rows)
 
     def to_frame(self) -> pd.DataFrame:

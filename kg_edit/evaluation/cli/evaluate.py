@@ -1,8 +1,7 @@
 """`kg-edit evaluate` scores a method on a benchmark; `judge`, `compare` and `merge` read its runs.
 
 `judge` lets a language model judge a run's answers, `compare` compares runs record by record, `merge` puts the shards
-of a run together. The options of `evaluate` are the fields of `kg_edit.evaluation.cli.evaluation.Evaluation` and of
-`EvalConfig`.
+of a run together. The options of `evaluate` are the fields of `EvaluateOptions` and of `EvalConfig`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from kg_edit.cli.fields import with_fields_of
 from kg_edit.cli.method_plan import open_graph
 from kg_edit.cli.options import MACHINE, Contact, GivenGraph, Out, Overwrite
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.evaluation import EvaluateOptions
 from kg_edit.storage.run_folder import read_settings
 from kg_edit.text.display import plain
 
@@ -36,9 +35,9 @@ OnRay = Annotated[
 ]
 
 
-@with_fields_of(Evaluation, after={"data": ("out",), "retention": ("overwrite", "ray")})
+@with_fields_of(EvaluateOptions, after={"data": ("out",), "retention": ("overwrite", "ray")})
 def evaluate(
-    evaluation: Evaluation,
+    evaluation: EvaluateOptions,
     *,
     out: Out,
     overwrite: Overwrite = False,

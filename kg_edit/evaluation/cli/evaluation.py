@@ -1,6 +1,9 @@
 """The options of `kg-edit evaluate`, defined once for the command line and for Ray's workers, and the run with them.
 
-`Evaluation.ready` checks the options, reads the data and loads the model; `Ready.run` scores a shard, or all.
+They name the data, the method, the graph and the model. What is measured, and when, is the run's one config
+(`EvalConfig`), whose fields are options too.
+
+`EvaluateOptions.ready` checks the options, reads the data and loads the model; `Ready.run` scores a shard, or all.
 """
 
 from __future__ import annotations
@@ -71,8 +74,8 @@ EXTRA = "Side effects and extra metrics"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The options of `kg-edit evaluate`, in the order of its help."""
+class EvaluateOptions:
+    """The options of `kg-edit evaluate`, in the order of its help; ``config`` says what is measured, and when."""
 
     data: Annotated[
         Path,
@@ -372,7 +375,7 @@ class Evaluation:
 class Ready:
     """An evaluation with its model in memory."""
 
-    options: Evaluation
+    options: EvaluateOptions
     config: EvalConfig
     plan: MethodPlan
     method: EditingMethod

@@ -20,7 +20,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.storage.run_folder import check_folder
 
 if TYPE_CHECKING:
-    from kg_edit.evaluation.cli.evaluation import Evaluation, Ready
+    from kg_edit.evaluation.cli.evaluation import EvaluateOptions, Ready
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ _TRIES = 3  # workers that a shard may lose
 SHARDS = ".shards"
 
 
-def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int], object] = lambda _: None) -> Summary:
+def evaluate_on_ray(
+    evaluation: EvaluateOptions, out: Path, *, started: Callable[[int], object] = lambda _: None
+) -> Summary:
     """Score with all devices of the cluster, and merge; the result is the same as from one process.
 
     The cluster is the one to which this process is connected, else that of ``RAY_ADDRESS``, else this machine. The
@@ -56,7 +58,7 @@ def evaluate_on_ray(evaluation: Evaluation, out: Path, *, started: Callable[[int
 
 def _score_shards(
     ray: Any,
-    evaluation: Evaluation,
+    evaluation: EvaluateOptions,
     folders: dict[Shard, Path],
     *,
     started: Callable[[int], object],
@@ -110,7 +112,7 @@ def _score_shards(
 class _Worker:
     """A process with its own device, which loads the model once."""
 
-    def __init__(self, evaluation: Evaluation) -> None:
+    def __init__(self, evaluation: EvaluateOptions) -> None:
         self._evaluation = evaluation
         self._ready: Ready | None = None
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.evaluation import EvaluateOptions
 from kg_edit.evaluation.cli.ray_run import evaluate_on_ray
 from kg_edit.evaluation.config import EvalConfig
 
@@ -36,7 +36,7 @@ def main(options: dict[str, Any], out: Path, *, kill: bool) -> None:
     killer = threading.Thread(target=kill_one, args=(out, workers), daemon=True)
     if kill:
         killer.start()
-    evaluate_on_ray(Evaluation(**options), out, started=workers.append)
+    evaluate_on_ray(EvaluateOptions(**options), out, started=workers.append)
     if kill:
         killer.join(timeout=1)
     sys.stdout.write(f"{len(workers)}\n")

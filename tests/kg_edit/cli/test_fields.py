@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from kg_edit.cli.fields import with_fields_of
 from kg_edit.errors import ConfigError
 from kg_edit.evaluation.cli.evaluate import evaluate
-from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.evaluation import EvaluateOptions
 from kg_edit.evaluation.config import EvalConfig
 
 
@@ -59,7 +59,7 @@ def test_fields_are_options_and_reach_the_command_as_one_value() -> None:
 
 def test_every_field_of_an_evaluation_is_an_option_with_help() -> None:
     options = signature(evaluate).parameters
-    run_fields = {option.name for option in fields(Evaluation)} - {"config"}
+    run_fields = {option.name for option in fields(EvaluateOptions)} - {"config"}
     measured = {name for name, info in EvalConfig.model_fields.items() if info.description}
     assert options.keys() >= run_fields | measured
     for name in run_fields | measured:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.evaluation import EvaluateOptions
 from kg_edit.evaluation.cli.ray_run import evaluate_on_ray
 from kg_edit.evaluation.config import EvalConfig
 from tests.kg_edit.command_line import QUICK, Run, cache, kg_edit, place, tiny_folder
@@ -46,8 +46,8 @@ def options(place: Path, tiny_folder: Path) -> dict[str, Any]:
     }
 
 
-def evaluation(options: dict[str, Any]) -> Evaluation:
-    return Evaluation(**{**options, "data": Path(options["data"]), "config": EvalConfig(**options["config"])})
+def evaluation(options: dict[str, Any]) -> EvaluateOptions:
+    return EvaluateOptions(**{**options, "data": Path(options["data"]), "config": EvalConfig(**options["config"])})
 
 
 @needs_ray

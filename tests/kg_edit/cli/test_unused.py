@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.evaluation import EvaluateOptions
 from kg_edit.evaluation.config import EvalConfig
 from tests.kg_edit.command_line import GOOD, Run, cache, kg_edit, place, refused, rows
 
@@ -55,13 +55,15 @@ def test_option_without_effect_is_refused(command: str, kg_edit: Run, place: Pat
 
 def test_probes_without_effect_are_named_if_others_have_one(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     edits, probes = place / "edits.jsonl", ("negation", "reversed", "elsewhere")
-    Evaluation(data=edits, dataset="edits", config=EvalConfig(probes=probes)).read()
+    EvaluateOptions(data=edits, dataset="edits", config=EvalConfig(probes=probes)).read()
     assert not caplog.messages
-    Evaluation(data=edits, dataset="edits", skip=1, config=EvalConfig(probes=probes)).read()
+    EvaluateOptions(data=edits, dataset="edits", skip=1, config=EvalConfig(probes=probes)).read()
     assert caplog.messages == [
         "--probes negation,elsewhere has no effect, because no record has neighborhood or target_true"
     ]
     # with an old target, as MQuAKE's
     edits.write_bytes(rows({**GOOD, "target_true": "Oslo"}))
-    Evaluation(data=edits, dataset="edits", config=EvalConfig(probes=("negation", "distracting", "elsewhere"))).read()
+    EvaluateOptions(
+        data=edits, dataset="edits", config=EvalConfig(probes=("negation", "distracting", "elsewhere"))
+    ).read()
     assert caplog.messages[1:] == ["--probes distracting,elsewhere has no effect, because no record has neighborhood"]

@@ -11,7 +11,7 @@ import pytest
 
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError, EditFileError
-from kg_edit.evaluation.cli.evaluation import Evaluation
+from kg_edit.evaluation.cli.evaluation import EvaluateOptions
 from kg_edit.evaluation.datasets.lint import lint
 from kg_edit.evaluation.quick_tasks import QuickTasks
 from kg_edit.evaluation.ripples import known_only
@@ -209,7 +209,7 @@ def test_limit_and_skip_share_no_record(wrong: int, place: Path) -> None:
     (place / "data.json").write_text(json.dumps(rows))
     ids = []
     for part in ({"limit": 2}, {"skip": 2}):
-        evaluation = Evaluation(data=place / "data.json", dataset="counterfact", keep_going=True, **part)
+        evaluation = EvaluateOptions(data=place / "data.json", dataset="counterfact", keep_going=True, **part)
         content = evaluation.read()
         ids += [record.id for record in content.records[evaluation.span(content)]]
     assert ids == [str(number) for number in range(4) if number != wrong]
@@ -219,7 +219,7 @@ def test_skip_and_faults_of_a_table_count_rows(place: Path) -> None:
     """A table's first row is in its second line; a fault names the line."""
     rows = ["subject,prompt,target_new", "Ann,{} is", *(f"{name},{{}} lives in,Rome" for name in ("Bo", "Cy", "Di"))]
     (place / "own.csv").write_text("\n".join(rows))
-    evaluation = Evaluation(data=place / "own.csv", dataset="edits", skip=1, limit=2)
+    evaluation = EvaluateOptions(data=place / "own.csv", dataset="edits", skip=1, limit=2)
     content = evaluation.read()
     assert [record.id for record in content.records[evaluation.span(content)]] == ["row-2", "row-3"]
     assert [finding.message[:7] for finding in lint(content)] == ["line 2,"]
@@ -229,7 +229,7 @@ def test_skip_and_faults_of_a_table_count_rows(place: Path) -> None:
 
 def test_skip_beyond_the_known_records_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:4])]))
-    evaluation = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=2)
+    evaluation = EvaluateOptions(data=place / "data.json", dataset="counterfact", known_only=True, skip=2)
     content = evaluation.read()
     selected = KnownOnly(tuple(content.records[:2]), 2, 4)
     monkeypatch.setattr(known_only, "known_only", lambda *_, **__: selected)
@@ -240,7 +240,7 @@ def test_skip_beyond_the_known_records_is_refused(place: Path, monkeypatch: pyte
 def test_known_only_may_use_any_row_so_each_must_be_readable(place: Path) -> None:
     rows = [row(number, city) for number, city in enumerate(CITIES[:3])]
     (place / "data.json").write_text(json.dumps([rows[0], {**rows[1], "requested_rewrite": 7}, rows[2]]))
-    first = Evaluation(data=place / "data.json", dataset="counterfact", limit=1)
+    first = EvaluateOptions(data=place / "data.json", dataset="counterfact", limit=1)
     assert len(first.read().records) == 2
     with pytest.raises(EditFileError, match="record 2"):
         replace(first, known_only=True).read()
@@ -257,7 +257,7 @@ def test_records_that_are_not_scored_need_no_chat_template(kg_edit: Run, place: 
 
 def test_limit_asks_no_more_records_than_it_needs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "data.json").write_text(json.dumps([row(number, city) for number, city in enumerate(CITIES[:4])]))
-    evaluation = Evaluation(data=place / "data.json", dataset="counterfact", known_only=True, skip=1, limit=2)
+    evaluation = EvaluateOptions(data=place / "data.json", dataset="counterfact", known_only=True, skip=1, limit=2)
     most = list[int]()
 
     def known(_: object, records: tuple[BenchmarkRecord, ...], **options: object) -> KnownOnly:
