@@ -115,14 +115,13 @@ class RunFolder:
         """
         folder = RunFolder(Path(self.path))
         read_settings(folder.path)
-        return frame_of(
-            [
-                {"id": record.id, "section": section, "metric": metric, "score": score, "error": record.error}
-                for record in joined(folder.entries())
-                for section, scores in record.scores.items()
-                for metric, score in scores.items()
-            ]
-        )
+        rows = []
+        for record in joined(folder.entries()):
+            for section, scores in record.scores.items():
+                for metric, score in scores.items():
+                    row = {"id": record.id, "section": section, "metric": metric, "score": score}
+                    rows.append({**row, "error": record.error})
+        return frame_of(rows)
 
     @property
     def records(self) -> Path:
@@ -170,18 +169,23 @@ class RunFolder:
             OutputError: a file can't be read or written.
         """
         settings = read_settings(self.path)
-        plan, (done, _) = EvalConfig.of(settings).plan, found_in(self)
+        plan = EvalConfig.of(settings).plan
+        done, _ = found_in(self)
         # kept: edits of a sequence before the failure
         positions = dict[str, tuple[int, int]]()
         kept = dict[int, int]()
         sequences = sequences_of(settings)
         for number, ids in sequences.items():
-            positions |= {name: (number, index) for index, name in enumerate(ids)}
+            for index, name in enumerate(ids):
+                positions[name] = (number, index)
             # The patch of a record alone is in no file: to be scored again, the record is edited again, at another cost
             phases = (BASE, EDIT, EDITED) if len(ids) == 1 else (BASE, EDIT)
-            failed = {name for name in ids if any(done.get((name, phase)) for phase in phases)}
-            steps = (step.start for step in plan.schedule.steps(len(ids)) if failed & {ids[index] for index in step})
-            kept[number] = next(steps, len(ids))
+            failed = [name for name in ids if any(done.get((name, phase)) for phase in phases)]
+            kept[number] = len(ids)
+            if failed:
+                first = ids.index(failed[0])
+                batch = plan.schedule.batch
+                kept[number] = first // batch * batch  # where the step of the first failed record begins
 
         def stays(entry: Entry) -> bool:
             number, index = positions[entry.id]
@@ -336,19 +340,15 @@ def items(
 
     Own edits are asked in the form that ``model`` can read (`asked_of`); None: unchanged.
     """
-    extended = [with_probes(record, config.probes) for record in records]
-    return [
-        Item(
-            record=record,
-            case=Case.of(
-                full_record if model is None else asked_of(model, full_record, chat=config.chat),
-                choices=choices(record, pool, seed=config.seed),
-                extras=config.extras,
-                chat=config.chat,
-            ),
-        )
-        for record, full_record in zip(records, extended, strict=True)
-    ]
+    made = []
+    for record in records:
+        asked = with_probes(record, config.probes)
+        if model is not None:
+            asked = asked_of(model, asked, chat=config.chat)
+        drawn = choices(record, pool, seed=config.seed)
+        case = Case.of(asked, choices=drawn, extras=config.extras, chat=config.chat)
+        made.append(Item(record=record, case=case))
+    return made
 
 
 def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None) -> BenchmarkRecord:
@@ -361,17 +361,18 @@ def asked_of(model: LanguageModel, record: BenchmarkRecord, *, chat: bool | None
     """
     if record.form not in ("", OWN):
         return record
-    in_chat = [edit.forms[0] if chat is None else chat for edit in record.edits]
     edits = list[Edit]()
-    prompts = dict[str, str]()
-    for edit, is_chat in zip(record.edits, in_chat, strict=True):
-        edits.append(edit if is_chat else readable_edit(model, edit))
-        prompts |= zip((edit.text, *edit.paraphrases), (edits[-1].text, *edits[-1].paraphrases), strict=True)
+    prompts = dict[str, str]()  # those of the record -> as they are asked
+    for edit in record.edits:
+        is_chat = edit.forms[0] if chat is None else chat
+        asked = edit if is_chat else readable_edit(model, edit)
+        edits.append(asked)
+        prompts |= zip((edit.text, *edit.paraphrases), (asked.text, *asked.paraphrases), strict=True)
     probes = []
     for probe in record.probes:
-        queries = (
-            query.model_copy(update={"prompt": prompts.get(query.prompt, query.prompt)}) for query in probe.queries
-        )
+        queries = []
+        for query in probe.queries:
+            queries.append(query.model_copy(update={"prompt": prompts.get(query.prompt, query.prompt)}))
         probes.append(probe.model_copy(update={"queries": tuple(queries)}))
     return record.model_copy(update={"edits": tuple(edits), "probes": tuple(probes)})
 

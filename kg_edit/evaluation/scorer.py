@@ -167,11 +167,12 @@ class UneditedScores:
 
     def sections(self, cases: Mapping[str, Case]) -> dict[str, Section]:
         """Return the sections of ``cases``, by name."""
-        stored = {
-            name: section
-            for name, case in cases.items()
-            if (section := self._read(case, _SECTION)) and section.scores.keys() == metrics_for(case).keys()
-        }  # without those from before a metric was added or removed
+        stored = {}
+        for name, case in cases.items():
+            section = self._read(case, _SECTION)
+            # without those from before a metric was added or removed
+            if section and section.scores.keys() == metrics_for(case).keys():
+                stored[name] = section
         # If some are missing, as after a kill, all are scored again: a resumed run rounds like an uninterrupted one.
         asked = tuple(cases.values()) if len(stored) < len(cases) else ()
         scored = in_halves(lambda chunk: score_cases(self._model, chunk), asked)

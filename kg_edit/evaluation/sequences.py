@@ -241,17 +241,19 @@ class SequenceRun:
 
     def ask_unedited(self, batch: Sequence[Item]) -> None:
         """Score the unedited model on the items that have no line yet, all at once; the scores are stored."""
-        cases = {
-            f"{item.id}/{name}": case
-            for item in batch
-            if (item.id, BASE) not in self.done
-            for name, case in self._unedited_cases(item).items()
-        }
+        cases = dict[str, Case]()
+        for item in batch:
+            if (item.id, BASE) not in self.done:
+                for name, case in self._unedited_cases(item).items():
+                    cases[f"{item.id}/{name}"] = case
         with suppress(*FAILURES):  # each record is then scored alone, so that the error belongs to one of them
             self.unedited.sections(cases)
 
     def _unedited_cases(self, item: Item) -> dict[str, Case]:
-        return {BASE: item.case, **(ceiling_cases(item.case) if self.config.ceilings else {})}
+        cases = {BASE: item.case}
+        if self.config.ceilings:
+            cases |= ceiling_cases(item.case)
+        return cases
 
     def _base(self, records: Sequence[Item], lines: _Lines) -> set[str]:
         """Write the unedited model's scores; return the ids of the items that it can't be scored on."""
@@ -328,7 +330,8 @@ class SequenceRun:
         new = [item for item in batch if (item.id, EDIT) not in self.done]
         if not new and all(self.done[item.id, EDIT] for item in batch):
             return None
-        if not new and (saved := state.files.load(number)):
+        saved = None if new else state.files.load(number)
+        if saved:
             return saved
         step = outcome or edit_step(self.method, [item.record for item in batch], start=state.patch)
         if len(state.sequence.items) > 1:  # for one record, editing again is cheaper than storing its patch

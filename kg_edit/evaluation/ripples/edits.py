@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from math import log
 from statistics import fmean, median
 from typing import Literal
@@ -91,16 +91,18 @@ def changes(
     """
     means = {pool.relation: fmean([richness.get(o, 0) for o in pool.targets] or [0]) for pool in pools}
     middle = median(means.values())
-    turns = [
-        turn
-        for pool in pools
-        for turn in [_of_relation(table, pool, richness, seed=seed)]
-        for _ in range(2 if means[pool.relation] > middle else 1)
-    ]
+    turns = []
+    for pool in pools:
+        drawn = _of_relation(table, pool, richness, seed=seed)
+        turns.append(drawn)
+        if means[pool.relation] > middle:
+            turns.append(drawn)  # the same iterator: it is asked twice in a round
     remaining = {"dev": n // 3, "test": n - n // 3}
     taken = set[str]()
     used = Counter[str]()
-    for change in (change for row in zip_longest(*turns) for change in row if change):
+    for change in chain.from_iterable(zip_longest(*turns)):
+        if change is None:
+            continue
         if remaining[change.split] and change.subject not in taken and used[change.new] < _SAME_TARGET:
             remaining[change.split] -= 1
             taken.add(change.subject)
@@ -115,16 +117,11 @@ def _of_relation(table: FactTable, pool: Candidates, richness: Mapping[str, int]
     for subject in sorted(pool.subjects, key=lambda s: hashed(seed, "edit", s)):
         old = pool.subjects[subject]
         split = split_of(subject)
-        classes = table.classes(old)
-        fitting = [
-            o
-            for o in rich
-            if o not in (old, subject)
-            and split_of(o) == split
-            and (rule.classes or not classes.isdisjoint(table.classes(o)))
-            and apart(table, subject, o)
-            and o not in table.objects(subject, pool.relation)
-        ]
+        taken = {old, subject, *table.objects(subject, pool.relation)}
+        fitting = [o for o in rich if o not in taken and split_of(o) == split and apart(table, subject, o)]
+        if not rule.classes:
+            classes = table.classes(old)
+            fitting = [o for o in fitting if not classes.isdisjoint(table.classes(o))]
         if fitting:
             # A weighted draw: the smallest number wins, with odds in proportion to the squared weight.
             new = min(fitting, key=lambda o: -log((hashed(seed, subject, o) + 1) / 2.0**64) / richness[o] ** 2)

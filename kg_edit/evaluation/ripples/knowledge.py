@@ -53,27 +53,31 @@ class Knowledge:
             # A fact is asked if its relation has examples, and none of them is about the same thing.
             if fact in self._rights or not shown or any(fact.thing == example.thing for example in shown):
                 continue
-            forms = [form.replace("{noun}", self.words.nouns[fact.relation]) for form in self.words.knowledge]
-            prompts[fact] = [
-                "\n".join([*(f"{form.replace('{thing}', example.thing)} {example.object}" for example in shown)])
-                + f"\n{form.replace('{thing}', fact.thing)}"
-                for form in forms
-            ]
+            prompts[fact] = []
+            for form in self.words.knowledge:
+                stated = form.replace("{noun}", self.words.nouns[fact.relation])
+                lines = [f"{stated.replace('{thing}', example.thing)} {example.object}" for example in shown]
+                lines.append(stated.replace("{thing}", fact.thing))
+                prompts[fact].append("\n".join(lines))
 
         def generated(prompts: Sequence[str]) -> Iterator[str]:
             """Return the first line of each greedy answer."""
             rows = [self.model.encode(prompt).ids for prompt in prompts]
+            limits = [_STEPS] * len(rows)
             for answer in greedy(
-                self.model, rows, limits=[_STEPS] * len(rows), ends=lambda tokens: ends_line(self.model, tokens[-1])
+                self.model, rows, limits=limits, ends=lambda tokens: ends_line(self.model, tokens[-1])
             ):
-                yield str(self.model.tokenizer.decode(list(answer.tokens))).lstrip().split("\n", 1)[0]
+                text = str(self.model.tokenizer.decode(list(answer.tokens)))
+                yield text.lstrip().split("\n", 1)[0]
 
         all_prompts = [prompt for group in prompts.values() for prompt in group]
         form = f"examples, {_STEPS} tokens"
         texts = stored_replies(self.model, all_prompts, generated, folder=self.folder, form=form, about=about)
         for fact, fact_prompts in prompts.items():
-            begins = (any(begins_with(texts[prompt], name) for name in fact.names) for prompt in fact_prompts)
-            self._rights[fact] = sum(begins)
+            self._rights[fact] = 0
+            for prompt in fact_prompts:
+                if any(begins_with(texts[prompt], name) for name in fact.names):
+                    self._rights[fact] += 1
 
     def has_asked(self, fact: AskedFact) -> bool:
         """Return whether the fact was asked: it is no example, and its relation has examples."""

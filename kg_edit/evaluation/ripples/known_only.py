@@ -14,7 +14,7 @@ any such question left is dropped, and so is every record of a data set without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,9 @@ _SHOWN = (
     ("Denmark", "currency", "Danish krone"),
 )
 _FOLLOWS = ("multihop", "ripple", "ripples-known", "ripples-unknown")  # families of questions with hops
+
+
+Asked = tuple[Question | Probe, list[tuple[Query, ...]]]  # a question, and its hops, each in several forms
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,16 @@ def known_only(
 def _known(
     model: LanguageModel,
     records: Sequence[BenchmarkRecord],
-    questions: Callable[[BenchmarkRecord], Iterator[tuple[Question | Probe, list[tuple[Query, ...]]]]],
+    questions: Callable[[BenchmarkRecord], Iterator[Asked]],
     *,
     folder: Path,
 ) -> KnownOnly:
     """Ask about all ``records``, whose ``questions`` have the hops that the model must know."""
-    hops = [query for record in records for _, needed in questions(record) for hop in needed for query in hop]
+    hops = list[Query]()
+    for record in records:
+        for _, needed in questions(record):
+            for hop in needed:
+                hops += hop
 
     def generated(prompts: Sequence[str]) -> tuple[str, ...]:
         return continuations(model, prompts, limits=[_TOKENS] * len(prompts))
@@ -92,50 +99,77 @@ def _known(
     texts = stored_replies(model, prompts, generated, folder=folder, form=form, about="known hops")
     right: dict[Query, bool] = {}
     for query in hops:
-        met = [any(mentions(texts[generated_from(query)], name) for name in names) for names in query.answers]
+        text = texts[generated_from(query)]
+        met = [_mentions_any(text, names) for names in query.answers]
         right[query] = all(met) if query.every else any(met)
 
-    reduced = []
+    remaining = []
+    count = 0
+    total = 0
     for record in records:
-        selected = {  # questions by identity, because two may be equal
-            id(question)
-            for question, needed in questions(record)
-            if all(2 * sum(right[query] for query in hop) > len(hop) for hop in needed)
-            and not (isinstance(question, Probe) and question.family == "ripples-unknown")
-        }
-        edits = tuple(
-            edit.model_copy(update={"portability": tuple(q for q in edit.portability if id(q) in selected)})
-            for edit in record.edits
-        )
-        probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in selected)
-        reduced.append(record.model_copy(update={"edits": edits, "probes": probes}))
-    remaining = tuple(record for record in reduced if list(questions(record)))
-    counts = [sum(len(list(questions(record))) for record in group) for group in (remaining, records)]
-    return KnownOnly(remaining, *counts)
+        total += len(list(questions(record)))
+        reduced = _reduced(record, list(questions(record)), right)
+        left = len(list(questions(reduced)))
+        count += left
+        if left:
+            remaining.append(reduced)
+    return KnownOnly(tuple(remaining), count, total)
 
 
-def _questions(
-    record: BenchmarkRecord, *, forms: Sequence[str]
-) -> Iterator[tuple[Question | Probe, list[tuple[Query, ...]]]]:
+def _mentions_any(text: str, names: Iterable[str]) -> bool:
+    return any(mentions(text, name) for name in names)
+
+
+def _reduced(record: BenchmarkRecord, questions: Sequence[Asked], right: Mapping[Query, bool]) -> BenchmarkRecord:
+    """The record with only the questions of which the model knows every hop: most of the hop's forms are ``right``."""
+    known = set[int]()  # questions by identity, because two may be equal
+    for question, needed in questions:
+        knows_all = all(2 * sum(right[query] for query in hop) > len(hop) for hop in needed)
+        is_unknown = isinstance(question, Probe) and question.family == "ripples-unknown"
+        if knows_all and not is_unknown:
+            known.add(id(question))
+    edits = []
+    for edit in record.edits:
+        kept = tuple(question for question in edit.portability if id(question) in known)
+        edits.append(edit.model_copy(update={"portability": kept}))
+    probes = tuple(probe for probe in record.probes if probe.family not in _FOLLOWS or id(probe) in known)
+    return record.model_copy(update={"edits": tuple(edits), "probes": probes})
+
+
+def _questions(record: BenchmarkRecord, *, forms: Sequence[str]) -> Iterator[Asked]:
     """Yield the portability questions, each with the hops that the model must know, in one form or several."""
     for edit in record.edits:
         for question in edit.portability:
-            # CounterFactPlus: "(Rome, capital of, Italy)" is asked as "Rome | capital of |" after examples.
-            inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
-            thing, relation, target = (*(part.strip() for part in inner.split(",", 2)), "", "", "")[:3]
-            prompts = [form.replace("{thing}", thing).replace("{noun}", relation) for form in forms]
-            hop = tuple(Query(prompt=prompt, answers=((target,),), form="sentence") for prompt in prompts)
-            yield question, [hop] if target else []
+            hop = _recalled_hop(question, forms)
+            yield question, [hop] if hop else []
     # MQuAKE, AKEW: hops whose answer is the new target of an edit, which its probe states, are made by the edits.
     new = {query.answers[0][0] for probe in record.group("edit") for query in probe.queries}
-    chain = [query for probe in record.group("hops") for query in probe.queries if not new & set(query.answers[0])]
+    chain = list[Query]()
+    for probe in record.group("hops"):
+        chain += [query for query in probe.queries if new.isdisjoint(query.answers[0])]
     for probe in record.probes:
         if probe.family in _FOLLOWS:
-            yield probe, [(query,) for query in (*probe.conditions, *(chain if probe.family == "multihop" else ()))]
+            further = chain if probe.family == "multihop" else ()
+            yield probe, [(query,) for query in (*probe.conditions, *further)]
+
+
+def _recalled_hop(question: Question, forms: Sequence[str]) -> tuple[Query, ...]:
+    """CounterFactPlus: "(Rome, capital of, Italy)" is asked as "Rome | capital of |" after examples; () without it."""
+    inner = (question.recalled_relation or "").strip().removeprefix("(").removesuffix(")")
+    parts = [part.strip() for part in inner.split(",", 2)]
+    if len(parts) < 3 or not parts[2]:
+        return ()
+    thing, relation, target = parts
+    prompts = [form.replace("{thing}", thing).replace("{noun}", relation) for form in forms]
+    return tuple(Query(prompt=prompt, answers=((target,),), form="sentence") for prompt in prompts)
 
 
 def _forms() -> tuple[str, ...]:
     """The forms of a fact, each after the examples: with {thing} and {noun} for what is asked."""
-    forms = RippleWords.load().knowledge
-    shown = [[form.replace("{thing}", t).replace("{noun}", r) + f" {o}" for t, r, o in _SHOWN] for form in forms]
-    return tuple("\n".join([*lines, form]) for lines, form in zip(shown, forms, strict=True))
+    forms = []
+    for form in RippleWords.load().knowledge:
+        lines = []
+        for thing, relation, target in _SHOWN:
+            lines.append(form.replace("{thing}", thing).replace("{noun}", relation) + f" {target}")
+        forms.append("\n".join([*lines, form]))
+    return tuple(forms)

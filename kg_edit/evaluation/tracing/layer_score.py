@@ -76,10 +76,18 @@ def layer_scores(by_layer: Mapping[int, Sequence[EditScore | Exception]]) -> tup
     for layer, row in by_layer.items():
         results = [row[index] for index in good]
         edits = tuple(score if isinstance(score, EditScore) else zero for score in results)
-        mean = EditScore(**{name: fmean(getattr(score, name) for score in edits) for name in EditScore.model_fields})
         failed = sum(isinstance(score, Exception) for score in results)
-        scores.append(LayerScore(layer=layer, mean=mean, edits=edits, failed=failed))
+        scores.append(LayerScore(layer=layer, mean=_mean(edits), edits=edits, failed=failed))
     return tuple(scores)
+
+
+def _mean(edits: Sequence[EditScore]) -> EditScore:
+    return EditScore(
+        efficacy=fmean(score.efficacy for score in edits),
+        generality=fmean(score.generality for score in edits),
+        specificity=fmean(score.specificity for score in edits),
+        score=fmean(score.score for score in edits),
+    )
 
 
 def decide(scores: Sequence[LayerScore], *, default: int) -> tuple[int, str]:
@@ -146,19 +154,14 @@ def sweep_probes(model: LanguageModel, edits: Sequence[Edit]) -> tuple[SweepProb
     probes = list[SweepProbes]()
     for edit in edits:
         # In plain text a prompt is asked after a line break, if its subject would be an attention sink.
-        rewrite, *paraphrases = (
-            prompt if edit.forms[0] else lead_before(model, prompt, subject=edit.subject) + prompt
-            for prompt in (edit.text, *(prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES]))
-        )
+        own = [edit.text, *(prompt.rstrip() for prompt in edit.paraphrases[:_PARAPHRASES])]
+        if not edit.forms[0]:
+            own = [lead_before(model, prompt, subject=edit.subject) + prompt for prompt in own]
+        general = own[1:] + [context.replace(BARE, edit.text) for context in contexts]
         others = dict.fromkeys(other.subject for other in edits if other.subject.casefold() != edit.subject.casefold())
         near = [prompt.rstrip() for prompt in edit.neighborhood[:_LOCALITY]]
         near += [edit.prompt.replace("{}", subject) for subject in list(others)[:_LOCALITY]]
-        probes.append(
-            SweepProbes(
-                edit=edit,
-                rewrite=rewrite,
-                general=(*paraphrases, *(context.replace(BARE, edit.text) for context in contexts)),
-                near=tuple(near) or tuple(context.replace(BARE, "").rstrip() for context in contexts),
-            )
-        )
+        if not near:
+            near = [context.replace(BARE, "").rstrip() for context in contexts]
+        probes.append(SweepProbes(edit=edit, rewrite=own[0], general=tuple(general), near=tuple(near)))
     return tuple(probes)
