@@ -5,20 +5,21 @@ The shards of a run are merged first, into the same files that a single process 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
 
 from kg_edit.errors import OutputError
 from kg_edit.evaluation.config import EvalConfig
-from kg_edit.evaluation.general_tasks import changes
+from kg_edit.evaluation.general_tasks import DocumentScores, changes
 from kg_edit.evaluation.plots import draw_curve
 from kg_edit.evaluation.records import (
     BASE,
     EDITED,
     Point,
     RunFolder,
+    RunRecord,
     found_in,
     joined,
     missing_phases,
@@ -26,7 +27,7 @@ from kg_edit.evaluation.records import (
     phase_of,
     sequences_of,
 )
-from kg_edit.evaluation.schedule import Shard
+from kg_edit.evaluation.schedule import CurvePlan, Shard
 from kg_edit.evaluation.settings import note_environment, read_environments
 from kg_edit.evaluation.statistics import counts, estimates, metric_names
 from kg_edit.evaluation.summary import CEILINGS, JUST_EDITED, SUMMARY, Summary, curve
@@ -36,6 +37,7 @@ from kg_edit.storage.run_folder import Settings, claim, difference, folder_lock,
 CURVE = "curve.svg"
 _TASKS = ("general_tasks", "general_quick")
 _POINTS = ("general_sha256", *_TASKS, "retention_sha256")  # settings of what is measured at the curve's points
+Tasks = Mapping[str, DocumentScores]  # by metric
 _WAY_OUT = "give every shard of one run, each once"
 
 
@@ -51,63 +53,91 @@ def finish(out: Path) -> Summary:
     records = tuple(sorted(joined(folder.entries()), key=lambda record: order[record.id]))
     points = list(folder.points())
 
-    # Under a schedule with steps, each record has one more section: its scores right after its own step.
-    between = (JUST_EDITED,) if plan.schedule.has_steps and plan.sample is None else ()
-    if between:
-        phases = {
-            names[index]: phase_of(scoring)
-            for names in sequences.values()
-            for scoring in plan.scorings(len(names))
-            for index in scoring.step
-        }
-        records = tuple(
-            record.model_copy(update={"scores": {**record.scores, JUST_EDITED: record.scores[phases[record.id]]}})
-            if phases[record.id] in record.scores
-            else record
-            for record in records
-        )
-
-    # Tasks are compared before any edit and after all edits of each sequence.
-    by_sequence: dict[int, dict[int, Point]] = {}
-    for point in points:
-        by_sequence.setdefault(point.sequence, {})[point.edits] = point
-    ends = [(group[0].tasks, group[max(group)].tasks) for group in by_sequence.values() if 0 in group and max(group)]
-
-    sections = ("base", *between, "edited", *(CEILINGS if settings["ceilings"] else ()))
+    sections = ["base", "edited"]
+    if plan.schedule.has_steps and plan.sample is None:
+        sections.insert(1, JUST_EDITED)
+        records = _with_just_edited(records, sequences.values(), plan)
+    if settings["ceilings"]:
+        sections += CEILINGS
     rows = {name: [record.scores.get(name, {}) for record in records] for name in sections}
     metrics = {name: metric_names(scores) for name, scores in rows.items()}
+
+    points_of_curve = None
+    if plan.schedule.has_steps or _has_points(settings):
+        by_id = {record.id: record for record in records}
+        points_of_curve = curve(tuple(sequences.values()), by_id, points, plan=plan, seed=seed)
+    general = None
+    if any(settings.get(name) for name in _TASKS):
+        general = changes(_before_and_after(points), seed=seed)
     seconds = [record.seconds for record in records if record.seconds is not None]
-    answered = [record.answer_seconds for record in records if record.answer_seconds is not None]
+
+    provenance = dict(settings)
+    first, *others = read_environments(out) or [{}]
+    provenance |= first
+    if others:
+        provenance["other_environments"] = others
+    provenance["failed"] = sum(record.error is not None and not record.broken for record in records)
     asked = {name for names in sequences.values() for name in plan.scored(names)}
     unscored = sum(record.id in asked and BASE not in record.scores for record in records)
-    first, *others = read_environments(out) or [{}]
+    if unscored:
+        provenance["unscored"] = unscored
+    provenance["broken"] = sum(bool(record.broken) for record in records)
+    provenance["counts"] = {name: counts(rows[name], names=metrics[name]) for name in rows}
+
     summary = Summary(
         n=len(records),
         seconds_per_edit=fmean(seconds) if seconds else None,
-        seconds_per_answer={
-            name: median(times) for name, times in zip((BASE, EDITED), zip(*answered, strict=True), strict=False)
-        }
-        or None,
+        seconds_per_answer=_seconds_per_answer(records),
         peak_memory=max((record.memory for record in records if record.memory is not None), default=None),
-        curve=curve(tuple(sequences.values()), {record.id: record for record in records}, points, plan=plan, seed=seed)
-        if plan.schedule.has_steps or _has_points(settings)
-        else None,
-        general=changes(ends, seed=seed) if any(settings.get(name) for name in _TASKS) else None,
-        provenance={
-            **settings,
-            **first,
-            **({"other_environments": others} if others else {}),
-            "failed": sum(record.error is not None and not record.broken for record in records),
-            **({"unscored": unscored} if unscored else {}),
-            "broken": sum(bool(record.broken) for record in records),
-            "counts": {name: counts(rows[name], names=metrics[name]) for name in rows},
-        },
+        curve=points_of_curve,
+        general=general,
+        provenance=provenance,
         **{name: estimates(rows[name], names=metrics[name], seed=seed) for name in rows},
     )
     summary.save(out / SUMMARY)
     if plan.schedule.has_steps and summary.curve:
         draw_curve(summary, out / CURVE)
     return summary
+
+
+def _with_just_edited(
+    records: Sequence[RunRecord], sequences: Iterable[Sequence[str]], plan: CurvePlan
+) -> tuple[RunRecord, ...]:
+    """The records with one more section: the scores right after a record's own step."""
+    phases = dict[str, str]()
+    for names in sequences:
+        for scoring in plan.scorings(len(names)):
+            for index in scoring.step:
+                phases[names[index]] = phase_of(scoring)
+    extended = []
+    for record in records:
+        own = record.scores.get(phases[record.id])
+        if own is None:
+            extended.append(record)
+        else:
+            extended.append(record.model_copy(update={"scores": {**record.scores, JUST_EDITED: own}}))
+    return tuple(extended)
+
+
+def _before_and_after(points: Iterable[Point]) -> list[tuple[Tasks, Tasks]]:
+    """The scores of the tasks before any edit and after all edits of each sequence."""
+    by_sequence: dict[int, dict[int, Point]] = {}
+    for point in points:
+        by_sequence.setdefault(point.sequence, {})[point.edits] = point
+    ends = []
+    for group in by_sequence.values():
+        last = max(group)
+        if 0 in group and last > 0:
+            ends.append((group[0].tasks, group[last].tasks))
+    return ends
+
+
+def _seconds_per_answer(records: Iterable[RunRecord]) -> dict[str, float] | None:
+    """The median seconds of an answer of the unedited and of the edited model; None if none was timed."""
+    times = [record.answer_seconds for record in records if record.answer_seconds is not None]
+    if not times:
+        return None
+    return {BASE: median(before for before, _ in times), EDITED: median(after for _, after in times)}
 
 
 def merge(out: Path, shards: Sequence[Path]) -> Summary:
@@ -133,7 +163,9 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
         claim(out, merged)
 
         # The lines are sorted by sequence, in their shard's order within a sequence, as one process would write them.
-        numbers = {name: number for number, names in sequences_of(merged).items() for name in names}
+        numbers = dict[str, int]()
+        for number, names in sequences_of(merged).items():
+            numbers |= dict.fromkeys(names, number)
         parts = [RunFolder(folder) for folder in folders]
         target = RunFolder(out)
         lines = dict[int, list[bytes]]()
@@ -146,8 +178,11 @@ def merge(out: Path, shards: Sequence[Path]) -> Summary:
         _replace(target.records, lines)
         if _has_points(merged):
             _replace(target.general, point_lines)
-        if verdicts := dict.fromkeys(line for part in (target, *parts) for line in _whole_lines(part.verdicts)):
-            _replace(target.verdicts, {0: tuple(verdicts)})  # so that no answer is judged twice
+        verdicts = dict[bytes, None]()  # each once, so that no answer is judged twice
+        for part in (target, *parts):
+            verdicts |= dict.fromkeys(_whole_lines(part.verdicts))
+        if verdicts:
+            _replace(target.verdicts, {0: tuple(verdicts)})
         for folder in folders:
             for patch in sorted((folder / "patches").glob("*.safetensors")):
                 with replacing(out / "patches" / patch.name) as scratch:
@@ -182,13 +217,16 @@ def _sorted_shards(settings: Mapping[Path, Settings]) -> list[Path]:
 
 
 def _check_finished(folder: Path, settings: Settings) -> None:
-    plan, (done, points) = EvalConfig.of(settings).plan, found_in(RunFolder(folder))
+    plan = EvalConfig.of(settings).plan
+    done, points = found_in(RunFolder(folder))
     for number, ids in sequences_of(settings).items():
         for name, phase in missing_phases(plan, ids, done):
             raise OutputError(
                 f"{folder} is not finished: phase {phase} of record {name!r} is missing; start the run again"
             )
-        for edits in missing_points(plan, number, len(ids), points) if _has_points(settings) else ():
+        if not _has_points(settings):
+            continue
+        for edits in missing_points(plan, number, len(ids), points):
             raise OutputError(
                 f"{folder} is not finished: general ability after {edits} edits is missing; start the run again"
             )

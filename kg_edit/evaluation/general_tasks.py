@@ -163,12 +163,18 @@ def split_general(text: str | None) -> tuple[Path | None, list[str], Path | None
     if len(quick) > 1 or QUICK in quick or "quick" in quick:
         raise ConfigError(f"--general {','.join(quick)}: give the one folder of the eight sets: quick:FOLDER")
     parts = [part for part in parts if part not in quick]
-    tasks = [part for part in parts if _is_task_place(path := Path(part)) or not (path.suffix or path.exists())]
+    tasks = [part for part in parts if _is_task_place(Path(part)) or _is_task_name(part)]
     texts = [part for part in parts if part not in tasks]
     if len(texts) > 1:
         raise ConfigError(f"--general takes one text, found {', '.join(texts)}; task files end in .yaml")
     folder = Path(quick[0].removeprefix(QUICK)) if quick else None
     return Path(texts[0]) if texts else None, tasks, folder
+
+
+def _is_task_name(part: str) -> bool:
+    """Whether a part is a task of the harness: no file, and without a file ending."""
+    path = Path(part)
+    return not path.suffix and not path.exists()
 
 
 def document_scores(value: float, scores: Sequence[Any]) -> DocumentScores:
@@ -188,8 +194,11 @@ def changes(
     sequences. The second part of a pair lacks what the edited model could not be asked (`GeneralChange`).
     """
     pairs = list(points)
-    names = dict.fromkeys(name for before, _ in pairs for name in before)
-    return {name: _change(name, [(old[name], new) for old, new in pairs if name in old], seed) for name in names}
+    changed = dict[str, GeneralChange]()
+    for name in dict.fromkeys(name for before, _ in pairs for name in before):
+        with_name = [(before[name], after) for before, after in pairs if name in before]
+        changed[name] = _change(name, with_name, seed)
+    return changed
 
 
 def _change(
@@ -207,7 +216,8 @@ def _change(
         complete = after if len(after) == len(before) else []
         return GeneralChange(n=0, before=_bare(before), after=_bare(complete), failed=failed)
     # The mean over sequences of each document's score: [documents].
-    first, second = (np.mean([scores.documents for scores in side], axis=0) for side in (before, after))
+    first = np.mean([scores.documents for scores in before], axis=0)
+    second = np.mean([scores.documents for scores in after], axis=0)
     return GeneralChange(
         n=len(first),
         before=_estimate(first, seed),
@@ -256,7 +266,10 @@ def _digest(task: Any, limit: int | None) -> str:
     parts = [task.doc_to_text, task.doc_to_target]
     if task.OUTPUT_TYPE == "multiple_choice":
         parts.append(task.doc_to_choice)
-    documents = [[str(document), *(str(part(document)) for part in parts)] for document in list(task.eval_docs)[:limit]]
+    documents = []
+    for document in list(task.eval_docs)[:limit]:
+        asked = [str(part(document)) for part in parts]
+        documents.append([str(document), *asked])
     form = [str(getattr(task.config, name, None)) for name in _FORM]
     shown = [str(example) for example in task.fewshot_docs() or ()] if task.config.num_fewshot else []
     return digest([str(task.VERSION), str(task.OUTPUT_TYPE), form, shown, sorted(task.aggregation()), documents])
@@ -308,9 +321,11 @@ def wanted_tasks(tasks: Sequence[str]) -> tuple[list[Path], list[str], bool]:
             folders[path if path.is_dir() else path.parent] = None
             names |= dict.fromkeys(_names_in(path))
         else:
-            names[part], needs_own = None, True
+            names[part] = None
+            needs_own = True
     first: dict[str, Path] = {}  # of two files with one name, the harness would ask only one
-    for path in dict.fromkeys(file.resolve() for folder in folders for file in _files_of(folder)):
+    files = [file.resolve() for folder in folders for file in _files_of(folder)]
+    for path in dict.fromkeys(files):
         try:
             name = _task_file(path).name
         except ConfigError:  # another file of the folder
@@ -359,7 +374,8 @@ def _task_file(path: Path) -> _TaskFile:
 
 def _members(task: Any) -> Iterator[str]:
     """The names in a group's ``task``: texts, ``{task: NAME, …}``, and groups inside of it."""
-    for member in task if isinstance(task, list) else [task]:
+    members = task if isinstance(task, list) else [task]
+    for member in members:
         if isinstance(member, str):
             yield member
         elif isinstance(member, dict):

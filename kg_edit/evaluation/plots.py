@@ -67,16 +67,18 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     points = summary.curve or ()
     # A panel has the metrics between 0 and 1 whose names begin so and that have a mean at some point.
     scored = dict.fromkeys(name for point in points for name, score in point.scores.items() if score.mean is not None)
-    panels = {
-        title: names
-        for title, starts in _PANELS.items()
-        if (names := [name for name in scored if name.startswith(starts) and is_share(name)])
-    }
+    panels = dict[str, list[str]]()
+    for title, starts in _PANELS.items():
+        names = [name for name in scored if name.startswith(starts) and is_share(name)]
+        if names:
+            panels[title] = names
     # Another panel has the metrics of tasks that lie between 0 and 1 at all points that have them.
     values: dict[str, list[float]] = {}
     for point in points:
         for name, value in point.general.items():
-            values.setdefault(name, []).extend([] if value is None else [value])
+            series = values.setdefault(name, [])
+            if value is not None:
+                series.append(value)
     values.pop(PERPLEXITY, None)
     tasks = [name for name, series in values.items() if series and 0 <= min(series) <= max(series) <= 1]
     ability = any(PERPLEXITY in point.general for point in points) or any(point.general_failed for point in points)
@@ -90,8 +92,8 @@ def draw_curve(summary: Summary, path: Path) -> Path:
     if tasks:
         axis = axes[len(panels)]
         for name, colour in zip(tasks, COLOURS * len(tasks), strict=False):
-            measured = [(point.edits, value) for point in points if (value := point.general.get(name)) is not None]
-            axis.plot(*zip(*measured, strict=True), color=colour, marker="o", ms=3, label=name)
+            at, shares = _measured(points, name)
+            axis.plot(at, shares, color=colour, marker="o", ms=3, label=name)
         axis.set_ylim(0, 1.02)
         axis.set_title("general tasks", fontsize=10)
         legend_below(axis)
@@ -113,10 +115,8 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
         with_mean = [(edits, value) for edits, value in scores if value.mean is not None]
         at = [edits for edits, _ in with_mean]
         axes.plot(at, [value.mean or 0.0 for _, value in with_mean], color=colour, marker="o", ms=3, label=name)
-        low, high = (
-            [float("nan") if (value := getattr(score, end)) is None else value for _, score in with_mean]
-            for end in ("ci95_low", "ci95_high")
-        )
+        low = [_number(value.ci95_low) for _, value in with_mean]
+        high = [_number(value.ci95_high) for _, value in with_mean]
         axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         # A point has other records than the one before it: the unedited model's line shows what of a change that is.
         # A metric that compares with the unedited model has no mean there.
@@ -133,12 +133,27 @@ def _scores(axes: Axes, points: Sequence[CurvePoint], names: Sequence[str]) -> N
 
 
 def _ability(axes: Axes, points: Sequence[CurvePoint]) -> None:
-    measured = [(point.edits, value) for point in points if (value := point.general.get(PERPLEXITY)) is not None]
-    values = [value for _, value in measured]
-    axes.plot([edits for edits, _ in measured], values, color=COLOURS[0], marker="o", ms=3)
+    at, values = _measured(points, PERPLEXITY)
+    axes.plot(at, values, color=COLOURS[0], marker="o", ms=3)
     broken = [point.edits for point in points if point.general_failed]
     for edits in broken:
         axes.axvline(edits, color=COLOURS[1], ls=":", lw=1)
     if values and max(values) > _FAR * min(values):
         axes.set_yscale("log")
     axes.set_title(f"general ability: {PERPLEXITY}" + (" (dotted: none)" if broken else ""), fontsize=10)
+
+
+def _measured(points: Sequence[CurvePoint], name: str) -> tuple[list[int], list[float]]:
+    """The numbers of edits at which general ability has this part, and its values there."""
+    at = []
+    values = []
+    for point in points:
+        value = point.general.get(name)
+        if value is not None:
+            at.append(point.edits)
+            values.append(value)
+    return at, values
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

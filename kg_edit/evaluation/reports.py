@@ -51,8 +51,10 @@ def render(summary: Summary) -> str:
 
 def _table(cells: Sequence[Sequence[str]]) -> str:
     """A Markdown table of the cells; the name of a run or of a user's group of probes may have a | in it."""
-    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in cells)
-    return markdown_table(header, rows, numbers_from=1)
+    escaped = []
+    for row in cells:
+        escaped.append([cell.replace("|", "\\|") for cell in row])
+    return markdown_table(escaped[0], escaped[1:], numbers_from=1)
 
 
 def rich_table(summary: Summary) -> Table:
@@ -74,8 +76,10 @@ def _general_caption(summary: Summary) -> str:
 
 
 def _cells(summary: Summary) -> list[list[str]]:
-    keys = (name for section in summary.sections.values() for name, value in section.items() if value.mean is not None)
-    names = sorted(dict.fromkeys(keys), key=EDITING_SCORE.__eq__)  # the editing score last
+    keys = dict[str, None]()
+    for estimates in summary.sections.values():
+        keys |= dict.fromkeys(name for name, value in estimates.items() if value.mean is not None)
+    names = sorted(keys, key=EDITING_SCORE.__eq__)  # the editing score last
     rows = []
     for name in names:
         row = [name]
@@ -91,7 +95,11 @@ def _general_cells(summary: Summary) -> list[list[str]]:
     """One row for each metric of a task: unedited, edited, difference, p, number of documents."""
     rows = []
     for name, result in (summary.general or {}).items():
-        numbers = [str(result.n)] * bool(result.n) + [f"{result.failed} broken"] * bool(result.failed)
+        numbers = []
+        if result.n:
+            numbers.append(str(result.n))
+        if result.failed:
+            numbers.append(f"{result.failed} broken")
         change = _difference(result.difference, str)
         before = interval(result.before)
         after = interval(result.after)
@@ -119,19 +127,26 @@ def _caption(summary: Summary) -> str:
         how = ", ".join(filter(None, [batches, onto]))
     form = {True: ", asked in chat form", False: ", asked in plain text"}.get(run.get("chat", ""), "")
     like = "the model before the edit" if schedule.sequence == 1 else "the model without their edit"
-    times = summary.seconds_per_answer
-    unscored = run.get("unscored", 0)
     parts = [
         f"{method_in_words(run)} on {run['model']['name']}: "
-        f"the edits of {number_of(summary.n, 'record')} made {how}{form}",
-        f"{failed} failed and count as {like}" if (failed := run["failed"] - unscored) else "",
-        f"{unscored} left out, as the unedited model can't be scored on them" if unscored else "",
-        f"{run['broken']} broke the model, and their shares count as 0" if run.get("broken") else "",
-        "" if summary.seconds_per_edit is None else f"{summary.seconds_per_edit:.1f} s a record",
-        "" if times is None else f"an answer takes {times['edited']:.3g} s, {times['base']:.3g} s before the edit",
-        "" if summary.peak_memory is None else f"at most {summary.peak_memory / 1e9:.1f} GB of memory",
+        f"the edits of {number_of(summary.n, 'record')} made {how}{form}"
     ]
-    return ", ".join(filter(None, parts))
+    unscored = run.get("unscored", 0)
+    failed = run["failed"] - unscored
+    if failed:
+        parts.append(f"{failed} failed and count as {like}")
+    if unscored:
+        parts.append(f"{unscored} left out, as the unedited model can't be scored on them")
+    if run.get("broken"):
+        parts.append(f"{run['broken']} broke the model, and their shares count as 0")
+    if summary.seconds_per_edit is not None:
+        parts.append(f"{summary.seconds_per_edit:.1f} s a record")
+    times = summary.seconds_per_answer
+    if times is not None:
+        parts.append(f"an answer takes {times['edited']:.3g} s, {times['base']:.3g} s before the edit")
+    if summary.peak_memory is not None:
+        parts.append(f"at most {summary.peak_memory / 1e9:.1f} GB of memory")
+    return ", ".join(parts)
 
 
 _CAPTION = 100  # characters of 8 points, of which 115 are as wide as the figure
@@ -152,7 +167,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
         f"difference to {comparison.sides[0]}, {number_of(comparison.records, 'record')}; "
         "filled dot: significant (p < 0.05 after Holm)"
     )
-    lines = [line for text in (about, comparison.schedules_line) for line in textwrap.wrap(text, _CAPTION)]
+    lines = textwrap.wrap(about, _CAPTION) + textwrap.wrap(comparison.schedules_line, _CAPTION)
     # Below the whole figure: a label of the axes begins right of the metrics' names, and would run over the edge.
     drawn.supxlabel(_no_math("\n".join(lines)), fontsize=8)
     return save_figure(drawn, path)
@@ -186,7 +201,9 @@ def _no_math(text: str) -> str:
 def _mark(metric: str, change: Difference) -> str:
     """How a significant difference is marked in a table of means: Bold if better, † if worse, ‡ if neither is known."""
     better = {" ↑": 1, " ↓": -1}.get(_arrow(metric), 0) * change.mean
-    return "Bold" if better > 0 else "†" if better < 0 else "‡"
+    if better > 0:
+        return "Bold"
+    return "†" if better < 0 else "‡"
 
 
 _LINE = 75  # characters of \\small in a line of LaTeX's article class: 345 pt, of which a digit takes 4.6
@@ -228,13 +245,18 @@ def latex(comparison: Comparison) -> str:
     for columns in tabulars:
         rows = [row for _, row in columns]
         header = ["", *(title.translate(_ESCAPED) for title, _ in columns)]
-        body = [[side.translate(_ESCAPED), *(_latex_cell(row, side) for row in rows)] for side in comparison.shown]
-        table = [" & ".join(cells) + r" \\" for cells in (header, *body)]
-        lines += [rf"\begin{{tabular}}{{l{'r' * len(rows)}}}", r"\toprule", table[0], r"\midrule", *table[1:]]
+        lines += [rf"\begin{{tabular}}{{l{'r' * len(rows)}}}", r"\toprule", _latex_row(header), r"\midrule"]
+        for side in comparison.shown:
+            cells = [_latex_cell(row, side) for row in rows]
+            lines.append(_latex_row([side.translate(_ESCAPED), *cells]))
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     text = f"{comparison.schedules_line} {caption(comparison, means=True)}".strip()
     lines[-1:] = [rf"\caption{{{text.translate(_ESCAPED)}}}", r"\end{table}", ""]
     return "\n".join(lines)
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 def _latex_cell(row: MetricRow, side: str) -> str:
@@ -294,30 +316,28 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
         comparison: the comparison.
         means: the table shows the runs' means with their intervals, not the differences.
     """
-    tests = sorted({change.test for row in comparison.rows for change in row.differences.values()})
+    changes = [(row, change) for row in comparison.rows for change in row.differences.values()]
     named = {
         "McNemar": "exact McNemar test for 0-1 scores",
         "sign flips": "paired permutation test (sign flips) for others",
         "swaps": "paired permutation test (records swapped) for the editing score",
     }
+    tests = ", ".join(named[test] for test in sorted({change.test for _, change in changes}))
     first = comparison.sides[0]
-    marks = {
-        _mark(row.metric, change) for row in comparison.rows for change in row.differences.values() if change.is_found
-    }
-    kinds = {"Bold": "better", "†": "worse", "‡": "different, with no better direction"}
-    marked = ", ".join(f"{mark}: {kind}" for mark, kind in kinds.items() if mark in marks or mark == "Bold")
-    return " ".join(
-        [
-            f"{number_of(comparison.records, 'record')}{comparison.setting}. ↑: higher is better, ↓: lower.",
-            "Means" if means else f"Differences to {first} are paired,",
-            "with 95 % bootstrap intervals.",
-            f"{marked}, if" if means else "Bold:",
-            f"the paired difference to {first} has p below 0.05 after Holm's correction; two-sided p:",
-            f"{', '.join(named[test] for test in tests)}; {RESAMPLES:,} resamples, seed {comparison.seed}.",
-            *([] if means else _smallest(comparison)),
-            *(f"Note: {note}." for note in comparison.notes),
-        ]
-    )
+    records = f"{number_of(comparison.records, 'record')}{comparison.setting}."
+    significant = f"the paired difference to {first} has p below 0.05 after Holm's correction; two-sided p:"
+    resampled = f"{tests}; {RESAMPLES:,} resamples, seed {comparison.seed}."
+    notes = [f"Note: {note}." for note in comparison.notes]
+    parts = [records, "↑: higher is better, ↓: lower."]
+    if means:
+        marks = {_mark(row.metric, change) for row, change in changes if change.is_found}
+        kinds = {"Bold": "better", "†": "worse", "‡": "different, with no better direction"}
+        marked = ", ".join(f"{mark}: {kind}" for mark, kind in kinds.items() if mark in marks or mark == "Bold")
+        parts += ["Means with 95 % bootstrap intervals.", f"{marked}, if", significant, resampled]
+    else:
+        parts += [f"Differences to {first} are paired, with 95 % bootstrap intervals.", "Bold:", significant, resampled]
+        parts += _smallest(comparison)
+    return " ".join([*parts, *notes])
 
 
 _FEWEST = 6  # pairs for which a two-sided paired test can have p < 0.05: 2 / 2^6
@@ -327,18 +347,21 @@ def _smallest(comparison: Comparison) -> list[str]:
     """What could have been found: (1.96 + 0.84) standard errors, 80 % power, for the widest interval of a share."""
     if comparison.records < _FEWEST:
         return [f"With fewer than {_FEWEST} records no difference has p below 0.05, however large it is."]
-    widths = [
-        ((change.ci95_high - change.ci95_low) / 2, row)
-        for row in comparison.rows
-        for change in row.differences.values()
-        if is_share(row.metric) and change.ci95_low is not None and change.ci95_high is not None
-    ]
-    width, row = max(widths, key=lambda pair: pair[0], default=(0, None))
-    if not width or row is None:
+    width = 0.0  # half of the widest interval
+    widest = None
+    for row in filter(lambda row: is_share(row.metric), comparison.rows):
+        for change in row.differences.values():
+            if change.ci95_low is None or change.ci95_high is None:
+                continue
+            half = (change.ci95_high - change.ci95_low) / 2
+            if half > width:
+                width = half
+                widest = row
+    if widest is None:
         return []
     return [
-        f"With {number_of(row.n, 'record')} a true difference of {_number(1.43 * width)} in {row.metric}, the least "
-        "certain share, would be found in four of five comparisons (before Holm's correction), a smaller one more "
+        f"With {number_of(widest.n, 'record')} a true difference of {_number(1.43 * width)} in {widest.metric}, "
+        "the least certain share, would be found in four of five comparisons (before Holm's correction), a smaller one more "
         "rarely."
     ]
 
