@@ -359,10 +359,10 @@ def _smallest(comparison: Comparison) -> list[str]:
                 widest = row
     if widest is None:
         return []
+    least = f"{_number(1.43 * width)} in {widest.metric}, the least certain share"
     return [
-        f"With {number_of(widest.n, 'record')} a true difference of {_number(1.43 * width)} in {widest.metric}, "
-        "the least certain share, would be found in four of five comparisons (before Holm's correction), a smaller one more "
-        "rarely."
+        f"With {number_of(widest.n, 'record')} a true difference of {least}, would be found in four of five "
+        "comparisons (before Holm's correction), a smaller one more rarely."
     ]
 
 

@@ -186,7 +186,8 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def misread(request: Request, error: RequestValidationError) -> JSONResponse:
         """Name the faults of a request field by field, with the messages of `checked` in the place of pydantic's."""
-        if isinstance(error.body, dict) and (kind := _REQUESTS.get(request.url.path)):
+        kind = _REQUESTS.get(request.url.path)
+        if kind and isinstance(error.body, dict):
             try:
                 checked(kind, error.body)
             except EditError as found:

@@ -109,7 +109,10 @@ class EditDesk:
             self.method.check([edit])
             check_requests(self.model, requests)
 
-            base, active = self._active() if request.on_ledger else (None, WeightPatch(factors={}))
+            base: tuple[PatchStep, ...] | None = None
+            active: Patch = WeightPatch(factors={})
+            if request.on_ledger:
+                base, active = self._active()
             with active.applied(self.model) as model:
                 before = ask(model, requests)
             self.method.start_anew()  # the same request makes the same patch again
@@ -240,9 +243,11 @@ def requests_of(model: LanguageModel, request: TryRequest, edit: Edit) -> list[R
     A prompt gets a line break in front if it begins with a subject that is an attention sink; so does the edit.
     """
     both = tuple(filter(None, (edit.target_new, edit.target_true)))
-    probes = [(probe.prompt.rstrip(), (probe.answer,) if probe.answer else both) for probe in request.probes]
+    asked = [(edit.text, both)]
+    for probe in request.probes:
+        asked.append((probe.prompt.rstrip(), (probe.answer,) if probe.answer else both))
     requests = []
-    for prompt, candidates in [(edit.text, both), *probes]:
+    for prompt, candidates in asked:
         text = prompt if request.chat else lead_before(model, prompt, subject=edit.subject) + prompt
         requests.append(continue_and_score(text, candidates, least=_TOKENS, chat=request.chat))
     return requests

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kg_common.terminal import number_of
 from kg_edit.cli.console import say, stdout
 from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
@@ -152,8 +153,11 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind], url: str
         stdout().print(f"asked: only prompts of the kind {', '.join(kinds)}; --strict all asks the others too")
     # An edit without an old target succeeds if its target is generated.
     compared = [edit.entry.edit.target_true is not None for edit in checked]
-    how = "more likely than the old one" + ("" if all(compared) else ", or generated where there is none")
-    how = how if any(compared) else "generated"
+    how = "generated"
+    if all(compared):
+        how = "more likely than the old one"
+    elif any(compared):
+        how = "more likely than the old one, or generated where there is none"
     paraphrases = [answer for edit in checked for answer in edit.of("paraphrase")]
     if paraphrases and not url:
         right = sum(answer.right for answer in paraphrases)
@@ -167,12 +171,15 @@ def _failed(checked: Sequence[CheckedEdit], kinds: Sequence[ProbeKind], url: str
     verdict = f"{len(good)} of {len(checked)} edits succeed"
     if url:  # on a server, an edit succeeds only if its target is generated
         verdict = f"{url}: {verdict}"
-        if led := sum(any(answer.led for answer in edit.answers) for edit in checked):
-            verdict += f"; {led} of them asked after a line break, because their prompts begin with the subject"
+        led = [edit for edit in checked if any(answer.led for answer in edit.answers)]
+        if led:
+            verdict += f"; {len(led)} of them asked after a line break, because their prompts begin with the subject"
     else:
-        succeeded = sum(all(answer.success for answer in edit.of("rewrite")) for edit in good)
-        verdict += f" (the target is {how})" + (f"; it is generated in {succeeded} of them" if any(compared) else "")
+        verdict += f" (the target is {how})"
+        if any(compared):
+            generated_in = [edit for edit in good if all(answer.success for answer in edit.of("rewrite"))]
+            verdict += f"; it is generated in {len(generated_in)} of them"
     if rivals:
-        verdict += f"; {len(rivals)} contradiction{'s' * (len(rivals) > 1)}"
+        verdict += f"; {number_of(len(rivals), 'contradiction')}"
     say(verdict)
     return len(good) < len(checked) or bool(rivals)

@@ -198,7 +198,10 @@ def export(
             _check_edits(loaded, patch, entries, force=force)
         asked = loaded if scores else None
         shipment = _shipment(ledger, patch, entries, name, base, license, push=push, ask=asked)
-        (shipment.to_gguf if to == "gguf" else shipment.to_peft)(out)
+        if to == "gguf":
+            shipment.to_gguf(out)
+        else:
+            shipment.to_peft(out)
         _remark(shipment)
     say(f"{out}: {patch.summary}")
     _push(out, push, private=private)
@@ -382,9 +385,12 @@ def subtract(
     from kg_edit.ship.export.peft_adapter import read_peft
 
     loaded = load(model, dtype, device) if adapters and model else None
-    minuend, subtrahend = (
-        read_peft(path, loaded) if loaded and path in adapters else Patch.load(path) for path in (expert, anti)
-    )
+
+    def read(path: Path) -> Patch:
+        return read_peft(path, loaded) if loaded and path in adapters else Patch.load(path)
+
+    minuend = read(expert)
+    subtrahend = read(anti)
     # E - strength * (the part of A that E does not have), weight by weight; with --whole, of all of A
     patch = subtracted(minuend, subtrahend, strength=strength, extract=not whole)
     patch.check_finite()

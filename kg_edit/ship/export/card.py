@@ -124,9 +124,12 @@ def base_model(name: str, *, base: str | None = None, license: str | None = None
     """
     named = NAMED_MODELS.get(name)
     is_gguf = name.endswith(".gguf")
-    hub = named.hub if named else None if is_gguf or Path(name).exists() else name
     if base is not None:
         hub = None if Path(base).is_dir() else base
+    elif named:
+        hub = named.hub
+    else:
+        hub = None if is_gguf or Path(name).exists() else name
     path = hub or str(Path(base or resolve_model(name)).resolve())
     license_id = license or (named.license if named else None) or _recorded_license(Path(name if is_gguf else path))
 
@@ -167,7 +170,8 @@ def _recorded_license(path: Path) -> str | None:
     for line in lines[1:]:
         if line.rstrip() == "---":
             break
-        if (match := _LICENSE.fullmatch(line)) and match[1] not in ("null", "~"):
+        match = _LICENSE.fullmatch(line)
+        if match and match[1] not in ("null", "~"):
             return match[1]
     return None
 
@@ -192,47 +196,71 @@ def model_card(
         unread: those of the edits whose subject is the first token of their prompt.
     """
     about = _FORMS[form]
-
-    # The metadata for a hub is YAML; strings are written as JSON, which is valid YAML.
-    front = [f"base_model: {json.dumps(base.hub)}", f"base_model_relation: {about.relation}"] if base.hub else []
-    front += [f"license: {json.dumps(base.license)}"] if base.license else []
-    front += [f"library_name: {about.library}", "pipeline_tag: text-generation"]
-    tags = ["kg-edit", "knowledge-editing", *(["lora"] if about.relation == "adapter" else [])]
-    metadata = "\n".join(["---", *front, "tags:", *(f"- {tag}" for tag in tags), "---"])
-
-    methods = ", ".join(sorted({str(record.get("method")) for record in patch.edits}))
     count = number_of(len(edits), "fact")
+    methods = escaped_markdown(", ".join(sorted({str(record.get("method")) for record in patch.edits})))
     in_chat = any(True in edit.forms for edit in edits)
-    cells = [(edit.text, edit.target_new, edit.target_true or "", _ASKED_AS[edit.forms]) for edit in edits[:_EDITS]]
-    columns = 4 if in_chat else 3  # the form is shown only if there are several
-    rows = [[escaped_markdown(one_line(cell)) for cell in row[:columns]] for row in cells]
+    use = about.use.format(base=json.dumps("path/to/the/base"))
+    if form == "peft" and base.hub:
+        use = _PEFT_OF_HUB
 
-    scored = "No scores were measured for this export; `kg-edit patch check` asks the edits' prompts again."
-    if scores:
-        numbers = [(score.kind, str(score.prompts), str(score.unedited), str(score.edited)) for score in scores]
-        header = ("prompts", "asked", "right, unedited", "right, edited")
-        scored = f"{markdown_table(header, numbers, numbers_from=1)}\n\n{_SCORES}"
-    subjects = [escaped_markdown(one_line(name)) for name in dict.fromkeys(edit.subject for edit in unread)]
-    more = [f"{len(subjects) - _SUBJECTS} other subjects"] if len(subjects) > _SUBJECTS else []
-    use = _PEFT_OF_HUB if form == "peft" and base.hub else about.use.format(base=json.dumps("path/to/the/base"))
     parts = [
-        metadata,
+        _metadata(base, about),
         f"# {count} edited in {escaped_markdown(one_line(base.hub or Path(base.path).name))}",
-        f"{about.what}, edited with {count}. Made with kg-edit {__version__} (method: {escaped_markdown(methods)}).",
+        f"{about.what}, edited with {count}. Made with kg-edit {__version__} (method: {methods}).",
         "## Edits",
-        markdown_table(("prompt", "new object", "old object", "asked as")[:columns], rows),
-        *([f"… and {len(edits) - _EDITS} more in `kg_edit.json`."] if len(edits) > _EDITS else []),
-        "## Scores",
-        scored,
-        "## Base model",
-        base.description,
-        "## Use",
-        use,
-        "## Limits",
-        _LIMITS,
-        *([_START.format(" or ".join([*subjects[:_SUBJECTS], *more]))] if subjects else []),
-        *([_CHAT] if in_chat else []),
-        "## License",
-        f"As the base model: {base.license}." if base.license else "Not known: see the base model's own page.",
+        _edit_table(edits[:_EDITS], in_chat=in_chat),
     ]
+    if len(edits) > _EDITS:
+        parts.append(f"… and {len(edits) - _EDITS} more in `kg_edit.json`.")
+    parts += ["## Scores", _score_table(scores)]
+    parts += ["## Base model", base.description, "## Use", use, "## Limits", _LIMITS]
+    if unread:
+        parts.append(_START.format(_subjects_of(unread)))
+    if in_chat:
+        parts.append(_CHAT)
+    known = f"As the base model: {base.license}." if base.license else "Not known: see the base model's own page."
+    parts += ["## License", known]
     return "\n\n".join(parts) + "\n"
+
+
+def _metadata(base: BaseModel, about: _About) -> str:
+    """The metadata for a hub, which are YAML; strings are written as JSON, which is valid YAML."""
+    lines = ["---"]
+    if base.hub:
+        lines += [f"base_model: {json.dumps(base.hub)}", f"base_model_relation: {about.relation}"]
+    if base.license:
+        lines.append(f"license: {json.dumps(base.license)}")
+    lines += [f"library_name: {about.library}", "pipeline_tag: text-generation"]
+    lines += ["tags:", "- kg-edit", "- knowledge-editing"]
+    if about.relation == "adapter":
+        lines.append("- lora")
+    return "\n".join([*lines, "---"])
+
+
+def _edit_table(edits: Sequence[Edit], *, in_chat: bool) -> str:
+    """A row for each edit; the form in which it is asked is shown only if there are several."""
+    header = ["prompt", "new object", "old object"]
+    if in_chat:
+        header.append("asked as")
+    rows = []
+    for edit in edits:
+        cells = [edit.text, edit.target_new, edit.target_true or "", _ASKED_AS[edit.forms]]
+        rows.append([escaped_markdown(one_line(cell)) for cell in cells[: len(header)]])
+    return markdown_table(header, rows)
+
+
+def _score_table(scores: Sequence[Score]) -> str:
+    if not scores:
+        return "No scores were measured for this export; `kg-edit patch check` asks the edits' prompts again."
+    numbers = [(score.kind, str(score.prompts), str(score.unedited), str(score.edited)) for score in scores]
+    header = ("prompts", "asked", "right, unedited", "right, edited")
+    return f"{markdown_table(header, numbers, numbers_from=1)}\n\n{_SCORES}"
+
+
+def _subjects_of(edits: Sequence[Edit]) -> str:
+    """The first subjects of the edits, in words."""
+    subjects = [escaped_markdown(one_line(name)) for name in dict.fromkeys(edit.subject for edit in edits)]
+    named = subjects[:_SUBJECTS]
+    if len(subjects) > _SUBJECTS:
+        named.append(f"{len(subjects) - _SUBJECTS} other subjects")
+    return " or ".join(named)

@@ -122,7 +122,8 @@ def write_gguf_model(
         reader = ArrayReader(Path(base))
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise ModelError(f"can't read {base} as a GGUF file: {error}; give the base model's .gguf file") from error
-    if (split := reader.get_field(gguf.Keys.Split.LLM_KV_SPLIT_COUNT)) and int(split.contents()) > 1:
+    split = reader.get_field(gguf.Keys.Split.LLM_KV_SPLIT_COUNT)
+    if split and int(split.contents()) > 1:
         raise ModelError(f"{base} is one part of a split file; join the parts with llama-gguf-split --merge")
     changed = _edited_tensors(patch, model, reader, Path(base))
     quantised = dict[str, Array]()
@@ -138,10 +139,11 @@ def write_gguf_model(
         writer.data_alignment = int(reader.alignment)  # the field general.alignment, which is copied, is not enough
         for field in reader.fields.values():
             of_writer = field.name.startswith(("GGUF.", f"{_MARK}.")) or field.name == gguf.Keys.General.ARCHITECTURE
-            # The writer adds its own fields itself, and can't write an empty array.
-            if not of_writer and (value := field.contents()) != []:
-                number, *inner = field.types
-                writer.add_key_value(field.name, value, number, sub_type=inner[-1] if inner else None)
+            value = None if of_writer else field.contents()
+            if of_writer or value == []:
+                continue  # the writer adds its own fields itself, and can't write an empty array
+            number, *inner = field.types
+            writer.add_key_value(field.name, value, number, sub_type=inner[-1] if inner else None)
         _sign(writer, patch)
         for tensor in reader.tensors:
             if tensor.name in quantised:

@@ -94,7 +94,9 @@ def with_one_rank(patch: Patch) -> dict[str, Factors]:
     rank = max(pair.rank for pair in patch.factors.values())
     padded = dict[str, Factors]()
     for name, pair in patch.factors.items():
-        left, right = (pad(side.detach().cpu(), (0, rank - pair.rank)) for side in (pair.left, pair.right))
+        missing = (0, rank - pair.rank)
+        left = pad(pair.left.detach().cpu(), missing)
+        right = pad(pair.right.detach().cpu(), missing)
         padded[name] = Factors(left=left, right=right)
     return padded
 

@@ -91,11 +91,14 @@ def check(
     edits = [entry.edit for entry in entries]
     check_probes(model, edits, chat=chat)
     groups = [(*probes(model, edit, chat=chat), *locality_probes(edit, chat=chat)) for edit in edits]
-    readings = iter(read(model, [probe for group in groups for probe in group], progress="check" if progress else None))
-    return tuple(
-        CheckedEdit(
-            entry=entry,
-            answers=tuple(
+    asked = [probe for group in groups for probe in group]
+    readings = iter(read(model, asked, progress="check" if progress else None))
+    checked = []
+    for entry, group in zip(entries, groups, strict=True):
+        answers = []
+        for probe in group:
+            reading = next(readings)  # those of all edits, in order
+            answers.append(
                 CheckedPrompt(
                     kind=probe.kind,
                     prompt=probe.prompt,
@@ -105,11 +108,9 @@ def check(
                     right=reading.right,
                     nats=reading.nats,
                 )
-                for probe, reading in zip(group, readings, strict=False)  # the readings of all edits, in order
-            ),
-        )
-        for entry, group in zip(entries, groups, strict=True)
-    )
+            )
+        checked.append(CheckedEdit(entry=entry, answers=tuple(answers)))
+    return tuple(checked)
 
 
 def check_served(

@@ -194,8 +194,9 @@ class Ledger(Listing):
             active = [entry for entry in edits if entry.state == "active"]
             removed = frozenset(positions_of(edit_names, active))
             changed = without(self.steps, self.patches, removed, RecomputeContext(model=model, graph=graph))
-            stored = iter(self._store.put_all([patch for patch in changed.values() if patch is not None]))
-            files = {number: None if patch is None else next(stored) for number, patch in changed.items()}
+            kept = [number for number, patch in changed.items() if patch is not None]
+            stored = self._store.put_all([patch for patch in changed.values() if patch is not None])
+            files = {**dict.fromkeys(changed), **dict(zip(kept, stored, strict=True))}
             gone = tuple(entry for entry in active if entry.position in removed)  # in the order of their addition
             positions = tuple(entry.position for entry in gone)
             self._store.append(Removed(**stamp(len(self.events) + 1), edits=positions, files=files))
@@ -224,7 +225,8 @@ class Ledger(Listing):
         seen = SeenEdits(() if force else earlier)
         steps = {step.file.sha256: step.number for step in self.steps}
         for patch, source, _ in new:
-            if source and not force and (number := steps.get(sha256_of(source))):
+            number = steps.get(sha256_of(source)) if source and not force else None
+            if number:
                 raise PatchError(
                     f"{source} is already in the ledger, as step {number}; use --force (force=True) to add it twice"
                 )
@@ -250,8 +252,10 @@ class Ledger(Listing):
 
 def _checked(patch: Patch, source: Path | None) -> Patch:
     """Return a patch that can be in a ledger: of a language model, with records of its edits and finite values."""
-    if source and (folder := source.resolve().parent).name == PATCHES:
-        refuse_drift(folder.parent)
+    if source:
+        folder = source.resolve().parent
+        if folder.name == PATCHES:
+            refuse_drift(folder.parent)
     with _naming(source):
         check_records(patch)
         patch.check_finite()

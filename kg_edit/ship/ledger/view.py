@@ -15,7 +15,7 @@ from kg_edit.patches.conflicts import Conflict
 from kg_edit.patches.entries import EditPosition, Entry
 from kg_edit.patches.guards import division_factor
 from kg_edit.reports.rows import ProbeKind
-from kg_edit.ship.ledger.check import CheckedEdit
+from kg_edit.ship.ledger.check import CheckedEdit, CheckedPrompt
 from kg_edit.ship.ledger.listing import Listing
 from kg_edit.ship.ledger.log import Added, Event, Removed
 from kg_edit.text.display import one_line
@@ -88,7 +88,9 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
         if name not in ("id", "subject", "prompt", "target_new"):
             yield name.replace("_", " "), as_text(value)
     yield "method", entry.method
-    yield from ((name.replace("_", " "), str(record[name])) for name in _SHOWN if name in record)
+    for name in _SHOWN:
+        if name in record:
+            yield name.replace("_", " "), str(record[name])
     for name, value in record.get("norms", {}).items():
         yield f"norm of the {name}", f"{value:.4g}" if isinstance(value, float) else str(value)
     if factor := division_factor(record):
@@ -97,7 +99,8 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     # Where it comes from: the event that added it, and the removal that recomputed it.
     added = next(event for event in ledger.events if event.number == entry.position.step)
     assert isinstance(added, Added)  # noqa: S101 - a step's number is that of its event
-    yield "added", f"{added.time} as step {added.number}" + (f", from {added.source}" if added.source else "")
+    origin = f", from {added.source}" if added.source else ""
+    yield "added", f"{added.time} as step {added.number}{origin}"
     patches = ledger.patches
     event = ledger.recomputed.get(entry.position)
     if event:
@@ -115,9 +118,13 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
     for method in provenance.get("methods", ()):
         settings = {name: value for name, value in method.get("config", {}).items() if value is not None}
         for name, value in method.items():  # what was chosen or measured stands in its setting's place
+            if name in ("name", "config"):
+                continue
             base = settings.get(name)
-            if name not in ("name", "config"):
-                settings[name] = {**base, **value} if isinstance(base, dict) and isinstance(value, dict) else value
+            if isinstance(base, dict) and isinstance(value, dict):
+                settings[name] = {**base, **value}
+            else:
+                settings[name] = value
         for name, value in settings.items():
             text = as_text(value)
             yield f"{method['name']}: {name}", text if len(text) <= 200 else f"{text[:197]}..."
@@ -129,18 +136,28 @@ def check_table(checked: Sequence[CheckedEdit]) -> Table:
     A check mark means that the target is generated, a tilde that it is only more probable than the other one.
     """
     measured = any(answer.nats is not None for result in checked for answer in result.answers)
-    table = _table("edit", *_HEADS.values(), "target → generated", *(("nats",) if measured else ()))
+    heads = ["edit", *_HEADS.values(), "target → generated"]
+    if measured:
+        heads.append("nats")
+    table = _table(*heads)
     for result in checked:
         rewrite = min(result.of("rewrite"), key=lambda answer: (answer.right, answer.success))  # of the forms
-        counts = []
+        cells: list[object] = [result.entry.name, _sign(rewrite)]
         for kind in list(_HEADS)[1:]:
             answers = result.of(kind)
-            counts.append(f"{sum(answer.right for answer in answers)}/{len(answers)}" if answers else "")
-        sign = Text("✓", style="green") if rewrite.success else Text("~", style="yellow")
-        sign = sign if rewrite.right else Text("✗", style="red")
-        nats = () if rewrite.nats is None else (f"{rewrite.nats:.1f}",)
-        _row(table, result.entry.name, sign, *counts, f"{result.entry.edit.target_new} → {rewrite.text}", *nats)
+            right = sum(answer.right for answer in answers)
+            cells.append(f"{right}/{len(answers)}" if answers else "")
+        cells.append(f"{result.entry.edit.target_new} → {rewrite.text}")
+        if rewrite.nats is not None:
+            cells.append(f"{rewrite.nats:.1f}")
+        _row(table, *cells)
     return table
+
+
+def _sign(rewrite: CheckedPrompt) -> Text:
+    if not rewrite.right:
+        return Text("✗", style="red")
+    return Text("✓", style="green") if rewrite.success else Text("~", style="yellow")
 
 
 def fact(entry: Entry) -> str:
@@ -157,4 +174,7 @@ def _table(*heads: str) -> Table:
 
 
 def _row(table: Table, *cells: object) -> None:
-    table.add_row(*(cell if isinstance(cell, Text) else Text(one_line(str(cell))) for cell in cells))
+    texts = []
+    for cell in cells:
+        texts.append(cell if isinstance(cell, Text) else Text(one_line(str(cell))))
+    table.add_row(*texts)
