@@ -110,6 +110,23 @@ class Factors:
         """Return the factors with the columns at ``indices`` only: the part of the change that some edits have."""
         return Factors(left=self.left[:, list(indices)].contiguous(), right=self.right[:, list(indices)].contiguous())
 
+    def reduced(self, rank: int) -> tuple[Factors, float]:
+        """Return the nearest change of at most this rank (Eckart and Young), and the share of the squared norm it has.
+
+        With left = Q_l R_l and right = Q_r R_r, the singular values of the product are those of the small R_l R_r^T.
+        """
+        if rank >= self.rank:
+            return self, 1.0
+        left, left_rest = torch.linalg.qr(self.left.double())
+        right, right_rest = torch.linalg.qr(self.right.double())
+        rows, values, columns = torch.linalg.svd(left_rest @ right_rest.T)
+        reduced = Factors(
+            left=(left @ rows[:, :rank] * values[:rank]).to(self.left.dtype),
+            right=(right @ columns[:rank].T).to(self.right.dtype),
+        )
+        squares = values.square()
+        return reduced, float(squares[:rank].sum() / squares.sum())
+
     def __add__(self, other: Factors) -> Factors:
         """Return the sum of two changes, on the device of the first.
 
@@ -200,6 +217,17 @@ class WeightPatch(Patch):
         factors = {name: Factors(left=factor * pair.left, right=pair.right) for name, pair in self.factors.items()}
         edits = [{**edit, "scale": factor * edit.get("scale", 1.0)} for edit in self.edits]
         return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}, state=self.state)
+
+    def reduced(self, rank: int) -> tuple[WeightPatch, dict[str, float]]:
+        """Return the patch with every change at most at this rank, and the kept shares of the squared norms by name.
+
+        Which column belongs to which edit is no longer known, so the patch has no state, and its edits are one batch.
+        """
+        reduced = {name: pair.reduced(rank) for name, pair in self.factors.items()}
+        factors = {name: pair for name, (pair, _) in reduced.items()}
+        shares = {name: share for name, (_, share) in reduced.items()}
+        edits = [{**edit, "batch": max(1, len(self.edits))} for edit in self.edits]
+        return WeightPatch(factors=factors, provenance={**self.provenance, "edits": edits}), shares
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:

@@ -143,6 +143,10 @@ def export(
         Literal["peft", "gguf", "patch"],
         typer.Option(help="`peft` or `gguf`: a LoRA adapter. `patch`: one patch file of all edits."),
     ],
+    rank: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="all of it", help="Largest rank of a change, such as the server's limit."),
+    ] = None,
     base: Base = None,
     license: License = None,
     scores: Scores = False,
@@ -155,11 +159,13 @@ def export(
 
     The adapter is for PEFT (vLLM and others read it too) or for llama.cpp (`adapter.gguf`). The folder also has a model
     card (`README.md`). `--push OWNER/NAME` uploads the folder to the hub. Edits that contradict each other, or failed
-    in their run, are refused; `--check` asks the model before anything is written.
+    in their run, are refused; `--check` asks the model before anything is written. A server may limit the rank of
+    adapters, which grows with every edit: `--rank` keeps the largest singular values, and prints what is lost.
 
     Examples:
 
     - `kg-edit patch export ledger/ --to peft adapter/`
+    - `kg-edit patch export ledger/ --to peft adapter/ --rank 16 --check`
     - `kg-edit patch export ledger/ --to gguf adapter-gguf/`
     """
     from kg_edit.ship.ledger.listing import active_at, check_patches
@@ -179,6 +185,8 @@ def export(
     _check_outside_ledgers(out)
     if not force:
         _refuse_known_faults(ledger, entries)
+    if rank is not None:
+        patch = _at_rank(patch, rank)
     if to == "patch":
         if out.exists():
             raise OutputError(f"{out} already exists; give another file, or delete it first")
@@ -205,6 +213,18 @@ def export(
         _remark(shipment)
     say(f"{out}: {patch.summary}")
     _push(out, push, private=private)
+
+
+def _at_rank(patch: Patch, rank: int) -> Patch:
+    """Return the patch at a lower rank, after printing what each weight loses by it."""
+    from kg_edit.patches.weight_patch import WeightPatch
+
+    if not isinstance(patch, WeightPatch):
+        raise PatchError("--rank lowers the rank of changes of weights, and the patch has other edits; leave it out")
+    reduced, shares = patch.reduced(rank)
+    for name, pair in patch.factors.items():
+        say(f"{name}: rank {pair.rank} → {reduced.factors[name].rank}, {shares[name]:.2%} of its squared norm is kept")
+    return reduced
 
 
 def _refuse_known_faults(ledger: Path, entries: Sequence[Entry]) -> None:

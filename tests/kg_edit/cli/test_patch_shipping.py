@@ -241,3 +241,10 @@ def test_what_is_merged_on_disk_is_extracted_and_kept_in_a_ledger(kg_edit: Run, 
     assert kg_edit("patch", "add", "ledger", "found.safetensors").code == 0
     assert [entry.name for entry in Ledger.open("ledger").active] == [HEAT.id]
     assert kg_edit("patch", "remove", "ledger", HEAT.id).code == 0
+
+
+def test_exported_adapter_keeps_within_a_servers_rank(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    file = write_patch(place / "two.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
+    result = kg_edit("patch", "export", file, "--to", "peft", "small", "--rank", "1")
+    assert result.code == 0 and "rank 2 → 1" in result.out, result.err
+    assert json.loads((place / "small" / "adapter_config.json").read_text())["r"] == 1

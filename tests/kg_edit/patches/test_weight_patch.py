@@ -124,3 +124,15 @@ def test_columns_of_a_state_are_not_compared_with_each_other(monkeypatch: pytest
     monkeypatch.setattr(torch, "equal", lambda *_: pytest.fail("quadratic in the edits"))
     difference = first - second
     assert isinstance(difference, WeightPatch) and difference.state["key/w"].tolist() == [[1.0, 2.0]]
+
+
+def test_reduced_change_is_the_nearest_of_its_rank() -> None:
+    draw = torch.Generator().manual_seed(1)
+    left, _ = torch.linalg.qr(torch.randn(6, 3, generator=draw))
+    right, _ = torch.linalg.qr(torch.randn(9, 3, generator=draw))
+    pair = Factors(left=left * torch.tensor([3.0, 2.0, 1.0]), right=right)  # singular values 3, 2 and 1
+    reduced, kept = pair.reduced(2)
+    assert reduced.rank == 2 and kept == pytest.approx((9 + 4) / (9 + 4 + 1))
+    largest = 3 * left[:, :1] @ right[:, :1].T + 2 * left[:, 1:2] @ right[:, 1:2].T
+    torch.testing.assert_close(reduced.product, largest)
+    assert pair.reduced(3) == (pair, 1.0)
