@@ -32,6 +32,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PAGES = [README, COMMANDS, *TUTORIALS]
 FINDS = {  # exit codes that say what was found, beside 0
     "kg-edit patch check": {1},  # what a tiny model does not say
+    "kg-edit patch export corrections/": {2},  # the same: --check refuses
     "kg-edit data check": {1},  # faults of the file
     "kg-edit data ripples": {1},  # a tiny model knows no other hop
     "wikidata-cache link": {3},  # no candidate clearly leads
@@ -45,6 +46,7 @@ MADE = {  # a page: files that its commands leave
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),
     "honest-comparison": ("comparison.md", "control.md"),
     "update-a-model": ("changed.jsonl", "updated/report.md"),
+    "correct-a-fact": ("palace/report.md", "corrections"),
     "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
 }
 BEFORE = {"ship-an-edit": "first-edit"}  # a page that uses another one's files
