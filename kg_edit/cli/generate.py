@@ -20,6 +20,7 @@ from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
     from kg_edit.patches.base import Patch
+    from kg_edit.patches.entries import Entry
 
 _NAMED = 3  # contradictions between patches that are named, at most
 
@@ -106,16 +107,23 @@ def _note_empty(prompt: str, answer: str, *, way: str = "") -> None:
 
 def summed(paths: Sequence[Path]) -> Patch:
     """Load the patches at these paths and return their sum; warn if it is empty, or if edits contradict each other."""
+    from dataclasses import replace
+
     from kg_edit.patches.base import Patch
     from kg_edit.patches.conflicts import contradictions
     from kg_edit.patches.entries import entries_of
     from kg_edit.patches.weight_patch import total
 
-    combined = total(map(Patch.load, paths))
+    patches = [Patch.load(path) for path in paths]
+    combined = total(patches)
     if paths and combined.is_empty:
         log.warning("%s: no edit is active, so the model is the unedited one", ", ".join(map(str, paths)))
     if len(paths) > 1:
         with suppress(PatchError):  # a patch without readable records can still be applied
-            for conflict in contradictions(entries_of(combined))[:_NAMED]:
+            entries: list[Entry] = []
+            for path, patch in zip(paths, patches, strict=True):
+                # Several patches may have an edit of one id
+                entries += [replace(entry, name=f"{entry.name} of {path}") for entry in entries_of(patch)]
+            for conflict in contradictions(entries)[:_NAMED]:
                 log.warning("contradiction: %s", conflict)
     return combined

@@ -19,7 +19,7 @@ from kg_common.errors import EditRowError
 from kg_common.rows import RowFault, entries, raw_rows
 from kg_common.terminal import number_of
 from kg_edit.edits.aliases import ALIASES, ANSWERS, LISTS, LOCALITY
-from kg_edit.edits.edit import Edit
+from kg_edit.edits.edit import Edit, without_repeats
 from kg_edit.edits.rows import FIELDS, MADE_UP, ids_to_label, to_edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import (
@@ -134,8 +134,12 @@ def read_edits(
     if file.problems and not (keep_going and file.edits):
         head = "no row can be used:\n" if keep_going else ""
         raise EditFileError(head + first_faults(file.problems))
+    made, repeats = without_repeats(file.edits)
+    read = number_of(len(made), "edit")
+    if repeats:
+        read = f"{number_of(len(file.edits), 'row')}, which are {read} as {len(repeats)} repeat an earlier one"
     skipped = len({problem.row for problem in file.problems})
-    log.info("%s: read %s, skipped %s", path, number_of(len(file.edits), "edit"), number_of(skipped, "row"))
+    log.info("%s: read %s, skipped %s", path, read, number_of(skipped, "row"))
     return file
 
 

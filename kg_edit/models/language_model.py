@@ -413,14 +413,16 @@ def as_model(given: LanguageModel | str | Path) -> LanguageModel:
         return given
     if isinstance(given, str | Path):
         return LanguageModel.load(given)
-    if hasattr(given, "applied") or hasattr(given, "__enter__"):  # a patch, or `Patch.applied` outside a with statement
-        raise ModelError(
-            f"found {describe(given)} in the place of a model; an edited model is what a with statement gives: "
-            "with patch.applied(model) as edited: ask(edited, …)"
-        )
-    raise ModelError(
-        f"found {describe(given)}; expected a LanguageModel or the name of a model. A model of transformers is "
-        "wrapped: LanguageModel.wrap(model, tokenizer, name=…)"
+    raise ModelError(f"found {describe(given)} in the place of a model; {_way_to_a_model(given)}")
+
+
+def _way_to_a_model(given: object) -> str:
+    """Return how to get a model from what was given in its place."""
+    if hasattr(given, "applied") or hasattr(given, "__enter__"):  # a patch, or `Patch.applied` without its statement
+        return "an edited model is what a with statement gives: with patch.applied(model) as edited: ask(edited, …)"
+    return (
+        "expected a LanguageModel or the name of a model. A model of transformers is wrapped: "
+        "LanguageModel.wrap(model, tokenizer, name=…)"
     )
 
 

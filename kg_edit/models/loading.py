@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec as find_module
 from pathlib import Path
@@ -108,13 +109,11 @@ def named_model_file(name: str) -> Path:
 
 def dequantise(gguf: Path) -> Path:
     """Return the cache folder with the content of ``gguf`` as float32 safetensors; it is made once for each content."""
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    folder = cache_folder() / "models" / f"{gguf.stem}-{digest}"
+    folder = _dequantised(gguf)
     if not folder.is_dir():
         log.info("dequantising %s into %s (once)", gguf, folder)
         parent = folder.parent
-        try:
+        with _writing(parent):
             parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=parent))
             try:
@@ -127,12 +126,49 @@ def dequantise(gguf: Path) -> Path:
                         raise
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-        except (OSError, SafetensorError) as error:  # safetensors raises the latter on a full disk
-            reason = getattr(error, "strerror", None) or error
-            way = "free disk space, or set KG_EDIT_CACHE to a folder of yours"
-            raise ModelError(f"can't write into the cache {parent}: {reason}; {way}") from error
     mark_used(folder)
     return folder
+
+
+def _dequantised(gguf: Path) -> Path:
+    """Return the cache folder of a GGUF file's float32 weights, which its content names."""
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return cache_folder() / "models" / f"{gguf.stem}-{digest}"
+
+
+@contextmanager
+def _writing(parent: Path) -> Iterator[None]:
+    """Turn a failure to write in the cache into an error with a way out."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors raises the latter on a full disk
+        reason = getattr(error, "strerror", None) or error
+        way = "free disk space, or set KG_EDIT_CACHE to a folder of yours"
+        raise ModelError(f"can't write into the cache {parent}: {reason}; {way}") from error
+
+
+@contextmanager
+def without_a_copy(name: str) -> Iterator[str]:
+    """Give what a model is loaded from, so that no float32 copy of a GGUF file stays in the cache.
+
+    Args:
+        name: of a model. Only of a GGUF file that is not in the cache a copy is made, which is deleted at the end.
+    """
+    file = check_model_name(name)
+    if file is None or _dequantised(file).is_dir():
+        yield name
+        return
+    parent = cache_folder() / "models"
+    with _writing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=parent))
+    try:
+        with _writing(parent):
+            convert(file, scratch)
+        yield str(scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

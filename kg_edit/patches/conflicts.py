@@ -35,7 +35,7 @@ class Conflict:
             case "contradiction":
                 return (
                     f"{one.name} and {two.name} edit one fact to {one.edit.target_new!r} and to "
-                    f"{two.edit.target_new!r}; remove one of them"
+                    f"{two.edit.target_new!r}; keep one of them"
                 )
             case "duplicate":
                 return f"{one.name} and {two.name} both edit one fact to {two.edit.target_new!r}; one is enough"

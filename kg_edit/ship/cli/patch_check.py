@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from os import environ
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
 from kg_edit.errors import ConfigError, unknown_name
+from kg_edit.models.loading import without_a_copy
 from kg_edit.reports.rows import ProbeKind
 from kg_edit.ship.cli.conflicts import show_conflicts
 from kg_edit.ship.cli.patch_shipping import Edits, Unedited
@@ -102,7 +104,9 @@ def check(
         checked = tuple(check_served(client, entries, kinds, chat=chat))
     elif merged:
         _compare_edits(merged, entries)
-        checked = check_entries(load(merged, dtype, device), entries, chat=chat, progress=True)
+        with without_a_copy(merged) as found:
+            loaded = replace(load(found, dtype, device), name=merged)
+        checked = check_entries(loaded, entries, chat=chat, progress=True)
     else:
         with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
             checked = check_entries(edited, entries, chat=chat, progress=True)

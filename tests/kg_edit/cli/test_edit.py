@@ -296,8 +296,8 @@ def test_many_edits_need_yes_or_an_answer(edit: Run, place: Path, monkeypatch: p
 
 def test_patches_that_contradict_each_other_are_named(edit: Run, kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     for out, target in (("one", "Rome"), ("two", "Oslo")):
-        (place / "edits.jsonl").write_bytes(rows({**GOOD, "target_new": target, "id": out}))
+        (place / "edits.jsonl").write_bytes(rows({**GOOD, "target_new": target}))
         assert edit(*ROME, "--out", out, "--force").code == 0
     both = generate(kg_edit, tiny_folder, "--patch", "one", "--patch", "two")
-    assert "contradiction: one and two edit one fact to 'Rome' and to 'Oslo'; remove one of them" in both.err
+    assert "contradiction: row-1 of one and row-1 of two edit one fact to 'Rome' and to 'Oslo'" in both.err
     assert "contradiction" not in generate(kg_edit, tiny_folder, "--patch", "one").err

@@ -25,6 +25,7 @@ from kg_edit.models.loading import (
     named_model_file,
     pick_device,
     pick_dtype,
+    without_a_copy,
 )
 from kg_edit.models.sampling import continue_text, sample_contexts
 from kg_edit.planning.shape import shape_of
@@ -66,6 +67,27 @@ def test_named_model_is_dequantised_once(smollm2: LanguageModel) -> None:
     assert "model.safetensors" in stamps
     assert dequantise(named_model_file("smollm2-135m")) == folder
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == stamps
+
+
+def test_gguf_file_can_be_loaded_without_a_copy_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the cache has one; other models are loaded by their names."""
+
+    def convert(_: Path, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr("kg_edit.models.loading.convert", convert)
+    monkeypatch.setenv("KG_EDIT_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "base.gguf"
+    file.write_bytes(b"GGUF")
+    with without_a_copy(str(file)) as folder:
+        assert (Path(folder) / "config.json").is_file()
+    assert not list((tmp_path / "cache" / "models").iterdir())
+    copy = dequantise(file)
+    with without_a_copy(str(file)) as name:
+        assert name == str(file)
+    assert copy.is_dir()
+    with without_a_copy("owner/model") as name:
+        assert name == "owner/model"
 
 
 def test_dequantised_model_is_readable_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

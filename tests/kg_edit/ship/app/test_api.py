@@ -218,7 +218,7 @@ def test_added_edit_is_in_the_ledger_for_the_next_edit(tmp_path: Path) -> None:
         _, second = server.post("/api/try", {**EDIT, "target_new": "Miami Heat", "on_ledger": True})
         assert second["outcomes"][0]["before"] == first["outcomes"][0]["after"]
         _, ledger = server.post("/api/ledger", {"id": second["id"], "force": True})
-        assert "remove one of them" in ledger["edits"][0]["conflicts"][0]
+        assert "keep one of them" in ledger["edits"][0]["conflicts"][0]
         assert json.loads(server.get("/api/state")[1])["active"] == 2
     assert [step.after for step in Ledger.open(tmp_path / "ledger").steps] == [(), (1,)]
 
