@@ -21,11 +21,13 @@ from kg_edit.errors import GraphError
 from kg_edit.graphs.source import check_graph, subject_of
 from kg_edit.models.first_token import LEAD
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import Batch, left_pad
+from kg_edit.models.prompts import Batch, left_pad, split_passes
 from kg_edit.models.sampling import document_start
 
 Pooling = Literal["last", "mean", "both"]
-_ROWS = 256  # labels in one pass
+# labels in one pass, and their tokens with padding
+_ROWS = 256
+_TOKENS = 8192
 _SHOWN = 60  # characters of a label in a message
 
 
@@ -98,6 +100,7 @@ def encode_subgraph(
         start_token: as in `label_vectors`.
     """
     check_graph(graph)
+    check_labels(model, graph)
     keys = sorted(graph.nodes)
     edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: (*edge[:2], str(edge[2])))
     labels = [graph.nodes[key]["label"] for key in keys] + [data["label"] for *_, data in edges]
@@ -112,6 +115,39 @@ def encode_subgraph(
         relations=vectors[len(keys) :],
         subject=row[subject_of(graph)],
     )
+
+
+def check_labels(model: LanguageModel, graph: nx.MultiDiGraph) -> None:
+    """Refuse a graph with a label that is longer than any text the model is made for, and name its statement."""
+    longest = _longest(model)
+    if longest is None:
+        return
+    for subject, target, data in graph.edges(data=True):
+        ends = graph.nodes[subject], graph.nodes[target]
+        names = [str(labelled.get("label", "")) for labelled in (ends[0], data, ends[1])]
+        if all(len(name.encode()) <= longest for name in names):  # a token has at least one byte
+            continue
+        for name in names:
+            if len(_row(model, name, start_token=False)[0]) > longest:
+                shown = " | ".join(_shown(each) for each in names)
+                raise GraphError(f"in the statement {shown}: {_too_long(model, name)}")
+
+
+def _longest(model: LanguageModel) -> int | None:
+    """Return the largest number of tokens in a label: the positions that the model has, or was trained on."""
+    trained: int | None = getattr(model.text_config, "max_position_embeddings", None)
+    return model.positions or trained
+
+
+def _too_long(model: LanguageModel, label: str) -> str:
+    return (
+        f"the label {_shown(label)} has more tokens than the {_longest(model)} positions of {model.name}; shorten it, "
+        "or leave it out of the graph"
+    )
+
+
+def _shown(label: str) -> str:
+    return repr(label) if len(label) <= _SHOWN else f"{label[:_SHOWN]!r}…"
 
 
 @torch.no_grad()
@@ -152,14 +188,12 @@ def _batches(
     """Yield left-padded batches of the distinct labels by length: the rows, and (label, number of its own tokens)."""
     rows = {label: _row(model, label, start_token=start_token) for label in sorted(set(labels))}
     by_length = sorted(rows, key=lambda label: len(rows[label][0]))
-    longest = by_length[-1] if by_length else ""
-    if longest and model.positions and (length := len(rows[longest][0])) > model.positions:
-        raise GraphError(
-            f"the label {longest[:_SHOWN]!r}… has {length} tokens, and {model.name} has positions for "
-            f"{model.positions}; shorten it, or leave it out of the graph"
-        )
-    for start in range(0, len(by_length), _ROWS):
-        batch = by_length[start : start + _ROWS]
+    lengths = [len(rows[label][0]) for label in by_length]
+    longest = _longest(model)
+    if longest and lengths and lengths[-1] > longest:
+        raise GraphError(_too_long(model, by_length[-1]))
+    for numbers in split_passes(lengths, rows=_ROWS, tokens=_TOKENS):
+        batch = by_length[numbers.start : numbers.stop]
         padded = left_pad([rows[label][0] for label in batch], device=model.device)
         yield padded, [(label, len(rows[label][0]) - rows[label][1]) for label in batch]
 

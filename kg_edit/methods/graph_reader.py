@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError
 from kg_edit.graphs.controls import probe_answers, states_nothing
+from kg_edit.graphs.encoding import check_labels
 from kg_edit.graphs.facts import answers_in, guarding, target_of, without_answers
 from kg_edit.graphs.source import (
     ABSENT,
@@ -189,6 +190,7 @@ class GraphReader(GraphMethod):
             oldest = next(iter(self._subgraphs))
             del self._subgraphs[oldest]
         subgraph = self.config.ask(self.graph, edit)
+        check_labels(self.model, subgraph)
         self._subgraphs[edit] = subgraph
         self._report_answers(edit)
         if states_nothing(self.graph):  # each edit reads its own fact alone, by choice

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -204,6 +204,27 @@ def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, ends: Seque
         positions=(mask.cumsum(-1) - 1).clamp(min=0),
         ends=None if shifted is None else end_mask(shifted, length),
     )
+
+
+def split_passes(lengths: Sequence[int], *, rows: int, tokens: int) -> Iterator[range]:
+    """Divide rows into passes, each a range of their numbers, so that no pass of padded rows takes unbounded memory.
+
+    Args:
+        lengths: the number of tokens of each row, in the order in which they are run.
+        rows: the largest number of rows in a pass.
+        tokens: the largest number of tokens in a pass, padding included; a longer row has a pass of its own.
+    """
+    start = 0
+    longest = 0
+    for index, length in enumerate(lengths):
+        longest = max(longest, length)
+        count = index + 1 - start
+        if count > 1 and (count > rows or count * longest > tokens):
+            yield range(start, index)
+            start = index
+            longest = length
+    if lengths:
+        yield range(start, len(lengths))
 
 
 def shifted_ends(ends: Sequence[int | None], shifts: Sequence[int]) -> list[int | None]:

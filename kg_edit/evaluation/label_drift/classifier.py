@@ -22,10 +22,12 @@ from kg_common.progress import Bar
 from kg_edit.errors import ConfigError, ModelError, PromptError
 from kg_edit.models.hooks import with_prompt_ends
 from kg_edit.models.language_model import LanguageModel, note_fingerprint
-from kg_edit.models.prompts import Prompt, left_pad
+from kg_edit.models.prompts import Prompt, left_pad, split_passes
 from kg_edit.models.sampling import plain_generation
 
-_ROWS = 8  # texts in a forward pass
+# texts in a forward pass, and their tokens with padding
+_ROWS = 8
+_TOKENS = 4096
 _STEPS = 100  # at most, of L-BFGS
 _DECAY = 1e-2  # the weight of |W|^2 / 2
 
@@ -53,8 +55,9 @@ class ClassifierModel(LanguageModel):
         """
         parts = list[Tensor]()
         with Bar(title=title, unit="text", total=len(texts), shown=bool(title)) as bar:
-            for start in range(0, len(texts), _ROWS):
-                rows = [self.encode(text).ids for text in texts[start : start + _ROWS]]
+            encoded = [self.encode(text).ids for text in texts]
+            for numbers in split_passes([len(ids) for ids in encoded], rows=_ROWS, tokens=_TOKENS):
+                rows = encoded[numbers.start : numbers.stop]
                 batch = left_pad(rows, device=self.device)
                 ends = torch.zeros(batch.ids.shape, dtype=torch.bool)
                 ends[:, -1] = True

@@ -23,7 +23,7 @@ from torch import Tensor
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import Prompt
+from kg_edit.models.prompts import Prompt, split_passes
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.zoo.malmen.network import FORMAT, Course, MalmenManifest, MalmenNetwork, MalmenTraining
 from kg_edit.zoo.mend.examples import BatchOrder, Rows
@@ -33,7 +33,9 @@ from kg_edit.zoo.mend.training import MendRun, train_editor
 from kg_edit.zoo.trained.lower_states import LowerStates
 from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS
 
-_ROWS = 64  # in one pass of the model
+# prompts in one pass of the model, and their tokens with padding
+_ROWS = 64
+_TOKENS = 8192
 
 
 def train(
@@ -71,8 +73,8 @@ class Passes:
         """Return by weight the keys [tokens, in] and the gradients [tokens, out] of all prompts' target tokens."""
         keys: dict[str, list[Tensor]] = {name: [] for name in self.names}
         gradients: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        for start in range(0, len(prompts), _ROWS):
-            batch = prompts[start : start + _ROWS]
+        for numbers in split_passes([len(prompt.ids) for prompt in prompts], rows=_ROWS, tokens=_TOKENS):
+            batch = prompts[numbers.start : numbers.stop]
             passes = EditedPasses(self.model, batch, self.names, lower=self.lower)
             factors = edit_factors(passes, nll(passes, range(len(batch))), rows=len(batch))
             for row, prompt in enumerate(batch):
@@ -207,8 +209,8 @@ def squared_norm(change: tuple[Tensor, Tensor]) -> Tensor:
 def _portions(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
     """Yield the prompts in portions of one pass, those of similar length together."""
     ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
-    for start in range(0, len(ordered), _ROWS):
-        yield ordered[start : start + _ROWS]
+    for numbers in split_passes([len(prompt.ids) for prompt in ordered], rows=_ROWS, tokens=_TOKENS):
+        yield ordered[numbers.start : numbers.stop]
 
 
 def _first(indices: range) -> Tensor:

@@ -25,11 +25,13 @@ from kg_common.json_text import digest
 from kg_common.progress import Bar
 from kg_edit.engine.replay import block_output
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import left_pad
+from kg_edit.models.prompts import left_pad, split_passes
 from kg_edit.storage.atomic import write_safetensors
 
 Row = tuple[int, ...]
-_BATCH = 32  # rows of equal length in one pass
+# rows of equal length in one pass, and their tokens
+_ROWS = 32
+_TOKENS = 8192
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,10 +97,10 @@ def lower_states(
         computed = torch.empty(shape, dtype=model.model.dtype)
         filled = 0
         with Bar(title="states of the lower blocks", unit="text", total=len(ordered), shown=progress) as bar:
-            for _, same in groupby(ordered, len):
+            for length, same in groupby(ordered, len):
                 group = list(same)
-                for start in range(0, len(group), _BATCH):
-                    batch = left_pad(group[start : start + _BATCH], device=model.device)
+                for numbers in split_passes([length] * len(group), rows=_ROWS, tokens=_TOKENS):
+                    batch = left_pad(group[numbers.start : numbers.stop], device=model.device)
                     output = block_output(model, batch, first - 1).flatten(0, 1)  # [rows * tokens, d], no padding
                     computed[filled : filled + len(output)] = output.cpu()
                     filled += len(output)

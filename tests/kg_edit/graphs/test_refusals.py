@@ -10,12 +10,14 @@ from typing import Any
 import networkx as nx
 import pytest
 
+from kg_edit.edits.edit import Edit
 from kg_edit.errors import GraphError, MissingObjectError
 from kg_edit.graphs.controls import WrongGraph, pool_of
 from kg_edit.graphs.encoding import label_vectors
 from kg_edit.graphs.fact_files import read_facts
 from kg_edit.graphs.facts import graph_facts, target_of
 from kg_edit.graphs.source import PrivateGraph, as_source, open_named
+from kg_edit.methods.registry import find_method
 from tests.kg_edit.graphs.test_controls import EDIT as CITY
 from tests.kg_edit.graphs.test_controls import cities
 from tests.kg_edit.graphs.test_fact_files import CSV, graphml
@@ -71,6 +73,15 @@ def two_targets() -> object:
 def wrong_graph(*pool: str) -> Call:
     """A control of Rome's statements, from these entities."""
     return lambda _: WrongGraph(PrivateGraph(cities()), pool_of([*pool])).subgraph(CITY)
+
+
+def read_long_statement() -> object:
+    """A private graph with one long text among its statements, read by a method."""
+    graph = nx.MultiDiGraph()
+    graph.add_edge("Oslo", "Norway", label="country")
+    graph.add_edge("Norway", "word " * 20_000, label="motto")
+    method = find_method("glame").on(tiny("llama"), graph=graph)
+    return method.subgraph(Edit(subject="Oslo", prompt="{} is in", relation="country", target_new="Norway"))
 
 
 LONG_LABELS = ["Paris", "the capital of France " * 60]
@@ -132,12 +143,22 @@ LONG_LABELS = ["Paris", "the capital of France " * 60]
         "label longer than gpt2": (
             lambda _: label_vectors(tiny("gpt2"), LONG_LABELS, layer=1),
             GraphError,
-            "positions for 128",
+            "128 positions",
         ),
         "label longer than opt": (
             lambda _: label_vectors(tiny("opt"), LONG_LABELS, layer=1, start_token=True),
             GraphError,
-            "positions for 128",
+            "128 positions",
+        ),
+        "label longer than llama was trained on": (
+            lambda _: label_vectors(tiny("llama"), LONG_LABELS, layer=1),
+            GraphError,
+            "128 positions",
+        ),
+        "statement with a label of 20,000 words": (
+            lambda _: read_long_statement(),
+            GraphError,
+            "in the statement 'Norway' | 'motto' | 'word word",
         ),
         "pool without another entity": (wrong_graph("Rome", "Nowhere", "Atlantis"), GraphError, "larger pool"),
     }
@@ -148,7 +169,3 @@ def test_mistake_is_refused(call: Call, error: type[Exception], keyword: str, tm
 
 def test_too_many_statements_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_refused(lambda folder: with_too_many(folder, monkeypatch), tmp_path, GraphError, "more than 3 statements")
-
-
-def test_label_of_any_length_is_encoded_where_positions_are_computed() -> None:
-    assert label_vectors(tiny("llama"), LONG_LABELS, layer=1).shape == (2, 32)

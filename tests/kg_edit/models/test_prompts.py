@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kg_edit.errors import PromptError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.models.prompts import encode, left_pad
+from kg_edit.models.prompts import encode, left_pad, split_passes
 from kg_edit.writing_systems import GLUE, join
 from tests.kg_edit.tiny import TEXT, byte_level
 
@@ -135,3 +135,17 @@ def test_left_pad_has_ids_mask_and_positions() -> None:
 )
 def test_join_follows_the_script(text: str, target: str, joined: str) -> None:
     assert join(text, target) == joined
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], []),
+        ([3, 3, 3], [range(3)]),
+        ([3] * 5, [range(3), range(3, 5)]),  # rows
+        ([2, 4, 9], [range(2), range(2, 3)]),  # tokens, with padding
+        ([50, 1, 1], [range(1), range(1, 3)]),  # a long row alone
+    ],
+)
+def test_pass_of_padded_rows_has_a_bound_in_rows_and_in_tokens(lengths: list[int], expected: list[range]) -> None:
+    assert list(split_passes(lengths, rows=3, tokens=12)) == expected
