@@ -76,7 +76,8 @@ def version_changes(store: AnswerStore, *, graph: str, since: str, until: str) -
     """
     changes = Changes()
     for ids in batches(store.ids(graph, "out"), size=_BLOCK):
-        old, new = (store.look_up(graph, "out", ids, as_of=time) for time in (since, until))
+        old = store.look_up(graph, "out", ids, as_of=since)
+        new = store.look_up(graph, "out", ids, as_of=until)
         origins = store.origins(graph, "out", ids, as_of=until)
         for item in sorted(old.keys() & new.keys()):
             changes.compare(item, map(tuple, old[item]), dict.fromkeys(map(tuple, new[item]), origins[item][1]))
@@ -92,9 +93,10 @@ def dated_changes(store: AnswerStore, *, graph: str, since: str, until: str) -> 
     changes = Changes()
     for ids in batches(store.ids(graph, "claims"), size=_BLOCK):
         for item, claims in sorted(store.look_up(graph, "claims", ids).items()):
-            was, now = ([claim for claim in claims if _is_true(claim, time[:10])] for time in (since, until))
+            was = [(claim[0], claim[1]) for claim in claims if _is_true(claim, since[:10])]
+            now = [claim for claim in claims if _is_true(claim, until[:10])]
             starts = {(relation, value): start for relation, value, _, start, _ in now}
-            changes.compare(item, ((relation, value) for relation, value, *_ in was), starts)
+            changes.compare(item, was, starts)
     return changes
 
 

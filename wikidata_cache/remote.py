@@ -1,6 +1,6 @@
 """Open endpoints behind their cache of answers, or the cache alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -52,7 +52,11 @@ def open_remote(
         return opened[0] if len(opened) == 1 else EndpointChain(opened)
 
     # An endpoint that is never needed, because the cache has all answers, needs no contact.
-    inner = None if mode == "offline" else endpoints if mode == "cache_first" else endpoints()
+    inner: Source | Callable[[], Source] | None = None
+    if mode == "cache_first":
+        inner = endpoints
+    elif mode != "offline":
+        inner = endpoints()
     opened_packs = [open_pack(pack) for pack in pack_files(packs)]
     return CachedSource(inner, store, mode=mode, graph=graph_name, packs=opened_packs, as_of=as_of, urls=urls)
 

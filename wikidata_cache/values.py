@@ -92,7 +92,11 @@ def literal_value(text: str, datatype: str) -> str | None:
         return None
     if name in ("decimal", "integer", "double"):
         return quantity_value(text)
-    precision = _YEAR if "-01-01T" in text else _MONTH if "-01T" in text else _DAY
+    precision = _DAY
+    if "-01-01T" in text:
+        precision = _YEAR
+    elif "-01T" in text:
+        precision = _MONTH
     return date_value(text, DATATYPES[name] or precision)
 
 
@@ -154,7 +158,10 @@ def words(value: str, label: Callable[[str], str | None]) -> str | None:
         return unit and f"{number} {unit}"
     year = int(match["year"])
     precision = int(match["precision"])
-    era, year = (" BCE", 1 - year) if year < 1 else ("", year)
+    era = ""
+    if year < 1:
+        era = " BCE"
+        year = 1 - year
     if precision == _CENTURY:
         count = (year + 99) // 100
         ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")

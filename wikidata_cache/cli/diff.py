@@ -57,16 +57,18 @@ def diff(
         check_out(out, ".jsonl", option="--out")
     with AnswerStore(cache_file(cache), read_only=True) as store:
         kind = "claims" if dates else "out"
-        if not (item_count := len(store.ids(graph_name, kind))):
-            other = (
-                "" if dates or not store.ids(graph_name, "claims") else "add --dates to read those of kind claims, or "
-            )
+        item_count = len(store.ids(graph_name, kind))
+        if not item_count:
+            other = ""
+            if not dates and store.ids(graph_name, "claims"):
+                other = "add --dates to read those of kind claims, or "
             path = store.path if store.path.exists() else f"{store.path} (no such file)"
             raise BadOptionError(
                 f"{path} has no answers of the kind {kind} for the graph {graph_name}; {other}fetch some: "
                 f"wikidata-cache fetch --kind {kind} Q42 --contact YOU@EXAMPLE.ORG"
             )
-        changes = (dated_changes if dates else version_changes)(store, graph=graph_name, since=start, until=end)
+        compare = dated_changes if dates else version_changes
+        changes = compare(store, graph=graph_name, since=start, until=end)
         entries = list(edit_rows(changes.replacements, store, graph=graph_name))
     rows = [row for row in entries if not isinstance(row, Change)]
     bare = [change for change in entries if isinstance(change, Change)]

@@ -182,7 +182,8 @@ class ActionApi(EndpointSource):
             answer = None
         if isinstance(answer, dict) and field in answer:
             return answer[field]
-        if isinstance(answer, dict) and isinstance(error := answer.get("error"), dict):
+        error = answer.get("error") if isinstance(answer, dict) else None
+        if isinstance(error, dict):
             code = str(error.get("code", "unknown"))
             raise EndpointError(
                 self.name,
@@ -209,11 +210,13 @@ def _parse_entity(content: Json) -> ApiEntity:
 
     labels = texts("labels")
     descriptions = texts("descriptions")
-    aliases = {language: [text_of(t) for t in terms] for language, terms in (content.get("aliases") or {}).items()}
+    aliases = {}
+    for language, terms in (content.get("aliases") or {}).items():
+        aliases[language] = [text_of(term) for term in terms]
     names: list[Name] = []
     for language in LANGUAGES:
-        if label := labels.get(language):
-            names.append((label, language, "label"))
+        if labels.get(language):
+            names.append((labels[language], language, "label"))
         names += [(alias, language, "alias") for alias in aliases.get(language, ())]
 
     # Truthy statements have the best rank that their property has; deprecated ones never count. Values that are neither
@@ -230,7 +233,8 @@ def _parse_entity(content: Json) -> ApiEntity:
         best = next((rank for rank in ("preferred", "normal") if rank in ranks), None)
         for claim, rank in zip(claims, ranks, strict=True):
             datavalue = claim["mainsnak"].get("datavalue", {})
-            if rank == best and (literal := json_value(datavalue)):
+            literal = json_value(datavalue) if rank == best else None
+            if literal:
                 values.add((relation, literal))
             value = datavalue.get("value")
             item = value.get("id", "") if isinstance(value, Mapping) else ""
@@ -238,12 +242,12 @@ def _parse_entity(content: Json) -> ApiEntity:
                 continue
             if rank == best:
                 statements.add((relation, item))
-            starts, ends = (_times(claim, qualifier) for qualifier in ("P580", "P582"))
+            starts = _times(claim, "P580")
+            ends = _times(claim, "P582")
             kept |= {(relation, item, rank, start, end) for start in starts for end in ends}
 
-    label, description = (
-        next((texts[language] for language in LANGUAGES if language in texts), None) for texts in (labels, descriptions)
-    )
+    label = next((labels[language] for language in LANGUAGES if language in labels), None)
+    description = next((descriptions[language] for language in LANGUAGES if language in descriptions), None)
     pages = len(content["sitelinks"]) if "sitelinks" in content else None
     return ApiEntity(
         _checked_id(content["id"]),

@@ -282,4 +282,6 @@ def _visible(character: str) -> str:
     if unicodedata.combining(character) or ord(character) in _VARIATION:
         return ""
     kind = unicodedata.category(character)
-    return "" if kind in _INVISIBLE else " " if kind == "Cc" else character
+    if kind in _INVISIBLE:
+        return ""
+    return " " if kind == "Cc" else character

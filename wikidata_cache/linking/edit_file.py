@@ -74,31 +74,32 @@ def link_edits(
             has_id = getattr(edit, name) is not None
             unknown = not part.candidates or (has_id and part.candidates[0].info.label is None)
             (absent if unknown else unsettled).append((edit.row, name, part))
-        rivalled += [
-            (edit.row, name, part)
-            for name, part in linked.parts().items()
-            if name in linked.clear_candidates() and name not in chosen[edit.row] and part.rival
-        ]
+        for name, part in linked.parts().items():
+            if part.rival and name in linked.clear_candidates() and name not in chosen[edit.row]:
+                rivalled.append((edit.row, name, part))
         row = raw[edit.row - 1]
         filled = dict(row) if isinstance(row, Mapping) else {}
         if in_table:
-            filled = {name: cell if name in _TEXTS else _value(str(cell)) for name, cell in filled.items()}
-        if isinstance(rewrite := filled.get("requested_rewrite"), Mapping):  # a record of CounterFact
+            for name, cell in filled.items():
+                if name not in _TEXTS:
+                    filled[name] = _value(str(cell))
+        rewrite = filled.get("requested_rewrite")
+        if isinstance(rewrite, Mapping):  # a record of CounterFact
             filled["requested_rewrite"] = _with_ids(rewrite, ids)
         else:  # under the names that the row has: kg-edit refuses target_true_id beside object_id
             own_names = {field: name for name, field in TRIPLET_NAMES.items() if name in filled}
             filled |= {own_names.get(field, field): entity for field, entity in ids.items()}
         filled.pop("candidates", None)  # of an earlier call
         if pending:
-            filled["candidates"] = {
-                name: [candidate.to_json() for candidate in part.candidates] for name, part in pending.items()
-            }
+            offered = {}
+            for name, part in pending.items():
+                offered[name] = [candidate.to_json() for candidate in part.candidates]
+            filled["candidates"] = offered
         lines.append(json.dumps(filled, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
-    lacking = {edit.row for edit in read if edit.target_new_id is None} & {
-        row for row, name, _ in absent if name == "target_new_id"
-    }
-    incomplete = lacking | {row for row, _, _ in unsettled}
+    without_id = {edit.row for edit in read if edit.target_new_id is None}
+    not_found = {row for row, name, _ in absent if name == "target_new_id"}
+    incomplete = without_id & not_found | {row for row, _, _ in unsettled}
     return LinkReport(len(lines), len(lines) - len(incomplete), tuple(unsettled), tuple(absent), tuple(rivalled))
 
 
@@ -151,7 +152,9 @@ def _with_ids(rewrite: Mapping[str, object], ids: Mapping[str, str]) -> dict[str
     """Return the `requested_rewrite` of a CounterFact record with the ids; some files have objects as texts only."""
     filled = dict(rewrite) | {name: ids[name] for name in ("subject_id", "relation_id") if name in ids}
     for name in ("target_new", "target_true"):
-        if entity := ids.get(f"{name}_id"):
+        entity = ids.get(f"{name}_id")
+        if entity:
             target = rewrite.get(name)
-            filled[name] = {**(target if isinstance(target, Mapping) else {"str": target}), "id": entity}
+            fields = dict(target) if isinstance(target, Mapping) else {"str": target}
+            filled[name] = {**fields, "id": entity}
     return filled

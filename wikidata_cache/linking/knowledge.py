@@ -120,19 +120,24 @@ class GraphKnowledge(Knowledge):
         descriptions = where_known(self.facts.descriptions, ids)
         statements = where_known(self.facts.out, items)
         merged = where_known(self.facts.redirects, items)
-        types = {entity: frozenset(o for p, o in pairs if p == _TYPE) for entity, pairs in statements.items()}
+        types = {}
+        for entity, pairs in statements.items():
+            types[entity] = frozenset(target for relation, target in pairs if relation == _TYPE)
         # An offline cache may hold the types of an item without its statements.
         more = where_known(self.facts.types, [entity for entity in items if entity not in types])
-        return {
-            entity: EntityInfo(
+        infos = {}
+        for entity in ids:
+            stated: frozenset[tuple[str, str]] | None = frozenset()
+            if is_item(entity):
+                stated = frozenset(statements[entity]) if entity in statements else None
+            infos[entity] = EntityInfo(
                 labels.get(entity),
                 descriptions.get(entity),
                 types.get(entity) or more.get(entity, frozenset()),
-                frozenset(statements[entity]) if entity in statements else None if is_item(entity) else frozenset(),
+                stated,
                 merged.get(entity),
             )
-            for entity in ids
-        }
+        return infos
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""

@@ -39,13 +39,14 @@ def load_files(paths: Sequence[Path]) -> tuple[Store, dict[str, str]]:
     """
     store = Store()
     names = [path.name for path in paths]
-    hashes = {
-        name if names.count(name) == 1 else str(path): load_file(store, path)
-        for name, path in zip(names, paths, strict=True)
-    }
+    hashes = {}
+    for path in paths:
+        unique = path.name if names.count(path.name) == 1 else str(path)
+        hashes[unique] = load_file(store, path)
     if not len(store):
         raise GraphFileError(paths[0], "contains no statement; expected lines such as 'Q42<tab>P31<tab>Q5'")
-    if not _has_labels(store) and (sibling := sibling_labels(paths)):
+    sibling = None if _has_labels(store) else sibling_labels(paths)
+    if sibling:
         logger.info("No labels in %s; also loading %s from the same folder", ", ".join(hashes), sibling.name)
         hashes[sibling.name] = load_file(store, sibling)
     if not _has_labels(store):

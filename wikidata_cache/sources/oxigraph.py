@@ -115,5 +115,12 @@ class OxigraphSource(SparqlSource):
             if not isinstance(solutions, QuerySolutions):
                 raise UserQueryError("The query does not return rows; write a SELECT query.")
             names = [variable.value for variable in solutions.variables]
-            kinds = (NamedNode, Literal)  # blank nodes are left out: their names have no meaning outside the answer
-            return [{n: t.value for n, t in zip(names, row, strict=True) if type(t) in kinds} for row in solutions]
+            rows = []
+            for solution in solutions:
+                row = {}
+                for name, term in zip(names, solution, strict=True):
+                    # Blank nodes are left out: their names have no meaning outside the answer.
+                    if isinstance(term, NamedNode | Literal):
+                        row[name] = term.value
+                rows.append(row)
+            return rows

@@ -81,6 +81,11 @@ def out_query(ids: Sequence[str]) -> str:
     return marked_select("?s ?p ?o ?e ?l ?lang ?t", statements, labels, types)
 
 
+def _sorted_lists(rows: Iterable[tuple[str, ...]]) -> list[list[str]]:
+    """The rows in their order, as JSON has them."""
+    return [list(row) for row in sorted(rows)]
+
+
 def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     statements: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
@@ -88,13 +93,14 @@ def _read_out(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
             pair = local_id(row["p"]), local_id(row["o"])
             if is_property(pair[0]) and is_item(pair[1]):
                 statements[local_id(row["s"])].add(pair)
-    out_facts = [Fact("out", entity, [list(pair) for pair in sorted(statements[entity])]) for entity in ids]
+    out_facts = [Fact("out", entity, _sorted_lists(statements[entity])) for entity in ids]
 
     # The labels and types of the values come in the same answer; a row about anything else is a wrong answer.
     about_values = [row for row in rows if "e" in row]
     values = {row["o"] for row in rows if "o" in row}
-    if other := next((row["e"] for row in about_values if row["e"] not in values), None):
-        raise ValueError(f"a row about {other[:80]!r}, which is not the value of any statement")
+    for row in about_values:
+        if row["e"] not in values:
+            raise ValueError(f"a row about {row['e'][:80]!r}, which is not the value of any statement")
     objects = sorted({target for pairs in statements.values() for _, target in pairs})
     return out_facts + _read_labels(objects, about_values) + _types(objects, about_values, "e", "t")
 
@@ -171,7 +177,7 @@ def _read_claims(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
         if is_property(relation) and is_item(target):
             claim = relation, target, rank, _time(row.get("start", "")), _time(row.get("end_time", ""))
             claims[local_id(row["s"])].add(claim)
-    return [Fact("claims", entity, [list(claim) for claim in sorted(claims[entity])]) for entity in ids]
+    return [Fact("claims", entity, _sorted_lists(claims[entity])) for entity in ids]
 
 
 def _time(text: str) -> str:
@@ -206,8 +212,14 @@ def _best_wordings(ids: Iterable[str], rows: Sequence[Binding]) -> list[tuple[st
     for row in rows:
         if row.get("l", "").strip():
             ranked[local_id(row["e"])].append((LANGUAGES.index(row["lang"]), row["l"]))
-    best = {entity: min(texts) for entity, texts in ranked.items()}
-    return [(e, [best[e][1], LANGUAGES[best[e][0]]] if e in best else None) for e in ids]
+    wordings: list[tuple[str, list[str] | None]] = []
+    for entity in ids:
+        if entity in ranked:
+            language, text = min(ranked[entity])
+            wordings.append((entity, [text, LANGUAGES[language]]))
+        else:
+            wordings.append((entity, None))
+    return wordings
 
 
 _WORDINGS = "?e ?l ?lang"
@@ -360,7 +372,7 @@ def _read_values(ids: Sequence[str], rows: Sequence[Binding]) -> list[Fact]:
     for (entity, relation, text), datatype in literals.items():
         values = stated.get((entity, relation, text)) or {literal_value(text, datatype)}
         pairs[entity] |= {(relation, value) for value in values if value and is_property(relation)}
-    return [Fact("values", entity, [list(pair) for pair in sorted(pairs[entity])]) for entity in ids]
+    return [Fact("values", entity, _sorted_lists(pairs[entity])) for entity in ids]
 
 
 VALUES = Template("values/1", "values", values_query, _read_values, _subject)

@@ -81,10 +81,9 @@ def load(
     # Everything that decides the content: a load with another plan does not resume, but starts over. The labels file
     # nearby is loaded too if the sources have no labels.
     paths = [source.path for source in inputs]
-    files, nearby = (
-        [[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in group if path]
-        for group in (paths, [sibling_labels(paths)])
-    )
+    labels = sibling_labels(paths)
+    files = [_state_of(path) for path in paths]
+    nearby = [_state_of(labels)] if labels else []
     plan = [FORMAT, release(), options.keep_all, options.values, files, nearby]
     with store_write_errors(target):
         restore(target)
@@ -242,3 +241,9 @@ def _labels_nearby(work: Work, inputs: Sequence[Input]) -> list[Input]:
         return []
     logger.info("No labels in these sources; also loading %s from the same folder", sibling.name)
     return [detect(sibling, sibling.name)]
+
+
+def _state_of(path: Path) -> list[object]:
+    """The path of a file, its size and the time of its last change."""
+    state = path.stat()
+    return [str(path.absolute()), state.st_size, state.st_mtime_ns]

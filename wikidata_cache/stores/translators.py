@@ -61,7 +61,9 @@ def _plain_row(cells: list[str]) -> Iterable[bytes]:
 def kgtk_rows(header: bytes, bad: BadLineHandler) -> LineTranslator:
     """Return a translator of KGTK edge files, whose first line is `header`; `bad` is called for unreadable rows."""
     names = header.decode(errors="replace").strip("\ufeff\r\n").split("\t")
-    subject, relation, value = (names.index(name) for name in ("node1", "label", "node2"))
+    subject = names.index("node1")
+    relation = names.index("label")
+    value = names.index("node2")
 
     def row(cells: list[str]) -> Iterable[bytes]:
         if len(cells) != len(names):
@@ -148,8 +150,10 @@ def _entity(entity: Json, *, values: bool) -> Iterator[bytes]:
     for kind, key in (("label", "labels"), ("description", "descriptions"), ("alias", "aliases")):
         texts = entity.get(key) or {}  # PHP writes an empty map as []
         for language in LANGUAGES:
-            entry = texts.get(language) or ()
-            for text in entry if kind == "alias" else [entry] if entry else ():
+            entry = texts.get(language)
+            if not entry:
+                continue
+            for text in entry if kind == "alias" else [entry]:
                 yield text_line(name, kind, text["value"], language)
     if not is_item(name):
         return
@@ -161,7 +165,9 @@ def _entity(entity: Json, *, values: bool) -> Iterator[bytes]:
         for item in dict.fromkeys(map(_item_value, truthy)):
             if item and is_property(relation):
                 yield statement_line(name.encode(), relation.encode(), item.encode())
-        literals = (json_value(statement["mainsnak"].get("datavalue")) for statement in truthy) if values else ()
+        if not values:
+            continue
+        literals = [json_value(statement["mainsnak"].get("datavalue")) for statement in truthy]
         for literal in dict.fromkeys(literals):
             if literal and is_property(relation):
                 yield from value_lines(name, relation, literal)
@@ -183,12 +189,13 @@ def codex_labels(path: Path, bad: BadLineHandler) -> LineTranslator:
 
     def translate(text: bytes, first: int) -> list[bytes]:
         try:
-            return [
-                text_line(entity, kind, words, language)
-                for entity, texts in parse(text).items()
-                for kind in ("label", "description")
-                if (words := texts.get(kind)) and words.strip() and is_entity(entity)
-            ]
+            lines = []
+            for entity, texts in parse(text).items():
+                for kind in ("label", "description"):
+                    words = texts.get(kind)
+                    if words and words.strip() and is_entity(entity):
+                        lines.append(text_line(entity, kind, words, language))
+            return lines
         except json.JSONDecodeError as error:
             bad(error.lineno, f"is not JSON: {error.msg}")
         except (ValueError, AttributeError, TypeError) as error:

@@ -306,10 +306,11 @@ def _with_provenance(graph: Subgraph, options: SubgraphOptions, expansion: Expan
 
 def content_hash(graph: nx.MultiDiGraph) -> str:
     """Return the sha256 of a subgraph's sorted triples, labels, roles and claims, equal from any source."""
-    edges = sorted(
-        (u, key, v, data["label"], data["role"], *([data["claims"]] if "claims" in data else []))
-        for u, v, key, data in graph.edges(keys=True, data=True)
-    )
+    edges = []
+    for subject, target, key, data in graph.edges(keys=True, data=True):
+        edge = (subject, key, target, data["label"], data["role"])
+        edges.append((*edge, data["claims"]) if "claims" in data else edge)
+    edges.sort()
     # Hops follow from the edges, so they are left out.
     nodes = sorted((node, data["label"], data["role"]) for node, data in graph.nodes(data=True))
     return hashlib.sha256(json.dumps([edges, nodes]).encode()).hexdigest()

@@ -65,8 +65,10 @@ class EditLike(Protocol):
 
 def check_edit(edit: object) -> None:
     """Raise BadOptionError if `edit` is not an `EditLike`; the message names the missing attributes."""
-    parts = ("subject", "relation", "target_new", "target_true")
-    if missing := [name for name in (*parts, *(f"{part}_id" for part in parts)) if not hasattr(edit, name)]:
+    parts = ["subject", "relation", "target_new", "target_true"]
+    names = parts + [f"{part}_id" for part in parts]
+    missing = [name for name in names if not hasattr(edit, name)]
+    if missing:
         raise BadOptionError(
             f"Found an edit of the type {type(edit).__name__} without the attributes {', '.join(missing)}; expected an "
             f"object such as EditRow(row=1, subject='Spike Hughes', target_new='Philadelphia'). EditRow is in "
@@ -192,9 +194,11 @@ def try_ends(edits: Sequence[EditLike], facts: Facts) -> list[EditEnds | Wikidat
 
 def _malformed(edit: EditLike) -> BadOptionError | None:
     for name in ("subject_id", "target_new_id", "target_true_id", "relation_id"):
-        is_id, example = (is_property, "P19") if name == "relation_id" else (is_item, "Q42")
-        if (value := getattr(edit, name)) is not None and not is_id(value):
+        value = getattr(edit, name)
+        is_id = is_property if name == "relation_id" else is_item
+        if value is not None and not is_id(value):
             problem = f"{name}={value!r} of the edit of {edit.subject!r}"
+            example = "P19" if name == "relation_id" else "Q42"
             return BadOptionError(f"{problem}: expected an id such as {example}.")
     return None
 
@@ -204,8 +208,13 @@ def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCa
     named = {label: list(filter(is_item, ids)) for label, ids in facts.named(labels).items()}
     # One request each for the types of all candidates, and for the statements of the ambiguous ones.
     types = facts.types({entity for ids in named.values() for entity in ids})
-    external = {label: [e for e in ids if facts.internal.isdisjoint(types[e])] for label, ids in named.items()}
-    stated = facts.out({entity for ids in external.values() if len(ids) > 1 for entity in ids})
+    external = dict[str, list[str]]()
+    ambiguous = set[str]()
+    for label, ids in named.items():
+        external[label] = [entity for entity in ids if facts.internal.isdisjoint(types[entity])]
+        if len(external[label]) > 1:
+            ambiguous.update(external[label])
+    stated = facts.out(ambiguous)
     results: dict[str, str | WikidataCacheError] = {}
     for label, candidates in external.items():
         if not candidates:
@@ -216,8 +225,10 @@ def _resolved(labels: Iterable[str], facts: Facts) -> dict[str, str | WikidataCa
             # The item with the most statements is probably meant, so the message lists it first.
             candidates = sorted(candidates, key=lambda entity: (-len(stated[entity]), entity))
             words = facts.labels(set().union(*(types[entity] for entity in candidates)))
-            kinds = {entity: sorted(words.get(kind, kind) for kind in types[entity]) for entity in candidates}
-            described = [f"{entity} ({', '.join(kinds[entity]) or 'no known type'})" for entity in candidates]
+            described = []
+            for entity in candidates:
+                kinds = sorted(words.get(kind, kind) for kind in types[entity])
+                described.append(f"{entity} ({', '.join(kinds) or 'no known type'})")
             results[label] = AmbiguousLabelError(label, candidates, described)
     return results
 
@@ -255,12 +266,13 @@ def _checked(ends: Sequence[EditEnds], facts: Facts) -> list[EditEnds | Wikidata
     silent = {end.target_new for end in ends if not stated[end.target_new]}
     labelled = facts.labels(silent)
     unknown = silent - labelled.keys() - facts.mentioned(silent - labelled.keys())
-    return [
-        EntityNotInGraphError(end.target_new, end.edit.target_new, facts.source.name)
-        if end.target_new in unknown
-        else end
-        for end in ends
-    ]
+    checked = list[EditEnds | WikidataCacheError]()
+    for end in ends:
+        if end.target_new in unknown:
+            checked.append(EntityNotInGraphError(end.target_new, end.edit.target_new, facts.source.name))
+        else:
+            checked.append(end)
+    return checked
 
 
 def with_merged_answers(options: SubgraphOptions, facts: Facts) -> SubgraphOptions:

@@ -38,15 +38,17 @@ class Facts:
 
     def out(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {id: its (property, object) pairs, with housekeeping; [] for none}."""
-        return {entity: [(p, o) for p, o in pairs] for entity, pairs in self._ask(templates.OUT, ids).items()}
+        return {entity: _pairs(answer) for entity, answer in self._ask(templates.OUT, ids).items()}
 
     def incoming(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]] | None]:
         """Return {id: (subject, property) pairs of the statements with the id as value; None for a hub}.
 
         A hub has more than `queries.HUB` such statements.
         """
-        answers = self._ask(templates.IN, ids)
-        return {entity: None if pairs is None else [(s, p) for s, p in pairs] for entity, pairs in answers.items()}
+        incoming: dict[str, list[tuple[str, str]] | None] = {}
+        for entity, answer in self._ask(templates.IN, ids).items():
+            incoming[entity] = None if answer is None else _pairs(answer)
+        return incoming
 
     def degrees(self, ids: Iterable[str]) -> dict[str, int]:
         """Return {id: number of statements with the id as value}; counting stops at `queries.HUB` + 1."""
@@ -54,11 +56,14 @@ class Facts:
 
     def claims(self, ids: Iterable[str]) -> dict[str, list[Claim]]:
         """Return {id: its statements of every rank except deprecated, with their times; [] for none}."""
-        return {entity: [Claim(*c) for c in claims] for entity, claims in self._ask(templates.CLAIMS, ids).items()}
+        claims = {}
+        for entity, answer in self._ask(templates.CLAIMS, ids).items():
+            claims[entity] = [Claim(*parts) for parts in answer]
+        return claims
 
     def values(self, ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
         """Return {id: the (property, value) pairs of its dates and quantities; [] for none}."""
-        return {entity: [(p, v) for p, v in pairs] for entity, pairs in self._ask(templates.VALUES, ids).items()}
+        return {entity: _pairs(answer) for entity, answer in self._ask(templates.VALUES, ids).items()}
 
     def labels(self, ids: Iterable[str]) -> dict[str, str]:
         """Return {id: label} for the ids that have a label: en, else mul, en-gb, en-ca, en-us, simple."""
@@ -89,7 +94,8 @@ class Facts:
         """Return {label: sorted ids of items and properties with exactly this label; () for none}. Case matters."""
         # Wikidata's labels are in the form NFC; a label from macOS may be in NFD, which looks the same.
         composed = {label: unicodedata.normalize("NFC", label) for label in labels}
-        ids = self._fetch(templates.NAMED, {text for pair in composed.items() for text in pair if is_text(text)})
+        asked = {text for text in (*composed, *composed.values()) if is_text(text)}
+        ids = self._fetch(templates.NAMED, asked)
         return {label: tuple(ids.get(text) or ids.get(label, ())) for label, text in composed.items()}
 
     def mentioned(self, ids: Iterable[str]) -> frozenset[str]:
@@ -121,8 +127,9 @@ class Facts:
         if options.values:
             pairs = [*pairs, *self._known["values"][node]]
         statements = dict.fromkeys(Statement(node, pair[0], pair[1]) for pair in pairs)  # several claims, one statement
-        for subject, relation in (self._known["in"][node] or ()) if options.incoming else ():
-            statements[Statement(subject, relation, node)] = None
+        if options.incoming:
+            for subject, relation in self._known["in"][node] or ():
+                statements[Statement(subject, relation, node)] = None
         return list(statements)
 
     @property
@@ -142,17 +149,23 @@ class Facts:
         if options.claims:
             # A source without ranks would give empty subgraphs, so it is refused at the first node that shows it.
             full = self.claims(ids)
-            if bare := [node for node in ids if stated[node] and not full[node]]:
+            bare = [node for node in ids if stated[node] and not full[node]]
+            if bare:
                 raise TruthyOnlyError(bare[0], self.source.name)
         if options.incoming:
             self.incoming(ids)
         # Statements with housekeeping properties are dropped anyway: their values need neither types nor labels.
-        ends = ((s, other_end(s, node)) for node in ids for s in self.statements(node, options))
-        pairs = [(statement.property, other) for statement, other in ends if statement.property not in self._meta]
-        values = {other for _, other in pairs if is_value(other)} if options.values else set()
-        self.types({other for _, other in pairs} - values)
+        relations = set[str]()
+        others = set[str]()
+        for node in ids:
+            for statement in self.statements(node, options):
+                if statement.property not in self._meta:
+                    relations.add(statement.property)
+                    others.add(other_end(statement, node))
+        values = {other for other in others if is_value(other)} if options.values else set()
+        self.types(others - values)
         units = filter(None, map(unit_of, values))
-        self.labels({entity for pair in pairs for entity in pair}.difference(values).union(units, ids, also))
+        self.labels((relations | others).difference(values).union(units, ids, also))
 
     def usable(
         self, node: str, options: SubgraphOptions, *, named: Container[str], dropped: Counter[str]
@@ -189,11 +202,17 @@ class Facts:
     def _fetch(self, template: Template, ids: Collection[str]) -> dict[str, Json]:
         known = self._known[template.kind]
         # Sorted, so that the queries do not depend on the order of the edits.
-        if missing := sorted(entity for entity in ids if entity not in known):
+        missing = sorted(entity for entity in ids if entity not in known)
+        if missing:
             for answer in self.source.ask(template, missing):
                 for kind, entity, value in answer.facts:
                     self._known[kind][entity] = value
         return {entity: known[entity] for entity in ids}
+
+
+def _pairs(answer: Json) -> list[tuple[str, str]]:
+    """The pairs of a JSON answer, which has lists of two."""
+    return [(first, second) for first, second in answer]
 
 
 def where_known(look_up: Callable[[Iterable[str]], dict[str, T]], ids: Iterable[str]) -> dict[str, T]:
@@ -228,9 +247,9 @@ def as_attributes(claims: Iterable[Claim]) -> dict[str, object]:
 
 def _moment(time: str) -> tuple[int, str]:
     """Return an xsd:dateTime as (year, rest), which can be compared; years BCE begin with a minus."""
-    sign, digits = (-1, time[1:]) if time.startswith("-") else (1, time)
-    year, _, rest = digits.partition("-")
+    year, _, rest = time.removeprefix("-").partition("-")
     try:
-        return sign * int(year), rest
+        number = int(year)
+        return -number if time.startswith("-") else number, rest
     except ValueError:  # no time, or a year of thousands of digits: any text that a full statement has
         return -(10**9), time

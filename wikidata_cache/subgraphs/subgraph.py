@@ -104,18 +104,21 @@ class Subgraph(nx.MultiDiGraph):  # type: ignore[misc]  # networkx has no types
         graph.bind("wd", ENTITY)
         graph.bind("wdt", DIRECT)
         label = rdflib.URIRef(RDFS_LABEL)
-        term: dict[str, rdflib.term.Node] = {
-            node: rdflib.URIRef(ENTITY + node) if is_entity(node) else rdflib.BNode(node.removeprefix("_:"))
-            for node in self
-        }
-        for node in filter(is_value, self):
-            text, datatype = typed_literal(node)
-            term[node] = rdflib.Literal(text, datatype=rdflib.URIRef(datatype), normalize=False)
+        term = dict[str, rdflib.term.Node]()
+        for node in self:
+            if is_value(node):
+                text, datatype = typed_literal(node)
+                term[node] = rdflib.Literal(text, datatype=rdflib.URIRef(datatype), normalize=False)
+            elif is_entity(node):
+                term[node] = rdflib.URIRef(ENTITY + node)
+            else:
+                term[node] = rdflib.BNode(node.removeprefix("_:"))
         for node, data in self.nodes(data=True):
             if data["label"] != node and not is_value(node):
                 graph.add((term[node], label, rdflib.Literal(data["label"], lang="en")))
         for u, v, key, data in self.edges(keys=True, data=True):
-            direct, entity = (DIRECT + key, ENTITY + key) if is_property(key) else (EDIT_IRI, EDIT_IRI)
+            direct = DIRECT + key if is_property(key) else EDIT_IRI
+            entity = ENTITY + key if is_property(key) else EDIT_IRI
             graph.add((term[u], rdflib.URIRef(direct), term[v]))
             if data.get("label") not in (None, "", key):
                 graph.add((rdflib.URIRef(entity), label, rdflib.Literal(data["label"], lang="en")))

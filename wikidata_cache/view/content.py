@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 import networkx as nx
@@ -13,6 +14,7 @@ GraphContent = dict[str, list[dict[str, Any]]]
 
 OLD = "_:old"  # the node of an old object without an id
 _KINDS = {"subject": "s", "target_new": "new", "target_true": "old"}
+_RINGS = ("near", "far", "beyond")  # by the distance from the ends of the edit
 _ROLES = {"subject": "subject s", "target_new": "new object o*", "target_true": "old object o"}
 
 _LONGEST = 40  # characters of a drawn label
@@ -28,11 +30,7 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
     edges = []
     for number, (source, target, key, data) in enumerate(graph.edges(keys=True, data=True)):
         label = str(data.get("label") or key)
-        # Such as "from 1960-01-02, until 1970-01-01, preferred": days only, and the only rank that is worth a word.
-        start, end = (str(data.get(name) or "").partition("T")[0] for name in ("start", "end"))
-        days = " ".join(filter(None, [start and f"from {start}", end and f"until {end}"]))
-        rule = f"follows by {data['rule']}" if "rule" in data else ""
-        note = ", ".join(filter(None, [days, "preferred" if data.get("rank") == "preferred" else "", rule]))
+        note = _note(data)
         edges.append(
             {
                 "id": f"e{number}",
@@ -51,19 +49,33 @@ def graph_content(graph: nx.MultiDiGraph) -> GraphContent:
     for node, data in graph.nodes(data=True):
         role = data.get("role", "neighbour")
         hop = int(data.get("hop", 0))
-        ring = hop - first
         nodes.append(
             {
                 "id": node,
                 "label": printable(str(data.get("label", node)), longest=300),
                 "description": printable(str(data.get("description") or ""), longest=500),
-                "kind": _KINDS.get(role, "near" if ring <= 0 else "far" if ring == 1 else "beyond"),
+                "kind": _KINDS.get(role, _RINGS[min(max(hop - first, 0), 2)]),
                 "role": roles.get(role, f"hop {hop}" if hop else "the item itself"),
                 "hop": hop,
                 "url": f"https://www.wikidata.org/wiki/{node}" if is_entity(node) else "",
             }
         )
     return {"nodes": nodes, "edges": edges}
+
+
+def _note(data: Mapping[str, Any]) -> str:
+    """What an edge says besides its label: "from 1960-01-02 until 1970-01-01, preferred"; days, and this rank alone."""
+    days = []
+    for word, name in (("from", "start"), ("until", "end")):
+        day = str(data.get(name) or "").partition("T")[0]
+        if day:
+            days.append(f"{word} {day}")
+    parts = [" ".join(days)]
+    if data.get("rank") == "preferred":
+        parts.append("preferred")
+    if "rule" in data:
+        parts.append(f"follows by {data['rule']}")
+    return ", ".join(filter(None, parts))
 
 
 def with_old_edge(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
@@ -97,6 +109,9 @@ def first_ring(edges: list[dict[str, Any]]) -> int:
 def printable(text: str, *, longest: int = _LONGEST) -> str:
     """Return a label as one line of printable characters, shortened to `longest` characters."""
     # Category C: control characters, direction overrides, lone surrogates, unassigned code points.
-    kept = (c if c in _JOINERS or unicodedata.category(c)[0] != "C" else " " for c in text)
-    line = " ".join("".join(kept).split())
+    kept = ""
+    for character in text:
+        is_printed = character in _JOINERS or unicodedata.category(character)[0] != "C"
+        kept += character if is_printed else " "
+    line = " ".join(kept.split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"

@@ -150,7 +150,9 @@ def _tree_shapes(graph: nx.MultiDiGraph) -> tuple[str, set[str], float, float]:
         kind = _EDGES.get(node.edge_role, "edge")
         above = node.parent.y
         y = node.y
-        (out, bent), end, label = node.bend, node.left, node.label_x
+        out, bent = node.bend
+        end = node.left
+        label = node.label_x
         middle = (out + bent) / 2
         start = node.parent.left + node.parent.width
         line = f"M{start:.1f} {above:.1f}H{out:.1f}C{middle:.1f} {above:.1f} {middle:.1f} {y:.1f} {bent:.1f} {y:.1f}"

@@ -119,12 +119,11 @@ def _text_of(graph: nx.MultiDiGraph, node: str) -> tuple[str, str]:
 
 def _children(graph: nx.MultiDiGraph, parent: DrawnNode) -> list[DrawnNode]:
     """Return the children of a drawn node: the edit's edge first, the replaced edge last, the others by property."""
-    children = [
-        DrawnNode(
-            target, *_text_of(graph, target), parent, printable(data["label"]), data["role"], column=parent.column + 1
-        )
-        for _, target, data in graph.out_edges(parent.node, data=True)
-    ]
+    children = []
+    for _, target, data in graph.out_edges(parent.node, data=True):
+        role, text = _text_of(graph, target)
+        label = printable(data["label"])
+        children.append(DrawnNode(target, role, text, parent, label, data["role"], column=parent.column + 1))
     rank = {"edit": 0, "old": 2}
     return sorted(children, key=lambda child: (rank.get(child.edge_role, 1), child.edge_text, child.text, child.node))
 
@@ -138,5 +137,8 @@ def text_width(text: str, *, bold: bool = False) -> float:
         elif unicodedata.east_asian_width(character) in "WF":
             width += 13.44
         elif not unicodedata.combining(character):  # an accent is on the letter before it
-            width += 11.04 if character in _WIDE else 8.448 if character.isupper() else 7.2
+            if character in _WIDE:
+                width += 11.04
+            else:
+                width += 8.448 if character.isupper() else 7.2
     return width * (1.13 if bold else 1.0)
