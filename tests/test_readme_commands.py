@@ -1,7 +1,7 @@
 """Every command of the README, of docs/commands.md and of the tutorials runs as written, in its order.
 
 Each page runs in a folder with the files that it shows or names. A tiny model takes the place of smollm2-135m, and a
-server on loopback that of Wikidata and of `wikidata-cache serve`.
+server on loopback that of Wikidata and of `oxigraph serve-read-only`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MADE = {  # a page: files that its commands leave
     "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
 }
 BEFORE = {"ship-an-edit": "first-edit"}  # a page that uses another one's files
-PORT = "http://127.0.0.1:7878/query"  # that `wikidata-cache serve` answers at
+PORT = "http://127.0.0.1:7878/query"  # that `oxigraph serve-read-only` answers at
 
 
 def stem(page: DocPage) -> str:
@@ -61,7 +61,7 @@ def stem(page: DocPage) -> str:
 def test_page_has_only_known_commands(page: DocPage) -> None:
     """So that a line of a new kind is no line that is left out."""
     starts = {command.split()[0] for command in page.commands()}
-    assert starts <= {"make", "source", "pip", "python", "kg-edit", "wikidata-cache"}
+    assert starts <= {"make", "source", "pip", "python", "kg-edit", "wikidata-cache", "oxigraph"}
     targets = {command.split()[1] for command in page.commands() if command.startswith("make ")}
     assert [target for target in targets if f"\n{target}:" not in MAKEFILE] == []
     assert set(MADE) == {stem(doc) for doc in PAGES}
@@ -116,7 +116,7 @@ def shell(kg_edit: Run, server: Server) -> Shell:
             return Result(0, "", "")
         if tool == "kg-edit":
             return kg_edit(*arguments)
-        if tool == "wikidata-cache" and arguments[0] != "serve":
+        if tool == "wikidata-cache":
             result = CliRunner().invoke(cli.app, [server.url if part == PORT else part for part in arguments])
             return Result(result.exit_code, result.output, repr(result.exception))
         return None

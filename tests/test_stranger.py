@@ -42,7 +42,7 @@ PAGES = (
 )
 LEFT_OUT = {"make test": "it runs this test", "make install": "", "pip install": "they need a network"}
 SERVERS = {  # where a server answers, and the text that it answers with
-    "wikidata-cache serve": ("http://127.0.0.1:7878/query?query=ASK%7B%3Fs+%3Fp+%3Fo%7D", "true"),
+    "oxigraph serve-read-only": ("http://127.0.0.1:7878/query?query=ASK%7B%3Fs+%3Fp+%3Fo%7D", "true"),
     "kg-edit serve": ("http://127.0.0.1:8000/", "<title>"),
 }
 README_ROW = "edits.jsonl"  # where the README says to write its row
@@ -70,7 +70,7 @@ EXPECTED = {  # by the beginning of a command; the longest one counts
     "wikidata-cache load": Expected(r"25,726 triples, 19,793 statements about 5,694 items with 237 properties", "wd"),
     "wikidata-cache link Philadelphia": Expected(r"Q1345"),
     "wikidata-cache link triplets.jsonl": Expected(r"2 of 2 edits settled", "linked.jsonl"),
-    "wikidata-cache serve": Expected(),
+    "oxigraph serve-read-only": Expected(),
     "wikidata-cache fetch linked.jsonl --endpoint": Expected(r"37b6e9a0acc8", "paper.sqlite"),
     "wikidata-cache show": Expected(leaves="graph.html"),
     "wikidata-cache fetch linked.jsonl --offline": Expected(r"requests\W+0\b[\s\S]*37b6e9a0acc8"),

@@ -164,10 +164,6 @@ class StoreError(WikidataCacheError):
         self.folder = folder
 
 
-class ServeError(WikidataCacheError):
-    """The SPARQL server over a store cannot be started."""
-
-
 class EndpointError(WikidataCacheError):
     """A SPARQL endpoint failed: `trouble` is the kind of failure, `suggestion` what to do about it.
 

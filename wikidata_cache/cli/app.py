@@ -1,15 +1,13 @@
 """`wikidata-cache`: the command-line application. The work is in the library.
 
-The short commands are here: doctor, extract, load, labels, find, serve, export, import. `show`, `fetch`, `diff`,
+The short commands are here: doctor, extract, load, labels, find, export, import. `show`, `fetch`, `diff`,
 `rules` and `link` have files of their own. `main` is the console entry point.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -193,33 +191,6 @@ def find(
         raise typer.Exit(1)
 
 
-def serve(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store made by `load`, or Oxigraph folder.")],
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="Port on 127.0.0.1; 0 chooses a free one.")
-    ] = 7878,
-    timeout: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Time limit of a query.")] = 60,
-) -> None:
-    """Serve a store as a SPARQL endpoint to this machine, until Ctrl-C.
-
-    Examples:
-
-    - `wikidata-cache serve wd/ --port 7878`
-    """
-    from wikidata_cache.serving.server import served
-
-    stopped = threading.Event()
-    with served(store, port=port, timeout_s=timeout) as url:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), lambda *_: stopped.set())
-        echo(f"{url} is up; stop it with Ctrl-C. For example:")
-        echo(f"  curl {url} -H 'Accept: text/csv' --data-urlencode 'query=SELECT * {{ ?s ?p ?o }} LIMIT 5'")
-        echo(f"  wikidata-cache show ID --graph {url}")
-        stopped.wait()
-    echo("stopped")
-
-
 def export(
     out: Annotated[Path, typer.Argument(metavar="FILE.jsonl.gz", help="File to write.")],
     cache: Cache = None,
@@ -274,7 +245,7 @@ def import_(
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 _COMMANDS = (
     *(show.show, labels, find, link.link, extract, fetch.fetch, diff.diff, rules.rules),
-    *(export, import_, load, serve, doctor),
+    *(export, import_, load, doctor),
 )
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)

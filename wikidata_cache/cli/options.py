@@ -140,7 +140,7 @@ def check_cached(context: typer.Context, source: Source) -> None:
     if given and not isinstance(source, CachedSource):
         raise BadOptionError(
             f"{source.name} is a local graph and needs no cache, so leave out {', '.join(given)}. To fill a "
-            f"cache from it, run `wikidata-cache serve` and fetch from the URL that it prints."
+            "cache from it, serve it with `oxigraph serve-read-only` and fetch from that URL."
         )
 
 
