@@ -124,7 +124,7 @@ def _before_and_after(points: Iterable[Point]) -> list[tuple[Tasks, Tasks]]:
     by_sequence: dict[int, dict[int, Point]] = {}
     for point in points:
         by_sequence.setdefault(point.sequence, {})[point.edits] = point
-    ends = []
+    ends = list[tuple[Tasks, Tasks]]()
     for group in by_sequence.values():
         last = max(group)
         if 0 in group and last > 0:

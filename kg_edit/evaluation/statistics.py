@@ -75,9 +75,10 @@ def estimates(rows: Sequence[RecordScores], *, names: Sequence[str], seed: int) 
             spread = np.c_[spread, np.exp(np.minimum(spread[:, column], LARGEST_NLL))]
             shown.append(perplexity)
     results = dict.fromkeys(shown, Estimate(mean=None, ci95_low=None, ci95_high=None))
-    for column in np.flatnonzero(~np.isnan(means[0])):
-        low, high = _ends(spread[:, column], sizes[shown[column]])
-        results[shown[column]] = Estimate(mean=float(means[0, column]), ci95_low=low, ci95_high=high)
+    for index, name in enumerate(shown):
+        if not np.isnan(means[0, index]):
+            low, high = _ends(spread[:, index], sizes[name])
+            results[name] = Estimate(mean=float(means[0, index]), ci95_low=low, ci95_high=high)
     return results
 
 

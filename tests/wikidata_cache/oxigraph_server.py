@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wikidata_cache.stores.manifest import engine_folder
+from wikidata_cache.stores.manifest import ENGINE, is_store
 
 
 @contextmanager
@@ -23,7 +23,8 @@ def oxigraph_server(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    where = ["--location", str(engine_folder(folder)), "--bind", f"127.0.0.1:{port}"]
+    database = folder / ENGINE if is_store(folder) else folder
+    where = ["--location", str(database), "--bind", f"127.0.0.1:{port}"]
     with subprocess.Popen([program, "serve-read-only", *where], stderr=subprocess.DEVNULL) as process:
         try:
             _wait_until_up(port)

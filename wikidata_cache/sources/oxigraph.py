@@ -115,7 +115,7 @@ class OxigraphSource(SparqlSource):
             if not isinstance(solutions, QuerySolutions):
                 raise UserQueryError("The query does not return rows; write a SELECT query.")
             names = [variable.value for variable in solutions.variables]
-            rows = []
+            rows = list[Binding]()
             for solution in solutions:
                 row = {}
                 for name, term in zip(names, solution, strict=True):

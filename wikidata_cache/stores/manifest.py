@@ -136,16 +136,6 @@ def store_of(folder: Path) -> Path | None:
     return folder.parent if folder.name == ENGINE and is_store(folder.parent) else None
 
 
-def engine_folder(folder: Path) -> Path:
-    """Check a store and return its database folder; return a plain database folder as is."""
-    store = store_of(folder)
-    if store is None and is_engine(folder):
-        return folder
-    store = store or folder
-    open_database(store, read_manifest(store))
-    return store / ENGINE
-
-
 def open_database(folder: Path, manifest: Manifest) -> Store:
     """Open the database of a store read-only, and look up the manifest's `probes`, in less than a millisecond."""
     with store_read_errors(folder):

@@ -14,7 +14,7 @@ from wikidata_cache.doctor import examine
 from wikidata_cache.errors import SourceStringError, StoreError
 from wikidata_cache.stores import manifest as checksums
 from wikidata_cache.stores.load import load
-from wikidata_cache.stores.manifest import LABELS, engine_folder, is_store, read_manifest
+from wikidata_cache.stores.manifest import LABELS, is_store, read_manifest
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 
@@ -174,7 +174,7 @@ def test_damage_found_by_a_query_is_named(copy: Path, tmp_path: Path, as_store: 
     assert caught.value.folder == folder
 
 
-@pytest.mark.parametrize("command", [["show", "Q1345", "-g"], ["find", "Philadelphia", "-g"], ["serve"]])
+@pytest.mark.parametrize("command", [["show", "Q1345", "-g"], ["find", "Philadelphia", "-g"]])
 def test_damaged_store_exits_with_code_2(copy: Path, command: list[str]) -> None:
     scribble(table(copy))
     code, error = run_main(*command, copy)
@@ -183,9 +183,9 @@ def test_damaged_store_exits_with_code_2(copy: Path, command: list[str]) -> None
 
 def test_folder_without_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no such folder"):
-        engine_folder(tmp_path / "nowhere")
+        read_manifest(tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"g\.nt: is a file; make one with `wikidata-cache load"):
-        engine_folder(written(tmp_path / "g.nt", ""))
+        read_manifest(written(tmp_path / "g.nt", ""))
     with pytest.raises(StoreError, match=r"it has no manifest.json"):
         read_manifest(tmp_path)
     (tmp_path / "wd.loading").mkdir()
