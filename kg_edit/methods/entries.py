@@ -96,6 +96,16 @@ METHODS = (
         needs_graph=True,
     ),
     MethodEntry(
+        "graph-memory",
+        "the graph beside the weights: a question gets the statements of the edited graph that it asks for",
+        paper="this project (docs/graph-memory.md), after GMeLLo, RAE (arXiv 2403.19631) and KEDKG (arXiv 2412.13782)",
+        target="kg_edit.methods.graph_memory.method:GraphMemory",
+        family="in-context",
+        changes="prompt",
+        separable=True,
+        needs_graph=True,
+    ),
+    MethodEntry(
         "memit",
         "mass editing: a batch of facts, spread over several layers",
         paper="Meng et al., ICLR 2023, arXiv 2210.07229",

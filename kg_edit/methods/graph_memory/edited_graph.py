@@ -1,0 +1,188 @@
+"""The edited graph: what the source states around the edits, with the edits on top.
+
+An edit (s, r, o -> o*) puts (s, r, o*) in the place of all that the source states of s and r. Each statement has ids and
+its origin:
+
+- ``edit``: the edit itself, or its inverse (s is the capital of o*, so the capital of o* is s);
+- ``rule``: what follows from the edit by a rule of the graph (the setting ``graph.rules``);
+- ``graph``: what the source states;
+- ``model``: what the unedited model answered where the graph states nothing. The walk adds these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kg_edit.methods.graph_memory.relation_words import Relation, relation_of
+from kg_edit.text.matching import normalised
+
+Origin = Literal["edit", "rule", "graph", "model"]
+INVERSES = {
+    "P36": ("P1376", "capital of"),
+    "P1376": ("P36", "capital"),
+    "P26": ("P26", "spouse"),
+    "P190": ("P190", "twin city"),
+    "P355": ("P749", "parent company"),
+    "P749": ("P355", "subsidiary"),
+}
+"""The inverse of a relation of which both ends have one object, or which holds in both directions."""
+_UNNAMED = "_:"  # begins the key of a node that is not in the source
+
+
+class Entity(BaseModel):
+    """A thing: its key in the source (Q17, or a node of a private graph), its label, and its other names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    label: str
+    aliases: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The label, then the aliases."""
+        return (self.label, *self.aliases)
+
+
+class Statement(BaseModel):
+    """A statement (subject, relation, object), with the key and label of each, and where it comes from.
+
+    ``edit`` is the id of the edit that made it, or around which it was read. ``sentence`` words it, if the relation's
+    noun does not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: Entity
+    property: str
+    relation_label: str
+    object: Entity
+    origin: Origin
+    edit: str = ""
+    sentence: str = ""
+
+    @property
+    def relation(self) -> Relation:
+        """The relation, with its noun and its phrases."""
+        return relation_of(self.property, self.relation_label)
+
+    @property
+    def ids(self) -> tuple[str, str, str]:
+        """The keys of subject, relation and object."""
+        return (self.subject.key, self.property, self.object.key)
+
+
+class RememberedEdit(BaseModel):
+    """What the patch has of one edit: its statement, what follows by rules, and what the source states around it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    fact: Statement
+    implied: Annotated[tuple[Statement, ...], Field(strict=False)] = ()
+    stated: Annotated[tuple[Statement, ...], Field(strict=False)] = ()
+
+
+def named_key(label: str) -> str:
+    """Return the key of a thing that the source does not have, from its name."""
+    return "name:" + " ".join(normalised(label))
+
+
+def key_of(node: str, label: str) -> str:
+    """Return the key of a node of a subgraph."""
+    return named_key(label) if node.startswith(_UNNAMED) else node
+
+
+class EditedGraph:
+    """The statements around some edits, under the edits. A later edit of the same s and r replaces an earlier one.
+
+    Args:
+        edits: in the order in which they were made.
+        inverse: whether an edit also states its inverse (`INVERSES`).
+    """
+
+    def __init__(self, edits: Sequence[RememberedEdit], *, inverse: bool = True) -> None:
+        self._edits = edits
+        self._inverse = inverse
+
+    @cached_property
+    def facts(self) -> dict[tuple[str, str], Statement]:
+        """The statements that the edits make, by the keys of subject and relation; of the same ones the last."""
+        facts: dict[tuple[str, str], Statement] = {}
+        for edit in self._edits:
+            statements = [edit.fact, *([inverted] if (inverted := self._inverted(edit)) else []), *edit.implied]
+            for statement in statements:
+                facts[self.key(statement.subject), statement.property] = statement
+        return facts
+
+    def of(self, thing: Entity) -> dict[str, list[Statement]]:
+        """Return the statements of a thing by relation: those of the edits, and the source's for other relations."""
+        return self._by_subject.get(self.key(thing), {})
+
+    def key(self, thing: Entity) -> str:
+        """Return the key of a thing; one that has only a name is the thing of the source with this name, if any."""
+        return self._same.get(thing.key, thing.key)
+
+    @cached_property
+    def starts(self) -> dict[str, Entity]:
+        """The things from which a walk can reach an edit, by key: subjects of edits, and what leads to one in a hop."""
+        edited = {key: statement.subject for (key, _), statement in self.facts.items()}
+        starts = dict(edited)
+        for edit in self._edits:
+            for statement in edit.stated:
+                if self.key(statement.object) in edited:
+                    starts.setdefault(self.key(statement.subject), statement.subject)
+        return starts
+
+    @cached_property
+    def _by_subject(self) -> dict[str, dict[str, list[Statement]]]:
+        by_subject: dict[str, dict[str, list[Statement]]] = {}
+        for (key, relation), fact in self.facts.items():
+            by_subject.setdefault(key, {})[relation] = [fact]
+
+        seen = set[tuple[str, str, str]]()
+        for statement in (statement for edit in self._edits for statement in edit.stated):
+            key = self.key(statement.subject)
+            withdrawn = (key, statement.property) in self.facts
+            if withdrawn or statement.ids in seen:
+                continue
+            seen.add(statement.ids)
+            by_subject.setdefault(key, {}).setdefault(statement.property, []).append(statement)
+        return by_subject
+
+    @cached_property
+    def _same(self) -> dict[str, str]:
+        """For the key of a thing that has only a name: the key of the one thing of the source with this name."""
+        things = {thing.key: thing for thing in self._things()}
+        nameless = [key for key in things if key.startswith("name:")]
+        if not nameless:
+            return {}
+        by_name: dict[str, list[str]] = {}
+        for key, thing in things.items():
+            if key not in nameless:
+                by_name.setdefault(named_key(thing.label), []).append(key)
+        return {key: by_name[key][0] for key in nameless if len(by_name.get(key, ())) == 1}
+
+    def _things(self) -> Iterable[Entity]:
+        for edit in self._edits:
+            for statement in (edit.fact, *edit.implied, *edit.stated):
+                yield statement.subject
+                yield statement.object
+
+    def _inverted(self, edit: RememberedEdit) -> Statement | None:
+        fact = edit.fact
+        if not self._inverse or fact.property not in INVERSES:
+            return None
+        inverse, label = INVERSES[fact.property]
+        return Statement(
+            subject=fact.object,
+            property=inverse,
+            relation_label=label,
+            object=fact.subject,
+            origin="edit",
+            edit=edit.id,
+        )

@@ -1,0 +1,87 @@
+"""Which things a text names: an index of names by their first word.
+
+A look-up takes the words of the text one by one, and for each the lengths of the names that begin with it. So its time
+depends on the text, and not on the number of names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from kg_edit.text.matching import is_abbreviation, normalised
+
+Thing = TypeVar("Thing")
+_SHORT = 3  # letters of a name whose capitals count: Pat is no pat, and "it" (the code of Italian) names nothing
+
+
+@dataclass(frozen=True)
+class Named(Generic[Thing]):
+    """A thing that a text names, and the positions of the name among the words of the text."""
+
+    thing: Thing
+    positions: tuple[int, ...]
+
+
+class NameIndex(Generic[Thing]):
+    """Names of things, to be found in texts. Of several things with one name the first counts.
+
+    Args:
+        names: each thing with its names, the most important things first.
+    """
+
+    def __init__(self, names: Iterable[tuple[Thing, Iterable[str]]]) -> None:
+        self._things: dict[tuple[str, ...], Thing] = {}
+        self._lengths: dict[str, set[int]] = {}
+        for thing, several in names:
+            for name in several:
+                self._add(name, thing)
+
+    def find(self, text: str) -> list[Named[Thing]]:
+        """Return the things that a text names, in the order of their names; a name inside a longer one is left out."""
+        folded = normalised(text)
+        exact = normalised(text, fold=False)
+        if len(exact) != len(folded):  # letters that change their number of words when folded
+            exact = folded
+        found: list[Named[Thing]] = []
+        start = 0
+        while start < len(folded):
+            length, thing = self._at(folded, exact, start)
+            if thing is not None:
+                found.append(Named(thing, tuple(range(start, start + length))))
+            start += length
+        return found
+
+    def _add(self, name: str, thing: Thing) -> None:
+        is_short = sum(map(str.isalpha, name)) <= _SHORT
+        words = normalised(name, fold=not is_short and not is_abbreviation(name))
+        if not words or (is_short and name.islower()):
+            return
+        self._things.setdefault(words, thing)
+        self._lengths.setdefault(words[0], set()).add(len(words))
+
+    def _at(self, folded: tuple[str, ...], exact: tuple[str, ...], start: int) -> tuple[int, Thing | None]:
+        """The longest name that begins at a word, and its thing; (1, None) if none does."""
+        lengths = self._lengths_at(folded[start]) | self._lengths_at(exact[start])
+        for length in sorted(lengths, reverse=True):
+            for words in (folded, exact):
+                thing = self._things.get(words[start : start + length])
+                if thing is not None:
+                    return length, thing
+        return 1, None
+
+    def _lengths_at(self, word: str) -> set[int]:
+        return self._lengths.get(word, set())
+
+
+def scan(names: Mapping[str, Thing], text: str) -> list[Thing]:
+    """Return the things that a text names by comparing it with every name; the plain form of `NameIndex.find`."""
+    words = normalised(text)
+    found = []
+    for name, thing in names.items():
+        name_words = normalised(name)
+        starts = range(len(words) - len(name_words) + 1)
+        if any(words[start : start + len(name_words)] == name_words for start in starts):
+            found.append(thing)
+    return found

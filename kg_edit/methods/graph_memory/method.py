@@ -1,0 +1,161 @@
+"""`graph-memory`: the graph beside the weights. An edit is kept as a statement, with what the graph states around it.
+
+No weight changes. When a prompt is asked (`patch`), the walk goes from the edited thing that it names along the
+statements that it asks for, and their sentences are put before the question. The graph is read once, when an edit is
+made, so the patch needs no graph afterwards.
+
+The idea is that of GMeLLo, RAE (Shi et al. 2024, arXiv 2403.19631) and KEDKG (Lu et al. 2024, arXiv 2412.13782): edits
+are a graph over Wikidata, and multi-hop questions are answered along its paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import networkx as nx
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.errors import GraphError
+from kg_edit.graphs.facts import target_of
+from kg_edit.graphs.source import ABSENT, read_subgraph, subject_of, supported
+from kg_edit.methods.entries import method_entry
+from kg_edit.methods.graph_memory.edited_graph import Entity, Origin, RememberedEdit, Statement, key_of
+from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
+from kg_edit.methods.graph_memory.walk import WalkRule
+from kg_edit.methods.graph_reader import GraphReader, GraphSettings
+from kg_edit.patches.base import Patch
+from kg_edit.scoring.questions import fact_sentence
+from wikidata_cache import WikidataCache
+
+_VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552"}  # kinds, parts and the like, which nobody asks for
+_ALIASES = (
+    "SELECT ?a WHERE {{ <http://www.wikidata.org/entity/{key}> <http://www.w3.org/2004/02/skos/core#altLabel> ?a "
+    'FILTER(LANG(?a) = "en") }} ORDER BY ?a'
+)
+
+
+class GraphMemoryConfig(GraphSettings, WalkRule):
+    """What is read of the graph, and how the walks are made."""
+
+    per_node: PositiveInt = Field(500, description="number of statements of a thing to choose from")
+    hops: PositiveInt = Field(3, description="how many hops from the subject the statements reach; 1: the edit alone")
+    per_relation: PositiveInt = Field(8, description="maximum number of objects of one relation of a thing")
+    leading: NonNegativeInt = Field(
+        1, le=1, description="1: also keep statements that lead to s, so that questions which do not name s are walked"
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "rae": {"choose": "question", "recall": False, "compared": 12},
+        "kedkg": {"choose": "noun", "recall": True, "margin": 0.0},
+    }
+
+    @property
+    def subgraph_hops(self) -> int:
+        """The hops of the subgraph."""
+        return self.hops
+
+    @property
+    def walks(self) -> WalkRule:
+        """The settings that the patch needs."""
+        return WalkRule(**{name: getattr(self, name) for name in WalkRule.model_fields})
+
+
+class GraphMemory(GraphReader):
+    """Keeps an edit and the statements around it in the patch; the model's weights stay as they are."""
+
+    entry = method_entry("graph-memory")
+    config_class = GraphMemoryConfig
+    config: GraphMemoryConfig
+
+    def empty_patch(self) -> Patch:
+        """Return a patch without edits; it changes nothing."""
+        return GraphMemoryPatch(remembered=(), provenance=self.provenance())
+
+    def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
+        """Return a patch of the one edit, with the statements of its subgraph."""
+        (edit,) = edits
+        graph = self.subgraph(edit)
+        statements = [*self._statements(edit, graph), *self._leading(edit)]
+        changed = [statement for statement in statements if statement.origin == "rule"]
+        stated = [statement for statement in statements if statement.origin == "graph"]
+        remembered = RememberedEdit(
+            id=edit.id, fact=self._fact(edit, graph), implied=tuple(changed), stated=tuple(stated)
+        )
+        notes = {"statements": len(stated), "implied": len(changed)}
+        provenance = {**self.provenance(), "edits": [{**self.record(edit), **notes}]}
+        return GraphMemoryPatch(remembered=((self.config.walks, remembered),), provenance=provenance)
+
+    def _fact(self, edit: Edit, graph: nx.MultiDiGraph) -> Statement:
+        """The edit as a statement."""
+        subject = self._thing(subject_of(graph), edit.subject)
+        target = self._thing(target_of(graph), edit.target_new)
+        return Statement(
+            subject=subject,
+            property=edit.relation_id or edit.relation_text,
+            relation_label=edit.relation or edit.relation_text,
+            object=target,
+            origin="edit",
+            edit=edit.id,
+            sentence=fact_sentence(edit),
+        )
+
+    def _statements(self, edit: Edit, graph: nx.MultiDiGraph) -> Iterator[Statement]:
+        """The statements of a subgraph that can be said, at most ``per_relation`` objects of a relation each."""
+        counts: dict[tuple[str, str], int] = {}
+        edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: edge[:3])
+        for start, end, key, data in edges:
+            role = data.get("role")
+            property_ = str(data.get("property", key))
+            label = str(data["label"])
+            start_label = str(graph.nodes[start]["label"])
+            end_label = str(graph.nodes[end]["label"])
+            nameless = is_entity_id(start_label) or is_entity_id(end_label) or is_property_id(label)
+            if role == "edit" or nameless or property_ in _VAGUE:
+                continue
+            origin: Origin = "rule" if role == "consequence" else "graph"
+            counts[start, property_] = counts.get((start, property_), 0) + 1
+            if counts[start, property_] > self.config.per_relation:
+                continue
+            yield Statement(
+                subject=Entity(key=key_of(start, start_label), label=start_label),
+                property=property_,
+                relation_label=label,
+                object=Entity(key=key_of(end, end_label), label=end_label),
+                origin=origin,
+                edit=edit.id,
+            )
+
+    def _leading(self, edit: Edit) -> Iterator[Statement]:
+        """The statements of the source that lead to s, if it can be asked for them."""
+        if not self.config.leading or "direction" not in supported(self.graph):
+            return
+        about_s = Edit(
+            id=edit.id,
+            subject="the thing",
+            prompt="{} is",
+            relation="relation",
+            target_new=edit.subject,
+            target_new_id=edit.subject_id,
+        )
+        settings = self.config.graph.model_copy(update={"direction": "both"})
+        try:
+            options = settings.options(hops=2, per_node=self.config.per_node, seed=self.config.seed)
+            graph = read_subgraph(self.graph, about_s, options)
+        except (*ABSENT, GraphError):
+            return
+        s = target_of(graph)
+        for statement in self._statements(edit, graph):
+            if statement.object.key == s and statement.subject.key != s:
+                yield statement
+
+    def _thing(self, node: str, label: str) -> Entity:
+        """A thing with its aliases, if the source has any."""
+        aliases: list[str] = []
+        source = self.graph
+        while not isinstance(source, WikidataCache) and hasattr(source, "right"):
+            source = source.right
+        if isinstance(source, WikidataCache) and is_entity_id(node) and node.startswith("Q"):
+            aliases = [row["a"] for row in source.query(_ALIASES.format(key=node))]
+        return Entity(key=key_of(node, label), label=label, aliases=tuple(aliases))

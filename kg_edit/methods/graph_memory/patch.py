@@ -1,0 +1,211 @@
+"""The patch of `graph-memory`: edits with the statements around them, as text. No weight changes.
+
+While it is applied, a prompt is looked up and walked with the model below the patch (`walk`), and the chain is put
+before the question (`chain_text`). A prompt that names nothing stays as it is, token for token.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from kg_common.terminal import number_of
+from kg_edit.errors import PatchError
+from kg_edit.methods.graph_memory.chain_text import prompt_with
+from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, RememberedEdit, Statement
+from kg_edit.methods.graph_memory.walk import Walk, Walker, WalkRule
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.patches.base import Kind, Patch, joined, without_edits
+from kg_edit.patches.container import PatchFile
+from kg_edit.text.matching import bare_question
+
+_WALKS = 4096  # walks that an applied patch keeps: a server answers for as long as it runs
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class GraphMemoryPatch(Patch):
+    """Edits in their order, each with the rule of its walks; the rule of the last one counts for all.
+
+    ``applied`` yields another `LanguageModel` with the same weights, whose prompts get the chains.
+    """
+
+    kind: ClassVar[Kind] = "prompt"
+    file_kind: ClassVar[str] = "graph-memory"
+
+    remembered: tuple[tuple[WalkRule, RememberedEdit], ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The number of edits, and of the statements around them."""
+        stated = {statement.ids for _, edit in self.remembered for statement in edit.stated}
+        return f"{number_of(len(self.remembered), 'edit')} in a graph of {number_of(len(stated), 'statement')}"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no edit."""
+        return not self.remembered
+
+    @property
+    def rule(self) -> WalkRule:
+        """The rule of the last edit."""
+        return self.remembered[-1][0] if self.remembered else WalkRule()
+
+    @cached_property
+    def graph(self) -> EditedGraph:
+        """The statements around the edits, under the edits."""
+        return EditedGraph([edit for _, edit in self.remembered], inverse=self.rule.inverse)
+
+    def without(self, ids: Collection[str]) -> Self:
+        """Return the patch without the edits with these ids, as if they had never been made.
+
+        Raises:
+            PatchError: the patch has no edit with one of the ids.
+        """
+        provenance = without_edits(self.provenance, ids, known={edit.id for _, edit in self.remembered})
+        kept = tuple(pair for pair in self.remembered if pair[1].id not in ids)
+        return replace(self, remembered=kept, provenance=provenance)
+
+    def depends_on(self, earlier: Patch) -> bool:
+        """Return False: the model is asked when the patch is used, not when an edit is made."""
+        return False
+
+    def share_of(self, index: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return {}, as the record of an edit has its text."""
+        return {}
+
+    def check_finite(self) -> None:
+        """Do nothing: the patch holds only text, no numbers."""
+
+    @contextmanager
+    def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
+        """Yield another `LanguageModel` with the same weights, whose prompts get the chains; ``model`` is unchanged."""
+        self.check_model(model)
+        if self.is_empty:
+            yield model
+            return
+        walked = WalkedPrompts(self, model)
+        then = model.prompt_transform
+        yield replace(model, prompt_transform=walked if then is None else lambda text: then(walked(text)))
+
+    def _plus(self, other: Self) -> Self:
+        provenance = joined(self.provenance, other.provenance)
+        return replace(self, remembered=self.remembered + other.remembered, provenance=provenance)
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Each thing, statement and rule is written once; an edit has their numbers."""
+        rules = list(dict.fromkeys(rule for rule, _ in self.remembered))
+        things: dict[Entity, int] = {}
+        rows: dict[tuple[Any, ...], int] = {}
+
+        def number(statement: Statement) -> int:
+            subject = things.setdefault(statement.subject, len(things))
+            target = things.setdefault(statement.object, len(things))
+            words = statement.property, statement.relation_label, statement.sentence
+            return rows.setdefault((subject, *words, target, statement.origin), len(rows))
+
+        edits = [
+            {
+                "id": edit.id,
+                "rule": rules.index(rule),
+                "fact": number(edit.fact),
+                "implied": [number(statement) for statement in edit.implied],
+                "stated": [number(statement) for statement in edit.stated],
+            }
+            for rule, edit in self.remembered
+        ]
+        content = {
+            "rules": [rule.model_dump(mode="json") for rule in rules],
+            "things": [[thing.key, thing.label, list(thing.aliases)] for thing in things],
+            "statements": [list(row) for row in rows],
+            "edits": edits,
+        }
+        return content, {}
+
+    @classmethod
+    def from_file(cls, file: PatchFile) -> Self:
+        """Build the patch of a file.
+
+        Raises:
+            PatchError: the file has no readable edits.
+        """
+        try:
+            remembered = _read(file.content)
+        except (TypeError, KeyError, IndexError, ValueError) as error:
+            raise PatchError(f"can't read the edits of the patch {file.path}: {error}; make the patch again") from error
+        return cls(remembered=remembered, provenance=file.provenance)
+
+
+def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
+    rules = [WalkRule.model_validate(rule) for rule in content["rules"]]
+    things = [Entity(key=key, label=label, aliases=tuple(aliases)) for key, label, aliases in content["things"]]
+    rows = content["statements"]
+
+    def statement(number: int, edit: str) -> Statement:
+        subject, property_, label, sentence, target, origin = rows[number]
+        return Statement(
+            subject=things[subject],
+            property=property_,
+            relation_label=label,
+            sentence=sentence,
+            object=things[target],
+            origin=origin,
+            edit=edit,
+        )
+
+    remembered = []
+    for row in content["edits"]:
+        name = row["id"]
+        edit = RememberedEdit(
+            id=name,
+            fact=statement(row["fact"], name),
+            implied=tuple(statement(number, name) for number in row["implied"]),
+            stated=tuple(statement(number, name) for number in row["stated"]),
+        )
+        remembered.append((rules[row["rule"]], edit))
+    return tuple(remembered)
+
+
+class WalkedPrompts:
+    """Turns a text into the prompt with its chain, by walks with a model that does not have the patch."""
+
+    def __init__(self, patch: GraphMemoryPatch, model: LanguageModel) -> None:
+        self._walker = Walker(patch.graph, replace(model, prompt_transform=None, chat=None), patch.rule)
+        self._rule = patch.rule
+        self._model = model
+        self._walks: OrderedDict[str, Walk] = OrderedDict()
+
+    def __call__(self, text: str) -> str:
+        """Return the prompt that the model reads instead of ``text``."""
+        walk = self.walk(text)
+        if not walk:
+            return text
+        for examples in range(self._rule.examples, -1, -1):
+            prompt = prompt_with(text, walk.statements, examples=examples)
+            if examples == 0 or self._fits(prompt):
+                break
+        return prompt
+
+    def walk(self, text: str) -> Walk:
+        """Return the walk for a prompt; the last walks are kept, by question."""
+        question = bare_question(text)
+        if question in self._walks:
+            self._walks.move_to_end(question)
+            return self._walks[question]
+        walk = self._walker.walk(question)
+        self._walks[question] = walk
+        if len(self._walks) > _WALKS:
+            self._walks.popitem(last=False)
+        return walk
+
+    def _fits(self, prompt: str) -> bool:
+        positions = self._model.positions
+        if positions is None:
+            return True
+        return len(self._model.tokenizer(prompt)["input_ids"]) <= positions - positions // 4

@@ -1,0 +1,183 @@
+"""How relations are called in a sentence, and which words of a question ask for one.
+
+A relation has *phrases*: its noun, its label, the words of its packaged template, and the words of
+``data/relation_words.tsv``. A phrase is a set of stems, the first six letters of its words without function words and plurals. It
+fits a question that has all of its stems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from kg_edit.edits.templates import RelationTemplates
+from kg_edit.graphs.facts import noun_for
+from kg_edit.text.matching import normalised
+from kg_edit.text.relation_nouns import relation_nouns
+
+Phrase = frozenset[str]
+_STEM = 6  # letters; of five, country and county are one
+_PLURAL = 4  # letters of the shortest word whose s may be that of a plural
+_LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
+_OWN_WORDS = {"P1376": "{} is the capital of"}  # relations whose packaged noun is that of another one
+_FUNCTION_WORDS = frozenset(  # noqa: SIM905
+    "a an the of in on at to by for from with and or as is are was were be been being do does did has have had what "
+    "which who whom whose where when why how that this these those it its he she his her they their there than then "
+    "s name please tell me answer question short so called one".split()
+)
+
+
+def stem(word: str) -> str:
+    """Return the first six letters of a word without the s of a plural."""
+    if len(word) > _PLURAL and word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+    return word[:_STEM]
+
+
+def stems_of(words: Iterable[str]) -> list[str]:
+    """Return the stems of words in their order, "" for a function word."""
+    return ["" if word in _FUNCTION_WORDS else stem(word) for word in words]
+
+
+def phrase_of(text: str) -> Phrase:
+    """Return the stems of a text as a phrase."""
+    return frozenset(part for part in stems_of(normalised(text.replace("-", " "))) if part)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation: its ``key`` in the graph (P36, or a label of a private graph), its noun, and its phrases.
+
+    The noun is None if the relation has none ("part of"); its template, or else its label, then makes the sentence.
+    """
+
+    key: str
+    label: str
+    noun: str | None
+    template: str | None
+    phrases: tuple[Phrase, ...]
+
+    @property
+    def called(self) -> str:
+        """The noun, or the label."""
+        return self.noun or self.label
+
+    def sentence(self, subject: str, target: str) -> str:
+        """Return a statement of the relation as a sentence: "The capital of Japan is Tokyo."."""
+        if self.noun:
+            words = f"The {self.noun} of {subject} is {target}"
+        elif self.template:
+            words = f"{self.template.replace('{}', subject)} {target}"
+        else:
+            words = f"{subject} {self.label} {target}"
+        return f"{words.removesuffix('.')}."
+
+
+@cache
+def _relation(key: str, label: str) -> Relation:
+    templates = RelationTemplates.load()
+    row = templates.find(key) or templates.find(label)
+    property_id = row.property_id if row and row.property_id else key
+    texts = [*_packaged_words().get(property_id, ())]
+    noun = None
+    if property_id not in _OWN_WORDS:
+        noun = relation_nouns().get(property_id) or noun_for(label)
+        texts.append(noun or "")
+        texts.append(row.template if row else "")
+        if len(phrase_of(label)) <= _LONGEST:
+            texts.append(label)
+    phrases = tuple(dict.fromkeys(filter(None, map(phrase_of, texts))))
+    template = row.template if row else None
+    return Relation(key=key, label=label, noun=noun, template=template, phrases=phrases)
+
+
+def relation_of(key: str, label: str) -> Relation:
+    """Return the relation of a statement from its key and its label."""
+    return _relation(key, label)
+
+
+@cache
+def packaged_relations() -> Mapping[str, Relation]:
+    """Return the relations that have a packaged noun, by property."""
+    return {key: _relation(key, noun) for key, noun in relation_nouns().items()}
+
+
+@cache
+def _packaged_words() -> Mapping[str, Sequence[str]]:
+    text = files("kg_edit").joinpath("data", "relation_words.tsv").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    words: dict[str, Sequence[str]] = {}
+    for line in lines[1:]:
+        key, _, phrases = line.partition("\t")
+        words[key] = tuple(phrase.strip() for phrase in phrases.split(";"))
+    return words
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where a relation's best phrase is in a question, and its distance from the walk's last position.
+
+    ``all_positions`` are those of the words of all phrases that fit.
+    """
+
+    positions: frozenset[int]
+    distance: int
+    all_positions: frozenset[int] = frozenset()
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """A smaller distance is better, then more words; the smallest rank is the best."""
+        return (self.distance, -len(self.positions))
+
+
+@dataclass(frozen=True)
+class AskedWords:
+    """The words of a question that no hop of the walk has used yet, as stems by position, and the walk's position."""
+
+    stems: tuple[str, ...]
+    at: int
+
+    @classmethod
+    def of(cls, words: Sequence[str], named: Collection[int]) -> AskedWords:
+        """Return the words of a question in which the positions ``named`` are the thing's name."""
+        stems = [part if index not in named else "" for index, part in enumerate(stems_of(words))]
+        return cls(stems=tuple(stems), at=min(named, default=0))
+
+    @property
+    def left(self) -> int:
+        """How many words with a meaning are left."""
+        return sum(map(bool, self.stems))
+
+    def match(self, relation: Relation) -> Match | None:
+        """Return the best match of the relation's phrases; None if no phrase has all of its words in the question.
+
+        Its positions are those of all phrases that fit: both words of "which country does s come from" ask for one
+        relation, whose phrases are "country" and "come".
+        """
+        found = [match for phrase in relation.phrases if (match := self._place(phrase))]
+        if not found:
+            return None
+        best = min(found, key=lambda match: match.rank)
+        return Match(positions=best.positions, distance=best.distance, all_positions=_joined(found))
+
+    def without(self, match: Match) -> AskedWords:
+        """Return the words without those of a match, which is where the walk is next."""
+        stems = ["" if index in match.all_positions else part for index, part in enumerate(self.stems)]
+        nearest = min(match.positions, key=lambda index: abs(index - self.at))
+        return AskedWords(stems=tuple(stems), at=nearest)
+
+    def _place(self, phrase: Phrase) -> Match | None:
+        positions = set[int]()
+        for part in phrase:
+            places = [index for index, other in enumerate(self.stems) if other == part]
+            if not places:
+                return None
+            positions.add(min(places, key=lambda index: abs(index - self.at)))
+        distance = min(abs(index - self.at) for index in positions)
+        return Match(positions=frozenset(positions), distance=distance)
+
+
+def _joined(matches: Iterable[Match]) -> frozenset[int]:
+    return frozenset(index for match in matches for index in match.positions)

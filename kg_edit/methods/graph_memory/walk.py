@@ -1,0 +1,210 @@
+"""The walk: from a thing that a question names, along the statements that the question asks for.
+
+At each hop the relations of the thing are compared with the words of the question that no hop has used yet
+(`relation_words`). Where several relations fit equally well, or none does although words are left, the model decides:
+
+- ``noun``: how likely the relation's noun is after the question;
+- ``question``: how likely the question is after the chain with the relation's statement, as in RAE (2403.19631);
+- ``words``: the model is not asked; the nearest words win, and where no word fits the walk stops.
+
+A statement that the model chose without words stays only if the question is likelier with it than without it (pruning).
+
+A relation that the question asks for, and of which the graph states nothing, is answered by the unedited model ("What
+is the capital of Japan?"), if two forms of the question get the same answer. A walk that passes no edit is dropped: the
+method changes nothing but what follows from an edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of, likeliest_first
+from kg_edit.methods.graph_memory.chain_text import chain_of
+from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, named_key
+from kg_edit.methods.graph_memory.entities import NameIndex
+from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation, packaged_relations
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
+from kg_edit.text.matching import normalised
+from kg_edit.text.relation_nouns import relation_examples
+
+Chooser = Literal["words", "noun", "question"]
+
+
+class WalkRule(BaseModel):
+    """Settings: how a walk is made, and how its chain is put before a prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: PositiveInt = Field(4, description="maximum number of hops of a walk")
+    choose: Chooser = Field(
+        "question",
+        description="what chooses among relations that fit a question equally well: the likelihood of the question "
+        "after the chain (question) or of the relation's noun after the question (noun), or words alone (words)",
+    )
+    compared: PositiveInt = Field(6, description="maximum number of relations that the model compares")
+    margin: float = Field(
+        0.1, ge=0, description="nats a token that a statement chosen without a common word has to gain"
+    )
+    recall: bool = Field(True, description="ask the unedited model for what the graph does not state")
+    answer_tokens: PositiveInt = Field(8, description="maximum number of tokens in such an answer")
+    examples: int = Field(2, ge=0, description="number of packaged examples before the chain")
+    inverse: bool = Field(True, description="an edit also states its inverse, such as capital and capital of")
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The statements of a walk in order; none if the prompt names nothing, or asks for nothing that an edit changes."""
+
+    statements: tuple[Statement, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.statements)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A relation for the next hop, the words that ask for it (None: the model chose it), and its statements."""
+
+    relation: Relation
+    match: Match | None
+    statements: Sequence[Statement]
+
+
+def _is_changed(statement: Statement) -> bool:
+    """Whether a statement is what an edit makes, or what follows from it by a rule."""
+    return statement.origin in ("edit", "rule")
+
+
+class Walker:
+    """Walks an edited graph for the questions of one model."""
+
+    def __init__(self, graph: EditedGraph, model: LanguageModel, rule: WalkRule) -> None:
+        self._graph = graph
+        self._model = model
+        self._rule = rule
+        self._names = NameIndex((thing, thing.names) for thing in graph.starts.values())
+
+    def walk(self, question: str) -> Walk:
+        """Return the walk of a question, from the first thing that it names whose walk passes an edit."""
+        words = normalised(question)
+        for named in self._names.find(question):
+            asked = AskedWords.of(words, named.positions)
+            statements = self._walk_from(named.thing, asked, question)
+            if any(map(_is_changed, statements)):
+                return Walk(tuple(statements))
+        return Walk()
+
+    def _walk_from(self, thing: Entity, asked: AskedWords, question: str) -> list[Statement]:
+        chain: list[Statement] = []
+        while len(chain) < self._rule.steps:
+            choice = self._choose(thing, asked, question, chain)
+            if choice is None:
+                break
+            statement = self._statement(thing, choice)
+            if statement is None or statement.ids in {earlier.ids for earlier in chain}:
+                break
+            chain.append(statement)
+            thing = statement.object
+            if choice.match is not None:
+                asked = asked.without(choice.match)
+            if not asked.left:
+                break
+        return chain
+
+    def _choose(self, thing: Entity, asked: AskedWords, question: str, chain: Sequence[Statement]) -> _Choice | None:
+        """The relation of ``thing`` that the question asks for next; None if it asks for none."""
+        # The model is asked for nothing before the walk has passed an edit: what it knows by itself needs no chain.
+        matched = self._matched(thing, asked, recall=self._rule.recall and any(map(_is_changed, chain)))
+        if matched:
+            best = matched[0]
+            assert best.match is not None  # noqa: S101 - all are matched
+            tied = [choice for choice in matched if choice.match and choice.match.rank == best.match.rank]
+            if len(tied) == 1 or self._rule.choose == "words":
+                return best
+            return self._likeliest(tied, question, chain)
+        if self._rule.choose == "words" or not asked.left:
+            return None
+        return self._chosen_without_words(thing, question, chain)
+
+    def _matched(self, thing: Entity, asked: AskedWords, *, recall: bool) -> list[_Choice]:
+        """The relations with words in the question, the best first; with ``recall`` also those the graph lacks."""
+        stated = self._graph.of(thing)
+        choices: list[tuple[tuple[int, int, bool], _Choice]] = []
+        for statements in stated.values():
+            relation = statements[0].relation
+            if match := asked.match(relation):
+                choices.append(((*match.rank, False), _Choice(relation, match, statements)))
+        for key, relation in packaged_relations().items() if recall else ():
+            if key not in stated and (match := asked.match(relation)):
+                choices.append(((*match.rank, True), _Choice(relation, match, ())))
+        return [choice for _, choice in sorted(choices, key=lambda ranked: ranked[0])]
+
+    def _statement(self, thing: Entity, choice: _Choice) -> Statement | None:
+        """The statement of a choice: the likeliest one of several, or the model's answer if there is none."""
+        statements = choice.statements
+        if not statements:
+            return self._recalled(thing, choice.relation)
+        if len(statements) == 1:
+            return statements[0]
+        by_label = {statement.object.label: statement for statement in reversed(statements)}
+        noun = choice.relation.called
+        ranked = likeliest_first(self._model, thing.label, {noun: sorted(by_label)}, nouns=1)
+        return by_label[ranked[noun][0]]
+
+    def _recalled(self, thing: Entity, relation: Relation) -> Statement | None:
+        """What the unedited model answers for a relation of a thing; None if two forms get different answers."""
+        if relation.noun is None:
+            return None
+        examples = tuple(relation_examples().get(relation.noun, ()))
+        question = TeacherQuestion(noun=relation.noun, of=thing.label, examples=examples)
+        (answer,) = answers_of(self._model, [question], most=self._rule.answer_tokens)
+        if answer is None:
+            return None
+        return Statement(
+            subject=thing,
+            property=relation.key,
+            relation_label=relation.label,
+            object=Entity(key=named_key(answer.text), label=answer.text),
+            origin="model",
+        )
+
+    def _chosen_without_words(self, thing: Entity, question: str, chain: Sequence[Statement]) -> _Choice | None:
+        """The relation that the model chooses where no word of the question fits one; None if it gains too little."""
+        stated = self._graph.of(thing).values()
+        choices = [_Choice(items[0].relation, None, items) for items in stated if items[0].relation.noun]
+        compared = choices[: self._rule.compared]
+        if not compared:
+            return None
+        best = self._likeliest(compared, question, chain)
+        before = self._question_nll([chain_of(chain)], question)
+        after = self._question_nll([chain_of([*chain, best.statements[0]])], question)
+        return best if before[0] - after[0] > self._rule.margin else None
+
+    def _likeliest(self, choices: Sequence[_Choice], question: str, chain: Sequence[Statement]) -> _Choice:
+        """The choice that the model finds likeliest, by the noun or by the question."""
+        if self._rule.choose == "noun":
+            prompt = f"Question: {question}\nThe question asks for the"
+            pairs = [Pair(prompt, choice.relation.called) for choice in choices]
+            scores = score(self._model, pairs)
+            costs = [scores[pair].nll for pair in pairs]
+        else:
+            costs = self._question_nll([self._with(choice, chain) for choice in choices], question)
+        return choices[costs.index(min(costs))]
+
+    def _with(self, choice: _Choice, chain: Sequence[Statement]) -> str:
+        """The chain with the statement of a choice, as text; a choice of which the graph states nothing as its noun."""
+        if choice.statements:
+            return chain_of([*chain, choice.statements[0]])
+        return f"{chain_of(chain)} The {choice.relation.called} is".strip()
+
+    def _question_nll(self, chains: Sequence[str], question: str) -> list[float]:
+        """-log p of the question after each chain, mean over its tokens."""
+        pairs = [Pair(f"{chain}\nQuestion:".lstrip(), question) for chain in chains]
+        scores = score(self._model, pairs)
+        return [scores[pair].nll for pair in pairs]
