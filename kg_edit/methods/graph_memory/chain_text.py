@@ -103,7 +103,8 @@ def prompt_with(prompt: str, statements: Sequence[Statement], *, examples: int, 
 
 def _frame(paragraph: str, question: str) -> str:
     """The last paragraph with {} for its question: "Question: {}\\nAnswer:"; only {} if it has no frame."""
-    before, found, after = paragraph.rstrip().rpartition(question)
+    parts: tuple[str, str, str] = paragraph.rstrip().rpartition(question)
+    before, found, after = parts
     if not found or "\n" in before:
         return "{}"
     return f"{before.lstrip()}{{}}{after}"

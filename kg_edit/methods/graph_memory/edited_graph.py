@@ -1,7 +1,7 @@
 """The edited graph: what the source states around the edits, with the edits on top.
 
-An edit (s, r, o -> o*) puts (s, r, o*) in the place of all that the source states of s and r. Each statement has ids and
-its origin:
+An edit (s, r, o -> o*) puts (s, r, o*) in the place of all that the source states of s and r. Each statement has ids
+and its origin:
 
 - ``edit``: the edit itself, or its inverse (s is the capital of o*, so the capital of o* is s);
 - ``rule``: what follows from the edit by a rule of the graph (the setting ``graph.rules``);
@@ -58,7 +58,7 @@ class Statement(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     subject: Entity
-    property: str
+    relation_key: str
     relation_label: str
     object: Entity
     origin: Origin
@@ -68,20 +68,24 @@ class Statement(BaseModel):
     @property
     def relation(self) -> Relation:
         """The relation, with its noun and its phrases."""
-        return relation_of(self.property, self.relation_label)
+        return relation_of(self.relation_key, self.relation_label)
 
     @property
     def ids(self) -> tuple[str, str, str]:
         """The keys of subject, relation and object."""
-        return (self.subject.key, self.property, self.object.key)
+        return (self.subject.key, self.relation_key, self.object.key)
 
 
 class RememberedEdit(BaseModel):
-    """What the patch has of one edit: its statement, what follows by rules, and what the source states around it."""
+    """What the patch has of one edit: its prompt and statement, what follows by rules, what the source states around.
+
+    The prompt is the edit's own, with its subject.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
+    prompt: str
     fact: Statement
     implied: Annotated[tuple[Statement, ...], Field(strict=False)] = ()
     stated: Annotated[tuple[Statement, ...], Field(strict=False)] = ()
@@ -116,8 +120,16 @@ class EditedGraph:
         for edit in self._edits:
             statements = [edit.fact, *([inverted] if (inverted := self._inverted(edit)) else []), *edit.implied]
             for statement in statements:
-                facts[self.key(statement.subject), statement.property] = statement
+                facts[self.key(statement.subject), statement.relation_key] = statement
         return facts
+
+    @cached_property
+    def prompts(self) -> dict[tuple[str, ...], Statement]:
+        """The statement of each edit by the words of its own prompt."""
+        prompts: dict[tuple[str, ...], Statement] = {}
+        for edit in self._edits:
+            prompts[normalised(edit.prompt)] = self.facts[self.key(edit.fact.subject), edit.fact.relation_key]
+        return prompts
 
     def of(self, thing: Entity) -> dict[str, list[Statement]]:
         """Return the statements of a thing by relation: those of the edits, and the source's for other relations."""
@@ -147,11 +159,11 @@ class EditedGraph:
         seen = set[tuple[str, str, str]]()
         for statement in (statement for edit in self._edits for statement in edit.stated):
             key = self.key(statement.subject)
-            withdrawn = (key, statement.property) in self.facts
+            withdrawn = (key, statement.relation_key) in self.facts
             if withdrawn or statement.ids in seen:
                 continue
             seen.add(statement.ids)
-            by_subject.setdefault(key, {}).setdefault(statement.property, []).append(statement)
+            by_subject.setdefault(key, {}).setdefault(statement.relation_key, []).append(statement)
         return by_subject
 
     @cached_property
@@ -175,12 +187,12 @@ class EditedGraph:
 
     def _inverted(self, edit: RememberedEdit) -> Statement | None:
         fact = edit.fact
-        if not self._inverse or fact.property not in INVERSES:
+        if not self._inverse or fact.relation_key not in INVERSES:
             return None
-        inverse, label = INVERSES[fact.property]
+        inverse, label = INVERSES[fact.relation_key]
         return Statement(
             subject=fact.object,
-            property=inverse,
+            relation_key=inverse,
             relation_label=label,
             object=fact.subject,
             origin="edit",

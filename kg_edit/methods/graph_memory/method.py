@@ -17,12 +17,14 @@ import networkx as nx
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
+from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
 from kg_edit.graphs.facts import target_of
 from kg_edit.graphs.source import ABSENT, read_subgraph, subject_of, supported
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_memory.edited_graph import Entity, Origin, RememberedEdit, Statement, key_of
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
+from kg_edit.methods.graph_memory.relation_words import property_of
 from kg_edit.methods.graph_memory.walk import WalkRule
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.patches.base import Patch
@@ -81,7 +83,11 @@ class GraphMemory(GraphReader):
         changed = [statement for statement in statements if statement.origin == "rule"]
         stated = [statement for statement in statements if statement.origin == "graph"]
         remembered = RememberedEdit(
-            id=edit.id, fact=self._fact(edit, graph), implied=tuple(changed), stated=tuple(stated)
+            id=edit.id,
+            prompt=edit.text,
+            fact=self._fact(edit, graph),
+            implied=tuple(changed),
+            stated=tuple(stated),
         )
         notes = {"statements": len(stated), "implied": len(changed)}
         provenance = {**self.provenance(), "edits": [{**self.record(edit), **notes}]}
@@ -93,13 +99,19 @@ class GraphMemory(GraphReader):
         target = self._thing(target_of(graph), edit.target_new)
         return Statement(
             subject=subject,
-            property=edit.relation_id or edit.relation_text,
+            relation_key=self._relation_key(edit),
             relation_label=edit.relation or edit.relation_text,
             object=target,
             origin="edit",
             edit=edit.id,
             sentence=fact_sentence(edit),
         )
+
+    def _relation_key(self, edit: Edit) -> str:
+        """The property of the edit, or else of its label or its prompt; without any, the label as in the graph."""
+        row = RelationTemplates.load().find(edit.relation)
+        known = edit.relation_id or property_of(edit.prompt) or (row.property_id if row else None)
+        return known or edit.relation_text
 
     def _statements(self, edit: Edit, graph: nx.MultiDiGraph) -> Iterator[Statement]:
         """The statements of a subgraph that can be said, at most ``per_relation`` objects of a relation each."""
@@ -120,7 +132,7 @@ class GraphMemory(GraphReader):
                 continue
             yield Statement(
                 subject=Entity(key=key_of(start, start_label), label=start_label),
-                property=property_,
+                relation_key=property_,
                 relation_label=label,
                 object=Entity(key=key_of(end, end_label), label=end_label),
                 origin=origin,

@@ -107,12 +107,13 @@ class GraphMemoryPatch(Patch):
         def number(statement: Statement) -> int:
             subject = things.setdefault(statement.subject, len(things))
             target = things.setdefault(statement.object, len(things))
-            words = statement.property, statement.relation_label, statement.sentence
+            words = statement.relation_key, statement.relation_label, statement.sentence
             return rows.setdefault((subject, *words, target, statement.origin), len(rows))
 
         edits = [
             {
                 "id": edit.id,
+                "prompt": edit.prompt,
                 "rule": rules.index(rule),
                 "fact": number(edit.fact),
                 "implied": [number(statement) for statement in edit.implied],
@@ -151,7 +152,7 @@ def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
         subject, property_, label, sentence, target, origin = rows[number]
         return Statement(
             subject=things[subject],
-            property=property_,
+            relation_key=property_,
             relation_label=label,
             sentence=sentence,
             object=things[target],
@@ -164,6 +165,7 @@ def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
         name = row["id"]
         edit = RememberedEdit(
             id=name,
+            prompt=row["prompt"],
             fact=statement(row["fact"], name),
             implied=tuple(statement(number, name) for number in row["implied"]),
             stated=tuple(statement(number, name) for number in row["stated"]),

@@ -1,12 +1,13 @@
 """How relations are called in a sentence, and which words of a question ask for one.
 
 A relation has *phrases*: its noun, its label, the words of its packaged template, and the words of
-``data/relation_words.tsv``. A phrase is a set of stems, the first six letters of its words without function words and plurals. It
-fits a question that has all of its stems.
+``data/relation_words.tsv``. A phrase is a set of stems: the first six letters of its words, without the s at their end and
+without function words. It fits a question that has all of its stems.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,18 +20,21 @@ from kg_edit.text.relation_nouns import relation_nouns
 
 Phrase = frozenset[str]
 _STEM = 6  # letters; of five, country and county are one
-_PLURAL = 4  # letters of the shortest word whose s may be that of a plural
+_PLURAL = 3  # a longer word may have the s of a plural, or of a verb
 _LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
 _OWN_WORDS = {"P1376": "{} is the capital of"}  # relations whose packaged noun is that of another one
-_FUNCTION_WORDS = frozenset(  # noqa: SIM905
-    "a an the of in on at to by for from with and or as is are was were be been being do does did has have had what "
-    "which who whom whose where when why how that this these those it its he she his her they their there than then "
-    "s name please tell me answer question short so called one".split()
+_FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of in on at to by for from with and or as is are was were be been being do does did has have had "
+        "what which who whom whose where when why how that this these those it its he she his her they their there "
+        "than then s name please tell me answer question short so called one",
+    )
 )
 
 
 def stem(word: str) -> str:
-    """Return the first six letters of a word without the s of a plural."""
+    """Return the first six letters of a word, without the s of a plural or of a verb."""
     if len(word) > _PLURAL and word.endswith("s") and not word.endswith("ss"):
         word = word[:-1]
     return word[:_STEM]
@@ -96,6 +100,13 @@ def _relation(key: str, label: str) -> Relation:
 def relation_of(key: str, label: str) -> Relation:
     """Return the relation of a statement from its key and its label."""
     return _relation(key, label)
+
+
+@cache
+def property_of(prompt: str) -> str | None:
+    """Return the property whose packaged template is an edit's prompt; None if there is none."""
+    rows = RelationTemplates.load().by_name.values()
+    return next((row.property_id for row in rows if row.template == prompt and row.property_id), None)
 
 
 @cache

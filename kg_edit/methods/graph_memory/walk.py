@@ -91,8 +91,13 @@ class Walker:
         self._names = NameIndex((thing, thing.names) for thing in graph.starts.values())
 
     def walk(self, question: str) -> Walk:
-        """Return the walk of a question, from the first thing that it names whose walk passes an edit."""
+        """Return the walk of a question, from the first thing that it names whose walk passes an edit.
+
+        An edit's own prompt needs no walk: it gets the edit's statement.
+        """
         words = normalised(question)
+        if fact := self._graph.prompts.get(words):
+            return Walk((fact,))
         for named in self._names.find(question):
             asked = AskedWords.of(words, named.positions)
             statements = self._walk_from(named.thing, asked, question)
@@ -168,7 +173,7 @@ class Walker:
             return None
         return Statement(
             subject=thing,
-            property=relation.key,
+            relation_key=relation.key,
             relation_label=relation.label,
             object=Entity(key=named_key(answer.text), label=answer.text),
             origin="model",

@@ -41,6 +41,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "glame-plus": {**_RANK_ONE, "recalled": 2, "stated": 1, "answers": {"steps": 2, "shown": 0, "others": 1}},
     "glame-random": {**_RANK_ONE, "pool": ["Q2", "Q4"]},
     "grace": {"layer": 1, "steps": 4},
+    "graph-memory": {},
     "ike": {"count": 0},
     "ke": UNTRAINED["ke"],
     "kn": {"steps": 2, "context_lengths": [[4, 1]]},

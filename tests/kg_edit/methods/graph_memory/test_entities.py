@@ -1,0 +1,45 @@
+"""Which names a text has: the index finds what a plain scan of all names finds."""
+
+from __future__ import annotations
+
+import pytest
+
+from kg_edit.methods.graph_memory.entities import NameIndex, scan
+
+NAMES = {
+    "New York": "city",
+    "New York Times": "paper",
+    "Rio": "river",
+    "it": "Italian",
+    "IT": "industry",
+    "Rome": "Rome",
+}
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Who owns the New York Times?", ["paper"]),
+        ("Is Rome's mayor in New York?", ["Rome", "city"]),
+        ("Romelu and it are in new yorkshire", []),
+        ("Where is Rio?", ["river"]),
+        ("Who works in IT?", ["industry"]),
+        ("", []),
+    ],
+)
+def test_longest_names_are_found(text: str, expected: list[str]) -> None:
+    index = NameIndex((thing, [name]) for name, thing in NAMES.items())
+    assert [named.thing for named in index.find(text)] == expected
+
+
+def test_index_finds_what_a_scan_finds() -> None:
+    names = {f"Place {number} of Town{number % 7}": number for number in range(200)}
+    index = NameIndex((thing, [name]) for name, thing in names.items())
+    for number in (0, 3, 199):
+        text = f"Who lives at Place {number} of Town{number % 7} today?"
+        assert [named.thing for named in index.find(text)] == scan(names, text) == [number]
+
+
+def test_first_thing_keeps_a_shared_name() -> None:
+    index = NameIndex([("edited", ["Paris"]), ("other", ["Paris", "City of Light"])])
+    assert [named.thing for named in index.find("Paris, the City of Light")] == ["edited", "other"]

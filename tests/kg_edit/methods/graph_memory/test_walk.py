@@ -1,0 +1,87 @@
+"""The walk: which statements a question gets, in which order, and where it stops."""
+
+from __future__ import annotations
+
+import pytest
+
+from kg_edit.edits.edit import Edit
+from kg_edit.methods.graph_memory.edited_graph import EditedGraph
+from kg_edit.methods.graph_memory.method import GraphMemory
+from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
+from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, graph, memory, things, walked
+from tests.kg_edit.tiny import tiny
+
+WALKS = {
+    "the edit as a question": ("In which country is Sony?", ["Sony", "Bulgaria"]),
+    "the edit's own prompt": (SONY.text, ["Sony", "Bulgaria"]),
+    "a second hop": ("What is the currency of the country of Sony?", ["Sony", "Bulgaria", "lev"]),
+    "the words in another order": ("Sony is in a country. Which currency has it?", ["Sony", "Bulgaria", "lev"]),
+    "a third hop": (
+        "Who is the head of government of the capital of the country of Sony?",
+        ["Sony", "Bulgaria", "Sofia", "Vassil Terziev"],
+    ),
+    "a hop that the graph lacks": ("Who is the founder of the country of Sony?", ["Sony", "Bulgaria"]),
+    "another relation of s": ("Who is the founder of Sony?", []),
+    "a fact of o* alone": ("What is the currency of Bulgaria?", []),
+    "nothing that is edited": ("In which country is Toyota?", []),
+}
+
+
+@pytest.mark.parametrize("asked", WALKS)
+def test_walk_takes_the_statements_that_a_question_asks_for(asked: str) -> None:
+    question, expected = WALKS[asked]
+    assert things(walked(memory(SONY), question)) == expected
+
+
+def test_walk_stops_after_its_steps() -> None:
+    question = "Who is the head of government of the capital of the country of Sony?"
+    assert things(walked(memory(SONY, steps=2), question)) == ["Sony", "Bulgaria", "Sofia"]
+
+
+def test_walk_goes_through_two_edits() -> None:
+    both = memory(SONY, BULGARIA)
+    question = "Who is the head of government of the capital of the country of Sony?"
+    walk = walked(both, question)
+    assert things(walk) == ["Sony", "Bulgaria", "Oslo", "Marianne Borgen"]
+    assert [statement.origin for statement in walk.statements] == ["edit", "edit", "graph"]
+    assert things(walked(both, "What is the capital of Bulgaria?")) == ["Bulgaria", "Oslo"]
+
+
+def test_later_edit_replaces_an_earlier_one() -> None:
+    again = SONY.model_copy(update={"id": "again", "target_new": "Sofia"})
+    assert things(walked(memory(SONY, again), "In which country is Sony?")) == ["Sony", "Sofia"]
+    assert things(walked(memory(again, SONY), "In which country is Sony?")) == ["Sony", "Bulgaria"]
+
+
+def test_edit_states_its_inverse_unless_it_is_switched_off() -> None:
+    question = "Which country has Oslo as its capital?"
+    assert things(walked(memory(BULGARIA), question)) == ["Oslo", "Bulgaria"]
+    assert not walked(memory(BULGARIA, inverse=False), question)
+
+
+def test_old_object_is_withdrawn() -> None:
+    edited: EditedGraph = memory(BULGARIA).graph
+    labels = [item.object.label for item in edited.of(edited.starts["Bulgaria"])["P36"]]
+    assert labels == ["Oslo"]
+
+
+def test_model_answers_what_the_graph_does_not_state() -> None:
+    """The tiny model's answers mean nothing; that the statement is marked as the model's is the point."""
+    method = GraphMemory.on(tiny("llama"), settings={"choose": "words"}, graph=graph())
+    patch = method.edit([SONY])
+    assert isinstance(patch, GraphMemoryPatch)
+    walk = walked(patch, "What is the founder of the country of Sony?")
+    assert [statement.origin for statement in walk.statements] in (["edit"], ["edit", "model"])
+
+
+@pytest.mark.parametrize("choose", ["noun", "question"])
+def test_model_chooses_only_among_relations_of_the_thing(choose: str) -> None:
+    patch = memory(SONY, choose=choose, margin=0.0)
+    walk = walked(patch, "Which money does one use in the country where Sony lies?")
+    assert things(walk)[:2] == ["Sony", "Bulgaria"]
+    assert {statement.origin for statement in walk.statements} <= {"edit", "graph"}
+
+
+def test_edit_of_a_subject_that_the_graph_lacks_is_found_by_its_name() -> None:
+    unknown = Edit(id="1", subject="Nobody's Café", prompt="{} lies in the country of", target_new="Bulgaria")
+    assert things(walked(memory(unknown), "In which country does nobody's cafe lie?")) == ["Nobody's Café", "Bulgaria"]
