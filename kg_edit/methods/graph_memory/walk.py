@@ -10,7 +10,7 @@ At each hop the relations of the thing are compared with the words of the questi
 A statement that the model chose without words stays only if the question is likelier with it than without it (pruning).
 
 A relation that the question asks for, and of which the graph states nothing, is answered by the unedited model ("What
-is the capital of Japan?"), if two forms of the question get the same answer. A walk that passes no edit is dropped: the
+is the capital of Japan?"), if two of three forms of the question get the same answer (`recall`). A walk that passes no edit is dropped: the
 method changes nothing but what follows from an edit.
 """
 
@@ -22,16 +22,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from kg_edit.methods.glame_plus.teacher import TeacherQuestion, answers_of, likeliest_first
+from kg_edit.methods.glame_plus.teacher import likeliest_first
 from kg_edit.methods.graph_memory.chain_text import chain_of
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, named_key
 from kg_edit.methods.graph_memory.entities import NameIndex
 from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation, packaged_relations
+from kg_edit.methods.graph_memory.recall import recall
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import normalised
-from kg_edit.text.relation_nouns import relation_examples
 
 Chooser = Literal["words", "noun", "question"]
 
@@ -166,16 +166,14 @@ class Walker:
         """What the unedited model answers for a relation of a thing; None if two forms get different answers."""
         if relation.noun is None:
             return None
-        examples = tuple(relation_examples().get(relation.noun, ()))
-        question = TeacherQuestion(noun=relation.noun, of=thing.label, examples=examples)
-        (answer,) = answers_of(self._model, [question], most=self._rule.answer_tokens)
+        answer = recall(self._model, thing.label, relation.noun, tokens=self._rule.answer_tokens)
         if answer is None:
             return None
         return Statement(
             subject=thing,
             relation_key=relation.key,
             relation_label=relation.label,
-            object=Entity(key=named_key(answer.text), label=answer.text),
+            object=Entity(key=named_key(answer), label=answer),
             origin="model",
         )
 

@@ -1,0 +1,70 @@
+"""What the unedited model answers where the graph states nothing: "What is the capital of Japan?".
+
+The question is asked in three forms, each after facts about other things in the same form. An answer counts if two
+forms agree on it. An answer that only repeats the thing ("The continent of Croatia is Croatia") counts for none.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from kg_edit.models.language_model import LanguageModel
+from kg_edit.scoring.generation import continuations
+from kg_edit.text.matching import begins_with, normalised
+from kg_edit.text.relation_nouns import relation_examples
+
+# The form, and what is between two facts
+_FORMS = (
+    ("Q: What is the {noun} of {thing}?\nA:", "\n\n"),
+    ("The {noun} of {thing} is", ".\n"),
+    ("{thing}'s {noun} is", ".\n"),
+)
+_SHOWN = 4  # facts about other things
+# For relations without packaged facts of their own: they only show the form of an answer.
+_OTHERS = (
+    ("largest planet", "the solar system", "Jupiter"),
+    ("chemical symbol", "gold", "Au"),
+    ("author", "Hamlet", "William Shakespeare"),
+    ("season", "snow", "Winter"),
+)
+
+
+def recall(model: LanguageModel, thing: str, noun: str, *, tokens: int) -> str | None:
+    """Return the model's answer to "What is the [noun] of [thing]?"; None if no two forms agree.
+
+    Args:
+        model: the unedited model.
+        thing: what is asked about.
+        noun: the relation.
+        tokens: maximum number of tokens of the answer.
+    """
+    prompts = [_prompt(form, end, thing, noun) for form, end in _FORMS]
+    longest = max(len(model.encode(prompt, fitting=False).ids) for prompt in prompts)
+    if model.positions is not None and longest + tokens > model.positions:
+        return None
+    texts = continuations(model, prompts, limits=[tokens] * len(prompts))
+    answers = [_first_clause(text) for text in texts]
+    usable = [answer for answer in answers if answer and normalised(answer) != normalised(thing)]
+    for one, other in combinations(usable, 2):
+        if begins_with(one, other) or begins_with(other, one):
+            return min(one, other, key=len)
+    return None
+
+
+def _prompt(form: str, end: str, thing: str, noun: str) -> str:
+    known = [(noun, *fact) for fact in relation_examples().get(noun, ()) if fact[0] != thing]
+    facts = known or _OTHERS
+    shown = [f"{_filled(form, name, of)} {answer}{end}" for name, of, answer in facts[:_SHOWN]]
+    return "".join(shown) + _filled(form, noun, thing)
+
+
+def _filled(form: str, noun: str, thing: str) -> str:
+    return form.replace("{noun}", noun).replace("{thing}", thing)
+
+
+def _first_clause(text: str) -> str:
+    """The text up to the end of its line, its first full stop before a space, or its first comma."""
+    line = text.strip().partition("\n")[0]
+    for mark in (". ", ","):
+        line = line.partition(mark)[0]
+    return line.strip().removesuffix(".").strip()
