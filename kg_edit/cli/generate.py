@@ -19,6 +19,7 @@ from kg_edit.registry import service
 from kg_edit.text.display import one_line, plain
 
 if TYPE_CHECKING:
+    from kg_edit.models.language_model import LanguageModel
     from kg_edit.patches.base import Patch
     from kg_edit.patches.entries import Entry
 
@@ -37,6 +38,12 @@ def generate(
         bool, typer.Option("--chat", help="Send each text as a user turn in the model's chat template.")
     ] = False,
     start: Start = "auto",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also print what a patch of the prompt puts before each text, and why.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw the walk of `graph-memory` for the text.")
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -54,7 +61,9 @@ def generate(
     if not all(map(str.strip, prompts)):
         raise ConfigError("a prompt is empty; give a text to continue")
     if chat:
-        refuse_unused(context, ("start",), "with --chat")
+        refuse_unused(context, ("start", "explain", "picture"), "with --chat")
+    if picture and len(prompts) > 1:
+        raise ConfigError(f"--picture draws the walk of one text; found {len(prompts)} texts")
     check_model_name(model)
     check_patches(patch)
     from kg_edit.patches.provenance import merged_provenance
@@ -81,9 +90,42 @@ def generate(
         log.warning(remark)
     with combined.applied(language_model) as edited:
         texts = continuations(edited, inputs, limits=[tokens] * len(prompts))
+        if explain:
+            _explain(edited, inputs)
+        if picture:
+            _draw(edited, inputs[0], picture)
     for prompt, text in zip(prompts, texts, strict=True):
         stdout().print(f"[dim]{plain(prompt)}[/dim]{plain(text.rstrip(CUT))}", soft_wrap=True)
         _note_empty(prompt, text, way="; --chat asks it as a question" if prompt.rstrip().endswith("?") else "")
+
+
+def _explain(edited: LanguageModel, texts: Sequence[str]) -> None:
+    """Print what a patch of the prompt puts before each text: the walk of `graph-memory`, or the text of the others."""
+    from kg_edit.methods.graph_memory.patch import WalkedPrompts
+    from kg_edit.methods.graph_memory.report import walk_lines
+
+    transform = edited.prompt_transform
+    for text in texts:
+        if isinstance(transform, WalkedPrompts):
+            lines = walk_lines(transform.walk(text))
+        else:
+            lines = [] if transform is None else transform(text).removesuffix(text).splitlines()
+        for line in lines or ["nothing is put before the text"]:
+            stdout().print(f"[dim]│ {plain(line)}[/dim]", soft_wrap=True)
+
+
+def _draw(edited: LanguageModel, text: str, picture: Path) -> None:
+    """Draw the walk for a text."""
+    from kg_edit.methods.graph_memory.patch import WalkedPrompts
+    from kg_edit.methods.graph_memory.report import draw_walk
+
+    transform = edited.prompt_transform
+    walk = transform.walk(text) if isinstance(transform, WalkedPrompts) else None
+    if not walk:
+        raise ConfigError(
+            "--picture: there is no walk to draw; give a patch of graph-memory and a text that it changes"
+        )
+    draw_walk(walk, picture, title=one_line(text))
 
 
 def check_patches(paths: Sequence[Path] | None) -> None:

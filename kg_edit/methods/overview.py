@@ -39,7 +39,11 @@ PAGES = {  # the pages of docs/ with the sections of a family's methods, in the 
     "hypernetwork": {"trained": "trained editors"},
     "adapter": {"adapters": "adapters"},
     "codebook": {"adapters": "adapters"},
-    "in-context": {"in_context": "methods in the prompt", "trained": "trained editors"},
+    "in-context": {
+        "in_context": "methods in the prompt",
+        "graph_memory": "the graph beside the weights",
+        "trained": "trained editors",
+    },
 }
 _CHOICES = """## Which one to take
 

@@ -1,15 +1,19 @@
-"""What the unedited model answers where the graph states nothing: "What is the capital of Japan?".
+"""What the unedited model answers where the graph states nothing (`recall`), and among several objects (`likeliest`).
 
-The question is asked in three forms, each after facts about other things in the same form. An answer counts if two
-forms agree on it. An answer that only repeats the thing ("The continent of Croatia is Croatia") counts for none.
+`recall` asks "What is the capital of Japan?" in three forms, each after facts about other things in the same form. An
+answer counts if two forms agree on it. An answer that only repeats the thing ("The continent of Croatia is Croatia")
+counts for none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import continuations
+from kg_edit.scoring.likelihood import score
+from kg_edit.scoring.pairs import Pair
 from kg_edit.text.matching import begins_with, normalised
 from kg_edit.text.relation_nouns import relation_examples
 
@@ -49,6 +53,19 @@ def recall(model: LanguageModel, thing: str, noun: str, *, tokens: int) -> str |
         if begins_with(one, other) or begins_with(other, one):
             return min(one, other, key=len)
     return None
+
+
+def likeliest(model: LanguageModel, thing: str, noun: str, objects: Sequence[str]) -> str:
+    """Return the object that the model finds likeliest after "What is the [noun] of [thing]?".
+
+    Wikidata lists the Byzantine Empire, the Papal States, Italy and a dozen more as countries of Rome. An object is
+    ranked by the sum over its tokens of -log p.
+    """
+    prompt = _filled(_FORMS[0][0], noun, thing)
+    pairs = [Pair(prompt, label) for label in objects]
+    scores = score(model, pairs)
+    costs = [scores[pair].nll * scores[pair].tokens for pair in pairs]
+    return objects[costs.index(min(costs))]
 
 
 def _prompt(form: str, end: str, thing: str, noun: str) -> str:

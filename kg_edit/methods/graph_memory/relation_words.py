@@ -1,8 +1,8 @@
 """How relations are called in a sentence, and which words of a question ask for one.
 
 A relation has *phrases*: its noun, its label, the words of its packaged template, and the words of
-``data/relation_words.tsv``. A phrase is a set of stems: the first six letters of its words, without the s at their end and
-without function words. It fits a question that has all of its stems.
+``data/relation_words.tsv``. A phrase is a set of stems: the first six letters of its words, without the s at their end
+and without function words. It fits a question that has all of its stems.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ At each hop the relations of the thing are compared with the words of the questi
 A statement that the model chose without words stays only if the question is likelier with it than without it (pruning).
 
 A relation that the question asks for, and of which the graph states nothing, is answered by the unedited model ("What
-is the capital of Japan?"), if two of three forms of the question get the same answer (`recall`). A walk that passes no edit is dropped: the
-method changes nothing but what follows from an edit.
+is the capital of Japan?"), if two of three forms of the question get the same answer (`recall`). A walk that passes no
+edit is dropped: the method changes nothing but what follows from an edit.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from kg_edit.methods.glame_plus.teacher import likeliest_first
 from kg_edit.methods.graph_memory.chain_text import chain_of
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, named_key
 from kg_edit.methods.graph_memory.entities import NameIndex
+from kg_edit.methods.graph_memory.recall import likeliest, recall
 from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation, packaged_relations
-from kg_edit.methods.graph_memory.recall import recall
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
@@ -158,9 +157,8 @@ class Walker:
         if len(statements) == 1:
             return statements[0]
         by_label = {statement.object.label: statement for statement in reversed(statements)}
-        noun = choice.relation.called
-        ranked = likeliest_first(self._model, thing.label, {noun: sorted(by_label)}, nouns=1)
-        return by_label[ranked[noun][0]]
+        label = likeliest(self._model, thing.label, choice.relation.called, sorted(by_label))
+        return by_label[label]
 
     def _recalled(self, thing: Entity, relation: Relation) -> Statement | None:
         """What the unedited model answers for a relation of a thing; None if two forms get different answers."""
