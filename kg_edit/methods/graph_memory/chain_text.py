@@ -1,54 +1,33 @@
 """A walk as text: its statements as sentences before the question, after examples of the same form.
 
-    The country of Tokyo is Japan. The currency of Japan is yen.       an example: facts, question, answer
-    Question: What is the currency of the country of Tokyo?
-    Answer: yen
+    …                                                                  the prompt's own examples, if it has any
+    The country of Belmora is Kelvany. The capital of Kelvany is Tarsk.   an example: facts, question, answer
+    Question: What is the capital of the country of Belmora?
+    Answer: Tarsk
 
-    The country of s is o*. The currency of o* is o'.                  the chain
-    Question: …                                                        the last paragraph of the prompt
+    The country of s is o*. The capital of o* is o'.                   the chain
+    Question: What is the capital of the country of s?                 the last paragraph of the prompt
+    Answer:
 
-Without examples a small model does not see what the facts before a question are for.
+An example is the chain and the question themselves with made-up names. So it has their form, whatever it is, and its
+answer can't be known but from its facts. Without one, a small model answers from what it knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kg_edit.methods.graph_memory.edited_graph import Statement
-from kg_edit.text.matching import bare_question, normalised
+from kg_edit.methods.graph_memory.edited_graph import Entity, Statement
 
-# Paths of well-known things: a thing, then (noun, next thing). An example takes as many hops as the chain has.
-_PATHS = (
-    (
-        "the PlayStation",
-        ("manufacturer", "Sony"),
-        ("headquarters", "Tokyo"),
-        ("country", "Japan"),
-        ("currency", "yen"),
-    ),
-    (
-        "Hamlet",
-        ("author", "William Shakespeare"),
-        ("birthplace", "Stratford-upon-Avon"),
-        ("country", "England"),
-        ("capital", "London"),
-    ),
-    (
-        "Guernica",
-        ("creator", "Pablo Picasso"),
-        ("home country", "Spain"),
-        ("capital", "Madrid"),
-        ("river", "Manzanares"),
-    ),
-    (
-        "the Vatican Museums",
-        ("surrounding region", "Rome"),
-        ("country", "Italy"),
-        ("continent", "Europe"),
-        ("highest mountain", "Mount Elbrus"),
-    ),
+# Made-up names; the i-th one stands for the i-th thing of the chain.
+_MADE_UP = (
+    ("Belmora", "Kelvany", "Tarsk", "Ordune", "Vissel", "Chamry"),
+    ("Quillon", "Marbeck", "Oulven", "Drasna", "Perrow", "Tindle"),
+    ("Sendrick", "Halvor", "Zimbra", "Castane", "Lurien", "Wexmoor"),
 )
+MOST_EXAMPLES = len(_MADE_UP)
 
 
 @dataclass(frozen=True)
@@ -80,53 +59,35 @@ def chain_of(statements: Sequence[Statement]) -> str:
     return " ".join(map(sentence_of, statements))
 
 
-def prompt_with(prompt: str, statements: Sequence[Statement], *, examples: int, first: bool = True) -> str:
-    """Return a prompt with a chain before its last paragraph, and examples before all or right before the chain.
-
-    Args:
-        prompt: the prompt; what is before its last paragraph stays as it is.
-        statements: the chain.
-        examples: the number of examples.
-        first: whether the examples are before the prompt's own ones; else they are between these and the chain.
-    """
+def prompt_with(prompt: str, statements: Sequence[Statement], *, examples: int) -> str:
+    """Return a prompt with examples and a chain before its last paragraph; what is before that stays as it is."""
     parts = Paragraphs.of(prompt)
-    question = bare_question(prompt)
-    frame = _frame(parts.last, question)
-    names = {name for statement in statements for name in (statement.subject.label, statement.object.label)}
-    shown = "".join(
-        f"{text}\n\n"
-        for text in _examples(frame, asks=question.endswith("?"), hops=len(statements), names=names)[:examples]
-    )
-    lead = shown + parts.before if first else parts.before + shown
-    return f"{lead}{chain_of(statements)}\n{parts.last}"
+    shown = "".join(f"{example}\n\n" for example in _examples(parts.last, statements)[:examples])
+    return f"{parts.before}{shown}{chain_of(statements)}\n{parts.last}"
 
 
-def _frame(paragraph: str, question: str) -> str:
-    """The last paragraph with {} for its question: "Question: {}\\nAnswer:"; only {} if it has no frame."""
-    parts: tuple[str, str, str] = paragraph.rstrip().rpartition(question)
-    before, found, after = parts
-    if not found or "\n" in before:
-        return "{}"
-    return f"{before.lstrip()}{{}}{after}"
+def _examples(paragraph: str, statements: Sequence[Statement]) -> list[str]:
+    """The chain and the paragraph with made-up names; none if the paragraph has the first thing by another name."""
+    named = _name_in(paragraph, statements[0].subject)
+    if named is None:
+        return []
+    examples = []
+    for names in _MADE_UP:
+        things = {statements[0].subject.key: names[0]}
+        facts = []
+        for statement, name in zip(statements, names[1:], strict=False):
+            start = things[statement.subject.key]
+            end = things.setdefault(statement.object.key, name)
+            facts.append(statement.relation.sentence(start, end))
+        answer = things[statements[-1].object.key]
+        asked = paragraph.rstrip().replace(named, names[0])
+        examples.append(f"{' '.join(facts)}\n{asked} {answer}")
+    return examples
 
 
-def _examples(frame: str, *, asks: bool, hops: int, names: Collection[str]) -> list[str]:
-    """Examples with ``hops`` facts; none is about one of ``names``."""
-    taken = {normalised(name) for name in names}
-    texts: list[str] = []
-    for start, *steps in _PATHS:
-        path = steps[:hops]
-        things = [start, *(thing for _, thing in path)]
-        if any(normalised(thing) in taken for thing in things):
-            continue
-        nouns = [noun for noun, _ in path]
-        facts = " ".join(f"The {noun} of {thing} is {end}." for thing, (noun, end) in zip(things, path, strict=False))
-        texts.append(f"{facts}\n{frame.replace('{}', _asked(start, nouns, asks=asks))} {things[-1]}")
-    return texts
-
-
-def _asked(start: str, nouns: Sequence[str], *, asks: bool) -> str:
-    """The question of a path, or a sentence that its end continues."""
-    *inner, last = nouns
-    thing = "".join(f"the {noun} of " for noun in reversed(inner)) + start
-    return f"What is the {last} of {thing}?" if asks else f"The {last} of {thing} is"
+def _name_in(text: str, thing: Entity) -> str | None:
+    """The name of a thing as a text has it, the longest first."""
+    for name in sorted(thing.names, key=len, reverse=True):
+        if found := re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE):
+            return found[0]
+    return None

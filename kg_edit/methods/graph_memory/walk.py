@@ -22,7 +22,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from kg_edit.methods.graph_memory.chain_text import chain_of
+from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, chain_of
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, named_key
 from kg_edit.methods.graph_memory.entities import NameIndex
 from kg_edit.methods.graph_memory.recall import likeliest, recall
@@ -52,7 +52,7 @@ class WalkRule(BaseModel):
     )
     recall: bool = Field(True, description="ask the unedited model for what the graph does not state")
     answer_tokens: PositiveInt = Field(8, description="maximum number of tokens in such an answer")
-    examples: int = Field(2, ge=0, description="number of packaged examples before the chain")
+    examples: int = Field(2, ge=0, le=MOST_EXAMPLES, description="number of examples with made-up names")
     inverse: bool = Field(True, description="an edit also states its inverse, such as capital and capital of")
 
 

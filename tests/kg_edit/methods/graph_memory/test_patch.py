@@ -18,7 +18,7 @@ from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, memory
 from tests.kg_edit.tiny import tiny
 from tests.refusals import Call, check_refused, refusals
 
-WRONG = nx.MultiDiGraph([("Norway", "Madrid", {"label": "capital"})])
+WRONG = nx.MultiDiGraph([("Turkey", "Madrid", {"label": "capital"})])
 QUESTION = "What is the currency of the country of Sony?"
 
 
@@ -38,12 +38,12 @@ def test_chain_is_right_before_the_question_after_the_prompts_own_examples() -> 
     assert changed(patch, shown + asked) == f"{shown}{chain}\n{asked}"
 
 
-def test_examples_have_the_form_of_the_question() -> None:
+def test_example_is_the_question_and_its_chain_with_made_up_names() -> None:
     text = changed(memory(SONY, examples=1), f"Q: {QUESTION}\nA:")
     example, last = text.split("\n\n")
     facts, question, answer = example.split("\n")
-    assert facts.count(". ") == 1 and question.startswith("Q: What is the ") and answer.startswith("A: ")
-    assert facts.endswith(f" {answer.removeprefix('A: ')}.")
+    assert question == "Q: What is the currency of the country of Belmora?"
+    assert facts == f"The country of Belmora is Kelvany. The currency of Kelvany is {answer.removeprefix('A: ')}."
     assert last.endswith(f"Q: {QUESTION}\nA:")
 
 
@@ -102,12 +102,12 @@ def test_refusals(call: Call, error: type[Exception], keyword: str, tmp_path: Pa
 @pytest.mark.slow
 def test_second_hop_is_right_by_the_graph_and_wrong_by_a_wrong_one(smollm2: LanguageModel) -> None:
     """With the packaged extract: an edit of the country changes the capital that follows from it."""
-    edit = SONY.model_copy(update={"target_new": "Norway"})
+    edit = SONY.model_copy(update={"target_new": "Turkey"})
     prompt = "Question: What is the capital of the country of Sony?\nAnswer:"
     answers = {}
     for name, source in {"right": None, "wrong": WRONG}.items():
         patch = GraphMemory.on(smollm2, graph=source).edit([edit])
         with patch.applied(smollm2) as edited:
             (answers[name],) = continuations(edited, [prompt], limits=[5])
-    assert answers["right"].strip().startswith("Oslo")
-    assert not answers["wrong"].strip().startswith("Oslo")
+    assert answers["right"].strip().startswith("Ankara")
+    assert not answers["wrong"].strip().startswith("Ankara")

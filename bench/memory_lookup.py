@@ -1,0 +1,56 @@
+"""How long `graph-memory` takes to find the names in a question, by the number of edits: scan against index.
+
+Names and questions are made up. One run; a line for each number of edits, and one JSON line at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from statistics import median
+
+from kg_edit.methods.graph_memory.entities import NameIndex, scan
+
+NUMBERS = (100, 1_000, 10_000, 100_000)
+QUESTIONS = 200
+_SYLLABLES = ("ba", "do", "ka", "li", "mo", "ne", "ro", "sa", "ti", "vu")
+
+
+def main() -> None:
+    """Measure both for each number of names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    draw = random.Random(0)  # noqa: S311 - made-up names
+    result: dict[str, dict[str, float]] = {}
+    for number in NUMBERS:
+        names = {_name(draw): index for index in range(number)}
+        asked = [f"What is the capital of the country of {name}?" for name in draw.choices([*names], k=QUESTIONS)]
+        index = NameIndex((thing, [name]) for name, thing in names.items())
+        row = {"index, ms": 1000 * _seconds(lambda text, index=index: index.find(text), asked)}
+        if number <= NUMBERS[2]:
+            row["scan, ms"] = 1000 * _seconds(lambda text, names=names: scan(names, text), asked[:5])
+        print(number, {key: round(value, 3) for key, value in row.items()}, flush=True)
+        result[str(number)] = row
+    print(json.dumps(result))
+
+
+def _seconds(find: Callable[[str], object], questions: list[str]) -> float:
+    """The median time of a look-up."""
+    times = []
+    for question in questions:
+        start = time.perf_counter()
+        find(question)
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _name(draw: random.Random) -> str:
+    words = ["".join(draw.choices(_SYLLABLES, k=3)).title() for _ in range(2)]
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    main()
