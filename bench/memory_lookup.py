@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 from kg_edit.methods.graph_memory.entities import NameIndex, scan
@@ -29,9 +30,9 @@ def main() -> None:
         names = {_name(draw): index for index in range(number)}
         asked = [f"What is the capital of the country of {name}?" for name in draw.choices([*names], k=QUESTIONS)]
         index = NameIndex((thing, [name]) for name, thing in names.items())
-        row = {"index, ms": 1000 * _seconds(lambda text, index=index: index.find(text), asked)}
+        row = {"index, ms": 1000 * _seconds(index.find, asked)}
         if number <= NUMBERS[2]:
-            row["scan, ms"] = 1000 * _seconds(lambda text, names=names: scan(names, text), asked[:5])
+            row["scan, ms"] = 1000 * _seconds(partial(scan, names), asked[:5])
         print(number, {key: round(value, 3) for key, value in row.items()}, flush=True)
         result[str(number)] = row
     print(json.dumps(result))
