@@ -68,9 +68,14 @@ def test_text_becomes_likelier(name: str) -> None:
 
 @pytest.mark.parametrize("name", keep_first(JOINT))
 def test_chunks_cut_the_text_and_are_written_at_the_token_before(name: str) -> None:
-    """Every state before a chunk reaches its z; removing an edit leaves the patch of the others."""
+    """Every state before a chunk reaches its z; removing an edit leaves the patch of the others.
+
+    A descent of three edits rounds differently from one of two. After 6 steps z differs by 1e-6, but after 34 steps of
+    EMMET, whose learning rate is 1, by 1e-4 to 1e-3, which depends on the processor. So there are no further steps.
+    """
     model = tiny("llama")
-    method = joint(name, model, contexts=BARE, chunk_tokens=8, **({"mom2_weight": 1e-8} if name == "memit" else {}))
+    settings = {"mom2_weight": 1e-8} if name == "memit" else {}
+    method = joint(name, model, contexts=BARE, chunk_tokens=8, further_steps=0, **settings)
     full_row = model.encode(TEXT.text, target=TEXT.target_new)
     rows = [fact.prompts.rewrites[0] for fact in method.facts(TEXT)]
     assert [row.target_ids for row in rows] == [full_row.ids[row.target_start : len(row.ids)] for row in rows]
@@ -82,7 +87,7 @@ def test_chunks_cut_the_text_and_are_written_at_the_token_before(name: str) -> N
     assert isinstance(patch, WeightPatch) and len(patch.edits[0]["requests"]) == len(rows) - 1
     alone, remaining = method.edit([EDITS[0], OTHER]), method.without(patch, ["fox"])
     for layer in method.layers:
-        torch.testing.assert_close(change(remaining, model, layer), change(alone, model, layer), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(change(remaining, model, layer), change(alone, model, layer), rtol=1e-4, atol=1e-5)
     if name == "memit":
         reached(method, patch)
 
