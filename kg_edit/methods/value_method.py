@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from kg_edit.covariance.corpora import IMPORTED, open_corpus
 from kg_edit.covariance.moment import Covariance
@@ -24,6 +25,8 @@ from kg_edit.methods.workload import Trains
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
+from kg_edit.patches.base import Patch
+from kg_edit.patches.weight_patch import Factors
 from kg_edit.storage.setting_fields import Seed
 
 _OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and a copy, in float32
@@ -55,26 +58,6 @@ class ValueConfig(MethodConfig):
         description="rescale every value to the mean norm of the unedited model's values, and refuse one that is this "
         "many times as long; 0: off; published: 2",
     )
-    sphere: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of an update along the weight's main directions that is removed; 0: off; published: 0.8, "
-        "with AlphaEdit 0.5",
-    )
-    rect: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of an update's elements that is written: those that change their weight most; 0: off (all); "
-        "published: 0.4",
-    )
-    prune: float = Field(
-        0.0,
-        ge=0,
-        description="base of the logarithm that bounds the singular values of all updates together by the weight's; "
-        "0: off; published: 1.2",
-    )
     seed: Seed = Field(0, description="random seed of the contexts and of all other sampling")
     covariance: CovarianceConfig = Field(
         CovarianceConfig(), description="how C is measured: corpus, tokens, seed, ridge"
@@ -90,13 +73,6 @@ class ValueConfig(MethodConfig):
         return Stops(
             steps=self.steps, further_steps=self.further_steps, stop_below=self.stop_below, stop_nll=self.stop_nll
         )
-
-    @field_validator("prune")
-    @classmethod
-    def _refuse_no_base(cls, base: float) -> float:
-        if 0 < base <= 1:
-            raise ValueError(f"found {base:g}; expected a base of a logarithm, larger than 1, or 0 for off")
-        return base
 
     def idle(self) -> dict[str, str]:
         """Return the seed of the model's own text, if C is from another text, and the tokens, if C is imported."""
@@ -218,6 +194,17 @@ class ValueMethod(EditingMethod):
         _ = self.covariances
         if self.config.anchor:
             _ = self.value_norm
+
+    def adjust_directions(self, layer: int, right: Tensor) -> Tensor:
+        """Return the right factor U [d_ff, facts] of a layer's update R U^T, before it is written; here as it is."""
+        return right
+
+    def adjust_updates(self, updates: Mapping[str, Factors], before: Patch | None) -> dict[str, Factors]:
+        """Return the updates of all layers, by the weights' names, once they are computed; here as they are.
+
+        ``before`` is the patch that is applied to the model.
+        """
+        return dict(updates)
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of every method, and the norm of ``anchor`` if it is on."""

@@ -56,7 +56,12 @@ EXACT = (
 )
 """The methods that compute in float64."""
 ON_CARD = ("llama", "gpt2", "gptj", "qwen3_5_text")
-RESTRAINED = (("rect", 0.4), ("prune", 1.2), ("anchor", 2.0), ("sphere", 0.8))
+RESTRAINED = (
+    ("restrained-memit", "rect", 0.4),
+    ("restrained-memit", "prune", 1.2),
+    ("memit", "anchor", 2.0),
+    ("restrained-memit", "sphere", 0.8),
+)
 SPLITS = (("llama", "cpu"), ("gpt2", second_device.ELSEWHERE))
 
 
@@ -166,8 +171,9 @@ def report_without_float64() -> Iterator[dict[str, object]]:
 
 def report_of_a_card() -> Iterator[dict[str, object]]:
     """What came of each job on CUDA; families of each kind, of which one has recurrent blocks."""
-    switches = {f"memit {name}={number}": {name: number} for name, number in RESTRAINED}
-    jobs = {**JOBS, **{name: partial(_edited, "memit", **settings) for name, settings in switches.items()}}
+    jobs = dict(JOBS)
+    for name, setting, number in RESTRAINED:
+        jobs[f"{name} {setting}={number}"] = partial(_edited, name, **{setting: number})
     for family, (name, job) in product(ON_CARD, jobs.items()):
         yield {"job": f"{name} {family}", **_outcome(job, tiny(family), _loaded({"": "cuda"}, family))}
 

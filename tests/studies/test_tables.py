@@ -45,7 +45,7 @@ def test_every_method_was_measured(tables: ModuleType) -> None:
     results = tables.Results()
     measured = {
         number.method
-        for name in ("single", "ripples", "batches-1000", "malmen-batches", "eamet")
+        for name in ("single", "ripples", "batches-1000", "malmen-batches", "eamet", "restrained", "lasting-300")
         for number in results.tables[name]
     }
     assert set(method_names()) <= measured

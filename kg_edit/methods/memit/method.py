@@ -46,13 +46,7 @@ from kg_edit.locate_then_edit.descent import (
     descent_model,
 )
 from kg_edit.locate_then_edit.joint import joint_directions, write_jointly
-from kg_edit.locate_then_edit.long_run import (
-    anchor,
-    off_principal,
-    principal_directions,
-    remember,
-    restrain,
-)
+from kg_edit.locate_then_edit.long_run import anchor, remember
 from kg_edit.locate_then_edit.objective import Objective, Penalty, Request, norm_penalty
 from kg_edit.locate_then_edit.states import OtherTokens, Site, adds_mlp, subject_states
 from kg_edit.methods.base import annotate_errors
@@ -74,7 +68,7 @@ from kg_edit.methods.value_method import ValueConfig, ValueMethod
 from kg_edit.methods.workload import Workload
 from kg_edit.models.first_token import warn_of_unread
 from kg_edit.models.hooks import untouched
-from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import Prompt
 from kg_edit.models.sampling import STARTS, started_contexts
 from kg_edit.patches.base import Patch
@@ -103,7 +97,6 @@ class JointConfig(ValueConfig):
             rows=rows,
             context_tokens=len(self.context_starts) * self.context_tokens,
             covariance=self.covariance,
-            dense=self.rect > 0,
             keys=self.remember > 0,
         )
 
@@ -480,7 +473,7 @@ class JointMethod(ValueMethod):
             if protected is not None and protected.shape[1] == len(remain):
                 protected = protected[:, remain.to(protected.device)]
             right = self.directions(layer, keys, others=others.at(layer), protected=protected)
-            return self.spread(layer, right)
+            return self.adjust_directions(layer, right)
 
         written = write_jointly(
             self.model,
@@ -496,11 +489,7 @@ class JointMethod(ValueMethod):
         if self.config.remember:
             keys = {KEY + name: layer_keys for name, layer_keys in written.keys.items()}
         provenance = {**self.provenance(), "edits": with_updates(records, written.norms())}
-        factors = written.factors
-        rect = self.config.rect
-        prune = self.config.prune
-        if rect or prune:  # the facts' norms stay those before: what is written then has no share for each fact
-            factors = restrain(factors, self.model, before=before, rect=rect, prune=prune)
+        factors = self.adjust_updates(written.factors, before)
         return WeightPatch(factors=factors, provenance=provenance, state={VALUE: target_states.T, **keys})
 
     @abstractmethod
@@ -518,13 +507,6 @@ class JointMethod(ValueMethod):
     def share(self, remaining: int) -> float:
         """Return which part of what is missing of z - h a layer writes; it is one of ``remaining`` layers."""
         return 1 / remaining
-
-    def spread(self, layer: int, right: Tensor) -> Tensor:
-        """Return U [d_ff, facts] off the principal directions of the layer's weight, as ``sphere`` sets."""
-        if not self.config.sphere:
-            return right
-        weight = weight_matrix(self.model.down_projection(layer))
-        return off_principal(principal_directions(weight), right, strength=self.config.sphere)
 
     def solve(self, layer: int, keys: Tensor, others: OtherKeys) -> Tensor:
         """Return (C + hold H)^-1 K, [d_ff, facts]."""

@@ -37,13 +37,7 @@ from kg_edit.locate_then_edit.descent import (
     descend,
     descent_model,
 )
-from kg_edit.locate_then_edit.long_run import (
-    anchor,
-    off_principal,
-    principal_directions,
-    remember,
-    restrain,
-)
+from kg_edit.locate_then_edit.long_run import anchor, remember
 from kg_edit.locate_then_edit.objective import Objective, Request, norm_penalty
 from kg_edit.locate_then_edit.states import other_keys, subject_states
 from kg_edit.methods.base import annotate_errors
@@ -101,7 +95,6 @@ class RankOneConfig(ValueConfig, LayerConfig):
             rows=rows,
             context_tokens=sum(length * count for length, count in self.context_lengths),
             covariance=self.covariance,
-            dense=self.rect > 0,
             keys=self.remember > 0,
         )
 
@@ -117,7 +110,6 @@ class EditValue:
         mean_key: k*, the mean key over the contexts, [d_ff].
         descent: m* - m [d], and the losses of every step.
         notes: what the patch records about the change.
-        principal: V, the principal directions of the weight, which all edits of a call share; None without ``sphere``.
     """
 
     request: Request
@@ -126,7 +118,6 @@ class EditValue:
     mean_key: Tensor
     descent: Descent
     notes: dict[str, Any]
-    principal: Tensor | None = None
 
 
 class RankOneMethod(ValueMethod):
@@ -213,9 +204,6 @@ class RankOneMethod(ValueMethod):
         if not edits:
             return []
         values = list[EditValue]()
-        principal = None
-        if self.config.sphere:
-            principal = principal_directions(weight_matrix(self.model.down_projection(self.layer)).detach())
         with untouched(self.model):
             model = descent_model(self.model, self.config.descent_dtype)  # the model, or a copy of it in bfloat16
             for part in self.portions(requests):
@@ -236,7 +224,6 @@ class RankOneMethod(ValueMethod):
                             mean_key=loss.mean_key[index],
                             descent=descent,
                             notes=notes[index],
-                            principal=principal,
                         )
                     )
         return values
@@ -302,13 +289,8 @@ class RankOneMethod(ValueMethod):
             hold=self.config.hold,
             earlier=earlier,
         )
-        if self.config.sphere:  # as published, after the closed form: the output for k is no longer exactly m*
-            principal = principal_directions(weight.detach()) if value.principal is None else value.principal
-            right = off_principal(principal, factors.right, strength=self.config.sphere)
-            factors = replace(factors, right=right)
-        updates = {name: factors}
-        if self.config.rect or self.config.prune:
-            updates = restrain(updates, self.model, before=before, rect=self.config.rect, prune=self.config.prune)
+        factors = replace(factors, right=self.adjust_directions(self.layer, factors.right))
+        updates = self.adjust_updates({name: factors}, before)
         record = {
             **self.record(edit),
             "norms": {

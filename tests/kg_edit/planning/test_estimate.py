@@ -420,7 +420,7 @@ def test_a_large_step_is_made_smaller_by_its_batch_size() -> None:
     assert "batch_size" in text and "--memory" not in text
 
 
-@pytest.mark.parametrize(("name", "settings"), [("rome", {"rect": 0.4}), ("memit", {}), ("ft-all", {})])
+@pytest.mark.parametrize(("name", "settings"), [("restrained-rome", {"rect": 0.4}), ("memit", {}), ("ft-all", {})])
 def test_a_patch_has_the_size_that_is_planned(name: str, settings: dict[str, float]) -> None:
     """Also the keys that it stores, and whole matrices, with the identity that is their other factor."""
     model, method = tiny("llama"), find_method(name)

@@ -25,7 +25,9 @@ from tests.kg_edit.methods.refusals import POST_NORM, settings_of_family
 from tests.kg_edit.tiny import CONFIGS, tiny
 
 # comeba's patch is no change of weights: test_comeba.py looks at what it keeps beside them
-NAMES = [name for name in method_names() if issubclass(find_method(name), JointMethod) and name != "comeba"]
+# COMEBA's patch is an adapter, and a restrained update no longer solves the equation (`tests/kg_edit/zoo`)
+_OTHERS = ("comeba", "restrained-emmet", "restrained-memit")
+NAMES = [name for name in method_names() if issubclass(find_method(name), JointMethod) and name not in _OTHERS]
 LAMBDA, RIDGE, RELAXATION, HOLD = 3.0, 0.5, 1e-2, 2.0
 SETTINGS: dict[str, dict[str, Any]] = {
     "alphaedit": {"ridge": RIDGE},

@@ -81,7 +81,7 @@ def test_remove_from_two_batches_in_one_file(tmp_path: Path) -> None:
         assert_near(ledger.patch, fresh, share=1e-3)
 
 
-@pytest.mark.parametrize("name", keep_first(["memit", "rome"]))
+@pytest.mark.parametrize("name", keep_first(["restrained-memit", "restrained-rome"]))
 def test_remove_from_a_restrained_patch(name: str, tmp_path: Path) -> None:
     """The change of an edit has no columns of its own, with ``rect`` it is dense."""
     model, edits = tiny("llama"), edits_of(4)

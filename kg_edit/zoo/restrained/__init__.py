@@ -1,0 +1,1 @@
+"""ROME, MEMIT and EMMET with bounds on their updates: SPHERE, RECT and PRUNE."""

@@ -1,0 +1,92 @@
+"""Three bounds on an update D = R U^T of a weight W [d, d_ff], with R [d, facts] and U [d_ff, facts].
+
+- SPHERE (arXiv 2510.01172), `off_principal`: D avoids the principal directions of W, so D becomes D (I - alpha V V^T);
+- RECT (arXiv 2401.04700), `most_changed`: only the elements of D that change their weight most are written;
+- PRUNE (arXiv 2405.16821), `pruned`: the singular values of all updates together are bounded by those of W.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kg_edit.models.devices import exact
+from kg_edit.patches.weight_patch import Factors
+
+_ENERGY = 0.5  # share of the eigenvalues' sum that the principal directions have, as in the public code
+
+
+def principal_directions(weight: Tensor) -> Tensor:
+    """Return V [d_ff, directions] of ``weight`` W [d, d_ff], in float64.
+
+    With A the rows of W at norm 1, they are the eigenvectors of A^T A with the largest eigenvalues, as many as have
+    half of the eigenvalues' sum.
+    """
+    rows = exact(weight)
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)  # A
+    values, vectors = torch.linalg.eigh(rows @ rows.T)  # the smaller A A^T, [d, d], has the same eigenvalues
+    values = values.flip(0).clamp(min=0)  # the largest first
+    vectors = vectors.flip(1)
+    share = values.cumsum(0) / values.sum()
+    count = int((share <= _ENERGY).sum()) + 1
+    directions: Tensor = rows.T @ vectors[:, :count] / values[:count].sqrt()  # V
+    return directions
+
+
+def off_principal(principal: Tensor, right: Tensor, *, strength: float) -> Tensor:
+    """Return P U for the right factor U [d_ff, facts] of an update R U^T, with P = I - strength V V^T.
+
+    V is ``principal``, the `principal_directions` of the weight that the update changes.
+    """
+    wide = exact(right)
+    removed: Tensor = strength * principal @ (principal.T @ wide)
+    return (wide - removed).to(right.dtype)
+
+
+def most_changed(update: Factors, weight: Tensor, *, share: float) -> Factors:
+    """Return the update D [d, d_ff] with 0 for all but a share of its elements: those with the largest |D / W| (RECT).
+
+    Where several are as large as the smallest of them, all are written.
+    """
+    change = update.product.to(weight.device)
+    relative = (change / weight.float()).abs().nan_to_num(0.0, posinf=torch.inf).flatten()
+    written = max(1, round(share * relative.numel()))
+    threshold = relative.kthvalue(relative.numel() - written + 1).values
+    return Factors.dense(change * (relative >= threshold).view_as(change))
+
+
+def pruned(update: Factors, weight: Tensor, *, earlier: Sequence[Factors], base: float) -> Factors:
+    """Return the update D [d, d_ff], corrected so that all updates together are bounded (PRUNE).
+
+    With S = sum of the earlier updates + D and s the largest singular value of the unedited W, each singular value
+    sigma > s of S becomes min(sigma, s + log_base(sigma / s)).
+
+    Args:
+        update: D.
+        weight: W with the earlier updates, [d, d_ff].
+        earlier: the updates of earlier edits.
+        base: of the logarithm.
+    """
+    unedited = exact(weight)
+    for pair in earlier:
+        unedited = unedited - exact(pair.product).to(unedited.device)
+
+    # S = L R^T has the singular values of the small Q_L^T L R^T Q_R.
+    total = Factors.total([*(pair.exact_on(update.left.device) for pair in earlier), update])
+    left, in_left = torch.linalg.qr(exact(total.left))
+    right, in_right = torch.linalg.qr(exact(total.right))
+    u, sigma, v = torch.linalg.svd(in_left @ in_right.T, full_matrices=False)
+    if sigma[0] <= unedited.norm() / min(unedited.shape) ** 0.5:  # at most s, which is then not computed
+        return update
+
+    # D + sum over sigma > s of (bounded sigma - sigma) u v^T
+    largest = torch.linalg.matrix_norm(unedited, 2).to(sigma.device)  # s
+    over = sigma > largest
+    bounded = torch.minimum(sigma, largest + (sigma / largest).log() / math.log(base))
+    correction_left = left @ u[:, over] * (bounded - sigma)[over]
+    correction_right = right @ v[over].T
+    correction = Factors(left=correction_left.to(update.left), right=correction_right.to(update.right))
+    return update + correction
