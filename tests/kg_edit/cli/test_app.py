@@ -44,9 +44,15 @@ GROUP = typer.main.get_command(app)
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 
 
+def subcommands(group: Any = GROUP) -> dict[str, Any]:
+    """The commands of a group, each imported."""
+    context = typer.Context(group)
+    return {name: group.get_command(context, name) for name in group.list_commands(context)}
+
+
 def commands(group: Any = GROUP, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield each command with the words by which it is called."""
-    for name, command in group.commands.items():
+    for name, command in subcommands(group).items():
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
         if not hasattr(command, "commands") or command.invoke_without_command:
@@ -70,11 +76,11 @@ def test_help_has_one_form(path: tuple[str, ...]) -> None:
         COMMANDS[path].make_context(path[-1], words)
 
 
-@pytest.mark.parametrize("name", [name for name, command in GROUP.commands.items() if hasattr(command, "commands")])
+@pytest.mark.parametrize("name", [name for name, command in subcommands().items() if hasattr(command, "commands")])
 def test_groups_have_an_example(name: str, kg_edit: Run) -> None:
     shown = " ".join(kg_edit(name, "--help").out.split())
     (example, *_) = re.findall(rf"• kg-edit {name} ([\w-]+)", shown)
-    assert example in GROUP.commands[name].commands or example.startswith("--")
+    assert example in subcommands()[name].commands or example.startswith("--")
 
 
 def test_help_has_panels_and_room_at_80_columns(kg_edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
