@@ -9,8 +9,8 @@ import pytest
 
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.reports.differences import read_differences
-from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import QUICK, ROME, Run, cache, edit, kg_edit, place, refused, rows, tiny_folder
+from tests.kg_edit.ship.cli.test_patch import HEAT, RIVER, write_patch
 
 __all__ = ["cache", "edit", "kg_edit", "place", "tiny_folder"]  # fixtures
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kg_edit.reports.rows import Reading, ReportProbe, ReportRow
-from tests.kg_edit.cli.test_patch import HEAT, LAKERS, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
+from tests.kg_edit.ship.cli.test_patch import HEAT, LAKERS, RIVER, write_patch
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 

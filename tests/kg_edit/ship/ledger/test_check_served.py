@@ -17,10 +17,10 @@ from kg_edit.reports.probes import probes
 from kg_edit.ship.app.openai_api import CompletionRequest
 from kg_edit.ship.ledger.check import KINDS, CompletionServer, check_served
 from kg_edit.text.matching import normalised
-from tests.kg_edit.cli.test_patch import HEAT as HEAT_WITH_LOCALITY
-from tests.kg_edit.cli.test_patch import LAKERS, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, tiny_folder
 from tests.kg_edit.ship.app.serving import served, workshop
+from tests.kg_edit.ship.cli.test_patch import HEAT as HEAT_WITH_LOCALITY
+from tests.kg_edit.ship.cli.test_patch import LAKERS, RIVER, write_patch
 from tests.loopback import Loopback, OtherProtocol, QuietHandler
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures

@@ -24,7 +24,7 @@ from tests.kg_edit.evaluation.killed import results_of
 from tests.kg_edit.evaluation.test_cli_runs import row
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'kg-edit[ray]'"
@@ -55,7 +55,14 @@ def evaluation(options: dict[str, Any]) -> EvaluateOptions:
 @pytest.mark.parametrize("kill", ["kill", "leave"])
 def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, Any], place: Path) -> None:
     evaluation(options).run(place / "whole")
-    command = [sys.executable, "-m", "tests.kg_edit.cli.on_ray", json.dumps(options), str(place / "out"), kill]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.kg_edit.evaluation.cli.on_ray",
+        json.dumps(options),
+        str(place / "out"),
+        kill,
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr[-3000:]

@@ -20,9 +20,9 @@ from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.export.card import base_model
 from kg_edit.ship.export.shipment import Shipment
 from kg_edit.ship.ledger import Ledger
-from tests.kg_edit.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.command_line import Run, cache, kg_edit, place, refused, tiny_folder
 from tests.kg_edit.patches.test_subtraction import patch as some_patch
+from tests.kg_edit.ship.cli.test_patch import HEAT, RIVER, write_patch
 from tests.kg_edit.ship.export.test_gguf_files import as_gguf
 from tests.kg_edit.ship.export.test_hub import Hub, environment, hub
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up

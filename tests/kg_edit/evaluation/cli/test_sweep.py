@@ -27,7 +27,7 @@ from tests.kg_edit.tiny import tiny
 
 __all__ = ["cache", "kg_edit", "place", "tiny_folder"]  # fixtures
 
-FILES = sorted((Path(__file__).resolve().parents[3] / "sweeps").glob("*.toml"))
+FILES = sorted((Path(__file__).resolve().parents[4] / "sweeps").glob("*.toml"))
 AXES = {"glame_m": "per_node", "glame_n": "hops", "glame_policy": "graph.policy"}
 FAST = {"steps": 2, "further_steps": 0, "context_lengths": [[4, 1]], **COVARIANCE}
 METRICS = ("efficacy.prob", "portability.nll")
