@@ -9,8 +9,10 @@ the hidden state after the block at s's last token is replaced by the state that
 in the place of s. This is the best that a value at s can do if it means o* and nothing else: what an editor answers
 beyond it, it has learned as an answer.
 
-Only questions count whose second hop the model knows: the file asked SmolLM2 in three forms; here every model is asked
-once more ("What is the capital of o*?", after the same examples), and a question that it gets wrong is left out.
+The questions are those whose second hop SmolLM2 knows by the file, which asked it in three forms; an editor's score
+counts them all. Here every model is asked for the second hop too ("What is the capital of o*?", after the same
+examples). The rows "asked directly: right" have only the questions that it then gets right; another model than SmolLM2
+may not know the rest.
 
 A run continues where it stopped (--out has a line for each record). Writes the table ripples-ceiling of results/: the
 share of right answers by block, a mean over records with its bootstrap interval, and the share that says o* itself.
@@ -49,6 +51,7 @@ from kg_edit.text.relation_nouns import relation_nouns
 
 TABLE = "ripples-ceiling"
 UNEDITED = "no block"
+DIRECT = "asked directly"
 TOKENS = 12  # of an answer, at least
 log = logging.getLogger("studies.patched_states")
 
@@ -130,28 +133,21 @@ def patched_answers(model: LanguageModel, row: Prompt, states: dict[int, Tensor]
 
 
 def measure(model: LanguageModel, record: BenchmarkRecord, blocks: Sequence[int]) -> list[dict[str, list[bool]]]:
-    """Return for each known question, by block, whether the answer is right, and whether it says o* itself."""
+    """Return for each question, by block, whether the answer is right, and whether it says o* itself."""
     (edit,) = record.edits
     measured = list[dict[str, list[bool]]]()
     for question in two_hops(record):
         tokens = max(TOKENS, *(room_for(model.tokenizer, name) for name in question.answers))
         direct = encode(model.tokenizer, question.second_hop)
-        (known,) = patched_answers(model, direct, {}, tokens=tokens)
-        if not any(begins_with(known, name) for name in question.answers):
-            continue
         own = encode(model.tokenizer, question.template, subject=edit.target_new)
         asked = encode(model.tokenizer, question.template, subject=edit.subject)
-        texts = patched_answers(model, asked, states_after(model, own, blocks), tokens=tokens)
-        names = [UNEDITED, *map(str, blocks)]
-        measured.append(
-            {
-                name: [
-                    any(begins_with(text, answer) for answer in question.answers),
-                    begins_with(text, edit.target_new),
-                ]
-                for name, text in zip(names, texts, strict=True)
-            }
-        )
+        texts = patched_answers(model, direct, {}, tokens=tokens)
+        texts += patched_answers(model, asked, states_after(model, own, blocks), tokens=tokens)
+        of_question = dict[str, list[bool]]()
+        for name, text in zip([DIRECT, UNEDITED, *map(str, blocks)], texts, strict=True):
+            is_right = any(begins_with(text, answer) for answer in question.answers)
+            of_question[name] = [is_right, begins_with(text, edit.target_new)]
+        measured.append(of_question)
     return measured
 
 
@@ -165,30 +161,45 @@ def run(model: LanguageModel, records: Sequence[BenchmarkRecord], blocks: Sequen
             done[record.id] = measure(model, record, blocks)
             with file.open("a") as out:
                 out.write(json.dumps({"id": record.id, "questions": done[record.id]}) + "\n")
-            log.info("%s: %d known questions", record.id, len(done[record.id]))
+            log.info("%s: %d questions", record.id, len(done[record.id]))
     return [done[record.id] for record in records]
 
 
 def numbers(measured: Sequence[Any], blocks: Sequence[int], *, data: str, model: str) -> list[Number]:
-    """Return the rows of the table: by block the share of right answers, and of answers that are o*, over records."""
-    names = [UNEDITED, *map(str, blocks)]
-    rows = [
-        {f"{name} {kind}": fmean(question[name][kind] for question in questions) for name in names for kind in range(2)}
-        for questions in measured
-        if questions
+    """Return the rows of the table: those of all questions, and of those whose second hop is right when asked for."""
+    known = [[question for question in questions if question[DIRECT][0]] for questions in measured]
+    return [
+        *rows_of(measured, blocks, "", data=data, model=model),
+        *rows_of(known, blocks, f"{DIRECT}: right", data=data, model=model),
     ]
-    found = estimates(rows, names=[f"{name} {kind}" for name in names for kind in range(2)], seed=0)
-    asked = sum(map(len, measured))
+
+
+def rows_of(measured: Sequence[Any], blocks: Sequence[int], group: str, *, data: str, model: str) -> list[Number]:
+    """Return by block the shares of right answers, and of answers that are o*: means over the records."""
+    metrics = ("right", "says o*")
+    names = [DIRECT, UNEDITED, *map(str, blocks)]
+    rows = list[dict[str, float | None]]()
+    for questions in measured:
+        if questions:
+            rows.append(
+                {
+                    f"{name} {metric}": fmean(question[name][kind] for question in questions)
+                    for name in names
+                    for kind, metric in enumerate(metrics)
+                }
+            )
+    found = estimates(rows, names=[f"{name} {metric}" for name in names for metric in metrics], seed=0)
     result = list[Number]()
     for name in names:
-        what = UNEDITED if name == UNEDITED else f"block {name}"
-        settings = ", ".join(filter(None, (what, "" if model == "SmolLM2-135M" else model)))
-        for kind, metric in enumerate(("right", "says o*")):
-            estimate = found[f"{name} {kind}"]
+        block = f"block {name}" if name.isdecimal() else name
+        other_model = "" if model == "SmolLM2-135M" else model
+        settings = ", ".join(filter(None, (block, group, other_model)))
+        about = {"table": TABLE, "data": data, "n": str(len(rows)), "method": "state of o*", "settings": settings}
+        for metric in metrics:
+            estimate = found[f"{name} {metric}"]
             ends = (estimate.mean, estimate.ci95_low, estimate.ci95_high)
             mean, low, high = ("" if value is None else f"{value:.2f}" for value in ends)
-            about = {"table": TABLE, "data": data, "n": str(len(rows)), "method": "state of o*", "settings": settings}
-            note = f"{asked} questions" if name == UNEDITED and not kind else ""
+            note = f"{sum(map(len, measured))} questions" if (name, metric) == (UNEDITED, "right") else ""
             result.append(Number(**about, metric=metric, mean=mean, low=low, high=high, model=model, note=note))
     return result
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
-from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import encode
 from tests.kg_edit.tiny import tiny
 from tests.pages import ROOT
@@ -23,10 +21,6 @@ TEMPLATE = "Question: What is the capital of the country of {}?\nAnswer:"
 def study(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
     monkeypatch.syspath_prepend(STUDIES)
     return module(request.param)
-
-
-def logits(model: LanguageModel, text: str) -> torch.Tensor:
-    return model.model(torch.tensor([encode(model.tokenizer, text).ids])).logits[0, -1].detach()
 
 
 @pytest.mark.parametrize("study", ["patched_states"], indirect=True)
@@ -52,13 +46,14 @@ def test_state_of_o_in_the_last_place_gives_the_answer_about_o(study: ModuleType
 
 @pytest.mark.parametrize("study", ["patched_states"], indirect=True)
 def test_shares_are_means_over_records(study: ModuleType) -> None:
-    asked = {"no block": [False, False], "3": [True, False]}
-    measured = [[asked, {"no block": [False, True], "3": [False, True]}], [asked], []]
+    known = {"asked directly": [True, False], "no block": [False, False], "3": [True, False]}
+    other = {"asked directly": [False, False], "no block": [False, True], "3": [False, True]}
     rows = {
         (number.settings, number.metric): number
-        for number in study.numbers(measured, [3], data="Ripples, dev", model="SmolLM2-135M")
+        for number in study.numbers([[known, other], [known], []], [3], data="Ripples, dev", model="SmolLM2-135M")
     }
     assert rows["block 3", "right"].mean == "0.75" and rows["no block", "says o*"].mean == "0.25"
+    assert rows["block 3, asked directly: right", "right"].mean == "1.00"
     assert rows["no block", "right"].n == "2" and rows["no block", "right"].note == "3 questions"
 
 
