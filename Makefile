@@ -70,7 +70,7 @@ docs: $(READY_DOCS)  ## the documentation site, into site/; a warning is an erro
 
 results: $(READY)  ## the README's reference table, from what is in the repository; resumable
 	$(BIN)/python studies/study.py --part ripples --limit 30 \
-	  --rows rome,glame,glame+wrong,glame-plus,glame-plus+wrong,glame-plus+none,rag
+	  --rows rome,glame,glame+wrong,glame-plus:late-block,glame-plus:late-block+wrong,glame-plus:late-block+none,rag
 	$(BIN)/python studies/tables.py
 
 notebooks: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, with outputs

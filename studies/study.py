@@ -1,6 +1,6 @@
 """Run the measurements behind results/*.csv, and write their numbers there; runs continue where they stopped.
 
-python studies/study.py --part ripples --rows rome,glame,glame+wrong,glame-plus --limit 30     # the README's table
+python studies/study.py --part ripples --rows rome,glame,glame+wrong,glame-plus:late-block --limit 30
 python studies/study.py --part single --rows rome:fast,glame:paper,ft-m          # METHOD[:PRESET][+CHANGE…]
 python studies/study.py --part single --rows glame:code+start-token,glame:paper+start-token     # labels that are read
 python studies/study.py --part ripples-dev --rows glame-plus+graph-alone,glame-plus+none        # none: recall alone

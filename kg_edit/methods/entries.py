@@ -81,8 +81,8 @@ METHODS = (
     ),
     MethodEntry(
         "glame-plus",
-        "GLAME beyond the paper: facts about o* from the graph and the model are written into a late layer",
-        paper="this project (docs/glame.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593",
+        "GLAME beyond the paper: facts about o* from the graph and the model are learned at s and in a late layer",
+        paper="this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593",
         target="kg_edit.methods.glame_plus.method:GlamePlus",
         family="rank-one",
         needs_graph=True,

@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from kg_edit.edits.edit import Edit
@@ -56,6 +56,10 @@ from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import WeightPatch
 
+# The facts of the forms before: of usual relations alone, and with ``LATE_BLOCK`` in the late block alone.
+USUAL: dict[str, Any] = {"every_relation": False, "stated": 6}
+LATE_BLOCK: dict[str, Any] = {**USUAL, "ripple_weight": 0.0, "further_steps": 28}
+
 _KEPT = 150  # tokens before the subject of a question, for one relation r'; measured on 3 edits
 
 
@@ -63,6 +67,9 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     """ROME's settings, and settings for the facts that follow from the edit: how many, and where they are written."""
 
     steps: PositiveInt = Field(16, description="maximum number of evaluations of the objective")
+    further_steps: NonNegativeInt = Field(
+        0, description="maximum of further evaluations until the target is predicted in each context"
+    )
     context_lengths: ContextLengths = Field(
         ((10, 1),), description="(tokens, count) of the contexts that are sampled from the model"
     )
@@ -74,7 +81,7 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     )
     per_node: PositiveInt = Field(500, description="number of statements of o* to choose from")
     ripple_weight: float = Field(
-        0.0,
+        2.0,
         ge=0,
         description="weight of the facts that follow, in the loss of the value at s; 0: it learns the edit alone",
     )
@@ -84,8 +91,14 @@ class GlamePlusConfig(GraphSettings, RippleConfig):
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "fast": RomeConfig.presets["fast"],
-        "one-value": {"answers": None, "ripple_weight": 2.0, "further_steps": 0, "hold": 0.0, "remember": 0.0},
+        "fast": {**LATE_BLOCK, **RomeConfig.presets["fast"]},
+        "late-block": LATE_BLOCK,
+        "one-value": {
+            **USUAL,
+            "answers": None,
+            "hold": 0.0,
+            "remember": 0.0,
+        },
     }
 
     def idle(self) -> dict[str, str]:

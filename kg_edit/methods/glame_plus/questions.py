@@ -31,9 +31,9 @@ class RippleConfig(RomeConfig):
         description="how often the value at s learns the edit itself as a question; the late block learns it once, or "
         "not at all if this is 0",
     )
-    stated: int = Field(6, ge=0, description="maximum number of facts that are learned from the graph")
+    stated: int = Field(10, ge=0, description="maximum number of facts that are learned from the graph")
     every_relation: bool = Field(
-        False,
+        True,
         description="learn statements of every relation of o* that has a noun; false: only of the relations that "
         "objects of r usually have",
     )

@@ -101,9 +101,9 @@ MEASURED = {  # of each choice: the table, method, settings and metric of its pe
         ("single", "unedited", "", "neighborhood"),
     ),
     "glame-plus --graph GRAPH": (
-        ("ripples", "glame-plus", "", "two hops, known"),
-        ("ripples", "glame-plus", "no graph", "two hops, known"),
-        ("ripples", "glame-plus", "wrong graph", "two hops, known"),
+        ("ripples", "glame-plus", "late-block", "two hops, known"),
+        ("ripples", "glame-plus", "late-block, no graph", "two hops, known"),
+        ("ripples", "glame-plus", "late-block, wrong graph", "two hops, known"),
         ("ripples", "rome", "", "two hops, known"),
     ),
     "alphaedit --preset fast": (
