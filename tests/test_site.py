@@ -185,3 +185,10 @@ def test_picture_is_dark_on_a_dark_page(name: str, site: Path, browser: Chromium
         picture = Image.open(BytesIO(page.picture())).convert("L").crop((box[0], box[1] + 60, box[2], min(box[3], 840)))
         means[scheme] = ImageStat.Stat(picture).median[0]
     assert means["light"] > 230 and means["dark"] < 60
+
+
+def test_llms_txt_names_every_page_that_is_there(site: Path) -> None:
+    text = (site / "llms.txt").read_text(encoding="utf-8")
+    pages = re.findall(r"^- \[[^]]+\]\(([^)]+)\): \S", text, re.MULTILINE)
+    assert {"index.html", "start.html", "glame.html", "patches.html"} <= set(pages)
+    assert [page for page in pages if not (site / page).is_file()] == []

@@ -11,6 +11,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from jinja2 import Environment
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -62,6 +63,26 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(target, posixpath.dirname(page.file.src_uri) or ".") if name else found[1]
 
     return _in_its_words(LINK.sub(inside, markdown))
+
+
+def on_env(env: Environment, config: MkDocsConfig, files: Files) -> Environment:
+    """Add llms.txt: the pages, each with its first sentence, for programs that read the site (https://llmstxt.org)."""
+    lines = [f"# {config.site_name}", "", f"> {config.site_description}", "", "## Pages", ""]
+    for file in files.documentation_pages():
+        page = file.page
+        if page is not None:
+            lines.append(f"- [{page.title}]({page.url}): {_first_sentence(page.markdown or '')}")
+    files.append(File.generated(config, "llms.txt", content="\n".join(lines) + "\n"))
+    return env
+
+
+def _first_sentence(markdown: str) -> str:
+    """Return the first sentence of a page's text: of its first paragraph that is no heading, picture, table or code."""
+    for paragraph in markdown.split("\n\n"):
+        text = " ".join(paragraph.split())
+        if text and text[0] not in "#|<!`:-" and not paragraph.startswith("    "):
+            return re.split(r"(?<=[.!?]) ", text, maxsplit=1)[0]
+    return ""
 
 
 def _in_its_words(markdown: str) -> str:
