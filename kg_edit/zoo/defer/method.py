@@ -92,7 +92,8 @@ class DeferringGate(SummedAdapter):
 
     def initial(self) -> dict[str, Tensor]:
         """Return zeros for a copied layer; else random parameters like a linear layer's, from the seed."""
-        draw, (rows, columns) = torch.Generator().manual_seed(self.settings.seed), self.size
+        draw = torch.Generator().manual_seed(self.settings.seed)
+        rows, columns = self.size
         bias = torch.full((1, 1), self.settings.shut)
         if self.settings.start == "layer":
             gate = torch.zeros(1, columns)

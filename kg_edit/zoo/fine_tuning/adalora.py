@@ -18,7 +18,6 @@ import networkx as nx
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import UnsupportedModelError
 from kg_edit.graphs.source import SubgraphSource
@@ -26,7 +25,7 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import Factors
 from kg_edit.zoo.entries import method_entry
-from kg_edit.zoo.fine_tuning.lora import ADAPTER, Lora, LoraConfig, find_peft, wrapped
+from kg_edit.zoo.fine_tuning.lora import ADAPTER, Lora, LoraConfig, find_peft, shared_settings, wrapped
 
 
 class AdaLoraConfig(LoraConfig):
@@ -105,7 +104,10 @@ class AdaLora(Lora):
 
     def notes(self, factors: Mapping[str, Factors]) -> dict[str, Any]:
         """Return the number of remaining triplets of all weights together."""
-        return {"rank": sum(int(pair.right.any(dim=0).sum()) for pair in factors.values())}
+        rank = 0
+        for pair in factors.values():
+            rank += int(pair.right.any(dim=0).sum())  # the columns that are not 0
+        return {"rank": rank}
 
 
 @dataclass(eq=False)
@@ -119,15 +121,21 @@ class SvdAdapters:
     @property
     def parameters(self) -> list[Tensor]:
         """All Q [r0, in], lambda [r0, 1] and P [out, r0], in float32."""
-        return [side[ADAPTER] for layer in self.layers.values() for side in (layer.lora_A, layer.lora_E, layer.lora_B)]
+        parameters = list[Tensor]()
+        for layer in self.layers.values():
+            parameters += [layer.lora_A[ADAPTER], layer.lora_E[ADAPTER], layer.lora_B[ADAPTER]]
+        return parameters
 
     def distance(self) -> Tensor:
         """Return the mean over all P and Q of the Frobenius norm of P^T P - 1 and Q Q^T - 1."""
-        # Q Q^T and P^T P, [r0, r0] each; PEFT calls Q lora_A, lambda lora_E and P lora_B
-        squares = [layer.lora_A[ADAPTER] @ layer.lora_A[ADAPTER].T for layer in self.layers.values()]
-        squares += [layer.lora_B[ADAPTER].T @ layer.lora_B[ADAPTER] for layer in self.layers.values()]
-        norms = [torch.linalg.matrix_norm(square - torch.eye(len(square)).to(square)) for square in squares]
-        return torch.stack([norm.to(norms[0].device) for norm in norms]).mean()
+        # PEFT calls Q lora_A, lambda lora_E and P lora_B.
+        squares = [layer.lora_A[ADAPTER] @ layer.lora_A[ADAPTER].T for layer in self.layers.values()]  # Q Q^T, [r0, r0]
+        squares += [layer.lora_B[ADAPTER].T @ layer.lora_B[ADAPTER] for layer in self.layers.values()]  # P^T P
+        norms = list[Tensor]()
+        for square in squares:
+            identity = torch.eye(len(square)).to(square)
+            norms.append(torch.linalg.matrix_norm(square - identity).to(squares[0].device))
+        return torch.stack(norms).mean()
 
     def allocate(self) -> None:
         """After a step, set lambda to 0 for the triplets that exceed the budget of this step."""
@@ -165,10 +173,7 @@ def svd_adapted(model: LanguageModel, names: Sequence[str], config: AdaLoraConfi
         tinit=config.warm_up,
         tfinal=config.final,
         total_step=config.updates,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(names),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
+        **shared_settings(modules, config),
     )
     with wrapped(model, modules, lambda base: peft.AdaLoraModel(base, settings, ADAPTER), config.seed) as tuner:
         adapters = SvdAdapters(tuner, {name: model.model.get_submodule(name) for name in names})

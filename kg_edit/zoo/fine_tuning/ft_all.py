@@ -54,18 +54,23 @@ class FtAll(TuningMethod):
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Tune all the weights on the edit's row."""
         (edit,) = edits
-        targets = [name for layer in self.layers for name in matrices_of(self.model, layer)]
+        targets = list[str]()
+        for layer in self.layers:
+            targets += matrices_of(self.model, layer)
         # Every change starts at 0, so the first loss is that of the model as it is.
         with untouched(self.model), tuned(self.model, targets) as changes:
             row_losses = RowLosses(self.model, self.layer, [self.row(edit)])
             losses = self.config.descent.run(list(changes.values()), lambda: row_losses().mean())
-        detached = {name: change.detach() for name, change in changes.items()}
-        norms = {
-            "update": round(sum(float(change.norm()) ** 2 for change in detached.values()) ** 0.5, 6),
-            "largest": round(max(float(change.abs().max()) for change in detached.values()), 8),
-        }
+
+        factors = dict[str, Factors]()
+        square = 0.0  # |all changes|^2
+        largest = 0.0
+        for name, change in changes.items():
+            factors[f"{name}.weight"] = Factors.dense(change.detach())
+            square += float(change.detach().norm()) ** 2
+            largest = max(largest, float(change.detach().abs().max()))
+        norms = {"update": round(square**0.5, 6), "largest": round(largest, 8)}
         record = {**self.record(edit), "norms": norms, **loss_notes(losses)}
-        factors = {f"{name}.weight": Factors.dense(change) for name, change in detached.items()}
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
 
 

@@ -58,13 +58,17 @@ def still_valid(before: Patch, edits: Iterable[Edit]) -> Sequence[Edit]:
 
     An edit in plain text and one in chat form are two; an edit in both forms is returned in each.
     """
-    records = [(record["edit"], float(record.get("scale", 1.0))) for record in before.edits]
-    every = [(checked(Edit, fields, context=STORED), scale) for fields, scale in records]
-    recorded = [(old.in_chat(chat=form), scale) for old, scale in every for form in old.forms]
     # An edit that was subtracted again is recorded twice, the second time with a scale of -1: the sum is 0.
+    recorded = list[tuple[Edit, float]]()
     strengths: defaultdict[tuple[object, ...], float] = defaultdict(float)
-    for old, scale in recorded:
-        strengths[old.text, old.chat, old.target_new] += scale
+    for record in before.edits:
+        stored = checked(Edit, record["edit"], context=STORED)
+        scale = float(record.get("scale", 1.0))
+        for form in stored.forms:
+            old = stored.in_chat(chat=form)
+            recorded.append((old, scale))
+            strengths[old.text, old.chat, old.target_new] += scale
+
     valid: dict[tuple[str, object], Edit] = {}
     for old, scale in recorded:
         if scale > 0 and strengths[old.text, old.chat, old.target_new] > 0:

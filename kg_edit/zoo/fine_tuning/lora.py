@@ -188,17 +188,19 @@ class Adapters:
     @property
     def parameters(self) -> list[Tensor]:
         """All A [r, in] and B [out, r], in float32."""
-        return [side[ADAPTER].weight for layer in self.layers.values() for side in (layer.lora_A, layer.lora_B)]
+        parameters = list[Tensor]()
+        for layer in self.layers.values():
+            parameters += [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
+        return parameters
 
     def factors(self) -> dict[str, Factors]:
         """Return the change of each weight, alpha / r B A, by the weight's name."""
-        return {
-            f"{name}.weight": Factors(
-                left=layer.scaling[ADAPTER] * layer.lora_B[ADAPTER].weight.detach().clone(),
-                right=layer.lora_A[ADAPTER].weight.detach().T.contiguous(),
-            )
-            for name, layer in self.layers.items()
-        }
+        factors = dict[str, Factors]()
+        for name, layer in self.layers.items():
+            left = layer.scaling[ADAPTER] * layer.lora_B[ADAPTER].weight.detach().clone()  # alpha / r B
+            right = layer.lora_A[ADAPTER].weight.detach().T.contiguous()  # A^T
+            factors[f"{name}.weight"] = Factors(left=left, right=right)
+        return factors
 
 
 @contextmanager
@@ -210,13 +212,7 @@ def adapted(model: LanguageModel, names: Sequence[str], config: LoraConfig) -> I
     """
     peft = find_peft()
     modules = {name: model.model.get_submodule(name) for name in names}
-    settings = peft.LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(names),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules.values()),
-    )
+    settings = peft.LoraConfig(r=config.rank, **shared_settings(modules, config))
     with wrapped(model, modules, lambda base: peft.LoraModel(base, settings, ADAPTER), config.seed):
         layers: dict[str, Any] = {name: model.model.get_submodule(name) for name in names}
         for layer in layers.values():
@@ -225,6 +221,16 @@ def adapted(model: LanguageModel, names: Sequence[str], config: LoraConfig) -> I
             for part in (layer.lora_A, layer.lora_B, layer.lora_dropout):
                 part.to(torch.float32).train().requires_grad_(True)
         yield Adapters(layers)
+
+
+def shared_settings(modules: Mapping[str, nn.Module], config: LoraConfig) -> dict[str, Any]:
+    """Return the settings that PEFT's LoRA and AdaLoRA share, for adapters around ``modules``."""
+    return {
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": list(modules),
+        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in modules.values()),
+    }
 
 
 @contextmanager

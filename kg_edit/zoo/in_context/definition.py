@@ -114,8 +114,11 @@ class Definition(GraphMethod, PromptMethod):
 
     @cached_property
     def _others(self) -> tuple[Edit, ...]:
-        records = readable_records(self.config.others) if self.config.others else ()
-        return tuple(edit for record in records for edit in record.edits)
+        edits = list[Edit]()
+        if self.config.others:
+            for record in readable_records(self.config.others):
+                edits += record.edits
+        return tuple(edits)
 
     def _definitions(self, edit: Edit) -> list[str]:
         """Return the definitions of s and o* in the graph, such as "LeBron James: American basketball player."."""
@@ -123,10 +126,17 @@ class Definition(GraphMethod, PromptMethod):
         assert descriptions is not None  # noqa: S101 - reads_graph
         names = {edit.subject_id: edit.subject, edit.target_new_id: edit.target_new}
         texts = descriptions.descriptions([key for key in names if key])
+
         # What a control of the graph withholds, a description must not give away either.
-        hidden = [*withheld_names(self.graph, edit), *(asked_answers(edit) if self.config.exclude_answers else ())]
-        shown = {key: text for key, text in texts.items() if not any(mentions(text, answer) for answer in hidden)}
-        return [f"{name}: {shown[key]}." for key, name in names.items() if key in shown]
+        hidden = list(withheld_names(self.graph, edit))
+        if self.config.exclude_answers:
+            hidden += asked_answers(edit)
+
+        definitions = list[str]()
+        for key, name in names.items():
+            if key in texts and not any(mentions(texts[key], answer) for answer in hidden):
+                definitions.append(f"{name}: {texts[key]}.")
+        return definitions
 
 
 class Descriptions(Protocol):

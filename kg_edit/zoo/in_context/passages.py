@@ -36,7 +36,9 @@ class Passages:
 
         words = bm25s.tokenize(question, return_ids=False, show_progress=False)
         indices, scores = self._index.retrieve(words, k=1, show_progress=False)
-        return self.texts[int(indices[0, 0])] if words[0] and scores[0, 0] > 0 else None
+        if not words[0] or scores[0, 0] <= 0:
+            return None
+        return self.texts[int(indices[0, 0])]
 
 
 def read_passages(path: str | Path) -> tuple[str, ...]:
@@ -53,26 +55,34 @@ def read_passages(path: str | Path) -> tuple[str, ...]:
     import bm25s
 
     content = document(Path(path))
-    texts = dict.fromkeys(text for row in (content if isinstance(content, list) else [content]) for text in _texts(row))
+    rows = content if isinstance(content, list) else [content]
+    found = list[str]()
+    for row in rows:
+        found += _read_row(row)
+    texts = tuple(dict.fromkeys(found))
     if not texts:
         raise EditFileError(f"{path}: found no paragraphs; {_EXPECTED}")
-    words = (bm25s.tokenize(text, return_ids=False, show_progress=False)[0] for text in texts)
-    if not any(words):  # bm25s raises a bare ValueError for these
+    # bm25s raises a bare ValueError for texts without a word
+    if not any(bm25s.tokenize(text, return_ids=False, show_progress=False)[0] for text in texts):
         raise EditFileError(f"{path}: no paragraph has a word to search for, of two letters or more; {_EXPECTED}")
-    return tuple(texts)
+    return texts
 
 
-def _texts(row: object) -> Iterator[str]:
+def _read_row(row: object) -> Iterator[str]:
     """Yield the text of a row, and those of its paragraphs."""
     if not isinstance(row, dict):
         return
-    title, text, paragraphs = (row.get(name) for name in ("title", "text", "paragraphs"))
+    title = row.get("title")
+    text = row.get("text")
     if isinstance(text, str) and text.strip():
-        yield f"{title}: {' '.join(text.split())}" if title else " ".join(text.split())
+        line = " ".join(text.split())
+        yield f"{title}: {line}" if title else line
+    paragraphs = row.get("paragraphs")
     if isinstance(paragraphs, str):  # PopQA writes the text of a Python list
         try:
             paragraphs = ast.literal_eval(paragraphs)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return
-    for paragraph in paragraphs if isinstance(paragraphs, list) else ():
-        yield from _texts(paragraph)
+    if isinstance(paragraphs, list):
+        for paragraph in paragraphs:
+            yield from _read_row(paragraph)

@@ -24,12 +24,10 @@ from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.zoo.ke.network import FORMAT, KeManifest, KeTraining, embedding_width
 from kg_edit.zoo.mend.examples import BatchOrder, Rows
-from kg_edit.zoo.mend.gradients import mlp_weights, weight_shapes
 from kg_edit.zoo.mend.network import Validation
-from kg_edit.zoo.mend.training import EditorRun, Losses, losses_after
-from kg_edit.zoo.trained.edits import digest_of, training_edits
+from kg_edit.zoo.mend.training import EditorRun, Losses, losses_after, train_editor
 from kg_edit.zoo.trained.lower_states import LowerStates
-from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS, Progress, State, run_training
+from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS, Progress, State
 
 _EXCESS = 10.0  # weight of the excess in the validation
 _LEAST = 1e-9  # of the margin by which the excess is divided
@@ -48,26 +46,21 @@ def train(
 
     The arguments and errors are those of `kg_edit.zoo.mend.training.train`.
     """
-    manifest = KeManifest(
-        model=model.fingerprint,
-        model_name=model.name,
-        width=embedding_width(model),
-        shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
-        training=settings,
-        edits=digest_of(training_edits(edits)),
-    )
-    return run_training(
+    return train_editor(
         model,
-        manifest,
+        edits,
+        settings,
         out,
-        lambda path: _Run(model, BatchOrder.of(model, edits, settings), manifest, path),
+        kind=KeManifest,
+        run=KeRun,
         format=FORMAT,
         progress=progress,
         checkpoint_seconds=checkpoint_seconds,
+        width=embedding_width(model),
     )
 
 
-class _Run(EditorRun):
+class KeRun(EditorRun):
     """A training run of KE."""
 
     name = "ke"
@@ -100,5 +93,6 @@ class _Run(EditorRun):
         return Validation(step=step, edit=edit, locality=locality, total=total)
 
     def losses_of(self, rows: Rows, lower: LowerStates | None) -> Losses:
+        """Return the losses after the edits of ``rows``, each of which the network reads."""
         network = self._network.conditioned(self.model, rows.edits)
         return losses_after(self.model, network, rows, edit_weight=1.0, locality_weight=1.0, lower=lower)

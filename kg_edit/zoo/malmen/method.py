@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from kg_edit.edits.edit import Edit
 from kg_edit.models.hooks import untouched
+from kg_edit.models.prompts import Prompt
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -55,30 +57,35 @@ class Malmen(Mend):
         Raises:
             ModelError: a loss or a gradient is not finite.
         """
+        # K [tokens, in] and the gradients [tokens, out] at the target tokens of all edits, by weight
+        prompts = list[Prompt]()
+        losses = list[float]()
+        keys: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
+        gradients: dict[str, list[Tensor]] = {name: [] for name in self.editor.weights}
         with untouched(self.model):
-            gradients = [(row, at_targets(row, pairs), loss) for row, pairs, loss in map(self.gradient, edits)]
-        prompts, by_edit, losses = zip(*gradients, strict=True)
-        # by weight: keys [tokens, in] and gradients [tokens, out] of all edits
-        joint = {
-            name: (torch.cat([pairs[name][0] for pairs in by_edit]), torch.cat([pairs[name][1] for pairs in by_edit]))
-            for name in self.editor.weights
-        }
+            for edit in edits:
+                prompt, pairs, loss = self.gradient(edit)
+                prompts.append(prompt)
+                losses.append(loss)
+                for name, (key, gradient) in at_targets(prompt, pairs).items():
+                    keys[name].append(key)
+                    gradients[name].append(gradient)
+        joint = {name: (torch.cat(keys[name]), torch.cat(gradients[name])) for name in keys}
+
+        # The network's value differences D, and the ridge regression D^T K^T (K K^T + ridge I)^-1
         factors = self.factors(prompts, joint)
 
-        # A record has the norms of its edit's share: of its own columns of D^T and of K^T (K K^T + ridge I)^-1
-        counts = [len(prompt.target_ids) for prompt in prompts]
-        shares = {
-            name: [
-                change_norm(Factors(left=left, right=right))
-                for left, right in zip(pair.left.cpu().split(counts, 1), pair.right.cpu().split(counts, 1), strict=True)
-            ]
-            for name, pair in factors.items()
-        }
+        shares = {name: self.norms_by_edit(pair, prompts) for name, pair in factors.items()}
         records = list[dict[str, Any]]()
-        for index, (edit, loss) in enumerate(zip(edits, losses, strict=True)):
+        for index, edit in enumerate(edits):
             norms = {name: round(share[index], 6) for name, share in shares.items()}
-            records.append({**self.record(edit), "nll_before": round(loss, 6), "norms": norms})
-        return WeightPatch(
-            factors={name: Factors.total([pair]) for name, pair in factors.items()},  # dense where that takes less
-            provenance={**self.provenance(), "edits": records},
-        )
+            records.append({**self.record(edit), "nll_before": round(losses[index], 6), "norms": norms})
+        updates = {name: Factors.total([pair]) for name, pair in factors.items()}  # dense where that takes less
+        return WeightPatch(factors=updates, provenance={**self.provenance(), "edits": records})
+
+    def norms_by_edit(self, update: Factors, prompts: Sequence[Prompt]) -> list[float]:
+        """Return the norm of each edit's share in an update: of its own columns of both factors, one for each token."""
+        counts = [len(prompt.target_ids) for prompt in prompts]
+        lefts = update.left.cpu().split(counts, 1)
+        rights = update.right.cpu().split(counts, 1)
+        return [change_norm(Factors(left=left, right=right)) for left, right in zip(lefts, rights, strict=True)]

@@ -52,7 +52,15 @@ def train(
     The arguments and errors are those of `kg_edit.zoo.mend.training.train`.
     """
     return train_editor(
-        model, edits, settings, out, MalmenManifest, MalmenRun, progress=progress, checkpoint_seconds=checkpoint_seconds
+        model,
+        edits,
+        settings,
+        out,
+        kind=MalmenManifest,
+        run=MalmenRun,
+        format=FORMAT,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
     )
 
 

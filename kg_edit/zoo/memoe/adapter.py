@@ -69,7 +69,8 @@ class Experts(SummedAdapter):
 
     def initial(self) -> dict[str, Tensor]:
         """Return a random router like a linear layer, from the seed, and experts 0."""
-        draw, (rows, columns) = torch.Generator().manual_seed(self.settings.seed), self.size
+        draw = torch.Generator().manual_seed(self.settings.seed)
+        rows, columns = self.size
         router = linear_init(self.settings.experts, columns + rows, draw)
         return {"router": router, "experts": torch.zeros(self.settings.experts * rows, columns)}
 

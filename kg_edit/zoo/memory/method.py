@@ -59,7 +59,8 @@ class MemoryNetwork(SummedAdapter):
 
     def initial(self) -> dict[str, Tensor]:
         """Return keys and biases like a linear layer's, and values uniform in [0, 1), all from the seed."""
-        draw, (rows, columns) = torch.Generator().manual_seed(self.settings.seed), self.size
+        draw = torch.Generator().manual_seed(self.settings.seed)
+        rows, columns = self.size
         slots = self.settings.slots
         bias = torch.empty(slots, 1).uniform_(-(columns**-0.5), columns**-0.5, generator=draw)
         values = torch.rand(slots, rows, generator=draw)

@@ -71,20 +71,25 @@ class Rows:
 
         An edit without neighbours gets one of ``texts`` as its unrelated prompt.
         """
-        drawn = [
-            (random.choice(example.equivalents or (None,)), random.choice(example.unrelated or texts))
-            for example in examples
-        ]
+        further = list[tuple[int, Prompt]]()
+        unrelated = list[Prompt]()
+        for owner, example in enumerate(examples):
+            equivalent = random.choice(example.equivalents or (None,))
+            unrelated.append(random.choice(example.unrelated or texts))
+            if equivalent is not None:
+                further.append((owner, equivalent))
+
         # With the gradient of the whole statement, the edit's own prompt is asked as a further prompt: then the loss is
         # that of the target alone.
         learned = all(example.statement is example.edit for example in examples)
-        further = [(owner, prompt) for owner, (prompt, _) in enumerate(drawn) if prompt is not None]
         for owner, example in enumerate(examples):
+            if not learned:
+                further.append((owner, example.edit))
             sampled = random.sample(example.questions, min(questions, len(example.questions)))
-            further += [(owner, prompt) for prompt in (*(() if learned else (example.edit,)), *sampled)]
+            further += [(owner, question) for question in sampled]
         return cls(
             edits=tuple(example.statement for example in examples),
-            unrelated=tuple(unrelated for _, unrelated in drawn),
+            unrelated=tuple(unrelated),
             further=tuple(further),
             learned=learned,
         )
@@ -105,7 +110,8 @@ def make_examples(
     examples = list[Example]()
     left_out = 0
     edits = training_edits(items)
-    if chat := sum(edit.chat is not False for edit, _ in edits):
+    chat = sum(edit.chat is not False for edit, _ in edits)
+    if chat:
         log.warning("%d edits have chat set; the training uses their prompts in plain text", chat)
     for edit, locality in edits:
         lead = lead_before(model, edit.text, subject=edit.subject)
@@ -113,14 +119,15 @@ def make_examples(
         if not encoded:
             left_out += 1
             continue
-        questions = (
-            (f"Q: {probe.question}\nA:" if query_of(probe).form == "question" else probe.question, probe.answer)
-            for probe in edit.portability
-        )
+        questions = list[tuple[str, str]]()
+        for probe in edit.portability:
+            is_question = query_of(probe).form == "question"  # and not the start of a statement
+            questions.append((f"Q: {probe.question}\nA:" if is_question else probe.question, probe.answer))
+        statement = whole_statement(encoded[0]) if gradient_of == "text" else encoded[0]
         examples.append(
             Example(
                 edit=encoded[0],
-                statement=whole_statement(encoded[0]) if gradient_of == "text" else encoded[0],
+                statement=statement,
                 equivalents=_encoded(model, ((text, edit.target_new) for text in edit.paraphrases)),
                 unrelated=_encoded(model, locality),
                 questions=_encoded(model, questions),
@@ -177,10 +184,10 @@ class BatchOrder:
         at_once = settings.at_once
         needed = settings.validation + max(at_once.values())
         if len(examples) < needed:
+            sizes = ", ".join(f"{name} = {value}" for name, value in at_once.items())
             raise ConfigError(
                 f"found {len(examples)} usable edits, expected at least {needed}: validation = {settings.validation} "
-                f"(held out), {', '.join(f'{name} = {value}' for name, value in at_once.items())}; give more edits, or "
-                "lower these"
+                f"(held out), {sizes}; give more edits, or lower these"
             )
         if settings.questions and not any(example.questions for example in examples):
             raise ConfigError(
@@ -206,7 +213,8 @@ class BatchOrder:
         """Yield all prompts of which the rows of a step or of the validation are drawn."""
         for example in (*self.examples, *self._held_out):
             yield from (example.edit, example.statement, *example.equivalents, *example.unrelated)
-            yield from example.questions if self.settings.questions else ()
+            if self.settings.questions:
+                yield from example.questions
         yield from self._texts
 
     def for_normalising(self) -> list[Prompt]:

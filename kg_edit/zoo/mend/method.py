@@ -45,8 +45,10 @@ class MendConfig(MethodConfig):
 
     def idle(self) -> dict[str, str]:
         """Return the settings of the plain step, if there is a trained network."""
+        if not self.network:
+            return {}
         why = "the trained network has its own weights and rates"
-        return {"edit_lr": why, "blocks": why} if self.network else {}
+        return {"edit_lr": why, "blocks": why}
 
     def written_layers(self, blocks: int) -> tuple[int, ...]:
         """Return the last ``self.blocks`` layers; a trained editor names its own weights, by default in as many."""
@@ -91,7 +93,8 @@ class Mend(StatementMethod):
         """
         super().check_inputs(config, graph, edits)
         assert isinstance(config, MendConfig)  # noqa: S101 - config_class
-        if folder := cls._folder(config):
+        folder = cls._folder(config)
+        if folder:
             cls.file_format.manifest(folder / NETWORK, cls.manifest_class)
 
     @classmethod
@@ -110,10 +113,15 @@ class Mend(StatementMethod):
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
         """Return the sum of the edits' changes, each from its own gradient on the model in its present state."""
+        changes = list[Mapping[str, Factors]]()
+        records = list[dict[str, Any]]()
         with untouched(self.model):
-            changes, records = zip(*map(self._change, edits), strict=True)
+            for edit in edits:
+                change, record = self._change(edit)
+                changes.append(change)
+                records.append(record)
         factors = {name: Factors.total([change[name] for change in changes]) for name in changes[0]}
-        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [*records]})
+        return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": records})
 
     def _change(self, edit: Edit) -> tuple[Mapping[str, Factors], dict[str, Any]]:
         """Return the change of each weight for one edit, and the edit's record."""
@@ -133,8 +141,11 @@ class Mend(StatementMethod):
             ModelError: the loss or the gradient is not finite.
         """
         with annotate_errors(edit):
-            prompt = whole_statement(self.row(edit)) if self.editor.of_statement else self.row(edit)
-            return prompt, *gradient_factors(self.model, prompt, list(self.editor.weights))
+            prompt = self.row(edit)
+            if self.editor.of_statement:
+                prompt = whole_statement(prompt)
+            factors, loss = gradient_factors(self.model, prompt, list(self.editor.weights))
+            return prompt, factors, loss
 
     def factors(self, prompts: Sequence[Prompt], gradients: Pairs) -> Mapping[str, Factors]:
         """Return the editor's change of each weight, ``strength`` times."""

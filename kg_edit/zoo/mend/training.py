@@ -13,10 +13,10 @@ bit for bit (`kg_edit.zoo.trained`).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,12 +41,12 @@ from kg_edit.zoo.mend.gradients import (
 )
 from kg_edit.zoo.mend.network import FORMAT, MendManifest, MendTraining, Pairs, Validation
 from kg_edit.zoo.trained.edits import digest_of, training_edits
-from kg_edit.zoo.trained.files import Manifest, NetworkFormat
+from kg_edit.zoo.trained.files import Manifest, NetworkFormat, NetworkManifest
 from kg_edit.zoo.trained.lower_states import LowerStates, lower_states
 from kg_edit.zoo.trained.training import CHECKPOINT_SECONDS, STATES, Progress, State, TrainingRun, run_training
 
 _STATES_GB = 4.0  # more than that is not stored
-Trained = TypeVar("Trained", bound=MendManifest)
+Trained = TypeVar("Trained", bound=NetworkManifest)
 
 
 def train(
@@ -76,7 +76,15 @@ def train(
         OutputError: ``out`` contains another run, or can't be written.
     """
     return train_editor(
-        model, edits, settings, out, MendManifest, MendRun, progress=progress, checkpoint_seconds=checkpoint_seconds
+        model,
+        edits,
+        settings,
+        out,
+        kind=MendManifest,
+        run=MendRun,
+        format=FORMAT,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
     )
 
 
@@ -85,15 +93,29 @@ def train_editor(
     edits: Sequence[Edit | BenchmarkRecord],
     settings: MendTraining,
     out: Path,
-    kind: type[Trained],
-    run: type[MendRun],
     *,
+    kind: type[Trained],
+    run: Callable[[LanguageModel, BatchOrder, Trained, Path], EditorRun],
+    format: NetworkFormat,
     progress: bool,
     checkpoint_seconds: float,
+    **fields: Any,
 ) -> Trained:
-    """Train a network whose manifest is of the class ``kind``, by a training run of the class ``run``.
+    """Train a network that turns an edit's gradient into a change of the weights: that of MEND, KE, MALMEN or RLEdit.
 
     The other arguments and the errors are those of `train`.
+
+    Args:
+        model: the language model.
+        edits: the training edits, or records with edits.
+        settings: the settings of the training.
+        out: the folder.
+        kind: the class of the network's manifest.
+        run: the class of the training run.
+        format: the format of the network's file.
+        progress: whether to show a progress bar.
+        checkpoint_seconds: seconds between two checkpoints.
+        fields: further fields of the manifest.
     """
     manifest = kind(
         model=model.fingerprint,
@@ -101,13 +123,14 @@ def train_editor(
         shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
         training=settings,
         edits=digest_of(training_edits(edits)),
+        **fields,
     )
     return run_training(
         model,
         manifest,
         out,
         lambda path: run(model, BatchOrder.of(model, edits, settings), manifest, path),
-        format=run.format,
+        format=format,
         progress=progress,
         checkpoint_seconds=checkpoint_seconds,
     )

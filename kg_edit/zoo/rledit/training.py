@@ -43,5 +43,13 @@ def train(
     The arguments and errors are those of `kg_edit.zoo.mend.training.train`.
     """
     return train_editor(
-        model, edits, settings, out, RLEditManifest, RLEditRun, progress=progress, checkpoint_seconds=checkpoint_seconds
+        model,
+        edits,
+        settings,
+        out,
+        kind=RLEditManifest,
+        run=RLEditRun,
+        format=FORMAT,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
     )
