@@ -131,7 +131,10 @@ def inputs_at(method: AdapterMethod, rows: Sequence[TrainingRow], *, reads: Read
 
     with watched(read_module(method.model, method.layer, reads), see):
         block_output(method.model, batch, method.layer)
-    positions = [(index + 1) * width - len(row.ids) + at for index, row in enumerate(rows) for at, _ in row.targets]
+    positions = list[int]()
+    for index, row in enumerate(rows):
+        first = (index + 1) * width - len(row.ids)  # of the row's first token; it is padded on the left
+        positions += [first + position for position, _ in row.targets]
     return seen[0][torch.tensor(positions, device=seen[0].device)]
 
 

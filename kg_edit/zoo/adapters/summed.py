@@ -178,14 +178,14 @@ class SummedMethod(AdapterMethod):
 
         start = adapter.parameters(self.device)
         learned = self.learned()
-        change = {
-            name: torch.zeros_like(tensor, requires_grad=True)
-            for name, tensor in start.items()
-            if learned is None or name in learned
-        }
+        change = dict[str, Tensor]()
+        for name, tensor in start.items():
+            if learned is None or name in learned:
+                change[name] = torch.zeros_like(tensor, requires_grad=True)
 
         def now() -> dict[str, Tensor]:
-            return {name: tensor + change[name] if name in change else tensor for name, tensor in start.items()}
+            moved = {name: start[name] + difference for name, difference in change.items()}
+            return {**start, **moved}
 
         rows = [self.row(edit) for edit in edits]
         here = inputs_at(self, rows, reads=adapter.reads)  # [tokens, in]
@@ -212,13 +212,12 @@ class SummedMethod(AdapterMethod):
             ):
                 each[-1] = losses()
 
-        changes = {
-            name: (change[name].detach() if name in change else torch.zeros_like(tensor)).cpu()
-            for name, tensor in start.items()
-        }
-        size = torch.cat([tensor.flatten() for tensor in changes.values()])
-        pairs = zip(edits, torch.stack(each, 1).tolist(), strict=True)
-        records = [record(self, edit, change=size, losses=edit_losses) for edit, edit_losses in pairs]
+        changes = {name: torch.zeros_like(tensor).cpu() for name, tensor in start.items()}
+        changes |= {name: difference.detach().cpu() for name, difference in change.items()}
+        whole = torch.cat([tensor.flatten() for tensor in changes.values()])
+        records = list[dict[str, Any]]()
+        for edit, edit_losses in zip(edits, torch.stack(each, 1).tolist(), strict=True):
+            records.append(record(self, edit, change=whole, losses=edit_losses))
         return replace(adapter, changes=changes), records
 
 

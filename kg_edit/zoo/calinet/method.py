@@ -63,7 +63,8 @@ class ExtraUnits(SummedAdapter):
 
     def initial(self) -> dict[str, Tensor]:
         """Return random keys, from the seed, and values 0: the output starts at 0."""
-        draw, (width, _) = torch.Generator().manual_seed(self.settings.seed), self.size
+        draw = torch.Generator().manual_seed(self.settings.seed)
+        width = self.size[0]
         units = self.settings.units
         return {"keys": linear_init(units, width, draw), "values": torch.zeros(units, width)}
 
@@ -71,7 +72,8 @@ class ExtraUnits(SummedAdapter):
         self, parameters: Mapping[str, Tensor], inputs: Tensor, output: Tensor, *, training: bool = False
     ) -> Tensor:
         """Return MLP(h) + gelu(h K^T) V for h [tokens, d]."""
-        return output + torch.nn.functional.gelu(inputs @ parameters["keys"].T) @ parameters["values"]
+        active = torch.nn.functional.gelu(inputs @ parameters["keys"].T)  # [tokens, n]
+        return output + active @ parameters["values"]
 
 
 class Calinet(SummedMethod):

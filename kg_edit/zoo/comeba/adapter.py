@@ -129,7 +129,8 @@ class GatedUpdate(Adapter):
     def attached(self, model: LanguageModel, layer: int, device: torch.device) -> Iterator[None]:
         """Within the ``with`` block, the module's output is W x, plus D x at tokens that pass the gate."""
         change = self.change.to(device)
-        (mean, deviation), threshold = self.scale, _below(self.threshold, _SLACK)
+        mean, deviation = self.scale
+        threshold = _below(self.threshold, _SLACK)
 
         def forward(inputs: Tensor, output: Tensor) -> Tensor:
             update = inputs @ change.T

@@ -22,7 +22,7 @@ from kg_edit.edits.edit import Edit
 from kg_edit.methods.memit.method import Memit, MemitConfig
 from kg_edit.methods.memit.records import Fact, Record
 from kg_edit.models.hooks import untouched
-from kg_edit.patches.adapter_patch import AdapterPatch, adapter_at, without_adapter
+from kg_edit.patches.adapter_patch import Adapter, AdapterPatch, adapter_at, without_adapter
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import KEY
 from kg_edit.patches.weight_patch import Factors, WeightPatch
@@ -68,12 +68,13 @@ class Comeba(Memit):
     def others(self) -> Mapping[str, Tensor]:
         """By the weight's name, keys [tokens, d_ff] of texts that the model wrote itself."""
         config = self.config
-        return {
-            self.model.weight_name(layer): own_text_inputs(
+        others = dict[str, Tensor]()
+        for layer in self.layers:
+            inputs = own_text_inputs(
                 self.model, layer, reads="key", texts=config.texts, tokens=config.text_tokens, seed=config.seed
-            ).cpu()
-            for layer in self.layers
-        }
+            )
+            others[self.model.weight_name(layer)] = inputs.cpu()
+        return others
 
     def _make_batch(self, edits: Sequence[Edit], before: Patch) -> Patch:
         """Call `make` on the model with the full updates of earlier batches in the weights, without their gates."""
@@ -89,26 +90,32 @@ class Comeba(Memit):
         update = super().write(facts, target_states, records, before + WeightPatch(factors=self._earlier(before)))
         assert isinstance(update, WeightPatch)  # noqa: S101 - MEMIT's
         settings = GateSettings.of(self.config)
-        adapters = {
-            (GatedUpdate.method, name): GatedUpdate(
+        adapters = dict[tuple[str, str], Adapter]()
+        for name, pair in update.factors.items():
+            adapters[GatedUpdate.method, name] = GatedUpdate(
                 update=Factors(left=pair.left.cpu(), right=pair.right.cpu()),
                 keys=update.state[KEY + name].T.float().contiguous().cpu(),
                 others=self.others[name],
                 settings=settings,
             )
-            for name, pair in update.factors.items()
-        }
         return AdapterPatch(adapters=adapters, provenance=update.provenance)
 
     def protected(self, layer: int, before: Patch) -> Tensor | None:
         """Return sqrt(remember) K_p, with the keys in the adapters of ``before``, [d_ff, earlier facts]."""
         adapter = adapter_at(before, (GatedUpdate.method, self.model.weight_name(layer)))
-        return self.config.remember**0.5 * adapter.keys.T if isinstance(adapter, GatedUpdate) else None
+        if not isinstance(adapter, GatedUpdate):
+            return None
+        keys: Tensor = self.config.remember**0.5 * adapter.keys.T
+        return keys
 
     @property
     def _places(self) -> list[tuple[str, str]]:
         return [(GatedUpdate.method, self.model.weight_name(layer)) for layer in self.layers]
 
     def _earlier(self, before: Patch) -> dict[str, Factors]:
-        adapters = {place[1]: adapter_at(before, place) for place in self._places}
-        return {name: adapter.update for name, adapter in adapters.items() if isinstance(adapter, GatedUpdate)}
+        updates = dict[str, Factors]()
+        for method, name in self._places:
+            adapter = adapter_at(before, (method, name))
+            if isinstance(adapter, GatedUpdate):
+                updates[name] = adapter.update
+        return updates

@@ -101,16 +101,23 @@ class Eamet(Memit):
         penalty = self.penalty(change, state)
         if len(keys) < 2:
             return penalty
+
+        # cos(k_i, k_j) and cos(r_i, r_j), [facts, all]; a fact is not compared with itself
         itself = torch.eye(facts, len(keys), dtype=torch.bool, device=change.device)
-        moved = change.detach().any(1, keepdim=True)  # a change of 0 has no direction, and an endless gradient of it
-        directions = normalize(change.where(moved, change.detach()), dim=1)
         k = normalize(keys, dim=1)
-        others = torch.cat([directions.detach(), *(normalize(those, dim=1) for those in earlier)])
-        of_keys = (k[:facts] @ k.T).masked_fill(itself, _FAR)  # [facts, all]
-        of_changes = (directions @ others.T).masked_fill(itself, _FAR)
-        log_p_k = (of_keys / config.temperature).log_softmax(1)
-        log_p_r = (of_changes / config.temperature).log_softmax(1)
-        divergence = (log_p_k.exp() * (log_p_k - log_p_r)).sum(1)
-        near, at = of_keys.topk(min(config.nearest, len(keys) - 1))
-        errors = (near / config.temperature).softmax(1) * (near - of_changes.gather(1, at)).square()
-        return penalty + config.align_kl * divergence + config.align_mse * errors.sum(1)
+        key_cosines = (k[:facts] @ k.T).masked_fill(itself, _FAR)
+        moved = change.detach().any(1, keepdim=True)  # a change of 0 has no direction, and an endless gradient of it
+        r = normalize(change.where(moved, change.detach()), dim=1)
+        others = torch.cat([r.detach(), *(normalize(changes, dim=1) for changes in earlier)])
+        change_cosines = (r @ others.T).masked_fill(itself, _FAR)
+
+        # KL(P_k || P_r)
+        log_p_k = (key_cosines / config.temperature).log_softmax(1)
+        log_p_r = (change_cosines / config.temperature).log_softmax(1)
+        divergence = (log_p_k.exp() * (log_p_k - log_p_r)).sum(1)  # [facts]
+
+        # sum_j P_k(j) (cos(k_i, k_j) - cos(r_i, r_j))^2 over the nearest keys
+        near, at = key_cosines.topk(min(config.nearest, len(keys) - 1))  # [facts, nearest]
+        shares = (near / config.temperature).softmax(1)
+        errors = (near - change_cosines.gather(1, at)).square()
+        return penalty + config.align_kl * divergence + config.align_mse * (shares * errors).sum(1)

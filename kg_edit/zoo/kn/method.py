@@ -171,12 +171,12 @@ class Kn(EditingMethod):
 
         # Column i of W [d, d_ff] gets strength_i column: in each layer a change of rank 1, column strength^T.
         factors = dict[str, Factors]()
-        for layer, each in zip(self.layers, strength, strict=True):
-            if each.any():
+        for layer, layer_strength in zip(self.layers, strength, strict=True):
+            if layer_strength.any():
                 device = weight_matrix(self.model.down_projection(layer)).device
-                factors[self.model.weight_name(layer)] = Factors(
-                    left=column[:, None].clone().to(device), right=each[:, None].clone().to(device)
-                )
+                left = column[:, None].clone().to(device)
+                right = layer_strength[:, None].clone().to(device)
+                factors[self.model.weight_name(layer)] = Factors(left=left, right=right)
         neurons = [[self.layers[row], neuron] for row, neuron in chosen.mask.nonzero().tolist()]
         record = {
             **self.record(edit),

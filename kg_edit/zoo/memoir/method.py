@@ -64,7 +64,8 @@ class Memoir(AdapterMethod):
         """The mean of the module's input over texts that the model writes itself, [d_ff]; each text counts equally."""
         count = self.config.background_texts
         tokens = self.config.background_tokens
-        return self.means(sample_rows(self.model, rows=count, tokens=tokens, seed=self.config.seed)).mean(0).cpu()
+        texts = sample_rows(self.model, rows=count, tokens=tokens, seed=self.config.seed)
+        return self.means(texts).mean(0).cpu()
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
         """Train the columns of the one edit; the adapter has these columns and the edit's mask.
@@ -79,7 +80,9 @@ class Memoir(AdapterMethod):
 
         # The edit's mask: TopHash of the mean input over its prompt.
         row = self.row(edit)
-        mask = memory.mask(self.means([row.ids[: row.targets[0][0] + 1]]))  # [1, k]
+        first_position, _ = row.targets[0]  # of the token that predicts the target's first one
+        prompt = row.ids[: first_position + 1]
+        mask = memory.mask(self.means([prompt]))  # [1, k]
 
         # Adam on the columns of the mask alone. They act at the tokens whose mask the patch will open.
         change = torch.zeros(self.shape[0], mask.shape[1], device=mask.device, requires_grad=True)  # [d, k]
@@ -111,7 +114,8 @@ class Memoir(AdapterMethod):
 
             def see(inputs: Tensor, _: Tensor) -> None:
                 flat = inputs.reshape(-1, inputs.shape[-1])
-                row_means.append(means.of(flat).reshape(len(rows), -1, flat.shape[-1])[:, -1])
+                running = means.of(flat).reshape(len(rows), -1, flat.shape[-1])  # the mean up to each token
+                row_means.append(running[:, -1])
 
             with watched(self.module, see):
                 block_output(self.model, left_pad(rows, device=self.model.device), self.layer)

@@ -117,14 +117,9 @@ def train_editor(
         checkpoint_seconds: seconds between two checkpoints.
         fields: further fields of the manifest.
     """
-    manifest = kind(
-        model=model.fingerprint,
-        model_name=model.name,
-        shapes=weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks)),
-        training=settings,
-        edits=digest_of(training_edits(edits)),
-        **fields,
-    )
+    fields["shapes"] = weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks))
+    fields["training"] = settings
+    manifest = kind(model=model.fingerprint, model_name=model.name, edits=digest_of(training_edits(edits)), **fields)
     return run_training(
         model,
         manifest,

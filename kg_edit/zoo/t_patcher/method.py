@@ -142,10 +142,10 @@ class TPatcher(AdapterMethod):
         row_losses = RowLosses(self.model, self.layer, [row])
 
         # The mistakes: the first tokens of the target that are not the likeliest, with the MLP's input q at each.
-        with (
-            torch.no_grad(),
-            replacing_output(self.model, self.layer, lambda h, output: output + fired(h, *before), reads="mlp"),
-        ):
+        def forward_before(h: Tensor, output: Tensor) -> Tensor:
+            return output + fired(h, *before)
+
+        with torch.no_grad(), replacing_output(self.model, self.layer, forward_before, reads="mlp"):
             likeliest = row_losses.logits().argmax(-1).tolist()
         wrong = [index for index, (_, token) in enumerate(row.targets) if likeliest[index] != token]
         inputs = inputs_at(self, [row], reads="mlp")  # [target's tokens, d]
@@ -163,7 +163,9 @@ class TPatcher(AdapterMethod):
         def forward(h: Tensor, output: Tensor) -> Tensor:
             return output + fired(h, *before) + fired(h, *new.tensors)
 
-        descent = self.config.descent if len(queries) else replace(self.config.descent, steps=1)  # nothing to train
+        descent = self.config.descent
+        if not len(queries):  # there is nothing to train
+            descent = replace(descent, steps=1)
         with replacing_output(self.model, self.layer, forward, reads="mlp"):
             losses = descent.run(
                 new.parameters,
@@ -224,17 +226,25 @@ class NewNeurons:
         """Return neurons with output 1 at their queries [n, d]; the values are 0, or random ones times ``amplify``."""
         keys = (queries / queries.square().sum(-1, keepdim=True).clamp(min=1e-12)).clone()
         drawn = torch.randn(queries.shape, generator=torch.Generator().manual_seed(seed)).to(queries)
+        values = torch.zeros_like(queries)
+        factors = None
+        if amplify:
+            values = drawn
+            factors = torch.full_like(queries, amplify).requires_grad_()
         return cls(
             keys=keys.requires_grad_(),
             biases=torch.zeros(len(queries), device=queries.device, requires_grad=True),
-            values=(drawn if amplify else torch.zeros_like(queries)).requires_grad_(),
-            factors=torch.full_like(queries, amplify).requires_grad_() if amplify else None,
+            values=values.requires_grad_(),
+            factors=factors,
         )
 
     @property
     def parameters(self) -> list[Tensor]:
         """The trained tensors."""
-        return [self.keys, self.biases, self.values, *([] if self.factors is None else [self.factors])]
+        parameters = [self.keys, self.biases, self.values]
+        if self.factors is not None:
+            parameters.append(self.factors)
+        return parameters
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
