@@ -12,7 +12,8 @@ import pytest
 from kg_edit.callbacks import Callback, LossLines, open_callback, read_losses
 from kg_edit.errors import ConfigError, UnknownNameError
 from kg_edit.patches.weight_patch import WeightPatch
-from tests.kg_edit.ship.ledger.ledgers import edits_of, method, same
+from tests.kg_edit.on_tiny import on_tiny
+from tests.kg_edit.ship.ledger.ledgers import edits_of, same
 from tests.kg_edit.tiny import tiny
 
 
@@ -27,7 +28,7 @@ class Seen(Callback):
 @pytest.mark.parametrize("name", ["rome", "memit", "ft-l", "locft"])
 def test_callback_gets_every_step_of_every_edit(name: str, tmp_path: Path) -> None:
     model, edits, seen = tiny("llama"), edits_of(2), Seen()
-    editor = method(name, model)
+    editor = on_tiny(name, model)
     losses = tmp_path / "losses.jsonl"
     patch = editor.edit(edits, callbacks=[seen, open_callback(f"file:{losses}")])
     assert set(seen.steps) == {edit.id for edit in edits}
@@ -44,7 +45,7 @@ def test_callback_gets_every_step_of_every_edit(name: str, tmp_path: Path) -> No
 
 
 def test_loss_file_has_the_terms_of_each_loss(tmp_path: Path) -> None:
-    editor, losses = method("rome", tiny("llama")), tmp_path / "losses.jsonl"
+    editor, losses = on_tiny("rome", tiny("llama")), tmp_path / "losses.jsonl"
     (record,) = editor.edit(edits_of(1), callbacks=[open_callback(f"file:{losses}")]).edits
     curve = read_losses(losses)[record["edit"]["id"]]
     assert (curve[0].nll, curve[-1].nll) == (record["nll_before"], record["nll_after"])

@@ -31,6 +31,7 @@ from tests.everyday import keep_first
 from tests.kg_edit.methods.memit.joint import EDITS, state_at
 from tests.kg_edit.methods.quick import QUICK
 from tests.kg_edit.methods.test_methods import graph
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.tiny import tiny
 
 NAMES = (
@@ -53,10 +54,9 @@ FIRST, SECOND = (
 
 
 def value_method(name: str, model: LanguageModel, **settings: Any) -> ValueMethod:
-    chosen = find_method(name)
-    assert issubclass(chosen, ValueMethod)
-    config = chosen.config_class.preset("default", {**QUICK[name], **settings})
-    return chosen(model, config, graph=graph() if chosen.needs_graph else None)  # type: ignore[arg-type]
+    method = on_tiny(name, model, graph=graph(), **settings)
+    assert isinstance(method, ValueMethod)
+    return method
 
 
 def outputs(patch: Patch, model: LanguageModel, key: Tensor) -> Tensor:

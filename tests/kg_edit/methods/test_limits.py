@@ -10,8 +10,8 @@ from kg_edit.graphs.source import as_source
 from kg_edit.models.prompts import encode
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.ship.app.serving import toy_graph
-from tests.kg_edit.ship.ledger.ledgers import method
 from tests.kg_edit.tiny import tiny
 
 EVERY_DAY = ["rome", "ft", "grace", "memit", *sorted(set(QUICK) - {"rome", "ft", "grace", "memit"})]
@@ -33,7 +33,7 @@ def test_prompt_near_the_positions_is_edited_or_refused(name: str, beyond: int) 
     model = tiny("gpt2")
     assert model.positions is not None
     try:
-        method(name, model, graph=as_source(toy_graph())).edit([long_edit(model.positions + beyond)])
+        on_tiny(name, model, graph=as_source(toy_graph())).edit([long_edit(model.positions + beyond)])
     except ModelError as error:
         assert f"positions for {model.positions}" in str(error)
         assert beyond > 0 or "with the context that is put before it" in str(error)
@@ -49,4 +49,4 @@ def test_positions_are_the_size_of_the_table() -> None:
 @pytest.mark.slow
 def test_largest_seed_is_valid() -> None:
     for seed in (2**40, -(2**40)):
-        assert method("lora", tiny("llama"), seed=seed).edit([long_edit(30)]).edits
+        assert on_tiny("lora", tiny("llama"), seed=seed).edit([long_edit(30)]).edits

@@ -33,6 +33,7 @@ from tests.kg_edit.methods.refusals import (
     settings_of_family,
 )
 from tests.kg_edit.methods.test_methods import graph, state
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.tiny import KINDS_OF_FAMILY, same_weights, tiny, weights_of
 
 EDIT = Edit(
@@ -76,8 +77,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def method(name: str, model: LanguageModel, **settings: Any) -> EditingMethod:
-    chosen = find_method(name)
-    return chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}), graph=graph())
+    return on_tiny(name, model, graph=graph(), **settings)
 
 
 @cache

@@ -23,8 +23,9 @@ from kg_edit.patches.entries import entries_of
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.json_places import places, replaced
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.patches.test_base import patch_of
-from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up, method
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 ONE = made_up(edits_of(2))
@@ -48,7 +49,7 @@ def examples() -> tuple[tuple[dict[str, Any], dict[str, torch.Tensor]], ...]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        patches = [ONE, *(method(name, tiny("llama")).edit(edits_of(2)) for name in ("grace", "ike", "memory"))]
+        patches = [ONE, *(on_tiny(name, tiny("llama")).edit(edits_of(2)) for name in ("grace", "ike", "memory"))]
         return tuple(written(patch, Path(folder) / "patch.safetensors") for patch in patches)
 
 
@@ -128,7 +129,7 @@ def test_numbers_that_are_not_real_are_refused(tmp_path: Path, dtype: torch.dtyp
 def test_adapter_that_can_not_be_made_is_refused(
     place: tuple[Any, ...], value: Any, message: str, tmp_path: Path
 ) -> None:
-    patch = method("calinet", tiny("llama")).edit(edits_of(1))
+    patch = on_tiny("calinet", tiny("llama")).edit(edits_of(1))
     metadata, tensors = written(patch, tmp_path / "patch.safetensors")
     path = forged(tmp_path / "forged.safetensors", replaced(metadata, ("content", 0, *place), value), tensors)
     with pytest.raises(PatchError, match=message):

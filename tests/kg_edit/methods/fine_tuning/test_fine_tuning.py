@@ -24,6 +24,7 @@ from kg_edit.zoo.fine_tuning.ft_ewc import FtEwcConfig, diagonal_fisher
 from kg_edit.zoo.fine_tuning.ft_retrain import FtRetrain, still_valid
 from tests.everyday import keep_first
 from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.tiny import families, tiny
 
 EDIT = Edit(id="1", subject="LeBron James", prompt="{} plays for", target_new="Miami Heat")
@@ -34,8 +35,7 @@ PROMPT = Prompt(text="", ids=(5, 6, 7, 8, 9), target_start=3)
 
 
 def method(name: str, model: LanguageModel, **settings: Any) -> TuningMethod:
-    chosen = find_method(name)
-    editor = chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}))
+    editor = on_tiny(name, model, **settings)
     assert isinstance(editor, TuningMethod)
     return editor
 

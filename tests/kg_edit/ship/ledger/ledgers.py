@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from kg_edit.edits.edit import Edit
-from kg_edit.methods import EditingMethod, find_method
-from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.weight_patch import Factors, WeightPatch
-from tests.kg_edit.methods.quick import QUICK
 
 NAMES = ("LeBron", "Dwyane", "Spike", "Eiffel", "Paris", "Thames", "London", "Miami", "Lakers", "France")
 PLACES = ("Rome", "London", "Paris", "Miami", "Los Angeles")
@@ -45,12 +41,6 @@ def made_up(edits: Sequence[Edit], *, size: float = 1.0, model: str = "toy", wei
         "edits": records,
     }
     return WeightPatch(factors={weight: Factors(left=left, right=right)}, provenance=provenance)
-
-
-def method(name: str, model: LanguageModel, *, graph: Any = None, **settings: Any) -> EditingMethod:
-    """A method with the settings that take no time."""
-    chosen = find_method(name)
-    return chosen(model, chosen.config_class.preset("default", {**QUICK[name], **settings}), graph=graph)
 
 
 def product(patch: Patch) -> torch.Tensor:

@@ -23,7 +23,8 @@ from kg_edit.ship.ledger.check import check
 from kg_edit.zoo.grace.patch import CodebookPatch
 from kg_edit.zoo.serac.patch import ScopePatch
 from tests.everyday import keep_first
-from tests.kg_edit.ship.ledger.ledgers import edits_of, method, same
+from tests.kg_edit.on_tiny import on_tiny
+from tests.kg_edit.ship.ledger.ledgers import edits_of, same
 from tests.kg_edit.tiny import tiny
 
 CLOSED_FORM = ("memit", "emmet", "alphaedit", "pmet")
@@ -44,11 +45,11 @@ def assert_near(one: Patch, other: Patch, *, share: float = 1e-4) -> None:
 def test_remove_ten_of_fifty_equals_a_solve_of_forty(name: str, tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(50)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(method(name, model).edit(edits), force=True)
+    ledger.add(on_tiny(name, model).edit(edits), force=True)
     before = ledger.patch
     gone = Random(5).sample([edit.id for edit in edits], 10)  # noqa: S311 - no secret
     ledger.remove(gone, model=model)
-    fresh = method(name, model).edit([edit for edit in edits if edit.id not in gone])
+    fresh = on_tiny(name, model).edit([edit for edit in edits if edit.id not in gone])
     assert_near(ledger.patch, fresh)
     assert {position.id for position in ledger.recomputed} == {edit.id for edit in edits} - {*gone}
     ledger.undo()
@@ -60,24 +61,24 @@ def test_remove_recomputes_a_later_batch(tmp_path: Path) -> None:
     """Its values were found on the model with the first batch in it."""
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.make(method("memit", model), edits[:3], force=True)
-    ledger.make(method("memit", model), edits[3:], force=True)
+    ledger.make(on_tiny("memit", model), edits[:3], force=True)
+    ledger.make(on_tiny("memit", model), edits[3:], force=True)
     ledger.remove(["e1"], model=model)
-    first = method("memit", model).edit([edits[0], edits[2]])
-    assert_near(ledger.patch, first + method("memit", model).edit(edits[3:], before=first), share=1e-3)
+    first = on_tiny("memit", model).edit([edits[0], edits[2]])
+    assert_near(ledger.patch, first + on_tiny("memit", model).edit(edits[3:], before=first), share=1e-3)
 
 
 @pytest.mark.slow
 def test_remove_from_two_batches_in_one_file(tmp_path: Path) -> None:
     """An edit of the first batch takes the second one's values with it, an edit of the last one nothing."""
     model, edits = tiny("llama"), edits_of(5)
-    editor = method("memit", model)
+    editor = on_tiny("memit", model)
     both = editor.edit(edits[2:], start=editor.edit(edits[:2]))
     for gone, batches in (("e0", (edits[1:2], edits[2:])), ("e4", (edits[:2], edits[2:4]))):
         ledger = Ledger.open(tmp_path / gone)
         ledger.add(both)
         ledger.remove([gone], model=model)
-        fresh = method("memit", model).edit(batches[1], start=method("memit", model).edit(batches[0]))
+        fresh = on_tiny("memit", model).edit(batches[1], start=on_tiny("memit", model).edit(batches[0]))
         assert_near(ledger.patch, fresh, share=1e-3)
 
 
@@ -85,7 +86,7 @@ def test_remove_from_two_batches_in_one_file(tmp_path: Path) -> None:
 def test_remove_from_a_restrained_patch(name: str, tmp_path: Path) -> None:
     """The change of an edit has no columns of its own, with ``rect`` it is dense."""
     model, edits = tiny("llama"), edits_of(4)
-    editor = method(name, model, rect=0.4, prune=1.2)
+    editor = on_tiny(name, model, rect=0.4, prune=1.2)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.make(editor, edits, force=True)
     ledger.remove(["e1"], model=model)
@@ -104,15 +105,15 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
     """An entry of a codebook goes without a model, though weights and another codebook came before and after."""
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.make(method("rome", model), edits[:1], force=True)
-    ledger.make(method("grace", model), edits[1:3])
-    ledger.make(method("grace", model), edits[3:5])
+    ledger.make(on_tiny("rome", model), edits[:1], force=True)
+    ledger.make(on_tiny("grace", model), edits[1:3])
+    ledger.make(on_tiny("grace", model), edits[3:5])
     files = [step.file.name for step in ledger.steps]
     with ledger.patch.applied(model) as edited:
         assert len(check(edited, ledger.edits)) == 5
     with pytest.raises(PatchError, match=r"not changes of weights \(\w+ \(grace\), .*can't be merged"):
         check_mergeable(ledger.patch, tmp_path / "merged")
-    seven = ledger.patch + method("grace", model).edit(edits_of(3, start=6))
+    seven = ledger.patch + on_tiny("grace", model).edit(edits_of(3, start=6))
     with pytest.raises(PatchError, match=r"\(e1 \(grace\), .*e6 \(grace\) and 2 more\), so it can't be merged"):
         check_mergeable(seven, tmp_path / "merged")
     with pytest.raises(PatchError, match=r"patches of different kinds; .* or give the ledger itself"):
@@ -120,7 +121,7 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
     ledger.remove(["e1"])
     assert [step.file.name for step in ledger.steps] == [files[0], "0004.safetensors", files[2]]
     rome, first, second = ledger.patches.values()
-    fresh = method("grace", model).edit(edits[2:3], before=rome)
+    fresh = on_tiny("grace", model).edit(edits[2:3], before=rome)
     assert isinstance(first, CodebookPatch) and isinstance(fresh, CodebookPatch)
     for name, book in first.codebooks.items():
         torch.testing.assert_close(book.values, fresh.codebooks[name].values, rtol=1e-4, atol=1e-5)
@@ -134,8 +135,8 @@ def test_remove_from_a_codebook_needs_no_model(tmp_path: Path) -> None:
 def test_remove_of_a_prompt_text_leaves_the_others(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(3)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.make(method("rome", model), edits[:1], force=True)
-    ledger.make(method("definition", model), edits[1:])
+    ledger.make(on_tiny("rome", model), edits[:1], force=True)
+    ledger.make(on_tiny("definition", model), edits[1:])
     ledger.remove(["e1", "e0"])
     assert [record["edit"]["id"] for record in ledger.patch.edits] == ["e2"]
     assert ledger.patch.kind == "prompt"
@@ -145,13 +146,13 @@ def test_remove_recomputes_a_memory_above_changed_weights(tmp_path: Path) -> Non
     """Its vectors are hidden states of the model with the first step; another memory does not change them."""
     model, edits = tiny("llama"), edits_of(3)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.make(method("rome", model, layer=0), edits[:1], force=True)
-    ledger.make(method("serac", model, layer=2), edits[1:2])
-    ledger.make(method("serac", model, layer=2), edits[2:])
+    ledger.make(on_tiny("rome", model, layer=0), edits[:1], force=True)
+    ledger.make(on_tiny("serac", model, layer=2), edits[1:2])
+    ledger.make(on_tiny("serac", model, layer=2), edits[2:])
     with pytest.raises(ConfigError, match="give the unedited model"):
         ledger.remove(["e0"])
     ledger.remove(["e0"], model=model)
-    memory, fresh = ledger.patch, method("serac", model, layer=2).edit(edits[1:])
+    memory, fresh = ledger.patch, on_tiny("serac", model, layer=2).edit(edits[1:])
     assert isinstance(memory, ScopePatch) and isinstance(fresh, ScopePatch)
     for fact, expected in zip(memory.facts, fresh.facts, strict=True):
         assert torch.equal(fact.vectors, expected.vectors)

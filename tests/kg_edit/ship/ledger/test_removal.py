@@ -22,7 +22,8 @@ from kg_edit.ship.ledger.removal import check_same_graph
 from kg_edit.ship.ledger.view import entry_lines
 from tests.everyday import keep_first
 from tests.kg_edit.methods.test_methods import EDIT, SECOND, graph
-from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up, method, same
+from tests.kg_edit.on_tiny import on_tiny
+from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up, same
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
 
 
@@ -33,10 +34,10 @@ def test_remove_from_a_sequence_equals_never_made(taken: list[int], tmp_path: Pa
     model, edits = tiny("llama"), edits_of(5)
     clean = weights_of(model)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(method("rome", model).edit(edits), force=True)
+    ledger.add(on_tiny("rome", model).edit(edits), force=True)
     ledger.remove([edits[index].id for index in taken], model=model)
     remaining = [edit for index, edit in enumerate(edits) if index not in taken]
-    assert same(ledger.patch, method("rome", model).edit(remaining))
+    assert same(ledger.patch, on_tiny("rome", model).edit(remaining))
     assert same_weights(model, clean)
 
 
@@ -48,11 +49,11 @@ def test_remove_of_random_edits_equals_never_made(count: int, steps: int, tmp_pa
     model, edits, size = tiny("llama"), edits_of(count), count // steps
     ledger = Ledger.open(tmp_path / "ledger")
     for start in range(0, count, size):
-        ledger.make(method("rome", model), edits[start : start + size], force=True)
+        ledger.make(on_tiny("rome", model), edits[start : start + size], force=True)
     before = ledger.patch
     gone = random.Random(4).sample([edit.id for edit in edits], count // 5)  # noqa: S311 - no secret
     ledger.remove(gone, model=model)
-    fresh = method("rome", model).edit([edit for edit in edits if edit.id not in gone])
+    fresh = on_tiny("rome", model).edit([edit for edit in edits if edit.id not in gone])
     assert same(ledger.patch, fresh)
     assert {entry.name for entry in ledger.edits if entry.state == "removed"} == set(gone)
     ledger.undo()
@@ -73,20 +74,20 @@ def test_remove_from_a_subtracted_patch_is_refused(tmp_path: Path) -> None:
 def test_remove_recomputes_only_later_steps(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.make(method("rome", model), edits[:2], force=True)
-    ledger.make(method("rome", model), edits[2:4], force=True)
-    alone = method("rome", model).edit(edits[4:])
+    ledger.make(on_tiny("rome", model), edits[:2], force=True)
+    ledger.make(on_tiny("rome", model), edits[2:4], force=True)
+    alone = on_tiny("rome", model).edit(edits[4:])
     ledger.add(alone)
     assert [step.after for step in ledger.steps] == [(), (1,), ()]
     with pytest.raises(ConfigError, match="give the unedited model"):
         ledger.remove(["e1"])
     ledger.remove(["e1"], model=model)
     assert [step.file.name for step in ledger.steps] == ["0004.safetensors", "0005.safetensors", "0003.safetensors"]
-    first = method("rome", model).edit(edits[:1])
-    expected = first + method("rome", model).edit(edits[2:4], before=first) + alone
+    first = on_tiny("rome", model).edit(edits[:1])
+    expected = first + on_tiny("rome", model).edit(edits[2:4], before=first) + alone
     assert same(ledger.patch, expected)
     ledger.remove(["1/*"], model=model)
-    assert same(ledger.patch, method("rome", model).edit(edits[2:4]) + alone)
+    assert same(ledger.patch, on_tiny("rome", model).edit(edits[2:4]) + alone)
 
 
 @pytest.mark.slow
@@ -94,7 +95,7 @@ def test_records_of_edits_are_of_the_active_patches(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(6)
     ledger = Ledger.open(tmp_path / "ledger")
     for start in (0, 3):
-        ledger.make(method("rome", model), edits[start : start + 3], force=True)
+        ledger.make(on_tiny("rome", model), edits[start : start + 3], force=True)
     old = {entry.name: entry.record for entry in ledger.edits}
     assert ledger.recomputed == {}
     ledger.remove(["e1"], model=model)
@@ -125,24 +126,24 @@ def test_make_in_two_steps_equals_one_sequence(tmp_path: Path) -> None:
     """Two steps, the second on the model with the first, or one sequence: the same patch."""
     model, edits = tiny("gpt2"), edits_of(4)
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.make(method("rome", model), edits[:2], force=True)
-    ledger.make(method("rome", model), edits[2:], force=True)
-    assert same(ledger.patch, method("rome", model).edit(edits))
+    ledger.make(on_tiny("rome", model), edits[:2], force=True)
+    ledger.make(on_tiny("rome", model), edits[2:], force=True)
+    assert same(ledger.patch, on_tiny("rome", model).edit(edits))
 
 
 def test_remove_needs_the_graph_of_the_edits(tmp_path: Path) -> None:
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(method("glame", model, graph=graph()).edit([EDIT, SECOND]))
+    ledger.add(on_tiny("glame", model, graph=graph()).edit([EDIT, SECOND]))
     with pytest.raises(ConfigError, match="graph"):
         ledger.remove([EDIT.id], model=model)
     ledger.remove([EDIT.id], model=model, graph=graph())
-    assert same(ledger.patch, method("glame", model, graph=graph()).edit([SECOND]))
+    assert same(ledger.patch, on_tiny("glame", model, graph=graph()).edit([SECOND]))
 
 
 def test_remove_retrains_a_network_with_warm_start(tmp_path: Path) -> None:
     model, last = tiny("llama"), SECOND.model_copy(update={"id": "last"})
-    warm = partial(method, "glame", model, graph=graph(), warm_start=True)
+    warm = partial(on_tiny, "glame", model, graph=graph(), warm_start=True)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(warm().edit([EDIT, SECOND, last]), force=True)
     ledger.remove([SECOND.id], model=model, graph=graph())
@@ -153,11 +154,11 @@ def test_remove_restores_a_fact_withheld_by_memprompt(tmp_path: Path) -> None:
     """MemPrompt withholds the second edit, which the model predicts after the first; without the first it is needed."""
     model = tiny("llama")
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.make(method("ft-m", model, steps=60, learning_rate=0.05), [EDIT], force=True)
+    ledger.make(on_tiny("ft-m", model, steps=60, learning_rate=0.05), [EDIT], force=True)
     with ledger.patch.applied(model) as edited:
         answer = ask(edited, EDIT.text, tokens=24).split()[0]
     second = EDIT.model_copy(update={"id": "second", "target_new": answer})
-    ledger.make(method("memprompt", model, feedback="mistakes"), [second], force=True)
+    ledger.make(on_tiny("memprompt", model, feedback="mistakes"), [second], force=True)
     assert ledger.patches[2].edits[0]["withheld"]
     ledger.remove([EDIT.id], model=model)
     assert not ledger.patches[2].edits[0]["withheld"]
@@ -169,7 +170,7 @@ def test_remove_refuses_another_graph(name: str, tmp_path: Path) -> None:
     model, other = tiny("llama"), graph()
     other.add_edge("Q2", "Q4", label="twin city")
     ledger = Ledger.open(tmp_path / "ledger")
-    ledger.add(method(name, model, graph=graph()).edit([EDIT, SECOND]))
+    ledger.add(on_tiny(name, model, graph=graph()).edit([EDIT, SECOND]))
     before = ledger.patch
     with pytest.raises(PatchError, match="graph"):
         ledger.remove([EDIT.id], model=model, graph=other)
@@ -178,7 +179,7 @@ def test_remove_refuses_another_graph(name: str, tmp_path: Path) -> None:
 
 def test_remove_refuses_a_model_in_another_dtype(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(2)
-    patch = method("rome", model).edit(edits)
+    patch = on_tiny("rome", model).edit(edits)
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(patch, force=True)
     cast = deepcopy(model.model)
@@ -194,7 +195,7 @@ def test_remove_refuses_a_model_in_another_dtype(tmp_path: Path) -> None:
 def test_remove_refuses_other_contexts_and_models(tmp_path: Path) -> None:
     """Contexts given by hand are in no setting, so the same settings would not give the same edits."""
     model, edits = tiny("llama"), edits_of(2)
-    editor = method("rome", model)
+    editor = on_tiny("rome", model)
     editor._given_contexts = ("{}", "Hello. {}")  # type: ignore[attr-defined]
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(editor.edit(edits), force=True)
@@ -210,7 +211,7 @@ def test_remove_refuses_other_contexts_and_models(tmp_path: Path) -> None:
 
 def test_edits_of_two_settings_are_removed_together_only(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(2)
-    mixed: Patch = method("rome", model).edit(edits[:1]) + method("rome", model, steps=3).edit(edits[1:])
+    mixed: Patch = on_tiny("rome", model).edit(edits[:1]) + on_tiny("rome", model, steps=3).edit(edits[1:])
     ledger = Ledger.open(tmp_path / "ledger")
     ledger.add(mixed)
     with pytest.raises(KgEditError, match="one patch file per method"):
@@ -222,7 +223,7 @@ def test_edits_of_two_settings_are_removed_together_only(tmp_path: Path) -> None
 def test_failed_make_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, edits = tiny("llama"), edits_of(2)
     ledger = Ledger.open(tmp_path / "ledger")
-    editor = method("rome", model)
+    editor = on_tiny("rome", model)
     monkeypatch.setattr(editor, "make", lambda *_, **__: (_ for _ in ()).throw(PatchError("no")))
     with pytest.raises(PatchError, match="no"):
         ledger.make(editor, edits)

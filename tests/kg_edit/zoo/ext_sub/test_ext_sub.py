@@ -20,8 +20,8 @@ from kg_edit.scoring.pairs import Pair
 from kg_edit.zoo.ext_sub.method import ExtSub, ExtSubConfig, read_locality
 from kg_edit.zoo.fine_tuning.lora import Lora
 from tests.kg_edit.methods.quick import QUICK
+from tests.kg_edit.on_tiny import of_kind, on_tiny
 from tests.kg_edit.tiny import tiny
-from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 
 EDITS = (
     Edit(id="1", subject="LeBron James", prompt="{} plays for", target_true="Miami Heat", target_new="the Lakers"),

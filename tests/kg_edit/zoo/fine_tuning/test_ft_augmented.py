@@ -21,9 +21,9 @@ from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.reports.prompts import related_facts
 from kg_edit.text.relation_nouns import example_things
 from kg_edit.zoo.fine_tuning.ft_augmented import AugmentedRows, FtAugmented, StepRows, mean_divergence
+from tests.kg_edit.on_tiny import of_kind, on_tiny
 from tests.kg_edit.tiny import tiny
 from tests.kg_edit.zoo.fine_tuning.test_locft import EDITS
-from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 
 QUICK = {"layers": [1], "steps": 4, "learning_rate": 0.01, "contexts": 2, "context_tokens": 4, "texts": 2}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from kg_edit.methods.fine_tuning.rows import RowLosses, TrainingRow
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.zoo.fine_tuning.locft import LocFt
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.tiny import byte_level, tiny
 
 EDITS = (
@@ -24,11 +24,6 @@ EDITS = (
     Edit(id="4", subject="Spike Hughes", prompt="{} originates from", target_new="Los Angeles"),
     Edit(id="5", subject="Dwyane Wade", prompt="{} plays for", target_new="London"),
 )
-
-
-def method(model: LanguageModel, **settings: Any) -> LocFt:
-    quick = {"layer": 1, "steps": 4, "learning_rate": 0.01, "batch_size": 2}
-    return LocFt.on(model, settings={**quick, **settings})
 
 
 def test_batches_differ_by_epoch_and_repeat_for_a_seed() -> None:
@@ -49,7 +44,7 @@ def test_epoch_trains_every_edit_once(monkeypatch: pytest.MonkeyPatch) -> None:
         original(self, model, layer, rows)
 
     monkeypatch.setattr(RowLosses, "__init__", watching)
-    chosen = method(model, stop_below=0.0)
+    chosen = on_tiny(LocFt, model, stop_below=0.0)
     patch = chosen.edit(EDITS)
     rows = {chosen.row(edit) for edit in EDITS}
     assert len(rows) == 5 and len(seen) == 20
@@ -61,7 +56,7 @@ def test_epoch_trains_every_edit_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_batch_in_one_epoch_is_a_step_on_the_mean_loss() -> None:
     """By hand: one step of Adam from 0 moves each weight by the learning rate, against its gradient's sign."""
     model = tiny("llama")
-    chosen = method(model, steps=2, batch_size=5, stop_below=0.0)
+    chosen = on_tiny(LocFt, model, steps=2, batch_size=5, stop_below=0.0)
     patch = chosen.edit(EDITS)
     assert isinstance(patch, WeightPatch)
     (pair,) = patch.factors.values()
@@ -83,8 +78,8 @@ def test_one_batch_in_one_epoch_is_a_step_on_the_mean_loss() -> None:
 def test_end_of_text_follows_the_target() -> None:
     model = tiny("llama")
     prompt = model.encode(EDITS[0].text, target=EDITS[0].target_new)
-    assert method(model).row(EDITS[0]).targets[-1] == (len(prompt.ids) - 1, 1)
-    assert method(model, end=False).row(EDITS[0]).targets[-1] == (len(prompt.ids) - 2, prompt.ids[-1])
+    assert on_tiny(LocFt, model).row(EDITS[0]).targets[-1] == (len(prompt.ids) - 1, 1)
+    assert on_tiny(LocFt, model, end=False).row(EDITS[0]).targets[-1] == (len(prompt.ids) - 2, prompt.ids[-1])
 
 
 def test_tokenizer_without_an_end_of_text_is_refused() -> None:
@@ -92,13 +87,13 @@ def test_tokenizer_without_an_end_of_text_is_refused() -> None:
     tokenizer.eos_token = None
     model = LanguageModel.wrap(tiny("llama").model, tokenizer, name="endless")
     with pytest.raises(PromptError, match="set end=false"):
-        method(model).check(EDITS)
-    assert method(model, end=False).edit(EDITS[:1]).edits
+        on_tiny(LocFt, model).check(EDITS)
+    assert on_tiny(LocFt, model, end=False).edit(EDITS[:1]).edits
 
 
 def test_training_stops_when_all_is_learned() -> None:
     model = tiny("llama")
-    patch = method(model, steps=9, stop_below=100.0).edit(EDITS)
+    patch = on_tiny(LocFt, model, steps=9, stop_below=100.0).edit(EDITS)
     assert isinstance(patch, WeightPatch)
     (pair,) = patch.factors.values()
     assert not pair.product.any() and all(record["steps"] == 1 for record in patch.edits)

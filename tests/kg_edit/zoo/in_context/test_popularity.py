@@ -22,8 +22,8 @@ from kg_edit.zoo.in_context.popularity import (
     read_popularity,
     statements,
 )
+from tests.kg_edit.on_tiny import of_kind, on_tiny
 from tests.kg_edit.tiny import tiny
-from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 from wikidata_cache.subgraphs.options import SubgraphOptions
 
 FAMOUS = Edit(

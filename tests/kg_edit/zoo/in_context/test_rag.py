@@ -12,7 +12,7 @@ from kg_edit.patches.prompt_patch import PromptPatch
 from kg_edit.scoring.generation import ask
 from kg_edit.text.similarity import bm25_index, rarity
 from kg_edit.zoo.in_context.rag import Rag
-from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
+from tests.kg_edit.on_tiny import of_kind, on_tiny
 
 MISERY = Edit(id="1", subject="Misery", prompt="Who is the author of {}?", target_new="Richard Dawkins")
 JAMES = Edit(id="2", subject="LeBron James", prompt="{} plays for the", target_new="Boston Celtics")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 import torch
@@ -21,17 +20,13 @@ from kg_edit.zoo.kn.neurons import (
     shared_neurons,
 )
 from tests.everyday import keep_first
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.tiny import tiny
-from tests.kg_edit.zoo.on_tiny import on_tiny
 
 EDIT = Edit(
     id="1", subject="LeBron James", prompt="{} plays for", target_true="Los Angeles Lakers", target_new="Miami Heat"
 )
 CAPITAL = Edit(id="2", subject="France", prompt="The capital of {} is", target_true="Paris", target_new="Rome")
-
-
-def method(model: LanguageModel, **settings: Any) -> Kn:
-    return on_tiny(Kn, model, **settings)
 
 
 def test_integrated_gradients_by_hand() -> None:
@@ -143,7 +138,7 @@ def test_diverse_prompts_are_the_relation_in_other_words() -> None:
     assert not any("seat" in template for template in templates) and edit.prompt not in templates
     assert diverse_prompts(EDIT) == [], "no relation is named"
     model = tiny("llama")
-    rows = [len(method(model, prompts=prompts)._prompts(edit)) for prompts in ("contexts", "diverse")]
+    rows = [len(on_tiny(Kn, model, prompts=prompts)._prompts(edit)) for prompts in ("contexts", "diverse")]
     assert rows[1] == rows[0] + len(templates)
 
 
@@ -151,14 +146,14 @@ def test_refined_preset_finds_two_to_five_neurons() -> None:
     refined = KnConfig.preset("refined").model_dump()
     assert (refined["share"], refined["neurons"], refined["prompts"]) == (0.7, (2, 5), "diverse")
     edit = CAPITAL.model_copy(update={"relation_id": "P36"})
-    patch = method(tiny("llama"), share=0.7, neurons=(2, 5), prompts="diverse").edit([edit])
+    patch = on_tiny(Kn, tiny("llama"), share=0.7, neurons=(2, 5), prompts="diverse").edit([edit])
     assert 2 <= len(patch.edits[0]["neurons"]) <= 5
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt-350m"])
 def test_columns_change_as_published(family: str) -> None:
     model = tiny(family)
-    patch = method(model, erase=1.0, write=8.0, signed=False).edit([EDIT])
+    patch = on_tiny(Kn, model, erase=1.0, write=8.0, signed=False).edit([EDIT])
     assert isinstance(patch, WeightPatch)
     old, new = (model.encode(EDIT.text, target=target).target_ids[0] for target in ("Los Angeles Lakers", "Miami Heat"))
     head = model.model.get_output_embeddings().weight
@@ -180,7 +175,7 @@ def test_columns_change_as_published(family: str) -> None:
 
 def test_negative_neuron_gets_the_negated_column() -> None:
     model = tiny("llama")
-    plain, signed = (method(model, signed=flag).edit([EDIT]) for flag in (False, True))
+    plain, signed = (on_tiny(Kn, model, signed=flag).edit([EDIT]) for flag in (False, True))
     assert isinstance(plain, WeightPatch) and isinstance(signed, WeightPatch)
     assert plain.edits[0]["neurons"] == signed.edits[0]["neurons"]
     signs = torch.cat([pair.right[pair.right != 0] for pair in signed.factors.values()])

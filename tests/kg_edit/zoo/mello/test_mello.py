@@ -15,8 +15,8 @@ from kg_edit.zoo.mello.greedy_writer import GreedyWriter
 from kg_edit.zoo.mello.loop import STOPS
 from kg_edit.zoo.mello.method import Mello
 from kg_edit.zoo.mello.patch import LoopPatch
+from tests.kg_edit.on_tiny import of_kind, on_tiny
 from tests.kg_edit.tiny import tiny
-from tests.kg_edit.zoo.on_tiny import of_kind, on_tiny
 
 TETRIS = Edit(id="1", subject="Tetris", prompt="{} was created by", target_new="Mark Burnett")
 

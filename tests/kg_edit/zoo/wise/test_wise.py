@@ -19,9 +19,9 @@ from kg_edit.zoo.wise.activations import Activations, margin_loss
 from kg_edit.zoo.wise.adapter import SideMemory
 from kg_edit.zoo.wise.method import Wise
 from kg_edit.zoo.wise.ties import merge_by_ties
+from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.tiny import tiny
 from tests.kg_edit.zoo.adapters.edits import EDITS, UNRELATED, adapter_of, logits, predicts
-from tests.kg_edit.zoo.on_tiny import on_tiny
 
 LAYER = 2
 QUICK = {"layer": LAYER, "steps": 60, "learning_rate": 0.02, "texts": 4, "text_tokens": 6, "context_starts": ["I"]}
