@@ -19,23 +19,11 @@ def test_records_may_edit_one_fact_to_different_targets(tmp_path: Path) -> None:
     assert targets == ["Miami Heat", "Chicago Bulls"]
 
 
-def test_plus_requires_the_question(tmp_path: Path) -> None:
-    file = written(tmp_path, COUNTERFACT)
-    with pytest.raises(EditFileError, match=r"record 1, field portability: '7': has no portability question"):
-        find_dataset("counterfact-plus")(file)
-
-
 def test_generation_prompts_are_a_probe(tmp_path: Path) -> None:
     (record,) = find_dataset("counterfact")(written(tmp_path, COUNTERFACT))
     (probe,) = record.group("generation")
     assert [query.prompt for query in probe.queries] == ["LeBron James lives in ", "LeBron James's team is"]
     assert all(query.form == "sentence" and not query.answers for query in probe.queries)
-
-
-def test_generation_prompts_of_another_form_are_refused(tmp_path: Path) -> None:
-    for wrong in ("LeBron James lives in", [3]):
-        with pytest.raises(EditFileError, match="record 1, field generation_prompts"):
-            find_dataset("counterfact")(written(tmp_path, {**COUNTERFACT, "generation_prompts": wrong}))
 
 
 def test_flat_form_is_read(tmp_path: Path) -> None:

@@ -92,20 +92,6 @@ def test_mask_within_a_word_adds_no_space(tmp_path: Path) -> None:
     assert join(query.prompt, query.answers[0][0]) == "It is a wide-body"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"definition": "No mask."}, "field definition: 'No mask.' has no <extra_id_0>"),
-        ({"def_target": "Australia"}, "field def_target: found 'Australia'; expected a text between"),
-        ({"label": "Peru"}, "field label: 'Peru' is not among the labels of probe_sentences.template_0"),
-    ],
-)
-def test_missing_mask_is_refused(change: dict[str, str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(EditFileError) as error:
-        ENTITIES(written(tmp_path, {**ENTITY, **change}))
-    assert f"record 1, {message}" in str(error.value)
-
-
 def test_published_rows_are_read(shared: Path) -> None:
     """Entity Inferences has 170 examples (Onoe et al. 2023)."""
     files = sorted((shared / "ecbd").glob("entity_inferences_*.json"))

@@ -57,27 +57,6 @@ def test_published_table_is_the_same_records(tmp_path: Path) -> None:
         BENCH(table)
 
 
-def test_answers_of_two_models_are_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, {**HALLUEDIT, "output_other_chat": "Rhine"})
-    with pytest.raises(EditFileError, match="record 1, field output_other_chat: is a second column of output; keep"):
-        BENCH(file)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"question": "Which river?"}, "field question: the subject 'Saale' does not occur"),
-        ({"object": ""}, "field object: is empty"),
-        ({"answer_2hop": ""}, "field answer_2hop: is missing; expected both or neither for 2 hops"),
-        ({"multiple_choice_labels": "D"}, "field multiple_choice_labels: found 'D'; expected one of A, B, C"),
-        ({"multiple_choice_with_letters": "Elbe"}, "field multiple_choice_with_letters: found 'Elbe'; expected"),
-    ],
-)
-def test_faulty_row_is_named_by_number_and_field(change: dict[str, str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=f"record 2, {message}"):
-        BENCH(written(tmp_path, HALLUEDIT, {**HALLUEDIT, **change}))
-
-
 def test_ids_of_two_sources_are_different(tmp_path: Path) -> None:
     first, second = find_dataset("qaedit")(written(tmp_path, QAEDIT, {**QAEDIT, "source": "TQA"}))
     assert (first.id, second.id) == ("NQ-12", "TQA-12")

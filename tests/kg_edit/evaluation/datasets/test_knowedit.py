@@ -82,11 +82,6 @@ def test_wrong_locality_question_of_sanitation_is_named(wrong: object, tmp_path:
     assert [probe.queries[0].prompt for probe in record.group("locality")] == ["Who is V?"]
 
 
-def test_row_of_no_subset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match="record 1, field subject: is missing; expected a row of KnowEdit"):
-        KNOWEDIT(written(tmp_path, {"prompt": "x"}))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "rows", "usable"),

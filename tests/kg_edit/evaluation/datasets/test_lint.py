@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from kg_common import json_text
-from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets import find_dataset, guess_dataset, known_datasets
 from kg_edit.evaluation.datasets.lint import Finding, lint
 from tests.kg_edit.evaluation.datasets.rows import FACT, FLAT, MQUAKE, POPQA, RIPPLES, ZSRE, written
@@ -144,26 +143,3 @@ def test_guess_dataset_parses_a_file_once(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(json_text, "parse", counted)
     assert guess_dataset(file).name == "mquake" and len(parsed) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("x.json", "[]", "has no rows; expected one edit or triplet per row"),
-        ("x.csv", "subject,prompt\n", "line 1: lacks the column 'target_new'"),
-        ("x.csv", "", "has no rows"),
-        ("x.jsonl", '{"x": 1}\n{"x": }\n', "line 2, column 7: not JSON"),
-        ("x.txt", '{"x": }', "line 1, column 7: not JSON"),
-    ],
-)
-def test_guess_dataset_names_the_fault_of_a_file(name: str, text: str, message: str, tmp_path: Path) -> None:
-    """Not what the first benchmark of all expects."""
-    (tmp_path / name).write_text(text)
-    with pytest.raises(EditFileError, match=f"{name}.*{message}") as error:
-        guess_dataset(tmp_path / name)
-    assert "counterfact" not in str(error.value) and "--dataset" not in str(error.value)
-
-
-def test_guess_dataset_refuses_unknown_rows(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match="can't recognise the benchmark of its records; give --dataset NAME \\(for"):
-        guess_dataset(written(tmp_path, {"x": 1}))

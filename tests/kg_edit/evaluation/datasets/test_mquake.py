@@ -86,21 +86,6 @@ def test_remastered_form_gives_the_same_record(tmp_path: Path) -> None:
     assert read(tmp_path, MQUAKE_REMASTERED) == read(tmp_path, MQUAKE)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"new_answer": ""}, "field new_answer: is empty"),
-        ({"questions": []}, "field questions"),
-        ({"requested_rewrite": []}, "field requested_rewrite"),
-    ],
-)
-def test_wrong_field_is_named_with_file_and_record(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    file = written(tmp_path, MQUAKE, {**MQUAKE, "case_id": 3, **change})
-    with pytest.raises(EditFileError) as error:
-        find_dataset("mquake")(file)
-    assert str(error.value).startswith(f"{file}, record 2, {message}")
-
-
 def test_fault_inside_an_edit_is_named_by_its_path(tmp_path: Path) -> None:
     bad = json.loads(json.dumps(MQUAKE))
     bad["requested_rewrite"][1]["prompt"] = "is a citizen of"

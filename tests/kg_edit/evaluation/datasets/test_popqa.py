@@ -39,18 +39,6 @@ def test_short_row_is_read_by_its_question(tmp_path: Path) -> None:
     )
 
 
-def test_fault_of_a_short_row_has_its_own_field(tmp_path: Path) -> None:
-    row = {"input": "What sport does José Silva play?", "output": '["Q2736"]', "id": 9}
-    with pytest.raises(EditFileError, match="record 1, field output: 'Q2736' is a Wikidata id"):
-        find_dataset("popqa")(written(tmp_path, row))
-
-
-@pytest.mark.parametrize("text", ["politician", "[" * 100_000])
-def test_answers_that_are_no_list_are_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=r"record 1, field possible_answers: found .*; expected a list"):
-        find_dataset("popqa")(written(tmp_path, {**POPQA, "possible_answers": text}))
-
-
 def test_one_part_is_enough_and_a_part_that_is_no_list_is_one_wrong_row(tmp_path: Path) -> None:
     file = tmp_path / "parts.json"
     row = {"input": "What sport does José Silva play?", "output": '["football"]', "id": 9}

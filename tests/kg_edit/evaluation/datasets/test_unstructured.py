@@ -24,11 +24,6 @@ def test_question_and_paragraph_of_unke(tmp_path: Path) -> None:
     assert [record.id for record in find_dataset("unke")(tmp_path / "final.json")] == ["5", "6"]
 
 
-def test_questions_without_answers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match="field sub_answer: 0 answers to 1 questions; give one answer to each"):
-        find_dataset("unke")(written(tmp_path, {**UNKE, "sub_answer": []}))
-
-
 def test_case_of_akew_has_paragraphs_and_the_probes_of_mquake(tmp_path: Path) -> None:
     file = written(tmp_path, AKEW)
     assert guess_dataset(file).name == "akew"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from kg_edit.errors import EditFileError
 from kg_edit.evaluation.datasets import find_dataset
 from tests.kg_edit.evaluation.datasets.rows import WIKIBIO, written
 
@@ -65,26 +64,3 @@ def test_true_sentence_has_no_old_target(tmp_path: Path) -> None:
     row = {**WIKIBIO, "gpt3_sentences": ["x y.", "She wrote notes on an engine.", "z."]}
     (record,) = WIKIBIO_SET(written(tmp_path, row))
     assert record.edits[0].target_true is None and record.remarks[0].kind == "same-target"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"annotation": ["accurate", "major_inaccurate"]}, "field annotation: expected a list as long as"),
-        ({"annotation": "accurate"}, "field annotation"),
-        ({"annotation": ["accurate", "wrong", "accurate"]}, "field annotation"),
-        ({"annotation": ["accurate"] * 3}, "field annotation: .* one to be edited"),
-        ({"gpt3_sentences": []}, "field gpt3_sentences"),
-        ({"wiki_bio_text": None}, "field wiki_bio_text"),
-    ],
-)
-def test_wrong_row_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
-    with pytest.raises(EditFileError, match=message):
-        WIKIBIO_SET(written(tmp_path, {**WIKIBIO, **change}))
-
-
-def test_wrong_passage_is_named_by_its_own_number(tmp_path: Path) -> None:
-    """A passage of three edits, which are three records, is before it; it may be empty."""
-    first = {**WIKIBIO, "annotation": ["minor_inaccurate"] * 3}
-    with pytest.raises(EditFileError, match="record 3, passage 2, field gpt3_sentences: found a list; expected at"):
-        WIKIBIO_SET(written(tmp_path, first, {**WIKIBIO, "gpt3_sentences": [], "annotation": []}))
