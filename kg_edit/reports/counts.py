@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from kg_edit.reports.rows import ProbeKind, ReportRow
-
-if TYPE_CHECKING:
-    from kg_edit.reports.differences import PromptDifference
 
 COUNTED: dict[ProbeKind, str] = {"paraphrase": "paraphrases", "portability": "portability", "locality": "locality"}
 
@@ -43,21 +39,3 @@ def count_rows(rows: Sequence[ReportRow]) -> dict[str, Count]:
             edited = sum(row.edited.right for row in of_kind)
             counts[name] = Count(prompts=len(of_kind), unedited=unedited, edited=edited)
     return counts
-
-
-def count_unchanged(differences: Sequence[PromptDifference]) -> dict[str, Count]:
-    """Count the prompts that should not change, by the names of `counted_as`; ``edited`` are those unchanged.
-
-    Prompts that neither model answers are not counted.
-    """
-    flags = dict[str, list[bool]]()
-    for row in differences:
-        if row.answered:
-            flags.setdefault(counted_as(row), []).append(row.unchanged)
-    return {name: Count(prompts=len(of), unedited=len(of), edited=sum(of)) for name, of in flags.items()}
-
-
-def counted_as(difference: PromptDifference) -> str:
-    """Return the name under which a prompt is counted: those of edits, of a file, or unrelated ones."""
-    names = {"edit": "locality prompts", "file": "prompts"}
-    return names.get(difference.asked.source, "unrelated prompts")

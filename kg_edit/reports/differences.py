@@ -31,7 +31,7 @@ from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.provenance import merged_provenance
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.counts import counted_as
+from kg_edit.reports.counts import Count
 from kg_edit.reports.prompts import AskedPrompt
 from kg_edit.reports.rows import LINE_BREAK
 from kg_edit.scoring.asking import ask, check_requests
@@ -270,3 +270,21 @@ def _shown(text: str) -> str:
 
 def _answer(text: str) -> str:
     return _shown(text) or "(nothing)"
+
+
+def count_unchanged(differences: Sequence[PromptDifference]) -> dict[str, Count]:
+    """Count the prompts that should not change, by the names of `counted_as`; ``edited`` are those unchanged.
+
+    Prompts that neither model answers are not counted.
+    """
+    flags = dict[str, list[bool]]()
+    for row in differences:
+        if row.answered:
+            flags.setdefault(counted_as(row), []).append(row.unchanged)
+    return {name: Count(prompts=len(of), unedited=len(of), edited=sum(of)) for name, of in flags.items()}
+
+
+def counted_as(difference: PromptDifference) -> str:
+    """Return the name under which a prompt is counted: those of edits, of a file, or unrelated ones."""
+    names = {"edit": "locality prompts", "file": "prompts"}
+    return names.get(difference.asked.source, "unrelated prompts")

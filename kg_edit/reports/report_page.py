@@ -24,8 +24,8 @@ from kg_edit.callbacks import LossStep
 from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
-from kg_edit.reports.counts import COUNTED, count_rows, count_unchanged
-from kg_edit.reports.differences import PromptDifference, counted, difference_rows, filled, page_file
+from kg_edit.reports.counts import COUNTED, count_rows
+from kg_edit.reports.differences import PromptDifference, count_unchanged, counted, difference_rows, filled, page_file
 from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.rows import ProbeKind, Reading, ReportRow
 from kg_edit.reports.verdict import Verdict

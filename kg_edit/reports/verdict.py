@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
-from kg_edit.reports.counts import Count, count_rows, count_unchanged
+from kg_edit.reports.counts import Count, count_rows
+from kg_edit.reports.differences import count_unchanged
 from kg_edit.reports.rows import ReportRow
 
 if TYPE_CHECKING:

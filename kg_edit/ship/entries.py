@@ -11,6 +11,12 @@ COMMANDS = (
         group=True,
     ),
     CommandEntry(
+        "audit",
+        "Say what an edited checkpoint has in its weights, and whether a ledger explains it.",
+        target="kg_edit.ship.cli.audit:audit",
+        panel="Ship",
+    ),
+    CommandEntry(
         "serve",
         "Serve a web page to try edits, with the answers of the unedited and the edited model.",
         target="kg_edit.ship.cli.serve:serve",

@@ -2,15 +2,15 @@
 
 An edited checkpoint of any origin becomes a patch, which can be applied, merged, exported, and removed again. The
 difference D of a weight is the edit plus the rounding of W' to its type, which has full rank. A singular value counts
-if it is above what rounding alone can have: for independent errors of variance s^2 in [m, n], the largest singular
-value is s (sqrt m + sqrt n) (Bai and Yin). A number is rounded by at most half a unit in its last place (ulp), so
-s^2 = mean(ulp(W')^2) / 12, and as much again for the change itself, which was computed in float32.
+if it is above what rounding alone can have. The largest singular value of independent errors with the variances s_ij^2
+is about max_i sqrt(sum_j s_ij^2) + max_j sqrt(sum_i s_ij^2) (Bandeira and van Handel, 2016). A number is rounded by at
+most half a unit in its last place (ulp), so s_ij^2 = ulp(W'_ij)^2 / 12, and more for the change, computed in float32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,23 +79,11 @@ def extract_patch(
     """
     found = list[Difference]()
     others = list[str]()
-    names = _shared_names(base, edited)
-    for name in Bar(names, title="extract", unit="tensor", shown=progress):
-        before = base.find(name).read()
-        after = edited.find(name).read()
-        if before.shape != after.shape:
-            raise PatchMismatchError(
-                f"{name} is {list(before.shape)} in {base.folder}, {list(after.shape)} in the other"
-            )
-        if torch.equal(before, after.to(before.dtype)):
-            continue
-        if before.dim() != 2:
+    for name, before, after in Bar(changed_tensors(base, edited), title="extract", unit="tensor", shown=progress):
+        if before.dim() == 2:
+            found.append(split(name, before, after, rank=rank))
+        else:
             others.append(name)
-            continue
-        if base.is_transposed(name):
-            before = before.T
-            after = after.T
-        found.append(split(name, before, after, rank=rank))
     if others:
         raise PatchError(
             f"{len(others)} tensors that are no matrices differ ({', '.join(others[:3])}), which a patch can't hold; "
@@ -107,10 +95,35 @@ def extract_patch(
     return WeightPatch(factors=factors, provenance=_provenance(base, edited, found, edits))
 
 
+def changed_tensors(base: Checkpoint, edited: Checkpoint) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the name, W and W' of each tensor that differs; matrices as [out, in]. One pair is in memory at a time.
+
+    Raises:
+        PatchMismatchError: the checkpoints have other tensors, or another shape of one.
+    """
+    for name in _shared_names(base, edited):
+        before = base.find(name).read()
+        after = edited.find(name).read()
+        if before.shape != after.shape:
+            raise PatchMismatchError(
+                f"{name} is {list(before.shape)} in {base.folder}, {list(after.shape)} in the other"
+            )
+        if torch.equal(before, after.to(before.dtype)):
+            continue
+        if base.is_transposed(name):
+            before = before.T
+            after = after.T
+        yield name, before, after
+
+
 def split(name: str, before: Tensor, after: Tensor, *, rank: int | None = None) -> Difference:
     """Split W' - W [out, in] by its singular values; see `extract_patch`."""
     difference = after.double() - before.double()
-    noise = rounding_noise(after, difference)
+    return split_difference(name, difference, rank=rank, noise=rounding_noise(after, difference))
+
+
+def split_difference(name: str, difference: Tensor, *, noise: float, rank: int | None = None) -> Difference:
+    """Split a difference [out, in] (float64) by its singular values, of which those up to ``noise`` are rounding."""
     full = min(difference.shape)
     width = min(full, rank or _FIRST)
     left, values, right = leading_svd(difference, width)
@@ -149,6 +162,11 @@ def leading_svd(matrix: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     return basis @ left[:, :width], values[:width], right[:width].T
 
 
+def is_above_rounding(difference: Difference) -> bool:
+    """Return whether a difference has a singular value that rounding alone does not explain."""
+    return float(difference.factors.left[:, 0].norm()) > _MARGIN * difference.noise
+
+
 def rounding_noise(weight: Tensor, difference: Tensor) -> float:
     """Return the largest singular value that rounding alone can have.
 
@@ -156,10 +174,10 @@ def rounding_noise(weight: Tensor, difference: Tensor) -> float:
         weight: W' [m, n], rounded to its own type.
         difference: W' - W. An editor computes the change in float32, as a product and a sum, and rounds it twice.
     """
-    rows, columns = weight.shape
-    squares = _units(weight).square() + 2 * _units(difference.float()).square()
-    deviation = math.sqrt(float(squares.mean()) / 12)
-    return deviation * (math.sqrt(rows) + math.sqrt(columns))
+    variances = (_units(weight).square() + 2 * _units(difference.float()).square()) / 12
+    largest_row = float(variances.sum(dim=1).max())
+    largest_column = float(variances.sum(dim=0).max())
+    return math.sqrt(largest_row) + math.sqrt(largest_column)
 
 
 def _units(numbers: Tensor) -> Tensor:

@@ -114,8 +114,9 @@ class Checkpoint:
 
     def is_transposed(self, weight: str) -> bool:
         """Return whether a weight [out, in] is stored as [in, out], as GPT-2's modules (Conv1D) have it."""
-        module = self.modules.get_submodule(weight.removesuffix(".weight"))
-        return isinstance(module, Conv1D)
+        if not weight.endswith(".weight"):
+            return False
+        return isinstance(self.modules.get_submodule(weight.removesuffix(".weight")), Conv1D)
 
     def fingerprint(self) -> str:
         """Return the fingerprint that the loaded model has (`content_fingerprint`), reading one tensor at a time."""

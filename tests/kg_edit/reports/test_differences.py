@@ -18,11 +18,11 @@ from kg_edit.evaluation.scorer import score_cases
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.reports import differences as differences_module
-from kg_edit.reports.counts import count_unchanged
 from kg_edit.reports.differences import (
     PromptDifference,
     check_prompts,
     compare_prompts,
+    count_unchanged,
     counted,
     difference_markdown,
     difference_page,

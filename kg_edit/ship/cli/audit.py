@@ -1,0 +1,106 @@
+"""`kg-edit audit`: what an edited checkpoint has in its weights, and whether a ledger explains it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from kg_common.terminal import number_of
+from kg_edit.cli.console import say, stdout
+from kg_edit.cli.method_plan import load
+from kg_edit.cli.options import refuse_unused
+from kg_edit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kg_edit.ship.checkpoint.audit import Finding
+
+
+def audit(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The edited model: a folder or a hub id.")],
+    base: Annotated[str, typer.Option(help="The unedited model: a folder or a hub id.")],
+    ledger: Annotated[
+        Path | None,
+        typer.Option(metavar="LEDGER", help="Ledger or patch file that MODEL should have in its weights."),
+    ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Things to look for, one a line: does a change answer to them?"),
+    ] = None,
+    fail_on_unexplained: Annotated[
+        bool, typer.Option("--fail-on-unexplained", help="Exit with 1 if a weight has more than the ledger's edits.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which weights of an edited model differ from its base, and whether a ledger explains the difference.
+
+    Of each weight: the rank and the norm of the difference, what the ledger leaves of it, the tokens that it writes,
+    and with `--names` the things that it answers to. Only `--names` loads the model. Differences that the rounding of
+    the weight's number type explains do not count.
+
+    Examples:
+
+    - `kg-edit audit merged/ --base base/ --ledger ledger/ --fail-on-unexplained`
+    """
+    if ledger is None:
+        refuse_unused(context, ("fail_on_unexplained",), "without --ledger", way="also give --ledger LEDGER")
+    things = _read_names(names) if names else ()
+    from kg_edit.ship.checkpoint.audit import audit as compare
+    from kg_edit.ship.checkpoint.stored import Checkpoint
+    from kg_edit.ship.ledger.listing import active_at
+
+    patch = active_at(ledger)[0] if ledger else None
+    loaded = load(base) if things else None
+    findings = compare(Checkpoint.of(base), Checkpoint.of(model), ledger=patch, names=things, model=loaded)
+    if as_json:
+        say(json.dumps([{**asdict(finding), "explained": finding.is_explained} for finding in findings]))
+    else:
+        _show(findings, has_ledger=ledger is not None)
+    unexplained = [finding for finding in findings if not finding.is_explained]
+    if fail_on_unexplained and unexplained:
+        raise typer.Exit(1)
+
+
+def _read_names(file: Path) -> tuple[str, ...]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't read the names in {file}: {error}; give a text file, one name a line") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ConfigError(f"{file} has no names; write one a line")
+    return names
+
+
+def _show(findings: tuple[Finding, ...], *, has_ledger: bool) -> None:
+    if not findings:
+        say("no weight differs from the base")
+        return
+    table = Table(box=None, pad_edge=False)
+    for header in ("weight", "rank", "norm", "left over", "writes", "answers to"):
+        table.add_column(header, overflow="fold")
+    for finding in findings:
+        left_over = ""
+        if finding.is_explained:
+            left_over = "explained"
+        elif finding.left_over is not None:
+            left_over = f"rank {finding.left_over_rank}, norm {finding.left_over:.3g}"
+        table.add_row(
+            finding.name,
+            "" if finding.rank is None else str(finding.rank),
+            f"{finding.norm:.3g}",
+            left_over,
+            " ".join(map(repr, finding.writes)),
+            ", ".join(finding.answers_to),
+        )
+    stdout().print(table)
+    unexplained = sum(not finding.is_explained for finding in findings)
+    if has_ledger:
+        say(f"{number_of(len(findings), 'weight')} differ; the ledger leaves {unexplained} of them unexplained")
+    else:
+        say(f"{number_of(len(findings), 'weight')} differ; give --ledger to see whether its edits explain that")
