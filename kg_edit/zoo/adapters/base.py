@@ -92,12 +92,7 @@ class AdapterMethod(StatementMethod):
         return row_of(encode_statement(self.model, edit, method=self.name), "target")
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Train on the edits, with the adapter of ``before`` in place.
-
-        Raises:
-            EditError: two of the edits have the same prompt and different targets.
-            PatchError: a loss is not finite.
-        """
+        """Train on the edits, with the adapter of ``before`` in place."""
         with untouched(self.model):
             adapter, records = self.train(edits, adapter_at(before, self.place))
         return AdapterPatch(adapters={self.place: adapter}, provenance={**self.provenance(), "edits": records})

@@ -101,11 +101,7 @@ class SummedAdapter(Adapter):
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the adapter from the results of `metadata` and `tensors`.
-
-        Raises:
-            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
-        """
+        """Build the adapter from the results of `metadata` and `tensors`."""
         rows, columns = metadata["shape"]
         settings = cls.settings_class.model_validate(metadata["settings"])
         adapter = cls(size=(int(rows), int(columns)), settings=settings, changes=dict(tensors))
@@ -116,11 +112,7 @@ class SummedAdapter(Adapter):
         return adapter
 
     def plus(self, later: Self) -> Self:
-        """Return the sum of the changes of both adapters.
-
-        Raises:
-            PatchError: the adapters have different settings.
-        """
+        """Return the sum of the changes of both adapters."""
         if self.settings != later.settings or self.size != later.size:
             raise PatchError(
                 f"can't add adapters with different settings ({self.settings!r} and {later.settings!r}); make both "
@@ -163,11 +155,7 @@ class SummedMethod(AdapterMethod):
         return here.new_zeros(())
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
-        """Train the change of the parameters on the rows of all ``edits`` together.
-
-        Raises:
-            PatchError: the earlier adapter has other settings.
-        """
+        """Train the change of the parameters on the rows of all ``edits`` together."""
         settings = self.adapter_class.settings_class.of(self.config)
         adapter = earlier if isinstance(earlier, SummedAdapter) else self.adapter_class.empty(self.shape, settings)
         if adapter.settings != settings:

@@ -145,7 +145,8 @@ def training_records(
     from kg_edit.evaluation.datasets.locality import HeldOutPrompts, count_locality_queries
 
     def read(path: Path, dataset: str | None = None) -> tuple[BenchmarkRecord, ...]:
-        content = (find_dataset(dataset) if dataset else guess_dataset(path)).read(path)
+        reader = find_dataset(dataset) if dataset else guess_dataset(path)
+        content = reader.read(path)
         for problem in content.problems:
             typer.echo(f"skipped: {problem}", err=True)
         return tuple(content.records)
@@ -154,9 +155,17 @@ def training_records(
     if not leave_out:
         return [record for record in records if record.edits]
     # An edit is left out with its prompts, not the whole record: others of the record may be about another subject
-    test = HeldOutPrompts(record for path in leave_out for record in read(path))
-    remaining = [cut for record in records if (cut := test.without(record))]
-    edits, edits_left = (sum(len(record.edits) for record in group) for group in (records, remaining))
+    test_records = list[BenchmarkRecord]()
+    for path in leave_out:
+        test_records += read(path)
+    test = HeldOutPrompts(test_records)
+    remaining = list[BenchmarkRecord]()
+    for record in records:
+        cut = test.without(record)
+        if cut:
+            remaining.append(cut)
+    edits = sum(len(record.edits) for record in records)
+    edits_left = sum(len(record.edits) for record in remaining)
     prompts = count_locality_queries(records)
     prompts_left = count_locality_queries(remaining)
     typer.echo(
@@ -170,9 +179,13 @@ def _show(method: str, manifest: Any, out: Path) -> None:
     """Print the losses of each validation, and how the method uses the network."""
     rows = []
     for validation in manifest.validations:
-        values = [(getattr(validation, field), decimals) for _, field, decimals in _LOSSES[method]]
-        cells = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in values]
-        rows.append([f"{validation.step}{' *' if validation.step == manifest.steps else ''}", *cells])
+        cells = [str(validation.step)]
+        if validation.step == manifest.steps:
+            cells[0] += " *"
+        for _, field, decimals in _LOSSES[method]:
+            value = getattr(validation, field)
+            cells.append("" if value is None else f"{value:.{decimals}f}")
+        rows.append(cells)
     header = ["steps", *(column for column, _, _ in _LOSSES[method])]
     table = terminal_table(header, rows, numbers_from=0, lines=False)
     together = {"malmen": "edited in batches", "rledit": "edited in sequences of batches"}

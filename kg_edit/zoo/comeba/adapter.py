@@ -97,11 +97,7 @@ class GatedUpdate(Adapter):
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the adapter from the results of `metadata` and `tensors`.
-
-        Raises:
-            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
-        """
+        """Build the adapter from the results of `metadata` and `tensors`."""
         update = Factors(left=tensors["left"], right=tensors["right"])
         keys = tensors["keys"]
         others = tensors["others"]
@@ -113,11 +109,7 @@ class GatedUpdate(Adapter):
         return cls(update=update, keys=keys, others=others, settings=GateSettings.model_validate(metadata))
 
     def plus(self, later: Self) -> Self:
-        """Return the sum of both updates with the keys of both, and the ``others`` of this adapter.
-
-        Raises:
-            PatchError: the adapters have different gates.
-        """
+        """Return the sum of both updates with the keys of both, and the ``others`` of this adapter."""
         if self.settings != later.settings or self.shape != later.shape:
             raise PatchError(
                 f"can't add updates with different gates ({self.settings!r} and {later.settings!r}); make both with "

@@ -76,22 +76,14 @@ class ExtSub(Lora):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and read the file of locality prompts.
-
-        Raises:
-            EditFileError: the file can't be read, or has no such answers.
-        """
+        """Check the inputs, and read the file of locality prompts."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, ExtSubConfig)  # noqa: S101 - config_class
         if config.locality:
             read_locality(config.locality)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Train both adapters on the edits, and subtract the anti-expert from the expert.
-
-        Raises:
-            PatchError: a loss is not finite.
-        """
+        """Train both adapters on the edits, and subtract the anti-expert from the expert."""
         config = self.config
         expert_rows = list[TrainingRow]()
         old_rows = dict[int, TrainingRow]()  # by the index of the edit; not every edit has an old target
@@ -146,11 +138,7 @@ class ExtSub(Lora):
 
 
 def read_locality(path: str | Path) -> tuple[tuple[str, str], ...]:
-    """Read the locality prompts of a benchmark's file, each with its first answer.
-
-    Raises:
-        EditFileError: the file can't be read, or has no such prompts.
-    """
+    """Read the locality prompts of a benchmark's file, each with its first answer."""
     records = readable_records(path)
     queries = [query for record in records for edit in record.edits for query in locality_queries(edit, record)]
     pairs = [pair_of(query) for query in queries if query.answers]

@@ -160,11 +160,7 @@ class SvdAdapters:
 
 @contextmanager
 def svd_adapted(model: LanguageModel, names: Sequence[str], config: AdaLoraConfig) -> Iterator[SvdAdapters]:
-    """Put a new AdaLoRA adapter around each of the modules ``names`` within the ``with`` block, then restore them.
-
-    Raises:
-        ConfigError: PEFT is not installed, or the model already has adapters.
-    """
+    """Put a new AdaLoRA adapter around each of the modules ``names`` within the ``with`` block, then restore them."""
     peft = find_peft()
     modules = {name: model.model.get_submodule(name) for name in names}
     settings = peft.AdaLoraConfig(

@@ -150,12 +150,7 @@ class FtAugmented(TuningMethod):
         return [TrainingRow(ids=ids[:-1], targets=tuple(enumerate(ids[1:]))) for ids in sampled]
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weights on the rows of all edits; the change is the same for all records.
-
-        Raises:
-            EditError: two of the edits have the same prompt and different targets.
-            PatchError: a loss is not finite.
-        """
+        """Tune the weights on the rows of all edits; the change is the same for all records."""
         config = self.config
         changes = {layer: no_change(self.model.down_projection(layer)) for layer in self.layers}  # [d, d_ff] each
         optimizer = config.descent.optimizer(list(changes.values()))

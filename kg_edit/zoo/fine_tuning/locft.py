@@ -47,11 +47,7 @@ class LocFt(FineTuning):
     config: LocFtConfig
 
     def row(self, edit: Edit) -> TrainingRow:
-        """Return the training row of an edit: its prompt and its target, and the end-of-text token if ``end`` is set.
-
-        Raises:
-            PromptError: the tokenizer has no end-of-text token.
-        """
+        """Return the training row of an edit: its prompt and its target, and the end-of-text token as ``end`` sets."""
         end = self.model.tokenizer.eos_token_id if self.config.end else None
         if self.config.end and end is None:
             raise PromptError(f"the tokenizer of {self.model.name!r} has no end-of-text token; set end=false")
@@ -59,12 +55,7 @@ class LocFt(FineTuning):
         return row_of(prompt, self.config.aim, end=end)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Tune the weight on all edits' rows together; the change is the same for all records.
-
-        Raises:
-            EditError: two of the edits have the same prompt and different targets.
-            PatchError: a loss is not finite.
-        """
+        """Tune the weight on all edits' rows together; the change is the same for all records."""
         config = self.config
         module = self.model.down_projection(self.layer)
         with untouched(self.model):

@@ -152,10 +152,6 @@ def target_modules(
         modules: names of projections, or of modules that contain some; None: all of the attention, and of what a
             recurrent block has in its place.
         layers: blocks, 0-based; None: all.
-
-    Raises:
-        ConfigError: a block has no such projection.
-        ModelError: the model has no such layer.
     """
     names = list[str]()
     for layer in range(len(model.blocks)) if layers is None else layers:
@@ -205,11 +201,7 @@ class Adapters:
 
 @contextmanager
 def adapted(model: LanguageModel, names: Sequence[str], config: LoraConfig) -> Iterator[Adapters]:
-    """Put a new LoRA adapter around each of the modules ``names`` within the ``with`` block, then restore the modules.
-
-    Raises:
-        ConfigError: PEFT is not installed, or the model already has adapters.
-    """
+    """Put a new LoRA adapter around each of the modules ``names`` within the ``with`` block, then restore them."""
     peft = find_peft()
     modules = {name: model.model.get_submodule(name) for name in names}
     settings = peft.LoraConfig(r=config.rank, **shared_settings(modules, config))
@@ -244,9 +236,6 @@ def wrapped(
         modules: the modules by their full names.
         wrap: is called with the transformers model; its result is the value of the ``with`` statement.
         seed: random seed of the adapters and of dropout.
-
-    Raises:
-        ConfigError: the model already has adapters.
     """
     base = model.model
     if hasattr(base, "peft_config"):
@@ -299,11 +288,7 @@ def _swap_hooks(module: nn.Module, other: nn.Module) -> None:
 
 
 def find_peft() -> Any:
-    """Import and return the module ``peft``, which is an optional dependency.
-
-    Raises:
-        ConfigError: PEFT is not installed.
-    """
+    """Import and return the module ``peft``, which is an optional dependency."""
     try:
         import peft
     except ImportError as error:

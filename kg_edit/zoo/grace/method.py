@@ -110,12 +110,21 @@ class Grace(CodebookMethod):
 
     def make_each(self, edits: Sequence[Edit], *, before: Patch | None = None) -> tuple[Patch | Exception, ...]:
         """Train the values of the edits, `_BATCH` in one descent; each edit gets its own patch."""
+        results = dict[int, Patch | Exception]()  # by the index of the edit
+        requests = dict[int, Request]()
         with untouched(self.model):
-            requests = [attempt(edit, partial(self.row, edit)) for edit in edits]
-            able = [(edit, row) for edit, row in zip(edits, requests, strict=True) if isinstance(row, Request)]
-            starts = range(0, len(able), _BATCH)
-            patches = iter([patch for start in starts for patch in self._trained(able[start : start + _BATCH])])
-        return tuple(next(patches) if isinstance(row, Request) else row for row in requests)
+            for index, edit in enumerate(edits):
+                request = attempt(edit, partial(self.row, edit))
+                if isinstance(request, Exception):
+                    results[index] = request
+                else:
+                    requests[index] = request
+            indices = list(requests)
+            for start in range(0, len(indices), _BATCH):
+                batch = indices[start : start + _BATCH]
+                trained = self._trained([(edits[index], requests[index]) for index in batch])
+                results |= dict(zip(batch, trained, strict=True))
+        return tuple(results[index] for index in range(len(edits)))
 
     def row(self, edit: Edit) -> Request:
         """Return the edit's prompt with its target; the change is made at the prompt's last token."""
@@ -149,11 +158,7 @@ class Grace(CodebookMethod):
         return patches
 
     def _entry(self, edit: Edit, key: Tensor, output: Tensor, descent: Descent) -> Patch:
-        """The patch of one edit.
-
-        Raises:
-            ModelError: the value, or the loss that it has, is not finite.
-        """
+        """The patch of one edit."""
         value = output + descent.change  # v, [d]
         norms = {"key": key.norm(), "value": value.norm(), "change": descent.change.norm()}
         computed = (*descent.losses[-1], norms["key"], norms["value"])

@@ -64,11 +64,7 @@ class CodebookPatch(Patch):
         return not any(len(book) for book in self.codebooks.values())
 
     def without(self, ids: Collection[str]) -> Self:
-        """Return the patch without the edits with these ids, as if they had never been made.
-
-        Raises:
-            PatchError: the patch has no edit with one of the ids.
-        """
+        """Return the patch without the edits with these ids, as if they had never been made."""
         known = {edit_id for book in self.codebooks.values() for edit_id in book.ids}
         provenance = without_edits(self.provenance, ids, known=known)
         books = {name: book.without(ids) for name, book in self.codebooks.items()}
@@ -111,11 +107,7 @@ class CodebookPatch(Patch):
         return _replacing(model, name, module, book)
 
     def check_finite(self) -> None:
-        """Check that every key and value is finite.
-
-        Raises:
-            PatchError: a key or a value is not finite.
-        """
+        """Check that every key and value is finite."""
         for name, book in self.codebooks.items():
             if not (torch.isfinite(book.keys).all() and torch.isfinite(book.values).all()):
                 raise PatchError(f"the codebook of {name} is not finite; make a smaller change, or edit in float32")
@@ -131,11 +123,7 @@ class CodebookPatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """Build the patch of a file.
-
-        Raises:
-            PatchError: its parts don't fit together.
-        """
+        """Build the patch of a file."""
         books: dict[str, Codebook] = {}
         try:
             for name, entry in file.content.items():

@@ -78,11 +78,7 @@ class PromptMethod(EditingMethod):
         return True
 
     def prepare(self) -> None:
-        """Check the settings, the graph and the files, as `check_inputs` does; once, because it reads the files.
-
-        Raises:
-            KgEditError: as `check_inputs`.
-        """
+        """Check the settings, the graph and the files, as `check_inputs` does; once, because it reads the files."""
         _ = self._checked
 
     def empty_patch(self) -> Patch:

@@ -63,12 +63,7 @@ class Definition(GraphMethod, PromptMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs: definitions need a graph that has descriptions, ``insert=random`` the file ``others``.
-
-        Raises:
-            ConfigError: the graph or the file is missing, or the file is given without need.
-            EditFileError: the file can't be read.
-        """
+        """Check the inputs: definitions need a graph that has descriptions, ``insert=random`` the file ``others``."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, DefinitionConfig)  # noqa: S101 - config_class
         if (config.insert == "random") != (config.others is not None):

@@ -99,11 +99,7 @@ class IkeConfig(PromptConfig):
         return {**super().idle(), **dict.fromkeys(("ratio", "seed"), "no demonstration is drawn from a training file")}
 
     def check_source(self) -> None:
-        """Check that a training file is set if ``source`` needs one, and not set if ``source`` is ``patch``.
-
-        Raises:
-            ConfigError: the file is missing, or is set without need.
-        """
+        """Check that a training file is set if ``source`` needs one, and not set if ``source`` is ``patch``."""
         if self.source == "file" and not self.demonstrations:
             raise ConfigError(
                 "source=file, as in the preset paper, needs a training file; set demonstrations to a file "
@@ -141,12 +137,7 @@ class Ike(PromptMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and read the demonstrations.
-
-        Raises:
-            ConfigError: ``source`` and ``demonstrations`` do not fit together.
-            EditFileError: the file of demonstrations can't be read.
-        """
+        """Check the inputs, and read the demonstrations."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, IkeConfig)  # noqa: S101 - config_class
         config.check_source()
@@ -154,12 +145,7 @@ class Ike(PromptMethod):
             read_demonstrations(config.demonstrations, config.encoder)
 
     def prepare(self) -> None:
-        """Read the demonstrations, or log a warning that there are none.
-
-        Raises:
-            ConfigError: ``source`` and ``demonstrations`` do not fit together.
-            EditFileError: the file of demonstrations can't be read.
-        """
+        """Read the demonstrations, or log a warning that there are none."""
         self.config.check_source()
         _ = self._training_facts
 
@@ -252,11 +238,7 @@ class Demonstrations:
 
 
 def read_demonstrations(path: str | Path, encoder: str | None = None) -> Demonstrations:
-    """Read all records of a benchmark's file, or of a file of edits.
-
-    Raises:
-        EditFileError: the file can't be read, or its records belong to no known benchmark.
-    """
+    """Read all records of a benchmark's file, or of a file of edits."""
     return Demonstrations(records=readable_records(path), encoder=encoder)
 
 

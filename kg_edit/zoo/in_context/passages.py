@@ -45,10 +45,6 @@ def read_passages(path: str | Path) -> tuple[str, ...]:
     """Read the paragraphs of a JSON file as "title: text", each once, in order.
 
     A row has ``title`` and ``text``, or it is a row of PopQA, whose ``paragraphs`` are such rows.
-
-    Raises:
-        ConfigError: the package bm25s is not installed.
-        EditFileError: the file can't be read, has no paragraphs, or none with a word that is no stop word.
     """
     if find_spec("bm25s") is None:
         raise ConfigError("passages are searched by the package bm25s: pip install 'kg-edit[retrieval]'")

@@ -69,13 +69,7 @@ class PopularityRetrieval(GraphMethod, PromptMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and that there is a source of popularity.
-
-        Raises:
-            ConfigError: neither a graph nor a file is given.
-            ConfigError: passages are asked for, and the package bm25s is not installed.
-            EditFileError: a file can't be read.
-        """
+        """Check the inputs, and that there is a source of popularity."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, PopularityConfig)  # noqa: S101 - config_class
         if config.passages:
@@ -135,9 +129,6 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
 
     The file is a JSON object from names or ids to numbers, or PopQA's rows, in either form, with ``s_pop``. A name that
     has several numbers (in PopQA, two subjects of the same name) is left out.
-
-    Raises:
-        EditFileError: the file can't be read, or has another form.
     """
     path = Path(path)
     content = document(path)
@@ -189,9 +180,6 @@ def statements(graph: SubgraphSource, edit: Edit) -> float:
     """Return the number of statements in a graph about the edit's subject; 0 if the subject is unknown or ambiguous.
 
     A control changes the graph's statements about o*; the subject is counted in the graph before that change.
-
-    Raises:
-        ConfigError: the graph can't be asked about a single item.
     """
     if isinstance(graph, Control):
         return statements(graph.right, edit)
@@ -222,9 +210,6 @@ def best_threshold(popularity: Sequence[float], without: Sequence[bool], retriev
 
     Returns:
         Of equally good limits the lowest; -1 if no fact should be used (an unknown subject has popularity 0).
-
-    Raises:
-        ValueError: the three arguments have different lengths.
     """
     # The limit moves up from below all questions: each one that it passes is answered with the fact instead of without.
     # It can only stop between different popularities.

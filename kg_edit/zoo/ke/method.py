@@ -42,12 +42,7 @@ class Ke(Mend):
         return self._editor_of(network.to(self.model.device).requires_grad_(False), {"digest": "untrained"})
 
     def load(self, folder: Path) -> Editor:
-        """Return the network that `kg-edit ke train` wrote to ``folder``.
-
-        Raises:
-            ModelError: the folder has no network, or its file is damaged.
-            PatchMismatchError: the network was trained for another model.
-        """
+        """Return the network that `kg-edit ke train` wrote to ``folder``."""
         trained = FORMAT.trained(folder, self.model, KeManifest, KeManifest.network)
         return self._editor_of(trained.network, trained.note)
 

@@ -44,7 +44,7 @@ def train(
 ) -> KeManifest:
     """Train a network for ``model``, and write the one with the best loss on the held-out edits to ``out``.
 
-    The arguments and errors are those of `kg_edit.zoo.mend.training.train`.
+    The arguments are those of `kg_edit.zoo.mend.training.train`.
     """
     return train_editor(
         model,

@@ -126,11 +126,7 @@ class Kn(EditingMethod):
         _ = self.contexts
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Check that every edit has an old answer, and encode its prompts.
-
-        Raises:
-            PromptError: an edit has no old answer, or both answers begin with the same token.
-        """
+        """Check that every edit has an old answer, and encode its prompts."""
         for edit in edits:
             with annotate_errors(edit):
                 self._answers(edit)
@@ -139,12 +135,7 @@ class Kn(EditingMethod):
                 warn_of_lead(self.model, edit, method=self.name)
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Find the neurons in the model in its present state, and change their columns.
-
-        Raises:
-            PromptError: the edit has no old answer, or both answers begin with the same token.
-            PatchError: no neuron has a positive attribution to the old answer.
-        """
+        """Find the neurons in the model in its present state, and change their columns."""
         (edit,) = edits
         config = self.config
         with untouched(self.model):
@@ -187,11 +178,7 @@ class Kn(EditingMethod):
         return WeightPatch(factors=factors, provenance={**self.provenance(), "edits": [record]})
 
     def _answers(self, edit: Edit) -> tuple[int, int]:
-        """Return the first token of the old answer, and that of the new one.
-
-        Raises:
-            PromptError: the edit has no old answer, or both are the same token.
-        """
+        """Return the first token of the old answer, and that of the new one."""
         if edit.target_true is None:
             raise PromptError(
                 "KN changes the neurons of the old answer, and the edit has no old answer; give target_true"

@@ -52,11 +52,7 @@ class Malmen(Mend):
     network_class = MalmenNetwork
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Return the update that all edits have together, each from its own gradient on the model as it is.
-
-        Raises:
-            ModelError: a loss or a gradient is not finite.
-        """
+        """Return the update that all edits have together, each from its own gradient on the model as it is."""
         # K [tokens, in] and the gradients [tokens, out] at the target tokens of all edits, by weight
         prompts = list[Prompt]()
         losses = list[float]()

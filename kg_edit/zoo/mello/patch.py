@@ -58,11 +58,7 @@ class LoopPatch(PromptPatch):
         return rule
 
     def prompt_transform(self, text: str, *, examples: int | None = None) -> str:
-        """Always raises: the loop needs a model, see `transform_for`.
-
-        Raises:
-            PatchError: always.
-        """
+        """Always raises: the loop needs a model, see `transform_for`."""
         raise PatchError("this patch asks the model subquestions, so it needs the model; use patch.applied(model)")
 
     def transform_for(self, model: LanguageModel) -> Callable[[str], str]:
@@ -84,9 +80,6 @@ class LoopPatch(PromptPatch):
             questions: without examples and without "Question:".
             write: any model: continues texts up to the first of `STOPS`.
             fits: as in `decompose`.
-
-        Raises:
-            ConfigError: the encoder of the facts is not installed.
         """
 
         def nearest(subquestion: str) -> str | None:

@@ -72,11 +72,7 @@ class Melo(CodebookMethod):
         return row_of(encode_statement(self.model, edit, method=self.name), "target")
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Train the block of one edit.
-
-        Raises:
-            PatchError: a loss is not finite.
-        """
+        """Train the block of one edit."""
         (edit,) = edits
         with untouched(self.model):
             row = self.row(edit)

@@ -89,11 +89,7 @@ class ResidualMemory(Adapter):
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the adapter from the results of `metadata` and `tensors`.
-
-        Raises:
-            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
-        """
+        """Build the adapter from the results of `metadata` and `tensors`."""
         settings, (rows, width) = MaskSettings.model_validate(metadata), tensors["weight"].shape
         masks = tensors["masks"]
         background = tensors["background"]
@@ -104,11 +100,7 @@ class ResidualMemory(Adapter):
         return cls(weight=tensors["weight"], masks=masks, background=background, settings=settings)
 
     def plus(self, later: Self) -> Self:
-        """Return the sum of both W_m with the masks of both.
-
-        Raises:
-            PatchError: the masks were made with different settings, or with different backgrounds.
-        """
+        """Return the sum of both W_m with the masks of both."""
         if self.settings != later.settings:
             raise PatchError(
                 f"can't add memories whose masks differ ({self.settings!r} and {later.settings!r}); make both with the "

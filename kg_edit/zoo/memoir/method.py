@@ -68,11 +68,7 @@ class Memoir(AdapterMethod):
         return self.means(texts).mean(0).cpu()
 
     def train(self, edits: Sequence[Edit], earlier: Adapter | None) -> tuple[Adapter, list[dict[str, Any]]]:
-        """Train the columns of the one edit; the adapter has these columns and the edit's mask.
-
-        Raises:
-            PatchError: the masks of the earlier edits were made with other settings.
-        """
+        """Train the columns of the one edit; the adapter has these columns and the edit's mask."""
         (edit,) = edits
         empty = ResidualMemory.empty(self.shape, self.background, MaskSettings.of(self.config))
         memory = earlier if isinstance(earlier, ResidualMemory) else empty

@@ -175,11 +175,7 @@ class BatchOrder:
 
     @classmethod
     def of(cls, model: LanguageModel, edits: Sequence[Edit | BenchmarkRecord], settings: MendTraining) -> BatchOrder:
-        """Return the order for a model; the texts are sampled from the model.
-
-        Raises:
-            ConfigError: there are too few edits, or questions are wanted and no edit has one.
-        """
+        """Return the order for a model; the texts are sampled from the model."""
         examples = make_examples(model, edits, gradient_of=settings.gradient_of)
         at_once = settings.at_once
         needed = settings.validation + max(at_once.values())

@@ -39,9 +39,6 @@ def gradient_factors(
     """Return the factors u [tokens, in] and delta [tokens, out] by weight name, and the loss: the target's mean -log p.
 
     The factors are in float32, on the modules' devices. delta^T u is the gradient of the loss by the weight [out, in].
-
-    Raises:
-        ModelError: the loss, or a factor, is not finite.
     """
     passes = EditedPasses(model, [prompt], names)
     loss = nll(passes, [0])
@@ -225,9 +222,6 @@ def mlp_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
     """Return the state-dict names of the MLPs' matrices in the last ``blocks`` blocks.
 
     They are the linear modules of the MLP: up, down, and gate if there is one.
-
-    Raises:
-        ConfigError: the model has fewer blocks.
     """
     depth = len(model.blocks)
     if not 1 <= blocks <= depth:
@@ -246,11 +240,7 @@ def block_weights(model: LanguageModel, layer: int) -> tuple[str, ...]:
 
 
 def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.Module]:
-    """Return the modules whose weights have these names.
-
-    Raises:
-        ConfigError: a name is not that of a linear module's weight inside a block.
-    """
+    """Return the modules whose weights have these names."""
     modules = dict[str, nn.Module]()
     for name in names:
         try:
@@ -268,11 +258,7 @@ def edited_modules(model: LanguageModel, names: Sequence[str]) -> dict[str, nn.M
 
 
 def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, Shape]:
-    """Return the shape (out, in) of each weight.
-
-    Raises:
-        ConfigError: as `edited_modules`.
-    """
+    """Return the shape (out, in) of each weight."""
     shapes = dict[str, Shape]()
     for name, module in edited_modules(model, names).items():
         rows, columns = weight_matrix(module).shape

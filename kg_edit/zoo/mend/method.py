@@ -85,12 +85,7 @@ class Mend(StatementMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and that the trained editor can be read.
-
-        Raises:
-            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
-            ModelError: the folder has no editor, or its file is damaged.
-        """
+        """Check the inputs, and that the trained editor can be read."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, MendConfig)  # noqa: S101 - config_class
         folder = cls._folder(config)
@@ -103,12 +98,7 @@ class Mend(StatementMethod):
         return cls.file_format.folder(config.network, untrained=config.untrained, instead=instead)
 
     def prepare(self) -> None:
-        """Load the editor.
-
-        Raises:
-            ConfigError, ModelError: as `check_inputs`.
-            PatchMismatchError: the editor was trained for another model.
-        """
+        """Load the editor."""
         _ = self.editor
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
@@ -135,11 +125,7 @@ class Mend(StatementMethod):
         return factors, record
 
     def gradient(self, edit: Edit) -> tuple[Prompt, Pairs, float]:
-        """Return the row of an edit, the factors of its gradient for each weight, and its loss.
-
-        Raises:
-            ModelError: the loss or the gradient is not finite.
-        """
+        """Return the row of an edit, the factors of its gradient for each weight, and its loss."""
         with annotate_errors(edit):
             prompt = self.row(edit)
             if self.editor.of_statement:
@@ -171,12 +157,7 @@ class Mend(StatementMethod):
         return Editor(weights=shapes, factors=lambda _, factors: network.factors(factors), note={"digest": "untrained"})
 
     def load(self, folder: Path) -> Editor:
-        """Return the network that the training command wrote to ``folder``.
-
-        Raises:
-            ModelError: the folder has no editor, or its file is damaged.
-            PatchMismatchError: the editor was trained for another model.
-        """
+        """Return the network that the training command wrote to ``folder``."""
         kind = self.manifest_class
         assert issubclass(kind, MendManifest)  # noqa: S101 - KE, which has another, loads its own
         trained = self.file_format.trained(folder, self.model, kind, kind.network)

@@ -69,11 +69,6 @@ def train(
         out: the folder.
         progress: whether to show a progress bar.
         checkpoint_seconds: seconds between two checkpoints.
-
-    Raises:
-        ConfigError: there are too few edits, or a weight can't be edited.
-        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
-        OutputError: ``out`` contains another run, or can't be written.
     """
     return train_editor(
         model,
@@ -103,7 +98,7 @@ def train_editor(
 ) -> Trained:
     """Train a network that turns an edit's gradient into a change of the weights: that of MEND, KE, MALMEN or RLEdit.
 
-    The other arguments and the errors are those of `train`.
+    The other arguments are those of `train`.
 
     Args:
         model: the language model.
@@ -235,11 +230,7 @@ class EditorRun(TrainingRun[Validation]):
         """Return the losses after the edits of ``rows``."""
 
     def losses(self, rows: Rows) -> Losses:
-        """Return the losses after the edits of ``rows``.
-
-        Raises:
-            DivergedError: a loss is not finite.
-        """
+        """Return the losses after the edits of ``rows``."""
         losses = self.losses_of(rows, self._lower)
         self.check_loss(float(losses.total.detach()))
         return losses

@@ -36,9 +36,6 @@ def change_after_marker(model: LanguageModel, marker: int, changes: Mapping[str,
         model: whose modules are changed.
         marker: the token id.
         changes: (left [out, r], right [r, in]) by the weight's name.
-
-    Raises:
-        PatchMismatchError: the model has no such weight.
     """
     modules = dict[str, nn.Module]()
     for name, (left, right) in changes.items():
@@ -66,11 +63,7 @@ def _add_after(after: AfterMarker, left: Tensor, right: Tensor) -> Callable[...,
 
 
 def block_weights(model: LanguageModel, blocks: int) -> tuple[str, ...]:
-    """Return the state-dict names of all linear modules' weights in the last ``blocks`` blocks.
-
-    Raises:
-        ConfigError: the model has fewer blocks.
-    """
+    """Return the state-dict names of all linear modules' weights in the last ``blocks`` blocks."""
     depth = len(model.blocks)
     if not 1 <= blocks <= depth:
         raise ConfigError(f"blocks = {blocks}: {model.name} has {depth} blocks; give a number from 1 to {depth}")

@@ -84,11 +84,7 @@ class ExampleOrder:
 
     @classmethod
     def of(cls, model: LanguageModel, items: Sequence[Edit | BenchmarkRecord], settings: SeracTraining) -> Self:
-        """Return the order for a model; the texts are sampled from the model.
-
-        Raises:
-            ConfigError: there are too few edits.
-        """
+        """Return the order for a model; the texts are sampled from the model."""
         needed = settings.validation + max(settings.batch, settings.scope_batch)
         count = len(training_edits(items))
         if count < needed:

@@ -66,32 +66,18 @@ class Serac(EditingMethod):
 
     @classmethod
     def check_inputs(cls, config: MethodConfig, graph: SubgraphSource | None, edits: Sequence[Edit]) -> None:
-        """Check the inputs, and that the trained network can be read.
-
-        Raises:
-            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
-            ModelError: the folder has no network, or its file is damaged.
-        """
+        """Check the inputs, and that the trained network can be read."""
         super().check_inputs(config, graph, edits)
         assert isinstance(config, SeracConfig)  # noqa: S101 - config_class
         if folder := _folder(config):
             FORMAT.manifest(folder / NETWORK, SeracManifest)
 
     def prepare(self) -> None:
-        """Load the network.
-
-        Raises:
-            ConfigError, ModelError: as `check_inputs`, or the tokenizer has no token for a marker.
-            PatchMismatchError: the network was trained for another model.
-        """
+        """Load the network."""
         _ = self._empty
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Check that each fact with its prompt fits into the model's positions.
-
-        Raises:
-            ModelError: a fact does not fit.
-        """
+        """Check that each fact with its prompt fits into the model's positions."""
         for edit in edits:
             with annotate_errors(edit):
                 prompt = self._empty.rule.prompt(new_fact(edit), edit.text)

@@ -135,11 +135,7 @@ class ScopePatch(Patch):
         return self.rule.prompt(fact.text, prompt) if chance >= self.rule.threshold else prompt
 
     def without(self, ids: Collection[str]) -> ScopePatch:
-        """Return the patch without the edits with these ids, as if they had never been made.
-
-        Raises:
-            PatchError: the patch has no edit with one of the ids.
-        """
+        """Return the patch without the edits with these ids, as if they had never been made."""
         provenance = without_edits(self.provenance, ids, known={fact.id for fact in self.facts})
         remaining = tuple(fact for fact in self.facts if fact.id not in ids)
         return replace(self, facts=remaining, provenance=provenance)
@@ -187,11 +183,7 @@ class ScopePatch(Patch):
         return tensors
 
     def check_finite(self) -> None:
-        """Check that every number is finite.
-
-        Raises:
-            PatchError: a number is not finite.
-        """
+        """Check that every number is finite."""
         for name, tensor in self.tensors().items():
             if not torch.isfinite(tensor).all():
                 raise PatchError(f"{name} of the memory is not finite; edit in float32, or train the network again")
@@ -203,11 +195,7 @@ class ScopePatch(Patch):
 
     @classmethod
     def from_file(cls, file: PatchFile) -> Self:
-        """Build the patch of a file.
-
-        Raises:
-            PatchError: its parts don't fit together.
-        """
+        """Build the patch of a file."""
         try:
             return cls(
                 rule=ScopeRule.model_validate(file.content["rule"]),

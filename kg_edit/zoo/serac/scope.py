@@ -70,11 +70,7 @@ class Scope:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Build the classifier from its tensors, given by name.
-
-        Raises:
-            KeyError, ValueError: a tensor is missing, or the shapes don't fit together.
-        """
+        """Build the classifier from its tensors, given by name."""
         scope = cls(**{name: tensors[name] for name in ("project", "weigh", "scale", "offset")})
         if scope.project.dim() != 2 or scope.weigh.dim() != 2:
             raise ValueError("the scope's tensors don't fit together")
@@ -135,9 +131,6 @@ def text_states(model: LanguageModel, text: str, layer: int) -> Tensor:
         model: reads the text.
         text: any text.
         layer: the block, 0-based.
-
-    Raises:
-        ModelError: the model has no such layer.
     """
     last_paragraph = text.rstrip().rpartition("\n\n")[2]
     longest = min(_LONGEST, model.positions or _LONGEST)

@@ -24,9 +24,6 @@ def find_marker(tokenizer: PreTrainedTokenizerBase, *, name: str) -> Marker:
 
     The EOS token is not used if the chat template writes it, or if the tokenizer puts it before every text. ``name`` is
     the model's name in the message.
-
-    Raises:
-        ConfigError: the tokenizer has no such token.
     """
     template = str(tokenizer.chat_template or "")
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}

@@ -55,8 +55,7 @@ def train(
 ) -> SeracManifest:
     """Train the classifier and the counterfactual model for ``model`` on ``edits``; write both to the folder ``out``.
 
-    The arguments and errors are those of `kg_edit.zoo.mend.training.train`; a tokenizer without a token for a
-    marker is a ConfigError too.
+    The arguments are those of `kg_edit.zoo.mend.training.train`.
     """
     layer = default_layer(len(model.blocks)) if settings.layer is None else settings.layer
     model.block(layer)  # raises early if the model has no such layer

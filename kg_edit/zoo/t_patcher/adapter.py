@@ -64,11 +64,7 @@ class Neurons(Adapter):
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the adapter from the results of `metadata` and `tensors`.
-
-        Raises:
-            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
-        """
+        """Build the adapter from the results of `metadata` and `tensors`."""
         rows, columns = map(int, metadata["shape"])
         parts = {name: tensors[name] for name in ("keys", "biases", "values", "queries")}
         shapes = {name: tuple(tensor.shape) for name, tensor in parts.items()}

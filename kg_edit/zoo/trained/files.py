@@ -84,9 +84,6 @@ class NetworkFormat:
             network: the setting of this name.
             untrained: the setting of this name.
             instead: what the method does untrained, for the error message.
-
-        Raises:
-            ConfigError: neither ``network`` nor ``untrained`` is set, or both are.
         """
         if (network is None) == (not untrained):
             raise ConfigError(
@@ -97,21 +94,13 @@ class NetworkFormat:
         return Path(network) if network else None
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], manifest: BaseModel) -> Path:
-        """Write tensors and a manifest as one file.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
+        """Write tensors and a manifest as one file."""
         metadata = json.dumps({"version": VERSION, "manifest": manifest.model_dump(mode="json")}, sort_keys=True)
         cleaned = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
         return write_safetensors(path, cleaned, {self.key: metadata})
 
     def manifest(self, path: Path, kind: type[AnyManifest]) -> AnyManifest:
-        """Read the manifest of a file, of the class ``kind``.
-
-        Raises:
-            ModelError: the file does not exist, is another method's, is damaged, or a later version wrote it.
-        """
+        """Read the manifest of a file, of the class ``kind``."""
         if not path.is_file():
             raise ModelError(f"there is no trained {self.thing}: {path} is missing; train one with {self.command}")
         try:
@@ -134,11 +123,7 @@ class NetworkFormat:
         )
 
     def tensors(self, path: Path) -> dict[str, Tensor]:
-        """Read all tensors of a file.
-
-        Raises:
-            ModelError: the file is damaged.
-        """
+        """Read all tensors of a file."""
         try:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -146,11 +131,7 @@ class NetworkFormat:
             raise self.damaged(path, error) from error
 
     def fill(self, network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Load ``tensors`` from the file ``path`` into a network.
-
-        Raises:
-            ModelError: the tensors don't fit the network.
-        """
+        """Load ``tensors`` from the file ``path`` into a network."""
         try:
             network.load_state_dict(dict(tensors))
         except RuntimeError as error:
@@ -166,10 +147,6 @@ class NetworkFormat:
             model: the model for which it was trained.
             kind: the class of the manifest.
             build: makes the untrained network of a manifest.
-
-        Raises:
-            ModelError: the folder has no network, or its file is damaged.
-            PatchMismatchError: the network was trained for another model.
         """
         path = folder / NETWORK
         manifest = self.manifest(path, kind)

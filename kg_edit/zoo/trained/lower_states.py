@@ -79,9 +79,6 @@ def lower_states(
         first: the block (0-based, above 0) at which later passes start.
         file: a safetensors file; a file of other rows is written again.
         progress: whether to show a bar.
-
-    Raises:
-        OutputError: the file can't be written.
     """
     ordered = sorted(set(rows), key=lambda row: (len(row), row))
     starts = dict[Row, int]()

@@ -106,11 +106,7 @@ class State(Generic[Measured]):
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write the whole state to a file, atomically.
-
-        Raises:
-            OutputError: the file can't be written.
-        """
+        """Write the whole state to a file, atomically."""
         tensors = {f"now/{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         for name, parameter in self.network.named_parameters():
@@ -119,11 +115,7 @@ class State(Generic[Measured]):
         self.format.write(path, tensors, self.progress)
 
     def restore(self, path: Path) -> None:
-        """Load the state that `save` wrote.
-
-        Raises:
-            ModelError: the file is damaged, or belongs to another network.
-        """
+        """Load the state that `save` wrote."""
         tensors = self.format.tensors(path)
         self.progress = self.format.manifest(path, type(self.progress))
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
@@ -158,11 +150,7 @@ class TrainingRun(ABC, Generic[Measured]):
 
     @abstractmethod
     def backward(self, step: int) -> Mapping[str, str]:
-        """Compute the gradient of the step's loss for the network's parameters; return texts for the progress bar.
-
-        Raises:
-            DivergedError: the loss is not finite.
-        """
+        """Compute the gradient of the step's loss for the network's parameters; return texts for the progress bar."""
 
     @abstractmethod
     def validation(self, step: int) -> Measured:
@@ -178,9 +166,6 @@ class TrainingRun(ABC, Generic[Measured]):
         """Train from the checkpoint, or from the start, to the last step or until nothing improves.
 
         If the loss is no longer finite, the training ends there, provided that some step improved the network.
-
-        Raises:
-            DivergedError: the loss is not finite, and no step improved the network.
         """
         self.prepare(progress=progress)
         state = self.state
@@ -223,11 +208,7 @@ class TrainingRun(ABC, Generic[Measured]):
         return shown
 
     def check_loss(self, loss: float) -> None:
-        """Check that a loss is finite.
-
-        Raises:
-            DivergedError: it is not.
-        """
+        """Check that a loss is finite."""
         if not math.isfinite(loss):
             step = self.state.progress.step
             raise DivergedError(f"after {step} steps the loss is not finite; train with {self.lower}")
@@ -280,10 +261,6 @@ def run_training(
 
     Returns:
         The manifest with the results of the training.
-
-    Raises:
-        ModelError: a loss is not finite, or the file of an interrupted run is damaged.
-        OutputError: ``out`` contains another run, can't be written, or another process trains in it.
     """
     # What a run that continues this one must have in common with it; in another precision the losses differ.
     dtype = str(model.model.dtype).removeprefix("torch.")

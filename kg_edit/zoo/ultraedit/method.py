@@ -211,12 +211,7 @@ class UltraEdit(StatementMethod):
         return joined
 
     def make(self, edits: Sequence[Edit], *, before: Patch) -> Patch:
-        """Write the edits together, each from its gradient on the model in its present state.
-
-        Raises:
-            ConfigError: there is only one token to learn, and the statistics start without texts.
-            ModelError: a loss or a gradient is not finite.
-        """
+        """Write the edits together, each from its gradient on the model in its present state."""
         prompts = list[Prompt]()
         for edit in edits:
             with annotate_errors(edit):

@@ -103,11 +103,7 @@ class SideMemory(Adapter):
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the adapter from the results of `metadata` and `tensors`.
-
-        Raises:
-            KeyError, TypeError, ValueError: the data and the tensors don't fit together.
-        """
+        """Build the adapter from the results of `metadata` and `tensors`."""
         rows, columns = metadata["shape"]
         shards = {int(name.removeprefix(_SHARD)): shard for name, shard in tensors.items() if name.startswith(_SHARD)}
         owners = tensors["owners"]
@@ -121,11 +117,7 @@ class SideMemory(Adapter):
         return cls(size=(rows, columns), shards=shards, owners=owners, activations=activations, settings=settings)
 
     def plus(self, later: Self) -> Self:
-        """Return the sum of the changes of each shard, with the edits of both.
-
-        Raises:
-            PatchError: the memories have different settings.
-        """
+        """Return the sum of the changes of each shard, with the edits of both."""
         if self.settings != later.settings or self.size != later.size:
             raise PatchError(
                 f"can't add side memories with different settings ({self.settings!r} and {later.settings!r}); make "

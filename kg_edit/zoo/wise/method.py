@@ -169,9 +169,6 @@ class Wise(AdapterMethod):
         """Train the present shard on the one edit; the adapter has its change, and the edit's activation.
 
         Other shards do not act while it is trained.
-
-        Raises:
-            PatchError: the memory of the earlier edits has other settings.
         """
         (edit,) = edits
         config = self.config
