@@ -109,13 +109,6 @@ def test_errors_name_file_row_and_field(name: str, text: str, message: str, tmp_
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_unreadable_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EditRowError, match="no such file; check the path"):
-        read_edits(tmp_path / "absent.jsonl")
-    with pytest.raises(EditRowError, match="is a folder; expected a file of edits"):
-        read_edits(tmp_path)
-
-
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", ","), ("a.tsv", ";")])
 def test_separator_is_found_in_the_header(name: str, separator: str, tmp_path: Path) -> None:
     rows = [["", ""], ["subject", "target_new"], ["A, B", "C; D"]]

@@ -147,12 +147,6 @@ def test_endless_line_of_a_dump_is_refused(
         load([path], tmp_path / "store")
 
 
-def test_endless_row_of_a_table_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "graph.tsv").write_bytes(b"Q1\tP1\t" + b"Q" * 3 * MB)
-    with pytest.raises(GraphFileError, match="line 1: has a line of more than"):
-        open_source(tmp_path / "graph.tsv")
-
-
 def test_open_quote_is_reported_once(tmp_path: Path) -> None:
     path = tmp_path / "edits.csv"
     rows = "".join(f"s{number},{{}} is in,t{number}\n" for number in range(100_000))

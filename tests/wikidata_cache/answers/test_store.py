@@ -142,14 +142,6 @@ def test_store_refuses_damaged_files(tmp_path: Path) -> None:
         labels_of(AnswerStore(store.path), *(f"Q{n}" for n in range(1, 9_000)))
 
 
-def test_store_refuses_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(CacheFileError, match="is a folder"):
-        labels_of(AnswerStore(tmp_path))
-    (tmp_path / "file").touch()
-    with pytest.raises(CacheFileError, match="cannot be written"):
-        AnswerStore(tmp_path / "file" / "c.sqlite").save("wikidata", "labels/1", [LABEL], ASKED)
-
-
 def test_pack_is_never_written(tmp_path: Path) -> None:
     filled(tmp_path / "c.sqlite").close()
     pack = AnswerStore(tmp_path / "c.sqlite", read_only=True)
