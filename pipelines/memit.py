@@ -12,7 +12,7 @@ python pipelines/memit.py triplets.csv --preset paper --set 'layers=[4,5,6]' --o
 from __future__ import annotations
 
 import logging
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from stages import show_descent, show_update, start
@@ -56,8 +56,9 @@ def main() -> None:
                     values.append(FactValue(state=h, descent=descent, notes=noted))
 
             # 3. The updates, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14).
-            of_edits = [[values.pop(0) for _ in group] for group in groups]
-            z = torch.stack([value.target_state for group in of_edits for value in group])  # [facts, d]
+            z = torch.stack([value.target_state for value in values])  # [facts, d]
+            remaining = iter(values)
+            of_edits = [list(islice(remaining, len(group))) for group in groups]
             records = memit.batch_records(edits, groups, of_edits, opposed)
             patch = memit.write(facts, z, records, run.patch)
             show_update(3, patch)

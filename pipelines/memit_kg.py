@@ -12,7 +12,7 @@ python pipelines/memit_kg.py triplets.csv --preset paper --set chained=3 --out o
 from __future__ import annotations
 
 import logging
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from stages import show_descent, show_subgraph, show_update, start
@@ -62,8 +62,9 @@ def main() -> None:
                     values.append(FactValue(state=h, descent=descent, notes=noted))
 
             # 4. The updates, an equal share in each block: W + R (lambda C + K K^T)^-1 K (Eq. 14).
-            of_edits = [[values.pop(0) for _ in group] for group in groups]
-            z = torch.stack([value.target_state for group in of_edits for value in group])  # [facts, d]
+            z = torch.stack([value.target_state for value in values])  # [facts, d]
+            remaining = iter(values)
+            of_edits = [list(islice(remaining, len(group))) for group in groups]
             records = memit.batch_records(edits, groups, of_edits, opposed)
             patch = memit.write(facts, z, records, run.patch)
             show_update(4, patch)

@@ -71,11 +71,10 @@ def rows_of(model: LanguageModel, corpora: Sequence[str], edits: Sequence[Edit])
 
 def numbers(rows: Sequence[Row], corpora: Sequence[str], about: dict[str, str]) -> Iterator[Number]:
     """Yield the table's numbers: the means of each corpus, and the paired differences from the first one."""
-    values = {
-        (name, metric): np.array([np.nan if row[name][key] is None else row[name][key] for row in rows], float)
-        for name in corpora
-        for metric, key in SHOWN.items()
-    }
+    values = {}  # NaN where a record lacks the metric
+    for name in corpora:
+        for metric, key in SHOWN.items():
+            values[name, metric] = np.array([row[name][key] for row in rows], dtype=np.float64)
     first, *others = corpora
     labels = {name: Path(name).stem if "/" in name else name for name in corpora}
     for name in corpora:
@@ -87,7 +86,8 @@ def numbers(rows: Sequence[Row], corpora: Sequence[str], about: dict[str, str]) 
             pair = np.stack([values[other, metric], values[first, metric]])
             gap = paired_difference(*pair[:, ~np.isnan(pair).any(0)], seed=0)
             if gap:
-                low, high = ("" if end is None else f"{end:+.3f}" for end in (gap.ci95_low, gap.ci95_high))
+                low = "" if gap.ci95_low is None else f"{gap.ci95_low:+.3f}"
+                high = "" if gap.ci95_high is None else f"{gap.ci95_high:+.3f}"
                 yield Number(**named, metric=metric, mean=f"{gap.mean:+.3f}", low=low, high=high)
         degrees = float(np.median([row[other]["angle"] for row in rows]))
         yield Number(**named, metric="angle", mean=f"{degrees:.1f}", note="°")

@@ -47,8 +47,10 @@ ROWS = 2 * len(STARTS)
 def piece(model: LanguageModel, number: int) -> list[str]:
     """Return `ROWS` sampled texts of `LENGTH` tokens; every other one has a start of `STARTS`."""
     tokenizer = model.tokenizer
-    starts = [start for pair in zip(STARTS, [""] * len(STARTS), strict=True) for start in pair]
-    start_ids = [tokenizer(start, add_special_tokens=False)["input_ids"] if start else [] for start in starts]
+    start_ids = list[list[int]]()
+    for start in STARTS:
+        start_ids.append(tokenizer(start, add_special_tokens=False)["input_ids"])
+        start_ids.append([])
     batch = left_pad([[document_start(tokenizer), *ids] for ids in start_ids], device=model.device)
     sampled = continue_text(model, batch.ids, batch.mask, tokens=LENGTH, seed=number).tolist()
     rows = [[*start, *more][:LENGTH] for start, more in zip(start_ids, sampled, strict=True)]

@@ -61,7 +61,11 @@ class Study:
 def sanitation(limit: int) -> Study:
     """Train on the first ``limit`` forbidden answers and all retained ones of the train file; ask the test file's."""
     files = [FOLDER / f"sanitation_trivia_qa_{part}.json" for part in ("train", "test")]
-    train, test = (_records(file)[:limit] for file in files)
+    train = _records(files[0])[:limit]
+    test = _records(files[1])[:limit]
+    retained = list[Pair]()
+    for record in test:
+        retained += [pair_of(query) for query in locality_queries(record.edits[0], record)]
     learned = [_as_question(edit) for record in train for edit in record.edits]
     questions = [_as_question(edit) for record in test for edit in record.edits]
     return Study(
@@ -71,9 +75,7 @@ def sanitation(limit: int) -> Study:
         columns={
             "forbidden answer (higher)": [Pair(edit.text, edit.target_true or "") for edit in questions],
             '"I don\'t know."': [Pair(edit.text, edit.target_new) for edit in questions],
-            "retained answer (lower)": [
-                pair_of(query) for record in test for query in locality_queries(record.edits[0], record)
-            ],
+            "retained answer (lower)": retained,
         },
     )
 
@@ -88,7 +90,8 @@ def _towards_old(edit: Edit) -> Edit:
 
 def wikibio(limit: int) -> Study:
     """``limit`` people to train on, of the train file, and ``limit`` other people to ask about, of the test file."""
-    train, test = (_by_person(_records(FOLDER / f"wikibio-{part}-all.json")) for part in ("train", "test"))
+    train = _by_person(_records(FOLDER / "wikibio-train-all.json"))
+    test = _by_person(_records(FOLDER / "wikibio-test-all.json"))
     learned = dict(islice(train.items(), limit + 1))
     others = [record for person, record in test.items() if person not in learned]
     train_pairs = _true_and_false([*learned.values()])
@@ -131,21 +134,27 @@ def adapters(model: LanguageModel, study: Study, *, epochs: int) -> tuple[Patch,
     kind = find_method("ext-sub")
     settings = {**SETTINGS, "steps": epochs + 1}
     expert_settings = {**settings, "locality": str(study.locality)} if study.locality else settings
-    expert, anti = (kind(model, kind.config_class.preset("default", chosen)) for chosen in (expert_settings, settings))
+    expert = kind(model, kind.config_class.preset("default", expert_settings))
+    anti = kind(model, kind.config_class.preset("default", settings))
     return expert.edit(study.wanted), anti.edit(study.unwanted)
 
 
 def scores(model: LanguageModel, columns: Columns, text: str) -> dict[str, Estimate]:
     """Return the mean -log p of each column, of sentences how often the true one is likelier, and the perplexity."""
-    scored = score(model, list(dict.fromkeys(pair for pairs in columns.values() for pair in pairs)))
-    values: dict[str, Sequence[float]] = {name: [scored[pair].nll for pair in pairs] for name, pairs in columns.items()}
+    every = [pair for pairs in columns.values() for pair in pairs]
+    scored = score(model, list(dict.fromkeys(every)))
+    values = dict[str, Sequence[float]]()
+    for name, pairs in columns.items():
+        values[name] = [scored[pair].nll for pair in pairs]
     if "true sentence (lower)" in values:
-        pairs = zip(values["true sentence (lower)"], values["false sentence (higher)"], strict=True)
-        values["the true one is likelier"] = [float(true < false) for true, false in pairs]
+        both = zip(values["true sentence (lower)"], values["false sentence (higher)"], strict=True)
+        values["the true one is likelier"] = [float(true < false) for true, false in both]
     values["perplexity (lower)"] = [perplexity(model, text)]
-    return {
-        name: estimates([{name: value} for value in data], names=[name], seed=0)[name] for name, data in values.items()
-    }
+    means = {}
+    for name, data in values.items():
+        rows = [{name: value} for value in data]
+        means[name] = estimates(rows, names=[name], seed=0)[name]
+    return means
 
 
 STUDIES: dict[str, tuple[str, Callable[[int], Study], int, int]] = {

@@ -98,9 +98,10 @@ class Part:
             draw = random.Random(0)  # noqa: S311 - which sentences are asked
             sentences = [sentence for record in fitting for sentence in sentences_of(record)]
             drawn = [draw.sample(sentences, self.others) for _ in fitting]
-            fitting = [
-                record for row in zip(fitting, drawn, strict=True) for record in with_specificity([row[0]], row[1])
-            ]
+            asked = list[BenchmarkRecord]()
+            for record, chosen in zip(fitting, drawn, strict=True):
+                asked += with_specificity([record], chosen)
+            fitting = asked
         if self.spread:
             groups = [[record for record in fitting if len(record.chain) == hops] for hops in (2, 3, 4)]
             fitting = [record for row in zip_longest(*groups) for record in row if record is not None]

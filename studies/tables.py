@@ -93,8 +93,10 @@ class Results:
         for number in numbers:
             cells = {(old.row, old.metric): old for old in self.tables[number.table]}
             cells[number.row, number.metric] = number
-            order = {row: index for index, row in enumerate(dict.fromkeys(row for row, _ in cells))}
-            self.tables[number.table] = sorted(cells.values(), key=lambda old: order[old.row])  # rows stay together
+            rows = list(dict.fromkeys(row for row, _ in cells))
+            self.tables[number.table] = sorted(
+                cells.values(), key=lambda old: rows.index(old.row)
+            )  # rows stay together
 
     def save(self) -> None:
         """Write the CSV files."""
@@ -103,7 +105,8 @@ class Results:
                 writer = csv.writer(lines, lineterminator="\n")
                 writer.writerow(Number._fields)
                 for name, table in self.words["tables"].items():
-                    writer.writerows(self.tables[name] if table["file"] == file else [])
+                    if table["file"] == file:
+                        writer.writerows(self.tables[name])
 
     def markdown(self, name: str, *, intervals: bool = True, short: bool = False) -> str:
         """Return the Markdown of a table or view: a column per metric, or a row per metric (`metrics_as_rows`).
@@ -122,7 +125,9 @@ class Results:
         shown = options.get("columns") or _metrics(numbers)
         percent = bool(options.get("percent"))
         without = options.get("appendix_without", []) if short else []
-        if absent := [row for row in (*rows, *without) if row not in {number.row for number in numbers}]:
+        known = {number.row for number in numbers}
+        absent = [row for row in (*rows, *without) if row not in known]
+        if absent:
             raise ValueError(f"{name}: results/ has no row {absent[0]!r} in {table}")
         if short:
             shown = options.get("appendix_columns", shown)
@@ -133,10 +138,17 @@ class Results:
 
         if options.get("metrics_as_rows"):
             # rows of one metric may have different records: "200 / 180"
-            counts = {metric: dict.fromkeys(cell.n for cell in numbers if cell.metric == metric) for metric in shown}
-            body = [[metric, " / ".join(counts[metric]), *(text(row, metric) for row in rows)] for metric in shown]
+            body = []
+            for metric in shown:
+                counts = dict.fromkeys(cell.n for cell in numbers if cell.metric == metric)
+                texts = [text(row, metric) for row in rows]
+                body.append([metric, " / ".join(counts), *texts])
             return markdown(["", "n", *rows], body)
-        return markdown(["", *shown], [[row, *(text(row, metric) for metric in shown)] for row in rows])
+        body = []
+        for row in rows:
+            texts = [text(row, metric) for metric in shown]
+            body.append([row, *texts])
+        return markdown(["", *shown], body)
 
     def number(self, table: str, row: str, metric: str) -> Number:
         """Return one number."""
@@ -168,9 +180,12 @@ def shown_text(number: Number | None, *, percent: bool = False, intervals: bool 
     """Return a number as a table shows it: `0.97 [0.93, 1.00]`, or `97 [93, 100]` in percent; empty if not measured."""
     if number is None:
         return ""
-    mean, low, high = (_digits(value, percent=percent) for value in (number.mean, number.low, number.high))
-    wide = intervals and low != high  # a bootstrap of equal values has no interval
-    parts = [mean, f"[{low}, {high}]" if wide else "", number.note]
+    low = _digits(number.low, percent=percent)
+    high = _digits(number.high, percent=percent)
+    parts = [_digits(number.mean, percent=percent)]
+    if intervals and low != high:  # a bootstrap of equal values has no interval
+        parts.append(f"[{low}, {high}]")
+    parts.append(number.note)
     text = " ".join(filter(None, parts))
     return f"{text}, p {number.p}" if number.p and intervals else text
 
@@ -183,8 +198,10 @@ def _digits(value: str, *, percent: bool) -> str:
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; a bar or star in a cell is escaped."""
-    body = [[_escaped(cell) for cell in row] for row in (header, *rows)]
-    lines = [f"| {' | '.join(cells)} |" for cells in body]
+    lines = []
+    for row in (header, *rows):
+        cells = " | ".join(map(_escaped, row))
+        lines.append(f"| {cells} |")
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
@@ -279,9 +296,9 @@ def claim_cells(results: Results, claim: dict[str, Any]) -> list[str]:
         difference = float(first.mean) - float(other.mean)
         error = hypot(error, error_of(other))
         ours += f", `{row if 'against' in claim else metric}` {100 * float(other.mean):.0f}"
-    low, mean, high = (
-        f"{100 * value:+.0f}" for value in (difference - _Z * error, difference, difference + _Z * error)
-    )
+    low = f"{100 * (difference - _Z * error):+.0f}"
+    mean = f"{100 * difference:+.0f}"
+    high = f"{100 * (difference + _Z * error):+.0f}"
     effect = claim.get("effect", 0) / 100
     verdict = verdict_of(difference, error, claim["expect"], effect, claim.get("differs", ""))
     return [*head, ours, f"{mean} [{low}, {high}]", measured, verdict]

@@ -140,14 +140,19 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
 def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:
     """The probes with the edits' facts before each question, and with the recalled facts if ``recalled``."""
     facts = " ".join(map(fact_sentence, edits))
+    made = []
+    for probe in probes:
+        queries = tuple(_after_sentences(query, facts, recalled=recalled) for query in probe.queries)
+        made.append(probe.model_copy(update={"queries": queries}))
+    return tuple(made)
 
-    def after_facts(query: Query) -> Query:
-        # The examples too come after their first hop, or after all hops if ``recalled``. Without that, the model would
-        # have to guess the purpose of a fact before a question. The last fact states the answer, and is left out.
-        hops = (example.facts if recalled else example.facts[:-1][:1] for example in query.examples)
-        shown = zip(query.examples, hops, strict=True)
-        examples = tuple(example.model_copy(update={"context": " ".join(before)}) for example, before in shown)
-        context = f"{facts} {query.recalled}".strip() if recalled else facts
-        return query.model_copy(update={"context": context, "examples": examples})
 
-    return tuple(probe.model_copy(update={"queries": tuple(map(after_facts, probe.queries))}) for probe in probes)
+def _after_sentences(query: Query, facts: str, *, recalled: bool) -> Query:
+    # The examples too come after their first hop, or after all hops if ``recalled``. Without that, the model would
+    # have to guess the purpose of a fact before a question. The last fact states the answer, and is left out.
+    examples = []
+    for example in query.examples:
+        hops = example.facts if recalled else example.facts[:-1][:1]
+        examples.append(example.model_copy(update={"context": " ".join(hops)}))
+    context = f"{facts} {query.recalled}".strip() if recalled else facts
+    return query.model_copy(update={"context": context, "examples": tuple(examples)})

@@ -63,7 +63,8 @@ class Judge(ModelServer):
         except (LookupError, TypeError) as error:
             raise self.unexpected(data, "a chat completion") from error
         reply = str(content).encode(errors="replace").decode()  # a cut emoji can't be written to the file
-        first = (*normalised(reply.rpartition("</think>")[2]), "")[0]  # a reasoning model's answer is at the end
+        words = normalised(reply.rpartition("</think>")[2])  # a reasoning model's answer is at the end
+        first = words[0] if words else ""
         return {"yes": True, "no": False}.get(first), reply
 
 
@@ -124,7 +125,8 @@ def judge_run(
                 right, reply = judge.verdict(verdict.question, names, verdict.text)
                 verdicts[verdict.key] = verdict.model_copy(update={"right": right, "reply": reply})
                 append_lines(file, [verdicts[verdict.key].model_dump_json()])
-    if unclear := [verdicts[verdict.key].reply for verdict, _ in answers if verdicts[verdict.key].right is None]:
+    unclear = [verdicts[verdict.key].reply for verdict, _ in answers if verdicts[verdict.key].right is None]
+    if unclear:
         log.warning(
             "%d of %d replies are neither yes nor no, and count as no; the first: %r",
             len(unclear),
@@ -146,7 +148,8 @@ def _answers(folder: Path, cases: Mapping[str, Case], judge: Judge) -> Iterator[
     """Yield each answer of the run as an empty verdict, with the right answers."""
     prompt = digest(PROMPT)
     for entry in RunFolder(folder).entries():
-        if (case := cases.get(entry.id)) is None:
+        case = cases.get(entry.id)
+        if case is None:
             continue
         ceilings = ceiling_cases(case)  # the questions of their probes come after facts, and are named with them
         for section, content in entry.sections.items():
@@ -174,6 +177,7 @@ def _judged_questions(case: Case) -> Iterator[tuple[str, str, str, tuple[str, ..
     for question in case.questions:
         yield "portability", question.question, question.question, right_answers(question)
     for family in _ASKED:
-        for query in (query for probe in case.group(family) for query in probe.queries):
-            names = tuple(name for group in query.answers for name in group)
-            yield family, query.prompt, scored_after(query), names
+        for probe in case.group(family):
+            for query in probe.queries:
+                names = tuple(name for group in query.answers for name in group)
+                yield family, query.prompt, scored_after(query), names

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -142,17 +142,18 @@ class QuickTasks:
         documents = dict[str, tuple[Document, ...]]()
         lacking = list[str]()
         for name, form in SETS.items():
-            path = next((path for ending in ("jsonl", "json") if (path := folder / f"{name}.{ending}").exists()), None)
-            if path is None:
+            paths = [folder / f"{name}.jsonl", folder / f"{name}.json"]
+            existing = [path for path in paths if path.exists()]
+            if not existing:
                 lacking.append(name)
                 continue
+            path = existing[0]
             every = list(_documents(form, path))
             drawn = random.Random(f"{seed}/{name}").sample(range(len(every)), min(rows, len(every)))  # noqa: S311 - nothing secret
             documents[name] = tuple(every[index] for index in sorted(drawn))
         if not documents:
-            raise ConfigError(
-                f"--general quick:{folder}: no such file as {', '.join(f'{name}.jsonl' for name in SETS)}"
-            )
+            files = ", ".join(f"{name}.jsonl" for name in SETS)
+            raise ConfigError(f"--general quick:{folder}: no such file as {files}")
         if lacking:
             log.warning("%s has no %s.jsonl: not measured", folder, ".jsonl, ".join(lacking))
         return cls(documents=documents)
@@ -160,18 +161,29 @@ class QuickTasks:
     @property
     def settings(self) -> dict[str, Any]:
         """The part of a run's settings that decides the scores."""
-        return {"sha256": {name: digest([list(doc) for doc in docs]) for name, docs in self.documents.items()}}
+        sha256 = {}
+        for name, docs in self.documents.items():
+            sha256[name] = digest([list(doc) for doc in docs])
+        return {"sha256": sha256}
 
     def scores(self, model: LanguageModel) -> dict[str, DocumentScores]:
         """Return the accuracy on each set, ``general.quick.SET.acc``, and on all documents, ``general.quick.acc``."""
         every = [doc for docs in self.documents.values() for doc in docs]
         model.foresee(doc.prompt for doc in every)
-        scored = in_halves(lambda part: list(score(model, [pair for doc in part for pair in doc.pairs]).items()), every)
-        nll = {pair: scores.nll for pair, scores in scored}
-        hits = {name: [doc.answered(nll) for doc in docs] for name, docs in self.documents.items()}
-        every_hit = [hit for hits_of in hits.values() for hit in hits_of]
-        named = {**{f"quick.{name}.acc": hits_of for name, hits_of in hits.items()}, "quick.acc": every_hit}
-        return {f"{PREFIX}{name}": document_scores(fmean(hits_of), hits_of) for name, hits_of in named.items()}
+
+        def scored(part: Sequence[Document]) -> list[tuple[Pair, float]]:
+            pairs = [pair for doc in part for pair in doc.pairs]
+            return [(pair, scores.nll) for pair, scores in score(model, pairs).items()]
+
+        nll = dict(in_halves(scored, every))
+        accuracies = {}
+        every_hit = list[float]()
+        for name, docs in self.documents.items():
+            hits = [doc.answered(nll) for doc in docs]
+            every_hit += hits
+            accuracies[f"{PREFIX}quick.{name}.acc"] = document_scores(fmean(hits), hits)
+        accuracies[f"{PREFIX}quick.acc"] = document_scores(fmean(every_hit), every_hit)
+        return accuracies
 
 
 def _documents(form: QuickSet, path: Path) -> Iterator[Document]:

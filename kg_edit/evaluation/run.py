@@ -123,8 +123,9 @@ def evaluate(
             folder.drop_failed()
         run = SequenceRun(method, model, config, folder, UneditedScores(model, settings), *found_in(folder))
 
-        if failed := len({name for (name, _), error in run.done.items() if error is not None}):
-            what = number_of(failed, "record")
+        failed = {name for (name, _), error in run.done.items() if error is not None}
+        if failed:
+            what = number_of(len(failed), "record")
             log.warning("%s: the errors of %s are from an earlier run; --retry-failed computes them again", out, what)
 
         # A run may be resumed with other code, since only kg-edit's own version is a setting.
@@ -145,11 +146,14 @@ def evaluate(
         if todo:
             method.prepare()
             note_environment(out, environment(method, model, data))
-        total, remaining = (sum(len(sequence.items) for sequence in part) for part in (sequences, todo))
+        total = sum(len(sequence.items) for sequence in sequences)
+        remaining = sum(len(sequence.items) for sequence in todo)
         if 0 < remaining < total:
             log.info("%s has %d of %d records; the others follow", out, total - remaining, total)
         with Bar(title=method.name, unit="record", total=total, done=total - remaining) as bar:
-            start = asked = largest = 0
+            start = 0
+            asked = 0
+            largest = 0
             while start < len(todo):
                 group = todo[start : start + run.side_by_side(start, largest)]
                 if size == 1 and asked < start + len(group):  # the unedited model takes more records at once

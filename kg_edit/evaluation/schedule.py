@@ -132,8 +132,10 @@ class CurvePlan:
             last = step.stop == records
             on_curve = last or step.stop // self.every > step.start // self.every
             indices: tuple[int, ...] = ()
-            if self.sample is None:  # the step's own records, after the earlier ones
-                indices = (*(range(step.start) if last else _spread(step.start) if on_curve else ()), *step)
+            if self.sample is None and last:  # the step's own records, after the earlier ones
+                indices = (*range(step.start), *step)
+            elif self.sample is None:
+                indices = (*_spread(step.start), *step) if on_curve else tuple(step)
             elif on_curve:
                 indices = _spread(step.stop, most=self.sample)
             yield Scoring(step=step, edits=step.stop, indices=indices, on_curve=on_curve, last=last)
@@ -166,7 +168,8 @@ class Shard:
     def parse(cls, text: str) -> Self:
         """Parse the text of a shard, such as 0/4."""
         match = re.fullmatch(r"\s*([0-9]+)\s*/\s*([0-9]+)\s*", text)
-        part, parts = map(int, match.groups()) if match else (0, 0)
+        part = int(match[1]) if match else 0
+        parts = int(match[2]) if match else 0
         if part >= parts:
             raise ConfigError(f"shard {text!r}: expected i/n with i from 0 to n-1, such as 0/4, 1/4, 2/4 and 3/4")
         return cls(part=part, parts=parts)

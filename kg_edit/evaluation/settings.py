@@ -98,12 +98,12 @@ def run_settings(
 def record_settings(model: LanguageModel, records: Sequence[BenchmarkRecord], *, chat: bool | None) -> Settings:
     """Return the settings that depend on the records; a run that grows had those of its first records."""
     led = [record.id for record in records if asked_of(model, record, chat=chat) != record]
-    return {
-        **chat_settings(model, (edit for record in records for edit in record.edits), chat),
-        **({"after_line_break": led} if led else {}),
-        "ids": [record.id for record in records],
-        "records_sha256": digest([record.model_dump(mode="json") for record in records]),
-    }
+    settings = dict(chat_settings(model, (edit for record in records for edit in record.edits), chat))
+    if led:
+        settings["after_line_break"] = led
+    settings["ids"] = [record.id for record in records]
+    settings["records_sha256"] = digest([record.model_dump(mode="json") for record in records])
+    return settings
 
 
 _CONTROLS = {"wrong graph": "wrong", "ShuffledObjects": "shuffled", "NoGraph": "none"}  # kind of a graph -> --control
@@ -136,8 +136,7 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
     """
     provenance = getattr(method, "provenance", None)  # what a method of this package writes into its patches
     methods = (provenance() if callable(provenance) else {}).get("methods") or [{}]
-    plug_in = getattr(method, "plug_in", None)
-    return {
+    used: Environment = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -146,8 +145,11 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
         "model_revision": getattr(model.model.config, "_commit_hash", None),
         "covariance": methods[0].get("covariance"),
         "data_file": data.file if data else None,
-        **({"plug_in": plug_in} if plug_in else {}),
     }
+    plug_in = getattr(method, "plug_in", None)
+    if plug_in:
+        used["plug_in"] = plug_in
+    return used
 
 
 def commit(folder: Path) -> str | None:

@@ -96,14 +96,14 @@ class CachedSource:
         if self.mode == "online":
             return self._inner.provenance(ids)
         ids = list(ids)
-        origins = [origin for kind in _STATEMENTS for origin in self._first(AnswerStore.origins, kind, ids).values()]
-        times = [fetched_at for _, fetched_at in origins]
-        return {
-            "kind": "cache",
-            "graph": self.graph,
-            "urls": sorted({url for url, _ in origins}),
-            "fetched_at": [min(times), max(times)] if times else [],
-        }
+        urls = set[str]()
+        times = list[str]()
+        for kind in _STATEMENTS:
+            for url, fetched_at in self._first(AnswerStore.origins, kind, ids).values():
+                urls.add(url)
+                times.append(fetched_at)
+        first_and_last = [min(times), max(times)] if times else []
+        return {"kind": "cache", "graph": self.graph, "urls": sorted(urls), "fetched_at": first_and_last}
 
     def ask(self, template: Template, ids: Sequence[str]) -> Iterator[Answer]:
         """Yield the cached facts first, then one answer per request for the other ids."""
@@ -183,9 +183,12 @@ class CachedSource:
     @cached_property
     def _others(self) -> set[str]:
         """The endpoints with answers in the cache that were not named, unless all are public services of Wikidata."""
-        cached = {url for store in self._files for url in store.urls(self.graph)} if self._urls else set()
-        public = all(usual_rate(host_of(url)) for url in {*cached, *self._urls})
-        return set() if public else cached - {*self._urls}
+        if not self._urls:
+            return set()
+        cached = {url for store in self._files for url in store.urls(self.graph)}
+        if all(usual_rate(host_of(url)) for url in (*cached, *self._urls)):
+            return set()
+        return cached.difference(self._urls)
 
     def _warn_of_others(self, kind: str, ids: Iterable[str]) -> None:
         """Warn once of cached answers of an endpoint that was not named, because it may have another graph."""
@@ -237,21 +240,25 @@ class CachedSource:
         ids: dict[str, list[str]] = defaultdict(list)
         for fact in answer.facts:
             ids[fact.kind].append(fact.id)
-        cached = {
-            (kind, entity): value
-            for kind, entities in ids.items()
-            for entity, value in self._look_up(kind, entities).items()
-        }
-        facts: Sequence[Fact] = answer.facts
-        if self.mode == "refresh":  # a new version of each requested id, and of other facts that have changed
-            requested = {(template.kind, entity) for entity in block}
-            new = [f for f in facts if (f.kind, f.id) in requested or cached.get((f.kind, f.id), _NOTHING) != f.value]
-        else:
-            new = [fact for fact in facts if (fact.kind, fact.id) not in cached]
-            facts = [Fact(kind, entity, cached.get((kind, entity), value)) for kind, entity, value in facts]
+        cached = dict[tuple[str, str], Json]()
+        for kind, entities in ids.items():
+            for entity, value in self._look_up(kind, entities).items():
+                cached[kind, entity] = value
+        returned = list[Fact]()
+        new = list[Fact]()
+        for fact in answer.facts:
+            known = cached.get((fact.kind, fact.id), _NOTHING)
+            if self.mode == "refresh":  # a new version of each requested id, and of other facts that have changed
+                is_new = known != fact.value or (fact.kind == template.kind and fact.id in block)
+                returned.append(fact)
+            else:
+                is_new = known is _NOTHING
+                returned.append(fact if is_new else fact._replace(value=known))
+            if is_new:
+                new.append(fact)
         exchange = answer.exchange or plain_exchange(inner, template.query(block), answer.facts)
         self._store.save(self.graph, answer.template, new, exchange)
-        return Answer(answer.template, facts, exchange)
+        return Answer(answer.template, returned, exchange)
 
     def _look_up(self, kind: str, ids: Iterable[str]) -> dict[str, Json]:
         return self._first(AnswerStore.look_up, kind, ids)
@@ -261,8 +268,9 @@ class CachedSource:
         missing = list(ids)
         values = dict[str, T]()
         for store in self._files:
-            values |= read(store, self.graph, kind, missing, as_of=self._as_of) if missing else {}
-            missing = [entity for entity in missing if entity not in values]
+            if missing:
+                values |= read(store, self.graph, kind, missing, as_of=self._as_of)
+                missing = [entity for entity in missing if entity not in values]
         return values
 
 
@@ -313,7 +321,8 @@ class FallbackSource:
             # The cache may have different values for facts of other kinds, so they are left out.
             facts = [fact for fact in answer.facts if fact.kind == template.kind]
             for index, fact in enumerate(facts):
-                if also := labelled.get(fact.id):
+                also = labelled.get(fact.id)
+                if also:
                     facts[index] = fact._replace(value=sorted(also.union(fact.value)))
             yield Answer(template.name, facts)
 

@@ -53,11 +53,21 @@ class OnlineKnowledge(Knowledge):
 
     def labels(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Return {id: label} for the ids that have a label."""
-        return {entity: label for entity, entry in self._fetched(sorted(set(ids))).items() if (label := entry.label)}
+        labels = {}
+        for entity, entry in self._fetched(sorted(set(ids))).items():
+            if entry.label:
+                labels[entity] = entry.label
+        return labels
 
     def _fetched(self, ids: Sequence[str]) -> dict[str, ApiEntity]:
-        if missing := [entity for entity in ids if entity not in self._entities]:
+        missing = [entity for entity in ids if entity not in self._entities]
+        if missing:
             entities = self._api.entities(missing)
             self._entities |= {entity.id: entity for entity in entities.values()}
             self._entities |= {entity_id: entities.get(entity_id) for entity_id in missing}
-        return {entity_id: entity for entity_id in ids if (entity := self._entities[entity_id])}
+        fetched = {}
+        for entity_id in ids:
+            entity = self._entities[entity_id]
+            if entity:
+                fetched[entity_id] = entity
+        return fetched

@@ -272,8 +272,12 @@ class EvaluateOptions:
             return any(brings(record, part) for part in EXTRAS[name].needs)
 
         for option, names in (("--probes", self.config.probes), ("--extra", self.config.extras)):
-            unused = [name for name in names if not any(has(record, name) for record in records)]
-            needs = {part for name in unused for part in (NEEDS[name] if name in PROBES else EXTRAS[name].needs)}
+            unused = []
+            needs = set[str]()
+            for name in names:
+                if not any(has(record, name) for record in records):
+                    unused.append(name)
+                    needs.update(NEEDS[name] if name in PROBES else EXTRAS[name].needs)
             lacking = [part for part in sorted(needs) if not any(brings(record, part) for record in records)]
             fault = f"{option} {','.join(unused)} has no effect, because no record has "
             fault += " or ".join(lacking) or " and ".join(sorted(needs))

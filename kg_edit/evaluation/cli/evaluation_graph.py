@@ -61,13 +61,16 @@ def guarded(
         return graph
     names: dict[str, frozenset[str]] = {}
     for record in records:
-        probes = [probe for probe in record.probes if probe.family in _CONSEQUENCES]
-        probe_answers = frozenset(
-            name for probe in probes for query in probe.queries for aliases in query.answers for name in aliases
-        )
-        # A method that excludes answers knows those of an edit's own questions itself
-        by_edit = {edit.id: () if excludes else asked_answers(edit) for edit in record.edits}
-        names |= {name: probe_answers.union(answers) for name, answers in by_edit.items() if probe_answers or answers}
+        probe_answers = set[str]()
+        for probe in record.probes:
+            if probe.family in _CONSEQUENCES:
+                for query in probe.queries:
+                    probe_answers.update(name for aliases in query.answers for name in aliases)
+        for edit in record.edits:
+            # A method that excludes answers knows those of an edit's own questions itself
+            own = () if excludes else asked_answers(edit)
+            if probe_answers or own:
+                names[edit.id] = frozenset(probe_answers.union(own))
     if not names:
         return graph
-    return (WithoutAnswers if excludes else WithAnswersNamed)(graph, names=names)
+    return WithoutAnswers(graph, names=names) if excludes else WithAnswersNamed(graph, names=names)

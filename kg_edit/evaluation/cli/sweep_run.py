@@ -159,7 +159,10 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
     panels = drawn.subplots(len(rows), len(metrics), squeeze=False)
     for row, (title, group) in zip(panels, rows.items(), strict=True):
         for panel, metric in zip(row, metrics, strict=True):
-            (_lines if lines else _heat_map)(panel, group, shown, metric)
+            if lines:
+                _lines(panel, group, shown, metric)
+            else:
+                _heat_map(panel, group, shown, metric)
             better = CATALOGUE[metric].better if metric in CATALOGUE else "neither"
             named = metric if better == "neither" else f"{metric} ({better} is better)"
             panel.set_title("\n".join(filter(None, [named, title])), fontsize=9)
@@ -186,8 +189,10 @@ def _lines(panel: Axes, outcomes: Sequence[Outcome], shown: Grid, metric: str) -
     along = sorted(outcomes, key=lambda outcome: _position(outcome, axis, values))
     for (name, group), colour in zip(_rows(along, names).items(), COLOURS * len(outcomes), strict=False):
         positions = [_position(outcome, axis, values) for outcome in group]
-        mean, low, high = (_numbers(group, metric, end) for end in ("mean", "ci95_low", "ci95_high"))
-        panel.plot(positions, mean, color=colour, marker="o", ms=4, label=name or "edited")
+        means = _numbers(group, metric, "mean")
+        low = _numbers(group, metric, "ci95_low")
+        high = _numbers(group, metric, "ci95_high")
+        panel.plot(positions, means, color=colour, marker="o", ms=4, label=name or "edited")
         panel.fill_between(positions, low, high, color=colour, alpha=0.15, lw=0)
     base = outcomes[0].summary.base.get(metric)
     if base is not None and base.mean is not None:

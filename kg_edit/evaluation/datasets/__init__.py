@@ -100,12 +100,16 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
         return (given,)
     if isinstance(given, Edit | EditFile | Mapping) or not isinstance(given, Iterable):
         return tuple(map(record_of, as_edits(given)))
-    if not (mixed := list(given)):
+    mixed = list(given)
+    if not mixed:
         raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
     # all rows at once: a fault names the number of its row
     rows = [record for record in mixed if not isinstance(record, BenchmarkRecord)]
     edits = iter(as_edits(rows) if rows else ())
-    return tuple(record if isinstance(record, BenchmarkRecord) else record_of(next(edits)) for record in mixed)
+    records = []
+    for record in mixed:
+        records.append(record if isinstance(record, BenchmarkRecord) else record_of(next(edits)))
+    return tuple(records)
 
 
 def read_dataset(
@@ -144,10 +148,9 @@ def read_dataset(
     if problems and not (keep_going and content.records):
         raise faulty_file(name, path, problems, way=way, hint=hint)
     if chosen.other:
-        count, full_count = (
-            sum(map(_asks_portability, records))
-            for records in (content.records, find_dataset(chosen.other).read(path).records)
-        )
+        full = find_dataset(chosen.other).read(path)
+        count = sum(map(_asks_portability, content.records))
+        full_count = sum(map(_asks_portability, full.records))
         if count < full_count:
             log.warning(
                 "%s: portability and inverse questions of only %d of %d records are asked; the others are about the "
@@ -172,7 +175,8 @@ def faulty_file(
         way: how to name another benchmark, if none of the first rows is a record of this one.
         hint: how to go on without the rows, if some of the first rows are.
     """
-    (rows, _), faults = _readable(path), first_faults(problems, records=len({problem.row for problem in problems}))
+    rows, _ = _readable(path)
+    faults = first_faults(problems, records=len({problem.row for problem in problems}))
     if rows.get(name, 1):
         return EditFileError(f"{faults}\n{hint}" if hint else faults)
     other = _most(rows)

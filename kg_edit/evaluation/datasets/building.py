@@ -90,10 +90,13 @@ def answers(value: Any) -> Names:
     Entries that are blank or no text are dropped.
     """
     is_nested = isinstance(value, list) and any(isinstance(group, list) for group in value)
-    groups = value if is_nested else [value]
-    listed = (group if isinstance(group, list) else [group] for group in groups)
-    names = (tuple(name for name in group if isinstance(name, str) and name.strip()) for group in listed)
-    return tuple(group for group in names if group)
+    right = []
+    for group in value if is_nested else [value]:
+        listed = group if isinstance(group, list) else [group]
+        names = tuple(name for name in listed if isinstance(name, str) and name.strip())
+        if names:
+            right.append(names)
+    return tuple(right)
 
 
 def probe(

@@ -115,13 +115,10 @@ def rows(document: object) -> Iterable[object]:
                         message = "expected an object with question and ground_truth, each a text"
                         faults.append(RowFault(f"{locality}[{index}]", f"found {describe(row)}; {message}"))
             # Edit i of n gets the questions i, i + n, i + 2n, …
-            return [
-                *(
-                    {**row, "locality": questions[index :: len(edited)]} if isinstance(row, dict) else row
-                    for index, row in enumerate(edited)
-                ),
-                *faults,
-            ]
+            for index, row in enumerate(edited):
+                if isinstance(row, dict):
+                    edited[index] = {**row, "locality": questions[index :: len(edited)]}
+            return [*edited, *faults]
     return every_row(document)
 
 
@@ -165,7 +162,8 @@ def _biography(raw: RawRecord, name: str) -> BenchmarkRecord:
 def _opinion(raw: RawRecord, name: str) -> BenchmarkRecord:
     """The edit is a fixed question with the first good reply as target, because the data set has replies only."""
     row = fields_of(OpinionRow, raw)
-    good, bad = ([reply.strip() for reply in replies] for replies in (row.pos, row.neg))
+    good = [reply.strip() for reply in row.pos]
+    bad = [reply.strip() for reply in row.neg]
     fields = {"id": name, "subject": row.ent, "prompt": _OPINION, "target_new": good[0], "target_true": bad[0]}
     edit = built_edit(fields, names={"subject": "ent", "target_new": "pos[0]", "target_true": "neg[0]"})
     replies = tuple((reply,) for reply in dict.fromkeys(good))
@@ -180,10 +178,9 @@ def _forgotten(raw: RawRecord, name: str) -> BenchmarkRecord:
     parts = template(row.question, row.subject or row.question.strip().rstrip("?").strip(), field="question")
     fields = {"id": name, **parts._asdict(), "target_new": row.target_new, "target_true": old}
     edit = built_edit(fields, names={"prompt": "question", "target_true": "ground_truth"})
-    probes = [
-        *probe("efficacy", edit.text, ((row.target_new,),), form="sentence"),
-        *(part for question, answer in row.locality for part in probe("locality", question, ((answer,),))),
-    ]
+    probes = [*probe("efficacy", edit.text, ((row.target_new,),), form="sentence")]
+    for question, answer in row.locality:
+        probes += probe("locality", question, ((answer,),))
     chosen = "the subject is the row's" if row.subject else "the subject is the whole question"
     return built(name, [edit], probes, form=f"KnowEdit, Sanitation; {chosen}", remarks=remarks)
 
@@ -194,17 +191,14 @@ def _categories(row: FactRow | BiographyRow) -> tuple[list[Probe], list[Remark]]
     remarks = list[Remark]()
     for family, categories in (("portability", row.portability), ("locality", row.locality)):
         for category, prompts in categories.items():
-            groups = [
-                probe(
-                    f"{family}.{category}",
-                    prompt.prompt,
-                    answers(prompt.ground_truth) if prompt.ground_truth else (),
-                    form=form_of(prompt.prompt),
-                )
-                for prompt in prompts
-            ]
-            probes += [part for parts in groups for part in parts]
-            if bare := groups.count(()):
+            bare = 0
+            for prompt in prompts:
+                right = answers(prompt.ground_truth) if prompt.ground_truth else ()
+                made = probe(f"{family}.{category}", prompt.prompt, right, form=form_of(prompt.prompt))
+                probes += made
+                if not made:
+                    bare += 1
+            if bare:
                 message = f"left out: {number_of(bare, 'prompt')} of {family}.{category} without an answer"
                 remarks.append(Remark(kind="empty-answer", message=message))
     return probes, remarks

@@ -80,8 +80,10 @@ def duplicates(records: Sequence[BenchmarkRecord]) -> Iterator[Finding]:
     first: dict[str, str] = {}
     for record in records:
         questions = [question.question for edit in record.edits for question in edit.portability]
-        probes = (probe for probe in record.probes if probe.measures in ("multihop", "recall"))
-        for text in [*questions, *(query.prompt for probe in probes for query in probe.queries)]:
+        for probe in record.probes:
+            if probe.measures in ("multihop", "recall"):
+                questions += [query.prompt for query in probe.queries]
+        for text in questions:
             if text in first:
                 where = "twice in this record" if first[text] == record.id else f"in record {first[text]} too"
                 yield Finding("duplicated-question", record.id, f"{text!r} {where}")
@@ -93,11 +95,15 @@ def unlabelled(records: Sequence[BenchmarkRecord], labels: LabelSource) -> Itera
     ids: dict[str, str] = {}
     names: dict[tuple[str, str], str] = {}
     for record in records:
+        found = list[str]()
         for edit in record.edits:
-            names |= {key: record.id for key in _named(edit) if key not in names}
-        relations = (edit.relation_id or "" for edit in record.edits)
-        chained = (id_ for triple in (*record.chain, *record.new_chain) for id_ in triple)
-        for id_ in (*(id_ for edit in record.edits for id_, _ in _named(edit)), *relations, *chained):
+            found.append(edit.relation_id or "")
+            for key in _named(edit):
+                found.append(key[0])
+                names.setdefault(key, record.id)
+        for triple in (*record.chain, *record.new_chain):
+            found += triple
+        for id_ in found:
             if is_entity_id(id_) or is_property_id(id_):
                 ids.setdefault(id_, record.id)
     label_of = labels.labels(sorted(ids))
@@ -174,13 +180,12 @@ def lint(reading: FileContent, *, labels: LabelSource | None = None) -> tuple[Fi
         elif _SHOULD_BE_A_LABEL in message:
             kind = "unlabelled-id"
         findings.append(Finding(kind, problem.id, problem.message))
-    findings += [
-        *(Finding(remark.kind, record.id, remark.message) for record in records for remark in record.remarks),
-        *(finding for record in records for finding in in_record(record)),
-        *edit_conflicts(records),
-        *chain_conflicts(records),
-        *duplicates(records),
-        *(unlabelled(records, labels) if labels else ()),
-    ]
+    for record in records:
+        findings += [Finding(remark.kind, record.id, remark.message) for remark in record.remarks]
+    for record in records:
+        findings += in_record(record)
+    findings += [*edit_conflicts(records), *chain_conflicts(records), *duplicates(records)]
+    if labels:
+        findings += unlabelled(records, labels)
     order = {kind: rank for rank, kind in enumerate(get_args(Kind))}
     return tuple(sorted(dict.fromkeys(findings), key=lambda finding: order[finding.kind]))

@@ -37,9 +37,10 @@ class HeldOutPrompts:
         every = list(tests)
         # The subjects, and their words; an unstructured edit may have no subject, and a subject no words ("!!!").
         subjects = {edit.subject for record in every for edit in record.edits} - {""}
-        self._subjects = {
-            name.casefold(): f" {words} " if (words := " ".join(normalised(name))) else "" for name in subjects
-        }
+        self._subjects = dict[str, str]()
+        for name in subjects:
+            words = " ".join(normalised(name))
+            self._subjects[name.casefold()] = f" {words} " if words else ""
         self._asked = {prompt.strip().casefold() for record in every for prompt in _asked(record)}
 
     def without(self, record: BenchmarkRecord) -> BenchmarkRecord | None:
@@ -63,16 +64,17 @@ class HeldOutPrompts:
         probes = []
         for probe in record.probes:
             remaining = tuple(query for query in probe.queries if not self.has(query.prompt))
-            probes += [probe.model_copy(update={"queries": remaining})] if remaining else []
+            if remaining:
+                probes.append(probe.model_copy(update={"queries": remaining}))
         return record.model_copy(update={"edits": tuple(edits), "probes": tuple(probes)})
 
     def has(self, prompt: str) -> bool:
         """Return whether the test asks ``prompt``, or has an edit of a subject that it names."""
         text = prompt.strip().casefold()
-        return text in self._asked or any(
-            subject in text and words in f" {' '.join(normalised(prompt))} "
-            for subject, words in self._subjects.items()
-        )
+        if text in self._asked:
+            return True
+        prompt_words = f" {' '.join(normalised(prompt))} "
+        return any(subject in text and words in prompt_words for subject, words in self._subjects.items())
 
 
 def _asked(record: BenchmarkRecord) -> Iterator[str]:

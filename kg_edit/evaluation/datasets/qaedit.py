@@ -45,8 +45,9 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     probes = [
         *probe("efficacy", edit.text, right, form="sentence"),
         *probe("paraphrase", row.rephrase, right, form="sentence"),
-        *(part for question in row.locality for part in probe("locality", question.loc, answers(question.loc_ans))),
     ]
+    for question in row.locality:
+        probes += probe("locality", question.loc, answers(question.loc_ans))
     return built(edit.id, [edit], probes, form="QAEdit")
 
 

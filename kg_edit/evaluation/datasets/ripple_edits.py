@@ -117,15 +117,17 @@ def parse(raw: RawRecord, name: str, *, known: Mapping[str, Relation]) -> Benchm
         "target_new": target,
         "target_true": old,
         "relation_id": relation.property or None,
-        **{field: id_ if is_entity_id(id_) else None for field, id_ in ids.items()},
     }
+    for field, entity in ids.items():
+        fields[field] = entity if is_entity_id(entity) else None
     edit = built_edit(fields, names=dict.fromkeys(("subject", "target_new", "target_true"), "edit.prompt"))
 
     # One probe for each test; a test with a query without a usable answer is left out.
     tests = [(code, test) for field, code in CRITERIA.items() for test in getattr(row, field)]
     probes = []
     for code, test in tests:
-        queries, conditions = (tuple(map(_query, part)) for part in (test.test_queries, test.condition_queries))
+        queries = tuple(map(_query, test.test_queries))
+        conditions = tuple(map(_query, test.condition_queries))
         if queries and all(query.answers for query in (*queries, *conditions)):
             passes: Literal["any", "all"] = "any" if test.test_condition == "OR" else "all"
             probes.append(Probe(measures=f"ripple.{code}", queries=queries, passes=passes, conditions=conditions))
@@ -164,10 +166,10 @@ def _query(question: PublishedQuery) -> Query:
 
     One-letter names do not count (one-digit names do), as in the authors' program.
     """
-    names = (
-        [name for name in (answer.value, *answer.aliases) if name and (len(name.strip()) > 1 or name.strip().isdigit())]
-        for answer in question.answers
-    )
+    names = []
+    for answer in question.answers:
+        given = [name for name in (answer.value, *answer.aliases) if name]
+        names.append([name for name in given if len(name.strip()) > 1 or name.strip().isdigit()])
     right = tuple(tuple(dict.fromkeys(group)) for group in names if group)
     return Query(prompt=question.prompt, answers=right, every=True, form="sentence")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -87,6 +88,9 @@ class RippleRow(Record):
     header: Header = Header()
 
 
+_ASKED = "for the question of the edit itself"
+
+
 def rows(document: object) -> Iterable[object]:
     """Return the records of a file, each with its header; a document of another format is left to `parse`."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -95,9 +99,10 @@ def rows(document: object) -> Iterable[object]:
         header = fields_of(Header, {name: document[name] for name in Header.model_fields if name in document})
     except EditError as error:
         return [RowFault(*error.faults[0])]
-    return [
-        {**row, "header": header} if isinstance(row, dict) else row for row in every_row(document.get("records", []))
-    ]
+    with_header = list[object]()
+    for row in every_row(document.get("records", [])):
+        with_header.append({**row, "header": header} if isinstance(row, dict) else row)
+    return with_header
 
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
@@ -106,9 +111,11 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         raise EditError([Fault("format", f"expected {FORMAT!r}; make the file with `kg-edit data ripples`")])
     row = fields_of(RippleRow, raw)
     edit = row.edit
-    if edit.target_text or not (relation := edit.relation_id):
-        field, needed = ("target_new", "o*") if edit.target_text else ("relation_id", "the property, such as P36")
-        raise EditError([Fault(f"edit.{field}", f"is missing; expected {needed}, for the question of the edit itself")])
+    relation = edit.relation_id
+    if edit.target_text:
+        raise EditError([Fault("edit.target_new", f"is missing; expected o*, {_ASKED}")])
+    if not relation:
+        raise EditError([Fault("edit.relation_id", f"is missing; expected the property, such as P36, {_ASKED}")])
     shared = tuple(text.replace("{}", edit.subject) for text in row.header.paraphrases.get(relation, ()))
     edit = edit.model_copy(update={"id": name, "paraphrases": edit.paraphrases or shared})
     itself = RippleQuestion(kind="edit", start=edit.subject, hops=(relation,), answers=(edit.target_new,))
@@ -136,26 +143,30 @@ def withheld_answers(records: Iterable[BenchmarkRecord]) -> Mapping[str, frozens
     """Return for each edit id the names that a graph method must not see: the answers of its withheld questions."""
     answers: dict[str, frozenset[str]] = {}
     for record in records:
-        hidden = (probe for probe in record.probes if probe.measures.endswith(".withheld"))
-        names = {name for probe in hidden for query in probe.queries for group in query.answers for name in group}
-        answers |= {edit.id: frozenset(names) for edit in record.edits if names}
+        names = set[str]()
+        for probe in record.probes:
+            if probe.measures.endswith(".withheld"):
+                for query in probe.queries:
+                    names.update(chain.from_iterable(query.answers))
+        if names:
+            answers |= dict.fromkeys((edit.id for edit in record.edits), frozenset(names))
     return answers
 
 
 def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
     """The probe of a question; ``field`` is that of its hops, for the message."""
     header = row.header
-    right, old = (
-        tuple(dict.fromkeys([*names, *(alias for name in names for alias in header.aliases.get(name, ()))]))
-        for names in (question.answers, question.old)
-    )
+    right = _with_aliases(question.answers, header)
+    old = _with_aliases(question.old, header)
     taken = {name.casefold() for name in (*right, *old)}
 
     # Wrong answers to choose from: objects of the last relation, drawn with a seed from the record's id.
     objects = [name for name in header.choices.get(question.hops[-1], ()) if name.casefold() not in taken]
     number = min(CHOICES - 1, len(objects))
     drawn = random.Random(f"{row.id}/{question.hops}").sample(objects, number)  # noqa: S311 - no secret
-    others = tuple(dict.fromkeys([*(question.old[:1] if question.kind == "two-hop" else ()), *drawn]))[: CHOICES - 1]
+    if question.kind == "two-hop":
+        drawn = [*question.old[:1], *drawn]
+    others = tuple(dict.fromkeys(drawn))[: CHOICES - 1]
     try:
         # The facts that lead from the edit's new object to the answer, for the ceilings of an evaluation.
         things = (row.edit.target_new, *question.via, question.answers[0])
@@ -171,8 +182,9 @@ def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
     except KeyError as error:
         last = question.hops[-1]
         is_inverse = last.startswith(_INVERSE) and last.removeprefix(_INVERSE) not in header.inverse
-        lacking, part = ("inverse question", "inverse") if is_inverse else ("noun", "nouns")
-        message = f"relation {error} has no {lacking}; add one to the file's {part}"
+        message = f"relation {error} has no noun; add one to the file's nouns"
+        if is_inverse:
+            message = f"relation {error} has no inverse question; add one to the file's inverse"
         raise EditError([Fault(field, message)]) from None
 
     if question.kind == "two-hop":
@@ -184,6 +196,14 @@ def _probe(question: RippleQuestion, row: RippleRow, field: str) -> Probe:
     else:
         measures = f"{'ripples-stay' if question.kind in STAYS else 'ripples-more'}.{question.kind}"
     return Probe(measures=measures, queries=(query,))
+
+
+def _with_aliases(names: Sequence[str], header: Header) -> tuple[str, ...]:
+    """The names, and their aliases by the header, each once."""
+    every = list(names)
+    for name in names:
+        every += header.aliases.get(name, ())
+    return tuple(dict.fromkeys(every))
 
 
 def worded(start: str, hops: Sequence[str], header: Header) -> str:
@@ -215,10 +235,11 @@ def _examples(question: RippleQuestion, header: Header, *, taken: Container[str]
     for hops in sorted(fitting, key=lambda hops: (hops != relations, len(hops) != len(relations), hops)):
         paths = [path for path in header.examples[" ".join(hops)] if path and path[-1].casefold() not in taken]
         if len(paths) >= _SHOWN:
-            return tuple(
-                Example(question=worded(path[0], hops, header), answer=path[-1], facts=_sentences(path, hops, header))
-                for path in paths[:_SHOWN]
-            )
+            examples = []
+            for path in paths[:_SHOWN]:
+                facts = _sentences(path, hops, header)
+                examples.append(Example(question=worded(path[0], hops, header), answer=path[-1], facts=facts))
+            return tuple(examples)
     return ()
 
 

@@ -67,10 +67,10 @@ def lead(nll: float, other: float) -> float:
 
 def portability_greedy(case: Case, evidence: Evidence) -> float | None:
     """Return the share of questions and portability probes whose greedy continuation contains an answer's name."""
-    passed = (
-        any(mentions(evidence.texts[prompt], name) for name in right_answers(question))
-        for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True)
-    )
+    passed = []
+    for prompt, question in zip(case.few_shot_prompts, case.questions, strict=True):
+        text = evidence.texts[prompt]
+        passed.append(any(mentions(text, name) for name in right_answers(question)))
     return by_category(case, evidence, "portability", mentioned, extra=passed)
 
 
@@ -90,11 +90,11 @@ def portability_choice(case: Case, evidence: Evidence) -> float | None:
     """Return the share of questions that raise the log-likelihood of the right one of ten answers most."""
     if len(case.choices) < len(case.questions) or not all(case.choices):
         return None
-    gains = (
-        [evidence.nll(ANSWER, answer) - evidence.nll(prompt, answer) for answer in answers]
-        for prompt, answers in zip(case.prompts, case.choices, strict=True)
-    )
-    return mean(gain[0] > max(gain[1:]) for gain in gains)
+    chosen = []
+    for prompt, answers in zip(case.prompts, case.choices, strict=True):
+        right, *others = [evidence.nll(ANSWER, answer) - evidence.nll(prompt, answer) for answer in answers]
+        chosen.append(right > max(others))
+    return mean(chosen)
 
 
 def continue_statements(case: Case) -> Requests:

@@ -130,13 +130,17 @@ def share_passed(group: str, matches: Matcher) -> Compute:
 
 def passes(probe: Probe, evidence: Evidence, matches: Matcher) -> bool:
     """Return whether any, or all, of the probe's queries are answered correctly."""
-    return (any if probe.passes == "any" else all)(answered(query, evidence, matches) for query in probe.queries)
+    right = [answered(query, evidence, matches) for query in probe.queries]
+    return any(right) if probe.passes == "any" else all(right)
 
 
 def answered(query: Query, evidence: Evidence, matches: Matcher) -> bool:
     """Return whether the greedy continuation gives the answers: all of them or one, as the query asks."""
     text = evidence.texts[generated_from(query)]
-    return (all if query.every else any)(any(matches(text, name) for name in names) for names in query.answers)
+    given = []
+    for names in query.answers:
+        given.append(any(matches(text, name) for name in names))
+    return all(given) if query.every else any(given)
 
 
 def mentioned(query: Query, evidence: Evidence) -> float:
@@ -176,7 +180,8 @@ def unchanged(query: Query, evidence: Evidence) -> float | None:
     """
     if evidence.before is None:
         return None
-    before, after = (side.predicted[pair_of(query)] for side in (evidence.before, evidence))
+    before = evidence.before.predicted[pair_of(query)]
+    after = evidence.predicted[pair_of(query)]
     if len(before) != len(after):  # MeLLo's "Final answer:" puts a space where the prompt has none: 日本的首都是
         return None
     return mean(old == new for old, new in zip(before, after, strict=True))
@@ -199,12 +204,11 @@ def ripple_passed(group: str) -> Compute:
 
     def compute(case: Case, evidence: Evidence) -> float | None:
         unedited = evidence.before or evidence
-        counted = (
-            probe
-            for probe in case.group(group)
-            if all(answered(condition, unedited, mentions) for condition in probe.conditions)
-        )
-        return mean(passes(probe, evidence, mentions) for probe in counted)
+        passed = []
+        for probe in case.group(group):
+            if all(answered(condition, unedited, mentions) for condition in probe.conditions):
+                passed.append(passes(probe, evidence, mentions))
+        return mean(passed)
 
     return compute
 

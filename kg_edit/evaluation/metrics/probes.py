@@ -57,8 +57,8 @@ def old_answer(case: Case, evidence: Evidence) -> float | None:
 
 def hop_wise(case: Case, evidence: Evidence) -> float | None:
     """Return whether the question and every fact of the new chain are answered correctly."""
-    names = ("multihop.any_of_3", "multihop.instance_wise")
-    question, hops = (PROBE_METRICS[name](case, evidence) for name in names)
+    question = PROBE_METRICS["multihop.any_of_3"](case, evidence)
+    hops = PROBE_METRICS["multihop.instance_wise"](case, evidence)
     return None if question is None or hops is None else float(question == hops == 1)
 
 

@@ -41,7 +41,8 @@ def tfidf_similarity(text: str, references: Sequence[str]) -> float:
     tf is a word's count, ignoring case; idf is ln((1 + n) / (1 + df)) + 1 over the n references.
     """
     rarity = Rarity(words(reference.casefold()) for reference in references)
-    first, second = (rarity.vector(words(joined.casefold())) for joined in (text, " ".join(references)))
+    first = rarity.vector(words(text.casefold()))
+    second = rarity.vector(words(" ".join(references).casefold()))
     return cosine(first, second)
 
 
@@ -92,17 +93,23 @@ def neighbour_prompts(case: Case) -> tuple[str, ...]:
 
 
 def _fuzzy(case: Case, evidence: Evidence) -> float | None:
-    return mean(
-        any(partial_ratio(evidence.samples[fuzzy_prompt(question)], name) >= _ENOUGH for name in names)
-        for question, names in right_answers_by_question(case).items()
-    )
+    matched = []
+    for question, names in right_answers_by_question(case).items():
+        text = evidence.samples[fuzzy_prompt(question)]
+        matched.append(any(partial_ratio(text, name) >= _ENOUGH for name in names))
+    return mean(matched)
+
+
+def _log_rest(log_p: Mapping[int, float]) -> float:
+    """log p of all other tokens together."""
+    return math.log(max(1 - sum(map(math.exp, log_p.values())), _LEAST))
 
 
 def divergence(before: Mapping[int, float], after: Mapping[int, float]) -> float:
     """Return KL(before || after) in nats, of log p of the same tokens; all other tokens count as one."""
-    rest = [max(1 - sum(map(math.exp, side.values())), _LEAST) for side in (before, after)]
-    shares = [(log, after[token]) for token, log in before.items()] + [(math.log(rest[0]), math.log(rest[1]))]
-    return sum(math.exp(old) * (old - new) for old, new in shares)
+    pairs = [(log_p, after[token]) for token, log_p in before.items()]
+    pairs.append((_log_rest(before), _log_rest(after)))
+    return sum(math.exp(old) * (old - new) for old, new in pairs)
 
 
 def _next_token_kl(case: Case, evidence: Evidence) -> float | None:

@@ -160,7 +160,10 @@ class Builder:
             list(proposals(self.table, change, neighbours=others, name=edit.subject))
             for change, edit, others in zip(chosen, edits, around, strict=True)
         ]
-        facts = (fact for group in groups for proposal in group for fact in (*proposal.knows, *proposal.lacks))
+        facts = list[AskedFact]()
+        for group in groups:
+            for proposal in group:
+                facts += [*proposal.knows, *proposal.lacks]
         knowledge.ask(facts, about="facts")
         records = [
             self._record(knowledge, change, edit, group)
@@ -181,18 +184,16 @@ class Builder:
                 counts[kind] += 1
 
         # The aliases of all answers, new and old.
-        answers = {
-            name
-            for row in records
-            for question in row["questions"]
-            for name in (*question["answers"], *question.get("old", ()))
-        }
-        names = {
-            names
-            for group in groups
-            for proposal in group
-            for names in (proposal.answers, *(f.names for f in proposal.knows))
-        }
+        answers = set[str]()
+        for record in records:
+            for question in record["questions"]:
+                answers.update(question["answers"])
+                answers.update(question.get("old", ()))
+        proposed = [proposal for group in groups for proposal in group]
+        names = set[tuple[str, ...]]()
+        for proposal in proposed:
+            names.add(proposal.answers)
+            names.update(fact.names for fact in proposal.knows)
         aliases: dict[str, list[str]] = {}
         for label, *more in sorted(names):  # two answers may have one label
             if more and label in answers:
@@ -200,9 +201,15 @@ class Builder:
 
         # The objects of each relation at the end of a two-hop question, the most frequent ones first.
         ends: dict[str, Counter[str]] = {}
-        for proposal in (proposal for group in groups for proposal in group if proposal.kind == "two-hop"):
-            ends.setdefault(proposal.hops[-1], Counter())[proposal.answers[0]] += 1
-        choices = {r: [name for name, _ in seen.most_common(_CHOICES)] for r, seen in sorted(ends.items())}
+        for proposal in proposed:
+            if proposal.kind == "two-hop":
+                ends.setdefault(proposal.hops[-1], Counter())[proposal.answers[0]] += 1
+        choices = {}
+        for relation, seen in sorted(ends.items()):
+            choices[relation] = [name for name, _ in seen.most_common(_CHOICES)]
+        examples = {}
+        for relation, facts_of_relation in sorted(knowledge.examples.items()):
+            examples[relation] = [[fact.thing, fact.object] for fact in facts_of_relation]
         return {
             "format": FORMAT,
             "provenance": {
@@ -212,9 +219,7 @@ class Builder:
                 "facts": "Wikidata, CC0 1.0",
                 "seed": self.seed,
                 "knowledge": list(words.knowledge),
-                "examples": {
-                    r: [[fact.thing, fact.object] for fact in facts] for r, facts in sorted(knowledge.examples.items())
-                },
+                "examples": examples,
                 "questions": dict(sorted(counts.items())),
                 "dropped": dict(sorted(self.dropped.items())),
             },
@@ -268,12 +273,20 @@ class Builder:
 
     def _examples(self, records: Sequence[Mapping[str, Any]], knowledge: Knowledge) -> dict[str, list[list[str]]]:
         """Paths of the graph, as labels, for each kind of path; none starts at a subject or an o* of the file."""
-        edited = {record["edit"][name] for record in records for name in ("subject", "target_new")}
-        question_hops = (tuple(question["hops"]) for record in records for question in record["questions"])
-        paths = {*question_hops, *((record["edit"]["relation_id"],) for record in records)}
+        edited = set[str]()
+        kinds = set[tuple[str, ...]]()  # the hops of each kind of path
+        for record in records:
+            edit = record["edit"]
+            edited |= {edit["subject"], edit["target_new"]}
+            kinds.add((edit["relation_id"],))
+            kinds.update(tuple(question["hops"]) for question in record["questions"])
         items = sorted(self.table.read_items(), key=lambda item: hashed(self.seed, "path", item))
         starts = [item for item in items if self.table.label(item) not in edited]
-        return {" ".join(hops): self._paths(hops, starts, knowledge) for hops in sorted(paths) if hops[0][0] == "P"}
+        paths = {}
+        for hops in sorted(kinds):
+            if hops[0].startswith("P"):
+                paths[" ".join(hops)] = self._paths(hops, starts, knowledge)
+        return paths
 
     def _paths(self, hops: tuple[str, ...], starts: Sequence[str], knowledge: Knowledge) -> list[list[str]]:
         """Paths over ``hops`` to different ends.

@@ -115,12 +115,12 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
     """
     old = {edit.id: o for edit in edits if (o := table.current(edit.subject_id or "", edit.relation_id or ""))}
     pairs = {(edit.relation_id or "", old[edit.id]) for edit in edits if edit.id in old}
-    neighbours = {
-        (relation, o): sorted(subjects, key=lambda item: hashed(seed, "neighbour", relation, item))[: 2 * _NEIGHBOURS]
-        for relation in {relation for relation, _ in pairs}
-        for o, subjects in by_object(table.pairs(relation)).items()
-        if (relation, o) in pairs
-    }
+    neighbours = dict[tuple[str, str], list[str]]()
+    for relation in {relation for relation, _ in pairs}:
+        subjects = by_object(table.pairs(relation))
+        for o in subjects.keys() & {target for name, target in pairs if name == relation}:
+            ordered = sorted((hashed(seed, "neighbour", relation, item), item) for item in subjects[o])
+            neighbours[relation, o] = [item for _, item in ordered[: 2 * _NEIGHBOURS]]
     labels = table.graph.labels(sorted({item for subjects in neighbours.values() for item in subjects}))
     names = {item: label for item, label in labels.items() if is_plain(label) and not excluded.has(item, label)}
     extended = []

@@ -100,7 +100,10 @@ class Trace(BaseModel):
     @property
     def effects(self) -> Grid:
         """Indirect effects p[restored] - p[corrupted], [tokens][layers]."""
-        return tuple(tuple(value - self.corrupted for value in row) for row in self.restored)
+        rows = []
+        for row in self.restored:
+            rows.append(tuple(value - self.corrupted for value in row))
+        return tuple(rows)
 
 
 def trace(
@@ -147,7 +150,8 @@ def trace(
             restored = run.restored(window_around(layer, size=window, layers=layers), entries)  # [entries, samples]
             columns.append([corrupted] * first + restored.mean(1).tolist())
     grid: Grid = tuple(zip(*columns, strict=True))  # [tokens][layers]
-    if not all(map(math.isfinite, (float(clean.probabilities.sum()), *chain(*grid)))):
+    measured = [float(clean.probabilities.sum()), *chain(*grid)]
+    if not all(map(math.isfinite, measured)):
         raise ModelError(f"the model's output after {fact.text!r} is not finite, so nothing can be traced; use float32")
     decode = model.tokenizer.decode
     return Trace(
@@ -199,14 +203,19 @@ def roles(prompt: Prompt) -> tuple[str, ...]:
     if subject.stop < length - 1:
         named[subject.stop] = NEXT
     for position in range(length):
-        between = MIDDLE if position in subject else BEFORE if position < subject.start else FURTHER
-        token_roles.append(named.get(position, between))
+        if position in named:
+            token_roles.append(named[position])
+        elif position in subject:
+            token_roles.append(MIDDLE)
+        else:
+            token_roles.append(BEFORE if position < subject.start else FURTHER)
     return tuple(token_roles)
 
 
 def facts_of(edits: Sequence[Edit]) -> tuple[TracedFact, ...]:
     """Return the facts before the edits, with the old object as answer; an edit in both forms is asked in plain."""
-    if without := next((edit for edit in edits if not edit.subject), None):
+    without = next((edit for edit in edits if not edit.subject), None)
+    if without:
         way = "leave the edit out; kg-edit edit also takes --layer N in the place of --layer auto"
         problem = f"edit {without.id!r} has no subject, and causal tracing adds its noise to the subject's tokens"
         raise EditError([Fault("", f"{problem}; {way}")])
