@@ -141,7 +141,8 @@ def show_subgraph(graph: nx.MultiDiGraph) -> None:
 
 def show_descent(stage: str, descent: Descent, *, size: float) -> None:
     """Print what a descent came to: |change|, with |m| or |h| as its ``size``, and the terms of the loss."""
-    (total, nll, kl), (last_total, last_nll, last_kl) = descent.losses[0], descent.losses[-1]
+    total, nll, kl = descent.losses[0]
+    last_total, last_nll, last_kl = descent.losses[-1]
     evaluations = len(descent.losses)
     log.info("%s %.2f, its change %.2f, after %d evaluations", stage, size, float(descent.change.norm()), evaluations)
     log.info("     loss %.2f -> %.3f: -log p(o*) %.2f -> %.3f", total, last_total, nll, last_nll)

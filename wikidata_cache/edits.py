@@ -121,9 +121,10 @@ def _edit(path: Path, number: int, row: object) -> EditRow:
         if field not in texts:
             raise refuse(f"is missing; expected a label, and the id in {field}_id where you know it", field=field)
     for field, text in texts.items():
-        is_relation = field == "relation_id"
-        if field.endswith("_id") and not (is_property if is_relation else is_item)(text):
-            raise refuse(f"found {text!r}; expected an id such as {'P19' if is_relation else 'Q42'}", field=field)
+        if field == "relation_id" and not is_property(text):
+            raise refuse(f"found {text!r}; expected an id such as P19", field=field)
+        if field.endswith("_id") and field != "relation_id" and not is_item(text):
+            raise refuse(f"found {text!r}; expected an id such as Q42", field=field)
     return EditRow(row=number, **texts)
 
 

@@ -131,8 +131,10 @@ def with_cosines(model: LanguageModel, cases: Sequence[Case], sections: Sequence
         if metrics:
             texts = _texts_of(requests_of(case), section)
             groups = dict.fromkeys(group for metric in metrics.values() for group in metric.needs)
-            queries = [query for group in groups for probe in case.group(group) for query in probe.queries]
-            pairs = [(texts[generated_from(query)], query.answers[0][0]) for query in queries]
+            pairs = []
+            for group in groups:
+                for probe in case.group(group):
+                    pairs += [(texts[generated_from(query)], query.answers[0][0]) for query in probe.queries]
             evidence = Evidence(texts=texts, cosines=cosines(model, pairs))
             scores = {name: metric(case, evidence) for name, metric in metrics.items()}
             section = section.model_copy(update={"scores": {**section.scores, **scores}})

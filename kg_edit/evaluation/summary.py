@@ -83,7 +83,10 @@ def curve(
     for point in points:
         general.setdefault(point.edits, []).append(point)
     # The retention rates that some point of the run has: a point whose model could not be asked counts with 0.
-    measures = dict.fromkeys(name for group in general.values() for point in group for name in point.scores)
+    measures = dict[str, None]()
+    for group in general.values():
+        for point in group:
+            measures |= dict.fromkeys(point.scores)
     rated = [name for name in measures if name.startswith(PREFIX)]
 
     curve_points = []

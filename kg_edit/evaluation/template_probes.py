@@ -95,11 +95,10 @@ def with_probes(record: BenchmarkRecord, names: Iterable[str]) -> BenchmarkRecor
 
     A record that brings questions of such a group itself keeps these alone.
     """
-    probes = tuple(
-        Probe(measures=name, queries=(query,))
-        for name in names
-        if not record.group(name)
-        for edit in record.edits
-        for query in PROBES[name](edit)
-    )
-    return record.model_copy(update={"probes": (*record.probes, *probes)}) if probes else record
+    probes = list(record.probes)
+    for name in names:
+        if record.group(name):
+            continue
+        for edit in record.edits:
+            probes += [Probe(measures=name, queries=(query,)) for query in PROBES[name](edit)]
+    return record.model_copy(update={"probes": tuple(probes)})

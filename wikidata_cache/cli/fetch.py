@@ -129,8 +129,9 @@ def fetch(
         check_out(out, ".jsonl", ".jsonl.gz", option="--out", inputs=map(file_of, edits))
 
     # Not `envvar=`, which would divide the value at each space: a path may have one.
-    if not endpoint and (graph := os.environ.get("KG_GRAPH")):
-        endpoint = [graph]
+    graph_of_environment = os.environ.get("KG_GRAPH")
+    if graph_of_environment and not endpoint:
+        endpoint = [graph_of_environment]
     mode = opt.mode_from_options(mode, offline=offline)
     is_online = mode != "offline" and as_of is None
     opened = WikidataCache(
@@ -165,7 +166,10 @@ def fetch(
         if sitelinks is not None:
             # A merged subject has the pages of the item that replaces it.
             pairs = zip(fetched.edits, fetched.graphs, strict=True)
-            subjects = {s: graph.graph["redirects"].get(s, s) for edit, graph in pairs if (s := edit.subject_id)}
+            subjects = {}
+            for edit, graph in pairs:
+                if edit.subject_id:
+                    subjects[edit.subject_id] = graph.graph["redirects"].get(edit.subject_id, edit.subject_id)
             pages = opened.facts.sitelinks(subjects.values())
             counts = {subject: pages[item] for subject, item in subjects.items() if item in pages}
             echo(f"{sitelinks}: the pages of {len(counts)} of {len(subjects)} subjects with an id are known")

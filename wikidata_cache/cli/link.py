@@ -99,7 +99,9 @@ def link(
 
 def _choice(text: str) -> tuple[str, str]:
     """Parse `ROW=ID` or `NAME=ID`."""
-    selector, _, entity = (part.strip() for part in text.rpartition("="))
+    before, _, after = text.rpartition("=")
+    selector = before.strip()
+    entity = after.strip()
     if not selector or not is_entity(entity):
         raise BadOptionError(f"--choose {text}: expected a row or a name, and an id, such as 3=Q1345 or Paris=Q90.")
     return selector, entity
@@ -114,8 +116,8 @@ def _link_file(linker: Linker, edits: str, out: Path, limit: int, choices: Seque
         missing = (row, field, linked) in report.absent
         echo(f"row {row}, {field}, {linked.text!r}: {linked.absence if missing else best}")
     for row, field, linked in report.rivalled:
-        taken, other = (f"{candidate}, {candidate.score}" for candidate in linked.candidates[:2])
-        echo(f"row {row}, {field}, {linked.text!r}: {taken} points; not {other}")
+        taken, other = linked.candidates[:2]
+        echo(f"row {row}, {field}, {linked.text!r}: {taken}, {taken.score} points; not {other}, {other.score}")
     echo(f"{out}: {report.complete} of {report.edits} edits settled")
     if report.open:
         row, _, linked = report.open[0]

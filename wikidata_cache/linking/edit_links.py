@@ -74,24 +74,25 @@ def link_edit(linker: Linker, edit: EditLike, *, limit: int = 10) -> LinkedEdit:
     relations = linker.candidates(relation)
     # The other parts are linked with the relation, where it is clear.
     property_id = edit.relation_id or _clear_property(relations)
-    subject, target_new, target_true = (
-        part._replace(relation=property_id) for part in (subject, target_new, target_true)
-    )
-    subjects, new, old = (linker.candidates(part) for part in (subject, target_new, target_true))
+    subjects = linker.candidates(subject._replace(relation=property_id))
+    new = linker.candidates(target_new._replace(relation=property_id))
+    old = linker.candidates(target_true._replace(relation=property_id))
 
     # The facts of the graph that a subject, a relation and an old target form; without relations, any relation counts.
     # Candidates that match only by some words of a name are tried only if those with whole names form no fact.
     properties = {candidate.id for candidate in relations}
     facts: list[Statement] = []
     for only_whole in (True, False):
+        if facts:
+            break
         targets = {candidate.id for candidate in old if candidate.is_whole or not only_whole}
-        facts = facts or [
-            Statement(subject.id, relation_id, target)
-            for subject in subjects
-            if subject.is_whole or not only_whole
-            for relation_id, target in sorted(subject.info.statements or ())
-            if target in targets - {subject.id} and (relation_id in properties or not properties)
-        ]
+        for candidate in subjects:
+            if only_whole and not candidate.is_whole:
+                continue
+            for relation_id, target in sorted(candidate.info.statements or ()):
+                is_asked = relation_id in properties or not properties
+                if is_asked and target in targets and target != candidate.id:
+                    facts.append(Statement(candidate.id, relation_id, target))
     for part, column in ((subjects, 0), (relations, 1), (old, 2)):
         for candidate in part:
             if fact := next((fact for fact in facts if fact[column] == candidate.id), None):

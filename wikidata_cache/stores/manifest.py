@@ -203,7 +203,8 @@ def _check_files(folder: Path, files: Mapping[str, StoredFile], *, every: bool) 
     for name in doubtful:
         if hashes[folder / name] != files[name].sha256:
             raise _unusable(folder, f"is damaged: the content of {name} is not what was loaded")
-    if not every and (seconds := time.monotonic() - begun) > _SLOW_S:
+    seconds = time.monotonic() - begun
+    if not every and seconds > _SLOW_S:
         logger.info(
             "%s: %d files whose times have changed were read in %.0f s, and are intact (copies with the same times, as "
             "by cp -a or rsync -a, are not read)",

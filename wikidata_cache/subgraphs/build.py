@@ -151,7 +151,10 @@ def expand(
         eligible = [expansion.eligible(facts, options) for expansion in expansions]
         degrees: Mapping[str, int] = {}
         if options.policy == "inverse-hub":
-            ends = {other_end(s, node) for offered in eligible for node, stated in offered.items() for s in stated}
+            ends = set[str]()
+            for offered in eligible:
+                for node, stated in offered.items():
+                    ends.update(other_end(statement, node) for statement in stated)
             degrees = dict.fromkeys(ends, 0) | facts.degrees(end for end in ends if not is_value(end))
         for expansion, offered in zip(expansions, eligible, strict=True):
             expansion.advance(offered, degrees, options, m)
@@ -168,7 +171,8 @@ def expand(
 
 
 def _start(ends: EditEnds, options: SubgraphOptions, facts: Facts) -> Expansion:
-    roots = [node for root in options.roots if (node := ends.nodes[root]) is not None]
+    nodes = [ends.nodes[root] for root in options.roots]
+    roots = [node for node in nodes if node is not None]
     open_subject = "subject" in options.roots
     forbidden = leakage_filter(ends, options, facts)
     consequences = list[Consequence]()

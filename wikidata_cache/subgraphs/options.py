@@ -125,7 +125,8 @@ class SubgraphOptions:
         for name, kind in (("policy", Policy), ("direction", Direction), ("statements", Statements)):
             if getattr(self, name) not in get_args(kind):
                 raise BadOptionError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(kind))}.")
-        if isinstance(self.roots, str) or not set(roots := tuple(self.roots)) <= set(get_args(Root)):
+        roots = tuple(self.roots)
+        if isinstance(self.roots, str) or not set(roots) <= set(get_args(Root)):
             raise BadOptionError(f"roots={self.roots!r}: expected a sequence from {', '.join(get_args(Root))}.")
         object.__setattr__(self, "roots", roots)
         if not isinstance(self.leakage, Leakage):

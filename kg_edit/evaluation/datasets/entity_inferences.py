@@ -121,12 +121,12 @@ def read_sentences(path: Path) -> tuple[OtherSentence, ...]:
 
 def sentences_of(record: BenchmarkRecord) -> list[OtherSentence]:
     """Return a record's masked sentences, as questions for the edits of other entities."""
-    return [
-        OtherSentence(record.edits[0].subject, measures, query)
-        for group, measures in (("span", "specificity"), ("inference", "inference-specificity"))
-        for probe in record.group(group)
-        for query in probe.queries
-    ]
+    subject = record.edits[0].subject
+    sentences = []
+    for group, measures in (("span", "specificity"), ("inference", "inference-specificity")):
+        for probe in record.group(group):
+            sentences += [OtherSentence(subject, measures, query) for query in probe.queries]
+    return sentences
 
 
 def with_specificity(

@@ -78,6 +78,7 @@ def rows(document: object) -> Iterable[object]:
 
 def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
     """Parse a row of either form: the edit teaches the first answer, and the probe recall accepts all answers."""
+    ids = dict[str, str]()
     if "input" in raw:
         # The short form has neither subject nor relation: the question itself shows both.
         short_row = fields_of(AskedRow, raw)
@@ -88,7 +89,6 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         relation, subject = fact
         parts = Template(QUESTIONS[relation], subject)
         right = _answers_of(short_row.output, field="output")
-        ids = {}
         names = {"prompt": "input", "subject": "input", "target_new": "output"}
     else:
         row = fields_of(PopqaRow, raw)
@@ -96,7 +96,10 @@ def parse(raw: RawRecord, name: str) -> BenchmarkRecord:
         parts = template(row.question, row.subj, field="question")
         right = (row.obj, *_answers_of(row.possible_answers, field="possible_answers"))
         uris = {"subject_id": row.s_uri, "target_new_id": row.o_uri}
-        ids = {field: match[1] for field, uri in uris.items() if (match := _ENTITY.fullmatch(uri.strip()))}
+        for field, uri in uris.items():
+            match = _ENTITY.fullmatch(uri.strip())
+            if match:
+                ids[field] = match[1]
         names = {"prompt": "question", "subject": "subj", "target_new": "obj", "relation": "prop"}
     fields = {"id": name, **parts._asdict(), "relation": relation, "target_new": right[0], **ids}
     edit = built_edit(fields, names=names)

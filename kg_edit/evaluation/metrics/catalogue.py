@@ -126,9 +126,15 @@ def metrics_for(case: Case) -> Mapping[str, Metric]:
     for group in groups:  # also sub-categories that only the user's rows have
         probed |= category_metrics(group)
     if case.ceiling:
-        return {**(PORTABILITY if case.facts else {}), **probed}
-    common = {**METRICS, **(CHAT_METRICS if case.chat else {})}
-    return {**common, **probed, **{name: metric for name, metric in EXTRAS.items() if name in case.extras}}
+        return {**PORTABILITY, **probed} if case.facts else probed
+    metrics = dict(METRICS)
+    if case.chat:
+        metrics |= CHAT_METRICS
+    metrics |= probed
+    for name in EXTRAS:
+        if name in case.extras:
+            metrics[name] = EXTRAS[name]
+    return metrics
 
 
 def requests_of(case: Case) -> Requests:
@@ -185,7 +191,11 @@ def metrics_page() -> str:
     """Return the page docs/metrics.md: each metric with its formula and source; the probes of the data sets."""
     others = {**METRICS, **CHAT_METRICS, **TEMPLATE_METRICS, **EXTRAS}
     probed = {name: metric for name, metric in RECORD_METRICS.items() if name not in others}
-    tests = [(f"`{name}`", kind["tests"]) for name, metric in probed.items() if (kind := _TESTS.search(metric.formula))]
+    tests = []
+    for name, metric in probed.items():
+        kind = _TESTS.search(metric.formula)
+        if kind:
+            tests.append((f"`{name}`", kind["tests"]))
     alike: dict[tuple[str, str], list[str]] = {}
     for dataset in known_datasets().values():
         alike.setdefault((_joined(dataset.edits_have), _joined(dataset.measures)), []).append(dataset.name)
@@ -240,8 +250,10 @@ def _section(title: str, metrics: Iterable[tuple[str, Metric | RunMetric]]) -> s
         elif metric.better == "lower":
             formula += " Lower is better."
         rows.setdefault((formula, metric.source), {})[f"`{shown_name(name)}`"] = None
-    cells = ([", ".join(names), *row] for row, names in rows.items())
-    escaped = ([cell.replace("|", "\\|") for cell in row] for row in cells)
+    escaped = []
+    for row, names in rows.items():
+        cells = [", ".join(names), *row]
+        escaped.append([cell.replace("|", "\\|") for cell in cells])
     return f"## {title}\n\n{markdown_table(('metric', 'formula', 'source'), escaped)}\n"
 
 

@@ -42,10 +42,9 @@ def gains_most(query: Query, evidence: Evidence) -> float | None:
     if not query.others:
         return None
     prompt = scored_after(query)
-    right, *others = (
-        evidence.nll(ANSWER, name) - evidence.nll(prompt, name) for name in (query.answers[0][0], *query.others)
-    )
-    return float(right > max(others))
+    objects = [query.answers[0][0], *query.others]
+    gains = [evidence.nll(ANSWER, name) - evidence.nll(prompt, name) for name in objects]
+    return float(gains[0] > max(gains[1:]))
 
 
 _KINDS = {

@@ -47,7 +47,9 @@ class FactTable:
         new = set(items) - self._read
         self._read.update(new)
         self._read_statements(new)
-        objects = {o for item in new for targets in self._objects[item].values() for o in targets}
+        objects = set[str]()
+        for item in new:
+            objects.update(*self._objects[item].values())
         self._read_statements(objects)
         unnamed = sorted({*new, *objects} - self._aliases.keys())
         self._labels.update(self.graph.labels(unnamed))

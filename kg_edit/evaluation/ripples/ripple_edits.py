@@ -113,7 +113,11 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
 
     ``edits`` were drawn from ``table``. An edit whose subject has no single current object is returned as it is.
     """
-    old = {edit.id: o for edit in edits if (o := table.current(edit.subject_id or "", edit.relation_id or ""))}
+    old = dict[str, str]()
+    for edit in edits:
+        current = table.current(edit.subject_id or "", edit.relation_id or "")
+        if current:
+            old[edit.id] = current
     pairs = {(edit.relation_id or "", old[edit.id]) for edit in edits if edit.id in old}
     neighbours = dict[tuple[str, str], list[str]]()
     for relation in {relation for relation, _ in pairs}:

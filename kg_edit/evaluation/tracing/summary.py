@@ -152,17 +152,22 @@ _NAMES: dict[Kind, str] = {"hidden": "hidden state", "mlp": "MLP output", "atten
 
 def draw_summary(summary: LocateSummary, path: Path, *, model: str) -> Path:
     """Draw the average indirect effects, one row for each role; the peak at the subject's last token is marked."""
-    shown = [(role, role_effects.mean) for role in ROLES if (role_effects := summary.roles[role]).facts]
-    effects = [[float(value or 0.0) for value in mean] for _, mean in shown]
+    shown = [role for role in ROLES if summary.roles[role].facts]
+    effects = []
+    for role in shown:
+        effects.append([float(value or 0.0) for value in summary.roles[role].mean])
     facts = "one fact" if summary.facts == 1 else f"mean of {summary.facts} facts"
     title = f"{model}: {_NAMES[summary.kind]} restored, {_layers(summary.window)}, {facts}"
-    return _draw(effects, [role for role, _ in shown], path, kind=summary.kind, title=title, mark=summary.peak.layer)
+    return _draw(effects, shown, path, kind=summary.kind, title=title, mark=summary.peak.layer)
 
 
 def draw_trace(trace: Trace, path: Path) -> Path:
     """Draw one fact's indirect effects, one row for each token; the subject's tokens have a star."""
     pairs = zip(trace.tokens, trace.roles, strict=True)
-    names = [repr(token)[1:-1].replace("$", r"\$") + ("*" if "subject token" in role else "") for token, role in pairs]
+    names = []
+    for token, role in pairs:
+        star = "*" if "subject token" in role else ""
+        names.append(repr(token)[1:-1].replace("$", r"\$") + star)
     title = f"p({trace.answer.strip()!r}): {trace.clean:.3f} clean, {trace.corrupted:.3f} corrupted; "
     title += f"{_NAMES[trace.kind]} restored, {_layers(trace.window)}"
     return _draw(trace.effects, names, path, kind=trace.kind, title=title)

@@ -277,7 +277,8 @@ def check_request(request: CompletionRequest, model: str) -> None:
 def before_stop(text: str, stop: Stop | None) -> str:
     """Return the text up to the first position where a text of ``stop`` begins."""
     stops = (stop,) if isinstance(stop, str) else stop or ()
-    return text[: min((position for ending in stops if (position := text.find(ending)) >= 0), default=len(text))]
+    positions = [text.find(ending) for ending in stops if ending in text]
+    return text[: min(positions, default=len(text))]
 
 
 def event_stream(answer: Completion | ChatAnswer, parts: Iterable[object], options: StreamOptions | None) -> Response:

@@ -154,7 +154,8 @@ def add(
         refuse_unused(context, ("dtype", "device"), "without --model", way="also give --model")
     store = open_store(ledger)  # without torch, so that a wrong path is an error at once
     check_patches(patches)
-    if not store.exists and (near := store.nearest()):
+    near = None if store.exists else store.nearest()
+    if near:
         typer.echo(f"{ledger} is a new ledger, beside {near}", err=True)
     from kg_edit.reports.verdict import Verdict
     from kg_edit.ship.ledger import Ledger

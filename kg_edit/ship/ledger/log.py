@@ -208,7 +208,8 @@ class Store:
 
     def _check_log(self) -> None:
         """Refuse a folder of patches without their log: no stored patch may be overwritten, and any may be active."""
-        if not self.exists and (stored := self._stored()):
+        stored = () if self.exists else self._stored()
+        if stored:
             files = f"{quote(str(self.folder / PATCHES))}/*.safetensors"
             refuse_drift(self.folder)
             if is_run(self.folder):

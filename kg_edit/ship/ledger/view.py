@@ -42,7 +42,8 @@ def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
     }
     for entry in ledger.edits:
         norm = norms.get(entry.position)
-        rivals = ", ".join(other.name for conflict in conflicts if (other := conflict.other(entry)))
+        others = [conflict.other(entry) for conflict in conflicts]
+        rivals = ", ".join(other.name for other in others if other)
         size = "" if norm is None else f"{norm:.3g}"
         _row(table, entry.name, entry.state, entry.position.step, entry.method, fact(entry), size, rivals)
     return table
