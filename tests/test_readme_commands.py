@@ -45,6 +45,7 @@ MADE = {  # a page: files that its commands leave
     "private-graph": ("heron/report.md", "heron.safetensors"),
     "offline-wikidata": ("graph.html", "again.jsonl.gz", "edited/report.md"),
     "honest-comparison": ("comparison.md", "control.md"),
+    "repeat-a-row": ("table.md", "table.tex", "runs/glame/summary.json"),
     "update-a-model": ("changed.jsonl", "updated/report.md"),
     "correct-a-fact": ("palace/report.md", "corrections"),
     "ship-an-edit": ("merged/model.safetensors", "adapter/adapter_model.safetensors", "adapter-gguf"),
