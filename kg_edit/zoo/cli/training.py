@@ -155,11 +155,11 @@ def training_records(
     if not leave_out:
         return [record for record in records if record.edits]
     # An edit is left out with its prompts, not the whole record: others of the record may be about another subject
-    test_records = list[BenchmarkRecord]()
+    test_records: list[BenchmarkRecord] = []
     for path in leave_out:
         test_records += read(path)
     test = HeldOutPrompts(test_records)
-    remaining = list[BenchmarkRecord]()
+    remaining: list[BenchmarkRecord] = []
     for record in records:
         cut = test.without(record)
         if cut:
