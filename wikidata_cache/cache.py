@@ -18,7 +18,7 @@ from wikidata_cache.offline import offline_forced
 from wikidata_cache.source_spec import SourceSpec, open_source
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Binding, Source
-from wikidata_cache.sources.user_queries import check_select, forbid_service
+from wikidata_cache.sources.user_queries import check_select, forbid_service, in_order_of
 from wikidata_cache.subgraphs.build import edit_subgraphs, item_subgraph
 from wikidata_cache.subgraphs.edit_ends import EditLike, check_edit
 from wikidata_cache.subgraphs.facts import Facts, where_known
@@ -102,6 +102,8 @@ class WikidataCache:
     def query(self, sparql: str) -> list[Binding]:
         """Run your own SELECT query and return its rows. The answer of an endpoint is cached.
 
+        A row has its variables in the order in which the query names them, whether it is read from a cache or not.
+
         Raises:
             UserQueryError: the text is not a SELECT query.
             ServiceForbiddenError: the query contains SERVICE, and the graph is local or the cache is offline.
@@ -110,7 +112,7 @@ class WikidataCache:
         check_select(sparql)
         if offline_forced():
             forbid_service(sparql, "KG_OFFLINE is set")
-        return list(self.source.select(sparql))
+        return in_order_of(sparql, self.source.select(sparql))
 
     def subgraph(self, edit: EditLike, options: SubgraphOptions = DEFAULTS) -> Subgraph:
         """Return the subgraph of one edit: the new fact s -r-> o* and the statements about o*, for GLAME's R-GNN.

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kg_common.atomic import user_path
-from wikidata_cache.errors import BadOptionError, GraphFileError, PrivateGraphError, SourceStringError
+from wikidata_cache.errors import BadOptionError, GraphFileError, PrivateGraphError, SourceStringError, StoreError
 from wikidata_cache.extract import names_extract, packaged_extract
 from wikidata_cache.sources.oxigraph import OxigraphSource
 from wikidata_cache.sources.source import Source
 from wikidata_cache.stores.inputs import SUFFIXES, is_graph_file
-from wikidata_cache.stores.manifest import is_store
+from wikidata_cache.stores.manifest import is_store, work_folder
 
 if TYPE_CHECKING:
     from wikidata_cache.answers.modes import Mode
@@ -131,6 +131,8 @@ def _files(part: str) -> list[Path]:
         return files
     if path.name.lower().removesuffix(".gz").endswith((".csv", ".graphml")):
         raise PrivateGraphError(path)
+    if not path.exists() and work_folder(path).is_dir():
+        raise StoreError(path, "is not loaded completely; run the same `wikidata-cache load` again: it resumes")
     if not path.exists() and not is_graph_file(path):
         raise SourceStringError(f"{part!r} is not a source; expected {_FORMS}.")
     if not path.exists():

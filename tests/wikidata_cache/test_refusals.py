@@ -50,6 +50,11 @@ def below_a_file(folder: Path, name: str) -> Path:
     return put(folder, "file") / name
 
 
+def open_half_a_store(folder: Path) -> object:
+    (folder / "half.loading").mkdir()  # where `load` works
+    return open_source(folder / "half")
+
+
 SOURCES: dict[str, tuple[Call, type[Exception], str]] = {
     "store that is not there": (
         lambda folder: open_source(f"oxigraph:{folder / 'none'}"),
@@ -58,6 +63,7 @@ SOURCES: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "store without triples": (empty_store, SourceStringError, "contains no triples"),
     "folder without a graph": (open_source, SourceStringError, "no graph file"),
+    "store that is not loaded completely": (open_half_a_store, StoreError, "wikidata-cache load"),
     "unknown name": (source("wikidata"), SourceStringError, "is not a source; expected extract"),
     # and not the current folder
     "two empty names": (source(" , "), SourceStringError, "empty source"),

@@ -6,10 +6,11 @@ comment or an IRI, the whole query counts as code, and its text stays unchanged.
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from wikidata_cache.errors import ServiceForbiddenError, UserQueryError
 from wikidata_cache.ids import is_text
+from wikidata_cache.sources.source import Binding
 
 _TOKEN = re.compile(
     r"""(?P<string>\"{3}(?:\"{0,2}(?:[^"\\]|\\.))*\"{3} | '{3}(?:'{0,2}(?:[^'\\]|\\.))*'{3}
@@ -60,6 +61,17 @@ def canonical(query: str) -> str:
 def query_key(query: str) -> str:
     """Return the id of a query's rows in a cache: the sha256 of its canonical text."""
     return hashlib.sha256(canonical(query).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def in_order_of(query: str, rows: Iterable[Binding]) -> list[Binding]:
+    """Return the rows with their variables in the order in which the query names them; unnamed columns come last."""
+    named = dict.fromkeys(text[1:] for kind, text in _tokens(query) if kind == "name" and text[0] in "?$")
+    place = {name: number for number, name in enumerate(named)}
+    ordered = list[Binding]()
+    for row in rows:
+        names = sorted(row, key=lambda name: (place.get(name, len(place)), name))
+        ordered.append({name: row[name] for name in names})
+    return ordered
 
 
 def forbid_service(query: str, where: str) -> None:

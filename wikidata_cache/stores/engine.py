@@ -5,6 +5,7 @@ The label index is made from spool files, which `load.py` writes while it loads 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from wikidata_cache.stores.manifest import ENGINE
 from wikidata_cache.stores.ntriples import names, statement_numbers
 
 _BLOCK = 16 << 20  # bytes
-_FULL = "free some space or give another --store, and run the same command again: it resumes where it stopped"
+_AGAIN = "or give another --store, and run the same command again: it resumes where it stopped"
 
 _FILES = 10_240  # open files; the most that every macOS allows
 
@@ -112,7 +113,9 @@ def store_write_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise StoreError(target, f"cannot be written ({error}); {_FULL}") from error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space" in str(error).lower()
+        way = "free some space" if full else "make its folder writable"
+        raise StoreError(target, f"cannot be written ({error}); {way} {_AGAIN}") from error
 
 
 def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, WeightCounts]:

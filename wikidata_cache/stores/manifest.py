@@ -228,3 +228,8 @@ def _sha256(paths: Sequence[Path]) -> dict[Path, str]:
 def _unusable(folder: Path, problem: str) -> StoreError:
     reload = f"`wikidata-cache load SOURCE --store {quote(str(folder))} --force`"
     return StoreError(folder, f"{problem}. Copy the folder again from its source, or load it again: {reload}")
+
+
+def work_folder(target: Path) -> Path:
+    """Return the folder beside a store in which `wikidata-cache load` works until the store is complete."""
+    return target.with_name(f"{target.name}.loading")

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from kg_common.atomic import write_atomically
 from kg_common.json_text import parse
 from wikidata_cache.errors import StoreError
-from wikidata_cache.stores.manifest import LABELS, MANIFEST, SourceFile
+from wikidata_cache.stores.manifest import LABELS, MANIFEST, SourceFile, work_folder
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Progress:
 @contextmanager
 def open_work(target: Path, plan: list[object]) -> Iterator[Work]:
     """Lock the folder TARGET.loading; resume an interrupted load with the same plan, else begin with it empty."""
-    folder = target.with_name(f"{target.name}.loading")
+    folder = work_folder(target)
     if folder.exists() and any(folder.iterdir()) and not (folder / _LOCK).exists():
         raise StoreError(folder, "exists already, and is not an unfinished store; move it, or give another --store")
     folder.mkdir(parents=True, exist_ok=True)

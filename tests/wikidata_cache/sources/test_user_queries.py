@@ -103,6 +103,15 @@ def test_user_query_rows_are_cached(server: Server, cache_path: str) -> None:
     assert len(server.requests) == 4
 
 
+def test_row_has_its_variables_in_the_order_of_the_query(server: Server, cache_path: str, toy: WikidataCache) -> None:
+    """From an endpoint, from the cache, and from a local graph alike."""
+    label = "<http://www.w3.org/2000/01/rdf-schema#label>"
+    query = f"SELECT ?z ?a {{ ?z {label} ?a . FILTER(STRSTARTS(?a, 'Los')) }}"
+    online = WikidataCache(server.url, cache=cache_path)
+    asked = [online.query(query), online.query(query), WikidataCache(cache=cache_path).query(query), toy.query(query)]
+    assert {tuple(row) for rows in asked for row in rows} == {("z", "a")}
+
+
 def test_kg_offline_forbids_service(toy: WikidataCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_OFFLINE", "1")
     with pytest.raises(ServiceForbiddenError, match="KG_OFFLINE"):

@@ -1,6 +1,7 @@
 """What `load` cannot read: bad lines, cut and damaged files, and the errors that it raises."""
 
 import bz2
+import errno
 import gzip
 import json
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from tests.everyday import keep_first
 from tests.wikidata_cache.wikidata_helpers import written
-from wikidata_cache.errors import BadOptionError, GraphFileError
+from wikidata_cache.errors import BadOptionError, GraphFileError, StoreError
+from wikidata_cache.stores.engine import store_write_errors
 from wikidata_cache.stores.inputs import LoadOptions
 from wikidata_cache.stores.load import load
 
@@ -152,3 +154,16 @@ def test_missing_and_repeated_sources_are_refused(tmp_path: Path) -> None:
         load([tmp_path / "folder"], tmp_path / "wd")
     with pytest.raises(BadOptionError, match="Nothing to load"):
         load([], tmp_path / "wd")
+
+
+@pytest.mark.parametrize(
+    ("error", "way"),
+    [
+        (OSError(errno.EROFS, "Read-only file system"), "make its folder writable"),
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (RuntimeError("IO error: No space left on device"), "free some space"),  # of the database
+    ],
+)
+def test_way_out_is_of_the_fault(error: Exception, way: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=f"{way} or give another --store"), store_write_errors(tmp_path):
+        raise error
