@@ -30,6 +30,8 @@ from kg_edit.text.display import markdown_table, plain, terminal_table
 if TYPE_CHECKING:
     from rich.table import Table
 
+_ROUNDING = 1e-12  # of means of shares in float64
+
 _TITLES = {
     "base": "unedited",
     "just_edited": "right after its edit",
@@ -206,10 +208,6 @@ def _mark(metric: str, change: Difference) -> str:
     return "†" if better < 0 else "‡"
 
 
-_LINE = 75  # characters of \\small in a line of LaTeX's article class: 345 pt, of which a digit takes 4.6
-# characters as wide as "0.720 [0.610, 0.830]", with its small interval, and as a column's space
-_CELL = 15
-_GAP = 3
 _ESCAPED = str.maketrans(
     {"↑": "$\\uparrow$", "↓": "$\\downarrow$", "†": "$^{\\dagger}$", "‡": "$^{\\ddagger}$"}
     | {mark: f"\\{mark}" for mark in "&%$#_{}"}
@@ -226,32 +224,23 @@ def markdown(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """Return a LaTeX table for the package booktabs: a row for each run and a column for each metric.
+    """Return a LaTeX table for the package booktabs: one tabular, in which each metric has a line for each run.
 
-    A cell has the mean and its 95 % interval. If the difference to the first run is significant, a better mean is bold,
-    a worse one has a dagger. Metrics that do not fit beside each other are divided over several tabulars.
+    A line has the mean, the paired difference to the first run, both with 95 % intervals, and p. If the difference is
+    significant, a better mean is bold, and a worse one has a dagger.
     """
+    header = ["", "mean", f"difference to {comparison.sides[0]}".translate(_ESCAPED), "$p$"]
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"]
-    tabulars = list[list[tuple[str, MetricRow]]]()
-    room = 0
+    lines += [r"\begin{tabular}{lrrr}", r"\toprule", _latex_row(header)]
     for row in comparison.rows:
         title = f"{row.metric}{_arrow(row.metric)}" + (f" (n = {row.n})" if row.n < comparison.records else "")
-        width = max(len(title), _CELL) + _GAP
-        if width > room:
-            tabulars.append([])
-            room = _LINE - max(map(len, comparison.shown)) - _GAP
-        tabulars[-1].append((title, row))
-        room -= width
-    for columns in tabulars:
-        rows = [row for _, row in columns]
-        header = ["", *(title.translate(_ESCAPED) for title, _ in columns)]
-        lines += [rf"\begin{{tabular}}{{l{'r' * len(rows)}}}", r"\toprule", _latex_row(header), r"\midrule"]
+        lines += [r"\midrule", _latex_row([rf"\multicolumn{{4}}{{l}}{{{title.translate(_ESCAPED)}}}"])]
         for side in comparison.shown:
-            cells = [_latex_cell(row, side) for row in rows]
-            lines.append(_latex_row([side.translate(_ESCAPED), *cells]))
-        lines += [r"\bottomrule", r"\end{tabular}", ""]
+            if side in row.means:
+                difference = _latex_difference(row.differences.get(side))
+                lines.append(_latex_row([rf"\quad {side.translate(_ESCAPED)}", _latex_cell(row, side), *difference]))
     text = f"{comparison.schedules_line} {caption(comparison, means=True)}".strip()
-    lines[-1:] = [rf"\caption{{{text.translate(_ESCAPED)}}}", r"\end{table}", ""]
+    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{text.translate(_ESCAPED)}}}", r"\end{table}", ""]
     return "\n".join(lines)
 
 
@@ -269,13 +258,26 @@ def _latex_cell(row: MetricRow, side: str) -> str:
     if change and change.is_found:
         mark = _mark(row.metric, change)
         text = rf"\textbf{{{text}}}" if mark == "Bold" else f"{text}{mark.translate(_ESCAPED)}"
-    if estimate.ci95_low is None or estimate.ci95_high is None:
-        return text
-    return rf"{text} {{\scriptsize [{_latex_number(estimate.ci95_low)}, {_latex_number(estimate.ci95_high)}]}}"
+    return text + _latex_interval(estimate)
 
 
-def _latex_number(value: float) -> str:
-    return _number(value).replace("-", "$-$")
+def _latex_difference(change: Difference | None) -> tuple[str, str]:
+    """The difference to the first run with its interval, and p; "" for the first run itself."""
+    if change is None:
+        return "", ""
+    p = "$<$.001" if change.p < 0.001 else f"{change.p:.3f}"
+    return _latex_number(change.mean, "+") + _latex_interval(change, "+"), p
+
+
+def _latex_interval(value: Estimate | Difference, sign: str = "") -> str:
+    if value.ci95_low is None or value.ci95_high is None:
+        return ""
+    ends = f"{_latex_number(value.ci95_low, sign)}, {_latex_number(value.ci95_high, sign)}"
+    return rf" {{\scriptsize [{ends}]}}"
+
+
+def _latex_number(value: float, sign: str = "") -> str:
+    return _number(value, sign).replace("-", "$-$")
 
 
 def rich_comparison(comparison: Comparison) -> Table:
@@ -314,7 +316,7 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
 
     Args:
         comparison: the comparison.
-        means: the table shows the runs' means with their intervals, not the differences.
+        means: the table marks significant differences at the runs' means, and not at the differences.
     """
     changes = [(row, change) for row in comparison.rows for change in row.differences.values()]
     named = {
@@ -333,7 +335,12 @@ def caption(comparison: Comparison, *, means: bool = False) -> str:
         marks = {_mark(row.metric, change) for row, change in changes if change.is_found}
         kinds = {"Bold": "better", "†": "worse", "‡": "different, with no better direction"}
         marked = ", ".join(f"{mark}: {kind}" for mark, kind in kinds.items() if mark in marks or mark == "Bold")
-        parts += ["Means with 95 % bootstrap intervals.", f"{marked}, if", significant, resampled]
+        parts += [
+            "Means and paired differences, with 95 % bootstrap intervals.",
+            f"{marked}, if",
+            significant,
+            resampled,
+        ]
     else:
         parts += [f"Differences to {first} are paired, with 95 % bootstrap intervals.", "Bold:", significant, resampled]
         parts += _smallest(comparison)
@@ -400,7 +407,12 @@ def _difference(change: Difference | None, bold: Callable[[str], str]) -> tuple[
 
 
 def _number(value: float, sign: str = "") -> str:
-    """Three decimals; five for values closer to 0 than 0.005, and two digits for those closer than 0.00005."""
+    """Three decimals; five for values closer to 0 than 0.005, and two digits for those closer than 0.00005.
+
+    What rounding leaves of a sum that is 0 is shown as 0.
+    """
+    if abs(value) < _ROUNDING:
+        value = 0.0
     if abs(value) >= 0.005 or value == 0:
         return f"{value:{sign}.3f}"
     return f"{value:{sign}.5f}" if abs(value) >= 0.00005 else f"{value:{sign}.1e}"
