@@ -67,23 +67,31 @@ def check(
 
     - `kg-edit data check MQuAKE-CF-3k.json --dataset mquake --graph wikidata.nt.gz`
     """
-    from kg_edit.evaluation.datasets import find_dataset, guess_dataset
+    from kg_edit.evaluation.datasets import better_dataset, find_dataset, guess_dataset
     from kg_edit.evaluation.datasets.lint import lint
 
     if as_json:
         refuse_unused(context, ("every",), "with --json, which prints all faults")
     chosen = find_dataset(dataset) if dataset else guess_dataset(file)
     content = chosen.read(file)
+    other = better_dataset(chosen.name, file) if dataset else None
     findings = lint(content, labels=open_graph(graph, contact))
     count = len(content.records)
     if as_json:
-        report = {"dataset": chosen.name, "records": count, "findings": [asdict(finding) for finding in findings]}
+        report = {
+            "dataset": chosen.name,
+            "looks_like": other or chosen.name,
+            "records": count,
+            "findings": [asdict(finding) for finding in findings],
+        }
         typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         if findings:
             _show(findings, len(findings) if every else _SHOWN)
         faults = f"{len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"
         stdout().print(f"{plain(str(file))}: {number_of(count, 'record')} of {chosen.name}, {faults}")
+        if other:
+            say(f"{file} looks like {other}: kg-edit data check --dataset {other}")
     if findings:
         raise typer.Exit(1)
 

@@ -175,14 +175,17 @@ def faulty_file(
         way: how to name another benchmark, if none of the first rows is a record of this one.
         hint: how to go on without the rows, if some of the first rows are.
     """
-    rows, _ = _readable(path)
     faults = first_faults(problems, records=len({problem.row for problem in problems}))
-    if rows.get(name, 1):
-        return EditFileError(f"{faults}\n{hint}" if hint else faults)
-    other = _most(rows)
-    return EditFileError(
-        f"{path} looks like {other}: {way.format(other)}. Its faults as {name}:\n{faults}" if other else faults
-    )
+    if other := better_dataset(name, path):
+        return EditFileError(f"{path} looks like {other}: {way.format(other)}. Its faults as {name}:\n{faults}")
+    rows, _ = _readable(path)
+    return EditFileError(f"{faults}\n{hint}" if hint and rows.get(name, 1) else faults)
+
+
+def better_dataset(name: str, path: str | Path) -> str | None:
+    """Return the benchmark that a file looks like, if the benchmark ``name`` reads none of its first rows."""
+    rows, _ = _readable(path)
+    return None if rows.get(name, 1) else _most(rows)
 
 
 def _asks_portability(record: BenchmarkRecord) -> bool:

@@ -31,6 +31,14 @@ def test_check_prints_faults_and_exits_with_1(kg_edit: Run, tmp_path: Path) -> N
     assert kg_edit("data", "check", tmp_path / "records.json", "--all").out.count("'mother tongue' in") == 5
 
 
+def test_check_names_the_benchmark_that_a_file_looks_like(kg_edit: Run, tmp_path: Path) -> None:
+    file = written(tmp_path, MQUAKE)
+    result = kg_edit("data", "check", file, "--dataset", "zsre")
+    assert result.code == 1 and "looks like mquake" in result.out and "--dataset mquake" in result.out
+    assert json.loads(kg_edit("data", "check", file, "--dataset", "zsre", "--json").out)["looks_like"] == "mquake"
+    assert "looks like" not in kg_edit("data", "check", file, "--dataset", "mquake").out
+
+
 def test_check_prints_json(kg_edit: Run, tmp_path: Path) -> None:
     result = kg_edit("data", "check", written(tmp_path, {**FLAT, "subject": "Ada"}, FLAT | {"case_id": 4}), "--json")
     report = json.loads(result.out)
