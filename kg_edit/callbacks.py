@@ -9,6 +9,7 @@ A callback never changes a result.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from kg_common.progress import duration
 from kg_edit.errors import ConfigError, unknown_name
 from kg_edit.storage.atomic import append_lines, read_lines
 
@@ -66,12 +68,25 @@ class LossLines(Callback):
 class StepNotes(Callback):
     """Passes each step in words to a progress bar: one descent over a batch may take minutes."""
 
-    def __init__(self, note: Callable[[str], object]) -> None:
+    def __init__(self, note: Callable[[str], object], *, most: tuple[int, int] = (0, 0)) -> None:
+        """Remember the largest number of steps, and of further steps for a target that is not yet predicted."""
         self._note = note
+        self._steps, self._further = most
+        self._began = time.monotonic()
 
     def on_step(self, edit: str, step: int, loss: float) -> None:
-        """Pass the step and its loss to the bar."""
-        self._note(f"step {step + 1}, loss {loss:.2f}")
+        """Pass the step, its loss and the time that is left at most to the bar."""
+        if step == 0:  # of a new descent
+            self._began = time.monotonic()
+        words = f"step {step + 1}"
+        remaining = self._steps + self._further - step - 1
+        if remaining >= 0:
+            words += f" of {self._steps}{f' and {self._further} further ones' if self._further else ''}"
+        words += f", loss {loss:.2f}"
+        if step > 0 and remaining > 0:
+            left = remaining * (time.monotonic() - self._began) / step
+            words += f", at most {duration(left)} left in this descent"
+        self._note(words)
 
 
 class LossFile(LossLines):

@@ -12,8 +12,9 @@ from typing import Generic, TypeVar
 
 import networkx as nx
 
-from kg_edit.callbacks import LossLines, watched
-from kg_edit.cli.method_plan import parse_settings
+from kg_common.progress import Bar
+from kg_edit.callbacks import LossLines, StepNotes, watched
+from kg_edit.cli.method_plan import parse_settings, report_stated
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import read_edits
 from kg_edit.graphs.source import open_named
@@ -66,7 +67,9 @@ class Run(Generic[Method]):
         """Compute ``edits`` in the ``with`` block: on the model with the earlier ones, which is restored after it."""
         with ExitStack() as stack:
             stack.enter_context(annotate_errors(*edits))
-            stack.enter_context(watched([self.losses], [edit.id for edit in edits]))
+            bar = stack.enter_context(Bar(title="descent", unit="edit", total=len(edits), leave=False))
+            notes = StepNotes(bar.note, most=self.method.config.most_steps)
+            stack.enter_context(watched([self.losses, notes], [edit.id for edit in edits]))
             stack.enter_context(self.patch.applied(self.model))
             stack.enter_context(untouched(self.model))
             yield
@@ -90,17 +93,25 @@ class Run(Generic[Method]):
             edited = row.edited.text
             log.info("%-11s %s\n  unedited: %s\n  edited:   %s", row.probe.kind, row.probe.prompt, unedited, edited)
         log.info("%s", run.verdict)
+        report_stated(self.method)
 
 
-def start(method_class: type[Method], about: str, arguments: Sequence[str] | None = None) -> Run[Method]:
-    """Read the options, check the edits, load the model, and continue the run of the folder if there is one."""
+def start(
+    method_class: type[Method], about: str, arguments: Sequence[str] | None = None, *, preset: str = "default"
+) -> Run[Method]:
+    """Read the options, check the edits, load the model, and continue the run of the folder if there is one.
+
+    ``preset`` is the preset that the script takes unless another one is given.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("triplets", type=Path, help="CSV, TSV, JSONL or JSON: triplets, or edits with prompts")
     parser.add_argument("--model", default="smollm2-135m", help="name on the hub, folder, or GGUF file")
     parser.add_argument(
         "--graph", default="extract", help="facts (head, relation, tail) as CSV or TSV, or a Wikidata graph"
     )
-    parser.add_argument("--preset", default="default", help="default, fast, paper, or the name of a model")
+    parser.add_argument(
+        "--preset", default=preset, help=f"default, fast, paper, or the name of a model (default: {preset})"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; repeatable")
     out = Path("out") / method_class.name
     parser.add_argument("--out", type=Path, default=out, help=f"folder of the patch and the report (default: {out})")

@@ -206,7 +206,7 @@ class EditingMethod(ABC):
 
         with Bar(title=self.name, unit="edit", total=len(requested), shown=progress) as bar:
             for batch in self._batches(requested):
-                seen = (*callbacks, StepNotes(bar.note))
+                seen = (*callbacks, StepNotes(bar.note, most=self.config.most_steps))
                 with annotate_errors(*batch), watched(seen, [edit.id for edit in batch]):
                     on_model = patch if applied is None else applied + patch
                     new_patch = self._finish(self._make_batch(batch, on_model), batch)

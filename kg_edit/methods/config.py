@@ -161,6 +161,11 @@ class MethodConfig(BaseModel):
         """Return the layers that the method writes in a model of ``blocks`` blocks, ascending; by default none."""
         return ()
 
+    @property
+    def most_steps(self) -> tuple[int, int]:
+        """The largest number of steps of a descent, and of further ones; (0, 0) if the method has no such limits."""
+        return 0, 0
+
     def workload(self, *, edits: int) -> Workload:
         """Return the cost of one edit in a call of ``edits`` edits; `EditingMethod.family` names the computation."""
         return Workload()

@@ -37,6 +37,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.storage.packaged import EXTRACT
 from kg_edit.storage.setting_fields import Seed
 
+_NAMED = 5  # edits without statements of o* that a run names
+
 log = logging.getLogger(__name__)
 
 
@@ -196,9 +198,10 @@ class GraphReader(GraphMethod):
         if states_nothing(self.graph):  # each edit reads its own fact alone, by choice
             return subgraph
         why = self.why_alone(edit)
-        if why and all(self.stated.values()):  # said once per run
-            log.warning("edit %r: %s", edit.id, why)
         self.stated[edit.id] = not why
+        named = len(edits_alone(self))
+        if why and named <= _NAMED:
+            log.warning("edit %r: %s%s", edit.id, why, "; further ones are not named" if named == _NAMED else "")
         return subgraph
 
     def why_alone(self, edit: Edit) -> str:

@@ -35,9 +35,13 @@ _OPTIMISER_BYTES = 16  # of a trained number: its gradient, Adam's two means and
 class ValueConfig(MethodConfig):
     """Settings of methods that find values by gradient descent: the descent, the KL term, the covariance C."""
 
-    steps: PositiveInt = Field(20, description="maximum number of evaluations of the objective")
+    steps: PositiveInt = Field(
+        20, description="maximum number of evaluations of the objective, before the further_steps"
+    )
     further_steps: NonNegativeInt = Field(
-        28, description="maximum of further evaluations until the target is predicted in each context; published: 0"
+        28,
+        description="maximum of further evaluations after steps, until the target is predicted in each context; with "
+        "0 the descent ends after steps; published: 0",
     )
     learning_rate: float = Field(0.5, gt=0, description="learning rate of the optimiser")
     clamp_norm_factor: float = Field(2.0, gt=0, description="maximum of |m* - m|, as a multiple of |m|; published: 4")
@@ -66,6 +70,11 @@ class ValueConfig(MethodConfig):
         "model",
         description="bfloat16: descend on a copy in bfloat16, faster on processors that compute in it",
     )
+
+    @property
+    def most_steps(self) -> tuple[int, int]:
+        """As in `MethodConfig`: ``steps`` and ``further_steps``."""
+        return self.steps, self.further_steps
 
     @property
     def stops(self) -> Stops:

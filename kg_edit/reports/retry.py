@@ -53,7 +53,7 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
     with Bar(title="failed edits alone", unit="edit", total=len(remaining), shown=progress) as bar:
         start, (fewest, most) = 0, _TOGETHER
         while batch := remaining[start : start + min(most, max(fewest, start))]:
-            with watched([StepNotes(bar.note)], [edit.id for edit in batch]):
+            with watched([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
                 patches = method.edit_each(batch)
                 lines = []
             for edit, patch in zip(batch, patches, strict=True):

@@ -9,8 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from kg_edit.callbacks import Callback, LossLines, open_callback, read_losses
+from kg_edit.callbacks import Callback, LossLines, StepNotes, open_callback, read_losses
 from kg_edit.errors import ConfigError, UnknownNameError
+from kg_edit.methods.rome.method import RomeConfig
 from kg_edit.patches.weight_patch import WeightPatch
 from tests.kg_edit.on_tiny import on_tiny
 from tests.kg_edit.ship.ledger.ledgers import edits_of, same
@@ -108,3 +109,15 @@ def test_unusable_log_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         open_callback("tensorboard")
     with pytest.raises(UnknownNameError, match="did you mean 'wandb'"):
         open_callback("wandbb:mine")
+
+
+def test_progress_has_the_limits_of_a_descent_and_the_time_that_is_left() -> None:
+    """A method of further steps goes beyond ``steps``, which looked like a mistake."""
+    seen = list[str]()
+    notes = StepNotes(seen.append, most=RomeConfig(steps=5, further_steps=28).most_steps)
+    for step in (0, 1, 32):
+        notes.on_step("1", step, 2.0)
+    first, second, last = seen
+    assert first == "step 1 of 5 and 28 further ones, loss 2.00"
+    assert "left in this descent" in second and "left" not in last
+    assert RomeConfig(steps=5, further_steps=0).most_steps == (5, 0)
