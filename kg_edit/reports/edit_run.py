@@ -25,7 +25,13 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.guards import SeenEdits, disabling, refuse_disabling
-from kg_edit.reports.differences import PromptDifference, check_prompts, compare_prompts, read_differences
+from kg_edit.reports.differences import (
+    PromptDifference,
+    check_prompts,
+    compare_prompts,
+    count_unchanged,
+    read_differences,
+)
 from kg_edit.reports.probes import check_probes
 from kg_edit.reports.prompts import asked_once, own_prompts, unrelated_prompts
 from kg_edit.reports.report import BeforeAfter, before_and_after, markdown
@@ -163,7 +169,7 @@ def run_edits(
             differences = _differences(model, patch, edits, locality_check=locality_check, progress=progress)
         verdict = Verdict.of(
             rows,
-            differences=differences,
+            unchanged=count_unchanged(differences),
             method=method.name,
             preset=method.config.preset_name,
             graph=graph if method.graph_identity else (),

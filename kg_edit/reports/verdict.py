@@ -10,16 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from kg_edit.reports.counts import Count, count_rows
-from kg_edit.reports.differences import count_unchanged
 from kg_edit.reports.rows import ReportRow
-
-if TYPE_CHECKING:
-    from kg_edit.reports.differences import PromptDifference
 
 VERDICT = "report.json"
 FAILED = "failed.jsonl"
@@ -134,7 +129,7 @@ class Verdict(BaseModel):
         cls,
         rows: Sequence[ReportRow],
         *,
-        differences: Sequence[PromptDifference] = (),
+        unchanged: Mapping[str, Count] | None = None,
         method: str = "",
         preset: str = "",
         graph: Sequence[str] = (),
@@ -153,7 +148,7 @@ class Verdict(BaseModel):
 
         Args:
             rows: the rows of the report.
-            differences: the prompts that should not change, for the counts.
+            unchanged: the counts of the prompts that should not change.
             method, preset, graph, joint, refused, model, experts, folder: as the attributes.
             subjects: the subject of each edit, by id.
             tokens: the number of tokens of each edit's target, by id.
@@ -204,7 +199,7 @@ class Verdict(BaseModel):
             graph=tuple(graph),
             joint=joint,
             edits=tuple(by_edit.values()),
-            counts=count_rows(rows) | count_unchanged(differences),
+            counts={**count_rows(rows), **(unchanged or {})},
             paraphrases=tuple(paraphrases),
             neighborhood=tuple(neighborhood),
             repeats=tuple(repeats),
