@@ -19,6 +19,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
+from kg_edit.graphs.controls import Control
 from kg_edit.graphs.facts import target_of
 from kg_edit.graphs.source import ABSENT, read_subgraph, subject_of, supported
 from kg_edit.methods.entries import method_entry
@@ -32,9 +33,10 @@ from kg_edit.scoring.questions import fact_sentence
 from wikidata_cache import WikidataCache
 
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552"}  # kinds, parts and the like, which nobody asks for
+_ENTITY = "http://www.wikidata.org/entity/"
 _ALIASES = (
-    "SELECT ?a WHERE {{ <http://www.wikidata.org/entity/{key}> <http://www.w3.org/2004/02/skos/core#altLabel> ?a "
-    'FILTER(LANG(?a) = "en") }} ORDER BY ?a'
+    "SELECT ?s ?a WHERE {{ VALUES ?s {{ {things} }} ?s <http://www.w3.org/2004/02/skos/core#altLabel> ?a "
+    'FILTER(LANG(?a) = "en") }} ORDER BY ?s ?a'
 )
 
 
@@ -95,8 +97,11 @@ class GraphMemory(GraphReader):
 
     def _fact(self, edit: Edit, graph: nx.MultiDiGraph) -> Statement:
         """The edit as a statement."""
-        subject = self._thing(subject_of(graph), edit.subject)
-        target = self._thing(target_of(graph), edit.target_new)
+        start = subject_of(graph)
+        end = target_of(graph)
+        aliases = self._aliases([start, end])
+        subject = Entity(key=key_of(start, edit.subject), label=edit.subject, aliases=aliases.get(start, ()))
+        target = Entity(key=key_of(end, edit.target_new), label=edit.target_new, aliases=aliases.get(end, ()))
         return Statement(
             subject=subject,
             relation_key=self._relation_key(edit),
@@ -158,16 +163,23 @@ class GraphMemory(GraphReader):
         except (*ABSENT, GraphError):
             return
         s = target_of(graph)
-        for statement in self._statements(edit, graph):
-            if statement.object.key == s and statement.subject.key != s:
-                yield statement
+        leading = [item for item in self._statements(edit, graph) if item.object.key == s and item.subject.key != s]
+        aliases = self._aliases([statement.subject.key for statement in leading])
+        for statement in leading:
+            names = aliases.get(statement.subject.key, ())
+            yield statement.model_copy(update={"subject": statement.subject.model_copy(update={"aliases": names})})
 
-    def _thing(self, node: str, label: str) -> Entity:
-        """A thing with its aliases, if the source has any."""
-        aliases: list[str] = []
+    def _aliases(self, nodes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The aliases of things, by node, if the source is Wikidata's."""
         source = self.graph
-        while not isinstance(source, WikidataCache) and hasattr(source, "right"):
+        while isinstance(source, Control):
             source = source.right
-        if isinstance(source, WikidataCache) and is_entity_id(node) and node.startswith("Q"):
-            aliases = [row["a"] for row in source.query(_ALIASES.format(key=node))]
-        return Entity(key=key_of(node, label), label=label, aliases=tuple(aliases))
+        items = sorted(node for node in nodes if is_entity_id(node) and node.startswith("Q"))
+        if not isinstance(source, WikidataCache) or not items:
+            return {}
+        things = " ".join(f"<{_ENTITY}{item}>" for item in items)
+        aliases: dict[str, tuple[str, ...]] = {}
+        for row in source.query(_ALIASES.format(things=things)):
+            item = row["s"].removeprefix(_ENTITY)
+            aliases[item] = (*aliases.get(item, ()), row["a"])
+        return aliases

@@ -23,6 +23,7 @@ _STEM = 6  # letters; of five, country and county are one
 _PLURAL = 3  # a longer word may have the s of a plural, or of a verb
 _LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
 _OWN_WORDS = {"P1376": "{} is the capital of"}  # relations whose packaged noun is that of another one
+_WEAK = frozenset(("locate", "situat", "lie", "based"))  # after a hop they only say that a thing is somewhere
 _FUNCTION_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -174,8 +175,9 @@ class AskedWords:
         return Match(positions=best.positions, distance=best.distance, all_positions=_joined(found))
 
     def without(self, match: Match) -> AskedWords:
-        """Return the words without those of a match, which is where the walk is next."""
+        """Return the words without those of a match, which is where the walk is next, and without weak ones."""
         stems = ["" if index in match.all_positions else part for index, part in enumerate(self.stems)]
+        stems = ["" if part in _WEAK else part for part in stems]
         nearest = min(match.positions, key=lambda index: abs(index - self.at))
         return AskedWords(stems=tuple(stems), at=nearest)
 

@@ -7,7 +7,8 @@ At each hop the relations of the thing are compared with the words of the questi
 - ``question``: how likely the question is after the chain with the relation's statement, as in RAE (2403.19631);
 - ``words``: the model is not asked; the nearest words win, and where no word fits the walk stops.
 
-A statement that the model chose without words stays only if the question is likelier with it than without it (pruning).
+A statement that the model chose without words stays only if the question is likelier with it than with the same
+sentence about another relation (pruning).
 
 A relation that the question asks for, and of which the graph states nothing, is answered by the unedited model ("What
 is the capital of Japan?"), if two of three forms of the question get the same answer (`recall`). A walk that passes no
@@ -46,7 +47,7 @@ class WalkRule(BaseModel):
         description="what chooses among relations that fit a question equally well: the likelihood of the question "
         "after the chain (question) or of the relation's noun after the question (noun), or words alone (words)",
     )
-    compared: PositiveInt = Field(6, description="maximum number of relations that the model compares")
+    compared: PositiveInt = Field(8, description="maximum number of relations that the model compares")
     margin: float = Field(
         0.1, ge=0, description="nats a token that a statement chosen without a common word has to gain"
     )
@@ -78,6 +79,11 @@ class _Choice:
 def _is_changed(statement: Statement) -> bool:
     """Whether a statement is what an edit makes, or what follows from it by a rule."""
     return statement.origin in ("edit", "rule")
+
+
+def _sentence(noun: str, statement: Statement) -> str:
+    """A statement's sentence with another noun."""
+    return f"The {noun} of {statement.subject.label} is {statement.object.label}."
 
 
 class Walker:
@@ -124,7 +130,8 @@ class Walker:
     def _choose(self, thing: Entity, asked: AskedWords, question: str, chain: Sequence[Statement]) -> _Choice | None:
         """The relation of ``thing`` that the question asks for next; None if it asks for none."""
         # The model is asked for nothing before the walk has passed an edit: what it knows by itself needs no chain.
-        matched = self._matched(thing, asked, recall=self._rule.recall and any(map(_is_changed, chain)))
+        recall = self._rule.recall and any(map(_is_changed, chain))
+        matched = self._matched(thing, asked, recall=recall)
         if matched:
             best = matched[0]
             assert best.match is not None  # noqa: S101 - all are matched
@@ -132,9 +139,27 @@ class Walker:
             if len(tied) == 1 or self._rule.choose == "words":
                 return best
             return self._likeliest(tied, question, chain)
-        if self._rule.choose == "words" or not asked.left:
+        if bridge := self._bridge(thing, asked):
+            return bridge
+        if self._rule.choose == "words" or not asked.left or self._asks_for_another(asked):
             return None
         return self._chosen_without_words(thing, question, chain)
+
+    def _bridge(self, thing: Entity, asked: AskedWords) -> _Choice | None:
+        """A statement that the question leaves out, to a thing with an edit that it asks for.
+
+        "The sport of Arturo Vidal" is that of his position, if the edit is about the position's sport.
+        """
+        for statements in self._graph.of(thing).values():
+            for statement in statements:
+                matched = self._matched(statement.object, asked, recall=False)
+                if any(_is_changed(choice.statements[0]) for choice in matched):
+                    return _Choice(statement.relation, None, (statement,))
+        return None
+
+    def _asks_for_another(self, asked: AskedWords) -> bool:
+        """Whether the words that are left fit a packaged relation, which is then not one of the thing's."""
+        return any(asked.match(relation) for relation in packaged_relations().values())
 
     def _matched(self, thing: Entity, asked: AskedWords, *, recall: bool) -> list[_Choice]:
         """The relations with words in the question, the best first; with ``recall`` also those the graph lacks."""
@@ -176,16 +201,23 @@ class Walker:
         )
 
     def _chosen_without_words(self, thing: Entity, question: str, chain: Sequence[Statement]) -> _Choice | None:
-        """The relation that the model chooses where no word of the question fits one; None if it gains too little."""
+        """The relation that the model chooses where no word of the question fits one.
+
+        Its statement has to make the question likelier, by the ``margin``, than the same sentence with any of the most
+        frequent other relations in its place. So the names in the sentence, which help too, do not count.
+        """
         stated = self._graph.of(thing).values()
         choices = [_Choice(items[0].relation, None, items) for items in stated if items[0].relation.noun]
-        compared = choices[: self._rule.compared]
-        if not compared:
+        if not choices:
             return None
-        best = self._likeliest(compared, question, chain)
-        before = self._question_nll([chain_of(chain)], question)
-        after = self._question_nll([chain_of([*chain, best.statements[0]])], question)
-        return best if before[0] - after[0] > self._rule.margin else None
+        best = self._likeliest(choices[: self._rule.compared], question, chain)
+        statement = best.statements[0]
+        relations = packaged_relations().values()
+        nouns = dict.fromkeys(relation.noun for relation in relations if relation.noun != best.relation.noun)
+        others = [_sentence(str(noun), statement) for noun in list(nouns)[: self._rule.compared]]
+        chains = [chain_of([*chain, statement]), *(f"{chain_of(chain)} {other}".strip() for other in others)]
+        own, *rest = self._question_nll(chains, question)
+        return best if min(rest) - own > self._rule.margin else None
 
     def _likeliest(self, choices: Sequence[_Choice], question: str, chain: Sequence[Statement]) -> _Choice:
         """The choice that the model finds likeliest, by the noun or by the question."""
