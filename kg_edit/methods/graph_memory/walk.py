@@ -1,7 +1,7 @@
 """The walk: from a thing that a question names, along the statements that the question asks for.
 
 At each hop the relations of the thing are compared with the words of the question that no hop has used yet
-(`relation_words`). Where several relations fit equally well, or none does although words are left, the model decides:
+(`relation_words`). Where several statements fit equally well, or none does although words are left, the model decides:
 
 - ``noun``: how likely the relation's noun is after the question;
 - ``question``: how likely the question is after the chain with the relation's statement, as in RAE (2403.19631);
@@ -49,7 +49,7 @@ class WalkRule(BaseModel):
     )
     compared: PositiveInt = Field(8, description="maximum number of relations that the model compares")
     margin: float = Field(
-        0.1, ge=0, description="nats a token that a statement chosen without a common word has to gain"
+        0.02, ge=0, description="nats a token that a statement chosen without a common word has to gain"
     )
     recall: bool = Field(True, description="ask the unedited model for what the graph does not state")
     answer_tokens: PositiveInt = Field(8, description="maximum number of tokens in such an answer")
@@ -74,6 +74,12 @@ class _Choice:
     relation: Relation
     match: Match | None
     statements: Sequence[Statement]
+
+    @property
+    def rank(self) -> tuple[int, int, bool]:
+        """The smallest is the best: near words, many words, and what the graph states before what it lacks."""
+        distance, words = self.match.rank if self.match else (0, 0)
+        return (distance, words, not self.statements)
 
 
 def _is_changed(statement: Statement) -> bool:
@@ -134,9 +140,8 @@ class Walker:
         matched = self._matched(thing, asked, recall=recall)
         if matched:
             best = matched[0]
-            assert best.match is not None  # noqa: S101 - all are matched
-            tied = [choice for choice in matched if choice.match and choice.match.rank == best.match.rank]
-            if len(tied) == 1 or self._rule.choose == "words":
+            tied = [choice for choice in matched if choice.statements and choice.rank == best.rank]
+            if len(tied) < 2 or self._rule.choose == "words":
                 return best
             return self._likeliest(tied, question, chain)
         if bridge := self._bridge(thing, asked):
@@ -164,15 +169,15 @@ class Walker:
     def _matched(self, thing: Entity, asked: AskedWords, *, recall: bool) -> list[_Choice]:
         """The relations with words in the question, the best first; with ``recall`` also those the graph lacks."""
         stated = self._graph.of(thing)
-        choices: list[tuple[tuple[int, int, bool], _Choice]] = []
+        choices: list[_Choice] = []
         for statements in stated.values():
             relation = statements[0].relation
             if match := asked.match(relation):
-                choices.append(((*match.rank, False), _Choice(relation, match, statements)))
+                choices.append(_Choice(relation, match, statements))
         for key, relation in packaged_relations().items() if recall else ():
             if key not in stated and (match := asked.match(relation)):
-                choices.append(((*match.rank, True), _Choice(relation, match, ())))
-        return [choice for _, choice in sorted(choices, key=lambda ranked: ranked[0])]
+                choices.append(_Choice(relation, match, ()))
+        return sorted(choices, key=lambda choice: choice.rank)
 
     def _statement(self, thing: Entity, choice: _Choice) -> Statement | None:
         """The statement of a choice: the likeliest one of several, or the model's answer if there is none."""
