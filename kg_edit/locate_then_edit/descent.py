@@ -155,8 +155,8 @@ class Descent:
         """Check that the change may be written: it is finite, as is its last loss, and was not refused."""
         if self.refused:
             raise PatchError(f"the edit was refused: {self.refused}; leave it out, or make anchor larger")
-        losses = all(math.isfinite(loss) for loss, _, _ in self.losses[-1:])
-        if not (losses and torch.isfinite(self.change).all()):
+        last_total = self.losses[-1][0] if self.losses else 0.0
+        if not math.isfinite(last_total) or not torch.isfinite(self.change).all():
             raise PatchError("the loss or the value is not finite; lower the learning rate, or use float32")
 
     @property
@@ -164,7 +164,8 @@ class Descent:
         """The number of steps, and the losses of the first and the last step, for the patch's record."""
         if not self.losses:
             return {"steps": 0}
-        (total, nll, _), (last_total, last_nll, last_kl) = self.losses[0], self.losses[-1]
+        total, nll, _ = self.losses[0]
+        last_total, last_nll, last_kl = self.losses[-1]
         return {
             "steps": len(self.losses),
             "loss_before": round(total, 6),
@@ -238,7 +239,7 @@ def descend(loss: Objective, delta: Delta, stops: Stops) -> list[Descent]:
 
 
 def _margin_at(step: int, stops: Stops) -> float | None:
-    """The margin by which a target has to be predicted at a step; None before the end of ``steps``."""
+    """Return the margin by which a target has to be predicted at a step; None before the end of ``steps``."""
     if not stops.further_steps or step < stops.steps - 1:
         return None
     return _MARGIN if step >= stops.steps else 0.0
@@ -295,12 +296,13 @@ def descent_model(model: LanguageModel, dtype: DescentDtype) -> LanguageModel:
 
 
 def _cast(module: nn.Module) -> Iterator[tuple[int, Tensor]]:
-    """The weights and buffers in bfloat16 by the ids of the originals, so that `deepcopy` copies none in full size."""
+    """Yield the weights and buffers in bfloat16 with the ids of the originals; then `deepcopy` copies none of these."""
 
-    def rough(tensor: Tensor) -> Tensor:
-        return tensor.detach().to(torch.bfloat16 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    def cast_one(tensor: Tensor) -> Tensor:
+        dtype = torch.bfloat16 if tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(dtype, copy=True)
 
     for weight in module.parameters():
-        yield id(weight), nn.Parameter(rough(weight), requires_grad=False)
+        yield id(weight), nn.Parameter(cast_one(weight), requires_grad=False)
     for buffer in module.buffers():
-        yield id(buffer), rough(buffer)
+        yield id(buffer), cast_one(buffer)

@@ -37,8 +37,11 @@ class Written:
 
     def norms(self) -> Tensor:
         """Return the Frobenius norm of each fact's share in the updates of all weights together, [facts]."""
-        squares = [pair.left.norm(dim=0).square() * pair.right.norm(dim=0).square() for pair in self.factors.values()]
-        return torch.stack([square.cpu() for square in squares]).sum(0).sqrt()
+        squares = []
+        for pair in self.factors.values():  # |r_i u_i^T|^2 = |r_i|^2 |u_i|^2
+            square = pair.left.norm(dim=0).square() * pair.right.norm(dim=0).square()
+            squares.append(square.cpu())
+        return torch.stack(squares).sum(0).sqrt()
 
 
 @torch.no_grad()

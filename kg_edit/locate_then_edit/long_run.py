@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,7 +38,11 @@ log = logging.getLogger(__name__)
 
 def state_of(patch: Patch, name: str) -> Tensor | None:
     """Return the state ``name`` of a weight patch, or of the first in a stack that has it; None if none has."""
-    return next((part.state[name] for part in _weight_patches(patch) if name in part.state), None)
+    for part in _weight_patches(patch):
+        if name in part.state:
+            state: Tensor = part.state[name]
+            return state
+    return None
 
 
 def _weight_patches(patch: Patch) -> list[WeightPatch]:
@@ -58,9 +61,12 @@ def remember(before: Patch, name: str, *, weight: float) -> Tensor | None:
     if not weight:
         return None
     keys = state_of(before, KEY + name)
-    if keys is None and any(name in part.factors for part in _weight_patches(before)):
+    if keys is not None:
+        kept: Tensor = weight**0.5 * keys
+        return kept
+    if any(name in part.factors for part in _weight_patches(before)):
         log.warning("the applied patch has no keys of its edits of %s, so they are not protected", name)
-    return None if keys is None else weight**0.5 * keys
+    return None
 
 
 def anchor(descent: Descent, value: Tensor, *, norm: float, most: float) -> Descent:
@@ -100,19 +106,18 @@ def mean_value_norm(
     """
     log.info("anchor: the values of %d facts of the unedited model are found first, once for all edits", FACTS)
     requests = [Request.of(model, fact, tuple(contexts)) for fact in _facts()]
-    loss = Objective(
-        model,
-        layer,
-        requests,
-        kl_weight=_KL_WEIGHT,
-        penalty=partial(norm_penalty, weight=_WEIGHT_DECAY),
-        engine=find_engine(model, layer, contexts),
-    )
+
+    def penalty(change: Tensor, value: Tensor) -> Tensor:
+        return norm_penalty(change, value, weight=_WEIGHT_DECAY)
+
+    engine = find_engine(model, layer, contexts)
+    loss = Objective(model, layer, requests, kl_weight=_KL_WEIGHT, penalty=penalty, engine=engine)
     values = loss.value  # m, [facts, d]
     if site == "block":
         bare = [request.rewrites[0] for request in requests]
         _, loss.value = subject_states(model, bare, layer=layer, last=layer, site=site)
-    descents = descend(loss, FreeDelta(loss.value, learning_rate=_RATE, clamp_norm_factor=clamp), stops)
+    delta = FreeDelta(loss.value, learning_rate=_RATE, clamp_norm_factor=clamp)
+    descents = descend(loss, delta, stops)
     changes = torch.stack([descent.change for descent in descents])
     norms = (values + changes).norm(dim=1).sort().values  # |v*|
     kept = len(norms) - math.floor(_OUTLIERS * len(norms))
@@ -120,10 +125,11 @@ def mean_value_norm(
 
 
 def _facts() -> Iterator[Edit]:
-    """One fact for each of `FACTS` relations: a thing of the packaged examples, with another thing's object."""
+    """Yield a fact for each of `FACTS` relations: a thing of the packaged examples, with another thing's object."""
     from kg_edit.text.relation_nouns import WORDINGS, relation_examples
 
     examples = [(noun, facts) for noun, facts in relation_examples().items() if noun]
-    for noun, ((thing, own), *others) in examples[:FACTS]:
-        target = next(other for _, other in others if other != own)
-        yield Edit(id=noun, subject=thing, prompt=WORDINGS[0].format(noun=noun), target_new=target)
+    for noun, facts in examples[:FACTS]:
+        thing, own_object = facts[0]
+        others = [other for _, other in facts if other != own_object]
+        yield Edit(id=noun, subject=thing, prompt=WORDINGS[0].format(noun=noun), target_new=others[0])

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 import torch
@@ -87,11 +86,12 @@ class Request:
             contexts: templates around the prompt; the first one is the bare ``{}``.
         """
 
-        def encode_rows(
-            template: str, around: Sequence[str], chat: bool, target: str | None = None
-        ) -> tuple[Prompt, ...]:
-            encode = partial(model.encode_fact, template, subject=edit.subject, target=target, chat=chat)
-            return tuple(encode(context=context) for context in readable(model, encode(), around))
+        def encode_rows(template: str, around: Sequence[str], chat: bool, target: str | None = None) -> list[Prompt]:
+            alone = model.encode_fact(template, subject=edit.subject, target=target, chat=chat)
+            return [
+                model.encode_fact(template, subject=edit.subject, target=target, chat=chat, context=context)
+                for context in readable(model, alone, around)
+            ]
 
         rewrites = list[Prompt]()
         for chat in edit.forms:
@@ -180,7 +180,9 @@ class Objective:
         self._fast: FastLoss | None = None
         self._plain = list[PlainLoss]()
         if engine is not None:
-            rows = [row for edit, request in enumerate(requests) for row in _target_rows(edit, request)]
+            rows = list[TargetRow]()
+            for edit, request in enumerate(requests):
+                rows += _target_rows(edit, request)
             fast = FastLoss(model, layer, rows, edits=len(requests), kl_weight=kl_weight, engine=engine)
             self._fast = fast
             self.value = fast.value
@@ -278,9 +280,9 @@ class PlainLoss:
         rewrites = log_p[: len(request.rewrites)]
 
         # L_p: the mean over the contexts of -log P(o*), which is the mean over the tokens of o*
-        nlls = [
-            -own.gather(-1, ids_of(prompt, own)).mean() for own, prompt in zip(rewrites, request.rewrites, strict=True)
-        ]
+        nlls = list[Tensor]()
+        for prompt, own in zip(request.rewrites, rewrites, strict=True):
+            nlls.append(-own.gather(-1, ids_of(prompt, own)).mean())
         nll = torch.stack(nlls).mean()
 
         # L_a: KL(P under delta || P) = sum p (log p - log p_clean)
@@ -309,7 +311,7 @@ class PlainLoss:
         return torch.stack(parts).to(delta.device)
 
     def _log_probabilities(self, delta: Tensor | None) -> list[Tensor]:
-        """log P at the positions that each prompt's target is read from, [target tokens, vocabulary] each."""
+        """Return log P at the positions that each prompt's target is read from, [target tokens, vocabulary] each."""
         prompts = self._request.prompts
         change = None if delta is None else delta.expand(len(prompts), -1)
         reads = [max(1, len(prompt.target_ids)) for prompt in prompts]
@@ -355,10 +357,14 @@ class PlainForward:
                 reads.append((row, pad + prompt.edited_at))
         self._reads = tuple(torch.tensor(reads, device=model.device).unbind(1))
 
-        seen: list[Tensor] = []
-        with torch.no_grad(), watched(self._module, lambda key, value: seen.extend((key, value))):
+        seen = list[Tensor]()  # the input and the output of the down-projection
+
+        def note(key: Tensor, value: Tensor) -> None:
+            seen.extend((key, value))
+
+        with torch.no_grad(), watched(self._module, note):
             self._forward()
-        keys, values = (state.reshape(count, length, -1) for state in seen)  # some models flatten rows and tokens
+        keys, values = [state.reshape(count, length, -1) for state in seen]  # some models flatten rows and tokens
         self.keys = keys[index_for(self._subjects, keys)]
         self.values = values[index_for(self._subjects, values)]
 
@@ -374,17 +380,17 @@ class PlainForward:
             return logits[index_for(self._reads, logits)]
         shift = change
 
-        def shifted(output: Tensor) -> Tensor:
+        def add_change(output: Tensor) -> Tensor:
             addend = shift.new_zeros(*self._batch.ids.shape, output.shape[-1])
             addend = addend.index_put(index_for(self._subjects, shift), shift)
             return output + addend.to(output).reshape(output.shape)
 
-        with added(self._module, shifted):
+        with added(self._module, add_change):
             logits = self._forward()
         return logits[index_for(self._reads, logits)]
 
     def _forward(self) -> Tensor:
-        """The logits of the whole batch, [prompts, tokens, vocabulary]."""
+        """Return the logits of the whole batch, [prompts, tokens, vocabulary]."""
         batch = self._batch
         with with_prompt_ends(self._model, batch.ends):
             output = self._model.model(

@@ -12,8 +12,8 @@ computes what the descent computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -29,9 +29,8 @@ from kg_edit.models.prompts import Batch, Prompt, left_pad
 
 Site = Literal["block", "value"]  # the block's output, or the output of its down-projection
 OTHER_ROWS = 2  # rewrites read per edit; more are not needed, because C already covers the ordinary text of contexts
-# in a pass
-_TOKENS = 2048
-_OTHER_TOKENS = 1024
+_TOKENS = 2048  # in a pass that reads states
+_OTHER_TOKENS = 1024  # in a pass that reads the keys of other tokens
 _SLACK = 0.05  # relative tolerance; bfloat16 has only two significant digits
 
 
@@ -45,17 +44,17 @@ class WholeRuns:
     def outputs(self, layer: int, *, last: int | None = None) -> Iterator[Tensor]:
         """Yield for each batch the output of block ``last``, [rows, tokens, d]; by default that of ``layer``."""
         block = self._model.block(layer if last is None else last)
+        seen = dict[str, Tensor]()
+
+        def note(_: Tensor, output: Tensor) -> None:
+            seen["output"] = output
+
         for batch in self._batches:
-            seen = list[Tensor]()
-            with with_prompt_ends(self._model, batch.ends), watched(block, partial(_keep_output, seen)):
+            with with_prompt_ends(self._model, batch.ends), watched(block, note):
                 self._model.model(
                     input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
                 )
-            yield seen[0]
-
-
-def _keep_output(seen: list[Tensor], _: Tensor, output: Tensor) -> None:
-    seen.append(output)
+            yield seen["output"]
 
 
 def choose_runs(
@@ -90,9 +89,8 @@ class SubjectStates:
         batches = []
         for group in self._groups:
             rows = [prompts[index].ids[: prompts[index].edited_at + 1] for index in group]
-            batches.append(
-                left_pad(rows, device=model.device, ends=[prompts[index].target_start - 1 for index in group])
-            )
+            ends = [prompts[index].target_start - 1 for index in group]
+            batches.append(left_pad(rows, device=model.device, ends=ends))
         self._runs = choose_runs(model, batches, layers, memory=memory)
 
     @torch.no_grad()
@@ -101,20 +99,29 @@ class SubjectStates:
         keys = dict[int, Tensor]()
         states = dict[int, Tensor]()
         seen = dict[str, Tensor]()
+
+        def note_key(key: Tensor, _: Tensor) -> None:
+            seen["key"] = key
+
+        def note_value(_: Tensor, value: Tensor) -> None:
+            seen["value"] = value
+
         with (
-            watched(self._model.down_projection(layer), lambda key, _: seen.update(key=key)),
-            watched(self._model.down_projection(self._last), lambda _, value: seen.update(value=value)),
+            watched(self._model.down_projection(layer), note_key),
+            watched(self._model.down_projection(self._last), note_value),
         ):
             for group, output in zip(self._groups, self._runs.outputs(layer, last=self._last), strict=True):
                 state = output if self._site == "block" else seen["value"]
                 keys |= dict(zip(group, _last_token(seen["key"], len(group)), strict=True))
                 states |= dict(zip(group, _last_token(state, len(group)), strict=True))
-        order = range(len(keys))
-        return torch.stack([keys[index] for index in order]), torch.stack([states[index] for index in order])
+        in_order = range(len(keys))
+        all_keys = torch.stack([keys[index] for index in in_order])
+        all_states = torch.stack([states[index] for index in in_order])
+        return all_keys, all_states
 
 
 def _last_token(state: Tensor, rows: int) -> Tensor:
-    """The last token's states [rows, d] in float32; some models flatten rows and tokens."""
+    """Return the last token's states [rows, d] in float32; some models flatten rows and tokens."""
     return state.reshape(rows, -1, state.shape[-1])[:, -1].float()
 
 
@@ -142,7 +149,8 @@ class OtherTokens:
         self._passes = list[list[Sequence[Prompt]]]()
         count = longest = 0
         for request in requests:
-            rows = request.rewrites[:: -(-len(request.rewrites) // OTHER_ROWS)]
+            step = math.ceil(len(request.rewrites) / OTHER_ROWS)
+            rows = request.rewrites[::step]
             own_longest = max(len(row.ids) for row in rows)
             count += len(rows)
             longest = max(longest, own_longest)
@@ -154,13 +162,8 @@ class OtherTokens:
         batches = []
         for group in self._passes:
             prompts = [row for rows in group for row in rows]
-            batches.append(
-                left_pad(
-                    [row.ids for row in prompts],
-                    device=model.device,
-                    ends=[prompt.target_start - 1 for prompt in prompts],
-                )
-            )
+            ends = [prompt.target_start - 1 for prompt in prompts]
+            batches.append(left_pad([prompt.ids for prompt in prompts], device=model.device, ends=ends))
         self._runs = choose_runs(model, batches, layers, memory=memory)
 
     @torch.no_grad()
@@ -168,12 +171,17 @@ class OtherTokens:
         """Return H of all requests together in block ``layer``, on the model in its present state."""
         weight = weight_matrix(self._model.down_projection(layer))
         others = OtherKeys.none(weight.shape[1], weight.device)
-        seen: dict[str, Tensor] = {}
-        with watched(self._model.down_projection(layer), lambda key, _: seen.update(key=key)):
+        seen = dict[str, Tensor]()
+
+        def note(key: Tensor, _: Tensor) -> None:
+            seen["key"] = key
+
+        with watched(self._model.down_projection(layer), note):
             for group, _ in zip(self._passes, self._runs.outputs(layer), strict=True):
-                keys = iter(_without_subjects(seen["key"], [row for rows in group for row in rows]))
+                keys = _without_subjects(seen["key"], [row for rows in group for row in rows])
                 for rows in group:
-                    others = others.plus(torch.cat([next(keys) for _ in rows]))
+                    others = others.plus(torch.cat(keys[: len(rows)]))
+                    keys = keys[len(rows) :]
         return others
 
 
@@ -184,22 +192,31 @@ def other_keys(model: LanguageModel, rows: Sequence[Prompt], layer: int) -> Tens
     These are all tokens, targets included, except the last token of each mention of the subject. The blocks above
     ``layer`` do not run.
     """
-    keys = list[Tensor]()
+    seen = dict[str, Tensor]()
+
+    def note(key: Tensor, _: Tensor) -> None:
+        seen["key"] = key
+
     batch = left_pad([row.ids for row in rows], device=model.device, ends=[row.target_start - 1 for row in rows])
-    with watched(model.down_projection(layer), lambda key, _: keys.append(key)):
-        list(choose_runs(model, [batch], [layer], memory=0.0).outputs(layer))
-    return torch.cat(_without_subjects(keys[0], rows))
+    with watched(model.down_projection(layer), note):
+        for _ in choose_runs(model, [batch], [layer], memory=0.0).outputs(layer):
+            pass  # the pass runs; only the keys are read
+    return torch.cat(_without_subjects(seen["key"], rows))
 
 
 def _without_subjects(keys: Tensor, rows: Sequence[Prompt]) -> list[Tensor]:
-    """Each row's keys of other tokens, [n, d_ff] in float32, from the keys of a left-padded batch."""
+    """Return each row's keys of other tokens, [n, d_ff] in float32, from the keys of a left-padded batch."""
     others = list[Tensor]()
-    for row, row_keys in zip(rows, keys.reshape(len(rows), -1, keys.shape[-1]), strict=True):
+    for row, padded_keys in zip(rows, keys.reshape(len(rows), -1, keys.shape[-1]), strict=True):
         subject = row.ids[row.subject_first : row.edited_at + 1]
-        other = [row.ids[max(0, end - len(subject)) : end] != subject for end in range(1, len(row.ids) + 1)]
+        is_other = list[bool]()
+        for end in range(1, len(row.ids) + 1):
+            ends_a_mention = row.ids[max(0, end - len(subject)) : end] == subject
+            is_other.append(not ends_a_mention)
         for position in row.also_edited:
-            other[position] = False
-        others.append(row_keys[len(row_keys) - len(row.ids) :][torch.tensor(other, device=row_keys.device)].float())
+            is_other[position] = False
+        row_keys = padded_keys[len(padded_keys) - len(row.ids) :]
+        others.append(row_keys[torch.tensor(is_other, device=row_keys.device)].float())
     return others
 
 
@@ -212,9 +229,9 @@ def adds_mlp(model: LanguageModel, layer: int) -> bool:
     _, clean = subject_states(model, [prompt], layer=layer, last=layer)
     change = clean.roll(1, -1)
 
-    def shifted(output: Tensor) -> Tensor:
+    def add_change(output: Tensor) -> Tensor:
         return output + change.to(output).reshape(output.shape)
 
-    with added(model.down_projection(layer), shifted):
+    with added(model.down_projection(layer), add_change):
         _, changed = subject_states(model, [prompt], layer=layer, last=layer)
     return bool((changed - clean - change).norm() <= _SLACK * change.norm())
