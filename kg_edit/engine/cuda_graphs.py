@@ -43,23 +43,29 @@ class Repeated:
         """Return ``work(*given)``; ``work`` is the same at each call."""
         if self._replay:
             return self._replay(*given)
-        return self._capturing(work, given) if self._capture else work(*given)
+        if not self._capture:
+            return work(*given)
+        return self._try_capture(work, given)
 
-    def _capturing(self, work: Work, given: Tensors) -> Tensors:
+    def _try_capture(self, work: Work, given: Tensors) -> Tensors:
         """Return ``work(*given)``: of the first call as it is, then of the graph, if there can be one."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's of prototypes, and of a graph that was given up
                 if self._first is None:  # a function that is called once is not worth a capture
-                    results = without_waiting(work, *given)
-                    self._first = tuple(tensor.detach().clone() for tensor in given), results
+                    results = run_without_waiting(work, *given)
+                    copies = tuple(tensor.detach().clone() for tensor in given)
+                    self._first = (copies, results)
                     return results
-                self._replay = captured(work, *self._first)
+                example, expected = self._first
+                self._replay = capture(work, example, expected)
         except RuntimeError as error:  # such as blocks that choose their experts on the host
             log.debug("a step is not captured as a CUDA graph: %s", error)
             self._capture = False
         self._first = None
-        return (self._replay or work)(*given)
+        if self._replay is not None:
+            return self._replay(*given)
+        return work(*given)
 
 
 class RepeatedInPlace:
@@ -85,30 +91,32 @@ class RepeatedInPlace:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
+
+                    def compute_gradients(*leaves: Tensor) -> Tensors:
+                        result = work(*leaves)
+                        return result, *torch.autograd.grad(result, leaves, torch.ones_like(result))
+
                     # As it is, which makes the libraries ready, and shows what the graphs have to return.
-                    result, *gradients = without_waiting(_with_gradients, work, *parameters)
-                    self._graphs = captured_in_place(work, parameters, result, gradients)
+                    result, *gradients = run_without_waiting(compute_gradients, *parameters)
+                    self._graphs = capture_in_place(work, parameters, result, gradients)
             except RuntimeError as error:
                 log.debug("a function of parameters is not captured as CUDA graphs: %s", error)
         if not self._graphs:
             return work(*parameters)
-        self._result = self._graphs[0]().requires_grad_()
+        run_forward, _ = self._graphs
+        self._result = run_forward().requires_grad_()
         return self._result
 
     def pass_on(self, parameters: Iterable[Tensor]) -> None:
         """Give ``parameters`` their gradients, if the last result is a graph's, which has only its own."""
-        if self._graphs and self._result is not None and self._result.grad is not None:
-            for parameter, gradient in zip(parameters, self._graphs[1](self._result.grad), strict=True):
-                parameter.grad = gradient
+        if not self._graphs or self._result is None or self._result.grad is None:
+            return
+        _, run_backward = self._graphs
+        for parameter, gradient in zip(parameters, run_backward(self._result.grad), strict=True):
+            parameter.grad = gradient
 
 
-def _with_gradients(work: Callable[..., Tensor], *parameters: Tensor) -> Tensors:
-    """Return ``work(*parameters)``, and the gradients of its sum, of each parameter."""
-    result = work(*parameters)
-    return result, *torch.autograd.grad(result, parameters, torch.ones_like(result))
-
-
-def without_waiting(work: Work, *given: Any) -> Tensors:
+def run_without_waiting(work: Work, *given: Any) -> Tensors:
     """Return ``work(*given)``, which also makes the libraries ready for a capture."""
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
@@ -118,13 +126,13 @@ def without_waiting(work: Work, *given: Any) -> Tensors:
         torch.cuda.set_sync_debug_mode(mode)
 
 
-def captured(work: Work, example: Tensors, expected: Tensors) -> Work:
+def capture(work: Work, example: Tensors, expected: Tensors) -> Work:
     """Return ``work`` as a CUDA graph for tensors like ``example``, with which its results are ``expected``."""
     graph = torch.cuda.CUDAGraph()
     with _capturing(graph, example[0].device):
         results = work(*example)
     graph.replay()
-    if not all(_alike(*pair) for pair in zip(results, expected, strict=True)):
+    if not _are_alike(results, expected):
         raise RuntimeError("the graph's results are not those of the function")
 
     def replay(*now: Tensor) -> Tensors:
@@ -136,7 +144,7 @@ def captured(work: Work, example: Tensors, expected: Tensors) -> Work:
     return replay
 
 
-def captured_in_place(
+def capture_in_place(
     work: Callable[..., Tensor], parameters: Tensors, expected: Tensor, gradients: Sequence[Tensor]
 ) -> Graphs:
     """Return ``work(*parameters)`` and its gradient as two CUDA graphs that share their memory.
@@ -161,7 +169,7 @@ def captured_in_place(
     result = result.detach()
     forward.replay()
     backward.replay()
-    if not all(_alike(*pair) for pair in zip((result, *grads), (expected.detach(), *gradients), strict=True)):
+    if not _are_alike((result, *grads), (expected.detach(), *gradients)):
         raise RuntimeError("the graphs' results are not those of the function")
 
     def replay() -> Tensor:
@@ -198,8 +206,14 @@ def _capturing(graph: torch.cuda.CUDAGraph, device: torch.device, *, pool: Any =
         outer.wait_stream(stream)
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two results differ by no more than the order of sums; not finite numbers must be the same."""
-    finite = torch.isfinite(other)
-    gap = torch.where(finite, one - other, 0.0).norm()
-    return torch.equal(torch.isfinite(one), finite) and bool(gap <= _SLACK * torch.where(finite, other, 0.0).norm())
+def _are_alike(results: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Return whether results differ by no more than the order of sums; not finite numbers must be the same."""
+    for one, other in zip(results, expected, strict=True):
+        finite = torch.isfinite(other)
+        if not torch.equal(torch.isfinite(one), finite):
+            return False
+        gap = torch.where(finite, one - other, 0.0).norm()
+        size = torch.where(finite, other, 0.0).norm()
+        if not gap <= _SLACK * size:
+            return False
+    return True

@@ -127,7 +127,7 @@ class FastLoss:
         devices = {parameter.device for parameter in model.model.parameters()}
         self._captures = len(devices) == 1 and devices.pop().type == "cuda"
         self._step = self._new_step()  # computes the gradient of the present passes
-        self.value, self.bare_key, self.mean_key = self._within_memory(self._unchanged)
+        self.value, self.bare_key, self.mean_key = self._within_memory(self._read_states)
 
     def _new_step(self) -> Step:
         """Return what calls `_gradient`: on one CUDA device as a graph, elsewhere as it is."""
@@ -137,8 +137,8 @@ class FastLoss:
 
         return Repeated(capture=True)
 
-    def _unchanged(self) -> tuple[Tensor, Tensor, Tensor]:
-        """m and k of the bare prompts, and the mean of k over the rewrites; an edit's rows may be in many passes."""
+    def _read_states(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return m and k of the bare prompts, and the mean of k over the rewrites, from all passes."""
         # The order of an edit's keys is that of the passes, whose rows are sorted by kind and length.
         keys: list[list[Tensor]] = [[] for _ in range(self._edits)]
         bare: dict[int, tuple[Tensor, Tensor]] = {}
@@ -155,29 +155,30 @@ class FastLoss:
                     bare[row.edit] = (value, key)
         values = torch.stack([bare[edit][0] for edit in range(self._edits)])
         bare_keys = torch.stack([bare[edit][1] for edit in range(self._edits)])
-        return values, bare_keys, torch.stack([torch.stack(rows).mean(0) for rows in keys])
+        mean_keys = torch.stack([torch.stack(edit_keys).mean(0) for edit_keys in keys])
+        return values, bare_keys, mean_keys
 
     def _within_memory(self, work: Callable[[], Result]) -> Result:
         """Return ``work()``, which runs the passes; if memory runs out, do it again with passes of half the tokens."""
         while True:
             try:
                 if not self._passes:
-                    self._passes = [self._pass(rows) for rows in passes(self._rows, self._limit)]
+                    head = self._model.model.get_output_embeddings().weight.device
+                    for rows in passes(self._rows, self._limit):
+                        forward = self._forward(self._model, self._layer, [row.prompt for row in rows])
+                        self._passes.append(Pass(rows, forward, self._edits, head=head))
                 return work()
             except (RuntimeError, MemoryError) as error:
                 tried = list(passes(self._rows, self._limit))
-                if not is_memory_error(error) or max(map(len, tried)) == 1:
+                if not is_memory_error(error) or all(len(rows) == 1 for rows in tried):
                     raise
             # After the handler, as the error keeps the tensors of the failed pass.
             self._passes = []
             self._step = self._new_step()
-            tokens = min(self._limit.tokens, max(map(padded_tokens, tried)))  # a long row may have more than the limit
+            # The largest pass may have less than the limit, and a long row alone may have more.
+            largest = max(padded_tokens(rows) for rows in tried)
+            tokens = min(self._limit.tokens, largest)
             self._limit = replace(self._limit, tokens=tokens / 2)
-
-    def _pass(self, rows: Sequence[TargetRow]) -> Pass:
-        forward = self._forward(self._model, self._layer, [row.prompt for row in rows])
-        head = self._model.model.get_output_embeddings().weight.device
-        return Pass(rows, forward, self._edits, head=head)
 
     def parts(self, change: Tensor) -> Tensor:
         """Return L_p, L_a and L_further under ``change`` [edits, d], [3, edits]; differentiable in it.
@@ -205,13 +206,18 @@ class FastLoss:
                 other token by at least this margin. None: don't count.
         """
         # One graph serves the whole descent, so it always counts. The margin is filled in on the device.
-        threshold = 0.0 if margin is None and self._captures else margin
-        args = (change,) if threshold is None else (change, torch.full((), threshold, device=change.device))
-        gradient, *parts = self._within_memory(lambda: self._step(self._gradient, *args))
+        args: tuple[Tensor, ...] = (change,)
+        if margin is not None or self._captures:
+            args = (change, torch.full((), margin or 0.0, device=change.device))
+
+        def compute() -> tuple[Tensor, ...]:
+            return self._step(self._gradient, *args)
+
+        gradient, *parts = self._within_memory(compute)
         return (parts[:3] if margin is None else parts), gradient
 
     def _gradient(self, change: Tensor, margin: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The gradient of the loss, and its parts as `gradient` returns them; nothing is read back to the host."""
+        """Return the gradient of the loss, and its parts as in `gradient`; nothing is read back to the host."""
         leaf = change.detach().requires_grad_()
         missed = None if margin is None else leaf.new_zeros(len(leaf))
         parts = _zeros(leaf)
@@ -220,9 +226,8 @@ class FastLoss:
             # The gradient of this pass's share of the loss; it adds up in ``leaf.grad``.
             logits = pass_.logits(leaf)
             losses = pass_.losses(logits)
-            torch.autograd.backward(
-                [loss for _, loss in losses], [torch.full_like(loss, weights[part]) for part, loss in losses]
-            )
+            factors = [torch.full_like(loss, weights[part]) for part, loss in losses]
+            torch.autograd.backward([loss for _, loss in losses], factors)
             for part, loss in losses:
                 parts[part] = parts[part] + loss.detach().to(leaf.device)
             if missed is not None and margin is not None:
@@ -299,8 +304,9 @@ class Pass:
         self._head = head
         self._edit_of_row = torch.tensor([row.edit for row in rows], device=forward.values.device)
         with torch.no_grad():  # L_a compares with the distribution without the change
-            clean = forward.logits() if any(row.part == "kl" for row in rows) else None
-        # the rows of each kind, and their numbers of reads
+            has_essence = any(row.part == "kl" for row in rows)
+            clean = forward.logits() if has_essence else None
+        # The rows of each kind, and their numbers of reads
         self._groups = list[_Kind]()
         self._sizes = list[int]()
         for kind in dict.fromkeys(row.kind for row in rows):
@@ -317,13 +323,18 @@ class Pass:
 
     def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
         """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
-        pairs = zip(self._groups, logits.split(self._sizes), strict=True)
-        return [(group.part, group.of_edits(group.loss(own), self._edits)) for group, own in pairs]
+        losses = []
+        for group, own in zip(self._groups, logits.split(self._sizes), strict=True):
+            losses.append((group.part, group.of_edits(group.loss(own), self._edits)))
+        return losses
 
     def missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
         """Return the number of target tokens in each edit's rewrites that are not the likeliest by ``margin``."""
-        pairs = zip(self._groups, logits.split(self._sizes), strict=True)
-        return [group.of_edits(group.missed(own, margin), self._edits) for group, own in pairs if group.part == "nll"]
+        counts = []
+        for group, own in zip(self._groups, logits.split(self._sizes), strict=True):
+            if group.part == "nll":
+                counts.append(group.of_edits(group.missed(own, margin), self._edits))
+        return counts
 
     def without(self, finished: set[int]) -> Pass | None:
         """Return the pass without the rows of the edits in ``finished``; None if no row remains.
@@ -335,7 +346,8 @@ class Pass:
             return None
         if 2 * len(remaining) > len(self.rows):
             return self
-        return Pass([self.rows[index] for index in remaining], self.forward.subset(remaining), self._edits, self._head)
+        rows = [self.rows[index] for index in remaining]
+        return Pass(rows, self.forward.subset(remaining), self._edits, self._head)
 
 
 class _Kind:
@@ -346,7 +358,8 @@ class _Kind:
         sizes = torch.tensor([row.reads for row in rows])
         self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes).to(head)
         # A row counts with the mean over its target tokens, times its weight.
-        self._weights = (torch.tensor([row.weight for row in rows]) / sizes).repeat_interleave(sizes).to(head)
+        weights = torch.tensor([row.weight for row in rows]) / sizes
+        self._weights = weights.repeat_interleave(sizes).to(head)
         self._clean = None if clean is None else clean.float().log_softmax(-1)
         self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids], device=head)
         self._soft: tuple[Tensor, Tensor] | None = None

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import Any, Protocol, TypeVar
 
 from kg_edit.models.devices import pass_megabytes
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 
-# tokens; larger passes are no faster on a CPU, and no longer fit into its caches
-_FEWEST = 32
-_CPU_MOST = 512
+_FEWEST = 32  # tokens of a pass
+_CPU_MOST = 512  # tokens; larger passes are no faster on a CPU, and no longer fit into its caches
 _CPU_PASS = 32  # fixed cost of a pass, in tokens; measured: 36 on one thread of a processor
 # Tokens with which reading the weights takes less than a tenth of a pass on an H100, by the bytes of a number
 _BUSY = {2: 4096, 4: 512}
@@ -61,29 +60,33 @@ def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> Pass
     """
     inner = weight_matrix(model.down_projection(layer)).shape[1]
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
-    numbers = numbers_kept(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
+    numbers = count_numbers(model.width, inner, blocks=len(model.blocks) - layer, vocabulary=vocabulary)
     size = model.model.dtype.itemsize
     free = pass_megabytes(model.device)
+    if free is not None:
+        megabytes = min(megabytes, free)
     cpu = model.device.type == "cpu"
-    room = 1e6 * min(megabytes, inf if free is None else free)
-    fits = tokens_at_once(numbers, size=size, limit=room, cpu=cpu)
-    return PassLimit(fits, padding=_CPU_PASS if cpu else inf)
+    tokens = tokens_at_once(numbers, size=size, limit=1e6 * megabytes, cpu=cpu)
+    return PassLimit(tokens, padding=_CPU_PASS if cpu else inf)
 
 
 def tokens_at_once(numbers: float, *, size: int, limit: float, cpu: bool) -> float:
     """Return the number of tokens of a pass that keep the device busy and fit into ``limit`` bytes, at least 32.
 
     Args:
-        numbers: how many numbers a token keeps (`numbers_kept`).
+        numbers: how many numbers a token keeps (`count_numbers`).
         size: the bytes of a number.
         limit: the memory that a pass may take, in bytes.
         cpu: whether the device is the CPU, where 512 tokens fit into the caches.
     """
-    busy = _CPU_MOST if cpu else max(_BUSY.get(size, _BUSY[4]), _SMALL / (size * numbers))
-    return max(_FEWEST, min(busy, limit / (size * numbers)))
+    token = size * numbers  # bytes
+    busy: float = _CPU_MOST
+    if not cpu:
+        busy = max(_BUSY.get(size, _BUSY[4]), _SMALL / token)
+    return max(_FEWEST, min(busy, limit / token))
 
 
-def numbers_kept(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:
+def count_numbers(width: int, inner: int, *, blocks: int, vocabulary: int) -> int:
     """Return how many numbers a token keeps for the backward pass: 10 d + 5 d_ff a block, and its logits (measured)."""
     return (10 * width + 5 * inner) * blocks + vocabulary
 
@@ -97,18 +100,20 @@ def passes(rows: Sequence[R], limit: PassLimit) -> Iterator[list[R]]:
     width = 0
     for length, alike in sorted(by_length.items()):
         fits = (len(group) + len(alike)) * length <= limit.tokens
-        if group and not (fits and len(group) * (length - width) <= limit.padding):
-            yield from _pieces(group, width, limit.tokens)
+        padding = len(group) * (length - width)
+        if group and (not fits or padding > limit.padding):
+            yield from _split(group, width, limit.tokens)
             group = []
         group = [*group, *alike]
         width = length
     if group:
-        yield from _pieces(group, width, limit.tokens)
+        yield from _split(group, width, limit.tokens)
 
 
-def _pieces(rows: Sequence[R], width: int, tokens: float) -> Iterator[list[R]]:
+def _split(rows: Sequence[R], width: int, tokens: float) -> Iterator[list[R]]:
     """Split rows of up to ``width`` tokens into parts of equal size; each part is ordered by kind of row."""
-    size = int(-(-len(rows) // -(-len(rows) * width // tokens)))
+    parts = ceil(len(rows) * width / tokens)
+    size = ceil(len(rows) / parts)
     order = sorted(rows, key=lambda row: row.kind)
     for start in range(0, len(order), size):
         yield order[start : start + size]

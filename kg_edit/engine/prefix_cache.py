@@ -8,10 +8,9 @@ same result in this model as the whole row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -48,49 +47,63 @@ class SharedContexts:
         return cls(model, context_starts(model, contexts))
 
     def prefix(self, model: LanguageModel, rows: Sequence[Sequence[int]], *, beyond: int = 0) -> Prefix:
-        """`run_prefix` of rows, reusing the contexts with which they begin; ``beyond`` more tokens will follow.
+        """Return `run_prefix` of rows, reusing the contexts with which they begin; ``beyond`` more tokens will follow.
 
         The whole rows are computed if a row begins with no context, or if `mask_decides` is false. If the rows are many
         for few contexts, as with many edits, the contexts' keys and values are not stored for each row.
         """
-        numbers = [number for row in rows if (number := longest_start(self._ids, row)) is not None]
-        if len(numbers) < len(rows) or not self._prefix.layers:
+        if not self._prefix.layers:
             return run_prefix(model, rows)
-        tails = [row[len(self._ids[number]) :] for row, number in zip(rows, numbers, strict=True)]
+        numbers = list[int]()  # of the context of each row
+        tails = list[Sequence[int]]()  # the tokens after it
+        for row in rows:
+            number = longest_start(self._ids, row)
+            if number is None:
+                return run_prefix(model, rows)
+            numbers.append(number)
+            tails.append(row[len(self._ids[number]) :])
         # The length of the rows, with the padding between the context and a row's own tokens.
         shared = self._prefix.mask.shape[-1]
-        width = shared + max(map(len, tails))
+        width = shared + max(len(tail) for tail in tails)
         if not mask_decides(model, width + beyond):
             return run_prefix(model, rows)
         index = torch.tensor(numbers, device=model.device)
         prefix = run_prefix(model, tails, after=self._prefix.rows(index))
         if len(numbers) < 2 * len(set(numbers)):
             return prefix
-        layers = tuple(
-            (keys[..., shared:, :].clone(), values[..., shared:, :].clone()) for keys, values in prefix.layers
-        )
-        return replace(prefix, layers=layers, start=(self._prefix, index))
+        own_layers = []
+        for keys, values in prefix.layers:
+            own_layers.append((keys[..., shared:, :].clone(), values[..., shared:, :].clone()))
+        return replace(prefix, layers=tuple(own_layers), start=(self._prefix, index))
 
-    def beginning(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
+    def find_start(self, row: Sequence[int]) -> tuple[Prefix, int, int] | None:
         """Return the longest context with which a row begins, leaving at least one token of the row.
 
         Returns the prefix, the context's row in it, and the context's length; None if no context fits.
         """
         number = longest_start(self._ids, row[:-1])
-        return None if number is None else (self._prefix, number, len(self._ids[number]))
+        if number is None:
+            return None
+        return self._prefix, number, len(self._ids[number])
 
 
 def context_starts(model: LanguageModel, contexts: Iterable[str]) -> list[tuple[int, ...]]:
     """Return the tokens of each context up to where its prompt begins."""
-    # no trailing space: the next token may include it
-    starts = (context.partition(BARE)[0].rstrip() for context in contexts)
-    return [encode(model.tokenizer, start).ids for start in starts]
+    starts = []
+    for context in contexts:
+        text = context.partition(BARE)[0].rstrip()  # without the last space: the next token may include it
+        starts.append(encode(model.tokenizer, text).ids)
+    return starts
 
 
 def longest_start(starts: Sequence[tuple[int, ...]], row: Sequence[int]) -> int | None:
     """Return which of ``starts`` is the longest with which a row begins; None if it begins with none of them."""
-    fits = [number for number, ids in enumerate(starts) if tuple(row[: len(ids)]) == ids]
-    return max(fits, key=lambda number: len(starts[number]), default=None)
+    longest = None
+    for number, ids in enumerate(starts):
+        fits = tuple(row[: len(ids)]) == ids
+        if fits and (longest is None or len(ids) > len(starts[longest])):
+            longest = number
+    return longest
 
 
 def run_prefix(model: LanguageModel, rows: Sequence[Sequence[int]], *, after: Prefix | None = None) -> Prefix:
@@ -123,7 +136,7 @@ class Prefix:
     ``mask`` is [rows, length] (1 = token). ``layers`` has the keys and the values of each block, both
     [rows, heads, length, head size]; it is empty if no row has a token. ``sums`` has the sums of
     `kg_edit.models.token_means` by name, if a patch asked for them. ``start`` is another prefix, and the number of its
-    row with which each row begins, [rows]: its keys and values come before those in ``layers`` (`expanded`).
+    row with which each row begins, [rows]: its keys and values come before those in ``layers`` (`expand`).
     """
 
     mask: Tensor
@@ -138,41 +151,50 @@ class Prefix:
 
     def rows(self, index: Tensor) -> Prefix:
         """Return the prefix of the rows with the numbers ``index`` [rows'], in this order."""
-        layers = tuple((_picked(keys, index), _picked(values, index)) for keys, values in self.layers)
-        sums = {name: _picked(state, index) for name, state in self.sums.items()}
-        start = None if self.start is None else (self.start[0], self.start[1][index])
-        return Prefix(mask=_picked(self.mask, index), layers=layers, sums=sums, start=start)
+        layers = tuple((_pick_rows(keys, index), _pick_rows(values, index)) for keys, values in self.layers)
+        sums = {name: _pick_rows(state, index) for name, state in self.sums.items()}
+        start = None
+        if self.start is not None:
+            first, row_in_first = self.start
+            start = (first, row_in_first[index])
+        return Prefix(mask=_pick_rows(self.mask, index), layers=layers, sums=sums, start=start)
 
-    def expanded(self) -> Prefix:
+    def expand(self) -> Prefix:
         """Return the prefix with the keys and values of ``start`` in its own ``layers``."""
         if self.start is None:
             return self
         first, index = self.start
-        layers = tuple(
-            (torch.cat([_picked(keys, index), own_keys], -2), torch.cat([_picked(values, index), own_values], -2))
-            for (keys, values), (own_keys, own_values) in zip(first.layers, self.layers, strict=True)
-        )
-        return replace(self, layers=layers, start=None)
+        layers = []
+        for (keys, values), (own_keys, own_values) in zip(first.layers, self.layers, strict=True):
+            all_keys = torch.cat([_pick_rows(keys, index), own_keys], -2)
+            all_values = torch.cat([_pick_rows(values, index), own_values], -2)
+            layers.append((all_keys, all_values))
+        return replace(self, layers=tuple(layers), start=None)
 
     def frozen(self, blocks: int) -> Cache:
         """Return a cache of ``blocks`` layers that gives the prefix and the new tokens, and stores only the prefix."""
-        cache = self._cache(_FrozenLayer, blocks, stores=False)
+        layers = [_FrozenLayer() for _ in range(blocks)]  # type: ignore[no-untyped-call]
+        cache = self._fill(layers, stores=False)
         if self.start is not None:
             first, index = self.start
             for layer, (keys, values) in zip(cache.layers, first.layers, strict=True):
                 assert isinstance(layer, _FrozenLayer)  # noqa: S101
-                layer.first = keys, values, index.to(keys.device)
+                layer.first = (keys, values, index.to(keys.device))
         return cache
 
     def growing(self, blocks: int, *, room: int = 0) -> SummedCache:
         """Return a cache that begins with the prefix and stores new tokens, ``room`` of them in preallocated memory."""
-        return self.expanded()._cache(partial(_RoomyLayer, room) if room else _PrefixLayer, blocks)
+        if room:
+            layers: list[_PrefixLayer] = [_RoomyLayer(room) for _ in range(blocks)]
+        else:
+            layers = [_PrefixLayer() for _ in range(blocks)]  # type: ignore[no-untyped-call]
+        return self.expand()._fill(layers, stores=True)
 
-    def _cache(self, kind: Callable[[], _PrefixLayer], blocks: int, *, stores: bool = True) -> SummedCache:
-        layers: list[Any] = [kind() for _ in range(blocks)]
+    def _fill(self, layers: Sequence[_PrefixLayer], *, stores: bool) -> SummedCache:
+        """Return a cache of ``layers``, which begin with the prefix; ``stores``: whether it stores further sums."""
         for layer, (keys, values) in zip(layers, self.layers, strict=False):
             layer.start(keys, values)
-        return SummedCache(layers, self.sums, stores=stores)
+        return SummedCache(list(layers), self.sums, stores=stores)
 
 
 class SummedCache(CacheSums, Cache):
@@ -184,7 +206,7 @@ class SummedCache(CacheSums, Cache):
         self.stores_sums = stores
 
 
-def _picked(rows: Tensor, index: Tensor) -> Tensor:
+def _pick_rows(rows: Tensor, index: Tensor) -> Tensor:
     return rows[index.to(rows.device)]  # the blocks may be on different devices
 
 
@@ -199,28 +221,31 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
     All must have ``sums`` of the same names.
     """
     width = max(prefix.mask.shape[-1] for prefix in prefixes)
-    prefixes = [prefix.expanded() for prefix in prefixes]
+    expanded = [prefix.expand() for prefix in prefixes]
+    with_layers = [prefix for prefix in expanded if prefix.layers]
+
     # A prefix without tokens has no layers: it gets layers [rows, heads, 0, head size] like those of the others.
-    filled = list(prefixes)
-    other = next((prefix for prefix in prefixes if prefix.layers), None)
-    for index, prefix in enumerate(prefixes):
-        if other is not None and not prefix.layers:
-            none = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
-            layers_without = tuple((keys[..., :0, :], values[..., :0, :]) for keys, values in other.rows(none).layers)
-            filled[index] = replace(prefix, layers=layers_without)
-    layers = tuple(
-        tuple(torch.cat([_padded(state, width, -2) for state in states]) for states in zip(*layer, strict=True))
-        for layer in zip(*(prefix.layers for prefix in filled), strict=True)
-    )
-    return Prefix(
-        mask=torch.cat([_padded(prefix.mask, width, -1) for prefix in filled]),
-        layers=tuple((keys, values) for keys, values in layers),
-        sums={name: torch.cat([prefix.sums[name] for prefix in filled]) for name in filled[0].sums},
-    )
+    filled = list[Prefix]()
+    for prefix in expanded:
+        if with_layers and not prefix.layers:
+            first_row = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
+            like = with_layers[0].rows(first_row)
+            empty = tuple((keys[..., :0, :], values[..., :0, :]) for keys, values in like.layers)
+            prefix = replace(prefix, layers=empty)
+        filled.append(prefix)
+
+    layers = []
+    for number in range(len(filled[0].layers)):
+        keys = torch.cat([_pad(prefix.layers[number][0], width, -2) for prefix in filled])
+        values = torch.cat([_pad(prefix.layers[number][1], width, -2) for prefix in filled])
+        layers.append((keys, values))
+    mask = torch.cat([_pad(prefix.mask, width, -1) for prefix in filled])
+    sums = {name: torch.cat([prefix.sums[name] for prefix in filled]) for name in filled[0].sums}
+    return Prefix(mask=mask, layers=tuple(layers), sums=sums)
 
 
-def _padded(state: Tensor, width: int, dim: int) -> Tensor:
-    """A state with zeros in front along ``dim``, up to the length ``width``."""
+def _pad(state: Tensor, width: int, dim: int) -> Tensor:
+    """Return a state with zeros in front along ``dim``, up to the length ``width``."""
     shape = list(state.shape)
     shape[dim] = width - shape[dim]
     return torch.cat([state.new_zeros(shape), state], dim)
@@ -274,14 +299,18 @@ class _RoomyLayer(_PrefixLayer):
             return super().update(key_states, value_states, *args, **kwargs)
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., length:end, :] = new
-        self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
+        keys, values = self._buffers
+        self.keys = keys[..., :end, :]
+        self.values = values[..., :end, :]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the rows ``indices``, with their room."""
         length = self.get_seq_length()
         self._buffers = tuple(buffer[indices.to(buffer.device)] for buffer in self._buffers)
-        self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
+        keys, values = self._buffers
+        self.keys = keys[..., :length, :]
+        self.values = values[..., :length, :]
 
 
 class _FrozenLayer(_PrefixLayer):
@@ -294,7 +323,11 @@ class _FrozenLayer(_PrefixLayer):
 
     def get_seq_length(self) -> int:
         """Return the number of tokens before the new ones."""
-        return super().get_seq_length() + (0 if self.first is None else self.first[0].shape[-2])
+        own = super().get_seq_length()
+        if self.first is None:
+            return own
+        first_keys, _, _ = self.first
+        return own + first_keys.shape[-2]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -316,9 +349,11 @@ def mask_decides(model: LanguageModel, longest: int) -> bool:
     (GPT-Neo: ``window_size``).
     """
     config = model.text_config
+    counts_positions = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
+    if counts_positions or model.is_recurrent:
+        return False
     window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None) or math.inf
-    alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
-    return not (alibi or model.is_recurrent) and config._attn_implementation in ("eager", "sdpa") and longest <= window
+    return config._attn_implementation in ("eager", "sdpa") and longest <= window
 
 
 def quick_backward(hidden: Tensor) -> AbstractContextManager[None]:

@@ -27,12 +27,10 @@ def model_state(model: LanguageModel) -> str:
     A copy with the same weights has the same state. Hooks, as adapters use them, are identified only by their number,
     which is unique in a process.
     """
-    hooks = (
-        number
-        for module in model.model.modules()
-        for registered in (module._forward_hooks, module._forward_pre_hooks)
-        for number in registered
-    )
+    hooks = list[int]()
+    for module in model.model.modules():
+        hooks += module._forward_hooks
+        hooks += module._forward_pre_hooks
     return f"{content_fingerprint(model.model)} {model.model.dtype} {sorted(hooks)}"
 
 
@@ -56,18 +54,22 @@ class PrefixStore:
         if computed.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
             return SharedContexts(model, ids)
         for number, ids_ in enumerate(missing):
-            # one row, without its padding, as tensors of its own: a view would reference the whole batch
+            # One row, without its padding, as tensors of its own: a view would reference the whole batch.
             row = computed.rows(torch.tensor([number], device=computed.mask.device))
             length = len(ids_)
-            layers = tuple((k[..., -length:, :].clone(), v[..., -length:, :].clone()) for k, v in row.layers)
-            prefix = Prefix(mask=row.mask[:, -length:], layers=layers)
+            layers = []
+            for keys, values in row.layers:
+                layers.append((keys[..., -length:, :].clone(), values[..., -length:, :].clone()))
+            prefix = Prefix(mask=row.mask[:, -length:], layers=tuple(layers))
             self._held[state, ids_] = prefix
             self._size += _bytes_of(prefix)
         prefixes = []
         for row_ids in ids:
-            if row_ids:
-                self._held.move_to_end((state, row_ids))  # least recently used first
-            prefixes.append(self._held[state, row_ids] if row_ids else empty_prefix(model, 1))
+            if not row_ids:
+                prefixes.append(empty_prefix(model, 1))
+                continue
+            self._held.move_to_end((state, row_ids))  # least recently used first
+            prefixes.append(self._held[state, row_ids])
         while self._size > self._limit:
             _, gone = self._held.popitem(last=False)
             self._size -= _bytes_of(gone)

@@ -78,7 +78,7 @@ class RecordedBlocks:
 
         with ExitStack() as stack:
             for layer in layers:
-                stack.enter_context(_call_seen(model.block(layer), layer, see))
+                stack.enter_context(_watch_calls(model.block(layer), layer, see))
             output = block_output(model, batch, layers.stop - 1, prefix=prefix)
         inputs = inputs or {layers.start: output.detach()}
         return cls(model=model, first=layers.start, calls=tuple(calls), inputs=inputs, batch=batch), output
@@ -94,7 +94,8 @@ class RecordedBlocks:
         By default all recorded blocks run. Differentiable in ``hidden`` and in what hooks change.
         """
         first = self.first if first is None else first
-        calls = self.calls[first - self.first : None if stop is None else stop - self.first]
+        stop = self.first + len(self.calls) if stop is None else stop
+        calls = self.calls[first - self.first : stop - self.first]
         with with_token_ids(self.model, self.batch.ids), with_ends(self.model, self.batch):
             for layer, (args, kwargs) in enumerate(calls, start=first):
                 hidden = hidden_state(self.model.blocks[layer](hidden, *args, **kwargs))
@@ -129,19 +130,25 @@ class Ascending:
         """
         last = layer if last is None else last
         for number, batch in enumerate(self._batches):
-            if record := self._records.get(number):
+            record = self._records.get(number)
+            if record is not None:
                 self._inputs[number] = record.run(self._inputs[number], first=self._at, stop=layer)
                 yield record.run(self._inputs[number], first=layer, stop=last + 1)
                 continue
             # Record the batch at its first run, if its two inputs (the first and the present one, float32) fit.
-            fits = self._at == self._layers.start
-            self._remaining -= 2 * 4 * batch.ids.numel() * self._model.width if fits else 0
-            if not fits or self._remaining < 0:
+            is_first_run = self._at == self._layers.start
+            if is_first_run:
+                self._remaining -= 2 * 4 * batch.ids.numel() * self._model.width
+            if not is_first_run or self._remaining < 0:
                 yield block_output(self._model, batch, last)
                 continue
             record, output = RecordedBlocks.record(self._model, batch, self._layers)
-            self._records[number], self._inputs[number] = record, record.start
-            yield output if last == self._layers.stop - 1 else record.run(record.start, stop=last + 1)
+            self._records[number] = record
+            self._inputs[number] = record.start
+            if last == self._layers.stop - 1:
+                yield output
+            else:
+                yield record.run(record.start, stop=last + 1)
         self._at = layer
 
 
@@ -156,12 +163,19 @@ def block_output(model: LanguageModel, batch: Batch, layer: int, *, prefix: Pref
         seen.append(output)
         raise StopForwardError
 
+    mask = batch.mask
+    positions = batch.positions
+    cache = None
+    if prefix is not None:
+        mask = torch.cat([prefix.mask, batch.mask], -1)
+        positions = prefix.lengths + batch.positions
+        cache = prefix.frozen(len(model.blocks))
     with stopping(), watched(model.block(layer), stop), with_ends(model, batch):
         base_model(model)(
             input_ids=batch.ids,
-            attention_mask=batch.mask if prefix is None else torch.cat([prefix.mask, batch.mask], -1),
-            position_ids=batch.positions if prefix is None else prefix.lengths + batch.positions,
-            past_key_values=None if prefix is None else prefix.frozen(len(model.blocks)),
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
             use_cache=prefix is not None,
         )
     return seen[0]
@@ -173,12 +187,13 @@ def with_ends(model: LanguageModel, batch: Batch) -> AbstractContextManager[None
 
 
 @contextmanager
-def _call_seen(block: nn.Module, layer: int, see: Callable[[int, Tensor, Call], None]) -> Iterator[None]:
+def _watch_calls(block: nn.Module, layer: int, see: Callable[[int, Tensor, Call], None]) -> Iterator[None]:
     """Call ``see(layer, hidden state, the other arguments)`` whenever ``block`` is about to run."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        see(layer, args[0] if args else kwargs["hidden_states"], (args[1:], rest))
+        rest = dict(kwargs)
+        hidden = args[0] if args else rest.pop("hidden_states")
+        see(layer, hidden, (args[1:], rest))
 
     with block.register_forward_pre_hook(hook, with_kwargs=True):
         yield

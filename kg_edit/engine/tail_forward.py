@@ -51,9 +51,10 @@ class TailForward:
         """
         starts = [row.ids[: row.edited_at] for row in rows]
         tails = [tail(row) for row in rows]
-        if prefix is None:
-            longest = max(map(len, tails))
-            prefix = contexts.prefix(model, starts, beyond=longest) if contexts else run_prefix(model, starts)
+        if prefix is None and contexts:
+            prefix = contexts.prefix(model, starts, beyond=max(len(ids) for ids in tails))
+        elif prefix is None:
+            prefix = run_prefix(model, starts)
         self._model = model
         self._layer = layer
         self._rows = rows
@@ -66,10 +67,14 @@ class TailForward:
 
         with torch.no_grad():
             # Block l: the subject's last token alone, because the change does not reach the later tokens there.
-            seen: list[Tensor] = []
-            with watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
+            seen = list[Tensor]()  # the input and the output of the down-projection
+
+            def note(key: Tensor, value: Tensor) -> None:
+                seen.extend((key, value))
+
+            with watched(model.down_projection(layer), note):
                 self._edited, _ = record([ids[:1] for ids in tails], range(layer, layer + 1))
-            self.keys, self.values = (state.reshape(len(tails), -1) for state in seen)
+            self.keys, self.values = [state.reshape(len(tails), -1) for state in seen]
             # The blocks above: the whole tails. Their input at the later tokens does not change.
             self._above, self._clean_final = record(tails, range(layer + 1, len(model.blocks)))
             self._clean_later = self._above.start[:, 1:]
@@ -85,21 +90,27 @@ class TailForward:
         The positions, row after row: those that predict a target token; for a row without target, the subject's last
         token. ``change`` [rows, d] is added to the down-projection's output at the subject's last token.
         """
-        # the last block's output, [rows, tail, d]
-        model = self._model
-        hidden = self._clean_final
+        hidden = self._clean_final  # the last block's output, [rows, tail, d]
         if change is not None:
-            shift = change
             with quick_backward(hidden):
-                module = model.down_projection(self._layer)
-                with added(module, lambda output: output + shift.to(output).reshape(output.shape)):
-                    first = self._edited.run(self._edited.start)  # [rows, 1, d]
-                hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
-                # The last block's MLP runs at the positions that are read only, unless a patch there needs whole rows.
-                last = model.mlp(len(model.blocks) - 1)
-                with run_at_positions(None if last is None or is_hooked(last) else last, self._reads):
-                    hidden = self._above.run(hidden)
-        return model.logits(hidden[index_for(self._reads, hidden)])
+                hidden = self._run_changed(change)
+        return self._model.logits(hidden[index_for(self._reads, hidden)])
+
+    def _run_changed(self, change: Tensor) -> Tensor:
+        """Return the last block's output under ``change`` [rows, d], [rows, tail, d]."""
+
+        def add_change(output: Tensor) -> Tensor:
+            return output + change.to(output).reshape(output.shape)
+
+        with added(self._model.down_projection(self._layer), add_change):
+            first = self._edited.run(self._edited.start)  # [rows, 1, d]
+        hidden = torch.cat([first, self._clean_later.to(first.device)], 1)
+        # The last block's MLP runs at the positions that are read only, unless a patch there needs whole rows.
+        last_mlp = self._model.mlp(len(self._model.blocks) - 1)
+        if last_mlp is not None and is_hooked(last_mlp):
+            last_mlp = None
+        with run_at_positions(last_mlp, self._reads):
+            return self._above.run(hidden)
 
 
 def read_positions(row: Prompt) -> list[int]:
@@ -111,12 +122,12 @@ def read_positions(row: Prompt) -> list[int]:
 
 def read_index(rows: Sequence[Prompt], shifts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the (row, position) indices of the logits that the loss reads, with each row's shift on its positions."""
-    pairs = [
-        (index, shift + position)
-        for index, (row, shift) in enumerate(zip(rows, shifts, strict=True))
-        for position in read_positions(row)
-    ]
-    row_index, position_index = zip(*pairs, strict=True)
+    row_index = list[int]()
+    position_index = list[int]()
+    for index, (row, shift) in enumerate(zip(rows, shifts, strict=True)):
+        for position in read_positions(row):
+            row_index.append(index)
+            position_index.append(shift + position)
     return torch.tensor(row_index, device=device), torch.tensor(position_index, device=device)
 
 
@@ -135,8 +146,17 @@ def right_pad(rows: Sequence[Sequence[int]], device: torch.device, *, ends: Sequ
 
     ``ends`` has the column in which a row's prompt ends; it may be outside of the tail.
     """
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    positions = mask.cumsum(-1) - 1  # padding repeats the last one: after a long prefix a further one may not exist
-    return Batch(ids=ids, mask=mask, positions=positions, ends=None if ends is None else end_mask(ends, width))
+    width = max(len(row) for row in rows)
+    padded_ids = []
+    masks = []
+    for row in rows:
+        padding = [0] * (width - len(row))
+        padded_ids.append([*row, *padding])
+        masks.append([1] * len(row) + padding)
+    mask = torch.tensor(masks, device=device)
+    return Batch(
+        ids=torch.tensor(padded_ids, device=device),
+        mask=mask,
+        positions=mask.cumsum(-1) - 1,  # padding repeats the last one: after a long prefix a further one may not exist
+        ends=None if ends is None else end_mask(ends, width),
+    )

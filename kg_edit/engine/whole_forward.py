@@ -34,11 +34,17 @@ class WholeForward:
         last = torch.tensor([row.edited_at for row in rows], device=model.device)
         self._at = (torch.arange(len(rows), device=model.device), last)  # the subject's last tokens
         batch = right_pad([row.ids for row in rows], model.device, ends=[row.target_start - 1 for row in rows])
-        seen: list[Tensor] = []
-        with torch.no_grad(), watched(model.down_projection(layer), lambda key, value: seen.extend((key, value))):
+        seen = list[Tensor]()  # the input and the output of the down-projection
+
+        def note(key: Tensor, value: Tensor) -> None:
+            seen.extend((key, value))
+
+        with torch.no_grad(), watched(model.down_projection(layer), note):
             blocks = range(layer, len(model.blocks))
             self._blocks, self._clean = RecordedBlocks.record(model, batch, blocks)
-        self.keys, self.values = (state.reshape(*batch.ids.shape, -1)[index_for(self._at, state)] for state in seen)
+        keys, values = [state.reshape(*batch.ids.shape, -1) for state in seen]
+        self.keys = keys[index_for(self._at, keys)]
+        self.values = values[index_for(self._at, values)]
 
     def subset(self, rows: Sequence[int]) -> WholeForward:
         """Return the forward of only the rows with these indices."""
@@ -50,10 +56,11 @@ class WholeForward:
             return self._model.logits(self._clean[index_for(self._reads, self._clean)])
         shift = change
 
-        def shifted(output: Tensor) -> Tensor:
+        def add_change(output: Tensor) -> Tensor:
             addend = shift.new_zeros(*self._clean.shape[:2], output.shape[-1])
-            return output + addend.index_put(index_for(self._at, shift), shift).to(output).reshape(output.shape)
+            addend = addend.index_put(index_for(self._at, shift), shift)
+            return output + addend.to(output).reshape(output.shape)
 
-        with added(self._model.down_projection(self._layer), shifted):
+        with added(self._model.down_projection(self._layer), add_change):
             hidden = self._blocks.run(self._blocks.start)
         return self._model.logits(hidden[index_for(self._reads, hidden)])

@@ -17,7 +17,7 @@ from kg_common.terminal import number_of
 from kg_edit.covariance.corpora import SelfCorpus, chunk_size
 from kg_edit.covariance.keys import batch_tokens
 from kg_edit.covariance.moment import WAITING
-from kg_edit.engine.passes import numbers_kept, tokens_at_once
+from kg_edit.engine.passes import count_numbers, tokens_at_once
 from kg_edit.engine.prefix_store import MEGABYTES
 from kg_edit.errors import ConfigError
 from kg_edit.methods import EditingMethod, MethodConfig
@@ -151,7 +151,7 @@ def memory_parts(job: Job) -> Iterator[Part]:
     if family not in (None, "in-context"):
         lowest = min(job.layers)
         blocks = shape.layers - lowest
-        kept = numbers_kept(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary)
+        kept = count_numbers(shape.width, shape.inner, blocks=blocks, vocabulary=shape.vocabulary)
         most = tokens_at_once(kept, size=size, limit=job.limit, cpu=job.machine.is_cpu)
         if family in ("rank-one", "joint"):
             tokens = min(most, float(row_tokens * (load.facts * job.edits if joint else 1)))
@@ -365,7 +365,7 @@ def estimate(
     }
     remarks = [notes[method.family]] if method.family in notes else []
     if "linear_attention" in shape.recurrent and method.family not in (None, "in-context"):
-        # measured on random Qwen3.5 of widths 256 and 1024: 2.2 to 4.8 times the numbers of `numbers_kept`
+        # measured on random Qwen3.5 of widths 256 and 1024: 2.2 to 4.8 times the numbers of `count_numbers`
         remarks.append(
             "linear attention keeps more for the backward pass than is counted: without the package "
             "flash-linear-attention two to five times as much"

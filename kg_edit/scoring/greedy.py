@@ -92,7 +92,7 @@ def greedy(
     beginnings: list[_Beginning | None] = [None] * len(prompts)
     if mask_decides(model, max(map(len, prompts), default=0) + more):  # else padding would change the results
         if starts:
-            beginnings = [_Beginning(*beginning) if (beginning := starts.beginning(row)) else None for row in prompts]
+            beginnings = [_Beginning(*beginning) if (beginning := starts.find_start(row)) else None for row in prompts]
         else:
             beginnings = _beginnings(model, prompts, row_patches)
     decoder = _Decoder(

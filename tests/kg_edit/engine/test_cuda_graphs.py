@@ -148,7 +148,7 @@ def test_a_captured_network_gives_the_same_descent(monkeypatch: pytest.MonkeyPat
         captures.append(len(expected))
         return in_their_memory(work, parameters, expected, gradients)
 
-    monkeypatch.setattr(cuda_graphs, "captured_in_place", counted)
+    monkeypatch.setattr(cuda_graphs, "capture_in_place", counted)
     monkeypatch.setattr(cuda_graphs, "without_waiting", lambda work, *inputs: work(*inputs))
     monkeypatch.setattr(glame, "RepeatedInPlace", lambda capture: RepeatedInPlace(capture=True))
     for one, other in zip(by_networks(edits=edits), plain, strict=True):
@@ -164,7 +164,7 @@ def test_a_network_that_can_not_be_captured_runs_as_it_is(monkeypatch: pytest.Mo
         tried.append(1)
         raise RuntimeError("this can't be captured")
 
-    monkeypatch.setattr(cuda_graphs, "captured_in_place", refused)
+    monkeypatch.setattr(cuda_graphs, "capture_in_place", refused)
     monkeypatch.setattr(cuda_graphs, "without_waiting", lambda work, *inputs: work(*inputs))
     monkeypatch.setattr(glame, "RepeatedInPlace", lambda capture: RepeatedInPlace(capture=True))
     (again,) = by_networks(edits=1)

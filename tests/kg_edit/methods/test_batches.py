@@ -73,7 +73,7 @@ def test_shared_contexts_give_the_same_keys_and_values(family: str, bos: bool) -
     rows = [row.ids[: row.edited_at] for edit in EDITS[:3] for row in prompts(model, edit)]
     prefix, plain = SharedContexts.of(model, CONTEXTS).prefix(model, rows), run_prefix(model, rows)
     assert (prefix.start is not None) == (family in ("llama", "gpt2")), "stored once a context"
-    shared = prefix.expanded()
+    shared = prefix.expand()
     assert torch.equal(shared.lengths, plain.lengths)
     for (keys, values), (plain_keys, plain_values) in zip(shared.layers, plain.layers, strict=True):
         for row in range(len(rows)):
