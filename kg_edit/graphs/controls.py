@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import networkx as nx
 
 from kg_common.json_text import digest
 from kg_edit.edits.edit import Edit, is_entity_id
 from kg_edit.errors import FAILURES, GraphError
-from kg_edit.graphs.facts import guarding, hashed, target_of, without_answers, without_nodes
+from kg_edit.graphs.facts import guarding, hash_of, target_of, without_answers, without_nodes
 from kg_edit.graphs.source import (
     SAMPLING,
     SubgraphSource,
@@ -50,13 +50,14 @@ class Control:
         """Return the changed subgraph of an edit, with this control in its attributes."""
         true = read_subgraph(self.right, edit, options)
         check_graph(true)
-        graph = self.changed(true, edit, options)
+        graph = self.change(true, edit, options)
         graph.graph |= self.provenance()
-        content = (graph.nodes(data="label"), graph.edges(keys=True, data="label"))
-        graph.graph["content_hash"] = digest([sorted(map(str, part)) for part in content])
+        nodes = sorted(str(node) for node in graph.nodes(data="label"))
+        edges = sorted(str(edge) for edge in graph.edges(keys=True, data="label"))
+        graph.graph["content_hash"] = digest([nodes, edges])
         return graph
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
+    def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return a new subgraph made from the right ``graph``, which is not changed."""
         raise NotImplementedError
 
@@ -73,7 +74,7 @@ class Control:
 class NoGraph(Control):
     """A control with only the edit's own edge."""
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
+    def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return only s -r-> o*."""
         return bare(graph)
 
@@ -99,43 +100,49 @@ class ShuffledObjects(Control):
         default_factory=dict, init=False, repr=False
     )
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
+    def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph with other objects in o*'s statements."""
         root = target_of(graph)
         shuffled = bare(graph)
-        edges = [edge for edge in graph.out_edges(root, keys=True, data=True) if edge[3].get("role") != "edit"]
-        taken = {end for _, end, _, _ in edges} | set(shuffled)
-        for _, end, key, data in sorted(edges, key=lambda edge: (edge[2], edge[1])):
-            objects = self._objects(values=options.values).get(str(key), {})
-            candidates = {
-                name: label
-                for name, (label, owners) in objects.items()
-                # o* may have more objects than the sampled ones, so that its own are told by their owner
-                if (edit.target_new_id or edit.target_new) not in owners
-                and name not in taken
-                and not shuffled.has_edge(root, name, key)
-                and not options.leakage.gives_away(name, label)
-            }
-            if candidates:
-                drawn = min(candidates, key=lambda name: hashed(options.seed, edit.target_new, str(key), end, name))
-                shuffled.add_node(drawn, label=candidates[drawn], hop=graph.nodes[end].get("hop", 2))
-                shuffled.add_edge(root, drawn, key=key, **data)
+        statements = []
+        for _, end, key, data in graph.out_edges(root, keys=True, data=True):
+            if data.get("role") != "edit":
+                statements.append((str(key), end, data))
+        taken = {end for _, end, _ in statements} | set(shuffled)  # no statement gets one of these
+        own_name = edit.target_new_id or edit.target_new
+        for key, end, data in sorted(statements, key=lambda statement: statement[:2]):
+            candidates = dict[str, str]()
+            for name, (label, owners) in self._objects(values=options.values).get(key, {}).items():
+                # o* may have more objects than the sampled ones, so that its own are told by their owner.
+                is_own = own_name in owners
+                is_used = name in taken or shuffled.has_edge(root, name, key)
+                if not (is_own or is_used or options.leakage.gives_away(name, label)):
+                    candidates[name] = label
+            if not candidates:
+                continue
+            by_hash = {hash_of(options.seed, edit.target_new, key, end, name): name for name in candidates}
+            drawn = by_hash[min(by_hash)]
+            shuffled.add_node(drawn, label=candidates[drawn], hop=graph.nodes[end].get("hop", 2))
+            shuffled.add_edge(root, drawn, key=key, **data)
         return shuffled
 
     def _objects(self, *, values: bool) -> Mapping[str, Mapping[str, tuple[str, set[str]]]]:
-        """For each relation, the objects of the pool's o*: label, and whose they are; with ``values`` also dates."""
+        """Return for each relation the objects of the pool's o*: label, and whose they are; ``values``: dates too."""
         if values in self._read:
             return self._read[values]
         objects: dict[str, dict[str, tuple[str, set[str]]]] = {}
-        for owner, donor in {donor.target_new_id or donor.target_new: donor for donor in self.pool}.items():
+        donors = {donor.target_new_id or donor.target_new: donor for donor in self.pool}
+        for owner, donor in donors.items():
             try:
                 graph = read_subgraph(self.right, donor, SubgraphOptions(per_node=_ALL, values=values))
             except FAILURES:  # the donor is not in the graph
                 continue
             for _, end, key, data in graph.out_edges(target_of(graph), keys=True, data=True):
-                if data.get("role") != "edit":
-                    labelled = str(graph.nodes[end]["label"]), set[str]()
-                    objects.setdefault(str(key), {}).setdefault(str(end), labelled)[1].add(owner)
+                if data.get("role") == "edit":
+                    continue
+                of_relation = objects.setdefault(str(key), {})
+                _, owners = of_relation.setdefault(str(end), (str(graph.nodes[end]["label"]), set()))
+                owners.add(owner)
         self._read[values] = objects
         return objects
 
@@ -150,17 +157,17 @@ class Withheld(Control):
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
+    def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph without the withheld nodes; the edit's own subject and object stay."""
         names = self.names.get(edit.id, frozenset())
         ends = {subject_of(graph), target_of(graph)}
-        return without_nodes(
-            graph, [node for node, label in graph.nodes(data="label") if label in names and node not in ends]
-        )
+        withheld = [node for node, label in graph.nodes(data="label") if label in names and node not in ends]
+        return without_nodes(graph, withheld)
 
     def notes(self) -> dict[str, Any]:
         """Return a hash of the withheld names."""
-        return {"withheld_sha256": digest({name: sorted(withheld) for name, withheld in sorted(self.names.items())})}
+        by_edit = {id_: sorted(withheld) for id_, withheld in sorted(self.names.items())}
+        return {"withheld_sha256": digest(by_edit)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +182,7 @@ class WithoutAnswers(Withheld):
         hidden = [name for name in hidden_answers(self, edit) if name.strip()]
         return super().subgraph(edit, guarding(self.right, edit, options, hidden))
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
+    def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the subgraph without these nodes and those that only they lead to; s and o* stay."""
         return without_answers(graph, sorted(self.names.get(edit.id, frozenset())))
 
@@ -213,13 +220,12 @@ class WrongGraph(Control):
 
     pool: Sequence[Edit] = ()
 
-    def changed(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
+    def change(self, graph: nx.MultiDiGraph, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
         """Return the edit's own edge, with the donors' statements instead of those of o*."""
         wrong = bare(graph)
         incoming = options.incoming
-        wrong.graph = {
-            name: graph.graph[name] for name in options.changed() if name in graph.graph and name not in SAMPLING
-        }
+        recorded = [name for name in options.changed() if name not in SAMPLING]
+        wrong.graph = {name: graph.graph[name] for name in recorded if name in graph.graph}
         size = len(_statements(graph, incoming))
         count = len(_statements(wrong, incoming))
         for donor in self._donors(edit, options.seed):
@@ -244,44 +250,60 @@ class WrongGraph(Control):
         return {"kind": "wrong graph", "pool_sha256": digest(targets), "right": graph_identity(self.right)}
 
     def _donors(self, edit: Edit, seed: int) -> Iterator[Edit]:
-        """The pool's edits with another o*, in an order that depends on this edit and ``seed``.
+        """Yield the pool's edits with another o*, in an order that depends on this edit and ``seed``.
 
         They have this edit's subject and id: what the right graph withholds from this edit, it withholds from them.
         """
-        edit_names = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id}
-        donors = {
-            donor.target_new_id or donor.target_new: donor
-            for donor in self.pool
-            if not edit_names & {donor.target_new, donor.target_new_id} - {None}
-        }
-        for name in sorted(donors, key=lambda name: hashed(seed, edit.subject, edit.target_new, name)):
-            own_names = {"id": edit.id, "subject": edit.subject, "subject_id": edit.subject_id}
-            yield donors[name].model_copy(update=own_names)
+        edit_names = {edit.subject, edit.subject_id, edit.target_new, edit.target_new_id} - {None}
+        donors = dict[bytes, Edit]()  # by what decides their order
+        for donor in self.pool:
+            if donor.target_new in edit_names or donor.target_new_id in edit_names:
+                continue
+            name = donor.target_new_id or donor.target_new
+            donors[hash_of(seed, edit.subject, edit.target_new, name)] = donor
+        own_names = {"id": edit.id, "subject": edit.subject, "subject_id": edit.subject_id}
+        for _, donor in sorted(donors.items()):
+            yield donor.model_copy(update=own_names)
 
 
 def pool_of(names: Sequence[str]) -> tuple[Edit, ...]:
     """Return donors from their names in the graph: item ids such as Q1345, or labels."""
-    return tuple(
-        Edit(
-            id=name,
-            subject="the subject",
-            prompt="{} is",
-            relation="relation",  # the edit's own edge needs one, and is not used
-            target_new=f"item {name}" if is_entity_id(name) else name,
-            target_new_id=name if is_entity_id(name) else None,
+    pool = []
+    for name in names:
+        is_id = is_entity_id(name)
+        pool.append(
+            Edit(
+                id=name,
+                subject="the subject",
+                prompt="{} is",
+                relation="relation",  # the edit's own edge needs one, and is not used
+                target_new=f"item {name}" if is_id else name,
+                target_new_id=name if is_id else None,
+            )
         )
-        for name in names
-    )
+    return tuple(pool)
 
 
-def _statements(graph: nx.MultiDiGraph, incoming: bool) -> list[tuple[bool, str, str, dict[str, Any]]]:
-    """The statements that leave o*, with ``incoming`` also those that lead to it: (leaves, key, other end, data)."""
+class Statement(NamedTuple):
+    """A statement of o* in a subgraph: whether it leaves o*, its relation, the node at its other end, its data."""
+
+    leaves: bool
+    key: str
+    end: str
+    data: dict[str, Any]
+
+
+def _statements(graph: nx.MultiDiGraph, incoming: bool) -> list[Statement]:
+    """Return the statements that leave o*, with ``incoming`` also those that lead to it."""
     target = target_of(graph)
-    statements = [(True, key, end, data) for _, end, key, data in graph.out_edges(target, keys=True, data=True)]
+    statements = []
+    for _, end, key, data in graph.out_edges(target, keys=True, data=True):
+        statements.append(Statement(True, key, end, data))
     if incoming:
-        edges = graph.in_edges(target, keys=True, data=True)
-        statements += [(False, key, start, data) for start, _, key, data in edges if start != target]
-    return [edge for edge in statements if edge[3].get("role") != "edit"]
+        for start, _, key, data in graph.in_edges(target, keys=True, data=True):
+            if start != target:
+                statements.append(Statement(False, key, start, data))
+    return [statement for statement in statements if statement.data.get("role") != "edit"]
 
 
 def _graft(
@@ -292,18 +314,27 @@ def _graft(
     theirs = target_of(other)
     if theirs in {root, subject_of(wrong)}:  # the same entity under another name in the pool
         return
-    known = {edge[:3] for edge in _statements(true, incoming)}
+    known = {(statement.leaves, statement.key, statement.end) for statement in _statements(true, incoming)}
     excluded = {subject_of(wrong), root, subject_of(other), theirs}
     inside = other.subgraph([key for key in other if key not in excluded])
     paths = inside.to_undirected(as_view=True) if incoming else inside
-    for leaves, key, end, data in sorted(_statements(other, incoming), key=lambda edge: hashed(seed, edge[2], edge[1])):
+
+    def draw(statement: Statement) -> bytes:
+        return hash_of(seed, statement.end, statement.key)
+
+    for statement in sorted(_statements(other, incoming), key=draw):
+        leaves, key, end, data = statement
         start, stop = (root, end) if leaves else (end, root)
-        if room and end not in excluded and (leaves, key, end) not in known and not wrong.has_edge(start, stop, key):
-            reached = inside.subgraph({end, *nx.descendants(paths, end)})  # the nodes behind the statement
-            wrong.add_nodes_from((key, data) for key, data in reached.nodes(data=True) if key not in wrong)
-            wrong.add_edges_from(reached.edges(keys=True, data=True))
-            wrong.add_edge(start, stop, key=key, **data)
-            room -= 1
+        is_known = (leaves, key, end) in known or wrong.has_edge(start, stop, key)
+        if not room or end in excluded or is_known:
+            continue
+        reached = inside.subgraph({end, *nx.descendants(paths, end)})  # the nodes behind the statement
+        for node, node_data in reached.nodes(data=True):
+            if node not in wrong:
+                wrong.add_node(node, **node_data)
+        wrong.add_edges_from(reached.edges(keys=True, data=True))
+        wrong.add_edge(start, stop, key=key, **data)
+        room -= 1
 
 
 def hidden_answers(source: object, edit: Edit) -> tuple[str, ...]:
@@ -322,15 +353,23 @@ def withheld_names(source: object, edit: Edit) -> tuple[str, ...]:
 
 
 def _names(source: object, edit: Edit, kind: Any) -> tuple[str, ...]:
-    names = source.names.get(edit.id, frozenset()) if isinstance(source, kind) else ()
-    return (*sorted(names), *_names(source.right, edit, kind)) if isinstance(source, Control) else ()
+    """Return the names that a source, and those that it is around, have for an edit, if they are of this kind."""
+    names = list[str]()
+    while isinstance(source, Control):
+        if isinstance(source, kind):
+            names += sorted(source.names.get(edit.id, frozenset()))
+        source = source.right
+    return tuple(names)
 
 
 def bare(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     """Return the edit's own nodes and edge without any statement, and the graph's attributes."""
     ends = {subject_of(graph), target_of(graph)}
     alone = nx.MultiDiGraph(**graph.graph)
-    alone.add_nodes_from((key, data) for key, data in graph.nodes(data=True) if key in ends)
-    edges = graph.edges(keys=True, data=True)
-    alone.add_edges_from(edge for edge in edges if edge[3].get("role") == "edit")
+    for key, data in graph.nodes(data=True):
+        if key in ends:
+            alone.add_node(key, **data)
+    for start, end, key, data in graph.edges(keys=True, data=True):
+        if data.get("role") == "edit":
+            alone.add_edge(start, end, key=key, **data)
     return alone

@@ -54,15 +54,17 @@ class EncodedSubgraph:
     def together(cls, graphs: Sequence[EncodedSubgraph]) -> EncodedSubgraph:
         """Return the subgraphs of several edits as one graph without edges between them."""
         sizes = tuple(len(graph.nodes) for graph in graphs)
-        first = [index * max(sizes) for index in range(len(graphs))]  # row of each graph
+        edges = []
+        subjects = []
+        for index, graph in enumerate(graphs):
+            first_row = index * max(sizes)  # of the graph, in [graphs * nodes]
+            edges.append(graph.edges + first_row)
+            subjects.append(graph.subject + first_row)
         return cls(
             nodes=pad_sequence([graph.nodes for graph in graphs], batch_first=True),
-            edges=torch.cat([graph.edges + start for graph, start in zip(graphs, first, strict=True)], 1),
+            edges=torch.cat(edges, 1),
             relations=torch.cat([graph.relations for graph in graphs]),
-            subject=torch.tensor(
-                [graph.subject + start for graph, start in zip(graphs, first, strict=True)],
-                device=graphs[0].nodes.device,
-            ),
+            subject=torch.tensor(subjects, device=graphs[0].nodes.device),
             sizes=sizes,
         )
 
@@ -84,7 +86,9 @@ class EncodedSubgraph:
 
     def to(self, device: torch.device) -> EncodedSubgraph:
         """Return one graph (before `together`) on another device: the value's block may be elsewhere."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("nodes", "edges", "relations")})
+        return replace(
+            self, nodes=self.nodes.to(device), edges=self.edges.to(device), relations=self.relations.to(device)
+        )
 
 
 def encode_subgraph(
@@ -102,16 +106,17 @@ def encode_subgraph(
     check_graph(graph)
     check_labels(model, graph)
     keys = sorted(graph.nodes)
-    edges = sorted(graph.edges(keys=True, data=True), key=lambda edge: (*edge[:2], str(edge[2])))
-    labels = [graph.nodes[key]["label"] for key in keys] + [data["label"] for *_, data in edges]
+    edges = sorted(graph.edges(keys=True, data="label"), key=lambda edge: (*edge[:2], str(edge[2])))
+    labels = [graph.nodes[key]["label"] for key in keys] + [label for *_, label in edges]
     vectors = label_vectors(model, labels, layer=layer, pooling=pooling, start_token=start_token)
 
     # A statement s -r-> o becomes the message o -> s: an edge has its object first.
     row = {key: index for index, key in enumerate(keys)}
-    ends = [[row[target] for _, target, *_ in edges], [row[subject] for subject, *_ in edges]]
+    objects = [row[end] for _, end, _, _ in edges]
+    subjects = [row[start] for start, _, _, _ in edges]
     return EncodedSubgraph(
         nodes=vectors[: len(keys)],
-        edges=torch.tensor(ends, device=vectors.device),
+        edges=torch.tensor([objects, subjects], device=vectors.device),
         relations=vectors[len(keys) :],
         subject=row[subject_of(graph)],
     )
@@ -178,7 +183,13 @@ def label_vectors(
         for (label, tokens), state in zip(batch, states, strict=True):
             last = state[-1]
             mean = state[-tokens:].mean(0)
-            vectors[label] = {"last": last, "mean": mean, "both": (last + mean) / 2}[pooling]
+            match pooling:
+                case "last":
+                    vectors[label] = last
+                case "mean":
+                    vectors[label] = mean
+                case "both":
+                    vectors[label] = (last + mean) / 2
     return torch.stack([vectors[label] for label in labels]).float()
 
 
@@ -186,22 +197,27 @@ def _batches(
     model: LanguageModel, labels: Sequence[str], *, start_token: bool
 ) -> Iterator[tuple[Batch, list[tuple[str, int]]]]:
     """Yield left-padded batches of the distinct labels by length: the rows, and (label, number of its own tokens)."""
-    rows = {label: _row(model, label, start_token=start_token) for label in sorted(set(labels))}
-    by_length = sorted(rows, key=lambda label: len(rows[label][0]))
-    lengths = [len(rows[label][0]) for label in by_length]
+    ids = dict[str, list[int]]()
+    own_tokens = dict[str, int]()
+    for label in sorted(set(labels)):
+        ids[label], others = _row(model, label, start_token=start_token)
+        own_tokens[label] = len(ids[label]) - others
+    by_length = sorted(ids, key=lambda label: len(ids[label]))
+    lengths = [len(ids[label]) for label in by_length]
     longest = _longest(model)
     if longest and lengths and lengths[-1] > longest:
         raise GraphError(_too_long(model, by_length[-1]))
     for numbers in split_passes(lengths, rows=_ROWS, tokens=_TOKENS):
         batch = by_length[numbers.start : numbers.stop]
-        padded = left_pad([rows[label][0] for label in batch], device=model.device)
-        yield padded, [(label, len(rows[label][0]) - rows[label][1]) for label in batch]
+        padded = left_pad([ids[label] for label in batch], device=model.device)
+        yield padded, [(label, own_tokens[label]) for label in batch]
 
 
 def _row(model: LanguageModel, label: str, *, start_token: bool) -> tuple[list[int], int]:
-    """A label's tokens, and how many of the first ones are not its own (a start, a BOS); a final EOS is dropped."""
+    """Return a label's tokens without a final EOS, and how many of the first ones are not its own (a start, a BOS)."""
     if start_token:
-        lead, tokens = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (LEAD, label))
+        lead = model.tokenizer(LEAD, add_special_tokens=False)["input_ids"]
+        tokens = model.tokenizer(label, add_special_tokens=False)["input_ids"]
         before = [document_start(model.tokenizer), *lead]
         return [*before, *tokens], len(before) if tokens else 0
     encoding = model.tokenizer(label, return_special_tokens_mask=True)

@@ -40,20 +40,21 @@ log = logging.getLogger(__name__)
 
 def has_names(path: Path) -> bool:
     """Return whether a file has statements of names, and not of Wikidata's ids; the first row of a TSV decides."""
-    if (kind := _kind(path)) != ".tsv" or not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, it never raises
+    kind = _kind(path)
+    if kind != ".tsv" or not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, it never raises
         return kind in (".csv", ".graphml")
     with open_graph_file(path) as reader:
         for raw in reader:
             cells = [cell.strip() for cell in raw.decode("utf-8-sig", errors="replace").split("\t")]
             if any(cells) and not _header(cells):
-                wikidata = _has_ids(cells)
-                log.info("%s: its statements have %s", path, "Wikidata's ids" if wikidata else "names")
-                return not wikidata
+                has_ids = _has_ids(cells)
+                log.info("%s: its statements have %s", path, "Wikidata's ids" if has_ids else "names")
+                return not has_ids
     return False
 
 
 def _has_ids(cells: Sequence[str]) -> bool:
-    """Whether a row is `Q42 P31 Q5` or `Q42 label Douglas Adams`, whatever its last cell has."""
+    """Return whether a row is `Q42 P31 Q5` or `Q42 label Douglas Adams`, whatever its last cell has."""
     return len(cells) > 1 and is_entity(cells[0]) and (is_property(cells[1]) or cells[1] == "label")
 
 
@@ -74,67 +75,64 @@ def read_facts(paths: Sequence[Path]) -> tuple[nx.MultiDiGraph, dict[str, str]]:
         if _kind(path) == ".graphml":
             if len(paths) > 1:
                 raise GraphError(f"{path}: a GraphML file has keys of its own, so it can't be combined; give it alone")
-            return _graphml(path)
-        before = count
+            return _read_graphml(path)
+        before = graph.number_of_edges()
         skipped = 0
-        first = ("", "", "")
+        first: tuple[str, str, str] | None = None
         with open_graph_file(path) as reader:
-            for head, relation, tail in _table(reader, path):
-                first = (head, relation, tail) if count + skipped == before else first
+            for head, relation, tail in _read_table(reader, path):
+                first = first or (head, relation, tail)
                 if graph.has_edge(head, tail, relation):
                     skipped += 1
                     continue
                 graph.add_edge(head, tail, key=relation, label=relation)
-                if (count := count + 1) > _MOST:
+                count += 1
+                if count > _MOST:
                     raise GraphError(f"{path}: there are more than {_MOST:,} statements; give a part of them")
-            files[str(path) if path.name in files else path.name] = reader.sha256()
-        if count + skipped == before:
+            name = str(path) if path.name in files else path.name
+            files[name] = reader.sha256()
+        if first is None:
             raise GraphError(f"{path}: has no statement; {_FORM}")
-        log.info("%s: read %s, %d skipped (repeated rows)", path, number_of(count - before, "statement"), skipped)
-        if count - before > 2 and _is_apart(graph, *first):
+        new = count - before
+        log.info("%s: read %s, %d skipped (repeated rows)", path, number_of(new, "statement"), skipped)
+        if new > 2 and _is_apart(graph, *first):
             log.warning("%s: its first row is read as the statement %s; %s", path, ", ".join(first), _HEADER)
     return graph, files
 
 
 def _is_apart(graph: nx.MultiDiGraph, head: str, relation: str, tail: str) -> bool:
-    """Whether no other statement has one of the three names, as with a header."""
+    """Return whether no other statement has one of the three names, as with a header."""
     degrees = dict(graph.degree([head, tail]))
     same = sum(key == relation for *_, key in graph.edges(keys=True))
     return bool(degrees[head] == degrees[tail] == same == 1)
 
 
 def _kind(path: Path) -> str:
-    """The ending of a file's name in lower case, without .gz."""
+    """Return the ending of a file's name in lower case, without .gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]:
+def _read_table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (head, relation, tail) of the rows of a CSV or TSV file; blank lines and the header are left out."""
-    lines = _decoded(reader, path)
+    lines = _decode(reader, path)
     start = list[str]()  # up to the first line that is not blank; the line numbers count from here
     for line in lines:
         start.append(line)
         if line.strip():
             break
     # Without a header, the separator is the one that makes three cells of the first line.
-    usual = _SEPARATORS[_kind(path)]
-    wide = (
-        candidate
-        for candidate in (usual, ",", ";", "\t")
-        if start and len(next(csv.reader([start[-1].replace("\r", " ")], delimiter=candidate), [])) > 2
-    )
-    separator = usual
-    with suppress(csv.Error):  # a cell that is too long: its line is named below
-        separator = next(wide, usual)
+    separator = _find_separator(start[-1] if start else "", usual=_SEPARATORS[_kind(path)])
     rows = table_rows(chain(start, lines), separator)
 
-    columns = None
-    width = len(_COLUMNS)
+    columns = [0, 1, 2]  # of head, relation and tail
+    width = len(columns)
     for number, (first, cells) in enumerate(rows):
         where = f"{path}, line {first}"
         if isinstance(cells, RowFault):
             raise GraphError(f"{where}: {cells.message}")
-        if number == 0 and (columns := _header(cells)):
+        header = _header(cells) if number == 0 else None
+        if header:
+            columns = header
             width = len(cells)
             continue
         if _has_ids(cells):
@@ -143,22 +141,36 @@ def _table(reader: CountingReader, path: Path) -> Iterator[tuple[str, str, str]]
             raise GraphError(
                 f"{where}: found {len(cells)} cells; {_FORM}; put a cell with a separator into double quotes"
             )
-        statement = {name: cells[(columns or range(3))[index]] for index, name in enumerate(_COLUMNS)}
-        if empty := next((name for name, text in statement.items() if not text), None):
-            raise GraphError(f"{where}, field {empty}: is empty; {_FORM}; give it, or remove the line")
-        yield statement["head"], statement["relation"], statement["tail"]
+        head, relation, tail = [cells[column] for column in columns]
+        for field, text in zip(_COLUMNS, (head, relation, tail), strict=True):
+            if not text:
+                raise GraphError(f"{where}, field {field}: is empty; {_FORM}; give it, or remove the line")
+        yield head, relation, tail
+
+
+def _find_separator(line: str, *, usual: str) -> str:
+    """Return the first separator that makes at least three cells of a line; the usual one if none does."""
+    for separator in (usual, ",", ";", "\t"):
+        with suppress(csv.Error):  # a cell that is too long: its line is named when it is read
+            rows = list(csv.reader([line.replace("\r", " ")], delimiter=separator))
+            if rows and len(rows[0]) > 2:
+                return separator
+    return usual
 
 
 def _header(cells: Sequence[str]) -> list[int] | None:
-    """The columns of head, relation and tail if ``cells`` are a header, else None."""
+    """Return the columns of head, relation and tail if ``cells`` are a header, else None."""
     names = [cell.strip().casefold() for cell in cells]
-    columns = [
-        next((index for index, name in enumerate(names) if name in accepted), -1) for accepted in _COLUMNS.values()
-    ]
-    return columns if min(columns) >= 0 else None
+    columns = list[int]()
+    for accepted in _COLUMNS.values():
+        found = [index for index, name in enumerate(names) if name in accepted]
+        if not found:
+            return None
+        columns.append(found[0])
+    return columns
 
 
-def _decoded(reader: CountingReader, path: Path) -> Iterator[str]:
+def _decode(reader: CountingReader, path: Path) -> Iterator[str]:
     for number, raw in enumerate(reader, start=1):
         try:
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -166,7 +178,7 @@ def _decoded(reader: CountingReader, path: Path) -> Iterator[str]:
             raise GraphError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save the file as UTF-8") from None
 
 
-def _graphml(path: Path) -> tuple[nx.MultiDiGraph, dict[str, str]]:
+def _read_graphml(path: Path) -> tuple[nx.MultiDiGraph, dict[str, str]]:
     with open_graph_file(path) as reader:
         if path.stat().st_size > _LARGEST:
             raise GraphError(f"{path}: has more than {_LARGEST / 1e6:g} MB; write the statements as CSV")

@@ -83,19 +83,15 @@ def graph_facts(
     wording = Wording.of(edit, graph, target=target)
 
     # The distinct statements about o* that can be used, as labels: (property, r', o').
-    taken = {_folded(edit.subject), _folded(edit.target_new), _folded(graph.nodes[target]["label"])}
-    statements = {
-        (str(data.get("property", key)), _plain(data["label"]), _plain(graph.nodes[end]["label"]))
-        for _, end, key, data in graph.out_edges(target, keys=True, data=True)
-        if data.get("role") != "edit"
-    }
-    usable = [
-        (property_, relation, label)
-        for property_, relation, label in statements
-        if not (is_entity_id(label) or is_property_id(relation))  # a name, not only an id
-        and _folded(label) not in taken
-    ]
-    usable.sort(key=lambda statement: (hashed(seed, statement[1], statement[2]), statement))
+    taken = {_fold(edit.subject), _fold(edit.target_new), _fold(graph.nodes[target]["label"])}
+    statements = set[tuple[str, str, str]]()
+    for _, end, key, data in graph.out_edges(target, keys=True, data=True):
+        relation = _on_one_line(data["label"])
+        label = _on_one_line(graph.nodes[end]["label"])
+        has_names = not is_entity_id(label) and not is_property_id(relation)  # and not only ids
+        if data.get("role") != "edit" and has_names and _fold(label) not in taken:
+            statements.add((str(data.get("property", key)), relation, label))
+    usable = sorted(statements, key=lambda statement: (hash_of(seed, statement[1], statement[2]), statement))
 
     # Each kind in the given order, each prompt once: the first object of a relation counts.
     facts = list[GraphFact]()
@@ -114,16 +110,17 @@ def graph_facts(
 def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tuple[GraphFact, ...]:
     """Return the facts that follow from an edit by rules (`SubgraphOptions.rules`), the most confident first.
 
-    The arguments and errors are those of `graph_facts`.
+    The arguments are those of `graph_facts`.
     """
     check_graph(graph)
     wording = Wording.of(edit, graph, target=target_of(graph))
     edges = [edge for edge in graph.edges(data=True) if edge[2].get("role") == "consequence"]
+    edges.sort(key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1]))
     by_text: dict[str, GraphFact] = {}
-    for start, end, data in sorted(edges, key=lambda edge: (-edge[2]["confidence"], edge[2]["property"], edge[1])):
-        subject, relation, label = (
-            _plain(text) for text in (graph.nodes[start]["label"], data["label"], graph.nodes[end]["label"])
-        )
+    for start, end, data in edges:
+        subject = _on_one_line(graph.nodes[start]["label"])
+        relation = _on_one_line(data["label"])
+        label = _on_one_line(graph.nodes[end]["label"])
         prompt = wording.prompt("statement", data["property"], relation)
         if prompt.count("{}") == 1 and not (is_entity_id(label) or is_property_id(relation)):
             fact = GraphFact(kind="consequence", subject=subject, relation=relation, object=label, prompt=prompt)
@@ -131,7 +128,7 @@ def consequence_facts(edit: Edit, graph: nx.MultiDiGraph, *, limit: int) -> tupl
     return tuple(by_text.values())[:limit]
 
 
-def hashed(seed: int, *parts: str) -> bytes:
+def hash_of(seed: int, *parts: str) -> bytes:
     """Return a hash that decides a random draw, the same on all machines."""
     return hashlib.blake2b("|".join((str(seed), *parts)).encode(), digest_size=16).digest()
 
@@ -140,7 +137,7 @@ def target_of(graph: nx.MultiDiGraph) -> str:
     """Return the key of o*'s node: the node with its role, or else the object of the edit's edge."""
     roles = [key for key, data in graph.nodes(data=True) if data.get("role") == "target_new"]
     edges = [target for _, target, data in graph.edges(data=True) if data.get("role") == "edit"]
-    targets = sorted({*roles} or {*edges})
+    targets = sorted(set(roles or edges))
     if len(targets) != 1:
         raise GraphError(f"one node needs role='target_new', found {len(targets)}: {targets[:5]}; give it to o*'s node")
     return str(targets[0])
@@ -148,8 +145,8 @@ def target_of(graph: nx.MultiDiGraph) -> str:
 
 def overlaps(text: str, other: str) -> bool:
     """Return whether the words of one text occur in the other, without case and accents; long names in a word too."""
-    one = _folded(text)
-    two = _folded(other)
+    one = _fold(text)
+    two = _fold(other)
     if not one or not two:
         return False
     short, long = sorted((one, two), key=len)
@@ -194,14 +191,14 @@ def guarding(source: SubgraphSource, edit: Edit, options: SubgraphOptions, answe
     return options
 
 
-def _plain(label: str) -> str:
+def _on_one_line(label: str) -> str:
     return " ".join(label.split())
 
 
-def _folded(text: str) -> str:
-    """The words in lower case, without accents and punctuation; the text itself if it has no words."""
+def _fold(text: str) -> str:
+    """Return the words in lower case, without accents and punctuation; the text itself if it has no words."""
     letters = without_accents(text.casefold())
-    return " ".join(re.findall(r"\w+", letters)) or _plain(letters)
+    return " ".join(re.findall(r"\w+", letters)) or _on_one_line(letters)
 
 
 @dataclass(frozen=True)
@@ -221,23 +218,29 @@ class Wording:
         row = templates.find(edit.relation_id) or templates.find(edit.relation)
         in_graph = [str(data["label"]) for _, _, data in graph.edges(data=True) if data.get("role") == "edit"]
         words_of_prompt = edit.model_copy(update={"relation": None}).relation_text
-        labels = [*in_graph, edit.relation, row.label if row else None]
-        named = (label for label in labels if label and label != words_of_prompt and not is_property_id(label))
-        relation = next((_plain(label) for label in named), None)
+        relation = None
+        for label in (*in_graph, edit.relation, row.label if row else None):
+            if label and label != words_of_prompt and not is_property_id(label):
+                relation = _on_one_line(label)
+                break
         noun = noun_for(relation)
-        label = _plain(graph.nodes[target]["label"])
-        return cls(edit.prompt, label, f"the {noun} of {{}}" if noun else None, templates)
+        thing = f"the {noun} of {{}}" if noun else None
+        return cls(edit.prompt, _on_one_line(graph.nodes[target]["label"]), thing, templates)
 
     def prompt(self, kind: str, property_id: str, relation: str) -> str:
         """Return the prompt of a statement, a composed or a chained fact with r' = ``relation``; {} is its subject."""
         if kind == "chained":
             return f"{self.edit_prompt} {self.target}, {relation}"
-        if row := self.templates.find(property_id) or self.templates.find(relation):
+        row = self.templates.find(property_id) or self.templates.find(relation)
+        noun = noun_for(relation)
+        if row:
             template = row.template
         elif relation.startswith(_VERBS):
             template = f"{{}} {relation}"
+        elif noun:
+            template = f"The {noun} of {{}} is"
         else:
-            template = f"The {noun} of {{}} is" if (noun := noun_for(relation)) else f"{{}} is {relation}"
+            template = f"{{}} is {relation}"
         if kind == "statement":
             return template
         if self.thing:  # a composed fact: "The sports team of {} has its headquarters in"

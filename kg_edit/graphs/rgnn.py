@@ -129,7 +129,8 @@ class RGNN(nn.Module):
         """Return networks of one shape as one, with weights [graphs, d, d]; their own become views of these."""
         combined = deepcopy(networks[0])
         combined._draws = [draw for network in networks for draw in network._draws]
-        for layer, *parts in zip(combined.layers, *(network.layers for network in networks), strict=True):
+        for number, layer in enumerate(combined.layers):
+            parts = [network.layers[number] for network in networks]
             for name, _ in list(layer.named_parameters()):
                 share_memory(name, layer, parts)
         return combined
@@ -147,11 +148,9 @@ class RGNN(nn.Module):
             nodes = self.activate(layer(nodes, edges, relations), layer)
             if self.training and self._dropout and self._has_activation(layer):
                 # From each graph's own generator, so that a run can be repeated
-                counts = sizes or (nodes.shape[-2],)
-                drawn = [
-                    torch.rand(count, nodes.shape[-1], generator=draw)
-                    for count, draw in zip(counts, self._draws, strict=True)
-                ]
+                drawn = []
+                for count, draw in zip(sizes or (nodes.shape[-2],), self._draws, strict=True):
+                    drawn.append(torch.rand(count, nodes.shape[-1], generator=draw))
                 active = pad_sequence(drawn, batch_first=True).reshape(nodes.shape) >= self._dropout
                 nodes = nodes * active.to(nodes.device) / (1 - self._dropout)
         return nodes

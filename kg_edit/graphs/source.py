@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 _SUBJECT = "_:subject"
 _RELATION = ("label", "relation", "type", "predicate")  # attributes of an edge, the first text of which is its relation
-_OFTEN = 5
-_PAIRS = 100_000
+_OFTEN = 5  # times that a relation occurs which is not a misspelling
+_PAIRS = 100_000  # of names that are compared
 _NEAR = 0.88  # difflib's ratio: "locatd in" and "located in" have 0.95, "works as" and "works at" 0.875
 _NEAR_LABEL = 0.8  # that of a label, which is only named
 _SEARCHED = 10_000  # labels; a search among more would take long for each edit
@@ -76,17 +76,21 @@ class PrivateGraph:
         if not self.graph.is_directed():
             raise GraphError("the graph is undirected; give a networkx.DiGraph or MultiDiGraph with edges from s to o")
         if len(self._nodes) < len(self.graph):
-            ((text, _),) = Counter(map(str, self.graph)).most_common(1)
+            ((text, _),) = Counter(str(node) for node in self.graph).most_common(1)
             raise GraphError(f"several nodes of the graph are written {text!r}; give them keys that differ as texts")
-        if nameless := [edge for edge in self.graph.edges(data=True) if _relation_of(edge[2]) is None]:
+        nameless = [edge for edge in self.graph.edges(data=True) if _relation_of(edge[2]) is None]
+        if nameless:
             raise _no_relation(nameless)
-        if near := near_relations(str(_relation_of(data)) for _, _, data in self.graph.edges(data=True)):
-            (rare, frequent), *others = near
-            more = f" ({len(others)} more such relations)" if others else ""
+        near = near_relations(str(_relation_of(data)) for _, _, data in self.graph.edges(data=True))
+        if near:
+            rare, frequent = near[0]
+            more = f" ({len(near) - 1} more such relations)" if len(near) > 1 else ""
             log.warning(
                 "the graph has the relation %r once and %r often; if the first is misspelled, correct it: it is read "
                 "as a relation of its own%s",
-                *(rare, frequent, more),
+                rare,
+                frequent,
+                more,
             )
 
     def subgraph(self, edit: Edit, options: SubgraphOptions = DEFAULTS) -> nx.MultiDiGraph:
@@ -107,18 +111,13 @@ class PrivateGraph:
         if target != subject:  # as in "The album {} is by", of Weezer by Weezer
             subgraph.add_node(target, label=self._labels[target], role="target_new", hop=1)
         subgraph.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
-        # The statements of s are read only where s is o*, and without the old edge.
-        old = {(edit.target_true_id or "").removeprefix("node:"), edit.target_true} if target == subject else set()
         frontier = [target]
         for hop in range(2, options.hops + 1):
             reached: list[str] = []
             for node in frontier:
-                offered = (
-                    statement
-                    for statement in self._statements(node)
-                    if statement.object != subject
-                    and not (node == subject and {statement.object, self._labels[statement.object]} & old)
-                )
+                offered = [statement for statement in self._statements(node) if statement.object != subject]
+                if node == subject:  # where s is o*
+                    offered = [statement for statement in offered if not self._is_old(statement.object, edit)]
                 for _, relation, end in bottom_m(offered, options.per_node, seed=options.seed):
                     if end not in subgraph:
                         subgraph.add_node(end, label=self._labels[end], role="neighbour", hop=hop)
@@ -126,6 +125,11 @@ class PrivateGraph:
                     subgraph.add_edge(node, end, key=relation, label=relation, role="statement")
             frontier = reached
         return subgraph
+
+    def _is_old(self, node: str, edit: Edit) -> bool:
+        """Return whether a node is the edit's old object."""
+        old_key = (edit.target_true_id or "").removeprefix("node:")
+        return node in (old_key, edit.target_true) or self._labels[node] in (old_key, edit.target_true)
 
     @property
     def about(self) -> str:
@@ -142,15 +146,20 @@ class PrivateGraph:
 
     def provenance(self) -> dict[str, Any]:
         """Return a hash of all nodes, labels and edges, and the files with their SHA-256."""
-        files = [{"name": name, "sha256": sha256} for name, sha256 in sorted(self.files.items())]
-        return {"kind": "private graph", "content_hash": self._hash, **({"files": files} if files else {})}
+        provenance: dict[str, Any] = {"kind": "private graph", "content_hash": self._hash}
+        if self.files:
+            provenance["files"] = [{"name": name, "sha256": sha256} for name, sha256 in sorted(self.files.items())]
+        return provenance
 
     @cached_property
     def _hash(self) -> str:
-        edges = sorted(statement for key in self._labels for statement in self._statements(key))
+        edges = list[Statement]()
+        for key in self._labels:
+            edges += self._statements(key)
+        edges.sort()
         if not self.files:
-            read = number_of(len(edges), "statement"), number_of(len(self._labels), "node")
-            log.info("the networkx graph: read %s of %s, 0 skipped", *read)
+            statements = number_of(len(edges), "statement")
+            log.info("the networkx graph: read %s of %s, 0 skipped", statements, number_of(len(self._labels), "node"))
         content = json.dumps([sorted(self._labels.items()), edges])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -169,11 +178,14 @@ class PrivateGraph:
 
     @cached_property
     def _labels(self) -> dict[str, str]:
-        def name(key: str, data: Mapping[str, Any]) -> str:
-            names = (data.get("label"), data.get("name"))  # a table's empty cell may be NaN
-            return next((str(text) for text in names if isinstance(text, str | int) and str(text).strip()), key)
-
-        return {key: name(key, self.graph.nodes[node]) for key, node in self._nodes.items()}
+        labels = {}
+        for key, node in self._nodes.items():
+            data = self.graph.nodes[node]
+            names = [data.get("label"), data.get("name"), key]
+            # A table's empty cell may be NaN.
+            usable = [str(name) for name in names if isinstance(name, str | int) and str(name).strip()]
+            labels[key] = usable[0] if usable else key
+        return labels
 
     def _find(self, id_: str | None, label: str) -> str | None:
         key = id_.removeprefix("node:") if id_ else None
@@ -181,9 +193,13 @@ class PrivateGraph:
             return key
         named = self._named.get(label, [])
         if id_ and id_ != key:
-            ways = {0: "give the key of a node", 1: f"its label {label!r} alone finds it too"}
-            several = f"those with the label {label!r} are {', '.join(sorted(named)[:5])}"
-            raise GraphError(f"the graph has no node {key!r}, which {id_!r} names; {ways.get(len(named), several)}")
+            if not named:
+                way = "give the key of a node"
+            elif len(named) == 1:
+                way = f"its label {label!r} alone finds it too"
+            else:
+                way = f"those with the label {label!r} are {', '.join(sorted(named)[:5])}"
+            raise GraphError(f"the graph has no node {key!r}, which {id_!r} names; {way}")
         if len(named) > 1:
             raise GraphError(
                 f"several nodes have the label {label!r}: {', '.join(sorted(named)[:5])}; give the key of one as "
@@ -193,9 +209,13 @@ class PrivateGraph:
 
     def near(self, label: str) -> str:
         """Return ", did you mean 'x'?" with the node's label that is written nearly as ``label``, or nothing."""
-        folded = {name.casefold(): name for name in self._named} if len(self._named) <= _SEARCHED else {}
+        if len(self._named) > _SEARCHED:
+            return ""
+        folded = {name.casefold(): name for name in self._named}
         matches = get_close_matches(label.casefold(), folded, n=1, cutoff=_NEAR_LABEL)
-        return f", did you mean {folded[matches[0]]!r}?" if matches and folded[matches[0]] != label else ""
+        if not matches or folded[matches[0]] == label:
+            return ""
+        return f", did you mean {folded[matches[0]]!r}?"
 
     def _statements(self, key: str) -> Iterator[Statement]:
         for _, target, data in self.graph.out_edges(self._nodes[key], data=True):
@@ -205,7 +225,11 @@ class PrivateGraph:
 
 
 def _relation_of(data: Mapping[str, Any]) -> str | None:
-    return next((text for name in _RELATION if isinstance(text := data.get(name), str) and text.strip()), None)
+    for name in _RELATION:
+        text = data.get(name)
+        if isinstance(text, str) and text.strip():
+            return text
+    return None
 
 
 def near_relations(relations: Iterable[str]) -> list[tuple[str, str]]:
@@ -215,16 +239,24 @@ def near_relations(relations: Iterable[str]) -> list[tuple[str, str]]:
     rare = [name for name, count in counts.items() if count == 1]
     if len(rare) * len(frequent) > _PAIRS:  # names of that many kinds are no vocabulary, and would take minutes
         return []
-    matches = ((name, get_close_matches(name.casefold(), frequent, n=1, cutoff=_NEAR)) for name in rare)
-    return [(name, frequent[near[0]]) for name, near in matches if near]
+    pairs = []
+    for name in rare:
+        near = get_close_matches(name.casefold(), frequent, n=1, cutoff=_NEAR)
+        if near:
+            pairs.append((name, frequent[near[0]]))
+    return pairs
 
 
 def _no_relation(edges: Sequence[tuple[object, object, Mapping[str, Any]]]) -> GraphError:
-    (start, end, data), *others = edges
-    have = f"its attributes are {', '.join(map(str, data))}" if data else "it has no attributes"
-    if attribute := next((name for name in _RELATION if data.get(name) is not None), None):
-        have = f"its {attribute} is {describe(data[attribute])}, which is no name"
-    more = f" ({len(others)} more such edges)" if others else ""
+    start, end, data = edges[0]
+    given = [name for name in _RELATION if data.get(name) is not None]
+    if given:
+        have = f"its {given[0]} is {describe(data[given[0]])}, which is no name"
+    elif data:
+        have = f"its attributes are {', '.join(str(name) for name in data)}"
+    else:
+        have = "it has no attributes"
+    more = f" ({len(edges) - 1} more such edges)" if len(edges) > 1 else ""
     return GraphError(
         f"the edge {start!r} -> {end!r} has no relation: {have}; put the relation's name into its label (or relation, "
         f"type, predicate), or remove the edge{more}"
@@ -270,7 +302,8 @@ def open_named(names: str | Path | Sequence[str | Path], *, contact: str | None 
         check_graph_name(str(part))
     paths = [user_path(part) for part in parts]
     try:
-        if fact_paths := [path for path in paths if has_names(path)]:
+        fact_paths = [path for path in paths if has_names(path)]
+        if fact_paths:
             if len(fact_paths) < len(paths):
                 raise GraphError(
                     f"{fact_paths[0]} has names, so it can't be combined with a graph of Wikidata's ids; give one kind"
@@ -313,7 +346,7 @@ class LeakageSettings(BaseModel):
 
     @field_validator("answers")
     @classmethod
-    def _named(cls, answers: tuple[str, ...]) -> tuple[str, ...]:
+    def _refuse_empty_names(cls, answers: tuple[str, ...]) -> tuple[str, ...]:
         return Leakage(answers).answers  # refuses an empty name
 
 
@@ -357,16 +390,17 @@ class SubgraphSettings(BaseModel):
             policy=self.policy,
             direction=self.direction,
             leakage=Leakage(self.leakage.answers, self.leakage.drop_old_edge),
-            rules=None if self.rules is None else _rules(self.rules),
+            rules=self._read_rules(),
             values=self.values,
         )
 
-
-def _rules(path: str) -> Rules:
-    try:
-        return read_rules(path)
-    except BadOptionError as error:
-        raise ConfigError(f"graph.rules: {error}") from None
+    def _read_rules(self) -> Rules | None:
+        if self.rules is None:
+            return None
+        try:
+            return read_rules(self.rules)
+        except BadOptionError as error:
+            raise ConfigError(f"graph.rules: {error}") from None
 
 
 SAMPLING = frozenset(("hops", "per_node", "seed"))
@@ -386,12 +420,15 @@ def supported(source: SubgraphSource) -> frozenset[str]:
 def read_subgraph(source: SubgraphSource, edit: Edit, options: SubgraphOptions) -> nx.MultiDiGraph:
     """Return the source's subgraph of an edit."""
     supports = supported(source)
-    if other := sorted(set(options.changed()) - supports - SAMPLING):
+    other = sorted(set(options.changed()) - supports - SAMPLING)
+    if other:
         raise ConfigError(
             f"this graph does not support the setting graph.{other[0]}: {type(source).__name__} supports "
             f"{', '.join(sorted(supports)) or 'no setting'}. Leave the setting out, or give a Wikidata graph"
         )
-    return source.subgraph(edit, options) if isinstance(source, ConfigurableSource) else source.subgraph(edit)
+    if isinstance(source, ConfigurableSource):
+        return source.subgraph(edit, options)
+    return source.subgraph(edit)
 
 
 def edge_alone(source: SubgraphSource, edit: Edit) -> nx.MultiDiGraph:
@@ -417,13 +454,17 @@ def other_label(graph: nx.MultiDiGraph, edit: Edit) -> str | None:
     item = edit.target_new_id or ""
     node = graph.graph.get("redirects", {}).get(item, item)
     label = str(graph.nodes[node]["label"]) if node in graph else edit.target_new
-    stored, given = (set(name_words(normalise(name))) for name in (label, edit.target_new))
-    return None if stored <= given or given <= stored else label
+    stored = set(name_words(normalise(label)))
+    given = set(name_words(normalise(edit.target_new)))
+    if stored <= given or given <= stored:
+        return None
+    return label
 
 
 def why_alone(graph: nx.MultiDiGraph, edit: Edit, settings: SubgraphSettings) -> str:
     """Return why an edit's subgraph has only its own edge: o* has no statements, or no rule reads them."""
-    if unread := graph.graph.get("dropped", {}).get("no_rule"):
+    unread = graph.graph.get("dropped", {}).get("no_rule")
+    if unread:
         about = f"the graph has {unread} statements of o* ({edit.target_new})"
         return f"no rule of {settings.rules} adds a fact to it; {about}"
     return f"the graph has no statement of o* ({edit.target_new})"
@@ -433,7 +474,8 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
     """Check everything that `encode_subgraph` needs; this takes no model."""
     if not isinstance(graph, nx.MultiDiGraph):
         raise GraphError(f"found {describe(graph)} as a subgraph; expected a networkx.MultiDiGraph")
-    if odd := [key for key in graph if not isinstance(key, str)]:
+    odd = [key for key in graph if not isinstance(key, str)]
+    if odd:
         raise GraphError(f"the subgraph has {describe(odd[0])} as the key of a node; write the keys as text: str(key)")
     subject_of(graph)
     if not graph.number_of_edges():
@@ -441,9 +483,13 @@ def check_graph(graph: nx.MultiDiGraph) -> None:
     for key, data in graph.nodes(data=True):
         _check_label(data, f"node {key} has no label; give it one, or leave it out of the graph")
     for subject, target, data in graph.edges(data=True):
-        own = "the edit has no relation, and its prompt only has the subject; give relation, such as 'capital'"
-        other = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
-        _check_label(data, own if data.get("role") == "edit" else other)
+        if data.get("role") == "edit":
+            complaint = (
+                "the edit has no relation, and its prompt only has the subject; give relation, such as 'capital'"
+            )
+        else:
+            complaint = f"edge {subject} -> {target} has no label; give it one, or leave it out of the graph"
+        _check_label(data, complaint)
 
 
 def subject_of(graph: nx.MultiDiGraph) -> str:
