@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -82,7 +83,7 @@ class SelfCorpus:
     def chunks(self, model: LanguageModel, *, tokens: int) -> Iterator[Chunk]:
         """Yield chunks of ``rows`` texts with ``length`` tokens each; the first token is the document's start."""
         size = self.rows * self.length
-        for number in range(-(-tokens // size)):
+        for number in range(math.ceil(tokens / size)):
             yield Chunk(tokens=size, feed=partial(self.feed, model, number))
 
     def feed(self, model: LanguageModel, chunk: int, layers: Sequence[int], see: See) -> None:
@@ -106,25 +107,29 @@ class TextCorpus:
         """Yield chunks of whole texts; the last text is the one that reaches ``tokens``."""
         size = chunk_size(tokens)
         rows: list[list[int]] = []
-        waiting = passed = 0  # tokens of the rows of this chunk, and of all chunks before it
-        packed = cache(partial(can_pack, model))  # evaluated when the first chunk is fed
-        for row in self._encoded(model):
+        waiting = 0  # tokens of the rows of this chunk
+        passed = 0  # tokens of all chunks before it
+        packs = cache(partial(can_pack, model))  # tested when the first chunk is fed
+        for row in self._encode(model):
             rows.append(row)
             waiting += len(row)
             if waiting >= min(size, tokens - passed):
-                yield _text_chunk(model, rows, waiting, packed=packed)
+                yield _text_chunk(model, rows, waiting, packs=packs)
                 rows = []
                 passed += waiting
                 waiting = 0
                 if passed >= tokens:
                     return
         if rows:
-            yield _text_chunk(model, rows, waiting, packed=packed)
+            yield _text_chunk(model, rows, waiting, packs=packs)
 
-    def _encoded(self, model: LanguageModel) -> Iterator[list[int]]:
+    def _encode(self, model: LanguageModel) -> Iterator[list[int]]:
         texts = self._texts()
         most = min(self._max_tokens, model.positions or self._max_tokens)
-        while batch := list(islice(texts, 64)):
+        while True:
+            batch = list(islice(texts, 64))
+            if not batch:
+                return
             for row in model.tokenizer(batch)["input_ids"]:
                 if row:
                     yield row[:most]
@@ -148,9 +153,9 @@ def chunk_size(tokens: int) -> int:
     return min(16_384, max(1024, tokens // 16))
 
 
-def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, packed: Callable[[], bool]) -> Chunk:
+def _text_chunk(model: LanguageModel, rows: list[list[int]], tokens: int, *, packs: Callable[[], bool]) -> Chunk:
     def feed(layers: Sequence[int], see: See) -> None:
-        keys_of_rows(model, layers, rows, see, packed=packed())
+        keys_of_rows(model, layers, rows, see, packed=packs())
 
     return Chunk(tokens=tokens, feed=feed)
 
@@ -159,11 +164,12 @@ def packaged_corpus() -> TextCorpus:
     """Return the packaged corpus: texts of about 128 tokens that SmolLM2 sampled (`studies/corpus.py`)."""
     content = (files("kg_edit") / "data" / "corpus.jsonl.gz").read_bytes()
 
-    def texts() -> Iterator[str]:
-        return map(json.loads, gzip.decompress(content).decode().strip().split("\n"))
+    def read_texts() -> Iterator[str]:
+        for line in gzip.decompress(content).decode().strip().split("\n"):
+            yield json.loads(line)
 
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return TextCorpus(f"{PACKAGED}:sha256={digest}", texts, at_hand=True)
+    return TextCorpus(f"{PACKAGED}:sha256={digest}", read_texts, at_hand=True)
 
 
 def file_corpus(path: Path) -> TextCorpus:
@@ -177,7 +183,11 @@ def file_corpus(path: Path) -> TextCorpus:
         reason = getattr(error, "strerror", None) or error
         raise CovarianceError(f"can't read the corpus {path}: {reason}; give a UTF-8 text file") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return TextCorpus(f"file:sha256={digest}", lambda: iter(lines), at_hand=True)
+
+    def read_texts() -> Iterator[str]:
+        return iter(lines)
+
+    return TextCorpus(f"file:sha256={digest}", read_texts, at_hand=True)
 
 
 def hub_corpus(name: str) -> TextCorpus:
@@ -188,7 +198,7 @@ def hub_corpus(name: str) -> TextCorpus:
         raise CovarianceError("corpora from a hub need the package datasets: pip install 'kg-edit[hf]'") from error
     dataset, _, config = name.partition(":")
 
-    def texts() -> Iterator[str]:
+    def read_texts() -> Iterator[str]:
         try:
             for row in load_dataset(dataset, config or None, split="train", streaming=True):
                 if row["text"].strip():
@@ -199,4 +209,4 @@ def hub_corpus(name: str) -> TextCorpus:
                 "column text"
             ) from error
 
-    return TextCorpus(f"hf:{name}", texts)
+    return TextCorpus(f"hf:{name}", read_texts)

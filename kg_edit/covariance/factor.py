@@ -9,8 +9,8 @@ Each step multiplies the error by about cond(A) times float32's precision. Measu
 250, and two steps reach the residual of float64. If the steps do not get there, the factor is in float64 after all.
 
 The CPU always has float64. It also factors what the device has no room for, and what is on a device without float64
-(`kg_edit.models.devices`). A factor stays on its device if it takes at
-most half of what is free there, else in pinned main memory.
+(`kg_edit.models.devices`). A factor stays on its device if it takes at most half of what is free there, else in pinned
+main memory.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 _FAST = 16.0  # a slower product in float64 costs more than the factor in float32 and its refinement
-# of the products that are timed
-_SIZE = 1024
-_ROUNDS = 3
+_SIZE = 1024  # of the matrices whose products are timed
+_ROUNDS = 3  # products that are timed
 _STEPS = 10  # of a refinement; a matrix that needs more is too ill-conditioned for it
 _ROWS = 1024  # of A that are in float64 at once
 
@@ -57,14 +56,16 @@ class Factor:
             torch.cuda.empty_cache()
         try:
             # Sent as it is, and converted there; it may be gigabytes.
-            matrix = self._c.to(self._device).to(torch.float64 if exact else torch.float32, copy=True)
+            dtype = torch.float64 if exact else torch.float32
+            matrix = self._c.to(self._device).to(dtype, copy=True)
             shift = self._ridge * matrix.diagonal().double().mean()  # rounded to float32, A would be another matrix
             matrix.diagonal().add_(shift)  # in place, so there is no second copy for the ridge
             lower, failed = torch.linalg.cholesky_ex(matrix)
             if not failed:
-                self._lower = _kept(lower)
+                self._lower = _keep(lower)
                 self._shift = shift
-                self._c = self._c if exact else _kept(self._c.to(self._device))  # for the residuals
+                if not exact:  # for the residuals
+                    self._c = _keep(self._c.to(self._device))
         except (RuntimeError, MemoryError) as error:
             if self._device == CPU or not is_memory_error(error):
                 raise
@@ -92,7 +93,7 @@ class Factor:
             if self._exact:
                 solution = torch.cholesky_solve(rhs, lower)
             else:
-                solution = refined(self._c.to(self._device, non_blocking=True), self._shift, lower, rhs)
+                solution = refine(self._c.to(self._device, non_blocking=True), self._shift, lower, rhs)
         except (RuntimeError, MemoryError) as error:  # less may be free now than when it was factored
             if self._device == CPU or not is_memory_error(error):
                 raise
@@ -105,7 +106,7 @@ class Factor:
         return solution.to(columns.device)
 
 
-def refined(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Tensor | None:
+def refine(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Tensor | None:
     """Return (C + shift I)^-1 B in float64, by a factor in float32; None if the steps do not get there.
 
     Args:
@@ -127,16 +128,20 @@ def refined(moment: Tensor, shift: Tensor, lower: Tensor, columns: Tensor) -> Te
         before = now
     # |b - A x| <= 10 eps |A| |x| in each column: what a solve in float64 leaves, too
     bound = 10 * torch.finfo(torch.float64).eps * (moment.norm().double() + shift)
-    return solution if (now <= bound * solution.norm(dim=0)).all() else None
+    if not (now <= bound * solution.norm(dim=0)).all():
+        return None
+    return solution
 
 
-def _kept(matrix: Tensor) -> Tensor:
-    """The matrix on its device if it takes at most half of what is free there, else in pinned main memory."""
+def _keep(matrix: Tensor) -> Tensor:
+    """Return the matrix on its device if it takes at most half of what is free there, else in pinned main memory."""
     free = free_bytes(matrix.device)
     if free is None or matrix.nbytes <= free:  # ``free`` is what is left beside it
         return matrix
     log.debug("a factor of %d MB is kept in main memory", matrix.nbytes / 1e6)
-    return matrix.cpu().pin_memory() if matrix.is_cuda else matrix.cpu()
+    if matrix.is_cuda:
+        return matrix.cpu().pin_memory()
+    return matrix.cpu()
 
 
 def has_fast_float64(device: torch.device) -> bool:
@@ -144,11 +149,13 @@ def has_fast_float64(device: torch.device) -> bool:
 
     It is timed for each factor, which takes far longer than the eight products.
     """
-    return device == CPU or _seconds(device, torch.float64) <= _FAST * _seconds(device, torch.float32)
+    if device == CPU:
+        return True
+    return _seconds(device, torch.float64) <= _FAST * _seconds(device, torch.float32)
 
 
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """The shortest time of three products of two matrices; a first one, which starts the library, is not timed."""
+    """Return the shortest time of three products of two matrices, after one that starts the library."""
     matrix = torch.ones(_SIZE, _SIZE, device=device, dtype=dtype)
     times = list[float]()
     for _ in range(_ROUNDS + 1):

@@ -91,7 +91,7 @@ class Manifest(Identity):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise damaged(path, "; ".join(map(str, faults_of(error, cls)))) from error
+            raise damaged(path, "; ".join(str(fault) for fault in faults_of(error, cls))) from error
 
 
 def moment_path(folder: Path, identity: Identity) -> Path:
@@ -167,7 +167,8 @@ def check_moment(path: Path, identity: Identity, *, size: int | None = None) -> 
         raise damaged(path, error) from error
     if not torch.isfinite(stored).all():
         raise CovarianceError(f"{path} contains values that are not finite; delete the file")
-    if problem := moment_problem(stored, manifest.size):
+    problem = moment_problem(stored, manifest.size)
+    if problem:
         raise damaged(path, problem)
     return stored, manifest
 
@@ -205,7 +206,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], manifest: BaseModel) -
         manifest: the metadata: a `Manifest` or a `Position`.
     """
     try:
-        write_safetensors(path, tensors, {"manifest": json.dumps(manifest.model_dump(mode="json"), sort_keys=True)})
+        text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True)
+        write_safetensors(path, tensors, {"manifest": text})
     except OutputError as error:
         error.add_note(
             "the environment variable KG_EDIT_CACHE names another folder for the files that later runs reuse"
@@ -248,7 +250,8 @@ class Position(BaseModel):
     @property
     def total(self) -> int:
         """The wanted number of tokens, of all shards together."""
-        return next(iter(self.identities.values())).tokens
+        identity, *_ = self.identities.values()  # all have the same number
+        return identity.tokens
 
     def path(self, folder: Path) -> Path:
         """Return the path of the sums in ``folder``: one file for all layers, so that all are at the same chunk."""
@@ -267,7 +270,7 @@ def read_position(path: Path) -> Position:
         try:
             manifest = Manifest.parse(text, path)
         except CovarianceError:
-            raise damaged(path, "; ".join(map(str, faults_of(error, Position)))) from error
+            raise damaged(path, "; ".join(str(fault) for fault in faults_of(error, Position))) from error
         raise CovarianceError(
             f"{path} is the complete covariance of {manifest.module}; expected the sums of a shard, a file whose name "
             "has shard-I-of-N"

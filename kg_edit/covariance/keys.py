@@ -18,8 +18,7 @@ from kg_edit.models.hooks import StopForwardError, stopping
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.models.prompts import left_pad
 
-# a batch with this many tokens ends before more than 5 % would be padding
-_LEAST_TOKENS = 256
+_LEAST_TOKENS = 256  # a batch with so many ends before more than 5 % would be padding
 _SLACK = 1.05
 TokenRow = Sequence[int]
 
@@ -84,12 +83,15 @@ def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatc
 def keys_seen(model: LanguageModel, layers: Sequence[int], see: See) -> Iterator[None]:
     """Within the ``with`` block, call ``see`` with a layer and the input of its down-projection before each call."""
 
-    def watcher(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, args: see(layer, args[0])
+    def make_hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            see(layer, args[0])
+
+        return hook
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.callback(model.down_projection(layer).register_forward_pre_hook(watcher(layer)).remove)
+            stack.enter_context(model.down_projection(layer).register_forward_pre_hook(make_hook(layer)))
         yield
 
 
@@ -100,17 +102,22 @@ def can_pack(model: LanguageModel) -> bool:
     Most model families separate texts where position ids start again from 0; Falcon and OPT do not.
     """
     size = len(model.tokenizer)
-    first, second = ([(start + 7 * position) % size for position in range(12)] for start in (11, 101))
+    first = [(11 + 7 * position) % size for position in range(12)]
+    second = [(101 + 7 * position) % size for position in range(12)]
     together = _last_keys(model, [[first, second], [second, first]])
     alone = _last_keys(model, [[first], [second], [second], [first]])
     return bool((together - alone).norm() < 0.03 * alone.norm())  # the error of bfloat16 is 0.01
 
 
 def _last_keys(model: LanguageModel, bins: Sequence[Sequence[TokenRow]]) -> Tensor:
-    """The keys of the last block for rows of packed texts, [tokens, d_ff]."""
+    """Return the keys of the last block for rows of packed texts, [tokens, d_ff]."""
     seen = list[Tensor]()
-    batch = pack(bins, sum(map(len, bins[0])), model.device)
-    _keys_of_batch(model, [len(model.blocks) - 1], batch, lambda _, key: seen.append(key))
+
+    def see(_: int, keys: Tensor) -> None:
+        seen.append(keys)
+
+    width = sum(len(text) for text in bins[0])
+    _keys_of_batch(model, [len(model.blocks) - 1], pack(bins, width, model.device), see)
     (keys,) = seen
     return keys
 
@@ -122,7 +129,7 @@ def batch_tokens(*, cpu: bool) -> int:
 
 def packed_batches(rows: Sequence[TokenRow], device: torch.device) -> Iterator[TokenBatch]:
     """Yield batches of packed texts; the rows are as long as the longest text."""
-    width = max(map(len, rows), default=0)
+    width = max((len(row) for row in rows), default=0)
     bins = _fill(rows, width)
     size = max(1, batch_tokens(cpu=device.type == "cpu") // max(1, width))
     for start in range(0, len(bins), size):
@@ -159,7 +166,9 @@ def _fill(rows: Sequence[TokenRow], width: int) -> list[list[TokenRow]]:
     bins: list[list[TokenRow]] = []
     room: list[int] = []
     for row in sorted(rows, key=len, reverse=True):
-        index = next((index for index, free in enumerate(room) if free >= len(row)), len(bins))
+        index = 0
+        while index < len(bins) and room[index] < len(row):
+            index += 1
         if index == len(bins):
             bins.append([])
             room.append(width)

@@ -36,8 +36,8 @@ from kg_edit.covariance.moment import (
     ConvergenceCheck,
     Covariance,
     SecondMoment,
+    compare_directions,
     directions,
-    doubling,
     flat_size,
     square,
 )
@@ -77,24 +77,27 @@ def start(
     if not path.is_file():
         return Sums(fresh)
     sums = Sums.load(path)
-    if (sums.position.identities, sums.position.sizes) != (identities, sizes) or (
-        sums.position.part,
-        sums.position.parts,
-    ) != (part, parts):
+    stored = sums.position
+    same_layers = stored.identities == identities and stored.sizes == sizes
+    same_shard = stored.part == part and stored.parts == parts
+    if not same_layers or not same_shard:
         raise CovarianceError(f"{path} belongs to another run; delete the file")
-    log.info("continuing %s after %d of %d tokens", path, sums.position.seen, fresh.total)
+    log.info("continuing %s after %d of %d tokens", path, stored.seen, fresh.total)
     return sums
 
 
 def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progress: bool) -> None:
     """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`."""
-    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):  # said now, and not after the pass
         raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
     total = sums.position.total
     path = sums.position.path(folder)
     if corpus.at_hand:  # report a text that is too short now, and not after hours
-        _check_length(corpus.name, sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total)), total)
+        available = sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total))
+        _check_length(corpus.name, available, total)
     position = sums.position
     modules = ", ".join(identity.module for identity in position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
@@ -161,8 +164,10 @@ class Sums:
             with safe_open(path, framework="pt") as file:
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
             for layer, size in position.sizes.items():
-                sums = (flat_size(size),) if 0 < size < LARGEST else None
-                if shapes.get(f"total.{layer}") != sums or shapes.get(f"half.{layer}", sums) != sums:
+                expected = (flat_size(size),) if 0 < size < LARGEST else None
+                total = shapes.get(f"total.{layer}")
+                half = shapes.get(f"half.{layer}", expected)  # there may be none yet
+                if total != expected or half != expected:
                     raise damaged(path, f"it has no sum of size {size} for layer {layer}")
                 probes = shapes.get(f"probes.{layer}", (0, size))
                 if len(probes) != 2 or probes[0] > KEYS or probes[1] != size:
@@ -192,17 +197,18 @@ class Sums:
             check_finite(moment.total, self.position.identities[layer])
         before = self.position.seen
         seen = self.position.seen + tokens
-        count = next(iter(self.moments.values())).count
+        first, *_ = self.moments.values()  # all have the same count
+        count = first.count
         self._move(chunks=self.position.chunks + 1, seen=seen, count=count)
         # The marks: 1/2, 1/4, ... of the wanted tokens, down to about d_ff; with fewer tokens C has no inverse.
         marks = [self.position.total / 2]
         while marks[-1] / 2 >= max(self.position.sizes.values()):
             marks.append(marks[-1] / 2)
-        if seen >= self.position.total or not any(before < mark <= seen for mark in marks):
+        passed_mark = any(before < mark <= seen for mark in marks)
+        if not passed_mark or seen >= self.position.total:
             return
         if self.position.parts == 1:  # the sums of a single shard are not comparable; shards are merged later
-            doublings = self.position.doublings
-            self._move(doublings={layer: (*doublings.get(layer, ()), *self._doubling(layer)) for layer in self.moments})
+            self._move(doublings={layer: self._doublings(layer) for layer in self.moments})
         self.halves = {layer: moment.total.float() for layer, moment in self.moments.items()}
         self._move(half_count=self.position.count)
 
@@ -220,7 +226,7 @@ class Sums:
                 chunks=self.position.chunks,
                 model_name=self.position.model_name,
                 size=moment.size,
-                doublings=(*self.position.doublings.get(layer, ()), *self._doubling(layer)),
+                doublings=self._doublings(layer),
             )
             write_moment(folder, moment.total / max(1, moment.count), manifests[layer])
         return manifests
@@ -229,21 +235,24 @@ class Sums:
         """Return the keys on which the doublings of ``layer`` are measured: [at most `KEYS`, d_ff] in float32."""
         return self.probes[layer].keys(self.position.sizes[layer])
 
-    def _doubling(self, layer: int) -> tuple[ConvergenceCheck, ...]:
+    def _doublings(self, layer: int) -> tuple[ConvergenceCheck, ...]:
+        """Return the doublings of a layer, with that from the last mark to the present sums, if there is one."""
+        earlier = self.position.doublings.get(layer, ())
         moment = self.moments[layer]
         before = self.position.half_count
         if layer not in self.halves or not 0 < before < moment.count:
-            return ()
+            return earlier
         if layer not in self._directions:  # a run that passed the last mark itself has them
             self._directions[layer] = self._directions_of(layer, self.halves[layer], before)
         first = self._directions[layer]
         # Rounded like the copy of the sums, so that a resumed run finds the same angle.
-        second = self._directions[layer] = self._directions_of(layer, moment.total.float(), moment.count)
-        check = doubling(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
-        return (check,) if check else ()
+        second = self._directions_of(layer, moment.total.float(), moment.count)
+        self._directions[layer] = second
+        check = compare_directions(first, second, tokens_before=before, tokens=moment.count, ridge=self.position.ridge)
+        return (*earlier, check) if check else earlier
 
     def _directions_of(self, layer: int, total: Tensor, count: int) -> Tensor | None:
-        """C^-1 k of the probe keys, with C = ``total`` / ``count``."""
+        """Return C^-1 k of the probe keys, with C = ``total`` / ``count``."""
         size = self.moments[layer].size
         here = self.moments[layer].total.device
         # Three matrices in float64: C, its factor and a copy. The CPU has room for them.
@@ -271,8 +280,11 @@ class ProbeKeys:
         """Keep a few of ``keys`` [..., d_ff], drawn at random; drop the oldest ones beyond `KEYS`."""
         rows = keys.detach().reshape(-1, keys.shape[-1])
         chosen = torch.randperm(len(rows), generator=self._generator)[:_KEYS_A_CALL]
-        self._keys = [*self._keys, *rows[chosen.to(rows.device)].float().cpu()][-KEYS:]
+        self._keys += rows[chosen.to(rows.device)].float().cpu().unbind()
+        self._keys = self._keys[-KEYS:]
 
     def keys(self, size: int) -> Tensor:
         """Return the stored keys, [at most `KEYS`, size] in float32."""
-        return torch.stack(self._keys) if self._keys else torch.zeros(0, size)
+        if not self._keys:
+            return torch.zeros(0, size)
+        return torch.stack(self._keys)

@@ -3,7 +3,7 @@
 - `Covariance`: C [d_ff, d_ff] of one module, and C^-1 k (ROME, arXiv 2202.05262, Eq. 2; GLAME's Eq. 8).
 - `OtherKeys`: H, the moment of few keys that count besides C, as in (C + w H)^-1 k.
 - `SecondMoment`: the running sum of k k^T, whose mean is C.
-- `directions`, `doubling`: the angle by which C^-1 k still turns when the number of tokens doubles.
+- `directions`, `compare_directions`: the angle by which C^-1 k still turns when the number of tokens doubles.
 
 An edit changes the weight along C^-1 k, so the direction of C^-1 k is what matters. It is computed with C from half of
 the text, and with C from all of it. The angle between both directions estimates the angle between the second one and
@@ -55,8 +55,8 @@ class Covariance:
             return self
         return self._ridged.setdefault(ridge, replace(self, ridge=ridge))
 
-    def _solved(self, columns: Tensor) -> Tensor:
-        """C^-1 B, with the ridge; factored once where C is, if that is an accelerator with float64, else where B is."""
+    def _solve(self, columns: Tensor) -> Tensor:
+        """Return C^-1 B, with the ridge: where C is, if that is an accelerator with float64, else where B is."""
         here = self.moment.device
         device = here if here != CPU and has_float64(here) else columns.device
         try:
@@ -79,7 +79,7 @@ class Covariance:
         """
         columns = exact(key).reshape(len(key), -1)
         if others is None or not weight:
-            return self._solved(columns).reshape(key.shape)
+            return self._solve(columns).reshape(key.shape)
 
         # Woodbury with N = others.rows [n, d_ff] and A = C + w others.moment:
         # (A + w N^T N)^-1 K = A^-1 K - A^-1 N^T (N A^-1 N^T + I / w)^-1 N A^-1 K
@@ -149,14 +149,17 @@ class SecondMoment:
         rows = keys.detach().reshape(-1, self.size)
         self.count += len(rows)
         self._waiting.append(rows)
-        if sum(map(len, self._waiting)) >= WAITING:
+        if sum(len(waiting) for waiting in self._waiting) >= WAITING:
             self.flush()
 
     def flush(self) -> None:
         """Add the collected keys to ``total``."""
         if not self._waiting:
             return
-        rows = (self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)).float()
+        rows = self._waiting[0]
+        if len(self._waiting) > 1:
+            rows = torch.cat(self._waiting)
+        rows = rows.float()
         self._waiting = []
         if self.total.device != rows.device and rows.device.type == "cuda":  # keep the sum on the keys' device
             self.total = self.total.to(rows.device)
@@ -203,15 +206,24 @@ def moment_problem(stored: Tensor, size: int) -> str | None:
 
 def flat_size(size: int) -> int:
     """Return the number of entries in the upper block triangle of a matrix [size, size]."""
-    return sum(min(_BLOCK, size - start) * (size - start) for start in range(0, size, _BLOCK))
+    entries = 0
+    for start in range(0, size, _BLOCK):
+        rows = min(_BLOCK, size - start)
+        columns = size - start
+        entries += rows * columns
+    return entries
 
 
 def _blocks(flat: Tensor, size: int) -> list[tuple[int, Tensor]]:
-    """Views into ``flat``: for each block, the index of its first row and the block [<= 256, size - first row]."""
-    starts = range(0, size, _BLOCK)
-    shapes = [(min(_BLOCK, size - start), size - start) for start in starts]
-    parts = flat.split([rows * columns for rows, columns in shapes])
-    return [(start, part.view(shape)) for start, part, shape in zip(starts, parts, shapes, strict=True)]
+    """Return views into ``flat``: of each block the index of its first row, and the block [<= 256, size - that]."""
+    blocks = []
+    offset = 0
+    for start in range(0, size, _BLOCK):
+        rows = min(_BLOCK, size - start)
+        columns = size - start
+        blocks.append((start, flat[offset : offset + rows * columns].view(rows, columns)))
+        offset += rows * columns
+    return blocks
 
 
 class ConvergenceCheck(BaseModel):
@@ -239,7 +251,7 @@ def directions(covariance: Covariance, keys: Tensor) -> Tensor | None:
     return unit
 
 
-def doubling(
+def compare_directions(
     first: Tensor | None, second: Tensor | None, *, tokens_before: int, tokens: int, ridge: float
 ) -> ConvergenceCheck | None:
     """Compare the `directions` [d_ff, n] of two covariances; None if one of them has none."""

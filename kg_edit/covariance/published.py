@@ -75,7 +75,7 @@ def import_covariance(
 
 
 def _layer_of(path: Path, model: LanguageModel) -> int:
-    """The layer whose module the file's name begins with, as ROME's program names its files."""
+    """Return the layer whose module the file's name begins with, as ROME's program names its files."""
     modules = [model.weight_name(layer).removesuffix(".weight") for layer in range(len(model.blocks))]
     layers = [layer for layer, module in enumerate(modules) if path.name.startswith(f"{module}_")]
     if not layers:
@@ -125,7 +125,8 @@ def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
     if (moment - moment.T).abs().max() > _SYMMETRIC * moment.abs().max():
         raise CovarianceError(f"{path}: {_SUM} is not symmetric, so it is no covariance; download it again")
     flat = flat_of(moment)
-    if problem := moment_problem(flat, size):
+    problem = moment_problem(flat, size)
+    if problem:
         raise CovarianceError(f"{path}: {problem}, so it is no covariance; download it again")
     return flat, int(count)
 
@@ -136,7 +137,8 @@ def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], tu
     if f"{name}.npy" not in archive.namelist():
         raise KeyError(name)
     with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        if np.lib.format.read_magic(file) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
         yield file, shape, dtype

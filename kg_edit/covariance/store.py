@@ -65,7 +65,10 @@ class CovarianceConfig(BaseModel):
 
     def tokens_for(self, size: int) -> int:
         """Return the least number of tokens from which a covariance of this size (d_ff) is measured."""
-        return self.tokens or min(_TOKENS * size, PACKAGED_TOKENS if self.corpus == PACKAGED else MOST_TOKENS)
+        if self.tokens:
+            return self.tokens
+        most = PACKAGED_TOKENS if self.corpus == PACKAGED else MOST_TOKENS
+        return min(_TOKENS * size, most)
 
 
 def store_folder() -> Path:
@@ -110,7 +113,7 @@ def measure_covariances(
     config = config or CovarianceConfig()
     folder = folder or store_folder()
     identities = _ensure(model, layers, config, folder, progress=progress)
-    return _manifests(identities, folder)
+    return {layer: read_manifest(moment_path(folder, identity), identity) for layer, identity in identities.items()}
 
 
 def stored_covariances(folder: Path | None = None) -> list[Manifest]:
@@ -121,28 +124,37 @@ def stored_covariances(folder: Path | None = None) -> list[Manifest]:
     manifests = []
     forms = list[str]()
     for path in sorted((folder or store_folder()).glob("*.safetensors")):
-        if path.suffixes == [".safetensors"]:
-            try:
-                manifests.append(read_manifest(path))
-            except OtherFormatError as error:
-                forms.append(error.form)
-            except CovarianceError as error:
-                log.warning("%s", error)
+        if path.suffixes != [".safetensors"]:  # the sums of an unfinished pass
+            continue
+        try:
+            manifests.append(read_manifest(path))
+        except OtherFormatError as error:
+            forms.append(error.form)
+        except CovarianceError as error:
+            log.warning("%s", error)
     if forms:
         log.warning(
             "%d files of another format (%s), which no edit reads; kg-edit cache covariances lists them, and --clear "
             "--older-than DAYS deletes what was not used for so long",
-            *(len(forms), ", ".join(sorted(set(forms)))),
+            len(forms),
+            ", ".join(sorted(set(forms))),
         )
-    return sorted(manifests, key=lambda m: (m.model, m.corpus, m.tokens, len(m.module), m.module))
+    return sorted(manifests, key=_place)
+
+
+def _place(manifest: Manifest) -> tuple[object, ...]:
+    """Return what orders the manifests; the modules' lengths put layer 10 after layer 9."""
+    return manifest.model, manifest.corpus, manifest.tokens, len(manifest.module), manifest.module
 
 
 def _ensure(
     model: LanguageModel, layers: Sequence[int], config: CovarianceConfig, folder: Path, *, progress: bool
 ) -> dict[int, Identity]:
+    """Measure the covariances that no file has; return the identities of all."""
     corpus = open_corpus(config.corpus, seed=config.seed)
     identities = _identities(model, layers, corpus, config)
-    if missing := _missing(identities, folder):
+    missing = _find_missing(identities, folder)
+    if missing:
         from kg_edit.covariance.measure import finish, run, start  # once for a model; later edits only read C
 
         refuse_patched(model)  # only covariances of the model without patches are stored
@@ -156,17 +168,20 @@ def _identities(
     model: LanguageModel, layers: Sequence[int], corpus: Corpus, config: CovarianceConfig
 ) -> dict[int, Identity]:
     weights = content_fingerprint(model.model)  # computed now: a patch may have been merged after the model was loaded
-    imported = isinstance(corpus, ImportedCorpus)  # of any dtype, from as many tokens as it is from
-    identities = {
-        layer: Identity(
+    identities = {}
+    for layer in sorted(set(layers)):
+        dtype = str(model.model.dtype).removeprefix("torch.")
+        tokens = config.tokens_for(key_size(model, layer))
+        if isinstance(corpus, ImportedCorpus):  # of any dtype, from as many tokens as it is from
+            dtype = "float32"
+            tokens = 0
+        identities[layer] = Identity(
             model=weights,
-            dtype="float32" if imported else str(model.model.dtype).removeprefix("torch."),
+            dtype=dtype,
             module=model.weight_name(layer).removesuffix(".weight"),
             corpus=corpus.name,
-            tokens=0 if imported else config.tokens_for(key_size(model, layer)),
+            tokens=tokens,
         )
-        for layer in sorted(set(layers))
-    }
     size = max((key_size(model, layer) for layer in identities), default=0)
     if config.tokens and config.tokens < _TOKENS * size:
         log.warning(
@@ -180,17 +195,17 @@ def key_size(model: LanguageModel, layer: int) -> int:
     return int(weight_matrix(model.down_projection(layer)).shape[1])
 
 
-def _missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identity]:
-    missing = {layer: identity for layer, identity in identities.items() if not moment_path(folder, identity).is_file()}
-    for layer, identity in missing.items():
+def _find_missing(identities: dict[int, Identity], folder: Path) -> dict[int, Identity]:
+    """Return the covariances that no file has; an imported one can't be measured, so it must have a file."""
+    missing = {}
+    for layer, identity in identities.items():
+        if moment_path(folder, identity).is_file():
+            continue
         if identity.corpus.startswith(IMPORTED):
             raise CovarianceError(
                 f"no covariance {identity.corpus} of layer {layer} ({identity.module}) of this model is stored; import "
                 f"it (kg-edit covariance import FILE.npz --layer {layer} --name "
                 f"{identity.corpus.removeprefix(IMPORTED)}), or give another corpus"
             )
+        missing[layer] = identity
     return missing
-
-
-def _manifests(identities: dict[int, Identity], folder: Path) -> dict[int, Manifest]:
-    return {layer: read_manifest(moment_path(folder, identity), identity) for layer, identity in identities.items()}

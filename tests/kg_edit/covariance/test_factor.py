@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kg_edit.covariance import factor
-from kg_edit.covariance.factor import CPU, Factor, has_fast_float64, refined
+from kg_edit.covariance.factor import CPU, Factor, has_fast_float64, refine
 from kg_edit.covariance.moment import Covariance, SecondMoment, square
 from kg_edit.engine.replay import block_output
 from kg_edit.errors import CovarianceError
@@ -40,10 +40,10 @@ def test_refinement_removes_the_error_of_the_factor() -> None:
     expected = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
     columns = torch.tensor([[1.0], [-4.0]], dtype=torch.float64)  # (C + I) times the expected solution
     lower = torch.linalg.cholesky(matrix + torch.eye(2))
-    solution = refined(matrix, shift, 1.01**0.5 * lower, columns)
+    solution = refine(matrix, shift, 1.01**0.5 * lower, columns)
     assert solution is not None
     torch.testing.assert_close(solution, expected, rtol=1e-14, atol=0)
-    assert refined(matrix, shift, 2**0.5 * lower, columns) is None
+    assert refine(matrix, shift, 2**0.5 * lower, columns) is None
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch import Tensor
 from kg_edit.covariance.corpora import SelfCorpus, TextCorpus
 from kg_edit.covariance.keys import See, can_pack, keys_of_rows, packed_batches, padded_batches
 from kg_edit.covariance.measure import KEYS, ProbeKeys
-from kg_edit.covariance.moment import ConvergenceCheck, Covariance, directions, doubling
+from kg_edit.covariance.moment import ConvergenceCheck, Covariance, compare_directions, directions
 from kg_edit.covariance.store import (
     CovarianceConfig,
     find_covariances,
@@ -176,7 +176,7 @@ def test_infinite_keys_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.M
 
 def compared(before: Covariance, after: Covariance, keys: Tensor) -> ConvergenceCheck | None:
     first, second = directions(before, keys), directions(after, keys)
-    return doubling(first, second, tokens_before=before.tokens, tokens=after.tokens, ridge=after.ridge)
+    return compare_directions(first, second, tokens_before=before.tokens, tokens=after.tokens, ridge=after.ridge)
 
 
 def test_doubling_equals_hand_computation() -> None:
