@@ -239,7 +239,8 @@ def fingerprint_of(family: str, parameters: Iterable[tuple[str, Tensor]]) -> str
         stored = parameter.detach()
         matrix = stored.reshape(-1, stored.shape[-1]) if stored.dim() else stored.reshape(1, 1)
         rows, columns = matrix.shape
-        steps = torch.arange(max(rows, columns) if matrix.numel() else 0, device=matrix.device)
+        count = max(rows, columns) if matrix.numel() else 0
+        steps = torch.arange(count, device=matrix.device)
         diagonal = matrix[steps % max(rows, 1), steps % max(columns, 1)]  # [max(rows, columns)]
         digest.update(diagonal.to(torch.bfloat16).float().cpu().numpy().tobytes())
     return f"{FORMAT}{digest.hexdigest()[:16]}"

@@ -1,8 +1,8 @@
 """A tokenizer's chat template: it turns a prompt into a user's turn, after which the assistant's answer begins.
 
 `chat_form` renders the template once around a marker text. The subject's position in a turn is then found by counting
-characters, and no token of the template is mistaken for the subject. `render` puts a
-whole conversation into the template, unchanged.
+characters, and no token of the template is mistaken for the subject. `render` puts a whole conversation into the
+template, unchanged.
 
 A template is rendered with its own system message, without tools, without thinking (``enable_thinking`` false), and
 with a fixed date, so that the same edit gives the same tokens on every day.
@@ -26,9 +26,8 @@ _DATE_PARTS = {
 }  # fmt: skip
 _USER = "<<kg-edit: user>>"
 _ANSWER = "<<kg-edit: assistant>>"
-# of rendering; characters that a template may add to the messages
-_SECONDS = 10
-_LONGEST = 100_000
+_SECONDS = 10  # that a template may take
+_LONGEST = 100_000  # characters that a template may add to the messages
 Message = Mapping[str, str]
 
 
@@ -46,13 +45,13 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, *, name: str) -> ChatForm:
     # The white space that the template puts between the user's turn and an answer.
     turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
     try:
-        answered, mark, _ = _rendered(tokenizer, turns, answer=False, name=name).partition(_ANSWER)
+        answered, answer_mark, _ = _apply_template(tokenizer, turns, answer=False, name=name).partition(_ANSWER)
     except ChatTemplateError:  # a template for one turn
         return ChatForm(before=before, after=after)
     gap = answered.removeprefix(rendered)
-    return ChatForm(
-        before=before, after=after, gap=gap if mark and answered.startswith(rendered) and not gap.strip() else ""
-    )
+    if not answer_mark or not answered.startswith(rendered) or gap.strip():
+        gap = ""
+    return ChatForm(before=before, after=after, gap=gap)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, name: str) -> str:
@@ -66,17 +65,18 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, n
             "version of the model (often -Instruct), put its chat_template.jinja into the model's folder (in Python: "
             'set model.tokenizer.chat_template), or leave --chat and the rows\' "chat" out'
         )
-    return _rendered(tokenizer, messages, answer=True, name=name)
+    return _apply_template(tokenizer, messages, answer=True, name=name)
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool, name: str) -> str:
+def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: bool, name: str) -> str:
     try:
         template = str(tokenizer.get_chat_template())
         if "strftime_now" in template:  # by which some templates ask for the current date; it gives the fixed one
-            filled = "form" + "".join(f"|replace('{part}', '{value}')" for part, value in _DATE_PARTS.items())
-            # the break after the block is no text
-            template = "{% macro strftime_now(form) %}{{ " + filled + " }}{% endmacro %}\n" + template
-        text = _soon(
+            filters = [f"|replace('{part}', '{value}')" for part, value in _DATE_PARTS.items()]
+            date = "form" + "".join(filters)
+            # The line break after the macro is not part of the text.
+            template = "{% macro strftime_now(form) %}{{ " + date + " }}{% endmacro %}\n" + template
+        text = _run_in_time(
             tokenizer.apply_chat_template,
             [dict(message) for message in messages],
             chat_template=template,
@@ -95,7 +95,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *
     return text
 
 
-def _soon(render: Callable[..., Any], *args: Any, **options: Any) -> str:
+def _run_in_time(render: Callable[..., Any], *args: Any, **options: Any) -> str:
     """Return the text of ``render``; a template may be an endless program, which no thread can be made to end."""
     texts = list[str]()
     failed = list[Exception]()

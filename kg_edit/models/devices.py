@@ -26,7 +26,9 @@ def free_bytes(device: torch.device) -> int | None:
 def pass_megabytes(device: torch.device) -> float | None:
     """Return the MB that forward passes may take on ``device`` by default: half of what is free; None if unknown."""
     free = free_bytes(device)
-    return None if free is None else free / 2e6
+    if free is None:
+        return None
+    return free / 2e6
 
 
 def has_float64(device: torch.device) -> bool:
@@ -42,4 +44,6 @@ def has_float64(device: torch.device) -> bool:
 
 def exact(tensor: Tensor) -> Tensor:
     """Return the tensor in float64: on its device if that has float64, else on the CPU."""
-    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
+    if has_float64(tensor.device):
+        return tensor.double()
+    return tensor.cpu().double()

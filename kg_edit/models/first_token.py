@@ -30,18 +30,24 @@ _TIMES = 3.0  # a sink's state is 7 to 100 times as long as the others' in SmolL
 def begins_unread(model: LanguageModel, prompt: Prompt) -> bool:
     """Return whether the prompt's subject ends in the first token, and that is an attention sink in this model."""
     special = set(model.tokenizer.all_special_ids)
-    first = next((position for position, token in enumerate(prompt.ids) if token not in special), None)
-    return prompt.subject_last is not None and prompt.subject_last == first and is_sink(model, prompt.ids, first)
+    of_text = [position for position, token in enumerate(prompt.ids) if token not in special]
+    if not of_text or prompt.subject_last != of_text[0]:
+        return False
+    return is_sink(model, prompt.ids, of_text[0])
 
 
 def is_sink(model: LanguageModel, ids: Sequence[int], position: int) -> bool:
-    """Whether, after some block, the state at ``position`` is much longer (`_TIMES`) than the median later state."""
+    """Return whether the state at ``position`` is, after some block, `_TIMES` as long as the median of later ones."""
     if len(ids) <= position + 1:
         ids = [*ids, *encode(model.tokenizer, " and").ids]
-    norms: list[Tensor] = []
+    norms = list[Tensor]()
+
+    def note(_: Tensor, state: Tensor) -> None:
+        norms.append(state[0].float().norm(dim=-1))
+
     with ExitStack() as reading:  # not by output_hidden_states, after which transformers leaves its hooks on the model
         for block in model.blocks:
-            reading.enter_context(watched(block, lambda _, state: norms.append(state[0].float().norm(dim=-1))))
+            reading.enter_context(watched(block, note))
         reading.enter_context(untouched(model))  # no dropout, which would also use the caller's random state
         with torch.no_grad():
             model.model(torch.tensor([list(ids)], device=model.device))
@@ -71,11 +77,9 @@ def readable_edit(model: LanguageModel, edit: Edit) -> Edit:
     This is the form in which `kg-edit edit` makes and asks it.
     """
 
-    def led(text: str) -> str:
-        return lead_before(model, text, subject=edit.subject)
-
-    paraphrases = tuple(led(text) + text for text in edit.paraphrases)
-    return edit.model_copy(update={"prompt": led(edit.text) + edit.prompt, "paraphrases": paraphrases})
+    prompt = lead_before(model, edit.text, subject=edit.subject) + edit.prompt
+    paraphrases = tuple(lead_before(model, text, subject=edit.subject) + text for text in edit.paraphrases)
+    return edit.model_copy(update={"prompt": prompt, "paraphrases": paraphrases})
 
 
 def warn_of_unread(model: LanguageModel, prompt: Prompt, *, edit: str) -> None:

@@ -43,16 +43,20 @@ def dequantise(data: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType) -> n
     blocks = data.nbytes // size
     if numbers == 1 or data.dtype != np.uint8:  # plain numbers
         return np.array(dequantize(data, kind))  # not a view of the file
-    most = next(many for many in range(max(1, _LONG_ROW // numbers), 0, -1) if blocks % many == 0)
-    weights = dequantize(data.reshape(-1, most * size), kind)
+    # As many blocks in a row as divide their number
+    in_row = max(1, _LONG_ROW // numbers)
+    while blocks % in_row:
+        in_row -= 1
+    weights = dequantize(data.reshape(-1, in_row * size), kind)
     return weights.reshape(*data.shape[:-1], -1)
 
 
 def blocks_of(path: Path) -> tuple[int, Iterable[str]]:
     """Return the number of blocks that a file's metadata states, and the names of its tensors."""
     reader = gguf.GGUFReader(str(path))  # as transformers names it, so that `read_once` reads it once
-    stated = (field for name, field in reader.fields.items() if name.endswith(".block_count"))
-    return int(next((field.contents() for field in stated), 0)), [tensor.name for tensor in reader.tensors]
+    stated = [field.contents() for name, field in reader.fields.items() if name.endswith(".block_count")]
+    count = int(stated[0]) if stated else 0
+    return count, [tensor.name for tensor in reader.tensors]
 
 
 @contextmanager
@@ -62,18 +66,19 @@ def read_once() -> Iterator[None]:
 
     transformers looks up the first three in the module ``gguf`` at each use. All are restored at the end.
     """
-    quicker: dict[tuple[Any, str], Any] = {
-        (gguf, "GGUFReader"): cache(ArrayReader),
-        (gguf, "get_tensor_name_map"): cache(gguf.get_tensor_name_map),
-        (gguf, "dequantize"): dequantise,
-        (modeling_gguf_pytorch_utils, "np"): SimpleNamespace(**{**vars(np), "copy": np.ascontiguousarray}),
-        (modeling_gguf_pytorch_utils, "tqdm"): partial(tqdm, disable=None),
-    }
-    originals = {attribute: getattr(*attribute) for attribute in quicker}
-    for attribute, call in quicker.items():
-        setattr(*attribute, call)
+    copies_nothing = SimpleNamespace(**{**vars(np), "copy": np.ascontiguousarray})
+    quicker: list[tuple[Any, str, Any]] = [
+        (gguf, "GGUFReader", cache(ArrayReader)),
+        (gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
+        (gguf, "dequantize", dequantise),
+        (modeling_gguf_pytorch_utils, "np", copies_nothing),
+        (modeling_gguf_pytorch_utils, "tqdm", partial(tqdm, disable=None)),
+    ]
+    originals = [(module, name, getattr(module, name)) for module, name, _ in quicker]
+    for module, name, replacement in quicker:
+        setattr(module, name, replacement)
     try:
         yield
     finally:
-        for attribute, call in originals.items():
-            setattr(*attribute, call)
+        for module, name, original in originals:
+            setattr(module, name, original)

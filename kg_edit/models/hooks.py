@@ -40,14 +40,22 @@ def watched(module: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterato
 
     The output is a copy, because Falcon adds the attention's output to its MLP's in place.
     """
-    with module.register_forward_hook(lambda _, args, output: see(args[0], hidden_state(output).clone())):
+
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        see(args[0], hidden_state(output).clone())
+
+    with module.register_forward_hook(hook):
         yield
 
 
 @contextmanager
 def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Replace ``module``'s output by ``change(output)``."""
-    with module.register_forward_hook(lambda _, __, output: change(output)):
+
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        return change(output)
+
+    with module.register_forward_hook(hook):
         yield
 
 
@@ -90,14 +98,17 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
-def _noted(model: LanguageModel, name: str, value: object) -> Iterator[None]:
+def _with_attribute(model: LanguageModel, name: str, value: object) -> Iterator[None]:
     """Give the model's modules an attribute inside the ``with`` block."""
     before = getattr(model.model, name, None)
     setattr(model.model, name, value)
     try:
         yield
     finally:
-        delattr(model.model, name) if before is None else setattr(model.model, name, before)
+        if before is None:
+            delattr(model.model, name)
+        else:
+            setattr(model.model, name, before)
 
 
 _APPLIED = "_kg_edit_applied_patch"
@@ -107,7 +118,7 @@ _APPLIED = "_kg_edit_applied_patch"
 def exclusive(model: LanguageModel) -> Iterator[None]:
     """Mark the model as patched inside the ``with`` block, since two nested patches could not restore its weights."""
     refuse_patched(model)
-    with _noted(model, _APPLIED, True):
+    with _with_attribute(model, _APPLIED, True):
         yield
 
 
@@ -126,7 +137,7 @@ _ENDS_WANTED = "_kg_edit_wants_prompt_ends"
 
 def wanting_prompt_ends(model: LanguageModel) -> AbstractContextManager[None]:
     """Inside the ``with`` block, a patch on the model needs to know where prompts end; see `with_prompt_ends`."""
-    return _noted(model, _ENDS_WANTED, True)
+    return _with_attribute(model, _ENDS_WANTED, True)
 
 
 def wants_prompt_ends(model: LanguageModel) -> bool:
@@ -139,7 +150,7 @@ def with_prompt_ends(model: LanguageModel, ends: Tensor | None) -> AbstractConte
 
     ``ends`` is a mask [rows, tokens]; None means that no prompt ends in these passes.
     """
-    return _noted(model, _ENDS, (ends,))
+    return _with_attribute(model, _ENDS, (ends,))
 
 
 def prompt_ends(model: LanguageModel, rows: int, tokens: int) -> Tensor:
@@ -162,7 +173,7 @@ _TOKENS = "_kg_edit_tokens"
 
 def with_token_ids(model: LanguageModel, ids: Tensor) -> AbstractContextManager[None]:
     """Pass to the patches the token ids [rows, tokens] of blocks that run without the embedding before them."""
-    return _noted(model, _TOKENS, ids)
+    return _with_attribute(model, _TOKENS, ids)
 
 
 def given_token_ids(model: LanguageModel) -> Tensor | None:
@@ -181,7 +192,7 @@ def untouched(model: LanguageModel) -> Iterator[None]:
     flags = [(parameter, parameter.requires_grad) for parameter in model.model.parameters()]
     with torch.random.fork_rng(devices=model.cuda_devices), torch.enable_grad():
         try:
-            _set_all(((module, False) for module, _ in modes), ((parameter, False) for parameter, _ in flags))
+            _set_all([(module, False) for module, _ in modes], [(parameter, False) for parameter, _ in flags])
             yield
         finally:
             _set_all(modes, flags)

@@ -104,17 +104,20 @@ class LanguageModel:
         torch_dtype = pick_dtype(dtype, target)  # a wrong one is refused before a GGUF file is dequantised
         path = resolve_model(name)
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        options |= {"local_files_only": True} if cached_only(path, revision) else {}
+        if cached_only(path, revision):
+            options["local_files_only"] = True
         try:
             config = AutoConfig.from_pretrained(path, **options)
             chosen = spec or find_spec(config)
-            if (quantised := getattr(config, "quantization_config", None)) is not None:
+            quantised = getattr(config, "quantization_config", None)
+            if quantised is not None:
                 method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
                 raise UnsupportedModelError(
                     f"{name!r} has quantised weights ({method}), which can't be edited. Load the unquantised "
                     "checkpoint (dtype bfloat16 takes half of float32's memory), edit that, and quantise the result"
                 )
-            if stored := stored_names(Path(path)):
+            stored = stored_names(Path(path))
+            if stored:
                 check_blocks(getattr(config.get_text_config(), "num_hidden_layers", 0), stored)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             with _without_bars(path):
@@ -127,8 +130,9 @@ class LanguageModel:
             if is_memory_error(error):
                 way = "load it in bfloat16, on another device, or on several (device_map)"
                 raise ModelError(f"there is not enough memory for {name!r}: {in_short(error)}; {way}") from error
-            download = f"; without internet access, download a hub model first: hf download {name}"
-            hint = f"{WAYS}{download * (not Path(path).exists())}"
+            hint = WAYS
+            if not Path(path).exists():
+                hint += f"; without internet access, download a hub model first: hf download {name}"
             raise ModelError(f"can't load the model {name!r}: {in_short(error)}; {hint}") from error
         if takes_onednn():
             use_onednn(model)
@@ -262,7 +266,9 @@ class LanguageModel:
         """
         if self.positions is None or len(prompt.ids) + new_tokens <= self.positions:
             return
-        beginning = prompt.text[:_SHOWN] + ("…" if len(prompt.text) > _SHOWN else "")
+        beginning = prompt.text
+        if len(beginning) > _SHOWN:
+            beginning = f"{beginning[:_SHOWN]}…"
         after = f", and {new_tokens} more tokens must fit after it" if new_tokens else ""
         around = "" if context == "{}" else " with the context that is put before it"
         raise ModelError(
@@ -298,15 +304,19 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         weights = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
-        shape = (
-            f"{self.model.config.model_type}, {len(self.blocks)} layers, width {self.width}, {weights:,.1f}M weights"
-        )
-        where = (
-            f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}{', in chat form' if self.chat else ''}"
-        )
+        parts = [
+            self.model.config.model_type,
+            f"{len(self.blocks)} layers",
+            f"width {self.width}",
+            f"{weights:,.1f}M weights",
+            f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}",
+        ]
+        if self.chat:
+            parts.append("in chat form")
         merged = len(self.fingerprints) - 1
-        changed = f", with {merged} merged patch{'es' * (merged > 1)}" if merged else ""
-        return f"LanguageModel({self.name!r}: {shape}, {where}{changed})"
+        if merged:
+            parts.append("with 1 merged patch" if merged == 1 else f"with {merged} merged patches")
+        return f"LanguageModel({self.name!r}: {', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         return f"<code>{escape(repr(self))}</code>"
@@ -389,17 +399,21 @@ class LanguageModel:
         return self.spec.down_projection
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final norm and head over the last block's output: [..., d] -> [..., vocabulary]."""
+        """Return the logits [..., vocabulary] of the last block's output [..., d]: final norm, then head."""
         for path in (self.spec.final_norm, self.spec.project_out):
             module = optional_module(self.model, path)
-            hidden = hidden if module is None else module(hidden)
+            if module is not None:
+                hidden = module(hidden)
         logits: Tensor = self.model.get_output_embeddings()(hidden)
-        if scaling := getattr(self.text_config, "logits_scaling", None):  # Granite
+        scaling = getattr(self.text_config, "logits_scaling", None)
+        if scaling:  # Granite
             logits = logits / scaling
         if self.text_config.model_type in ("cohere", "cohere2", "cohere2_moe"):
             logits = logits * self.text_config.logit_scale
         cap = getattr(self.text_config, "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits
 
 
 def note_fingerprint(model: PreTrainedModel) -> None:

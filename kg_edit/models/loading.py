@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # names are checked before torch is imported
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_BLOCK = re.compile(r"\.([0-9]{1,6})\.")  # in the name of a weight
+
 log = logging.getLogger(__name__)
 
 
@@ -73,8 +75,9 @@ def resolve_model(name: str) -> str:
 
 def check_model_name(name: str) -> Path | None:
     """Check a model's name without torch and without a hub. Return the GGUF file if it names one, else None."""
-    near = did_you_mean(name, NAMED_MODELS) if name not in NAMED_MODELS and "/" not in name else ""
-    if near and not Path(name).exists():
+    is_misspelt = name not in NAMED_MODELS and "/" not in name and not Path(name).exists()
+    near = did_you_mean(name, NAMED_MODELS) if is_misspelt else ""
+    if near:
         raise ModelError(f"there is no model {name!r}{near} Hub ids are OWNER/NAME; `kg-edit models` lists the others")
     path = named_model_file(name) if name in NAMED_MODELS else Path(name)
     if path.suffix == ".gguf":
@@ -83,9 +86,10 @@ def check_model_name(name: str) -> Path | None:
         return path
     if path.is_dir() and not (path / "config.json").is_file():
         way = WAYS
+        files = list(path.glob("*.gguf"))
         if (path / "adapter_config.json").is_file():
             way = "it is a PEFT adapter: merge it into its base model (merge_and_unload), and give that model's folder"
-        elif len(files := list(path.glob("*.gguf"))) == 1:
+        elif len(files) == 1:
             way = f"give its file {files[0]}"
         raise ModelError(f"can't load the model {name!r}: the folder {name} has no config.json; {way}")
     if name.startswith((".", "/", "~")) and not path.exists():  # it can't be a hub id
@@ -100,11 +104,13 @@ def named_model_file(name: str) -> Path:
     """Return the file of a named model inside its installed wheel."""
     named = NAMED_MODELS[name]
     module = find_module(named.package)
-    folders = list(module.submodule_search_locations or ()) if module else []
-    files = sorted(file for folder in folders for file in Path(folder).glob(named.pattern))
+    files = list[Path]()
+    if module is not None:
+        for folder in module.submodule_search_locations or ():
+            files += Path(folder).glob(named.pattern)
     if not files:
         raise ModelError(f"the model {name!r} is not installed; run: {named.install}")
-    return files[0]
+    return min(files)
 
 
 def dequantise(gguf: Path) -> Path:
@@ -245,12 +251,13 @@ def convert(gguf: Path, folder: Path) -> None:
 
 def check_blocks(stated: int, names: Iterable[str]) -> None:
     """Check the number of blocks that a config states by the names of the stored weights, before memory is used."""
-    stored = max((int(match[1]) + 1 for name in names if (match := _BLOCK.search(name))), default=0)
+    stored = 0
+    for name in names:
+        match = _BLOCK.search(name)
+        if match:
+            stored = max(stored, int(match[1]) + 1)
     if stated > stored:
         raise ModelError(f"its config states {stated} blocks, and its weights are those of {stored}")
-
-
-_BLOCK = re.compile(r"\.([0-9]{1,6})\.")
 
 
 def load_whole(path: str | Path, options: Mapping[str, Any]) -> PreTrainedModel:
@@ -259,7 +266,8 @@ def load_whole(path: str | Path, options: Mapping[str, Any]) -> PreTrainedModel:
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
     model: PreTrainedModel = loaded[0]
-    if missing := sorted(loaded[1]["missing_keys"]):
+    missing = sorted(loaded[1]["missing_keys"])
+    if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"its weights lack {missing[0]}{more}")
     return model
@@ -284,8 +292,12 @@ _MISLEADING = {  # advice of transformers that does not help here: what is wrong
 
 def in_short(error: Exception) -> str:
     """Return the first line of an error of transformers, or what it means."""
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return next((meaning for words, meaning in _MISLEADING.items() if words in first), first)
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else type(error).__name__
+    for words, meaning in _MISLEADING.items():
+        if words in first:
+            return meaning
+    return first
 
 
 def pick_device(device: str | torch.device) -> torch.device:

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -111,26 +110,38 @@ def encode(
 
     # In chat form the text is a user's turn, which moves the span.
     if chat:
-        turn = user_turn(text)
-        shift = len(chat.before) + len(turn) - len(text.strip()) - (len(text) - len(text.lstrip()))
+        turn = user_turn(text)  # the text without white space around it, perhaps after `COMPLETE`
+        added = len(chat.before) + len(turn) - len(text.strip())
+        removed = len(text) - len(text.lstrip())
         text = f"{chat.before}{turn}{chat.after}"
-        span = None if span is None else (span[0] + shift, span[1] + shift)
+        if span is not None:
+            begin, end = span
+            span = (begin + added - removed, end + added - removed)
 
     # One encoding of prompt and target gives the ids and the position of every character.
     special = chat is None  # a chat template brings its special tokens
     joined = text
-    if target is not None:
-        joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}" if chat else join(text, target)
+    if target is not None and chat:
+        joined = f"{text}{chat.gap}{target.removeprefix(GLUE).strip()}"
+    elif target is not None:
+        joined = join(text, target)
     ids, offsets = _encode(tokenizer, joined, special=special)
-    start = len(ids) if target is None else _target_start(tokenizer, text, ids, joined, target=target, special=special)
+    start = len(ids)
+    if target is not None:
+        start = _target_start(tokenizer, text, ids, joined, target=target, special=special)
 
     # The tokens with a character of the subject; they may hold other characters too.
-    first = last = None
+    first = None
+    last = None
     if span is not None:
-        inside = [i for i, (low, high) in enumerate(offsets) if low < span[1] and high > span[0] and high > low]
+        begin, end = span
+        inside = list[int]()
+        for index, (low, high) in enumerate(offsets):
+            if low < end and high > begin and high > low:
+                inside.append(index)
         if not inside:
             raise PromptError(
-                f"no token of {joined!r} lies in the subject's span {span}: {joined[slice(*span)]!r} is empty for this "
+                f"no token of {joined!r} lies in the subject's span {span}: {joined[begin:end]!r} is empty for this "
                 "tokenizer; give the subject in other words"
             )
         first = inside[0]
@@ -165,7 +176,10 @@ def _target_start(
         raise PromptError(f"the prompt {text!r} before {target!r} has no token; give a text before the target")
     glued = target.startswith(GLUE)
     if glued:
-        prompt = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False))]
+        common = 0  # tokens at the beginning of both
+        while common < min(len(prompt), len(ids)) and prompt[common] == ids[common]:
+            common += 1
+        prompt = prompt[:common]
     if ids[: len(prompt)] != prompt or (glued and not prompt):
         raise PromptError(
             f"the tokenizer merges the end of {text!r} with the target's beginning in {joined!r}; "
@@ -195,14 +209,14 @@ def left_pad(rows: Sequence[Sequence[int]], *, device: torch.device, ends: Seque
     ``ends`` has the index of the token at which the row's prompt ends; None for a row in which none does.
     """
     length = max(len(row) for row in rows)
-    ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
-    shifted = None if ends is None else shifted_ends(ends, [length - len(row) for row in rows])
+    padding = [length - len(row) for row in rows]
+    padded = [[0] * pad + list(row) for row, pad in zip(rows, padding, strict=True)]
+    mask = torch.tensor([[0] * pad + [1] * len(row) for row, pad in zip(rows, padding, strict=True)], device=device)
     return Batch(
-        ids=ids.long(),
+        ids=torch.tensor(padded, device=device).long(),
         mask=mask,
         positions=(mask.cumsum(-1) - 1).clamp(min=0),
-        ends=None if shifted is None else end_mask(shifted, length),
+        ends=None if ends is None else end_mask(shifted_ends(ends, padding), length),
     )
 
 

@@ -38,7 +38,7 @@ def sample_contexts(
             continue
         ids = sample_text(model, rows=count, tokens=length - 1, top_k=5, seed=seed + length)
         texts = model.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        contexts += map(_as_context, texts)
+        contexts += [_as_context(text) for text in texts]
     return tuple(contexts)
 
 
@@ -53,14 +53,13 @@ def started_contexts(
         return (BARE,)
     start_ids = [model.tokenizer(start, add_special_tokens=False)["input_ids"] for start in starts]
     batch = left_pad([[document_start(model.tokenizer), *ids] for ids in start_ids], device=model.device)
-    new = max(0, tokens - min(map(len, start_ids)))
-    ids = (
-        continue_text(model, batch.ids, batch.mask, tokens=new, seed=seed, top_k=5).tolist()
-        if new
-        else [[]] * len(starts)
-    )
-    rows = [[*start, *more][: max(tokens, len(start))] for start, more in zip(start_ids, ids, strict=True)]
-    return (BARE, *map(_as_context, model.tokenizer.batch_decode(rows, skip_special_tokens=True)))
+    new = max(0, tokens - min(len(ids) for ids in start_ids))
+    rows = start_ids
+    if new:
+        sampled = continue_text(model, batch.ids, batch.mask, tokens=new, seed=seed, top_k=5).tolist()
+        rows = [[*start, *more][: max(tokens, len(start))] for start, more in zip(start_ids, sampled, strict=True)]
+    texts = model.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return (BARE, *(_as_context(text) for text in texts))
 
 
 def _as_context(text: str) -> str:

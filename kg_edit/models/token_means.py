@@ -82,10 +82,13 @@ class TokenMeans:
     """
 
     def __init__(self, model: LanguageModel, layer: int | None, *, name: str) -> None:
-        around = model.model.get_submodule(model.spec.blocks.rpartition(".")[0])
-        # In some families the head calls this module, not the base model; with images it gets embeddings, not ids.
-        around = around if model.text_config is model.model.config else model.model.base_model
-        self._block: nn.Module = around if layer is None else model.block(layer)
+        self._block: nn.Module
+        if layer is not None:
+            self._block = model.block(layer)
+        elif model.text_config is model.model.config:  # in some families the head calls this module, not the base model
+            self._block = model.model.get_submodule(model.spec.blocks.rpartition(".")[0])
+        else:  # with images, that module gets embeddings, not ids
+            self._block = model.model.base_model
         self._key = f"{layer}/{name}"
         self._window = getattr(model.text_config, "sliding_window", None) or math.inf
         self._mask_hides = model.text_config.model_type == "mpt"  # whose mask is True where a token is not seen
@@ -125,7 +128,7 @@ class TokenMeans:
         return (sums[..., :-1] / sums[..., -1:].clamp(min=1)).reshape(len(inputs), -1)
 
     def _visible(self, device: torch.device) -> Tensor:
-        """1 where a new token [rows, ., tokens] is in the text up to a new token [rows, tokens, .]; rows may be 1."""
+        """Return 1 where a new token [rows, ., tokens] is in the text up to a new token [rows, tokens, .], else 0."""
         _, tokens = self.size
         causal = torch.ones(1, tokens, tokens, device=device).tril()
         mask = self._mask
@@ -139,25 +142,34 @@ class TokenMeans:
         if mask.dim() == 2:
             return causal * mask[:, None, -tokens:].to(device, torch.float32)
         shown = mask[:, 0, :, -tokens:].to(device)
-        seen = shown ^ self._mask_hides if shown.dtype == torch.bool else shown > torch.finfo(shown.dtype).min / 2
-        return _whole_texts(seen.float()) if tokens > self._window else seen.float()
+        if shown.dtype == torch.bool:
+            seen = (shown ^ self._mask_hides).float()
+        else:
+            seen = (shown > torch.finfo(shown.dtype).min / 2).float()
+        if tokens > self._window:
+            return _whole_texts(seen)
+        return seen
 
     def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state = _input_of(args, kwargs)
         self.size = (0, 0) if state is None else (state.shape[0], state.shape[1])
-        mask = kwargs.get("attention_mask")
-        positional = (arg for arg in args[1:] if isinstance(arg, Tensor) and arg.dim() == 4)
-        self._mask = mask if isinstance(mask, Tensor) else next(positional, None)
+        # The mask is a keyword, or among the positional arguments the one with four dimensions.
+        candidates = [arg for arg in args[1:] if isinstance(arg, Tensor) and arg.dim() == 4]
+        if isinstance(kwargs.get("attention_mask"), Tensor):
+            candidates = [kwargs["attention_mask"]]
+        self._mask = candidates[0] if candidates else None
         self._cache = _cache_of(args, kwargs)
 
 
 def _whole_texts(seen: Tensor) -> Tensor:
-    """What a token attends to, what these tokens attend to, and so on, [rows, tokens, tokens].
+    """Return what a token attends to, what these tokens attend to, and so on, [rows, tokens, tokens].
 
     In a sliding window, a token attends only to the last tokens of its text.
     """
     reached = (seen @ seen > 0).float()
-    return seen if torch.equal(reached, seen) else _whole_texts(reached)
+    if torch.equal(reached, seen):
+        return seen
+    return _whole_texts(reached)
 
 
 class AfterMarker(TokenMeans):
@@ -181,14 +193,17 @@ class AfterMarker(TokenMeans):
             with self._first.register_forward_pre_hook(self._begin, with_kwargs=True), super().attached():
                 yield self
         finally:
-            self._ids = self._after = None
+            self._ids = None
+            self._after = None
 
     def at(self, tokens: int) -> Tensor | None:
-        """1 or 0 for each token of the last call, [tokens, 1].
+        """Return 1 or 0 for each token of the last call, [tokens, 1].
 
         None if no text has had the marker, or if the last call did not have ``tokens`` tokens.
         """
-        return self._after if self._after is not None and len(self._after) == tokens else None
+        if self._after is None or len(self._after) != tokens:
+            return None
+        return self._after
 
     def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._note(block, args, kwargs)
@@ -198,20 +213,24 @@ class AfterMarker(TokenMeans):
     @torch.no_grad()
     def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compute the tokens after the marker. If no cache was given, the transformer has made one by now."""
-        if self._ids is not None:
-            self._cache = _cache_of(args, kwargs)
-            marked = (self._ids.reshape(-1, 1) == self._marker).float()
-            self._ids = None
-            after = self.of(marked) > 0
-            self._after = after.float() if bool(after.any()) else None
+        if self._ids is None:
+            return
+        self._cache = _cache_of(args, kwargs)
+        marked = (self._ids.reshape(-1, 1) == self._marker).float()
+        self._ids = None
+        after = self.of(marked) > 0
+        self._after = after.float() if bool(after.any()) else None
 
 
 def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
-    """The cache that a block or the transformer gets."""
-    return next((arg for arg in (*args[1:], *kwargs.values()) if isinstance(arg, Cache)), None)
+    """Return the cache that a block or the transformer gets."""
+    for arg in (*args[1:], *kwargs.values()):
+        if isinstance(arg, Cache):
+            return arg
+    return None
 
 
 def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The input of a block or of the transformer: hidden states or token ids [rows, tokens, ...]."""
+    """Return the input of a block or of the transformer: hidden states or token ids [rows, tokens, ...]."""
     state = args[0] if args else kwargs.get("hidden_states", kwargs.get("input_ids"))
     return state if isinstance(state, Tensor) else None
