@@ -129,15 +129,12 @@ class AdapterPatch(Patch):
                 raise PatchError(f"the adapter of {name} is not finite; make a smaller change, or edit in float32")
 
     def _stored(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-        tensors = {
-            f"{method}/{name}/{key}": tensor
-            for (method, name), adapter in self.adapters.items()
-            for key, tensor in adapter.tensors().items()
-        }
-        content = [
-            {"method": method, "weight": name, "adapter": adapter.metadata()}
-            for (method, name), adapter in self.adapters.items()
-        ]
+        content = list[dict[str, Any]]()
+        tensors = dict[str, Tensor]()
+        for (method, name), adapter in self.adapters.items():
+            content.append({"method": method, "weight": name, "adapter": adapter.metadata()})
+            for key, tensor in adapter.tensors().items():
+                tensors[f"{method}/{name}/{key}"] = tensor
         return content, tensors
 
     @classmethod
@@ -149,7 +146,10 @@ class AdapterPatch(Patch):
                 method = entry["method"]
                 name = entry["weight"]
                 prefix = f"{method}/{name}/"
-                tensors = {key.removeprefix(prefix): t for key, t in file.tensors.items() if key.startswith(prefix)}
+                tensors = dict[str, Tensor]()
+                for key, tensor in file.tensors.items():
+                    if key.startswith(prefix):
+                        tensors[key.removeprefix(prefix)] = tensor
                 adapters[method, name] = _adapter_class(method).read(entry["adapter"], tensors)
         except (ArithmeticError, AttributeError, ConfigError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise PatchError(f"the patch {file.path} is damaged: {error!r}; make the patch again") from error
@@ -166,8 +166,10 @@ def _adapter_class(method: str) -> Any:
 
 def adapter_at(patch: Patch, place: Place) -> Adapter | None:
     """Return the adapter at ``place`` in a patch or in the parts of a stack; None if there is none."""
-    patches = (part for part in patch.parts if isinstance(part, AdapterPatch))
-    return next((part.adapters[place] for part in patches if place in part.adapters), None)
+    for part in patch.parts:
+        if isinstance(part, AdapterPatch) and place in part.adapters:
+            return part.adapters[place]
+    return None
 
 
 def without_adapter(patch: Patch, place: Place) -> Patch | None:
@@ -175,7 +177,8 @@ def without_adapter(patch: Patch, place: Place) -> Patch | None:
     remaining = list[Patch]()
     for part in patch.parts:
         if isinstance(part, AdapterPatch):
-            part = replace(part, adapters={key: adapter for key, adapter in part.adapters.items() if key != place})
+            others = {key: adapter for key, adapter in part.adapters.items() if key != place}
+            part = replace(part, adapters=others)
         if not part.is_empty:
             remaining.append(part)
     return PatchStack.of(*remaining) if remaining else None

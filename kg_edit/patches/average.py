@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import Any
 
 from kg_edit.errors import ConfigError, PatchError
@@ -35,8 +33,8 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
     if len(patches) < 2 or len(patches) != len(shares):
         raise ConfigError(f"expected at least two patches and as many shares; found {len(patches)} and {len(shares)}")
     scaled = list[Patch]()
+    # Of each edit, by its id: its record, the sum of its shares, the number of patches with it
     records = dict[str, dict[str, object]]()
-    # of each edit
     shares_of = defaultdict[str, float](float)
     patches_of = Counter[str]()
     for number, (patch, share) in enumerate(zip(patches, shares, strict=True), 1):
@@ -61,15 +59,21 @@ def averaged(patches: Sequence[Patch], shares: Sequence[float]) -> WeightPatch:
                     f"the patches have different edits of the id {id_!r}, of which one would be lost from the record; "
                     "give the edits ids of their own, and make the patches again"
                 )
-            methods = earlier["method"].split(" + ")
-            records[id_] = {"edit": edit, "method": " + ".join(dict.fromkeys([*methods, record["method"]]))}
-    if weaker := [id_ for id_ in records if patches_of[id_] < len(patches) and shares_of[id_] < 1]:
+            methods = dict.fromkeys([*earlier["method"].split(" + "), record["method"]])
+            records[id_] = {"edit": edit, "method": " + ".join(methods)}
+    weaker = [id_ for id_ in records if patches_of[id_] < len(patches) and shares_of[id_] < 1]
+    if weaker:
         log.warning(
             "%d of %d edits are not in every patch and get less than their whole change, such as %r (%g of it); "
             "average patches of the same edits, or give these a share of 1",
-            *(len(weaker), len(records), weaker[0], shares_of[weaker[0]]),
+            len(weaker),
+            len(records),
+            weaker[0],
+            shares_of[weaker[0]],
         )
-    total = reduce(add, scaled)
+    total = scaled[0]
+    for patch in scaled[1:]:
+        total = total + patch
     assert isinstance(total, WeightPatch)  # noqa: S101 - the sum of patches of weights
     note = [
         {"share": share, "methods": patch.provenance.get("methods", ()), "edits": len(patch.edits)}

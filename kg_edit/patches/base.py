@@ -65,13 +65,22 @@ class Patch(ABC):
         return (self,)
 
     def __repr__(self) -> str:
-        texts = [f"{text!r} → {new!r}" for _, text, _, new, _ in self._facts[:2]]
-        named = f": {', '.join(texts)}{', …' if len(self._facts) > len(texts) else ''}" if texts else ""
-        by = ", ".join(dict.fromkeys(method["name"] for method in self.provenance.get("methods", ())))
+        edits = number_of(len(self.edits), "edit")
         model = self.provenance.get("model", {}).get("name")
-        edits = " of ".join(filter(None, [number_of(len(self.edits), "edit"), model]))
-        changes = f"{self.summary[:_LONG]}{'…' * (len(self.summary) > _LONG)}" or "no change"
-        return f"{type(self).__name__}({edits}{f' by {by}' * bool(by)}{named}; {changes}; {self.nbytes / 1000:,.1f} kB)"
+        if model:
+            edits += f" of {model}"
+        methods = dict.fromkeys(method["name"] for method in self.provenance.get("methods", ()))
+        if methods:
+            edits += f" by {', '.join(methods)}"
+        texts = [f"{text!r} → {new!r}" for _, text, _, new, _ in self._facts[:2]]
+        if len(self._facts) > len(texts):
+            texts.append("…")
+        if texts:
+            edits += f": {', '.join(texts)}"
+        changes = self.summary or "no change"
+        if len(changes) > _LONG:
+            changes = f"{changes[:_LONG]}…"
+        return f"{type(self).__name__}({edits}; {changes}; {self.nbytes / 1000:,.1f} kB)"
 
     def _repr_html_(self) -> str:
         from kg_edit.storage.notebook import html_table  # an edit draws no table
@@ -84,11 +93,12 @@ class Patch(ABC):
         facts = []
         for record in self.edits:
             fields = {"target_true": "", "target_new": "", **record.get("edit", {})}
-            if "prompt" in fields and "subject" in fields:
-                text = str(fields["prompt"]).replace("{}", str(fields["subject"]))
-                old = str(fields["target_true"] or "")
-                new = str(fields["target_new"])
-                facts.append((str(fields.get("id", "")), text, old, new, str(record.get("method", ""))))
+            if "prompt" not in fields or "subject" not in fields:
+                continue
+            text = str(fields["prompt"]).replace("{}", str(fields["subject"]))
+            old = str(fields["target_true"] or "")
+            new = str(fields["target_new"])
+            facts.append((str(fields.get("id", "")), text, old, new, str(record.get("method", ""))))
         return facts
 
     def with_records(self, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Patch:
@@ -300,7 +310,9 @@ def as_patch(given: Patch | str | Path) -> Patch:
     """Return a patch; a path is loaded. The door of every call that takes a patch."""
     if isinstance(given, LanguageModel):
         raise PatchError("found a LanguageModel in the place of the patch; give the model first, then the patch")
-    return given if isinstance(given, Patch) else Patch.load(given)
+    if isinstance(given, Patch):
+        return given
+    return Patch.load(given)
 
 
 def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,10 +322,12 @@ def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     """
     methods = [*first.get("methods", ())]
     methods += [method for method in second.get("methods", ()) if method not in methods]
-    edits = [*first.get("edits", ()), *second.get("edits", ())]
+    both = {**second, **first, "methods": methods}
+    both["edits"] = [*first.get("edits", ()), *second.get("edits", ())]
     norms = {**second.get("weight_norms", {}), **first.get("weight_norms", {})}
-    noted = {"weight_norms": norms} if norms else {}
-    return {**second, **first, **noted, "methods": methods, "edits": edits}
+    if norms:
+        both["weight_norms"] = norms
+    return both
 
 
 def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known: Collection[str]) -> dict[str, Any]:
@@ -324,8 +338,9 @@ def without_edits(provenance: Mapping[str, Any], ids: Collection[str], *, known:
         ids: of the edits to remove.
         known: the ids of all edits of the patch.
     """
-    if unknown := sorted(set(ids).difference(known)):
-        raise PatchError(f"the patch has no edit {', '.join(map(repr, unknown))}; check its edits' ids")
+    unknown = sorted(set(ids).difference(known))
+    if unknown:
+        raise PatchError(f"the patch has no edit {', '.join(repr(id_) for id_ in unknown)}; check its edits' ids")
     edits = [record for record in provenance.get("edits", ()) if record.get("edit", {}).get("id") not in ids]
     return {**provenance, "edits": edits}
 
@@ -341,11 +356,18 @@ class PatchStack(Patch):
     def of(cls, *patches: Patch) -> Patch:
         """Return the sum of patches: stacks are flattened, patches of one class added, empty patches left out."""
         parts = [part for patch in patches for part in patch.parts]
+        full = [part for part in parts if not part.is_empty]
         sums: list[Patch] = []
-        for part in [part for part in parts if not part.is_empty] or parts[:1]:
-            same = [patch for patch in sums if type(patch) is type(part) and (patch is sums[-1] or patch.meets(part))]
+        for part in full or parts[:1]:
+            same = list[Patch]()  # of the earlier parts those that it is added to
+            others = list[Patch]()
+            for patch in sums:
+                if type(patch) is type(part) and (patch is sums[-1] or patch.meets(part)):
+                    same.append(patch)
+                else:
+                    others.append(patch)
             # The sum takes the place of its last part, which was made on the model with all parts before it.
-            sums = [patch for patch in sums if patch not in same] + [reduce(add, [*same, part])]
+            sums = [*others, reduce(add, [*same, part])]
         return sums[0] if len(sums) == 1 else cls(tuple(sums))
 
     @property
@@ -378,8 +400,9 @@ class PatchStack(Patch):
 
     def with_records(self, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Patch:
         """Return the stack with these records of its edits, in its first part."""
-        first, *others = self.patches
-        return PatchStack((first.with_records(records, provenance), *(part.with_records((), {}) for part in others)))
+        first = self.patches[0].with_records(records, provenance)
+        others = [part.with_records((), {}) for part in self.patches[1:]]
+        return PatchStack((first, *others))
 
     @contextmanager
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
@@ -404,6 +427,11 @@ class PatchStack(Patch):
 
 def edits_beside_weights(patch: Patch) -> str:
     """Return the first edits of a patch that are not changes of weights, with their methods: "a (grace), b (ike)"."""
-    records = [record for part in patch.parts if not part.mergeable for record in part.edits]
-    named = [f"{record['edit'].get('id')} ({record.get('method')})" for record in records[:_NAMED]]
-    return ", ".join(named) + f" and {len(records) - _NAMED} more" * (len(records) > _NAMED)
+    records = list[Mapping[str, Any]]()
+    for part in patch.parts:
+        if not part.mergeable:
+            records += part.edits
+    named = ", ".join(f"{record['edit'].get('id')} ({record.get('method')})" for record in records[:_NAMED])
+    if len(records) > _NAMED:
+        return f"{named} and {len(records) - _NAMED} more"
+    return named

@@ -97,7 +97,7 @@ def check_factors(path: str | Path, name: str, left: Any, right: Any) -> None:
 
 
 def _array(tensor: Any) -> Array:
-    """A tensor [rows, columns] of any type and device, as a float32 array."""
+    """Return a tensor [rows, columns] of any type and device, as a float32 array."""
     array: Array = tensor.detach().float().cpu().numpy()
     return array
 
@@ -117,9 +117,11 @@ def columns(patch: Patch | Changes) -> tuple[tuple[int, ...], ...] | None:
         stop = start + 1 + len(record.get("requests", ()))
         by_edit.append(tuple(range(start, stop)))
         start = stop
-    dense = any(is_identity(pair.left) or is_identity(pair.right) for pair in factors.values())
-    matching = all(pair.left.shape[1] == start for pair in factors.values())
-    return tuple(by_edit) if matching and not dense else None
+    for pair in factors.values():
+        is_dense = is_identity(pair.left) or is_identity(pair.right)
+        if is_dense or pair.left.shape[1] != start:
+            return None
+    return tuple(by_edit)
 
 
 def is_identity(factor: Any) -> bool:
@@ -134,7 +136,11 @@ def edit_norms(patch: Patch | Changes) -> tuple[float | None, ...]:
     changes = changes_of(patch)
     if groups is None:
         return (None,) * len(changes.edits)
-    return tuple(sum(change_norm(pair, group) ** 2 for pair in changes.factors.values()) ** 0.5 for group in groups)
+    norms = list[float]()
+    for group in groups:
+        squares = [change_norm(pair, group) ** 2 for pair in changes.factors.values()]
+        norms.append(sum(squares) ** 0.5)
+    return tuple(norms)
 
 
 def change_norm(pair: Any, indices: tuple[int, ...] | None = None) -> float:
@@ -142,9 +148,16 @@ def change_norm(pair: Any, indices: tuple[int, ...] | None = None) -> float:
 
     With ``indices``, only these columns of the factors count.
     """
-    # columns first: the whole factors, copied for each edit, would take a time quadratic in the edits
-    index = slice(None) if indices is None else list(indices)
-    factors = (factor[:, index] for factor in (pair.left, pair.right))
-    # a method's factors are tensors, which may be on an accelerator
-    left, right = (np.asarray(part.cpu() if hasattr(part, "cpu") else part, dtype=np.float64) for part in factors)
-    return float(max(((left.T @ left) * (right.T @ right)).sum(), 0.0) ** 0.5)
+    left = _columns_of(pair.left, indices)
+    right = _columns_of(pair.right, indices)
+    square = ((left.T @ left) * (right.T @ right)).sum()
+    return float(max(square, 0.0) ** 0.5)
+
+
+def _columns_of(factor: Any, indices: tuple[int, ...] | None) -> Array:
+    """Return columns of a factor in float64; a method's factors are tensors, which may be on an accelerator."""
+    if indices is not None:  # first: the whole factor, copied for each edit, would take a time quadratic in the edits
+        factor = factor[:, list(indices)]
+    if hasattr(factor, "cpu"):
+        factor = factor.cpu()
+    return np.asarray(factor, dtype=np.float64)

@@ -59,10 +59,12 @@ def conflicts(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> tuple
         name = entry.edit.subject.casefold()
         for key in {name, entry.edit.subject_id or name}:
             of_subject[key].append(index)
-    pairs = sorted({pair for rows in of_subject.values() for pair in combinations(rows, 2)})
+    pairs = set[tuple[int, int]]()
+    for rows in of_subject.values():
+        pairs.update(combinations(rows, 2))
 
     same = dict[tuple[Entry, Entry], ConflictKind]()
-    for first, second in pairs:
+    for first, second in sorted(pairs):
         kind = _same_fact(entries[first].edit, entries[second].edit)
         if kind:
             same[entries[first], entries[second]] = kind
@@ -81,7 +83,7 @@ def contradictions(entries: Sequence[Entry]) -> tuple[Conflict, ...]:
 
 
 def _same_fact(one: Edit, two: Edit) -> ConflictKind | None:
-    """How two edits of one subject and one relation are in conflict; None if they are not."""
+    """Return how two edits of one subject and one relation are in conflict; None if they are not."""
     if not _agree(one.subject_id, two.subject_id, one.subject, two.subject):
         return None
     if one.prompt != two.prompt:
@@ -93,13 +95,16 @@ def _same_fact(one: Edit, two: Edit) -> ConflictKind | None:
         return None
     if not _agree(one.target_new_id, two.target_new_id, one.target_new, two.target_new):
         return "contradiction"
-    needless = set(one.forms) <= set(two.forms) or set(two.forms) <= set(one.forms)
-    return "duplicate" if needless else None
+    if set(one.forms) <= set(two.forms) or set(two.forms) <= set(one.forms):
+        return "duplicate"
+    return None
 
 
 def _agree(one_id: str | None, two_id: str | None, one: str, two: str) -> bool:
-    """Whether two names mean the same: by their ids if both have one, because one name may have several bearers."""
-    return one_id == two_id if one_id and two_id else one.casefold() == two.casefold()
+    """Return whether two names mean the same: by their ids if both have one, as one name may have several bearers."""
+    if one_id and two_id:
+        return one_id == two_id
+    return one.casefold() == two.casefold()
 
 
 def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iterator[tuple[Entry, Entry, float]]:
@@ -109,9 +114,8 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
     of which only some store keys counts as one that stores none.
     """
     row = {entry.position: index for index, entry in enumerate(entries)}
-    # by weight
-    rows_of = dict[str, list[int]]()
-    keys_of = dict[str, list[Array]]()
+    rows_of = dict[str, list[int]]()  # by weight: the entries whose keys are there
+    keys_of = dict[str, list[Array]]()  # by weight: their keys
     for step, change in changes.items():
         edit_columns = columns(change)
         if edit_columns is None:
@@ -119,7 +123,8 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
         positions = [EditPosition(step, record["edit"]["id"]) for record in change.edits]
         if not row.keys() >= set(positions):  # added after the entries were read
             continue
-        firsts = [its[0] for its in edit_columns]  # the first column is the edit's; further facts have other subjects
+        # The first column is the edit's; further facts have other subjects.
+        firsts = [columns_of_edit[0] for columns_of_edit in edit_columns]
         for name, pair in change.factors.items():
             stored = change.keys.get(name, pair.right)
             keys = stored if stored.shape == pair.right.shape else pair.right  # [in, columns]
@@ -132,7 +137,7 @@ def _near_keys(entries: Sequence[Entry], changes: Mapping[int, Changes]) -> Iter
         units = keys / np.linalg.norm(keys, axis=0).clip(min=1e-12)
         cosines = abs(np.triu(units.T @ units, k=1))  # [edits, edits], each pair once
         for one, two in np.argwhere(cosines > COSINE).tolist():
-            pair_of_rows = rows_of[name][one], rows_of[name][two]
+            pair_of_rows = (rows_of[name][one], rows_of[name][two])
             largest[pair_of_rows] = max(largest.get(pair_of_rows, 0.0), float(cosines[one, two]))
     for (one, two), cosine in sorted(largest.items()):
         yield entries[one], entries[two], round(cosine, 4)

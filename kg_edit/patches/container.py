@@ -91,8 +91,13 @@ def read_patch(path: str | Path) -> PatchFile:
     metadata, tensors = _read(path, "pt")
     for name, tensor in tensors.items():
         _check_finite(path, name, bool(torch.isfinite(tensor).all()))
-    parts = {part: metadata[part] for part in ("kind", "provenance", "content")}
-    return PatchFile(path=str(path), tensors=tensors, **parts)
+    return PatchFile(
+        path=str(path),
+        kind=metadata["kind"],
+        provenance=metadata["provenance"],
+        content=metadata["content"],
+        tensors=tensors,
+    )
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
@@ -123,7 +128,8 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
             metadata = parse((file.metadata() or {}).get(METADATA, "{}"))
             names = file.keys() if framework else ()
             for name in names:
-                if (kind := str(file.get_slice(name).get_dtype())) not in _REAL:
+                kind = str(file.get_slice(name).get_dtype())
+                if kind not in _REAL:
                     raise PatchError(
                         f"the patch {path} has values of {name} of the type {kind}; expected real numbers: "
                         f"{', '.join(_REAL)}"

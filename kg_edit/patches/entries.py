@@ -48,8 +48,8 @@ def entries(
     steps: Mapping[int, Sequence[Mapping[str, Any]]], active: Mapping[int, Patch | Changes]
 ) -> tuple[Entry, ...]:
     """Make an entry for every record of every step as it was added; ``active`` has the present patches."""
-    added = {EditPosition(step, record["edit"]["id"]): record for step, records in steps.items() for record in records}
-    now = {EditPosition(step, record["edit"]["id"]): record for step, patch in active.items() for record in patch.edits}
+    added = _by_position(steps)
+    now = _by_position({step: patch.edits for step, patch in active.items()})
     ids = Counter(position.id for position in added)
     listed = list[Entry]()
     for position, first_record in added.items():
@@ -66,13 +66,22 @@ def entries(
     return tuple(listed)
 
 
+def _by_position(steps: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[EditPosition, Mapping[str, Any]]:
+    positions = dict[EditPosition, Mapping[str, Any]]()
+    for step, records in steps.items():
+        for record in records:
+            positions[EditPosition(step, record["edit"]["id"])] = record
+    return positions
+
+
 def entries_of(patch: Patch | Changes) -> tuple[Entry, ...]:
     """Return the edits of a patch that is in no ledger; later edits with the same id are called ``id#2`` and so on."""
     _check_readable(patch)
     seen = Counter[str]()
     named = list[Entry]()
     for record in patch.edits:
-        seen[id_ := record["edit"]["id"]] += 1
+        id_ = record["edit"]["id"]
+        seen[id_] += 1
         name = id_ if seen[id_] == 1 else f"{id_}#{seen[id_]}"
         (entry,) = entries({1: [record]}, {})
         named.append(replace(entry, name=name, state="active"))
@@ -126,7 +135,7 @@ def positions_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosi
     """
     positions: list[EditPosition] = []
     for name in names:
-        fitting = _named(known, name)
+        fitting = _find(known, name)
         if not fitting:
             raise unknown_name("edit", name, (entry.name for entry in known))
         if len(fitting) > 1 and not name.endswith("/*"):
@@ -139,24 +148,27 @@ def positions_of(names: Iterable[str], known: Sequence[Entry]) -> tuple[EditPosi
 def refuse_removed(names: Iterable[str], known: Sequence[Entry]) -> None:
     """Refuse names that belong only to removed edits."""
     for name in names:
-        if {entry.state for entry in _named(known, name)} == {"removed"}:
+        if {entry.state for entry in _find(known, name)} == {"removed"}:
             raise PatchError(
                 f"{name!r} is already removed; kg-edit patch show LEDGER shows when, patch list LEDGER shows all edits"
             )
 
 
-def _named(known: Sequence[Entry], name: str) -> list[Entry]:
-    """The entries that ``name`` fits; only one if that is its name, because an id may look like a step and an id.
+def _find(known: Sequence[Entry], name: str) -> list[Entry]:
+    """Return the entries that ``name`` fits, or if it is not an id, those with this subject.
 
-    If it is no id, those with this subject.
+    It is only one entry if that is its name, because an id may look like a step and an id.
     """
     if not isinstance(name, str):
         raise PatchError(f"found {name!r:.60}; expected the name, id or subject of an edit, such as edit.id")
-    fitting = [
-        entry
-        for entry in known
-        if name in (entry.position.id, f"{entry.position.step}/{entry.position.id}", f"{entry.position.step}/*")
-    ]
+    fitting = list[Entry]()
+    for entry in known:
+        step, id_ = entry.position
+        if name in (id_, f"{step}/{id_}", f"{step}/*"):
+            fitting.append(entry)
     exact = [entry for entry in fitting if entry.name == name]
-    subject = [entry for entry in known if name and entry.edit.subject.casefold() == name.casefold()]
-    return exact if len(exact) == 1 and not name.endswith("/*") else fitting or subject
+    if len(exact) == 1 and not name.endswith("/*"):
+        return exact
+    if fitting:
+        return fitting
+    return [entry for entry in known if name and entry.edit.subject.casefold() == name.casefold()]

@@ -1,7 +1,7 @@
 """Guards against disabling edits: one rank-one update that is far too large breaks the model (Gupta et al. 2024).
 
-`disabling` gives the reasons why edits of a patch look like disabling ones: an edit is compared with the other edits of
-the same method, and with the norm of the weight. `refuse_disabling` raises an error for such edits.
+`find_disabling` gives the reasons why edits of a patch look like disabling ones: an edit is compared with the other
+edits of the same method, and with the norm of the weight. `refuse_disabling` raises an error for such edits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def weight_norms(patch: Patch, model: LanguageModel) -> dict[str, float]:
 
     if not isinstance(patch, WeightPatch):
         return {}
-    return {name: float(weight_matrix(module).detach().float().norm()) for name, module in patch.modules(model).items()}
+    norms = {}
+    for name, module in patch.modules(model).items():
+        norms[name] = float(weight_matrix(module).detach().float().norm())
+    return norms
 
 
 def with_weight_norms(patch: Patch, model: LanguageModel) -> Patch:
@@ -54,11 +57,18 @@ class _Sized(NamedTuple):
 
 
 def _median_of_others(values: list[float], own: float) -> float | None:
-    """The median of the sorted ``values`` without one that is ``own``; None if too few are left."""
-    remaining = len(values) - 1
-    index = bisect_left(values, own)
-    middle = (values[n + (n >= index)] for n in ((remaining - 1) // 2, remaining // 2))
-    return sum(middle) / 2 if remaining >= _ENOUGH else None
+    """Return the median of the sorted ``values`` without one that is ``own``; None if too few are left."""
+    others = len(values) - 1
+    if others < _ENOUGH:
+        return None
+    index = bisect_left(values, own)  # of ``own``, which is passed over
+    lower = (others - 1) // 2
+    upper = others // 2
+    if lower >= index:
+        lower += 1
+    if upper >= index:
+        upper += 1
+    return (values[lower] + values[upper]) / 2
 
 
 class SeenEdits:
@@ -76,17 +86,19 @@ class SeenEdits:
     def add(self, patch: Patch | Changes) -> list[_Sized]:
         """Add the edits of ``patch``, and return their sizes."""
         weights = frozenset(changes_of(patch).factors)
-        pairs = zip(patch.edits, edit_norms(patch), strict=True)
-        sized = [_Sized(record, norm, (record["method"], weights)) for record, norm in pairs]
-        for edit in sized:
-            if edit.norm:  # an edit that changes nothing says nothing about the usual size
-                insort(self.norms[edit.group], edit.norm)
-            if factor := division_factor(edit.record):
+        sized = []
+        for record, norm in zip(patch.edits, edit_norms(patch), strict=True):
+            edit = _Sized(record, norm, (record["method"], weights))
+            if norm:  # an edit that changes nothing says nothing about the usual size
+                insort(self.norms[edit.group], norm)
+            factor = division_factor(record)
+            if factor:
                 insort(self.factors[edit.group], factor)
+            sized.append(edit)
         return sized
 
 
-def disabling(
+def find_disabling(
     patch: Patch | Changes, others: Iterable[Patch | Changes] | SeenEdits, model: LanguageModel | None = None
 ) -> tuple[str, ...]:
     """Return the reasons why edits of ``patch`` look as if they would break the model; empty if there are none.
@@ -115,17 +127,21 @@ def disabling(
     # The largest edit in each weight, against the weight itself.
     changes = changes_of(patch)
     by_edit = columns(patch)
-    present = weight_norms(patch, model) if model is not None and not isinstance(patch, Changes) else {}
+    norms = changes.weight_norms
+    if model is not None and not isinstance(patch, Changes):
+        norms = weight_norms(patch, model) or norms
     for name, pair in changes.factors.items():
-        limit = SHARE * (present or changes.weight_norms).get(name, 0.0)
+        limit = SHARE * norms.get(name, 0.0)
+        named = ""
         if by_edit:
             size, who = max((change_norm(pair, indices), number) for number, indices in enumerate(by_edit))
-            named = f"{changes.edits[who]['edit']['id']}: " if len(by_edit) > 1 else ""
+            if len(by_edit) > 1:
+                named = f"{changes.edits[who]['edit']['id']}: "
         else:
             # Columns don't belong to edits: the mean edit counts, |change| / sqrt(edits). A weight has no more edits
             # than columns, if others are in other weights.
-            size = change_norm(pair) / max(1, min(len(changes.edits), pair.left.shape[1])) ** 0.5
-            named = ""
+            edits = max(1, min(len(changes.edits), pair.left.shape[1]))
+            size = change_norm(pair) / edits**0.5
         if limit and size > limit:
             share = ceil(round(100 * SHARE * size / limit, 3)) / 100  # rounded up: it never reads like the limit
             reasons.append(
@@ -137,21 +153,25 @@ def disabling(
 def refuse_disabling(
     patch: Patch | Changes, others: Iterable[Patch | Changes] | SeenEdits, model: LanguageModel | None = None
 ) -> None:
-    """Raise an error if `disabling`, with the same arguments, finds a reason."""
-    if reasons := disabling(patch, others, model):
-        # A method such as rome-kg writes an edit's facts under the same key, each over the earlier ones.
-        facts = max((len(record.get("requests", ())) for record in patch.edits), default=0)
-        fewer = f" (it has {facts} facts of the graph; fewer: --set statements=1 --set composed=0)" if facts else ""
-        raise DisablingEditError(
-            f"the patch would probably break the model: {'; '.join(reasons)}. Leave that edit out, make its change "
-            f"smaller{fewer}, or add it anyway with --force (force=True)",
-            reasons,
-        )
+    """Raise an error if `find_disabling`, with the same arguments, finds a reason."""
+    reasons = find_disabling(patch, others, model)
+    if not reasons:
+        return
+    # A method such as rome-kg writes an edit's facts under the same key, each over the earlier ones.
+    facts = max((len(record.get("requests", ())) for record in patch.edits), default=0)
+    fewer = f" (it has {facts} facts of the graph; fewer: --set statements=1 --set composed=0)" if facts else ""
+    raise DisablingEditError(
+        f"the patch would probably break the model: {'; '.join(reasons)}. Leave that edit out, make its change "
+        f"smaller{fewer}, or add it anyway with --force (force=True)",
+        reasons,
+    )
 
 
 def division_factor(record: Mapping[str, Any]) -> float | None:
     """Return |k . u|, the divisor in a rank-one edit, as |m* - m| / |update|; None if the record lacks these."""
     norms = record.get("norms", {})
-    change = norms.get("change")
-    update = norms.get("update")
-    return change / update if change and update else None
+    change: float | None = norms.get("change")
+    update: float | None = norms.get("update")
+    if not change or not update:
+        return None
+    return change / update

@@ -9,6 +9,7 @@ Only the text of the prompt is used for the search, never the target, so no targ
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -89,18 +90,27 @@ class FactBook:
         For a prompt of several paragraphs, only the last one is compared: the others are examples in the prompt.
         """
         rule = self.rule
-        question = prompt.rstrip().rpartition("\n\n")[2] if rule.letters is None else bare_question(prompt)
+        if rule.letters is None:
+            question = prompt.rstrip().rpartition("\n\n")[2]
+        else:
+            question = bare_question(prompt)
         scores = self._index(question)
-        shares = scores
-        if rule.gate == "subject":  # a fact without one, such as a paragraph, is compared by its prompt
-            named = zip(self.facts, self._subjects(question), scores, strict=True)
-            shares = [share if fact.subject else score for fact, share, score in named]
-        fits = {i for i, share in enumerate(shares) if share >= rule.threshold}
-        if rule.letters is not None:
-            letters = letters_of(question)
-            fits |= {i for i, of_fact in enumerate(self._letters) if within_letters(of_fact, letters, rule.letters)}
-        indices = sorted(fits)
-        return tuple(self.facts[indices[n]] for n in best([scores[index] for index in indices], rule.most))
+        named = scores
+        if rule.gate == "subject":
+            named = self._subjects(question)  # the share of each subject that the question names
+        letters = letters_of(question)
+        indices = list[int]()
+        for index, fact in enumerate(self.facts):
+            score = scores[index]
+            if fact.subject:  # a fact without one, such as a paragraph, is compared by its prompt
+                score = named[index]
+            fits = score >= rule.threshold
+            if rule.letters is not None and not fits:
+                fits = within_letters(self._letters[index], letters, rule.letters)
+            if fits:
+                indices.append(index)
+        chosen = best([scores[index] for index in indices], rule.most)
+        return tuple(self.facts[indices[number]] for number in chosen)
 
     def prompt_transform(self, prompt: str, *, examples: int | None = None) -> str:
         """Return ``prompt`` with the relevant examples and facts before it; the most similar one of each comes last.
@@ -114,11 +124,12 @@ class FactBook:
         shown = list(facts[0].examples)
         most = rule.own_examples if examples is None else min(examples, rule.own_examples)
         if most:
-            # other facts as examples: those whose prompts are most like that of the first fact
+            # Other facts as examples: those whose prompts are most like that of the first fact
             others = [index for index, fact in enumerate(self.facts) if fact not in facts]
             scores = self._index(facts[0].prompt)
-            near = [self.facts[others[n]].text for n in best([scores[index] for index in others], most)]
-            shown += [f"{rule.before_fact}{text}\n{rule.before_prompt}{text}" for text in near]
+            for number in best([scores[index] for index in others], most):
+                text = self.facts[others[number]].text
+                shown.append(f"{rule.before_fact}{text}\n{rule.before_prompt}{text}")
         lead = "".join(f"{example}\n\n" for example in reversed(shown))
         lines = "".join(f"{rule.before_fact}{fact.text}\n" for fact in reversed(facts))
         return f"{lead}{lines}{rule.before_prompt}{prompt}"
@@ -155,11 +166,11 @@ class PromptPatch(Patch):
     @property
     def summary(self) -> str:
         """The number of facts, the gate and the threshold of each rule."""
-        rules = [rule for rule, _ in self.facts]
-        return ", ".join(
-            f"{number_of(rules.count(rule), 'fact')} inserted by {rule.gate} ≥ {rule.threshold:g}"
-            for rule in dict.fromkeys(rules)
-        )
+        counts = Counter(rule for rule, _ in self.facts)
+        parts = []
+        for rule, count in counts.items():
+            parts.append(f"{number_of(count, 'fact')} inserted by {rule.gate} ≥ {rule.threshold:g}")
+        return ", ".join(parts)
 
     @property
     def is_empty(self) -> bool:
@@ -173,13 +184,15 @@ class PromptPatch(Patch):
         Of two facts with the same prompt only the later one may be used, also if it has another rule or is withheld.
         """
         last = {fact.prompt.casefold(): index for index, (_, fact) in enumerate(self.facts)}
-        by_rule: dict[PromptRule, list[int]] = {}
+        by_rule: dict[PromptRule, list[PromptFact]] = {}
         for index in sorted(last.values()):
-            by_rule.setdefault(self.facts[index][0], []).append(index)
-        return tuple(
-            FactBook(rule=rule, facts=tuple(self.facts[n][1] for n in indices if not self.facts[n][1].withheld))
-            for rule, indices in sorted(by_rule.items(), key=lambda item: -item[1][-1])
-        )
+            rule, fact = self.facts[index]
+            facts = by_rule.pop(rule, [])  # so that the rule with the latest fact is the last
+            by_rule[rule] = [*facts, fact]
+        books = []
+        for rule, facts in reversed(by_rule.items()):
+            books.append(FactBook(rule=rule, facts=tuple(fact for fact in facts if not fact.withheld)))
+        return tuple(books)
 
     def prompt_transform(self, text: str, *, examples: int | None = None) -> str:
         """Return the prompt that the model reads instead of ``text``: the relevant facts, then the text.
@@ -202,19 +215,20 @@ class PromptPatch(Patch):
             return self.prompt_transform
         room = positions - reserved(positions)
 
-        def fitted(text: str) -> str:
+        def insert_as_fits(text: str) -> str:
             for count in range(most, 0, -1):
                 prompt = self.prompt_transform(text, examples=count)
                 if len(model.tokenizer(prompt)["input_ids"]) <= room:
                     return prompt
             return self.prompt_transform(text, examples=0)
 
-        return fitted
+        return insert_as_fits
 
     def without(self, ids: Collection[str]) -> Self:
         """Return the patch without the edits with these ids, as if they had never been made."""
         provenance = without_edits(self.provenance, ids, known={fact.id for _, fact in self.facts})
-        return replace(self, facts=tuple(pair for pair in self.facts if pair[1].id not in ids), provenance=provenance)
+        facts = tuple((rule, fact) for rule, fact in self.facts if fact.id not in ids)
+        return replace(self, facts=facts, provenance=provenance)
 
     def depends_on(self, earlier: Patch) -> bool:
         """Return whether a record has an answer of the model (MemPrompt): a text alone depends on no other patch."""
@@ -232,8 +246,13 @@ class PromptPatch(Patch):
         """Yield another `LanguageModel` with the same weights, whose prompts get the facts; ``model`` is unchanged."""
         self.check_model(model)
         insert = self.transform_for(model)
-        then = model.prompt_transform
-        yield replace(model, prompt_transform=insert if then is None else lambda text: then(insert(text)))
+        further = model.prompt_transform
+
+        def transform(text: str) -> str:
+            prompt = insert(text)
+            return prompt if further is None else further(prompt)
+
+        yield replace(model, prompt_transform=transform)
 
     def check_finite(self) -> None:
         """Do nothing: the patch holds only text, no numbers."""

@@ -74,7 +74,8 @@ def check_provenance(provenance: Any, path: object) -> dict[str, Any]:
         if isinstance(error, ValidationError):
             first = error.errors(include_url=False, include_context=False)[0]
             message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            fault = f"{'.'.join(map(str, first['loc']))} is {first['input']!r:.80}, {message}"
+            place = ".".join(str(step) for step in first["loc"])
+            fault = f"{place} is {first['input']!r:.80}, {message}"
         raise PatchError(f"the provenance of the patch {path} is wrong: {fault}; make it again") from error
     return provenance
 
@@ -85,7 +86,8 @@ def merged_provenance(model: str | Path) -> dict[str, Any]:
     It is {} for any other model.
     """
     path = Path(model)
-    file = (path.parent if path.suffix == ".gguf" else path) / ORIGIN
+    folder = path.parent if path.suffix == ".gguf" else path
+    file = folder / ORIGIN
     try:
         provenance = json.loads(file.read_bytes())
     except OSError:

@@ -67,19 +67,28 @@ def less_extracted(expert: Factors, anti: Factors, *, strength: float) -> Factor
     A row that is 0 in one of the changes has no direction, so s is the direction of the other one. If e and a are
     opposite, they have nothing in common, and all of a is subtracted.
     """
-    e_out, a_out = (exact(pair.left) for pair in (expert, anti))  # [out, rank]; e = e_out e_in^T
-    e_in, a_in = (exact(pair.right) for pair in (expert, anti))  # [in, rank];  a = a_out a_in^T
+    # e = e_out e_in^T and a = a_out a_in^T, with e_out and a_out [out, rank], e_in and a_in [in, rank]
+    e_out = exact(expert.left)
+    e_in = exact(expert.right)
+    a_out = exact(anti.left)
+    a_in = exact(anti.right)
 
     def products(left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
         """Return the dot products, [out], of each row of left right^T with the same row of other_left other_right^T."""
         dots: Tensor = ((left @ (right.T @ other_right)) * other_left).sum(1)
         return dots
 
-    squares = torch.stack([products(e_out, e_in, e_out, e_in), products(a_out, a_in, a_out, a_in)]).clamp(min=0)
+    def inverse_root(square: Tensor) -> Tensor:
+        """Return 1 / sqrt(square), and 0 where the square is 0."""
+        return torch.where(square > 0, square.clamp(min=1e-300).rsqrt(), 0.0)
+
+    e_square = products(e_out, e_in, e_out, e_in).clamp(min=0)  # |e|^2
+    a_square = products(a_out, a_in, a_out, a_in).clamp(min=0)  # |a|^2
     across = products(e_out, e_in, a_out, a_in)  # e . a
-    per_e, per_a = (torch.where(norm2 > 0, norm2.clamp(min=1e-300).rsqrt(), 0.0) for norm2 in squares)  # 1/|e|, 1/|a|
-    length = per_e**2 * squares[0] + per_a**2 * squares[1] + 2 * per_e * per_a * across  # |s|^2
-    along = per_e * across + per_a * squares[1]  # a . s
+    per_e = inverse_root(e_square)  # 1 / |e|
+    per_a = inverse_root(a_square)  # 1 / |a|
+    length = per_e**2 * e_square + per_a**2 * a_square + 2 * per_e * per_a * across  # |s|^2
+    along = per_e * across + per_a * a_square  # a . s
     share = torch.where(length > 1e-12, along / length.clamp(min=1e-12), 0.0)
 
     # rest(a) = a - share s with s = per_e e + per_a a, so each row of the result is

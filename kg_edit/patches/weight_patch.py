@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -25,9 +25,8 @@ from kg_edit.patches.changes import KEY, STATE, check_factors, is_identity
 if TYPE_CHECKING:
     from kg_edit.patches.container import PatchFile
 
-_FEW_RANKS = (
-    64  # of several patches together: up to it, all are computed for every token, which is faster than a choice
-)
+# Ranks of several patches together: up to so many, all are computed for every token, which is faster than a choice.
+_FEW_RANKS = 64
 SUM = "sum/"  # prefix of a state that is added, not concatenated, where patches are added: one number for all edits
 _SAFE = 0.25  # share of the largest number of a type; a change below it can't make a weight infinite
 
@@ -50,10 +49,12 @@ class Factors:
     @classmethod
     def total(cls, changes: Sequence[Factors]) -> Factors:
         """Return the sum of changes of one weight; it is multiplied once, if the ranks exceed that of the weight."""
-        total = cls(
-            left=torch.cat([pair.left for pair in changes], 1), right=torch.cat([pair.right for pair in changes], 1)
-        )
-        return cls.dense(total.product) if total.rank > min(total.shape) else total
+        left = torch.cat([pair.left for pair in changes], 1)
+        right = torch.cat([pair.right for pair in changes], 1)
+        total = cls(left=left, right=right)
+        if total.rank > min(total.shape):
+            return cls.dense(total.product)
+        return total
 
     def __repr__(self) -> str:
         return f"Factors({self.shape[0]} x {self.shape[1]}, rank {self.rank})"
@@ -73,7 +74,9 @@ class Factors:
         """The change as a full matrix left right^T, [out, in]; an identity matrix is not multiplied."""
         if is_identity(self.left):
             return self.right.T
-        return self.left if is_identity(self.right) else self.left @ self.right.T
+        if is_identity(self.right):
+            return self.left
+        return self.left @ self.right.T
 
     @property
     def is_finite(self) -> bool:
@@ -82,7 +85,7 @@ class Factors:
             return False
         if self.bound < _SAFE * torch.finfo(torch.float32).max:
             return True
-        # the whole product takes as much memory as the weight, so it is only computed where the bound is too large
+        # The whole product takes as much memory as the weight, so it is only computed where the bound is too large
         return bool(torch.isfinite(self.exact_on(self.left.device).product).all())
 
     @property
@@ -201,15 +204,17 @@ class WeightPatch(Patch):
             if name.startswith(SUM):
                 state[name] = tensor - other.state[name].to(tensor) if name in other.state else tensor
                 continue
-            gone = Counter(_columns_as_bytes(other.state[name].to(tensor)) if name in other.state else ())
+            gone = Counter[bytes]()
+            if name in other.state:
+                gone.update(_columns_as_bytes(other.state[name].to(tensor)))
             remaining = list[int]()
-            # of equal columns the last one goes; another edit may have made the others
-            for index, column in reversed([*enumerate(_columns_as_bytes(tensor))]):
+            # Of equal columns the last one goes; another edit may have made the others.
+            for index, column in reversed(list(enumerate(_columns_as_bytes(tensor)))):
                 if gone[column]:
                     gone[column] -= 1
                 else:
-                    remaining.insert(0, index)
-            state[name] = tensor[..., remaining]
+                    remaining.append(index)
+            state[name] = tensor[..., remaining[::-1]]
         return replace(self, state=state) + -other
 
     def scaled(self, factor: float) -> WeightPatch:
@@ -285,7 +290,8 @@ class WeightPatch(Patch):
         """Build the patch of a file."""
         state = {name.removeprefix(STATE): value for name, value in file.tensors.items() if name.startswith(STATE)}
         factors = dict[str, Factors]()
-        for name in sorted({name.rpartition(".")[0] for name in file.tensors if not name.startswith(STATE)}):
+        changed_weights = {name.rpartition(".")[0] for name in file.tensors if not name.startswith(STATE)}
+        for name in sorted(changed_weights):
             left = file.tensors.get(f"{name}.left")
             right = file.tensors.get(f"{name}.right")
             if left is None or right is None:
@@ -313,7 +319,8 @@ def total(patches: Iterable[Patch]) -> Patch:
 
 
 def _columns_as_bytes(tensor: Tensor) -> list[bytes]:
-    return [column.tobytes() for column in (tensor.detach().movedim(-1, 0).double().cpu() + 0.0).numpy()]  # no -0
+    columns = tensor.detach().movedim(-1, 0).double().cpu() + 0.0  # 0.0 instead of -0.0, whose bytes differ
+    return [column.tobytes() for column in columns.numpy()]
 
 
 @torch.no_grad()
@@ -375,13 +382,14 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
                 device = weight_matrix(modules[name]).device
                 factors.setdefault(name, {})[owner] = pair.exact_on(device)
 
-    of_columns = {name: _columns_of(pairs) for name, pairs in factors.items()}
+    of_columns = {name: _stack(pairs) for name, pairs in factors.items()}
 
     def add(name: str, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]; some families flatten their MLP's input
         changed = output.reshape(len(inputs), -1).clone()  # [tokens, out]
         owner = owners.expand(len(owners), len(inputs) // len(owners)).reshape(-1)  # [tokens]
-        if stacked := of_columns[name]:
+        stacked = of_columns[name]
+        if stacked:
             # right^T x of all patches at once, [tokens, ranks], and 0 where a column is not of the token's own patch
             pair, column = stacked
             mask = (owner[:, None] == column).to(inputs.device)
@@ -394,22 +402,27 @@ def each_patched(model: LanguageModel, patches: Sequence[WeightPatch | None], ow
                 changed[rows] += change.to(changed)
         return changed.reshape(output.shape)
 
+    def make_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return add(name, args, output)
+
+        return hook
+
     with ExitStack() as stack:
         for name, module in modules.items():
-            handle = module.register_forward_hook(lambda _, args, output, name=name: add(name, args, output))
-            stack.callback(handle.remove)
+            stack.enter_context(module.register_forward_hook(make_hook(name)))
         yield
 
 
-def _columns_of(pairs: Mapping[int, Factors]) -> tuple[Factors, Tensor] | None:
-    """The factors of several patches side by side, and the patch of each column; None if that is too much work."""
+def _stack(pairs: Mapping[int, Factors]) -> tuple[Factors, Tensor] | None:
+    """Return the factors of several patches side by side, and the patch of each column; None if they are too many."""
     ranks = [pair.rank for pair in pairs.values()]
     if sum(ranks) > _FEW_RANKS:
         return None
-    left, right = (
-        torch.cat(parts, 1) for parts in zip(*((pair.left, pair.right) for pair in pairs.values()), strict=True)
-    )
-    return Factors(left=left, right=right), torch.tensor(list(pairs)).repeat_interleave(torch.tensor(ranks))
+    left = torch.cat([pair.left for pair in pairs.values()], 1)
+    right = torch.cat([pair.right for pair in pairs.values()], 1)
+    column = torch.tensor(list(pairs)).repeat_interleave(torch.tensor(ranks))
+    return Factors(left=left, right=right), column
 
 
 def wholly_patched(model: LanguageModel, patch: WeightPatch | None) -> AbstractContextManager[None]:

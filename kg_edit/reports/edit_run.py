@@ -24,7 +24,7 @@ from kg_edit.methods.run_settings import chat_settings, method_settings
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import read_provenance
-from kg_edit.patches.guards import SeenEdits, disabling, refuse_disabling
+from kg_edit.patches.guards import SeenEdits, find_disabling, refuse_disabling
 from kg_edit.reports.differences import (
     PromptDifference,
     check_prompts,
@@ -179,7 +179,7 @@ def run_edits(
             alone=read_alone(out),
             repeats=repeats,
             opposes=find_opposed(edits),
-            refused=disabling(patch, (), model),
+            refused=find_disabling(patch, (), model),
             model=model.name,
             experts=model.spec.down_projection is None,
             folder=out,

@@ -73,8 +73,8 @@ def test_a_captured_step_gives_the_same_descent(monkeypatch: pytest.MonkeyPatch)
     stops = Stops(steps=6, further_steps=4, stop_below=-1.0, stop_nll=float(start.mean()) - 0.1)
     plain = descended(objective("llama"), stops)
     assert len({len(descent.losses) for descent in plain}) > 1
-    monkeypatch.setattr(cuda_graphs, "captured", counted)
-    monkeypatch.setattr(cuda_graphs, "without_waiting", lambda work, *inputs: work(*inputs))
+    monkeypatch.setattr(cuda_graphs, "capture", counted)
+    monkeypatch.setattr(cuda_graphs, "run_without_waiting", lambda work, *inputs: work(*inputs))
     capturing = objective("llama")
     fast(capturing)._captures = True
     for one, other in zip(descended(capturing, stops), plain, strict=True):
@@ -90,8 +90,8 @@ def test_a_step_that_can_not_be_captured_runs_as_it_is(monkeypatch: pytest.Monke
         tried.append((example, expected))
         raise RuntimeError("this can't be captured")
 
-    monkeypatch.setattr(cuda_graphs, "captured", refused)
-    monkeypatch.setattr(cuda_graphs, "without_waiting", lambda work, *inputs: work(*inputs))
+    monkeypatch.setattr(cuda_graphs, "capture", refused)
+    monkeypatch.setattr(cuda_graphs, "run_without_waiting", lambda work, *inputs: work(*inputs))
     step = Repeated(capture=True)
     assert [step(lambda x: (2 * x,), torch.tensor(n))[0].item() for n in range(3, 7)] == [6, 8, 10, 12]
     assert tried == [((torch.tensor(3),), (torch.tensor(6),))]
@@ -149,7 +149,7 @@ def test_a_captured_network_gives_the_same_descent(monkeypatch: pytest.MonkeyPat
         return in_their_memory(work, parameters, expected, gradients)
 
     monkeypatch.setattr(cuda_graphs, "capture_in_place", counted)
-    monkeypatch.setattr(cuda_graphs, "without_waiting", lambda work, *inputs: work(*inputs))
+    monkeypatch.setattr(cuda_graphs, "run_without_waiting", lambda work, *inputs: work(*inputs))
     monkeypatch.setattr(glame, "RepeatedInPlace", lambda capture: RepeatedInPlace(capture=True))
     for one, other in zip(by_networks(edits=edits), plain, strict=True):
         assert one.losses == other.losses and torch.equal(one.change, other.change)
@@ -165,7 +165,7 @@ def test_a_network_that_can_not_be_captured_runs_as_it_is(monkeypatch: pytest.Mo
         raise RuntimeError("this can't be captured")
 
     monkeypatch.setattr(cuda_graphs, "capture_in_place", refused)
-    monkeypatch.setattr(cuda_graphs, "without_waiting", lambda work, *inputs: work(*inputs))
+    monkeypatch.setattr(cuda_graphs, "run_without_waiting", lambda work, *inputs: work(*inputs))
     monkeypatch.setattr(glame, "RepeatedInPlace", lambda capture: RepeatedInPlace(capture=True))
     (again,) = by_networks(edits=1)
     assert again.losses == plain[0].losses and torch.equal(again.change, plain[0].change)

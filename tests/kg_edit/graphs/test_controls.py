@@ -79,7 +79,7 @@ def test_shuffled_objects_draw_no_excluded_answer(graph: PrivateGraph) -> None:
     pool = tuple(edit(name, name) for name in ("Japan", "France", "Kenya"))
     guarded = SubgraphOptions(hops=3, leakage=Leakage(answers=("Paris", "euro")))
     right = graph.subgraph(edit("Japan"), SubgraphOptions(hops=3))
-    triples = triples_of(ShuffledObjects(graph, pool=pool).changed(right, edit("Japan"), guarded))
+    triples = triples_of(ShuffledObjects(graph, pool=pool).change(right, edit("Japan"), guarded))
     assert triples - {OWN} == {("Japan", "capital", "Nairobi")}
 
 

@@ -14,7 +14,7 @@ from kg_edit.errors import PatchError
 from kg_edit.models.language_model import weight_matrix
 from kg_edit.patches import guards
 from kg_edit.patches.changes import Pair, change_norm, edit_norms
-from kg_edit.patches.guards import MEDIANS, SHARE, disabling, refuse_disabling
+from kg_edit.patches.guards import MEDIANS, SHARE, find_disabling, refuse_disabling
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.ledger import Ledger
 from tests.kg_edit.ship.ledger.ledgers import edits_of, made_up
@@ -46,7 +46,7 @@ def test_each_edit_is_compared_with_the_median_of_the_others(monkeypatch: pytest
     recorded = made_up(edits_of(8))
     factors = Factors(left=torch.ones(1, 8), right=sizes[None])
     several = WeightPatch(factors={"w.weight": factors}, provenance=recorded.provenance)
-    (reason,) = disabling(several, ())
+    (reason,) = find_disabling(several, ())
     assert reason == "e2: its change has the norm 90, 30.0 times the other edits'"
     assert len(counted) == 16, "the records are not read again for each edit"
 
@@ -54,7 +54,7 @@ def test_each_edit_is_compared_with_the_median_of_the_others(monkeypatch: pytest
 def test_edits_that_change_nothing_are_no_measure() -> None:
     """The loss of an edit may be low enough before its first step."""
     still = [made_up(edits_of(1, start=start), size=0.0) for start in range(6)]
-    assert disabling(made_up(edits_of(1, start=6)), still) == ()
+    assert find_disabling(made_up(edits_of(1, start=6)), still) == ()
 
 
 def test_edit_norms_of_a_dense_change_are_unknown() -> None:
@@ -78,25 +78,25 @@ def test_ledger_refuses_an_edit_far_above_the_others(tmp_path: Path) -> None:
 
 def test_norm_is_compared_with_five_edits_of_the_same_method_and_weight() -> None:
     strong, others = made_up(edits_of(1, start=7), size=1000.0), made_up(edits_of(6))
-    assert disabling(strong, [others]) != () and disabling(strong, [made_up(edits_of(5))]) != ()
-    assert disabling(strong, [made_up(edits_of(4))]) == (), "a median of four means nothing"
+    assert find_disabling(strong, [others]) != () and find_disabling(strong, [made_up(edits_of(5))]) != ()
+    assert find_disabling(strong, [made_up(edits_of(4))]) == (), "a median of four means nothing"
     renamed = [{**record, "method": "another"} for record in others.edits]
     of_another = WeightPatch(factors=others.factors, provenance={**others.provenance, "edits": renamed})
-    assert disabling(strong, [of_another]) == ()
+    assert find_disabling(strong, [of_another]) == ()
     elsewhere = made_up(edits_of(1, start=7), size=1000.0, weight="other.weight")
-    assert disabling(elsewhere, [others]) == ()
-    assert disabling(elsewhere, [made_up(edits_of(6), weight="other.weight")]) != ()
+    assert find_disabling(elsewhere, [others]) == ()
+    assert find_disabling(elsewhere, [made_up(edits_of(6), weight="other.weight")]) != ()
 
 
 def test_recorded_weight_norms_are_compared_without_the_model() -> None:
     patch = made_up(edits_of(2), size=3.0)
     recorded = WeightPatch(factors=patch.factors, provenance={**patch.provenance, "weight_norms": {"w.weight": 2.0}})
-    assert disabling(patch, []) == ()
-    (reason,) = disabling(recorded, [])
+    assert find_disabling(patch, []) == ()
+    (reason,) = find_disabling(recorded, [])
     assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
     assert (patch + recorded).provenance["weight_norms"] == {"w.weight": 2.0}, "a sum records the norms of its parts"
     close = WeightPatch(factors=patch.factors, provenance={**patch.provenance, "weight_norms": {"w.weight": 2.99}})
-    (reason,) = disabling(close, [])
+    (reason,) = find_disabling(close, [])
     assert "is 1.01 times as large as the weight itself (limit 1)" in reason, "never as large as the limit"
 
 
@@ -123,7 +123,7 @@ def test_edits_of_other_weights_do_not_hide_a_large_change() -> None:
     total = reduce(
         add, [WeightPatch(factors=p.factors, provenance={**p.provenance, "weight_norms": norms}) for p in parts]
     )
-    (reason,) = disabling(total, [])
+    (reason,) = find_disabling(total, [])
     assert reason.endswith("the change of w.weight is 1.5 times as large as the weight itself (limit 1)")
 
 
@@ -133,9 +133,9 @@ def test_division_factor_far_below_the_others_is_named() -> None:
         return WeightPatch(factors=patch.factors, provenance={**patch.provenance, "edits": records})
 
     others, weak = with_norms(made_up(edits_of(6)), 1.0), with_norms(made_up(edits_of(1, start=7)), 10.0)
-    (reason,) = disabling(weak, [others])
+    (reason,) = find_disabling(weak, [others])
     assert reason == "e7: its division factor is 0.2, the other edits' median 2"
-    assert disabling(with_norms(made_up(edits_of(1, start=7)), 3.0), [others]) == ()
+    assert find_disabling(with_norms(made_up(edits_of(1, start=7)), 3.0), [others]) == ()
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -147,6 +147,6 @@ def test_change_larger_than_the_weight_is_named(family: str) -> None:
     provenance = {"edits": [{"edit": {"id": "e1"}, "method": "rome"}]}
     for share, refused in ((0.9 * SHARE, False), (1.1 * SHARE, True)):
         patch = WeightPatch(factors={name: Factors(left=share * left, right=right)}, provenance=provenance)
-        reasons = disabling(patch, [], model)
+        reasons = find_disabling(patch, [], model)
         assert bool(reasons) == refused
         assert all(f"the change of {name} is {share:.2g} times" in reason for reason in reasons)
