@@ -79,7 +79,8 @@ def _ask_together(
         with wholly_patched(model, patch):
             predicted = predictions(model, request.predicted)
             sampled = samples(model, request.sampled)
-            following = next_tokens(model, request.foreseen, tokens_of=unedited.next_tokens if unedited else None)
+            known_tokens = None if unedited is None else unedited.next_tokens
+            following = next_tokens(model, request.foreseen, tokens_of=known_tokens)
         evidence.append(
             Evidence(
                 scores=pair_scores,
@@ -97,7 +98,7 @@ def _ask_together(
 def _continue_together(
     model: LanguageModel, requests: Sequence[Requests], patches: Sequence[WeightPatch | None]
 ) -> list[dict[str, str]]:
-    """The continuations of each of the requests, by prompt: all of one line are one batch, and so are all paragraphs.
+    """Return the continuations of each of the requests, by prompt; those of one line are a batch, paragraphs another.
 
     Requests to the unpatched model share their prompts, with the largest limit.
     """
@@ -106,7 +107,7 @@ def _continue_together(
     long: set[tuple[int | None, str]] = set()
     for owner, request in zip(owners, requests, strict=True):
         for text in request.continued:
-            key = owner, text.prompt
+            key = (owner, text.prompt)
             limits[key] = max(limits.get(key, 0), text.limit(model.tokenizer, chat=request.chat))
             if text.several_lines:
                 long.add(key)

@@ -125,7 +125,9 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
     A patch of the prompt adds its facts to the last message.
     """
     *before, last = messages
-    content = model.prompt_transform(last["content"]) if model.prompt_transform else last["content"]
+    content = last["content"]
+    if model.prompt_transform:
+        content = model.prompt_transform(content)
     text = render(model.tokenizer, [*before, {**last, "content": content}], name=model.name)
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     model.check_length(Prompt(text=text, ids=ids, target_start=len(ids)), new_tokens=tokens)
@@ -134,9 +136,13 @@ def reply(model: LanguageModel, messages: Sequence[Message], *, tokens: int = 20
         raise ModelError(
             f"the conversation has {len(ids)} tokens, and {model.name} was trained on at most {trained}; shorten it"
         )
-    ends = _end_tokens(model)
-    (written,) = greedy(model, [ids], limits=[tokens], ends=lambda so_far: so_far[-1] in ends)
-    answer_ids = [token for token in written.tokens if token not in ends]
+    stops = _end_tokens(model)
+
+    def ends(so_far: Sequence[int]) -> bool:
+        return so_far[-1] in stops
+
+    (written,) = greedy(model, [ids], limits=[tokens], ends=ends)
+    answer_ids = [token for token in written.tokens if token not in stops]
     answer = str(model.tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()
     return Reply(text=answer, read=len(ids), written=len(written.tokens), ended=len(answer_ids) < len(written.tokens))
 
@@ -160,9 +166,14 @@ def ends_line(model: LanguageModel, token: int) -> bool:
 
 
 def _end_tokens(model: LanguageModel) -> list[int]:
-    configured = model.model.generation_config.eos_token_id if model.model.generation_config else None
-    several = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in (*several, model.tokenizer.eos_token_id) if token is not None})
+    """Return the tokens that end a text, by the model's generation settings and by its tokenizer."""
+    tokens = [model.tokenizer.eos_token_id]
+    settings = model.model.generation_config
+    if settings is not None and isinstance(settings.eos_token_id, list):
+        tokens += settings.eos_token_id
+    elif settings is not None:
+        tokens.append(settings.eos_token_id)
+    return sorted({token for token in tokens if token is not None})
 
 
 TOTAL_TOKENS = 100  # of the prompt and the sampled text
@@ -187,7 +198,8 @@ def samples(model: LanguageModel, prompts: Iterable[str]) -> dict[str, str]:
         model.check_length(encoded, new_tokens=new_tokens)
         ids = torch.tensor([encoded.ids], device=model.device)  # [1, tokens]
         settings = GenerationConfig(max_new_tokens=new_tokens, eos_token_id=end, pad_token_id=end or 0)
-        drawn = sampling(seed=int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]), top_k=_LIKELIEST)
+        seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
+        drawn = sampling(seed=seed, top_k=_LIKELIEST)
         with plain_generation(model):
             output = generate(
                 ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=drawn

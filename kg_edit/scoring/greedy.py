@@ -36,7 +36,7 @@ from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 BATCH_ROWS = 64  # half of them are read in one forward pass
 _ALIKE = 24  # rows must share this many first tokens to share their computation
 _SHRINK = 0.75  # finished rows are removed once at most this share of the batch is active
-# in a group, longest row <= _SPREAD * shortest row + _SLACK tokens
+# In a group of rows, the longest has at most _SPREAD times the tokens of the shortest, and _SLACK more.
 _SPREAD = 1.5
 _SLACK = 8
 Row = tuple[int, ...]
@@ -88,13 +88,16 @@ def greedy(
     """
     prompts = [tuple(row) for row in rows]
     row_patches = placed(model, patches or [None] * len(rows))
-    more = max(limits, default=0)
+    longest = max((len(row) for row in prompts), default=0) + max(limits, default=0)
     beginnings: list[_Beginning | None] = [None] * len(prompts)
-    if mask_decides(model, max(map(len, prompts), default=0) + more):  # else padding would change the results
+    if mask_decides(model, longest):  # else padding would change the results
         if starts:
-            beginnings = [_Beginning(*beginning) if (beginning := starts.find_start(row)) else None for row in prompts]
+            for index, row in enumerate(prompts):
+                found = starts.find_start(row)
+                if found:
+                    beginnings[index] = _Beginning(*found)
         else:
-            beginnings = _beginnings(model, prompts, row_patches)
+            beginnings = _compute_beginnings(model, prompts, row_patches)
     decoder = _Decoder(
         model=model,
         rows=prompts,
@@ -103,7 +106,7 @@ def greedy(
         beginnings=beginnings,
         top_k=top_k,
         ends=ends,
-        at_once=rows_at_once(model, max(map(len, prompts), default=0) + more),
+        at_once=rows_at_once(model, longest),
     )
     return decoder.run()
 
@@ -121,7 +124,7 @@ def rows_at_once(model: LanguageModel, tokens: int) -> int:
     return max(BATCH_ROWS, int(1e6 * megabytes / (2 * cache + logits)))  # a copy while a group joins
 
 
-def _beginnings(
+def _compute_beginnings(
     model: LanguageModel, rows: Sequence[Row], patches: Sequence[WeightPatch | None]
 ) -> list[_Beginning | None]:
     """Compute the beginnings that rows of one model share; None for a row that shares fewer than `_ALIKE` tokens."""
@@ -132,7 +135,7 @@ def _beginnings(
     beginnings: list[_Beginning | None] = [None] * len(rows)
     if not shared:
         return beginnings
-    starts = [_shared([rows[index] for index in group]) for group in shared]
+    starts = [_common_beginning([rows[index] for index in group]) for group in shared]
     owners = torch.arange(len(shared))[:, None]
     with each_patched(model, [patches[group[0]] for group in shared], owners), with_prompt_ends(model, None):
         prefix = run_prefix(model, starts)
@@ -142,15 +145,16 @@ def _beginnings(
     return beginnings
 
 
-def _shared(rows: Sequence[Row]) -> Row:
-    """The longest common beginning of all rows, at most one token shorter than the shortest row."""
-    shortest = min(map(len, rows))
-    columns = zip(*rows, strict=False)
-    count = next((position for position, column in enumerate(columns) if len(set(column)) > 1), shortest)
-    return rows[0][: min(count, shortest - 1)]  # the last token is read anew: its logits are needed
+def _common_beginning(rows: Sequence[Row]) -> Row:
+    """Return the longest common beginning of all rows, at most one token shorter than the shortest row."""
+    most = min(len(row) for row in rows) - 1  # the last token is read anew: its logits are needed
+    count = 0
+    while count < most and all(row[count] == rows[0][count] for row in rows):
+        count += 1
+    return rows[0][:count]
 
 
-def _alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
+def _group_alike(rows: Sequence[Row], beginnings: Sequence[_Beginning | None], *, most: int) -> Iterator[list[int]]:
     """Group the rows to be read together.
 
     A group has at most ``most`` rows of similar lengths. Rows with a shared beginning are apart from those without.
@@ -211,10 +215,11 @@ class _Decoder:
         self._tokens = [[] for _ in self.rows]
         self._best = [[] for _ in self.rows]
         self._active = {row for row, limit in enumerate(self.limits) if limit > 0}
-        alike = _alike(self.rows, self.beginnings, most=self.at_once // 2)
-        groups = [active for group in alike if (active := [row for row in group if row in self._active])]
         batch: _Batch | None = None
-        for group in groups:
+        for alike in _group_alike(self.rows, self.beginnings, most=self.at_once // 2):
+            group = [row for row in alike if row in self._active]
+            if not group:
+                continue
             if self.model.is_recurrent:
                 self._write_whole(group)
                 continue
@@ -223,25 +228,32 @@ class _Decoder:
                 longest = max(batch.before.mask.shape[-1], *(len(self.rows[row]) for row in group))
                 may_join = mask_decides(self.model, longest + max(self.limits))
                 batch = self._write_on(batch, until=self.at_once - len(group) if may_join else 0)
-            batch = _joined(batch, self._read(group))
+            batch = _join(batch, self._read(group))
         if batch:
             self._write_on(batch, until=0)
         written = []
         for tokens, best in zip(self._tokens, self._best, strict=True):
+            likeliest = torch.zeros(0, self.top_k, dtype=torch.long)
+            probabilities = torch.zeros(0, self.top_k)
             if best:
-                likeliest, probabilities = (torch.stack(parts) for parts in zip(*best, strict=True))  # [steps, top_k]
-            else:
-                likeliest = torch.zeros(0, self.top_k, dtype=torch.long)
-                probabilities = torch.zeros(0, self.top_k)
+                likeliest = torch.stack([step_tokens for step_tokens, _ in best])  # [steps, top_k]
+                probabilities = torch.stack([step_probabilities for _, step_probabilities in best])
             written.append(Written(tuple(tokens), likeliest, probabilities))
         return written
 
     def _read(self, group: list[int]) -> _Batch:
         """Read the rows of ``group``, and write their first token."""
-        beginnings = [beginning for row in group if (beginning := self.beginnings[row])]
         # The keys and values of the shared beginnings come first; the rest of each row is read now.
+        beginnings = list[_Beginning]()
+        tails = list[Row]()
+        for row in group:
+            beginning = self.beginnings[row]
+            if beginning is None:
+                tails.append(self.rows[row])
+            else:
+                beginnings.append(beginning)
+                tails.append(self.rows[row][beginning.length :])
         start = _begin(self.model, beginnings, len(group))
-        tails = [self.rows[row][beginning.length if (beginning := self.beginnings[row]) else 0 :] for row in group]
         batch = left_pad(tails, device=self.model.device, ends=[len(tail) - 1 for tail in tails])
         cache = start.growing(len(self.model.blocks))
         mask = torch.cat([start.mask, batch.mask], -1)
@@ -252,13 +264,15 @@ class _Decoder:
 
     def _write_on(self, batch: _Batch, *, until: int) -> _Batch | None:
         """Decode until at most ``until`` rows are active; return the batch of these, or None if no row is left."""
-        # mask: [rows, tokens so far]
         inside = batch.inside
         ids = batch.ids
-        mask = batch.before.mask
+        mask = batch.before.mask  # [rows, tokens so far]
         room = max(self.limits[row] - len(self._tokens[row]) for row in inside)
         cache = batch.before.growing(len(self.model.blocks), room=room)
-        while len(active := [row for row in inside if row in self._active]) > until:
+        while True:
+            active = [row for row in inside if row in self._active]
+            if len(active) <= until:
+                break
             if len(active) <= _SHRINK * len(inside):
                 remaining = [at for at, row in enumerate(inside) if row in self._active]
                 index = torch.tensor(remaining, device=ids.device)
@@ -270,19 +284,28 @@ class _Decoder:
             new = Batch(ids=ids, mask=mask, positions=mask.sum(-1, keepdim=True) - 1)
             self._note(self._final(inside, new, cache), inside)
             ids = self._last_tokens(inside)
+        if not active:
+            return None
         before = Prefix(mask=mask, layers=_states(cache), sums=dict(cache.token_sums))
-        return _Batch(inside=inside, before=before, ids=ids).of(self._active) if active else None
+        return _Batch(inside=inside, before=before, ids=ids).of(self._active)
 
     def _write_whole(self, group: list[int]) -> None:
         """Decode rows, each of which is read whole at each step: a recurrent block has no keys and values to keep."""
-        while inside := [row for row in group if row in self._active]:
+        inside = [row for row in group if row in self._active]
+        while inside:
             rows = [(*self.rows[row], *self._tokens[row]) for row in inside]
             ends = [len(self.rows[row]) - 1 for row in inside]
-            self._note(self._final(inside, left_pad(rows, device=self.model.device, ends=ends), None), inside)
+            batch = left_pad(rows, device=self.model.device, ends=ends)
+            self._note(self._final(inside, batch, None), inside)
+            inside = [row for row in inside if row in self._active]
 
     def _final(self, inside: Sequence[int], batch: Batch, cache: SummedCache | None) -> Tensor:
-        """Logits [rows, vocabulary] after the last token of ``batch``, whose tokens come after those in ``cache``."""
+        """Return the logits [rows, vocabulary] after the last token of ``batch``, which is read after ``cache``."""
         final = list[Tensor]()  # states before the final norm, which `LanguageModel.logits` applies
+
+        def note(_: Tensor, output: Tensor) -> None:
+            final.append(output)
+
         # Rows of one patch have one owner, so that its weights are computed once.
         distinct = {id(self.patches[row]): self.patches[row] for row in inside}
         numbers = {key: number for number, key in enumerate(distinct)}
@@ -290,7 +313,7 @@ class _Decoder:
         with (
             each_patched(self.model, list(distinct.values()), owners),
             with_prompt_ends(self.model, batch.ends),
-            watched(self.model.blocks[-1], lambda _, output: final.append(output)),
+            watched(self.model.blocks[-1], note),
         ):
             base_model(self.model)(
                 input_ids=batch.ids,
@@ -309,19 +332,20 @@ class _Decoder:
         tokens = tokens.long()
         first = tokens[:, 0].tolist()
         for at, row in enumerate(inside):
-            if row in self._active:
-                self._best[row].append((tokens[at], probabilities[at]))
-                self._tokens[row].append(first[at])
-                if len(self._tokens[row]) >= self.limits[row] or self.ends(self._tokens[row]):
-                    self._active.discard(row)
+            if row not in self._active:
+                continue
+            self._best[row].append((tokens[at], probabilities[at]))
+            self._tokens[row].append(first[at])
+            if len(self._tokens[row]) >= self.limits[row] or self.ends(self._tokens[row]):
+                self._active.discard(row)
 
     def _last_tokens(self, inside: Sequence[int]) -> Tensor:
-        """The last token of each row, [rows, 1]."""
+        """Return the last token of each row, [rows, 1]."""
         return torch.tensor([self._tokens[row][-1:] for row in inside], device=self.model.device)
 
 
 def _begin(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) -> Prefix:
-    """The shared ``beginnings``, one a row; if there are none, an empty prefix of ``rows`` rows."""
+    """Return the shared ``beginnings``, one a row; if there are none, an empty prefix of ``rows`` rows."""
     if not beginnings:
         return empty_prefix(model, rows)
     prefix = beginnings[0].prefix.rows(torch.tensor([b.row for b in beginnings], device=model.device))
@@ -330,10 +354,12 @@ def _begin(model: LanguageModel, beginnings: Sequence[_Beginning], rows: int) ->
     return Prefix(mask=prefix.mask[:, -width:], layers=layers, sums=prefix.sums)
 
 
-def _joined(one: _Batch | None, other: _Batch) -> _Batch | None:
-    """The rows of both batches, the shorter ones padded on the left."""
-    if one is None or not other.inside:
-        return one or (other if other.inside else None)
+def _join(one: _Batch | None, other: _Batch) -> _Batch | None:
+    """Return the rows of both batches, the shorter ones padded on the left; None if there is no row."""
+    if not other.inside:
+        return one
+    if one is None:
+        return other
     before = stack_prefixes([one.before, other.before])
     return _Batch(inside=[*one.inside, *other.inside], before=before, ids=torch.cat([one.ids, other.ids]))
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kg_edit.engine.prefix_cache import mask_decides
 from kg_edit.errors import ModelError
@@ -27,7 +27,7 @@ from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.models.prompts import Prompt, left_pad
 from kg_edit.patches.weight_patch import WeightPatch, each_patched, placed
 from kg_edit.scoring.pairs import LIKELIEST, Pair, TokenScores
-from kg_edit.scoring.token_tree import TokenTree, TreeRows, packed
+from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 
 _NODES = 768  # in a tree, or twice its first prompt if that is more; on a CPU also in one forward pass
 _WIDTH = 128  # nodes in a row of it: attention costs rows x width^2
@@ -60,19 +60,32 @@ def score_each(
     # All unpatched entries have one owner, so that a pair of several of them is scored once.
     unpatched = patches.index(None) if None in patches else 0
     owners = [unpatched if patch is None else index for index, patch in enumerate(patches)]
-    keys = [[(owner, pair) for pair in dict.fromkeys(pairs)] for owner, pairs in zip(owners, pair_lists, strict=True)]
-    distinct = list(dict.fromkeys(key for entry in keys for key in entry))
-    encoded = [_Asked(owner, model.encode(pair.prompt, target=pair.candidate)) for owner, pair in distinct]
+    wanted = [list(dict.fromkeys(pairs)) for pairs in pair_lists]  # each pair once
+    distinct = dict[tuple[int, Pair], int]()  # the number of each pair of an owner
+    encoded = list[_Asked]()
+    for owner, pairs in zip(owners, wanted, strict=True):
+        for pair in pairs:
+            if (owner, pair) not in distinct:
+                distinct[owner, pair] = len(encoded)
+                encoded.append(_Asked(owner, model.encode(pair.prompt, target=pair.candidate)))
 
     # Prompts that begin alike are a group, whose tree is in one row; a forward pass has several rows.
     groups = _groups(encoded)
     results: dict[int, TokenScores] = {}
-    for rows in packed([len(group.tree) for group in groups], width=_WIDTH, nodes=nodes_at_once(model)):
-        indices = [[index for group in row for index in groups[group].indices] for row in rows]
-        scores = _score_rows(model, [[encoded[index] for index in row] for row in indices], patches)
-        results |= zip((index for row in indices for index in row), scores, strict=True)
-    by_key = {key: results[index] for index, key in enumerate(distinct)}
-    return [{pair: by_key[owner, pair] for owner, pair in entry} for entry in keys]
+    sizes = [len(group.tree) for group in groups]
+    for rows in pack_groups(sizes, width=_WIDTH, nodes=nodes_at_once(model)):
+        numbers = list[int]()  # of all prompts of the pass, row after row
+        prompts_by_row = list[list[_Asked]]()
+        for row in rows:
+            of_row = [index for group in row for index in groups[group].indices]
+            numbers += of_row
+            prompts_by_row.append([encoded[index] for index in of_row])
+        results |= zip(numbers, _score_rows(model, prompts_by_row, patches), strict=True)
+
+    scores = []
+    for owner, pairs in zip(owners, wanted, strict=True):
+        scores.append({pair: results[distinct[owner, pair]] for pair in pairs})
+    return scores
 
 
 def nodes_at_once(model: LanguageModel) -> int:
@@ -81,8 +94,10 @@ def nodes_at_once(model: LanguageModel) -> int:
     if megabytes is None:
         return _NODES
     # The states of one block, the mask, and logits in float32 with two copies, as if each token were read.
-    mixture = model.spec.down_projection is None
-    inner = width_of_experts(model.text_config) if mixture else weight_matrix(model.down_projection(0)).shape[1]
+    if model.spec.down_projection is None:
+        inner = width_of_experts(model.text_config)
+    else:
+        inner = weight_matrix(model.down_projection(0)).shape[1]
     states = (4 * model.width + 3 * inner + _WIDTH) * model.model.dtype.itemsize
     logits = 3 * 4 * model.model.get_output_embeddings().weight.shape[0]
     return max(_NODES, int(1e6 * megabytes / (states + logits)))
@@ -107,21 +122,24 @@ def _groups(pairs: Sequence[_Asked]) -> list[_Group]:
     filling: dict[tuple[int, int], _Group] = {}
     for index, pair in enumerate(pairs):
         key = (pair.owner, pair.prompt.ids[0])
-        if key not in filling or not filling[key].takes(pair):
-            filling[key] = _Group(limit=max(_NODES, 2 * len(pair.prompt.ids)))
-            groups.append(filling[key])
-        filling[key].indices.append(index)
-        filling[key].tree.add(pair.prompt.ids[:-1], owner=pair.owner)
+        group = filling.get(key)
+        if group is None or not group.takes(pair):
+            group = _Group(limit=max(_NODES, 2 * len(pair.prompt.ids)))
+            filling[key] = group
+            groups.append(group)
+        group.indices.append(index)
+        group.tree.add(pair.prompt.ids[:-1], owner=pair.owner)
     return groups
 
 
 def _score_rows(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> list[TokenScores]:
-    """The scores of all prompts, row by row."""
+    """Return the scores of all prompts, row by row."""
     pairs = [pair for row in rows for pair in row]
     if mask_decides(model, max(len(pair.prompt.ids) for pair in pairs)):
-        return list(_token_scores(pairs, *_tree_logits(model, rows, patches)))
+        logits, index = _tree_logits(model, rows, patches)
+        return list(_token_scores(pairs, logits, index))
     # A model whose attention the mask alone does not decide (a sliding window) can't read trees.
     scores: dict[int, TokenScores] = {}
     for indices in _of_alike_lengths([pair.prompt for pair in pairs], nodes=nodes_at_once(model)):
@@ -132,7 +150,7 @@ def _score_rows(
 
 
 def _of_alike_lengths(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list[int]]:
-    """Numbers of prompts, by length: those of a pass have at most ``nodes`` tokens with their padding, or are one."""
+    """Yield the numbers of the prompts of a pass, by length: with padding at most ``nodes`` tokens, or one prompt."""
     group: list[int] = []
     for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)):
         if group and (len(group) + 1) * len(prompts[index].ids) > nodes:
@@ -144,12 +162,13 @@ def _of_alike_lengths(prompts: Sequence[Prompt], *, nodes: int) -> Iterator[list
 
 
 def _token_scores(pairs: Sequence[_Asked], logits: Tensor, index: Tensor) -> Iterator[TokenScores]:
-    """The scores of ``pairs``, of whose target tokens in turn ``index`` has the row of ``logits`` that predicts it."""
+    """Yield the scores of ``pairs``; ``index`` has, for each target token, the row of ``logits`` before it."""
     # On the logits' device, and one transfer: the logits of all reads may be hundreds of megabytes.
     targets = torch.tensor([token for pair in pairs for token in pair.prompt.target_ids], device=logits.device)
     index = index.to(logits.device)
     each = logits.logsumexp(-1)[index] - logits[index, targets]  # -log softmax, [all target tokens]
-    nll, right = torch.stack([each, (logits.argmax(-1)[index] == targets).to(each)]).cpu()
+    is_best = logits.argmax(-1)[index] == targets
+    nll, right = torch.stack([each, is_best.to(each)]).cpu()
     if not torch.isfinite(nll).all():
         raise ModelError(
             "the model's output is not finite, so nothing can be scored; make a weaker edit, or load the model in "
@@ -163,7 +182,7 @@ def _token_scores(pairs: Sequence[_Asked], logits: Tensor, index: Tensor) -> Ite
 def _tree_logits(
     model: LanguageModel, rows: Sequence[Sequence[_Asked]], patches: Sequence[WeightPatch | None]
 ) -> tuple[Tensor, Tensor]:
-    """Logits [nodes, vocabulary] of the nodes that predict a target token, and for each target token its node."""
+    """Return the logits [nodes, vocabulary] of nodes that predict a target token, and the node of each target token."""
     trees = [TokenTree() for _ in rows]
     reads = list[tuple[int, int]]()
     ends = list[tuple[int, int]]()
@@ -190,34 +209,37 @@ def _tree_logits(
 
 
 def _row_logits(model: LanguageModel, pairs: Sequence[_Asked], patches: Sequence[WeightPatch | None]) -> Tensor:
-    """Logits [target tokens, vocabulary] before each target token, from one left-padded row for each pair."""
+    """Return the logits [target tokens, vocabulary] before each target token, from a left-padded row for each pair."""
     batch = left_pad([pair.prompt.ids for pair in pairs], device=torch.device("cpu"))
-    rows = [row for row, pair in enumerate(pairs) for _ in pair.prompt.target_ids]
-    columns = [position for pair in pairs for position in range(-len(pair.prompt.target_ids) - 1, -1)]
+    # The positions before each target token, counted from the end of the row; the first one is the prompt's end.
+    rows = list[int]()
+    columns = list[int]()
+    prompt_ends = list[int]()
+    for row, pair in enumerate(pairs):
+        end = -len(pair.prompt.target_ids) - 1
+        prompt_ends.append(end)
+        for column in range(end, -1):
+            rows.append(row)
+            columns.append(column)
+    at = (torch.tensor(rows), torch.tensor(columns))
+    ends = (torch.arange(len(pairs)), torch.tensor(prompt_ends))
     owners = torch.tensor([[pair.owner] for pair in pairs])
     with each_patched(model, patches, owners):
-        at = torch.tensor(rows), torch.tensor(columns)
-        ends = torch.arange(len(pairs)), torch.tensor([-len(pair.prompt.target_ids) - 1 for pair in pairs])
         return _forward(model, batch.ids, batch.mask, batch.positions, at=at, ends=ends)
-
-
-def _marked(shape: torch.Size, ends: Ends) -> Tensor:
-    """A mask of the given shape [rows, tokens] with the positions ``ends``."""
-    marks = torch.zeros(shape, dtype=torch.bool)
-    marks[ends] = True
-    return marks
 
 
 @torch.no_grad()
 def _forward(
     model: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *, at: tuple[Tensor, Tensor], ends: Ends
 ) -> Tensor:
-    """Logits [reads, vocabulary] at the positions ``at`` (rows, columns) of ids [rows, columns], in float32.
+    """Return the logits [reads, vocabulary] at the positions ``at`` (rows, columns) of ids [rows, columns], in float32.
 
     ``ends`` are the positions at which a prompt ends.
     """
     device = model.device
-    with _head_only_at(model, at), with_prompt_ends(model, _marked(ids.shape, ends)):
+    marks = torch.zeros(ids.shape, dtype=torch.bool)
+    marks[ends] = True
+    with _head_only_at(model, at), with_prompt_ends(model, marks):
         output = model.model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
@@ -231,8 +253,12 @@ def _forward(
 @contextmanager
 def _head_only_at(model: LanguageModel, at: tuple[Tensor, Tensor]) -> Iterator[None]:
     """Apply the head only at the positions ``at``: over whole rows, it costs as much as several blocks."""
-    head = model.model.get_output_embeddings()
-    with head.register_forward_pre_hook(lambda _, args: (args[0][index_for(at, args[0])][None],)):
+
+    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        states = args[0]
+        return (states[index_for(at, states)][None],)
+
+    with model.model.get_output_embeddings().register_forward_pre_hook(pick):
         yield
 
 
@@ -251,7 +277,7 @@ def next_tokens(
     for start in range(0, len(encoded), _ROWS):
         chunk = list(encoded)[start : start + _ROWS]
         batch = left_pad([encoded[prompt].ids for prompt in chunk], device=torch.device("cpu"))
-        last = torch.arange(len(chunk)), torch.full((len(chunk),), -1)
+        last = (torch.arange(len(chunk)), torch.full((len(chunk),), -1))
         logits = _forward(model, batch.ids, batch.mask, batch.positions, at=last, ends=last)
         for prompt, row in zip(chunk, logits.log_softmax(-1).cpu(), strict=True):
             tokens = row.topk(LIKELIEST).indices.tolist() if tokens_of is None else list(tokens_of[prompt])
@@ -264,8 +290,10 @@ def next_token_log_p(model: LanguageModel, prompts: Sequence[str]) -> Tensor:
     """Return log p of the token after each prompt, [prompts, vocabulary]; float32, on the CPU."""
     rows = [model.encode(prompt).ids for prompt in prompts]
     logits = list[Tensor]()
-    together = mask_decides(model, max(map(len, rows)))  # some families use padding that is masked
-    for batch_rows in [rows] if together else [[row] for row in rows]:
+    batches = [[row] for row in rows]
+    if mask_decides(model, max(len(row) for row in rows)):  # some families use padding that is masked
+        batches = [rows]
+    for batch_rows in batches:
         batch = left_pad(batch_rows, device=model.device)
         output = model.model(
             input_ids=batch.ids,

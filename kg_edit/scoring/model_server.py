@@ -48,7 +48,9 @@ class ModelServer:
 
     def ask(self, address: str, body: dict[str, Any] | None = None) -> Any:
         """Return the JSON that the server sends for a request: POST with a ``body``, else GET."""
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
         data = None if body is None else json.dumps(body).encode()
         for tries in range(1, self.tries + 1):
             wait = 0.5 * 2**tries  # seconds, doubled at each try, unless the server asks for another time
@@ -59,9 +61,10 @@ class ModelServer:
                 break
             except urllib.error.HTTPError as error:
                 if error.code not in _BUSY or tries == self.tries:
-                    raise self._refused(address, error, deadline) from error
+                    raise self._error_of(address, error, deadline) from error
                 retry_after = error.headers.get("Retry-After")
-                wait = float(retry_after) if retry_after and retry_after.isdecimal() else wait
+                if retry_after and retry_after.isdecimal():
+                    wait = float(retry_after)
             except (OSError, ValueError, HTTPException) as error:
                 if tries == self.tries:
                     reason = getattr(error, "reason", error)
@@ -75,15 +78,16 @@ class ModelServer:
         except ValueError as error:  # also JSON that is nested too deeply
             raise self.unexpected(text.decode(errors="replace"), "JSON") from error
 
-    def _refused(self, address: str, error: urllib.error.HTTPError, deadline: float) -> ServerError:
+    def _error_of(self, address: str, error: urllib.error.HTTPError, deadline: float) -> ServerError:
         reply = ""
         with suppress(OSError, ValueError, HTTPException):  # it may be too slow, too large or cut off, too
             reply = read_body(error, deadline=deadline, limit=_MOST_BYTES)[0].decode(errors="replace")
         with suppress(ValueError, LookupError, TypeError, AttributeError):  # two usual forms of an error's message
             parsed = parse(reply)
             reply = str(parsed.get("message") or parsed["error"]["message"])
-        unauthorised = error.code in (401, 403)
-        way = f"set the server's API key in {self.key_name}" if unauthorised else "check the address and the model"
+        way = "check the address and the model"
+        if error.code in (401, 403):
+            way = f"set the server's API key in {self.key_name}"
         return ServerError(f"{address} answered with error {error.code}: {reply[:_SHOWN]!r}; {way}")
 
     def unexpected(self, found: Any, expected: str) -> ServerError:

@@ -39,9 +39,8 @@ def perplexity(
     head = text if tokens is None else text[: tokens * _LONGEST]
     ids = torch.tensor(model.tokenizer(head)["input_ids"][:tokens])
     size = min(window, model.positions or window)
-    # the first token has nothing before it
     losses = list[Tensor]()
-    scored = 1
+    scored = 1  # tokens; the first one has nothing before it
     for start in range(0, len(ids), min(stride, size - 1)):
         end = min(start + size, len(ids))
         if end > scored:  # of this window, only the tokens that no earlier window has

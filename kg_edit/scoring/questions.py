@@ -46,7 +46,10 @@ Form = tuple[str, ...]
 
 def format_question(question: str, facts: str = "") -> str:
     """Return the question in the plain form, after ``facts`` (sentences) if there are any; the answer follows it."""
-    return "\n".join(filter(None, [facts, f"Question: {question}", ANSWER]))
+    lines = [f"Question: {question}", ANSWER]
+    if facts:
+        lines.insert(0, facts)
+    return "\n".join(lines)
 
 
 def format_question_with_shots(question: str, facts: str = "", *, examples: Sequence[Example] = SHOTS) -> str:
@@ -75,7 +78,9 @@ def generated_from(query: Query) -> str:
 
 def scored_after(query: Query) -> str:
     """Return the prompt after which answers are scored: a question in the plain form, a sentence unchanged."""
-    return format_question(query.prompt, query.context) if query.form == "question" else _sentence(query)
+    if query.form == "sentence":
+        return _sentence(query)
+    return format_question(query.prompt, query.context)
 
 
 def stepped_from(query: Query) -> str:
@@ -111,9 +116,13 @@ def recalled_fact(recalled_relation: str) -> str:
 
 def answers(records: Iterable[Edit | BenchmarkRecord]) -> Mapping[Form, str]:
     """Return all distinct answers by normal form, sorted by it: the order of the records does not matter."""
-    edits = (edit for record in records for edit in as_record(record).edits)
-    ordered = sorted((question.answer for edit in edits for question in edit.portability), reverse=True)
-    return dict(sorted({normalised(answer): answer for answer in ordered}.items()))
+    found = list[str]()
+    for record in records:
+        for edit in as_record(record).edits:
+            found += [question.answer for question in edit.portability]
+    # Of several answers with one form, the first one in the alphabet counts.
+    by_form = {normalised(answer): answer for answer in sorted(found, reverse=True)}
+    return dict(sorted(by_form.items()))
 
 
 def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: int) -> tuple[tuple[str, ...], ...]:
@@ -125,12 +134,16 @@ def choices(record: Edit | BenchmarkRecord, pool: Mapping[Form, str], *, seed: i
     """
     drawn: list[tuple[str, ...]] = []
     for edit in as_record(record).edits:
-        right = {form for question in edit.plain_questions for form in map(normalised, right_answers(question))}
+        right = set[Form]()
+        for question in edit.plain_questions:
+            right.update(normalised(answer) for answer in right_answers(question))
         wrong = [answer for form, answer in pool.items() if form not in right]
         for number, question in enumerate(edit.plain_questions):
+            if len(wrong) < CHOICES - 1:
+                drawn.append(())
+                continue
             rng = random.Random(f"{seed}/{edit.id}/{number}")  # noqa: S311 - nothing secret
-            enough = len(wrong) >= CHOICES - 1
-            drawn.append((question.answer, *rng.sample(wrong, CHOICES - 1)) if enough else ())
+            drawn.append((question.answer, *rng.sample(wrong, CHOICES - 1)))
     return tuple(drawn)
 
 

@@ -90,7 +90,7 @@ def joined(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
     for part in parts:
         for text in part.continued:
             known = texts.get(text.prompt)
-            texts[text.prompt] = _either(known, text) if known else text
+            texts[text.prompt] = text if known is None else _serve_both(known, text)
         pairs |= dict.fromkeys(part.pairs)
         predicted |= dict.fromkeys(part.predicted)
         foreseen |= dict.fromkeys(part.foreseen)
@@ -105,8 +105,8 @@ def joined(parts: Iterable[Requests], *, chat: bool = False) -> Requests:
     )
 
 
-def _either(one: Continued, other: Continued) -> Continued:
-    """The continuation of one prompt that serves two requests."""
+def _serve_both(one: Continued, other: Continued) -> Continued:
+    """Return the continuation of one prompt that serves two requests."""
     return replace(
         one,
         name=other.name or one.name,

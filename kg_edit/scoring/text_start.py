@@ -37,15 +37,16 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
     """
     if start == "always":
         return StartedTexts(tuple(LEAD + text for text in texts))
-    unread = {
-        text: name
-        for text in texts
-        for name, subject in subjects_in_text(patch).items()
-        if lead_before(model, text, subject=subject)
-    }
+    subjects = subjects_in_text(patch)
+    unread = dict[str, str]()  # the id of the edit with whose subject a text begins
+    for text in texts:
+        for id_, subject in subjects.items():
+            if lead_before(model, text, subject=subject):
+                unread[text] = id_
     if not unread:
         return StartedTexts(tuple(texts))
-    text, name = next(iter(unread.items()))
+    text = next(iter(unread))
+    name = unread[text]
     more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
     remark = (
         f"{text!r}{more} begins with the subject of the edit {name!r}, and this model does not read the first token"
@@ -61,9 +62,12 @@ def with_start(model: LanguageModel, texts: Sequence[str], *, patch: Patch, star
 
 def subjects_in_text(patch: Patch) -> dict[str, str]:
     """Return {edit id: subject} of the edits that are made in plain text, and not by texts in the prompt."""
-    records = [record.get("edit", {}) for part in patch.parts if part.kind != "prompt" for record in part.edits]
-    return {
-        str(edit.get("id", "")): str(edit["subject"])
-        for edit in records
-        if edit.get("subject") and edit.get("chat", False) is not True
-    }
+    subjects = {}
+    for part in patch.parts:
+        if part.kind == "prompt":
+            continue
+        for record in part.edits:
+            edit = record.get("edit", {})
+            if edit.get("subject") and edit.get("chat", False) is not True:
+                subjects[str(edit.get("id", ""))] = str(edit["subject"])
+    return subjects

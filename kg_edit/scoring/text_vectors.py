@@ -19,8 +19,12 @@ def cosines(model: LanguageModel, pairs: Iterable[tuple[str, str]]) -> dict[tupl
     as an attention sink. A patch of the prompt is not applied, one of the weights is.
     """
     pairs = tuple(pairs)
-    means = {text: _mean_state(model, text) for text in dict.fromkeys(text for pair in pairs for text in pair)}
-    return {pair: float(cosine_similarity(means[pair[0]], means[pair[1]], dim=0)) for pair in pairs}
+    means = dict[str, Tensor]()
+    for pair in pairs:
+        for text in pair:
+            if text not in means:
+                means[text] = _mean_state(model, text)
+    return {(one, other): float(cosine_similarity(means[one], means[other], dim=0)) for one, other in pairs}
 
 
 @torch.no_grad()
@@ -30,7 +34,10 @@ def _mean_state(model: LanguageModel, text: str) -> Tensor:
     if len(ids) < 2:
         return torch.zeros(model.width)
     means = list[Tensor]()
-    head = model.model.get_output_embeddings()
-    with untouched(model), watched(head, lambda state, _: means.append(state[0, 1:].float().mean(0).cpu())):
+
+    def note(state: Tensor, _: Tensor) -> None:
+        means.append(state[0, 1:].float().mean(0).cpu())
+
+    with untouched(model), watched(model.model.get_output_embeddings(), note):
         model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
     return means[0]

@@ -2,12 +2,12 @@
 
 A `TokenTree` is a row of distinct (beginning, token) nodes. A node attends to its ancestors and itself. Its position is
 its depth. `TreeRows` are several such rows of one forward pass, [rows, width]. Attention costs rows x width², so many
-narrow rows cost less than one wide row with the same number of nodes. `packed` distributes groups of nodes to rows.
+narrow rows cost less than one wide row with the same number of nodes. `pack_groups` distributes groups to rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,15 +76,15 @@ class TreeRows:
 
     def ids(self) -> Tensor:
         """Return the token ids of the nodes, [rows, width]."""
-        return self._padded(lambda tree: tree.tokens, 0)
+        return self._pad([tree.tokens for tree in self.trees], 0)
 
     def positions(self) -> Tensor:
         """Return the position ids (the depth of a node in its tree), [rows, width]."""
-        return self._padded(lambda tree: tree.depths, 0)
+        return self._pad([tree.depths for tree in self.trees], 0)
 
     def owners(self) -> Tensor:
         """Return the owner of each node, as given to `TokenTree.add`, [rows, width]."""
-        return self._padded(lambda tree: tree.owners, -1)
+        return self._pad([tree.owners for tree in self.trees], -1)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Return the additive mask [rows, 1, width, width]: 0 where a node attends, else the dtype's minimum."""
@@ -93,13 +93,13 @@ class TreeRows:
 
     @property
     def _width(self) -> int:
-        return max(map(len, self.trees))
+        return max(len(tree) for tree in self.trees)
 
-    def _padded(self, values: Callable[[TokenTree], list[int]], fill: int) -> Tensor:
-        return torch.tensor([values(tree) + [fill] * (self._width - len(tree)) for tree in self.trees])
+    def _pad(self, rows: Sequence[list[int]], fill: int) -> Tensor:
+        return torch.tensor([row + [fill] * (self._width - len(row)) for row in rows])
 
 
-def packed(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[list[int]]]:
+def pack_groups(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[list[int]]]:
     """Yield passes: lists of rows, each a list of group numbers. ``sizes``: the nodes of each group.
 
     The rows of a pass have ``width`` positions, or as many as its largest group needs; a pass has about ``nodes``.
@@ -112,11 +112,11 @@ def packed(sizes: Sequence[int], *, width: int, nodes: int) -> Iterator[list[lis
         rows = [list[int]() for _ in room]
         rest = list[int]()
         for group in remaining:
-            row = next((row for row, free in enumerate(room) if sizes[group] <= free), None)
-            if row is None:
+            fitting = [row for row, free in enumerate(room) if sizes[group] <= free]
+            if not fitting:
                 rest.append(group)
-            else:
-                rows[row].append(group)
-                room[row] -= sizes[group]
+                continue
+            rows[fitting[0]].append(group)
+            room[fitting[0]] -= sizes[group]
         yield [row for row in rows if row]
         remaining = rest
