@@ -11,7 +11,7 @@ from kg_edit.models.hooks import watched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.scoring.generation import continuations
-from kg_edit.scoring.greedy import _alike, _Beginning, greedy
+from kg_edit.scoring.greedy import _Beginning, _group_alike, greedy
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from tests.kg_edit.locate_then_edit.test_operators import operators
@@ -82,4 +82,4 @@ def test_rows_read_together_have_similar_lengths() -> None:
     """Also after two shared beginnings, by which they are sorted first: 1,000 tokens are left, and 2 or 3."""
     prefix = Prefix(mask=torch.ones(2, 40), layers=())
     beginnings = [_Beginning(prefix, 0, 30), _Beginning(prefix, 1, 40), _Beginning(prefix, 1, 40)]
-    assert list(_alike([range(1030), range(42), range(43)], beginnings, most=32)) == [[0], [1, 2]]
+    assert list(_group_alike([range(1030), range(42), range(43)], beginnings, most=32)) == [[0], [1, 2]]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from kg_edit.scoring.token_tree import TokenTree, TreeRows, packed
+from kg_edit.scoring.token_tree import TokenTree, TreeRows, pack_groups
 
 
 def test_shared_beginnings_share_nodes() -> None:
@@ -45,16 +45,16 @@ def test_shorter_row_is_padded_behind_and_its_padding_has_no_owner() -> None:
 
 
 def test_groups_fill_rows_from_the_largest() -> None:
-    assert list(packed([3, 9, 4, 6, 1], width=10, nodes=20)) == [[[1, 4], [3, 2]], [[0]]]
+    assert list(pack_groups([3, 9, 4, 6, 1], width=10, nodes=20)) == [[[1, 4], [3, 2]], [[0]]]
 
 
 def test_group_larger_than_the_width_makes_its_pass_wider() -> None:
-    assert list(packed([25, 10, 9], width=10, nodes=20)) == [[[0]], [[1], [2]]]
+    assert list(pack_groups([25, 10, 9], width=10, nodes=20)) == [[[0]], [[1], [2]]]
 
 
 def test_every_group_is_placed_once() -> None:
     sizes = [1 + 7 * number % 23 for number in range(60)]
-    passes = list(packed(sizes, width=16, nodes=64))
+    passes = list(pack_groups(sizes, width=16, nodes=64))
     assert sorted(group for rows in passes for row in rows for group in row) == list(range(60))
     for rows in passes:
         widest = max(16, max(sizes[group] for row in rows for group in row))
