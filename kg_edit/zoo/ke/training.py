@@ -56,7 +56,7 @@ def train(
         format=FORMAT,
         progress=progress,
         checkpoint_seconds=checkpoint_seconds,
-        width=embedding_width(model),
+        fields={"width": embedding_width(model)},
     )
 
 

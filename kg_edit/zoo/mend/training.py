@@ -16,6 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -94,7 +95,7 @@ def train_editor(
     format: NetworkFormat,
     progress: bool,
     checkpoint_seconds: float,
-    **fields: Any,
+    fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> Trained:
     """Train a network that turns an edit's gradient into a change of the weights: that of MEND, KE, MALMEN or RLEdit.
 
@@ -112,9 +113,10 @@ def train_editor(
         checkpoint_seconds: seconds between two checkpoints.
         fields: further fields of the manifest.
     """
-    fields["shapes"] = weight_shapes(model, settings.weights or mlp_weights(model, settings.blocks))
-    fields["training"] = settings
-    manifest = kind(model=model.fingerprint, model_name=model.name, edits=digest_of(training_edits(edits)), **fields)
+    weights = settings.weights or mlp_weights(model, settings.blocks)
+    all_fields: dict[str, Any] = {"shapes": weight_shapes(model, weights), "training": settings, **fields}
+    digest = digest_of(training_edits(edits))
+    manifest = kind(model=model.fingerprint, model_name=model.name, edits=digest, **all_fields)
     return run_training(
         model,
         manifest,
