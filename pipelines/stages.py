@@ -27,7 +27,8 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm
 from kg_edit.patches.guards import SeenEdits, refuse_disabling, with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
-from kg_edit.reports.edit_run import LOSSES, PARTIAL, run_edits, run_settings
+from kg_edit.reports.edit_run import LOSSES, PARTIAL, run_edits, run_settings, warn_of_other_code
+from kg_edit.storage.code_hash import folder_sha256
 from kg_edit.storage.run_folder import PATCH, check_folder, claim
 
 SHOWN = 8  # statements of a subgraph that are printed
@@ -133,9 +134,12 @@ def start(
     options.out.mkdir(parents=True, exist_ok=True)
     claim(options.out, identity)
     patch = method.empty_patch()
+    script = folder_sha256(Path(__file__).parent)  # the patch says by which state of the scripts it was made
+    patch = patch.with_records([], {"script_sha256": script})
     for name in (PARTIAL, PATCH):
         if (options.out / name).is_file():
             patch = Patch.load(options.out / name)
+            warn_of_other_code(patch, options.out / name, script_sha256=script)
     return Run(method=method, model=model, edits=edits, out=options.out, force=options.force, patch=patch)
 
 

@@ -65,7 +65,8 @@ class Manifest(Identity):
     """The metadata of a covariance: its identity, the number of tokens (``count``), and its precision.
 
     ``doublings`` has the angles by which the solved direction turned each time the tokens doubled; the last one is for
-    ``count`` tokens. ``source`` is the file of an imported covariance, with its SHA-256.
+    ``count`` tokens. ``source`` is the file of an imported covariance, with its SHA-256. ``code_sha256`` is that of the
+    code which measured it.
     """
 
     count: int
@@ -74,6 +75,7 @@ class Manifest(Identity):
     size: int
     doublings: tuple[ConvergenceCheck, ...] = ()
     source: str = ""
+    code_sha256: str = ""
 
     @classmethod
     def parse(cls, text: str, path: Path) -> Self:

@@ -45,6 +45,7 @@ from kg_edit.errors import CovarianceError
 from kg_edit.models.devices import free_bytes
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, weight_matrix
+from kg_edit.storage.code_hash import code_sha256
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +222,7 @@ class Sums:
         manifests = {}
         for layer, moment in self.moments.items():
             manifests[layer] = Manifest(
+                code_sha256=code_sha256(),
                 **self.position.identities[layer].model_dump(),
                 count=moment.count,
                 chunks=self.position.chunks,

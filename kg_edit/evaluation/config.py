@@ -91,6 +91,11 @@ class EvalConfig(BaseModel):
         "after the first of them.",
         json_schema_extra={"panel": "Checks"},
     )
+    other_code: bool = Field(
+        False,
+        description="Continue a run whose records were computed with other code of kg-edit.",
+        json_schema_extra={"panel": "Checks"},
+    )
     shard: str | None = Field(
         None, description="`i/n`, i from 0: run only this part; `kg-edit merge` puts the parts together."
     )
@@ -233,7 +238,7 @@ class EvalConfig(BaseModel):
         return {
             **self.model_dump(
                 mode="json",
-                exclude={"evaluate_every", "retry_failed", "general", "tasks", "quick", "retention"},
+                exclude={"evaluate_every", "retry_failed", "other_code", "general", "tasks", "quick", "retention"},
             ),
             **steps,
             "general_sha256": None if self.general is None else digest(self.general),

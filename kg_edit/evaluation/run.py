@@ -18,7 +18,7 @@ from kg_common.progress import Bar
 from kg_common.terminal import number_of
 from kg_edit.edits.edit import Edit, refuse_same_ids
 from kg_edit.edits.record import BenchmarkRecord
-from kg_edit.errors import ConfigError, unmade_method
+from kg_edit.errors import AnotherRunError, ConfigError, unmade_method
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import Records, as_records
 from kg_edit.evaluation.finish import finish
@@ -45,6 +45,7 @@ from kg_edit.evaluation.summary import Summary
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.scoring.questions import answers
+from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.run_folder import (
     Settings,
     claim,
@@ -93,7 +94,8 @@ def evaluate(
         ChatTemplateError: an edit is made or asked in chat form, and the tokenizer has no chat template.
         KgEditError: there is no such model, a record can't be read, or the unedited model's general ability can't be
             measured.
-        OutputError: ``out`` holds a run with other settings, can't be written, or another process works on it.
+        OutputError: ``out`` holds a run with other settings or by other code, can't be written, or another process
+            works on it.
     """
     if isinstance(method, str | type):
         raise unmade_method(method)
@@ -128,7 +130,8 @@ def evaluate(
             what = number_of(len(failed), "record")
             log.warning("%s: the errors of %s are from an earlier run; --retry-failed computes them again", out, what)
 
-        # A run may be resumed with other code, since only kg-edit's own version is a setting.
+        if run.done and not config.other_code:
+            _refuse_other_code(out)
         plug_in = getattr(method, "plug_in", None)
         earlier = [used.get("plug_in") for used in read_environments(out)]
         edited = {name for name, phase in run.done if phase == EDIT}
@@ -162,6 +165,16 @@ def evaluate(
                 largest = max(largest, run.advance(group, bar))
                 start += len(group)
         return finish(out)
+
+
+def _refuse_other_code(out: Path) -> None:
+    """Refuse to continue a run that other code of kg-edit computed: one mean would mix both."""
+    earlier = {used.get("code_sha256") for used in read_environments(out)}
+    if earlier - {code_sha256()}:
+        raise AnotherRunError(
+            f"{out} has records of other code of kg-edit (--other-code, in Python other_code=True, continues it)",
+            "give another --out to make all anew",
+        )
 
 
 def _grown_from(

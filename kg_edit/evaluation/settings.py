@@ -28,6 +28,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.questions import SHOTS
 from kg_edit.scoring.requests import ANSWER_TOKENS
 from kg_edit.storage.atomic import append_lines, drop_cut_line
+from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.packaged import HUB, packaged_benchmark
 from kg_edit.storage.run_folder import ENVIRONMENTS, Settings
 from kg_edit.version import __version__
@@ -142,6 +143,7 @@ def environment(method: Method, model: LanguageModel, data: DataSource | None = 
         "transformers": transformers.__version__,
         "device": model.device.type,
         "commit": commit(Path(__file__).parent.parent),
+        "code_sha256": code_sha256(),
         "model_revision": getattr(model.model.config, "_commit_hash", None),
         "covariance": methods[0].get("covariance"),
         "data_file": data.file if data else None,

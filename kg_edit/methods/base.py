@@ -32,6 +32,7 @@ from kg_edit.patches.base import Kind, Patch, as_patch
 from kg_edit.patches.guards import with_weight_norms
 from kg_edit.patches.weight_patch import WeightPatch
 from kg_edit.registry import MethodEntry, method_entries, plug_in_code
+from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.setting_fields import input_files
 from kg_edit.version import __version__
 
@@ -381,6 +382,7 @@ class EditingMethod(ABC):
                 "fingerprint": self.model.fingerprint,
                 "dtype": str(self.model.model.dtype),  # the fingerprint survives a cast, an edit does not
             },
+            "code_sha256": code_sha256(),
             "versions": {
                 "kg_edit": __version__,
                 "torch": torch.__version__,

@@ -40,6 +40,7 @@ from kg_edit.reports.retry import make_alone, read_alone
 from kg_edit.reports.rows import ReportRow
 from kg_edit.reports.verdict import FAILED, VERDICT, Verdict
 from kg_edit.storage.atomic import drop_cut_line, write_text
+from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.run_folder import PATCH, check_folder, claim, folder_lock, other_rows, read_settings
 from kg_edit.version import __version__
 from wikidata_cache.errors import WikidataCacheError
@@ -287,8 +288,12 @@ def _patch(
     partial = out / PARTIAL
     if path.is_file():
         log.info("%s already exists; nothing to compute", path)
-        return Patch.load(path)
+        made_before = Patch.load(path)
+        warn_of_other_code(made_before, path)
+        return made_before
     start = Patch.load(partial) if partial.is_file() else None
+    if start:
+        warn_of_other_code(start, partial)
     made = {record["edit"]["id"] for record in start.provenance["edits"]} if start else set[str]()
     if start:
         log.info("continuing with %s after %d of %d edits", partial, len(made), len(edits))
@@ -347,6 +352,19 @@ def _patch(
     patch.save(path)
     partial.unlink(missing_ok=True)
     return patch
+
+
+def warn_of_other_code(patch: Patch, path: Path, *, script_sha256: str | None = None) -> None:
+    """Warn that a patch which is continued, or only shown again, was made with other code of kg-edit or a script."""
+    if not patch.edits:
+        return
+    of = []
+    if patch.provenance.get("code_sha256") != code_sha256():
+        of.append("kg-edit")
+    if script_sha256 and patch.provenance.get("script_sha256") != script_sha256:
+        of.append("the script")
+    if of:
+        log.warning("%s was made with other code of %s; another --out makes its edits anew", path, " and ".join(of))
 
 
 def _differences(

@@ -20,7 +20,7 @@ from kg_edit.callbacks import report_losses
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import EditFile
 from kg_edit.edits.record import Probe, Query
-from kg_edit.errors import ConfigError, OutputError
+from kg_edit.errors import AnotherRunError, ConfigError, OutputError
 from kg_edit.evaluation.config import EvalConfig
 from kg_edit.evaluation.datasets import BenchmarkRecord, find_dataset
 from kg_edit.evaluation.finish import finish
@@ -38,6 +38,7 @@ from kg_edit.patches.base import Patch
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
 from kg_edit.scoring.perplexity import general_scores
+from kg_edit.storage.code_hash import code_sha256
 from tests.everyday import keep_first
 from tests.kg_edit.evaluation.conftest import Nudge, NudgeConfig
 from tests.kg_edit.tiny import same_weights, tiny, weights_of
@@ -550,6 +551,23 @@ def test_plug_in_whose_code_changed_is_named_on_resuming(
         )
     hashes = [json.loads(line)["plug_in"]["sha256"] for line in (tmp_path / "environments.jsonl").open()]
     assert hashes == ["first", "second"]
+
+
+def test_run_of_other_code_is_refused_before_anything_is_computed(
+    method: Nudge, model: LanguageModel, edits: tuple[Edit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is only repeated, whose old scores would be shown as those of the new code."""
+    evaluate(method, model, edits[:1], out=tmp_path, pool=edits)
+    for place in ("run", "settings"):
+        monkeypatch.setattr(f"kg_edit.evaluation.{place}.code_sha256", lambda: "another")
+    before = (tmp_path / "records.jsonl").read_bytes()
+    for count in (1, 2):
+        with pytest.raises(AnotherRunError, match=r"other code of kg-edit .*--other-code"):
+            evaluate(method, model, edits[:count], out=tmp_path, pool=edits)
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+    evaluate(method, model, edits[:2], out=tmp_path, pool=edits, config=EvalConfig(other_code=True))
+    hashes = [json.loads(line)["code_sha256"] for line in (tmp_path / "environments.jsonl").open()]
+    assert hashes == [code_sha256(), "another"]
 
 
 def test_two_edits_with_one_id_are_refused(

@@ -149,6 +149,21 @@ def test_finished_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert run(tmp_path) == rows
 
 
+def test_patch_of_other_code_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is continued, and one that is only shown again."""
+    run(tmp_path)
+    run(tmp_path)
+    assert "other code" not in caplog.text
+    monkeypatch.setattr(edit_run, "code_sha256", lambda: "another")
+    for name in (PATCH, PARTIAL):
+        caplog.clear()
+        (tmp_path / PATCH).rename(tmp_path / name)
+        run(tmp_path)
+        assert f"{name} was made with other code of kg-edit" in caplog.text
+
+
 @pytest.mark.parametrize("cut", keep_first(["{", "", '{"edit": "1"}\n']))
 def test_missing_or_damaged_report_is_recomputed(cut: str, tmp_path: Path) -> None:
     rows = run(tmp_path, locality_check=True)
