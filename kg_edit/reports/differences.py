@@ -118,9 +118,11 @@ def compare_prompts(
     for entry in entries:
         if not isinstance(entry, AskedPrompt):
             raise PromptError(f"found {describe(entry)} in the place of a prompt; give a text or an AskedPrompt")
-    plain = dict.fromkeys(entry.prompt for entry in entries if not entry.chat)
-    led = dict(zip(plain, with_start(model, tuple(plain), patch=records).texts, strict=True))
-    entries = [entry if entry.chat else entry.model_copy(update={"prompt": led[entry.prompt]}) for entry in entries]
+    plain = tuple(dict.fromkeys(entry.prompt for entry in entries if not entry.chat))
+    led = dict(zip(plain, with_start(model, plain, patch=records).texts, strict=True))
+    for index, entry in enumerate(entries):
+        if not entry.chat:
+            entries[index] = entry.model_copy(update={"prompt": led[entry.prompt]})
     check_prompts(model, entries, tokens=tokens)
     requests = [entry.requests(tokens=tokens) for entry in entries]
     unedited = ask(model, requests, progress="unedited" if progress else None)
@@ -147,9 +149,11 @@ def is_unchanged(
     model: LanguageModel, prompt: AskedPrompt, unedited: str, edited: str, *, tokens: int = COMPARED
 ) -> bool:
     """Return whether the edited model gives the unedited model's answer, as the module's description defines it."""
-    if answers := [answer for answer in prompt.answer if generates(unedited, answer, chat=prompt.chat)]:
-        return any(generates(edited, answer, chat=prompt.chat) for answer in answers)
-    old, new = (compared_text(model, text, tokens=tokens, chat=prompt.chat) for text in (unedited, edited))
+    given = [answer for answer in prompt.answer if generates(unedited, answer, chat=prompt.chat)]
+    if given:
+        return any(generates(edited, answer, chat=prompt.chat) for answer in given)
+    old = compared_text(model, unedited, tokens=tokens, chat=prompt.chat)
+    new = compared_text(model, edited, tokens=tokens, chat=prompt.chat)
     return old == new
 
 
@@ -159,7 +163,7 @@ def check_prompts(model: LanguageModel, prompts: Sequence[AskedPrompt], *, token
         try:
             check_requests(model, [entry.requests(tokens=tokens)])
         except KgEditError as error:
-            of = f" of the edit {entry.edit!r}" * bool(entry.edit)
+            of = f" of the edit {entry.edit!r}" if entry.edit else ""
             error.add_note(f"in the prompt {entry.prompt!r}{of}")
             raise
 
@@ -250,7 +254,7 @@ def difference_rows(differences: Sequence[PromptDifference]) -> str:
 def difference_page(differences: Sequence[PromptDifference], *, title: str) -> str:
     """Return a self-contained HTML page of the prompts."""
     parts = {"TITLE": escape(title), "STYLE": page_file("report.css"), "VERDICT": counted(differences)}
-    return filled("differences.html", parts | {"TABLE": difference_rows(differences)})
+    return fill_template("differences.html", parts | {"TABLE": difference_rows(differences)})
 
 
 def page_file(name: str) -> str:
@@ -258,7 +262,7 @@ def page_file(name: str) -> str:
     return (files("kg_edit") / "reports" / "page" / name).read_text(encoding="utf-8")
 
 
-def filled(template: str, parts: Mapping[str, str]) -> str:
+def fill_template(template: str, parts: Mapping[str, str]) -> str:
     """Return a template of `page_file` with ``parts`` in the place of ``@@NAME@@``."""
     # In one pass: a placeholder within a text that was put in is not replaced
     return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page_file(template))

@@ -103,12 +103,14 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _header_fault(header: Sequence[str]) -> str | None:
-    known = ("prompt", "answer")
     if "target_new" in header:
         return f"has the columns of edits; {_FORM}"
-    if unknown := [name for name in header if name not in known]:
-        return f"unknown column {unknown[0]!r}; known: {', '.join(known)}"
-    return None if "prompt" in header else "lacks the column 'prompt'"
+    for name in header:
+        if name not in ("prompt", "answer"):
+            return f"unknown column {name!r}; known: prompt, answer"
+    if "prompt" not in header:
+        return "lacks the column 'prompt'"
+    return None
 
 
 def own_prompts(edits: Iterable[Edit]) -> tuple[AskedPrompt, ...]:

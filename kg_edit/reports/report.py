@@ -129,9 +129,10 @@ def markdown(
         differences: the locality prompts and the unrelated prompts, as both models answered them.
     """
     verdict = verdict or Verdict.of(rows)
-    advice = [f"- {escaped_markdown(one_line(line))}" for line in verdict.remarks]
     lines = [f"# {escaped_markdown(headline(patch))}", "", f"**{escaped_markdown(one_line(str(verdict)))}**", ""]
-    lines += [*advice, *[""] * bool(advice)]
+    if verdict.remarks:
+        lines += [f"- {escaped_markdown(one_line(line))}" for line in verdict.remarks]
+        lines.append("")
     if verdict.commands:
         lines += ["```", *map(one_line, verdict.commands), "```", ""]
     lines += [escaped_markdown(patch.summary), ""]

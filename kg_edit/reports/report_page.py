@@ -25,7 +25,14 @@ from kg_edit.patches.base import Patch
 from kg_edit.patches.changes import change_norm, changes_of, columns
 from kg_edit.reports.charts import line_chart, sparkline
 from kg_edit.reports.counts import COUNTED, count_rows
-from kg_edit.reports.differences import PromptDifference, count_unchanged, counted, difference_rows, filled, page_file
+from kg_edit.reports.differences import (
+    PromptDifference,
+    count_unchanged,
+    counted,
+    difference_rows,
+    fill_template,
+    page_file,
+)
 from kg_edit.reports.report import headline, label, note, sign
 from kg_edit.reports.rows import ProbeKind, Reading, ReportRow
 from kg_edit.reports.verdict import Verdict
@@ -86,12 +93,13 @@ class _Entry:
     @property
     def badge(self) -> str:
         """Whether the edit succeeded; green only if its target is also the more likely one."""
+        right = self.rewrite.edited.right
         if self.rewrite.edited.success:
-            kind = "good" if self.rewrite.edited.right else "warn"
-            words = "success"
-        else:
-            kind, words = ("warn", "more likely, failed") if self.rewrite.edited.right else ("bad", "failed")
-        return f'<span class="badge {kind}">{words}</span>'
+            kind = "good" if right else "warn"
+            return f'<span class="badge {kind}">success</span>'
+        if right:
+            return '<span class="badge warn">more likely, failed</span>'
+        return '<span class="badge bad">failed</span>'
 
     def of(self, kind: ProbeKind) -> list[ReportRow]:
         """Return the edit's probes of one kind."""
@@ -144,7 +152,7 @@ def report_page(
         "SCRIPT": script,
         "HASH": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    return filled("report.html", parts)
+    return fill_template("report.html", parts)
 
 
 def _entries(
@@ -156,8 +164,8 @@ def _entries(
     records = {str(record["edit"]["id"]): record for record in patch.edits}
     changes = changes_of(patch)
     sizes: dict[str, list[_Size]] = {}
-    # Without columns of its own, the part of an edit in a change is not known
-    if (edit_columns := columns(changes)) is not None:
+    edit_columns = columns(changes)
+    if edit_columns is not None:  # without columns of its own, the part of an edit in a change is not known
         for record, indices in zip(changes.edits, edit_columns, strict=True):
             sizes[str(record["edit"]["id"])] = [
                 _Size(weight=name, change=change_norm(pair, indices), norm=changes.weight_norms.get(name))
@@ -179,13 +187,18 @@ def _entries(
 
 def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
     """Return the number of edits that succeeded, in the colour of the result, links to the others, and the advice."""
-    kind = "good" if not verdict.failed else "warn" if verdict.succeeded else "bad"
+    if not verdict.failed:
+        kind = "good"
+    elif verdict.succeeded:
+        kind = "warn"
+    else:
+        kind = "bad"
     counted = f'<span class="{kind}">{verdict.counted}</span>'
     failed = [entry for entry in entries if not entry.rewrite.edited.success]
     advice = "".join(f"<li>{_text(line)}</li>" for line in verdict.remarks)
     advice = f'<ul class="advice soft">{advice}</ul>' if advice else ""
     if verdict.commands:
-        commands = "\n".join(map(_text, verdict.commands))
+        commands = "\n".join(_text(command) for command in verdict.commands)
         advice += f"<pre>{commands}</pre>"
     if not failed:
         return f'<p class="verdict">{counted}</p>{advice}'
@@ -196,7 +209,8 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
 
 def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -> str:
     tiles = [f"<li><b>{count}</b><span>{name} right</span></li>" for name, count in count_rows(rows).items()]
-    if unchanged := count_unchanged(differences).values():
+    unchanged = count_unchanged(differences).values()
+    if unchanged:
         kept = sum(count.edited for count in unchanged)
         prompts = sum(count.prompts for count in unchanged)
         tiles.append(f"<li><b>{kept} of {prompts}</b><span>other prompts unchanged</span></li>")
@@ -212,7 +226,7 @@ def _differences(differences: Sequence[PromptDifference], *, forms: bool) -> str
     return (
         '<section aria-labelledby="other"><h2 id="other">What else changed?</h2>'
         f'<p class="soft">{counted(differences, forms=forms)}</p>'
-        f"<details{' open' * is_open}><summary>Prompts that should not change</summary>"
+        f"<details{' open' if is_open else ''}><summary>Prompts that should not change</summary>"
         f"{_wide(table, 'prompts that should not change')}</details></section>"
     )
 
@@ -253,7 +267,7 @@ def _overview(entries: Sequence[_Entry]) -> str:
         "object, or whose answer is in the text.</p>"
     )
     parts = {"HEADS": _heads(heads), "ROWS": "\n".join(lines), "COUNTS": counts if names else ""}
-    return filled("overview.html", parts)
+    return fill_template("overview.html", parts)
 
 
 def _heads(names: Sequence[str]) -> str:
@@ -345,8 +359,10 @@ def _chart(curve: Curve) -> str:
     """Return the objective at every evaluation, with its terms if they are known."""
     lines = {"objective": [(float(step.step), step.loss) for step in curve]}
     for field, name in (("nll", "nll of the target"), ("kl", "kl, unweighted")):
-        points = [(float(step.step), value) for step in curve if (value := getattr(step, field)) is not None]
-        lines |= {name: points} if points else {}
+        values = [(float(step.step), getattr(step, field)) for step in curve]
+        points = [(step, value) for step, value in values if value is not None]
+        if points:
+            lines[name] = points
     ends = f"from {curve[0].loss:.4g} to {curve[-1].loss:.4g} nats in {len(curve)} evaluations"
     chart = line_chart(lines, title=f"The loss falls {ends}", x_label="evaluation", y_label="nats")
     return f'{chart}<p class="soft small">{ends}</p>'
@@ -366,7 +382,7 @@ def _drawing(entry: _Entry) -> str:
     if entry.graph is None or not len(entry.graph):
         return ""
     count = entry.graph.number_of_edges()
-    counted = f"{count} statement{'s' * (count != 1)}" if count <= _MOST else f"{_MOST} of {count} statements"
+    counted = number_of(count, "statement") if count <= _MOST else f"{_MOST} of {count} statements"
     title = one_line(f"The statements of the graph around: {entry.rewrite.probe.prompt}")
     shown = svg.nearest(entry.graph, _MOST)
     picture = svg.inline_svg(shown, title=title, most=_MOST)

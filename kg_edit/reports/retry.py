@@ -17,7 +17,9 @@ from kg_edit.storage.atomic import append_lines, drop_cut_line, read_lines
 
 ALONE = "alone.jsonl"
 MOST = 50  # failed edits of a run that are made alone; with more, the first ones show the cause
-_TOGETHER = (2, 8)  # edits in one call of `edit_each`, and between two writes to the file: at first, and at most
+# Edits in one call of `edit_each`, and between two writes to the file: at first, and at most
+_FIRST_TOGETHER = 2
+_MOST_TOGETHER = 8
 
 
 class AloneLine(BaseModel):
@@ -51,8 +53,10 @@ def make_alone(method: EditingMethod, edits: Sequence[Edit], folder: Path, *, pr
     method.start_anew()  # what the run's edits left for later ones
     remaining = [edit for edit in edits[:MOST] if edit.id not in outcomes]
     with Bar(title="failed edits alone", unit="edit", total=len(remaining), shown=progress) as bar:
-        start, (fewest, most) = 0, _TOGETHER
-        while batch := remaining[start : start + min(most, max(fewest, start))]:
+        start = 0
+        while start < len(remaining):
+            together = min(_MOST_TOGETHER, max(_FIRST_TOGETHER, start))
+            batch = remaining[start : start + together]
             with watched([StepNotes(bar.note, most=method.config.most_steps)], [edit.id for edit in batch]):
                 patches = method.edit_each(batch)
                 lines = []

@@ -36,11 +36,13 @@ def _cut(text: str) -> str:
 
 def _apart(target: str, generated: str) -> tuple[str, str]:
     """Shorten two texts so that both show the first place where they differ."""
-    pairs = enumerate(zip(target, generated, strict=False))
-    shorter = min(len(target), len(generated))
-    same = next((position for position, (one, other) in pairs if one != other), shorter)
-    start = max(0, same - _LONG_TEXT // 4) if same > _LONG_TEXT // 2 else 0
-    return _cut("…" * bool(start) + target[start:]), _cut("…" * bool(start) + generated[start:])
+    same = 0  # characters that both begin with
+    while same < min(len(target), len(generated)) and target[same] == generated[same]:
+        same += 1
+    if same <= _LONG_TEXT // 2:
+        return _cut(target), _cut(generated)
+    start = same - _LONG_TEXT // 4
+    return _cut(f"…{target[start:]}"), _cut(f"…{generated[start:]}")
 
 
 def _ids(results: Sequence[EditResult]) -> str:
@@ -187,9 +189,10 @@ class Verdict(BaseModel):
                 new = row.edited
                 lost = (old.success and not new.success) or (old.right and not new.right)
                 neighborhood.append(result.model_copy(update={"succeeded": not lost}))
-            elif (first := by_edit.get(row.edit)) is None:
+            elif row.edit not in by_edit:
                 by_edit[row.edit] = result
             else:  # the prompt of an edit in both forms is asked twice
+                first = by_edit[row.edit]
                 worse = result if first.succeeded else first
                 known = first.known and result.known
                 by_edit[row.edit] = worse.model_copy(update={"both": True, "known": known})
@@ -245,7 +248,8 @@ class Verdict(BaseModel):
             "neighborhood prompts changed": self.neighborhood,
         }
         for title, results in of.items():
-            if failed := [result for result in results if not result.succeeded]:
+            failed = [result for result in results if not result.succeeded]
+            if failed:
                 named = [f"{case.edit} ({_cut(case.prompt)!r}: generated {_cut(case.generated)!r})" for case in failed]
                 more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
                 lines.append(f"{len(failed)} of {len(results)} {title}: {'; '.join(named[:_NAMED])}{more}")
@@ -297,7 +301,8 @@ class Verdict(BaseModel):
             lines.append(f"{_ids(self.failed)}: the four commands make it by another method on top of the others")
         if self.refused:
             lines.append(f"kg-edit patch add refuses this patch without --force: {'; '.join(self.refused)}")
-        if known := [result for result in self.edits if result.known]:
+        known = [result for result in self.edits if result.known]
+        if known:
             lines.append(f"{_ids(known)}: the unedited model generates this target already; no edit is needed")
         lines += [f"{edit} repeats {first} exactly, and was made once" for edit, first in self.repeats[:_NAMED]]
         lines += [
@@ -345,8 +350,8 @@ class Verdict(BaseModel):
             _IKE: not text,
             _RAG: text or self.experts,
         }
-        made_by = self.method, f"{self.method} --preset {self.preset}"
-        return [way for way, able in takes.items() if able and way not in made_by]
+        used = (self.method, f"{self.method} --preset {self.preset}")  # made these edits, and failed
+        return [way for way, able in takes.items() if able and way not in used]
 
     @classmethod
     def beside(cls, patch: Path) -> Verdict | None:
