@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -115,3 +116,8 @@ def report(error: Exception) -> None:
         traceback.print_exception(error)
     notes = getattr(error, "__notes__", ())
     typer.echo(harmless("\n  ".join([f"kg-edit: {error}", *notes])), err=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

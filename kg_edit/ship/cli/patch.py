@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_common.terminal import number_of
-from kg_edit.cli.console import say, stdout
+from kg_edit.cli.console import print_json, say, stdout
 from kg_edit.cli.method_plan import (
     LazyGraph,
     choose_method,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from kg_edit.ship.ledger import Ledger
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="Folder of the ledger.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Accept patches that probably break the model or are in the ledger already.")
@@ -73,7 +74,7 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_edits(ledger: LedgerPath) -> None:
+def list_edits(ledger: LedgerPath, as_json: AsJson = False) -> None:
     """List the edits of a ledger and the conflicts between them.
 
     Examples:
@@ -81,10 +82,13 @@ def list_edits(ledger: LedgerPath) -> None:
     - `kg-edit patch list ledger/`
     """
     from kg_edit.ship.ledger.listing import Listing
-    from kg_edit.ship.ledger.view import edits_table
+    from kg_edit.ship.ledger.view import edits_table, entry_json
 
     opened = Listing.open(ledger)
     conflicts = opened.conflicts()
+    if as_json:
+        print_json({"edits": [*map(entry_json, opened.edits)], "conflicts": [*map(str, conflicts)]})
+        return
     if opened.edits:
         stdout().print(edits_table(opened, conflicts))
     if not opened.active:
@@ -96,6 +100,7 @@ def list_edits(ledger: LedgerPath) -> None:
 def show(
     ledger: LedgerPath,
     edit: Annotated[str | None, typer.Argument(show_default="all events", help="Name or subject of an edit.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show where an edit came from and how it was made, or all events of a ledger.
 
@@ -104,16 +109,25 @@ def show(
     - `kg-edit patch show ledger/`
     - `kg-edit patch show ledger/ lebron`
     """
-    opened = _open(ledger)
     from kg_edit.patches.entries import positions_of
-    from kg_edit.ship.ledger.view import entry_lines, events_table
+    from kg_edit.ship.ledger.listing import Listing
+    from kg_edit.ship.ledger.view import entry_json, entry_lines, event_json, events_table
 
-    conflicts = opened.conflicts()
+    listing = Listing.open(ledger)
+    conflicts = listing.conflicts()
     if edit is None:
-        stdout().print(events_table(opened))
+        if as_json:
+            print_json({"events": [event_json(listing, event) for event in listing.events]})
+            return
+        stdout().print(events_table(listing))
         show_conflicts(conflicts)
         return
-    chosen = positions_of([edit], opened.edits)
+    chosen = positions_of([edit], listing.edits)
+    if as_json:
+        entries = [entry for entry in listing.edits if entry.position in chosen]
+        print_json({"edits": [{**entry_json(entry), "record": dict(entry.record)} for entry in entries]})
+        return
+    opened = _open(ledger)
     for entry in opened.edits:
         if entry.position in chosen:
             for name, value in entry_lines(opened, entry):
@@ -279,12 +293,14 @@ def undo(ledger: LedgerPath) -> None:
 
     - `kg-edit patch undo ledger/`
     """
-    opened = _open(ledger)
+    from kg_edit.ship.ledger.listing import Listing, undo_last
+    from kg_edit.ship.ledger.log import open_store
     from kg_edit.ship.ledger.view import in_words, names_of
 
-    names = names_of(opened)
-    event = opened.undo()
-    say(f"undid event {event.number}: {in_words(event, names)}; {number_of(len(opened.active), 'edit')} left")
+    names = names_of(Listing.open(ledger))
+    event = undo_last(open_store(ledger, create=False))
+    left = number_of(len(Listing.open(ledger).active), "edit")
+    say(f"undid event {event.number}: {in_words(event, names)}; {left} left")
 
 
 def _open(ledger: Path) -> Ledger:

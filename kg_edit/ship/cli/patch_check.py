@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kg_common.terminal import number_of
-from kg_edit.cli.console import say, stdout
+from kg_edit.cli.console import print_json, say, stdout
 from kg_edit.cli.generate import model_for
 from kg_edit.cli.method_plan import load
 from kg_edit.cli.options import Device, Dtype, refuse_unused
@@ -64,6 +64,7 @@ def check(
             help="Ask all prompts as chat user turns, or none.",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as JSON.")] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -110,6 +111,16 @@ def check(
     else:
         with patch.applied(load(model_for(patch, model), dtype, device)) as edited:
             checked = check_entries(edited, entries, chat=chat, progress=True)
+    if as_json:
+        from kg_edit.patches.conflicts import contradictions
+        from kg_edit.ship.ledger.view import checked_json
+
+        rivals = contradictions(entries)
+        edits = [checked_json(edit, kinds) for edit in checked]
+        print_json({"edits": edits, "contradictions": [*map(str, rivals)]})
+        if rivals or not all(edit["succeeds"] for edit in edits):
+            raise typer.Exit(1)
+        return
     if _failed(checked, kinds, server):
         failed = [edit.entry.name for edit in checked if edit.failures()]
         if failed and patch_file(ledger) is None:  # a ledger

@@ -22,14 +22,13 @@ from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.entries import EditPosition, Entry, check_records, positions_of, refuse_removed
 from kg_edit.patches.guards import SeenEdits, refuse_disabling
 from kg_edit.patches.weight_patch import total
-from kg_edit.ship.ledger.listing import Addition, Listing, patch_file
+from kg_edit.ship.ledger.listing import Addition, Listing, patch_file, undo_last
 from kg_edit.ship.ledger.log import (
     PATCHES,
     Added,
     Event,
     PatchStep,
     Removed,
-    Undone,
     in_force,
     refuse_drift,
     sha256_of,
@@ -210,14 +209,7 @@ class Ledger(Listing):
             LedgerChangedError: the last event has another number than expected.
             OutputError: the ledger can't be written.
         """
-        with self._store.locked():
-            active_events = in_force(self.events)
-            if not active_events:
-                raise PatchError(f"there is nothing to undo in {self.folder}")
-            if expected not in (None, active_events[-1].number):
-                raise LedgerChangedError("the ledger has changed since it was shown; look at it again before you undo")
-            self._store.append(Undone(**stamp(len(self.events) + 1), undoes=active_events[-1].number))
-        return active_events[-1]
+        return undo_last(self._store, expected)
 
     def _add(self, new: Sequence[_New], *, force: bool, model: LanguageModel | None) -> tuple[int, ...]:
         """Check each patch against the active ones and those before it, then store all. Needs the lock."""

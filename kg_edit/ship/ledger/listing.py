@@ -15,12 +15,24 @@ from shlex import quote
 from typing import TYPE_CHECKING, Self
 
 from kg_common.terminal import number_of
-from kg_edit.errors import OutputError, PatchError
+from kg_edit.errors import LedgerChangedError, OutputError, PatchError
 from kg_edit.patches.changes import Changes
 from kg_edit.patches.conflicts import Conflict, conflicts
 from kg_edit.patches.container import read_provenance
 from kg_edit.patches.entries import Entry, entries, entries_of
-from kg_edit.ship.ledger.log import LOG, PATCHES, Added, Event, PatchStep, Store, active_steps, in_force, open_store
+from kg_edit.ship.ledger.log import (
+    LOG,
+    PATCHES,
+    Added,
+    Event,
+    PatchStep,
+    Store,
+    Undone,
+    active_steps,
+    in_force,
+    open_store,
+    stamp,
+)
 from kg_edit.storage.run_folder import PATCH, is_run
 
 if TYPE_CHECKING:  # paths are checked without importing torch
@@ -96,6 +108,19 @@ class Listing:
     def conflicts(self) -> tuple[Conflict, ...]:
         """Return the pairs of active edits in conflict."""
         return conflicts(self.active, self.changes)
+
+
+def undo_last(store: Store, expected: int | None = None) -> Event:
+    """Undo the last event of a ledger that was not undone yet, and return it; ``expected`` is as for `Ledger.undo`."""
+    with store.locked():
+        events = store.events()
+        active_events = in_force(events)
+        if not active_events:
+            raise PatchError(f"there is nothing to undo in {store.folder}")
+        if expected not in (None, active_events[-1].number):
+            raise LedgerChangedError("the ledger has changed since it was shown; look at it again before you undo")
+        store.append(Undone(**stamp(len(events) + 1), undoes=active_events[-1].number))
+    return active_events[-1]
 
 
 def read_folder(path: Path) -> Patch:

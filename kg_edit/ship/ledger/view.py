@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -49,7 +50,7 @@ def edits_table(ledger: Listing, conflicts: Sequence[Conflict]) -> Table:
     return table
 
 
-def events_table(ledger: Ledger) -> Table:
+def events_table(ledger: Listing) -> Table:
     """Return the table of events: number, time, and what was added, removed or undone."""
     table = _table("event", "when (UTC)", "what")
     names = names_of(ledger)
@@ -129,6 +130,28 @@ def entry_lines(ledger: Ledger, entry: Entry) -> Iterator[tuple[str, str]]:
         for name, value in settings.items():
             text = as_text(value)
             yield f"{method['name']}: {name}", text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """Return an edit as JSON: its name, state, step and method, and the fields of the edit that are set."""
+    return {
+        "name": entry.name,
+        "state": entry.state,
+        "step": entry.position.step,
+        "method": entry.method,
+        "edit": entry.edit.model_dump(mode="json", exclude_defaults=True),
+    }
+
+
+def event_json(ledger: Listing, event: Event) -> dict[str, Any]:
+    """Return an event as JSON: its number, its time, and what happened in words."""
+    return {"number": event.number, "time": event.time, "what": in_words(event, names_of(ledger))}
+
+
+def checked_json(checked: CheckedEdit, kinds: Sequence[ProbeKind]) -> dict[str, Any]:
+    """Return the answers to an edit's prompts as JSON, and whether those of these ``kinds`` are right."""
+    answers = [asdict(answer) for answer in checked.answers]
+    return {"name": checked.entry.name, "succeeds": not checked.failures(kinds), "answers": answers}
 
 
 def check_table(checked: Sequence[CheckedEdit]) -> Table:

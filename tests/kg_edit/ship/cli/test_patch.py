@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -98,6 +100,46 @@ def test_ledger_is_made_from_patch_files(kg_edit: Run, place: Path, tiny_folder:
     assert "removed" in emptied and "ledger: no active edit; kg-edit patch add ledger PATCH adds one" in emptied
     unedited = kg_edit("generate", "Hi", "--tokens", "2", "--model", tiny_folder, "--patch", "ledger").err
     assert "ledger: no edit is active, so the model is the unedited one" in unedited
+
+
+TORCHLESS = """
+import sys
+from kg_edit.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("torch loaded" if "torch" in sys.modules else "without torch")
+"""
+
+
+def test_what_needs_no_model_loads_no_torch(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    write_patch(place / "a.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
+    assert kg_edit("patch", "add", "ledger", "a.safetensors").code == 0
+    for command in ("list ledger", "show ledger", "show ledger heat --json", "check --help", "undo ledger"):
+        line = [sys.executable, "-c", TORCHLESS, "patch", *command.split()]
+        process = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.splitlines()[-1] == "without torch", command
+    assert json.loads(kg_edit("patch", "list", "ledger", "--json").out)["edits"] == []
+
+
+def test_ledger_is_printed_as_json(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
+    write_patch(place / "a.safetensors", tiny_folder, HEAT, RIVER, size=0.1)
+    assert kg_edit("patch", "add", "ledger", "a.safetensors").code == 0
+    listed = json.loads(kg_edit("patch", "list", "ledger", "--json").out)
+    assert [(edit["name"], edit["state"], edit["step"]) for edit in listed["edits"]] == [
+        (edit.id, "active", 1) for edit in (HEAT, RIVER)
+    ]
+    shown = json.loads(kg_edit("patch", "show", "ledger", HEAT.id, "--json").out)
+    assert [edit["edit"]["target_new"] for edit in shown["edits"]] == [HEAT.target_new]
+    (event,) = json.loads(kg_edit("patch", "show", "ledger", "--json").out)["events"]
+    assert event["number"] == 1 and "a.safetensors" in event["what"]
+    table = kg_edit("patch", "check", "ledger")
+    checked = kg_edit("patch", "check", "ledger", "--json")
+    report = json.loads(checked.out)
+    assert checked.code == table.code == int(not all(edit["succeeds"] for edit in report["edits"]))
+    assert {answer["kind"] for edit in report["edits"] for answer in edit["answers"]} >= {"rewrite"}
 
 
 def test_check_fails_if_a_fact_does_not_hold(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
