@@ -46,17 +46,9 @@ class Paragraphs:
         return cls(before=prompt[:start], last=prompt[start:])
 
 
-def sentence_of(statement: Statement) -> str:
-    """Return a statement as a sentence: "The capital of Japan is Tokyo."; an edit without a noun in its own words."""
-    relation = statement.relation
-    if relation.noun is None and statement.sentence:
-        return statement.sentence
-    return relation.sentence(statement.subject.label, statement.object.label)
-
-
 def chain_of(statements: Sequence[Statement]) -> str:
     """Return the sentences of a walk on one line."""
-    return " ".join(map(sentence_of, statements))
+    return " ".join(statement.sentence for statement in statements)
 
 
 def prompt_with(prompt: str, statements: Sequence[Statement], *, examples: int) -> str:
@@ -78,7 +70,7 @@ def _examples(paragraph: str, statements: Sequence[Statement]) -> list[str]:
         for statement, name in zip(statements, names[1:], strict=False):
             start = things[statement.subject.key]
             end = things.setdefault(statement.object.key, name)
-            facts.append(statement.relation.sentence(start, end))
+            facts.append(statement.worded(start, end))
         answer = things[statements[-1].object.key]
         asked = paragraph.rstrip().replace(named, names[0])
         examples.append(f"{' '.join(facts)}\n{asked} {answer}")

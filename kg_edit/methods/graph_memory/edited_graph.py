@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kg_edit.methods.graph_memory.relation_words import Relation, relation_of
+from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.text.matching import normalised
 
 Origin = Literal["edit", "rule", "graph", "model"]
@@ -51,8 +51,8 @@ class Entity(BaseModel):
 class Statement(BaseModel):
     """A statement (subject, relation, object), with the key and label of each, and where it comes from.
 
-    ``edit`` is the id of the edit that made it, or around which it was read. ``sentence`` words it, if the relation's
-    noun does not.
+    ``edit`` is the id of the edit that made it, or around which it was read. ``called`` is the relation's noun or
+    label, and ``form`` its sentence with {} for subject and object.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,13 +62,19 @@ class Statement(BaseModel):
     relation_label: str
     object: Entity
     origin: Origin
+    called: str
+    form: str
     edit: str = ""
-    sentence: str = ""
 
     @property
-    def relation(self) -> Relation:
-        """The relation, with its noun and its phrases."""
-        return relation_of(self.relation_key, self.relation_label)
+    def sentence(self) -> str:
+        """The statement as a sentence: "The capital of Japan is Tokyo."."""
+        return self.worded(self.subject.label, self.object.label)
+
+    def worded(self, subject: str, target: str) -> str:
+        """Return the sentence with other names."""
+        before, between, after = self.form.split("{}")
+        return f"{before}{subject}{between}{target.removesuffix('.')}{after}"
 
     @property
     def ids(self) -> tuple[str, str, str]:
@@ -106,11 +112,13 @@ class EditedGraph:
 
     Args:
         edits: in the order in which they were made.
+        words: the packaged words of relations.
         inverse: whether an edit also states its inverse (`INVERSES`).
     """
 
-    def __init__(self, edits: Sequence[RememberedEdit], *, inverse: bool = True) -> None:
+    def __init__(self, edits: Sequence[RememberedEdit], words: RelationWords, *, inverse: bool = True) -> None:
         self._edits = edits
+        self._words = words
         self._inverse = inverse
 
     @cached_property
@@ -190,11 +198,14 @@ class EditedGraph:
         if not self._inverse or fact.relation_key not in INVERSES:
             return None
         inverse, label = INVERSES[fact.relation_key]
+        relation = self._words.relation(inverse, label)
         return Statement(
             subject=fact.object,
             relation_key=inverse,
             relation_label=label,
             object=fact.subject,
             origin="edit",
+            called=relation.called,
+            form=relation.form,
             edit=edit.id,
         )

@@ -11,13 +11,13 @@ are a graph over Wikidata, and multi-hop questions are answered along its paths.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import networkx as nx
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
-from kg_edit.edits.templates import RelationTemplates
 from kg_edit.errors import GraphError
 from kg_edit.graphs.controls import Control
 from kg_edit.graphs.facts import target_of
@@ -25,11 +25,10 @@ from kg_edit.graphs.source import ABSENT, read_subgraph, subject_of, supported
 from kg_edit.methods.entries import method_entry
 from kg_edit.methods.graph_memory.edited_graph import Entity, Origin, RememberedEdit, Statement, key_of
 from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
-from kg_edit.methods.graph_memory.relation_words import property_of
+from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.methods.graph_memory.walk import WalkRule
 from kg_edit.methods.graph_reader import GraphReader, GraphSettings
 from kg_edit.patches.base import Patch
-from kg_edit.scoring.questions import fact_sentence
 from wikidata_cache import WikidataCache
 
 _VAGUE = {"P31", "P279", "P361", "P527", "P1889", "P1552"}  # kinds, parts and the like, which nobody asks for
@@ -73,6 +72,10 @@ class GraphMemory(GraphReader):
     config_class = GraphMemoryConfig
     config: GraphMemoryConfig
 
+    @cached_property
+    def _words(self) -> RelationWords:
+        return RelationWords()
+
     def empty_patch(self) -> Patch:
         """Return a patch without edits; it changes nothing."""
         return GraphMemoryPatch(remembered=(), provenance=self.provenance())
@@ -102,21 +105,20 @@ class GraphMemory(GraphReader):
         aliases = self._aliases([start, end])
         subject = Entity(key=key_of(start, edit.subject), label=edit.subject, aliases=aliases.get(start, ()))
         target = Entity(key=key_of(end, edit.target_new), label=edit.target_new, aliases=aliases.get(end, ()))
+        label = edit.relation or edit.relation_text
+        key = edit.relation_id or self._words.property_of(edit.relation, edit.prompt) or label
+        relation = self._words.relation(key, label)
+        own_form = f"{edit.prompt} {{}}{edit.ending.removesuffix('.')}."
         return Statement(
             subject=subject,
-            relation_key=self._relation_key(edit),
-            relation_label=edit.relation or edit.relation_text,
+            relation_key=key,
+            relation_label=label,
             object=target,
             origin="edit",
+            called=relation.called,
+            form=relation.form if relation.noun else own_form,
             edit=edit.id,
-            sentence=fact_sentence(edit),
         )
-
-    def _relation_key(self, edit: Edit) -> str:
-        """The property of the edit, or else of its label or its prompt; without any, the label as in the graph."""
-        row = RelationTemplates.load().find(edit.relation)
-        known = edit.relation_id or property_of(edit.prompt) or (row.property_id if row else None)
-        return known or edit.relation_text
 
     def _statements(self, edit: Edit, graph: nx.MultiDiGraph) -> Iterator[Statement]:
         """The statements of a subgraph that can be said, at most ``per_relation`` objects of a relation each."""
@@ -135,12 +137,15 @@ class GraphMemory(GraphReader):
             counts[start, property_] = counts.get((start, property_), 0) + 1
             if counts[start, property_] > self.config.per_relation:
                 continue
+            relation = self._words.relation(property_, label)
             yield Statement(
                 subject=Entity(key=key_of(start, start_label), label=start_label),
                 relation_key=property_,
                 relation_label=label,
                 object=Entity(key=key_of(end, end_label), label=end_label),
                 origin=origin,
+                called=relation.called,
+                form=relation.form,
                 edit=edit.id,
             )
 

@@ -19,6 +19,7 @@ from kg_common.terminal import number_of
 from kg_edit.errors import PatchError
 from kg_edit.methods.graph_memory.chain_text import prompt_with
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, RememberedEdit, Statement
+from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.methods.graph_memory.walk import Walk, Walker, WalkRule
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Kind, Patch, joined, without_edits
@@ -60,7 +61,7 @@ class GraphMemoryPatch(Patch):
     @cached_property
     def graph(self) -> EditedGraph:
         """The statements around the edits, under the edits."""
-        return EditedGraph([edit for _, edit in self.remembered], inverse=self.rule.inverse)
+        return EditedGraph([edit for _, edit in self.remembered], RelationWords(), inverse=self.rule.inverse)
 
     def without(self, ids: Collection[str]) -> Self:
         """Return the patch without the edits with these ids, as if they had never been made.
@@ -107,7 +108,7 @@ class GraphMemoryPatch(Patch):
         def number(statement: Statement) -> int:
             subject = things.setdefault(statement.subject, len(things))
             target = things.setdefault(statement.object, len(things))
-            words = statement.relation_key, statement.relation_label, statement.sentence
+            words = statement.relation_key, statement.relation_label, statement.called, statement.form
             return rows.setdefault((subject, *words, target, statement.origin), len(rows))
 
         edits = [
@@ -149,12 +150,13 @@ def _read(content: Any) -> tuple[tuple[WalkRule, RememberedEdit], ...]:
     rows = content["statements"]
 
     def statement(number: int, edit: str) -> Statement:
-        subject, property_, label, sentence, target, origin = rows[number]
+        subject, key, label, called, form, target, origin = rows[number]
         return Statement(
             subject=things[subject],
-            relation_key=property_,
+            relation_key=key,
             relation_label=label,
-            sentence=sentence,
+            called=called,
+            form=form,
             object=things[target],
             origin=origin,
             edit=edit,

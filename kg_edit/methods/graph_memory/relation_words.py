@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from importlib.resources import files
 
 from kg_edit.edits.templates import RelationTemplates
@@ -22,7 +22,7 @@ Phrase = frozenset[str]
 _STEM = 6  # letters; of five, country and county are one
 _PLURAL = 3  # a longer word may have the s of a plural, or of a verb
 _LONGEST = 3  # stems of a label that is taken as a phrase; longer ones describe, and nobody says them
-_OWN_WORDS = {"P1376": "{} is the capital of"}  # relations whose packaged noun is that of another one
+_OWN_WORDS = ("P1376",)  # capital of: its packaged noun is that of another relation, country
 _WEAK = frozenset(("locate", "situat", "lie", "based"))  # after a hop they only say that a thing is somewhere
 _FUNCTION_WORDS = frozenset(
     re.findall(
@@ -53,15 +53,16 @@ def phrase_of(text: str) -> Phrase:
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation: its ``key`` in the graph (P36, or a label of a private graph), its noun, and its phrases.
+    """A relation: its ``key`` in the graph (P36, or a label of a private graph), its noun, its form, and its phrases.
 
-    The noun is None if the relation has none ("part of"); its template, or else its label, then makes the sentence.
+    The noun is None if it has none ("part of"). ``form`` is its sentence with {} for subject and object: "The capital of
+    {} is {}.".
     """
 
     key: str
     label: str
     noun: str | None
-    template: str | None
+    form: str
     phrases: tuple[Phrase, ...]
 
     @property
@@ -69,54 +70,57 @@ class Relation:
         """The noun, or the label."""
         return self.noun or self.label
 
-    def sentence(self, subject: str, target: str) -> str:
-        """Return a statement of the relation as a sentence: "The capital of Japan is Tokyo."."""
-        if self.noun:
-            words = f"The {self.noun} of {subject} is {target}"
-        elif self.template:
-            words = f"{self.template.replace('{}', subject)} {target}"
+
+class RelationWords:
+    """The packaged words of relations, read once; each relation is made once."""
+
+    def __init__(self) -> None:
+        self._templates = RelationTemplates.load()
+        self._nouns = relation_nouns()
+        self._words = _packaged_words()
+        self._made: dict[tuple[str, str], Relation] = {}
+
+    def relation(self, key: str, label: str) -> Relation:
+        """Return the relation of a statement from its key and its label."""
+        if (key, label) not in self._made:
+            self._made[key, label] = self._make(key, label)
+        return self._made[key, label]
+
+    @cached_property
+    def packaged(self) -> Mapping[str, Relation]:
+        """The relations that have a packaged noun, by property, frequently asked ones first."""
+        keys = [key for key in self._nouns if key not in _OWN_WORDS]
+        return {key: self.relation(key, self._nouns[key]) for key in keys}
+
+    def property_of(self, relation: str | None, prompt: str) -> str | None:
+        """Return the property of a relation's label, or of the packaged template that is an edit's prompt."""
+        row = self._templates.find(relation)
+        if row and row.property_id:
+            return row.property_id
+        rows = self._templates.by_name.values()
+        return next((row.property_id for row in rows if row.template == prompt and row.property_id), None)
+
+    def _make(self, key: str, label: str) -> Relation:
+        row = self._templates.find(key) or self._templates.find(label)
+        property_id = row.property_id if row and row.property_id else key
+        texts = [*self._words.get(property_id, ())]
+        noun = None
+        if property_id not in _OWN_WORDS:
+            noun = self._nouns.get(property_id) or noun_for(label)
+            texts.append(noun or "")
+            texts.append(row.template if row else "")
+            if len(phrase_of(label)) <= _LONGEST:
+                texts.append(label)
+        if noun:
+            form = f"The {noun} of {{}} is {{}}."
+        elif row:
+            form = f"{row.template} {{}}."
         else:
-            words = f"{subject} {self.label} {target}"
-        return f"{words.removesuffix('.')}."
+            form = f"{{}} {label.replace('{}', '')} {{}}."
+        phrases = tuple(dict.fromkeys(filter(None, map(phrase_of, texts))))
+        return Relation(key=key, label=label, noun=noun, form=form, phrases=phrases)
 
 
-@cache
-def _relation(key: str, label: str) -> Relation:
-    templates = RelationTemplates.load()
-    row = templates.find(key) or templates.find(label)
-    property_id = row.property_id if row and row.property_id else key
-    texts = [*_packaged_words().get(property_id, ())]
-    noun = None
-    if property_id not in _OWN_WORDS:
-        noun = relation_nouns().get(property_id) or noun_for(label)
-        texts.append(noun or "")
-        texts.append(row.template if row else "")
-        if len(phrase_of(label)) <= _LONGEST:
-            texts.append(label)
-    phrases = tuple(dict.fromkeys(filter(None, map(phrase_of, texts))))
-    template = row.template if row else None
-    return Relation(key=key, label=label, noun=noun, template=template, phrases=phrases)
-
-
-def relation_of(key: str, label: str) -> Relation:
-    """Return the relation of a statement from its key and its label."""
-    return _relation(key, label)
-
-
-@cache
-def property_of(prompt: str) -> str | None:
-    """Return the property whose packaged template is an edit's prompt; None if there is none."""
-    rows = RelationTemplates.load().by_name.values()
-    return next((row.property_id for row in rows if row.template == prompt and row.property_id), None)
-
-
-@cache
-def packaged_relations() -> Mapping[str, Relation]:
-    """Return the relations that have a packaged noun, by property."""
-    return {key: _relation(key, noun) for key, noun in relation_nouns().items()}
-
-
-@cache
 def _packaged_words() -> Mapping[str, Sequence[str]]:
     text = files("kg_edit").joinpath("data", "relation_words.tsv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import networkx as nx
 
-from kg_edit.methods.graph_memory.chain_text import sentence_of
 from kg_edit.methods.graph_memory.edited_graph import Statement
 from kg_edit.methods.graph_memory.walk import Walk
 from wikidata_cache.view.svg import draw
@@ -24,7 +23,7 @@ def walk_lines(walk: Walk) -> list[str]:
     """Return a line for each statement: "The capital of Japan is Tokyo.  (Q17, P36, Q1490; from the graph)"."""
     if not walk:
         return [_NONE]
-    return [f"{sentence_of(statement)}  ({_source(statement)})" for statement in walk.statements]
+    return [f"{statement.sentence}  ({_source(statement)})" for statement in walk.statements]
 
 
 def draw_walk(walk: Walk, path: str | Path, *, title: str = "") -> Path:
@@ -49,7 +48,7 @@ def walk_graph(walk: Walk) -> nx.MultiDiGraph:
         if thing.key not in graph:
             role = "target_new" if is_edit else "neighbour"
             graph.add_node(thing.key, label=thing.label, role=role, hop=hop)
-        label = statement.relation.called
+        label = statement.called
         if statement.origin == "model":
             label = f"{label} (by the model)"
         role = "edit" if is_edit else "statement"

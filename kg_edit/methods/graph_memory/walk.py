@@ -27,7 +27,7 @@ from kg_edit.methods.graph_memory.chain_text import MOST_EXAMPLES, chain_of
 from kg_edit.methods.graph_memory.edited_graph import EditedGraph, Entity, Statement, named_key
 from kg_edit.methods.graph_memory.entities import NameIndex
 from kg_edit.methods.graph_memory.recall import likeliest, recall
-from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation, packaged_relations
+from kg_edit.methods.graph_memory.relation_words import AskedWords, Match, Relation, RelationWords
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.likelihood import score
 from kg_edit.scoring.pairs import Pair
@@ -87,11 +87,6 @@ def _is_changed(statement: Statement) -> bool:
     return statement.origin in ("edit", "rule")
 
 
-def _sentence(noun: str, statement: Statement) -> str:
-    """A statement's sentence with another noun."""
-    return f"The {noun} of {statement.subject.label} is {statement.object.label}."
-
-
 class Walker:
     """Walks an edited graph for the questions of one model."""
 
@@ -99,6 +94,7 @@ class Walker:
         self._graph = graph
         self._model = model
         self._rule = rule
+        self._words = RelationWords()
         self._names = NameIndex((thing, thing.names) for thing in graph.starts.values())
 
     def walk(self, question: str) -> Walk:
@@ -159,25 +155,28 @@ class Walker:
             for statement in statements:
                 matched = self._matched(statement.object, asked, recall=False)
                 if any(_is_changed(choice.statements[0]) for choice in matched):
-                    return _Choice(statement.relation, None, (statement,))
+                    return _Choice(self._relation(statement), None, (statement,))
         return None
 
     def _asks_for_another(self, asked: AskedWords) -> bool:
         """Whether the words that are left fit a packaged relation, which is then not one of the thing's."""
-        return any(asked.match(relation) for relation in packaged_relations().values())
+        return any(asked.match(relation) for relation in self._words.packaged.values())
 
     def _matched(self, thing: Entity, asked: AskedWords, *, recall: bool) -> list[_Choice]:
         """The relations with words in the question, the best first; with ``recall`` also those the graph lacks."""
         stated = self._graph.of(thing)
         choices: list[_Choice] = []
         for statements in stated.values():
-            relation = statements[0].relation
+            relation = self._relation(statements[0])
             if match := asked.match(relation):
                 choices.append(_Choice(relation, match, statements))
-        for key, relation in packaged_relations().items() if recall else ():
+        for key, relation in self._words.packaged.items() if recall else ():
             if key not in stated and (match := asked.match(relation)):
                 choices.append(_Choice(relation, match, ()))
         return sorted(choices, key=lambda choice: choice.rank)
+
+    def _relation(self, statement: Statement) -> Relation:
+        return self._words.relation(statement.relation_key, statement.relation_label)
 
     def _statement(self, thing: Entity, choice: _Choice) -> Statement | None:
         """The statement of a choice: the likeliest one of several, or the model's answer if there is none."""
@@ -192,17 +191,17 @@ class Walker:
 
     def _recalled(self, thing: Entity, relation: Relation) -> Statement | None:
         """What the unedited model answers for a relation of a thing; None if two forms get different answers."""
-        if relation.noun is None:
-            return None
-        answer = recall(self._model, thing.label, relation.noun, tokens=self._rule.answer_tokens)
+        answer = recall(self._model, thing.label, relation.called, tokens=self._rule.answer_tokens)
         if answer is None:
             return None
         return Statement(
             subject=thing,
             relation_key=relation.key,
-            relation_label=relation.label,
+            relation_label=relation.called,
             object=Entity(key=named_key(answer), label=answer),
             origin="model",
+            called=relation.called,
+            form=relation.form,
         )
 
     def _chosen_without_words(self, thing: Entity, question: str, chain: Sequence[Statement]) -> _Choice | None:
@@ -212,15 +211,15 @@ class Walker:
         frequent other relations in its place. So the names in the sentence, which help too, do not count.
         """
         stated = self._graph.of(thing).values()
-        choices = [_Choice(items[0].relation, None, items) for items in stated if items[0].relation.noun]
+        choices = [_Choice(self._relation(items[0]), None, items) for items in stated]
         if not choices:
             return None
         best = self._likeliest(choices[: self._rule.compared], question, chain)
         statement = best.statements[0]
-        relations = packaged_relations().values()
-        nouns = dict.fromkeys(relation.noun for relation in relations if relation.noun != best.relation.noun)
-        others = [_sentence(str(noun), statement) for noun in list(nouns)[: self._rule.compared]]
-        chains = [chain_of([*chain, statement]), *(f"{chain_of(chain)} {other}".strip() for other in others)]
+        relations = [other for other in self._words.packaged.values() if other.called != best.relation.called]
+        forms = [other.form for other in relations[: self._rule.compared]]
+        others = [statement.model_copy(update={"form": form}) for form in forms]
+        chains = [chain_of([*chain, one]) for one in (statement, *others)]
         own, *rest = self._question_nll(chains, question)
         return best if min(rest) - own > self._rule.margin else None
 
