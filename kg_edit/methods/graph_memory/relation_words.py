@@ -55,8 +55,8 @@ def phrase_of(text: str) -> Phrase:
 class Relation:
     """A relation: its ``key`` in the graph (P36, or a label of a private graph), its noun, its form, and its phrases.
 
-    The noun is None if it has none ("part of"). ``form`` is its sentence with {} for subject and object: "The capital of
-    {} is {}.".
+    The noun is None if it has none ("part of"). ``form`` is its sentence with {} for subject and object: "The capital
+    of {} is {}.".
     """
 
     key: str
