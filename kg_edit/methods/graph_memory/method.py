@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import networkx as nx
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
 from kg_edit.edits.edit import Edit, is_entity_id, is_property_id
 from kg_edit.errors import GraphError
@@ -45,8 +45,8 @@ class GraphMemoryConfig(GraphSettings, WalkRule):
     per_node: PositiveInt = Field(500, description="number of statements of a thing to choose from")
     hops: PositiveInt = Field(3, description="how many hops from the subject the statements reach; 1: the edit alone")
     per_relation: PositiveInt = Field(8, description="maximum number of objects of one relation of a thing")
-    leading: NonNegativeInt = Field(
-        1, le=1, description="1: also keep statements that lead to s, so that questions which do not name s are walked"
+    leading: bool = Field(
+        True, description="also keep statements that lead to s, so that a question that does not name s can be walked"
     )
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -23,7 +23,7 @@ _FORMS = (
     ("The {noun} of {thing} is", ".\n"),
     ("{thing}'s {noun} is", ".\n"),
 )
-_SHOWN = 4  # facts about other things
+_SHOWN = 3  # facts about other things
 # For relations without packaged facts of their own: they only show the form of an answer.
 _OTHERS = (
     ("largest planet", "the solar system", "Jupiter"),
@@ -46,10 +46,22 @@ def recall(model: LanguageModel, thing: str, noun: str, *, tokens: int) -> str |
     longest = max(len(model.encode(prompt, fitting=False).ids) for prompt in prompts)
     if model.positions is not None and longest + tokens > model.positions:
         return None
-    texts = continuations(model, prompts, limits=[tokens] * len(prompts))
-    answers = [_first_clause(text) for text in texts]
-    usable = [answer for answer in answers if answer and normalised(answer) != normalised(thing)]
-    for one, other in combinations(usable, 2):
+
+    # The third form is asked only if the first two disagree.
+    answers: list[str] = []
+    for asked in (prompts[:2], prompts[2:]):
+        for text in continuations(model, asked, limits=[tokens] * len(asked)):
+            answer = _first_clause(text)
+            if answer and normalised(answer) != normalised(thing):
+                answers.append(answer)
+        if agreed := _agreed(answers):
+            return agreed
+    return None
+
+
+def _agreed(answers: Sequence[str]) -> str | None:
+    """The shorter of two answers of which one begins with the other; None if no two do."""
+    for one, other in combinations(answers, 2):
         if begins_with(one, other) or begins_with(other, one):
             return min(one, other, key=len)
     return None

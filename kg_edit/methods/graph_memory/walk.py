@@ -225,20 +225,17 @@ class Walker:
 
     def _likeliest(self, choices: Sequence[_Choice], question: str, chain: Sequence[Statement]) -> _Choice:
         """The choice that the model finds likeliest, by the noun or by the question."""
+        if len(choices) == 1:
+            return choices[0]
         if self._rule.choose == "noun":
             prompt = f"Question: {question}\nThe question asks for the"
             pairs = [Pair(prompt, choice.relation.called) for choice in choices]
             scores = score(self._model, pairs)
             costs = [scores[pair].nll for pair in pairs]
         else:
-            costs = self._question_nll([self._with(choice, chain) for choice in choices], question)
+            chains = [chain_of([*chain, choice.statements[0]]) for choice in choices]
+            costs = self._question_nll(chains, question)
         return choices[costs.index(min(costs))]
-
-    def _with(self, choice: _Choice, chain: Sequence[Statement]) -> str:
-        """The chain with the statement of a choice, as text; a choice of which the graph states nothing as its noun."""
-        if choice.statements:
-            return chain_of([*chain, choice.statements[0]])
-        return f"{chain_of(chain)} The {choice.relation.called} is".strip()
 
     def _question_nll(self, chains: Sequence[str], question: str) -> list[float]:
         """-log p of the question after each chain, mean over its tokens."""
