@@ -41,6 +41,7 @@ class Patch(ABC):
 
     kind: ClassVar[Kind]
     file_kind: ClassVar[str]  # `patch_class` finds the class by it
+    server_needs: ClassVar[str] = ""  # what a server needs besides the model, if the change is not in its weights
     provenance: Mapping[str, Any]
 
     @property
@@ -423,6 +424,11 @@ class PatchStack(Patch):
             f"can't write {path}: a file can't have patches of different kinds; save each part alone, or give the "
             "ledger itself, which the commands take like a patch"
         )
+
+
+def needs_of_server(patch: Patch) -> str:
+    """Return what a server needs besides the model, as sentences; "" if a patch class does not say it."""
+    return " ".join(dict.fromkeys(part.server_needs for part in patch.parts if part.server_needs))
 
 
 def edits_beside_weights(patch: Patch) -> str:

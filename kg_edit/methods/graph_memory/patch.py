@@ -38,6 +38,10 @@ class GraphMemoryPatch(Patch):
 
     kind: ClassVar[Kind] = "prompt"
     file_kind: ClassVar[str] = "graph-memory"
+    server_needs: ClassVar[str] = (
+        "A server of graph-memory has to run the walk before each prompt: the patch file, and the model to ask; "
+        "kg-edit serve does"
+    )
 
     remembered: tuple[tuple[WalkRule, RememberedEdit], ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)

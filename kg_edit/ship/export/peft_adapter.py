@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kg_edit.errors import PatchError, PatchMismatchError
 from kg_edit.models.language_model import LanguageModel
-from kg_edit.patches.base import Patch, edits_beside_weights
+from kg_edit.patches.base import Patch, edits_beside_weights, needs_of_server
 from kg_edit.patches.weight_patch import Factors, WeightPatch
 from kg_edit.ship.export.merged_model import new_folder, write_notes
 from kg_edit.storage.atomic import write_json, write_safetensors
@@ -89,7 +89,8 @@ def with_one_rank(patch: Patch) -> dict[str, Factors]:
     if not isinstance(patch, WeightPatch):
         raise PatchError(
             "edits of the patch are not changes of weights, so it can't become a LoRA adapter: "
-            f"{edits_beside_weights(patch)}; remove them (kg-edit patch remove), or use the patch file itself"
+            f"{edits_beside_weights(patch)}; remove them (kg-edit patch remove), or use the patch file itself. "
+            f"{needs_of_server(patch)}".rstrip(". ")
         )
     rank = max(pair.rank for pair in patch.factors.values())
     padded = dict[str, Factors]()

@@ -14,6 +14,7 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import write_patch
 from kg_edit.scoring.generation import continuations
+from kg_edit.ship.export.peft_adapter import write_peft
 from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, memory
 from tests.kg_edit.tiny import tiny
 from tests.refusals import Call, check_refused, refusals
@@ -91,6 +92,11 @@ def broken(content: object) -> Call:
             broken({"rules": [{}], "things": [], "statements": [], "edits": [{"id": "1", "prompt": "", "fact": 3}]}),
             PatchError,
             "can't read the edits",
+        ),
+        "adapter of edits beside the weights": (
+            lambda folder: write_peft(memory(SONY), folder / "adapter", modules=tiny("llama").model),
+            PatchError,
+            "has to run the walk",
         ),
         "edit that is not there": (lambda _: memory(SONY).without(["other"]), PatchError, "'other'"),
     }
