@@ -86,7 +86,8 @@ def extract(
 
     - `wikidata-cache extract seeds.tsv small.nt.gz -g wikidata.nt.gz --per-node 80 --per-node 20`
     """
-    check_out(out, ".nt.gz", inputs=map(Path, (graph or "").split(",")))
+    inputs = [Path(part) for part in graph.split(",")] if graph else []
+    check_out(out, ".nt.gz", inputs=inputs)
     try:
         ids = read_seeds(seeds)
     except (OSError, UnicodeDecodeError) as error:
@@ -243,11 +244,10 @@ def import_(
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
-_COMMANDS = (
-    *(show.show, labels, find, link.link, extract, fetch.fetch, diff.diff, rules.rules),
-    *(export, import_, load, doctor),
-)
-for _command in _COMMANDS:
+_LOOK = (show.show, labels, find, link.link)
+_MAKE = (extract, fetch.fetch, diff.diff, rules.rules)
+_STORE = (export, import_, load, doctor)
+for _command in _LOOK + _MAKE + _STORE:
     app.command(_command.__name__.rstrip("_"))(_command)
 
 
@@ -283,10 +283,15 @@ def main() -> None:
     try:
         app()
     except (SystemExit, KeyboardInterrupt) as end:
-        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+        was_interrupted = isinstance(end, KeyboardInterrupt) or end.code == _INTERRUPTED
+        if not was_interrupted:
             raise
-        command = next((word for word in sys.argv[1:] if word in _AFTER_INTERRUPT), "")
-        echo(f"stopped{_AFTER_INTERRUPT.get(command, '')}", err=True)
+        advice = ""
+        for word in sys.argv[1:]:
+            if word in _AFTER_INTERRUPT:
+                advice = _AFTER_INTERRUPT[word]
+                break
+        echo(f"stopped{advice}", err=True)
         raise SystemExit(_INTERRUPTED) from None
     except (WikidataCacheError, OSError) as error:
         way = "" if isinstance(error, WikidataCacheError) else "; check the path, its permissions, and the free space"

@@ -33,14 +33,16 @@ class Linker:
     """Links texts to the entities of `knowledge`; relations are looked up in `graph`.
 
     Items of the graph's internal classes (disambiguation pages, categories, templates, lists) are never candidates.
-    The object has the sampled types of each relation in memory, so that they are read once.
+    The object has the sampled types of each relation in memory, so that they are read once. If the source fails for the
+    end of a relation, that is remembered too: `candidates` does not ask it again, so that a file of many rows does not
+    wait for each, and only `link`, which is about one text, does.
     """
 
     def __init__(self, knowledge: Knowledge, graph: Facts) -> None:
         self.knowledge = knowledge
         self._graph = graph
         self._ends: dict[tuple[str, Role], RelationEndTypes | None] = {}
-        self._failures: dict[tuple[str, Role], Exception] = {}  # of questions about ends; `link` asks again
+        self._failures: dict[tuple[str, Role], Exception] = {}  # what the source raised for an end of a relation
 
     def link(
         self,
@@ -80,42 +82,57 @@ class Linker:
         candidates = build_candidates(self.knowledge, mention, internal=self._graph.internal)
         if relation is None or mention.kind != "item":
             return candidates
-        # Evidence from the relation: whether entities of its type, and the entity itself, are at this end in the graph.
         try:
-            ends = self._at_end(relation, role)
-            present = items_at_end(self._graph, relation, role, [c.id for c in candidates] if ends else ())
+            self._add_evidence_of_relation(candidates, relation, role)
         except NOT_NOW as error:
             self._failures[relation, role] = error
-            return candidates
+        return candidates
+
+    def _add_evidence_of_relation(self, candidates: Sequence[Candidate], relation: str, role: Role) -> None:
+        """Add points to candidates of which the type, or which themselves, are at this end of a relation in the graph.
+
+        Nothing is added before all questions are answered, so a failure leaves the candidates as they were.
+        """
+        ends = self._at_end(relation, role)
         if ends is None:
-            return candidates
+            return
+        present = items_at_end(self._graph, relation, role, [candidate.id for candidate in candidates])
         kinds = set().union(*(candidate.info.types for candidate in candidates))
         names = self.knowledge.labels(kinds & ends.shares.keys())
         for candidate in candidates:
             reason = scores.type_reason(candidate.info, ends, names)
-            candidate.add(reason, can_settle=False if reason and reason.points < 0 else None)
+            if reason and reason.points < 0:
+                candidate.add(reason, can_settle=False)
+            else:
+                candidate.add(reason)
             if candidate.id in present:
                 candidate.add(Reason(scores.AT_THIS_END, f"{role} of {relation} in the graph"))
-        return candidates
 
     def result(self, text: str, mention: Mention, candidates: Sequence[Candidate], *, limit: int) -> LinkResult:
         """Return the best `limit` candidates, ranked, with the labels of their types; `text` is for the reader."""
         every = ranked(candidates)
         best = every[:limit]
-        rest = every[limit:]
         names = self.knowledge.labels(set().union(*(candidate.info.types for candidate in best)))
-        notes: tuple[str, ...] = ()
-        key = mention.relation or "", mention.role
-        if failure := self._failures.get(key):
-            notes = (f"the relation was not compared: {failure}",)
-        elif self._ends.get(key, ...) is None:
-            missing = f"{mention.role}s of {mention.relation} with a type"
-            notes = (f"types were not compared: {self._graph.source.name} has no {missing}",)
         for candidate in best:
             candidate.types = tuple(sorted(names.get(kind, kind) for kind in candidate.info.types))
-        near = () if every else self.knowledge.nearest(mention.text, entity=mention.kind)
-        nearest = tuple(f"{match.text!r} ({match.id})" for match in near)
-        return LinkResult(text, tuple(best), self.knowledge.name, notes, rest[0].score if rest else None, nearest)
+        next_score = every[limit].score if len(every) > limit else None
+        nearest: tuple[str, ...] = ()
+        if not every:
+            near = self.knowledge.nearest(mention.text, entity=mention.kind)
+            nearest = tuple(f"{match.text!r} ({match.id})" for match in near)
+        return LinkResult(text, tuple(best), self.knowledge.name, self._notes(mention), next_score, nearest)
+
+    def _notes(self, mention: Mention) -> tuple[str, ...]:
+        """What could not be compared, for the reader of a result."""
+        if mention.relation is None:
+            return ()
+        end = mention.relation, mention.role
+        if end in self._failures:
+            return (f"the relation was not compared: {self._failures[end]}",)
+        if end in self._ends and self._ends[end] is None:
+            missing = f"{mention.role}s of {mention.relation} with a type"
+            return (f"types were not compared: {self._graph.source.name} has no {missing}",)
+        return ()
 
     def knows_property(self, relation: str) -> bool:
         """Return whether the graph has a label, or values or subjects of known type, of a property."""
@@ -126,19 +143,24 @@ class Linker:
 
     def prefetch_ends(self, candidates: Mapping[tuple[str, Role], Collection[str]]) -> None:
         """Fetch together what `link` needs for these ends (property, role) of relations and their candidates (ids)."""
-        ends = {f"{relation} {role}": ids for (relation, role), ids in candidates.items()}
+        ends = {f"{relation} {role}": ids for (relation, role), ids in candidates.items()}  # as `Facts` names them
         with suppress(*NOT_NOW):
             sampled = self._graph.ends(ends)
-            shown = {end: ids for end, ids in ends.items() if sampled[end][0]}
-            self._graph.at_ends(f"{end} {entity}" for end, ids in shown.items() for entity in ids if is_item(entity))
+            pairs = list[str]()
+            for end, ids in ends.items():
+                things_at_end, *_ = sampled[end]
+                if things_at_end:
+                    pairs += [f"{end} {entity}" for entity in ids if is_item(entity)]
+            self._graph.at_ends(pairs)
 
     def _at_end(self, relation: str, role: Role) -> RelationEndTypes | None:
-        key = relation, role
-        if key not in self._ends:
-            if key in self._failures:  # asked once for all rows of a file
-                raise self._failures[key]
-            self._ends[key] = sample_end_types(self._graph, relation, role)
-        return self._ends[key]
+        """Return the types of the things at an end of a relation, None without any. A failure is raised again."""
+        end = relation, role
+        if end not in self._ends:
+            if end in self._failures:
+                raise self._failures[end]
+            self._ends[end] = sample_end_types(self._graph, relation, role)
+        return self._ends[end]
 
 
 def open_linker(facts: Facts, *, api: ActionApi | None = None) -> Linker:

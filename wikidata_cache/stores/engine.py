@@ -49,8 +49,12 @@ class Database:
         """Add the triples of all parts (N-Triples), one thread per part."""
         # The engine releases the GIL, so that `read_ahead` can read the next batch meanwhile.
         with ThreadPoolExecutor(len(parts) or 1) as threads:
-            list(threads.map(lambda part: self._store.bulk_load(part, RdfFormat.N_TRIPLES, lenient=True), parts))
+            for loaded in [threads.submit(self._load, part) for part in parts]:
+                loaded.result()  # raises what the thread raised
         self._store.flush()
+
+    def _load(self, part: bytes) -> None:
+        self._store.bulk_load(part, RdfFormat.N_TRIPLES, lenient=True)
 
     def optimize(self) -> int:
         """Compact the database for reading, and return the number of distinct triples."""
@@ -101,8 +105,10 @@ def _allow_many_files() -> None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # macOS has no hard limit, and refuses a soft limit that is infinite. The engine works with less, too.
-        limit = max(soft, _FILES) if hard == resource.RLIM_INFINITY else hard
+        limit = hard
+        if hard == resource.RLIM_INFINITY:  # on macOS, which refuses a soft limit that is infinite as well
+            limit = max(soft, _FILES)
+        # The engine also works with fewer files, so a system that refuses the limit stays as it is.
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
@@ -121,12 +127,16 @@ def store_write_errors(target: Path) -> Iterator[None]:
 def index_names(path: Path, spooled: Path, weights: Path) -> tuple[LabelCounts, WeightCounts]:
     """Write the label index to `path` from the spool files of names and weights; return the sizes of both."""
 
-    def statements_per_id() -> Iterator[tuple[str, int]]:
-        with weights.open("rb") as pairs:
-            while block := pairs.read(16 * _INDEX_BLOCK):
-                for number, count in np.frombuffer(block, dtype="<i8").reshape(-1, 2).tolist():
-                    yield f"P{-number}" if number < 0 else f"Q{number}", count
-
     with spooled.open("rb") as file:
-        entries = map(LabelEntry._make, names(line.removesuffix(b"\n") for line in file))
-        return build_label_index(path, entries, weights=statements_per_id())
+        rows = names(line.removesuffix(b"\n") for line in file)
+        entries = map(LabelEntry._make, rows)
+        return build_label_index(path, entries, weights=_statements_per_id(weights))
+
+
+def _statements_per_id(weights: Path) -> Iterator[tuple[str, int]]:
+    """Yield ids with their numbers of statements from a file of int64 pairs, in which a property is negative."""
+    with weights.open("rb") as pairs:
+        while block := pairs.read(16 * _INDEX_BLOCK):
+            for number, count in np.frombuffer(block, dtype="<i8").reshape(-1, 2).tolist():
+                key = f"Q{number}" if number >= 0 else f"P{-number}"
+                yield key, count

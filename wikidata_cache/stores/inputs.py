@@ -35,11 +35,13 @@ _NAMES = re.compile(r"\.(?:nt|tsv|json)(?:\.gz|\.bz2)?$", re.IGNORECASE)
 _EXPECTED = (
     "N-Triples, a Wikidata dump (RDF as .nt, or JSON), rows such as Q42<tab>P31<tab>Q5, KGTK edges, or a CoDEx folder"
 )
+# A header with the columns node1, label and node2 in any order and among others, such as "id\tnode1\tlabel\tnode2\n".
+_KGTK = re.compile(rb"(?=(?:[^\n]*\t)?node1[\t\r\n])(?=(?:[^\n]*\t)?label[\t\r\n])(?=(?:[^\n]*\t)?node2[\t\r\n])")
 _FORMS: dict[Kind, re.Pattern[bytes]] = {
     "N-Triples": re.compile(rb"\s*(?:<[^>]*>|_:\S+)[ \t]*<"),
     "CoDEx labels": re.compile(rb'\s*\{\s*"[QP][0-9]+"\s*:'),
     "JSON dump": re.compile(rb'\s*(?:\[\s*(?:$|\{)|\{\s*"(?:type|id|pageid)")'),
-    "KGTK": re.compile(b"".join(rb"(?=(?:[^\n]*\t)?%s[\t\r\n])" % name for name in (b"node1", b"label", b"node2"))),
+    "KGTK": _KGTK,
     "TSV": re.compile(rb"[^\n\t]+\t[^\n]*"),
 }
 _TURTLE = re.compile(rb"\s*(?:@prefix|@base|prefix\s|base\s)", re.IGNORECASE)
@@ -88,8 +90,9 @@ class Input:
 
     def checked(self, chunks: Iterator[Chunk], bad: BadLines) -> Iterator[Chunk]:
         """Yield the same chunks; call `bad.cut_off` where a JSON array lacks its closing bracket."""
-        is_array = self.kind == "JSON dump" and self.header.lstrip().startswith(b"[")
-        return check_array_closed(chunks, bad.cut_off) if is_array else chunks
+        if self.kind == "JSON dump" and self.header.lstrip().startswith(b"["):
+            return check_array_closed(chunks, bad.cut_off)
+        return chunks
 
 
 def find_inputs(sources: Iterable[str | Path]) -> list[Input]:
@@ -121,7 +124,9 @@ def detect(path: Path, name: str) -> Input:
         )
     for kind, form in _FORMS.items():
         if form.match(body):
-            return Input(path, name, kind, (body if kind == "JSON dump" else start).partition(b"\n")[0])
+            head = body if kind == "JSON dump" else start
+            first_line, _, _ = head.partition(b"\n")
+            return Input(path, name, kind, first_line)
     raise GraphFileError(path, f"is not a graph: it begins with {start[:40]!r}; expected {_EXPECTED}")
 
 
@@ -133,9 +138,12 @@ def is_graph_file(path: Path) -> bool:
 def sibling_labels(paths: Sequence[Path]) -> Path | None:
     """Return a labels file, such as labels.nt.gz, in the folder of a file or of its link's target, or None."""
     targets = [path.resolve() for path in paths]
-    folders = dict.fromkeys(path.parent for path in (*paths, *targets))
-    candidates = (folder / name for folder in folders for name in _SIBLINGS)
-    return next((path for path in candidates if path.is_file() and path.resolve() not in targets), None)
+    for folder in dict.fromkeys(path.parent for path in (*paths, *targets)):
+        for name in _SIBLINGS:
+            labels = folder / name
+            if labels.is_file() and labels.resolve() not in targets:
+                return labels
+    return None
 
 
 class BadLines:
@@ -175,9 +183,14 @@ class BadLines:
 def codex_files(folder: Path) -> list[Path]:
     """Return the triples and label files of a CoDEx folder, flat or as in its repository; [] for any other folder."""
     for root in (folder, folder / "data"):
-        triples = [*(root / "triples").glob("codex-*"), root]
-        splits = [folder / name for folder in sorted(triples) for name in _SPLITS if (folder / name).is_file()]
-        if splits:
-            folders = [root / part / language for part in _LABELS for language in LANGUAGES]
-            return splits + [file for folder in folders for file in sorted(folder.glob("*.json"))]
+        splits = list[Path]()
+        for triples in sorted([*(root / "triples").glob("codex-*"), root]):
+            splits += [triples / name for name in _SPLITS if (triples / name).is_file()]
+        if not splits:
+            continue
+        labels = list[Path]()
+        for part in _LABELS:
+            for language in LANGUAGES:
+                labels += sorted((root / part / language).glob("*.json"))
+        return splits + labels
     return []

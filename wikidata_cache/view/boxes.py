@@ -26,10 +26,10 @@ _STAGGER = (150.0, 70.0)
 _GROWTHS_BEFORE_STAGGER = 4  # a single ring grows this often before several rings are used
 _PADDINGS = (26.0, 15.0, 9.0)  # pixels between boxes, tried in this order
 _MAX_GROWTHS = 40  # a ring grows by an eighth each time
-# most groups and most boxes on rings; above the last, coarse steps
-_MOST = 72
-_MOST_BOXES = 400
-_MANY_BOXES = 72
+_MOST_GROUPS = 72  # on rings; more groups are put in rows
+_MOST_BOXES = 400  # on rings; more boxes are put in rows
+_FEW_BOXES = 72  # up to which the search takes small steps and tries every padding
+_BISECTIONS = 6
 # pixels between rows, and between rows and the centre
 _ROW_GAP = 18.0
 _CENTRE_GAP = 70.0
@@ -125,28 +125,46 @@ class Sector(NamedTuple):
 def place_on_ring(centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector) -> list[Point]:
     """Return a place (x, y) for each group, in order, spread evenly on the smallest ellipse that has room for them."""
     boxes = sum(len(part.boxes) for part in parts)
-    few = boxes <= _MANY_BOXES
-    sector = sector._replace(step=_STEP if few else _COARSE)
-    for growth in range(_MAX_GROWTHS if len(parts) <= _MOST and boxes <= _MOST_BOXES else 0):
-        radii = sector.radii[0] * 1.125**growth, sector.radii[1] * 1.125**growth
-        grown = sector._replace(radii=radii, rings=1 if growth < _GROWTHS_BEFORE_STAGGER else _STAGGERED)
-        for padding in _PADDINGS if few else _PADDINGS[2:]:
-            if not (points := _fill(centre, parts, grown, padding, 0.0)):
-                continue
-            # They fit. By bisection, the largest angle between neighbours with which they still do.
-            low = 0.0
-            high = grown.sweep / len(parts)
-            if best := _fill(centre, parts, grown, padding, high):
-                return best
-            for _ in range(6):
-                angle = (low + high) / 2
-                if wider := _fill(centre, parts, grown, padding, angle):
-                    points = wider
-                    low = angle
-                else:
-                    high = angle
-            return points
+    if len(parts) > _MOST_GROUPS or boxes > _MOST_BOXES:
+        return _rows_around(centre, parts)
+    step = _STEP
+    paddings: Sequence[float] = _PADDINGS
+    if boxes > _FEW_BOXES:
+        step = _COARSE
+        paddings = _PADDINGS[2:]
+    for growth in range(_MAX_GROWTHS):
+        scale = 1.125**growth
+        radii = sector.radii[0] * scale, sector.radii[1] * scale
+        rings = 1 if growth < _GROWTHS_BEFORE_STAGGER else _STAGGERED
+        grown = sector._replace(radii=radii, rings=rings, step=step)
+        for padding in paddings:
+            points = _fill(centre, parts, grown, padding, 0.0)
+            if points:
+                return _spread(centre, parts, grown, padding, points)
     return _rows_around(centre, parts)
+
+
+def _spread(
+    centre: Rectangle, parts: Sequence[BoxGroup], sector: Sector, padding: float, points: list[Point]
+) -> list[Point]:
+    """Return places with the largest angle between neighbours with which the groups still fit, found by bisection.
+
+    `points` are places that fit, without any angle between neighbours.
+    """
+    low = 0.0
+    high = sector.sweep / len(parts)
+    even = _fill(centre, parts, sector, padding, high)
+    if even:
+        return even
+    for _ in range(_BISECTIONS):
+        angle = (low + high) / 2
+        wider = _fill(centre, parts, sector, padding, angle)
+        if wider:
+            points = wider
+            low = angle
+        else:
+            high = angle
+    return points
 
 
 def _fill(
@@ -186,9 +204,12 @@ def _free(
     box = part.boxes[0]
     across = math.cos(angle)
     down = math.sin(angle)
+    # From the ring to the middle of the box: its near side is the left one to the right of the centre, and so on
+    half_width = -box.left if across > 0 else box.right
+    half_height = -box.top if down > 0 else box.bottom
     for number in range(sector.rings):
-        x = across * (sector.radii[0] + number * _STAGGER[0] + (-box.left if across > 0 else box.right))
-        y = down * (sector.radii[1] + number * _STAGGER[1] + (-box.top if down > 0 else box.bottom))
+        x = across * (sector.radii[0] + number * _STAGGER[0] + half_width)
+        y = down * (sector.radii[1] + number * _STAGGER[1] + half_height)
         if any(box.at(x, y).wider(padding).meets(other.boxes[0]) for other in taken):
             continue  # this cheap test rejects most points
         area = part.at(x, y)
