@@ -62,11 +62,15 @@ def keys_of_rows(
 
 
 def _keys_of_batch(model: LanguageModel, layers: Sequence[int], batch: TokenBatch, see: See) -> None:
-    real = None if batch.real.all() else batch.real.reshape(-1)
+    """Run one batch up to the highest layer; call ``see`` with a layer and the keys of the batch's real tokens."""
+    has_filling = not batch.real.all()
+    is_real = batch.real.reshape(-1)
 
     def catch(layer: int, key: Tensor) -> None:
-        flat = key.reshape(-1, key.shape[-1])
-        see(layer, flat if real is None else flat[real.to(flat.device)])
+        tokens = key.reshape(-1, key.shape[-1])  # [rows x length, d_ff]
+        if has_filling:
+            tokens = tokens[is_real.to(tokens.device)]
+        see(layer, tokens)
         if layer == max(layers):
             raise StopForwardError
 
@@ -148,11 +152,15 @@ def pack(bins: Sequence[Sequence[TokenRow]], width: int, device: torch.device) -
     positions = []
     real = []
     for texts in bins:
-        tokens = [token for text in texts for token in text]
-        filling = [0] * (width - len(tokens))
-        ids.append(tokens + filling)
-        positions.append([position for text in texts for position in range(len(text))] + filling)
-        real.append([True] * len(tokens) + [False] * len(filling))
+        row_ids = list[int]()
+        row_positions = list[int]()
+        for text in texts:
+            row_ids += text
+            row_positions += range(len(text))
+        filling = [0] * (width - len(row_ids))
+        real.append([True] * len(row_ids) + [False] * len(filling))
+        ids.append(row_ids + filling)
+        positions.append(row_positions + filling)
     return TokenBatch(
         ids=torch.tensor(ids, device=device),
         positions=torch.tensor(positions, device=device),

@@ -89,38 +89,52 @@ def start(
 
 def run(model: LanguageModel, corpus: Corpus, sums: Sums, folder: Path, *, progress: bool) -> None:
     """Add the rest of the text to ``sums``, and save them in ``folder`` every `CHECKPOINT_SECONDS`."""
-    nearest = folder.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):  # said now, and not after the pass
-        raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
     total = sums.position.total
-    path = sums.position.path(folder)
-    if corpus.at_hand:  # report a text that is too short now, and not after hours
+    # What would fail after hours fails now: a folder that can't be written, and a text that is too short.
+    _check_writable(folder)
+    if corpus.at_hand:
         available = sum(chunk.tokens for chunk in corpus.chunks(model, tokens=total))
         _check_length(corpus.name, available, total)
-    position = sums.position
-    modules = ", ".join(identity.module for identity in position.identities.values())
+    modules = ", ".join(identity.module for identity in sums.position.identities.values())
     log.info("measuring the covariance of %s (once) into %s", modules, folder)
-    title = "covariance" if position.parts == 1 else f"covariance, shard {position.part}/{position.parts}"
-    saved = time.monotonic()
-    counted = Bar(title=title, unit="token", total=total, done=position.seen, shown=progress)
-    with counted as bar, untouched(model):  # a model in training mode would add its dropout to the keys
+    with (
+        _bar(sums.position, shown=progress) as bar,
+        untouched(model),
+    ):  # in training mode, dropout would change the keys
 
         def see(layer: int, keys: Tensor) -> None:
             sums.see(layer, keys)
-            if layer == min(sums.moments):  # a chunk may take minutes
+            if layer == min(sums.moments):  # once for all layers; within a chunk too, which may take minutes
                 bar.update(keys.shape[:-1].numel())
 
-        for chunk in islice(corpus.chunks(model, tokens=total), sums.position.chunks, None):
+        saved = time.monotonic()
+        remaining = islice(corpus.chunks(model, tokens=total), sums.position.chunks, None)
+        for chunk in remaining:
             if sums.position.mine:
                 chunk.feed(tuple(sums.moments), see)
             sums.end_chunk(chunk.tokens)
             bar.update(sums.position.seen - bar.n)  # also the tokens of other shards
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                sums.save(path)
+                sums.save(sums.position.path(folder))
                 saved = time.monotonic()
     _check_length(corpus.name, sums.position.seen, total)
+
+
+def _check_writable(folder: Path) -> None:
+    """Check that ``folder`` can be written, or created in the nearest folder above it that exists."""
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise CovarianceError(f"can't write into the cache {folder}; set KG_EDIT_CACHE to a folder of yours")
+
+
+def _bar(position: Position, *, shown: bool) -> Bar:
+    """Return the progress bar of a pass that continues at ``position``."""
+    title = "covariance"
+    if position.parts > 1:
+        title += f", shard {position.part}/{position.parts}"
+    return Bar(title=title, unit="token", total=position.total, done=position.seen, shown=shown)
 
 
 def finish(sums: Sums, folder: Path) -> dict[int, Manifest]:

@@ -94,12 +94,29 @@ def _digest(path: Path) -> str:
 
 
 def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
-    """Read C = mom2 / count as its upper block triangle, and the count. Shapes are checked before memory is taken."""
+    """Read C = mom2 / count [d_ff, d_ff] as its upper block triangle, and the count; check that C is a covariance."""
+    total, count = _read_arrays(path, size, module=module)
+    if not (count >= 1 and count.is_integer()):
+        raise CovarianceError(f"{path}: {_COUNT} is {count:g}; expected the number of tokens")
+    moment = torch.from_numpy(total.astype(np.float32)) / count
+    if not torch.isfinite(moment).all():
+        raise CovarianceError(f"{path}: {_SUM} has values that are not finite; download it again")
+    if (moment - moment.T).abs().max() > _SYMMETRIC * moment.abs().max():
+        raise CovarianceError(f"{path}: {_SUM} is not symmetric, so it is not a covariance; download it again")
+    flat = flat_of(moment)
+    problem = moment_problem(flat, size)
+    if problem:
+        raise CovarianceError(f"{path}: {problem}, so it is not a covariance; download it again")
+    return flat, int(count)
+
+
+def _read_arrays(path: Path, size: int, *, module: str) -> tuple[np.ndarray[Any, Any], float]:
+    """Read mom2 [d_ff, d_ff] and the count of a .npz file. Shapes are checked before memory is taken."""
     try:
         with zipfile.ZipFile(path) as archive:
             with _member(archive, _COUNT) as (file, shape, dtype):
                 if shape != () or dtype.kind not in "iuf":
-                    raise CovarianceError(f"{path}: {_COUNT} is no number; give a file of ROME's or MEMIT's program")
+                    raise CovarianceError(f"{path}: {_COUNT} is not a number; give a file of ROME's or MEMIT's program")
                 count = float(np.frombuffer(file.read(dtype.itemsize), dtype)[0])
             with _member(archive, _SUM) as (file, shape, dtype):
                 if shape != (size, size) or dtype.kind != "f":
@@ -108,6 +125,7 @@ def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
                         f"has keys of size {size}; give the file of this model and layer"
                     )
                 total = np.frombuffer(file.read(size * size * dtype.itemsize), dtype).reshape(shape)
+        return total, count
     except KeyError as error:
         raise CovarianceError(
             f"{path}: lacks {error.args[0]!r}; expected {_SUM} and {_COUNT}, as ROME's and MEMIT's programs write"
@@ -117,18 +135,6 @@ def _read(path: Path, size: int, *, module: str) -> tuple[Tensor, int]:
     except Exception as error:  # zipfile, and numpy's parser of headers, raise many kinds for a damaged file
         why = str(error).splitlines() or [type(error).__name__]
         raise CovarianceError(f"{path}: not a readable .npz file ({why[0]:.200}); download it again") from error
-    if not (count >= 1 and count.is_integer()):
-        raise CovarianceError(f"{path}: {_COUNT} is {count:g}; expected the number of tokens")
-    moment = torch.from_numpy(total.astype(np.float32)) / count
-    if not torch.isfinite(moment).all():
-        raise CovarianceError(f"{path}: {_SUM} has values that are not finite; download it again")
-    if (moment - moment.T).abs().max() > _SYMMETRIC * moment.abs().max():
-        raise CovarianceError(f"{path}: {_SUM} is not symmetric, so it is no covariance; download it again")
-    flat = flat_of(moment)
-    problem = moment_problem(flat, size)
-    if problem:
-        raise CovarianceError(f"{path}: {problem}, so it is no covariance; download it again")
-    return flat, int(count)
 
 
 @contextmanager

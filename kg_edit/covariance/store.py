@@ -91,7 +91,7 @@ def find_covariances(
     """
     config = config or CovarianceConfig()
     folder = folder or store_folder()
-    identities = _ensure(model, layers, config, folder, progress=progress)
+    identities = _measure_missing(model, layers, config, folder, progress=progress)
     covariances = {}
     for layer, identity in identities.items():
         path = moment_path(folder, identity)
@@ -112,42 +112,43 @@ def measure_covariances(
     """Measure the covariances of ``layers`` that are not stored yet; return the manifests by layer."""
     config = config or CovarianceConfig()
     folder = folder or store_folder()
-    identities = _ensure(model, layers, config, folder, progress=progress)
+    identities = _measure_missing(model, layers, config, folder, progress=progress)
     return {layer: read_manifest(moment_path(folder, identity), identity) for layer, identity in identities.items()}
 
 
 def stored_covariances(folder: Path | None = None) -> list[Manifest]:
     """Return the manifests of all covariances in ``folder``, sorted by model, corpus, tokens and module.
 
-    A file that can't be read is a warning that names it; files of another format are counted in one warning.
+    Files that are left out: one that can't be read, with a warning that names it; those of another format, with one
+    warning for all of them.
     """
     manifests = []
-    forms = list[str]()
+    other_formats = list[str]()
     for path in sorted((folder or store_folder()).glob("*.safetensors")):
         if path.suffixes != [".safetensors"]:  # the sums of an unfinished pass
             continue
         try:
             manifests.append(read_manifest(path))
         except OtherFormatError as error:
-            forms.append(error.form)
+            other_formats.append(error.form)
         except CovarianceError as error:
             log.warning("%s", error)
-    if forms:
+    if other_formats:
         log.warning(
-            "%d files of another format (%s), which no edit reads; kg-edit cache covariances lists them, and --clear "
-            "--older-than DAYS deletes what was not used for so long",
-            len(forms),
-            ", ".join(sorted(set(forms))),
+            "%d files of another format (%s) are left out; kg-edit cache covariances lists them, and with --clear "
+            "--older-than DAYS it deletes those that were not used in that time",
+            len(other_formats),
+            ", ".join(sorted(set(other_formats))),
         )
     return sorted(manifests, key=_place)
 
 
 def _place(manifest: Manifest) -> tuple[object, ...]:
-    """Return what orders the manifests; the modules' lengths put layer 10 after layer 9."""
+    """Return the sort key of a manifest. The length of the module's name puts layer 10 after layer 9."""
     return manifest.model, manifest.corpus, manifest.tokens, len(manifest.module), manifest.module
 
 
-def _ensure(
+def _measure_missing(
     model: LanguageModel, layers: Sequence[int], config: CovarianceConfig, folder: Path, *, progress: bool
 ) -> dict[int, Identity]:
     """Measure the covariances that no file has; return the identities of all."""
@@ -167,12 +168,15 @@ def _ensure(
 def _identities(
     model: LanguageModel, layers: Sequence[int], corpus: Corpus, config: CovarianceConfig
 ) -> dict[int, Identity]:
+    """Return the identity of each layer's covariance; warn if the wanted tokens are few for its size."""
     weights = content_fingerprint(model.model)  # computed now: a patch may have been merged after the model was loaded
     identities = {}
     for layer in sorted(set(layers)):
         dtype = str(model.model.dtype).removeprefix("torch.")
         tokens = config.tokens_for(key_size(model, layer))
-        if isinstance(corpus, ImportedCorpus):  # of any dtype, from as many tokens as it is from
+        if isinstance(corpus, ImportedCorpus):
+            # An imported covariance serves the model in any dtype, and its own file has the number of its tokens:
+            # neither is part of the identity, and these two values stand for that.
             dtype = "float32"
             tokens = 0
         identities[layer] = Identity(

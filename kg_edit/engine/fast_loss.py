@@ -283,7 +283,9 @@ class TargetRow:
     @property
     def length(self) -> int:
         """The number of tokens that run: those of the row's tail (`tail`), or all."""
-        return len(self.prompt.ids if self.runs_whole else tail(self.prompt))
+        if self.runs_whole:
+            return len(self.prompt.ids)
+        return len(tail(self.prompt))
 
     @property
     def reads(self) -> int:
@@ -303,9 +305,10 @@ class Pass:
         self._edits = edits
         self._head = head
         self._edit_of_row = torch.tensor([row.edit for row in rows], device=forward.values.device)
-        with torch.no_grad():  # L_a compares with the distribution without the change
-            has_essence = any(row.part == "kl" for row in rows)
-            clean = forward.logits() if has_essence else None
+        clean = None
+        if any(row.part == "kl" for row in rows):
+            with torch.no_grad():  # L_a compares with the distribution without the change
+                clean = forward.logits()
         # The rows of each kind, and their numbers of reads
         self._groups = list[_Kind]()
         self._sizes = list[int]()
@@ -313,8 +316,11 @@ class Pass:
             same_kind = [row for row in rows if row.kind == kind]
             start = sum(self._sizes)
             size = sum(row.reads for row in same_kind)
-            of_kind = clean[start : start + size] if kind[0] == "kl" and clean is not None else None
-            self._groups.append(_Kind(same_kind, of_kind, head))
+            part, _ = kind
+            clean_of_kind = None
+            if part == "kl" and clean is not None:
+                clean_of_kind = clean[start : start + size]
+            self._groups.append(_Kind(same_kind, clean_of_kind, head))
             self._sizes.append(size)
 
     def logits(self, change: Tensor) -> Tensor:
@@ -361,12 +367,15 @@ class _Kind:
         weights = torch.tensor([row.weight for row in rows]) / sizes
         self._weights = weights.repeat_interleave(sizes).to(head)
         self._clean = None if clean is None else clean.float().log_softmax(-1)
-        self._targets = torch.tensor([token for row in rows for token in row.prompt.target_ids], device=head)
+        target_ids = list[int]()
+        for row in rows:
+            target_ids += row.prompt.target_ids
+        self._targets = torch.tensor(target_ids, device=head)
         self._soft: tuple[Tensor, Tensor] | None = None
-        soft = [row.soft_target for row in rows if row.soft_target]
-        if soft:
-            tokens = torch.cat([tokens.to(head) for tokens, _ in soft])
-            probabilities = torch.cat([probabilities.to(head) for _, probabilities in soft])
+        soft_targets = [row.soft_target for row in rows if row.soft_target]
+        if soft_targets:
+            tokens = torch.cat([tokens.to(head) for tokens, _ in soft_targets])
+            probabilities = torch.cat([probabilities.to(head) for _, probabilities in soft_targets])
             self._soft = tokens, probabilities
 
     def loss(self, logits: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ def pass_limit(model: LanguageModel, layer: int, megabytes: float = inf) -> Pass
         megabytes = min(megabytes, free)
     cpu = model.device.type == "cpu"
     tokens = tokens_at_once(numbers, size=size, limit=1e6 * megabytes, cpu=cpu)
-    return PassLimit(tokens, padding=_CPU_PASS if cpu else inf)
+    padding = _CPU_PASS if cpu else inf
+    return PassLimit(tokens, padding=padding)
 
 
 def tokens_at_once(numbers: float, *, size: int, limit: float, cpu: bool) -> float:

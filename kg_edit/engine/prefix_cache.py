@@ -224,14 +224,10 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
     expanded = [prefix.expand() for prefix in prefixes]
     with_layers = [prefix for prefix in expanded if prefix.layers]
 
-    # A prefix without tokens has no layers: it gets layers [rows, heads, 0, head size] like those of the others.
     filled = list[Prefix]()
     for prefix in expanded:
         if with_layers and not prefix.layers:
-            first_row = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
-            like = with_layers[0].rows(first_row)
-            empty = tuple((keys[..., :0, :], values[..., :0, :]) for keys, values in like.layers)
-            prefix = replace(prefix, layers=empty)
+            prefix = _with_empty_layers(prefix, with_layers[0])
         filled.append(prefix)
 
     layers = []
@@ -242,6 +238,15 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
     mask = torch.cat([_pad(prefix.mask, width, -1) for prefix in filled])
     sums = {name: torch.cat([prefix.sums[name] for prefix in filled]) for name in filled[0].sums}
     return Prefix(mask=mask, layers=tuple(layers), sums=sums)
+
+
+def _with_empty_layers(prefix: Prefix, other: Prefix) -> Prefix:
+    """Return a prefix without tokens, with layers [rows, heads, 0, head size] of the form of those of ``other``."""
+    first_row = torch.zeros(len(prefix.mask), dtype=torch.long, device=prefix.mask.device)
+    layers = []
+    for keys, values in other.rows(first_row).layers:
+        layers.append((keys[..., :0, :], values[..., :0, :]))
+    return replace(prefix, layers=tuple(layers))
 
 
 def _pad(state: Tensor, width: int, dim: int) -> Tensor:

@@ -47,35 +47,52 @@ class PrefixStore:
 
     def contexts(self, model: LanguageModel, starts: Iterable[Ids]) -> SharedContexts:
         """Return the keys and values of ``starts``; missing ones are computed in one batch."""
-        ids = list(dict.fromkeys(starts))
+        rows = list(dict.fromkeys(starts))
         state = model_state(model)
-        missing = [row for row in ids if row and (state, row) not in self._held]
-        computed = run_prefix(model, missing) if missing else empty_prefix(model, 0)
-        if computed.sums:  # a patch sums over tokens; prefixes stored by other calls may lack these sums
-            return SharedContexts(model, ids)
-        for number, ids_ in enumerate(missing):
-            # One row, without its padding, as tensors of its own: a view would reference the whole batch.
-            row = computed.rows(torch.tensor([number], device=computed.mask.device))
-            length = len(ids_)
-            layers = []
-            for keys, values in row.layers:
-                layers.append((keys[..., -length:, :].clone(), values[..., -length:, :].clone()))
-            prefix = Prefix(mask=row.mask[:, -length:], layers=tuple(layers))
-            self._held[state, ids_] = prefix
+        missing = [ids for ids in rows if ids and (state, ids) not in self._held]
+        if missing:
+            computed = run_prefix(model, missing)
+            if computed.sums:
+                # A patch of this model sums over tokens. The store has keys and values only, so it can't be used, and
+                # the batch that has just run is thrown away: `SharedContexts` runs all rows again and keeps their sums.
+                return SharedContexts(model, rows)
+            self._store(state, missing, computed)
+        prefixes = [self._look_up(model, state, ids) for ids in rows]
+        self._remove_oldest()
+        return SharedContexts.of_prefix(rows, stack_prefixes(prefixes))
+
+    def _store(self, state: str, rows: Sequence[Ids], batch: Prefix) -> None:
+        """Store each row of ``batch``, the prefix of the token rows ``rows``."""
+        for number, ids in enumerate(rows):
+            prefix = _copy_row(batch, number, length=len(ids))
+            self._held[state, ids] = prefix
             self._size += _bytes_of(prefix)
-        prefixes = []
-        for row_ids in ids:
-            if not row_ids:
-                prefixes.append(empty_prefix(model, 1))
-                continue
-            self._held.move_to_end((state, row_ids))  # least recently used first
-            prefixes.append(self._held[state, row_ids])
+
+    def _look_up(self, model: LanguageModel, state: str, ids: Ids) -> Prefix:
+        """Return the stored prefix of a token row and mark it as used last; a row without tokens is not stored."""
+        if not ids:
+            return empty_prefix(model, 1)
+        self._held.move_to_end((state, ids))
+        return self._held[state, ids]
+
+    def _remove_oldest(self) -> None:
+        """Remove the least recently used prefixes until the rest is within the limit."""
         while self._size > self._limit:
-            _, gone = self._held.popitem(last=False)
-            self._size -= _bytes_of(gone)
-        return SharedContexts.of_prefix(ids, stack_prefixes(prefixes))
+            _, removed = self._held.popitem(last=False)
+            self._size -= _bytes_of(removed)
+
+
+def _copy_row(batch: Prefix, number: int, *, length: int) -> Prefix:
+    """Return one row of ``batch`` without its padding, copied: a view would keep the memory of the whole batch."""
+    row = batch.rows(torch.tensor([number], device=batch.mask.device))
+    layers = []
+    for keys, values in row.layers:  # [1, heads, padding + length, head size] both
+        layers.append((keys[..., -length:, :].clone(), values[..., -length:, :].clone()))
+    return Prefix(mask=row.mask[:, -length:], layers=tuple(layers))
 
 
 def _bytes_of(prefix: Prefix) -> int:
-    states: Sequence[torch.Tensor] = [state for layer in prefix.layers for state in layer]
-    return sum(state.numel() * state.element_size() for state in states)
+    size = 0
+    for keys, values in prefix.layers:
+        size += keys.nbytes + values.nbytes
+    return size

@@ -49,22 +49,12 @@ class TailForward:
             contexts: cached beginnings of rows, shared by many forwards.
             prefix: the cached keys and values of all tokens before the tails; by default it is computed here.
         """
-        starts = [row.ids[: row.edited_at] for row in rows]
-        tails = [tail(row) for row in rows]
-        if prefix is None and contexts:
-            prefix = contexts.prefix(model, starts, beyond=max(len(ids) for ids in tails))
-        elif prefix is None:
-            prefix = run_prefix(model, starts)
         self._model = model
         self._layer = layer
         self._rows = rows
-        self._prefix = prefix
+        self._prefix = _run_starts(model, rows, contexts) if prefix is None else prefix
         self._reads = read_index(rows, [-row.edited_at for row in rows], model.device)
-
-        def record(tokens: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
-            batch = right_pad(tokens, model.device, ends=tail_ends(rows))
-            return RecordedBlocks.record(model, batch, layers, prefix=prefix)
-
+        tails = [tail(row) for row in rows]
         with torch.no_grad():
             # Block l: the subject's last token alone, because the change does not reach the later tokens there.
             seen = list[Tensor]()  # the input and the output of the down-projection
@@ -73,11 +63,16 @@ class TailForward:
                 seen.extend((key, value))
 
             with watched(model.down_projection(layer), note):
-                self._edited, _ = record([ids[:1] for ids in tails], range(layer, layer + 1))
+                self._edited, _ = self._record([ids[:1] for ids in tails], range(layer, layer + 1))
             self.keys, self.values = [state.reshape(len(tails), -1) for state in seen]
             # The blocks above: the whole tails. Their input at the later tokens does not change.
-            self._above, self._clean_final = record(tails, range(layer + 1, len(model.blocks)))
+            self._above, self._clean_final = self._record(tails, range(layer + 1, len(model.blocks)))
             self._clean_later = self._above.start[:, 1:]
+
+    def _record(self, tokens: Sequence[Sequence[int]], layers: range) -> tuple[RecordedBlocks, Tensor]:
+        """Run ``tokens`` of each row after its prefix; return the calls of ``layers`` and the last block's output."""
+        batch = right_pad(tokens, self._model.device, ends=tail_ends(self._rows))
+        return RecordedBlocks.record(self._model, batch, layers, prefix=self._prefix)
 
     def subset(self, rows: Sequence[int]) -> TailForward:
         """Return the forward of only the rows with these indices; their prefix is reused."""
@@ -111,6 +106,15 @@ class TailForward:
             last_mlp = None
         with run_at_positions(last_mlp, self._reads):
             return self._above.run(hidden)
+
+
+def _run_starts(model: LanguageModel, rows: Sequence[Prompt], contexts: SharedContexts | None) -> Prefix:
+    """Compute the keys and values of all tokens before the tails, after those of ``contexts``, if these are given."""
+    starts = [row.ids[: row.edited_at] for row in rows]
+    if not contexts:
+        return run_prefix(model, starts)
+    longest_tail = max(len(tail(row)) for row in rows)
+    return contexts.prefix(model, starts, beyond=longest_tail)
 
 
 def read_positions(row: Prompt) -> list[int]:
@@ -154,9 +158,10 @@ def right_pad(rows: Sequence[Sequence[int]], device: torch.device, *, ends: Sequ
         padded_ids.append([*row, *padding])
         masks.append([1] * len(row) + padding)
     mask = torch.tensor(masks, device=device)
+    marked_ends = None if ends is None else end_mask(ends, width)
     return Batch(
         ids=torch.tensor(padded_ids, device=device),
         mask=mask,
         positions=mask.cumsum(-1) - 1,  # padding repeats the last one: after a long prefix a further one may not exist
-        ends=None if ends is None else end_mask(ends, width),
+        ends=marked_ends,
     )

@@ -51,9 +51,12 @@ class RelationalLayer(MessagePassing):  # type: ignore[misc]
         by_itself = nodes @ self.itself.mT  # W_2 z_s
         if not self._graph:
             return None, by_itself
-        # Graphs have no edge between them, so the nodes of all are those of one graph: aggr (z_o + z_r), [..., d]
-        received = self.propagate(edges, nodes=nodes.flatten(0, -2), relations=relations).reshape(nodes.shape)
-        return received @ self.neighbours.mT, by_itself  # W_1 of a sum is the sum of W_1
+        # No edge leads from one graph to another, so the nodes of all graphs can be passed as those of one.
+        all_nodes = nodes.flatten(0, -2)  # [all nodes, d]
+        received = self.propagate(edges, nodes=all_nodes, relations=relations)  # aggr (z_o + z_r)
+        received = received.reshape(nodes.shape)
+        # W_1 is linear: applied once to the sum, it gives the sum of W_1 (z_o + z_r).
+        return received @ self.neighbours.mT, by_itself
 
     def propagate(self, edges: Tensor, *, nodes: Tensor, relations: Tensor) -> Tensor:
         """Call the base class's method.
@@ -113,7 +116,7 @@ class RGNN(nn.Module):
     ) -> None:
         super().__init__()
         self._slope = slope
-        self._dropout = dropout
+        self._dropout_rate = dropout
         self._final_activation = final_activation
         self.layers = nn.ModuleList(
             RelationalLayer(width, aggregation=aggregation, relations=relations, graph=graph) for _ in range(layers)
@@ -128,7 +131,9 @@ class RGNN(nn.Module):
     def together(cls, networks: Sequence[RGNN]) -> RGNN:
         """Return networks of one shape as one, with weights [graphs, d, d]; their own become views of these."""
         combined = deepcopy(networks[0])
-        combined._draws = [draw for network in networks for draw in network._draws]
+        combined._draws = []
+        for network in networks:
+            combined._draws += network._draws
         for number, layer in enumerate(combined.layers):
             parts = [network.layers[number] for network in networks]
             for name, _ in list(layer.named_parameters()):
@@ -140,20 +145,29 @@ class RGNN(nn.Module):
 
         Args:
             nodes: z, [nodes, d]; of several graphs [graphs, nodes, d].
-            edges: [2, edges] (object, subject), indices of ``nodes``, where the nodes of all graphs count on.
+            edges: [2, edges] (object, subject), indices of nodes; node i of graph g has the index g * nodes + i.
             relations: z_r, [edges, d].
             sizes: how many nodes each of several graphs has without padding.
         """
+        drops = self.training and self._dropout_rate > 0
         for layer in self.layers:
             nodes = self.activate(layer(nodes, edges, relations), layer)
-            if self.training and self._dropout and self._has_activation(layer):
-                # From each graph's own generator, so that a run can be repeated
-                drawn = []
-                for count, draw in zip(sizes or (nodes.shape[-2],), self._draws, strict=True):
-                    drawn.append(torch.rand(count, nodes.shape[-1], generator=draw))
-                active = pad_sequence(drawn, batch_first=True).reshape(nodes.shape) >= self._dropout
-                nodes = nodes * active.to(nodes.device) / (1 - self._dropout)
+            if drops and self._has_activation(layer):
+                nodes = self._drop_numbers(nodes, sizes or (nodes.shape[-2],))
         return nodes
+
+    def _drop_numbers(self, nodes: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Return ``nodes`` [..., nodes, d] after dropout: a number is 0 with probability p, or divided by 1 - p.
+
+        Every graph draws from its own generator, as many numbers as its nodes have without padding (``sizes``), so an
+        edit has the same draws alone and in a batch.
+        """
+        draws = []
+        for size, generator in zip(sizes, self._draws, strict=True):
+            draws.append(torch.rand(size, nodes.shape[-1], generator=generator))  # [nodes of this graph, d]
+        drawn = pad_sequence(draws, batch_first=True)  # [graphs, nodes, d], 0 for padding, which is thus dropped
+        kept = drawn.reshape(nodes.shape) >= self._dropout_rate
+        return nodes * kept.to(nodes.device) / (1 - self._dropout_rate)
 
     def activate(self, nodes: Tensor, layer: nn.Module) -> Tensor:
         """Return g of the output of ``layer``, without dropout; the output itself after a last layer without g."""

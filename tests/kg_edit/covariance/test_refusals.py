@@ -76,7 +76,7 @@ def read_renamed(folder: Path) -> object:
         "several counts": (
             lambda folder: import_with(folder, {"mom2.count": np.asarray([1, 2])}),
             CovarianceError,
-            "mom2.count is no number",
+            "mom2.count is not a number",
         ),
         "another size": (
             lambda folder: import_with(folder, {"mom2.mom2": np.eye(5, dtype=np.float32)}),
