@@ -73,8 +73,9 @@ def canonical(row: Row, *, triplet: bool) -> tuple[dict[str, object], dict[str, 
 
     if not triplet:
         fields = _from_easy_edit(fields, row_fields)
-    old_object = fields.get("object" if triplet else "target_true")
-    return _with_locality(fields, old=old_object), {field: own for field, own in own_names.items() if own != field}
+    old_object = fields.get("object") if triplet else fields.get("target_true")
+    renamed = {field: own_name for field, own_name in own_names.items() if own_name != field}
+    return _with_locality(fields, old=old_object), renamed
 
 
 def _from_easy_edit(fields: dict[str, object], row: Row) -> dict[str, object]:
@@ -129,7 +130,7 @@ def _with_locality(fields: dict[str, object], *, old: object) -> dict[str, objec
         for prompt, names in _pair(value, fields[ANSWERS], field=ANSWERS):
             locality.append(_locality_prompt("", prompt, names))
     elif value is not None:
-        for part in value if isinstance(value, list) else [value]:
+        for part in _as_list(value):
             if isinstance(part, Mapping) and ("prompt" not in part or "ground_truth" in part):
                 for category, prompt, names in _questions_in(part, "locality"):
                     add(category, prompt, names)
@@ -170,12 +171,16 @@ def _questions_in(groups: Row, field: str, name: str = "") -> Iterator[_Answered
             yield category, prompt, names
         return
     for inner, group in groups.items():
-        for part in group if isinstance(group, list) else [group]:
+        for part in _as_list(group):
             if isinstance(part, Mapping):
                 yield from _questions_in(part, f"{field}.{inner}", inner)
             elif part is not None:
                 message = f"found {describe(part)}; expected objects with prompt and ground_truth"
                 raise EditError([Fault(f"{field}.{inner}", message)])
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _pair(prompt: object, answer: object, *, field: str) -> Iterator[tuple[object, list[object]]]:

@@ -165,79 +165,135 @@ def read_rows(
     if not rows:
         raise EditFileError(f"{path}: has no rows; expected one edit or triplet per row")
 
-    # One question to the graph for all ids of the file.
+    label_of, looked_in = _look_up_labels(rows, labels, templates)
+    edits: list[Edit] = []
+    problems: list[RowProblem] = []
+    earlier = _EarlierRows(unit_of(path))
+    oddities = _Oddities(unit_of(path))
+    for position, (number, row) in enumerate(rows, 1):
+        try:
+            fields = _check_object(row)
+            # The id has the position, because the line of an edit differs between a table and the JSON lines that
+            # `wikidata-cache link` makes of it.
+            edit = to_edit(fields, row_id=f"row-{position}", labels=label_of, templates=templates, looked_in=looked_in)
+            earlier.check(edit, allow_conflicts=allow_conflicts)
+        except EditError as error:
+            problems += [RowProblem(path, number, fault, position) for fault in error.faults]
+            continue
+        oddities.note_made_up_prompt(number, edit, fields, templates)
+        oddities.note_paraphrase(number, edit)
+        if not allow_conflicts:  # with conflicts, each edit is made alone, so a repeated one is not odd
+            oddities.note_repeat(number, edit, earlier.find(edit))
+        edits.append(edit)
+        earlier.add(number, edit)
+    oddities.warn(path)
+    return EditFile(tuple(edits), tuple(problems))
+
+
+def _look_up_labels(
+    rows: Sequence[NumberedRow], labels: LabelSource | None, templates: RelationTemplates
+) -> tuple[Mapping[str, str], str]:
+    """Ask the graph once for the labels of all ids in ``rows``; return them, and the graph in words ("" if none)."""
     ids = set[str]()
     for _, row in rows:
         if isinstance(row, dict):
             ids |= ids_to_label(row, templates)
-    label_of: Mapping[str, str] = {}
-    looked_in = ""
-    if labels and ids:
-        label_of = labels.labels(sorted(ids))
-        looked_in = getattr(labels, "about", "")
+    if not (labels and ids):
+        return {}, ""
+    return labels.labels(sorted(ids)), getattr(labels, "about", "")
 
-    unit = unit_of(path)
-    edits: list[Edit] = []
-    problems: list[RowProblem] = []
-    # What the rows so far have: an id belongs to one row, and a fact to one target.
-    by_id: dict[str, int] = {}
-    by_fact: dict[tuple[str, str], tuple[int, Edit]] = {}  # (subject, prompt) -> the last row of the fact
-    # (what is odd in a row, what to do), of three kinds
-    made_up: list[tuple[str, str]] = []
-    unnamed: list[tuple[str, str]] = []
-    repeated: list[tuple[str, str]] = []
-    for position, (number, row) in enumerate(rows, 1):
-        try:
-            if isinstance(row, EditError):
-                raise row
-            if not isinstance(row, dict):
-                raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-            # Not the line, which differs between a table and the JSON lines that `wikidata-cache link` makes of it.
-            edit = to_edit(row, row_id=f"row-{position}", labels=label_of, templates=templates, looked_in=looked_in)
-            if edit.id in by_id:
-                raise EditError([Fault("id", f"{edit.id!r} is the id of {unit} {by_id[edit.id]} too; give it another")])
-            first, same = by_fact.get((edit.subject, edit.prompt), (0, edit))
-            if same.target_new != edit.target_new and not allow_conflicts:
-                here = f"{edit.target_new!r} here"
-                there = f"{same.target_new!r} in {unit} {first}"
-                message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
-                raise EditError([Fault("target_new", message)])
-        except EditError as error:
-            problems += [RowProblem(path, number, fault, position) for fault in error.faults]
-            continue
-        edits.append(edit)
-        by_id[edit.id] = number
-        by_fact[edit.subject, edit.prompt] = (number, edit)
 
+def _check_object(row: object) -> dict[str, object]:
+    """Return the fields of a row; raise the error of one that could not be read or is not an object."""
+    if isinstance(row, EditError):
+        raise row
+    if not isinstance(row, dict):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+    return row
+
+
+class _EarlierRows:
+    """The edits of the rows so far: an id belongs to one row, and a fact (subject and prompt) to one target."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._by_id: dict[str, int] = {}  # the row's number
+        self._by_fact: dict[tuple[str, str], tuple[int, Edit]] = {}  # the number and edit of the fact's last row
+
+    def add(self, number: int, edit: Edit) -> None:
+        """Add the edit of row ``number``."""
+        self._by_id[edit.id] = number
+        self._by_fact[edit.subject, edit.prompt] = (number, edit)
+
+    def find(self, edit: Edit) -> tuple[int, Edit] | None:
+        """Return the last row of the same fact, its number and its edit."""
+        return self._by_fact.get((edit.subject, edit.prompt))
+
+    def check(self, edit: Edit, *, allow_conflicts: bool) -> None:
+        """Refuse an edit with the id of an earlier one, or with another target for its fact."""
+        if edit.id in self._by_id:
+            number = self._by_id[edit.id]
+            raise EditError([Fault("id", f"{edit.id!r} is the id of {self._unit} {number} too; give it another")])
+        found = self.find(edit)
+        if found is None or allow_conflicts:
+            return
+        number, other = found
+        if other.target_new != edit.target_new:
+            here = f"{edit.target_new!r} here"
+            there = f"{other.target_new!r} in {self._unit} {number}"
+            message = f"{edit.text!r} is edited to {here} and to {there}; keep one of the two"
+            raise EditError([Fault("target_new", message)])
+
+
+class _Oddities:
+    """What is odd in rows that can be used, of three kinds: what was found, and what to do about it."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._made_up_prompts: list[tuple[str, str]] = []
+        self._paraphrases: list[tuple[str, str]] = []
+        self._repeats: list[tuple[str, str]] = []
+
+    def note_made_up_prompt(
+        self, number: int, edit: Edit, fields: Mapping[str, object], templates: RelationTemplates
+    ) -> None:
+        """Note a prompt that is only made of the relation's label."""
         template = templates.find(edit.relation_id) or templates.find(edit.relation)
-        if not (template or row.get("prompt")) and edit.prompt == MADE_UP.format(edit.relation):
-            odd = f"there is no template for the relation {edit.relation!r}, so the prompt is {edit.text!r}"
-            way = (
-                "if it reads badly, give the row a prompt, or give `kg-edit edit` a file with a template: "
-                "--templates FILE"
-            )
-            made_up.append((f"{unit} {number}: {odd}", way))
+        if template or fields.get("prompt") or edit.prompt != MADE_UP.format(edit.relation):
+            return
+        found = f"there is no template for the relation {edit.relation!r}, so the prompt is {edit.text!r}"
+        way = (
+            "if it reads badly, give the row a prompt, or give `kg-edit edit` a file with a template: --templates FILE"
+        )
+        self._made_up_prompts.append((f"{self._unit} {number}: {found}", way))
+
+    def note_paraphrase(self, number: int, edit: Edit) -> None:
+        """Note the first paraphrase without the subject."""
         without_subject = [text for text in edit.paraphrases if edit.subject.lower() not in text.lower()]
         if without_subject:
-            odd = (
+            found = (
                 f"the paraphrase {without_subject[0]!r} does not contain the subject {edit.subject!r}, and is asked "
                 "as it is"
             )
-            unnamed.append((f"{unit} {number}: {odd}", "write the subject into it"))
-        if first:
-            is_equal = edit.model_copy(update={"id": same.id}) == same
-            times = "once" if is_equal else "twice"
-            repeated.append((f"{unit} {number} is the edit of {unit} {first} again", f"it is made {times}"))
+            self._paraphrases.append((f"{self._unit} {number}: {found}", "write the subject into it"))
 
-    if allow_conflicts:
-        repeated = []  # each edit is made alone
-    # One warning of each kind, with its first row
-    for warnings in (made_up, unnamed, repeated):
-        if warnings:
-            odd, way = warnings[0]
-            more = f" ({len(warnings) - 1} more such rows)" if len(warnings) > 1 else ""
-            log.warning("%s: %s%s; %s", path, odd, more, way)
-    return EditFile(tuple(edits), tuple(problems))
+    def note_repeat(self, number: int, edit: Edit, earlier: tuple[int, Edit] | None) -> None:
+        """Note an edit whose fact an ``earlier`` row has too; of two equal edits only one is made."""
+        if earlier is None:
+            return
+        earlier_number, other = earlier
+        is_equal = edit.model_copy(update={"id": other.id}) == other
+        times = "once" if is_equal else "twice"
+        found = f"{self._unit} {number} is the edit of {self._unit} {earlier_number} again"
+        self._repeats.append((found, f"it is made {times}"))
+
+    def warn(self, path: Path) -> None:
+        """Write one warning of each kind, with its first row."""
+        for oddities in (self._made_up_prompts, self._paraphrases, self._repeats):
+            if oddities:
+                found, way = oddities[0]
+                more = f" ({len(oddities) - 1} more such rows)" if len(oddities) > 1 else ""
+                log.warning("%s: %s%s; %s", path, found, more, way)
 
 
 def check_writable_name(path: Path) -> None:
@@ -304,12 +360,16 @@ def _header_fault(header: Sequence[str]) -> str | None:
     if len(set(header)) < len(header):
         return f"a column occurs twice in the header: {', '.join(header)}; keep one of each"
     # Of the shapes that a row may have, the one counts that lacks the fewest columns.
-    lacking = [[name for name in shape if name not in header] for shape in _SHAPES]
+    lacking = [_missing(shape, header) for shape in _SHAPES]
     fewest = min(lacking, key=len)
     if fewest:
         shapes = " or ".join(", ".join(shape) for shape in _SHAPES[:2])
         return f"lacks the column {fewest[0]!r}; expected at least {shapes}"
     return None
+
+
+def _missing(shape: Sequence[str], header: Sequence[str]) -> list[str]:
+    return [name for name in shape if name not in header]
 
 
 def _read_cell(field: str, cell: str) -> object:

@@ -49,9 +49,10 @@ def as_edits(given: Edits) -> tuple[Edit, ...]:
     result = list[Edit]()
     for number, row in enumerate(given, 1):
         try:
-            result.append(row if isinstance(row, Edit) else _from_row(row, templates))
+            edit = row if isinstance(row, Edit) else _from_row(row, templates)
         except EditError as error:
             raise EditError(Fault("", f"edit {number}: {fault}") for fault in error.faults) from None
+        result.append(edit)
     if not result:
         raise EditError([Fault("", f"found no edits; {_EXPECTED}")])
     return tuple(result)

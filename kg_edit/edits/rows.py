@@ -110,11 +110,7 @@ def to_edit(
         templates: for rows without a prompt.
         looked_in: the graph that the labels are from, in words; empty: there was none.
     """
-    row = _drop_nulls(row)
-    # Published files number their records; an id is a text.
-    for name in ("id", "case_id"):
-        if type(row.get(name)) is int:
-            row = {**row, name: str(row[name])}
+    row = _number_as_text(_drop_nulls(row))
     row, names = canonical(row, triplet=_is_triplet(row))
     if "requested_rewrite" in row:
         fields = _from_counterfact(checked(CounterFactRecord, row), labels, templates)
@@ -125,18 +121,9 @@ def to_edit(
         names = {**_TRIPLET, **names}
     else:
         _refuse_unknown(row, _EDIT_FIELDS)
-        fields = dict(row)
-        if _lacks_prompt(row):
-            for name in ("relation", "relation_id"):
-                if name in fields:
-                    fields[name] = _bare(fields[name])
-            fields |= _relation_fields(fields, labels, templates)
-    # The cell of a table has lost the space before its ending; scripts without case, such as Chinese, take none.
-    ending = fields.get("ending")
-    if isinstance(ending, str) and ending:
-        has_case = ending[0].lower() != ending[0].upper()
-        if has_case or ending[0].isdigit():
-            fields["ending"] = f" {ending}"
+        fields = _from_edit_row(row, labels, templates)
+    if "ending" in fields:
+        fields["ending"] = _with_space(fields["ending"])
     if row_id is not None:
         fields = {"id": row_id, **fields}
     try:
@@ -167,6 +154,27 @@ def ids_to_label(row: Row, templates: RelationTemplates) -> set[str]:
 
 def _drop_nulls(row: Row) -> Row:
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _number_as_text(row: Row) -> Row:
+    """Return the row with its id as a text: published files number their records."""
+    for name in ("id", "case_id"):
+        if type(row.get(name)) is int:
+            row = {**row, name: str(row[name])}
+    return row
+
+
+def _with_space(ending: object) -> object:
+    """Return an ending with the space before it, which the cell of a table has lost.
+
+    Scripts without case, such as Chinese, have no space there.
+    """
+    if not isinstance(ending, str) or not ending:
+        return ending
+    has_case = ending[0].lower() != ending[0].upper()
+    if has_case or ending[0].isdigit():
+        return f" {ending}"
+    return ending
 
 
 def _lacks_prompt(row: Row) -> bool:
@@ -217,6 +225,16 @@ def _from_counterfact(record: CounterFactRecord, labels: Labels, templates: Rela
     }
 
 
+def _from_edit_row(row: Row, labels: Labels, templates: RelationTemplates) -> dict[str, object]:
+    fields = dict(row)
+    if _lacks_prompt(row):
+        for name in ("relation", "relation_id"):
+            if name in fields:
+                fields[name] = _bare(fields[name])
+        fields |= _relation_fields(fields, labels, templates)
+    return fields
+
+
 def _rename_triplet(row: Row) -> dict[str, object]:
     """Rename the fields of a triplet to those of an `Edit`, and shorten each Wikidata address to its id."""
     columns = zip(_EDIT_FIELDS, _TRIPLET_FIELDS, strict=True)
@@ -259,13 +277,7 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
         name = None
     template = templates.find(id_) or templates.find(name)
     if name and not (template or id_ or prompt):
-        near = templates.near(name)
-        if near:
-            message = (
-                f"there is no template for {name!r}, did you mean {near!r}? If not, give the row a prompt, or give "
-                "`kg-edit edit` a file with a template for it: --templates FILE"
-            )
-            raise EditError([Fault("relation", message)])
+        _refuse_misspelt(name, templates)
 
     # What the row says comes first, then the template, then the graph's label.
     label = name
@@ -278,11 +290,26 @@ def _relation_fields(fields: Row, labels: Labels, templates: RelationTemplates) 
     if not id_ and template:
         id_ = template.property_id
     if not prompt:
-        message = "is missing; expected the label or the id of a relation, or a prompt"
-        if id_ is not None:
-            message = (
-                f"unknown relation id without template: {id_} has no label either; give the row a prompt, or "
-                "give `kg-edit edit` a file with a template for it: --templates FILE"
-            )
-        raise EditError([Fault("relation", message)])
+        raise EditError([Fault("relation", _why_no_prompt(id_))])
     return {"relation": label, "relation_id": id_ or None, "prompt": prompt}
+
+
+def _refuse_misspelt(relation: str, templates: RelationTemplates) -> None:
+    """Refuse a relation without a template whose name is almost that of one with a template."""
+    near = templates.near(relation)
+    if near:
+        message = (
+            f"there is no template for {relation!r}, did you mean {near!r}? If not, give the row a prompt, or give "
+            "`kg-edit edit` a file with a template for it: --templates FILE"
+        )
+        raise EditError([Fault("relation", message)])
+
+
+def _why_no_prompt(relation_id: str | None) -> str:
+    """Return the message for a row of whose relation no prompt can be made."""
+    if relation_id is None:
+        return "is missing; expected the label or the id of a relation, or a prompt"
+    return (
+        f"unknown relation id without template: {relation_id} has no label either; give the row a prompt, or "
+        "give `kg-edit edit` a file with a template for it: --templates FILE"
+    )

@@ -77,22 +77,28 @@ def _read_table(file: Path, text: str) -> dict[str, RelationTemplate]:
         raise EditFileError(f"{file}: expected a header line with the columns {', '.join(_HEADER)}, separated by tabs")
     table: dict[str, RelationTemplate] = {}
     for where, cells in rows[1:]:
-        if isinstance(cells, row_files.RowFault):
-            raise EditFileError(f"{where}: {cells.message}")
-        if len(cells) != len(_HEADER):
-            raise EditFileError(f"{where}: found {len(cells)} cells; expected {len(_HEADER)}, separated by tabs")
-        row = RelationTemplate(*cells)
-        if row.property_id and not is_property_id(row.property_id):
-            expected = "expected an id such as P54, or nothing if it has none"
-            raise EditFileError(f"{where}: property: found {row.property_id!r}; {expected}")
-        if not row.label:
-            raise EditFileError(f"{where}: label: is empty; expected the relation's name")
-        if row.template.count("{}") != 1:
-            expected = "expected one {} for the subject, as in '{} plays for'"
-            raise EditFileError(f"{where}: template: found {row.template!r}; {expected}")
-        repeated = row.names & table.keys()
+        template = _to_template(where, cells)
+        repeated = template.names & table.keys()
         if repeated:
             names = ", ".join(sorted(repeated))
             raise EditFileError(f"{where}: {names}: already has a template on an earlier line; keep one")
-        table |= dict.fromkeys(row.names, row)
+        table |= dict.fromkeys(template.names, template)
     return table
+
+
+def _to_template(where: str, cells: list[str] | row_files.RowFault) -> RelationTemplate:
+    """Check the cells of a line and return its template; ``where`` is the file and the line."""
+    if isinstance(cells, row_files.RowFault):
+        raise EditFileError(f"{where}: {cells.message}")
+    if len(cells) != len(_HEADER):
+        raise EditFileError(f"{where}: found {len(cells)} cells; expected {len(_HEADER)}, separated by tabs")
+    template = RelationTemplate(*cells)
+    if template.property_id and not is_property_id(template.property_id):
+        expected = "expected an id such as P54, or nothing if it has none"
+        raise EditFileError(f"{where}: property: found {template.property_id!r}; {expected}")
+    if not template.label:
+        raise EditFileError(f"{where}: label: is empty; expected the relation's name")
+    if template.template.count("{}") != 1:
+        expected = "expected one {} for the subject, as in '{} plays for'"
+        raise EditFileError(f"{where}: template: found {template.template!r}; {expected}")
+    return template
