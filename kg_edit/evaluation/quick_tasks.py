@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 
 from kg_common.json_text import digest
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, describe
-from kg_edit.evaluation.datasets.reading import document, every_row
+from kg_edit.evaluation.datasets.reading import every_row, read_document
 from kg_edit.evaluation.general_tasks import PREFIX, DocumentScores, document_scores
 from kg_edit.evaluation.memory import in_halves
 from kg_edit.models.language_model import LanguageModel
@@ -189,7 +189,7 @@ class QuickTasks:
 def _documents(form: QuickSet, path: Path) -> Iterator[Document]:
     """The documents of a file; all its rows are checked."""
     try:
-        rows = list(every_row(document(path)))
+        rows = list(every_row(read_document(path)))
     except EditFileError as error:
         raise ConfigError(f"--general quick: {error}") from None
     if not rows:

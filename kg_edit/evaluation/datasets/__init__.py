@@ -18,7 +18,7 @@ from kg_edit.edits.inputs import Edits, Row, as_edits
 from kg_edit.edits.record import BenchmarkRecord, Probe, Query, as_record
 from kg_edit.errors import ConfigError, EditError, EditFileError, Fault, first_faults, unknown_name
 from kg_edit.evaluation.datasets.own_edits import OWN, record_of
-from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, document
+from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, read_document
 from kg_edit.registry import dataset_entries, load
 
 __all__ = [
@@ -105,10 +105,13 @@ def as_records(given: Records) -> tuple[BenchmarkRecord, ...]:
         raise EditError([Fault("", "found no records; expected records, edits, or the path of a file of them")])
     # all rows at once: a fault names the number of its row
     rows = [record for record in mixed if not isinstance(record, BenchmarkRecord)]
-    edits = iter(as_edits(rows) if rows else ())
+    edits = iter(as_edits(rows)) if rows else iter(())
     records = []
     for record in mixed:
-        records.append(record if isinstance(record, BenchmarkRecord) else record_of(next(edits)))
+        if isinstance(record, BenchmarkRecord):
+            records.append(record)
+        else:
+            records.append(record_of(next(edits)))
     return tuple(records)
 
 
@@ -138,29 +141,33 @@ def read_dataset(
         EditFileError: the file can't be read, or a row that is used has faults; if none of its first rows is a record
             of this benchmark, the message begins with the one that they look like.
     """
-    chosen = find_dataset(name)
-    content = chosen.read(path, labels=labels)
+    dataset = find_dataset(name)
+    content = dataset.read(path, labels=labels)
     first = used.start or 0
-    stop = used.stop
-    problems = [
-        problem for problem in content.problems if first < problem.row and (stop is None or problem.row <= stop)
-    ]
-    if problems and not (keep_going and content.records):
+    last = len(content.records) + len(content.problems) if used.stop is None else used.stop
+    problems = [problem for problem in content.problems if first < problem.row <= last]
+    can_go_on = keep_going and content.records
+    if problems and not can_go_on:
         raise faulty_file(name, path, problems, way=way, hint=hint)
-    if chosen.other:
-        full = find_dataset(chosen.other).read(path)
-        count = sum(map(_asks_portability, content.records))
-        full_count = sum(map(_asks_portability, full.records))
-        if count < full_count:
-            log.warning(
-                "%s: portability and inverse questions of only %d of %d records are asked; the others are about the "
-                "target of --dataset %s, which asks them",
-                path,
-                count,
-                full_count,
-                chosen.other,
-            )
+    if dataset.other:
+        _warn_of_unasked(content.records, path, other=dataset.other)
     return content
+
+
+def _warn_of_unasked(records: Sequence[BenchmarkRecord], path: str | Path, *, other: str) -> None:
+    """Warn if the benchmark ``other``, which reads the same file with another target, asks more of its questions."""
+    all_records = find_dataset(other).read(path).records
+    count = sum(map(_asks_portability, records))
+    full_count = sum(map(_asks_portability, all_records))
+    if count < full_count:
+        log.warning(
+            "%s: portability and inverse questions of only %d of %d records are asked; the others are about the "
+            "target of --dataset %s, which asks them",
+            path,
+            count,
+            full_count,
+            other,
+        )
 
 
 def faulty_file(
@@ -176,16 +183,26 @@ def faulty_file(
         hint: how to go on without the rows, if some of the first rows are.
     """
     faults = first_faults(problems, records=len({problem.row for problem in problems}))
-    if other := better_dataset(name, path):
+    other = better_dataset(name, path)
+    if other:
         return EditFileError(f"{path} looks like {other}: {way.format(other)}. Its faults as {name}:\n{faults}")
-    rows, _ = _readable(path)
-    return EditFileError(f"{faults}\n{hint}" if hint and rows.get(name, 1) else faults)
+    counts, _ = _count_readable(path)
+    if hint and _reads_some(name, counts):
+        return EditFileError(f"{faults}\n{hint}")
+    return EditFileError(faults)
 
 
 def better_dataset(name: str, path: str | Path) -> str | None:
     """Return the benchmark that a file looks like, if the benchmark ``name`` reads none of its first rows."""
-    rows, _ = _readable(path)
-    return None if rows.get(name, 1) else _most(rows)
+    counts, _ = _count_readable(path)
+    if _reads_some(name, counts):
+        return None
+    return _best_reader(counts)
+
+
+def _reads_some(name: str, counts: Mapping[str, int]) -> bool:
+    """Whether a benchmark can read some of a file's first rows, as far as known: ``counts`` may lack a plug-in's."""
+    return counts.get(name, 1) > 0
 
 
 def _asks_portability(record: BenchmarkRecord) -> bool:
@@ -198,8 +215,8 @@ def guess_dataset(path: str | Path) -> Dataset:
     Raises:
         EditFileError: the file can't be read, or no row can be read as a record of any benchmark.
     """
-    rows, errors = _readable(path)
-    best = _most(rows)
+    counts, errors = _count_readable(path)
+    best = _best_reader(counts)
     if best is None:
         # Lines that are not JSON stop every benchmark, but only make faulty rows of own edits.
         if errors and Path(path).suffix.lower() == ".jsonl":
@@ -211,26 +228,27 @@ def guess_dataset(path: str | Path) -> Dataset:
     return known_datasets()[best]
 
 
-def _readable(path: str | Path) -> tuple[dict[str, int], list[EditFileError]]:
+def _count_readable(path: str | Path) -> tuple[dict[str, int], list[EditFileError]]:
     """How many of a file's first rows each benchmark can read, and the errors of those that can't read the file."""
     counts: dict[str, int] = {}
-    errors: list[EditFileError] = []
-    parsed = cache(document)  # once for all benchmarks
+    errors: dict[str, EditFileError] = {}
+    reader = cache(read_document)  # once for all benchmarks
     for name, dataset in known_datasets().items():
         try:
-            counts[name] = len(dataset.read(path, limit=_GUESS_ROWS, parsed=parsed).records)
+            counts[name] = len(dataset.read(path, limit=_GUESS_ROWS, reader=reader).records)
         except EditFileError as error:  # the file has not this data set's format: a table, or JSON lines in .json
             counts[name] = 0
-            errors.append(error)
+            errors[name] = error
     if len(errors) == len(counts):
         # A file of any benchmark has the suffix of own edits, whose error names no other benchmark.
-        is_own = Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
-        raise next(error for name, error in zip(counts, errors, strict=True) if name == OWN or not is_own)
-    return counts, errors
+        may_be_own = Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
+        first = next(iter(errors))
+        raise errors[OWN if may_be_own else first]
+    return counts, list(errors.values())
 
 
-def _most(rows: Mapping[str, int]) -> str | None:
+def _best_reader(counts: Mapping[str, int]) -> str | None:
     """The benchmark that can read the most rows, on a tie the one of higher precedence; None if none can."""
     datasets = known_datasets()
-    best = max(rows, key=lambda name: (rows[name], datasets[name].precedence))
-    return best if rows[best] else None
+    best = max(counts, key=lambda name: (counts[name], datasets[name].precedence))
+    return best if counts[best] else None

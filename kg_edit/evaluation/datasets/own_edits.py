@@ -14,7 +14,7 @@ from kg_edit.edits.rows import to_edit
 from kg_edit.edits.templates import RelationTemplates
 from kg_edit.evaluation.datasets.building import built, probe
 from kg_edit.evaluation.datasets.knowedit import CATEGORIES
-from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, RawRecord, document
+from kg_edit.evaluation.datasets.reading import Dataset, FileContent, Problem, RawRecord, read_document
 from kg_edit.storage.packaged import HUB
 
 OWN = "edits"
@@ -66,12 +66,12 @@ class OwnEdits(Dataset):
         *,
         limit: int | None = None,
         labels: LabelSource | None = None,
-        parsed: Callable[..., object] = document,
+        reader: Callable[..., object] = read_document,
     ) -> FileContent:
         """Read a file as `kg-edit edit` does; rows of a hub's data set are parsed one by one."""
         path = Path(path)
         if str(path).startswith(HUB):
-            return super().read(path, limit=limit, parsed=parsed)
+            return super().read(path, limit=limit, reader=reader)
         file = read_rows(path, labels=labels, allow_conflicts=True, limit=limit)
         unit = unit_of(path)
         problems = (

@@ -23,6 +23,8 @@ from kg_edit.storage.packaged import HUB, benchmark_hint, packaged_benchmark
 
 RawRecord = Mapping[str, Any]
 _TABLES = (".csv", ".tsv")
+_OWN_EDITS_HINT = ", or a table of own edits: --dataset edits"
+_ID_FIELDS = ("case_id", "ex_id", "id")  # a row's id is the first of these that it has
 Parsed = TypeVar("Parsed")
 Parse = Callable[[RawRecord, str], BenchmarkRecord]
 
@@ -34,63 +36,85 @@ def every_row(document: object) -> Iterable[object]:
 
 def parsed_rows(path: Path, parse: Callable[[Any, str], Parsed]) -> Iterator[Parsed]:
     """Yield ``parse(row, number)`` of each row of a JSON file: a row is any JSON value, the number a text."""
-    for number, row in enumerate(every_row(document(path)), 1):
+    for number, row in enumerate(every_row(read_document(path)), 1):
         try:
             yield parse(row, str(number))
         except EditError as error:
             raise EditFileError(f"{path}, record {number}, {error.faults[0]}") from None
 
 
-def document(path: Path, *, tables: bool | None = None) -> object:
+def read_document(path: Path, *, tables: bool = False, table_hint: str = "") -> object:
     """Read the JSON of a file, of a packaged benchmark (by name) or of a hub data set ``hf:NAME[:CONFIG[:SPLIT]]``.
 
-    JSON lines are returned as a list. ``tables``: read CSV and TSV too, where a row that can't be read is a `RowFault`;
-    False: refuse them, and name own edits, which may be a table; None: refuse them.
+    Args:
+        path: the file, or one of these names. JSON lines are returned as a list.
+        tables: read CSV and TSV too, where a row that can't be read is a `RowFault`; else such a file is refused.
+        table_hint: what the message of such a refusal adds.
     """
-    if str(path).startswith(HUB):
-        return _from_hub(str(path).removeprefix(HUB))
+    name = str(path)
+    if name.startswith(HUB):
+        return _read_hub(name.removeprefix(HUB))
     path = packaged_benchmark(path) or path
-    if hint := benchmark_hint(path):
+    hint = benchmark_hint(path)
+    if hint:
         raise EditFileError(f"{path}: no such file, and no packaged data of this name{hint}")
     if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, it never raises
         raise EditFileError(f"{path}: is a folder; give the path of a file in it")
-    if path.suffix.lower() in _TABLES:
-        if tables:
-            try:
-                return [row.value for row in raw_rows(path)]
-            except EditRowError as error:
-                where = f", {error.position}" if error.position else ""
-                raise EditFileError(f"{path}{where}: {error.problem}") from None
-        own_edits = "" if tables is None else ", or a table of own edits: --dataset edits"
-        raise EditFileError(f"{path}: is a table; expected JSON or JSON lines{own_edits}")
+    if not _is_table(path):
+        return _read_json(path)
+    if not tables:
+        raise EditFileError(f"{path}: is a table; expected JSON or JSON lines{table_hint}")
+    return _read_table(path)
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in _TABLES
+
+
+def _read_table(path: Path) -> list[object]:
+    try:
+        return [row.value for row in raw_rows(path)]
+    except EditRowError as error:
+        where = f", {error.position}" if error.position else ""
+        raise EditFileError(f"{path}{where}: {error.problem}") from None
+
+
+def _read_json(path: Path) -> object:
     text = utf8_text(path)
     try:
         return json_text.parse(text, most=len(text))
     except json.JSONDecodeError as error:
-        lines = enumerate(text.split("\n"), 1)  # not splitlines(): JSON texts may hold U+2028
-        if error.msg != "Extra data":
+        has_more_values = error.msg == "Extra data"  # after the first one, as JSON lines have
+        if not has_more_values:
             raise EditFileError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
-        rows = []
-        for number, line in lines:
-            try:
-                rows += [json_text.parse(line, most=len(line))] if line.strip() else []
-            except json.JSONDecodeError as fault:
-                raise EditFileError(f"{path}, line {number}, column {fault.colno}: not JSON: {fault.msg}") from None
-            except ValueError as fault:
-                raise EditFileError(f"{path}, line {number}: can't be read: {fault}") from None
-        return rows
     except ValueError as error:  # nested too deeply, or a number of too many digits
         raise EditFileError(f"{path}: can't be read: {error}") from None
+    return _read_json_lines(path, text)
 
 
-def _from_hub(name: str) -> list[object]:
+def _read_json_lines(path: Path, text: str) -> list[object]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): JSON texts may hold U+2028
+        if not line.strip():
+            continue
+        try:
+            rows.append(json_text.parse(line, most=len(line)))
+        except json.JSONDecodeError as fault:
+            raise EditFileError(f"{path}, line {number}, column {fault.colno}: not JSON: {fault.msg}") from None
+        except ValueError as fault:
+            raise EditFileError(f"{path}, line {number}: can't be read: {fault}") from None
+    return rows
+
+
+def _read_hub(name: str) -> list[object]:
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise EditFileError(
             f"{HUB}{name}: a data set from a hub needs the package datasets: pip install 'kg-edit[hf]'"
         ) from error
-    dataset, config, split = (*name.split(":", 2), "", "")[:3]  # a split may be train[:100]
+    dataset, _, rest = name.partition(":")
+    config, _, split = rest.partition(":")  # a split may be train[:100]
     try:
         rows = load_dataset(dataset, config or None, split=split or "train")
     except Exception as error:  # the datasets library passes on errors of many other libraries
@@ -187,7 +211,7 @@ class Dataset:
         *,
         limit: int | None = None,
         labels: LabelSource | None = None,
-        parsed: Callable[..., object] = document,
+        reader: Callable[..., object] = read_document,
     ) -> FileContent:
         """Return the records of a file; rows with faults are left out and reported.
 
@@ -195,29 +219,25 @@ class Dataset:
             path: the file, a packaged benchmark's name, or ``hf:NAME``.
             limit: the number of rows to read; None: all.
             labels: the source of the labels of ids, for rows that may have ids in the place of names (own edits).
-            parsed: `document`, or a cache of it where several data sets read one file.
+            reader: `read_document`, or a cache of it where several data sets read one file.
 
         Raises:
             EditFileError: the file can't be read at all, or has no rows.
         """
         path = Path(path)
-        records = list[BenchmarkRecord]()
-        by_id: dict[str, int] = {}
-        problems: list[Problem] = []
+        # by suffix, so that a cache of `reader` reads a JSON file once for benchmarks with and without tables
+        reads_table = self.tables and _is_table(path)
+        content = reader(path, tables=reads_table, table_hint=_OWN_EDITS_HINT)
         parse = self.parser()
-        # by suffix, so that a cache of `parsed` reads a JSON file once for benchmarks with and without tables
-        content = parsed(path, tables=self.tables and path.suffix.lower() in _TABLES)
+        records: list[BenchmarkRecord] = []
+        problems: list[Problem] = []
+        numbers: dict[str, int] = {}  # id of a record -> number of its row
         for number, row in enumerate(islice(self.rows(content), limit), 1):
-            # A record without an id of its own is named by its number.
-            ids = [row[field] for field in ("case_id", "ex_id", "id") if field in row] if isinstance(row, dict) else []
-            name = str(ids[0]) if ids and isinstance(ids[0], str | int) and str(ids[0]).strip() else f"row-{number}"
+            name = _row_name(row, number)
             try:
-                if isinstance(row, RowFault):
-                    raise EditError([Fault(*row)])
-                if not isinstance(row, dict):
-                    raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
-                record = parse(row, name)
-                if (first := by_id.setdefault(record.id, number)) != number:
+                record = parse(_check_row(row), name)
+                first = numbers.setdefault(record.id, number)
+                if first != number:
                     fault = Fault("id", f"{record.id!r} is the id of record {first} too; give it another")
                     raise EditError([fault])
                 records.append(record)
@@ -228,3 +248,25 @@ class Dataset:
         if not records and not problems:
             raise EditFileError(f"{path}: has no records; expected records of {self.name}: {self.about}")
         return FileContent(tuple(records), tuple(problems))
+
+
+def _row_name(row: object, number: int) -> str:
+    """Return the id that a row has, or else its number as a name."""
+    numbered = f"row-{number}"
+    if not isinstance(row, dict):
+        return numbered
+    fields = [field for field in _ID_FIELDS if field in row]
+    if not fields:
+        return numbered
+    own = row[fields[0]]
+    is_name = isinstance(own, str | int) and str(own).strip()
+    return str(own) if is_name else numbered
+
+
+def _check_row(row: object) -> RawRecord:
+    """Return a row that is an object of fields; any other row has a fault."""
+    if isinstance(row, RowFault):
+        raise EditError([Fault(*row)])
+    if not isinstance(row, dict):
+        raise EditError([Fault("", f"found {describe(row)}; expected an object {{...}} of fields")])
+    return row

@@ -21,10 +21,10 @@ from kg_edit.evaluation.datasets.ripples import FORMAT, RippleQuestion
 from kg_edit.evaluation.ripples.edits import (
     Candidates,
     Change,
-    by_object,
     candidates,
     changes,
-    hashed,
+    group_by_object,
+    hash_of,
     is_plain,
     split_of,
 )
@@ -136,7 +136,7 @@ class Builder:
         for relation, facts in by_relation.items():
             first = list(dict.fromkeys(facts))[:_SHOWN_FROM]
             drawn: dict[str, AskedFact] = {}
-            for fact in sorted(first, key=lambda fact: hashed(self.seed, "example", fact.relation, fact.thing)):
+            for fact in sorted(first, key=lambda fact: hash_of(self.seed, "example", fact.relation, fact.thing)):
                 drawn.setdefault(fact.object, fact)
             if len(drawn) >= _EXAMPLES:
                 examples[relation] = list(drawn.values())[:_EXAMPLES]
@@ -145,7 +145,7 @@ class Builder:
     def _neighbours(self, change: Change, near: Mapping[str, Sequence[str]]) -> list[str]:
         """At most `_NEIGHBOURS` other subjects with the object o, in hash order."""
         others = [item for item in near.get(change.old, ()) if item != change.subject]
-        return sorted(others, key=lambda item: hashed(self.seed, change.subject, item))[:_NEIGHBOURS]
+        return sorted(others, key=lambda item: hash_of(self.seed, change.subject, item))[:_NEIGHBOURS]
 
     def _document(
         self,
@@ -154,7 +154,7 @@ class Builder:
         edits: Sequence[Edit],
         pools: Sequence[Candidates],
     ) -> Document:
-        near = {pool.relation: by_object(pool.subjects.items()) for pool in pools}
+        near = {pool.relation: group_by_object(pool.subjects.items()) for pool in pools}
         around = [self._neighbours(change, near[change.relation]) for change in chosen]
         groups = [
             list(proposals(self.table, change, neighbours=others, name=edit.subject))
@@ -260,7 +260,7 @@ class Builder:
                 via=proposal.via,
                 known=not proposal.lacks,
                 # Half of the statements (o*, r') are withheld from graph methods; a hash decides which.
-                stated=proposal.kind != "two-hop" or hashed("stated", change.new, proposal.hops[-1]) % 2 == 0,
+                stated=proposal.kind != "two-hop" or hash_of("stated", change.new, proposal.hops[-1]) % 2 == 0,
             )
             for proposal in selected(proposed, right, seed=self.seed, name=edit.id)
         ]
@@ -280,7 +280,7 @@ class Builder:
             edited |= {edit["subject"], edit["target_new"]}
             kinds.add((edit["relation_id"],))
             kinds.update(tuple(question["hops"]) for question in record["questions"])
-        items = sorted(self.table.read_items(), key=lambda item: hashed(self.seed, "path", item))
+        items = sorted(self.table.read_items(), key=lambda item: hash_of(self.seed, "path", item))
         starts = [item for item in items if self.table.label(item) not in edited]
         paths = {}
         for hops in sorted(kinds):

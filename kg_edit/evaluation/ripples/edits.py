@@ -52,22 +52,22 @@ def candidates(table: FactTable, relation: str, *, seed: int) -> Candidates:
     pairs = table.pairs(relation)
     rule = table.words.edited.get(relation, EditedRelation())
     frequent = [o for o, _ in Counter(o for _, o in pairs).most_common(2 * _POOL)]
-    subjects = sorted({s for s, _ in pairs}, key=lambda s: hashed(seed, "subject", s))[:_SUBJECTS]
+    subjects = sorted({s for s, _ in pairs}, key=lambda s: hash_of(seed, "subject", s))[:_SUBJECTS]
     mentions = table.mentions(subjects)
     best_known = sorted(subjects, key=lambda s: (-mentions[s], s))[:_BEST_KNOWN]
     table.read([*frequent, *best_known])
-    of_kind = [o for o in frequent if is_plain(table.label(o)) and table.is_now(o) and fits(table, o, rule)]
+    of_kind = [o for o in frequent if is_plain(table.label(o)) and table.is_now(o) and is_of_class(table, o, rule)]
     current = {s: table.current(s, relation) for s in best_known if is_plain(table.label(s))}
-    chosen = {s: o for s, o in current.items() if o and fits(table, o, rule) and apart(table, s, o)}
+    chosen = {s: o for s, o in current.items() if o and is_of_class(table, o, rule) and share_no_word(table, s, o)}
     return Candidates(relation, chosen, of_kind[:_POOL])
 
 
-def fits(table: FactTable, item: str, rule: EditedRelation) -> bool:
+def is_of_class(table: FactTable, item: str, rule: EditedRelation) -> bool:
     """Return whether an object is an instance of one of the classes that the relation requires of o*."""
     return not rule.classes or not table.classes(item).isdisjoint(rule.classes)
 
 
-def by_object(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def group_by_object(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Return the subjects of each object in pairs (s, o)."""
     subjects: dict[str, list[str]] = {}
     for subject, target in pairs:
@@ -75,7 +75,7 @@ def by_object(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return subjects
 
 
-def apart(table: FactTable, one: str, other: str) -> bool:
+def share_no_word(table: FactTable, one: str, other: str) -> bool:
     """Return whether two labels share no word: "Paris Saint-Germain" gives away its city."""
     words = [set((table.label(item) or "").casefold().split()) for item in (one, other)]
     return words[0].isdisjoint(words[1])
@@ -114,26 +114,26 @@ def _of_relation(table: FactTable, pool: Candidates, richness: Mapping[str, int]
     """Yield the subjects in hash order, each with an o*; an o* with higher richness is drawn more often."""
     rich = [o for o in pool.targets if richness.get(o)]
     rule = table.words.edited.get(pool.relation, EditedRelation())
-    for subject in sorted(pool.subjects, key=lambda s: hashed(seed, "edit", s)):
+    for subject in sorted(pool.subjects, key=lambda s: hash_of(seed, "edit", s)):
         old = pool.subjects[subject]
         split = split_of(subject)
         taken = {old, subject, *table.objects(subject, pool.relation)}
-        fitting = [o for o in rich if o not in taken and split_of(o) == split and apart(table, subject, o)]
+        fitting = [o for o in rich if o not in taken and split_of(o) == split and share_no_word(table, subject, o)]
         if not rule.classes:
             classes = table.classes(old)
             fitting = [o for o in fitting if not classes.isdisjoint(table.classes(o))]
         if fitting:
             # A weighted draw: the smallest number wins, with odds in proportion to the squared weight.
-            new = min(fitting, key=lambda o: -log((hashed(seed, subject, o) + 1) / 2.0**64) / richness[o] ** 2)
+            new = min(fitting, key=lambda o: -log((hash_of(seed, subject, o) + 1) / 2.0**64) / richness[o] ** 2)
             yield Change(subject, pool.relation, old, new, split)
 
 
 def split_of(item: str) -> Split:
     """Return the split of an item, by its hash: a third of all items are in ``dev``."""
-    return "dev" if hashed("split", item) % 3 == 0 else "test"
+    return "dev" if hash_of("split", item) % 3 == 0 else "test"
 
 
-def hashed(*parts: object) -> int:
+def hash_of(*parts: object) -> int:
     """Return a 64-bit number made from the parts, the same on all machines."""
     text = "|".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())

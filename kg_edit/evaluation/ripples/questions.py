@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kg_edit.evaluation.datasets.ripples import Kind
-from kg_edit.evaluation.ripples.edits import Change, apart, hashed
+from kg_edit.evaluation.ripples.edits import Change, hash_of, share_no_word
 from kg_edit.evaluation.ripples.facts import FactTable
 from kg_edit.evaluation.ripples.knowledge import AskedFact
 from kg_edit.text.matching import normalised
@@ -58,7 +58,7 @@ def fact_of(table: FactTable, item: str, relation: str) -> AskedFact | None:
     """Return the current fact of an item in words; None if there is none, or if object and item share a word."""
     target = table.current(item, relation)
     label = table.label(item)
-    if target is None or label is None or not apart(table, item, target) or _same(table.names(target), [label]):
+    if target is None or label is None or not share_no_word(table, item, target) or _same(table.names(target), [label]):
         return None
     return AskedFact(relation, label, table.names(target))
 
@@ -164,5 +164,5 @@ def selected(proposals: Sequence[Proposal], usable: Iterable[Proposal], *, seed:
     for question in usable:
         groups.setdefault((question.kind, bool(question.lacks)), []).append(question)
     for (kind, _), questions in groups.items():
-        chosen += sorted(questions, key=lambda q: hashed(seed, name, q.start, *q.hops))[: MOST[kind]]
+        chosen += sorted(questions, key=lambda q: hash_of(seed, name, q.start, *q.hops))[: MOST[kind]]
     return sorted(chosen, key=lambda question: order[id(question)])

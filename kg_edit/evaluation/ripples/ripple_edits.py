@@ -1,22 +1,23 @@
 """Draw training edits from a graph: (s, r, o -> o*), with o* of the class that r's objects must have.
 
-Candidates for the subjects are drawn in an order of hashes, four times as many as needed; the most mentioned ones are
-taken. The things that a benchmark edits are left out
-(`Excluded`): its subjects and new objects are never a subject, an o*, or a neighbour of an o*.
+For each relation, four times as many subjects as needed are drawn in an order of hashes, and the most mentioned of them
+are edited. A benchmark that will test what is trained must not be seen in training. The subjects and new objects of
+its edits are therefore `Excluded`: none of them becomes a subject, an o*, or a neighbour of an edit.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from math import ceil
 from typing import Self
 
 from kg_edit.edits.edit import Edit
 from kg_edit.edits.record import BenchmarkRecord
 from kg_edit.errors import ConfigError
-from kg_edit.evaluation.ripples.edits import apart, by_object, fits, hashed, is_plain
+from kg_edit.evaluation.ripples.edits import group_by_object, hash_of, is_of_class, is_plain, share_no_word
 from kg_edit.evaluation.ripples.facts import FactTable
 from kg_edit.evaluation.ripples.words import EditedRelation
 
@@ -35,25 +36,33 @@ class Excluded:
     @classmethod
     def of(cls, records: Iterable[BenchmarkRecord]) -> Self:
         """Return the subjects and the new objects of all edits in the records of a benchmark."""
-        edits = [edit for record in records for edit in record.edits]
-        ids = (name for edit in edits for name in (edit.subject_id, edit.target_new_id) if name)
-        names = (name.casefold() for edit in edits for name in (edit.subject, edit.target_new))
+        ids = set[str]()
+        names = set[str]()
+        for record in records:
+            for edit in record.edits:
+                ids |= {item for item in (edit.subject_id, edit.target_new_id) if item}
+                names |= {edit.subject.casefold(), edit.target_new.casefold()}
         return cls(ids=frozenset(ids), names=frozenset(names))
 
     def has(self, item: str, label: str | None) -> bool:
         """Return whether a thing is excluded, by its id or by its label."""
         return item in self.ids or (label or "").casefold() in self.names
 
+    def allows(self, item: str, label: str | None) -> bool:
+        """Return whether a thing may occur in training: it is not excluded, and its label is a plain name."""
+        return is_plain(label) and not self.has(item, label)
+
 
 def training_edits(table: FactTable, relations: Sequence[str], *, n: int, seed: int, excluded: Excluded) -> list[Edit]:
     """Draw at most ``n`` edits, alternating between the relations."""
     templates = table.words.templates(relations)
-    per_relation = -(-n // len(relations))
+    per_relation = ceil(n / len(relations))
     drawn = [
-        _of_relation(table, relation, template=templates[relation], n=per_relation, seed=seed, excluded=excluded)
+        _draw_edits(table, relation, template=templates[relation], n=per_relation, seed=seed, excluded=excluded)
         for relation in relations
     ]
-    edits = [edit for edit in chain.from_iterable(zip_longest(*drawn)) if edit][:n]
+    in_turn = chain.from_iterable(zip_longest(*drawn))  # None for a relation that has no more edits
+    edits = [edit for edit in in_turn if edit][:n]
     if not edits:
         raise ConfigError(
             f"the graph has no facts to edit for {', '.join(relations)}; give a larger graph or other relations"
@@ -61,51 +70,62 @@ def training_edits(table: FactTable, relations: Sequence[str], *, n: int, seed: 
     return edits
 
 
-def _of_relation(
-    table: FactTable, relation: str, *, template: str, n: int, seed: int, excluded: Excluded
-) -> list[Edit]:
-    """At most ``n`` edits of one relation."""
+def _draw_edits(table: FactTable, relation: str, *, template: str, n: int, seed: int, excluded: Excluded) -> list[Edit]:
+    """Draw at most ``n`` edits of one relation; a hash determines the o* of each subject."""
     pairs = table.pairs(relation)
+    rule = table.words.edited.get(relation, EditedRelation())
+    order = sorted({s for s, _ in pairs}, key=lambda item: hash_of(seed, "subject", relation, item))
+    subjects = _choose_best_known(table, order[: _CANDIDATES * n], n=n, excluded=excluded)
+    targets = _find_targets(table, [o for _, o in pairs], rule, excluded=excluded)
+    edits = []
+    for subject in subjects:
+        target = _draw_target(table, subject, relation, targets, seed=seed)
+        if target is None:
+            continue
+        edits.append(
+            Edit(
+                id=f"{subject} {relation} {target}",
+                subject=table.label(subject) or "",
+                prompt=template,
+                relation=table.words.nouns[relation],
+                target_new=table.label(target) or "",
+                subject_id=subject,
+                relation_id=relation,
+                target_new_id=target,
+            )
+        )
+    return edits
 
-    def usable(item: str) -> bool:
-        label = table.label(item)
-        return is_plain(label) and not excluded.has(item, label)
 
-    # Subjects: candidates in hash order, and of these the most mentioned ones.
-    candidates = sorted({s for s, _ in pairs}, key=lambda item: hashed(seed, "subject", relation, item))
-    candidates = candidates[: _CANDIDATES * n]
+def _choose_best_known(table: FactTable, candidates: Sequence[str], *, n: int, excluded: Excluded) -> list[str]:
+    """Return the most mentioned candidates that are allowed, at most ``n``."""
     mentions = table.mentions(candidates)
     best_known = sorted(candidates, key=lambda item: (-mentions[item], item))[: 2 * n]
     table.read(best_known)
-    subjects = [item for item in best_known if usable(item)][:n]
+    allowed = [item for item in best_known if excluded.allows(item, table.label(item))]
+    return allowed[:n]
 
-    # Objects that may be an o*: of the relation's class, still existing, with plain names, not excluded.
-    counts = Counter(o for _, o in pairs)
-    frequent = [item for item, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))][:_OBJECTS]
+
+def _find_targets(table: FactTable, objects: Sequence[str], rule: EditedRelation, *, excluded: Excluded) -> list[str]:
+    """Find the objects that may be an o*: frequent, of the relation's class, still existing, and allowed."""
+    counts = Counter(objects)
+    frequent = sorted(counts, key=lambda item: (-counts[item], item))[:_OBJECTS]
     table.read(frequent)
-    rule = table.words.edited.get(relation, EditedRelation())
-    targets = [o for o in frequent if usable(o) and table.is_now(o) and fits(table, o, rule)]
+    targets = []
+    for item in frequent:
+        is_allowed = excluded.allows(item, table.label(item))
+        if is_allowed and table.is_now(item) and is_of_class(table, item, rule):
+            targets.append(item)
+    return targets
 
-    # A hash determines the o* of each subject.
-    edits = []
-    for subject in subjects:
-        taken = {subject, *table.objects(subject, relation)}
-        order = sorted(targets, key=lambda o, subject=subject: hashed(seed, subject, relation, o))  # type: ignore[misc]
-        target = next((o for o in order if o not in taken and apart(table, subject, o)), None)
-        if target:
-            edits.append(
-                Edit(
-                    id=f"{subject} {relation} {target}",
-                    subject=table.label(subject) or "",
-                    prompt=template,
-                    relation=table.words.nouns[relation],
-                    target_new=table.label(target) or "",
-                    subject_id=subject,
-                    relation_id=relation,
-                    target_new_id=target,
-                )
-            )
-    return edits
+
+def _draw_target(table: FactTable, subject: str, relation: str, targets: Sequence[str], *, seed: int) -> str | None:
+    """Return the first target in the subject's hash order that is new to it; None if there is none."""
+    taken = {subject, *table.objects(subject, relation)}
+    for target in sorted(targets, key=lambda o: hash_of(seed, subject, relation, o)):
+        if target not in taken and share_no_word(table, subject, target):
+            return target
+    return None
 
 
 def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, excluded: Excluded) -> list[Edit]:
@@ -113,30 +133,38 @@ def with_neighbours(table: FactTable, edits: Sequence[Edit], *, seed: int, exclu
 
     ``edits`` were drawn from ``table``. An edit whose subject has no single current object is returned as it is.
     """
-    old = dict[str, str]()
-    for edit in edits:
-        current = table.current(edit.subject_id or "", edit.relation_id or "")
-        if current:
-            old[edit.id] = current
-    pairs = {(edit.relation_id or "", old[edit.id]) for edit in edits if edit.id in old}
-    neighbours = dict[tuple[str, str], list[str]]()
-    for relation in {relation for relation, _ in pairs}:
-        subjects = by_object(table.pairs(relation))
-        for o in subjects.keys() & {target for name, target in pairs if name == relation}:
-            ordered = sorted((hashed(seed, "neighbour", relation, item), item) for item in subjects[o])
-            neighbours[relation, o] = [item for _, item in ordered[: 2 * _NEIGHBOURS]]
-    labels = table.graph.labels(sorted({item for subjects in neighbours.values() for item in subjects}))
-    names = {item: label for item, label in labels.items() if is_plain(label) and not excluded.has(item, label)}
+    olds = [table.current(edit.subject_id or "", edit.relation_id or "") for edit in edits]
+    facts = {(edit.relation_id or "", old) for edit, old in zip(edits, olds, strict=True) if old}
+    neighbours = _draw_neighbours(table, facts, seed=seed)
+    names = _find_names(table, neighbours.values(), excluded=excluded)
     extended = []
-    for edit in edits:
-        if edit.id not in old:
+    for edit, old in zip(edits, olds, strict=True):
+        if old is None:
             extended.append(edit)
             continue
-        o = old[edit.id]
-        others = [
-            names[item] for item in neighbours[edit.relation_id or "", o] if item in names and item != edit.subject_id
-        ]
-        prompts = tuple(edit.prompt.replace("{}", label) for label in others[:_NEIGHBOURS])
-        change = {"target_true": table.label(o), "target_true_id": o, "neighborhood": prompts}
+        # An object of many subjects may lie beyond the pairs that the table reads.
+        drawn = neighbours.get((edit.relation_id or "", old), [])
+        others = [names[item] for item in drawn if item in names and item != edit.subject_id]
+        prompts = tuple(edit.prompt.replace("{}", name) for name in others[:_NEIGHBOURS])
+        change = {"target_true": table.label(old), "target_true_id": old, "neighborhood": prompts}
         extended.append(edit.model_copy(update=change))
     return extended
+
+
+def _draw_neighbours(table: FactTable, facts: Set[tuple[str, str]], *, seed: int) -> dict[tuple[str, str], list[str]]:
+    """Draw subjects of each (relation, object), in hash order: twice as many as wanted, as some have no plain name."""
+    neighbours = dict[tuple[str, str], list[str]]()
+    for relation in {relation for relation, _ in facts}:
+        subjects = group_by_object(table.pairs(relation))
+        objects = {o for name, o in facts if name == relation}
+        for o in objects & subjects.keys():
+            ordered = sorted(subjects[o], key=lambda item: (hash_of(seed, "neighbour", relation, item), item))
+            neighbours[relation, o] = ordered[: 2 * _NEIGHBOURS]
+    return neighbours
+
+
+def _find_names(table: FactTable, groups: Iterable[Sequence[str]], *, excluded: Excluded) -> dict[str, str]:
+    """Return the labels of the items that are allowed in training."""
+    items = sorted(set(chain.from_iterable(groups)))
+    labels = table.graph.labels(items)
+    return {item: label for item, label in labels.items() if excluded.allows(item, label)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from kg_edit.errors import EditFileError, UnknownNameError
 from kg_edit.evaluation.datasets import find_dataset, guess_dataset
-from kg_edit.evaluation.datasets.reading import document
+from kg_edit.evaluation.datasets.reading import read_document
 from tests.kg_edit.evaluation.datasets.rows import RIPPLE, written
 from tests.kg_edit.evaluation.datasets.test_reading import ROWS
 from tests.refusals import Call, check_refused, put, refusals
@@ -144,8 +144,8 @@ FILE_FAULTS: dict[str, tuple[Call, str]] = {
         ),
         "or a table of own edits: --dataset edits",
     ),
-    "name that is too long": (lambda _: document(Path("a" * 300)), "cannot be read: File name too long"),
-    "absent data set of a hub": (lambda folder: document(Path(f"hf:{folder / 'absent'}")), "hf:"),
+    "name that is too long": (lambda _: read_document(Path("a" * 300)), "cannot be read: File name too long"),
+    "absent data set of a hub": (lambda folder: read_document(Path(f"hf:{folder / 'absent'}")), "hf:"),
     "guess of nothing": (guess("x.json", "[]"), "has no rows; expected one edit or triplet per row"),
     "guess of half a table": (guess("x.csv", "subject,prompt\n"), "line 1: lacks the column 'target_new'"),
     "guess of an empty table": (guess("x.csv", ""), "has no rows"),
