@@ -1,11 +1,15 @@
 """The training of RLEdit (Li et al., ICML 2025, arXiv 2502.05759): one step for a sequence of updates.
 
-The steps are those of `kg_edit.zoo.malmen.training`: the updates stay in the weights, the loss after each of them
-also has the prompts of the batches before, with decay, and the squared norm of the update.
+The steps are those of `kg_edit.zoo.malmen.training`: a step applies a sequence of updates, each of which stays in the
+weights for the next ones. The loss after an update is about its own batch and, with decaying weight, about the batches
+before it, so that a network learns to preserve earlier edits. It also has the squared norm of the update.
 
-In the public program this norm has no gradient, and the sum of the gradients so far is clipped after each update; here
-once, before the step. Its statistics of the network's input go on with every update, as in its MALMEN; here they are
-those of the unedited model.
+Three things differ from the authors' program:
+
+- the norm of the update has a gradient here; there it has none.
+- the sum of the gradients is clipped once, before the step; there it is clipped after each update.
+- the network's input is normalised with statistics of the unedited model; there every update changes them, as in the
+  authors' MALMEN.
 """
 
 from __future__ import annotations

@@ -132,7 +132,9 @@ class ScopePatch(Patch):
         if nearest is None:
             return prompt
         fact, chance = nearest
-        return self.rule.prompt(fact.text, prompt) if chance >= self.rule.threshold else prompt
+        if chance < self.rule.threshold:
+            return prompt
+        return self.rule.prompt(fact.text, prompt)
 
     def without(self, ids: Collection[str]) -> ScopePatch:
         """Return the patch without the edits with these ids, as if they had never been made."""
@@ -141,7 +143,10 @@ class ScopePatch(Patch):
         return replace(self, facts=remaining, provenance=provenance)
 
     def depends_on(self, earlier: Patch) -> bool:
-        """Return whether ``earlier`` changes the hidden states in the memory: a patch of the prompt does not."""
+        """Return whether ``earlier`` changes the vectors in the memory, which are made of the model's hidden states.
+
+        A patch of the weights does. A patch of the prompt changes no hidden state of the edits' own prompts.
+        """
         return earlier.kind != "prompt"
 
     def share_of(self, index: int) -> Mapping[str, Pair]:
@@ -160,13 +165,14 @@ class ScopePatch(Patch):
     def stacked_on(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """Yield another `LanguageModel` with the same weights; the low-rank changes act only after the marker."""
         self.check_model(model)
-        known = dict[str, str]()  # a prompt is scored with many targets
+        transformed = dict[str, str]()  # kept, as a prompt is scored with many targets
         outer = model.prompt_transform
 
-        def transform(text: str) -> str:
-            if text not in known:
-                known[text] = self.prompt_transform(model, text)
-            return outer(known[text]) if outer else known[text]
+        def transform(prompt: str) -> str:
+            if prompt not in transformed:
+                transformed[prompt] = self.prompt_transform(model, prompt)
+            text = transformed[prompt]
+            return outer(text) if outer else text
 
         with change_after_marker(model, self.rule.marker, self.changes):
             yield replace(model, prompt_transform=transform)
@@ -197,9 +203,11 @@ class ScopePatch(Patch):
     def from_file(cls, file: PatchFile) -> Self:
         """Build the patch of a file."""
         try:
+            # `Scope.of` takes its own tensors from these, and ignores those of the changes and of the facts.
+            tensors = {name.removeprefix("scope/"): tensor for name, tensor in file.tensors.items()}
             return cls(
                 rule=ScopeRule.model_validate(file.content["rule"]),
-                scope=Scope.of({name.removeprefix("scope/"): tensor for name, tensor in file.tensors.items()}),
+                scope=Scope.of(tensors),
                 changes=_read_changes(file),
                 facts=_read_facts(file),
                 provenance=file.provenance,
