@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kg_edit.errors import ConfigError, EditFileError
-from kg_edit.evaluation.datasets.reading import document
+from kg_edit.evaluation.datasets.reading import read_document
 
 _EXPECTED = 'expected rows like {"title": "Paris", "text": "Paris is …"}, or PopQA\'s rows with their paragraphs'
 
@@ -50,7 +50,7 @@ def read_passages(path: str | Path) -> tuple[str, ...]:
         raise ConfigError("passages are searched by the package bm25s: pip install 'kg-edit[retrieval]'")
     import bm25s
 
-    content = document(Path(path))
+    content = read_document(Path(path))
     rows = content if isinstance(content, list) else [content]
     found = list[str]()
     for row in rows:

@@ -20,7 +20,7 @@ from pydantic import Field
 from kg_edit.edits.edit import Edit
 from kg_edit.errors import ConfigError, EditFileError, describe
 from kg_edit.evaluation.datasets import popqa
-from kg_edit.evaluation.datasets.reading import document
+from kg_edit.evaluation.datasets.reading import read_document
 from kg_edit.graphs.controls import Control
 from kg_edit.graphs.source import PrivateGraph, SubgraphSource
 from kg_edit.methods.config import MethodConfig
@@ -131,7 +131,7 @@ def read_popularity(path: str | Path) -> Mapping[str, float]:
     has several numbers (in PopQA, two subjects of the same name) is left out.
     """
     path = Path(path)
-    content = document(path)
+    content = read_document(path)
     if isinstance(content, dict) and not isinstance(content.get("dev"), list):
         pairs = list(content.items())
     else:
