@@ -62,12 +62,13 @@ class Case:
         """
         full_record = as_record(record)
         first, *further = full_record.edits
-        grouped = (
-            Probe(measures=f"portability.{question.category}", queries=(query_of(question),))
-            for edit in full_record.edits
-            for question in edit.portability
-            if question.category
-        )
+        grouped = []
+        for edit in full_record.edits:
+            for question in edit.portability:
+                if question.category:
+                    grouped.append(Probe(measures=f"portability.{question.category}", queries=(query_of(question),)))
+        if chat is None:
+            chat = any(edit.forms[0] for edit in full_record.edits)
         return cls(
             edit=first,
             further=tuple(further),
@@ -75,7 +76,7 @@ class Case:
             choices=choices,
             extras=extras,
             references=full_record.references,
-            chat=any(edit.forms[0] for edit in full_record.edits) if chat is None else chat,
+            chat=chat,
         )
 
     @property
@@ -86,7 +87,10 @@ class Case:
     @property
     def questions(self) -> tuple[Question, ...]:
         """The portability questions of the edits, of no category."""
-        return tuple(question for edit in self.edits for question in edit.plain_questions)
+        questions = []
+        for edit in self.edits:
+            questions += edit.plain_questions
+        return tuple(questions)
 
     def group(self, name: str) -> tuple[Probe, ...]:
         """Return the probes of a family, or of one of its sub-categories."""
@@ -123,18 +127,29 @@ def ceiling_cases(case: Case) -> dict[str, Case]:
     Returns:
         ``fact_in_prompt`` and ``fact_and_relation_in_prompt``, as far as they exist.
     """
-    facts = tuple(fact_sentence(edit) for edit in case.edits for _ in edit.plain_questions)
-    recalled = [question.recalled_relation for question in case.questions]
-    multi_hop = [probe for probe in case.probes if any(query.recalled for query in probe.queries)]
-    base = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
+    facts = []  # for each question, the fact of its edit
+    for edit in case.edits:
+        facts += [fact_sentence(edit)] * len(edit.plain_questions)
+    multi_hop = [probe for probe in case.probes if _has_recalled(probe)]
     if not facts and not multi_hop:
         return {}
-    cases = {"fact_in_prompt": replace(base, facts=facts, probes=_after_facts(multi_hop, case.edits, recalled=False))}
-    if all(recalled):
-        both = tuple(f"{fact} {recalled_fact(relation or '')}" for fact, relation in zip(facts, recalled, strict=True))
+    base = Case(edit=case.edit, further=case.further, choices=case.choices, ceiling=True, chat=case.chat)
+    probes = _after_facts(multi_hop, case.edits, recalled=False)
+    cases = {"fact_in_prompt": replace(base, facts=tuple(facts), probes=probes)}
+
+    relations = [question.recalled_relation for question in case.questions]
+    if all(relations):
+        both = []
+        for fact, relation in zip(facts, relations, strict=True):
+            both.append(f"{fact} {recalled_fact(relation or '')}")
         probes = _after_facts(multi_hop, case.edits, recalled=True)
-        cases["fact_and_relation_in_prompt"] = replace(base, facts=both, probes=probes)
+        cases["fact_and_relation_in_prompt"] = replace(base, facts=tuple(both), probes=probes)
     return cases
+
+
+def _has_recalled(probe: Probe) -> bool:
+    """Whether some query of a probe has a recalled fact."""
+    return any(query.recalled for query in probe.queries)
 
 
 def _after_facts(probes: Iterable[Probe], edits: Sequence[Edit], *, recalled: bool) -> tuple[Probe, ...]:

@@ -8,7 +8,7 @@ stopped reads its lines first, and does what is missing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from kg_edit.evaluation.step import (
 from kg_edit.evaluation.summary import Summary
 from kg_edit.models.hooks import untouched
 from kg_edit.models.language_model import LanguageModel, as_model
-from kg_edit.scoring.questions import answers
+from kg_edit.scoring.questions import Form, answers
 from kg_edit.storage.code_hash import code_sha256
 from kg_edit.storage.run_folder import (
     Settings,
@@ -103,17 +103,15 @@ def evaluate(
     out = Path(out)
     model = as_model(model)
     all_records = as_records(records)
-    own = getattr(method, "model", model)
-    if own.fingerprint != model.fingerprint:  # every edit would be made, and none could be applied
-        of = (
-            f"not for {model.name!r}" if own.name != model.name else "to which a patch was merged, or which was trained"
-        )
-        raise ConfigError(f"{method.name} is made for {own.name!r}, {of}; make it for this model")
+    _refuse_another_model(method, model)
     refuse_same_ids("records", (record.id for record in all_records))
-    choices = answers(all_records if pool is None else pool)
+    if pool is None:
+        pool = all_records
+    choices = answers(pool)
     settings = run_settings(method, model, all_records, config, pool=tuple(choices.values()), data=data)
     if config.retention:
-        config.retention.check(model.in_chat() if config.chat else model)
+        asked_model = model.in_chat() if config.chat else model
+        config.retention.check(asked_model)
     grown = _grown_from(out, settings, model, all_records, config)
     with suppress(OSError):  # `claim` then raises the error with its reason
         out.mkdir(parents=True, exist_ok=True)
@@ -123,48 +121,91 @@ def evaluate(
         folder.drop_cut_lines()
         if config.retry_failed:
             folder.drop_failed()
-        run = SequenceRun(method, model, config, folder, UneditedScores(model, settings), *found_in(folder))
-
-        failed = {name for (name, _), error in run.done.items() if error is not None}
-        if failed:
-            what = number_of(len(failed), "record")
-            log.warning("%s: the errors of %s are from an earlier run; --retry-failed computes them again", out, what)
-
-        if run.done and not config.other_code:
+        done, points = found_in(folder)
+        run = SequenceRun(method, model, config, folder, UneditedScores(model, settings), done, points)
+        _warn_of_earlier_errors(run)
+        if done and not config.other_code:
             _refuse_other_code(out)
-        plug_in = getattr(method, "plug_in", None)
-        earlier = [used.get("plug_in") for used in read_environments(out)]
-        edited = {name for name, phase in run.done if phase == EDIT}
-        if plug_in and edited and any(used != plug_in for used in earlier):
-            affected = "some records" if plug_in in earlier else number_of(len(edited), "record")
-            words = "%s: %s were made with other code of the package %s; another --out makes all anew"
-            log.warning(words, out, affected, plug_in["package"])
-
-        # A sequence is never split between shards, because its edits share one model.
-        size = config.plan.schedule.sequence
-        starts = range(0, len(all_records), size)
-        parts = [items(all_records[start : start + size], choices, config, model=model) for start in starts]
-        sequences = config.part.deal([RecordSequence(number, part) for number, part in enumerate(parts)])
-        todo = [sequence for sequence in sequences if not run.is_done(sequence)]
-        if todo:
-            method.prepare()
-            note_environment(out, environment(method, model, data))
-        total = sum(len(sequence.items) for sequence in sequences)
-        remaining = sum(len(sequence.items) for sequence in todo)
-        if 0 < remaining < total:
-            log.info("%s has %d of %d records; the others follow", out, total - remaining, total)
-        with Bar(title=method.name, unit="record", total=total, done=total - remaining) as bar:
-            start = 0
-            asked = 0
-            largest = 0
-            while start < len(todo):
-                group = todo[start : start + run.side_by_side(start, largest)]
-                if size == 1 and asked < start + len(group):  # the unedited model takes more records at once
-                    asked = start + run.together
-                    run.ask_unedited([sequence.items[0] for sequence in todo[start:asked]])
-                largest = max(largest, run.advance(group, bar))
-                start += len(group)
+        _warn_of_another_plug_in(run)
+        _advance_all(run, _split(all_records, choices, config, model), data)
         return finish(out)
+
+
+def _refuse_another_model(method: Method, model: LanguageModel) -> None:
+    """Refuse a method that is made for another model: every edit would be made, and none could be applied."""
+    own = getattr(method, "model", model)
+    if own.fingerprint == model.fingerprint:
+        return
+    if own.name == model.name:
+        difference_in_words = "to which a patch was merged, or which was trained"
+    else:
+        difference_in_words = f"not for {model.name!r}"
+    raise ConfigError(f"{method.name} is made for {own.name!r}, {difference_in_words}; make it for this model")
+
+
+def _warn_of_earlier_errors(run: SequenceRun) -> None:
+    """Say how many records failed in an earlier start: their errors stay."""
+    failed = {name for (name, _), error in run.done.items() if error is not None}
+    if failed:
+        what = number_of(len(failed), "record")
+        words = "%s: the errors of %s are from an earlier run; --retry-failed computes them again"
+        log.warning(words, run.folder.path, what)
+
+
+def _warn_of_another_plug_in(run: SequenceRun) -> None:
+    """Say that recorded edits were made with other code of the method's plug-in, if some were."""
+    plug_in = getattr(run.method, "plug_in", None)
+    edited = {name for name, phase in run.done if phase == EDIT}
+    if not plug_in or not edited:
+        return
+    earlier = [used.get("plug_in") for used in read_environments(run.folder.path)]
+    if all(used == plug_in for used in earlier):
+        return
+    affected = "some records" if plug_in in earlier else number_of(len(edited), "record")
+    words = "%s: %s were made with other code of the package %s; another --out makes all anew"
+    log.warning(words, run.folder.path, affected, plug_in["package"])
+
+
+def _split(
+    records: Sequence[BenchmarkRecord], choices: Mapping[Form, str], config: EvalConfig, model: LanguageModel
+) -> list[RecordSequence]:
+    """The sequences of this run or shard.
+
+    A sequence is never split between shards, because its edits share one model.
+    """
+    size = config.plan.schedule.sequence
+    sequences = []
+    for number, start in enumerate(range(0, len(records), size)):
+        part = items(records[start : start + size], choices, config, model=model)
+        sequences.append(RecordSequence(number, part))
+    return config.part.deal(sequences)
+
+
+def _advance_all(run: SequenceRun, sequences: Sequence[RecordSequence], data: DataSource | None) -> None:
+    """Do what is missing of the sequences, several at once where that is possible."""
+    out = run.folder.path
+    todo = [sequence for sequence in sequences if not run.is_done(sequence)]
+    if todo:
+        run.method.prepare()
+        note_environment(out, environment(run.method, run.model, data))
+    total = sum(len(sequence.items) for sequence in sequences)
+    remaining = sum(len(sequence.items) for sequence in todo)
+    if 0 < remaining < total:
+        log.info("%s has %d of %d records; the others follow", out, total - remaining, total)
+
+    single = run.config.plan.schedule.sequence == 1
+    with Bar(title=run.method.name, unit="record", total=total, done=total - remaining) as bar:
+        start = 0
+        asked = 0  # of how many sequences the unedited model has been asked
+        largest = 0  # bytes of the largest patch so far
+        while start < len(todo):
+            end = start + run.side_by_side(start, largest)
+            group = todo[start:end]
+            if single and asked < start + len(group):  # the unedited model takes more records at once
+                asked = start + run.together
+                run.ask_unedited([sequence.items[0] for sequence in todo[start:asked]])
+            largest = max(largest, run.advance(group, bar))
+            start += len(group)
 
 
 def _refuse_other_code(out: Path) -> None:
@@ -188,13 +229,18 @@ def _grown_from(
         return None
     stored = read_settings(out)
     ids = stored.get("ids", [])
-    extends = isinstance(ids, list) and 0 < len(ids) < len(records) and len(ids) % config.plan.schedule.sequence == 0
-    if not extends or [record.id for record in records[: len(ids)]] != ids:
+    if not isinstance(ids, list) or not 0 < len(ids) < len(records):
+        return None
+    last_is_full = len(ids) % config.plan.schedule.sequence == 0
+    first_records = records[: len(ids)]
+    if not last_is_full or [record.id for record in first_records] != ids:
         return None
     of_records = record_settings(model, records, chat=config.chat).keys()
-    fixed = {name: value for name, value in settings.items() if name not in of_records}
-    first = {**fixed, **record_settings(model, records[: len(ids)], chat=config.chat)}
-    return stored if difference(stored, first) is None else None
+    others = {name: value for name, value in settings.items() if name not in of_records}
+    expected = {**others, **record_settings(model, first_records, chat=config.chat)}
+    if difference(stored, expected) is not None:
+        return None
+    return stored
 
 
 def _other_records(out: Path, records: Sequence[BenchmarkRecord]) -> str:

@@ -89,19 +89,29 @@ def edit_step(method: Method, records: Sequence[BenchmarkRecord], *, start: Patc
         with measured() as cost:
             patch, batch = _update(method, records, start)
     except FAILURES as error:
-        reasons = error.reasons if isinstance(error, RefusedEditsError) else {}
-        named = ((record, edit.id) for record in records for edit in record.edits)
-        errors = {record.id: failure(reasons[name]) for record, name in named if name in reasons}
-        errors = errors or _failing_alone(method, records, start, error)
+        errors = _refused(records, error) or _failing_alone(method, records, start, error)
+        if not errors:
+            log.warning("a batch of %d records can't be made at once, so its halves are: %s", len(records), error)
+            return _one_half_after_the_other(method, records, start)
         good = [record for record in records if record.id not in errors]
         if not good:
             return StepOutcome(errors=errors)
-        if not errors:
-            log.warning("a batch of %d records can't be made at once, so its halves are: %s", len(good), error)
-        rest = edit_step(method, good, start=start) if errors else _one_half_after_the_other(method, good, start)
+        rest = edit_step(method, good, start=start)
         return replace(rest, errors={**errors, **rest.errors})
     halved = batch if batch < len(records) else None
     return StepOutcome(patch=patch, seconds=cost.seconds / len(records), memory=cost.memory, halved_to=halved)
+
+
+def _refused(records: Sequence[BenchmarkRecord], error: Exception) -> dict[str, str]:
+    """The records that an error of a batch names, with the reason of each; none for an error that names none."""
+    if not isinstance(error, RefusedEditsError):
+        return {}
+    errors = dict[str, str]()
+    for record in records:
+        for edit in record.edits:
+            if edit.id in error.reasons:
+                errors[record.id] = failure(error.reasons[edit.id])
+    return errors
 
 
 def edit_each_alone(method: EditsEach, records: Sequence[BenchmarkRecord]) -> dict[str, StepOutcome]:
@@ -127,7 +137,9 @@ def edit_each_alone(method: EditsEach, records: Sequence[BenchmarkRecord]) -> di
 
 def added(patch: Patch | None, update: Patch | None) -> Patch | None:
     """Return the sum of two patches, of which either may be missing."""
-    return patch + update if patch and update else update or patch
+    if patch and update:
+        return patch + update
+    return update or patch
 
 
 def failure(error: BaseException) -> str:
@@ -140,7 +152,10 @@ def failure(error: BaseException) -> str:
 def _update(method: Method, records: Sequence[BenchmarkRecord], start: Patch | None) -> tuple[Patch, int]:
     """The patch, and the largest number of records that one call edited."""
     try:
-        patch = method.edit([edit for record in records for edit in record.edits], before=start)
+        edits = list[Edit]()
+        for record in records:
+            edits += record.edits
+        patch = method.edit(edits, before=start)
         patch.check_finite()
         return patch, len(records)
     except (RuntimeError, MemoryError) as error:
@@ -150,8 +165,8 @@ def _update(method: Method, records: Sequence[BenchmarkRecord], start: Patch | N
         raise too_little
     first, second = _halves(records)
     patch, batch = _update(method, first, start)
-    more, other = _update(method, second, patch if start is None else start + patch)
-    return patch + more, max(batch, other)
+    second_patch, second_batch = _update(method, second, added(start, patch))
+    return patch + second_patch, max(batch, second_batch)
 
 
 def _failing_alone(
@@ -173,13 +188,13 @@ def _one_half_after_the_other(method: Method, records: Sequence[BenchmarkRecord]
     first, second = _halves(records)
     one = edit_step(method, first, start=start)
     other = edit_step(method, second, start=added(start, one.patch))
-    sizes = [step.halved_to or len(half) for step, half in ((one, first), (other, second))]
+    memories = [step.memory for step in (one, other) if step.memory is not None]
     return StepOutcome(
         patch=added(one.patch, other.patch),
         errors={**one.errors, **other.errors},
         seconds=(one.seconds * len(first) + other.seconds * len(second)) / len(records),
-        memory=max((step.memory for step in (one, other) if step.memory is not None), default=None),
-        halved_to=max(sizes),
+        memory=max(memories, default=None),
+        halved_to=max(one.halved_to or len(first), other.halved_to or len(second)),
     )
 
 
